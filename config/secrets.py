@@ -1,0 +1,84 @@
+"""Secret files: one folder, one file each, readable by their owner alone.
+
+The names are the whole list; a process reads only its own. For the embedded stack `openkcm up` makes them; in
+production the operator's secret store mounts them.
+"""
+
+import secrets
+from enum import StrEnum
+from pathlib import Path
+
+from tenancy.errors import SettingsInvalid
+
+_OTHERS = 0o077
+
+
+class Role(StrEnum):
+    """The processes that have an identity of their own at PostgreSQL and at Vault."""
+
+    WORKER = "worker"
+    MARKETPLACE = "marketplace"
+    OPERATOR = "operator"
+    CODEC = "codec"
+
+
+def database_password(role: str) -> str:
+    """Return the name of the file with a database role's password."""
+    return f"database-{role}"
+
+
+def context_key(role: str) -> str:
+    """Return the name of the file with the key that signs a database role's tenant contexts (hex)."""
+    return f"context-{role}"
+
+
+def vault_secret(role: str) -> str:
+    """Return the name of the file with a process's AppRole secret id."""
+    return f"vault-{role}"
+
+
+WEBHOOK_SECRETS = "webhook-secrets"
+"""Standard Webhooks secrets, one a line, at most two: the current and, during a change, the previous."""
+MARKETPLACE_TOKEN = "marketplace-token"  # noqa: S105 - a file name
+CALLBACK_SECRET = "callback-secret"  # noqa: S105 - a file name
+SMTP_PASSWORD = "smtp-password"  # noqa: S105 - a file name
+CODEC_TOKEN = "codec-token"  # noqa: S105 - a file name
+BOUNDARY_IDENTITY = "boundary-identity.pem"
+"""The EC P-256 key with which the worker signs the short JWTs of a boundary check."""
+
+
+def read_secret(folder: Path, name: str) -> str:
+    """Return a secret file's text without surrounding white space.
+
+    Raises:
+        SettingsInvalid: the file is missing, empty, or readable by others.
+    """
+    path = folder / name
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as missing:
+        raise SettingsInvalid(f"the secret {name} cannot be read", f"put it into {folder} with mode 0600") from missing
+    if mode & _OTHERS:
+        raise SettingsInvalid(f"the secret {name} is readable by others", f"chmod 600 {path}")
+    if not text:
+        raise SettingsInvalid(f"the secret {name} is empty", f"put it into {folder} with mode 0600")
+    return text
+
+
+def read_secret_lines(folder: Path, name: str) -> tuple[str, ...]:
+    """Return the non-empty lines of a secret file."""
+    return tuple(line.strip() for line in read_secret(folder, name).splitlines() if line.strip())
+
+
+def ensure_secret(folder: Path, name: str, value: str | None = None) -> str:
+    """Return the secret `name`, writing `value` (default: 32 random bytes, hex) with mode 0600 if there is none."""
+    path = folder / name
+    if not path.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = folder / f".{name}.new"
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600)
+        draft.write_text(value if value is not None else secrets.token_hex(32), encoding="utf-8")
+        draft.replace(path)
+    return read_secret(folder, name)

@@ -1,0 +1,141 @@
+"""One table of settings: name, type, default, one sentence each. docs/settings.md is generated from it.
+
+Order: environment (`OPENKCM_<NAME>`), then the file named by `OPENKCM_CONFIG` (or `openkcm.toml` in the working
+directory), then the default. An unknown key in either is refused, because a misspelt setting that is silently ignored
+is how a wall comes down. Secrets are never settings: they are files in `secrets_dir` (see `secrets.py`).
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from tenancy.errors import SettingsInvalid
+from tenancy.ids import parse_region
+
+PREFIX = "OPENKCM_"
+CONFIG_VARIABLE = "OPENKCM_CONFIG"
+LOOPBACK = "127.0.0.1"
+"""Where everything of the embedded stack listens; there is no setting to widen it."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Region = Annotated[str, AfterValidator(parse_region)]
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    state_dir: Path = Field(Path(".openkcm"), description="folder of the embedded servers' data, logs and secrets")
+    secrets_dir: Path | None = Field(
+        None, description="folder of secret files, each 0600; default: secrets in state_dir"
+    )
+    regions: tuple[Region, ...] = Field(
+        ("eu-west-1",), min_length=1, description="regions in which tenants may be enabled"
+    )
+    promise_seconds: float = Field(180.0, gt=0, description="time from the event to a ready tenant that is promised")
+    base_url: str = Field("http://127.0.0.1:18501", description="address under which customers reach the CMK page")
+    log_format: Literal["console", "json"] = Field("json", description="form of log lines")
+
+    database_url: str | None = Field(
+        None, description="an existing PostgreSQL 15 or newer, without user and password; default: the embedded one"
+    )
+    postgres_port: Port = Field(15432, description="port of the embedded PostgreSQL")
+
+    vault_address: str | None = Field(None, description="an existing OpenBao or Vault; default: the embedded OpenBao")
+    vault_ca_file: Path | None = Field(None, description="certificates to trust for vault_address, PEM")
+    vault_namespace: str | None = Field(None, description="namespace within vault_address, where it has them")
+    vault_port: Port = Field(18200, description="port of the embedded OpenBao; its cluster port is the next one")
+
+    temporal: Literal["embedded", "profile"] = Field(
+        "embedded", description="profile takes address, namespace and TLS from Temporal's own TEMPORAL_* configuration"
+    )
+    temporal_port: Port = Field(17233, description="port of the embedded Temporal")
+    temporal_ui_port: Port = Field(18233, description="port of the embedded Temporal's web UI")
+    temporal_metrics_port: Port = Field(17234, description="port of the embedded Temporal's own metrics")
+
+    marketplace_host: str = Field(LOOPBACK, description="address the marketplace endpoint listens on")
+    marketplace_port: Port = Field(18080, description="port of the marketplace endpoint")
+    marketplace_body_limit: int = Field(65536, ge=1024, description="largest event body taken, bytes")
+    callback_url: str | None = Field(None, description="where the marketplace takes announcements (signed CloudEvents)")
+    smtp_host: str | None = Field(None, description="mail server for announcements; default: no e-mail")
+    smtp_port: Port = Field(25, description="port of smtp_host")
+    smtp_security: Literal["none", "starttls", "tls"] = Field("starttls", description="how smtp_host is spoken to")
+    smtp_user: str | None = Field(None, description="user at smtp_host; its password is the secret smtp-password")
+    email_from: str = Field("openkcm@localhost", description="sender of announcements")
+    email_to: str | None = Field(None, description="receiver of announcements; {tenant_id} is replaced")
+
+    codec_port: Port = Field(18081, description="port of the codec server that lets the Temporal UI decode payloads")
+    worker_threads: int = Field(32, ge=4, le=256, description="activities one worker runs at once")
+    worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
+    drain_seconds: float = Field(20.0, ge=0, description="time a stopping worker gives running activities")
+
+    OWN_VARIABLES: ClassVar[frozenset[str]] = frozenset({CONFIG_VARIABLE})
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - secrets are read by config.secrets
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take arguments, then the environment, then the file; no dotenv."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file()))
+
+    @property
+    def secrets(self) -> Path:
+        """The folder of secret files."""
+        return self.secrets_dir if self.secrets_dir is not None else self.state_dir / "secrets"
+
+    @property
+    def vault_url(self) -> str:
+        """The address of OpenBao or Vault, embedded or not."""
+        return self.vault_address or f"http://{LOOPBACK}:{self.vault_port}"
+
+    @property
+    def postgres_url(self) -> str:
+        """The address of the database without credentials, embedded or not."""
+        return self.database_url or f"postgresql://{LOOPBACK}:{self.postgres_port}/openkcm"
+
+    @property
+    def temporal_address(self) -> str | None:
+        """The address of the embedded Temporal; None where Temporal's own configuration decides."""
+        return f"{LOOPBACK}:{self.temporal_port}" if self.temporal == "embedded" else None
+
+    @property
+    def marketplace_url(self) -> str:
+        """The address of the marketplace endpoint."""
+        return f"http://{self.marketplace_host}:{self.marketplace_port}"
+
+
+def config_file() -> Path:
+    """Return the settings file that would be read; it need not exist unless the environment names it."""
+    return Path(os.environ.get(CONFIG_VARIABLE, "openkcm.toml"))
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        SettingsInvalid: an unknown key, a value of the wrong type, or a named file that is not there.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named is not None and not Path(named).is_file():
+        raise SettingsInvalid(
+            f"{CONFIG_VARIABLE} names {named}, which is not a file", "create it or unset the variable"
+        )
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | Settings.OWN_VARIABLES
+    unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsInvalid(f"unknown settings in the environment: {', '.join(unknown)}", "see docs/settings.md")
+    try:
+        return Settings()
+    except ValidationError as refused:
+        # Only place and rule are shown: a mistyped value may be a secret pasted into the wrong line.
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in refused.errors(include_input=False))
+        raise SettingsInvalid(f"settings refused: {problems}", "see docs/settings.md") from None
+    except ValueError as unreadable:
+        raise SettingsInvalid(f"{config_file()} is not readable as TOML", "see docs/settings.md") from unreadable

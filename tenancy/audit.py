@@ -1,0 +1,113 @@
+"""The audit vocabulary: event names, record fields, and the hash chain that anyone can verify offline.
+
+A stream is one tenant's records in order. PostgreSQL composes each record's text inside the stream's lock and stores
+exactly that text; `link` is the chain over it. Because the stored text itself is hashed there is no second encoding
+to agree on: a verifier needs the texts, SHA-256 and the signed head, nothing else.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tenancy.errors import AuditBroken
+
+GENESIS = bytes(32)
+"""What the first record of a stream follows."""
+
+
+class AuditName(StrEnum):
+    """What happened; `UPSTREAM_NAME` gives the upstream project's word for it where it has one."""
+
+    ENABLE_ACCEPTED = "marketplace.enable_accepted"
+    DISABLE_RECORDED = "marketplace.disable_recorded"
+    PROVISION_INTENDED = "tenant.provision_intended"
+    TENANT_KEY_CREATED = "key.tenant_key_created"
+    PAYLOAD_KEY_CREATED = "key.payload_key_created"
+    AUTHORITY_CREATED = "certificate.authority_created"
+    ROUTE_PUBLISHED = "route.published"
+    ROUTE_WITHDRAWN = "route.withdrawn"
+    BOUNDARY_CHECKED = "boundary.checked"
+    TENANT_ACTIVATED = "tenant.activated"
+    TENANT_FAILED = "tenant.failed"
+    PROVISION_ROLLED_BACK = "tenant.provision_rolled_back"
+    PROVISION_RETRIED = "tenant.provision_retried"
+    PROMISE_BROKEN = "tenant.promise_broken"
+    ANNOUNCED = "tenant.announced"
+
+
+UPSTREAM_NAME: dict[AuditName, str] = {
+    AuditName.PROVISION_INTENDED: "workflowStart",
+    AuditName.TENANT_KEY_CREATED: "keyCreate",
+    AuditName.PAYLOAD_KEY_CREATED: "keyCreate",
+    AuditName.AUTHORITY_CREATED: "credentialCreate",
+    AuditName.TENANT_ACTIVATED: "tenantOnboarding",
+    AuditName.ROUTE_PUBLISHED: "configurationCreate",
+    AuditName.ROUTE_WITHDRAWN: "configurationDelete",
+}
+
+ActorKind = Literal["human", "service", "system"]
+Outcome = Literal["intended", "success", "refused", "failure"]
+
+
+class AuditEvent(BaseModel):
+    """One record before it has a place in the stream; sequence, time and chain are given by the database."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_id: str = Field(description="derived from workflow and step, so that a retried step adds nothing twice")
+    name: AuditName
+    actor_kind: ActorKind
+    actor: str
+    subject: str = Field(description="what was acted on, by its name")
+    outcome: Outcome
+    correlation_id: str = Field(description="the workflow id, or the webhook id before there is a workflow")
+    source: str = Field(default="", description="address the request came from, where there is one")
+    details: dict[str, str] = Field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """Return the fields as a JSON object, the upstream name among them."""
+        fields = self.model_dump(mode="json")
+        upstream = UPSTREAM_NAME.get(self.name)
+        return json.dumps(fields if upstream is None else fields | {"upstream_event_type": upstream})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as it lies in the stream."""
+
+    seq: int
+    record: str
+    chain_hash: bytes
+
+
+def link(previous: bytes, record: str) -> bytes:
+    """Return the chain hash of `record` after `previous`: SHA-256 over the 32 bytes and the text's UTF-8."""
+    return hashlib.sha256(previous + record.encode("utf-8")).digest()
+
+
+def verify_chain(records: Iterable[StoredRecord]) -> StoredRecord | None:
+    """Return the last record of a whole stream, None when it is empty.
+
+    Truncation at the end is not visible in the chain; the caller MUST compare the result with a signed head.
+
+    Raises:
+        AuditBroken: a record is missing, out of order or altered; the message names the first bad position.
+    """
+    previous, last = GENESIS, None
+    for position, stored in enumerate(records, start=1):
+        if stored.seq != position:
+            raise AuditBroken(f"record {position} is missing or out of order")
+        if json.loads(stored.record).get("seq") != position or link(previous, stored.record) != stored.chain_hash:
+            raise AuditBroken(f"record {position} was altered")
+        previous, last = stored.chain_hash, stored
+    return last
+
+
+def head_message(tenant_id: str, seq: int, chain_hash: bytes) -> bytes:
+    """Return what a signed head signs: tenant, length and hash of the stream in one unambiguous line."""
+    return f"openkcm-audit-head/1 {tenant_id} {seq} {chain_hash.hex()}".encode()

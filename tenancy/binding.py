@@ -1,0 +1,42 @@
+"""The cryptographic context that ties a ciphertext to its place (MTCI C1 to C3).
+
+`Context.encode` is canonical and injective: a version byte, then each field as a four-byte big-endian length and its
+UTF-8 bytes, in one fixed order. Two different places can therefore never give the same bytes, whatever the fields
+contain, which is what makes a moved ciphertext fail to open instead of opening as somebody else's. The context is
+recomputed from the authenticated caller and the key's lineage at every use and never read back from beside the
+ciphertext: an attacker who can write both would otherwise move both.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+FORMAT_VERSION = 1
+_LENGTH_BYTES = 4
+
+
+class Purpose(StrEnum):
+    VERIFY = "verify"
+    SERVICE_KEY = "service-key"
+    DATA_KEY = "data-key"
+    BOUNDARY = "boundary"
+    PAYLOAD = "payload"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where a ciphertext belongs. `l2_key` is the Transit name; `service` and `object_id` may be empty."""
+
+    tenant_id: str
+    l2_key: str
+    service: str
+    purpose: Purpose
+    object_id: str
+
+    def encode(self) -> bytes:
+        """Return the associated data, at most a few hundred bytes."""
+        fields = (self.tenant_id, self.l2_key, self.service, self.purpose.value, self.object_id)
+        parts = [bytes([FORMAT_VERSION])]
+        for field in fields:
+            raw = field.encode("utf-8")
+            parts.append(len(raw).to_bytes(_LENGTH_BYTES, "big") + raw)
+        return b"".join(parts)

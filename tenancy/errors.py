@@ -1,0 +1,240 @@
+"""The error vocabulary: one class per thing a caller would do differently.
+
+Each class says its `code` (stable, for programs), whose `fault` it is, whether trying again can help, and a `hint`
+that tells a person the next step. Texts are lower case, without a final period, and hold no secret and no name of
+another tenant. Every edge (webhook, command, workflow) has one table from these to its answers; anything that is not
+an `OpenKcmError` becomes "internal" there, with a reference into the log.
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Fault(StrEnum):
+    CALLER = "caller"
+    CUSTOMER_KEY = "customer_key"
+    PLATFORM = "platform"
+
+
+class OpenKcmError(Exception):
+    """Base of all errors that cross a boundary inside OpenKCM; raised only through its subclasses."""
+
+    code: ClassVar[str]
+    fault: ClassVar[Fault] = Fault.PLATFORM
+    retryable: ClassVar[bool] = False
+    message: str = ""
+    hint: str = ""
+
+    def __init__(self, message: str | None = None, hint: str | None = None) -> None:
+        if message is not None:
+            self.message = message
+        if hint is not None:
+            self.hint = hint
+        super().__init__(self.message)
+
+
+class CallerError(OpenKcmError):
+    """The request is wrong; the same request will be refused again."""
+
+    fault = Fault.CALLER
+
+
+class PlatformError(OpenKcmError):
+    """Something of ours is not answering or not as it should be; trying again can help."""
+
+    retryable = True
+
+
+class MalformedEvent(CallerError):
+    code = "malformed_event"
+    message = "the event is not one this endpoint understands"
+    hint = "send the fields event, customer, service, region and timestamp as JSON, or a CloudEvent carrying them"
+
+
+class SignatureRefused(CallerError):
+    code = "signature_refused"
+    message = "the webhook signature does not fit the body"
+    hint = "sign the raw body with one of the active secrets, as Standard Webhooks describes"
+
+
+class StaleTimestamp(CallerError):
+    code = "stale_timestamp"
+    message = "the event's timestamp is too far from the present"
+    hint = "send the event within five minutes of signing it and check both clocks"
+
+
+class BodyTooLarge(CallerError):
+    code = "body_too_large"
+    message = "the body is larger than an event may be"
+    hint = "an event is a few hundred bytes; send only its fields"
+
+
+class Unauthorized(CallerError):
+    code = "unauthorized"
+    message = "the request carries no valid credential"
+    hint = "send the token of the marketplace as a bearer token"
+
+
+class UnknownEvent(CallerError):
+    code = "unknown_event"
+    message = "this kind of event is not known"
+    hint = "the kinds are service_enabled and service_disabled"
+
+
+class UnknownService(CallerError):
+    code = "unknown_service"
+    message = "the event is about another service"
+    hint = "events for OpenKCM carry the service openkcm"
+
+
+class UnknownRegion(CallerError):
+    code = "unknown_region"
+    message = "OpenKCM is not offered in this region"
+
+    def __init__(self, offered: tuple[str, ...] = ()) -> None:
+        super().__init__(hint=f"choose one of: {', '.join(offered)}" if offered else "ask the operator for the regions")
+
+
+class IllegalTenantId(CallerError, ValueError):
+    code = "illegal_tenant_id"
+    message = "this cannot be a tenant id"
+    hint = "3 to 40 lower-case letters, digits and hyphens, not starting with a hyphen or with openkcm-"
+
+
+class InvalidName(CallerError, ValueError):
+    code = "invalid_name"
+
+    def __init__(self, what: str, rule: str) -> None:
+        super().__init__(f"this cannot be a {what}", f"use {rule}")
+
+
+class TenantUnknown(CallerError):
+    code = "tenant_unknown"
+    message = "there is no such tenant"
+    hint = "enable OpenKCM for the account first"
+
+
+class TenantOffboarded(CallerError):
+    code = "tenant_offboarded"
+    message = "this tenant has left and its id is never used again"
+    hint = "enable OpenKCM under a new account id"
+
+
+class TenantConflict(CallerError):
+    code = "tenant_conflict"
+    message = "the tenant exists with another region"
+    hint = "a tenant stays in the region it was enabled in; offboard it before enabling it elsewhere"
+
+
+class IllegalMove(CallerError):
+    code = "illegal_move"
+
+    def __init__(self, state: str, move: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(
+            f"a tenant that is {state} cannot {move}",
+            f"from {state} it can: {', '.join(allowed)}" if allowed else f"{state} is final",
+        )
+
+
+class OperationRunning(CallerError):
+    code = "operation_running"
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"{operation} is still running for this tenant", "wait for it to end, then ask again")
+
+
+class SettingsInvalid(CallerError):
+    code = "settings_invalid"
+
+
+class VaultUnavailable(PlatformError):
+    code = "vault_unavailable"
+    message = "the key server does not answer"
+    hint = "check that OpenBao or Vault is running and unsealed: openkcm status"
+
+
+class VaultRefused(PlatformError):
+    code = "vault_refused"
+    message = "the key server refused the request"
+    hint = "compare the policy of this process with the files in vault/policies"
+
+
+class KeyUnavailable(PlatformError):
+    code = "key_unavailable"
+    message = "the key is missing or disabled"
+    hint = "see the tenant's audit stream for who disabled it, and enable it again or restore the key server"
+
+
+class WrongContext(OpenKcmError):
+    """The ciphertext was not made under this key and this context (MTCI C3); never retried."""
+
+    code = "wrong_context"
+    message = "the ciphertext does not belong to this key and context"
+    hint = "the data was moved or altered; restore it to where it was encrypted"
+
+
+class ConflictingResource(OpenKcmError):
+    """What exists under the name is not what was asked for; a person must look before anything is used."""
+
+    code = "conflicting_resource"
+
+    def __init__(self, kind: str, name: str, difference: str) -> None:
+        super().__init__(f"the {kind} {name} exists but is not as required: {difference}", "see docs/runbook.md")
+
+
+class DatabaseUnavailable(PlatformError):
+    code = "database_unavailable"
+    message = "the database does not answer"
+    hint = "check that PostgreSQL is running: openkcm status"
+
+
+class DatabaseRefused(OpenKcmError):
+    """Row security or a constraint refused the statement; a fault of ours or an attack, never retried."""
+
+    code = "database_refused"
+    message = "the database refused the statement"
+    hint = "see the log for the constraint"
+
+
+class SchemaRefused(OpenKcmError):
+    """The migrator or its gate found a schema it must not run on."""
+
+    code = "schema_refused"
+
+
+class TemporalUnavailable(PlatformError):
+    code = "temporal_unavailable"
+    message = "the workflow service does not answer"
+    hint = "check that Temporal is running: openkcm status"
+
+
+class CanaryMissing(PlatformError):
+    code = "canary_missing"
+    message = "the canary tenant is not ready, so isolation cannot be proven yet"
+    hint = "it is provisioned when the first worker starts; see workflow tenant/openkcm-canary"
+
+
+class BoundaryBreached(OpenKcmError):
+    """An attack across the tenant boundary succeeded: the tenant must never become active."""
+
+    code = "boundary_breached"
+    hint = "stop enabling tenants, keep the evidence in the audit stream and follow docs/runbook.md"
+
+    def __init__(self, checks: tuple[str, ...]) -> None:
+        super().__init__(f"boundary checks failed: {', '.join(checks)}")
+
+
+class AnnouncementUndelivered(PlatformError):
+    code = "announcement_undelivered"
+    message = "the receiver of the announcement does not take it"
+    hint = "check callback_url and the SMTP settings; it is tried again with the same message id"
+
+
+class AuditBroken(OpenKcmError):
+    code = "audit_broken"
+    message = "the audit chain does not verify"
+    hint = "keep the export and the database as they are and follow docs/runbook.md"
+
+
+class ComponentFailed(PlatformError):
+    code = "component_failed"

@@ -1,0 +1,101 @@
+"""Every name of a tenant's things is parsed and built here and nowhere else."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from tenancy.errors import IllegalTenantId, InvalidName
+
+TENANT_ID_PATTERN = r"^[a-z0-9][a-z0-9-]{2,39}$"
+TENANT_DOMAIN = "tenants.openkcm.internal"
+RESERVED_PREFIX = "openkcm-"
+CANARY_TENANT_ID = "openkcm-canary"
+"""The permanent tenant that each new one is attacked against, in both directions."""
+
+_TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,39}")
+_SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_REGION = re.compile(r"[a-z]{2}(-[a-z0-9]+){1,4}")
+
+
+def parse_tenant_id(text: str) -> str:
+    """Return the marketplace account id unchanged when it may name a tenant.
+
+    Raises:
+        IllegalTenantId: it does not match `TENANT_ID_PATTERN` or lies in the platform's own `openkcm-` range.
+    """
+    if not _TENANT_ID.fullmatch(text) or text.startswith(RESERVED_PREFIX):
+        raise IllegalTenantId
+    return text
+
+
+def _existing_tenant_id(text: str) -> str:
+    if not _TENANT_ID.fullmatch(text):
+        raise IllegalTenantId
+    return text
+
+
+TenantId = Annotated[str, AfterValidator(_existing_tenant_id)]
+"""A tenant's id inside the controller; unlike `parse_tenant_id` it admits the canary."""
+
+
+def parse_service_name(text: str) -> str:
+    """Return the name of a customer's service unchanged when it may appear in a certificate."""
+    if not _SERVICE_NAME.fullmatch(text):
+        raise InvalidName("service name", "1 to 40 lower-case letters, digits and hyphens, not starting with a hyphen")
+    return text
+
+
+def parse_region(text: str) -> str:
+    """Return a region's name unchanged when it is one (`eu-west-1`)."""
+    if not _REGION.fullmatch(text):
+        raise InvalidName("region", "a region such as eu-west-1")
+    return text
+
+
+def l2_key(tenant_id: str) -> str:
+    """Return the Transit name of the tenant key (MTCI U1: one of its own for every tenant)."""
+    return f"L2-{tenant_id}-primary"
+
+
+def ca_key(tenant_id: str) -> str:
+    """Return the Transit name of the key that signs this tenant's certificates."""
+    return f"ca-{tenant_id}"
+
+
+def payload_key(tenant_id: str) -> str:
+    """Return the Transit name of the key that wraps the data keys of this tenant's workflow payloads."""
+    return f"payload-{tenant_id}"
+
+
+def tenant_dns(tenant_id: str) -> str:
+    """Return the DNS name that the tenant's authority is constrained to and that each leaf carries."""
+    return f"{tenant_id}.{TENANT_DOMAIN}"
+
+
+def service_spiffe(tenant_id: str, service: str) -> str:
+    """Return the SPIFFE URI of one service; never what decides the tenant (the issuer does)."""
+    return f"spiffe://{tenant_dns(tenant_id)}/service/{service}"
+
+
+def tenant_workflow(tenant_id: str) -> str:
+    """Return the workflow id of the long-lived tenant entity."""
+    return f"tenant/{tenant_id}"
+
+
+def provision_workflow(tenant_id: str) -> str:
+    """Return the workflow id of provisioning, which is also its idempotency key."""
+    return f"{tenant_workflow(tenant_id)}/provision"
+
+
+def tenant_of_workflow(workflow_id: str) -> str | None:
+    """Return the tenant whose workflow this is, None for the platform's own workflows."""
+    parts = workflow_id.split("/")
+    if len(parts) < 2 or parts[0] != "tenant" or not _TENANT_ID.fullmatch(parts[1]):
+        return None
+    return parts[1]
+
+
+def task_queue(region: str) -> str:
+    """Return the Temporal task queue on which this region's tenants live."""
+    return f"lifecycle.{region}"

@@ -1,0 +1,38 @@
+"""The numbered steps of provisioning, the same numbers as in docs/provisioning.md and the Temporal UI."""
+
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Step(StrEnum):
+    OPEN_RECORDS = "open-records"
+    CREATE_TENANT_KEY = "create-tenant-key"
+    CREATE_AUTHORITY = "create-authority"
+    CREATE_PAYLOAD_KEY = "create-payload-key"
+    PUBLISH_ROUTE = "publish-route"
+    CHECK_BOUNDARIES = "check-boundaries"
+    ACTIVATE = "activate"
+    ANNOUNCE = "announce"
+
+
+TITLES = MappingProxyType(
+    {
+        Step.OPEN_RECORDS: "1 · open the tenant's records and audit stream",
+        Step.CREATE_TENANT_KEY: "2 · create the L2 tenant key",
+        Step.CREATE_AUTHORITY: "3 · create the certificate authority",
+        Step.CREATE_PAYLOAD_KEY: "4 · create the workflow payload key",
+        Step.PUBLISH_ROUTE: "5 · publish the crypto route",
+        Step.CHECK_BOUNDARIES: "6 · attack the boundaries",
+        Step.ACTIVATE: "7 · activate",
+        Step.ANNOUNCE: "8 · announce",
+    }
+)
+
+NUMBERS = MappingProxyType({step: number for number, step in enumerate(TITLES, start=1)})
+
+
+class StepState(StrEnum):
+    PENDING = "pending"
+    RETRYING = "retrying"
+    DONE = "done"
+    FAILED = "failed"

@@ -1,0 +1,115 @@
+"""What the rest of the controller may ask of OpenBao or Vault. Imports no hvac.
+
+Every `ensure_` is get-or-create by name, safe to run twice and from two processes at once, and compares what exists
+with what was asked for (Transit answers 200 with the *old* key whatever was asked), raising ConflictingResource.
+All raise VaultUnavailable when the server does not answer and VaultRefused when a policy says no.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from tenancy.binding import Context
+from tenancy.boundaries import CheckResult
+
+
+class Capability(StrEnum):
+    """What OpenBao has and Vault's community edition has not."""
+
+    SOFT_DELETE = "soft-delete"
+
+
+@dataclass(frozen=True, slots=True)
+class TransitKey:
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A tenant's CA certificate. `serial` is lower-case hex without separators, `chain_pem` ends in the root."""
+
+    serial: str
+    certificate_pem: str
+    chain_pem: str
+    not_after: datetime
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    serial: str
+    certificate_pem: str
+    not_after: datetime
+
+
+class TenantKeys(Protocol):
+    """L2 tenant keys (MTCI U1, U2): aes256-gcm96, derived, never exportable, upsert off."""
+
+    def ensure(self, tenant_id: str) -> TransitKey:
+        """Return the tenant's key, made if missing, enabled if it was disabled."""
+        ...
+
+    def encrypt(self, context: Context, plaintext: bytes) -> str:
+        """Encrypt under `context.l2_key`, bound to the whole context by key derivation (survives rewrap)."""
+        ...
+
+    def decrypt(self, context: Context, ciphertext: str) -> bytes:
+        """Raises WrongContext when key or context differ from encryption, KeyUnavailable when there is no key."""
+        ...
+
+    def disable(self, tenant_id: str) -> None:
+        """Make the key refuse everything, reversibly, at once. A key that does not exist is already disabled."""
+        ...
+
+
+class CertificateAuthorities(Protocol):
+    def ensure(self, tenant_id: str, unknown_serials: Callable[[Sequence[str]], Sequence[str]]) -> Authority:
+        """Return the tenant's CA: a Transit key of its own, signed by the PKI root, constrained to the tenant's name.
+
+        Signing cannot be repeated without leaving a second certificate behind, so a certificate that was signed but
+        never recorded is looked for first: `unknown_serials` tells which of PKI's serials no tenant has on record.
+        """
+        ...
+
+    def issue(self, authority: Authority, tenant_id: str, service: str, csr_pem: str, lifetime: timedelta) -> Leaf:
+        """Issue a leaf (RFC 5280) for a CSR: only its public key is taken, the names come from the arguments."""
+        ...
+
+    def disable(self, tenant_id: str) -> None:
+        """Stop the CA from signing, reversibly."""
+        ...
+
+
+class PayloadKeys(Protocol):
+    """The Transit keys that wrap the data keys of workflow payloads."""
+
+    def ensure(self, tenant_id: str) -> TransitKey: ...
+
+    def new_data_key(self, key_name: str) -> tuple[bytes, str]:
+        """Return 32 random bytes and the same wrapped; raises KeyUnavailable when there is no such key."""
+        ...
+
+    def open_data_key(self, key_name: str, wrapped: str) -> bytes: ...
+
+
+class AuditSigner(Protocol):
+    def sign(self, message: bytes) -> tuple[str, str]:
+        """Return the signature and `key:version` that made it."""
+        ...
+
+    def public_keys(self) -> dict[str, str]:
+        """Return `key:version` → PEM of every public key a head may be signed with."""
+        ...
+
+
+class BoundaryProbe(Protocol):
+    """Attacks on keys and certificates across two tenants (MTCI U2, C2, C3, A1, A3)."""
+
+    def attack(self, attacker: str, victim: str, attacker_ca: Authority, victim_ca: Authority) -> Sequence[CheckResult]:
+        """Attack `victim` with everything `attacker` has: its token on the other's key, the other's ciphertext under
+        its own key and under a swapped context, a certificate of its CA for the other's names and issuer.
+        """
+        ...
