@@ -86,7 +86,7 @@ class Tenants(Protocol):
     def get(self) -> TenantRow | None: ...
 
     def lock(self) -> TenantRow:
-        """Return the row, locked until the transaction ends; raises TenantUnknown."""
+        """Return the row, locked against other `lock`s (FOR NO KEY UPDATE) until the end; raises TenantUnknown."""
         ...
 
     def request(self, event: MarketplaceEvent) -> TenantRow:
@@ -239,6 +239,10 @@ class PlatformDatabase(Protocol):
         """Return tenants whose audit stream grew since its head was last signed (worker)."""
         ...
 
+    def waiting_outboxes(self, limit: int) -> Sequence[str]:
+        """Return tenants with announcements that were stored over a minute ago and are still unsent (worker)."""
+        ...
+
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         """Return tenants in order of id, from the first one behind `after` (operator)."""
         ...
@@ -248,8 +252,10 @@ class BoundaryProbe(Protocol):
     """Attacks on row security, run as a process role without rights over other tenants (MTCI M2)."""
 
     def attack(self, attacker: str, victim: str) -> Sequence[CheckResult]:
-        """Try to reach `victim`'s rows from a transaction of `attacker`: plain reads and writes by the other's id, a
-        switched setting, a context signed for another tenant, a forged and an expired one.
+        """Try to reach `victim`'s rows from a transaction of `attacker`.
+
+        Plain reads and writes by the other's id, a switched setting, a context signed for another tenant, a forged
+        and an expired one.
 
         Raises: DatabaseUnavailable, and CanaryMissing when the victim has no rows to steal.
         """

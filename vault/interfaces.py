@@ -109,7 +109,9 @@ class BoundaryProbe(Protocol):
     """Attacks on keys and certificates across two tenants (MTCI U2, C2, C3, A1, A3)."""
 
     def attack(self, attacker: str, victim: str, attacker_ca: Authority, victim_ca: Authority) -> Sequence[CheckResult]:
-        """Attack `victim` with everything `attacker` has: its token on the other's key, the other's ciphertext under
-        its own key and under a swapped context, a certificate of its CA for the other's names and issuer.
+        """Attack `victim` with everything `attacker` has.
+
+        Its token on the other's key, the other's ciphertext under its own key and under a swapped context, a
+        certificate of its CA for the other's names and issuer.
         """
         ...
