@@ -1,0 +1,52 @@
+"""Step 3: the tenant's certificate authority, which decides for whom a certificate speaks (MTCI A1)."""
+
+from temporalio import activity
+
+from activities.journal import Clock, finish, record
+from database.interfaces import AuthorityRow, PlatformDatabase, TenantDatabase
+from tenancy import ids
+from tenancy.audit import AuditName
+from tenancy.messages import StepInput
+from tenancy.provisioning import Step
+from vault.interfaces import CertificateAuthorities
+
+
+class CertificateActivities:
+    def __init__(
+        self, database: TenantDatabase, platform: PlatformDatabase, authorities: CertificateAuthorities, clock: Clock
+    ) -> None:
+        self._database = database
+        self._platform = platform
+        self._authorities = authorities
+        self._clock = clock
+
+    @activity.defn(name=Step.CREATE_AUTHORITY)
+    def create_authority(self, step: StepInput) -> None:
+        """Make the authority unless one is on record; a signed but unrecorded one is adopted, not signed again.
+
+        The tenant's row is locked around signing: an attempt that timed out may still be running somewhere, and two
+        of them would leave two certificates for one authority.
+        """
+        began = self._clock()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            recorded = tx.certificates.authority() or tx.certificates.record_authority(self._make(step.tenant_id))
+            tx.keys.record(ids.ca_key(step.tenant_id), "CA", 1)
+            record(tx, step, AuditName.AUTHORITY_CREATED, recorded.serial, not_after=recorded.not_after.isoformat())
+            finish(tx, step, Step.CREATE_AUTHORITY, began)
+
+    @activity.defn(name="disable-authority")
+    def disable_authority(self, step: StepInput) -> None:
+        """Roll back step 3: the authority signs nothing until a retry enables it."""
+        self._authorities.disable(step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))
+
+    def _make(self, tenant_id: str) -> AuthorityRow:
+        made = self._authorities.ensure(tenant_id, self._platform.unknown_serials)
+        return AuthorityRow(
+            serial=made.serial,
+            certificate_pem=made.certificate_pem,
+            chain_pem=made.chain_pem,
+            not_after=made.not_after,
+        )

@@ -1,0 +1,85 @@
+"""Step 6: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
+
+from temporalio import activity
+
+from activities.journal import Clock, finish, record
+from database.interfaces import AuthorityRow, TenantDatabase
+from database.interfaces import BoundaryProbe as DatabaseProbe
+from tenancy.audit import AuditName
+from tenancy.boundaries import CheckResult, breaches
+from tenancy.errors import BoundaryBreached, CanaryMissing
+from tenancy.ids import CANARY_TENANT_ID
+from tenancy.messages import BoundaryReport, StepInput
+from tenancy.provisioning import Step
+from vault.interfaces import Authority
+from vault.interfaces import BoundaryProbe as VaultProbe
+
+
+class IsolationActivities:
+    def __init__(
+        self, database: TenantDatabase, database_probe: DatabaseProbe, vault_probe: VaultProbe, clock: Clock
+    ) -> None:
+        self._database = database
+        self._database_probe = database_probe
+        self._vault_probe = vault_probe
+        self._clock = clock
+        self._canary: Authority | None = None
+
+    @activity.defn(name=Step.CHECK_BOUNDARIES)
+    def check_boundaries(self, step: StepInput) -> BoundaryReport:
+        """Attack in both directions; the results are evidence before they are a verdict.
+
+        Evidence and step are committed also when an attack succeeded, and only then is the breach raised: a crash in
+        between leaves the record of it, and the repeated step finds the breach again.
+        """
+        began = self._clock()
+        mine, canary = self._authority(step.tenant_id), self._canary_authority()
+        results = (
+            *self._attack(step.tenant_id, CANARY_TENANT_ID, mine, canary),
+            *self._attack(CANARY_TENANT_ID, step.tenant_id, canary, mine),
+        )
+        broken = breaches(results)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.boundaries.record(step.operation_id, results)
+            record(
+                tx,
+                step,
+                AuditName.BOUNDARY_CHECKED,
+                step.tenant_id,
+                "failure" if broken else "success",
+                held=str(len(results) - len(broken)),
+                breached=", ".join(broken),
+            )
+            if not broken:
+                finish(tx, step, Step.CHECK_BOUNDARIES, began)
+        if broken:
+            raise BoundaryBreached(broken)
+        return BoundaryReport(results=results)
+
+    def _attack(self, attacker: str, victim: str, own: Authority, other: Authority) -> tuple[CheckResult, ...]:
+        return (
+            *self._database_probe.attack(attacker, victim),
+            *self._vault_probe.attack(attacker, victim, own, other),
+        )
+
+    def _canary_authority(self) -> Authority:
+        if self._canary is None:
+            self._canary = self._authority(CANARY_TENANT_ID)
+        return self._canary
+
+    def _authority(self, tenant_id: str) -> Authority:
+        with self._database.tenant_tx(tenant_id) as tx:
+            row, route = tx.certificates.authority(), tx.routes.get()
+        if row is None or route is None:
+            raise CanaryMissing
+        return _as_authority(row, route.issuer_fingerprint)
+
+
+def _as_authority(row: AuthorityRow, fingerprint: str) -> Authority:
+    return Authority(
+        serial=row.serial,
+        certificate_pem=row.certificate_pem,
+        chain_pem=row.chain_pem,
+        not_after=row.not_after,
+        fingerprint=fingerprint,
+    )

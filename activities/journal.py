@@ -1,0 +1,44 @@
+"""What every step writes about itself: its audit record and its step row, in the transaction of its effect."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from temporalio import activity
+
+from database.interfaces import TenantTransaction
+from tenancy.audit import AuditEvent, AuditName, Outcome
+from tenancy.messages import StepInput
+from tenancy.provisioning import Step
+
+Clock = Callable[[], datetime]
+"""Returns the present as an aware UTC datetime."""
+
+_ACTOR = "worker"
+
+
+def record(
+    tx: TenantTransaction,
+    step: StepInput,
+    name: AuditName,
+    subject: str,
+    outcome: Outcome = "success",
+    **details: str,
+) -> None:
+    """Append what happened to the tenant's audit stream, once for each operation, name and subject."""
+    tx.audit.append(
+        AuditEvent(
+            event_id=f"{step.operation_id}/{name}/{subject}",
+            name=name,
+            actor_kind="system",
+            actor=_ACTOR,
+            subject=subject,
+            outcome=outcome,
+            correlation_id=activity.info().workflow_id or "",
+            details=details,
+        )
+    )
+
+
+def finish(tx: TenantTransaction, step: StepInput, which: Step, began: datetime) -> None:
+    """Mark the step done in the transaction that holds its effect, so that neither is ever seen alone."""
+    tx.steps.finish(step.operation_id, which, began)

@@ -1,0 +1,71 @@
+"""Steps 2 and 4: the tenant's own keys in Transit."""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.journal import Clock, finish, record
+from database.interfaces import TenantDatabase
+from tenancy import ids
+from tenancy.audit import AuditName
+from tenancy.binding import Context, Purpose
+from tenancy.errors import KeyUnavailable
+from tenancy.messages import StepInput
+from tenancy.provisioning import Step
+from vault.interfaces import PayloadKeys, TenantKeys
+
+_PROOF = b"openkcm tenant key round trip"
+
+
+class PayloadKeyring(Protocol):
+    """The codec's keyring: from `learn` on, this process encrypts the tenant's payloads under the tenant's own key."""
+
+    def learn(self, tenant_id: str, data_key: bytes, wrapped: str) -> None: ...
+
+
+class KeyActivities:
+    def __init__(
+        self,
+        database: TenantDatabase,
+        tenant_keys: TenantKeys,
+        payload_keys: PayloadKeys,
+        keyring: PayloadKeyring,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._tenant_keys = tenant_keys
+        self._payload_keys = payload_keys
+        self._keyring = keyring
+        self._clock = clock
+
+    @activity.defn(name=Step.CREATE_TENANT_KEY)
+    def create_tenant_key(self, step: StepInput) -> None:
+        """Make the L2 key and see it work: a key nobody has opened anything with is not yet a key (MTCI U1, C2)."""
+        began = self._clock()
+        key = self._tenant_keys.ensure(step.tenant_id)
+        context = Context(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
+        if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _PROOF)) != _PROOF:
+            raise KeyUnavailable
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.keys.record(key.name, "L2", key.version)
+            record(tx, step, AuditName.TENANT_KEY_CREATED, key.name, version=str(key.version))
+            finish(tx, step, Step.CREATE_TENANT_KEY, began)
+
+    @activity.defn(name=Step.CREATE_PAYLOAD_KEY)
+    def create_payload_key(self, step: StepInput) -> None:
+        """Make the key under which this tenant's workflow payloads lie from now on."""
+        began = self._clock()
+        key = self._payload_keys.ensure(step.tenant_id)
+        data_key, wrapped = self._payload_keys.new_data_key(key.name)
+        self._keyring.learn(step.tenant_id, data_key, wrapped)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.keys.record(key.name, "payload", key.version)
+            record(tx, step, AuditName.PAYLOAD_KEY_CREATED, key.name, version=str(key.version))
+            finish(tx, step, Step.CREATE_PAYLOAD_KEY, began)
+
+    @activity.defn(name="disable-tenant-key")
+    def disable_tenant_key(self, step: StepInput) -> None:
+        """Roll back step 2 by disabling, never by destroying: the key may have wrapped something already."""
+        self._tenant_keys.disable(step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.l2_key(step.tenant_id))

@@ -1,0 +1,66 @@
+"""Step 8 and every other message: what lies in the outbox is sent, with the same message id however often."""
+
+from collections.abc import Mapping
+
+from temporalio import activity
+
+from activities.delivery import Sender
+from activities.journal import Clock, finish, record
+from database.interfaces import PlatformDatabase, TenantDatabase
+from tenancy.audit import AuditName
+from tenancy.errors import AnnouncementUndelivered
+from tenancy.events import AnnouncementKind, Channel
+from tenancy.messages import AnnounceInput, StepInput
+from tenancy.provisioning import Step
+
+_BATCH = 200
+
+
+class NotificationActivities:
+    def __init__(
+        self, database: TenantDatabase, platform: PlatformDatabase, senders: Mapping[Channel, Sender], clock: Clock
+    ) -> None:
+        self._database = database
+        self._platform = platform
+        self._senders = senders
+        self._clock = clock
+
+    @activity.defn(name=Step.ANNOUNCE)
+    def announce(self, step: AnnounceInput) -> None:
+        """Send the tenant's waiting messages; done when none is left."""
+        began = self._clock()
+        if not self._deliver(step):
+            raise AnnouncementUndelivered
+        if step.kind is AnnouncementKind.READY:
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                finish(tx, step, Step.ANNOUNCE, began)
+
+    @activity.defn(name="sweep-outbox")
+    def sweep_outbox(self) -> None:
+        """Send what an operation could not send in its own time; what still fails waits for the next sweep."""
+        for tenant_id in self._platform.waiting_outboxes(_BATCH):
+            self._deliver(StepInput(tenant_id=tenant_id, operation_id="outbox"))
+            activity.heartbeat(tenant_id)
+
+    def _deliver(self, step: StepInput) -> bool:
+        """Send on every channel; one channel's failure does not hold up another. False when something is left.
+
+        A message is marked sent after it was taken: dying in between sends it once more with the same message id,
+        which is what receivers are told to drop duplicates by.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            waiting = tx.outbox.unsent()
+        delivered = True
+        for message in waiting:
+            sender = self._senders.get(message.channel)
+            if sender is None:
+                continue
+            try:
+                sender.send(message)
+            except AnnouncementUndelivered:
+                delivered = False
+                continue
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                tx.outbox.mark_sent(message.message_id)
+                record(tx, step, AuditName.ANNOUNCED, message.message_id, channel=message.channel, kind=message.kind)
+        return delivered

@@ -1,0 +1,98 @@
+"""Steps 1, 5 and 7 and the ways provisioning ends badly: rows of PostgreSQL only."""
+
+import hashlib
+import ssl
+from collections.abc import Sequence
+
+from temporalio import activity
+
+from activities.journal import Clock, finish, record
+from database.interfaces import RouteRow, TenantDatabase, TenantRow, TenantTransaction
+from tenancy import ids
+from tenancy.audit import AuditName
+from tenancy.errors import ConflictingResource
+from tenancy.events import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
+from tenancy.lifecycle import Move, State
+from tenancy.messages import FailureInput, StepInput
+from tenancy.provisioning import Step
+
+
+class RecordActivities:
+    def __init__(self, database: TenantDatabase, channels: Sequence[Channel], base_url: str, clock: Clock) -> None:
+        self._database = database
+        self._channels = channels
+        self._base_url = base_url
+        self._clock = clock
+
+    @activity.defn(name=Step.OPEN_RECORDS)
+    def open_records(self, step: StepInput) -> None:
+        """Open the tenant's records and write down what is about to be made, before anything is made.
+
+        Whoever finds a key or an authority of this tenant later finds here that it was intended.
+        """
+        began = self._clock()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row = tx.tenants.lock()
+            tx.tenants.move(Move.RETRY if row.state is State.FAILED else Move.PROVISION)
+            tx.steps.plan(step.operation_id, tuple(Step))
+            made = (ids.l2_key(step.tenant_id), ids.ca_key(step.tenant_id), ids.payload_key(step.tenant_id))
+            record(tx, step, AuditName.PROVISION_INTENDED, step.tenant_id, "intended", keys=", ".join(made))
+            finish(tx, step, Step.OPEN_RECORDS, began)
+
+    @activity.defn(name=Step.PUBLISH_ROUTE)
+    def publish_route(self, step: StepInput) -> None:
+        """Publish where the crypto service finds this tenant's keys, selected by the issuer of its certificates."""
+        began = self._clock()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row, authority = tx.tenants.get(), tx.certificates.authority()
+            if row is None or authority is None:
+                raise ConflictingResource("tenant", step.tenant_id, "its rows are gone although its steps are done")
+            issuer = hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority.certificate_pem)).hexdigest()
+            tx.routes.publish(RouteRow(ids.l2_key(step.tenant_id), issuer, row.region))
+            record(tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=issuer)
+            finish(tx, step, Step.PUBLISH_ROUTE, began)
+
+    @activity.defn(name=Step.ACTIVATE)
+    def activate(self, step: StepInput) -> None:
+        """Open the tenant and put the ready message into the outbox, both or neither."""
+        began = self._clock()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.move(Move.ACTIVATE)
+            record(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
+            self._announce(tx, step, AnnouncementKind.READY)
+            finish(tx, step, Step.ACTIVATE, began)
+
+    @activity.defn(name="record-failure")
+    def record_failure(self, failure: FailureInput) -> None:
+        """Close what was opened: no route, state failed, the reason on record, the customer told."""
+        with self._database.tenant_tx(failure.tenant_id) as tx:
+            if tx.routes.withdraw():
+                record(tx, failure, AuditName.ROUTE_WITHDRAWN, ids.l2_key(failure.tenant_id))
+            tx.tenants.move(Move.FAIL)
+            record(tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code)
+            self._announce(tx, failure, AnnouncementKind.FAILED)
+
+    @activity.defn(name="break-promise")
+    def break_promise(self, step: StepInput) -> None:
+        """Put the broken promise on record and tell the customer, unless the tenant has become ready meanwhile."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row = tx.tenants.lock()
+            if tx.tenants.break_promise():
+                record(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
+            if row.state is not State.ACTIVE:
+                self._announce(tx, step, AnnouncementKind.LATE)
+
+    def _announce(self, tx: TenantTransaction, step: StepInput, kind: AnnouncementKind) -> None:
+        row: TenantRow = tx.tenants.lock()
+        subject, body = announcement_text(kind, row.organization, dashboard_url(self._base_url, step.tenant_id))
+        for channel in self._channels:
+            tx.outbox.add(
+                Announcement(
+                    message_id=message_id(step.tenant_id, step.operation_id, kind, channel),
+                    tenant_id=step.tenant_id,
+                    channel=channel,
+                    kind=kind,
+                    subject=subject,
+                    body=body,
+                )
+            )

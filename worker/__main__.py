@@ -1,0 +1,93 @@
+"""`python -m worker`: settings, wiring, run until told to stop, drain."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+import structlog
+from temporalio.client import Client
+from temporalio.runtime import Runtime
+
+from config.logs import configure_logs
+from config.settings import LOOPBACK, Settings, load_settings
+from tenancy.errors import OpenKcmError, TemporalUnavailable
+from worker import bootstrap, wiring
+from worker.metrics import metrics_runtime
+from workflows.gateway import Gateway, connection
+
+_RETRY_SECONDS = 0.5
+
+Done = TypeVar("Done")
+
+log = structlog.get_logger()
+
+
+async def run(settings: Settings) -> None:
+    """Run the worker until SIGTERM or SIGINT; running activities then get `drain_seconds` to end."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    parts = wiring.build(settings)
+    starting = asyncio.create_task(_start(settings, parts))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        starting.cancel()
+        return
+    client = starting.result()
+    async with AsyncExitStack() as running:
+        for worker in wiring.workers(client, parts):
+            await running.enter_async_context(worker)
+        gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
+        await _until_done("canary", lambda: bootstrap.ensure_canary(parts.database, gateway, settings.regions[0]))
+        log.info("worker ready", regions=list(settings.regions))
+        await stopping
+        log.info("worker draining")
+    parts.database.close()
+
+
+async def _start(settings: Settings, parts: wiring.Parts) -> Client:
+    await _until_done("payload key", lambda: asyncio.to_thread(parts.keyring.open_platform_key))
+    runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
+    return await _until_done("temporal", lambda: _connect(settings, parts, runtime))
+
+
+async def _connect(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> Client:
+    try:
+        client = await Client.connect(
+            **connection(settings.temporal_address), data_converter=parts.converter, runtime=runtime
+        )
+        await bootstrap.declare_search_attributes(client)
+        await bootstrap.declare_schedules(client)
+    except (RuntimeError, OSError) as down:
+        raise TemporalUnavailable from down
+    return client
+
+
+async def _until_done(what: str, attempt: Callable[[], Awaitable[Done]]) -> Done:
+    """Repeat `attempt` until it succeeds: a worker that starts before its servers waits for them."""
+    while True:
+        try:
+            return await attempt()
+        except OpenKcmError as failed:
+            if not failed.retryable:
+                raise
+            log.warning("waiting", waiting_for=what, code=failed.code)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+def main() -> None:
+    """Run the worker process."""
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_format, "worker")
+        asyncio.run(run(settings))
+    except OpenKcmError as refused:
+        sys.exit(f"worker cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
+
+
+if __name__ == "__main__":
+    main()

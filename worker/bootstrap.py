@@ -1,0 +1,99 @@
+"""What must exist in Temporal before the first tenant: search attributes, schedules, and the canary.
+
+Declared here once and reconciled at every start of a worker; running it twice, or from two workers, changes nothing.
+"""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+)
+from temporalio.common import SearchAttributeIndexedValueType
+
+from database.interfaces import TenantDatabase
+from tenancy.events import EventKind, MarketplaceEvent
+from tenancy.ids import CANARY_TENANT_ID
+from tenancy.lifecycle import State
+from workflows import visibility
+from workflows.gateway import Gateway
+from workflows.platform import SignAuditHeads, SweepOutbox
+
+PLATFORM_QUEUE = "platform"
+
+_EVERY_MINUTE = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(minutes=1))], jitter=timedelta(seconds=10))
+
+SCHEDULES = {
+    "audit-heads": Schedule(
+        action=ScheduleActionStartWorkflow(SignAuditHeads.run, id="platform/audit-heads", task_queue=PLATFORM_QUEUE),
+        spec=_EVERY_MINUTE,
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "outbox": Schedule(
+        action=ScheduleActionStartWorkflow(SweepOutbox.run, id="platform/outbox", task_queue=PLATFORM_QUEUE),
+        spec=_EVERY_MINUTE,
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+}
+
+_INDEXED = {
+    SearchAttributeIndexedValueType.KEYWORD: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    SearchAttributeIndexedValueType.BOOL: IndexedValueType.INDEXED_VALUE_TYPE_BOOL,
+}
+
+log = structlog.get_logger()
+
+
+async def declare_search_attributes(client: Client) -> None:
+    """Register the search attributes that are missing; starting a workflow with an unknown one is refused."""
+    there = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    missing = {
+        key.name: _INDEXED[key.indexed_value_type] for key in visibility.ALL if key.name not in there.custom_attributes
+    }
+    if missing:
+        await client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
+        )
+        log.info("search attributes added", names=sorted(missing))
+
+
+async def declare_schedules(client: Client) -> None:
+    """Create the schedules that are missing."""
+    for name, schedule in SCHEDULES.items():
+        try:
+            await client.create_schedule(name, schedule)
+            log.info("schedule created", name=name)
+        except ScheduleAlreadyRunningError:
+            continue
+
+
+async def ensure_canary(database: TenantDatabase, gateway: Gateway, region: str) -> None:
+    """Have the canary provisioned like any other tenant; every new tenant's gate waits for it."""
+    state = await asyncio.to_thread(_request_canary, database, region)
+    if state in {State.REQUESTED, State.FAILED}:
+        await gateway.enable(CANARY_TENANT_ID, region, f"bootstrap-{state}")
+
+
+def _request_canary(database: TenantDatabase, region: str) -> State:
+    event = MarketplaceEvent(
+        event_id="bootstrap",
+        kind=EventKind.SERVICE_ENABLED,
+        tenant_id=CANARY_TENANT_ID,
+        organization="OpenKCM canary",
+        region=region,
+        timestamp=datetime.now(UTC),
+    )
+    with database.tenant_tx(CANARY_TENANT_ID) as tx:
+        return tx.tenants.request(event).state

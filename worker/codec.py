@@ -1,0 +1,78 @@
+"""Encrypts what goes into workflow histories, each tenant's under its own key (AES-256-GCM, RFC 5116).
+
+Which tenant a payload belongs to is read from the workflow id that Temporal itself hands over, not from the payload.
+A payload names the Transit key and carries the wrapped data key in its metadata, so that whoever may ask Transit can
+open it without any other store. The metadata is authenticated, so a payload cannot be relabelled for another key.
+Nonces are random: one data key writes far below the 2^32 messages for which that is safe (NIST SP 800-38D, 8.3).
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from temporalio.api.common.v1 import Payload
+from temporalio.converter import (
+    ActivitySerializationContext,
+    PayloadCodec,
+    SerializationContext,
+    WithSerializationContext,
+    WorkflowSerializationContext,
+)
+
+from tenancy.errors import WrongContext
+from tenancy.ids import tenant_of_workflow
+from worker.keyring import Keyring
+
+ENCODING = b"binary/openkcm-aes256gcm"
+_NULL = b"binary/null"
+_NONCE_BYTES = 12
+
+
+class TenantCodec(PayloadCodec, WithSerializationContext):
+    def __init__(self, keyring: Keyring, tenant_id: str | None = None) -> None:
+        self._keyring = keyring
+        self._tenant_id = tenant_id
+
+    def with_context(self, context: SerializationContext) -> Self:
+        """Return the codec of the tenant whose workflow the context names."""
+        workflow_id = None
+        if isinstance(context, WorkflowSerializationContext | ActivitySerializationContext):
+            workflow_id = context.workflow_id
+        return type(self)(self._keyring, tenant_of_workflow(workflow_id or ""))
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Encrypt; what is empty stays empty, so that those without a key can tell that a call returned nothing."""
+        key = self._keyring.current(self._tenant_id)
+        cipher = AESGCM(key.plain)
+        encoded = []
+        for payload in payloads:
+            if payload.metadata.get("encoding") == _NULL:
+                encoded.append(payload)
+                continue
+            nonce = os.urandom(_NONCE_BYTES)
+            sealed = cipher.encrypt(nonce, payload.SerializeToString(), _bound(key.key_name, key.wrapped))
+            metadata = {"encoding": ENCODING, "key": key.key_name.encode(), "data-key": key.wrapped.encode()}
+            encoded.append(Payload(metadata=metadata, data=nonce + sealed))
+        return encoded
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Decrypt what this codec wrote and pass on what others wrote (the marketplace's ids are plain)."""
+        return [await self._decode(payload) for payload in payloads]
+
+    async def _decode(self, payload: Payload) -> Payload:
+        if payload.metadata.get("encoding") != ENCODING:
+            return payload
+        key_name, wrapped = payload.metadata["key"].decode(), payload.metadata["data-key"].decode()
+        plain = await self._keyring.open(key_name, wrapped)
+        nonce, sealed = payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:]
+        try:
+            return Payload.FromString(AESGCM(plain).decrypt(nonce, sealed, _bound(key_name, wrapped)))
+        except InvalidTag:
+            raise WrongContext from None
+
+
+def _bound(key_name: str, wrapped: str) -> bytes:
+    # Transit names hold no line break, so the two parts cannot be shifted into one another.
+    return b"\n".join((ENCODING, key_name.encode(), wrapped.encode()))

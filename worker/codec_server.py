@@ -1,0 +1,142 @@
+"""`python -m worker.codec_server`: lets the Temporal UI show payloads, to operators who signed in.
+
+It is a decryption oracle, so it stands apart from the worker: its own process and Vault identity (decrypt under
+payload keys, nothing else), loopback only, cross-origin answers to the Temporal UI alone, and no `/encode`. An
+operator signs in once with the codec token; the cookie that results is useless to other sites (SameSite) and to
+scripts (HttpOnly). Command lines send the token as a bearer token instead.
+"""
+
+import hmac
+import sys
+from collections.abc import Sequence
+from urllib.parse import parse_qs
+
+import structlog
+import uvicorn
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from temporalio.api.common.v1 import Payloads
+from vault.payload_keys import TransitPayloadKeys
+
+from config import secrets
+from config.logs import configure_logs
+from config.secrets import Role, read_secret
+from config.settings import LOOPBACK, load_settings
+from tenancy.errors import OpenKcmError
+from worker.codec import TenantCodec
+from worker.keyring import Keyring
+from worker.session_cookie import SessionCookies
+from worker.wiring import open_vault
+
+_COOKIE = "openkcm_codec"
+_LARGEST_BODY = 4 * 1024 * 1024
+_LARGEST_FORM = 1024
+
+log = structlog.get_logger()
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenKCM payload codec</title>
+<style>body{{font:16px system-ui;max-width:34rem;margin:4rem auto;padding:0 1rem;color-scheme:light dark}}</style>
+<h1>Payload codec</h1>{body}</html>"""
+_SIGN_IN = """<form method="post" action="/sign-in"><p><label>Codec token <input name="token" type="password" required
+autocomplete="off"></label> <button>Sign in</button></p>
+<p>It lies in the secret file <code>codec-token</code>.</p></form>"""
+_SIGNED_IN = """<p>You are signed in. In the Temporal UI open the data encoder settings (the glasses icon), keep the
+endpoint of this page and tick <em>Include cross-origin credentials</em>.</p>"""
+
+
+class CodecServer:
+    def __init__(self, codec: TenantCodec, token: str) -> None:
+        self._codec = codec
+        self._token = token
+        self._cookies = SessionCookies()
+
+    def app(self, ui_origins: Sequence[str]) -> Starlette:
+        """Return the application; only pages of `ui_origins` may read its answers."""
+        return Starlette(
+            routes=[
+                Route("/", self.page),
+                Route("/healthz", lambda _request: PlainTextResponse("ok")),
+                Route("/sign-in", self.sign_in, methods=["POST"]),
+                Route("/decode", self.decode, methods=["POST"]),
+            ],
+            middleware=[
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=list(ui_origins),
+                    allow_credentials=True,
+                    allow_methods=["POST"],
+                    allow_headers=["content-type", "x-namespace", "authorization"],
+                )
+            ],
+        )
+
+    async def page(self, request: Request) -> Response:
+        """Show the sign-in form, or that the operator is signed in."""
+        return HTMLResponse(_PAGE.format(body=_SIGNED_IN if self._signed_in(request) else _SIGN_IN))
+
+    async def sign_in(self, request: Request) -> Response:
+        """Exchange the token for a session cookie."""
+        form = parse_qs((await request.body())[:_LARGEST_FORM].decode(errors="replace"))
+        if not self._is_token(form.get("token", [""])[0]):
+            log.warning("codec sign-in refused", client=_client(request))
+            return HTMLResponse(_PAGE.format(body=f"<p>This is not the token.</p>{_SIGN_IN}"), status_code=403)
+        log.info("codec sign-in", client=_client(request))
+        answer = RedirectResponse("/", status_code=303)
+        answer.set_cookie(_COOKIE, self._cookies.issue(), httponly=True, samesite="strict")
+        return answer
+
+    async def decode(self, request: Request) -> Response:
+        """Decode payloads (Temporal's remote codec protocol); each use is logged with the keys it touched."""
+        if not self._signed_in(request):
+            log.warning("decode refused", client=_client(request))
+            return JSONResponse({"error": "sign in at this server's own page first"}, status_code=403)
+        if int(request.headers.get("content-length", _LARGEST_BODY + 1)) > _LARGEST_BODY:
+            return JSONResponse({"error": "too large"}, status_code=413)
+        try:
+            payloads = ParseDict(await request.json(), Payloads())
+        except (ValueError, ParseError):
+            return JSONResponse({"error": "not a Payloads message"}, status_code=400)
+        keys = sorted({p.metadata["key"].decode(errors="replace") for p in payloads.payloads if "key" in p.metadata})
+        try:
+            decoded = await self._codec.decode(payloads.payloads)
+        except OpenKcmError as failed:
+            log.warning("decode failed", code=failed.code, keys=keys)
+            return JSONResponse({"error": failed.message, "hint": failed.hint}, status_code=424)
+        log.info("payloads decoded", count=len(decoded), keys=keys, client=_client(request))
+        return JSONResponse(MessageToDict(Payloads(payloads=decoded)))
+
+    def _signed_in(self, request: Request) -> bool:
+        scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._is_token(presented):
+            return True
+        return self._cookies.valid(request.cookies.get(_COOKIE, ""))
+
+    def _is_token(self, presented: str) -> bool:
+        return hmac.compare_digest(presented.encode(), self._token.encode())
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def main() -> None:
+    """Run the codec server."""
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_format, "codec")
+        keyring = Keyring(TransitPayloadKeys(open_vault(settings, Role.CODEC)))
+        token = read_secret(settings.secrets, secrets.CODEC_TOKEN)
+    except OpenKcmError as refused:
+        sys.exit(f"codec server cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
+    origins = [f"http://{host}:{settings.temporal_ui_port}" for host in (LOOPBACK, "localhost")]
+    app = CodecServer(TenantCodec(keyring), token).app(origins)
+    uvicorn.run(app, host=LOOPBACK, port=settings.codec_port, log_config=None, access_log=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Builds every adapter and activity of the worker; the one place where implementations are chosen."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from activities.delivery import CallbackSender, EmailSender, Sender
+from database.attacks import RowSecurityProbe
+from database.connection import Database
+from pydantic import ValidationError
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DataConverter
+from temporalio.worker import Worker
+from vault.attacks import VaultBoundaryProbe
+from vault.payload_keys import TransitPayloadKeys
+from vault.pki import PkiAuthorities
+from vault.session import VaultSession
+from vault.signer import TransitAuditSigner
+from vault.tokens import TenantTokens
+from vault.transit import TransitTenantKeys
+
+from activities.audit_heads import AuditHeadActivities
+from activities.certificates import CertificateActivities
+from activities.isolation import IsolationActivities
+from activities.keys import KeyActivities
+from activities.notifications import NotificationActivities
+from activities.records import RecordActivities
+from config import secrets
+from config.secrets import Role, read_secret
+from config.settings import Settings
+from tenancy.events import Channel
+from tenancy.ids import task_queue
+from worker.bootstrap import PLATFORM_QUEUE
+from worker.codec import TenantCodec
+from worker.failures import FailureInterceptor
+from worker.keyring import Keyring
+from workflows.platform import SignAuditHeads, SweepOutbox
+from workflows.provision import ProvisionTenant
+from workflows.tenant import Tenant
+
+LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant)
+PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox)
+
+_STICKY = timedelta(seconds=2)
+"""How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
+
+
+def utc_now() -> datetime:
+    """Return the present; the only clock of the worker outside workflows."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The worker's adapters and activities, built but not yet connected to Temporal."""
+
+    settings: Settings
+    database: Database
+    vault: VaultSession
+    keyring: Keyring
+    lifecycle: tuple[Callable[..., Any], ...]
+    platform: tuple[Callable[..., Any], ...]
+
+    @property
+    def converter(self) -> DataConverter:
+        """The converter whose codec encrypts each tenant's payloads under its own key."""
+        return dataclasses.replace(pydantic_data_converter, payload_codec=TenantCodec(self.keyring))
+
+
+def open_database(settings: Settings, role: Role) -> Database:
+    """Return the database as this process may use it."""
+    folder = settings.secrets
+    return Database(
+        settings.postgres_url,
+        role,
+        read_secret(folder, secrets.database_password(role)),
+        bytes.fromhex(read_secret(folder, secrets.context_key(role))),
+    )
+
+
+def open_vault(settings: Settings, role: Role) -> VaultSession:
+    """Return a session at OpenBao or Vault as this process may use it."""
+    return VaultSession(
+        settings.vault_url,
+        role,
+        read_secret(settings.secrets, secrets.vault_secret(role)),
+        ca_file=settings.vault_ca_file,
+        namespace=settings.vault_namespace,
+    )
+
+
+def build(settings: Settings) -> Parts:
+    """Build everything; nothing is connected yet, so nothing can fail for a server that is down."""
+    database, vault = open_database(settings, Role.WORKER), open_vault(settings, Role.WORKER)
+    tenant_keys, payload_keys, authorities = TransitTenantKeys(vault), TransitPayloadKeys(vault), PkiAuthorities(vault)
+    keyring = Keyring(payload_keys)
+    tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
+    senders = _senders(settings)
+    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, utc_now)
+    certificates = CertificateActivities(database, database, authorities, utc_now)
+    records = RecordActivities(database, tuple(senders), settings.base_url, utc_now)
+    isolation = IsolationActivities(database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens), utc_now)
+    notifications = NotificationActivities(database, database, senders, utc_now)
+    heads = AuditHeadActivities(database, database, TransitAuditSigner(vault))
+    return Parts(
+        settings=settings,
+        database=database,
+        vault=vault,
+        keyring=keyring,
+        lifecycle=(
+            records.open_records,
+            keys.create_tenant_key,
+            certificates.create_authority,
+            keys.create_payload_key,
+            records.publish_route,
+            isolation.check_boundaries,
+            records.activate,
+            notifications.announce,
+            records.break_promise,
+            records.record_failure,
+            keys.disable_tenant_key,
+            certificates.disable_authority,
+        ),
+        platform=(heads.sign_audit_heads, notifications.sweep_outbox),
+    )
+
+
+def workers(client: Client, parts: Parts) -> list[Worker]:
+    """Return one worker for each region's queue and one for the platform's own."""
+    settings = parts.settings
+    pool = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="activity")
+    drain = timedelta(seconds=settings.drain_seconds)
+
+    def worker(queue: str, workflows: tuple[type, ...], activities: tuple[Callable[..., Any], ...]) -> Worker:
+        return Worker(
+            client,
+            task_queue=queue,
+            workflows=workflows,
+            activities=activities,
+            activity_executor=pool,
+            max_concurrent_activities=settings.worker_threads,
+            interceptors=[FailureInterceptor(parts.database)],
+            sticky_queue_schedule_to_start_timeout=_STICKY,
+            graceful_shutdown_timeout=drain,
+            # A payload that no longer fits its model must fail the run visibly instead of looping for ever.
+            workflow_failure_exception_types=[ValidationError],
+        )
+
+    lifecycle = [worker(task_queue(region), LIFECYCLE_WORKFLOWS, parts.lifecycle) for region in settings.regions]
+    return [*lifecycle, worker(PLATFORM_QUEUE, PLATFORM_WORKFLOWS, parts.platform)]
+
+
+def _senders(settings: Settings) -> Mapping[Channel, Sender]:
+    senders: dict[Channel, Sender] = {}
+    if settings.callback_url is not None:
+        secret = read_secret(settings.secrets, secrets.CALLBACK_SECRET)
+        senders[Channel.CALLBACK] = CallbackSender(settings.callback_url, secret)
+    if settings.smtp_host is not None and settings.email_to is not None:
+        password = read_secret(settings.secrets, secrets.SMTP_PASSWORD) if settings.smtp_user else None
+        senders[Channel.EMAIL] = EmailSender(
+            settings.smtp_host,
+            settings.smtp_port,
+            settings.smtp_security,
+            settings.smtp_user,
+            password,
+            settings.email_from,
+            settings.email_to,
+        )
+    return senders

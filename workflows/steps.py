@@ -1,0 +1,40 @@
+"""How workflows call activities: typed, summarised for the Temporal UI, with the deadlines of `timing`."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from tenancy.messages import StepInput
+    from workflows import timing
+
+Input = TypeVar("Input", bound=StepInput)
+Result = TypeVar("Result")
+
+
+async def perform(
+    activity: Callable[[Any, Input], Result],
+    step: Input,
+    summary: str,
+    attempt: timedelta = timing.ATTEMPT,
+    patience: timedelta | None = None,
+) -> Result:
+    """Run one activity to its end, trying again for ever unless its error says that this is useless.
+
+    Args:
+        activity: the activity's method.
+        step: its input.
+        summary: what the Temporal UI shows beside it.
+        attempt: after how long an attempt counts as lost.
+        patience: how long to go on trying; None for without end.
+    """
+    return await workflow.execute_activity_method(
+        activity,
+        step,
+        summary=summary,
+        start_to_close_timeout=attempt,
+        schedule_to_close_timeout=patience,
+        retry_policy=timing.RETRY,
+    )

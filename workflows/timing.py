@@ -1,0 +1,32 @@
+"""Every deadline and retry in one place, with the arithmetic that keeps the three-minute promise.
+
+A step's attempt is given up after `ATTEMPT` and tried again after 0.2, 0.4, 0.8, 1.6, 3.2, then every 5 seconds
+(with jitter, added by the worker). A worker killed in the middle of a step therefore costs at most ATTEMPT + 5 s,
+and a tenant whose every one of the five steps in a row is killed once is still ready in under a minute. There is no
+limit on the number of attempts: what cannot be done within the promise raises an alarm and goes on.
+"""
+
+from datetime import timedelta
+
+from temporalio.common import RetryPolicy
+
+ATTEMPT = timedelta(seconds=6)
+GATE_ATTEMPT = timedelta(seconds=10)
+"""The boundary gate makes some thirty calls; the rest make a handful."""
+
+FIRST_RETRY_SECONDS = 0.2
+LARGEST_RETRY_SECONDS = 5.0
+
+RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=FIRST_RETRY_SECONDS),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=LARGEST_RETRY_SECONDS),
+)
+
+DELIVERY_ATTEMPT = timedelta(seconds=20)
+DELIVERY_PATIENCE = timedelta(minutes=1)
+"""How long an operation tries to send its message itself; after that the outbox sweep takes over and the tenant is
+free for its next operation."""
+
+HEADS_ATTEMPT = timedelta(minutes=2)
+HEARTBEAT = timedelta(seconds=15)
