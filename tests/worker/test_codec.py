@@ -1,0 +1,126 @@
+"""Payloads: encrypted under the tenant's own key, bound to their label, readable by nobody without it."""
+
+import os
+
+import pytest
+from temporalio.api.common.v1 import Payload
+from temporalio.converter import WorkflowSerializationContext
+
+from tenancy.errors import KeyUnavailable, WrongContext
+from vault.interfaces import TransitKey
+from worker.codec import ENCODING, TenantCodec
+from worker.keyring import PLATFORM_KEY, Keyring
+
+ACME, BETA = "acme-corp-12345", "beta-corp-67890"
+
+
+class FakePayloadKeys:
+    """Keeps data keys by their wrapping, as Transit does; a removed key opens nothing."""
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[str, str], bytes] = {}
+        self.opened = 0
+
+    def ensure(self, tenant_id: str) -> TransitKey:
+        return TransitKey(f"payload-{tenant_id}", 1)
+
+    def new_data_key(self, key_name: str) -> tuple[bytes, str]:
+        plain, wrapped = os.urandom(32), f"vault:v1:{len(self.made)}"
+        self.made[(key_name, wrapped)] = plain
+        return plain, wrapped
+
+    def open_data_key(self, key_name: str, wrapped: str) -> bytes:
+        self.opened += 1
+        try:
+            return self.made[(key_name, wrapped)]
+        except KeyError:
+            raise KeyUnavailable from None
+
+    def shred(self, key_name: str) -> None:
+        self.made = {place: key for place, key in self.made.items() if place[0] != key_name}
+
+
+@pytest.fixture
+def keys() -> FakePayloadKeys:
+    return FakePayloadKeys()
+
+
+def codec_of(keys: FakePayloadKeys, tenant_id: str, *, learned: bool = True) -> TenantCodec:
+    keyring = Keyring(keys)
+    keyring.open_platform_key()
+    if learned:
+        keyring.learn(tenant_id, *keys.new_data_key(f"payload-{tenant_id}"))
+    return for_tenant(TenantCodec(keyring), tenant_id)
+
+
+def for_tenant(codec: TenantCodec, tenant_id: str) -> TenantCodec:
+    return codec.with_context(WorkflowSerializationContext("default", f"tenant/{tenant_id}/provision"))
+
+
+def a_payload() -> Payload:
+    return Payload(metadata={"encoding": b"json/plain"}, data=b'"ACME Corporation"')
+
+
+async def test_a_payload_comes_back_and_shows_nothing_on_the_way(keys):
+    codec = codec_of(keys, ACME)
+    [sealed] = await codec.encode([a_payload()])
+    assert b"ACME Corporation" not in sealed.SerializeToString()
+    assert await codec.decode([sealed]) == [a_payload()]
+
+
+async def test_a_tenants_payloads_lie_under_its_own_key_once_it_is_learned(keys):
+    [before] = await codec_of(keys, ACME, learned=False).encode([a_payload()])
+    [after] = await codec_of(keys, ACME).encode([a_payload()])
+    assert before.metadata["key"] == PLATFORM_KEY.encode()
+    assert after.metadata["key"] == b"payload-acme-corp-12345"
+
+
+async def test_a_second_worker_learns_the_tenants_key_from_the_first_payload_it_opens(keys):
+    [sealed] = await codec_of(keys, ACME).encode([a_payload()])
+    second = codec_of(keys, ACME, learned=False)
+    await second.decode([sealed])
+    [answer] = await second.encode([a_payload()])
+    assert answer.metadata["key"] == b"payload-acme-corp-12345"
+    assert keys.opened == 1
+
+
+async def test_deleting_one_tenants_key_makes_its_payloads_unreadable_and_leaves_the_others(keys):
+    [acme] = await codec_of(keys, ACME).encode([a_payload()])
+    [beta] = await codec_of(keys, BETA).encode([a_payload()])
+    keys.shred("payload-acme-corp-12345")
+    reader = codec_of(keys, ACME, learned=False)
+    with pytest.raises(KeyUnavailable):
+        await reader.decode([acme])
+    assert await reader.decode([beta]) == [a_payload()]
+
+
+async def test_a_payload_relabelled_for_another_key_does_not_open(keys):
+    codec = codec_of(keys, ACME)
+    [sealed] = await codec.encode([a_payload()])
+    plain = keys.made[("payload-acme-corp-12345", sealed.metadata["data-key"].decode())]
+    keys.made[("payload-beta-corp-67890", sealed.metadata["data-key"].decode())] = plain
+    sealed.metadata["key"] = b"payload-beta-corp-67890"
+    with pytest.raises(WrongContext):
+        await codec_of(keys, BETA, learned=False).decode([sealed])
+
+
+@pytest.mark.parametrize("position", [0, 5, -1])
+async def test_an_altered_payload_does_not_open(keys, position):
+    codec = codec_of(keys, ACME)
+    [sealed] = await codec.encode([a_payload()])
+    altered = bytearray(sealed.data)
+    altered[position] ^= 1
+    sealed.data = bytes(altered)
+    with pytest.raises(WrongContext):
+        await codec.decode([sealed])
+
+
+async def test_what_the_marketplace_wrote_in_the_clear_passes(keys):
+    assert await codec_of(keys, ACME).decode([a_payload()]) == [a_payload()]
+
+
+async def test_nothing_stays_recognisable_as_nothing(keys):
+    empty = Payload(metadata={"encoding": b"binary/null"})
+    [encoded] = await codec_of(keys, ACME).encode([empty])
+    assert encoded == empty
+    assert encoded.metadata["encoding"] != ENCODING
