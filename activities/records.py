@@ -14,7 +14,7 @@ from tenancy.errors import ConflictingResource
 from tenancy.events import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
 from tenancy.lifecycle import Move, State
 from tenancy.messages import FailureInput, StepInput
-from tenancy.provisioning import Step
+from tenancy.provisioning import Step, steps_of
 
 
 class RecordActivities:
@@ -34,7 +34,7 @@ class RecordActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
             tx.tenants.move(Move.RETRY if row.state is State.FAILED else Move.PROVISION)
-            tx.steps.plan(step.operation_id, tuple(Step))
+            tx.steps.plan(step.operation_id, steps_of(step.tenant_id))
             made = (ids.l2_key(step.tenant_id), ids.ca_key(step.tenant_id), ids.payload_key(step.tenant_id))
             record(tx, step, AuditName.PROVISION_INTENDED, step.tenant_id, "intended", keys=", ".join(made))
             finish(tx, step, Step.OPEN_RECORDS, began)

@@ -25,12 +25,11 @@ Done = TypeVar("Done")
 log = structlog.get_logger()
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, parts: wiring.Parts) -> None:
     """Run the worker until SIGTERM or SIGINT; running activities then get `drain_seconds` to end."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    parts = wiring.build(settings)
     starting = asyncio.create_task(_start(settings, parts))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,7 +83,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings.log_format, "worker")
-        asyncio.run(run(settings))
+        asyncio.run(run(settings, wiring.build(settings)))
     except OpenKcmError as refused:
         sys.exit(f"worker cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
 

@@ -14,14 +14,12 @@ from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter
-from temporalio.worker import Worker
+from temporalio.worker import Interceptor, Worker
 from vault.attacks import VaultBoundaryProbe
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
-from vault.session import VaultSession
 from vault.signer import TransitAuditSigner
 from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
 
 from activities.audit_heads import AuditHeadActivities
 from activities.certificates import CertificateActivities
@@ -34,6 +32,8 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from tenancy.events import Channel
 from tenancy.ids import task_queue
+from vault.session import VaultSession
+from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec
 from worker.failures import FailureInterceptor
@@ -64,6 +64,7 @@ class Parts:
     keyring: Keyring
     lifecycle: tuple[Callable[..., Any], ...]
     platform: tuple[Callable[..., Any], ...]
+    interceptors: tuple[Interceptor, ...]
 
     @property
     def converter(self) -> DataConverter:
@@ -126,6 +127,7 @@ def build(settings: Settings) -> Parts:
             certificates.disable_authority,
         ),
         platform=(heads.sign_audit_heads, notifications.sweep_outbox),
+        interceptors=(FailureInterceptor(database),),
     )
 
 
@@ -143,7 +145,7 @@ def workers(client: Client, parts: Parts) -> list[Worker]:
             activities=activities,
             activity_executor=pool,
             max_concurrent_activities=settings.worker_threads,
-            interceptors=[FailureInterceptor(parts.database)],
+            interceptors=parts.interceptors,
             sticky_queue_schedule_to_start_timeout=_STICKY,
             graceful_shutdown_timeout=drain,
             # A payload that no longer fits its model must fail the run visibly instead of looping for ever.

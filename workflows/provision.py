@@ -19,10 +19,9 @@ with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
     from activities.records import RecordActivities
     from tenancy.events import AnnouncementKind
-    from tenancy.ids import CANARY_TENANT_ID
     from tenancy.lifecycle import State
     from tenancy.messages import AnnounceInput, FailureInput, ProvisionInput, ProvisionResult, StepInput
-    from tenancy.provisioning import TITLES, Step
+    from tenancy.provisioning import TITLES, Step, steps_of
     from workflows import timing, visibility
     from workflows.steps import perform
 
@@ -60,8 +59,7 @@ class ProvisionTenant:
             perform(KeyActivities.create_payload_key, step, TITLES[Step.CREATE_PAYLOAD_KEY]),
         )
         await perform(RecordActivities.publish_route, step, TITLES[Step.PUBLISH_ROUTE])
-        if step.tenant_id != CANARY_TENANT_ID:
-            # The canary is what the others are attacked against; its own walls are attacked with each of theirs.
+        if Step.CHECK_BOUNDARIES in steps_of(step.tenant_id):
             await perform(
                 IsolationActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES], timing.GATE_ATTEMPT
             )

@@ -1,0 +1,114 @@
+"""A worker that kills: the real wiring, with a process shot at one chosen moment of one chosen step.
+
+Run as `python killing_worker.py PLAN` where PLAN is a JSON file
+`{"tenant", "activity", "moment", "pid", "spent"}`. `moment` is `start` (before the step runs), `effect-N` (right after
+its Nth effect outside the process: an answer from Vault or a commit) or `end` (after the step, before Temporal hears
+of it). `pid` is who dies, 0 for this process. The file `spent` is created just before the shot, so that the worker
+started next does not shoot again. No switch for any of this exists in the product.
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from temporalio import activity
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+import worker.__main__ as worker_main
+from config.logs import configure_logs
+from config.settings import load_settings
+from worker import wiring
+
+
+class Plan:
+    def __init__(self, path: Path) -> None:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        self.tenant, self.activity, self.moment, self.pid = (plan[k] for k in ("tenant", "activity", "moment", "pid"))
+        self.spent = Path(plan["spent"])
+        self._effects = 0
+        self._lock = threading.Lock()
+
+    def reached(self, moment: str) -> None:
+        """Shoot if this is the moment; the shot is fired once."""
+        if moment != self.moment or self.spent.exists():
+            return
+        self.spent.touch()
+        os.kill(self.pid or os.getpid(), signal.SIGKILL)
+
+    def effect(self) -> None:
+        """Count an effect of the step under attack."""
+        if not self._under_attack():
+            return
+        with self._lock:
+            self._effects += 1
+            count = self._effects
+        self.reached(f"effect-{count}")
+
+    def _under_attack(self) -> bool:
+        if not activity.in_activity() or activity.info().activity_type != self.activity:
+            return False
+        return (activity.info().workflow_id or "").startswith(f"tenant/{self.tenant}/")
+
+    def at(self, name: str, workflow_id: str | None, moment: str) -> None:
+        if name == self.activity and (workflow_id or "").startswith(f"tenant/{self.tenant}/"):
+            self.reached(moment)
+
+
+class Moments(Interceptor):
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's name
+        return _Moments(next, self._plan)
+
+
+class _Moments(ActivityInboundInterceptor):
+    def __init__(self, following: ActivityInboundInterceptor, plan: Plan) -> None:
+        super().__init__(following)
+        self._plan = plan
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> object:  # noqa: A002 - the SDK's name
+        info = activity.info()
+        self._plan.at(info.activity_type, info.workflow_id, "start")
+        result = await self.next.execute_activity(input)
+        self._plan.at(info.activity_type, info.workflow_id, "end")
+        return result
+
+
+def arm(parts: wiring.Parts, plan: Plan) -> wiring.Parts:
+    """Make every answer from Vault and every commit of these parts a moment, and put the shooter around the steps."""
+    vault_request, tenant_tx = parts.vault.request, parts.database.tenant_tx
+
+    def request(*args: Any, **kwargs: Any) -> Any:
+        answer = vault_request(*args, **kwargs)
+        plan.effect()
+        return answer
+
+    @contextmanager
+    def transaction(tenant_id: str) -> Iterator[Any]:
+        with tenant_tx(tenant_id) as tx:
+            yield tx
+        plan.effect()
+
+    parts.vault.request = request  # type: ignore[method-assign] # this is the test's whole point
+    parts.database.tenant_tx = transaction  # type: ignore[method-assign] # likewise
+    return dataclasses.replace(parts, interceptors=(Moments(plan), *parts.interceptors))
+
+
+def main() -> None:
+    plan = Plan(Path(sys.argv[1]))
+    settings = load_settings()
+    configure_logs(settings.log_format, "killing-worker")
+    asyncio.run(worker_main.run(settings, arm(wiring.build(settings), plan)))
+
+
+if __name__ == "__main__":
+    main()
