@@ -2,6 +2,7 @@
 
 from temporalio import activity
 
+from activities import metrics
 from activities.journal import Clock, finish, record
 from database.interfaces import AuthorityRow, TenantDatabase
 from database.interfaces import BoundaryProbe as DatabaseProbe
@@ -39,6 +40,7 @@ class IsolationActivities:
             *self._attack(CANARY_TENANT_ID, step.tenant_id, canary, mine),
         )
         broken = breaches(results)
+        metrics.boundaries_checked(held=len(results) - len(broken), breached=len(broken))
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.boundaries.record(step.operation_id, results)
             record(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from temporalio import activity
 
+from activities import metrics
 from activities.journal import Clock, finish, record
 from database.interfaces import RouteRow, TenantDatabase, TenantRow, TenantTransaction
 from tenancy import ids
@@ -57,10 +58,12 @@ class RecordActivities:
         """Open the tenant and put the ready message into the outbox, both or neither."""
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
+            requested_at = tx.tenants.lock().requested_at
             tx.tenants.move(Move.ACTIVATE)
             record(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
             self._announce(tx, step, AnnouncementKind.READY)
             finish(tx, step, Step.ACTIVATE, began)
+        metrics.ready((self._clock() - requested_at).total_seconds())
 
     @activity.defn(name="record-failure")
     def record_failure(self, failure: FailureInput) -> None:
@@ -75,6 +78,7 @@ class RecordActivities:
     @activity.defn(name="break-promise")
     def break_promise(self, step: StepInput) -> None:
         """Put the broken promise on record and tell the customer, unless the tenant has become ready meanwhile."""
+        metrics.promise_broken()
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
             if tx.tenants.break_promise():

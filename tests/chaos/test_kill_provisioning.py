@@ -44,7 +44,7 @@ EVERY = [
 def pytest_generate_tests(metafunc):
     if "shot" in metafunc.fixturenames:
         shots = EVERY if metafunc.config.getoption("--long") else SHORT
-        metafunc.parametrize("shot", shots, ids=lambda shot: "-".join(shot))
+        metafunc.parametrize("shot", shots, ids="-".join)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,25 @@
+"""OpenKCM's own metrics, served beside Temporal's at the worker's Prometheus endpoint. No tenant is ever a label."""
+
+from temporalio import activity
+
+
+def ready(seconds: float) -> None:
+    """Record how long a tenant took from its accepted event to active, seconds."""
+    histogram = activity.metric_meter().create_histogram_float(
+        "openkcm_ready_seconds", "Time from the accepted event to an active tenant", "s"
+    )
+    histogram.record(seconds)
+
+
+def promise_broken() -> None:
+    """Count an attempt to record a broken promise; alert on any increase."""
+    activity.metric_meter().create_counter("openkcm_promise_broken", "Broken promises of a ready tenant").add(1)
+
+
+def boundaries_checked(held: int, breached: int) -> None:
+    """Count boundary checks by outcome; alert on any increase of breached."""
+    meter = activity.metric_meter()
+    counter = meter.create_counter("openkcm_boundary_checks", "Attacks across a tenant boundary, by how they ended")
+    for outcome, number in (("held", held), ("breached", breached)):
+        if number:
+            counter.add(number, {"outcome": outcome})
