@@ -1,19 +1,27 @@
 """Step 8 and every other message: what lies in the outbox is sent, with the same message id however often."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from temporalio import activity
 
-from activities.delivery import Sender
 from activities.journal import Clock, finish, record
 from database.interfaces import PlatformDatabase, TenantDatabase
 from tenancy.audit import AuditName
 from tenancy.errors import AnnouncementUndelivered
-from tenancy.events import AnnouncementKind, Channel
+from tenancy.events import Announcement, AnnouncementKind, Channel
 from tenancy.messages import AnnounceInput, StepInput
 from tenancy.provisioning import Step
 
 _BATCH = 200
+
+
+class Sender(Protocol):
+    """One channel. A receiver drops what it has seen by the message id, which is the same at every attempt."""
+
+    def send(self, announcement: Announcement) -> None:
+        """Hand the message over; raises AnnouncementUndelivered when it was not taken."""
+        ...
 
 
 class NotificationActivities:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from activities.delivery import CallbackSender, EmailSender, Sender
+from activities.delivery import CallbackSender, EmailSender
 from database.attacks import RowSecurityProbe
 from database.connection import Database
 from pydantic import ValidationError
@@ -16,23 +16,23 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, Worker
 from vault.attacks import VaultBoundaryProbe
-from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
-from vault.signer import TransitAuditSigner
-from vault.tokens import TenantTokens
 
 from activities.audit_heads import AuditHeadActivities
 from activities.certificates import CertificateActivities
 from activities.isolation import IsolationActivities
 from activities.keys import KeyActivities
-from activities.notifications import NotificationActivities
+from activities.notifications import NotificationActivities, Sender
 from activities.records import RecordActivities
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from tenancy.events import Channel
 from tenancy.ids import task_queue
+from vault.payload_keys import TransitPayloadKeys
 from vault.session import VaultSession
+from vault.signer import TransitAuditSigner
+from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec
