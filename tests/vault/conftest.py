@@ -1,0 +1,38 @@
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.vault.server import Server, start
+from vault.session import TokenSession, VaultSession
+from vault.tokens import TenantTokens
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = start(tmp_path_factory.mktemp("openbao"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def worker(server: Server) -> VaultSession:
+    return server.session("worker")
+
+
+@pytest.fixture(scope="session")
+def admin(server: Server) -> TokenSession:
+    return server.admin()
+
+
+@pytest.fixture(scope="session")
+def tokens(server: Server, worker: VaultSession) -> TenantTokens:
+    return TenantTokens(worker, server.identity_pem, "worker")
+
+
+@pytest.fixture
+def new_tenant() -> Callable[[], str]:
+    """Return a tenant id that no other test uses."""
+    return lambda: f"tenant-{next(_numbers)}-corp"

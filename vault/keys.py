@@ -1,0 +1,112 @@
+"""What every kind of Transit key shares: get-or-create that compares, disabling, and the reasons of a refusal."""
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from tenancy.errors import ConflictingResource, KeyUnavailable, OpenKcmError, WrongContext
+from vault.interfaces import Capability, TransitKey
+from vault.session import VaultCalls, VaultRejected
+
+_MOVED_OR_ALTERED = ("message authentication failed", "invalid ciphertext")
+_NO_KEY = ("soft-deleted key", "key not found", "no existing key")
+_NEVER = ("exportable", "allow_plaintext_backup", "deletion_allowed", "imported_key")
+"""What no key of ours may be; an imported key is one whose material somebody else has seen."""
+
+
+class CapabilityMissing(OpenKcmError):
+    """The server is a Vault without what was asked for.
+
+    Not emulated: the nearest thing, raising the least version that decrypts, leaves encryption and signing alive, and
+    a kill switch that half works is worse than none.
+    """
+
+    code: ClassVar[str] = "capability_missing"
+
+    def __init__(self, capability: Capability) -> None:
+        super().__init__(
+            f"this key server has no {capability}",
+            "withdraw the tenant's route and disable its entity in Vault, or use OpenBao",
+        )
+
+
+def ensure_key(session: VaultCalls, name: str, kind: str, *, derived: bool) -> dict[str, Any]:
+    """Return Transit's record of the key `name`, made if missing and enabled if it was disabled.
+
+    Creating answers 200 with the key that is there whatever was asked for, so the record is compared in every case.
+
+    Raises:
+        ConflictingResource: a key of that name exists that is not what was asked for.
+    """
+    record = session.write(f"transit/keys/{name}", {"type": kind, "derived": True} if derived else {"type": kind})
+    require_key(record, name, kind, derived=derived)
+    if record.get("soft_deleted"):
+        record = session.write(f"transit/keys/{name}/soft-delete-restore")
+        require_key(record, name, kind, derived=derived)
+    return record
+
+
+def require_key(record: dict[str, Any], name: str, kind: str, *, derived: bool) -> None:
+    """Raise ConflictingResource unless the record is of such a key, made and held by Transit alone."""
+    wanted: dict[str, Any] = {"type": kind, "derived": derived, **dict.fromkeys(_NEVER, False)}
+    # With convergent encryption equal plaintexts would show as equal ciphertexts. Vault calls an import by two names.
+    optional = {"convergent_encryption": False, "imported_key_allow_rotation": False}
+    for field, value in wanted.items():
+        if record.get(field, False) != value:
+            raise ConflictingResource("key", name, f"{field} is {record.get(field)}, not {value}")
+    for field, value in optional.items():
+        if record.get(field, value) != value:
+            raise ConflictingResource("key", name, f"{field} is {record[field]}, not {value}")
+
+
+def transit_key(name: str, record: dict[str, Any]) -> TransitKey:
+    """Return what the rest of the controller knows of a key."""
+    return TransitKey(name, int(record["latest_version"]))
+
+
+def disable_key(session: VaultCalls, name: str) -> None:
+    """Make a key refuse everything, at once and reversibly. One that is missing or disabled already is left so.
+
+    Raises:
+        CapabilityMissing: the server is Vault, which has no soft deletion.
+    """
+    try:
+        session.delete(f"transit/keys/{name}/soft-delete")
+    except VaultRejected as rejected:
+        if rejected.status in (404, 405) or "unsupported" in rejected.reason:
+            raise CapabilityMissing(Capability.SOFT_DELETE) from rejected
+        raise
+
+
+@contextmanager
+def key_errors() -> Iterator[None]:
+    """Turn the reasons for which Transit rejects the use of a key into errors of the vocabulary.
+
+    Raises:
+        WrongContext: another key, another context or an altered ciphertext; Transit does not tell which.
+        KeyUnavailable: the key is missing or disabled.
+    """
+    try:
+        yield
+    except VaultRejected as rejected:
+        raise key_error(rejected) from rejected
+
+
+def key_error(rejected: VaultRejected) -> OpenKcmError:
+    """Return the error of the vocabulary for a rejected use of a key, or the same when the reason is not known."""
+    if any(text in rejected.reason for text in _MOVED_OR_ALTERED):
+        return WrongContext()
+    if any(text in rejected.reason for text in _NO_KEY):
+        return KeyUnavailable()
+    return rejected
+
+
+def encoded(raw: bytes) -> str:
+    """Return bytes as Transit takes them."""
+    return base64.b64encode(raw).decode("ascii")
+
+
+def decoded(text: str) -> bytes:
+    """Return the bytes of Transit's base64."""
+    return base64.b64decode(text, validate=True)

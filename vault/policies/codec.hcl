@@ -1,0 +1,6 @@
+# The codec server, which lets the Temporal UI show payloads: it opens the wrapped data keys that lie beside them and
+# does nothing else. It cannot make a data key, so it cannot write payloads either.
+
+path "transit/decrypt/payload*" {
+  capabilities = ["update"]
+}

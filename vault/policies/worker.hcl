@@ -1,0 +1,63 @@
+# The tenant controller. It makes, disables and enables keys and signs certificates; it cannot use an L2 key (that is
+# for a tenant's token), export or delete any key, change what may be exported or deleted, or write policies and roles.
+
+# Make and inspect keys. `+` is exactly one path segment, so keys/<name>/config, /import, /trim and /rotate are not
+# reached. Only these parameters are taken: a key made here can never be exportable or backed up in plain text.
+path "transit/keys/+" {
+  capabilities       = ["create", "update", "read"]
+  allowed_parameters = {
+    "type"    = ["aes256-gcm96", "ecdsa-p256"]
+    "derived" = [true]
+  }
+}
+
+# The kill switch and its way back (OpenBao only). Neither destroys anything.
+path "transit/keys/+/soft-delete" {
+  capabilities = ["delete"]
+}
+path "transit/keys/+/soft-delete-restore" {
+  capabilities = ["update"]
+}
+
+# A tenant's authority: a request for its certificate, and its signature under leaves.
+path "transit/keys/+/csr" {
+  capabilities = ["update"]
+}
+path "transit/sign/ca-*" {
+  capabilities = ["update"]
+}
+
+# The heads of the audit streams; anyone can verify them with the public keys that transit/keys/+ lets us read.
+path "transit/sign/audit-heads/sha2-256" {
+  capabilities = ["update"]
+}
+
+# The data keys of workflow payloads: the worker reads and writes payloads of all tenants, by design of its task.
+path "transit/datakey/plaintext/payload*" {
+  capabilities = ["update"]
+}
+path "transit/decrypt/payload*" {
+  capabilities = ["update"]
+}
+
+# Sign a tenant's authority, always constrained in name and depth. Never pki/issuer/* or sign-verbatim, which ignore
+# such limits. The list of allowed parameters is closed: what is not named here is refused.
+path "pki/root/sign-intermediate" {
+  capabilities        = ["update"]
+  required_parameters = ["permitted_dns_domains", "max_path_length"]
+  allowed_parameters  = {
+    "csr"                   = []
+    "common_name"           = []
+    "permitted_dns_domains" = ["*.tenants.openkcm.internal"]
+    "max_path_length"       = [0]
+    "ttl"                   = ["8760h"]
+  }
+}
+
+# Find an authority that was signed but, because the process died, never recorded.
+path "pki/certs" {
+  capabilities = ["list"]
+}
+path "pki/cert/+" {
+  capabilities = ["read"]
+}

@@ -1,0 +1,261 @@
+"""The whole desired state of a fresh server as one list of requests, rendered in two ways.
+
+`self_init_stanzas` renders it as OpenBao `initialize` blocks: the server builds itself on its first boot and no root
+token ever exists. `apply` sends the same list to an OpenBao or Vault that is already there, and may be run again.
+Secrets are referred to by file and never pass through the configuration.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vault.session import ROLE_PREFIX, VaultCalls, VaultRejected
+
+AUDIT_KEY = "audit-heads"
+PLATFORM_PAYLOAD_KEY = "payloads-platform"
+TENANT_ROLE = "tenant"
+TOKEN_AUDIENCE = "openkcm-vault"  # noqa: S105 - the audience of the tenant JWTs
+TOKEN_ISSUER = "openkcm"  # noqa: S105 - their issuer
+POLICIES = Path(__file__).parent / "policies"
+
+_TEN_YEARS = "87600h"
+_ACCESSOR = "JWT_ACCESSOR"
+"""Stands in policies/tenant.hcl for the accessor of the JWT mount, which only the running server knows."""
+_BLOCK = "openkcm"
+
+
+@dataclass(frozen=True, slots=True)
+class FileText:
+    """The text of a file that the server (or `apply`) reads itself."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class WithAccessor:
+    """A text in which `JWT_ACCESSOR` is replaced by what the request `read_as` answered."""
+
+    text: str
+    read_as: str
+
+
+Scalar = str | int | bool | FileText | WithAccessor | tuple[str, ...]
+Fields = Mapping[str, "Scalar | Mapping[str, Scalar]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A question that is answered with content only when the thing is there: a GET, or a POST with fields."""
+
+    path: str
+    data: Fields | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetupRequest:
+    """One request. What cannot be repeated on a server that has it already says how to tell in `unless`."""
+
+    name: str
+    path: str
+    data: Fields
+    operation: Literal["update", "read"] = "update"
+    unless: Answers | None = None
+
+
+def desired_state(
+    *, secret_id_files: Mapping[str, Path], boundary_public_key_file: Path, policies: Path | None = None
+) -> tuple[SetupRequest, ...]:
+    """Return everything a server needs before the first tenant, in order.
+
+    Args:
+        secret_id_files: AppRole role (`worker`, `codec`) → file with its secret id, 0600.
+        boundary_public_key_file: public key (PEM) of the identity that signs tenant JWTs.
+        policies: folder of `<role>.hcl` and `tenant.hcl`; default: the shipped ones.
+    """
+    folder = policies or POLICIES
+    return (
+        *_engines(),
+        *_tenant_login(boundary_public_key_file, folder),
+        _mount("approle", "sys/auth/approle", {"type": "approle"}),
+        *(request for role, file in secret_id_files.items() for request in _process(role, file, folder)),
+    )
+
+
+def self_init_stanzas(
+    *, secret_id_files: Mapping[str, Path], boundary_public_key_file: Path, policies: Path | None = None
+) -> str:
+    """Return the desired state as OpenBao `initialize` blocks, to be put into the server's configuration.
+
+    They run once, on the first boot; a failure there is final (the server refuses to unseal ever after), so the
+    launcher must wipe the data folder of a server that never got up.
+    """
+    state = desired_state(
+        secret_id_files=secret_id_files, boundary_public_key_file=boundary_public_key_file, policies=policies
+    )
+    # Self-initialisation makes no recovery key, and without one a later change of the static seal key silently does
+    # nothing and locks the server out for good. This makes one; nobody learns it, which rotation does not need.
+    recovery = SetupRequest("recovery", "sys/rotate/recovery/init", {"secret_shares": 1, "secret_threshold": 1})
+    requests = "\n".join(_stanza(request) for request in (*state, recovery))
+    return f'initialize "{_BLOCK}" {{\n{requests}\n}}\n'
+
+
+def apply(
+    session: VaultCalls,
+    *,
+    secret_id_files: Mapping[str, Path],
+    boundary_public_key_file: Path,
+    policies: Path | None = None,
+) -> None:
+    """Bring an existing server to the desired state; safe to run again.
+
+    Args:
+        session: of an administrator who may mount, write policies and roles.
+        secret_id_files: see `desired_state`.
+        boundary_public_key_file: see `desired_state`.
+        policies: see `desired_state`.
+    """
+    accessors: dict[str, str] = {}
+    for request in desired_state(
+        secret_id_files=secret_id_files, boundary_public_key_file=boundary_public_key_file, policies=policies
+    ):
+        if request.operation == "read":
+            accessors[request.name] = (session.read(request.path) or {})["accessor"]
+        elif request.unless is None or not _is_there(session, request.unless):
+            session.write(request.path, _plain(request.data, accessors))
+
+
+def _mount(name: str, path: str, data: Fields) -> SetupRequest:
+    return SetupRequest(name, path, data, unless=Answers(path))
+
+
+def _engines() -> tuple[SetupRequest, ...]:
+    return (
+        _mount("transit", "sys/mounts/transit", {"type": "transit"}),
+        # Without this an encrypt on a missing name makes a key, and would bring a shredded tenant back.
+        SetupRequest("no-upsert", "transit/config/keys", {"disable_upsert": True}),
+        SetupRequest("audit-key", f"transit/keys/{AUDIT_KEY}", {"type": "ecdsa-p256"}),
+        SetupRequest("payload-key", f"transit/keys/{PLATFORM_PAYLOAD_KEY}", {"type": "aes256-gcm96"}),
+        _mount("pki", "sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": _TEN_YEARS}}),
+        SetupRequest(
+            "root",
+            "pki/root/generate/internal",
+            {
+                "common_name": "OpenKCM root",
+                "issuer_name": "root",
+                "key_type": "ec",
+                "key_bits": 256,
+                "ttl": _TEN_YEARS,
+            },
+            unless=Answers("pki/cert/ca"),
+        ),
+    )
+
+
+def _tenant_login(public_key: Path, folder: Path) -> tuple[SetupRequest, ...]:
+    template = (folder / "tenant.hcl").read_text(encoding="utf-8")
+    return (
+        _mount("jwt", "sys/auth/jwt", {"type": "jwt"}),
+        SetupRequest("jwt-mount", "sys/auth/jwt", {}, operation="read"),
+        SetupRequest(
+            "jwt-config",
+            "auth/jwt/config",
+            {"jwt_validation_pubkeys": FileText(public_key), "bound_issuer": TOKEN_ISSUER},
+        ),
+        SetupRequest(
+            "tenant-policy",
+            f"sys/policies/acl/{ROLE_PREFIX}tenant",
+            {"policy": WithAccessor(template, read_as="jwt-mount")},
+        ),
+        # The alias is named by the claim `tenant`, and the policy reads that name. A tenant in the alias's metadata
+        # would be shared by all tokens of one subject and rewritten by each login, also for tokens already issued.
+        SetupRequest(
+            "tenant-role",
+            f"auth/jwt/role/{TENANT_ROLE}",
+            {
+                "role_type": "jwt",
+                "user_claim": "tenant",
+                "bound_audiences": (TOKEN_AUDIENCE,),
+                "token_type": "batch",
+                "token_policies": (f"{ROLE_PREFIX}tenant",),
+                "token_no_default_policy": True,
+                "token_ttl": 60,
+                "token_max_ttl": 60,
+                "expiration_leeway": -1,
+                "not_before_leeway": -1,
+                "clock_skew_leeway": 10,
+            },
+        ),
+    )
+
+
+def _process(role: str, secret_id: Path, folder: Path) -> tuple[SetupRequest, ...]:
+    name = ROLE_PREFIX + role
+    return (
+        SetupRequest(f"{role}-policy", f"sys/policies/acl/{name}", {"policy": FileText(folder / f"{role}.hcl")}),
+        SetupRequest(
+            f"{role}-role",
+            f"auth/approle/role/{name}",
+            {"role_id": name, "token_policies": (name,), "token_ttl": 1200, "token_max_ttl": 3600},
+        ),
+        SetupRequest(
+            f"{role}-secret-id",
+            f"auth/approle/role/{name}/custom-secret-id",
+            {"secret_id": FileText(secret_id)},
+            unless=Answers(f"auth/approle/role/{name}/secret-id/lookup", {"secret_id": FileText(secret_id)}),
+        ),
+    )
+
+
+def _is_there(session: VaultCalls, question: Answers) -> bool:
+    try:
+        if question.data is None:
+            return bool(session.read(question.path))
+        return bool(session.write(question.path, _plain(question.data, {})))
+    except VaultRejected:  # a mount that is missing, or one without a root, answers 400 instead of 404
+        return False
+
+
+def _plain(fields: Fields, accessors: Mapping[str, str]) -> dict[str, object]:
+    """Return the fields as JSON for `apply`."""
+    plain: dict[str, object] = {}
+    for name, value in fields.items():
+        match value:
+            case FileText(path):
+                plain[name] = path.read_text(encoding="utf-8").strip()
+            case WithAccessor(text, read_as):
+                plain[name] = text.replace(_ACCESSOR, accessors[read_as])
+            case Mapping():
+                plain[name] = _plain(value, accessors)
+            case _:
+                plain[name] = value
+    return plain
+
+
+def _stanza(request: SetupRequest) -> str:
+    data = "" if request.operation == "read" else f"\n    data = {_hcl(request.data)}"
+    return (
+        f"  request {json.dumps(request.name)} {{\n"
+        f"    operation = {json.dumps(request.operation)}\n"
+        f"    path = {json.dumps(request.path)}{data}\n"
+        "  }"
+    )
+
+
+def _hcl(value: "Scalar | Fields") -> str:
+    """Return a value as HCL, whose strings take JSON's escapes."""
+    match value:
+        case FileText(path):
+            return _hcl({"eval_type": "string", "eval_source": "file", "path": str(path.resolve())})
+        case WithAccessor(text, read_as):
+            # Go's text/template: all but the accessor is a string constant, for the policy has braces of its own.
+            answer = f'{{{{ (index .responses "{_BLOCK}" "{read_as}").data.accessor }}}}'
+            template = answer.join(f"{{{{ {json.dumps(part)} }}}}" for part in text.split(_ACCESSOR))
+            return _hcl({"eval_type": "string", "eval_source": "template", "template": template})
+        case Mapping():
+            return "{ " + ", ".join(f"{name} = {_hcl(inner)}" for name, inner in value.items()) + " }"
+        case tuple():
+            return json.dumps(list(value))
+        case _:
+            return json.dumps(value)
