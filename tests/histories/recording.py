@@ -1,0 +1,119 @@
+"""Makes the recorded histories: each ending of provisioning once, with scripted activities and payloads in the clear.
+
+Nothing of a customer's or a server's is in them, so they are committed and replay on any machine without a key.
+`python tests/histories/test_replay.py --write` runs this against a Temporal server of its own.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from tenancy import ids
+from tenancy.lifecycle import State
+from tenancy.messages import MarketplaceSignal, ProvisionInput, TenantInput
+from tenancy.provisioning import Step
+from tests.workflows.conftest import Script
+from workflows import visibility
+from workflows.provision import ProvisionTenant
+from workflows.tenant import Tenant
+
+Histories = dict[str, WorkflowHistory]
+
+_REGION = "eu-west-1"
+_PATIENCE_SECONDS = 30
+
+
+async def record_all() -> Histories:
+    """Return the histories by the name of the file they belong in."""
+    async with await WorkflowEnvironment.start_local(
+        data_converter=pydantic_data_converter,
+        identity="recorder",  # the default names the machine
+        search_attributes=visibility.ALL,
+        dev_server_existing_path=str(Path(sys.executable).with_name("temporal")),
+    ) as environment:
+        recorded: Histories = {}
+        for scenario in (_ready, _late, _failed_and_retried):
+            recorded |= await scenario(environment.client)
+        return recorded
+
+
+async def _ready(client: Client) -> Histories:
+    async with _scripted_worker(client, Script()):
+        handle = await _enable(client, "ready-corp")
+        await _reach(handle, State.ACTIVE)
+        return {"tenant-ready": await handle.fetch_history(), "provision-ready": await _provision_of(handle, client)}
+
+
+async def _late(client: Client) -> Histories:
+    script = Script()
+    script.down.add(Step.CREATE_AUTHORITY)
+    script.on("break-promise", script.down.clear)
+    async with _scripted_worker(client, script):
+        handle = await client.start_workflow(
+            ProvisionTenant.run,
+            ProvisionInput(tenant_id="late-corp", region=_REGION, attempt=1, promise_seconds=0.5),
+            id=ids.provision_workflow("late-corp"),
+            task_queue=ids.task_queue(_REGION),
+        )
+        await handle.result()
+        return {"provision-late": await handle.fetch_history()}
+
+
+async def _failed_and_retried(client: Client) -> Histories:
+    script = Script()
+    script.refused[Step.CHECK_BOUNDARIES] = "boundary_breached"
+    async with _scripted_worker(client, script):
+        handle = await _enable(client, "retried-corp")
+        await _reach(handle, State.FAILED)
+        failed = await _provision_of(handle, client)
+        script.refused.clear()
+        await handle.execute_update(Tenant.retry)
+        await _reach(handle, State.ACTIVE)
+        return {
+            "provision-failed": failed,
+            "provision-retried": await _provision_of(handle, client),
+            "tenant-retried": await handle.fetch_history(),
+        }
+
+
+@asynccontextmanager
+async def _scripted_worker(client: Client, script: Script) -> AsyncIterator[None]:
+    async with Worker(
+        client,
+        task_queue=ids.task_queue(_REGION),
+        workflows=[Tenant, ProvisionTenant],
+        activities=script.activities(),
+    ):
+        yield
+
+
+async def _enable(client: Client, tenant_id: str) -> WorkflowHandle[Any, Any]:
+    return await client.start_workflow(
+        Tenant.run,
+        TenantInput(tenant_id=tenant_id, region=_REGION, promise_seconds=60),
+        id=ids.tenant_workflow(tenant_id),
+        task_queue=ids.task_queue(_REGION),
+        start_signal="marketplace-event",
+        start_signal_args=[MarketplaceSignal(event_id="event-1", kind="service_enabled")],
+    )
+
+
+async def _reach(handle: WorkflowHandle[Any, Any], state: State) -> None:
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while True:
+            described = await handle.describe()
+            if described.typed_search_attributes.get(visibility.LIFECYCLE_STATE) == state:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def _provision_of(handle: WorkflowHandle[Any, Any], client: Client) -> WorkflowHistory:
+    return await client.get_workflow_handle(f"{handle.id}/provision").fetch_history()

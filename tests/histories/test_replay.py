@@ -1,0 +1,108 @@
+"""Replays recorded histories against today's workflows: what runs in production now must go on after a deploy.
+
+When an edit is meant to change the order of commands, gate it with `workflow.patched`; the old histories stay and must
+go on replaying. Recordings are made anew only when the workflow's older runs are gone everywhere:
+`python tests/histories/test_replay.py --write`.
+"""
+
+import asyncio
+import importlib.util
+import json
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
+from temporalio.workflow import NondeterminismError
+
+from tests.histories.recording import record_all
+from workflows.provision import ProvisionTenant
+from workflows.tenant import Tenant
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "workflows" / "provision.py"
+RECORDED = sorted(path.stem for path in HERE.glob("*.json"))
+
+_ROUTE = "        await perform(RecordActivities.publish_route, step, TITLES[Step.PUBLISH_ROUTE])\n"
+_ACTIVATE = "        await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
+_PROMISE = '        await workflow.sleep(promised, summary="the promise of a ready tenant")\n'
+
+# What each edit makes of pieces of workflows/provision.py.
+EDITS = {
+    "two steps in another order": {_ROUTE: _ACTIVATE, _ACTIVATE: _ROUTE},
+    "a step left out": {_ROUTE: ""},
+    "a step added": {_ROUTE: _ROUTE + _ACTIVATE},
+    "the alarm's timer left out": {_PROMISE: "        return\n"},
+}
+
+
+def recorded(name: str) -> WorkflowHistory:
+    return WorkflowHistory.from_json(f"recorded-{name}", (HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def edited_workflow(folder: Path, edit: dict[str, str]) -> type:
+    """Return ProvisionTenant as it would be after an edit."""
+    source = SOURCE.read_text(encoding="utf-8")
+    pieces = re.split("(" + "|".join(map(re.escape, edit)) + ")", source)
+    assert set(edit) <= set(pieces)
+    edited = folder / "edited_provision.py"
+    edited.write_text("".join(edit.get(piece, piece) for piece in pieces), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("edited_provision", edited)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    workflow: type = module.ProvisionTenant
+    return workflow
+
+
+def test_every_ending_of_provisioning_is_recorded():
+    assert set(RECORDED) == {
+        "provision-failed",
+        "provision-late",
+        "provision-ready",
+        "provision-retried",
+        "tenant-ready",
+        "tenant-retried",
+    }
+
+
+@pytest.mark.parametrize("name", RECORDED)
+async def test_a_recorded_history_replays_with_todays_workflows(name):
+    replayer = Replayer(workflows=[Tenant, ProvisionTenant], data_converter=pydantic_data_converter)
+    await replayer.replay_workflow(recorded(name))
+
+
+@pytest.mark.parametrize("edit", EDITS)
+async def test_an_edit_that_would_wedge_running_workflows_does_not_replay(edit, tmp_path):
+    replayer = Replayer(
+        workflows=[edited_workflow(tmp_path, EDITS[edit])],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        data_converter=pydantic_data_converter,
+    )
+    with pytest.raises(NondeterminismError):
+        await replayer.replay_workflow(recorded("provision-ready"))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_history_names_no_machine(name):
+    text = (HERE / f"{name}.json").read_text(encoding="utf-8")
+    assert not [mark for mark in ("stackTrace", ".py", socket.gethostname()) if mark in text]
+
+
+def without_traces(part: Any) -> Any:
+    """Return the history without stack traces: replay does not read them, and they name places on this machine."""
+    if isinstance(part, dict):
+        return {key: without_traces(value) for key, value in part.items() if key != "stackTrace"}
+    return [without_traces(item) for item in part] if isinstance(part, list) else part
+
+
+if __name__ == "__main__" and "--write" in sys.argv:
+    for stem, history in asyncio.run(record_all()).items():
+        text = json.dumps(without_traces(history.to_json_dict()), indent=1, sort_keys=True)
+        (HERE / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
