@@ -1,0 +1,173 @@
+"""The one door to the rows: a pool per process, a transaction per tenant.
+
+The context is set in the same message that begins the transaction, so no statement ever runs without it, and it is
+local to the transaction, so it ends with it whatever happens. The same message first throws away everything a previous
+borrower could have left in the session; doing that when a connection is taken, not when it is given back, holds
+however it came back.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
+
+from database.context import PLATFORM, sign_from_now
+from database.failures import translated
+from database.interfaces import TenantRow, TenantTransaction
+from database.roles import OWNER, login
+from database.tenants import COLUMNS, tenant_row
+from database.transaction import Transaction
+from tenancy.errors import DatabaseRefused
+
+_WAIT_SECONDS = 2.0
+"""How long a caller waits for a connection before DatabaseUnavailable."""
+
+# An attempt to connect is given up before a waiting caller is, and the next caller starts a new one: a database that
+# comes back is found at once, not after the pool's back-off of up to minutes.
+_RECONNECT_SECONDS = 1.8
+
+# `search_path` without okcm: every name is written out, so none can be captured. The limits end what hangs.
+_SESSION = (
+    "-c search_path=pg_catalog -c timezone=UTC"
+    " -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s"
+)
+
+_BEGIN = sql.SQL(
+    "reset all; reset role; begin; select pg_advisory_unlock_all(),"
+    " set_config('app.tenant_id', {tenant}, true), set_config('app.ctx', {context}, true)"
+)
+
+_TOO_POWERFUL = """
+    select rolname from pg_roles where rolname in (session_user, current_user) and (rolsuper or rolbypassrls
+        or rolcreaterole or pg_has_role(rolname, %s, 'member'))
+"""
+
+
+class Database:
+    """Implements `interfaces.TenantDatabase` and `interfaces.PlatformDatabase`; safe to share between threads.
+
+    Nothing is connected before the first transaction, so a process can start while its database is down.
+    """
+
+    def __init__(  # noqa: PLR0913 - where, who, two proofs of it, and two sizes
+        self, url: str, role: str, password: str, context_key: bytes, *, min_size: int = 1, max_size: int = 16
+    ) -> None:
+        """`url` has no user and password; `role` is a process's name (`worker`), not PostgreSQL's."""
+        self._context_key = context_key
+        self._refusal: str | None = None
+        self._inside = threading.local()
+        self._pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(
+            url,
+            kwargs={
+                "user": login(role),
+                "password": password,
+                "autocommit": True,
+                "connect_timeout": 2,
+                "application_name": f"openkcm-{role}",
+                "options": _SESSION,
+            },
+            min_size=min_size,
+            max_size=max_size,
+            open=False,
+            configure=self._admit,
+            timeout=_WAIT_SECONDS,
+            reconnect_timeout=_RECONNECT_SECONDS,
+            name=f"database-{role}",
+        )
+
+    @contextmanager
+    def tenant_tx(self, tenant_id: str) -> Iterator[TenantTransaction]:
+        with self.raw_tx(tenant_id) as connection:
+            yield Transaction(connection, tenant_id)
+
+    @contextmanager
+    def raw_tx(self, tenant_id: str) -> Iterator[Connection[TupleRow]]:
+        """Open the same transaction as `tenant_tx` as a bare connection, for this package alone."""
+        if getattr(self._inside, "open", False):
+            # The second one would be another connection: not atomic with the first, and a pool of threads that each
+            # hold one and wait for one never moves again.
+            raise RuntimeError("tenant transactions do not nest")
+        self._inside.open = True
+        try:
+            with translated():
+                connection = self._begin(tenant_id)
+                try:
+                    yield connection
+                    connection.commit()
+                except BaseException:
+                    # A connection that broke cannot roll back and need not; the pool replaces it.
+                    with suppress(psycopg.Error):
+                        connection.rollback()
+                    raise
+                finally:
+                    self._pool.putconn(connection)
+        finally:
+            self._inside.open = False
+
+    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str]]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select tenant_id, event_id, region from okcm.unstarted_events(%s)", [limit])
+            return [(tenant_id, event_id, region) for tenant_id, event_id, region in rows]
+
+    def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select okcm.unknown_serials(%s::text[])", [list(serials)])
+            return [serial for (serial,) in rows]
+
+    def moved_heads(self, limit: int) -> Sequence[str]:
+        with self.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.moved_heads(%s)", [limit])]
+
+    def waiting_outboxes(self, limit: int) -> Sequence[str]:
+        with self.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.waiting_outboxes(%s)", [limit])]
+
+    def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
+        query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant
+        with self.raw_tx(PLATFORM) as connection:
+            return [tenant_row(row) for row in connection.execute(query, [after, limit])]
+
+    def close(self) -> None:
+        """Close the connections; the object cannot be used again."""
+        self._pool.close()
+
+    def _begin(self, tenant_id: str) -> Connection[TupleRow]:
+        """Return a connection inside a transaction for `tenant_id`, which the caller puts back."""
+        self._pool.open()
+        opening = _BEGIN.format(tenant=tenant_id, context=sign_from_now(self._context_key, tenant_id))
+        stale = self._pool.max_size
+        while True:
+            connection = self._take()
+            try:
+                # One message of several statements: a client-side literal is the only form PostgreSQL takes there.
+                connection.execute(opening)
+            except psycopg.OperationalError:
+                self._pool.putconn(connection)
+                # A server that was restarted leaves a pool of dead connections; nothing has been done yet, so go on.
+                stale -= 1
+                if stale < 0 or not connection.broken:
+                    raise
+            except BaseException:
+                self._pool.putconn(connection)
+                raise
+            else:
+                return connection
+
+    def _take(self) -> Connection[TupleRow]:
+        try:
+            return self._pool.getconn()
+        except psycopg.OperationalError:
+            if self._refusal is not None:
+                raise DatabaseRefused(self._refusal, "use the roles that openkcm up creates") from None
+            raise
+
+    def _admit(self, connection: Connection[TupleRow]) -> None:
+        """Refuse a role that row security does not bind; runs once for each new connection."""
+        powerful = connection.execute(_TOO_POWERFUL, [OWNER]).fetchone()
+        self._refusal = None if powerful is None else f"row security does not bind the role {powerful[0]}"
+        if self._refusal is not None:
+            raise PermissionError(self._refusal)

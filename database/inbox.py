@@ -1,0 +1,29 @@
+"""Events as the marketplace sent them: stored before they are answered, so that nothing accepted is ever lost."""
+
+from dataclasses import dataclass
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from tenancy.events import MarketplaceEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def accept(self, event: MarketplaceEvent) -> bool:
+        stored = self.connection.execute(
+            "insert into okcm.marketplace_event (tenant_id, event_id, kind, organization, region, occurred_at)"
+            " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [event.tenant_id, event.event_id, event.kind, event.organization, event.region, event.timestamp],
+        )
+        return stored.rowcount == 1
+
+    def mark_started(self, event_id: str) -> None:
+        self.connection.execute(
+            "update okcm.marketplace_event set started_at = clock_timestamp()"
+            " where event_id = %s and started_at is null",
+            [event_id],
+        )

@@ -1,0 +1,61 @@
+"""Announcements to be sent: stored in the transaction they follow from, sent by whoever finds them unsent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from tenancy.events import Announcement, AnnouncementKind, Channel
+
+_COLUMNS = "message_id, tenant_id, channel, kind, subject, body"
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def add(self, announcement: Announcement) -> None:
+        self.connection.execute(
+            f"insert into okcm.outbox ({_COLUMNS}) values (%s, %s, %s, %s, %s, %s)"  # noqa: S608 - a constant
+            " on conflict do nothing",
+            [
+                announcement.message_id,
+                announcement.tenant_id,
+                announcement.channel,
+                announcement.kind,
+                announcement.subject,
+                announcement.body,
+            ],
+        )
+
+    def unsent(self) -> Sequence[Announcement]:
+        rows = self.connection.execute(
+            f"select {_COLUMNS} from okcm.outbox where sent_at is null order by added_at"  # noqa: S608 - a constant
+        )
+        return [_announcement(row) for row in rows]
+
+    def mark_sent(self, message_id: str) -> None:
+        self.connection.execute(
+            "update okcm.outbox set sent_at = clock_timestamp() where message_id = %s and sent_at is null", [message_id]
+        )
+
+    def all(self) -> Sequence[tuple[Announcement, datetime | None]]:
+        rows = self.connection.execute(
+            f"select {_COLUMNS}, sent_at from okcm.outbox order by added_at"  # noqa: S608 - a constant
+        )
+        return [(_announcement(row), sent_at) for *row, sent_at in rows]
+
+
+def _announcement(row: Sequence[str]) -> Announcement:
+    message_id, tenant_id, channel, kind, subject, body = row
+    return Announcement(
+        message_id=message_id,
+        tenant_id=tenant_id,
+        channel=Channel(channel),
+        kind=AnnouncementKind(kind),
+        subject=subject,
+        body=body,
+    )

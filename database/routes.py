@@ -1,0 +1,32 @@
+"""The tenant's one route, by which the crypto service finds its keys."""
+
+from dataclasses import dataclass
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.interfaces import RouteRow
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def publish(self, route: RouteRow) -> None:
+        # A repeated step writes nothing, so a reader that watches `published_at` sees only real changes.
+        self.connection.execute(
+            "insert into okcm.route as kept (tenant_id, l2_key, issuer_fingerprint, region) values (%s, %s, %s, %s)"
+            " on conflict (tenant_id) do update set l2_key = excluded.l2_key,"
+            " issuer_fingerprint = excluded.issuer_fingerprint, region = excluded.region, published_at = now()"
+            " where (kept.l2_key, kept.issuer_fingerprint, kept.region)"
+            " is distinct from (excluded.l2_key, excluded.issuer_fingerprint, excluded.region)",
+            [self.tenant_id, route.l2_key, route.issuer_fingerprint, route.region],
+        )
+
+    def withdraw(self) -> bool:
+        return self.connection.execute("delete from okcm.route").rowcount == 1
+
+    def get(self) -> RouteRow | None:
+        found = self.connection.execute("select l2_key, issuer_fingerprint, region from okcm.route").fetchone()
+        return None if found is None else RouteRow(*found)

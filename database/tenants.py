@@ -1,0 +1,82 @@
+"""The tenant's own row and its life (tenancy/lifecycle.py)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.interfaces import TenantRow
+from tenancy.errors import TenantUnknown
+from tenancy.events import MarketplaceEvent
+from tenancy.lifecycle import TRANSITIONS, Move, State, advance
+
+COLUMNS = "tenant_id, organization, region, state, root_key_mode, requested_at, ready_at, promise_broken_at"
+
+# Row security alone decides whose row this is. The id is in the query for the plan: the operator has a second policy,
+# ORed to the first, and an OR alone cannot use the index.
+_GET = f"select {COLUMNS} from okcm.tenant where tenant_id = %s"  # noqa: S608 - COLUMNS is the constant above
+_CREATE = (
+    "insert into okcm.tenant (tenant_id, organization, region) values (%s, %s, %s)"  # noqa: S608 - the same
+    f" on conflict do nothing returning {COLUMNS}"
+)
+
+
+def tenant_row(row: tuple[Any, ...]) -> TenantRow:
+    """Return the row of a query over `COLUMNS`."""
+    tenant_id, organization, region, state, *rest = row
+    return TenantRow(tenant_id, organization, region, State(state), *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def get(self) -> TenantRow | None:
+        found = self.connection.execute(_GET, [self.tenant_id]).fetchone()
+        return None if found is None else tenant_row(found)
+
+    def lock(self) -> TenantRow:
+        # NO KEY, because a FOR UPDATE would wait for every transaction that writes a row referring to this one.
+        found = self.connection.execute(f"{_GET} for no key update", [self.tenant_id]).fetchone()
+        if found is None:
+            raise TenantUnknown
+        return tenant_row(found)
+
+    def request(self, event: MarketplaceEvent) -> TenantRow:
+        created = self.connection.execute(
+            _CREATE,
+            [event.tenant_id, event.organization, event.region],
+        ).fetchone()
+        if created is not None:
+            return tenant_row(created)
+        existing = self.get()
+        if existing is None:
+            raise TenantUnknown
+        return existing
+
+    def move(self, move: Move, back_to: State | None = None) -> State:
+        state = self.lock().state
+        if state in _where_it_leads(move, back_to):
+            return state
+        after = advance(state, move, back_to)
+        self.connection.execute(
+            "update okcm.tenant set state = %s,"
+            " ready_at = case when %s then coalesce(ready_at, clock_timestamp()) else ready_at end",
+            [after, after is State.ACTIVE],
+        )
+        return after
+
+    def break_promise(self) -> bool:
+        changed = self.connection.execute(
+            "update okcm.tenant set promise_broken_at = clock_timestamp() where promise_broken_at is null"
+        )
+        return changed.rowcount == 1
+
+
+def _where_it_leads(move: Move, back_to: State | None) -> frozenset[State]:
+    ends = [ends for (_, listed), ends in TRANSITIONS.items() if listed is move]
+    if back_to is not None:
+        return frozenset({back_to} & {state for states in ends for state in states})
+    return frozenset(states[0] for states in ends if len(states) == 1)

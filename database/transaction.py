@@ -1,0 +1,31 @@
+"""What is done inside one transaction, put together from one module per table."""
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database import interfaces
+from database.audit_log import AuditStream
+from database.boundaries import Boundaries
+from database.certificates import Certificates
+from database.inbox import Inbox
+from database.keys import Keys
+from database.outbox import Outbox
+from database.routes import Routes
+from database.steps import Steps
+from database.tenants import Tenants
+
+
+class Transaction:
+    """Implements `interfaces.TenantTransaction` on a connection whose context is set."""
+
+    def __init__(self, connection: Connection[TupleRow], tenant_id: str) -> None:
+        self.tenant_id = tenant_id
+        self.tenants: interfaces.Tenants = Tenants(connection, tenant_id)
+        self.audit: interfaces.AuditStream = AuditStream(connection, tenant_id)
+        self.steps: interfaces.Steps = Steps(connection, tenant_id)
+        self.keys: interfaces.Keys = Keys(connection, tenant_id)
+        self.certificates: interfaces.Certificates = Certificates(connection, tenant_id)
+        self.routes: interfaces.Routes = Routes(connection, tenant_id)
+        self.boundaries: interfaces.Boundaries = Boundaries(connection, tenant_id)
+        self.inbox: interfaces.Inbox = Inbox(connection, tenant_id)
+        self.outbox: interfaces.Outbox = Outbox(connection, tenant_id)
