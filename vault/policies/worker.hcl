@@ -41,7 +41,9 @@ path "transit/decrypt/payload*" {
 }
 
 # Sign a tenant's authority, always constrained in name and depth. Never pki/issuer/* or sign-verbatim, which ignore
-# such limits. The list of allowed parameters is closed: what is not named here is refused.
+# such limits. The list of allowed parameters is closed: what is not named here is refused. Values are compared as
+# they were sent, so the number is a string here and in the request. The pattern cannot keep out a list of names that
+# ends in ours; that the certificate names one tenant is checked again by whoever reads it.
 path "pki/root/sign-intermediate" {
   capabilities        = ["update"]
   required_parameters = ["permitted_dns_domains", "max_path_length"]
@@ -49,7 +51,7 @@ path "pki/root/sign-intermediate" {
     "csr"                   = []
     "common_name"           = []
     "permitted_dns_domains" = ["*.tenants.openkcm.internal"]
-    "max_path_length"       = [0]
+    "max_path_length"       = ["0"]
     "ttl"                   = ["8760h"]
   }
 }

@@ -1,0 +1,253 @@
+"""Attacks on keys and certificates across two tenants, made for real (MTCI U2, C2, C3, A1, A3).
+
+Each attack has a positive control: the same thing done to what is the attacker's own must work, or its refusal would
+prove nothing. An attack counts as held only for the one refusal that the wall gives (a policy's 403, an
+authentication failure, a broken chain); a server that is down, a disabled key or an unknown answer raises instead.
+Six calls for keys and three signatures for certificates, plus a login for each tenant not yet seen.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from tenancy import ids
+from tenancy.binding import Context, Purpose
+from tenancy.boundaries import CheckResult
+from tenancy.errors import PlatformError, VaultRefused, WrongContext
+from vault.certificates import Issuer, LeafNames, build_leaf, load_issuer, tenant_of_authority
+from vault.interfaces import Authority
+from vault.keys import decoded, encoded, key_error, key_errors
+from vault.session import TokenSession, VaultCalls, VaultRejected
+from vault.tokens import TenantTokens
+
+_LEAF_LIFETIME = timedelta(minutes=1)
+_SERVICE = "boundary-probe"
+_PROOF_BYTES = 16
+
+_FORBIDDEN = "the key server's policy answers 403"
+_UNAUTHENTIC = "authentication of the ciphertext fails"
+_CONSTRAINED = "the name constraints of the chain refuse it"
+_NO_CHAIN = "there is no chain to the tenant's authority"
+_ISSUER_DECIDES = "the issuer decides the tenant, and it is the attacker's own"
+
+
+class ControlFailed(PlatformError):
+    """The attacker could not do to its own things what it tries on the other's, so nothing was proven."""
+
+    code: ClassVar[str] = "boundary_control_failed"
+    hint = "the check is tried again; if it stays, compare policies and root certificate with a healthy server"
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class VaultBoundaryProbe:
+    """`interfaces.BoundaryProbe`: `session` signs with either CA as the controller may, `tokens` speak for tenants."""
+
+    def __init__(self, session: VaultCalls, tokens: TenantTokens, now: Callable[[], datetime] = _utc_now) -> None:
+        self._session = session
+        self._tokens = tokens
+        self._now = now
+
+    def attack(self, attacker: str, victim: str, attacker_ca: Authority, victim_ca: Authority) -> Sequence[CheckResult]:
+        """Attack `victim` with everything `attacker` has; raises what is neither a wall's refusal nor a breach."""
+        keys = _attack_keys(_Party.of(self._tokens, attacker), _Party.of(self._tokens, victim))
+        thief = _Forger(
+            load_issuer(self._session, attacker, attacker_ca.certificate_pem),
+            x509.load_pem_x509_certificates(attacker_ca.chain_pem.encode())[-1],
+            self._now(),
+        )
+        target_ca = x509.load_pem_x509_certificate(victim_ca.certificate_pem.encode())
+        return keys + _attack_certificates(thief, attacker, victim, target_ca)
+
+
+@dataclass(frozen=True, slots=True)
+class _Party:
+    """A tenant with its own token, and the place its boundary ciphertexts are bound to."""
+
+    calls: TokenSession
+    context: Context
+
+    @classmethod
+    def of(cls, tokens: TenantTokens, tenant_id: str) -> "_Party":
+        context = Context(tenant_id, ids.l2_key(tenant_id), _SERVICE, Purpose.BOUNDARY, "")
+        return cls(tokens.session(tenant_id), context)
+
+
+def _attack_keys(thief: _Party, target: _Party) -> tuple[CheckResult, ...]:
+    here, there = thief.context, target.context
+    proof, clock = os.urandom(_PROOF_BYTES), _Stopwatch()
+
+    # Both ciphertexts are made first: they show that both keys exist and work, so what follows can only be refused
+    # by a wall. Several contexts go into one call where one token and one key meet them all.
+    own = _encrypt(thief.calls, here, proof)
+    stolen = _encrypt(target.calls, there, proof)
+    encrypt_refused = _refused(lambda: _encrypt(thief.calls, there, proof))
+    encrypt_seconds = clock.lap()
+
+    opened, by_victims_context, by_own_context = _decrypt(
+        thief.calls, here.l2_key, ((here, own), (there, stolen), (here, stolen))
+    )
+    _control(opened == proof, "a tenant's own ciphertext does not open")
+    own_key_seconds = clock.lap()
+
+    decrypt_refused = _refused(lambda: _decrypt(thief.calls, there.l2_key, ((there, stolen),)))
+    decrypt_seconds = clock.lap()
+
+    right, other_tenant, other_key = _decrypt(
+        target.calls,
+        there.l2_key,
+        (
+            (there, stolen),
+            (replace(there, tenant_id=here.tenant_id), stolen),
+            (replace(there, l2_key=here.l2_key), stolen),
+        ),
+    )
+    _control(right == proof, "the right context does not open its ciphertext")
+    context_seconds = clock.lap()
+
+    own_works = "the same on the attacker's own key works"
+    right_works = "the right context opens in the same call"
+    return (
+        _result("U2", "encrypt-with-foreign-token", encrypt_refused, encrypt_seconds, _FORBIDDEN, own_works),
+        _result("U2", "decrypt-with-foreign-token", decrypt_refused, decrypt_seconds, _FORBIDDEN, own_works),
+        _result(
+            "U2",
+            "decrypt-stolen-ciphertext-with-own-key",
+            by_victims_context is None and by_own_context is None,
+            own_key_seconds,
+            _UNAUTHENTIC,
+            "the attacker's own ciphertext opens in the same call",
+        ),
+        _result(
+            "C2",
+            "decrypt-with-other-tenant-in-context",
+            other_tenant is None,
+            context_seconds,
+            _UNAUTHENTIC,
+            right_works,
+        ),
+        _result(
+            "C3", "decrypt-with-other-key-in-context", other_key is None, context_seconds, _UNAUTHENTIC, right_works
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Forger:
+    """A tenant's CA in the wrong hands: whoever has it may sign any name, and the root's constraints must hold."""
+
+    issuer: Issuer
+    root: x509.Certificate
+    now: datetime
+
+    def leaf(self, names: LeafNames) -> x509.Certificate:
+        key = ec.generate_private_key(ec.SECP256R1()).public_key()
+        return build_leaf(self.issuer, key, names, self.now, _LEAF_LIFETIME)
+
+    def chain(self, leaf: x509.Certificate, trusted: x509.Certificate) -> list[x509.Certificate] | None:
+        """Return the verified chain from the leaf to the trusted certificate, None when there is none."""
+        verifier = PolicyBuilder().store(Store([trusted])).time(self.now).build_client_verifier()
+        try:
+            return verifier.verify(leaf, [self.issuer.certificate]).chain
+        except VerificationError:
+            return None
+
+
+def _attack_certificates(
+    thief: _Forger, attacker: str, victim: str, victim_ca: x509.Certificate
+) -> tuple[CheckResult, ...]:
+    own = LeafNames(_SERVICE, ids.tenant_dns(attacker), ids.service_spiffe(attacker, _SERVICE))
+    target = LeafNames(_SERVICE, ids.tenant_dns(victim), ids.service_spiffe(victim, _SERVICE))
+    clock = _Stopwatch()
+
+    genuine = thief.leaf(own)
+    _control(thief.chain(genuine, thief.root) is not None, "a certificate with the tenant's own names does not verify")
+    _control(victim_ca.issuer == thief.root.subject, "the two authorities are not of one root")
+    forged = thief.leaf(target)
+    names_refused = thief.chain(forged, thief.root) is None
+    names_seconds = clock.lap()
+
+    issuer_refused = all(thief.chain(leaf, victim_ca) is None for leaf in (genuine, forged))
+    issuer_seconds = clock.lap()
+
+    # No constraint covers a URI, so this one verifies; what must hold is that the URI does not decide.
+    mixed = thief.chain(thief.leaf(replace(own, spiffe=target.spiffe)), thief.root)
+    _control(mixed is not None, "a certificate with a foreign uri does not verify, so nothing was decided")
+    issuer_decides = mixed is not None and tenant_of_authority(mixed[1]) == attacker
+    uri_seconds = clock.lap()
+
+    works = "a certificate with the attacker's own names verifies"
+    return (
+        _result("A1", "certificate-with-foreign-names", names_refused, names_seconds, _CONSTRAINED, works),
+        _result("A1", "certificate-of-foreign-issuer", issuer_refused, issuer_seconds, _NO_CHAIN, works),
+        _result("A3", "certificate-with-foreign-uri", issuer_decides, uri_seconds, _ISSUER_DECIDES, works),
+    )
+
+
+def _encrypt(calls: TokenSession, context: Context, plaintext: bytes) -> str:
+    with key_errors():
+        answer = calls.write(
+            f"transit/encrypt/{context.l2_key}",
+            {"plaintext": encoded(plaintext), "context": encoded(context.encode())},
+        )
+    return str(answer["ciphertext"])
+
+
+def _decrypt(calls: TokenSession, key: str, items: Sequence[tuple[Context, str]]) -> list[bytes | None]:
+    """Decrypt several ciphertexts under `key` in one call; None for each that does not authenticate."""
+    batch = [{"context": encoded(context.encode()), "ciphertext": ciphertext} for context, ciphertext in items]
+    with key_errors():
+        # Without the code a batch in which one item fails is answered like a request that is wrong.
+        answer = calls.write(f"transit/decrypt/{key}", {"batch_input": batch, "partial_failure_response_code": 200})
+    return [_opened(item) for item in answer["batch_results"]]
+
+
+def _opened(item: dict[str, Any]) -> bytes | None:
+    if not item.get("error"):
+        return decoded(item["plaintext"])
+    reason = key_error(VaultRejected(400, item["error"]))
+    if isinstance(reason, WrongContext):
+        return None
+    raise reason
+
+
+def _refused(attack: Callable[[], object]) -> bool:
+    """Return whether the policy said no. Getting any further, even to a failed decryption, is a breach."""
+    try:
+        attack()
+    except VaultRefused:
+        return True
+    except WrongContext:
+        return False
+    return False
+
+
+def _control(worked: bool, problem: str) -> None:  # noqa: FBT001 - reads as: control that this worked
+    if not worked:
+        raise ControlFailed(problem)
+
+
+def _result(clause: str, name: str, held: bool, seconds: float, wall: str, control: str) -> CheckResult:  # noqa: FBT001, PLR0913, PLR0917 - one line of the table of attacks
+    evidence = f"{wall}; control: {control}" if held else f"the attack succeeded; expected: {wall}"
+    return CheckResult(
+        clause=clause, name=name, outcome="held" if held else "breached", seconds=seconds, evidence=evidence
+    )
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap."""
+        before, self._since = self._since, time.perf_counter()
+        return self._since - before
