@@ -1,4 +1,4 @@
-"""Step 6: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
+"""Step 5: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
 
 from temporalio import activity
 
@@ -71,17 +71,17 @@ class IsolationActivities:
 
     def _authority(self, tenant_id: str) -> Authority:
         with self._database.tenant_tx(tenant_id) as tx:
-            row, route = tx.certificates.authority(), tx.routes.get()
-        if row is None or route is None:
+            row = tx.certificates.authority()
+        if row is None:
             raise CanaryMissing
-        return _as_authority(row, route.issuer_fingerprint)
+        return _as_authority(row)
 
 
-def _as_authority(row: AuthorityRow, fingerprint: str) -> Authority:
+def _as_authority(row: AuthorityRow) -> Authority:
     return Authority(
         serial=row.serial,
         certificate_pem=row.certificate_pem,
         chain_pem=row.chain_pem,
         not_after=row.not_after,
-        fingerprint=fingerprint,
+        fingerprint=row.fingerprint,
     )

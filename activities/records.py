@@ -1,7 +1,5 @@
-"""Steps 1, 5 and 7 and the ways provisioning ends badly: rows of PostgreSQL only."""
+"""Steps 1 and 6 and the ways provisioning ends badly: rows of PostgreSQL only."""
 
-import hashlib
-import ssl
 from collections.abc import Sequence
 
 from temporalio import activity
@@ -40,40 +38,32 @@ class RecordActivities:
             record(tx, step, AuditName.PROVISION_INTENDED, step.tenant_id, "intended", keys=", ".join(made))
             finish(tx, step, Step.OPEN_RECORDS, began)
 
-    @activity.defn(name=Step.PUBLISH_ROUTE)
-    def publish_route(self, step: StepInput) -> None:
-        """Publish where the crypto service finds this tenant's keys, selected by the issuer of its certificates."""
-        began = self._clock()
-        with self._database.tenant_tx(step.tenant_id) as tx:
-            row, authority = tx.tenants.get(), tx.certificates.authority()
-            if row is None or authority is None:
-                raise ConflictingResource("tenant", step.tenant_id, "its rows are gone although its steps are done")
-            issuer = hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority.certificate_pem)).hexdigest()
-            tx.routes.publish(RouteRow(ids.l2_key(step.tenant_id), issuer, row.region))
-            record(tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=issuer)
-            finish(tx, step, Step.PUBLISH_ROUTE, began)
-
     @activity.defn(name=Step.ACTIVATE)
     def activate(self, step: StepInput) -> None:
-        """Open the tenant and put the ready message into the outbox, both or neither."""
+        """Open the tenant: its route, its state and the message that tells of it, all or none."""
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
-            requested_at = tx.tenants.lock().requested_at
+            row, authority = tx.tenants.lock(), tx.certificates.authority()
+            if authority is None:
+                raise ConflictingResource("authority", step.tenant_id, "it is not on record although its step is done")
+            tx.routes.publish(RouteRow(ids.l2_key(step.tenant_id), authority.fingerprint, row.region))
+            record(tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=authority.fingerprint)
             tx.tenants.move(Move.ACTIVATE)
             record(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
-            self._announce(tx, step, AnnouncementKind.READY)
+            self._announce(tx, step, row, AnnouncementKind.READY)
             finish(tx, step, Step.ACTIVATE, began)
-        metrics.ready((self._clock() - requested_at).total_seconds())
+        metrics.ready((self._clock() - row.requested_at).total_seconds())
 
     @activity.defn(name="record-failure")
     def record_failure(self, failure: FailureInput) -> None:
         """Close what was opened: no route, state failed, the reason on record, the customer told."""
         with self._database.tenant_tx(failure.tenant_id) as tx:
+            row = tx.tenants.lock()
             if tx.routes.withdraw():
                 record(tx, failure, AuditName.ROUTE_WITHDRAWN, ids.l2_key(failure.tenant_id))
             tx.tenants.move(Move.FAIL)
             record(tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code)
-            self._announce(tx, failure, AnnouncementKind.FAILED)
+            self._announce(tx, failure, row, AnnouncementKind.FAILED)
 
     @activity.defn(name="break-promise")
     def break_promise(self, step: StepInput) -> None:
@@ -84,10 +74,9 @@ class RecordActivities:
             if tx.tenants.break_promise():
                 record(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
             if row.state is not State.ACTIVE:
-                self._announce(tx, step, AnnouncementKind.LATE)
+                self._announce(tx, step, row, AnnouncementKind.LATE)
 
-    def _announce(self, tx: TenantTransaction, step: StepInput, kind: AnnouncementKind) -> None:
-        row: TenantRow = tx.tenants.lock()
+    def _announce(self, tx: TenantTransaction, step: StepInput, row: TenantRow, kind: AnnouncementKind) -> None:
         subject, body = announcement_text(kind, row.organization, dashboard_url(self._base_url, step.tenant_id))
         for channel in self._channels:
             tx.outbox.add(

@@ -5,6 +5,8 @@ PostgreSQL, not here. Everything done through one transaction is committed toget
 record, the step and the announcement that follow from it.
 """
 
+import hashlib
+import ssl
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -61,6 +63,11 @@ class AuthorityRow:
     certificate_pem: str
     chain_pem: str
     not_after: datetime
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the certificate, hex: by it a presented chain's issuer is recognised."""
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate_pem)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

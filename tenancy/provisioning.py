@@ -11,7 +11,6 @@ class Step(StrEnum):
     CREATE_TENANT_KEY = "create-tenant-key"
     CREATE_AUTHORITY = "create-authority"
     CREATE_PAYLOAD_KEY = "create-payload-key"
-    PUBLISH_ROUTE = "publish-route"
     CHECK_BOUNDARIES = "check-boundaries"
     ACTIVATE = "activate"
     ANNOUNCE = "announce"
@@ -23,10 +22,9 @@ TITLES = MappingProxyType(
         Step.CREATE_TENANT_KEY: "2 · create the L2 tenant key",
         Step.CREATE_AUTHORITY: "3 · create the certificate authority",
         Step.CREATE_PAYLOAD_KEY: "4 · create the workflow payload key",
-        Step.PUBLISH_ROUTE: "5 · publish the crypto route",
-        Step.CHECK_BOUNDARIES: "6 · attack the boundaries",
-        Step.ACTIVATE: "7 · activate",
-        Step.ANNOUNCE: "8 · announce",
+        Step.CHECK_BOUNDARIES: "5 · attack the boundaries",
+        Step.ACTIVATE: "6 · publish the route and activate",
+        Step.ANNOUNCE: "7 · announce",
     }
 )
 

@@ -97,9 +97,13 @@ def open_vault(settings: Settings, role: Role) -> VaultSession:
 def build(settings: Settings) -> Parts:
     """Build everything; nothing is connected yet, so nothing can fail for a server that is down."""
     database, vault = open_database(settings, Role.WORKER), open_vault(settings, Role.WORKER)
-    tenant_keys, payload_keys, authorities = TransitTenantKeys(vault), TransitPayloadKeys(vault), PkiAuthorities(vault)
-    keyring = Keyring(payload_keys)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
+    tenant_keys, payload_keys, authorities = (
+        TransitTenantKeys(vault, tokens),
+        TransitPayloadKeys(vault),
+        PkiAuthorities(vault),
+    )
+    keyring = Keyring(payload_keys)
     senders = _senders(settings)
     keys = KeyActivities(database, tenant_keys, payload_keys, keyring, utc_now)
     certificates = CertificateActivities(database, database, authorities, utc_now)
@@ -117,7 +121,6 @@ def build(settings: Settings) -> Parts:
             keys.create_tenant_key,
             certificates.create_authority,
             keys.create_payload_key,
-            records.publish_route,
             isolation.check_boundaries,
             records.activate,
             notifications.announce,

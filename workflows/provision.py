@@ -2,8 +2,8 @@
 
 The steps carry the numbers of docs/provisioning.md, which argues their order. In short: intent is on record before
 anything is made (1); what is made has fixed names, so a second run finds it (2, 3, 4, side by side); nothing is
-reachable before it was attacked (5, 6); the state and the message that tells of it are one transaction (7), and
-sending the message comes last, because it alone cannot be taken back (8).
+reachable before it was attacked (5); route, state and the message that tells of them are one transaction (6), and
+sending the message comes last, because it alone cannot be taken back (7).
 """
 
 import asyncio
@@ -58,7 +58,6 @@ class ProvisionTenant:
             perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
             perform(KeyActivities.create_payload_key, step, TITLES[Step.CREATE_PAYLOAD_KEY]),
         )
-        await perform(RecordActivities.publish_route, step, TITLES[Step.PUBLISH_ROUTE])
         if Step.CHECK_BOUNDARIES in steps_of(step.tenant_id):
             await perform(
                 IsolationActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES], timing.GATE_ATTEMPT

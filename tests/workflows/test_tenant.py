@@ -45,7 +45,7 @@ async def test_an_event_takes_a_tenant_through_every_step_in_order(client, queue
     side_by_side = {Step.CREATE_TENANT_KEY, Step.CREATE_AUTHORITY, Step.CREATE_PAYLOAD_KEY}
     assert script.calls[0] == Step.OPEN_RECORDS
     assert set(script.calls[1:4]) == side_by_side
-    assert script.calls[4:] == [Step.PUBLISH_ROUTE, Step.CHECK_BOUNDARIES, Step.ACTIVATE, Step.ANNOUNCE]
+    assert script.calls[4:] == [Step.CHECK_BOUNDARIES, Step.ACTIVATE, Step.ANNOUNCE]
 
 
 async def test_fifty_more_events_make_nothing_twice(client, queue, script):
@@ -92,7 +92,7 @@ async def test_enabling_a_failed_tenant_again_retries_it(client, queue, script):
 
 
 async def test_a_retry_while_provisioning_runs_is_refused_by_name(client, queue, script):
-    script.down.add(Step.PUBLISH_ROUTE)
+    script.down.add(Step.CHECK_BOUNDARIES)
     handle = await enable(client, queue, a_tenant_id())
     await assert_reaches(handle, State.PROVISIONING)
     with pytest.raises(WorkflowUpdateFailedError) as refused:
