@@ -1,11 +1,14 @@
 """Step 3: the tenant's certificate authority, which decides for whom a certificate speaks (MTCI A1)."""
 
+from collections.abc import Sequence
+
 from temporalio import activity
 
 from activities.journal import Clock, finish, record
 from database.interfaces import AuthorityRow, PlatformDatabase, TenantDatabase
 from tenancy import ids
 from tenancy.audit import AuditName
+from tenancy.errors import Overtaken
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
 from vault.interfaces import CertificateAuthorities
@@ -22,15 +25,13 @@ class CertificateActivities:
 
     @activity.defn(name=Step.CREATE_AUTHORITY)
     def create_authority(self, step: StepInput) -> None:
-        """Make the authority unless one is on record; a signed but unrecorded one is adopted, not signed again.
-
-        The tenant's row is locked around signing: an attempt that timed out may still be running somewhere, and two
-        of them would leave two certificates for one authority.
-        """
+        """Make the authority unless one is on record; a signed but unrecorded one is adopted, not signed again."""
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.tenants.lock()
-            recorded = tx.certificates.authority() or tx.certificates.record_authority(self._make(step.tenant_id))
+            recorded = tx.certificates.authority()
+        made = recorded or self._make(step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            recorded = tx.certificates.record_authority(made)
             tx.keys.record(ids.ca_key(step.tenant_id), "CA", 1)
             record(tx, step, AuditName.AUTHORITY_CREATED, recorded.serial, not_after=recorded.not_after.isoformat())
             finish(tx, step, Step.CREATE_AUTHORITY, began)
@@ -43,7 +44,17 @@ class CertificateActivities:
             record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))
 
     def _make(self, tenant_id: str) -> AuthorityRow:
-        made = self._authorities.ensure(tenant_id, self._platform.unknown_serials)
+        def unrecorded(serials: Sequence[str]) -> Sequence[str]:
+            # An attempt that was given up for dead may still be alive and record its certificate at this moment. Asking
+            # in this order leaves no gap: what it recorded before the first question is seen by the second, and what
+            # it records later is among the unknown and is adopted.
+            unknown = self._platform.unknown_serials(serials)
+            with self._database.tenant_tx(tenant_id) as tx:
+                if tx.certificates.authority() is not None:
+                    raise Overtaken
+            return unknown
+
+        made = self._authorities.ensure(tenant_id, unrecorded)
         return AuthorityRow(
             serial=made.serial,
             certificate_pem=made.certificate_pem,

@@ -224,6 +224,12 @@ class BoundaryBreached(OpenKcmError):
         super().__init__(f"boundary checks failed: {', '.join(checks)}")
 
 
+class Overtaken(PlatformError):
+    code = "overtaken"
+    message = "another attempt of the same step ended meanwhile"
+    hint = "nothing is wrong; the next attempt finds what that one made"
+
+
 class AnnouncementUndelivered(PlatformError):
     code = "announcement_undelivered"
     message = "the receiver of the announcement does not take it"
