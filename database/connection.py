@@ -6,22 +6,25 @@ borrower could have left in the session; doing that when a connection is taken, 
 however it came back.
 """
 
+import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from database.context import PLATFORM, sign_from_now
+from database.context import LIFETIME_SECONDS, PLATFORM, sign
 from database.failures import translated
 from database.interfaces import TenantRow, TenantTransaction
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
-from tenancy.errors import DatabaseRefused
+from tenancy.errors import DatabaseRefused, IllegalTenantId
+from tenancy.ids import TENANT_ID_PATTERN
 
 _WAIT_SECONDS = 2.0
 """How long a caller waits for a connection before DatabaseUnavailable."""
@@ -36,10 +39,11 @@ _SESSION = (
     " -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s"
 )
 
-_BEGIN = sql.SQL(
-    "reset all; reset role; begin; select pg_advisory_unlock_all(),"
-    " set_config('app.tenant_id', {tenant}, true), set_config('app.ctx', {context}, true)"
-)
+# Everything a session can keep that a later transaction would feel. Prepared statements are dropped and never made
+# (`prepare_threshold`): hostile SQL could put its own text behind a name the client is going to call.
+_CLEAN = "reset all; reset role; deallocate all; close all; unlisten *; select pg_advisory_unlock_all()"
+
+_TENANT = re.compile(rf"{TENANT_ID_PATTERN}|{re.escape(PLATFORM)}")
 
 _TOO_POWERFUL = """
     select rolname from pg_roles where rolname in (session_user, current_user) and (rolsuper or rolbypassrls
@@ -66,6 +70,7 @@ class Database:
                 "user": login(role),
                 "password": password,
                 "autocommit": True,
+                "prepare_threshold": None,
                 "connect_timeout": 2,
                 "application_name": f"openkcm-{role}",
                 "options": _SESSION,
@@ -131,19 +136,22 @@ class Database:
         with self.raw_tx(PLATFORM) as connection:
             return [tenant_row(row) for row in connection.execute(query, [after, limit])]
 
+    def sign(self, tenant_id: str, expires_at: int) -> str:
+        """Return a context for `tenant_id` until `expires_at`, in seconds since the epoch."""
+        return sign(self._context_key, tenant_id, expires_at)
+
     def close(self) -> None:
         """Close the connections; the object cannot be used again."""
         self._pool.close()
 
     def _begin(self, tenant_id: str) -> Connection[TupleRow]:
         """Return a connection inside a transaction for `tenant_id`, which the caller puts back."""
+        opening = self._opening(tenant_id)
         self._pool.open()
-        opening = _BEGIN.format(tenant=tenant_id, context=sign_from_now(self._context_key, tenant_id))
         stale = self._pool.max_size
         while True:
             connection = self._take()
             try:
-                # One message of several statements: a client-side literal is the only form PostgreSQL takes there.
                 connection.execute(opening)
             except psycopg.OperationalError:
                 self._pool.putconn(connection)
@@ -156,6 +164,18 @@ class Database:
                 raise
             else:
                 return connection
+
+    def _opening(self, tenant_id: str) -> bytes:
+        """Return the message that begins a transaction for `tenant_id`."""
+        # PostgreSQL takes several statements in one message only without parameters; this check is what makes it safe
+        # to write the id into the text (a context consists of the id, digits and two bars).
+        if not _TENANT.fullmatch(tenant_id):
+            raise IllegalTenantId
+        context = self.sign(tenant_id, int(time.time()) + LIFETIME_SECONDS)
+        return (
+            f"{_CLEAN}; begin;"
+            f" select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true)"
+        ).encode()
 
     def _take(self) -> Connection[TupleRow]:
         try:

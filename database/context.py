@@ -4,7 +4,6 @@ SQL can name any tenant but cannot sign for one, so hostile SQL inside a transac
 """
 
 import hmac
-import time
 
 PLATFORM = "*"
 """What a question that spans tenants is signed for; no tenant can have this id."""
@@ -19,11 +18,6 @@ def sign(key: bytes, tenant_id: str, expires_at: int) -> str:
     """Return `tenant|expiry|mac`; `expires_at` is in seconds since the epoch."""
     claim = f"{tenant_id}|{expires_at}"
     return f"{claim}|{hmac.digest(key, claim.encode(), 'sha256').hex()}"
-
-
-def sign_from_now(key: bytes, tenant_id: str) -> str:
-    """Return a context that is good for the next `LIFETIME_SECONDS`."""
-    return sign(key, tenant_id, int(time.time()) + LIFETIME_SECONDS)
 
 
 def pads(key: bytes) -> tuple[bytes, bytes]:

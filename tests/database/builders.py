@@ -1,0 +1,83 @@
+"""Valid things by default; a test overrides what it is about."""
+
+from datetime import UTC, datetime, timedelta
+
+from database.connection import Database
+from database.interfaces import AuthorityRow, RouteRow, SignedHead
+from tenancy.audit import AuditEvent, AuditName
+from tenancy.boundaries import CheckResult
+from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, MarketplaceEvent
+from tenancy.ids import ca_key, l2_key
+from tenancy.lifecycle import Move
+from tenancy.provisioning import Step
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+def an_event(tenant_id: str, event_id: str = "event-1", **changed: object) -> MarketplaceEvent:
+    event = MarketplaceEvent(
+        event_id=event_id,
+        kind=EventKind.SERVICE_ENABLED,
+        tenant_id=tenant_id,
+        organization=f"{tenant_id} Corporation",
+        region="eu-west-1",
+        timestamp=NOW,
+    )
+    return event.model_copy(update=changed)
+
+
+def an_audit_event(event_id: str = "audit-1", **changed: object) -> AuditEvent:
+    event = AuditEvent(
+        event_id=event_id,
+        name=AuditName.TENANT_KEY_CREATED,
+        actor_kind="system",
+        actor="worker",
+        subject="L2-acme-primary",
+        outcome="success",
+        correlation_id="tenant/acme/provision",
+    )
+    return event.model_copy(update=changed)
+
+
+def an_authority(serial: str = "0a1b") -> AuthorityRow:
+    return AuthorityRow(serial, "certificate", "chain", NOW + timedelta(days=365))
+
+
+def a_route(tenant_id: str) -> RouteRow:
+    return RouteRow(l2_key(tenant_id), "ab" * 32, "eu-west-1")
+
+
+def an_announcement(tenant_id: str, message_id: str = "message-1", **changed: object) -> Announcement:
+    announcement = Announcement(
+        message_id=message_id,
+        tenant_id=tenant_id,
+        channel=Channel.CALLBACK,
+        kind=AnnouncementKind.READY,
+        subject="OpenKCM is ready",
+        body="text",
+    )
+    return announcement.model_copy(update=changed)
+
+
+def a_result(name: str = "read", **changed: object) -> CheckResult:
+    result = CheckResult(clause="M2", name=name, outcome="held", seconds=0.001, evidence="0 rows")
+    return result.model_copy(update=changed)
+
+
+def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
+    """Give a tenant at least one row in every table."""
+    with worker.tenant_tx(tenant_id) as tx:
+        tx.inbox.accept(an_event(tenant_id))
+        tx.tenants.request(an_event(tenant_id))
+        tx.tenants.move(Move.PROVISION)
+        tx.steps.plan("provision-1", [Step.OPEN_RECORDS, Step.CREATE_TENANT_KEY])
+        tx.keys.record(l2_key(tenant_id), "L2", 1)
+        tx.keys.record(ca_key(tenant_id), "CA", 1)
+        tx.certificates.record_authority(an_authority(tenant_id.encode().hex()))
+        tx.routes.publish(a_route(tenant_id))
+        tx.boundaries.record("provision-1", [a_result()])
+        tx.outbox.add(an_announcement(tenant_id))
+        tx.audit.append(an_audit_event())
+        head = tx.audit.head()
+        assert head is not None
+        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))

@@ -1,0 +1,87 @@
+import pytest
+
+from database.attacks import RowSecurityProbe
+from database.connection import Database
+from tenancy.boundaries import breaches
+from tenancy.errors import CanaryMissing, DatabaseRefused, DatabaseUnavailable
+from tests.database.builders import a_provisioned_tenant
+from tests.database.fixtures import Field
+
+
+@pytest.fixture
+def probe(worker: Database) -> RowSecurityProbe:
+    a_provisioned_tenant(worker, "acme")
+    a_provisioned_tenant(worker, "beta")
+    return RowSecurityProbe(worker)
+
+
+def test_every_attack_is_refused_in_both_directions(probe: RowSecurityProbe) -> None:
+    there, back = probe.attack("acme", "beta"), probe.attack("beta", "acme")
+    assert breaches((*there, *back)) == ()
+    assert [result.name for result in there] == [result.name for result in back]
+    assert {result.clause for result in there} == {"M1", "M2"}
+    assert len({result.name for result in there}) == 11
+
+
+def test_attacks_leave_nothing_behind(probe: RowSecurityProbe, field: Field) -> None:
+    counts = "select (select count(*) from okcm.key), (select count(*) from okcm.audit_event), max(xmin::text)"
+    counts += " from okcm.tenant"
+    with field.administrator() as administrator:
+        before = administrator.execute(counts).fetchone()
+        probe.attack("acme", "beta")
+        assert administrator.execute(counts).fetchone() == before
+
+
+def test_a_victim_without_rows_proves_nothing(probe: RowSecurityProbe) -> None:
+    with pytest.raises(CanaryMissing):
+        probe.attack("acme", "nobody")
+
+
+def test_an_attacker_without_rows_proves_nothing(probe: RowSecurityProbe) -> None:
+    with pytest.raises(CanaryMissing):
+        probe.attack("nobody", "acme")
+
+
+@pytest.mark.parametrize(
+    ("weakness", "breached"),
+    [
+        ("drop policy signed on okcm.tenant; drop policy signed on okcm.key", "switched-setting-write"),
+        ("drop policy signed on okcm.audit_event", "forged-context-read"),
+        ("alter table okcm.key disable row level security", "plain-write"),
+        ("alter table okcm.outbox disable row level security", "plain-read"),
+        ("create policy hole on okcm.route for select to okcm_worker using (true)", "plain-read"),
+        ("alter table okcm.route drop constraint route_tenant_id_l2_key_fkey", "refer-to-foreign-key"),
+    ],
+)
+def test_a_missing_wall_is_noticed(probe: RowSecurityProbe, field: Field, weakness: str, breached: str) -> None:
+    with field.administrator() as administrator:
+        administrator.execute(weakness)
+    assert f"row-security-{breached}" in breaches(tuple(probe.attack("acme", "beta")))
+
+
+def test_an_expired_context_is_noticed_when_the_database_stops_looking_at_the_clock(
+    probe: RowSecurityProbe, field: Field
+) -> None:
+    with field.administrator() as administrator:
+        [body] = administrator.execute("select prosrc from pg_proc where proname = 'ctx_ok'").fetchone() or ("",)
+        late = body.replace("<= extract(epoch from statement_timestamp())", "<= 0")
+        assert late != body
+        administrator.execute(
+            "create or replace function okcm.ctx_ok() returns boolean language plpgsql stable parallel restricted"
+            f" security definer set search_path = pg_catalog, pg_temp as $$ {late} $$"
+        )
+    found = breaches(tuple(probe.attack("acme", "beta")))
+    assert set(found) == {"row-security-expired-context-read", "row-security-expired-context-write"}
+
+
+def test_an_error_that_is_no_refusal_is_raised_and_never_counts_as_held(probe: RowSecurityProbe, field: Field) -> None:
+    with field.administrator() as administrator:
+        administrator.execute("alter table okcm.outbox rename to somewhere_else")
+    with pytest.raises(DatabaseRefused, match="42P01"):
+        probe.attack("acme", "beta")
+
+
+def test_a_database_that_is_down_is_unavailable(field: Field, probe: RowSecurityProbe) -> None:
+    with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
+        probe.attack("acme", "beta")
+    assert breaches(tuple(probe.attack("acme", "beta"))) == ()
