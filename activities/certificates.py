@@ -1,6 +1,6 @@
 """Step 3: the tenant's certificate authority, which decides for whom a certificate speaks (MTCI A1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from temporalio import activity
 
@@ -29,7 +29,7 @@ class CertificateActivities:
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = tx.certificates.authority()
-        made = recorded or self._make(step.tenant_id)
+        made = self._make(step.tenant_id) if recorded is None else self._enable(step.tenant_id, recorded)
         with self._database.tenant_tx(step.tenant_id) as tx:
             recorded = tx.certificates.record_authority(made)
             tx.keys.record(ids.ca_key(step.tenant_id), "CA", 1)
@@ -54,7 +54,14 @@ class CertificateActivities:
                     raise Overtaken
             return unknown
 
-        made = self._authorities.ensure(tenant_id, unrecorded)
+        return self._ensure(tenant_id, unrecorded)
+
+    def _enable(self, tenant_id: str, recorded: AuthorityRow) -> AuthorityRow:
+        """Let a recorded authority sign again, if a roll-back has disabled it; the only one to be found is itself."""
+        return self._ensure(tenant_id, lambda serials: [serial for serial in serials if serial == recorded.serial])
+
+    def _ensure(self, tenant_id: str, unknown_serials: Callable[[Sequence[str]], Sequence[str]]) -> AuthorityRow:
+        made = self._authorities.ensure(tenant_id, unknown_serials)
         return AuthorityRow(
             serial=made.serial,
             certificate_pem=made.certificate_pem,

@@ -24,10 +24,10 @@ def record(
     outcome: Outcome = "success",
     **details: str,
 ) -> None:
-    """Append what happened to the tenant's audit stream, once for each operation, name and subject."""
+    """Append what happened to the tenant's audit stream, once for each operation, name, subject and outcome."""
     tx.audit.append(
         AuditEvent(
-            event_id=f"{step.operation_id}/{name}/{subject}",
+            event_id=f"{step.operation_id}/{name}/{subject}/{outcome}",
             name=name,
             actor_kind="system",
             actor=_ACTOR,

@@ -1,0 +1,93 @@
+"""Steps 2 and 4: one key of each kind however often it is asked for, disabled and never destroyed by a roll-back."""
+
+import pytest
+
+from tenancy import ids
+from tenancy.binding import Context, Purpose
+from tenancy.errors import ConflictingResource, KeyUnavailable
+from tenancy.provisioning import Step
+from tests.activities.conftest import Provisioning
+from vault.tokens import TenantTokens
+from vault.transit import TransitTenantKeys
+
+
+@pytest.fixture
+def as_tenant(parts, key_server) -> TransitTenantKeys:
+    return TransitTenantKeys(parts.vault, TenantTokens(parts.vault, key_server.identity_pem))
+
+
+def a_context(tenant: Provisioning) -> Context:
+    return Context(tenant.tenant_id, ids.l2_key(tenant.tenant_id), "orders", Purpose.SERVICE_KEY, "1")
+
+
+def keys_of(tenant: Provisioning) -> dict[str, tuple[str, int]]:
+    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
+        return {key.name: (key.kind, key.version) for key in tx.keys.all()}
+
+
+def test_creating_the_tenant_key_twice_makes_one_key_of_one_version(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run(Step.CREATE_TENANT_KEY)
+    tenant.run(Step.CREATE_TENANT_KEY)
+    name = ids.l2_key(tenant.tenant_id)
+    assert keys_of(tenant) == {name: ("L2", 1)}
+    made = tenant.parts.vault.read(f"transit/keys/{name}")
+    assert made is not None
+    assert (made["latest_version"], made["derived"], made["exportable"]) == (1, True, False)
+    assert tenant.is_done(Step.CREATE_TENANT_KEY)
+    tenant.assert_audited_once()
+
+
+def test_a_key_that_was_made_but_not_recorded_is_found_again(tenant, as_tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    as_tenant.ensure(tenant.tenant_id)
+    tenant.run(Step.CREATE_TENANT_KEY)
+    assert keys_of(tenant) == {ids.l2_key(tenant.tenant_id): ("L2", 1)}
+
+
+def test_something_else_under_the_tenant_keys_name_is_refused_and_not_recorded(tenant, vault_admin):
+    tenant.run(Step.OPEN_RECORDS)
+    vault_admin.write(f"transit/keys/{ids.l2_key(tenant.tenant_id)}", {"type": "aes256-gcm96", "exportable": True})
+    before = tenant.audited()
+    with pytest.raises(ConflictingResource):
+        tenant.run(Step.CREATE_TENANT_KEY)
+    assert keys_of(tenant) == {}
+    assert tenant.audited() == before
+    assert not tenant.is_done(Step.CREATE_TENANT_KEY)
+
+
+def test_creating_the_payload_key_twice_makes_one_key_and_the_worker_writes_under_it(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run(Step.CREATE_PAYLOAD_KEY)
+    first = tenant.parts.keyring.current(tenant.tenant_id)
+    tenant.run(Step.CREATE_PAYLOAD_KEY)
+    name = ids.payload_key(tenant.tenant_id)
+    assert keys_of(tenant) == {name: ("payload", 1)}
+    assert first.key_name == name
+    assert tenant.parts.keyring.current(tenant.tenant_id) == first
+    tenant.assert_audited_once()
+
+
+def test_a_roll_back_disables_the_tenant_key_and_a_retry_enables_it_with_what_it_wrapped(tenant, as_tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run(Step.CREATE_TENANT_KEY)
+    wrapped = as_tenant.encrypt(a_context(tenant), b"a service key")
+
+    tenant.run("disable-tenant-key")
+    tenant.run("disable-tenant-key")
+    with pytest.raises(KeyUnavailable):
+        as_tenant.decrypt(a_context(tenant), wrapped)
+    tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
+
+    tenant.attempt += 1
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run(Step.CREATE_TENANT_KEY)
+    assert as_tenant.decrypt(a_context(tenant), wrapped) == b"a service key"
+    assert keys_of(tenant) == {ids.l2_key(tenant.tenant_id): ("L2", 1)}
+    tenant.assert_audited_once()
+
+
+def test_rolling_back_a_key_that_was_never_made_changes_nothing(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run("disable-tenant-key")
+    assert tenant.parts.vault.read(f"transit/keys/{ids.l2_key(tenant.tenant_id)}") is None
