@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tenancy.errors import ConflictingResource, KeyUnavailable, OpenKcmError, WrongContext
 from vault.interfaces import Capability, TransitKey
-from vault.session import VaultCalls, VaultRejected
+from vault.session import VaultCalls, VaultFailed, VaultRejected
 
 _MOVED_OR_ALTERED = ("message authentication failed", "invalid ciphertext")
 _NO_KEY = ("soft-deleted key", "key not found", "no existing key")
@@ -89,11 +89,11 @@ def key_errors() -> Iterator[None]:
     """
     try:
         yield
-    except VaultRejected as rejected:
+    except (VaultRejected, VaultFailed) as rejected:
         raise key_error(rejected) from rejected
 
 
-def key_error(rejected: VaultRejected) -> OpenKcmError:
+def key_error(rejected: VaultRejected | VaultFailed) -> OpenKcmError:
     """Return the error of the vocabulary for a rejected use of a key, or the same when the reason is not known."""
     if any(text in rejected.reason for text in _MOVED_OR_ALTERED):
         return WrongContext()

@@ -38,6 +38,14 @@ class VaultRejected(OpenKcmError):
         self.reason = reason
 
 
+class VaultFailed(VaultUnavailable):
+    """The server answered 500 with a reason: mostly its own trouble, but Transit also says so what it will not do."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
 class VaultCalls:
     """Read, write, list and delete with some token. Paths are without `/v1/`."""
 
@@ -168,7 +176,7 @@ def _ours(foreign: Exception) -> OpenKcmError:
     status = getattr(foreign, "status", 0)
     if status == 403:
         return VaultRefused()
+    reason = " ".join(", ".join(getattr(foreign, "errors", None) or ["no reason given"]).split())
     if 400 <= status < 500 and status not in (429, 472, 473):
-        reasons = getattr(foreign, "errors", None) or ["no reason given"]
-        return VaultRejected(status, " ".join(", ".join(reasons).split()))
-    return VaultUnavailable()
+        return VaultRejected(status, reason)
+    return VaultFailed(reason) if status == 500 else VaultUnavailable()

@@ -28,7 +28,10 @@ _BLOCK = "openkcm"
 
 @dataclass(frozen=True, slots=True)
 class FileText:
-    """The text of a file that the server (or `apply`) reads itself."""
+    """The text of a file that the server (or `apply`) reads itself.
+
+    OpenBao takes it to the last byte, so a secret's file must not end in a new line; `apply` is not so particular.
+    """
 
     path: Path
 

@@ -8,12 +8,14 @@ of the few processes that serve all of them.
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from vault.session import TokenSession, VaultCalls
+from tenancy.errors import VaultRefused
+from vault.session import TokenSession, VaultCalls, VaultRejected
 from vault.setup import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 
 _JWT_SECONDS = 60
@@ -49,15 +51,22 @@ class TenantTokens:
             kept = self._kept.get(tenant_id)
         if kept is not None and now < kept.until:
             return kept.session
-        auth = self._nobody.request("POST", "auth/jwt/login", {"role": TENANT_ROLE, "jwt": self._signed(tenant_id)})[
-            "auth"
-        ]
+        auth = self._log_in(tenant_id)
         fresh = _Kept(self._nobody.for_token(auth["client_token"]), now + auth["lease_duration"] * _REUSE)
         with self._lock:
             if len(self._kept) >= _KEPT:
                 self._kept = {tenant: old for tenant, old in self._kept.items() if now < old.until}
             self._kept[tenant_id] = fresh
         return fresh.session
+
+    def _log_in(self, tenant_id: str) -> dict[str, Any]:
+        login = {"role": TENANT_ROLE, "jwt": self._signed(tenant_id)}
+        try:
+            return dict(self._nobody.request("POST", "auth/jwt/login", login)["auth"])
+        except VaultRejected as rejected:  # a login is refused with 400
+            raise VaultRefused(
+                hint="the public key of the identity must be the one the server was set up with, and both clocks right"
+            ) from rejected
 
     def _signed(self, tenant_id: str) -> str:
         issued = int(time.time())

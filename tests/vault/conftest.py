@@ -23,6 +23,11 @@ def worker(server: Server) -> VaultSession:
 
 
 @pytest.fixture(scope="session")
+def codec(server: Server) -> VaultSession:
+    return server.session("codec")
+
+
+@pytest.fixture(scope="session")
 def admin(server: Server) -> TokenSession:
     return server.admin()
 

@@ -19,6 +19,16 @@ from vault.setup import self_init_stanzas
 
 _ADMIN_POLICY = 'path "*" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }'
 
+_LOGIN = """
+initialize "login" {
+  request "approle" {
+    operation = "update"
+    path = "sys/auth/approle"
+    data = { type = "approle" }
+  }
+}
+"""
+
 
 @dataclass
 class Server:
@@ -48,7 +58,8 @@ class Server:
         self.process = _launch(self.folder, self.url)
 
 
-def start(folder: Path) -> Server:
+def start(folder: Path, *, bare: bool = False) -> Server:
+    """Return a running server with the product's desired state, or without any when it is to be `bare`."""
     for part in ("data", "logs"):
         (folder / part).mkdir(mode=0o700)
     secrets = {role: folder / f"{role}.secret" for role in ("worker", "codec")}
@@ -68,7 +79,7 @@ def start(folder: Path) -> Server:
         identity.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
     )
     port, cluster_port = _free_port(), _free_port()
-    stanzas = self_init_stanzas(secret_id_files=secrets, boundary_public_key_file=public_key)
+    stanzas = _LOGIN if bare else self_init_stanzas(secret_id_files=secrets, boundary_public_key_file=public_key)
     _write(folder / "openbao.hcl", f"{_configuration(folder, port, cluster_port)}\n{stanzas}\n{_admin()}".encode())
     url = f"http://127.0.0.1:{port}"
     return Server(folder, url, _launch(folder, url))

@@ -1,0 +1,98 @@
+"""What every implementation of `vault.interfaces.TenantKeys` does. A subclass gives the fixture `keys`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tenancy import ids
+from tenancy.binding import Context, Purpose
+from tenancy.errors import KeyUnavailable, WrongContext
+from vault.interfaces import TenantKeys, TransitKey
+
+
+def context_of(tenant_id: str) -> Context:
+    return Context(tenant_id, ids.l2_key(tenant_id), "orders", Purpose.VERIFY, "object-1")
+
+
+class TenantKeysContract:
+    def test_ensure_makes_the_key_once(self, keys: TenantKeys, new_tenant: Callable[[], str]) -> None:
+        tenant = new_tenant()
+        first = keys.ensure(tenant)
+        assert first == TransitKey(ids.l2_key(tenant), 1)
+        ciphertext = keys.encrypt(context_of(tenant), b"secret")
+        assert keys.ensure(tenant) == first
+        assert keys.decrypt(context_of(tenant), ciphertext) == b"secret"
+
+    @pytest.mark.parametrize(
+        "moved",
+        [
+            {"service": "billing"},
+            {"purpose": Purpose.SERVICE_KEY},
+            {"object_id": "object-2"},
+            {"object_id": ""},
+        ],
+    )
+    def test_decrypt_fails_in_another_place(
+        self, keys: TenantKeys, new_tenant: Callable[[], str], moved: dict[str, str]
+    ) -> None:
+        tenant = new_tenant()
+        keys.ensure(tenant)
+        ciphertext = keys.encrypt(context_of(tenant), b"secret")
+        with pytest.raises(WrongContext):
+            keys.decrypt(replace(context_of(tenant), **moved), ciphertext)
+        assert keys.decrypt(context_of(tenant), ciphertext) == b"secret"
+
+    def test_decrypt_fails_for_another_tenants_ciphertext(
+        self, keys: TenantKeys, new_tenant: Callable[[], str]
+    ) -> None:
+        mine, theirs = new_tenant(), new_tenant()
+        keys.ensure(mine)
+        keys.ensure(theirs)
+        ciphertext = keys.encrypt(context_of(theirs), b"secret")
+        with pytest.raises(WrongContext):
+            keys.decrypt(context_of(mine), ciphertext)
+
+    def test_decrypt_fails_for_an_altered_ciphertext(self, keys: TenantKeys, new_tenant: Callable[[], str]) -> None:
+        tenant = new_tenant()
+        keys.ensure(tenant)
+        ciphertext = keys.encrypt(context_of(tenant), b"secret")
+        flipped = "A" if ciphertext[-6] != "A" else "B"
+        for altered in (ciphertext[:-6] + flipped + ciphertext[-5:], ciphertext[:-8], "not a ciphertext"):
+            with pytest.raises(WrongContext):
+                keys.decrypt(context_of(tenant), altered)
+
+    def test_a_key_that_is_missing_is_unavailable_and_stays_missing(
+        self, keys: TenantKeys, new_tenant: Callable[[], str]
+    ) -> None:
+        tenant, other = new_tenant(), new_tenant()
+        keys.ensure(other)
+        with pytest.raises(KeyUnavailable):
+            keys.encrypt(context_of(tenant), b"secret")
+        with pytest.raises(KeyUnavailable):
+            keys.decrypt(context_of(tenant), keys.encrypt(context_of(other), b"secret"))
+        with pytest.raises(KeyUnavailable):
+            keys.encrypt(context_of(tenant), b"secret")
+
+    def test_a_disabled_key_does_nothing_until_it_is_ensured(
+        self, keys: TenantKeys, new_tenant: Callable[[], str]
+    ) -> None:
+        tenant = new_tenant()
+        keys.ensure(tenant)
+        ciphertext = keys.encrypt(context_of(tenant), b"secret")
+        keys.disable(tenant)
+        keys.disable(tenant)
+        with pytest.raises(KeyUnavailable):
+            keys.encrypt(context_of(tenant), b"more")
+        with pytest.raises(KeyUnavailable):
+            keys.decrypt(context_of(tenant), ciphertext)
+        assert keys.ensure(tenant).version == 1
+        assert keys.decrypt(context_of(tenant), ciphertext) == b"secret"
+
+    def test_disabling_a_key_that_was_never_made_makes_none(
+        self, keys: TenantKeys, new_tenant: Callable[[], str]
+    ) -> None:
+        tenant = new_tenant()
+        keys.disable(tenant)
+        with pytest.raises(KeyUnavailable):
+            keys.encrypt(context_of(tenant), b"secret")

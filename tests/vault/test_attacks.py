@@ -1,0 +1,120 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tenancy import ids
+from tenancy.boundaries import CheckResult, breaches
+from tenancy.errors import ConflictingResource, KeyUnavailable, VaultRefused
+from tests.contracts.authorities import nothing_recorded
+from vault.attacks import VaultBoundaryProbe
+from vault.interfaces import Authority
+from vault.pki import PkiAuthorities
+from vault.session import TokenSession, VaultSession
+from vault.tokens import TenantTokens
+from vault.transit import TransitTenantKeys
+
+
+@dataclass
+class Pair:
+    """A new tenant and another, complete with keys and authorities."""
+
+    attacker: str
+    victim: str
+    attacker_ca: Authority
+    victim_ca: Authority
+
+    def attack(self, probe: VaultBoundaryProbe) -> tuple[CheckResult, ...]:
+        return tuple(probe.attack(self.attacker, self.victim, self.attacker_ca, self.victim_ca))
+
+
+@pytest.fixture
+def pair(worker: VaultSession, tokens: TenantTokens, new_tenant: Callable[[], str]) -> Pair:
+    return _pair(worker, tokens, new_tenant(), new_tenant())
+
+
+@pytest.fixture
+def probe(worker: VaultSession, tokens: TenantTokens) -> VaultBoundaryProbe:
+    return VaultBoundaryProbe(worker, tokens)
+
+
+def test_every_attack_is_refused_and_leaves_nothing_behind(
+    probe: VaultBoundaryProbe, pair: Pair, admin: TokenSession
+) -> None:
+    before = admin.list("pki/certs"), admin.list("transit/keys")
+    results = pair.attack(probe)
+    assert {result.clause for result in results} == {"U2", "C2", "C3", "A1", "A3"}
+    assert [result.outcome for result in results] == ["held"] * 8
+    assert (admin.list("pki/certs"), admin.list("transit/keys")) == before
+    assert not any(pair.victim in result.evidence for result in results)
+
+
+def test_a_disabled_victim_proves_nothing(
+    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens
+) -> None:
+    TransitTenantKeys(worker, tokens).disable(pair.victim)
+    with pytest.raises(KeyUnavailable):
+        pair.attack(probe)
+
+
+def test_a_disabled_attacker_proves_nothing(
+    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens
+) -> None:
+    TransitTenantKeys(worker, tokens).disable(pair.attacker)
+    with pytest.raises(KeyUnavailable):
+        pair.attack(probe)
+
+
+def test_an_attacker_without_rights_of_its_own_proves_nothing(
+    probe: VaultBoundaryProbe, pair: Pair, new_tenant: Callable[[], str]
+) -> None:
+    stranger = Pair(new_tenant(), pair.victim, pair.attacker_ca, pair.victim_ca)
+    with pytest.raises(VaultRefused):
+        stranger.attack(probe)
+
+
+def test_a_policy_that_lets_tenants_reach_each_other_is_a_breach(
+    probe: VaultBoundaryProbe, pair: Pair, admin: TokenSession
+) -> None:
+    policy = "sys/policies/acl/openkcm-tenant"
+    whole = admin.read(policy)
+    assert whole is not None
+    admin.write(policy, {"policy": 'path "transit/+/L2-*" { capabilities = ["update"] }'})
+    try:
+        results = pair.attack(probe)
+    finally:
+        admin.write(policy, {"policy": whole["policy"]})
+    assert breaches(results) == ("encrypt-with-foreign-token", "decrypt-with-foreign-token")
+    assert breaches(pair.attack(probe)) == ()
+
+
+def test_an_authority_constrained_to_all_tenants_is_not_attacked_with_but_refused(
+    probe: VaultBoundaryProbe, pair: Pair, admin: TokenSession
+) -> None:
+    csr = admin.write(f"transit/keys/{ids.ca_key(pair.attacker)}/csr")["csr"]
+    loose = admin.write(
+        "pki/root/sign-intermediate",
+        {
+            "csr": csr,
+            "common_name": "loose",
+            "permitted_dns_domains": ["tenants.openkcm.internal"],
+            "max_path_length": 0,
+        },
+    )
+    forged = Authority(
+        "00", loose["certificate"], loose["certificate"] + loose["issuing_ca"], pair.attacker_ca.not_after, ""
+    )
+    with pytest.raises(ConflictingResource, match="not constrained to one tenant"):
+        probe.attack(pair.attacker, pair.victim, forged, pair.victim_ca)
+
+
+def _pair(worker: VaultSession, tokens: TenantTokens, attacker: str, victim: str) -> Pair:
+    keys, authorities = TransitTenantKeys(worker, tokens), PkiAuthorities(worker)
+    keys.ensure(attacker)
+    keys.ensure(victim)
+    return Pair(
+        attacker,
+        victim,
+        authorities.ensure(attacker, nothing_recorded),
+        authorities.ensure(victim, nothing_recorded),
+    )

@@ -1,0 +1,133 @@
+"""What each process and each tenant must not be able to do, tried on the real server."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tenancy import ids
+from tenancy.errors import VaultRefused
+from tests.contracts.authorities import nothing_recorded
+from vault.pki import PkiAuthorities
+from vault.session import TokenSession, VaultCalls, VaultSession
+from vault.tokens import TenantTokens
+from vault.transit import TransitTenantKeys
+
+
+@pytest.fixture
+def tenant(worker: VaultSession, tokens: TenantTokens, new_tenant: Callable[[], str]) -> str:
+    tenant = new_tenant()
+    TransitTenantKeys(worker, tokens).ensure(tenant)
+    PkiAuthorities(worker).ensure(tenant, nothing_recorded)
+    return tenant
+
+
+Attempt = tuple[str, str, dict[str, object] | None]
+
+
+def _spelled(attempt: Attempt) -> str:
+    method, path, data = attempt
+    return f"{method} {path} {' '.join(data or ())}".rstrip()
+
+
+def _is_refused(session: VaultCalls, tenant: str, attempt: Attempt) -> bool:
+    method, path, data = attempt
+    try:
+        session.request(method, path.format(l2=ids.l2_key(tenant), ca=ids.ca_key(tenant)), data)
+    except VaultRefused:
+        return True
+    return False
+
+
+# {l2} and {ca} are the tenant's keys.
+WORKER_MUST_NOT: list[Attempt] = [
+    ("POST", "transit/encrypt/{l2}", {"plaintext": "aGk=", "context": "aGk="}),
+    ("POST", "transit/decrypt/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/rewrap/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/datakey/plaintext/{l2}", {"context": "aGk="}),
+    ("GET", "transit/export/encryption-key/{l2}", None),
+    ("GET", "transit/backup/{l2}", None),
+    ("POST", "transit/restore/{l2}", {"backup": "aGk="}),
+    ("DELETE", "transit/keys/{l2}", None),
+    ("POST", "transit/keys/{l2}/config", {"deletion_allowed": True}),
+    ("POST", "transit/keys/{l2}/config", {"exportable": True}),
+    ("POST", "transit/keys/{l2}/trim", {"min_available_version": 1}),
+    ("POST", "transit/keys/{l2}/rotate", {}),
+    ("POST", "transit/keys/{ca}/set-certificate", {"certificate_chain": "x"}),
+    ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "exportable": True}),
+    ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "allow_plaintext_backup": True}),
+    ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "derived": True, "convergent_encryption": True}),
+    ("POST", "transit/keys/smuggled", {"type": "rsa-2048"}),
+    ("POST", "transit/keys/smuggled/import", {"type": "aes256-gcm96", "ciphertext": "aGk="}),
+    ("POST", "transit/config/keys", {"disable_upsert": False}),
+    ("LIST", "transit/keys", None),
+    ("POST", "pki/root/sign-self-issued", {"certificate": "x"}),
+    ("POST", "pki/root/sign-intermediate", {"csr": "x", "common_name": "x", "max_path_length": "0"}),
+    (
+        "POST",
+        "pki/root/sign-intermediate",
+        {"csr": "x", "common_name": "x", "max_path_length": "0", "permitted_dns_domains": "evil.example"},
+    ),
+    (
+        "POST",
+        "pki/root/sign-intermediate",
+        {
+            "csr": "x",
+            "common_name": "x",
+            "max_path_length": "1",
+            "permitted_dns_domains": "acme-corp-12345.tenants.openkcm.internal",
+        },
+    ),
+    ("POST", "pki/sign-verbatim", {"csr": "x"}),
+    ("POST", "pki/issuer/default/sign-verbatim", {"csr": "x"}),
+    ("POST", "pki/issuer/root/sign-intermediate", {"csr": "x", "common_name": "x"}),
+    ("DELETE", "pki/root", None),
+    ("POST", "pki/root/generate/internal", {"common_name": "x"}),
+    ("POST", "pki/revoke", {"serial_number": "00"}),
+    ("POST", "sys/policies/acl/openkcm-worker", {"policy": ""}),
+    ("POST", "auth/jwt/role/tenant", {"user_claim": "sub"}),
+    ("POST", "auth/approle/role/openkcm-worker", {"token_policies": ["root"]}),
+    ("POST", "auth/token/create", {"policies": ["root"]}),
+    ("POST", "sys/mounts/kv", {"type": "kv"}),
+    ("GET", "sys/storage/raft/snapshot", None),
+    ("POST", "sys/seal", {}),
+    ("POST", "sys/rotate/recovery/init", {"secret_shares": 1, "secret_threshold": 1}),
+]
+
+
+@pytest.mark.parametrize("attempt", WORKER_MUST_NOT, ids=_spelled)
+def test_the_worker_must_not(worker: VaultSession, admin: TokenSession, tenant: str, attempt: Attempt) -> None:
+    before = admin.read(f"transit/keys/{ids.l2_key(tenant)}")
+    assert _is_refused(worker, tenant, attempt)
+    assert admin.read(f"transit/keys/{ids.l2_key(tenant)}") == before
+    assert admin.read("transit/keys/smuggled") is None
+
+
+TENANT_MUST_NOT: list[Attempt] = [
+    ("GET", "transit/keys/{l2}", None),
+    ("POST", "transit/rewrap/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/datakey/plaintext/{l2}", {"context": "aGk="}),
+    ("DELETE", "transit/keys/{l2}/soft-delete", None),
+    ("POST", "transit/sign/{ca}/sha2-256", {"input": "aGk="}),
+    ("POST", "transit/encrypt/L2-smuggled-primary", {"plaintext": "aGk=", "context": "aGk="}),
+    ("POST", "auth/token/create", {}),
+    ("GET", "auth/token/lookup-self", None),
+]
+
+
+@pytest.mark.parametrize("attempt", TENANT_MUST_NOT, ids=_spelled)
+def test_a_tenants_token_must_not(tokens: TenantTokens, tenant: str, attempt: Attempt) -> None:
+    assert _is_refused(tokens.session(tenant), tenant, attempt)
+
+
+CODEC_MUST_NOT: list[Attempt] = [
+    ("POST", "transit/datakey/plaintext/payloads-platform", {}),
+    ("POST", "transit/encrypt/payloads-platform", {"plaintext": "aGk="}),
+    ("GET", "transit/keys/payloads-platform", None),
+    ("POST", "transit/decrypt/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/sign/{ca}/sha2-256", {"input": "aGk="}),
+]
+
+
+@pytest.mark.parametrize("attempt", CODEC_MUST_NOT, ids=_spelled)
+def test_the_codec_must_not(codec: VaultSession, tenant: str, attempt: Attempt) -> None:
+    assert _is_refused(codec, tenant, attempt)

@@ -1,0 +1,99 @@
+"""`apply` on a server that was not built by us, against what self-initialisation built."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vault.server import Server, start
+from vault.session import TokenSession, VaultRejected
+from vault.setup import apply
+
+NAMES = {"worker": "worker.secret", "codec": "codec.secret"}
+
+
+@pytest.fixture
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = start(tmp_path_factory.mktemp("bare"), bare=True)
+    yield server
+    server.kill()
+
+
+def test_apply_builds_what_self_initialisation_builds_and_may_run_twice(bare: Server, server: Server) -> None:
+    admin = bare.admin()
+    apply(admin, **_arguments(bare.folder))
+    first = _state(admin)
+    apply(admin, **_arguments(bare.folder))
+    assert _state(admin) == first
+    assert _shape(first) == _shape(_state(server.admin()))
+    assert bare.session("worker").read("transit/keys/audit-heads") is not None
+
+
+def test_no_root_token_is_left(server: Server) -> None:
+    admin = server.admin()
+    policies = [
+        admin.write("auth/token/lookup-accessor", {"accessor": accessor})["policies"]
+        for accessor in admin.list("auth/token/accessors")
+    ]
+    assert policies
+    assert all("root" not in each for each in policies)
+
+
+def test_an_encrypt_does_not_make_a_key(server: Server) -> None:
+    admin = server.admin()
+    with pytest.raises(VaultRejected, match="key not found"):
+        admin.write("transit/encrypt/never-made", {"plaintext": "aGk="})
+    assert admin.read("transit/keys/never-made") is None
+
+
+def test_a_server_that_was_killed_comes_back_by_itself(bare: Server) -> None:
+    admin = bare.admin()
+    admin.write("sys/mounts/transit", {"type": "transit"})
+    admin.write("transit/keys/kept", {"type": "aes256-gcm96"})
+    bare.kill()
+    bare.start_again()
+    assert bare.admin().read("transit/keys/kept") is not None
+
+
+def _arguments(folder: Path) -> dict[str, Any]:
+    return {
+        "secret_id_files": {role: folder / name for role, name in NAMES.items()},
+        "boundary_public_key_file": folder / "identity.pub",
+    }
+
+
+def _state(admin: TokenSession) -> dict[str, Any]:
+    paths = (
+        "transit/keys/audit-heads",
+        "transit/keys/payloads-platform",
+        "transit/config/keys",
+        "pki/cert/ca",
+        "sys/policies/acl/openkcm-worker",
+        "sys/policies/acl/openkcm-codec",
+        "sys/policies/acl/openkcm-tenant",
+        "auth/approle/role/openkcm-worker",
+        "auth/approle/role/openkcm-codec",
+        "auth/jwt/role/tenant",
+        "auth/jwt/config",
+    )
+    state: dict[str, Any] = {path: admin.read(path) for path in paths}
+    for policy in ("worker", "codec", "tenant"):
+        for counted in ("modified", "version"):
+            del state[f"sys/policies/acl/openkcm-{policy}"][counted]
+    return state | {"issuers": admin.list("pki/issuers")}
+
+
+def _shape(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state without what differs from server to server: keys, times, and the accessor of the JWT mount."""
+    policy = state["sys/policies/acl/openkcm-tenant"]["policy"]
+    before, _, after = policy.partition("identity.entity.aliases.")
+    assert after.startswith("auth_jwt_")
+    return {
+        "tenant policy": (before, len(policy)),
+        "roles": [state[path] for path in state if path.startswith("auth/approle") or path == "auth/jwt/role/tenant"],
+        "policies": [state[f"sys/policies/acl/openkcm-{role}"]["policy"].strip() for role in NAMES],
+        "upsert": state["transit/config/keys"],
+        "keys": [state[f"transit/keys/{name}"]["type"] for name in ("audit-heads", "payloads-platform")],
+        "issuers": len(state["issuers"]),
+    }
