@@ -28,15 +28,16 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "workflows" / "provision.py"
 RECORDED = sorted(path.stem for path in HERE.glob("*.json"))
 
-_ROUTE = "        await perform(RecordActivities.publish_route, step, TITLES[Step.PUBLISH_ROUTE])\n"
+_KEYS = "            perform(KeyActivities.create_tenant_key, step, TITLES[Step.CREATE_TENANT_KEY]),\n"
+_AUTHORITY = "            perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),\n"
 _ACTIVATE = "        await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
 _PROMISE = '        await workflow.sleep(promised, summary="the promise of a ready tenant")\n'
 
 # What each edit makes of pieces of workflows/provision.py.
 EDITS = {
-    "two steps in another order": {_ROUTE: _ACTIVATE, _ACTIVATE: _ROUTE},
-    "a step left out": {_ROUTE: ""},
-    "a step added": {_ROUTE: _ROUTE + _ACTIVATE},
+    "two steps in another order": {_KEYS: _AUTHORITY, _AUTHORITY: _KEYS},
+    "a step left out": {_ACTIVATE: ""},
+    "a step added": {_ACTIVATE: _ACTIVATE + _ACTIVATE},
     "the alarm's timer left out": {_PROMISE: "        return\n"},
 }
 
