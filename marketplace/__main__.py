@@ -1,0 +1,80 @@
+"""`python -m marketplace`: settings, wiring, serve until SIGTERM."""
+
+import asyncio
+import sys
+
+import uvicorn
+
+from config.logs import configure_logs
+from config.secrets import (
+    MARKETPLACE_TOKEN,
+    WEBHOOK_SECRETS,
+    Role,
+    context_key,
+    database_password,
+    read_secret,
+    read_secret_lines,
+)
+from config.settings import Settings, load_settings
+from database.connection import Database
+from marketplace.app import Offer, create_app
+from marketplace.transactions import THREADS
+from tenancy.errors import SettingsInvalid
+from workflows.gateway import Gateway
+
+_GRACE_SECONDS = 10
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until the process is told to stop; running requests are answered first.
+
+    Raises:
+        SettingsInvalid: a secret is missing or not one.
+    """
+    folder = settings.secrets
+    database = Database(
+        settings.postgres_url,
+        Role.MARKETPLACE,
+        read_secret(folder, database_password(Role.MARKETPLACE)),
+        bytes.fromhex(read_secret(folder, context_key(Role.MARKETPLACE))),
+        max_size=THREADS,
+    )
+    gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
+    offer = Offer(
+        webhook_secrets=read_secret_lines(folder, WEBHOOK_SECRETS),
+        token=read_secret(folder, MARKETPLACE_TOKEN),
+        regions=settings.regions,
+        base_url=settings.base_url,
+        body_limit=settings.marketplace_body_limit,
+    )
+    config = uvicorn.Config(
+        create_app(database, gateway, offer),
+        host=settings.marketplace_host,
+        port=settings.marketplace_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # The source of an audit record must not be a header that the sender wrote.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    try:
+        await uvicorn.Server(config).serve()
+    finally:
+        await asyncio.to_thread(database.close)
+
+
+def main() -> int:
+    """Return the exit status: 2 when the settings are refused."""
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_format, "marketplace")
+        asyncio.run(serve(settings))
+    except SettingsInvalid as refused:
+        sys.stderr.write(f"{refused.message}\nhint: {refused.hint}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

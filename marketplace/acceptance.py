@@ -1,0 +1,87 @@
+"""The one transaction that makes 202 a promise, and what the marketplace may see afterwards."""
+
+from dataclasses import dataclass
+
+from database.interfaces import StepRow, TenantDatabase, TenantRow, TenantTransaction
+from tenancy.audit import AuditEvent, AuditName
+from tenancy.errors import TenantConflict, TenantOffboarded, TenantUnknown
+from tenancy.events import EventKind, MarketplaceEvent
+from tenancy.lifecycle import State
+
+_AUDIT_NAME = {
+    EventKind.SERVICE_ENABLED: AuditName.ENABLE_ACCEPTED,
+    EventKind.SERVICE_DISABLED: AuditName.DISABLE_RECORDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    state: State
+    duplicate: bool
+
+
+def accept(database: TenantDatabase, event: MarketplaceEvent, source: str) -> Accepted:
+    """Store an event with its audit record and, when it enables a new tenant, the tenant's row; all or nothing.
+
+    A second delivery, however many at once, finds the first by (tenant, event id) and adds nothing. An event that
+    disables is kept for offboarding; no workflow waits for it, so it is marked and the sweep leaves it alone.
+
+    Args:
+        database: of the role `marketplace`.
+        event: checked.
+        source: address the request came from, for the audit stream.
+
+    Raises:
+        TenantOffboarded, TenantConflict, TenantUnknown: nothing was stored.
+        DatabaseUnavailable: nothing was stored, or everything was and only the answer was lost; sending the event
+            again with the same id is right in both cases.
+    """
+    with database.tenant_tx(event.tenant_id) as tx:
+        row = tx.tenants.request(event) if event.kind is EventKind.SERVICE_ENABLED else tx.tenants.get()
+        if row is None:
+            raise TenantUnknown
+        _refuse_what_cannot_be(row, event)
+        fresh = tx.inbox.accept(event)
+        if fresh:
+            _record(tx, event, source)
+        return Accepted(row.state, duplicate=not fresh)
+
+
+def look_up(database: TenantDatabase, tenant_id: str) -> tuple[TenantRow, list[StepRow]]:
+    """Return a tenant's row and the steps of its newest operation; raises TenantUnknown."""
+    with database.tenant_tx(tenant_id) as tx:
+        row = tx.tenants.get()
+        if row is None:
+            raise TenantUnknown
+        return row, list(tx.steps.latest())
+
+
+def mark_started(database: TenantDatabase, tenant_id: str, event_id: str) -> None:
+    """Note that the tenant's workflow has the event."""
+    with database.tenant_tx(tenant_id) as tx:
+        tx.inbox.mark_started(event_id)
+
+
+def _refuse_what_cannot_be(row: TenantRow, event: MarketplaceEvent) -> None:
+    if row.state is State.OFFBOARDED:
+        raise TenantOffboarded
+    if row.region != event.region:
+        raise TenantConflict
+
+
+def _record(tx: TenantTransaction, event: MarketplaceEvent, source: str) -> None:
+    tx.audit.append(
+        AuditEvent(
+            event_id=f"marketplace/{event.event_id}",
+            name=_AUDIT_NAME[event.kind],
+            actor_kind="service",
+            actor="marketplace",
+            subject=event.tenant_id,
+            outcome="success",
+            correlation_id=event.event_id,
+            source=source,
+            details={"region": event.region, "occurred_at": event.timestamp.isoformat()},
+        )
+    )
+    if event.kind is EventKind.SERVICE_DISABLED:
+        tx.inbox.mark_started(event.event_id)

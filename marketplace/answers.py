@@ -1,0 +1,88 @@
+"""What the endpoint answers with, as models: they are the OpenAPI page too."""
+
+from datetime import datetime
+
+from pydantic import BaseModel
+
+from database.interfaces import StepRow, TenantRow
+from tenancy.events import AnnouncementKind, announcement_text, dashboard_url
+from tenancy.lifecycle import State
+from tenancy.provisioning import TITLES, StepState
+
+
+class EventAnswer(BaseModel):
+    """The event is stored and will be acted on. `status_url` is answered to the marketplace's token only."""
+
+    tenant_id: str
+    state: State
+    event_id: str
+    duplicate: bool
+    status_url: str
+
+
+class StepAnswer(BaseModel):
+    """One numbered step of the newest operation; `attempts` counts tries that failed so far."""
+
+    number: int
+    name: str
+    title: str
+    state: StepState
+    attempts: int
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class StatusAnswer(BaseModel):
+    """How far a tenant is; `ready_seconds` counts from the stored event, and is null until the tenant was ready."""
+
+    tenant_id: str
+    organization: str
+    region: str
+    state: State
+    requested_at: datetime
+    ready_at: datetime | None
+    ready_seconds: float | None
+    dashboard_url: str
+    promise_broken: bool
+    steps: list[StepAnswer]
+    announcement: str | None
+
+
+class ProblemAnswer(BaseModel):
+    """RFC 9457; `code` is stable, `hint` is the next step."""
+
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str
+
+
+def status_answer(row: TenantRow, steps: list[StepRow], base_url: str) -> StatusAnswer:
+    """Return what the marketplace may show of a tenant; why a step failed is the operators' business."""
+    url = dashboard_url(base_url, row.tenant_id)
+    ready = row.state is State.ACTIVE
+    return StatusAnswer(
+        tenant_id=row.tenant_id,
+        organization=row.organization,
+        region=row.region,
+        state=row.state,
+        requested_at=row.requested_at,
+        ready_at=row.ready_at,
+        ready_seconds=None if row.ready_at is None else (row.ready_at - row.requested_at).total_seconds(),
+        dashboard_url=url,
+        promise_broken=row.promise_broken_at is not None,
+        steps=[
+            StepAnswer(
+                number=step.number,
+                name=step.step,
+                title=TITLES[step.step],
+                state=step.state,
+                attempts=step.attempts,
+                started_at=step.started_at,
+                finished_at=step.finished_at,
+            )
+            for step in steps
+        ],
+        announcement=announcement_text(AnnouncementKind.READY, row.organization, url)[1] if ready else None,
+    )

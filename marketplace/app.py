@@ -1,0 +1,152 @@
+"""The routes. What they decide lies in `signature`, `envelopes` and `acceptance`."""
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from marketplace import openapi, page
+from marketplace.acceptance import accept, look_up
+from marketplace.answers import EventAnswer, StatusAnswer, status_answer
+from marketplace.edge import CODE, Edge
+from marketplace.envelopes import read_event
+from marketplace.interfaces import EventDatabase, WorkflowDoor
+from marketplace.problems import answer, problem
+from marketplace.signature import SignatureCheck
+from marketplace.sweep import Sweep
+from marketplace.transactions import Transactions
+from tenancy.errors import BodyTooLarge, MalformedEvent, OpenKcmError, Unauthorized
+from tenancy.events import EventKind
+from tenancy.ids import parse_tenant_id
+
+_BODY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What this endpoint was set up with: who may send, who may look, what may be asked for."""
+
+    webhook_secrets: Sequence[str]
+    token: str
+    regions: tuple[str, ...]
+    base_url: str
+    body_limit: int
+
+
+def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> FastAPI:
+    """Return the endpoint; the sweep runs for as long as the application does.
+
+    Raises:
+        SettingsInvalid: a webhook secret is not one.
+    """
+    check = SignatureCheck(offer.webhook_secrets)
+    transactions = Transactions()
+    sweep = Sweep(database, door, transactions)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        rounds = asyncio.create_task(sweep.run())
+        yield
+        rounds.cancel()
+        with suppress(asyncio.CancelledError):
+            await rounds
+        await sweep.close()
+        transactions.close()
+
+    app = FastAPI(
+        title="OpenKCM marketplace endpoint",
+        description=openapi.DESCRIPTION,
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.add_middleware(Edge)
+    app.add_exception_handler(OpenKcmError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_route)
+
+    @app.post("/v1/events", status_code=202, response_model=EventAnswer, **openapi.EVENTS)
+    async def take_event(request: Request) -> Response:
+        body = await _read_body(request, offer.body_limit)
+        headers = dict(request.headers)
+        event = read_event(body, headers, check.verify(headers, body), offer.regions)
+        source = request.client.host if request.client else ""
+        accepted = await transactions.run(partial(accept, database, event, source))
+        if event.kind is EventKind.SERVICE_ENABLED and not accepted.duplicate:
+            sweep.offer((event.tenant_id, event.event_id, event.region))
+        status_url = str(request.url_for("show_tenant", tenant_id=event.tenant_id))
+        stored = EventAnswer(
+            tenant_id=event.tenant_id,
+            state=accepted.state,
+            event_id=event.event_id,
+            duplicate=accepted.duplicate,
+            status_url=status_url,
+        )
+        return JSONResponse(stored.model_dump(mode="json"), HTTPStatus.ACCEPTED, {"location": status_url})
+
+    @app.get("/v1/tenants/{tenant_id}", response_model=StatusAnswer, **openapi.TENANT)
+    async def show_tenant(request: Request, tenant_id: str) -> Response:
+        _admit(request, offer.token)
+        row, steps = await transactions.run(partial(look_up, database, parse_tenant_id(tenant_id)))
+        shown = status_answer(row, steps, offer.base_url)
+        return JSONResponse(shown.model_dump(mode="json"), headers={"cache-control": "no-store"})
+
+    @app.get("/healthz", **openapi.HEALTH)
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page.render(app.openapi()), headers={"content-security-policy": page.POLICY})
+
+    return app
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Return the raw body, giving up before it is in memory when it is too large."""
+    if int(request.headers.get("content-length", "0")) > limit:
+        raise BodyTooLarge
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise BodyTooLarge
+    except (TimeoutError, ClientDisconnect):
+        raise MalformedEvent("the body did not arrive", "send the whole body within ten seconds") from None
+    return bytes(body)
+
+
+def _admit(request: Request, token: str) -> None:
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    # Compared as bytes: compare_digest refuses text beyond ASCII.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(sent.encode(), token.encode()):
+        raise Unauthorized
+
+
+async def _refuse(request: Request, refused: Exception) -> Response:
+    if not isinstance(refused, OpenKcmError) or (response := answer(refused)) is None:
+        raise refused
+    request.scope[CODE] = refused.code
+    return response
+
+
+async def _refuse_route(_request: Request, refused: Exception) -> Response:
+    status = refused.status_code if isinstance(refused, HTTPException) else HTTPStatus.NOT_FOUND
+    phrase = HTTPStatus(status).phrase.lower()
+    return problem(
+        status,
+        phrase.replace(" ", "_"),
+        phrase,
+        "see /docs for what this endpoint answers to",
+        getattr(refused, "headers", None),
+    )

@@ -1,0 +1,151 @@
+"""What an event says: three ways to write it, one model.
+
+1. The seed's bare JSON: `event, customer, service, region, timestamp` and an optional `organization`.
+2. A structured CloudEvent whose `data` is that object; `event` may then be left out when the type is
+   `io.openkcm.marketplace.<kind>` (or the bare kind), and `timestamp` when there is a `time`.
+3. A binary CloudEvent whose body is that object, whole: `ce-` headers are not covered by the signature, so they may
+   repeat what the body says but never decide it. Otherwise whoever sits between could turn an enable into a disable.
+
+Which of the three it is is read from the signed body, not from Content-Type, for the same reason. Fields nobody knows
+are ignored, because a public sender adds some one day; a known field of the wrong type is refused. Where an object
+says a field twice, the last one counts.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cloudevents.core.bindings.http import HTTPMessage, from_binary_event
+from cloudevents.core.exceptions import BaseCloudEventException
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+
+from tenancy.errors import MalformedEvent, UnknownEvent, UnknownRegion, UnknownService
+from tenancy.events import EventKind, MarketplaceEvent
+from tenancy.ids import parse_tenant_id
+
+SERVICE = "openkcm"
+TYPE_PREFIX = "io.openkcm.marketplace."
+MOST_CHARACTERS = 200
+_CE = "ce-"
+
+
+def read_event(body: bytes, headers: Mapping[str, str], event_id: str, regions: Sequence[str]) -> MarketplaceEvent:
+    """Return the event in a verified body.
+
+    Args:
+        body: as it was signed.
+        headers: with lower-case names; only looked at to refuse a CloudEvent that contradicts its body.
+        event_id: the webhook's message id.
+        regions: where tenants may be enabled.
+
+    Raises:
+        MalformedEvent, UnknownEvent, UnknownService, IllegalTenantId, UnknownRegion: in this order of checks.
+    """
+    fields = _fields(body, headers)
+    try:
+        kind = EventKind(_text(fields, "event"))
+    except ValueError:
+        raise UnknownEvent from None
+    if _text(fields, "service") != SERVICE:
+        raise UnknownService
+    tenant_id = parse_tenant_id(_text(fields, "customer"))
+    region = _text(fields, "region")
+    if region not in regions:
+        raise UnknownRegion(tuple(regions))
+    return MarketplaceEvent(
+        event_id=event_id,
+        kind=kind,
+        tenant_id=tenant_id,
+        organization=_organization(fields.get("organization"), tenant_id),
+        region=region,
+        timestamp=_instant(_text(fields, "timestamp")),
+    )
+
+
+def _fields(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    read = _object(body)
+    if "specversion" in read:
+        return _from_structured(read, body)
+    if _CE + "specversion" in headers:
+        _compare_with_headers(read, body, headers)
+    return read
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        read = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise MalformedEvent("the body is not JSON in UTF-8") from None
+    if not isinstance(read, dict):
+        raise MalformedEvent("the body is not a JSON object", "send one event a request")
+    return read
+
+
+def _from_structured(read: dict[str, Any], body: bytes) -> dict[str, Any]:
+    try:
+        event = JSONFormat().read(CloudEvent, body)
+    except (BaseCloudEventException, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        # The library's own refusals are the first; the others are what it raises for attributes of odd types.
+        raise MalformedEvent("the CloudEvent does not follow the specification, version 1.0") from None
+    fields = read.get("data")
+    if not isinstance(fields, dict):
+        raise MalformedEvent("the CloudEvent's data is not a JSON object")
+    kind = _kind_of_type(event.get_type())
+    if kind is not None and fields.setdefault("event", kind) != kind:
+        raise MalformedEvent("the CloudEvent's type and its data name different kinds of event")
+    fields.setdefault("event", event.get_type())
+    if "timestamp" not in fields and "time" in read:
+        fields["timestamp"] = read["time"]
+    return fields
+
+
+def _compare_with_headers(read: dict[str, Any], body: bytes, headers: Mapping[str, str]) -> None:
+    attributes = {name: value for name, value in headers.items() if name.startswith(_CE) or name == "content-type"}
+    try:
+        event = from_binary_event(HTTPMessage(attributes, body))
+    except (BaseCloudEventException, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise MalformedEvent("the CloudEvent's headers do not follow the specification") from None
+    if "event" not in read:
+        raise MalformedEvent(
+            "a binary CloudEvent says its kind only in a header, and headers are not signed",
+            "repeat it in the body as event, or send a structured CloudEvent",
+        )
+    kind = _kind_of_type(event.get_type())
+    if kind is not None and read["event"] != kind:
+        raise MalformedEvent("the CloudEvent's type and its data name different kinds of event")
+
+
+def _kind_of_type(event_type: str) -> EventKind | None:
+    """Return the kind a CloudEvent's type names; None for a marketplace's own word, which its data explains."""
+    bare = event_type.removeprefix(TYPE_PREFIX)
+    return EventKind(bare) if bare in tuple(EventKind) else None
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise MalformedEvent(f"the field {name} is missing or not a text")
+    return value
+
+
+def _organization(value: object, tenant_id: str) -> str:
+    """Return the customer's name; it ends in mail headers and on pages, so nothing in it may steer either."""
+    if value is None:
+        return tenant_id
+    if not isinstance(value, str) or not 1 <= len(value) <= MOST_CHARACTERS or not value.isprintable():
+        raise MalformedEvent(f"the organization is not a text of 1 to {MOST_CHARACTERS} printable characters")
+    if value != value.strip():
+        raise MalformedEvent("the organization begins or ends with white space")
+    return value
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is not None:
+            return instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise MalformedEvent("the timestamp is not RFC 3339 with a time zone", "write it as 2026-01-15T10:30:00Z")

@@ -1,0 +1,22 @@
+"""What this process needs of the others: the door into Temporal, and its part of the database."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from database.interfaces import TenantDatabase
+
+
+class WorkflowDoor(Protocol):
+    """The part of `workflows.gateway.Gateway` that the endpoint uses."""
+
+    async def enable(self, tenant_id: str, region: str, event_id: str) -> None:
+        """Start or signal the tenant's workflow, safe to repeat; raises TemporalUnavailable."""
+        ...
+
+
+class EventDatabase(TenantDatabase, Protocol):
+    """The database as the role `marketplace` sees it."""
+
+    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str]]:
+        """Return (tenant id, event id, region) of accepted events no workflow has yet, oldest first."""
+        ...

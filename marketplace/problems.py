@@ -1,0 +1,61 @@
+"""From errors to answers, in one table (RFC 9457). What is not listed is ours, and the caller gets a reference only."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+
+from starlette.responses import JSONResponse
+
+from tenancy import errors
+from tenancy.errors import OpenKcmError
+
+CONTENT_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+
+STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
+    {
+        errors.MalformedEvent: HTTPStatus.BAD_REQUEST,
+        errors.SignatureRefused: HTTPStatus.UNAUTHORIZED,
+        errors.StaleTimestamp: HTTPStatus.UNAUTHORIZED,
+        errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
+        errors.TenantUnknown: HTTPStatus.NOT_FOUND,
+        errors.TenantOffboarded: HTTPStatus.CONFLICT,
+        errors.TenantConflict: HTTPStatus.CONFLICT,
+        errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        errors.UnknownEvent: HTTPStatus.UNPROCESSABLE_ENTITY,
+        errors.UnknownService: HTTPStatus.UNPROCESSABLE_ENTITY,
+        errors.UnknownRegion: HTTPStatus.UNPROCESSABLE_ENTITY,
+        errors.IllegalTenantId: HTTPStatus.UNPROCESSABLE_ENTITY,
+        errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.TemporalUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    }
+)
+
+
+def answer(error: OpenKcmError) -> JSONResponse | None:
+    """Return the answer to a listed error, None for one that is nobody else's business."""
+    status = STATUS.get(type(error))
+    if status is None:
+        return None
+    extra = {}
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        extra["retry-after"] = str(RETRY_AFTER_SECONDS)
+    elif isinstance(error, errors.Unauthorized):
+        extra["www-authenticate"] = "Bearer"
+    return problem(status, error.code, error.message, error.hint, extra)
+
+
+def internal(reference: str) -> JSONResponse:
+    """Return the answer to everything else."""
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal",
+        "something went wrong on our side",
+        f"tell the operator the reference {reference}",
+    )
+
+
+def problem(status: int, code: str, detail: str, hint: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return an RFC 9457 document; `code` and `hint` are extension members, `type` is left at about:blank."""
+    body = {"title": HTTPStatus(status).phrase, "status": int(status), "code": code, "detail": detail, "hint": hint}
+    return JSONResponse(body, status, headers, CONTENT_TYPE)
