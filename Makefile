@@ -1,0 +1,51 @@
+# Each target sets up what it needs in .venv first; nothing has to be installed by hand but Python 3.11 or newer and make.
+# PYTHON=… chooses the interpreter, JOBS=… the number of test processes. Ports and folders are settings: docs/settings.md.
+.DEFAULT_GOAL := help
+.PHONY: help demo down test lint check docs lock bench chaos setup-runtime setup-test
+
+BIN := .venv/bin
+JOBS ?= 2
+# The customer of the demonstration, as its marketplace event names it.
+TENANT := acme-corp-12345
+ORGANIZATION := ACME Corporation
+REGION := eu-west-1
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: setup-runtime ## start everything on loopback and enable ACME Corporation, ending with the ready message
+	@$(BIN)/openkcm up
+	@$(BIN)/openkcm enable $(TENANT) --organization "$(ORGANIZATION)" --region $(REGION) --wait
+	@$(BIN)/openkcm status
+
+down: setup-runtime ## stop everything that demo started, keeping its data
+	@$(BIN)/openkcm down
+
+test: setup-test ## run the tests
+	@$(BIN)/pytest -n $(JOBS)
+
+lint: setup-test ## check format, lint, types, import ladder and documents
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q tests/test_architecture.py tests/test_docs.py
+
+check: lint test ## lint and test, as CI does
+
+docs: setup-test ## write the generated documents anew
+	@$(BIN)/python tools/docs.py
+
+lock: setup-test ## write the hash-locked requirements anew (UPGRADE=1 takes newer releases)
+	@UPGRADE=$(UPGRADE) tools/lock.sh
+
+bench: setup-test ## measure, one JSON file and one plot each under benchmarks/results
+	@$(BIN)/python -m benchmarks
+
+chaos: setup-test ## kill every process at every moment of provisioning (long)
+	@$(BIN)/pytest tests/chaos --long
+
+setup-runtime:
+	@tools/setup.sh runtime
+
+setup-test:
+	@tools/setup.sh test

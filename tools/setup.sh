@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Makes .venv hold exactly what a lock file names, and the project itself.
+#
+#   tools/setup.sh runtime   what `make demo` needs
+#   tools/setup.sh test      that, and what the tests and checks need
+#
+# A second run with nothing changed is over at once: .venv carries a stamp of everything that went into it.
+# PYTHON names another interpreter. On Debian as root the missing venv module is installed; as anybody else it is named.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+kind="${1:?say runtime or test}"
+venv=.venv
+
+say() { printf '%s\n' "$*" >&2; }
+refuse() { say "cannot set up: $1"; say "hint: $2"; exit 1; }
+
+stamp_of() {
+    { echo "$1"; cat tools/setup.sh pyproject.toml requirements/installer.lock "requirements/$1.lock"; } | sha256sum
+}
+
+up_to_date() {
+    [ -x "$venv/bin/python" ] && [ -f "$venv/stamp-$1" ] && [ "$(cat "$venv/stamp-$1")" = "$(stamp_of "$1")" ]
+}
+
+# Whatever holds the tests' packages holds those of the runtime too.
+if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then exit 0; fi
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
+        if new_enough "$candidate"; then echo "$candidate"; return; fi
+    done
+    refuse "there is no Python 3.11 or newer" "install one (Debian: apt-get install python3 python3-venv) or set PYTHON"
+}
+
+install_debian() {
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        refuse "this Python cannot make virtual environments" "as root: apt-get install $*"
+    fi
+    say "installing $* ..."
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2 </dev/null
+}
+
+make_venv() {
+    local python
+    python="$(find_python)"
+    if ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+        # Debian's default interpreter takes python3-venv, another one a package with its version in the name.
+        install_debian python3-venv "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    fi
+    "$python" -m venv --clear "$venv"
+}
+
+install_locked() {
+    # uv first; where it cannot reach an index, pip may, for it reads settings of its own (mirror, certificates).
+    "$venv/bin/uv" pip install --quiet --no-config --python "$venv/bin/python" --require-hashes --no-deps -r "$1" ||
+        { say "uv could not install; trying pip ..."
+          "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$1"; }
+}
+
+started=$SECONDS
+say "setting up $venv ($kind) ..."
+rm -f "$venv"/stamp-*
+if ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then make_venv; fi
+"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/installer.lock
+install_locked "requirements/$kind.lock"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+stamp_of "$kind" >"$venv/stamp-$kind"
+say "set up in $((SECONDS - started)) s"
