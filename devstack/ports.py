@@ -1,0 +1,71 @@
+"""Loopback ports: whether one is free, who holds it, and a free one for tests."""
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from config.settings import LOOPBACK, PREFIX
+from tenancy.errors import ComponentFailed
+
+_LISTENING = "0A"
+
+
+def require_free(port: int, setting: str) -> None:
+    """Refuse a port that somebody listens on.
+
+    Args:
+        port: the port wanted.
+        setting: the setting that chooses it, named in the hint.
+
+    Raises:
+        ComponentFailed: it is taken; the text says by whom where /proc lets us see it.
+    """
+    if not is_free(port):
+        who = holder(port)
+        raise ComponentFailed(
+            f"port {port} is in use by {who or 'a process of another user'}",
+            f"stop that process or set {PREFIX}{setting.upper()} to another port",
+        )
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Without this, connections of a server that just ended (TIME_WAIT) would count as somebody listening.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """Return a port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def holder(port: int) -> str | None:
+    """Return name and pid of the process that listens on `port`, None when it cannot be seen."""
+    sockets = {f"socket:[{inode}]" for at, inode, _ in listening() if at == port}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if any(str(fd.readlink()) in sockets for fd in (entry / "fd").iterdir()):
+                    name = (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
+                    return f"{name} (pid {entry.name})"
+    return None
+
+
+def listening() -> list[tuple[int, str, str]]:
+    """Return (port, socket inode, address as /proc/net writes it) of every listening TCP socket."""
+    found = []
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING:
+                    address, _, port = fields[1].rpartition(":")
+                    found.append((int(port, 16), fields[9], address))
+    return found

