@@ -1,4 +1,4 @@
-"""Steps 2 and 4: the tenant's own keys in Transit."""
+"""Step 2: the tenant's own keys in Transit."""
 
 from typing import Protocol
 
@@ -38,30 +38,27 @@ class KeyActivities:
         self._keyring = keyring
         self._clock = clock
 
-    @activity.defn(name=Step.CREATE_TENANT_KEY)
-    def create_tenant_key(self, step: StepInput) -> None:
-        """Make the L2 key and see it work: a key nobody has opened anything with is not yet a key (MTCI U1, C2)."""
+    @activity.defn(name=Step.CREATE_KEYS)
+    def create_keys(self, step: StepInput) -> None:
+        """Make the tenant's keys and see them work: one that nobody has opened anything with is not yet a key.
+
+        The L2 is what the tenant's data hangs on (MTCI U1, C2); under the payload key its workflow payloads lie from
+        now on.
+        """
         began = self._clock()
-        key = self._tenant_keys.ensure(step.tenant_id)
-        context = Context(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
+        tenant_key = self._tenant_keys.ensure(step.tenant_id)
+        context = Context(step.tenant_id, tenant_key.name, "", Purpose.VERIFY, step.operation_id)
         if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _PROOF)) != _PROOF:
             raise KeyUnavailable
-        with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.keys.record(key.name, "L2", key.version)
-            record(tx, step, AuditName.TENANT_KEY_CREATED, key.name, version=str(key.version))
-            finish(tx, step, Step.CREATE_TENANT_KEY, began)
-
-    @activity.defn(name=Step.CREATE_PAYLOAD_KEY)
-    def create_payload_key(self, step: StepInput) -> None:
-        """Make the key under which this tenant's workflow payloads lie from now on."""
-        began = self._clock()
-        key = self._payload_keys.ensure(step.tenant_id)
-        data_key, wrapped = self._payload_keys.new_data_key(key.name)
+        payload_key = self._payload_keys.ensure(step.tenant_id)
+        data_key, wrapped = self._payload_keys.new_data_key(payload_key.name)
         self._keyring.learn(step.tenant_id, data_key, wrapped)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.keys.record(key.name, "payload", key.version)
-            record(tx, step, AuditName.PAYLOAD_KEY_CREATED, key.name, version=str(key.version))
-            finish(tx, step, Step.CREATE_PAYLOAD_KEY, began)
+            tx.keys.record(tenant_key.name, "L2", tenant_key.version)
+            record(tx, step, AuditName.TENANT_KEY_CREATED, tenant_key.name, version=str(tenant_key.version))
+            tx.keys.record(payload_key.name, "payload", payload_key.version)
+            record(tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version))
+            finish(tx, step, Step.CREATE_KEYS, began)
 
     @activity.defn(name="disable-tenant-key")
     def disable_tenant_key(self, step: StepInput) -> None:

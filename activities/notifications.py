@@ -1,4 +1,4 @@
-"""Step 7 and every other message: what lies in the outbox is sent, with the same message id however often."""
+"""Step 6 and every other message: what lies in the outbox is sent, with the same message id however often."""
 
 from collections.abc import Mapping
 from typing import Protocol

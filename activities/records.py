@@ -1,4 +1,4 @@
-"""Steps 1 and 6 and the ways provisioning ends badly: rows of PostgreSQL only."""
+"""Steps 1 and 5 and the ways provisioning ends badly: rows of PostgreSQL only."""
 
 from collections.abc import Sequence
 

@@ -6,7 +6,6 @@ operators. Activities read the details from PostgreSQL.
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tenancy.boundaries import CheckResult
 from tenancy.events import AnnouncementKind
 from tenancy.ids import TenantId
 from tenancy.lifecycle import State
@@ -54,16 +53,6 @@ class StepInput(Message):
 
     tenant_id: TenantId
     operation_id: str
-
-
-class AuthorityInput(StepInput):
-    """Input of a step that needs the authority made before."""
-
-    serial: str
-
-
-class BoundaryReport(Message):
-    results: tuple[CheckResult, ...]
 
 
 class AnnounceInput(StepInput):

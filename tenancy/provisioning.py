@@ -8,9 +8,8 @@ from tenancy.ids import CANARY_TENANT_ID
 
 class Step(StrEnum):
     OPEN_RECORDS = "open-records"
-    CREATE_TENANT_KEY = "create-tenant-key"
+    CREATE_KEYS = "create-keys"
     CREATE_AUTHORITY = "create-authority"
-    CREATE_PAYLOAD_KEY = "create-payload-key"
     CHECK_BOUNDARIES = "check-boundaries"
     ACTIVATE = "activate"
     ANNOUNCE = "announce"
@@ -19,12 +18,11 @@ class Step(StrEnum):
 TITLES = MappingProxyType(
     {
         Step.OPEN_RECORDS: "1 · open the tenant's records and audit stream",
-        Step.CREATE_TENANT_KEY: "2 · create the L2 tenant key",
+        Step.CREATE_KEYS: "2 · create the L2 tenant key and the payload key",
         Step.CREATE_AUTHORITY: "3 · create the certificate authority",
-        Step.CREATE_PAYLOAD_KEY: "4 · create the workflow payload key",
-        Step.CHECK_BOUNDARIES: "5 · attack the boundaries",
-        Step.ACTIVATE: "6 · publish the route and activate",
-        Step.ANNOUNCE: "7 · announce",
+        Step.CHECK_BOUNDARIES: "4 · attack the boundaries",
+        Step.ACTIVATE: "5 · publish the route and activate",
+        Step.ANNOUNCE: "6 · announce",
     }
 )
 

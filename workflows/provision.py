@@ -1,9 +1,9 @@
 """ProvisionTenant: from a stored event to an isolated, announced tenant.
 
 The steps carry the numbers of docs/provisioning.md, which argues their order. In short: intent is on record before
-anything is made (1); what is made has fixed names, so a second run finds it (2, 3, 4, side by side); nothing is
-reachable before it was attacked (5); route, state and the message that tells of them are one transaction (6), and
-sending the message comes last, because it alone cannot be taken back (7).
+anything is made (1); what is made has fixed names, so a second run finds it (2 and 3, side by side); nothing is
+reachable before it was attacked (4); route, state and the message that tells of them are one transaction (5), and
+sending the message comes last, because it alone cannot be taken back (6).
 """
 
 import asyncio
@@ -54,9 +54,8 @@ class ProvisionTenant:
         step = self._step
         await perform(RecordActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
         await asyncio.gather(
-            perform(KeyActivities.create_tenant_key, step, TITLES[Step.CREATE_TENANT_KEY]),
+            perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),
             perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
-            perform(KeyActivities.create_payload_key, step, TITLES[Step.CREATE_PAYLOAD_KEY]),
         )
         if Step.CHECK_BOUNDARIES in steps_of(step.tenant_id):
             await perform(

@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from devstack.openbao import OpenBaoServer
-from devstack.postgres import PostgresServer
-from devstack.secrets import ensure_secrets
-from devstack.server import Server
-from devstack.temporal import TemporalServer
 
 from config import secrets
 from config.secrets import Role, ensure_secret, read_secret
@@ -26,6 +21,11 @@ from config.settings import Settings
 from database.connection import Database
 from database.interfaces import StepRow, TenantRow
 from database.setup import prepare_database
+from devstack.openbao import OpenBaoServer
+from devstack.postgres import PostgresServer
+from devstack.secrets import ensure_secrets
+from devstack.server import Server
+from devstack.temporal import TemporalServer
 from tenancy import ids
 from tenancy.audit import verify_chain
 from tenancy.errors import DatabaseUnavailable

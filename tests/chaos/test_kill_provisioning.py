@@ -17,9 +17,8 @@ TARGETS = ("worker", "openbao", "postgres", "temporal")
 # How many effects (answers from Vault, commits) each activity has at least, so that every shot has a target.
 EFFECTS = {
     Step.OPEN_RECORDS: 1,
-    Step.CREATE_TENANT_KEY: 2,
+    Step.CREATE_KEYS: 4,
     Step.CREATE_AUTHORITY: 4,
-    Step.CREATE_PAYLOAD_KEY: 3,
     Step.CHECK_BOUNDARIES: 12,
     Step.ACTIVATE: 1,
     Step.ANNOUNCE: 3,

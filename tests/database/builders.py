@@ -70,7 +70,7 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.inbox.accept(an_event(tenant_id))
         tx.tenants.request(an_event(tenant_id))
         tx.tenants.move(Move.PROVISION)
-        tx.steps.plan("provision-1", [Step.OPEN_RECORDS, Step.CREATE_TENANT_KEY])
+        tx.steps.plan("provision-1", [Step.OPEN_RECORDS, Step.CREATE_KEYS])
         tx.keys.record(l2_key(tenant_id), "L2", 1)
         tx.keys.record(ca_key(tenant_id), "CA", 1)
         tx.certificates.record_authority(an_authority(tenant_id.encode().hex()))

@@ -24,11 +24,11 @@ async def provision(client: Client, queue: str, tenant_id: str, promise_seconds:
 
 async def test_a_provider_down_beyond_the_promise_raises_the_alarm_and_completes_later(client, queue, script):
     tenant_id = f"t-{uuid.uuid4().hex[:12]}"
-    script.down.add(Step.CREATE_TENANT_KEY)
+    script.down.add(Step.CREATE_KEYS)
     script.on("break-promise", script.down.clear)
     result = await provision(client, queue, tenant_id, promise_seconds=0.5)
     assert result.state is State.ACTIVE
-    assert script.attempts[Step.CREATE_TENANT_KEY] > 1
+    assert script.attempts[Step.CREATE_KEYS] > 1
     assert script.calls.count("break-promise") == 1
     assert script.calls.index("break-promise") < script.calls.index(Step.ACTIVATE)
     described = await client.get_workflow_handle(ids.provision_workflow(tenant_id)).describe()

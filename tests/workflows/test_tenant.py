@@ -42,10 +42,10 @@ async def assert_reaches(handle: WorkflowHandle, state: State) -> None:
 async def test_an_event_takes_a_tenant_through_every_step_in_order(client, queue, script):
     handle = await enable(client, queue, a_tenant_id())
     await assert_reaches(handle, State.ACTIVE)
-    side_by_side = {Step.CREATE_TENANT_KEY, Step.CREATE_AUTHORITY, Step.CREATE_PAYLOAD_KEY}
+    side_by_side = {Step.CREATE_KEYS, Step.CREATE_AUTHORITY}
     assert script.calls[0] == Step.OPEN_RECORDS
-    assert set(script.calls[1:4]) == side_by_side
-    assert script.calls[4:] == [Step.CHECK_BOUNDARIES, Step.ACTIVATE, Step.ANNOUNCE]
+    assert set(script.calls[1:3]) == side_by_side
+    assert script.calls[3:] == [Step.CHECK_BOUNDARIES, Step.ACTIVATE, Step.ANNOUNCE]
 
 
 async def test_fifty_more_events_make_nothing_twice(client, queue, script):
@@ -83,7 +83,7 @@ async def test_a_failed_tenant_can_be_retried_and_a_ready_one_cannot(client, que
 
 
 async def test_enabling_a_failed_tenant_again_retries_it(client, queue, script):
-    script.refused[Step.CREATE_TENANT_KEY] = "conflicting_resource"
+    script.refused[Step.CREATE_KEYS] = "conflicting_resource"
     handle = await enable(client, queue, a_tenant_id())
     await assert_reaches(handle, State.FAILED)
     script.refused.clear()

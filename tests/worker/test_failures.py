@@ -1,0 +1,168 @@
+"""An activity's error becomes Temporal's: ours by its code, anything else opaque; and the step's row counts it."""
+
+import dataclasses
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from temporalio import activity, workflow
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.testing import ActivityEnvironment
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, UnsandboxedWorkflowRunner, Worker
+
+from database.connection import Database
+from database.interfaces import StepRow
+from tenancy.errors import BoundaryBreached, CanaryMissing, ConflictingResource, OpenKcmError, VaultUnavailable
+from tenancy.messages import StepInput
+from tenancy.provisioning import Step
+from worker.failures import FailureInterceptor
+from workflows import timing
+
+SECRET = "hvs.CAESIJlU9JMYEhOPYv4igdhm9PnZDrabYTobQ4Ymnlq1qY"
+
+
+class Raising(ActivityInboundInterceptor):
+    """Stands where the activity would be."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002, ARG002 - the SDK's name
+        raise self._error
+
+
+async def translated(
+    database: Database, error: BaseException, step: StepInput, name: str = Step.CREATE_KEYS, attempt: int = 1
+) -> BaseException:
+    """Return what Temporal gets to see when the activity `name` raises `error`."""
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(environment.info, activity_type=name, attempt=attempt)
+    around = FailureInterceptor(database).intercept_activity(Raising(error))
+
+    async def execute() -> None:
+        await around.execute_activity(ExecuteActivityInput(fn=print, args=[step], executor=None, headers={}))
+
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 - whatever it is, it is returned and looked at
+        await environment.run(execute)
+    return raised.value
+
+
+def row_of(database: Database, step: StepInput) -> StepRow:
+    with database.tenant_tx(step.tenant_id) as tx:
+        [row] = [row for row in tx.steps.latest() if row.step is Step.CREATE_KEYS]
+    return row
+
+
+@pytest.fixture
+def step(tenant) -> StepInput:
+    """A step of a tenant whose records are open."""
+    tenant.run(Step.OPEN_RECORDS)
+    return tenant.step
+
+
+@pytest.mark.parametrize(
+    "error", [VaultUnavailable(), CanaryMissing(), BoundaryBreached(("M2",)), ConflictingResource("key", "k", "type")]
+)
+async def test_our_error_keeps_its_code_and_says_whether_trying_again_helps(parts, step, error: OpenKcmError):
+    seen = await translated(parts.database, error, step)
+    assert isinstance(seen, ApplicationError)
+    assert (seen.type, seen.message, seen.non_retryable) == (error.code, error.message, not error.retryable)
+    assert seen.__cause__ is None
+
+
+async def test_a_foreign_error_shows_a_reference_and_none_of_its_text(parts, step):
+    with capture_logs() as logs:
+        seen = await translated(parts.database, RuntimeError(f"token {SECRET}"), step)
+    assert isinstance(seen, ApplicationError)
+    assert (seen.type, seen.non_retryable) == ("internal", False)
+    assert SECRET not in str(seen)
+    assert seen.__cause__ is None
+    reference = seen.message.split("reference ")[1].split()[0]
+    assert reference in [entry.get("reference") for entry in logs]
+
+
+async def test_each_failed_attempt_is_counted_in_the_steps_row(parts, step):
+    for attempt, error in enumerate((VaultUnavailable(), RuntimeError("oops"), VaultUnavailable()), start=1):
+        await translated(parts.database, error, step, attempt=attempt)
+    row = row_of(parts.database, step)
+    assert (row.state, row.attempts, row.problem) == ("retrying", 3, "vault_unavailable")
+
+
+async def test_a_final_error_ends_the_step(parts, step):
+    await translated(parts.database, BoundaryBreached(("M2",)), step)
+    row = row_of(parts.database, step)
+    assert (row.state, row.attempts, row.problem) == ("failed", 1, "boundary_breached")
+
+
+async def test_an_activity_that_is_no_step_leaves_the_rows_alone(parts, step):
+    before = row_of(parts.database, step)
+    await translated(parts.database, VaultUnavailable(), step, name="break-promise")
+    assert row_of(parts.database, step) == before
+
+
+async def test_a_database_that_is_down_does_not_hide_what_failed(parts, step, field):
+    with field.server.offline(field.name):
+        seen = await translated(parts.database, VaultUnavailable(), step)
+    assert isinstance(seen, ApplicationError)
+    assert seen.type == "vault_unavailable"
+    assert row_of(parts.database, step).attempts == 0
+
+
+async def test_a_failure_that_is_temporals_own_passes_unchanged(parts, step):
+    own = ApplicationError("as it is", type="own")
+    assert await translated(parts.database, own, step) is own
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3, 6, 60])
+async def test_the_wait_grows_to_its_limit_and_is_spread(parts, step, attempt):
+    random.seed(attempt)
+    expected = min(timing.FIRST_RETRY_SECONDS * 2 ** (attempt - 1), timing.LARGEST_RETRY_SECONDS)
+    waits = set()
+    for _ in range(4):
+        seen = await translated(parts.database, VaultUnavailable(), step, name="break-promise", attempt=attempt)
+        assert isinstance(seen, ApplicationError)
+        assert seen.next_retry_delay is not None
+        waits.add(seen.next_retry_delay.total_seconds() / expected)
+    assert all(0.75 <= wait <= 1.25 for wait in waits)
+    assert len(waits) > 1
+
+
+@workflow.defn(name="OneStep", sandboxed=False)
+class OneStep:
+    @workflow.run
+    async def run(self, step: StepInput) -> None:
+        await workflow.execute_activity(
+            Step.CREATE_KEYS,
+            step,
+            start_to_close_timeout=timedelta(seconds=10),
+            retry_policy=RetryPolicy(maximum_attempts=2, initial_interval=timedelta(milliseconds=1)),
+        )
+
+
+@activity.defn(name=Step.CREATE_KEYS)
+async def leaking(_step: StepInput) -> None:
+    """Fail as a careless library does."""
+    raise ConnectionError(f"403 for token {SECRET}")
+
+
+async def test_what_a_careless_library_says_never_enters_a_history(temporal_client: Client, parts, step):
+    async with Worker(
+        temporal_client,
+        task_queue="one-step",
+        workflows=[OneStep],
+        activities=[leaking],
+        interceptors=[FailureInterceptor(parts.database)],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    ):
+        handle = await temporal_client.start_workflow(OneStep.run, step, id="one-step", task_queue="one-step")
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+    assert isinstance(failed.value.cause, ActivityError)
+    assert isinstance(failed.value.cause.cause, ApplicationError)
+    assert failed.value.cause.cause.type == "internal"
+    assert SECRET not in (await handle.fetch_history()).to_json()
+    assert row_of(parts.database, step).attempts == 2
