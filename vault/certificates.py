@@ -73,13 +73,13 @@ class TransitSigningKey(ec.EllipticCurvePrivateKey):
     def key_size(self) -> int:
         return self._public_key.key_size
 
-    def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> NoReturn:  # noqa: ARG002
+    def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> NoReturn:  # noqa: ARG002 - the base class names it
         _only_signs()
 
     def private_numbers(self) -> NoReturn:
         _only_signs()
 
-    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> NoReturn:  # noqa: A002, ARG002
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> NoReturn:  # noqa: A002, ARG002 - the base class names it
         _only_signs()
 
     def __copy__(self) -> "TransitSigningKey":
