@@ -1,6 +1,6 @@
 # What a token of one tenant may do, for every tenant: the name in the path is the one the token's login was bound to
 # (the claim `tenant`, which names the alias), so the text is the same for all and no tenant can reach another's key.
-# JWT_ACCESSOR is replaced by the accessor of the JWT mount when the server is set up.
+# The word in capitals stands for the accessor of the JWT mount, put in when the server is set up.
 # `update` and never `create`: an encrypt on a missing key must not make one.
 
 path "transit/encrypt/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
