@@ -7,6 +7,7 @@ Nonces are random: one data key writes far below the 2^32 messages for which tha
 """
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Self
 
@@ -21,13 +22,15 @@ from temporalio.converter import (
     WorkflowSerializationContext,
 )
 
+from tenancy import ids
 from tenancy.errors import WrongContext
 from tenancy.ids import tenant_of_workflow
-from worker.keyring import Keyring
+from worker.keyring import PLATFORM_KEY, Keyring
 
 ENCODING = b"binary/openkcm-aes256gcm"
 _NULL = b"binary/null"
 _NONCE_BYTES = 12
+_KEY_NAME = re.compile(rf"{re.escape(PLATFORM_KEY)}|{ids.payload_key('[a-z0-9][a-z0-9-]{2,39}')}")
 
 
 class TenantCodec(PayloadCodec, WithSerializationContext):
@@ -64,13 +67,28 @@ class TenantCodec(PayloadCodec, WithSerializationContext):
     async def _decode(self, payload: Payload) -> Payload:
         if payload.metadata.get("encoding") != ENCODING:
             return payload
-        key_name, wrapped = payload.metadata["key"].decode(), payload.metadata["data-key"].decode()
+        key_name, wrapped = _label(payload)
         plain = await self._keyring.open(key_name, wrapped)
         nonce, sealed = payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:]
         try:
             return Payload.FromString(AESGCM(plain).decrypt(nonce, sealed, _bound(key_name, wrapped)))
         except InvalidTag:
             raise WrongContext from None
+
+
+def _label(payload: Payload) -> tuple[str, str]:
+    """Return the Transit key and the wrapped data key a payload names; anybody may have written them.
+
+    Raises:
+        WrongContext: it names what is no payload key. Only a payload key's name may become part of a request to Vault.
+    """
+    try:
+        key_name, wrapped = payload.metadata["key"].decode("ascii"), payload.metadata["data-key"].decode("ascii")
+    except UnicodeDecodeError:
+        raise WrongContext from None
+    if not _KEY_NAME.fullmatch(key_name):
+        raise WrongContext
+    return key_name, wrapped
 
 
 def _bound(key_name: str, wrapped: str) -> bytes:

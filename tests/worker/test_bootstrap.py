@@ -1,0 +1,70 @@
+"""What must exist in Temporal is declared once, however many workers start; the canary is provisioned like anyone."""
+
+import asyncio
+
+import pytest
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+
+from tenancy.ids import CANARY_TENANT_ID, tenant_workflow
+from tenancy.lifecycle import Move, State
+from tenancy.provisioning import Step
+from worker import bootstrap
+from workflows import visibility
+from workflows.gateway import Gateway
+
+
+async def declared(client: Client) -> dict[str, IndexedValueType.ValueType]:
+    answer = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    return dict(answer.custom_attributes)
+
+
+async def scheduled(client: Client) -> set[str]:
+    return {schedule.id async for schedule in await client.list_schedules()}
+
+
+async def test_every_search_attribute_is_declared_with_its_type_and_a_second_time_changes_nothing(temporal_client):
+    assert await declared(temporal_client) == {}
+    await bootstrap.declare_search_attributes(temporal_client)
+    first = await declared(temporal_client)
+    assert set(first) == {key.name for key in visibility.ALL}
+    assert first["TenantId"] == IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    assert first["PromiseBroken"] == IndexedValueType.INDEXED_VALUE_TYPE_BOOL
+    await bootstrap.declare_search_attributes(temporal_client)
+    assert await declared(temporal_client) == first
+
+
+async def test_workers_that_start_together_declare_each_schedule_once(temporal_client):
+    await asyncio.gather(*(bootstrap.declare_schedules(temporal_client) for _ in range(4)))
+    async with asyncio.timeout(10):
+        while await scheduled(temporal_client) != set(bootstrap.SCHEDULES):  # noqa: ASYNC110 - a list lags behind
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def gateway(temporal_client) -> Gateway:
+    await bootstrap.declare_search_attributes(temporal_client)
+    return Gateway(temporal_client, promise_seconds=180)
+
+
+async def test_the_canary_is_asked_for_once_and_waits_for_a_worker(temporal_client, gateway, parts):
+    for _ in range(2):
+        await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
+    described = await temporal_client.get_workflow_handle(tenant_workflow(CANARY_TENANT_ID)).describe()
+    assert described.typed_search_attributes.get(visibility.TENANT_ID) == CANARY_TENANT_ID
+    with parts.database.tenant_tx(CANARY_TENANT_ID) as tx:
+        row = tx.tenants.get()
+    assert row is not None
+    assert row.state is State.REQUESTED
+
+
+async def test_a_canary_that_is_ready_is_left_alone(temporal_client, gateway, parts, request_tenant):
+    canary = request_tenant(CANARY_TENANT_ID, "OpenKCM canary")
+    canary.run(Step.OPEN_RECORDS)
+    with parts.database.tenant_tx(CANARY_TENANT_ID) as tx:
+        tx.tenants.move(Move.ACTIVATE)
+    await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
+    assert [run async for run in temporal_client.list_workflows()] == []

@@ -1,0 +1,223 @@
+"""The decryption oracle over HTTP, as its own process with the codec's identity at a real OpenBao."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from google.protobuf.json_format import MessageToDict, ParseDict
+from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.converter import WorkflowSerializationContext
+
+from config import secrets
+from config.secrets import Role, ensure_secret
+from tenancy.errors import VaultRefused
+from tests.stories.sockets import listening_addresses
+from vault.payload_keys import TransitPayloadKeys
+from worker.codec import ENCODING, TenantCodec
+from worker.keyring import Keyring
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "codec-token-of-this-test"
+ACME = "acme-codec"
+SECRET_TEXT = b'{"organization":"ACME Corporation"}'
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Running:
+    """The server's process, its address and the origin of the Temporal UI it serves."""
+
+    def __init__(self, folder: Path, vault_address: str, secret_id: str) -> None:
+        self.port, ui_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.ui_origin = f"http://127.0.0.1:{ui_port}"
+        self.log = folder / "codec.log"
+        ensure_secret(folder, secrets.CODEC_TOKEN, TOKEN)
+        ensure_secret(folder, secrets.vault_secret(Role.CODEC), secret_id)
+        environment = {
+            "OPENKCM_SECRETS_DIR": str(folder),
+            "OPENKCM_VAULT_ADDRESS": vault_address,
+            "OPENKCM_CODEC_PORT": str(self.port),
+            "OPENKCM_TEMPORAL_UI_PORT": str(ui_port),
+        }
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker.codec_server"],
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
+            try:
+                if httpx.get(f"{self.url}/healthz").is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError("the codec server did not start within 30 s")
+
+
+@pytest.fixture(scope="module")
+def codec(key_server, tmp_path_factory) -> Iterator[Running]:
+    secret_id = (key_server.folder / "codec.secret").read_text(encoding="ascii")
+    running = Running(tmp_path_factory.mktemp("codec"), key_server.url, secret_id)
+    running.wait_ready()
+    yield running
+    running.process.terminate()
+    running.process.wait(10)
+
+
+@pytest.fixture
+def http(codec) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=codec.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def keys(key_server) -> TransitPayloadKeys:
+    return TransitPayloadKeys(key_server.session("worker"))
+
+
+@pytest.fixture
+async def sealed(keys) -> Payload:
+    """A payload as a worker writes it into ACME's histories."""
+    keyring = Keyring(keys)
+    keyring.open_platform_key()
+    keyring.learn(ACME, *keys.new_data_key(keys.ensure(ACME).name))
+    codec = TenantCodec(keyring).with_context(WorkflowSerializationContext("default", f"tenant/{ACME}/provision"))
+    [payload] = await codec.encode([Payload(metadata={"encoding": b"json/plain"}, data=SECRET_TEXT)])
+    return payload
+
+
+def body(*payloads: Payload) -> dict[str, Any]:
+    return MessageToDict(Payloads(payloads=payloads))
+
+
+def bearer(token: str = TOKEN) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+def test_it_decodes_a_real_payload_for_the_token(http, sealed):
+    answer = http.post("/decode", json=body(sealed), headers=bearer())
+    assert answer.status_code == 200
+    [payload] = ParseDict(answer.json(), Payloads()).payloads
+    assert payload.data == SECRET_TEXT
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, bearer("wrong"), {"authorization": "Bearer"}, {"authorization": TOKEN}, {"cookie": "openkcm_codec=x"}],
+)
+def test_without_the_token_nothing_is_decoded(http, sealed, headers):
+    answer = http.post("/decode", json=body(sealed), headers=headers)
+    assert answer.status_code == 403
+    assert b"ACME" not in answer.content
+
+
+def test_an_operator_signs_in_once_and_the_cookie_is_kept_from_scripts_and_other_sites(http, sealed):
+    refused = http.post("/sign-in", data={"token": "wrong"})
+    assert refused.status_code == 403
+    assert "set-cookie" not in refused.headers
+
+    signed_in = http.post("/sign-in", data={"token": TOKEN})
+    assert signed_in.status_code == 303
+    assert {"HttpOnly", "SameSite=strict"} <= set(signed_in.headers["set-cookie"].split("; "))
+    assert TOKEN not in signed_in.headers["set-cookie"]
+    assert http.post("/decode", json=body(sealed)).is_success
+    assert "signed in" in http.get("/").text
+
+
+def test_only_pages_of_the_temporal_ui_may_read_the_answer(http, codec):
+    def allowed_origin(origin: str) -> str | None:
+        asked = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "x-namespace",
+        }
+        return http.options("/decode", headers=asked).headers.get("access-control-allow-origin")
+
+    assert allowed_origin(codec.ui_origin) == codec.ui_origin
+    assert allowed_origin(codec.ui_origin.replace("127.0.0.1", "localhost")) is not None
+    for other in ("https://evil.example", "null", f"{codec.ui_origin}.evil.example", codec.ui_origin + "0"):
+        assert allowed_origin(other) is None
+
+
+@pytest.mark.parametrize("path", ["/encode", "/download", "/"])
+def test_it_only_decodes(http, path):
+    assert http.post(path, json=body(), headers=bearer()).status_code in {404, 405}
+
+
+def test_its_identity_cannot_make_a_data_key_or_touch_a_tenants_l2_key(key_server):
+    session = key_server.session("codec")
+    with pytest.raises(VaultRefused):
+        TransitPayloadKeys(session).new_data_key(f"payload-{ACME}")
+    with pytest.raises(VaultRefused):
+        session.write(f"transit/decrypt/L2-{ACME}-primary", {"ciphertext": "vault:v1:AAAA"})
+
+
+@pytest.mark.parametrize("broken", [b"", b"not json", b'"text"', b'{"payloads": 1}', b'{"secrets": []}', b"\xff\xfe"])
+def test_a_body_that_is_no_payloads_message_is_refused(http, broken):
+    assert http.post("/decode", content=broken, headers=bearer()).status_code == 400
+
+
+def test_a_body_beyond_the_limit_is_refused_before_it_is_read(http):
+    assert http.post("/decode", content=b"x" * (4 * 1024 * 1024 + 1), headers=bearer()).status_code == 413
+
+
+def test_a_body_of_unknown_length_is_refused(http):
+    assert http.post("/decode", content=iter([b"{}"]), headers=bearer()).status_code == 413
+
+
+def without(payload: Payload, field: str) -> Payload:
+    copied = Payload.FromString(payload.SerializeToString())
+    del copied.metadata[field]
+    return copied
+
+
+@pytest.mark.parametrize("field", ["key", "data-key"])
+def test_a_payload_that_lacks_its_label_is_refused(http, sealed, field):
+    assert http.post("/decode", json=body(without(sealed, field)), headers=bearer()).status_code in {400, 424}
+
+
+@pytest.mark.parametrize(
+    "key", [b"../sys/policies", b"L2-acme-codec-primary", b"audit-heads", b"\xff", b"payload-missing"]
+)
+def test_a_label_that_names_another_key_opens_nothing(http, sealed, key):
+    sealed.metadata["key"] = key
+    answer = http.post("/decode", json=body(sealed), headers=bearer())
+    assert answer.status_code in {400, 424}
+    assert b"ACME" not in answer.content
+
+
+def test_what_was_never_encrypted_passes(http):
+    plain = Payload(metadata={"encoding": b"json/plain"}, data=b'"ids only"')
+    assert http.post("/decode", json=body(plain), headers=bearer()).json() == body(plain)
+
+
+def test_every_decode_is_logged_with_its_keys_and_without_token_or_text(http, codec, sealed):
+    assert sealed.metadata["encoding"] == ENCODING
+    http.post("/decode", json=body(sealed), headers=bearer())
+    log = codec.log.read_text(encoding="utf-8")
+    assert f"payload-{ACME}" in log
+    for hidden in (TOKEN, "ACME Corporation", sealed.metadata["data-key"].decode()):
+        assert hidden not in log
+
+
+def test_it_listens_on_loopback_only(codec):
+    assert listening_addresses(codec.process.pid) == [(ip_address("127.0.0.1"), codec.port)]

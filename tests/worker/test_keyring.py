@@ -1,0 +1,68 @@
+"""Data keys: wrapped by a real Transit, one per tenant for good, and never served under another name."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tenancy.errors import KeyUnavailable, WrongContext
+from vault.payload_keys import TransitPayloadKeys
+from worker.keyring import PLATFORM_KEY, Keyring
+
+
+@pytest.fixture
+def transit(key_server) -> TransitPayloadKeys:
+    return TransitPayloadKeys(key_server.session("worker"))
+
+
+@pytest.fixture
+def keyring(transit) -> Keyring:
+    keyring = Keyring(transit)
+    keyring.open_platform_key()
+    return keyring
+
+
+def test_nothing_is_written_before_the_platforms_key_is_open(transit):
+    with pytest.raises(RuntimeError):
+        Keyring(transit).current(None)
+
+
+def test_a_tenant_without_a_key_of_its_own_writes_under_the_platforms(keyring):
+    assert keyring.current("acme-corp-12345").key_name == PLATFORM_KEY
+
+
+async def test_a_data_key_opens_in_another_process_and_only_under_its_own_name(keyring, transit):
+    ours, theirs = transit.ensure("acme-keyring").name, transit.ensure("beta-keyring").name
+    plain, wrapped = transit.new_data_key(ours)
+    assert await Keyring(transit).open(ours, wrapped) == plain
+
+    keyring.learn("acme-keyring", plain, wrapped)
+    assert await keyring.open(ours, wrapped) == plain
+    with pytest.raises(WrongContext):
+        await keyring.open(theirs, wrapped)
+
+
+async def test_a_key_that_transit_refuses_is_not_opened_from_an_empty_memory(keyring, transit, vault_admin):
+    name = transit.ensure("gone-keyring").name
+    plain, wrapped = transit.new_data_key(name)
+    keyring.learn("gone-keyring", plain, wrapped)
+    vault_admin.delete(f"transit/keys/{name}/soft-delete")
+    with pytest.raises(KeyUnavailable):
+        await Keyring(transit).open(name, wrapped)
+    assert await keyring.open(name, wrapped) == plain
+
+
+def test_the_first_key_learned_stays_whoever_learns_it_at_once(keyring):
+    made = [(bytes([n]) * 32, f"vault:v1:{n}") for n in range(32)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: keyring.learn("acme-corp-12345", *key), made))
+    kept = keyring.current("acme-corp-12345")
+    keyring.learn("acme-corp-12345", b"\xff" * 32, "vault:v1:later")
+    assert keyring.current("acme-corp-12345") == kept
+
+
+async def test_many_readers_of_a_new_key_all_get_it(keyring, transit):
+    plain, wrapped = transit.new_data_key(transit.ensure("many-keyring").name)
+    opened = await asyncio.gather(*(keyring.open("payload-many-keyring", wrapped) for _ in range(16)))
+    assert set(opened) == {plain}
+    assert keyring.current("many-keyring").wrapped == wrapped
