@@ -73,7 +73,8 @@ def desired_state(
     """Return everything a server needs before the first tenant, in order.
 
     Args:
-        secret_id_files: AppRole role (`worker`, `codec`) → file with its secret id, 0600.
+        secret_id_files: AppRole role (`worker`, `codec`, and `setup` where `apply` is to be run later without an
+            administrator) → file with its secret id, 0600.
         boundary_public_key_file: public key (PEM) of the identity that signs tenant JWTs.
         policies: folder of `<role>.hcl` and `tenant.hcl`; default: the shipped ones.
     """
@@ -114,7 +115,7 @@ def apply(
     """Bring an existing server to the desired state; safe to run again.
 
     Args:
-        session: of an administrator who may mount, write policies and roles.
+        session: of an administrator, or of the role `setup` (policies/setup.hcl).
         secret_id_files: see `desired_state`.
         boundary_public_key_file: see `desired_state`.
         policies: see `desired_state`.

@@ -62,7 +62,7 @@ def start(folder: Path, *, bare: bool = False) -> Server:
     """Return a running server with the product's desired state, or without any when it is to be `bare`."""
     for part in ("data", "logs"):
         (folder / part).mkdir(mode=0o700)
-    secrets = {role: folder / f"{role}.secret" for role in ("worker", "codec")}
+    secrets = {role: folder / f"{role}.secret" for role in ("worker", "codec", "setup")}
     _write(folder / "unseal.key", os.urandom(32))
     for file in secrets.values():
         _write(file, os.urandom(32).hex().encode())

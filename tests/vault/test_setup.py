@@ -10,7 +10,7 @@ from tests.vault.server import Server, start
 from vault.session import TokenSession, VaultRejected
 from vault.setup import apply
 
-NAMES = {"worker": "worker.secret", "codec": "codec.secret"}
+NAMES = {role: f"{role}.secret" for role in ("worker", "codec", "setup")}
 
 
 @pytest.fixture
@@ -28,6 +28,14 @@ def test_apply_builds_what_self_initialisation_builds_and_may_run_twice(bare: Se
     assert _state(admin) == first
     assert _shape(first) == _shape(_state(server.admin()))
     assert bare.session("worker").read("transit/keys/audit-heads") is not None
+
+
+def test_the_setup_role_brings_a_weakened_policy_back(server: Server) -> None:
+    admin = server.admin()
+    before = _state(admin)
+    admin.write("sys/policies/acl/openkcm-worker", {"policy": 'path "*" { capabilities = ["read"] }'})
+    apply(server.session("setup"), **_arguments(server.folder))
+    assert _shape(_state(admin)) == _shape(before)
 
 
 def test_no_root_token_is_left(server: Server) -> None:
@@ -71,14 +79,16 @@ def _state(admin: TokenSession) -> dict[str, Any]:
         "pki/cert/ca",
         "sys/policies/acl/openkcm-worker",
         "sys/policies/acl/openkcm-codec",
+        "sys/policies/acl/openkcm-setup",
         "sys/policies/acl/openkcm-tenant",
         "auth/approle/role/openkcm-worker",
         "auth/approle/role/openkcm-codec",
+        "auth/approle/role/openkcm-setup",
         "auth/jwt/role/tenant",
         "auth/jwt/config",
     )
     state: dict[str, Any] = {path: admin.read(path) for path in paths}
-    for policy in ("worker", "codec", "tenant"):
+    for policy in (*NAMES, "tenant"):
         for counted in ("modified", "version"):
             del state[f"sys/policies/acl/openkcm-{policy}"][counted]
     return state | {"issuers": admin.list("pki/issuers")}

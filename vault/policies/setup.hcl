@@ -1,0 +1,40 @@
+# Who brings a server to a newer desired state (setup.apply), after an upgrade changed a policy or a role. Optional: it
+# exists only where the launcher gives it a secret id. Whoever may write policies can in the end do anything, so its
+# secret is kept where only the launcher reads it, and no long-running process of OpenKCM has it.
+
+path "sys/mounts/transit" {
+  capabilities = ["create", "update", "read"]
+}
+path "sys/mounts/pki" {
+  capabilities = ["create", "update", "read"]
+}
+path "sys/auth/+" {
+  capabilities = ["create", "update", "read", "sudo"]
+}
+path "sys/policies/acl/openkcm-*" {
+  capabilities = ["create", "update", "read"]
+}
+path "transit/config/keys" {
+  capabilities = ["create", "update", "read"]
+}
+path "transit/keys/audit-heads" {
+  capabilities = ["create", "update", "read"]
+}
+path "transit/keys/payloads-platform" {
+  capabilities = ["create", "update", "read"]
+}
+path "pki/cert/ca" {
+  capabilities = ["read"]
+}
+path "pki/root/generate/internal" {
+  capabilities = ["create", "update"]
+}
+path "auth/jwt/config" {
+  capabilities = ["create", "update", "read"]
+}
+path "auth/jwt/role/tenant" {
+  capabilities = ["create", "update", "read"]
+}
+path "auth/approle/role/openkcm-*" {
+  capabilities = ["create", "update", "read"]
+}
