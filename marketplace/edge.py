@@ -47,7 +47,7 @@ class Edge:
             method=scope["method"],
             # As it came, percent-encoded: nothing in it can break a line.
             path=scope.get("raw_path", b"").decode("ascii", "replace")[:_LONGEST_PATH],
-            status=status,
+            status=int(status),
             code=scope.get(CODE),
             source=source[0] if source else None,
             milliseconds=round((time.perf_counter() - began) * 1000, 1),

@@ -20,7 +20,7 @@ _INTERVAL_SECONDS = 2.0
 _SLOWEST_SECONDS = 5.0
 _BATCH = 500
 _AT_ONCE = 32
-_REFUSED_REST_SECONDS = 60.0
+_REFUSED_REST_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 

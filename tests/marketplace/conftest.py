@@ -1,0 +1,133 @@
+"""The endpoint on a real socket, over a real PostgreSQL; only the door into Temporal can be a stand-in."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from standardwebhooks import Webhook
+
+from marketplace.app import Offer, create_app
+from marketplace.interfaces import WorkflowDoor
+from tenancy.errors import TemporalUnavailable
+from tests.database.fixtures import field, server, template
+
+__all__ = ["field", "server", "template"]
+
+CURRENT = "whsec_" + "Q3VycmVudCBzZWNyZXQgb2YgdGhlIHRlc3Rz"
+PREVIOUS = "whsec_" + "UHJldmlvdXMgc2VjcmV0IG9mIHRoZSB0ZXN0"
+TOKEN = "token-of-the-marketplace"
+OFFER = Offer(
+    webhook_secrets=(CURRENT, PREVIOUS),
+    token=TOKEN,
+    regions=("eu-west-1", "eu-central-1"),
+    base_url="https://cmk.openkcm.io",
+    body_limit=65536,
+)
+
+
+def an_event(**changes: Any) -> dict[str, Any]:
+    seed = {
+        "event": "service_enabled",
+        "customer": "acme-corp-12345",
+        "service": "openkcm",
+        "region": "eu-west-1",
+        "timestamp": "2026-01-15T10:30:00Z",
+        "organization": "ACME Corporation",
+    }
+    return {name: value for name, value in (seed | changes).items() if value is not None}
+
+
+def signed(body: bytes, event_id: str | None = None, secret: str = CURRENT, at: datetime | None = None) -> dict:
+    event_id = event_id or f"msg_{secrets.token_hex(8)}"
+    at = at or datetime.now(UTC)
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign(event_id, at, body.decode("utf-8", "replace")),
+        "content-type": "application/json",
+    }
+
+
+class RecordingDoor:
+    """Stands in for the gateway where a test is about HTTP or the inbox; it refuses as the real one does."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str, str]] = []
+        self.down = False
+        self.broken_for: set[str] = set()
+
+    async def enable(self, tenant_id: str, region: str, event_id: str) -> None:
+        await asyncio.sleep(0)
+        if self.down:
+            raise TemporalUnavailable
+        if tenant_id in self.broken_for:
+            raise RuntimeError("not a workflow id")
+        self.taken.append((tenant_id, region, event_id))
+
+
+class Endpoint:
+    def __init__(self, url: str, field, door) -> None:
+        self.url, self.field, self.door = url, field, door
+        self.client = httpx.AsyncClient(base_url=url, timeout=30, limits=httpx.Limits(max_connections=50))
+
+    async def post(self, event: dict | bytes, headers: dict | None = None, **how: Any) -> httpx.Response:
+        body = event if isinstance(event, bytes) else json.dumps(event).encode()
+        return await self.client.post("/v1/events", content=body, headers=signed(body, **how) | (headers or {}))
+
+    async def show(self, tenant_id: str, token: str = TOKEN) -> httpx.Response:
+        return await self.client.get(f"/v1/tenants/{tenant_id}", headers={"authorization": f"Bearer {token}"})
+
+    def count(self, table: str) -> int:
+        with self.field.administrator() as administrator:
+            (count,) = administrator.execute(f"select count(*) from okcm.{table}").fetchone()
+            return count
+
+    def waiting(self) -> int:
+        return self.count("marketplace_event where started_at is null")
+
+    def assert_nothing_stored(self) -> None:
+        assert (self.count("tenant"), self.count("marketplace_event"), self.count("audit_event")) == (0, 0, 0)
+        assert getattr(self.door, "taken", []) == []
+
+
+@asynccontextmanager
+async def running(field, door: WorkflowDoor, offer: Offer = OFFER) -> AsyncIterator[Endpoint]:
+    app = create_app(field.open("marketplace", max_size=8), door, offer)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="none", lifespan="on")
+    )
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started or serving.done())
+    port = server.servers[0].sockets[0].getsockname()[1]
+    endpoint = Endpoint(f"http://127.0.0.1:{port}", field, door)
+    try:
+        yield endpoint
+    finally:
+        await endpoint.client.aclose()
+        server.should_exit = True
+        await serving
+
+
+async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Wait for a condition that another task makes true."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the condition is mostly a row in PostgreSQL
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def door() -> RecordingDoor:
+    return RecordingDoor()
+
+
+@pytest.fixture
+async def endpoint(field, door) -> AsyncIterator[Endpoint]:
+    async with running(field, door) as started:
+        yield started

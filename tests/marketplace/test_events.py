@@ -1,0 +1,198 @@
+"""What a marketplace may send, and what it must not be able to do."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cloudevents.core.bindings.http import to_binary_event, to_structured_event
+from cloudevents.core.v1.event import CloudEvent
+
+from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, an_event, signed, until
+
+CLOUD = {"type": "io.openkcm.marketplace.service_enabled", "source": "/marketplace"}
+
+
+async def test_the_seeds_event_becomes_a_row_an_audit_record_and_a_workflow(endpoint):
+    answer = await endpoint.post(an_event(organization=None), event_id="msg_1")
+
+    assert answer.status_code == 202
+    assert answer.json() == {
+        "tenant_id": "acme-corp-12345",
+        "state": "requested",
+        "event_id": "msg_1",
+        "duplicate": False,
+        "status_url": f"{endpoint.url}/v1/tenants/acme-corp-12345",
+    }
+    assert TOKEN not in answer.text
+    await until(lambda: endpoint.waiting() == 0)
+    assert endpoint.door.taken == [("acme-corp-12345", "eu-west-1", "msg_1")]
+    with endpoint.field.open("operator").tenant_tx("acme-corp-12345") as tx:
+        assert tx.tenants.get().organization == "acme-corp-12345"
+        (stored,) = tx.audit.records()
+    record = json.loads(stored.record)
+    assert (record["name"], record["source"]) == ("marketplace.enable_accepted", "127.0.0.1")
+    assert record["correlation_id"] == "msg_1"
+
+
+@pytest.mark.parametrize("secret", [CURRENT, PREVIOUS])
+async def test_both_active_secrets_are_accepted(endpoint, secret):
+    assert (await endpoint.post(an_event(), secret=secret)).status_code == 202
+
+
+@pytest.mark.parametrize("convert", [to_structured_event, to_binary_event])
+async def test_cloud_events_are_accepted_in_both_modes(endpoint, convert):
+    message = convert(CloudEvent(CLOUD | {"datacontenttype": "application/json"}, an_event()))
+
+    answer = await endpoint.post(message.body, message.headers)
+
+    assert answer.status_code == 202, answer.text
+    assert (await endpoint.show("acme-corp-12345")).json()["organization"] == "ACME Corporation"
+
+
+async def test_a_header_outside_the_signature_cannot_turn_an_enable_into_a_disable(endpoint):
+    message = to_binary_event(CloudEvent(CLOUD | {"datacontenttype": "application/json"}, an_event()))
+
+    answer = await endpoint.post(message.body, message.headers | {"ce-type": "io.openkcm.marketplace.service_disabled"})
+
+    assert_refused(answer, 400, "malformed_event")
+    endpoint.assert_nothing_stored()
+
+
+def assert_refused(answer, status: int, code: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["hint"]
+
+
+BAD = {
+    "malformed JSON": (b'{"event": ', 400, "malformed_event"),
+    "not UTF-8": (b"\xff\xfe", 401, "signature_refused"),
+    "a list": (b"[]", 400, "malformed_event"),
+    "deep nesting": (b"[" * 60_000, 400, "malformed_event"),
+    "no customer": (an_event(customer=None), 400, "malformed_event"),
+    "customer not a text": (an_event(customer=7), 400, "malformed_event"),
+    "no time zone": (an_event(timestamp="2026-01-15T10:30:00"), 400, "malformed_event"),
+    "header injection": (an_event(organization="ACME\r\nBcc: everyone@example.com"), 400, "malformed_event"),
+    "lone surrogate": (an_event(organization="\ud800"), 400, "malformed_event"),
+    "long organization": (an_event(organization="x" * 201), 400, "malformed_event"),
+    "unknown kind": (an_event(event="service_deleted"), 422, "unknown_event"),
+    "unknown service": (an_event(service="other"), 422, "unknown_service"),
+    "illegal tenant id": (an_event(customer="ACME"), 422, "illegal_tenant_id"),
+    "too long tenant id": (an_event(customer="a" * 41), 422, "illegal_tenant_id"),
+    "the platform's own range": (an_event(customer="openkcm-canary"), 422, "illegal_tenant_id"),
+    "region not configured": (an_event(region="us-east-1"), 422, "unknown_region"),
+    "disable of a stranger": (an_event(event="service_disabled"), 404, "tenant_unknown"),
+    "CloudEvent without a source": (
+        {"specversion": "1.0", "type": "x", "id": "1", "data": an_event()},
+        400,
+        "malformed_event",
+    ),
+}
+
+
+@pytest.mark.parametrize(("event", "status", "code"), BAD.values(), ids=BAD.keys())
+async def test_bad_input_is_refused_by_name_and_leaves_nothing(endpoint, event, status, code):
+    answer = await endpoint.post(event)
+
+    assert_refused(answer, status, code)
+    endpoint.assert_nothing_stored()
+
+
+async def test_wrong_missing_and_malformed_signatures_are_refused_and_logged_without_secrets(endpoint, caplog):
+    body = json.dumps(an_event()).encode()
+    good = signed(body)
+    wrong = [
+        good | {"webhook-signature": signed(body + b" ")["webhook-signature"]},
+        good | {"webhook-signature": "nonsense"},
+        good | {"webhook-signature": "v1,%%%"},
+        good | {"webhook-signature": "v1,a,b"},
+        good | {"webhook-signature": ""},
+        good | {"webhook-timestamp": "soon"},
+        good | {"webhook-id": "another"},
+        {},
+    ]
+    with caplog.at_level(logging.DEBUG):
+        for headers in wrong:
+            answer = await endpoint.client.post("/v1/events", content=body, headers=headers)
+            assert_refused(answer, 401, "signature_refused")
+
+    endpoint.assert_nothing_stored()
+    for secret in (CURRENT, CURRENT.removeprefix("whsec_"), PREVIOUS, TOKEN, good["webhook-signature"]):
+        assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("minutes", [-6, 6])
+async def test_a_delivery_outside_the_replay_window_is_told_apart(endpoint, minutes):
+    answer = await endpoint.post(an_event(), at=datetime.now(UTC) + timedelta(minutes=minutes))
+
+    assert_refused(answer, 401, "stale_timestamp")
+    endpoint.assert_nothing_stored()
+
+
+async def test_ten_megabytes_are_refused_whether_announced_or_streamed(endpoint):
+    body = b"x" * 10_000_000
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for begin in range(0, len(body), 65536):
+            yield body[begin : begin + 65536]
+
+    assert_refused(await endpoint.post(body), 413, "body_too_large")
+    assert_refused(
+        await endpoint.client.post("/v1/events", content=chunks(), headers=signed(b"")), 413, "body_too_large"
+    )
+    endpoint.assert_nothing_stored()
+
+
+async def test_the_same_event_fifty_times_at_once_makes_nothing_twice(endpoint):
+    answers = await asyncio.gather(*(endpoint.post(an_event(), event_id="msg_once") for _ in range(50)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert sum(not answer.json()["duplicate"] for answer in answers) == 1
+    await until(lambda: endpoint.waiting() == 0)
+    assert (endpoint.count("tenant"), endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (1, 1, 1)
+    assert len(endpoint.door.taken) == 1
+
+
+async def test_an_offboarded_id_is_never_taken_again(endpoint):
+    await endpoint.post(an_event())
+    await until(lambda: endpoint.waiting() == 0)
+    with endpoint.field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set state = 'offboarded'")
+
+    assert_refused(await endpoint.post(an_event()), 409, "tenant_offboarded")
+    assert endpoint.count("marketplace_event") == 1
+    assert len(endpoint.door.taken) == 1
+
+
+async def test_a_tenant_stays_in_its_region(endpoint):
+    await endpoint.post(an_event())
+
+    assert_refused(await endpoint.post(an_event(region="eu-central-1")), 409, "tenant_conflict")
+    assert endpoint.count("marketplace_event") == 1
+
+
+async def test_a_disable_is_recorded_and_starts_nothing(endpoint):
+    await endpoint.post(an_event(), event_id="msg_on")
+    await until(lambda: endpoint.waiting() == 0)
+
+    answer = await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
+
+    assert answer.status_code == 202
+    assert (endpoint.count("marketplace_event"), endpoint.count("audit_event"), endpoint.waiting()) == (2, 2, 0)
+    assert [event_id for (_, _, event_id) in endpoint.door.taken] == ["msg_on"]
+
+
+async def test_what_is_ours_is_answered_with_a_reference_only(endpoint):
+    with endpoint.field.administrator() as administrator:
+        administrator.execute("revoke insert on okcm.marketplace_event from okcm_marketplace")
+
+    answer = await endpoint.post(an_event())
+
+    assert_refused(answer, 500, "internal")
+    assert "marketplace_event" not in answer.text
+    assert endpoint.count("tenant") == 0

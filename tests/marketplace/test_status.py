@@ -1,0 +1,63 @@
+from tenancy.provisioning import Step
+from tests.marketplace.conftest import TOKEN, an_event
+from tests.marketplace.test_events import assert_refused
+
+
+async def test_the_status_needs_the_marketplaces_token(endpoint):
+    await endpoint.post(an_event())
+
+    refused = await endpoint.client.get("/v1/tenants/acme-corp-12345")
+
+    assert_refused(refused, 401, "unauthorized")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert_refused(await endpoint.show("acme-corp-12345", token=TOKEN + "x"), 401, "unauthorized")
+
+
+async def test_a_stranger_is_not_there(endpoint):
+    assert_refused(await endpoint.show("nobody-here"), 404, "tenant_unknown")
+    assert_refused(await endpoint.show("NOT%20AN%20ID"), 422, "illegal_tenant_id")
+
+
+async def test_a_ready_tenant_is_announced_in_the_customers_words(endpoint):
+    await endpoint.post(an_event())
+    before = (await endpoint.show("acme-corp-12345")).json()
+    assert (before["state"], before["ready_seconds"], before["announcement"]) == ("requested", None, None)
+    with endpoint.field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set state = 'active', ready_at = requested_at + interval '1.5 s'")
+
+    shown = (await endpoint.show("acme-corp-12345")).json()
+
+    assert (shown["state"], shown["ready_seconds"], shown["promise_broken"]) == ("active", 1.5, False)
+    assert shown["dashboard_url"] == "https://cmk.openkcm.io/tenant/acme-corp-12345"
+    assert shown["announcement"].startswith("OpenKCM is ready for ACME Corporation!")
+
+
+async def test_steps_are_shown_by_number_and_name(endpoint):
+    await endpoint.post(an_event())
+    with endpoint.field.open("worker").tenant_tx("acme-corp-12345") as tx:
+        tx.steps.plan("provision/1", tuple(Step))
+        tx.steps.retry("provision/1", Step.OPEN_RECORDS, "vault_unavailable")
+
+    steps = (await endpoint.show("acme-corp-12345")).json()["steps"]
+
+    assert [step["number"] for step in steps] == list(range(1, len(Step) + 1))
+    assert (steps[0]["name"], steps[0]["state"], steps[0]["attempts"]) == ("open-records", "retrying", 1)
+
+
+async def test_unknown_routes_and_methods_are_problems_too(endpoint):
+    assert_refused(await endpoint.client.get("/v2"), 404, "not_found")
+    assert_refused(await endpoint.client.get("/v1/events"), 405, "method_not_allowed")
+
+
+async def test_the_api_page_fetches_nothing_from_the_network(endpoint):
+    page = await endpoint.client.get("/docs")
+
+    assert "POST /v1/events" in page.text
+    assert not any(word in page.text for word in ("<script", "src=", "http://", "https://"))
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert (await endpoint.client.get("/openapi.json")).json()["paths"].keys() == {
+        "/v1/events",
+        "/v1/tenants/{tenant_id}",
+        "/healthz",
+    }
+    assert (await endpoint.client.get("/healthz")).json() == {"status": "ok"}

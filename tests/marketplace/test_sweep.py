@@ -1,0 +1,63 @@
+import asyncio
+
+import psycopg
+
+from tests.marketplace.conftest import an_event, running, until
+from tests.marketplace.test_events import assert_refused
+
+
+async def test_events_accepted_while_temporal_is_down_are_started_when_it_is_back(endpoint):
+    endpoint.door.down = True
+    ids = [f"tenant-{number}" for number in range(5)]
+    answers = await asyncio.gather(*(endpoint.post(an_event(customer=tenant_id)) for tenant_id in ids))
+    assert {answer.status_code for answer in answers} == {202}
+    assert endpoint.waiting() == 5
+
+    endpoint.door.down = False
+    await until(lambda: endpoint.waiting() == 0)
+
+    assert sorted(tenant_id for tenant_id, _, _ in endpoint.door.taken) == ids
+
+
+async def test_what_a_process_left_behind_is_started_by_the_next_one(field, door):
+    door.down = True
+    async with running(field, door) as first:
+        await first.post(an_event())
+    door.down = False
+
+    async with running(field, door) as second:
+        await until(lambda: second.waiting() == 0)
+
+    assert len(door.taken) == 1
+
+
+async def test_one_event_that_is_not_taken_holds_up_no_other(endpoint):
+    endpoint.door.broken_for = {"tenant-bad"}
+    await endpoint.post(an_event(customer="tenant-bad"))
+    await endpoint.post(an_event(customer="tenant-good"))
+
+    await until(lambda: endpoint.waiting() == 1)
+
+    assert [tenant_id for tenant_id, _, _ in endpoint.door.taken] == ["tenant-good"]
+
+
+async def test_a_database_that_is_down_is_said_at_once_and_nothing_is_half_done(endpoint):
+    await endpoint.post(an_event(customer="before"))
+    await until(lambda: endpoint.waiting() == 0)
+    name = endpoint.field.name
+    with psycopg.connect(endpoint.field.server.conninfo, autocommit=True) as administrator:
+        administrator.execute(f"alter database {name} allow_connections false")
+        administrator.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+        try:
+            answers = await asyncio.gather(*(endpoint.post(an_event(), event_id="msg_down") for _ in range(40)))
+        finally:
+            administrator.execute(f"alter database {name} allow_connections true")
+
+    for answer in answers:
+        assert_refused(answer, 503, "database_unavailable")
+        assert answer.headers["retry-after"] == "2"
+    assert (endpoint.count("tenant"), endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (1, 1, 1)
+    async with asyncio.timeout(15):
+        while (await endpoint.post(an_event(), event_id="msg_down")).status_code != 202:
+            pass
+    await until(lambda: endpoint.waiting() == 0)

@@ -1,0 +1,36 @@
+"""With Temporal itself: accepted while it is down, started once it is up, and once only."""
+
+import asyncio
+from pathlib import Path
+
+from temporalio.client import Client
+
+from devstack.ports import free_port
+from devstack.temporal import TemporalServer
+from tests.marketplace.conftest import an_event, running, until
+from workflows.gateway import Gateway
+
+
+async def test_an_event_accepted_while_temporal_is_down_starts_its_workflow_when_it_is_up(field, tmp_path: Path):
+    temporal = TemporalServer(tmp_path, free_port(), free_port(), free_port())
+    async with running(field, await Gateway.connect(temporal.address, 180.0)) as endpoint:
+        answer = await endpoint.post(an_event(), event_id="msg_1")
+        assert answer.status_code == 202
+        assert endpoint.waiting() == 1
+        temporal.prepare()
+        temporal.start()
+        try:
+            await asyncio.to_thread(temporal.wait_ready)
+            await until(lambda: endpoint.waiting() == 0, seconds=30)
+            for _ in range(3):
+                assert (await endpoint.post(an_event(), event_id="msg_1")).json()["duplicate"]
+            client = await Client.connect(temporal.address)
+            described = await client.get_workflow_handle("tenant/acme-corp-12345").describe()
+            history = await client.get_workflow_handle("tenant/acme-corp-12345").fetch_history()
+        finally:
+            temporal.stop()
+
+    assert described.task_queue == "lifecycle.eu-west-1"
+    signals = [event for event in history.events if event.HasField("workflow_execution_signaled_event_attributes")]
+    assert len(signals) == 1
+    assert "ACME Corporation" not in str(history.events)
