@@ -58,3 +58,7 @@ def temporal(session_folder: Path) -> Iterator[TemporalServer]:
 @pytest.fixture
 def free_port() -> int:
     return ports.free_port()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long form of the chaos tests (make chaos)")

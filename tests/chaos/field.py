@@ -33,7 +33,6 @@ from tenancy.events import AnnouncementKind, EventKind, MarketplaceEvent
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
 from vault.session import VaultSession
-from workflows import visibility
 from workflows.gateway import Gateway
 
 REGION = "eu-west-1"
@@ -66,10 +65,10 @@ class _Take(BaseHTTPRequestHandler):
 
 
 class Field:
-    def __init__(self, folder: Path, ports: list[int]) -> None:
+    def __init__(self, folder: Path, ports: Sequence[int]) -> None:
         self.folder = folder
         self.receiver = Receiver()
-        postgres, vault, _cluster, temporal, ui, server_metrics, metrics = ports
+        postgres, vault, temporal, ui, server_metrics, metrics = ports
         self.settings = Settings(
             state_dir=folder,
             postgres_port=postgres,
@@ -87,17 +86,11 @@ class Field:
     def start(self) -> None:
         settings = self.settings
         ensure_secrets(settings.secrets)
-        attributes = {key.name: "Bool" if key is visibility.PROMISE_BROKEN else "Keyword" for key in visibility.ALL}
         self.servers = {
             "postgres": PostgresServer(self.folder, settings.postgres_port),
             "openbao": OpenBaoServer(self.folder, settings.vault_port, settings.secrets),
             "temporal": TemporalServer(
-                self.folder,
-                settings.temporal_port,
-                settings.temporal_ui_port,
-                settings.temporal_metrics_port,
-                None,
-                attributes,
+                self.folder, settings.temporal_port, settings.temporal_ui_port, settings.temporal_metrics_port
             ),
         }
         for server in self.servers.values():
@@ -125,9 +118,9 @@ class Field:
         self._plan.write_text(json.dumps(harmless if plan is None else plan), encoding="utf-8")
         fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
         env = os.environ | {f"OPENKCM_{k.upper()}": str(v) for k, v in fields.items()}
-        log = (self.folder / "worker.log").open("ab")
         command = [sys.executable, str(_HERE / "killing_worker.py"), str(self._plan)]
-        self._worker = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        with (self.folder / "worker.log").open("ab") as log:
+            self._worker = subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
     def stop_worker(self) -> None:
         if self._worker is not None:
@@ -238,3 +231,4 @@ class Field:
         for server in self.servers.values():
             server.stop()
         self.receiver.shutdown()
+        self.receiver.server_close()
