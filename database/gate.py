@@ -120,11 +120,12 @@ RULES = MappingProxyType(
             select name from (select relname::text as name, relowner as by from ours
                               union all select name, proowner from procedure) as thing
             where by <> to_regrole(%(owner)s)""",
-        # Also per partition: a TRUNCATE trigger is not inherited.
+        # UPDATE and DELETE for each row, TRUNCATE where rows are; ALWAYS, so that replica mode does not silence them.
         "audit-not-append-only": """
-            select relname from stream s where (select count(*) from pg_trigger
-                where tgrelid = s.oid and tgname in ('append_only', 'no_truncate') and tgenabled = 'A'
-                and tgfoid = to_regprocedure('okcm.refuse_change()')) <> 2""",
+            select relname from stream s where (select array_agg(tgname::text order by tgname) from pg_trigger
+                where tgrelid = s.oid and tgenabled = 'A' and tgfoid = to_regprocedure('okcm.refuse_change()'))
+            is distinct from
+            case relkind when 'p' then array['append_only'] else array['append_only', 'no_truncate'] end""",
     }
 )
 

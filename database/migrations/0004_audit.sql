@@ -77,7 +77,7 @@ $$;
 revoke execute on function okcm.refuse_change() from public;
 
 -- For everybody, the owner and a superuser included, and ALWAYS, so that session_replication_role does not switch it off.
--- Row triggers are inherited by the partitions; TRUNCATE triggers are not, so each partition has its own.
+-- Row triggers are inherited by the partitions. TRUNCATE triggers are not, and fire where the rows are: so they are there.
 do $$
 declare
     stream text;
@@ -88,7 +88,7 @@ begin
         execute format('alter table okcm.%I enable always trigger append_only', stream);
     end loop;
     for stream in select relname from pg_class where relnamespace = 'okcm'::regnamespace
-                  and relname ~ '^audit_(event|event_[0-9]{2}|signed_head|head)$' and relkind in ('r', 'p') loop
+                  and relname ~ '^audit_(event_[0-9]{2}|signed_head|head)$' and relkind = 'r' loop
         execute format('create trigger no_truncate before truncate on okcm.%I '
                        'for each statement execute function okcm.refuse_change()', stream);
         execute format('alter table okcm.%I enable always trigger no_truncate', stream);

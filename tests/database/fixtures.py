@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from database.connection import Database
 from database.roles import MIGRATOR, PROCESSES, login
@@ -149,11 +149,12 @@ def prepare(server: Server, database: str) -> tuple[str, ...]:
     )
 
 
-@pytest.fixture
-def field(server: Server, template: str) -> Iterator[Field]:
+@contextmanager
+def clone(server: Server, template: str) -> Iterator[Field]:
+    """Give a database of its own, made from `template`, and drop it at the end."""
     name = f"t_{secrets.token_hex(6)}"
     opened: list[Database] = []
-    parts = psycopg.conninfo.conninfo_to_dict(server.conninfo)
+    parts = conninfo_to_dict(server.conninfo)
     url = f"postgresql://{parts['host']}:{parts['port']}/{name}"
 
     def open_database(role: str, **sizes: int) -> Database:
@@ -163,12 +164,21 @@ def field(server: Server, template: str) -> Iterator[Field]:
     with psycopg.connect(server.conninfo, autocommit=True) as administrator:
         administrator.execute(f"create database {name} template {template}")
         try:
-            prepare(server, name)
+            # Rights on the database itself are not cloned.
+            logins = ", ".join(login(role) for role in (MIGRATOR, *PROCESSES))
+            administrator.execute(f"revoke all on database {name} from public")
+            administrator.execute(f"grant connect on database {name} to {logins}")
             yield Field(server, name, url, open_database)
         finally:
             for database in opened:
                 database.close()
             administrator.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def field(server: Server, template: str) -> Iterator[Field]:
+    with clone(server, template) as one:
+        yield one
 
 
 @pytest.fixture

@@ -1,0 +1,265 @@
+"""Hostile SQL in the session of each process, and the list of what got through.
+
+`breaches_of` is what the normal test requires to be empty and what the mutation suite requires to be not. It yields one
+breach at a time, so that a mutant dies at the first.
+"""
+
+import time
+from collections.abc import Iterator
+
+import psycopg
+from psycopg import errors
+
+from database.context import sign
+from database.roles import PROCESSES
+from tests.database.fixtures import Field
+
+TABLES = (
+    *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
+    *("outbox", "audit_event", "audit_head", "audit_signed_head"),
+)
+ATTACKER, VICTIM = "acme", "beta"
+
+# Refused by grant, row security or trigger, or by a reference. Anything else is a mistake of the attack.
+_REFUSED = (errors.InsufficientPrivilege, errors.ForeignKeyViolation)
+
+_NEVER_ON_ANY_TABLE = (
+    "update okcm.{table} set tenant_id = '{victim}'",
+    "truncate okcm.{table} cascade",
+    "copy okcm.{table} from stdin",
+    (
+        "create trigger mine before update on okcm.{table}"
+        " for each row execute function suppress_redundant_updates_trigger()"
+    ),
+)
+_PARTITIONS = tuple(f"audit_event_{number:02d}" for number in range(16))
+# What each process may really write, aimed at the victim's rows.
+_ALLOWED_WRITES = {
+    "worker": (
+        "update okcm.tenant set state = 'active' where tenant_id = '{victim}'",
+        "update okcm.marketplace_event set started_at = now() where tenant_id = '{victim}'",
+        "update okcm.operation_step set problem = 'x' where tenant_id = '{victim}'",
+        "update okcm.route set region = 'x' where tenant_id = '{victim}'",
+        "delete from okcm.route where tenant_id = '{victim}'",
+        "update okcm.outbox set sent_at = now() where tenant_id = '{victim}'",
+        "insert into okcm.tenant (tenant_id, organization, region) values ('gamma', 'x', 'x')",
+        (
+            "insert into okcm.marketplace_event (tenant_id, event_id, kind, organization, region, occurred_at)"
+            " values ('{victim}', 'new', 'service_enabled', 'x', 'x', now())"
+        ),
+        "insert into okcm.operation_step (tenant_id, operation_id, step, number) values ('{victim}', 'new', 'x', 1)",
+        "insert into okcm.key (tenant_id, name, kind, version) values ('{victim}', 'new', 'L2', 1)",
+        (
+            "insert into okcm.certificate_authority (tenant_id, serial, certificate_pem, chain_pem, not_after)"
+            " values ('{victim}', 'ff', 'x', 'x', now()) on conflict do nothing"
+        ),
+        (
+            "insert into okcm.route (tenant_id, l2_key, issuer_fingerprint, region)"
+            " values ('{victim}', 'L2-{victim}-primary', repeat('0', 64), 'x') on conflict do nothing"
+        ),
+        (
+            "insert into okcm.boundary_result"
+            " (tenant_id, number, operation_id, clause, name, outcome, seconds, evidence)"
+            " values ('{victim}', 9, 'x', 'M2', 'x', 'held', 0, 'x')"
+        ),
+        (
+            "insert into okcm.outbox (tenant_id, message_id, channel, kind, subject, body)"
+            " values ('{victim}', 'new', 'email', 'ready', 'x', 'x')"
+        ),
+    ),
+    "marketplace": (
+        "update okcm.marketplace_event set started_at = now() where tenant_id = '{victim}'",
+        "insert into okcm.tenant (tenant_id, organization, region) values ('gamma', 'x', 'x')",
+        (
+            "insert into okcm.marketplace_event (tenant_id, event_id, kind, organization, region, occurred_at)"
+            " values ('{victim}', 'new', 'service_enabled', 'x', 'x', now())"
+        ),
+    ),
+    "operator": (),
+}
+_READABLE = {
+    "worker": TABLES,
+    "marketplace": ("tenant", "marketplace_event", "operation_step", "outbox"),
+    "operator": TABLES,
+}
+# Inside its own tenant a process may still not do these.
+_NEVER = {
+    "worker": (
+        "select okcm.unstarted_events(10)",
+        "select okcm.moved_heads(10)",
+        "select okcm.waiting_outboxes(10)",
+        "select okcm.unknown_serials('{{aa}}')",
+        (
+            "insert into okcm.tenant (tenant_id, organization, region, state) values ('{attacker}', 'x', 'x', 'active')"
+            " on conflict do nothing"
+        ),
+        "insert into okcm.audit_event values ('{attacker}', 99, 'x', '{{}}', sha256(''))",
+        "update okcm.audit_head set seq = 0",
+        "update okcm.audit_event set record = '{{}}'",
+        "delete from okcm.audit_event",
+        "delete from okcm.audit_signed_head",
+        "delete from okcm.boundary_result",
+        "update okcm.key set version = 2",
+    ),
+    "marketplace": (
+        "select okcm.unstarted_events(10)",
+        "select okcm.moved_heads(10)",
+        "select okcm.unknown_serials('{{aa}}')",
+        (
+            "insert into okcm.tenant (tenant_id, organization, region, state) values ('{attacker}', 'x', 'x', 'active')"
+            " on conflict do nothing"
+        ),
+        "select * from okcm.audit_event",
+        "select * from okcm.key",
+        "update okcm.tenant set state = 'active'",
+        "update okcm.marketplace_event set organization = 'x'",
+    ),
+    "operator": (
+        'select okcm.audit_append(\'{{"event_id": "x"}}\')',
+        "select okcm.unstarted_events(10)",
+        "update okcm.tenant set state = 'active'",
+        "delete from okcm.route",
+    ),
+}
+_NEVER_ANYBODY = (
+    "select * from okcm.context_key",
+    "select * from okcm.schema_migration",
+    "set role okcm_owner",
+    "set role okcm_migrator",
+    "set session authorization postgres",
+    "alter table okcm.tenant disable row level security",
+    "drop policy signed on okcm.tenant",
+    "create table okcm.mine ()",
+    "create temporary table mine ()",
+    "create function okcm.mine() returns int language sql as 'select 1'",
+    "alter function okcm.ctx_ok() rename to mine",
+    "select okcm.require_platform_context()",
+    "copy (select 1) to program 'true'",
+    "select pg_read_file('PG_VERSION')",
+    "set session_replication_role = replica",
+)
+
+Pretence = tuple[str, str]
+"""What `app.tenant_id` and `app.ctx` say."""
+
+
+def breaches_of(field: Field) -> Iterator[str]:
+    """Yield what was reached beyond tenant and rights, as `who: statement`; expects both tenants in every table."""
+    with field.administrator() as administrator:
+        yield from _by_superuser(administrator)
+        yield from _by_owner(administrator)
+        yield from _by_careless_function(field, administrator)
+    for role in PROCESSES:
+        with field.session(role) as session:
+            yield from (f"{role}: {breach}" for breach in _by_role(field, session, role))
+
+
+def _by_role(field: Field, session: psycopg.Connection, role: str) -> Iterator[str]:
+    own = (ATTACKER, _signed(field, role, ATTACKER))
+    # The positive control: a wall that lets nobody through would pass everything below.
+    for table in _READABLE[role]:
+        if not _reached(session, own, f"select count(*) from okcm.{table}"):
+            yield f"cannot read its own {table}"
+    for name, pretence in _pretences(field, role).items():
+        for table in TABLES:
+            read = f"select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'"
+            if _reached(session, pretence, read):
+                yield f"{name}: {read}"
+        for write in _ALLOWED_WRITES[role]:
+            statement = write.format(victim=VICTIM)
+            if _reached(session, pretence, statement):
+                yield f"{name}: {statement}"
+    never = [
+        *(write.format(table=table, victim=VICTIM) for table in TABLES for write in _NEVER_ON_ANY_TABLE),
+        *(f"select count(*) from okcm.{partition}" for partition in _PARTITIONS),
+        *(statement.format(attacker=ATTACKER) for statement in _NEVER[role]),
+        *_NEVER_ANYBODY,
+    ]
+    for statement in never:
+        if _reached(session, own, statement) is not None:
+            yield statement
+
+
+def _pretences(field: Field, role: str) -> dict[str, Pretence]:
+    own = _signed(field, role, ATTACKER)
+    another = "marketplace" if role == "worker" else "worker"
+    pretences = {
+        "own": (ATTACKER, own),
+        "no-context": ("", ""),
+        "only-setting": (VICTIM, ""),
+        "switched": (VICTIM, own),
+        "swapped": (VICTIM, own.replace(ATTACKER, VICTIM)),
+        "forged": (VICTIM, f"{VICTIM}|{int(time.time()) + 60}|{'0' * 64}"),
+        "expired": (VICTIM, sign(field.key(role), VICTIM, int(time.time()) - 1)),
+        "signed-by-another": (VICTIM, _signed(field, another, VICTIM)),
+        "platform-by-another": ("*", _signed(field, another, "*")),
+    }
+    # The operator may list tenants with a context of its own for the platform.
+    return pretences if role == "operator" else pretences | {"platform": ("*", _signed(field, role, "*"))}
+
+
+def _by_careless_function(field: Field, administrator: psycopg.Connection) -> Iterator[str]:
+    """Stand for a future SECURITY DEFINER function of ours that forgot to ask whose rows it returns."""
+    for table in TABLES:
+        with administrator.transaction(force_rollback=True):
+            administrator.execute(
+                "create function okcm.careless() returns bigint language sql security definer"
+                f" as $$ select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}' $$;"
+                "alter function okcm.careless() owner to okcm_owner;"
+                "set local session authorization okcm_worker"
+            )
+            for pretence in ((ATTACKER, _signed(field, "worker", ATTACKER)), (VICTIM, "")):
+                if _reached(administrator, pretence, "select okcm.careless()"):
+                    yield f"a careless function of the owner: {table}"
+
+
+def _by_owner(administrator: psycopg.Connection) -> Iterator[str]:
+    with administrator.transaction(force_rollback=True):
+        administrator.execute("set local role okcm_owner")
+        # The last is for a session that no context key was ever made for.
+        for context in ("", f"{VICTIM}|{int(time.time()) + 60}|{'0' * 64}"):
+            for table in (*TABLES, *_PARTITIONS):
+                if _reached(administrator, (VICTIM, context), f"select count(*) from okcm.{table}"):
+                    yield f"the owner with the context {context!r}: {table}"
+
+
+def _by_superuser(administrator: psycopg.Connection) -> Iterator[str]:
+    """What even a superuser must not do to the audit stream by accident; on purpose he can, and the chain shows it."""
+    changes = [
+        "update okcm.audit_event set record = '{}'",
+        "delete from okcm.audit_event",
+        "delete from okcm.audit_signed_head",
+        *(f"truncate okcm.{stream}" for stream in ("audit_head", "audit_signed_head", "audit_event", *_PARTITIONS)),
+    ]
+    for preparation in ("set local session_replication_role = origin", "set local session_replication_role = replica"):
+        with administrator.transaction(force_rollback=True):
+            administrator.execute(preparation)
+            for change in changes:
+                if _reached(administrator, ("", ""), change) is not None:
+                    yield f"superuser after {preparation}: {change}"
+
+
+def _reached(session: psycopg.Connection, pretence: Pretence, statement: str) -> int | None:
+    """Return how many rows a statement counted or touched, None when it was refused; it is undone either way."""
+    with session.transaction(force_rollback=True):
+        session.execute("select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true)", list(pretence))
+        try:
+            if statement.startswith("copy okcm."):
+                return _copied(session, statement)
+            cursor = session.execute(statement)
+        except _REFUSED:
+            return None
+        row = cursor.fetchone() if cursor.description is not None else None
+        return row[0] if row is not None and isinstance(row[0], int) else max(cursor.rowcount, 0)
+
+
+def _copied(session: psycopg.Connection, statement: str) -> int | None:
+    try:
+        with session.cursor().copy(statement):
+            return 1
+    except errors.FeatureNotSupported:  # what PostgreSQL says to COPY FROM where there is row security
+        return None
+
+
+def _signed(field: Field, role: str, tenant_id: str) -> str:
+    return sign(field.key(role), tenant_id, int(time.time()) + 60)

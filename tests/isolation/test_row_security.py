@@ -1,0 +1,19 @@
+"""Two tenants in one database, and everything we can think of to get from one to the other with SQL."""
+
+import pytest
+
+from database.connection import Database
+from tests.database.breaking import ATTACKER, VICTIM, breaches_of
+from tests.database.builders import a_provisioned_tenant
+from tests.database.fixtures import Field
+
+
+@pytest.fixture
+def tenants(field: Field, worker: Database) -> Field:
+    a_provisioned_tenant(worker, ATTACKER)
+    a_provisioned_tenant(worker, VICTIM)
+    return field
+
+
+def test_nothing_crosses_between_two_tenants(tenants: Field) -> None:
+    assert list(breaches_of(tenants)) == []
