@@ -1,0 +1,108 @@
+"""Those who are told: the marketplace's callback and the customer's mailbox, as real servers that can be slow."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from standardwebhooks import Webhook
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One announcement as it arrived at the callback; `headers` have lower-case names."""
+
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def event(self) -> dict[str, Any]:
+        parsed: dict[str, Any] = json.loads(self.body)
+        return parsed
+
+    @property
+    def text(self) -> str:
+        return str(self.event["data"]["text"])
+
+    def verify(self, secret: str) -> None:
+        """Raise unless the marketplace's own library accepts the signature."""
+        Webhook(secret).verify(self.body, self.headers)
+
+
+class CallbackReceiver(ThreadingHTTPServer):
+    """Takes announcements; `hold` keeps each sender waiting for its answer."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Take)
+        self.taken: list[Taken] = []
+        self.arrived = threading.Event()
+        self._may_answer = threading.Event()
+        self._may_answer.set()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/announcements"
+
+    def about(self, tenant_id: str, kind: str) -> list[Taken]:
+        return [t for t in self.taken if t.event["subject"] == tenant_id and t.event["data"]["kind"] == kind]
+
+    def take(self, taken: Taken) -> None:
+        self.taken.append(taken)
+        self.arrived.set()
+        self._may_answer.wait(30)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Answer nobody until the end."""
+        self.arrived.clear()
+        self._may_answer.clear()
+        try:
+            yield
+        finally:
+            self._may_answer.set()
+
+    def close(self) -> None:
+        self._may_answer.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _Take(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        assert isinstance(self.server, CallbackReceiver)
+        self.server.take(Taken({name.lower(): value for name, value in self.headers.items()}, body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Stay quiet."""
+
+
+class Mailbox:
+    """Takes every mail for anybody, without encryption, on a port of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.mails: list[EmailMessage] = []
+        self._controller = Controller(self, hostname="127.0.0.1", port=port)
+        self._controller.start()
+        self.port = port
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        mail = message_from_bytes(envelope.content, policy=policy.default)
+        assert isinstance(mail, EmailMessage)
+        self.mails.append(mail)
+        return "250 taken"
+
+    def about(self, tenant_id: str, words: str) -> list[EmailMessage]:
+        return [mail for mail in self.mails if tenant_id in str(mail["To"]) and words in str(mail["Subject"])]
+
+    def close(self) -> None:
+        self._controller.stop()

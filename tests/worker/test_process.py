@@ -1,0 +1,150 @@
+"""The worker as a process: it waits for its servers, serves metrics, and ends what it has begun before it goes."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from temporalio.client import Client
+
+from config.settings import Settings
+from database.connection import Database
+from devstack.ports import free_port
+from tenancy.ids import CANARY_TENANT_ID
+from tenancy.lifecycle import State
+from tests.activities.conftest import Provisioning
+from tests.stories.receivers import CallbackReceiver
+from tests.worker.conftest import port_of, process_environment
+from workflows.gateway import Gateway
+
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """`python -m worker` with some settings."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self.log_file = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker"],
+                cwd=ROOT,
+                env=process_environment(settings),
+                stdout=output,
+                stderr=output,
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8")
+
+    def wait_until(self, true: Callable[[], bool], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable[[Settings], Process]]:
+    started: list[Process] = []
+
+    def start(settings: Settings) -> Process:
+        started.append(Process(settings, tmp_path / f"worker-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture
+def callback() -> Iterator[CallbackReceiver]:
+    receiver = CallbackReceiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def process_settings(settings: Settings, temporal_client: Client, callback: CallbackReceiver) -> Settings:
+    mail = {"smtp_host": None, "email_to": None}
+    ports = {"temporal_port": port_of(temporal_client), "worker_metrics_port": free_port()}
+    return settings.model_copy(update={**mail, **ports, "callback_url": callback.url, "drain_seconds": 20.0})
+
+
+@pytest.fixture
+def enable(temporal_client: Client, request_tenant: Callable[..., Provisioning]) -> Callable[[], Awaitable[str]]:
+    """Return a function that accepts an event and hands it to Temporal, and returns the new tenant's id."""
+
+    async def enable() -> str:
+        tenant_id = request_tenant().tenant_id
+        await Gateway(temporal_client, promise_seconds=180).enable(tenant_id, "eu-west-1", "event-1")
+        return tenant_id
+
+    return enable
+
+
+def is_active(database: Database, tenant_id: str) -> bool:
+    with database.tenant_tx(tenant_id) as tx:
+        row = tx.tenants.get()
+    return row is not None and row.state is State.ACTIVE
+
+
+async def test_a_worker_that_is_told_to_stop_ends_the_activity_it_is_in(
+    start, process_settings, callback, parts, enable
+):
+    worker = start(process_settings)
+    worker.wait_until(lambda: is_active(parts.database, CANARY_TENANT_ID))
+    with callback.holding():
+        tenant_id = await enable()
+        worker.wait_until(lambda: bool(callback.about(tenant_id, "ready")))
+        worker.process.terminate()
+        worker.wait_until(lambda: "worker draining" in worker.log)
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.process.wait(0.5)
+        with parts.database.tenant_tx(tenant_id) as tx:
+            assert len(tx.outbox.unsent()) == 1
+    assert worker.process.wait(20) == 0
+    with parts.database.tenant_tx(tenant_id) as tx:
+        assert tx.outbox.unsent() == []
+    assert len(callback.about(tenant_id, "ready")) == 1
+
+
+async def test_its_metrics_count_what_operators_alert_on_and_name_no_tenant(start, process_settings, parts, enable):
+    worker = start(process_settings)
+    worker.wait_until(lambda: is_active(parts.database, CANARY_TENANT_ID))
+    tenant_id = await enable()
+    worker.wait_until(lambda: is_active(parts.database, tenant_id))
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    values = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if line and not line.startswith("#"))
+    named = {name.partition("{")[0] for name in values}
+    assert {"temporal_num_pollers", "openkcm_ready_seconds_bucket", "openkcm_boundary_checks_total"} <= named
+    ready = [float(value) for name, value in values.items() if name.startswith("openkcm_ready_seconds_count")]
+    assert sum(ready) == 2  # the canary and the tenant
+    assert not [name for name in values if 'outcome="breached"' in name]
+    assert tenant_id not in answer.text
+
+
+def test_a_worker_whose_servers_are_down_waits_for_them_and_goes_at_once_when_told(start, settings):
+    nowhere = {"vault_address": f"http://127.0.0.1:{free_port()}", "temporal_port": free_port()}
+    worker = start(settings.model_copy(update=nowhere))
+    worker.wait_until(lambda: "vault_unavailable" in worker.log)
+    worker.process.terminate()
+    assert worker.process.wait(10) == 0
+    assert "Traceback" not in worker.log
+
+
+def test_a_worker_without_its_secrets_refuses_to_start_and_says_what_to_do(start, settings, tmp_path):
+    worker = start(settings.model_copy(update={"secrets_dir": tmp_path / "nothing"}))
+    assert worker.process.wait(20) == 1
+    assert "settings_invalid" in worker.log
+    assert "hint:" in worker.log
+    assert "Traceback" not in worker.log
