@@ -29,10 +29,14 @@ class Server:
     when the starting *thread* ends. `prepare` and `ready` may be called from any thread.
     """
 
-    name: ClassVar[str]
+    name: str
+    after: tuple[str, ...] = ()
+    """Names of the components that must be ready before this one is started."""
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     death_signal: ClassVar[signal.Signals] = signal.SIGKILL
-    stop_seconds: ClassVar[float] = 15.0
+    stop_seconds: float = 15.0
+    stops_first: ClassVar[bool] = False
+    """Whether it is stopped before those it uses."""
 
     def __init__(self, state_dir: Path, ports: Mapping[str, int]) -> None:
         """Take the folder of the whole stack and the ports by the settings that choose them, the main one first."""
@@ -74,10 +78,6 @@ class Server:
     @property
     def alive(self) -> bool:
         return self._child is not None and self._child.poll() is None
-
-    @property
-    def exit_status(self) -> int | None:
-        return None if self._child is None else self._child.poll()
 
     @property
     def port(self) -> int:
@@ -128,11 +128,15 @@ class Server:
         """
         deadline = time.monotonic() + timeout
         while not self.ready():
-            if not self.alive:
-                raise ComponentFailed(f"{self.name} ended with status {self.exit_status}", self.hint())
-            if time.monotonic() > deadline:
-                raise ComponentFailed(f"{self.name} is not ready after {timeout:.0f} s", self.hint())
+            if not self.alive or time.monotonic() > deadline:
+                raise self.failure()
             time.sleep(_POLL_SECONDS)
+
+    def failure(self) -> ComponentFailed:
+        """Return the error of a server that ended or does not become ready, with the last lines of its log."""
+        status = None if self._child is None else self._child.poll()
+        what = "is not ready in time" if status is None else f"ended with status {status}"
+        return ComponentFailed(f"{self.name} {what}", self._hint())
 
     def stop(self) -> None:
         """Ask the child to end, kill it if it does not; nothing when there is none."""
@@ -162,8 +166,7 @@ class Server:
             identity.end(self.stop_signal, self.stop_seconds)
         return identity is not None
 
-    def hint(self) -> str:
-        """Return what a person should look at: the last lines of the log and where it is."""
+    def _hint(self) -> str:
         try:
             lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
         except OSError:
@@ -184,9 +187,9 @@ def make_private(*folders: Path) -> None:
             folder.chmod(0o700)
 
 
-def http_status(port: int, path: str, seconds: float = 1.0) -> int | None:
-    """Return the status of a GET on loopback, None when nobody answers in time."""
-    connection = HTTPConnection(LOOPBACK, port, timeout=seconds)
+def http_status(port: int, path: str, host: str = LOOPBACK) -> int | None:
+    """Return the status of a GET, None when nobody answers within a second."""
+    connection = HTTPConnection(host, port, timeout=1.0)
     try:
         connection.request("GET", path)
         return connection.getresponse().status

@@ -1,0 +1,86 @@
+"""`openkcm`: find the command, run it, and turn whatever happens into output and an exit status."""
+
+import secrets
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import click
+import typer
+
+from cli import output
+from config.settings import Settings, load_settings
+from tenancy.errors import OpenKcmError, SettingsInvalid
+
+_MODULES = {
+    "cli.stack": ("up", "down", "status", "doctor"),
+}
+"""Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 refused or failed, 2 wrong usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = output.JSON_FLAG in words
+    try:
+        result = typer.main.get_command(_app(words)).main(args=words, prog_name="openkcm", standalone_mode=False)
+    except OpenKcmError as refused:
+        output.refuse(refused, as_json=as_json)
+        return output.REFUSED
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        output.fail("interrupted", "interrupted", "", as_json=as_json)
+        return _INTERRUPTED
+    except click.ClickException as misused:
+        hint = "openkcm --help"
+        if isinstance(misused, click.UsageError) and misused.ctx is not None:
+            hint = f"{misused.ctx.command_path} --help"
+        output.fail("usage", misused.format_message(), hint, as_json=as_json)
+        return output.WRONG_USAGE
+    except Exception:  # noqa: BLE001 - the edge: what nobody foresaw becomes "internal" here
+        reference, log = _record()
+        output.fail(
+            "internal", f"something unforeseen went wrong, reference {reference}", f"see {log}", as_json=as_json
+        )
+        return output.REFUSED
+    return result if isinstance(result, int) else 0
+
+
+def _app(words: Sequence[str]) -> typer.Typer:
+    """Return the application with the module of the command that was called, or with all of them."""
+    app = typer.Typer(
+        name="openkcm", help="Operate the OpenKCM tenant controller.", no_args_is_help=True, add_completion=False
+    )
+    app.callback()(_no_options)
+    called = [module for module, commands in _MODULES.items() if words and words[0] in commands]
+    for module in called or _MODULES:
+        import_module(module).register(app)
+    return app
+
+
+def _no_options() -> None:
+    """Operate the OpenKCM tenant controller."""
+
+
+def _record() -> tuple[str, Path]:
+    """Append the traceback to the log under a reference that the user is given instead."""
+    reference = secrets.token_hex(4)
+    log = _state_dir() / "logs" / "command.log"
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"reference {reference}\n{traceback.format_exc()}\n")
+    log.chmod(0o600)
+    return reference, log
+
+
+def _state_dir() -> Path:
+    try:
+        return load_settings().state_dir
+    except SettingsInvalid:
+        return Path(str(Settings.model_fields["state_dir"].default))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

