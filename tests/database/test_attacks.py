@@ -46,7 +46,7 @@ def test_an_attacker_without_rows_proves_nothing(probe: RowSecurityProbe) -> Non
     ("weakness", "breached"),
     [
         ("drop policy signed on okcm.tenant; drop policy signed on okcm.key", "switched-setting-write"),
-        ("drop policy signed on okcm.audit_event", "forged-context-read"),
+        ("drop policy signed on okcm.audit_event", "swapped-context-read"),
         ("alter table okcm.key disable row level security", "plain-write"),
         ("alter table okcm.outbox disable row level security", "plain-read"),
         ("create policy hole on okcm.route for select to okcm_worker using (true)", "plain-read"),
