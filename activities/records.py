@@ -67,13 +67,13 @@ class RecordActivities:
 
     @activity.defn(name="break-promise")
     def break_promise(self, step: StepInput) -> None:
-        """Put the broken promise on record and tell the customer, unless the tenant has become ready meanwhile."""
+        """Put the broken promise on record and tell the customer, unless the tenant is ready or failed meanwhile."""
         metrics.promise_broken()
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
             if tx.tenants.break_promise():
                 record(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
-            if row.state is not State.ACTIVE:
+            if row.state is State.PROVISIONING:
                 self._announce(tx, step, row, AnnouncementKind.LATE)
 
     def _announce(self, tx: TenantTransaction, step: StepInput, row: TenantRow, kind: AnnouncementKind) -> None:

@@ -1,5 +1,6 @@
-"""Step 5: the gate opens only for refusals, its evidence outlives its verdict, and each wall that is down shuts it."""
+"""Step 4: the gate opens only for refusals, its evidence outlives its verdict, and each wall that is down shuts it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,7 +19,7 @@ _TENANT_POLICY = "sys/policies/acl/openkcm-tenant"
 def made(canary: Provisioning, tenant: Provisioning) -> Provisioning:
     """A tenant that is about to be attacked."""
     assert canary.is_done(Step.ACTIVATE)
-    tenant.run_until(Step.CREATE_PAYLOAD_KEY)
+    tenant.run_until(Step.CREATE_AUTHORITY)
     return tenant
 
 
@@ -42,17 +43,16 @@ def checked(tenant: Provisioning) -> list[tuple[str, str]]:
 
 
 def test_a_tenant_behind_whole_walls_passes_and_its_evidence_names_every_clause(made):
-    report = made.run(Step.CHECK_BOUNDARIES)
-    assert breaches(report.results) == ()
-    assert {result.clause for result in report.results} >= EVERY_WALL
-    assert evidence(made) == report.results
+    made.run(Step.CHECK_BOUNDARIES)
+    assert breaches(evidence(made)) == ()
+    assert {result.clause for result in evidence(made)} >= EVERY_WALL
     assert checked(made) == [("success", "")]
     assert made.is_done(Step.CHECK_BOUNDARIES)
 
 
 def test_the_gate_attacks_in_both_directions(made):
-    names = [result.name for result in made.run(Step.CHECK_BOUNDARIES).results]
-    assert names[: len(names) // 2] == names[len(names) // 2 :]
+    made.run(Step.CHECK_BOUNDARIES)
+    assert set(Counter(result.name for result in evidence(made)).values()) == {2}
 
 
 def test_a_repeated_gate_attacks_again_and_is_audited_once(made):
@@ -62,7 +62,7 @@ def test_a_repeated_gate_attacks_again_and_is_audited_once(made):
 
 
 def test_without_a_canary_nothing_is_proven_and_nothing_recorded(tenant):
-    tenant.run_until(Step.CREATE_PAYLOAD_KEY)
+    tenant.run_until(Step.CREATE_AUTHORITY)
     with pytest.raises(CanaryMissing):
         tenant.run(Step.CHECK_BOUNDARIES)
     assert evidence(tenant) == ()

@@ -1,4 +1,4 @@
-"""Steps 1 and 6: intent before effect; route, state and message together, and each only once."""
+"""Steps 1 and 5: intent before effect; route, state and message together, and each only once."""
 
 import hashlib
 import ssl
@@ -149,6 +149,14 @@ def test_a_tenant_that_became_ready_meanwhile_is_not_told_that_it_is_late(tenant
     tenant.run_until(Step.ACTIVATE)
     tenant.run("break-promise")
     assert AnnouncementKind.LATE not in [kind for kind, _ in messages_of(tenant)]
+    assert "tenant.promise_broken" in [record["name"] for record in tenant.audited()]
+
+
+def test_a_tenant_that_failed_meanwhile_is_told_that_and_not_that_it_is_being_prepared(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
+    tenant.run("break-promise")
+    assert {kind for kind, _ in messages_of(tenant)} == {AnnouncementKind.FAILED}
     assert "tenant.promise_broken" in [record["name"] for record in tenant.audited()]
 
 

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "workflows" / "provision.py"
 RECORDED = sorted(path.stem for path in HERE.glob("*.json"))
 
-_KEYS = "            perform(KeyActivities.create_tenant_key, step, TITLES[Step.CREATE_TENANT_KEY]),\n"
+_KEYS = "            perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),\n"
 _AUTHORITY = "            perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),\n"
 _ACTIVATE = "        await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
 _PROMISE = '        await workflow.sleep(promised, summary="the promise of a ready tenant")\n'
