@@ -1,6 +1,9 @@
 """Step 4: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 
 from temporalio import activity
 
@@ -62,12 +65,16 @@ class IsolationActivities:
     def _attack_both_ways(self, tenant_id: str, own: Authority, canary: Authority) -> tuple[CheckResult, ...]:
         """Make the four attacks side by side: they mostly wait for the two servers."""
         attacks = (
-            self._pool.submit(self._vault_probe.attack, tenant_id, CANARY_TENANT_ID, own, canary),
-            self._pool.submit(self._vault_probe.attack, CANARY_TENANT_ID, tenant_id, canary, own),
-            self._pool.submit(self._database_probe.attack, tenant_id, CANARY_TENANT_ID),
-            self._pool.submit(self._database_probe.attack, CANARY_TENANT_ID, tenant_id),
+            self._start(partial(self._vault_probe.attack, tenant_id, CANARY_TENANT_ID, own, canary)),
+            self._start(partial(self._vault_probe.attack, CANARY_TENANT_ID, tenant_id, canary, own)),
+            self._start(partial(self._database_probe.attack, tenant_id, CANARY_TENANT_ID)),
+            self._start(partial(self._database_probe.attack, CANARY_TENANT_ID, tenant_id)),
         )
         return tuple(result for attack in attacks for result in attack.result())
+
+    def _start(self, attack: Callable[[], Sequence[CheckResult]]) -> Future[Sequence[CheckResult]]:
+        # With the activity's context, by which whatever happens there is known to belong to this step.
+        return self._pool.submit(copy_context().run, attack)
 
     def _canary_authority(self) -> Authority:
         if self._canary is None:

@@ -32,6 +32,7 @@ from tenancy.errors import DatabaseUnavailable
 from tenancy.events import AnnouncementKind, EventKind, MarketplaceEvent
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
+from vault.certificates import hex_serial
 from vault.session import VaultSession
 from workflows.gateway import Gateway
 
@@ -223,7 +224,7 @@ class Field:
             assert answer is not None
             certificate = x509.load_pem_x509_certificate(answer["certificate"].encode())
             if tenant_id in certificate.subject.rfc4514_string():
-                found.append(f"{certificate.serial_number:x}")
+                found.append(hex_serial(certificate))
         return found
 
     def stop(self) -> None:

@@ -19,7 +19,7 @@ EFFECTS = {
     Step.OPEN_RECORDS: 1,
     Step.CREATE_KEYS: 4,
     Step.CREATE_AUTHORITY: 4,
-    Step.CHECK_BOUNDARIES: 12,
+    Step.CHECK_BOUNDARIES: 4,
     Step.ACTIVATE: 1,
     Step.ANNOUNCE: 3,
 }
