@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import uvicorn
 from standardwebhooks import Webhook
 
@@ -120,6 +121,15 @@ async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the condition is mostly a row in PostgreSQL
             await asyncio.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def logs() -> None:
+    """Logs go where the standard library's go, so that a test sees all of them and standard output none."""
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
 
 
 @pytest.fixture

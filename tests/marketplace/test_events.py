@@ -124,6 +124,7 @@ async def test_wrong_missing_and_malformed_signatures_are_refused_and_logged_wit
     endpoint.assert_nothing_stored()
     for secret in (CURRENT, CURRENT.removeprefix("whsec_"), PREVIOUS, TOKEN, good["webhook-signature"]):
         assert secret not in caplog.text
+    assert "signature_refused" in caplog.text
 
 
 @pytest.mark.parametrize("minutes", [-6, 6])

@@ -1,0 +1,199 @@
+"""`openkcm enable`: plays the marketplace, event and signature included, and waits for the answer's promise."""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any, Protocol
+
+import httpx
+import typer
+from rich.console import Console
+from standardwebhooks import Webhook
+
+from cli import output
+from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
+from config.settings import Settings, load_settings
+from tenancy.errors import ComponentFailed, OpenKcmError, SettingsInvalid
+from tenancy.ids import parse_tenant_id
+from tenancy.lifecycle import State
+from tenancy.provisioning import StepState
+
+_REQUEST_SECONDS = 15.0
+_FIRST_PAUSE_SECONDS = 0.03
+_LONGEST_PAUSE_SECONDS = 0.5
+_PAUSE_GROWTH = 1.15
+
+Progress = Callable[[dict[str, Any]], None]
+"""Takes the status document each time it was read."""
+
+
+class EnableRefused(OpenKcmError):
+    """The endpoint refused the event; carries the endpoint's own code and hint."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.code = code  # type: ignore[misc] # the answer brings its code with it
+
+
+class ProvisioningFailed(OpenKcmError):
+    code = "provisioning_failed"
+    message = "the tenant could not be prepared"
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(hint=f"openkcm tenant show {tenant_id}, then openkcm tenant retry {tenant_id}")
+
+
+class NotReadyInTime(OpenKcmError):
+    code = "not_ready_in_time"
+    message = "the tenant is not ready yet"
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(hint=f"nothing is lost and it goes on by itself; see openkcm tenant show {tenant_id}")
+
+
+class Marketplace:
+    """The marketplace endpoint as its own sender sees it."""
+
+    def __init__(self, settings: Settings) -> None:
+        folder = settings.secrets
+        secrets = read_secret_lines(folder, WEBHOOK_SECRETS)
+        try:
+            self._signer = Webhook(secrets[0])
+        except Exception:  # noqa: BLE001 - the library raises several kinds, and their texts may quote the secret
+            raise SettingsInvalid("the first webhook secret is not base64", "write it as whsec_ and base64") from None
+        token = read_secret(folder, MARKETPLACE_TOKEN)
+        # No proxy from the environment: the endpoint is named by the settings, in the embedded stack on loopback.
+        self._client = httpx.Client(
+            base_url=settings.marketplace_url,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=_REQUEST_SECONDS,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def enable(self, tenant_id: str, organization: str, region: str) -> None:
+        """Send the event under an id of its own: the tenant's workflow ignores an enable of what is enabled."""
+        now = datetime.now(UTC)
+        event = {
+            "event": "service_enabled",
+            "customer": tenant_id,
+            "organization": organization,
+            "service": "openkcm",
+            "region": region,
+            "timestamp": now.isoformat(),
+        }
+        body, event_id = json.dumps(event), f"msg_{uuid.uuid4().hex}"
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": event_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": self._signer.sign(event_id, now, body),
+        }
+        self._ask("POST", "/v1/events", content=body, headers=headers)
+
+    def status(self, tenant_id: str) -> dict[str, Any]:
+        """Return the endpoint's status document of a tenant."""
+        return self._ask("GET", f"/v1/tenants/{tenant_id}")
+
+    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            answer = self._client.request(method, path, **request)
+            document = answer.json()
+        except (httpx.HTTPError, ValueError):
+            raise ComponentFailed("the marketplace endpoint does not answer", "openkcm status") from None
+        if not isinstance(document, dict):
+            raise ComponentFailed("the marketplace endpoint answers something else", "openkcm status")
+        if not answer.is_success:
+            raise EnableRefused(
+                str(document.get("code", "refused")),
+                str(document.get("detail", f"the endpoint answered {answer.status_code}")),
+                str(document.get("hint", "")),
+            )
+        return document
+
+
+class StatusSource(Protocol):
+    def status(self, tenant_id: str) -> dict[str, Any]: ...
+
+
+def wait_until_active(source: StatusSource, tenant_id: str, seconds: float, progress: Progress) -> dict[str, Any]:
+    """Return the status of a tenant once it is active.
+
+    Raises:
+        ProvisioningFailed: it failed.
+        NotReadyInTime: it is still on its way after `seconds`.
+    """
+    end, pause = time.monotonic() + seconds, _FIRST_PAUSE_SECONDS
+    while True:
+        status = source.status(tenant_id)
+        progress(status)
+        if status["state"] == State.FAILED:
+            raise ProvisioningFailed(tenant_id)
+        if status["state"] not in {State.REQUESTED, State.PROVISIONING}:
+            return status
+        if time.monotonic() + pause > end:
+            raise NotReadyInTime(tenant_id)
+        time.sleep(pause)
+        pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE_SECONDS)
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[Progress]:
+    """Print each step once, when it is done or the first time it had to be tried again."""
+    said: set[tuple[str, str]] = set()
+
+    def show(status: dict[str, Any]) -> None:
+        for step in status["steps"]:
+            key = (step["name"], step["state"])
+            if step["state"] == StepState.PENDING or key in said:
+                continue
+            said.add(key)
+            sign = {StepState.DONE: "✓", StepState.FAILED: "✗"}.get(step["state"], "…")
+            console.print(f"{sign} {step['title']}", highlight=False)
+
+    with console.status("waiting for the tenant"):
+        yield show
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(enable)
+
+
+def enable(  # noqa: PLR0913 - one parameter an option
+    tenant: Annotated[str, typer.Argument(help="The marketplace account id.")],
+    organization: Annotated[str, typer.Option(help="The customer's name.")],
+    region: Annotated[str, typer.Option(help="Where the tenant lives, for good.")],
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the tenant is active.")] = False,
+    timeout: Annotated[float, typer.Option(help="Longest wait, seconds.", min=0.0)] = 240.0,
+    as_json: output.AsJson = False,
+) -> None:
+    """Enable OpenKCM for an account, as the marketplace's one click does."""
+    tenant_id = parse_tenant_id(tenant)
+    marketplace = Marketplace(load_settings())
+    try:
+        marketplace.enable(tenant_id, organization, region)
+        if not wait:
+            status = marketplace.status(tenant_id)
+        elif as_json:
+            status = wait_until_active(marketplace, tenant_id, timeout, lambda _status: None)
+        else:
+            with _shown(output.progress) as progress:
+                status = wait_until_active(marketplace, tenant_id, timeout, progress)
+    finally:
+        marketplace.close()
+    output.answer(
+        {name: status[name] for name in ("tenant_id", "state", "ready_seconds", "dashboard_url")},
+        as_json=as_json,
+        show=lambda console: console.print(_told(status, organization), markup=False, highlight=False),
+    )
+
+
+def _told(status: dict[str, Any], organization: str) -> str:
+    return str(status["announcement"] or f"OpenKCM is being provisioned for {organization}")

@@ -1,0 +1,176 @@
+"""`openkcm tenant`: what there is of a tenant, read with the operator's role, and another try for one that failed."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli import output
+from config.secrets import Role, context_key, database_password, read_secret
+from config.settings import Settings, load_settings
+from database.connection import Database
+from database.interfaces import TenantRow, TenantTransaction
+from tenancy import ids
+from tenancy.errors import SettingsInvalid, TenantUnknown
+from tenancy.lifecycle import State
+from tenancy.provisioning import TITLES
+
+_PAGE = 500
+
+Tenant = Annotated[str, typer.Argument(help="The marketplace account id.")]
+
+
+def register(app: typer.Typer) -> None:
+    tenants = typer.Typer(help="Look at tenants and try failed ones again.", no_args_is_help=True)
+    tenants.command("list")(list_tenants)
+    tenants.command("show")(show)
+    tenants.command("retry")(retry)
+    app.add_typer(tenants, name="tenant")
+
+
+@contextmanager
+def operator_database(settings: Settings) -> Iterator[Database]:
+    """Open the database as the operator, who reads and never writes."""
+    folder = settings.secrets
+    try:
+        key = bytes.fromhex(read_secret(folder, context_key(Role.OPERATOR)))
+    except ValueError:
+        raise SettingsInvalid("the operator's context key is not hexadecimal", "openkcm up writes it") from None
+    password = read_secret(folder, database_password(Role.OPERATOR))
+    database = Database(settings.postgres_url, Role.OPERATOR, password, key, max_size=1)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def list_tenants(*, as_json: output.AsJson = False) -> None:
+    """List all tenants in order of their ids."""
+    with operator_database(load_settings()) as database:
+        tenants = [_of_row(row) for row in every_tenant(database)]
+
+    def draw(console: Console) -> None:
+        table = Table("tenant", "organization", "region", "state", "root key", "ready in")
+        for tenant in tenants:
+            seconds = tenant["ready_seconds"]
+            cells = [tenant[name] for name in ("tenant_id", "organization", "region", "state", "root_key_mode")]
+            cells.append("" if seconds is None else f"{seconds:.2f} s")
+            # As text, not as markup: a customer chose the organization's name.
+            table.add_row(*(Text(cell) for cell in cells))
+        console.print(table)
+
+    output.answer({"tenants": tenants}, as_json=as_json, show=draw)
+
+
+def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+    """Show one tenant: state, keys, authority, route, steps, boundary checks and the end of its audit stream."""
+    with operator_database(load_settings()) as database, database.tenant_tx(_named(tenant)) as tx:
+        shown = everything(tx)
+
+    def draw(console: Console) -> None:
+        for name, value in shown.items():
+            if not isinstance(value, list):
+                console.print(f"{name}: {_on_one_line(value)}", markup=False, highlight=False)
+                continue
+            console.print(f"{name}:", markup=False, highlight=False)
+            for item in value:
+                console.print(f"  {_on_one_line(item)}", markup=False, highlight=False)
+
+    output.answer(shown, as_json=as_json, show=draw)
+
+
+def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+    """Provision a tenant again whose provisioning failed."""
+    from workflows.gateway import Gateway  # noqa: PLC0415 - Temporal's library is most of a command's start-up time
+
+    settings = load_settings()
+    tenant_id = _named(tenant)
+
+    async def ask() -> None:
+        gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
+        await gateway.retry(tenant_id)
+
+    asyncio.run(ask())
+    output.answer(
+        {"tenant_id": tenant_id, "state": State.PROVISIONING},
+        as_json=as_json,
+        show=lambda console: console.print(f"{tenant_id} is being provisioned again"),
+    )
+
+
+def every_tenant(database: Database, page: int = _PAGE) -> Iterator[TenantRow]:
+    """Read all tenants, at most `page` at a time."""
+    after = ""
+    while rows := database.list_tenants(after, page):
+        yield from rows
+        after = rows[-1].tenant_id
+
+
+def everything(tx: TenantTransaction) -> dict[str, Any]:
+    """Return what the transaction's tenant has, as JSON's types; raises TenantUnknown."""
+    row = tx.tenants.get()
+    if row is None:
+        raise TenantUnknown
+    authority, route, head = tx.certificates.authority(), tx.routes.get(), tx.audit.head()
+    return _of_row(row) | {
+        "keys": [
+            {"name": key.name, "kind": key.kind, "version": key.version, "created_at": key.created_at.isoformat()}
+            for key in tx.keys.all()
+        ],
+        "authority": None
+        if authority is None
+        else {"serial": authority.serial, "not_after": authority.not_after.isoformat()},
+        "route": None
+        if route is None
+        else {"l2_key": route.l2_key, "issuer_fingerprint": route.issuer_fingerprint, "region": route.region},
+        "steps": [
+            {
+                "number": step.number,
+                "name": step.step,
+                "title": TITLES[step.step],
+                "state": step.state,
+                "attempts": step.attempts,
+                "started_at": step.started_at and step.started_at.isoformat(),
+                "finished_at": step.finished_at and step.finished_at.isoformat(),
+                "problem": step.problem,
+            }
+            for step in tx.steps.latest()
+        ],
+        "boundary_checks": [
+            {"clause": check.clause, "name": check.name, "outcome": check.outcome, "seconds": check.seconds}
+            for check in tx.boundaries.latest()
+        ],
+        "audit": {"events": head.seq if head else 0, "head": head.chain_hash.hex() if head else None},
+    }
+
+
+def _of_row(row: TenantRow) -> dict[str, Any]:
+    return {
+        "tenant_id": row.tenant_id,
+        "organization": row.organization,
+        "region": row.region,
+        "state": row.state,
+        "root_key_mode": row.root_key_mode,
+        "l2_key": ids.l2_key(row.tenant_id),
+        "services": [],
+        "requested_at": row.requested_at.isoformat(),
+        "ready_at": row.ready_at and row.ready_at.isoformat(),
+        "ready_seconds": None if row.ready_at is None else (row.ready_at - row.requested_at).total_seconds(),
+        "promise_broken_at": row.promise_broken_at and row.promise_broken_at.isoformat(),
+    }
+
+
+def _on_one_line(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items() if part is not None)
+    return "" if value is None else str(value)
+
+
+def _named(tenant: str) -> str:
+    """Admit the canary too: operators look at it, though nobody can enable it."""
+    return tenant if tenant == ids.CANARY_TENANT_ID else ids.parse_tenant_id(tenant)
