@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-import click
 import typer
 
 from cli import output
@@ -18,7 +17,6 @@ _MODULES = {
     "cli.stack": ("up", "down", "status", "doctor"),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""
-_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,26 +24,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = output.JSON_FLAG in words
     try:
-        result = typer.main.get_command(_app(words)).main(args=words, prog_name="openkcm", standalone_mode=False)
+        typer.main.get_command(_app(words)).main(args=words, prog_name="openkcm")
+    except SystemExit as ended:
+        # Typer has explained wrong usage on standard error; a program that reads JSON gets its document as well.
+        if ended.code == output.WRONG_USAGE and as_json:
+            output.fail("usage", "wrong usage, see standard error", "openkcm --help", as_json=True)
+        return ended.code if isinstance(ended.code, int) else output.REFUSED
     except OpenKcmError as refused:
         output.refuse(refused, as_json=as_json)
-        return output.REFUSED
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        output.fail("interrupted", "interrupted", "", as_json=as_json)
-        return _INTERRUPTED
-    except click.ClickException as misused:
-        hint = "openkcm --help"
-        if isinstance(misused, click.UsageError) and misused.ctx is not None:
-            hint = f"{misused.ctx.command_path} --help"
-        output.fail("usage", misused.format_message(), hint, as_json=as_json)
-        return output.WRONG_USAGE
     except Exception:  # noqa: BLE001 - the edge: what nobody foresaw becomes "internal" here
         reference, log = _record()
         output.fail(
             "internal", f"something unforeseen went wrong, reference {reference}", f"see {log}", as_json=as_json
         )
-        return output.REFUSED
-    return result if isinstance(result, int) else 0
+    return output.REFUSED
 
 
 def _app(words: Sequence[str]) -> typer.Typer:

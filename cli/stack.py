@@ -13,7 +13,7 @@ from cli import output
 from config.settings import load_settings
 from devstack import control
 from devstack.control import Status
-from devstack.supervisor import State
+from devstack.reports import State
 
 if TYPE_CHECKING:
     from devstack.doctor import Finding

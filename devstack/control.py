@@ -20,9 +20,9 @@ from devstack import process
 from devstack.components import addresses, servers
 from devstack.ports import require_free
 from devstack.process import Identity
+from devstack.reports import Report, State
 from devstack.secrets import ensure_secrets
 from devstack.server import make_private
-from devstack.supervisor import Report, State
 from tenancy.errors import ComponentFailed
 
 _POLL_SECONDS = 0.03

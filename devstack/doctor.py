@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import psycopg
+from psycopg import sql
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
 from config.secrets import Role, context_key, database_password, read_secret, vault_secret
 from config.settings import Settings, config_file
 from database import gate
-from database.roles import MIGRATOR, login
+from database.roles import MIGRATOR, OWNER, login
 from devstack import control
 from devstack.components import servers
 from devstack.ports import holder, is_free
+from devstack.reports import State
 from devstack.secrets import DATABASE_ROLES
-from devstack.supervisor import State
 from devstack.temporal import SEARCH_ATTRIBUTES
 from tenancy.errors import OpenKcmError
 from vault.session import ROLE_PREFIX, VaultSession
@@ -123,7 +124,7 @@ def _ask(name: str, check: Callable[[Settings], str | None], settings: Settings)
         problem, hint = check(settings), "see docs/runbook.md"
     except OpenKcmError as failed:
         problem, hint = failed.message, failed.hint
-    except (psycopg.OperationalError, RuntimeError, TimeoutError):
+    except (psycopg.Error, RuntimeError, TimeoutError):
         problem, hint = "it does not answer", "openkcm status"
     return Finding(name, problem is None, problem or "answers and is as required", hint if problem else "")
 
@@ -131,6 +132,7 @@ def _ask(name: str, check: Callable[[Settings], str | None], settings: Settings)
 def _database(settings: Settings) -> str | None:
     password = read_secret(settings.secrets, database_password(MIGRATOR))
     with psycopg.connect(settings.postgres_url, user=login(MIGRATOR), password=password, connect_timeout=3) as asked:
+        asked.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
         breaches = gate.findings(asked)
     return "; ".join(map(str, breaches)) or None
 

@@ -19,9 +19,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psycopg
-from psycopg.conninfo import make_conninfo
-
 from config.secrets import read_secret
 from config.settings import LOOPBACK
 from devstack import process
@@ -97,6 +94,8 @@ class PostgresServer(Server):
         return ended or bool(leftover)
 
     def ready(self) -> bool:
+        import psycopg  # noqa: PLC0415 - heavy, and `openkcm status` should not wait for it
+
         try:
             with psycopg.connect(self._conninfo("postgres"), connect_timeout=2):
                 return True
@@ -104,6 +103,8 @@ class PostgresServer(Server):
             return False
 
     def _conninfo(self, database: str) -> str:
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - see ready
+
         password = read_secret(self.folder, _PASSWORD)
         return make_conninfo(host=LOOPBACK, port=self.port, user=_SUPERUSER, password=password, dbname=database)
 

@@ -4,9 +4,6 @@ import base64
 import os
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from config import secrets
 from config.secrets import Role, ensure_secret, read_secret
 
@@ -29,9 +26,8 @@ def ensure_secrets(folder: Path) -> None:
         ensure_secret(folder, name, webhook_secret())
     for name in (secrets.MARKETPLACE_TOKEN, secrets.CODEC_TOKEN):
         ensure_secret(folder, name)
-    if not (folder / secrets.BOUNDARY_IDENTITY).exists():
-        ensure_secret(folder, secrets.BOUNDARY_IDENTITY, _new_identity())
-    ensure_secret(folder, BOUNDARY_PUBLIC_KEY, _public_half(read_secret(folder, secrets.BOUNDARY_IDENTITY)))
+    if not (folder / BOUNDARY_PUBLIC_KEY).exists():
+        _ensure_identity(folder)
 
 
 def webhook_secret() -> str:
@@ -39,18 +35,17 @@ def webhook_secret() -> str:
     return "whsec_" + base64.b64encode(os.urandom(_WEBHOOK_KEY_BYTES)).decode()
 
 
-def _new_identity() -> str:
-    return (
-        ec.generate_private_key(ec.SECP256R1())
-        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        .decode()
-    )
+def _ensure_identity(folder: Path) -> None:
+    """Make the key pair, or its public half beside a private one that is there."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, and needed once
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
-
-def _public_half(private_pem: str) -> str:
-    key = serialization.load_pem_private_key(private_pem.encode(), password=None)
-    return (
-        key.public_key()
-        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        .decode()
-    )
+    if not (folder / secrets.BOUNDARY_IDENTITY).exists():
+        private = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        ensure_secret(folder, secrets.BOUNDARY_IDENTITY, private.decode())
+    private_pem = read_secret(folder, secrets.BOUNDARY_IDENTITY).encode()
+    public = serialization.load_pem_private_key(private_pem, password=None).public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    ensure_secret(folder, BOUNDARY_PUBLIC_KEY, public.public_bytes(serialization.Encoding.PEM, form).decode())

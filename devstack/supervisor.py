@@ -10,8 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,6 +19,7 @@ import structlog
 
 from devstack import process
 from devstack.components import Component, Task
+from devstack.reports import Report, State
 from devstack.server import Server
 from tenancy.errors import OpenKcmError
 
@@ -33,32 +33,6 @@ _READY_SECONDS = 90.0
 _INTERNAL = "internal"
 
 log = structlog.get_logger()
-
-
-class State(StrEnum):
-    WAITING = "waiting"
-    PREPARING = "preparing"
-    STARTING = "starting"
-    READY = "ready"
-    PAUSED = "restarting"
-    STOPPED = "stopped"
-    EXTERNAL = "external"
-    ORPHANED = "orphaned"
-    """It runs, but its supervisor is gone; the next `up` or `down` ends it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One component as `openkcm status` shows it. `seconds` is the time its last start took."""
-
-    name: str
-    state: State
-    pid: int | None = None
-    address: str | None = None
-    seconds: float | None = None
-    restarts: int = 0
-    problem: str | None = None
-    hint: str | None = None
 
 
 class Watched:
