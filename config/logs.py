@@ -2,19 +2,33 @@
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
 
 _HIDDEN = ("secret", "password", "token", "authorization", "signature", "private", "key_material", "plaintext")
+_OF_STRUCTLOG = ("_record", "_from_structlog", "exc_info")
+"""Fields that carry structlog's own objects from one processor to the next."""
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: "[hidden]" if _names_a_secret(name) else _redacted(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(inner) for inner in value]
+    return value
+
+
+def _names_a_secret(name: object) -> bool:
+    return any(hidden in str(name).lower() for hidden in _HIDDEN)
 
 
 def _redact(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Blank any field whose name says it holds a secret: the last net, for the day somebody logs one."""
-    for name in fields:
-        if any(hidden in name.lower() for hidden in _HIDDEN):
-            fields[name] = "[hidden]"
+    for name, value in fields.items():
+        if name not in _OF_STRUCTLOG:
+            fields[name] = "[hidden]" if _names_a_secret(name) else _redacted(value)
     return fields
 
 

@@ -10,6 +10,8 @@ ciphertext: an attacker who can write both would otherwise move both.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tenancy.errors import InvalidName
+
 FORMAT_VERSION = 1
 _LENGTH_BYTES = 4
 
@@ -33,10 +35,18 @@ class Context:
     object_id: str
 
     def encode(self) -> bytes:
-        """Return the associated data, at most a few hundred bytes."""
+        """Return the associated data, at most a few hundred bytes.
+
+        Raises:
+            InvalidName: a field holds a lone surrogate, which UTF-8 cannot carry. It is refused and never replaced:
+                a replacement would give two places the same bytes.
+        """
         fields = (self.tenant_id, self.l2_key, self.service, self.purpose.value, self.object_id)
         parts = [bytes([FORMAT_VERSION])]
         for field in fields:
-            raw = field.encode("utf-8")
+            try:
+                raw = field.encode("utf-8")
+            except UnicodeEncodeError as lone:
+                raise InvalidName("part of a context", "text without lone surrogates") from lone
             parts.append(len(raw).to_bytes(_LENGTH_BYTES, "big") + raw)
         return b"".join(parts)

@@ -145,6 +145,8 @@ class OperationRunning(CallerError):
 
 class SettingsInvalid(CallerError):
     code = "settings_invalid"
+    message = "the settings cannot be used"
+    hint = "see docs/settings.md"
 
 
 class VaultUnavailable(PlatformError):
@@ -200,6 +202,8 @@ class SchemaRefused(OpenKcmError):
     """The migrator or its gate found a schema it must not run on."""
 
     code = "schema_refused"
+    message = "the database schema is not one to run on"
+    hint = "see docs/runbook.md"
 
 
 class TemporalUnavailable(PlatformError):
@@ -244,3 +248,5 @@ class AuditBroken(OpenKcmError):
 
 class ComponentFailed(PlatformError):
     code = "component_failed"
+    message = "a server of the embedded stack did not start"
+    hint = "openkcm doctor says what is missing; each server's log lies in logs under state_dir"

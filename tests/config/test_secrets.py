@@ -1,0 +1,68 @@
+import stat
+
+import pytest
+
+from config.secrets import ensure_secret, read_secret, read_secret_lines
+from tenancy.errors import SettingsInvalid
+
+
+def written(folder, text, mode=0o600):
+    path = folder / "webhook-secrets"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_a_secret_is_read_without_the_white_space_around_it(tmp_path):
+    written(tmp_path, "  hunter2\n")
+    assert read_secret(tmp_path, "webhook-secrets") == "hunter2"
+
+
+def test_two_secrets_are_read_line_by_line(tmp_path):
+    written(tmp_path, "current\n\n  previous \n")
+    assert read_secret_lines(tmp_path, "webhook-secrets") == ("current", "previous")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644])
+def test_a_secret_that_others_may_touch_is_refused_and_not_shown(tmp_path, mode):
+    path = written(tmp_path, "hunter2", mode)
+    with pytest.raises(SettingsInvalid, match="readable by others") as refused:
+        read_secret(tmp_path, "webhook-secrets")
+    assert "hunter2" not in refused.value.message + refused.value.hint
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o700])
+def test_a_secret_of_its_owner_alone_is_read(tmp_path, mode):
+    written(tmp_path, "hunter2", mode)
+    assert read_secret(tmp_path, "webhook-secrets") == "hunter2"
+
+
+def test_a_missing_secret_says_where_it_belongs(tmp_path):
+    with pytest.raises(SettingsInvalid) as refused:
+        read_secret(tmp_path, "webhook-secrets")
+    assert str(tmp_path) in refused.value.hint
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_an_empty_secret_is_refused(tmp_path, text):
+    written(tmp_path, text)
+    with pytest.raises(SettingsInvalid, match="is empty"):
+        read_secret(tmp_path, "webhook-secrets")
+
+
+def test_a_made_secret_is_its_owners_alone_and_stays(tmp_path):
+    folder = tmp_path / "state" / "secrets"
+    made = ensure_secret(folder, "codec-token")
+    assert len(bytes.fromhex(made)) == 32
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "codec-token").stat().st_mode) == 0o600
+    assert ensure_secret(folder, "codec-token", "another") == made
+    assert [path.name for path in folder.iterdir()] == ["codec-token"]
+
+
+def test_a_draft_left_by_a_crash_is_not_taken_for_the_secret(tmp_path):
+    (tmp_path / ".codec-token.new").write_text("half")
+    assert ensure_secret(tmp_path, "codec-token", "whole") == "whole"
+    assert stat.S_IMODE((tmp_path / "codec-token").stat().st_mode) == 0o600

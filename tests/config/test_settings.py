@@ -1,0 +1,91 @@
+import pytest
+
+from config.settings import PREFIX, Settings, load_settings
+from tenancy.errors import SettingsInvalid
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch, tmp_path):
+    """Run in an empty folder and an environment without settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in [f"{PREFIX}{field}".upper() for field in Settings.model_fields] + ["OPENKCM_CONFIG"]:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_any_setting_everything_is_embedded_and_on_loopback():
+    settings = load_settings()
+    addresses = (settings.vault_url, settings.postgres_url, settings.temporal_address, settings.marketplace_url)
+    assert all("127.0.0.1:" in address for address in addresses)
+    assert settings.secrets == settings.state_dir / "secrets"
+
+
+def test_the_environment_goes_before_the_file_and_the_file_before_the_default(monkeypatch, tmp_path):
+    (tmp_path / "openkcm.toml").write_text('vault_port = 1111\npostgres_port = 2222\nregions = ["us-east-1"]\n')
+    monkeypatch.setenv("OPENKCM_VAULT_PORT", "3333")
+    settings = load_settings()
+    assert (settings.vault_port, settings.postgres_port, settings.temporal_port) == (3333, 2222, 17233)
+    assert settings.regions == ("us-east-1",)
+
+
+def test_a_list_is_read_from_the_environment_as_the_page_of_settings_says(monkeypatch):
+    monkeypatch.setenv("OPENKCM_REGIONS", '["eu-west-1", "us-east-1"]')
+    assert load_settings().regions == ("eu-west-1", "us-east-1")
+
+
+@pytest.mark.parametrize("name", ["OPENKCM_VAULT_PROT", "OPENKCM_PASSWORD", "openkcm_unknown"])
+def test_an_unknown_name_in_the_environment_is_refused_by_name(monkeypatch, name):
+    monkeypatch.setenv(name, "hunter2")
+    with pytest.raises(SettingsInvalid) as refused:
+        load_settings()
+    assert name in refused.value.message
+    assert "hunter2" not in refused.value.message + refused.value.hint
+
+
+def test_an_unknown_key_in_the_file_is_refused_by_name(tmp_path):
+    (tmp_path / "openkcm.toml").write_text('vault_prot = "hunter2"\n')
+    with pytest.raises(SettingsInvalid) as refused:
+        load_settings()
+    assert "vault_prot" in refused.value.message
+    assert "hunter2" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPENKCM_VAULT_PORT", "hunter2"),
+        ("OPENKCM_VAULT_PORT", "0"),
+        ("OPENKCM_VAULT_PORT", "65536"),
+        ("OPENKCM_REGIONS", '["hunter2"]'),
+        ("OPENKCM_REGIONS", "[]"),
+        ("OPENKCM_REGIONS", "hunter2"),
+        ("OPENKCM_TEMPORAL", "hunter2"),
+        ("OPENKCM_PROMISE_SECONDS", "0"),
+        ("OPENKCM_LOG_FORMAT", "hunter2"),
+    ],
+)
+def test_a_wrong_value_is_refused_without_being_shown(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsInvalid) as refused:
+        load_settings()
+    assert "hunter2" not in refused.value.message + refused.value.hint
+
+
+def test_a_named_file_must_exist(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENKCM_CONFIG", str(tmp_path / "absent.toml"))
+    with pytest.raises(SettingsInvalid, match="which is not a file"):
+        load_settings()
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path):
+    (tmp_path / "openkcm.toml").write_text("vault_port: 1111\n")
+    with pytest.raises(SettingsInvalid, match="not readable as TOML"):
+        load_settings()
+
+
+def test_settings_cannot_be_changed_once_read():
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().vault_port = 1
+
+
+def test_every_setting_is_explained():
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
