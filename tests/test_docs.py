@@ -1,0 +1,133 @@
+"""The documents say what is true: generated parts are current, and what they name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tools.architecture import RUNGS
+from tools.docs import architecture_page, error_classes, generated, rows
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FOLDERS = {*RUNGS, "tests", "tools", "docs", "requirements", ".ci"}
+SKIPPED = {"build", "__pycache__", "results"}
+
+LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
+MENTION = re.compile(r"`([\w.-]+/[\w./-]*)`")
+MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
+
+# Written apart, so that this file does not name what it forbids.
+FORBIDDEN = [
+    re.compile(pattern)
+    for pattern in (
+        "py" + r"pi\.org",
+        "python" + "hosted",
+        "registry" + r"\.npm",
+        "deb" + r"\.debian",
+        "--(extra-)?index" + "-url[ =]",
+        "/wo" + "rk/(main|shared)",
+        r"(?<![\w.])/ro" + "ot/",
+        "/ho" + r"me/[a-z]+/",
+        "/opt" + "/wheels",
+        r"(?<![\w.])/tmp/" + r"[a-z]\w*/",
+    )
+]
+
+
+def texts():
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        hidden = any(part.startswith(".") and part not in {".ci", ".gitignore"} for part in parts)
+        if hidden or SKIPPED & set(parts) or parts[0].endswith(".egg-info") or not path.is_file():
+            continue
+        try:
+            yield path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+@pytest.mark.parametrize("path", generated(), ids=lambda path: path.name)
+def test_a_generated_document_is_current(path):
+    assert path.read_text(encoding="utf-8") == generated()[path], "run `make docs`"
+
+
+def test_drift_in_a_generated_region_is_seen():
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drifted = page.replace("requested --> provisioning: provision", "requested --> active: provision")
+    assert drifted != page
+    assert architecture_page(drifted) == page
+
+
+def test_a_cell_cannot_break_its_table():
+    assert rows(("head",), ("a|b",)) == "| head |\n|---|\n| a\\|b |\n"
+
+
+def test_every_error_code_is_documented_once():
+    page = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+    codes = [error.code for error in error_classes()]
+    assert all(page.count(f"| `{code}` |") == 1 for code in codes)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_it_mentions_exists(page):
+    mentions = MENTION.findall(page.read_text(encoding="utf-8"))
+    paths = [mention for mention in mentions if mention.partition("/")[0] in FOLDERS]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_it_mentions_exists(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(MAKE.findall(page.read_text(encoding="utf-8"))) <= targets
+
+
+def test_every_make_target_has_a_help_line():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z]+):(.*)$", makefile, re.MULTILINE)
+    assert [name for name, rest in targets if "## " not in rest] == []
+
+
+def test_nothing_names_a_registry_or_a_folder_of_one_machine():
+    found = [
+        f"{path.relative_to(ROOT)}: {pattern.pattern}"
+        for path, text in texts()
+        for pattern in FORBIDDEN
+        if pattern.search(text)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", ["installer", "runtime", "test"])
+def test_a_lock_pins_every_package_by_hash_and_names_no_place(name):
+    text = (ROOT / f"requirements/{name}.lock").read_text(encoding="utf-8")
+    entries = [entry for entry in re.split(r"\n(?=\S)", text) if entry.strip()]
+    assert entries
+    assert [entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry] == []
+    assert "://" not in text
+    assert "@" not in text
+
+
+def test_what_is_tested_is_what_is_run():
+    runtime, test = (
+        set(re.findall(r"^(\S+==\S+)", (ROOT / f"requirements/{name}.lock").read_text(), re.MULTILINE))
+        for name in ("runtime", "test")
+    )
+    assert runtime
+    assert runtime <= test
+
+
+def test_the_lock_knows_every_dependency_of_the_project():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    named = re.findall(r'^    "([A-Za-z0-9-]+)(?:\[[a-z]+\])?(?:[<>=]|",)', project, re.MULTILINE)
+    folders = {*RUNGS, "tools"}
+    locked = (ROOT / "requirements/test.lock").read_text(encoding="utf-8").lower()
+    wanted = [name for name in named if name.lower() not in folders and not re.fullmatch(r"[A-Z]+[0-9]*", name)]
+    assert "temporalio" in wanted
+    assert [name for name in wanted if f"\n{name.lower()}==" not in f"\n{locked}"] == []
