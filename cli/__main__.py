@@ -15,6 +15,8 @@ from tenancy.errors import OpenKcmError, SettingsInvalid
 
 _MODULES = {
     "cli.stack": ("up", "down", "status", "doctor"),
+    "cli.enable": ("enable",),
+    "cli.tenant": ("tenant",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""
 
