@@ -66,6 +66,10 @@ class Field:
     def administrator(self) -> psycopg.Connection:
         return psycopg.connect(self.server.administrator(self.name), autocommit=True)
 
+    def administrator_url(self) -> str:
+        parts = conninfo_to_dict(self.server.conninfo)
+        return f"postgresql://{parts['user']}:{parts['password']}@{parts['host']}:{parts['port']}/{self.name}"
+
     def session(self, role: str) -> psycopg.Connection:
         """Log in as a process's role without the controller's help, as an attacker would."""
         return psycopg.connect(self.server.session(self.name, role))
