@@ -1,6 +1,7 @@
 """`python -m marketplace`: settings, wiring, serve until SIGTERM."""
 
 import asyncio
+import signal
 import sys
 
 import uvicorn
@@ -58,8 +59,12 @@ async def serve(settings: Settings) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+    running = uvicorn.Server(config)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once it has stopped; this makes that harmless, so that the rest ends too.
+        signal.signal(stop, running.handle_exit)
     try:
-        await uvicorn.Server(config).serve()
+        await running.serve()
     finally:
         await asyncio.to_thread(database.close)
 

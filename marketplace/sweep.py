@@ -77,7 +77,7 @@ class Sweep:
             for result in results:
                 if isinstance(result, TemporalUnavailable | DatabaseUnavailable):
                     raise result
-            self._temporal_down = False
+        self._temporal_down = False
 
     def _start(self, waiting: Waiting) -> asyncio.Task[None]:
         task = self._running.get(waiting)

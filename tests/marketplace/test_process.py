@@ -1,0 +1,73 @@
+"""`python -m marketplace` as the supervisor sees it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from config import secrets
+from config.secrets import Role
+from tests.marketplace.conftest import CURRENT, TOKEN
+
+
+@pytest.fixture
+def environment(tmp_path: Path, free_port: int) -> dict[str, str]:
+    folder = tmp_path / "secrets"
+    secrets.ensure_secret(folder, secrets.WEBHOOK_SECRETS, CURRENT)
+    secrets.ensure_secret(folder, secrets.MARKETPLACE_TOKEN, TOKEN)
+    secrets.ensure_secret(folder, secrets.database_password(Role.MARKETPLACE))
+    secrets.ensure_secret(folder, secrets.context_key(Role.MARKETPLACE))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
+    return inherited | {
+        "OPENKCM_SECRETS_DIR": str(folder),
+        "OPENKCM_DATABASE_URL": "postgresql://127.0.0.1:1/openkcm",
+        "OPENKCM_TEMPORAL_PORT": "1",
+        "OPENKCM_MARKETPLACE_PORT": str(free_port),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+
+def start(environment: dict[str, str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "marketplace"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_it_serves_without_its_servers_and_ends_cleanly_when_told(environment, tmp_path, free_port):
+    process = start(environment, tmp_path)
+    try:
+        end = time.monotonic() + 60
+        while not answers(free_port):
+            assert process.poll() is None
+            assert time.monotonic() < end
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+    finally:
+        process.kill()
+
+    assert process.returncode == 0
+    assert CURRENT not in log
+    assert TOKEN not in log
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).json() == {"status": "ok"}
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_missing_secret_is_wrong_usage_with_a_hint(environment, tmp_path):
+    (tmp_path / "secrets" / secrets.MARKETPLACE_TOKEN).unlink()
+
+    process = start(environment, tmp_path)
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert "marketplace-token" in said
+    assert "hint:" in said
