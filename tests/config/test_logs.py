@@ -20,26 +20,18 @@ log = structlog.get_logger()
     return done.stderr
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
-        "secret",
-        "secret_id",
-        "password",
-        "PASSWORD",
-        "vault_token",
-        "Authorization",
-        "webhook_signature",
-        "private_key",
-        "key_material",
-        "plaintext",
-    ],
+SECRET_NAMES = (
+    *("secret", "secret_id", "password", "PASSWORD", "vault_token", "Authorization"),
+    *("webhook_signature", "private_key", "key_material", "plaintext"),
 )
+
+
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_field_named_like_a_secret_is_hidden(field, form):
-    line = logged(f"log.info('started', **{{{field!r}: 'hunter2'}})", form)
+def test_a_field_named_like_a_secret_is_hidden(form):
+    fields = dict.fromkeys(SECRET_NAMES, "hunter2")
+    line = logged(f"log.info('started', **{fields!r})", form)
     assert "hunter2" not in line
-    assert "[hidden]" in line
+    assert line.count("[hidden]") == len(SECRET_NAMES)
 
 
 def test_a_secret_inside_another_field_is_hidden_as_well():
