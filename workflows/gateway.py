@@ -30,6 +30,9 @@ from workflows.tenant import Tenant
 _RPC_TIMEOUT = timedelta(seconds=5)
 _ENABLE_PRIORITY = 2
 
+_DOWN = (RPCError, RuntimeError)
+"""What a call raises when Temporal is not there; RuntimeError is a lazy client whose first connection fails."""
+
 
 class UpdateRefused(CallerError):
     """An update was refused by its validator; carries the validator's own code, message and hint."""
@@ -76,7 +79,7 @@ class Gateway:
                 priority=Priority(priority_key=_ENABLE_PRIORITY, fairness_key=tenant_id),
                 rpc_timeout=_RPC_TIMEOUT,
             )
-        except RPCError as failed:
+        except _DOWN as failed:
             raise TemporalUnavailable from failed
 
     async def retry(self, tenant_id: str) -> None:
@@ -86,8 +89,8 @@ class Gateway:
             await handle.execute_update(Tenant.retry, rpc_timeout=_RPC_TIMEOUT)
         except WorkflowUpdateFailedError as refused:
             raise _as_refusal(refused) from None
-        except RPCError as failed:
-            if failed.status is RPCStatusCode.NOT_FOUND:
+        except _DOWN as failed:
+            if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
             raise TemporalUnavailable from failed
 
