@@ -1,0 +1,143 @@
+import json
+import threading
+from contextlib import suppress
+from datetime import datetime
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from database.connection import Database
+from database.interfaces import SignedHead
+from tenancy.audit import StoredRecord, verify_chain
+from tenancy.errors import AuditBroken, DatabaseRefused
+from tests.database.builders import an_audit_event
+from tests.database.fixtures import Field
+
+
+def records(database: Database, tenant_id: str) -> list[StoredRecord]:
+    with database.tenant_tx(tenant_id) as tx:
+        return list(tx.audit.records())
+
+
+def test_a_record_says_what_the_database_decided(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        assert tx.audit.append(an_audit_event("a")) == 1
+    [stored] = records(worker, "acme")
+    record = json.loads(stored.record)
+    assert (record["tenant_id"], record["seq"], record["event_id"]) == ("acme", 1, "a")
+    assert record["upstream_event_type"] == "keyCreate"
+    assert datetime.fromisoformat(record["time"]).utcoffset() is not None
+    assert record["time"].endswith("Z")
+
+
+def test_an_event_id_seen_before_adds_nothing_and_returns_its_old_number(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        assert [tx.audit.append(an_audit_event(name)) for name in "abab"] == [1, 2, 1, 2]
+    assert len(records(worker, "acme")) == 2
+
+
+def test_eight_writers_leave_no_gap_and_one_chain(worker: Database) -> None:
+    def write(number: int) -> None:
+        for turn in range(15):
+            with suppress(ZeroDivisionError), worker.tenant_tx("acme") as tx:
+                tx.audit.append(an_audit_event(f"{number}-{turn}"))
+                assert 1 / (turn % 5)  # a rollback must leave no gap either
+            with worker.tenant_tx("acme") as tx:
+                tx.audit.append(an_audit_event(f"shared-{turn}"))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    last = verify_chain(records(worker, "acme"))
+    assert last is not None
+    assert last.seq == 8 * 12 + 15
+
+
+def test_a_record_changed_behind_our_back_is_found_at_its_position(worker: Database, field: Field) -> None:
+    with worker.tenant_tx("acme") as tx:
+        for name in "abc":
+            tx.audit.append(an_audit_event(name))
+    with field.administrator() as administrator:
+        administrator.execute("alter table okcm.audit_event disable trigger append_only")
+        administrator.execute(
+            "update okcm.audit_event set record = replace(record, 'success', 'refused') where seq = 2"
+        )
+    with pytest.raises(AuditBroken, match="record 2"):
+        verify_chain(records(worker, "acme"))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(subject=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
+def test_the_stored_text_is_what_was_hashed_whatever_it_holds(worker: Database, subject: str) -> None:
+    with worker.tenant_tx("acme") as tx:
+        seq = tx.audit.append(an_audit_event(f"about {subject.encode().hex()}", subject=subject))
+        verify_chain(tx.audit.records())
+        [stored] = tx.audit.records(after=seq - 1, limit=1)
+    assert json.loads(stored.record)["subject"] == subject
+
+
+def test_fields_the_database_decides_cannot_be_given(worker: Database) -> None:
+    with worker.raw_tx("acme") as connection:
+        connection.execute(
+            """select okcm.audit_append('{"event_id": "x", "tenant_id": "beta", "seq": 7, "time": "never"}')"""
+        )
+    [stored] = records(worker, "acme")
+    record = json.loads(stored.record)
+    assert (record["tenant_id"], record["seq"]) == ("acme", 1)
+    assert record["time"] != "never"
+
+
+@pytest.mark.parametrize("event", ["null", "[]", "{}", '{"event_id": null}'])
+def test_what_is_no_event_is_refused(worker: Database, event: str) -> None:
+    with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:
+        connection.execute("select okcm.audit_append(%s)", [event])
+    assert records(worker, "acme") == []
+
+
+def test_a_stream_has_moved_until_its_head_is_signed(worker: Database) -> None:
+    for tenant in ("acme", "beta"):
+        with worker.tenant_tx(tenant) as tx:
+            tx.audit.append(an_audit_event())
+    assert worker.moved_heads(9) == ["acme", "beta"]
+    with worker.tenant_tx("acme") as tx:
+        head = tx.audit.head()
+        assert head is not None
+        signed = SignedHead(head.seq, head.chain_hash, "signature", "audit:1")
+        tx.audit.save_signed_head(signed)
+        tx.audit.save_signed_head(signed)
+        assert tx.audit.signed_heads() == [signed]
+    assert worker.moved_heads(9) == ["beta"]
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append(an_audit_event("more"))
+    assert worker.moved_heads(9) == ["acme", "beta"]
+
+
+def test_a_signature_made_before_the_stream_grew_leaves_it_moved(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append(an_audit_event("a"))
+        head = tx.audit.head()
+        assert head is not None
+        tx.audit.append(an_audit_event("b"))
+        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
+    assert worker.moved_heads(9) == ["acme"]
+
+
+def test_a_signature_over_something_else_is_not_stored(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append(an_audit_event())
+    with pytest.raises(DatabaseRefused), worker.tenant_tx("acme") as tx:
+        tx.audit.save_signed_head(SignedHead(1, bytes(32), "signature", "audit:1"))
+    assert worker.moved_heads(9) == ["acme"]
+
+
+def test_records_are_read_in_pages(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        for name in "abcde":
+            tx.audit.append(an_audit_event(name))
+        assert [record.seq for record in tx.audit.records(after=1, limit=2)] == [2, 3]
+        assert (tx.audit.head() or pytest.fail("no head")).seq == 5
+    with worker.tenant_tx("beta") as tx:
+        assert tx.audit.head() is None
