@@ -1,0 +1,196 @@
+"""The product as a user meets it: the `openkcm` command, the marketplace's address, and what arrives afterwards."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from standardwebhooks import Webhook
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from config import secrets
+from config.secrets import Role, read_secret
+from config.settings import Settings
+from database.connection import Database
+from devstack.postgres import PostgresServer
+from tenancy import ids
+from tests.devstack.sharing import free_ports
+from tests.stories.receivers import CallbackReceiver, Mailbox
+from vault.session import VaultSession
+from worker import wiring
+from workflows.gateway import connect_client
+
+ROOT = Path(__file__).parents[2]
+REGION = "eu-west-1"
+ACME = "acme-corp-12345"
+SEED_EVENT = {
+    "event": "service_enabled",
+    "customer": ACME,
+    "service": "openkcm",
+    "region": REGION,
+    "timestamp": "2026-01-15T10:30:00Z",
+    "organization": "ACME Corporation",
+}
+PATIENCE_SECONDS = 60
+
+
+class Stack:
+    """One installation in a folder of its own, and those it tells."""
+
+    def __init__(self, folder: Path) -> None:
+        self.callback = CallbackReceiver()
+        postgres, vault, temporal, ui, temporal_metrics, marketplace, codec, metrics, smtp = free_ports(9, neighbours=1)
+        self.mailbox = Mailbox(smtp)
+        self.settings = Settings(
+            state_dir=folder / "state",
+            postgres_port=postgres,
+            vault_port=vault,
+            temporal_port=temporal,
+            temporal_ui_port=ui,
+            temporal_metrics_port=temporal_metrics,
+            marketplace_port=marketplace,
+            codec_port=codec,
+            worker_metrics_port=metrics,
+            callback_url=self.callback.url,
+            smtp_host="127.0.0.1",
+            smtp_port=smtp,
+            smtp_security="none",
+            email_to="security@{tenant_id}.example",
+            base_url="https://cmk.openkcm.io",
+        )
+        self._opened: dict[Role, Database] = {}
+
+    # ── the command ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `openkcm` as a user would, with the settings in the environment."""
+        fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
+        environment = dict(os.environ) | {f"OPENKCM_{name.upper()}": str(value) for name, value in fields.items()}
+        command = [sys.executable, "-m", "cli", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+        )
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """Run `openkcm` with `--json` and return its one document; it must succeed."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def pids(self) -> dict[str, int]:
+        """Return the processes of the stack by name."""
+        return {c["name"]: c["pid"] for c in self.command("status")["components"] if c["pid"] is not None}
+
+    # ── the marketplace ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def secret(self, name: str) -> str:
+        return read_secret(self.settings.secrets, name)
+
+    def sign(self, body: bytes, message_id: str, at: datetime | None = None) -> dict[str, str]:
+        """Return the headers of a delivery signed with the marketplace's secret."""
+        at = at or datetime.now(UTC)
+        signature = Webhook(self.secret(secrets.WEBHOOK_SECRETS)).sign(message_id, at, body.decode())
+        stamp = str(int(at.timestamp()))
+        return {"webhook-id": message_id, "webhook-timestamp": stamp, "webhook-signature": signature}
+
+    def post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        return httpx.post(f"{self.settings.marketplace_url}/v1/events", content=body, headers=headers, timeout=30)
+
+    def click(self, message_id: str | None = None, **changed: str) -> httpx.Response:
+        """Send the seed's event, bare and signed; keyword arguments override its fields."""
+        body = json.dumps(SEED_EVENT | changed).encode()
+        return self.post(body, self.sign(body, message_id or f"msg_{uuid.uuid4().hex}"))
+
+    def click_often(self, times: int, message_id: Callable[[int], str], **changed: str) -> list[httpx.Response]:
+        """Send as many events at once."""
+        with ThreadPoolExecutor(times) as crowd:
+            return list(crowd.map(lambda n: self.click(message_id(n), **changed), range(times)))
+
+    def enable(self, tenant_id: str, organization: str) -> dict[str, Any]:
+        """Click for a tenant and return its status once it is active."""
+        answer = self.click(customer=tenant_id, organization=organization)
+        assert answer.status_code == 202, answer.text
+        return self.wait_for(tenant_id, "active")
+
+    def status(self, tenant_id: str) -> httpx.Response:
+        token = {"authorization": f"Bearer {self.secret(secrets.MARKETPLACE_TOKEN)}"}
+        return httpx.get(f"{self.settings.marketplace_url}/v1/tenants/{tenant_id}", headers=token, timeout=10)
+
+    def wait_for(self, tenant_id: str, state: str) -> dict[str, Any]:
+        """Wait until the marketplace shows the tenant in `state`, whatever dies meanwhile."""
+        shown: dict[str, Any] = {}
+
+        def reached() -> bool:
+            try:
+                answer = self.status(tenant_id)
+            except httpx.TransportError:
+                return False
+            shown.update(answer.json())
+            return shown.get("state") == state
+
+        wait_until(reached, lambda: f"{tenant_id} is not {state}: {shown}")
+        return shown
+
+    def wait_announced(self, tenant_id: str) -> None:
+        """Wait until the ready message went out on both channels."""
+        wait_until(
+            lambda: bool(self.callback.about(tenant_id, "ready") and self.mailbox.about(tenant_id, "is ready")),
+            lambda: f"no ready message for {tenant_id}",
+        )
+
+    # ── behind the scenes ────────────────────────────────────────────────────────────────────────────────────────
+
+    def database(self, role: Role = Role.WORKER) -> Database:
+        if role not in self._opened:
+            self._opened[role] = wiring.open_database(self.settings, role)
+        return self._opened[role]
+
+    def vault(self, role: Role = Role.WORKER) -> VaultSession:
+        return wiring.open_vault(self.settings, role)
+
+    def owner(self) -> psycopg.Connection:
+        """Connect to the database as its administrator."""
+        server = PostgresServer(self.settings.state_dir, self.settings.postgres_port)
+        return psycopg.connect(server.admin_conninfo, autocommit=True)
+
+    async def temporal(self) -> Client:
+        """Connect to Temporal without any key for payloads."""
+        assert self.settings.temporal_address is not None
+        return await Client.connect(self.settings.temporal_address, data_converter=pydantic_data_converter)
+
+    def workflows(self, query: str = "") -> list[tuple[str, str]]:
+        """Return (workflow id, run id) of every run that Temporal lists."""
+
+        async def listed() -> list[tuple[str, str]]:
+            client = await connect_client(self.settings.temporal_address)
+            return [(run.id, run.run_id) async for run in client.list_workflows(query)]
+
+        return asyncio.run(listed())
+
+    def runs_of(self, tenant_id: str) -> list[tuple[str, str]]:
+        return [run for run in self.workflows() if ids.tenant_of_workflow(run[0]) == tenant_id]
+
+    def close(self) -> None:
+        for database in self._opened.values():
+            database.close()
+        self.mailbox.close()
+        self.callback.close()
+
+
+def wait_until(true: Callable[[], bool], otherwise: Callable[[], str], seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(0.05)
