@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli import output
+from cli import output, tenant_view
 from config.secrets import Role, context_key, database_password, read_secret
 from config.settings import Settings, load_settings
 from database.connection import Database
@@ -72,16 +72,7 @@ def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     with operator_database(load_settings()) as database, database.tenant_tx(_named(tenant)) as tx:
         shown = everything(tx)
 
-    def draw(console: Console) -> None:
-        for name, value in shown.items():
-            if not isinstance(value, list):
-                console.print(f"{name}: {_on_one_line(value)}", markup=False, highlight=False)
-                continue
-            console.print(f"{name}:", markup=False, highlight=False)
-            for item in value:
-                console.print(f"  {_on_one_line(item)}", markup=False, highlight=False)
-
-    output.answer(shown, as_json=as_json, show=draw)
+    output.answer(shown, as_json=as_json, show=lambda console: tenant_view.draw(console, shown))
 
 
 def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
@@ -163,12 +154,6 @@ def _of_row(row: TenantRow) -> dict[str, Any]:
         "ready_seconds": None if row.ready_at is None else (row.ready_at - row.requested_at).total_seconds(),
         "promise_broken_at": row.promise_broken_at and row.promise_broken_at.isoformat(),
     }
-
-
-def _on_one_line(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {part}" for name, part in value.items() if part is not None)
-    return "" if value is None else str(value)
 
 
 def _named(tenant: str) -> str:
