@@ -1,0 +1,47 @@
+"""`python -m benchmarks [--quick] [NAME...]`: run these benchmarks, or all; exit 1 when a promise is missed."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from matplotlib.figure import Figure
+
+from benchmarks import burst, provision_latency, report, scale
+from benchmarks.report import Result
+
+BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
+    "provision_latency": provision_latency.run,
+    "burst": burst.run,
+    "scale": scale.run,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="a few tenants only, to see that it runs; proves nothing")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - BENCHMARKS.keys()
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+    passed = [_run(name, quick=arguments.quick) for name in arguments.names or BENCHMARKS]
+    if not arguments.quick:
+        report.PAGE.write_text(report.render_page(), encoding="utf-8")
+    return 0 if all(passed) else 1
+
+
+def _run(name: str, *, quick: bool) -> bool:
+    began = datetime.now(UTC)
+    print(f"\n{name}{' (quick: proves nothing)' if quick else ''}", flush=True)
+    result, figure = BENCHMARKS[name](quick=quick)
+    path = report.save(result, figure, began)
+    for check in result.checks:
+        verdict = "kept" if check.passed else "MISSED"
+        print(f"  {verdict}: {check.promise}: {check.measured:g} {check.unit}, limit {check.limit:g}", flush=True)
+    print(f"  written: {path}", flush=True)
+    return result.passed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The second part of the floor: the product's own workflows with activities that do nothing.
+
+Run as `python -m benchmarks.empty_workflow ADDRESS REGION` it is a worker for a region of its own, in a process of its
+own as the product's is, on the product's Temporal server. No payload codec, no interceptor, no metrics.
+"""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC
+from types import TracebackType
+from typing import Any, Self
+
+from temporalio import activity
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from config.settings import Settings
+from tenancy import ids
+from tenancy.messages import AnnounceInput, StepInput
+from tenancy.provisioning import Step
+from workflows.gateway import Gateway
+from workflows.provision import ProvisionTenant
+from workflows.tenant import Tenant
+
+REGION = "zz-floor-1"
+_CHILD_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class EmptyRun:
+    """Seconds from the start's request until `activate` was done, and until the whole of provisioning was."""
+
+    active: float
+    done: float
+
+
+class EmptyWorkflow:
+    """`with EmptyWorkflow(settings) as empty:` runs the worker; `empty.measure(tenant)` provisions nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._address = settings.temporal_address or ""
+        self._threads = settings.worker_threads
+        self._promise = settings.promise_seconds
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "benchmarks.empty_workflow", self._address, REGION, str(self._threads)]
+        self._worker = subprocess.Popen(command)
+        self._client = self._runner.run(Client.connect(self._address, data_converter=pydantic_data_converter))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.close()
+        self._worker.terminate()
+        self._worker.wait(30)
+
+    def measure(self, tenant_id: str) -> EmptyRun:
+        return self._runner.run(self._measure(tenant_id))
+
+    async def _measure(self, tenant_id: str) -> EmptyRun:
+        began = time.time()
+        await Gateway(self._client, self._promise).enable(tenant_id, REGION, f"event-{tenant_id}")
+        child = self._client.get_workflow_handle(ids.provision_workflow(tenant_id))
+        while True:
+            try:
+                await child.result()
+                break
+            except RPCError as failed:
+                if failed.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+                if self._worker.poll() is not None:
+                    raise RuntimeError("the worker with the empty activities has ended") from None
+                await asyncio.sleep(_CHILD_POLL_SECONDS)
+        history = await child.fetch_history()
+        scheduled = {
+            event.event_id
+            for event in history.events
+            if event.activity_task_scheduled_event_attributes.activity_type.name == Step.ACTIVATE
+        }
+        ends = [
+            event.event_time.ToDatetime(UTC).timestamp() - began
+            for event in history.events
+            if event.activity_task_completed_event_attributes.scheduled_event_id in scheduled
+            or event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
+        ]
+        return EmptyRun(active=ends[0], done=ends[-1])
+
+
+def _empties() -> list[Callable[..., Any]]:
+    """Return an activity for each step, registered under its name; `def`, as the real ones are."""
+
+    def empty(step: Step) -> Callable[..., Any]:
+        if step is Step.ANNOUNCE:
+
+            def announce(_: AnnounceInput) -> None:
+                pass
+
+            return activity.defn(name=step)(announce)
+
+        def nothing(_: StepInput) -> None:
+            pass
+
+        return activity.defn(name=step)(nothing)
+
+    return [empty(step) for step in Step]
+
+
+async def _work(address: str, region: str, threads: int) -> None:
+    client = await Client.connect(address, data_converter=pydantic_data_converter)
+    async with Worker(
+        client,
+        task_queue=ids.task_queue(region),
+        workflows=[Tenant, ProvisionTenant],
+        activities=_empties(),
+        activity_executor=ThreadPoolExecutor(threads),
+        max_concurrent_activities=threads,
+    ):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_work(sys.argv[1], sys.argv[2], int(sys.argv[3])))

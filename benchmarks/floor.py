@@ -1,0 +1,49 @@
+"""The first part of the floor: the same OpenBao requests and SQL statements for a fresh tenant, and nothing else.
+
+One keep-alive connection to OpenBao, one to PostgreSQL for each of the two roles, one call after another.
+"""
+
+import time
+
+from benchmarks.clicks import Marketplace
+from benchmarks.floor_database import BareDatabase, Recording
+from benchmarks.floor_vault import BareVault
+from benchmarks.stack import Stack
+from benchmarks.statement_log import StatementLog
+
+_PATIENCE_SECONDS = 60
+
+
+def record(stack: Stack, marketplace: Marketplace) -> Recording:
+    """Let the product make one tenant and return what it sent to PostgreSQL for it."""
+    log = StatementLog(stack)
+    with log.logging():
+        # The first one waits for the canary and opens the pools' connections; the second is a tenant like any other.
+        for tenant_id in ("floor-before", "floor-recorded"):
+            start = log.offset()
+            marketplace.enable(tenant_id)
+            marketplace.ready_seconds(tenant_id, _PATIENCE_SECONDS)
+        recording = Recording.of(tenant_id, log.between(start, log.offset()), log.roles())
+    log.close()
+    return recording
+
+
+class BareScript:
+    def __init__(self, stack: Stack, recording: Recording) -> None:
+        self._vault = BareVault(stack.settings)
+        self._database = BareDatabase(stack, recording)
+
+    def provision(self, tenant_id: str) -> float:
+        """Do for `tenant_id` what the product does from accepting the event to `active`; return the seconds it took."""
+        self._vault.refresh()
+        messages = self._database.fitted_to(tenant_id)
+        began = time.perf_counter()
+        self._database.replay(messages)
+        token = self._vault.create_keys(tenant_id)
+        self._vault.create_authority(tenant_id)
+        self._vault.attack(tenant_id, token)
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        self._vault.close()
+        self._database.close()

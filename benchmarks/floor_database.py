@@ -1,0 +1,112 @@
+"""PostgreSQL's part of the floor: what one tenant of the product sent, sent again for another one, and nothing more.
+
+The messages are taken from the server's own log, so they are the product's by construction and stay so when it changes.
+They are replayed one after another through libpq itself; only names and signed contexts are made to fit before.
+"""
+
+import hmac
+import re
+import time
+from dataclasses import dataclass, replace
+
+import psycopg
+from psycopg.pq import ExecStatus
+
+from benchmarks.stack import Stack
+from benchmarks.statement_log import Message
+from config.secrets import Role
+from database.context import sign
+from database.roles import login
+from tenancy.ids import CANARY_TENANT_ID
+
+_BEGIN = re.compile(r"begin;.*set_config\('app\.tenant_id', '([^']*)'", re.DOTALL)
+_CONTEXT = re.compile(r"([a-z0-9-]+)\|(\d+)\|([0-9a-f]{64})")
+_ENDS = ("COMMIT", "ROLLBACK")
+_READY = "update okcm.tenant set state"
+_MARKETPLACE_TRANSACTIONS = 2
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A tenant's transactions in the order they began, each with the role that made it."""
+
+    tenant_id: str
+    at: float
+    transactions: tuple[tuple[Role, tuple[Message, ...]], ...]
+
+    @classmethod
+    def of(cls, tenant_id: str, messages: list[Message], roles: dict[int, Role]) -> "Recording":
+        """Choose from a log what happened for the tenant until it was active.
+
+        Of the marketplace that is the acceptance and the note that the workflow has the event (without it the product's
+        sweep would start one for the script's tenant); what asks for the tenant's status is left out.
+        """
+        began: dict[int, int] = {}
+        parts: dict[int, list[Message]] = {}
+        for position, message in enumerate(messages):
+            opened = _BEGIN.search(message.text)
+            if opened is not None and opened[1] in {tenant_id, CANARY_TENANT_ID}:
+                began[position], parts[position] = message.session, []
+            current = max((p for p, session in began.items() if session == message.session), default=None)
+            if current is not None:
+                parts[current].append(message)
+                if message.text.upper() in _ENDS:
+                    del began[current]
+        chosen = [(roles[part[0].session], tuple(part)) for _, part in sorted(parts.items())]
+        last = max(number for number, (_, part) in enumerate(chosen) if any(_READY in m.text for m in part))
+        done = [t for t in chosen if t[0] is Role.MARKETPLACE][:_MARKETPLACE_TRANSACTIONS]
+        done += [t for t in chosen[: last + 1] if t[0] is Role.WORKER]
+        return cls(tenant_id, time.time(), tuple(done))
+
+
+class BareDatabase:
+    def __init__(self, stack: Stack, recording: Recording) -> None:
+        self._recording = recording
+        self._keys: dict[Role, bytes] = {}
+        self._connections: dict[Role, psycopg.Connection] = {}
+        for role in (Role.MARKETPLACE, Role.WORKER):
+            password, self._keys[role] = stack.database_secrets(role)
+            self._connections[role] = psycopg.connect(
+                stack.settings.postgres_url,
+                user=login(role),
+                password=password,
+                autocommit=True,
+                options="-c search_path=pg_catalog",
+            )
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+
+    def fitted_to(self, tenant_id: str) -> list[tuple[Role, Message]]:
+        """Return the messages with the other tenant's name and contexts that are valid where the product's were."""
+        shift = int(time.time() - self._recording.at)
+
+        def fit(role: Role, text: str) -> str:
+            def resign(context: re.Match[str]) -> str:
+                named, expires, mac = context[1], int(context[2]), context[3]
+                genuine = hmac.compare_digest(sign(self._keys[role], named, expires), context[0])
+                fitted = named.replace(self._recording.tenant_id, tenant_id)
+                if not genuine:
+                    return f"{fitted}|{expires + shift}|{mac}"
+                return sign(self._keys[role], fitted, expires + shift)
+
+            # Contexts first: they are checked against the recorded name.
+            return _CONTEXT.sub(resign, text).replace(self._recording.tenant_id, tenant_id)
+
+        def refit(role: Role, message: Message) -> Message:
+            values = message.values and tuple(v and fit(role, v.decode()).encode() for v in message.values)
+            return replace(message, text=fit(role, message.text), values=values)
+
+        return [(role, refit(role, message)) for role, part in self._recording.transactions for message in part]
+
+    def replay(self, messages: list[tuple[Role, Message]]) -> None:
+        """Send all messages; each must be answered as the product's was, with success or with a refusal."""
+        for role, message in messages:
+            libpq = self._connections[role].pgconn
+            if message.values is None:
+                result = libpq.exec_(message.text.encode())
+            else:
+                result = libpq.exec_params(message.text.encode(), list(message.values))
+            if (result.status == ExecStatus.FATAL_ERROR) is not message.refused:
+                raise RuntimeError(f"replayed with another outcome: {message.text[:200]}: {result.error_message!r}")

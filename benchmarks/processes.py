@@ -1,0 +1,102 @@
+"""CPU time and memory of the stack's processes, read from /proc; each component with all its descendants."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class CpuSpan:
+    """CPU used between two readings. `others` is the share of all cores that went to processes not of this stack."""
+
+    seconds: dict[str, float]
+    wall: float
+    others: float
+
+
+@dataclass(frozen=True)
+class CpuReading:
+    at: float
+    busy: float
+    mine: float
+    components: dict[str, float]
+
+    def until(self, later: "CpuReading") -> CpuSpan:
+        """Return what was used between this reading and `later`."""
+        used = {name: round(later.components.get(name, 0.0) - self.components[name], 2) for name in self.components}
+        wall = later.at - self.at
+        busy, mine = later.busy - self.busy, later.mine - self.mine
+        others = max(0.0, busy - mine - sum(used.values())) / (wall * (os.cpu_count() or 1))
+        return CpuSpan(used, round(wall, 2), round(others, 3))
+
+
+def read_cpu(pids: Mapping[str, int]) -> CpuReading:
+    """Read CPU seconds so far. A descendant that has ended counts through its parent, which has waited for it."""
+    tree = _children()
+    at = float((_PROC / "uptime").read_text().split()[0])
+    times = os.times()
+    components = {name: sum(_cpu(pid) for pid in _family(pid, tree)) for name, pid in pids.items()}
+    return CpuReading(at, _busy(), times.user + times.system, components)
+
+
+def read_memory(pids: Mapping[str, int]) -> dict[str, float]:
+    """Return MiB of each component; shared pages are divided among those who share them (PSS)."""
+    tree = _children()
+    return {name: round(sum(_pss(pid) for pid in _family(pid, tree)) / 1024, 1) for name, pid in pids.items()}
+
+
+def folder_size(folder: Path) -> float:
+    """Return MiB that the files below `folder` take on disk."""
+    blocks = 0
+    for path in folder.rglob("*"):
+        try:
+            blocks += path.lstat().st_blocks
+        except FileNotFoundError:  # a server has just deleted it
+            continue
+    return round(blocks * 512 / 2**20, 1)
+
+
+def _busy() -> float:
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(
+        int, (_PROC / "stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / _TICKS
+
+
+def _cpu(pid: int) -> float:
+    fields = _stat(pid)
+    # User and system time, its own and that of children it has waited for (proc(5), fields 14 to 17).
+    return sum(map(int, fields[11:15])) / _TICKS if fields else 0.0
+
+
+def _pss(pid: int) -> int:
+    try:
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def _children() -> dict[int, list[int]]:
+    tree: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        fields = _stat(int(entry.name)) if entry.name.isdigit() else []
+        if fields:
+            tree.setdefault(int(fields[1]), []).append(int(entry.name))
+    return tree
+
+
+def _family(pid: int, tree: Mapping[int, list[int]]) -> list[int]:
+    return [pid, *(member for child in tree.get(pid, []) for member in _family(child, tree))]
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/<pid>/stat from `state` on; the name before them may contain anything."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -1,0 +1,132 @@
+"""A stack of its own for each benchmark: started, asked and stopped with the `openkcm` command, as a user would."""
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from config import secrets
+from config.secrets import Role, read_secret
+from config.settings import CONFIG_VARIABLE, LOOPBACK, PREFIX, Settings, load_settings
+from database.connection import Database
+
+_UP_SECONDS = 120
+_PORTS = (
+    "postgres_port",
+    "temporal_port",
+    "temporal_ui_port",
+    "temporal_metrics_port",
+    "marketplace_port",
+    "codec_port",
+    "worker_metrics_port",
+)
+_BELOW_EPHEMERAL = (20000, 32000)
+"""Where the kernel takes no ports for outgoing connections, so that a port found free stays free until it is used."""
+
+
+class Stack:
+    """`with Stack() as stack:` runs the whole product in a temporary folder on free ports."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="openkcm-bench-"))
+        # PostgreSQL refuses to run as root and is then run as nobody, who must be able to reach its folder.
+        self.folder.chmod(0o711)
+        self._openkcm = Path(sys.executable).with_name("openkcm")
+        self._before = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+        self.settings = self._configure()
+
+    def __enter__(self) -> Self:
+        print(f"starting a stack in {self.folder}", flush=True)
+        try:
+            self.openkcm("up", timeout=_UP_SECONDS)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def openkcm(self, *arguments: str, timeout: float = 60) -> Any:
+        """Run the command and return the document it prints; its own words are the error when it fails."""
+        done = subprocess.run(
+            [self._openkcm, *arguments, "--json"],
+            cwd=self.folder,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=timeout,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"openkcm {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def pids(self) -> dict[str, int]:
+        """Return the process of each component that runs."""
+        components = self.openkcm("status")["components"]
+        return {part["name"]: part["pid"] for part in components if part["pid"] is not None}
+
+    def database(self, role: Role) -> Database:
+        """Return the database as one of the product's processes sees it."""
+        return Database(self.settings.postgres_url, role, *self.database_secrets(role))
+
+    def database_secrets(self, role: Role) -> tuple[str, bytes]:
+        """Return a role's password and context key."""
+        folder = self.settings.secrets
+        password = read_secret(folder, secrets.database_password(role))
+        return password, bytes.fromhex(read_secret(folder, secrets.context_key(role)))
+
+    def _configure(self) -> Settings:
+        vault, *ports = free_ports(len(_PORTS))
+        lines = [f'state_dir = "{self.folder / "state"}"', f"vault_port = {vault}"]
+        lines += [f"{name} = {port}" for name, port in zip(_PORTS, ports, strict=True)]
+        file = self.folder / "openkcm.toml"
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for name in self._before:
+            del os.environ[name]
+        os.environ[CONFIG_VARIABLE] = str(file)
+        return load_settings()
+
+    def _stop(self) -> None:
+        try:
+            self.openkcm("down", timeout=_UP_SECONDS)
+        finally:
+            del os.environ[CONFIG_VARIABLE]
+            os.environ.update(self._before)
+
+
+def free_ports(number: int) -> list[int]:
+    """Return `number` + 1 free ports; the one behind the first is free as well (OpenBao's cluster port)."""
+    first = _first_free(pair=True)
+    found = [first]
+    while len(found) <= number:
+        port = _first_free(pair=False)
+        if port not in {first + 1, *found}:
+            found.append(port)
+    return found
+
+
+def _first_free(*, pair: bool) -> int:
+    while True:
+        port = random.randint(*_BELOW_EPHEMERAL)  # noqa: S311 - spreads parallel runs, guards nothing
+        if _is_free(port) and (not pair or _is_free(port + 1)):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
