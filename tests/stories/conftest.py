@@ -1,3 +1,5 @@
+"""One installation for all stories, told in this order: enable (1), tenant (2), survival, and what traces are left."""
+
 from collections.abc import Iterator
 
 import pytest
