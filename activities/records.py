@@ -73,10 +73,12 @@ class RecordActivities:
             row = tx.tenants.lock()
             if tx.tenants.break_promise():
                 record(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
-            if row.state is State.PROVISIONING:
+            if row.state in {State.REQUESTED, State.PROVISIONING}:
                 self._announce(tx, step, row, AnnouncementKind.LATE)
 
     def _announce(self, tx: TenantTransaction, step: StepInput, row: TenantRow, kind: AnnouncementKind) -> None:
+        if step.tenant_id == ids.CANARY_TENANT_ID:  # nobody enabled it, so there is nobody to tell
+            return
         subject, body = announcement_text(kind, row.organization, dashboard_url(self._base_url, step.tenant_id))
         for channel in self._channels:
             tx.outbox.add(

@@ -93,6 +93,12 @@ def test_activating_twice_opens_the_tenant_once_and_queues_one_message_a_channel
     tenant.assert_audited_once()
 
 
+def test_nobody_is_told_about_the_canary(canary):
+    assert state_of(canary) is State.ACTIVE
+    canary.run("break-promise")
+    assert messages_of(canary) == []
+
+
 @pytest.mark.usefixtures("canary")
 def test_a_tenant_whose_message_cannot_be_queued_does_not_become_active(tenant, field):
     tenant.run_until(Step.CHECK_BOUNDARIES)

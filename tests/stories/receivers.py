@@ -91,9 +91,13 @@ class Mailbox:
 
     def __init__(self, port: int) -> None:
         self.mails: list[EmailMessage] = []
-        self._controller = Controller(self, hostname="127.0.0.1", port=port)
-        self._controller.start()
         self.port = port
+        self._running: Controller | None = None
+        self.open()
+
+    def open(self) -> None:
+        self._running = Controller(self, hostname="127.0.0.1", port=self.port)
+        self._running.start()
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
         mail = message_from_bytes(envelope.content, policy=policy.default)
@@ -105,4 +109,7 @@ class Mailbox:
         return [mail for mail in self.mails if tenant_id in str(mail["To"]) and words in str(mail["Subject"])]
 
     def close(self) -> None:
-        self._controller.stop()
+        """Take no more mail, as a server that is down."""
+        if self._running is not None:
+            self._running.stop()
+            self._running = None

@@ -25,11 +25,12 @@ from config.settings import Settings
 from database.connection import Database
 from devstack.postgres import PostgresServer
 from tenancy import ids
+from tenancy.events import EventKind, MarketplaceEvent
 from tests.devstack.sharing import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
 from vault.session import VaultSession
 from worker import wiring
-from workflows.gateway import connect_client
+from workflows.gateway import Gateway, connect_client
 
 ROOT = Path(__file__).parents[2]
 REGION = "eu-west-1"
@@ -169,6 +170,26 @@ class Stack:
         """Connect to Temporal without any key for payloads."""
         assert self.settings.temporal_address is not None
         return await Client.connect(self.settings.temporal_address, data_converter=pydantic_data_converter)
+
+    def hand_over(self, tenant_id: str, organization: str, promise_seconds: float) -> None:
+        """Accept an event and start its workflow with another promise than the marketplace gives."""
+        event = MarketplaceEvent(
+            event_id=f"msg_{tenant_id}",
+            kind=EventKind.SERVICE_ENABLED,
+            tenant_id=tenant_id,
+            organization=organization,
+            region=REGION,
+            timestamp=datetime.now(UTC),
+        )
+        with self.database(Role.MARKETPLACE).tenant_tx(tenant_id) as tx:
+            tx.tenants.request(event)
+            tx.inbox.accept(event)
+            tx.inbox.mark_started(event.event_id)
+
+        async def start() -> None:
+            await Gateway(await self.temporal(), promise_seconds).enable(tenant_id, REGION, event.event_id)
+
+        asyncio.run(start())
 
     def workflows(self, query: str = "") -> list[tuple[str, str]]:
         """Return (workflow id, run id) of every run that Temporal lists."""

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from devstack import process
+from tenancy import ids
 from tests.stories.sockets import listening_addresses
 from tests.stories.stack import Stack, wait_until
 
@@ -63,6 +64,25 @@ def test_a_component_that_is_killed_comes_back_and_loses_nothing(stack, acme, co
     assert stack.status(acme).json()["state"] == "active"
     assert len(stack.callback.about(tenant_id, "ready")) == 1
     assert len(stack.runs_of(tenant_id)) == 2
+
+
+def test_a_key_server_that_hangs_beyond_the_promise_raises_the_alarm_and_the_tenant_is_ready_later(stack, acme):
+    assert acme
+    tenant_id = "patient-corp-1"
+    openbao = stack.pids()["openbao"]
+    os.kill(openbao, signal.SIGSTOP)
+    try:
+        stack.hand_over(tenant_id, "Patient Corp", promise_seconds=1)
+        wait_until(lambda: bool(stack.callback.about(tenant_id, "late")), lambda: "the customer was not told")
+        assert stack.status(tenant_id).json()["state"] == "provisioning"
+        assert stack.status(tenant_id).json()["promise_broken"] is True
+    finally:
+        os.kill(openbao, signal.SIGCONT)
+    assert [run for run, _ in stack.workflows("PromiseBroken = true")] == [ids.provision_workflow(tenant_id)]
+    stack.wait_for(tenant_id, "active")
+    stack.wait_announced(tenant_id)
+    assert "longer than promised" in stack.callback.about(tenant_id, "late")[0].text
+    assert (len(stack.callback.about(tenant_id, "late")), len(stack.callback.about(tenant_id, "ready"))) == (1, 1)
 
 
 def test_up_goes_on_where_everything_was_killed(stack, acme):

@@ -1,0 +1,68 @@
+"""Signed heads make a truncated stream visible; only streams that grew are signed."""
+
+import base64
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from database.interfaces import SignedHead
+from tenancy.audit import head_message, verify_chain
+from tenancy.provisioning import Step
+from tests.activities.conftest import Provisioning
+from vault.signer import TransitAuditSigner
+
+
+def heads_of(tenant: Provisioning) -> list[SignedHead]:
+    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
+        return list(tx.audit.signed_heads())
+
+
+def verify(tenant: Provisioning, head: SignedHead, message: bytes) -> None:
+    pem = TransitAuditSigner(tenant.parts.vault).public_keys()[head.key]
+    key = serialization.load_pem_public_key(pem.encode())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    key.verify(base64.b64decode(head.signature), message, ec.ECDSA(hashes.SHA256()))
+
+
+def test_a_stream_that_grew_is_signed_at_its_end(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    assert tenant.run_platform("sign-audit-heads").signed == 1
+    [head] = heads_of(tenant)
+    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
+        last = verify_chain(tx.audit.records())
+    assert last is not None
+    assert (head.seq, head.chain_hash) == (last.seq, last.chain_hash)
+    verify(tenant, head, head_message(tenant.tenant_id, head.seq, head.chain_hash))
+
+
+def test_a_stream_that_did_not_grow_is_left_alone(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run_platform("sign-audit-heads")
+    before = heads_of(tenant)
+    assert tenant.run_platform("sign-audit-heads").signed == 0
+    assert heads_of(tenant) == before
+
+
+def test_a_signature_fits_no_other_tenant_length_or_hash(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run_platform("sign-audit-heads")
+    [head] = heads_of(tenant)
+    for message in (
+        head_message("other-corp-1", head.seq, head.chain_hash),
+        head_message(tenant.tenant_id, head.seq + 1, head.chain_hash),
+        head_message(tenant.tenant_id, head.seq, bytes(32)),
+    ):
+        with pytest.raises(InvalidSignature):
+            verify(tenant, head, message)
+
+
+def test_each_tenants_stream_gets_a_head_of_its_own(request_tenant):
+    tenants = [request_tenant() for _ in range(3)]
+    for tenant in tenants:
+        tenant.run(Step.OPEN_RECORDS)
+    assert tenants[0].run_platform("sign-audit-heads").signed == 3
+    for tenant in tenants:
+        [head] = heads_of(tenant)
+        verify(tenant, head, head_message(tenant.tenant_id, head.seq, head.chain_hash))

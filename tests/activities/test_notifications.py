@@ -1,0 +1,108 @@
+"""Step 6: what lies in the outbox is sent once by its id, and one channel's silence does not hold up the other."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from config.settings import Settings
+from tenancy.errors import AnnouncementUndelivered
+from tenancy.events import AnnouncementKind, Channel
+from tenancy.provisioning import Step
+from tests.activities.conftest import Provisioning
+from tests.devstack.sharing import free_ports
+from tests.stories.receivers import CallbackReceiver, Mailbox
+
+
+@pytest.fixture
+def callback() -> Iterator[CallbackReceiver]:
+    receiver = CallbackReceiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    box = Mailbox(free_ports(1)[0])
+    yield box
+    box.close()
+
+
+@pytest.fixture
+def settings(settings: Settings, callback: CallbackReceiver, mailbox: Mailbox) -> Settings:
+    return settings.model_copy(update={"callback_url": callback.url, "smtp_port": mailbox.port})
+
+
+@pytest.fixture
+def ready(canary: Provisioning, tenant: Provisioning) -> Provisioning:
+    """A tenant that became active and of which nobody has been told."""
+    assert canary.is_done(Step.ACTIVATE)
+    tenant.run_until(Step.ACTIVATE)
+    return tenant
+
+
+def unsent(tenant: Provisioning) -> list[Channel]:
+    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
+        return [message.channel for message in tx.outbox.unsent()]
+
+
+def test_the_message_leaves_on_every_channel_and_a_second_run_sends_nothing_more(ready, callback, mailbox):
+    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    assert len(callback.about(ready.tenant_id, "ready")) == 1
+    assert len(mailbox.about(ready.tenant_id, "is ready")) == 1
+    assert unsent(ready) == []
+    assert ready.is_done(Step.ANNOUNCE)
+    ready.assert_audited_once()
+
+
+def test_a_message_sent_again_carries_the_same_id_in_the_place_each_receiver_looks_at(ready, callback, mailbox, field):
+    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    with field.administrator() as administrator:  # as if the worker had died between sending and marking
+        administrator.execute("update okcm.outbox set sent_at = null where tenant_id = %s", [ready.tenant_id])
+    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    sent = callback.about(ready.tenant_id, "ready")
+    assert len(sent) == 2
+    assert len({taken.headers["webhook-id"] for taken in sent} | {taken.event["id"] for taken in sent}) == 1
+    mails = mailbox.about(ready.tenant_id, "is ready")
+    assert len(mails) == 2
+    assert len({mail["Message-ID"] for mail in mails}) == 1
+    ready.assert_audited_once()
+
+
+def test_a_channel_that_is_down_does_not_hold_up_the_other_and_is_tried_again(ready, callback, mailbox):
+    mailbox.close()
+    with pytest.raises(AnnouncementUndelivered):
+        ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    assert len(callback.about(ready.tenant_id, "ready")) == 1
+    assert unsent(ready) == [Channel.EMAIL]
+    assert not ready.is_done(Step.ANNOUNCE)
+
+    mailbox.open()
+    ready.run(Step.ANNOUNCE, kind=AnnouncementKind.READY)
+    assert len(mailbox.about(ready.tenant_id, "is ready")) == 1
+    assert len(callback.about(ready.tenant_id, "ready")) == 1
+    assert ready.is_done(Step.ANNOUNCE)
+
+
+def test_the_sweep_sends_what_an_operation_gave_up_on_and_leaves_fresh_messages_to_it(ready, callback, mailbox, field):
+    ready.run_platform("sweep-outbox")
+    assert callback.taken == []
+
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.outbox set added_at = added_at - interval '2 minutes'")
+    ready.run_platform("sweep-outbox")
+    assert len(callback.about(ready.tenant_id, "ready")) == 1
+    assert len(mailbox.about(ready.tenant_id, "is ready")) == 1
+    assert unsent(ready) == []
+
+
+def test_one_customers_silent_mail_server_does_not_keep_the_sweep_from_the_others(
+    ready, request_tenant, callback, mailbox, field
+):
+    other = request_tenant()
+    other.run_until(Step.ACTIVATE)
+    mailbox.close()
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.outbox set added_at = added_at - interval '2 minutes'")
+    ready.run_platform("sweep-outbox")
+    assert [len(callback.about(tenant.tenant_id, "ready")) for tenant in (ready, other)] == [1, 1]
