@@ -45,8 +45,8 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenKCM p
 _SIGN_IN = """<form method="post" action="/sign-in"><p><label>Codec token <input name="token" type="password" required
 autocomplete="off"></label> <button>Sign in</button></p>
 <p>It lies in the secret file <code>codec-token</code>.</p></form>"""
-_SIGNED_IN = """<p>You are signed in. In the Temporal UI open the data encoder settings (the glasses icon), keep the
-endpoint of this page and tick <em>Include cross-origin credentials</em>.</p>"""
+_SIGNED_IN = """<p>You are signed in. In the Temporal UI click the glasses, choose <em>Use my browser setting</em>, enter
+<code>{address}</code> and switch on <em>Include cross-origin credentials</em>.</p>"""
 
 
 class CodecServer:
@@ -77,7 +77,8 @@ class CodecServer:
 
     async def page(self, request: Request) -> Response:
         """Show the sign-in form, or that the operator is signed in."""
-        return HTMLResponse(_PAGE.format(body=_SIGNED_IN if self._signed_in(request) else _SIGN_IN))
+        signed_in = _SIGNED_IN.format(address=str(request.base_url).rstrip("/"))
+        return HTMLResponse(_PAGE.format(body=signed_in if self._signed_in(request) else _SIGN_IN))
 
     async def sign_in(self, request: Request) -> Response:
         """Exchange the token for a session cookie."""
