@@ -9,6 +9,7 @@ scripts (HttpOnly). Command lines send the token as a bearer token instead.
 import hmac
 import sys
 from collections.abc import Sequence
+from html import escape
 from urllib.parse import parse_qs
 
 import structlog
@@ -77,7 +78,7 @@ class CodecServer:
 
     async def page(self, request: Request) -> Response:
         """Show the sign-in form, or that the operator is signed in."""
-        signed_in = _SIGNED_IN.format(address=str(request.base_url).rstrip("/"))
+        signed_in = _SIGNED_IN.format(address=escape(str(request.base_url).rstrip("/")))
         return HTMLResponse(_PAGE.format(body=signed_in if self._signed_in(request) else _SIGN_IN))
 
     async def sign_in(self, request: Request) -> Response:
