@@ -22,13 +22,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from temporalio.api.common.v1 import Payloads
-from vault.payload_keys import TransitPayloadKeys
 
 from config import secrets
 from config.logs import configure_logs
 from config.secrets import Role, read_secret
 from config.settings import LOOPBACK, load_settings
 from tenancy.errors import OpenKcmError
+from vault.payload_keys import TransitPayloadKeys
 from worker.codec import TenantCodec
 from worker.keyring import Keyring
 from worker.session_cookie import SessionCookies
@@ -46,8 +46,8 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>OpenKCM p
 _SIGN_IN = """<form method="post" action="/sign-in"><p><label>Codec token <input name="token" type="password" required
 autocomplete="off"></label> <button>Sign in</button></p>
 <p>It lies in the secret file <code>codec-token</code>.</p></form>"""
-_SIGNED_IN = """<p>You are signed in. In the Temporal UI click the glasses, choose <em>Use my browser setting</em>, enter
-<code>{address}</code> and switch on <em>Include cross-origin credentials</em>.</p>"""
+_SIGNED_IN = """<p>You are signed in. In the Temporal UI click the glasses, choose <em>Use my browser setting</em>,
+enter <code>{address}</code> and switch on <em>Include cross-origin credentials</em>.</p>"""
 
 
 class CodecServer:
