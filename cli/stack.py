@@ -39,14 +39,14 @@ def up(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - a command line
     _show_addresses(now, output.people)
 
 
-def down(as_json: output.AsJson = False) -> None:  # noqa: FBT002
+def down(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
     """Stop everything that was started here."""
     stopped = control.down(load_settings())
     text = f"stopped {', '.join(stopped)}" if stopped else "nothing was running"
     output.answer({"stopped": list(stopped)}, as_json=as_json, show=lambda console: console.print(text))
 
 
-def status(as_json: output.AsJson = False) -> None:  # noqa: FBT002
+def status(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
     """Show what runs and where it is reached."""
     now = control.status(load_settings())
 
@@ -57,7 +57,7 @@ def status(as_json: output.AsJson = False) -> None:  # noqa: FBT002
     output.answer(_document(now), as_json=as_json, show=show)
 
 
-def doctor(as_json: output.AsJson = False) -> None:  # noqa: FBT002
+def doctor(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same
     """Examine this machine, the settings and the servers; say what is wrong and what to do."""
     from devstack.doctor import examine  # noqa: PLC0415 - it brings every client library; `up` should not wait for them
 

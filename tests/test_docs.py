@@ -1,6 +1,8 @@
 """The documents say what is true: generated parts are current, and what they name exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,24 @@ def test_the_lock_knows_every_dependency_of_the_project():
     wanted = [name for name in named if name.lower() not in folders and not re.fullmatch(r"[A-Z]+[0-9]*", name)]
     assert "temporalio" in wanted
     assert [name for name in wanted if f"\n{name.lower()}==" not in f"\n{locked}"] == []
+
+
+def commands():
+    """Return every `openkcm` command that a page shows, as words without options and values."""
+    found = set()
+    for page in PAGES:
+        for line in re.findall(
+            r"(?:`|^\.venv/bin/)openkcm ([a-z][^`\n]*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            words = line.split()
+            grouped = words[0] in {"tenant", "service", "root-key", "audit"}
+            found.add(tuple(words[: 1 + grouped]))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_it_mentions_exists(words):
+    asked = subprocess.run(
+        [sys.executable, "-m", "cli", *words, "--help"], cwd=ROOT, capture_output=True, timeout=60, check=False
+    )
+    assert asked.returncode == 0, asked.stderr
