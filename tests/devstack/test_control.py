@@ -1,0 +1,175 @@
+"""The whole stack by its command, each time as a process of its own."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devstack import process
+from devstack.process import Identity
+from tests.devstack.sharing import free_ports
+
+_SETTINGS = ("POSTGRES", "TEMPORAL", "TEMPORAL_UI", "TEMPORAL_METRICS", "MARKETPLACE", "CODEC", "WORKER_METRICS")
+_PROCESSES = {"postgres", "openbao", "temporal", "worker", "marketplace", "codec"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A state folder of its own, and the command run in it."""
+
+    folder: Path
+    environment: dict[str, str]
+    become: tuple[str, ...] = ()
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self.become, sys.executable, "-m", "cli", *words, "--json"],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str) -> tuple[int, dict[str, Any]]:
+        with self.begin(*words) as command:
+            printed, problems = command.communicate()
+            assert "Traceback" not in problems
+            return command.returncode, json.loads(printed)
+
+    def up(self) -> dict[str, Any]:
+        status, document = self.run("up")
+        assert status == 0, document
+        return document
+
+    def left(self) -> list[str]:
+        """Return the command lines of processes that have to do with this folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and process.identify(int(entry.name)) is not None:
+                try:
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    cwd = str((entry / "cwd").readlink())
+                except OSError:
+                    continue
+                if str(self.folder) in line or cwd.startswith(str(self.folder)):
+                    found.append(line)
+        return found
+
+
+def build(folder: Path, become: tuple[str, ...] = ()) -> Stack:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
+    ports = dict(zip(_SETTINGS, free_ports(len(_SETTINGS)), strict=True)) | {"VAULT": free_ports(1, neighbours=1)[0]}
+    environment |= {f"OPENKCM_{name}_PORT": str(port) for name, port in ports.items()}
+    return Stack(folder, environment | {"HOME": str(folder)}, become)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    stack = build(tmp_path)
+    yield stack
+    stack.run("down")
+
+
+@pytest.fixture
+def ordinary_stack() -> Iterator[Stack]:
+    """The stack of an ordinary user: of `nobody` where the tests run as root, of whoever runs them elsewhere.
+
+    Where nobody cannot reach this interpreter (root's own Python), a user namespace makes the same of root: another
+    user id and no privilege.
+    """
+    folder = Path(tempfile.mkdtemp())
+    become: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        if all(above.stat().st_mode & 0o001 for above in Path(sys.executable).resolve().parents):
+            shutil.chown(folder, "nobody")
+            become = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        else:
+            become = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
+    stack = build(folder, become)
+    yield stack
+    stack.run("down")
+    shutil.rmtree(folder)
+
+
+def test_two_ups_at_once_start_one_stack_and_down_leaves_no_process(stack: Stack) -> None:
+    first, second = stack.begin("up"), stack.begin("up")
+    answers = [json.loads(command.communicate()[0]) for command in (first, second)]
+
+    assert [first.returncode, second.returncode] == [0, 0], answers
+    assert pids(answers[0]) == pids(answers[1])
+    assert set(pids(answers[0])) == _PROCESSES
+    assert stack.run("doctor")[0] == 0
+
+    status, document = stack.run("down")
+
+    assert status == 0
+    assert set(document["stopped"]) == _PROCESSES
+    assert stack.left() == []
+    assert stack.run("down") == (0, {"stopped": []})
+
+
+def test_a_killed_supervisor_takes_its_children_along_and_the_next_up_has_everything(stack: Stack) -> None:
+    before = stack.up()
+    children = [identity_of(pid) for pid in pids(before).values()]
+    supervisor = json.loads((stack.folder / ".openkcm/run/supervisor.pid").read_text(encoding="utf-8"))
+
+    os.kill(supervisor["pid"], signal.SIGKILL)
+
+    assert process.wait_until_gone(children, 15)
+    after = stack.up()
+    assert set(pids(after)) == _PROCESSES
+    assert not set(pids(after).values()) & set(pids(before).values())
+
+
+def test_a_taken_port_is_an_error_and_nothing_is_left_running(stack: Stack) -> None:
+    port = int(stack.environment["OPENKCM_CODEC_PORT"])
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", port))
+        held.listen()
+        status, document = stack.run("up")
+
+    assert status == 1
+    assert document["error"]["code"] == "component_failed"
+    assert f"port {port}" in document["error"]["message"]
+    assert "OPENKCM_CODEC_PORT" in document["error"]["hint"]
+    assert stack.left() == []
+
+
+def test_an_ordinary_user_runs_the_stack(ordinary_stack: Stack) -> None:
+    document = ordinary_stack.up()
+
+    assert {component["state"] for component in document["components"]} == {"ready"}
+    for pid in pids(document).values():
+        privileges = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        assert "CapEff:\t0000000000000000\n" in privileges
+
+
+def test_a_server_that_exists_elsewhere_is_not_started(stack: Stack) -> None:
+    elsewhere = stack.environment | {"OPENKCM_DATABASE_URL": "postgresql://db.example/openkcm"}
+
+    status, document = Stack(stack.folder, elsewhere).run("status")
+
+    assert status == 0
+    (postgres,) = [component for component in document["components"] if component["name"] == "postgres"]
+    assert (postgres["state"], postgres["pid"]) == ("external", None)
+
+
+def pids(document: dict[str, Any]) -> dict[str, int]:
+    return {component["name"]: component["pid"] for component in document["components"] if component["pid"] is not None}
+
+
+def identity_of(pid: int) -> Identity:
+    identity = process.identify(pid)
+    assert identity is not None
+    return identity
