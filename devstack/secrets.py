@@ -38,7 +38,7 @@ def webhook_secret() -> str:
 def _ensure_identity(folder: Path) -> None:
     """Make the key pair, or its public half beside a private one that is there."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, and needed once
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - the same
 
     if not (folder / secrets.BOUNDARY_IDENTITY).exists():
         private = ec.generate_private_key(ec.SECP256R1()).private_bytes(

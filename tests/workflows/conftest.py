@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from devstack.temporal import TemporalServer
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
+from devstack.temporal import TemporalServer
 from tenancy import ids
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
