@@ -1,7 +1,9 @@
 """`openkcm`: find the command, run it, and turn whatever happens into output and an exit status."""
 
+import os
 import secrets
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -61,11 +63,18 @@ def _no_options() -> None:
 def _record() -> tuple[str, Path]:
     """Append the traceback to the log under a reference that the user is given instead."""
     reference = secrets.token_hex(4)
+    text = f"reference {reference}\n{traceback.format_exc()}\n"
     log = _state_dir() / "logs" / "command.log"
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"reference {reference}\n{traceback.format_exc()}\n")
-    log.chmod(0o600)
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:  # a state folder that cannot be used may be the very reason
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="openkcm-", suffix=".log", delete=False, encoding="utf-8"
+        ) as other:
+            other.write(text)
+        log = Path(other.name)
     return reference, log
 
 

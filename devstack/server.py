@@ -10,11 +10,11 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
-from config.settings import LOOPBACK
+from config.settings import LOOPBACK, PREFIX
 from devstack import process
 from devstack.ports import require_free
 from devstack.process import Identity
-from tenancy.errors import ComponentFailed
+from tenancy.errors import ComponentFailed, SettingsInvalid
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _POLL_SECONDS = 0.02
@@ -180,11 +180,21 @@ class Server:
 
 
 def make_private(*folders: Path) -> None:
-    """Create folders that only their owner may enter; one that exists keeps its contents and loses others' rights."""
+    """Create folders that only their owner may enter; one that exists keeps its contents and loses others' rights.
+
+    Raises:
+        SettingsInvalid: the place is a file, or belongs to somebody else.
+    """
     for folder in folders:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_mode & 0o077 and folder.stat().st_uid == os.geteuid():
-            folder.chmod(0o700)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_mode & 0o077 and folder.stat().st_uid == os.geteuid():
+                folder.chmod(0o700)
+        except OSError as refused:
+            raise SettingsInvalid(
+                f"the folder {folder} cannot be used: {(refused.strerror or 'unknown').lower()}",
+                f"run as its owner or set {PREFIX}STATE_DIR to a folder of your own",
+            ) from refused
 
 
 def http_status(port: int, path: str, host: str = LOOPBACK) -> int | None:

@@ -1,0 +1,92 @@
+"""Exit statuses and the one JSON document, whatever happens."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def test_status_of_nothing_says_that_everything_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--json"]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert {component["state"] for component in document["components"]} == {"stopped"}
+    assert {"dashboard", "marketplace", "temporal", "temporal_ui", "vault", "crypto_https", "crypto_kmip"} == set(
+        document["addresses"]
+    )
+
+
+def test_status_and_down_make_no_state_folder(state_dir: Path) -> None:
+    assert main(["status", "--json"]) == 0
+    assert main(["down", "--json"]) == 0
+
+    assert not state_dir.exists()
+
+
+@pytest.mark.parametrize("words", [["frobnicate"], ["up", "--frobnicate"]])
+def test_wrong_usage_is_2_and_still_one_document(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--json"]) == 2
+
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+
+
+def test_an_unknown_setting_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENKCM_POSTGRESS_PORT", "1")
+
+    assert main(["status", "--json"]) == 1
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "settings_invalid"
+    assert "OPENKCM_POSTGRESS_PORT" in error["message"]
+
+
+def test_a_state_folder_that_cannot_be_used_is_refused_with_the_setting(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state_dir.write_text("a file where a folder belongs", encoding="utf-8")
+
+    assert main(["up", "--json"]) == 1
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "settings_invalid"
+    assert "OPENKCM_STATE_DIR" in error["hint"]
+
+
+def test_what_nobody_foresaw_is_internal_with_a_reference_into_a_log(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (state_dir / "run" / "command.lock").mkdir(parents=True)  # a folder in the place of the lock file
+
+    assert main(["down", "--json"]) == 1
+
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    error = json.loads(printed.out)["error"]
+    assert error["code"] == "internal"
+    reference = error["message"].rpartition(" ")[2]
+    log = Path(error["hint"].removeprefix("see "))
+    assert f"reference {reference}" in log.read_text(encoding="utf-8")
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_people_get_the_error_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENKCM_REGIONS", "[]")
+
+    assert main(["status"]) == 1
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "settings_invalid" in printed.err
