@@ -35,7 +35,7 @@ _RECONNECT_SECONDS = 1.8
 
 # `search_path` without okcm: every name is written out, so none can be captured. The limits end what hangs.
 _SESSION = (
-    "-c search_path=pg_catalog -c timezone=UTC"
+    "-c search_path=pg_catalog -c timezone=UTC -c jit=off"
     " -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s"
 )
 
