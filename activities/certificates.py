@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from temporalio import activity
 
-from activities.journal import Clock, finish, record
+from activities.journal import Clock, finish, is_recorded, record
 from database.interfaces import AuthorityRow, PlatformDatabase, TenantDatabase
 from tenancy import ids
 from tenancy.audit import AuditName
@@ -38,7 +38,10 @@ class CertificateActivities:
 
     @activity.defn(name="disable-authority")
     def disable_authority(self, step: StepInput) -> None:
-        """Roll back step 3: the authority signs nothing until a retry enables it."""
+        """Roll back step 3: the authority signs nothing until a retry enables it; an unrecorded one is left alone."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            if not is_recorded(tx, ids.ca_key(step.tenant_id)):
+                return
         self._authorities.disable(step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
             record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))

@@ -42,3 +42,8 @@ def record(
 def finish(tx: TenantTransaction, step: StepInput, which: Step, began: datetime) -> None:
     """Mark the step done in the transaction that holds its effect, so that neither is ever seen alone."""
     tx.steps.finish(step.operation_id, which, began)
+
+
+def is_recorded(tx: TenantTransaction, key: str) -> bool:
+    """Return whether a key was recorded as this tenant's; any other under such a name may be somebody else's."""
+    return any(recorded.name == key for recorded in tx.keys.all())

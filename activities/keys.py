@@ -4,7 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
-from activities.journal import Clock, finish, record
+from activities.journal import Clock, finish, is_recorded, record
 from database.interfaces import TenantDatabase
 from tenancy import ids
 from tenancy.audit import AuditName
@@ -62,7 +62,13 @@ class KeyActivities:
 
     @activity.defn(name="disable-tenant-key")
     def disable_tenant_key(self, step: StepInput) -> None:
-        """Roll back step 2 by disabling, never by destroying: the key may have wrapped something already."""
+        """Roll back step 2 by disabling, never by destroying: the key may have wrapped something already.
+
+        One that was never recorded is left alone; it may be what somebody else made under that name.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            if not is_recorded(tx, ids.l2_key(step.tenant_id)):
+                return
         self._tenant_keys.disable(step.tenant_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
             record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.l2_key(step.tenant_id))

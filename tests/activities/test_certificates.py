@@ -112,3 +112,13 @@ def test_a_roll_back_stops_the_authority_from_signing_and_a_retry_lets_it_sign_a
     assert recorded(tenant) == before
     assert authorities_in_pki(tenant) == [before.serial]
     tenant.assert_audited_once()
+
+
+def test_a_roll_back_leaves_what_somebody_else_made_under_the_authoritys_name_alone(tenant, vault_admin):
+    tenant.run(Step.OPEN_RECORDS)
+    name = ids.ca_key(tenant.tenant_id)
+    vault_admin.write(f"transit/keys/{name}", {"type": "ed25519"})
+    with pytest.raises(ConflictingResource):
+        tenant.run(Step.CREATE_AUTHORITY)
+    tenant.run("disable-authority")
+    assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False

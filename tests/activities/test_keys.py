@@ -92,3 +92,14 @@ def test_rolling_back_a_key_that_was_never_made_changes_nothing(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run("disable-tenant-key")
     assert tenant.parts.vault.read(f"transit/keys/{ids.l2_key(tenant.tenant_id)}") is None
+
+
+def test_a_roll_back_leaves_what_somebody_else_made_under_the_keys_name_alone(tenant, vault_admin):
+    tenant.run(Step.OPEN_RECORDS)
+    name = ids.l2_key(tenant.tenant_id)
+    vault_admin.write(f"transit/keys/{name}", {"type": "aes256-gcm96", "exportable": True})
+    with pytest.raises(ConflictingResource):
+        tenant.run(Step.CREATE_KEYS)
+    tenant.run("disable-tenant-key")
+    assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False
+    assert "tenant.provision_rolled_back" not in [record["name"] for record in tenant.audited()]
