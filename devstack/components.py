@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from config.secrets import context_key, database_password, read_secret
 from config.settings import LOOPBACK, Settings
@@ -94,12 +95,14 @@ def addresses(settings: Settings) -> dict[str, str | None]:
     }
 
 
+def database_credentials(folder: Path) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Return the password of the migrator and each process, and the context key of each process."""
+    passwords = {role: read_secret(folder, database_password(role)) for role in (MIGRATOR, *DATABASE_ROLES)}
+    return passwords, {role: bytes.fromhex(read_secret(folder, context_key(role))) for role in DATABASE_ROLES}
+
+
 def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
     from database.setup import prepare_database  # noqa: PLC0415 - it is needed while servers start, not before
 
-    folder = settings.secrets
-    prepare_database(
-        postgres.admin_conninfo,
-        passwords={role: read_secret(folder, database_password(role)) for role in (MIGRATOR, *DATABASE_ROLES)},
-        context_keys={role: bytes.fromhex(read_secret(folder, context_key(role))) for role in DATABASE_ROLES},
-    )
+    passwords, keys = database_credentials(settings.secrets)
+    prepare_database(postgres.admin_conninfo, passwords=passwords, context_keys=keys)

@@ -114,7 +114,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
                 yield Finding(
                     f"port {port}",
                     ok=False,
-                    detail=f"wanted by {server.name}, in use by {holder(port) or 'a process of another user'}",
+                    detail=f"wanted by {server.name}, in use by {holder(port)}",
                     hint=f"stop that process or set OPENKCM_{setting.upper()}",
                 )
 

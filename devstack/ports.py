@@ -1,5 +1,6 @@
 """Loopback ports: whether one is free, who holds it, and a free one for tests."""
 
+import secrets
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,8 @@ from config.settings import LOOPBACK, PREFIX
 from tenancy.errors import ComponentFailed
 
 _LISTENING = "0A"
+_LOWEST_PORT = 20000
+"""Above the ports that settings use by default."""
 
 
 def require_free(port: int, setting: str) -> None:
@@ -21,9 +24,8 @@ def require_free(port: int, setting: str) -> None:
         ComponentFailed: it is taken; the text says by whom where /proc lets us see it.
     """
     if not is_free(port):
-        who = holder(port)
         raise ComponentFailed(
-            f"port {port} is in use by {who or 'a process of another user'}",
+            f"port {port} is in use by {holder(port)}",
             f"stop that process or set {PREFIX}{setting.upper()} to another port",
         )
 
@@ -40,22 +42,27 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a port nobody uses at this moment, and none that the kernel may give to a connection in the next."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    candidates = range(_LOWEST_PORT, max(lowest, _LOWEST_PORT + 1000))
+    while True:
+        port = candidates[secrets.randbelow(len(candidates))]
+        if is_free(port):
+            return port
 
 
-def holder(port: int) -> str | None:
-    """Return name and pid of the process that listens on `port`, None when it cannot be seen."""
+def holder(port: int) -> str:
+    """Return name and pid of the process that listens on `port`, or what else can be said of it."""
     sockets = {f"socket:[{inode}]" for at, inode, _ in listening() if at == port}
+    if not sockets:
+        return "a connection that is still open"
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 if any(str(fd.readlink()) in sockets for fd in (entry / "fd").iterdir()):
                     name = (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
                     return f"{name} (pid {entry.name})"
-    return None
+    return "a process of another user"
 
 
 def listening() -> list[tuple[int, str, str]]:
