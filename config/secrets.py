@@ -43,6 +43,10 @@ MARKETPLACE_TOKEN = "marketplace-token"  # noqa: S105 - a file name
 CALLBACK_SECRET = "callback-secret"  # noqa: S105 - a file name
 SMTP_PASSWORD = "smtp-password"  # noqa: S105 - a file name
 CODEC_TOKEN = "codec-token"  # noqa: S105 - a file name
+DATABASE_ADMIN = "database-admin"
+"""`user:password` of somebody who may create roles; only `openkcm setup database` reads it."""
+VAULT_ADMIN = "vault-admin"
+"""An administrator's token; only `openkcm setup vault` reads it."""
 BOUNDARY_IDENTITY = "boundary-identity.pem"
 """The EC P-256 key with which the worker signs the short JWTs of a boundary check."""
 

@@ -1,0 +1,76 @@
+"""`openkcm setup database | vault`: prepare servers of your own, once and after each upgrade.
+
+The embedded stack does the same by itself while it starts. What an administrator may do is needed only here, so it
+comes from two secret files that no running process reads and that may be removed afterwards.
+"""
+
+import typer
+from psycopg import conninfo
+from rich.console import Console
+
+from cli import output
+from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, read_secret, vault_secret
+from config.settings import Settings, load_settings
+from devstack.components import database_credentials
+from devstack.openbao import ROLES
+from devstack.secrets import BOUNDARY_PUBLIC_KEY, ensure_secrets
+from tenancy.errors import SettingsInvalid
+
+
+def register(app: typer.Typer) -> None:
+    setup = typer.Typer(help="Prepare servers of your own, once and after each upgrade.", no_args_is_help=True)
+    setup.command("database")(database)
+    setup.command("vault")(vault)
+    app.add_typer(setup, name="setup")
+
+
+def database(*, as_json: output.AsJson = False) -> None:
+    """Create roles, schema and walls in the PostgreSQL of database_url; the secret database-admin is user:password."""
+    from database.setup import prepare_database  # noqa: PLC0415 - the vault half does without
+
+    settings = load_settings()
+    if settings.database_url is None:
+        raise SettingsInvalid("database_url is not set", "the embedded database is prepared by openkcm up")
+    ensure_secrets(settings.secrets)
+    passwords, keys = database_credentials(settings.secrets)
+    applied = prepare_database(_admin_conninfo(settings, settings.database_url), passwords=passwords, context_keys=keys)
+
+    def show(console: Console) -> None:
+        console.print(f"applied {', '.join(applied)}" if applied else "the database is up to date")
+
+    output.answer({"applied": list(applied)}, as_json=as_json, show=show)
+
+
+def vault(*, as_json: output.AsJson = False) -> None:
+    """Mount, configure and write policies at vault_address; the secret vault-admin is an administrator's token."""
+    from vault.session import token_session  # noqa: PLC0415 - the database half does without
+    from vault.setup import apply  # noqa: PLC0415 - likewise
+
+    settings = load_settings()
+    if settings.vault_address is None:
+        raise SettingsInvalid("vault_address is not set", "the embedded key server is prepared by openkcm up")
+    folder = settings.secrets
+    ensure_secrets(folder)
+    session = token_session(
+        settings.vault_address,
+        read_secret(folder, VAULT_ADMIN),
+        ca_file=settings.vault_ca_file,
+        namespace=settings.vault_namespace,
+    )
+    apply(
+        session,
+        secret_id_files={role.value: folder / vault_secret(role) for role in ROLES},
+        boundary_public_key_file=folder / BOUNDARY_PUBLIC_KEY,
+    )
+    output.answer(
+        {"vault": settings.vault_address},
+        as_json=as_json,
+        show=lambda console: console.print(f"{settings.vault_address} is ready for openkcm up"),
+    )
+
+
+def _admin_conninfo(settings: Settings, url: str) -> str:
+    user, separator, password = read_secret(settings.secrets, DATABASE_ADMIN).partition(":")
+    if not separator:
+        raise SettingsInvalid(f"the secret {DATABASE_ADMIN} is not user:password", "write both on one line")
+    return conninfo.make_conninfo(url, user=user, password=password)

@@ -1,0 +1,79 @@
+"""The product on servers it did not start: PostgreSQL by URL, key server by address, Temporal by its own profile."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, ensure_secret
+from devstack.postgres import PostgresServer
+from devstack.temporal import TemporalServer
+from tests.devstack.sharing import free_ports
+from tests.vault.server import start as start_openbao
+
+
+class Operator:
+    """Runs `openkcm` with settings in a file, as an installation would have them."""
+
+    def __init__(self, folder: Path, settings: dict[str, object], environment: dict[str, str]) -> None:
+        file = folder / "openkcm.toml"
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+        self._environment = os.environ | environment | {"OPENKCM_CONFIG": str(file)}
+
+    def run(self, *words: str) -> dict[str, object]:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", *words, "--json"],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        document: dict[str, object] = json.loads(done.stdout)
+        assert done.returncode == 0, (document, done.stderr)
+        return document
+
+
+@pytest.fixture
+def operator(tmp_path: Path, postgres: PostgresServer, temporal: TemporalServer):
+    admin = conninfo_to_dict(postgres.admin_conninfo)
+    (tmp_path / "key-server").mkdir()
+    key_server = start_openbao(tmp_path / "key-server", bare=True)
+    token = key_server.admin().request("POST", "auth/token/create", {"ttl": "1h"})["auth"]["client_token"]
+    secrets = tmp_path / "secrets"
+    ensure_secret(secrets, DATABASE_ADMIN, f"{admin['user']}:{admin['password']}")
+    ensure_secret(secrets, VAULT_ADMIN, token)
+    marketplace, codec, metrics = free_ports(3, neighbours=0)
+    settings = {
+        "state_dir": str(tmp_path / "state"),
+        "secrets_dir": str(secrets),
+        "regions": ["eu-own-1"],
+        "database_url": f"postgresql://{admin['host']}:{admin['port']}/own_servers",
+        "vault_address": key_server.url,
+        "temporal": "profile",
+        "marketplace_port": marketplace,
+        "codec_port": codec,
+        "worker_metrics_port": metrics,
+    }
+    running = Operator(tmp_path, settings, {"TEMPORAL_ADDRESS": temporal.address})
+    yield running
+    running.run("down")
+    key_server.kill()
+
+
+def test_a_tenant_becomes_ready_on_servers_of_the_operators_own(operator):
+    assert operator.run("setup", "database")["applied"]
+    operator.run("setup", "vault")
+    up = operator.run("up")
+    started = {component["name"] for component in up["components"] if component["pid"]}
+    assert started == {"worker", "marketplace", "codec"}
+    enabled = operator.run("enable", "own-corp-1", "--organization", "Own", "--region", "eu-own-1", "--wait")
+    assert enabled["state"] == "active"
+
+    assert operator.run("setup", "database")["applied"] == []
+    operator.run("setup", "vault")
+    assert operator.run("tenant", "show", "own-corp-1")["state"] == "active"
