@@ -22,7 +22,7 @@ down: setup-runtime ## stop everything that demo started, keeping its data
 	@$(BIN)/openkcm down
 
 test: setup-test ## run the tests
-	@$(BIN)/pytest -n $(JOBS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 lint: setup-test ## check format, lint, types, import ladder and documents
 	@$(BIN)/ruff format --check .

@@ -83,11 +83,11 @@ def _plot(active: list[float], accepted: float) -> Figure:
     axes.axvline(accepted, color=report.GREY, ls=":", label=f"all events accepted, {accepted:.1f} s")
     axes.axvline(_LIMIT_SECONDS, color=report.RED, ls="--", label=f"limit, {_LIMIT_SECONDS:g} s")
     axes.annotate(
-        f"last: {active[-1]:.1f} s", (active[-1], len(active)), (-8, -16), textcoords="offset points", ha="right"
+        f"last: {active[-1]:.1f} s", (active[-1], len(active)), (-8, -24), textcoords="offset points", ha="right"
     )
     axes.set(
         title=f"{len(active)} tenants enabled at once", xlabel="seconds since the first click", ylabel="active tenants"
     )
     axes.set(xlim=(0, max(_LIMIT_SECONDS, active[-1]) * 1.05), ylim=(0, len(active) * 1.03))
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     return figure

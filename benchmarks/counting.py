@@ -63,6 +63,7 @@ class Counters:
     def counting(self) -> Iterator[Callable[[Sequence[str], Callable[[str], object]], Work]]:
         self._pause(paused=True)
         with self._log.logging():
+            time.sleep(_FLUSH_SECONDS)  # until nothing that was done before is still to be counted
             yield self._count
         self._pause(paused=False)
         self._log.close()

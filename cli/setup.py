@@ -5,7 +5,6 @@ comes from two secret files that no running process reads and that may be remove
 """
 
 import typer
-from psycopg import conninfo
 from rich.console import Console
 
 from cli import output
@@ -26,14 +25,16 @@ def register(app: typer.Typer) -> None:
 
 def database(*, as_json: output.AsJson = False) -> None:
     """Create roles, schema and walls in the PostgreSQL of database_url; the secret database-admin is user:password."""
-    from database.setup import prepare_database  # noqa: PLC0415 - the vault half does without
+    from database.setup import administrator_of, prepare_database  # noqa: PLC0415 - the vault half does without
 
     settings = load_settings()
     if settings.database_url is None:
         raise SettingsInvalid("database_url is not set", "the embedded database is prepared by openkcm up")
     ensure_secrets(settings.secrets)
     passwords, keys = database_credentials(settings.secrets)
-    applied = prepare_database(_admin_conninfo(settings, settings.database_url), passwords=passwords, context_keys=keys)
+    user, password = _administrator(settings)
+    administrator = administrator_of(settings.database_url, user, password)
+    applied = prepare_database(administrator, passwords=passwords, context_keys=keys)
 
     def show(console: Console) -> None:
         console.print(f"applied {', '.join(applied)}" if applied else "the database is up to date")
@@ -69,8 +70,8 @@ def vault(*, as_json: output.AsJson = False) -> None:
     )
 
 
-def _admin_conninfo(settings: Settings, url: str) -> str:
+def _administrator(settings: Settings) -> tuple[str, str]:
     user, separator, password = read_secret(settings.secrets, DATABASE_ADMIN).partition(":")
     if not separator:
         raise SettingsInvalid(f"the secret {DATABASE_ADMIN} is not user:password", "write both on one line")
-    return conninfo.make_conninfo(url, user=user, password=password)
+    return user, password

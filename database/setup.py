@@ -39,6 +39,11 @@ def prepare_database(
     return applied
 
 
+def administrator_of(url: str, user: str, password: str) -> str:
+    """Return the connection string of an administrator for a database URL without credentials; never log it."""
+    return conninfo.make_conninfo(url, user=user, password=password)
+
+
 def _administrator(admin_conninfo: str) -> Connection:
     name = str(conninfo.conninfo_to_dict(admin_conninfo).get("dbname", ""))
     try:

@@ -58,6 +58,7 @@ def components(settings: Settings) -> list[Component]:
             state_dir,
             {"worker_metrics_port": settings.worker_metrics_port},
             health="/metrics",
+            saying="openkcm_worker_ready 1",
             after=prepared,
             stop_seconds=settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
         ),

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config.settings import LOOPBACK
-from devstack.server import Server, http_status
+from devstack.server import Server, http_answer
 
 _EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised here, never bound
 
 
 class PythonProcess(Server):
-    """A module that serves HTTP on a port of its own and is ready when `health` answers 200."""
+    """A module that serves HTTP on a port of its own and is ready when `health` answers 200 and says `saying`."""
 
     stops_first = True
 
@@ -23,6 +23,7 @@ class PythonProcess(Server):
         ports: Mapping[str, int],
         *,
         health: str,
+        saying: str = "",
         after: tuple[str, ...] = (),
         host: str = LOOPBACK,
         stop_seconds: float = 15.0,
@@ -31,6 +32,7 @@ class PythonProcess(Server):
         super().__init__(state_dir, ports)
         self._module = module
         self._health = health
+        self._saying = saying
         self._host = LOOPBACK if host in _EVERYWHERE else host
         self.after = after
         self.stop_seconds = stop_seconds
@@ -46,4 +48,5 @@ class PythonProcess(Server):
         return None  # the settings file and a relative state_dir are found from where the command was given
 
     def ready(self) -> bool:
-        return http_status(self.port, self._health, self._host) == 200
+        status, text = http_answer(self.port, self._health, self._host) or (None, "")
+        return status == 200 and self._saying in text

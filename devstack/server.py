@@ -199,10 +199,17 @@ def make_private(*folders: Path) -> None:
 
 def http_status(port: int, path: str, host: str = LOOPBACK) -> int | None:
     """Return the status of a GET, None when nobody answers within a second."""
+    answer = http_answer(port, path, host)
+    return None if answer is None else answer[0]
+
+
+def http_answer(port: int, path: str, host: str = LOOPBACK) -> tuple[int, str] | None:
+    """Return status and text of a GET, None when nobody answers within a second."""
     connection = HTTPConnection(host, port, timeout=1.0)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
     except (OSError, HTTPException):
         return None
     finally:

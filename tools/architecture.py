@@ -58,6 +58,7 @@ EXCEPTIONS = {
     ("worker.wiring", "keystores"): "the same",
     ("worker.wiring", "database"): "the same",
     ("worker.codec_server", "vault"): "a process of its own whose whole wiring is one adapter",
+    ("worker.identity", "vault"): "who a process is at the key server, shared by the two wirings",
     ("cli", "devstack"): "openkcm up and down are the embedded stack",
 }
 """The whole list: (module or package, imported package) → why."""

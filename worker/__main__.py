@@ -15,7 +15,7 @@ from config.logs import configure_logs
 from config.settings import LOOPBACK, Settings, load_settings
 from tenancy.errors import OpenKcmError, TemporalUnavailable
 from worker import bootstrap, wiring
-from worker.metrics import metrics_runtime
+from worker.metrics import metrics_runtime, say_ready
 from workflows.gateway import Gateway, connection
 
 _RETRY_SECONDS = 0.5
@@ -36,22 +36,28 @@ async def run(settings: Settings, parts: wiring.Parts) -> None:
     if stop.is_set():
         starting.cancel()
         return
-    client = starting.result()
+    client, runtime = starting.result()
     async with AsyncExitStack() as running:
         for worker in wiring.workers(client, parts):
             await running.enter_async_context(worker)
         gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
-        await _until_done("canary", lambda: bootstrap.ensure_canary(parts.database, gateway, settings.regions[0]))
-        log.info("worker ready", regions=list(settings.regions))
+        canary = asyncio.create_task(
+            _until_done("canary", lambda: bootstrap.ensure_canary(parts.database, gateway, settings.regions[0]))
+        )
+        await asyncio.wait({canary, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not canary.cancel():
+            canary.result()
+            say_ready(runtime)
+            log.info("worker ready", regions=list(settings.regions))
         await stopping
         log.info("worker draining")
     parts.database.close()
 
 
-async def _start(settings: Settings, parts: wiring.Parts) -> Client:
+async def _start(settings: Settings, parts: wiring.Parts) -> tuple[Client, Runtime]:
     await _until_done("payload key", lambda: asyncio.to_thread(parts.keyring.open_platform_key))
     runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
-    return await _until_done("temporal", lambda: _connect(settings, parts, runtime))
+    return await _until_done("temporal", lambda: _connect(settings, parts, runtime)), runtime
 
 
 async def _connect(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> Client:

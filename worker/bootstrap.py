@@ -22,6 +22,7 @@ from temporalio.client import (
 from temporalio.common import SearchAttributeIndexedValueType
 
 from database.interfaces import TenantDatabase
+from tenancy.errors import CanaryMissing
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.lifecycle import State
@@ -80,10 +81,15 @@ async def declare_schedules(client: Client) -> None:
 
 
 async def ensure_canary(database: TenantDatabase, gateway: Gateway, region: str) -> None:
-    """Have the canary provisioned like any other tenant; every new tenant's gate waits for it."""
+    """Have the canary provisioned like any other tenant; raises CanaryMissing for as long as it is not active.
+
+    Every new tenant's gate attacks it, so without it no tenant becomes ready.
+    """
     state = await asyncio.to_thread(_request_canary, database, region)
     if state in {State.REQUESTED, State.FAILED}:
         await gateway.enable(CANARY_TENANT_ID, region, f"bootstrap-{state}")
+    if state is not State.ACTIVE:
+        raise CanaryMissing
 
 
 def _request_canary(database: TenantDatabase, region: str) -> State:

@@ -30,9 +30,9 @@ from config.settings import LOOPBACK, load_settings
 from tenancy.errors import OpenKcmError
 from vault.payload_keys import TransitPayloadKeys
 from worker.codec import TenantCodec
+from worker.identity import open_vault
 from worker.keyring import Keyring
 from worker.session_cookie import SessionCookies
-from worker.wiring import open_vault
 
 _COOKIE = "openkcm_codec"
 _LARGEST_BODY = 4 * 1024 * 1024

@@ -14,3 +14,8 @@ def metrics_runtime(address: str) -> Runtime:
         ),
         worker_heartbeat_interval=timedelta(minutes=1),
     )
+
+
+def say_ready(runtime: Runtime) -> None:
+    """Serve `openkcm_worker_ready 1` from now on: the worker polls and the canary stands, so a tenant can be made."""
+    runtime.metric_meter.create_gauge("openkcm_worker_ready", "1 once this worker can make tenants").set(1)

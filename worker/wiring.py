@@ -37,6 +37,7 @@ from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec
 from worker.failures import FailureInterceptor
+from worker.identity import open_vault
 from worker.keyring import Keyring
 from workflows.platform import SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
@@ -80,17 +81,6 @@ def open_database(settings: Settings, role: Role) -> Database:
         role,
         read_secret(folder, secrets.database_password(role)),
         bytes.fromhex(read_secret(folder, secrets.context_key(role))),
-    )
-
-
-def open_vault(settings: Settings, role: Role) -> VaultSession:
-    """Return a session at OpenBao or Vault as this process may use it."""
-    return VaultSession(
-        settings.vault_url,
-        role,
-        read_secret(settings.secrets, secrets.vault_secret(role)),
-        ca_file=settings.vault_ca_file,
-        namespace=settings.vault_namespace,
     )
 
 

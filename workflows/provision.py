@@ -53,10 +53,15 @@ class ProvisionTenant:
     async def _make(self) -> None:
         step = self._step
         await perform(RecordActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
-        await asyncio.gather(
+        made = await asyncio.gather(
             perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),
             perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),
+            return_exceptions=True,
         )
+        # Both have ended before anything is rolled back: what one of them still makes would escape it.
+        for failed in made:
+            if failed is not None:
+                raise failed
         if Step.CHECK_BOUNDARIES in steps_of(step.tenant_id):
             await perform(
                 IsolationActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES], timing.GATE_ATTEMPT

@@ -1,0 +1,17 @@
+"""Who a process of this package is at the key server; apart from `wiring`, which loads everything the worker needs."""
+
+from config import secrets
+from config.secrets import Role, read_secret
+from config.settings import Settings
+from vault.session import VaultSession
+
+
+def open_vault(settings: Settings, role: Role) -> VaultSession:
+    """Return a session at OpenBao or Vault as this process may use it."""
+    return VaultSession(
+        settings.vault_url,
+        role,
+        read_secret(settings.secrets, secrets.vault_secret(role)),
+        ca_file=settings.vault_ca_file,
+        namespace=settings.vault_namespace,
+    )
