@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,20 +10,25 @@ from config.settings import LOOPBACK, PREFIX
 from tenancy.errors import ComponentFailed
 
 _LISTENING = "0A"
+_POLL_SECONDS = 0.02
 _LOWEST_PORT = 20000
 """Above the ports that settings use by default."""
 
 
-def require_free(port: int, setting: str) -> None:
+def require_free(port: int, setting: str, patience: float = 0.0) -> None:
     """Refuse a port that somebody listens on.
 
     Args:
         port: the port wanted.
         setting: the setting that chooses it, named in the hint.
+        patience: seconds in which whoever has it may still let go.
 
     Raises:
         ComponentFailed: it is taken; the text says by whom where /proc lets us see it.
     """
+    deadline = time.monotonic() + patience
+    while not is_free(port) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
     if not is_free(port):
         raise ComponentFailed(
             f"port {port} is in use by {holder(port)}",

@@ -18,6 +18,7 @@ from tenancy.errors import ComponentFailed, SettingsInvalid
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _POLL_SECONDS = 0.02
+_ORPHAN_PORT_SECONDS = 5.0
 _LOG_LIMIT = 20 * 1024 * 1024
 _LAST_LINES = 5
 
@@ -95,9 +96,10 @@ class Server:
         """
         if self.alive:
             return
-        self.end_orphan()
+        # What has just been ended may hold its ports a moment longer: a process of many threads goes thread by thread.
+        patience = _ORPHAN_PORT_SECONDS if self.end_orphan() else 0.0
         for setting, port in self.ports.items():
-            require_free(port, setting)
+            require_free(port, setting, patience)
         command = list(self.command())
         if not os.access(command[0], os.X_OK):
             raise ComponentFailed(
