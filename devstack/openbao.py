@@ -16,7 +16,7 @@ from config.secrets import Role, vault_secret
 from config.settings import LOOPBACK
 from devstack import process
 from devstack.secrets import BOUNDARY_PUBLIC_KEY
-from devstack.server import Server, http_status, make_private
+from devstack.server import PATIENT_COLLECTOR, Server, http_status, make_private
 
 ROLES = (Role.WORKER, Role.CODEC)
 """The processes that log in at the key server."""
@@ -55,7 +55,7 @@ class OpenBaoServer(Server):
 
     def environment(self) -> Mapping[str, str]:
         # A token or address in the operator's own environment must not reach the server.
-        return {name: "" for name in os.environ if name.startswith(("BAO_", "VAULT_"))}
+        return {name: "" for name in os.environ if name.startswith(("BAO_", "VAULT_"))} | PATIENT_COLLECTOR
 
     def ready(self) -> bool:
         if http_status(self.port, "/v1/sys/health") != 200:

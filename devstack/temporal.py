@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config.settings import LOOPBACK
-from devstack.server import Server, http_status
+from devstack.server import PATIENT_COLLECTOR, Server, http_status
 from tenancy.errors import ComponentFailed
 
 SEARCH_ATTRIBUTES: Mapping[str, str] = {
@@ -77,6 +77,9 @@ class TemporalServer(Server):
         for name, kind in self._search_attributes.items():
             command += ["--search-attribute", f"{name}={kind}"]
         return command
+
+    def environment(self) -> Mapping[str, str]:
+        return PATIENT_COLLECTOR
 
     def ready(self) -> bool:
         # Through the UI's proxy: one answer says that frontend, namespace and UI serve.
