@@ -1,9 +1,10 @@
 """Step 4: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
+from typing import TypeVar
 
 from temporalio import activity
 
@@ -21,6 +22,8 @@ from vault.interfaces import Authority
 from vault.interfaces import BoundaryProbe as VaultProbe
 
 _ATTACKERS = 16
+
+Results = TypeVar("Results")
 
 
 class IsolationActivities:
@@ -63,16 +66,17 @@ class IsolationActivities:
             raise BoundaryBreached(broken)
 
     def _attack_both_ways(self, tenant_id: str, own: Authority, canary: Authority) -> tuple[CheckResult, ...]:
-        """Make the four attacks side by side: they mostly wait for the two servers."""
-        attacks = (
-            self._start(partial(self._vault_probe.attack, tenant_id, CANARY_TENANT_ID, own, canary)),
-            self._start(partial(self._vault_probe.attack, CANARY_TENANT_ID, tenant_id, canary, own)),
-            self._start(partial(self._database_probe.attack, tenant_id, CANARY_TENANT_ID)),
-            self._start(partial(self._database_probe.attack, CANARY_TENANT_ID, tenant_id)),
+        """Make the attacks side by side, they mostly wait for the two servers; each result says who attacked."""
+        keys = self._start(partial(self._vault_probe.attack_each_other, tenant_id, CANARY_TENANT_ID, own, canary))
+        rows = self._start(partial(self._database_probe.attack, tenant_id, CANARY_TENANT_ID))
+        rows_of_canary = self._start(partial(self._database_probe.attack, CANARY_TENANT_ID, tenant_id))
+        by_tenant, by_canary = keys.result()
+        return (
+            *_named("by-tenant", (*by_tenant, *rows.result())),
+            *_named("by-canary", (*by_canary, *rows_of_canary.result())),
         )
-        return tuple(result for attack in attacks for result in attack.result())
 
-    def _start(self, attack: Callable[[], Sequence[CheckResult]]) -> Future[Sequence[CheckResult]]:
+    def _start(self, attack: Callable[[], Results]) -> Future[Results]:
         # With the activity's context, by which whatever happens there is known to belong to this step.
         return self._pool.submit(copy_context().run, attack)
 
@@ -87,6 +91,10 @@ class IsolationActivities:
         if row is None:
             raise CanaryMissing
         return _as_authority(row)
+
+
+def _named(attacker: str, results: Sequence[CheckResult]) -> Iterator[CheckResult]:
+    return (result.model_copy(update={"name": f"{attacker}/{result.name}"}) for result in results)
 
 
 def _as_authority(row: AuthorityRow) -> Authority:

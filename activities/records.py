@@ -12,7 +12,7 @@ from tenancy.audit import AuditName
 from tenancy.errors import ConflictingResource
 from tenancy.events import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
 from tenancy.lifecycle import Move, State
-from tenancy.messages import FailureInput, StepInput
+from tenancy.messages import ActivateResult, FailureInput, StepInput
 from tenancy.provisioning import Step, steps_of
 
 
@@ -39,8 +39,11 @@ class RecordActivities:
             finish(tx, step, Step.OPEN_RECORDS, began)
 
     @activity.defn(name=Step.ACTIVATE)
-    def activate(self, step: StepInput) -> None:
-        """Open the tenant: its route, its state and the message that tells of it, all or none."""
+    def activate(self, step: StepInput) -> ActivateResult:
+        """Open the tenant: its route, its state and the message that tells of it, all or none.
+
+        Where no channel is set up there is nothing to send, and the step that would send it is done as well.
+        """
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
             row, authority = tx.tenants.lock(), tx.certificates.authority()
@@ -52,7 +55,11 @@ class RecordActivities:
             record(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
             self._announce(tx, step, row, AnnouncementKind.READY)
             finish(tx, step, Step.ACTIVATE, began)
+            waiting = len(tx.outbox.unsent()) if self._channels else 0
+            if not waiting:
+                finish(tx, step, Step.ANNOUNCE, began)
         metrics.ready((self._clock() - row.requested_at).total_seconds())
+        return ActivateResult(messages=waiting)
 
     @activity.defn(name="record-failure")
     def record_failure(self, failure: FailureInput) -> None:

@@ -20,11 +20,11 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from config.settings import Settings
 from tenancy import ids
-from tenancy.messages import AnnounceInput, StepInput
+from tenancy.messages import ActivateResult, AnnounceInput, StepInput
 from tenancy.provisioning import Step
 from workflows.gateway import Gateway
 from workflows.provision import ProvisionTenant
@@ -107,6 +107,13 @@ def _empties() -> list[Callable[..., Any]]:
 
             return activity.defn(name=step)(announce)
 
+        if step is Step.ACTIVATE:
+
+            def activate(_: StepInput) -> ActivateResult:
+                return ActivateResult(messages=0)
+
+            return activity.defn(name=step)(activate)
+
         def nothing(_: StepInput) -> None:
             pass
 
@@ -124,6 +131,7 @@ async def _work(address: str, region: str, threads: int) -> None:
         activities=_empties(),
         activity_executor=ThreadPoolExecutor(threads),
         max_concurrent_activities=threads,
+        workflow_runner=UnsandboxedWorkflowRunner(),  # as the product's worker
     ):
         await asyncio.Event().wait()
 

@@ -80,20 +80,19 @@ class BareVault:
     def attack(self, tenant_id: str, token: str) -> None:
         """Make the requests of the boundary gate, in both directions."""
         mine, canary = _party(tenant_id, token), _party(ids.CANARY_TENANT_ID, self._canary_token)
-        for thief, target in ((mine, canary), (canary, mine)):
-            self._attack_keys(*thief, *target)
+        ciphertexts = [self._encrypt(own_token, here, here.l2_key) for here, own_token in (mine, canary)]
+        for thief, target, own, stolen in ((mine, canary, *ciphertexts), (canary, mine, *reversed(ciphertexts))):
+            self._attack_keys(*thief, target[0], own, stolen)
             for _leaf in ("with its own name", "with a foreign name"):
                 body = {"input": base64.b64encode(_LEAF_BYTES).decode(), "marshaling_algorithm": "asn1"}
                 self._write(f"transit/sign/{ids.ca_key(thief[0].tenant_id)}/sha2-256", body)
 
-    def _attack_keys(self, here: Context, thief: str, there: Context, target: str) -> None:
-        own = self._encrypt(thief, here, here.l2_key)
-        stolen = self._encrypt(target, there, there.l2_key)
+    def _attack_keys(self, here: Context, thief: str, there: Context, own: str, stolen: str) -> None:
         self._encrypt(thief, there, there.l2_key)
-        self._decrypt(thief, here.l2_key, ((here, own), (there, stolen), (here, stolen)))
+        moved = (replace(here, tenant_id=there.tenant_id), replace(here, l2_key=there.l2_key))
+        items = ((here, own), (there, stolen), (here, stolen), *((context, own) for context in moved))
+        self._decrypt(thief, here.l2_key, items)
         self._decrypt(thief, there.l2_key, ((there, stolen),))
-        moved = (there, replace(there, tenant_id=here.tenant_id), replace(there, l2_key=here.l2_key))
-        self._decrypt(target, there.l2_key, tuple((context, stolen) for context in moved))
 
     def _encrypt(self, token: str, context: Context, key: str) -> str:
         body = {"plaintext": _encoded(b"a floor has 16 b"), "context": _encoded(context.encode())}

@@ -55,6 +55,10 @@ class StepInput(Message):
     operation_id: str
 
 
+class ActivateResult(Message):
+    messages: int = Field(description="how many announcements now wait in the outbox")
+
+
 class AnnounceInput(StepInput):
     kind: AnnouncementKind
 

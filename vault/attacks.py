@@ -3,7 +3,7 @@
 Each attack has a positive control: the same thing done to what is the attacker's own must work, or its refusal would
 prove nothing. An attack counts as held only for the one refusal that the wall gives (a policy's 403, an
 authentication failure, a broken chain); a server that is down, a disabled key or an unknown answer raises instead.
-Six calls for keys and two signatures for certificates, plus a login for each tenant not yet seen.
+Both ways together make eight calls for keys and four signatures, plus a login for each tenant not yet seen.
 """
 
 import os
@@ -57,16 +57,26 @@ class VaultBoundaryProbe:
         self._tokens = tokens
         self._now = now
 
-    def attack(self, attacker: str, victim: str, attacker_ca: Authority, victim_ca: Authority) -> Sequence[CheckResult]:
-        """Attack `victim` with everything `attacker` has; raises what is neither a wall's refusal nor a breach."""
-        keys = _attack_keys(_Party.of(self._tokens, attacker), _Party.of(self._tokens, victim))
+    def attack_each_other(
+        self, one: str, other: str, one_ca: Authority, other_ca: Authority
+    ) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
+        """Let each attack the other with everything it has; raises what is neither a wall's refusal nor a breach."""
+        by_one, by_other = _attack_keys(_Party.of(self._tokens, one), _Party.of(self._tokens, other))
+        return (
+            by_one + self._attack_certificates(one, other, one_ca, other_ca),
+            by_other + self._attack_certificates(other, one, other_ca, one_ca),
+        )
+
+    def _attack_certificates(
+        self, attacker: str, victim: str, attacker_ca: Authority, victim_ca: Authority
+    ) -> tuple[CheckResult, ...]:
         thief = _Forger(
             load_issuer(self._session, attacker, attacker_ca.certificate_pem),
             x509.load_pem_x509_certificates(attacker_ca.chain_pem.encode())[-1],
             self._now(),
         )
         target_ca = x509.load_pem_x509_certificate(victim_ca.certificate_pem.encode())
-        return keys + _attack_certificates(thief, attacker, victim, target_ca)
+        return _attack_certificates(thief, attacker, victim, target_ca)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,62 +92,76 @@ class _Party:
         return cls(tokens.session(tenant_id), context)
 
 
-def _attack_keys(thief: _Party, target: _Party) -> tuple[CheckResult, ...]:
-    here, there = thief.context, target.context
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What one party's key opened in one call, under its own token: its own ciphertext and everything that is wrong."""
+
+    own: bytes | None
+    stolen_in_victims_context: bytes | None
+    stolen_in_own_context: bytes | None
+    own_with_other_tenant: bytes | None
+    own_with_other_key: bytes | None
+
+
+def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], tuple[CheckResult, ...]]:
     proof, clock = os.urandom(_PROOF_BYTES), _Stopwatch()
 
     # Both ciphertexts are made first: they show that both keys exist and work, so what follows can only be refused
-    # by a wall. Several contexts go into one call where one token and one key meet them all.
-    own = _encrypt(thief.calls, here, proof)
-    stolen = _encrypt(target.calls, there, proof)
-    encrypt_refused = _refused(lambda: _encrypt(thief.calls, there, proof))
-    encrypt_seconds = clock.lap()
-
-    opened, by_victims_context, by_own_context = _decrypt(
-        thief.calls, here.l2_key, ((here, own), (there, stolen), (here, stolen))
+    # by a wall. Several contexts go into one call where one token and one key meet them all, and each party's call
+    # serves it as the thief and as the victim.
+    ciphertexts = _encrypt(one.calls, one.context, proof), _encrypt(other.calls, other.context, proof)
+    encrypts_refused = (
+        _refused(lambda: _encrypt(one.calls, other.context, proof)),
+        _refused(lambda: _encrypt(other.calls, one.context, proof)),
     )
-    _control(opened == proof, "a tenant's own ciphertext does not open")
-    own_key_seconds = clock.lap()
+    encrypt_seconds = clock.lap() / 2
 
-    decrypt_refused = _refused(lambda: _decrypt(thief.calls, there.l2_key, ((there, stolen),)))
-    decrypt_seconds = clock.lap()
+    by_one = _open(one, other, *ciphertexts)
+    by_other = _open(other, one, *reversed(ciphertexts))
+    _control(by_one.own == by_other.own == proof, "a tenant's own ciphertext does not open")
+    open_seconds = clock.lap() / 2
 
-    right, other_tenant, other_key = _decrypt(
-        target.calls,
-        there.l2_key,
-        (
-            (there, stolen),
-            (replace(there, tenant_id=here.tenant_id), stolen),
-            (replace(there, l2_key=here.l2_key), stolen),
-        ),
+    decrypts_refused = (
+        _refused(lambda: _decrypt(one.calls, other.context.l2_key, ((other.context, ciphertexts[1]),))),
+        _refused(lambda: _decrypt(other.calls, one.context.l2_key, ((one.context, ciphertexts[0]),))),
     )
-    _control(right == proof, "the right context does not open its ciphertext")
-    context_seconds = clock.lap()
+    seconds = (encrypt_seconds, open_seconds, clock.lap() / 2)
+    return (
+        _key_results(encrypts_refused[0], decrypts_refused[0], by_one, by_other, seconds),
+        _key_results(encrypts_refused[1], decrypts_refused[1], by_other, by_one, seconds),
+    )
 
+
+def _open(party: _Party, victim: _Party, own: str, stolen: str) -> _Opened:
+    here, there = party.context, victim.context
+    items = (
+        (here, own),
+        (there, stolen),
+        (here, stolen),
+        (replace(here, tenant_id=there.tenant_id), own),
+        (replace(here, l2_key=there.l2_key), own),
+    )
+    return _Opened(*_decrypt(party.calls, here.l2_key, items))
+
+
+def _key_results(
+    encrypt_refused: bool,  # noqa: FBT001 - the outcome itself
+    decrypt_refused: bool,  # noqa: FBT001 - likewise
+    thiefs: _Opened,
+    victims: _Opened,
+    seconds: tuple[float, float, float],
+) -> tuple[CheckResult, ...]:
+    encrypting, opening, decrypting = seconds
     own_works = "the same on the attacker's own key works"
     right_works = "the right context opens in the same call"
+    stolen_refused = thiefs.stolen_in_victims_context is None and thiefs.stolen_in_own_context is None
+    tenant_bound, key_bound = victims.own_with_other_tenant is None, victims.own_with_other_key is None
     return (
-        _result("U2", "encrypt-with-foreign-token", encrypt_refused, encrypt_seconds, _FORBIDDEN, own_works),
-        _result("U2", "decrypt-with-foreign-token", decrypt_refused, decrypt_seconds, _FORBIDDEN, own_works),
-        _result(
-            "U2",
-            "decrypt-stolen-ciphertext-with-own-key",
-            by_victims_context is None and by_own_context is None,
-            own_key_seconds,
-            _UNAUTHENTIC,
-            "the attacker's own ciphertext opens in the same call",
-        ),
-        _result(
-            "C2",
-            "decrypt-with-other-tenant-in-context",
-            other_tenant is None,
-            context_seconds,
-            _UNAUTHENTIC,
-            right_works,
-        ),
-        _result(
-            "C3", "decrypt-with-other-key-in-context", other_key is None, context_seconds, _UNAUTHENTIC, right_works
-        ),
+        _result("U2", "encrypt-with-foreign-token", encrypt_refused, encrypting, _FORBIDDEN, own_works),
+        _result("U2", "decrypt-with-foreign-token", decrypt_refused, decrypting, _FORBIDDEN, own_works),
+        _result("U2", "decrypt-stolen-ciphertext-with-own-key", stolen_refused, opening, _UNAUTHENTIC, own_works),
+        _result("C2", "decrypt-with-other-tenant-in-context", tenant_bound, opening, _UNAUTHENTIC, right_works),
+        _result("C3", "decrypt-with-other-key-in-context", key_bound, opening, _UNAUTHENTIC, right_works),
     )
 
 

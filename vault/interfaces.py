@@ -108,8 +108,10 @@ class AuditSigner(Protocol):
 class BoundaryProbe(Protocol):
     """Attacks on keys and certificates across two tenants (MTCI U2, C2, C3, A1, A3)."""
 
-    def attack(self, attacker: str, victim: str, attacker_ca: Authority, victim_ca: Authority) -> Sequence[CheckResult]:
-        """Attack `victim` with everything `attacker` has.
+    def attack_each_other(
+        self, one: str, other: str, one_ca: Authority, other_ca: Authority
+    ) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
+        """Let each attack the other with everything it has; returns what `one` and what `other` achieved.
 
         Its token on the other's key, the other's ciphertext under its own key and under a swapped context, a
         certificate of its CA for the other's names and issuer.

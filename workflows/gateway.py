@@ -71,7 +71,7 @@ class Gateway:
                     [
                         SearchAttributePair(visibility.TENANT_ID, tenant_id),
                         SearchAttributePair(visibility.REGION, region),
-                        SearchAttributePair(visibility.LIFECYCLE_STATE, State.REQUESTED.value),
+                        SearchAttributePair(visibility.LIFECYCLE_STATE, State.PROVISIONING.value),
                         SearchAttributePair(visibility.ROOT_KEY_MODE, "platform"),
                     ]
                 ),

@@ -20,7 +20,14 @@ with workflow.unsafe.imports_passed_through():
     from activities.records import RecordActivities
     from tenancy.events import AnnouncementKind
     from tenancy.lifecycle import State
-    from tenancy.messages import AnnounceInput, FailureInput, ProvisionInput, ProvisionResult, StepInput
+    from tenancy.messages import (
+        ActivateResult,
+        AnnounceInput,
+        FailureInput,
+        ProvisionInput,
+        ProvisionResult,
+        StepInput,
+    )
     from tenancy.provisioning import TITLES, Step, steps_of
     from workflows import timing, visibility
     from workflows.steps import perform
@@ -38,7 +45,7 @@ class ProvisionTenant:
     async def run(self, request: ProvisionInput) -> ProvisionResult:
         promise = asyncio.create_task(self._watch_promise(timedelta(seconds=request.promise_seconds)))
         try:
-            await self._make()
+            activated = await self._make()
         except ActivityError as failed:
             await self._roll_back(failed)
             return ProvisionResult(state=State.FAILED)
@@ -47,10 +54,11 @@ class ProvisionTenant:
                 await promise
             else:
                 promise.cancel()
-        await self._announce(AnnouncementKind.READY)
+        if activated.messages:
+            await self._announce(AnnouncementKind.READY)
         return ProvisionResult(state=State.ACTIVE)
 
-    async def _make(self) -> None:
+    async def _make(self) -> ActivateResult:
         step = self._step
         await perform(RecordActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
         made = await asyncio.gather(
@@ -66,7 +74,7 @@ class ProvisionTenant:
             await perform(
                 IsolationActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES], timing.GATE_ATTEMPT
             )
-        await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])
+        return await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])
 
     async def _watch_promise(self, promised: timedelta) -> None:
         """Raise the alarm when the promise breaks: visible here at once, told to the customer, and nothing stops."""

@@ -100,7 +100,10 @@ class Tenant:
 
     def _enter(self, state: State) -> None:
         self._remember(state=state)
-        workflow.upsert_search_attributes([visibility.LIFECYCLE_STATE.value_set(state)])
+        # The gateway starts a tenant as provisioning, which it is a moment later; writing that twice costs as much as
+        # a step does.
+        if workflow.info().typed_search_attributes.get(visibility.LIFECYCLE_STATE) != state:
+            workflow.upsert_search_attributes([visibility.LIFECYCLE_STATE.value_set(state)])
         self._show(state)
 
     def _show(self, state: State) -> None:

@@ -17,7 +17,7 @@ from temporalio.worker import Worker
 
 from devstack.temporal import TemporalServer
 from tenancy import ids
-from tenancy.messages import StepInput
+from tenancy.messages import ActivateResult, StepInput
 from tenancy.provisioning import Step
 from workflows.provision import ProvisionTenant
 from workflows.tenant import Tenant
@@ -34,18 +34,19 @@ class Script:
         self.down: set[str] = set()
         self.refused: dict[str, str] = {}
         self.attempts: Counter[str] = Counter()
+        self.messages = 1
         self._then: dict[str, Callable[[], None]] = {}
 
     def on(self, name: str, then: Callable[[], None]) -> None:
         """Do something the moment an activity runs."""
         self._then[name] = then
 
-    def activities(self) -> list[Callable[..., None]]:
+    def activities(self) -> list[Callable[..., object]]:
         return [self._activity(name) for name in NAMES]
 
-    def _activity(self, name: str) -> Callable[..., None]:
+    def _activity(self, name: str) -> Callable[..., object]:
         @activity.defn(name=name)
-        async def scripted(step: StepInput) -> None:
+        async def scripted(step: StepInput) -> ActivateResult | None:
             assert step.tenant_id
             self.attempts[name] += 1
             if name in self.down:
@@ -54,6 +55,7 @@ class Script:
                 raise ApplicationError("refused", type=self.refused[name], non_retryable=True)
             self.calls.append(name)
             self._then.get(name, lambda: None)()
+            return ActivateResult(messages=self.messages) if name == Step.ACTIVATE else None
 
         return scripted
 

@@ -41,6 +41,12 @@ async def test_a_kept_promise_leaves_no_alarm(client, queue, script):
     assert "break-promise" not in script.calls
 
 
+async def test_where_nobody_is_to_be_told_nothing_is_announced(client, queue, script):
+    script.messages = 0
+    assert (await provision(client, queue, f"t-{uuid.uuid4().hex[:12]}")).state is State.ACTIVE
+    assert Step.ANNOUNCE not in script.calls
+
+
 async def test_each_step_is_summarised_in_the_history_by_its_number(client, queue):
     tenant_id = f"t-{uuid.uuid4().hex[:12]}"
     await provision(client, queue, tenant_id)
