@@ -32,17 +32,21 @@ from workflows.platform import SignAuditHeads, SweepOutbox
 
 PLATFORM_QUEUE = "platform"
 
-_EVERY_MINUTE = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(minutes=1))], jitter=timedelta(seconds=10))
+def _every(minutes: int) -> ScheduleSpec:
+    return ScheduleSpec(
+        intervals=[ScheduleIntervalSpec(every=timedelta(minutes=minutes))], jitter=timedelta(seconds=10)
+    )
+
 
 SCHEDULES = {
     "audit-heads": Schedule(
         action=ScheduleActionStartWorkflow(SignAuditHeads.run, id="platform/audit-heads", task_queue=PLATFORM_QUEUE),
-        spec=_EVERY_MINUTE,
+        spec=_every(minutes=5),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "outbox": Schedule(
         action=ScheduleActionStartWorkflow(SweepOutbox.run, id="platform/outbox", task_queue=PLATFORM_QUEUE),
-        spec=_EVERY_MINUTE,
+        spec=_every(minutes=1),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
 }

@@ -30,7 +30,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from tenancy.provisioning import TITLES, Step, steps_of
     from workflows import timing, visibility
-    from workflows.steps import perform
+    from workflows.steps import note, perform
 
 
 @workflow.defn(name="ProvisionTenant")
@@ -60,7 +60,7 @@ class ProvisionTenant:
 
     async def _make(self) -> ActivateResult:
         step = self._step
-        await perform(RecordActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
+        await note(RecordActivities.open_records, step, TITLES[Step.OPEN_RECORDS])
         made = await asyncio.gather(
             perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),
             perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),

@@ -30,14 +30,14 @@ RECORDED = sorted(path.stem for path in HERE.glob("*.json"))
 
 _KEYS = "            perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),\n"
 _AUTHORITY = "            perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),\n"
-_ACTIVATE = "        await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
+_ACTIVATE = "        return await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
 _PROMISE = '        await workflow.sleep(promised, summary="the promise of a ready tenant")\n'
 
 # What each edit makes of pieces of workflows/provision.py.
 EDITS = {
     "two steps in another order": {_KEYS: _AUTHORITY, _AUTHORITY: _KEYS},
-    "a step left out": {_ACTIVATE: ""},
-    "a step added": {_ACTIVATE: _ACTIVATE + _ACTIVATE},
+    "a step left out": {_ACTIVATE: "        return ActivateResult(messages=1)\n"},
+    "a step added": {_ACTIVATE: _ACTIVATE.replace("return ", "") + _ACTIVATE},
     "the alarm's timer left out": {_PROMISE: "        return\n"},
 }
 

@@ -7,6 +7,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
+from tenancy.errors import CanaryMissing
 from tenancy.ids import CANARY_TENANT_ID, tenant_workflow
 from tenancy.lifecycle import Move, State
 from tenancy.provisioning import Step
@@ -52,7 +53,8 @@ async def gateway(temporal_client) -> Gateway:
 
 async def test_the_canary_is_asked_for_once_and_waits_for_a_worker(temporal_client, gateway, parts):
     for _ in range(2):
-        await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
+        with pytest.raises(CanaryMissing):
+            await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
     described = await temporal_client.get_workflow_handle(tenant_workflow(CANARY_TENANT_ID)).describe()
     assert described.typed_search_attributes.get(visibility.TENANT_ID) == CANARY_TENANT_ID
     with parts.database.tenant_tx(CANARY_TENANT_ID) as tx:

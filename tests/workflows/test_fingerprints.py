@@ -15,7 +15,9 @@ RECORD = Path(__file__).with_name("fingerprints.json")
 
 COMMANDS = {
     "perform",
+    "note",
     "workflow.execute_activity_method",
+    "workflow.execute_local_activity_method",
     "workflow.execute_child_workflow",
     "workflow.sleep",
     "workflow.wait_condition",
