@@ -5,6 +5,7 @@ own as the product's is, on the product's Temporal server. No payload codec, no 
 """
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any, Self
 
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
@@ -32,6 +34,7 @@ from workflows.tenant import Tenant
 
 REGION = "zz-floor-1"
 _CHILD_POLL_SECONDS = 0.02
+_MARKER = "marker_recorded_event_attributes"
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,18 @@ class EmptyWorkflow:
                     raise RuntimeError("the worker with the empty activities has ended") from None
                 await asyncio.sleep(_CHILD_POLL_SECONDS)
         history = await child.fetch_history()
-        scheduled = {
-            event.event_id
-            for event in history.events
-            if event.activity_task_scheduled_event_attributes.activity_type.name == Step.ACTIVATE
-        }
         ends = [
             event.event_time.ToDatetime(UTC).timestamp() - began
             for event in history.events
-            if event.activity_task_completed_event_attributes.scheduled_event_id in scheduled
-            or event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
+            if _is_of(event, Step.ACTIVATE) or event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
         ]
         return EmptyRun(active=ends[0], done=ends[-1])
+
+
+def _is_of(event: HistoryEvent, step: Step) -> bool:
+    """Whether this is the marker that a local activity leaves behind when it has ended."""
+    data = event.marker_recorded_event_attributes.details["data"].payloads if event.HasField(_MARKER) else ()
+    return any(json.loads(payload.data)["activity_type"] == step for payload in data)
 
 
 def _empties() -> list[Callable[..., Any]]:

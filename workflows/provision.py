@@ -74,7 +74,7 @@ class ProvisionTenant:
             await perform(
                 IsolationActivities.check_boundaries, step, TITLES[Step.CHECK_BOUNDARIES], timing.GATE_ATTEMPT
             )
-        return await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])
+        return await note(RecordActivities.activate, step, TITLES[Step.ACTIVATE])
 
     async def _watch_promise(self, promised: timedelta) -> None:
         """Raise the alarm when the promise breaks: visible here at once, told to the customer, and nothing stops."""

@@ -30,7 +30,7 @@ RECORDED = sorted(path.stem for path in HERE.glob("*.json"))
 
 _KEYS = "            perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),\n"
 _AUTHORITY = "            perform(CertificateActivities.create_authority, step, TITLES[Step.CREATE_AUTHORITY]),\n"
-_ACTIVATE = "        return await perform(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
+_ACTIVATE = "        return await note(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
 _PROMISE = '        await workflow.sleep(promised, summary="the promise of a ready tenant")\n'
 
 # What each edit makes of pieces of workflows/provision.py.
