@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     email_to: str | None = Field(None, description="receiver of announcements; {tenant_id} is replaced")
 
     codec_port: Port = Field(18081, description="port of the codec server that lets the Temporal UI decode payloads")
-    worker_threads: int = Field(32, ge=4, le=256, description="activities one worker runs at once")
+    worker_threads: int = Field(16, ge=4, le=256, description="activities one worker runs at once")
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
     drain_seconds: float = Field(20.0, ge=0, description="time a stopping worker gives running activities")
 
