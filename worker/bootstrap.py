@@ -32,6 +32,7 @@ from workflows.platform import SignAuditHeads, SweepOutbox
 
 PLATFORM_QUEUE = "platform"
 
+
 def _every(minutes: int) -> ScheduleSpec:
     return ScheduleSpec(
         intervals=[ScheduleIntervalSpec(every=timedelta(minutes=minutes))], jitter=timedelta(seconds=10)
