@@ -9,13 +9,16 @@ Nonces are random: one data key writes far below the 2^32 messages for which tha
 import os
 import re
 from collections.abc import Sequence
+from copy import copy
 from typing import Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
+from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import (
     ActivitySerializationContext,
+    DataConverter,
     PayloadCodec,
     SerializationContext,
     WithSerializationContext,
@@ -43,7 +46,8 @@ class TenantCodec(PayloadCodec, WithSerializationContext):
         workflow_id = None
         if isinstance(context, WorkflowSerializationContext | ActivitySerializationContext):
             workflow_id = context.workflow_id
-        return type(self)(self._keyring, tenant_of_workflow(workflow_id or ""))
+        tenant_id = tenant_of_workflow(workflow_id or "")
+        return self if tenant_id == self._tenant_id else type(self)(self._keyring, tenant_id)
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Encrypt; what is empty stays empty, so that those without a key can tell that a call returned nothing."""
@@ -89,6 +93,26 @@ def _label(payload: Payload) -> tuple[str, str]:
     if not _KEY_NAME.fullmatch(key_name):
         raise WrongContext
     return key_name, wrapped
+
+
+class TenantConverter(DataConverter):
+    """Pydantic models, encrypted by `TenantCodec`.
+
+    The SDK asks for a converter with a context for every single payload. Of what ours is made of only the codec
+    depends on it, so the rest is shared instead of built anew, which took a sixth of the worker's time.
+    """
+
+    def __init__(self, codec: TenantCodec) -> None:
+        super().__init__(payload_converter_class=PydanticPayloadConverter, payload_codec=codec)
+
+    def with_context(self, context: SerializationContext) -> Self:
+        """Return a converter that encrypts for the tenant whose workflow the context names."""
+        codec = self.payload_codec.with_context(context) if isinstance(self.payload_codec, TenantCodec) else None
+        if codec is self.payload_codec:
+            return self
+        mine: Self = copy(self)
+        object.__setattr__(mine, "payload_codec", codec)
+        return mine
 
 
 def _bound(key_name: str, wrapped: str) -> bytes:

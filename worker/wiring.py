@@ -1,6 +1,5 @@
 """Builds every adapter and activity of the worker; the one place where implementations are chosen."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
@@ -35,7 +33,7 @@ from vault.signer import TransitAuditSigner
 from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
-from worker.codec import TenantCodec
+from worker.codec import TenantCodec, TenantConverter
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
@@ -70,7 +68,7 @@ class Parts:
     @property
     def converter(self) -> DataConverter:
         """The converter whose codec encrypts each tenant's payloads under its own key."""
-        return dataclasses.replace(pydantic_data_converter, payload_codec=TenantCodec(self.keyring))
+        return TenantConverter(TenantCodec(self.keyring))
 
 
 def open_database(settings: Settings, role: Role) -> Database:

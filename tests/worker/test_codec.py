@@ -6,9 +6,10 @@ import pytest
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import WorkflowSerializationContext
 
+from tenancy import ids
 from tenancy.errors import KeyUnavailable, WrongContext
 from vault.interfaces import TransitKey
-from worker.codec import ENCODING, TenantCodec
+from worker.codec import ENCODING, TenantCodec, TenantConverter
 from worker.keyring import PLATFORM_KEY, Keyring
 
 ACME, BETA = "acme-corp-12345", "beta-corp-67890"
@@ -124,3 +125,19 @@ async def test_nothing_stays_recognisable_as_nothing(keys):
     [encoded] = await codec_of(keys, ACME).encode([empty])
     assert encoded == empty
     assert encoded.metadata["encoding"] != ENCODING
+
+
+async def test_a_converter_encrypts_for_the_tenant_of_the_workflow_and_shares_the_rest(keys):
+    keyring = Keyring(keys)
+    keyring.open_platform_key()
+    for tenant_id in (ACME, BETA):
+        keyring.learn(tenant_id, *keys.new_data_key(f"payload-{tenant_id}"))
+    converter = TenantConverter(TenantCodec(keyring))
+    acme = converter.with_context(WorkflowSerializationContext("default", ids.tenant_workflow(ACME)))
+    beta = acme.with_context(WorkflowSerializationContext("default", ids.tenant_workflow(BETA)))
+    [sealed], [other] = await acme.encode(["secret"]), await beta.encode(["secret"])
+    assert sealed.metadata["key"] == ids.payload_key(ACME).encode()
+    assert other.metadata["key"] == ids.payload_key(BETA).encode()
+    assert await acme.decode([sealed], [str]) == ["secret"]
+    assert beta.payload_converter is converter.payload_converter
+    assert beta.with_context(WorkflowSerializationContext("default", ids.provision_workflow(BETA))) is beta
