@@ -69,7 +69,9 @@ class RecordActivities:
             if tx.routes.withdraw():
                 record(tx, failure, AuditName.ROUTE_WITHDRAWN, ids.l2_key(failure.tenant_id))
             tx.tenants.move(Move.FAIL)
-            record(tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code)
+            record(
+                tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code, at=failure.reason
+            )
             self._announce(tx, failure, row, AnnouncementKind.FAILED)
 
     @activity.defn(name="break-promise")

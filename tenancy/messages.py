@@ -65,7 +65,7 @@ class AnnounceInput(StepInput):
 
 class FailureInput(StepInput):
     code: str
-    reason: str
+    reason: str = Field(description="the activity that failed")
 
 
 class SignHeadsResult(Message):

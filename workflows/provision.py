@@ -37,7 +37,6 @@ with workflow.unsafe.imports_passed_through():
 class ProvisionTenant:
     @workflow.init
     def __init__(self, request: ProvisionInput) -> None:
-        self._request = request
         self._step = StepInput(tenant_id=request.tenant_id, operation_id=f"provision-{request.attempt}")
         self._late = False
 
