@@ -1,10 +1,9 @@
 """Step 4: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import TypeVar
 
 from temporalio import activity
 
@@ -22,8 +21,6 @@ from vault.interfaces import Authority
 from vault.interfaces import BoundaryProbe as VaultProbe
 
 _ATTACKERS = 16
-
-Results = TypeVar("Results")
 
 
 class IsolationActivities:
@@ -67,18 +64,15 @@ class IsolationActivities:
 
     def _attack_both_ways(self, tenant_id: str, own: Authority, canary: Authority) -> tuple[CheckResult, ...]:
         """Make the attacks side by side, they mostly wait for the two servers; each result says who attacked."""
-        keys = self._start(partial(self._vault_probe.attack_each_other, tenant_id, CANARY_TENANT_ID, own, canary))
-        rows = self._start(partial(self._database_probe.attack, tenant_id, CANARY_TENANT_ID))
-        rows_of_canary = self._start(partial(self._database_probe.attack, CANARY_TENANT_ID, tenant_id))
+        # With the activity's context, by which whatever happens there is known to belong to this step.
+        attack = partial(self._vault_probe.attack_each_other, tenant_id, CANARY_TENANT_ID, own, canary)
+        keys = self._pool.submit(copy_context().run, attack)
+        rows_by_tenant, rows_by_canary = self._database_probe.attack_each_other(tenant_id, CANARY_TENANT_ID)
         by_tenant, by_canary = keys.result()
         return (
-            *_named("by-tenant", (*by_tenant, *rows.result())),
-            *_named("by-canary", (*by_canary, *rows_of_canary.result())),
+            *_named("by-tenant", (*by_tenant, *rows_by_tenant)),
+            *_named("by-canary", (*by_canary, *rows_by_canary)),
         )
-
-    def _start(self, attack: Callable[[], Results]) -> Future[Results]:
-        # With the activity's context, by which whatever happens there is known to belong to this step.
-        return self._pool.submit(copy_context().run, attack)
 
     def _canary_authority(self) -> Authority:
         if self._canary is None:

@@ -1,10 +1,11 @@
 """Attacks on row security, made for each new tenant before it opens (MTCI M1, M2).
 
-Each is what somebody could do who can run SQL in the worker's session while it works for `attacker`; two forms, reading
-and writing, for each way to pretend to be `victim`. A check holds only if the database refused while the same
-statements on the attacker's own rows worked. Everything happens in one transaction that is rolled back, and in one
-message: a block of PL/pgSQL makes the attempts one after another with the session's own rights, each undone before the
-next, because three dozen round trips would cost every new tenant more than the attacks themselves.
+Each is what somebody could do who can run SQL in the worker's session while it works for the attacker; two forms,
+reading and writing, for each way to pretend to be the victim. A check holds only if the database refused while the same
+statements on the attacker's own rows worked, which in the other direction shows that the victim has rows to steal.
+Both directions happen in one transaction that is rolled back, and in one message: a block of PL/pgSQL makes the
+attempts one after another with the session's own rights, each undone before the next, because round trips would cost
+every new tenant more than the attacks themselves.
 
 What can differ from table to table is whether its two policies stand, so the pretences that meet one policy alone
 (plain: the tenant policy; swapped context: the signature policy) try every table. The others try what all tables share,
@@ -114,36 +115,34 @@ class _Ending:
         return self.what.endswith(" rows") and self.what != _NO_ROWS
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The attacks in one direction, in the order in which they are made."""
+
+    controls: Sequence[_Attempt]
+    refer: _Attempt
+    pretences: Sequence[_Pretence]
+    reads_and_writes: Sequence[_Attempt]
+
+    def attempts(self) -> Sequence[_Attempt]:
+        return (*self.controls, self.refer, *self.reads_and_writes)
+
+
 class RowSecurityProbe:
     """Implements `interfaces.BoundaryProbe` with the pool and the role of the process that it is part of."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def attack(self, attacker: str, victim: str) -> Sequence[CheckResult]:
-        with self._database.tenant_tx(victim) as tx:
-            if tx.tenants.get() is None or not tx.keys.all():
-                raise CanaryMissing
-        plain, *others = self._pretences(attacker, victim)
-        controls = [
-            _attempt(plain, statement, attacker, own=attacker)
-            for statement in (_READ, _READ_ONE, _UPDATE, _INSERT, _REFER)
-        ]
-        refer = _attempt(plain, _REFER, victim, own=attacker)
-        reads_and_writes = [
-            _attempt(pretence, statement, victim, own=victim)
-            for pretence in (plain, *others)
-            for statement in (pretence.read, _UPDATE, _INSERT)
-        ]
-        endings = iter(self._make(attacker, [*controls, refer, *reads_and_writes]))
-        # What cannot be done to one's own rows proves nothing when it is refused on another's.
-        shown = [next(endings) for _ in controls]
-        if not all(ending.reached for ending in shown):
-            raise CanaryMissing
-        return [_result("M1", "refer-to-foreign-key", [next(endings)]), *_read_and_written((plain, *others), endings)]
+    def attack_each_other(self, one: str, other: str) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
+        forth = self._plan(one, other, _READ)
+        # Whether a table's policies stand does not depend on who asks: one direction tries them all.
+        back = self._plan(other, one, _READ_ONE)
+        endings = iter(self._make(one, [*forth.attempts(), *back.attempts()]))
+        return _judged(forth, endings), _judged(back, endings)
 
-    def _make(self, attacker: str, attempts: Sequence[_Attempt]) -> Sequence[_Ending]:
-        with self._database.raw_tx(attacker) as connection:
+    def _make(self, tenant_id: str, attempts: Sequence[_Attempt]) -> Sequence[_Ending]:
+        with self._database.raw_tx(tenant_id) as connection:
             cursor = ClientCursor(connection)
             cursor.execute(_BLOCK.encode(), {"attempts": json.dumps([asdict(attempt) for attempt in attempts])})
             cursor.nextset()
@@ -152,16 +151,31 @@ class RowSecurityProbe:
         parts = [ending.split("/") for ending in str(answer[0] if answer else "").split(",")]
         return [_Ending(what, float(seconds)) for what, seconds in parts]
 
-    def _pretences(self, attacker: str, victim: str) -> tuple[_Pretence, ...]:
+    def _plan(self, attacker: str, victim: str, read: str) -> _Plan:
+        """Return the attacks by `attacker`, of which those that meet one policy alone read by `read`."""
         now = int(time.time())
         own = self._database.sign(attacker, now + 60)
         forged = f"{victim}|{now + 60}|{secrets.token_hex(32)}"
-        return (
-            _Pretence("plain", attacker, own, _READ),
+        plain = _Pretence("plain", attacker, own, read)
+        pretences = (
+            plain,
             _Pretence("switched-setting", victim, own),
-            _Pretence("swapped-context", victim, own.replace(attacker, victim, 1), _READ),
+            _Pretence("swapped-context", victim, own.replace(attacker, victim, 1), read),
             _Pretence("forged-context", victim, forged),
             _Pretence("expired-context", victim, self._database.sign(victim, now - 1)),
+        )
+        return _Plan(
+            controls=[
+                _attempt(plain, statement, attacker, own=attacker)
+                for statement in (*dict.fromkeys((read, _READ_ONE)), _UPDATE, _INSERT, _REFER)
+            ],
+            refer=_attempt(plain, _REFER, victim, own=attacker),
+            pretences=pretences,
+            reads_and_writes=[
+                _attempt(pretence, statement, victim, own=victim)
+                for pretence in pretences
+                for statement in (pretence.read, _UPDATE, _INSERT)
+            ],
         )
 
 
@@ -170,10 +184,16 @@ def _attempt(pretence: _Pretence, statement: str, whose: str, own: str) -> _Atte
     return _Attempt(pretence.tenant_id, pretence.context, statement, whose, own, l2_key(whose), name)
 
 
-def _read_and_written(pretences: Sequence[_Pretence], endings: Iterator[_Ending]) -> Iterator[CheckResult]:
-    for pretence in pretences:
-        yield _result("M2", f"{pretence.name}-read", [next(endings)])
-        yield _result("M2", f"{pretence.name}-write", [next(endings), next(endings)])
+def _judged(plan: _Plan, endings: Iterator[_Ending]) -> Sequence[CheckResult]:
+    # What cannot be done to one's own rows proves nothing when it is refused on another's.
+    shown = [next(endings) for _ in plan.controls]
+    if not all(ending.reached for ending in shown):
+        raise CanaryMissing
+    results = [_result("M1", "refer-to-foreign-key", [next(endings)])]
+    for pretence in plan.pretences:
+        results.append(_result("M2", f"{pretence.name}-read", [next(endings)]))
+        results.append(_result("M2", f"{pretence.name}-write", [next(endings), next(endings)]))
+    return results
 
 
 def _result(clause: str, name: str, endings: Sequence[_Ending]) -> CheckResult:

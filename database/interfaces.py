@@ -258,12 +258,12 @@ class PlatformDatabase(Protocol):
 class BoundaryProbe(Protocol):
     """Attacks on row security, run as a process role without rights over other tenants (MTCI M2)."""
 
-    def attack(self, attacker: str, victim: str) -> Sequence[CheckResult]:
-        """Try to reach `victim`'s rows from a transaction of `attacker`.
+    def attack_each_other(self, one: str, other: str) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
+        """Try to reach each one's rows from the other's transaction; return the results by `one` and by `other`.
 
         Plain reads and writes by the other's id, a switched setting, a context signed for another tenant, a forged
         and an expired one.
 
-        Raises: DatabaseUnavailable, and CanaryMissing when the victim has no rows to steal.
+        Raises: DatabaseUnavailable, and CanaryMissing when one of them has no rows to steal.
         """
         ...
