@@ -67,6 +67,29 @@ class Settings(BaseSettings):
     email_to: str | None = Field(None, description="receiver of announcements; {tenant_id} is replaced")
 
     codec_port: Port = Field(18081, description="port of the codec server that lets the Temporal UI decode payloads")
+    crypto_host: str = Field(LOOPBACK, description="address the crypto service listens on")
+    crypto_https_port: Port = Field(18443, description="port of the crypto service's HTTPS front")
+    crypto_kmip_port: Port = Field(15696, description="port of the crypto service's KMIP front")
+    crypto_names: tuple[str, ...] = Field(
+        ("localhost", LOOPBACK), min_length=1, description="names and addresses in the crypto service's certificate"
+    )
+    crypto_processes: int = Field(0, ge=0, le=64, description="processes of the crypto service; 0: one for each core")
+    crypto_cache_seconds: float = Field(
+        60.0, gt=0, le=60, description="how long an opened service key may stay in memory"
+    )
+    crypto_audit_sync: bool = Field(
+        default=False, description="make audit records safe against power loss before answering, not only against kill"
+    )
+    crypto_tenant_rate: int = Field(
+        20_000, ge=1, description="requests a second that one tenant may send to one process, bursts of one second"
+    )
+    crypto_tenant_places: int = Field(256, ge=1, description="requests of one tenant that one process works on at once")
+    crypto_body_limit: int = Field(1_048_576, ge=4096, description="largest request the crypto service takes, bytes")
+    crypto_metrics_port: Port = Field(17465, description="port of the crypto service's Prometheus metrics and health")
+    service_certificate_hours: float = Field(
+        72.0, gt=0, le=72, description="life of a service's certificate; it is renewed after two thirds"
+    )
+
     worker_threads: int = Field(16, ge=4, le=256, description="activities one worker runs at once")
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
     drain_seconds: float = Field(20.0, ge=0, description="time a stopping worker gives running activities")

@@ -7,7 +7,8 @@ record, the step and the announcement that follow from it.
 
 import hashlib
 import ssl
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
 from tenancy.provisioning import Step, StepState
+from tenancy.services import CryptoOperation, ServiceKind, ServiceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,103 @@ class SignedHead:
     chain_hash: bytes
     signature: str
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow:
+    """A connected service. `certificate_not_after` is of its newest certificate that is not revoked."""
+
+    service: str
+    kind: ServiceKind
+    state: ServiceState
+    connected_at: datetime | None
+    disconnected_at: datetime | None
+    last_seen_at: datetime | None
+    certificate_not_after: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRequestRow:
+    """What somebody outside asked for; workflows are told its id alone and read the rest from here."""
+
+    request_id: str
+    service: str
+    kind: ServiceKind
+    csr_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeafRow:
+    """A service's certificate; only serials on record open anything. `generation` counts from 1 for each service."""
+
+    serial: str
+    service: str
+    generation: int
+    request_id: str
+    certificate_pem: str
+    not_before: datetime
+    not_after: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKeyRow:
+    """An L3: `wrapped` is L1.wrap(L2.encrypt(L3)), bound to the context of `service` and `version`."""
+
+    service: str
+    version: int
+    l2_key: str
+    root_key_mode: str
+    root_key: str
+    wrapped: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRow:
+    """Everything that decides what a client certificate may do, read in one query by its serial."""
+
+    service: str
+    service_state: ServiceState
+    tenant_state: State
+    region: str
+    l2_key: str
+    issuer_fingerprint: str
+    authority_pem: str
+    not_after: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """A KMIP managed object of one service, indexed [tenant][L2][object] (MTCI M1).
+
+    `object_type` and `state` are KMIP's enumeration values (`state` 0: the type has none); `attributes` is a TTLV
+    structure, opaque here; `material` is sealed under the service's L3 of `key_version`, None once destroyed.
+    `revision` is 1 when created; a change names the revision it saw.
+    """
+
+    object_id: str
+    service: str
+    l2_key: str
+    object_type: int
+    state: int
+    names: tuple[str, ...]
+    attributes: bytes
+    key_version: int
+    material: bytes | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What one service did in one minute; `refused` of `count` were refused."""
+
+    minute: datetime
+    service: str
+    operation: CryptoOperation
+    count: int
+    refused: int
+    bytes: int
 
 
 class Tenants(Protocol):
@@ -205,6 +304,93 @@ class Outbox(Protocol):
         ...
 
 
+class Services(Protocol):
+    def request(self, request: ServiceRequestRow) -> None:
+        """Store what is asked for (operator); the same request id again changes nothing."""
+        ...
+
+    def requested(self, request_id: str) -> ServiceRequestRow:
+        """Return a stored request; raises ServiceUnknown."""
+        ...
+
+    def connect(self, service: str, kind: ServiceKind) -> ServiceRow:
+        """Create the service as connecting or bring a disconnected one back to it; a connected one stays connected.
+
+        Raises: ServiceConflict when it is of another kind.
+        """
+        ...
+
+    def connected(self, service: str) -> None:
+        """Note that a connecting service has key and certificate."""
+        ...
+
+    def disconnect(self, service: str) -> bool:
+        """Revoke its certificates and mark it disconnected, at once and together; False when it already was."""
+        ...
+
+    def get(self, service: str) -> ServiceRow | None: ...
+
+    def all(self) -> Sequence[ServiceRow]:
+        """Return the services by name."""
+        ...
+
+    def record_leaf(self, leaf: LeafRow) -> LeafRow:
+        """Record a certificate and return the one on record for its service and generation, which is the first."""
+        ...
+
+    def leaf(self, service: str) -> LeafRow | None:
+        """Return the newest certificate of a service that is not revoked."""
+        ...
+
+    def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
+        """Record an L3 and return the one on record for its service and version, which is the first."""
+        ...
+
+    def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
+        """Return an L3 of a service, the newest without `version`."""
+        ...
+
+    def caller(self, serial: str) -> CallerRow | None:
+        """Return what a certificate on record may do; None when it is not on record or the tenant has no route."""
+        ...
+
+    def seen(self, services: Sequence[str], at: datetime) -> None:
+        """Move `last_seen_at` of services forward."""
+        ...
+
+
+class ManagedObjects(Protocol):
+    """KMIP objects of one service at a time: another service's object is not there."""
+
+    def add(self, rows: Sequence[ObjectRow]) -> None: ...
+
+    def get(self, service: str, object_id: str) -> ObjectRow | None: ...
+
+    def named(self, service: str, name: str) -> Sequence[ObjectRow]: ...
+
+    def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:
+        """Return a service's objects, oldest first."""
+        ...
+
+    def change(self, row: ObjectRow) -> bool:
+        """Replace a row if it still has `row.revision`, which becomes one more; False when somebody was faster."""
+        ...
+
+    def remove(self, service: str, object_id: str) -> bool:
+        """Forget an object that was destroyed; False when it is not there."""
+        ...
+
+
+class Usage(Protocol):
+    def add(self, rows: Sequence[UsageRow], batch_id: str) -> bool:
+        """Add to the counters of each minute; False when this batch was added before, and then nothing is."""
+        ...
+
+    def between(self, since: datetime, until: datetime) -> Sequence[UsageRow]:
+        """Return the minutes in [since, until), oldest first."""
+        ...
+
+
 class TenantTransaction(Protocol):
     """One transaction over one tenant's rows."""
 
@@ -218,6 +404,9 @@ class TenantTransaction(Protocol):
     boundaries: Boundaries
     inbox: Inbox
     outbox: Outbox
+    services: Services
+    objects: ManagedObjects
+    usage: Usage
 
 
 class TenantDatabase(Protocol):
@@ -253,6 +442,26 @@ class PlatformDatabase(Protocol):
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         """Return tenants in order of id, from the first one behind `after` (operator)."""
         ...
+
+
+class ChangeFeed(Protocol):
+    """Word of every committed change that the crypto service must not miss (PostgreSQL's NOTIFY).
+
+    A change is: a tenant's state, a route, an authority, a service, a certificate, an L3, a managed object.
+    """
+
+    def listen(self, changed: Callable[[str], None], lost: Callable[[], None], stop: threading.Event) -> None:
+        """Listen in the calling thread until `stop`; reconnects by itself.
+
+        `changed` gets `mark(tenant_id)`: a hash, because LISTEN is open to every role. `lost` is called whenever
+        changes may have been missed: before the first `changed` and after each reconnection.
+        """
+        ...
+
+
+def mark(tenant_id: str) -> str:
+    """Return what a change feed calls a tenant: SHA-256, hex."""
+    return hashlib.sha256(tenant_id.encode()).hexdigest()
 
 
 class BoundaryProbe(Protocol):

@@ -38,6 +38,15 @@ class AuditName(StrEnum):
     PROVISION_RETRIED = "tenant.provision_retried"
     PROMISE_BROKEN = "tenant.promise_broken"
     ANNOUNCED = "tenant.announced"
+    SERVICE_CONNECT_INTENDED = "service.connect_intended"
+    SERVICE_KEY_CREATED = "key.service_key_created"
+    SERVICE_CERTIFICATE_ISSUED = "certificate.service_certificate_issued"
+    SERVICE_CONNECTED = "service.connected"
+    SERVICE_DISCONNECTED = "service.disconnected"
+    CRYPTO_KEY_RELEASED = "crypto.key_released"
+    CRYPTO_KEY_CHANGED = "crypto.key_changed"
+    CRYPTO_USED = "crypto.used"
+    CRYPTO_REFUSED = "crypto.refused"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {
@@ -48,6 +57,10 @@ UPSTREAM_NAME: dict[AuditName, str] = {
     AuditName.TENANT_ACTIVATED: "tenantOnboarding",
     AuditName.ROUTE_PUBLISHED: "configurationCreate",
     AuditName.ROUTE_WITHDRAWN: "configurationDelete",
+    AuditName.SERVICE_KEY_CREATED: "keyCreate",
+    AuditName.SERVICE_CERTIFICATE_ISSUED: "credentialCreate",
+    AuditName.SERVICE_DISCONNECTED: "credentialDelete",
+    AuditName.CRYPTO_REFUSED: "unauthorizedRequest",
 }
 
 ActorKind = Literal["human", "service", "system"]

@@ -20,6 +20,8 @@ class Purpose(StrEnum):
     VERIFY = "verify"
     SERVICE_KEY = "service-key"
     DATA_KEY = "data-key"
+    DATA = "data"
+    MANAGED_OBJECT = "managed-object"
     BOUNDARY = "boundary"
     PAYLOAD = "payload"
 

@@ -240,6 +240,12 @@ class AnnouncementUndelivered(PlatformError):
     hint = "check callback_url and the SMTP settings; it is tried again with the same message id"
 
 
+class AuditUnavailable(PlatformError):
+    code = "audit_unavailable"
+    message = "the audit record cannot be made safe, so nothing is answered"
+    hint = "check the space and the permissions of the crypto folder in state_dir"
+
+
 class AuditBroken(OpenKcmError):
     code = "audit_broken"
     message = "the audit chain does not verify"
@@ -250,3 +256,114 @@ class ComponentFailed(PlatformError):
     code = "component_failed"
     message = "a server of the embedded stack did not start"
     hint = "openkcm doctor says what is missing; each server's log lies in logs under state_dir"
+
+
+class TenantClosed(CallerError):
+    """The tenant's state forbids what was asked: suspended ones only decrypt, locked and leaving ones do nothing."""
+
+    code = "tenant_closed"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(
+            f"the tenant is {state}, which does not allow this",
+            "ask the customer's security administrator, who can resume or unlock it",
+        )
+
+
+class CallerRefused(CallerError):
+    """The client certificate is genuine but opens nothing: revoked, not on record, or of a disconnected service."""
+
+    code = "caller_refused"
+    message = "this certificate opens nothing here"
+    hint = "connect the service again: openkcm service connect"
+
+
+class ServiceUnknown(CallerError):
+    code = "service_unknown"
+    message = "the tenant has no such service"
+    hint = "openkcm service list shows those it has"
+
+
+class ServiceConflict(CallerError):
+    code = "service_conflict"
+    message = "the service exists as another kind"
+    hint = "choose another name, or connect it as the kind it was connected as"
+
+
+class InvalidRequest(CallerError):
+    """The request is not one the crypto service understands; the message names the field and never its value."""
+
+    code = "invalid_request"
+    hint = "see /.well-known/openkcm for the operations and their fields"
+
+
+class CiphertextRefused(CallerError):
+    """Altered, cut, of another tenant, service or resource: all alike, so that nothing can be learnt (MTCI C3)."""
+
+    code = "ciphertext_refused"
+    message = "the ciphertext does not open for this caller and resource"
+    hint = "send it unaltered, from the service that encrypted it, with the same resource"
+
+
+class ObjectNotFound(CallerError):
+    """Not there, or not the caller's; nobody outside can tell which."""
+
+    code = "object_not_found"
+    message = "there is no such object"
+    hint = "check the unique identifier"
+
+
+class KeyNotUsable(CallerError):
+    """The key's state forbids the use."""
+
+    code = "key_not_usable"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(
+            f"the key is {state}, which does not allow this", "activate it, or use the key that replaced it"
+        )
+
+
+class TooManyRequests(CallerError):
+    code = "too_many_requests"
+    retryable = True
+    message = "the tenant sends more requests than it may"
+    hint = "wait as long as Retry-After says; the limits are settings of the platform"
+
+
+class CustomerKeyError(OpenKcmError):
+    """The root key does not do its part, so no service key opens; the platform cannot mend that nor go round it."""
+
+    fault = Fault.CUSTOMER_KEY
+
+
+class RootKeyDisabled(CustomerKeyError):
+    code = "root_key_disabled"
+    message = "the root key is disabled"
+    hint = "enable it where it is held"
+
+
+class RootKeyPendingDeletion(CustomerKeyError):
+    code = "root_key_pending_deletion"
+    message = "the root key is about to be deleted"
+    hint = "cancel the deletion where the key is held, or change to another root key at once"
+
+
+class RootKeyDenied(CustomerKeyError):
+    code = "root_key_denied"
+    message = "access to the root key is denied"
+    hint = "grant the platform's identity the use of the key again"
+
+
+class RootKeyUnreachable(CustomerKeyError):
+    code = "root_key_unreachable"
+    retryable = True
+    message = "the root key's server does not answer"
+    hint = "check the network and the server that holds the root key"
+
+
+class RootKeyThrottled(CustomerKeyError):
+    code = "root_key_throttled"
+    retryable = True
+    message = "the root key's server asks to slow down"
+    hint = "raise its request quota; openings are tried again"

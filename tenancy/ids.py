@@ -68,6 +68,11 @@ def payload_key(tenant_id: str) -> str:
     return f"payload-{tenant_id}"
 
 
+def root_key(region: str) -> str:
+    """Return the Transit name of the platform's root key in a region (L1 of tenants that bring none)."""
+    return f"root-{region}"
+
+
 def tenant_dns(tenant_id: str) -> str:
     """Return the DNS name that the tenant's authority is constrained to and that each leaf carries."""
     return f"{tenant_id}.{TENANT_DOMAIN}"
@@ -86,6 +91,11 @@ def tenant_workflow(tenant_id: str) -> str:
 def provision_workflow(tenant_id: str) -> str:
     """Return the workflow id of provisioning, which is also its idempotency key."""
     return f"{tenant_workflow(tenant_id)}/provision"
+
+
+def service_workflow(tenant_id: str, service: str) -> str:
+    """Return the workflow id of one service's connection."""
+    return f"{tenant_workflow(tenant_id)}/service/{service}"
 
 
 def tenant_of_workflow(workflow_id: str) -> str | None:

@@ -50,6 +50,11 @@ MEANING: Mapping[State, str] = MappingProxyType(
     }
 )
 
+ENCRYPTS = frozenset({State.ACTIVE})
+"""The states in which services may encrypt and make keys."""
+DECRYPTS = frozenset({State.ACTIVE, State.SUSPENDED})
+"""The states in which services may decrypt and get keys; in every other one nothing works."""
+
 _LIVE = (State.ACTIVE, State.SUSPENDED, State.LOCKED)
 
 # A value with several states is a way back: the caller names the state it came from.

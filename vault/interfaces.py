@@ -60,8 +60,36 @@ class TenantKeys(Protocol):
         """Raises WrongContext when key or context differ from encryption, KeyUnavailable when there is no key."""
         ...
 
+    def new_wrapped_key(self, context: Context) -> str:
+        """Return 256 random bits encrypted under `context.l2_key`; they were never outside of Vault."""
+        ...
+
     def disable(self, tenant_id: str) -> None:
         """Make the key refuse everything, reversibly, at once. A key that does not exist is already disabled."""
+        ...
+
+
+class RootKeys(Protocol):
+    """The platform's own root keys (L1), one Transit key for each region, derived, never exportable."""
+
+    def ensure(self, region: str) -> TransitKey:
+        """Return the region's key, made if missing (worker)."""
+        ...
+
+    def wrap(self, root_key: str, context: bytes, inner: bytes) -> bytes:
+        """Encrypt `inner` bound to `context` (worker and crypto service)."""
+        ...
+
+    def unwrap(self, root_key: str, context: bytes, wrapped: bytes) -> bytes:
+        """Decrypt (crypto service); raises WrongContext, KeyUnavailable."""
+        ...
+
+
+class ServerCertificates(Protocol):
+    """Certificates for our own TLS servers, from the PKI root by a role that signs server names only."""
+
+    def sign(self, csr_pem: str, names: Sequence[str], lifetime: timedelta) -> tuple[str, str]:
+        """Return certificate and root as PEM; `names` are DNS names and IP addresses."""
         ...
 
 

@@ -1,0 +1,37 @@
+"""One protocol for every root key.
+
+Failures are classes that a person acts on differently (tenancy.errors): RootKeyDisabled, RootKeyPendingDeletion,
+RootKeyDenied, RootKeyUnreachable, RootKeyThrottled, WrongContext. Nothing else leaves an implementation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tenancy.binding import Context
+from tenancy.errors import OpenKcmError
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyDescription:
+    """What a person should know of a root key: who holds it (`platform`, `aws-kms`, …), its name, its state there."""
+
+    mode: str
+    name: str
+    enabled: bool
+
+
+class RootKey(Protocol):
+    def wrap(self, context: Context, inner: bytes) -> bytes:
+        """Encrypt at most 4 KiB bound to `context`."""
+        ...
+
+    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+        """Decrypt; raises WrongContext when key or context differ from wrapping."""
+        ...
+
+    def describe(self) -> RootKeyDescription: ...
+
+    def validate(self) -> Sequence[OpenKcmError]:
+        """Try everything a tenant will need and return what is wrong; empty when all works."""
+        ...

@@ -1,0 +1,57 @@
+"""A tenant's connected services: what they are and what becomes of them."""
+
+from enum import StrEnum
+
+
+class ServiceKind(StrEnum):
+    MONGODB = "mongodb"
+    POSTGRESQL = "postgresql"
+    MICROSERVICE = "microservice"
+
+
+class ServiceState(StrEnum):
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    """Its certificates are revoked; its key stays, so that what it encrypted opens when it is connected again."""
+
+
+class CryptoOperation(StrEnum):
+    """What a service can ask of the crypto service; the words of audit records and usage counters.
+
+    Those in `RELEASES` hand out key material; each is a record of its own in the audit stream. The others are counted.
+    """
+
+    ENCRYPT = "encrypt"
+    DECRYPT = "decrypt"
+    REWRAP = "rewrap"
+    DATA_KEY = "data-key"
+    WRAPPED_DATA_KEY = "wrapped-data-key"
+    GET = "get"
+    CREATE = "create"
+    REGISTER = "register"
+    REKEY = "rekey"
+    ACTIVATE = "activate"
+    REVOKE = "revoke"
+    DESTROY = "destroy"
+    LOCATE = "locate"
+    ATTRIBUTES = "attributes"
+    CHANGE_ATTRIBUTES = "change-attributes"
+    MAC = "mac"
+    CONNECT = "connect"
+    """Opening a connection, which is counted only when it is refused."""
+
+
+RELEASES = frozenset({CryptoOperation.DATA_KEY, CryptoOperation.GET})
+CHANGES = frozenset(
+    {
+        CryptoOperation.CREATE,
+        CryptoOperation.REGISTER,
+        CryptoOperation.REKEY,
+        CryptoOperation.ACTIVATE,
+        CryptoOperation.REVOKE,
+        CryptoOperation.DESTROY,
+        CryptoOperation.CHANGE_ATTRIBUTES,
+    }
+)
+"""What changes a key's life; also a record of its own."""
