@@ -137,9 +137,21 @@ class Field:
             if not server.alive:
                 server.start()
 
+    def wait_whole(self) -> None:
+        """Start again whatever died and wait until all servers serve."""
+        self.heal()
+        for server in self.servers.values():
+            server.wait_ready(_PATIENCE_SECONDS)
+
     def pid_of(self, target: str) -> int:
-        """Return whom to shoot; 0 is the worker itself, whoever that then is."""
-        return 0 if target == "worker" else self.servers[target].pid or -1
+        """Return whom to shoot, alive and ready; 0 is the worker itself, whoever that then is."""
+        self.wait_whole()
+        if target == "worker":
+            return 0
+        pid = self.servers[target].pid
+        # No other number may stand in for a pid that is not known: -1 would be every process there is.
+        assert pid is not None
+        return pid
 
     def database(self, role: Role) -> Database:
         folder = self.settings.secrets
@@ -198,9 +210,7 @@ class Field:
     def assert_nothing_twice(self, database: Database, tenant_id: str) -> None:
         """One L2, one CA, one route, no orphan, one announcement by message id, a chain without a gap."""
         # A server shot after its last call for this tenant may still be down: the tenant did not need it, we do.
-        self.heal()
-        for server in self.servers.values():
-            server.wait_ready(_PATIENCE_SECONDS)
+        self.wait_whole()
         vault = VaultSession(self.settings.vault_url, Role.WORKER, read_secret(self.settings.secrets, "vault-worker"))
         expected = {ids.l2_key(tenant_id), ids.ca_key(tenant_id), ids.payload_key(tenant_id)}
         for name in expected:

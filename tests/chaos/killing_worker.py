@@ -32,6 +32,8 @@ class Plan:
     def __init__(self, path: Path) -> None:
         plan = json.loads(path.read_text(encoding="utf-8"))
         self.tenant, self.activity, self.moment, self.pid = (plan[k] for k in ("tenant", "activity", "moment", "pid"))
+        if self.pid < 0:
+            raise ValueError("a negative pid is a group of processes")
         self.spent = Path(plan["spent"])
         self._effects = 0
         self._lock = threading.Lock()
