@@ -1,0 +1,452 @@
+"""Enumerations and bit masks of KMIP 1.0 to 1.4 (KMIP 1.4, sections 9.1.3.2, 9.1.3.3), named as in the specification.
+
+Those of operations that are not served (asymmetric keys, split keys, random numbers, validations) are left out.
+"""
+
+from enum import IntEnum, IntFlag
+
+
+class ResultStatus(IntEnum):
+    SUCCESS = 0
+    OPERATION_FAILED = 1
+    OPERATION_PENDING = 2
+    OPERATION_UNDONE = 3
+
+
+class ResultReason(IntEnum):
+    ITEM_NOT_FOUND = 1
+    RESPONSE_TOO_LARGE = 2
+    AUTHENTICATION_NOT_SUCCESSFUL = 3
+    INVALID_MESSAGE = 4
+    OPERATION_NOT_SUPPORTED = 5
+    MISSING_DATA = 6
+    INVALID_FIELD = 7
+    FEATURE_NOT_SUPPORTED = 8
+    OPERATION_CANCELED_BY_REQUESTER = 9
+    CRYPTOGRAPHIC_FAILURE = 0xA
+    ILLEGAL_OPERATION = 0xB
+    PERMISSION_DENIED = 0xC
+    OBJECT_ARCHIVED = 0xD
+    INDEX_OUT_OF_BOUNDS = 0xE
+    APPLICATION_NAMESPACE_NOT_SUPPORTED = 0xF
+    KEY_FORMAT_TYPE_NOT_SUPPORTED = 0x10
+    KEY_COMPRESSION_TYPE_NOT_SUPPORTED = 0x11
+    ENCODING_OPTION_ERROR = 0x12
+    KEY_VALUE_NOT_PRESENT = 0x13
+    ATTESTATION_REQUIRED = 0x14
+    ATTESTATION_FAILED = 0x15
+    SENSITIVE = 0x16
+    NOT_EXTRACTABLE = 0x17
+    OBJECT_ALREADY_EXISTS = 0x18
+    GENERAL_FAILURE = 0x100
+
+
+class Operation(IntEnum):
+    CREATE = 1
+    CREATE_KEY_PAIR = 2
+    REGISTER = 3
+    REKEY = 4
+    DERIVE_KEY = 5
+    CERTIFY = 6
+    RECERTIFY = 7
+    LOCATE = 8
+    CHECK = 9
+    GET = 0xA
+    GET_ATTRIBUTES = 0xB
+    GET_ATTRIBUTE_LIST = 0xC
+    ADD_ATTRIBUTE = 0xD
+    MODIFY_ATTRIBUTE = 0xE
+    DELETE_ATTRIBUTE = 0xF
+    OBTAIN_LEASE = 0x10
+    GET_USAGE_ALLOCATION = 0x11
+    ACTIVATE = 0x12
+    REVOKE = 0x13
+    DESTROY = 0x14
+    ARCHIVE = 0x15
+    RECOVER = 0x16
+    VALIDATE = 0x17
+    QUERY = 0x18
+    CANCEL = 0x19
+    POLL = 0x1A
+    NOTIFY = 0x1B
+    PUT = 0x1C
+    REKEY_KEY_PAIR = 0x1D
+    DISCOVER_VERSIONS = 0x1E
+    ENCRYPT = 0x1F
+    DECRYPT = 0x20
+    SIGN = 0x21
+    SIGNATURE_VERIFY = 0x22
+    MAC = 0x23
+    MAC_VERIFY = 0x24
+    RNG_RETRIEVE = 0x25
+    RNG_SEED = 0x26
+    HASH = 0x27
+    CREATE_SPLIT_KEY = 0x28
+    JOIN_SPLIT_KEY = 0x29
+    IMPORT = 0x2A
+    EXPORT = 0x2B
+
+
+class BatchErrorContinuationOption(IntEnum):
+    CONTINUE = 1
+    STOP = 2
+    UNDO = 3
+
+
+class ObjectType(IntEnum):
+    CERTIFICATE = 1
+    SYMMETRIC_KEY = 2
+    PUBLIC_KEY = 3
+    PRIVATE_KEY = 4
+    SPLIT_KEY = 5
+    TEMPLATE = 6
+    SECRET_DATA = 7
+    OPAQUE_OBJECT = 8
+    PGP_KEY = 9
+
+
+class State(IntEnum):
+    PRE_ACTIVE = 1
+    ACTIVE = 2
+    DEACTIVATED = 3
+    COMPROMISED = 4
+    DESTROYED = 5
+    DESTROYED_COMPROMISED = 6
+
+
+class QueryFunction(IntEnum):
+    QUERY_OPERATIONS = 1
+    QUERY_OBJECTS = 2
+    QUERY_SERVER_INFORMATION = 3
+    QUERY_APPLICATION_NAMESPACES = 4
+    QUERY_EXTENSION_LIST = 5
+    QUERY_EXTENSION_MAP = 6
+    QUERY_ATTESTATION_TYPES = 7
+    QUERY_RNGS = 8
+    QUERY_VALIDATIONS = 9
+    QUERY_PROFILES = 0xA
+    QUERY_CAPABILITIES = 0xB
+    QUERY_CLIENT_REGISTRATION_METHODS = 0xC
+
+
+class NameType(IntEnum):
+    UNINTERPRETED_TEXT_STRING = 1
+    URI = 2
+
+
+class AlternativeNameType(IntEnum):
+    UNINTERPRETED_TEXT_STRING = 1
+    URI = 2
+    OBJECT_SERIAL_NUMBER = 3
+    EMAIL_ADDRESS = 4
+    DNS_NAME = 5
+    X500_DISTINGUISHED_NAME = 6
+    IP_ADDRESS = 7
+
+
+class LinkType(IntEnum):
+    CERTIFICATE_LINK = 0x101
+    PUBLIC_KEY_LINK = 0x102
+    PRIVATE_KEY_LINK = 0x103
+    DERIVATION_BASE_OBJECT_LINK = 0x104
+    DERIVED_KEY_LINK = 0x105
+    REPLACEMENT_OBJECT_LINK = 0x106
+    REPLACED_OBJECT_LINK = 0x107
+    PARENT_LINK = 0x108
+    CHILD_LINK = 0x109
+    PREVIOUS_LINK = 0x10A
+    NEXT_LINK = 0x10B
+    PKCS12_CERTIFICATE_LINK = 0x10C
+    PKCS12_PASSWORD_LINK = 0x10D
+
+
+class ObjectGroupMember(IntEnum):
+    GROUP_MEMBER_FRESH = 1
+    GROUP_MEMBER_DEFAULT = 2
+
+
+class RevocationReasonCode(IntEnum):
+    UNSPECIFIED = 1
+    KEY_COMPROMISE = 2
+    CA_COMPROMISE = 3
+    AFFILIATION_CHANGED = 4
+    SUPERSEDED = 5
+    CESSATION_OF_OPERATION = 6
+    PRIVILEGE_WITHDRAWN = 7
+
+
+class UsageLimitsUnit(IntEnum):
+    BYTE = 1
+    OBJECT = 2
+
+
+class StorageStatusMask(IntFlag):
+    ONLINE_STORAGE = 0x1
+    ARCHIVAL_STORAGE = 0x2
+
+
+class CryptographicUsageMask(IntFlag):
+    SIGN = 0x1
+    VERIFY = 0x2
+    ENCRYPT = 0x4
+    DECRYPT = 0x8
+    WRAP_KEY = 0x10
+    UNWRAP_KEY = 0x20
+    EXPORT = 0x40
+    MAC_GENERATE = 0x80
+    MAC_VERIFY = 0x100
+    DERIVE_KEY = 0x200
+    CONTENT_COMMITMENT = 0x400
+    KEY_AGREEMENT = 0x800
+    CERTIFICATE_SIGN = 0x1000
+    CRL_SIGN = 0x2000
+    GENERATE_CRYPTOGRAM = 0x4000
+    VALIDATE_CRYPTOGRAM = 0x8000
+    TRANSLATE_ENCRYPT = 0x10000
+    TRANSLATE_DECRYPT = 0x20000
+    TRANSLATE_WRAP = 0x40000
+    TRANSLATE_UNWRAP = 0x80000
+
+
+class CredentialType(IntEnum):
+    USERNAME_AND_PASSWORD = 1
+    DEVICE = 2
+    ATTESTATION = 3
+
+
+class AttestationType(IntEnum):
+    TPM_QUOTE = 1
+    TCG_INTEGRITY_REPORT = 2
+    SAML_ASSERTION = 3
+
+
+class ValidityIndicator(IntEnum):
+    VALID = 1
+    INVALID = 2
+    UNKNOWN = 3
+
+
+class KeyFormatType(IntEnum):
+    RAW = 1
+    OPAQUE = 2
+    PKCS_1 = 3
+    PKCS_8 = 4
+    X_509 = 5
+    EC_PRIVATE_KEY = 6
+    TRANSPARENT_SYMMETRIC_KEY = 7
+    TRANSPARENT_DSA_PRIVATE_KEY = 8
+    TRANSPARENT_DSA_PUBLIC_KEY = 9
+    TRANSPARENT_RSA_PRIVATE_KEY = 0xA
+    TRANSPARENT_RSA_PUBLIC_KEY = 0xB
+    TRANSPARENT_DH_PRIVATE_KEY = 0xC
+    TRANSPARENT_DH_PUBLIC_KEY = 0xD
+    TRANSPARENT_ECDSA_PRIVATE_KEY = 0xE
+    TRANSPARENT_ECDSA_PUBLIC_KEY = 0xF
+    TRANSPARENT_ECDH_PRIVATE_KEY = 0x10
+    TRANSPARENT_ECDH_PUBLIC_KEY = 0x11
+    TRANSPARENT_ECMQV_PRIVATE_KEY = 0x12
+    TRANSPARENT_ECMQV_PUBLIC_KEY = 0x13
+    TRANSPARENT_EC_PRIVATE_KEY = 0x14
+    TRANSPARENT_EC_PUBLIC_KEY = 0x15
+    PKCS_12 = 0x16
+
+
+class KeyCompressionType(IntEnum):
+    EC_PUBLIC_KEY_TYPE_UNCOMPRESSED = 1
+    EC_PUBLIC_KEY_TYPE_X9_62_COMPRESSED_PRIME = 2
+    EC_PUBLIC_KEY_TYPE_X9_62_COMPRESSED_CHAR2 = 3
+    EC_PUBLIC_KEY_TYPE_X9_62_HYBRID = 4
+
+
+class KeyRoleType(IntEnum):
+    BDK = 1
+    CVK = 2
+    DEK = 3
+    MKAC = 4
+    MKSMC = 5
+    MKSMI = 6
+    MKDAC = 7
+    MKDN = 8
+    MKCP = 9
+    MKOTH = 0xA
+    KEK = 0xB
+    MAC_16609 = 0xC
+    MAC_97971 = 0xD
+    MAC_97972 = 0xE
+    MAC_97973 = 0xF
+    MAC_97974 = 0x10
+    MAC_97975 = 0x11
+    ZPK = 0x12
+    PVKIBM = 0x13
+    PVKPVV = 0x14
+    PVKOTH = 0x15
+    DUKPT = 0x16
+    IV = 0x17
+    TRKBK = 0x18
+
+
+class KeyValueLocationType(IntEnum):
+    UNINTERPRETED_TEXT_STRING = 1
+    URI = 2
+
+
+class KeyWrapType(IntEnum):
+    NOT_WRAPPED = 1
+    AS_REGISTERED = 2
+
+
+class SecretDataType(IntEnum):
+    PASSWORD = 1
+    SEED = 2
+
+
+class WrappingMethod(IntEnum):
+    ENCRYPT = 1
+    MAC_SIGN = 2
+    ENCRYPT_THEN_MAC_SIGN = 3
+    MAC_SIGN_THEN_ENCRYPT = 4
+    TR_31 = 5
+
+
+class EncodingOption(IntEnum):
+    NO_ENCODING = 1
+    TTLV_ENCODING = 2
+
+
+class CryptographicAlgorithm(IntEnum):
+    DES = 1
+    DES3 = 2
+    AES = 3
+    RSA = 4
+    DSA = 5
+    ECDSA = 6
+    HMAC_SHA1 = 7
+    HMAC_SHA224 = 8
+    HMAC_SHA256 = 9
+    HMAC_SHA384 = 0xA
+    HMAC_SHA512 = 0xB
+    HMAC_MD5 = 0xC
+    DH = 0xD
+    ECDH = 0xE
+    ECMQV = 0xF
+    BLOWFISH = 0x10
+    CAMELLIA = 0x11
+    CAST5 = 0x12
+    IDEA = 0x13
+    MARS = 0x14
+    RC2 = 0x15
+    RC4 = 0x16
+    RC5 = 0x17
+    SKIPJACK = 0x18
+    TWOFISH = 0x19
+    EC = 0x1A
+    ONE_TIME_PAD = 0x1B
+    CHACHA20 = 0x1C
+    POLY1305 = 0x1D
+    CHACHA20_POLY1305 = 0x1E
+    SHA3_224 = 0x1F
+    SHA3_256 = 0x20
+    SHA3_384 = 0x21
+    SHA3_512 = 0x22
+    HMAC_SHA3_224 = 0x23
+    HMAC_SHA3_256 = 0x24
+    HMAC_SHA3_384 = 0x25
+    HMAC_SHA3_512 = 0x26
+    SHAKE_128 = 0x27
+    SHAKE_256 = 0x28
+
+
+class BlockCipherMode(IntEnum):
+    CBC = 1
+    ECB = 2
+    PCBC = 3
+    CFB = 4
+    OFB = 5
+    CTR = 6
+    CMAC = 7
+    CCM = 8
+    GCM = 9
+    CBC_MAC = 0xA
+    XTS = 0xB
+    AES_KEY_WRAP_PADDING = 0xC
+    NIST_KEY_WRAP = 0xD
+    X9_102_AESKW = 0xE
+    X9_102_TDKW = 0xF
+    X9_102_AKW1 = 0x10
+    X9_102_AKW2 = 0x11
+    AEAD = 0x12
+
+
+class PaddingMethod(IntEnum):
+    NONE = 1
+    OAEP = 2
+    PKCS5 = 3
+    SSL3 = 4
+    ZEROS = 5
+    ANSI_X9_23 = 6
+    ISO_10126 = 7
+    PKCS1_V1_5 = 8
+    X9_31 = 9
+    PSS = 0xA
+
+
+class HashingAlgorithm(IntEnum):
+    MD2 = 1
+    MD4 = 2
+    MD5 = 3
+    SHA_1 = 4
+    SHA_224 = 5
+    SHA_256 = 6
+    SHA_384 = 7
+    SHA_512 = 8
+    RIPEMD_160 = 9
+    TIGER = 0xA
+    WHIRLPOOL = 0xB
+    SHA_512_224 = 0xC
+    SHA_512_256 = 0xD
+    SHA_3_224 = 0xE
+    SHA_3_256 = 0xF
+    SHA_3_384 = 0x10
+    SHA_3_512 = 0x11
+
+
+class DigitalSignatureAlgorithm(IntEnum):
+    MD2_WITH_RSA_ENCRYPTION = 1
+    MD5_WITH_RSA_ENCRYPTION = 2
+    SHA1_WITH_RSA_ENCRYPTION = 3
+    SHA224_WITH_RSA_ENCRYPTION = 4
+    SHA256_WITH_RSA_ENCRYPTION = 5
+    SHA384_WITH_RSA_ENCRYPTION = 6
+    SHA512_WITH_RSA_ENCRYPTION = 7
+    RSASSA_PSS = 8
+    DSA_WITH_SHA1 = 9
+    DSA_WITH_SHA224 = 0xA
+    DSA_WITH_SHA256 = 0xB
+    ECDSA_WITH_SHA1 = 0xC
+    ECDSA_WITH_SHA224 = 0xD
+    ECDSA_WITH_SHA256 = 0xE
+    ECDSA_WITH_SHA384 = 0xF
+    ECDSA_WITH_SHA512 = 0x10
+    SHA3_256_WITH_RSA_ENCRYPTION = 0x11
+    SHA3_384_WITH_RSA_ENCRYPTION = 0x12
+    SHA3_512_WITH_RSA_ENCRYPTION = 0x13
+
+
+class MaskGenerator(IntEnum):
+    MGF1 = 1
+
+
+class DerivationMethod(IntEnum):
+    PBKDF2 = 1
+    HASH = 2
+    HMAC = 3
+    ENCRYPT = 4
+    NIST800_108_C = 5
+    NIST800_108_F = 6
+    NIST800_108_DPI = 7
+    ASYMMETRIC_KEY = 8
+
+
+class CertificateType(IntEnum):
+    X_509 = 1
+    PGP = 2
