@@ -127,6 +127,7 @@ class Field:
         if self._worker is not None:
             self._worker.terminate()
             self._worker.wait(30)
+            self._worker = None
 
     def heal(self) -> None:
         """Start again whatever died."""
