@@ -20,6 +20,7 @@ class Role(StrEnum):
     MARKETPLACE = "marketplace"
     OPERATOR = "operator"
     CODEC = "codec"
+    CRYPTO = "crypto"
 
 
 def database_password(role: str) -> str:
