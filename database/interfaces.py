@@ -342,6 +342,10 @@ class Services(Protocol):
         """Return the newest certificate of a service that is not revoked."""
         ...
 
+    def generation(self, service: str) -> int:
+        """Return the generation of a service's newest certificate, revoked ones included; 0 before the first."""
+        ...
+
     def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
         """Record an L3 and return the one on record for its service and version, which is the first."""
         ...
