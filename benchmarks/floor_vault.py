@@ -51,7 +51,7 @@ class BareVault:
         """Make the L2 key, use it once, and make the payload key; return the tenant's token."""
         name = ids.l2_key(tenant_id)
         self._write(f"transit/keys/{name}", {"type": "aes256-gcm96", "derived": True})
-        token = self._log_in(tenant_id)
+        token = self.log_in(tenant_id)
         context = Context(tenant_id, name, "", Purpose.VERIFY, "provision-1")
         ciphertext = self._encrypt(token, context, name)
         body = {"ciphertext": ciphertext, "context": _encoded(context.encode())}
@@ -105,10 +105,11 @@ class BareVault:
         self._call(token, "POST", f"transit/decrypt/{key}", body)
 
     def _log_in_as_canary(self) -> None:
-        self._canary_token = self._log_in(ids.CANARY_TENANT_ID)
+        self._canary_token = self.log_in(ids.CANARY_TENANT_ID)
         self._renew_at = time.monotonic() + _CANARY_SECONDS
 
-    def _log_in(self, tenant_id: str) -> str:
+    def log_in(self, tenant_id: str) -> str:
+        """Return a token that may use the tenant's L2 key for a minute."""
         issued = int(time.time())
         claims = {
             "iss": TOKEN_ISSUER,

@@ -26,6 +26,9 @@ _PORTS = (
     "marketplace_port",
     "codec_port",
     "worker_metrics_port",
+    "crypto_https_port",
+    "crypto_kmip_port",
+    "crypto_metrics_port",
 )
 _BELOW_EPHEMERAL = (20000, 32000)
 """Where the kernel takes no ports for outgoing connections, so that a port found free stays free until it is used."""

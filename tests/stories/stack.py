@@ -51,7 +51,10 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.callback = CallbackReceiver()
-        postgres, vault, temporal, ui, temporal_metrics, marketplace, codec, metrics, smtp = free_ports(9, neighbours=1)
+        postgres, vault, temporal, ui, temporal_metrics, marketplace, codec, metrics, *others = free_ports(
+            12, neighbours=1
+        )
+        smtp, https, kmip, crypto_metrics = others
         self.mailbox = Mailbox(smtp)
         self.settings = Settings(
             state_dir=folder / "state",
@@ -63,6 +66,9 @@ class Stack:
             marketplace_port=marketplace,
             codec_port=codec,
             worker_metrics_port=metrics,
+            crypto_https_port=https,
+            crypto_kmip_port=kmip,
+            crypto_metrics_port=crypto_metrics,
             callback_url=self.callback.url,
             smtp_host="127.0.0.1",
             smtp_port=smtp,

@@ -1,0 +1,126 @@
+"""Encrypting 1 KiB: the crypto service over mTLS beside OpenBao Transit, audit on in both, in one run."""
+
+import base64
+import json
+import os
+import ssl
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks import report
+from benchmarks.connected import connected_stack
+from benchmarks.floor_vault import BareVault
+from benchmarks.load import Load, Target, ask, http_ok, http_size
+from benchmarks.report import Check, Result
+from benchmarks.stack import Stack
+from tenancy import ids
+from tenancy.binding import Context, Purpose
+
+_TENANT = "bench-corp-1"
+_BYTES = 1024
+_CONCURRENCY = (1, 8, 32)
+_LEAST_RATIO = {1: 4.0, 8: 3.0, 32: 3.0}
+_P50_MS = 0.25
+_P99_MS = 1.0
+_ROUNDS = 3
+_SECONDS = 4.0
+_PROTOCOL = (
+    "One stack, one tenant, one service. For each concurrency the two sides take turns, {rounds} rounds of {seconds:g} "
+    "s each over kept connections, driven by the same generator (benchmarks/load.py) on the same machine; the median "
+    "round of each side counts. Ours: POST /v1/encrypt over mTLS, audit journal on, {processes} processes. Theirs: "
+    "POST transit/encrypt with a derivation context over plain HTTP (TLS would only slow it), audit file on, with the "
+    "tenant's own token. Both get {bytes} bytes, base64 in JSON."
+)
+
+
+def run(*, quick: bool) -> tuple[Result, Figure]:
+    rounds, seconds = (1, 1.0) if quick else (_ROUNDS, _SECONDS)
+    plaintext = base64.b64encode(os.urandom(_BYTES)).decode()
+    samples: dict[str, list[float]] = {}
+    summary: dict[str, object] = {}
+    checks = []
+    with connected_stack(_TENANT, "microservice") as (stack, folder):
+        ours = _ours(stack, folder, plaintext)
+        for connections in _CONCURRENCY:
+            loads: dict[str, list[Load]] = {"ours": [], "transit": []}
+            for _ in range(rounds):
+                loads["ours"].append(ask(ours, connections, seconds))
+                # A tenant's token lives for a minute, so each round takes a fresh one.
+                loads["transit"].append(ask(_transit(stack, plaintext), connections, seconds))
+            middle = {side: sorted(found, key=lambda load: load.rate)[len(found) // 2] for side, found in loads.items()}
+            for side, load in middle.items():
+                summary[f"{side}, concurrency {connections}"] = load.summary()
+                samples[f"{side} {connections}"] = [
+                    round(ms, 3) for ms in load.latencies[:: max(1, len(load.latencies) // 500)]
+                ]
+            ratio = middle["ours"].rate / middle["transit"].rate
+            summary[f"times Transit, concurrency {connections}"] = round(ratio, 2)
+            checks.append(
+                Check(
+                    f"Transit's requests per second over ours at concurrency {connections}",
+                    round(1 / ratio, 3),
+                    round(1 / _LEAST_RATIO[connections], 3),
+                    "",
+                )
+            )
+            if connections == 1:
+                p50, p99 = (report.percentile(middle["ours"].latencies, p) for p in (50, 99))
+                checks += [
+                    Check("p50 at concurrency 1", round(p50, 3), _P50_MS, "ms"),
+                    Check("p99 at concurrency 1", round(p99, 3), _P99_MS, "ms"),
+                ]
+        processes = os.cpu_count() or 1
+    result = Result(
+        name="crypto_https",
+        title="Encrypting 1 KiB: the crypto service and OpenBao Transit",
+        quick=quick,
+        protocol=_PROTOCOL.format(rounds=rounds, seconds=seconds, processes=processes, bytes=_BYTES),
+        checks=checks,
+        summary=summary,
+        samples=samples,
+    )
+    return result, _plot(summary)
+
+
+def _ours(stack: Stack, folder: Path, plaintext: str) -> Target:
+    context = ssl.create_default_context(cafile=folder / "ca.pem")
+    context.load_cert_chain(folder / "client.pem", folder / "client.key")
+    body = json.dumps({"plaintext": plaintext, "resource": "bench/record/1"})
+    return Target(
+        stack.settings.crypto_https_port, _post("localhost", "/v1/encrypt", body), http_size, http_ok, tls=context
+    )
+
+
+def _transit(stack: Stack, plaintext: str) -> Target:
+    settings = stack.settings
+    token = BareVault(settings).log_in(_TENANT)
+    place = Context(_TENANT, ids.l2_key(_TENANT), "bench", Purpose.DATA, "bench/record/1").encode()
+    body = json.dumps({"plaintext": plaintext, "context": base64.b64encode(place).decode()})
+    path = f"/v1/transit/encrypt/{ids.l2_key(_TENANT)}"
+    return Target(
+        settings.vault_port, _post("127.0.0.1", path, body, f"X-Vault-Token: {token}\r\n"), http_size, http_ok
+    )
+
+
+def _post(host: str, path: str, body: str, headers: str = "") -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+def _plot(summary: dict[str, object]) -> Figure:
+    figure, axes = report.canvas()
+    places = np.arange(len(_CONCURRENCY))
+    for shift, side, colour in ((-0.2, "ours", report.BLUE), (0.2, "transit", report.ORANGE)):
+        rates = [summary[f"{side}, concurrency {n}"]["requests/s"] for n in _CONCURRENCY]  # type: ignore[index]
+        bars = axes.bar(
+            places + shift, rates, 0.38, color=colour, label={"ours": "crypto service, mTLS"}.get(side, "Transit, HTTP")
+        )
+        axes.bar_label(bars, fmt="{:,.0f}")
+    axes.set_xticks(places, [f"concurrency {n}" for n in _CONCURRENCY])
+    axes.set(title="Encrypting 1 KiB", ylabel="requests a second")
+    axes.legend(loc="upper left")
+    return figure

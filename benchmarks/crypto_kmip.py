@@ -1,0 +1,93 @@
+"""KMIP Get: the crypto service beside PyKMIP's server, over mTLS, in one run."""
+
+import os
+import ssl
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks import report
+from benchmarks.connected import connected_stack
+from benchmarks.kmip_messages import create, found_identifier, get, succeeded
+from benchmarks.load import Load, Target, ask, ask_connecting, one, ttlv_size
+from benchmarks.pykmip_peer import pykmip_server
+from benchmarks.report import Check, Result
+
+_TENANT = "bench-corp-1"
+_ROUNDS = 3
+_SECONDS = 4.0
+_CASES: dict[str, tuple[Callable[[Target, float], Load], float]] = {
+    "1 connection": (lambda target, seconds: ask(target, 1, seconds), 10.0),
+    "16 connections": (lambda target, seconds: ask(target, 16, seconds), 30.0),
+    "connect per operation": (ask_connecting, 5.0),
+}
+_PROTOCOL = (
+    "Each server holds one AES-256 key, made over KMIP 1.2, and is asked for it by Get over mTLS (ours TLS 1.3, PyKMIP "
+    "1.2, the most it speaks). For each case the two sides take turns, {rounds} rounds of {seconds:g} s; the median "
+    "round counts; same generator, same machine. Ours runs {processes} processes and writes its audit journal before "
+    "each answer; PyKMIP is one process with threads and SQLite, as it ships."
+)
+
+
+def run(*, quick: bool) -> tuple[Result, Figure]:
+    rounds, seconds = (1, 1.0) if quick else (_ROUNDS, _SECONDS)
+    summary: dict[str, object] = {}
+    samples: dict[str, list[float]] = {}
+    checks = []
+    with (
+        connected_stack(_TENANT, "mongodb") as (stack, folder),
+        tempfile.TemporaryDirectory(prefix="openkcm-pykmip-") as place,
+        pykmip_server(Path(place)) as peer,
+    ):
+        tls = ssl.create_default_context(cafile=folder / "ca.pem")
+        tls.load_cert_chain(folder / "client.pem", folder / "client.key")
+        sides = {
+            "ours": _target(stack.settings.crypto_kmip_port, tls),
+            "PyKMIP": _target(peer.port, peer.tls),
+        }
+        for case, (measure, least) in _CASES.items():
+            loads: dict[str, list[Load]] = {side: [] for side in sides}
+            for _ in range(rounds):
+                for side, target in sides.items():
+                    loads[side].append(measure(target, seconds))
+            middle = {side: sorted(found, key=lambda load: load.rate)[len(found) // 2] for side, found in loads.items()}
+            for side, load in middle.items():
+                summary[f"{side}, {case}"] = load.summary()
+                step = max(1, len(load.latencies) // 500)
+                samples[f"{side}, {case}"] = [round(ms, 3) for ms in load.latencies[::step]]
+            ratio = middle["ours"].rate / middle["PyKMIP"].rate
+            summary[f"times PyKMIP, {case}"] = round(ratio, 1)
+            checks.append(Check(f"PyKMIP's Gets per second over ours, {case}", round(1 / ratio, 4), 1 / least, ""))
+    result = Result(
+        name="crypto_kmip",
+        title="KMIP Get: the crypto service and PyKMIP",
+        quick=quick,
+        protocol=_PROTOCOL.format(rounds=rounds, seconds=seconds, processes=os.cpu_count()),
+        checks=checks,
+        summary=summary,
+        samples=samples,
+    )
+    return result, _plot(summary)
+
+
+def _target(port: int, tls: ssl.SSLContext) -> Target:
+    """Make a key and return what asks for it."""
+    made = one(Target(port, create(), ttlv_size, succeeded, tls=tls))
+    return Target(port, get(found_identifier(made)), ttlv_size, succeeded, tls=tls)
+
+
+def _plot(summary: dict[str, object]) -> Figure:
+    figure, axes = report.canvas()
+    places = np.arange(len(_CASES))
+    for shift, side, colour in ((-0.2, "ours", report.BLUE), (0.2, "PyKMIP", report.ORANGE)):
+        rates = [summary[f"{side}, {case}"]["requests/s"] for case in _CASES]  # type: ignore[index]
+        bars = axes.bar(places + shift, rates, 0.38, color=colour, label=side)
+        axes.bar_label(bars, fmt="{:,.0f}")
+    axes.set_yscale("log")
+    axes.set_xticks(places, list(_CASES))
+    axes.set(title="KMIP Get over mTLS", ylabel="requests a second")
+    axes.legend(loc="upper right")
+    return figure

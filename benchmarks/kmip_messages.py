@@ -1,0 +1,75 @@
+"""The few KMIP messages that the benchmarks send, made with the product's codec and understood by every server."""
+
+from crypto.kmip.enums import CryptographicAlgorithm, ObjectType, Operation
+from crypto.kmip.items import Item, ItemType, Value
+from crypto.kmip.tags import Tag
+from crypto.kmip.ttlv import decode, encode
+
+_ENCRYPT_AND_DECRYPT = 0x0C
+_KEY_BITS = 256
+
+
+def create() -> bytes:
+    """Return a request for a new AES-256 key."""
+    attributes = (
+        _attribute(
+            "Cryptographic Algorithm", Item(Tag.ATTRIBUTE_VALUE, ItemType.ENUMERATION, CryptographicAlgorithm.AES)
+        ),
+        _attribute("Cryptographic Length", Item(Tag.ATTRIBUTE_VALUE, ItemType.INTEGER, _KEY_BITS)),
+        _attribute("Cryptographic Usage Mask", Item(Tag.ATTRIBUTE_VALUE, ItemType.INTEGER, _ENCRYPT_AND_DECRYPT)),
+    )
+    return _request(
+        Operation.CREATE,
+        Item(Tag.OBJECT_TYPE, ItemType.ENUMERATION, ObjectType.SYMMETRIC_KEY),
+        _structure(Tag.TEMPLATE_ATTRIBUTE, *attributes),
+    )
+
+
+def get(identifier: str) -> bytes:
+    """Return a request for a key."""
+    return _request(Operation.GET, Item(Tag.UNIQUE_IDENTIFIER, ItemType.TEXT_STRING, identifier))
+
+
+def succeeded(answer: bytes) -> bool:
+    """Whether the answer's one item says Success."""
+    [item] = decode(answer).all(Tag.BATCH_ITEM)
+    status = item.first(Tag.RESULT_STATUS)
+    return status is not None and status.value == 0
+
+
+def found_identifier(answer: bytes) -> str:
+    """Return the unique identifier that an answer names."""
+    [item] = decode(answer).all(Tag.BATCH_ITEM)
+    payload = item.first(Tag.RESPONSE_PAYLOAD)
+    identifier = None if payload is None else payload.first(Tag.UNIQUE_IDENTIFIER)
+    if identifier is None:
+        raise RuntimeError("the answer names no object")
+    return str(identifier.value)
+
+
+def _request(operation: Operation, *payload: Item) -> bytes:
+    version = _structure(
+        Tag.PROTOCOL_VERSION,
+        Item(Tag.PROTOCOL_VERSION_MAJOR, ItemType.INTEGER, 1),
+        Item(Tag.PROTOCOL_VERSION_MINOR, ItemType.INTEGER, 2),
+    )
+    return encode(
+        _structure(
+            Tag.REQUEST_MESSAGE,
+            _structure(Tag.REQUEST_HEADER, version, Item(Tag.BATCH_COUNT, ItemType.INTEGER, 1)),
+            _structure(
+                Tag.BATCH_ITEM,
+                Item(Tag.OPERATION, ItemType.ENUMERATION, operation),
+                _structure(Tag.REQUEST_PAYLOAD, *payload),
+            ),
+        )
+    )
+
+
+def _attribute(name: str, value: Item) -> Item:
+    return _structure(Tag.ATTRIBUTE, Item(Tag.ATTRIBUTE_NAME, ItemType.TEXT_STRING, name), value)
+
+
+def _structure(tag: Tag, *items: Item) -> Item:
+    value: Value = items
+    return Item(tag, ItemType.STRUCTURE, value)
