@@ -1,4 +1,4 @@
-"""The tenant's audit stream. Order, time and chain are given by `okcm.audit_append` inside the stream's lock."""
+"""The tenant's audit stream. Order, time and chain are given by `okcm.audit_append_all` inside the stream's lock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +21,11 @@ class AuditStream:
         if appended is None:
             raise DatabaseRefused
         return int(appended[0])
+
+    def append_all(self, events: Sequence[AuditEvent]) -> None:
+        if events:
+            array = f"[{', '.join(event.as_json() for event in events)}]"
+            self.connection.execute("select okcm.audit_append_all(%s::jsonb)", [array])
 
     def records(self, after: int = 0, limit: int = 1000) -> Sequence[StoredRecord]:
         rows = self.connection.execute(

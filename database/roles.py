@@ -2,7 +2,7 @@
 
 OWNER = "okcm_owner"
 MIGRATOR = "migrator"
-PROCESSES = ("worker", "marketplace", "operator")
+PROCESSES = ("worker", "marketplace", "operator", "crypto")
 
 
 def login(role: str) -> str:

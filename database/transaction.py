@@ -9,10 +9,13 @@ from database.boundaries import Boundaries
 from database.certificates import Certificates
 from database.inbox import Inbox
 from database.keys import Keys
+from database.objects import ManagedObjects
 from database.outbox import Outbox
 from database.routes import Routes
+from database.services import Services
 from database.steps import Steps
 from database.tenants import Tenants
+from database.usage import Usage
 
 
 class Transaction:
@@ -29,3 +32,6 @@ class Transaction:
         self.boundaries: interfaces.Boundaries = Boundaries(connection, tenant_id)
         self.inbox: interfaces.Inbox = Inbox(connection, tenant_id)
         self.outbox: interfaces.Outbox = Outbox(connection, tenant_id)
+        self.services: interfaces.Services = Services(connection, tenant_id)
+        self.objects: interfaces.ManagedObjects = ManagedObjects(connection, tenant_id)
+        self.usage: interfaces.Usage = Usage(connection, tenant_id)

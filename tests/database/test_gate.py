@@ -43,7 +43,7 @@ MORE = [
      " ((select current_setting('app.tenant_id', true)) = '*')")),
     ("permissive-policy-not-by-tenant", "alter policy own_rows on okcm.key with check (true)"),
     ("view-with-owners-rights", "create view okcm.open as select 1"),
-    ("function-search-path-open", "alter function okcm.audit_append reset search_path"),
+    ("function-search-path-open", "alter function okcm.audit_append_all reset search_path"),
     ("role-too-powerful", "grant okcm_owner to okcm_operator"),
     ("role-too-powerful", "grant create on schema okcm to okcm_worker"),
     ("role-too-powerful", "alter role okcm_marketplace inherit"),

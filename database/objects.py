@@ -1,0 +1,86 @@
+"""KMIP managed objects, indexed [tenant][L2][object] (MTCI M1). What they are is sealed or opaque here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.interfaces import ObjectRow
+
+_COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, key_version, material, revision"
+_SELECT = f"select {_COLUMNS} from okcm.managed_object where service = %s"  # noqa: S608 - a constant
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedObjects:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def add(self, rows: Sequence[ObjectRow]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                f"insert into okcm.managed_object (tenant_id, {_COLUMNS})"  # noqa: S608 - a constant
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [
+                    [
+                        self.tenant_id,
+                        row.object_id,
+                        row.service,
+                        row.l2_key,
+                        row.object_type,
+                        row.state,
+                        list(row.names),
+                        row.attributes,
+                        row.key_version,
+                        row.material,
+                        row.revision,
+                    ]
+                    for row in rows
+                ],
+            )
+
+    def get(self, service: str, object_id: str) -> ObjectRow | None:
+        found = self.connection.execute(f"{_SELECT} and object_id = %s", [service, object_id]).fetchone()
+        return None if found is None else _object(found)
+
+    def named(self, service: str, name: str) -> Sequence[ObjectRow]:
+        rows = self.connection.execute(f"{_SELECT} and %s = any(names) order by created_at, object_id", [service, name])
+        return [_object(row) for row in rows]
+
+    def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:
+        rows = self.connection.execute(f"{_SELECT} order by created_at, object_id limit %s", [service, limit])
+        return [_object(row) for row in rows]
+
+    def change(self, row: ObjectRow) -> bool:
+        changed = self.connection.execute(
+            "update okcm.managed_object set state = %s, names = %s, attributes = %s, key_version = %s, material = %s,"
+            " revision = revision + 1"
+            " where service = %s and object_id = %s and l2_key = %s and object_type = %s and revision = %s",
+            [
+                row.state,
+                list(row.names),
+                row.attributes,
+                row.key_version,
+                row.material,
+                row.service,
+                row.object_id,
+                row.l2_key,
+                row.object_type,
+                row.revision,
+            ],
+        )
+        return changed.rowcount == 1
+
+    def remove(self, service: str, object_id: str) -> bool:
+        removed = self.connection.execute(
+            "delete from okcm.managed_object where service = %s and object_id = %s and material is null",
+            [service, object_id],
+        )
+        return removed.rowcount == 1
+
+
+def _object(row: tuple[Any, ...]) -> ObjectRow:
+    object_id, service, l2_key, object_type, state, names, *rest = row
+    return ObjectRow(object_id, service, l2_key, object_type, state, tuple(names), *rest)

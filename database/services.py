@@ -1,0 +1,188 @@
+"""Connected services, their certificates and their keys."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.interfaces import CallerRow, LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
+from tenancy.errors import DatabaseRefused, ServiceConflict, ServiceUnknown
+from tenancy.lifecycle import State
+from tenancy.services import ServiceKind, ServiceState
+
+_SERVICE = (
+    "select service, kind, state, connected_at, disconnected_at, last_seen_at,"
+    " (select not_after from okcm.service_certificate c where c.service = s.service and revoked_at is null"
+    " order by generation desc limit 1) from okcm.service s"
+)
+_LEAF = (
+    "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
+    " from okcm.service_certificate where service = %s"
+)
+_KEY = "select service, version, l2_key, root_key_mode, root_key, wrapped from okcm.service_key where service = %s"
+
+# One query, because each handshake waits for it. Everything is joined by the tenant that row security admits, so a
+# serial of another tenant is not there.
+_CALLER = (
+    "select c.service, s.state, t.state, r.region, r.l2_key, r.issuer_fingerprint, a.certificate_pem,"
+    " c.not_after, c.revoked_at"
+    " from okcm.service_certificate c join okcm.service s using (tenant_id, service)"
+    " join okcm.tenant t using (tenant_id) join okcm.route r using (tenant_id)"
+    " join okcm.certificate_authority a using (tenant_id)"
+    " where c.tenant_id = %s and c.serial = %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def request(self, request: ServiceRequestRow) -> None:
+        self.connection.execute(
+            "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
+            " values (%s, %s, %s, %s, %s) on conflict do nothing",
+            [self.tenant_id, request.request_id, request.service, request.kind, request.csr_pem],
+        )
+
+    def requested(self, request_id: str) -> ServiceRequestRow:
+        found = self.connection.execute(
+            "select request_id, service, kind, csr_pem from okcm.service_request where request_id = %s", [request_id]
+        ).fetchone()
+        if found is None:
+            raise ServiceUnknown
+        kept, service, kind, csr_pem = found
+        return ServiceRequestRow(kept, service, ServiceKind(kind), csr_pem)
+
+    def connect(self, service: str, kind: ServiceKind) -> ServiceRow:
+        self.connection.execute(
+            "insert into okcm.service (tenant_id, service, kind) values (%s, %s, %s) on conflict do nothing",
+            [self.tenant_id, service, kind],
+        )
+        if self._lock(service)[0] is not kind:
+            raise ServiceConflict
+        self.connection.execute(
+            "update okcm.service set state = 'connecting', disconnected_at = null"
+            " where service = %s and state = 'disconnected'",
+            [service],
+        )
+        return self._existing(service)
+
+    def connected(self, service: str) -> None:
+        if self._lock(service)[1] is ServiceState.CONNECTING:
+            self.connection.execute(
+                "update okcm.service set state = 'connected', connected_at = clock_timestamp() where service = %s",
+                [service],
+            )
+
+    def disconnect(self, service: str) -> bool:
+        state = self._lock(service)[1]
+        # Said again for a service that is disconnected: an enrolment that was overtaken can have left a certificate.
+        self.connection.execute(
+            "update okcm.service_certificate set revoked_at = clock_timestamp()"
+            " where service = %s and revoked_at is null",
+            [service],
+        )
+        if state is ServiceState.DISCONNECTED:
+            return False
+        self.connection.execute(
+            "update okcm.service set state = 'disconnected', disconnected_at = clock_timestamp() where service = %s",
+            [service],
+        )
+        return True
+
+    def get(self, service: str) -> ServiceRow | None:
+        found = self.connection.execute(f"{_SERVICE} where service = %s", [service]).fetchone()
+        return None if found is None else _service(found)
+
+    def all(self) -> Sequence[ServiceRow]:
+        return [_service(row) for row in self.connection.execute(f"{_SERVICE} order by service")]
+
+    def record_leaf(self, leaf: LeafRow) -> LeafRow:
+        self.connection.execute(
+            "insert into okcm.service_certificate"
+            " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                leaf.serial,
+                leaf.service,
+                leaf.generation,
+                leaf.request_id,
+                leaf.certificate_pem,
+                leaf.not_before,
+                leaf.not_after,
+            ],
+        )
+        kept = self.connection.execute(f"{_LEAF} and generation = %s", [leaf.service, leaf.generation]).fetchone()
+        if kept is None:
+            raise DatabaseRefused
+        return LeafRow(*kept)
+
+    def leaf(self, service: str) -> LeafRow | None:
+        found = self.connection.execute(
+            f"{_LEAF} and revoked_at is null order by generation desc limit 1", [service]
+        ).fetchone()
+        return None if found is None else LeafRow(*found)
+
+    def generation(self, service: str) -> int:
+        newest = self.connection.execute(
+            "select coalesce(max(generation), 0) from okcm.service_certificate where service = %s", [service]
+        ).fetchone()
+        return 0 if newest is None else int(newest[0])
+
+    def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
+        self.connection.execute(
+            "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
+            " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [self.tenant_id, key.service, key.version, key.l2_key, key.root_key_mode, key.root_key, key.wrapped],
+        )
+        kept = self.key(key.service, key.version)
+        if kept is None:
+            raise DatabaseRefused
+        return kept
+
+    def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
+        if version is None:
+            found = self.connection.execute(f"{_KEY} order by version desc limit 1", [service]).fetchone()
+        else:
+            found = self.connection.execute(f"{_KEY} and version = %s", [service, version]).fetchone()
+        return None if found is None else ServiceKeyRow(*found)
+
+    def caller(self, serial: str) -> CallerRow | None:
+        found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
+        if found is None:
+            return None
+        service, service_state, tenant_state, *rest = found
+        return CallerRow(service, ServiceState(service_state), State(tenant_state), *rest)
+
+    def seen(self, services: Sequence[str], at: datetime) -> None:
+        # Locked in one order, so that two processes that saw the same services do not wait for each other.
+        self.connection.execute(
+            "update okcm.service s set last_seen_at = %(at)s from (select service from okcm.service"
+            "  where service = any(%(services)s) and (last_seen_at is null or last_seen_at < %(at)s)"
+            "  order by service for no key update) as older where s.service = older.service",
+            {"at": at, "services": list(services)},
+        )
+
+    def _lock(self, service: str) -> tuple[ServiceKind, ServiceState]:
+        found = self.connection.execute(
+            "select kind, state from okcm.service where service = %s for no key update", [service]
+        ).fetchone()
+        if found is None:
+            raise ServiceUnknown
+        return ServiceKind(found[0]), ServiceState(found[1])
+
+    def _existing(self, service: str) -> ServiceRow:
+        found = self.get(service)
+        if found is None:
+            raise ServiceUnknown
+        return found
+
+
+def _service(row: tuple[Any, ...]) -> ServiceRow:
+    service, kind, state, *rest = row
+    return ServiceRow(service, ServiceKind(kind), ServiceState(state), *rest)
