@@ -1,0 +1,166 @@
+"""The JSON of the HTTPS front as models: what is checked here is also what /openapi.json describes.
+
+Strict on purpose: an unknown field is refused, because a misspelt `resource` that is silently ignored is how a
+binding goes missing. A refusal names the field and never its value, which may be a plaintext.
+"""
+
+import binascii
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from tenancy.errors import InvalidRequest
+
+RESOURCE_CHARACTERS = 512
+BATCH_ITEMS = 1000
+_CIPHERTEXT_SCHEMA = {"type": "string", "description": "as answered by this service, unaltered"}
+
+
+def _decoded(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise PydanticCustomError("base64", "must be text in base64")
+    try:
+        return binascii.a2b_base64(value, strict_mode=True)
+    except ValueError:
+        raise PydanticCustomError("base64", "must be base64 (RFC 4648, section 4)") from None
+
+
+Base64 = Annotated[
+    bytes,
+    PlainValidator(_decoded),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": "standard base64 with padding"}),
+]
+Resource = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=RESOURCE_CHARACTERS,
+        description="your own name for the place of the data; what was encrypted under one opens under no other",
+    ),
+]
+Sealed = Annotated[str, Field(min_length=1), WithJsonSchema(_CIPHERTEXT_SCHEMA)]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class EncryptRequest(Request):
+    plaintext: Base64
+    resource: Resource
+
+
+class CiphertextRequest(Request):
+    """For decrypt and rewrap; rewrap also takes a wrapped data key as `ciphertext`."""
+
+    ciphertext: Sealed
+    resource: Resource
+
+
+class DataKeyRequest(Request):
+    resource: Resource
+    wrapped_only: bool = Field(default=False, description="answer without the plaintext key")
+
+
+class OpenDataKeyRequest(Request):
+    wrapped: Sealed
+    resource: Resource
+
+
+class BatchRequest(Request):
+    """The items of a batch, each checked by itself so that one bad item does not refuse the others."""
+
+    items: Annotated[list[Any], Field(min_length=1, max_length=BATCH_ITEMS)]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class CiphertextAnswer(Answer):
+    ciphertext: str
+
+
+class PlaintextAnswer(Answer):
+    plaintext: Annotated[str, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
+
+
+class DataKeyAnswer(Answer):
+    """`wrapped` is kept beside the data; `plaintext` is absent when only that was asked for."""
+
+    wrapped: str
+    plaintext: Annotated[str | None, WithJsonSchema({"type": "string", "contentEncoding": "base64"})] = None
+
+
+class CertificateAnswer(Answer):
+    """The caller's newest certificate; `chain` goes from its issuer towards the root. Public, all of it."""
+
+    serial: str
+    certificate: str = Field(description="PEM")
+    chain: str = Field(description="PEM")
+    not_before: datetime
+    not_after: datetime
+
+
+class HealthAnswer(Answer):
+    status: Literal["ok"]
+
+
+class ProblemAnswer(Answer):
+    """RFC 9457. `code` is stable, `hint` is the next step, `reference` is for the operator's log."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str | None = None
+    reference: str | None = None
+
+
+Parsed = TypeVar("Parsed", bound=Request)
+
+
+def parse(model: type[Parsed], body: bytes) -> Parsed:
+    """Return the checked request; raises InvalidRequest naming the field and never its value."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as refused:
+        raise _invalid(refused) from None
+
+
+def parse_item(model: type[Parsed], item: object) -> Parsed:
+    """Check one item of a batch, already read from JSON; raises InvalidRequest."""
+    try:
+        return model.model_validate(item)
+    except ValidationError as refused:
+        raise _invalid(refused) from None
+
+
+def _invalid(refused: ValidationError) -> InvalidRequest:
+    """Return what is wrong first. `from None` at the callers: the chain would carry the values into a log."""
+    first = refused.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest("the body is not JSON", "send one JSON object in UTF-8")
+    field = ".".join(str(part)[:_LONGEST_NAME] for part in first["loc"])
+    if not field:
+        return InvalidRequest("the body or item must be a JSON object")
+    rules = {
+        "missing": "is missing",
+        "extra_forbidden": "is not a field of this operation",
+        "string_type": "must be text",
+        "bool_type": "must be true or false",
+        "list_type": "must be a list",
+        "string_too_short": "must not be empty",
+        "string_too_long": f"must have at most {RESOURCE_CHARACTERS} characters",
+        "too_short": "must not be empty",
+        "too_long": f"must have at most {BATCH_ITEMS} items",
+        "base64": "must be base64 (RFC 4648, section 4)",
+    }
+    return InvalidRequest(f"{field} {rules.get(first['type'], 'is not as it must be')}")
+
+
+_LONGEST_NAME = 64
+"""An unknown field's name comes from the caller and is shown, so it is cut."""

@@ -1,0 +1,202 @@
+"""Every path of the HTTPS front as one table: what it takes, what it answers, and the call between.
+
+A handler gets a caller whose standing was checked for this very request, and a checked request. It gives up the loop
+only when the operation does, so that what is in memory is answered without a task.
+"""
+
+import asyncio
+from binascii import b2a_base64
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from crypto import api
+from crypto.certificates import Certificates
+from crypto.interfaces import Caller, Operations
+from crypto.problems import OF_ONE_ITEM, from_error
+
+Fields = dict[str, Any]
+_ITEMS_AT_ONCE = 50
+"""Items of a batch done before others get a turn: about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the handlers work with. `discovery` makes the document for a caller; `openapi` is the same for all."""
+
+    operations: Operations
+    certificates: Certificates
+    discovery: Callable[[Caller], Fields]
+    openapi: Fields
+
+
+Act = Callable[[Desk, Caller, Any], Awaitable[Fields]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One method of one path. `batch_of` names the endpoint whose requests are its items."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    request: type[api.Request] | None
+    answer: type[BaseModel] | None
+    act: Act
+    batch_of: str | None = None
+
+
+def _text(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode("ascii")
+
+
+async def _encrypt(desk: Desk, caller: Caller, request: api.EncryptRequest) -> Fields:
+    return {"ciphertext": await desk.operations.encrypt(caller, request.resource, request.plaintext)}
+
+
+async def _decrypt(desk: Desk, caller: Caller, request: api.CiphertextRequest) -> Fields:
+    return {"plaintext": _text(await desk.operations.decrypt(caller, request.resource, request.ciphertext))}
+
+
+async def _rewrap(desk: Desk, caller: Caller, request: api.CiphertextRequest) -> Fields:
+    return {"ciphertext": await desk.operations.rewrap(caller, request.resource, request.ciphertext)}
+
+
+async def _new_data_key(desk: Desk, caller: Caller, request: api.DataKeyRequest) -> Fields:
+    with_plaintext = not request.wrapped_only
+    made = await desk.operations.new_data_key(caller, request.resource, with_plaintext=with_plaintext)
+    if made.plaintext is None:
+        return {"wrapped": made.wrapped}
+    return {"plaintext": _text(made.plaintext), "wrapped": made.wrapped}
+
+
+async def _open_data_key(desk: Desk, caller: Caller, request: api.OpenDataKeyRequest) -> Fields:
+    return {"plaintext": _text(await desk.operations.open_data_key(caller, request.resource, request.wrapped))}
+
+
+async def _certificate(desk: Desk, caller: Caller, _request: None) -> Fields:
+    leaf, authority = await desk.certificates.newest(caller)
+    answer = api.CertificateAnswer(
+        serial=leaf.serial,
+        certificate=leaf.certificate_pem,
+        chain=authority.certificate_pem + authority.chain_pem,
+        not_before=leaf.not_before,
+        not_after=leaf.not_after,
+    )
+    return answer.model_dump(mode="json")
+
+
+async def _discovery(desk: Desk, caller: Caller, _request: None) -> Fields:
+    return desk.discovery(caller)
+
+
+async def _health(_desk: Desk, _caller: Caller, _request: None) -> Fields:
+    return {"status": "ok"}
+
+
+async def _openapi(desk: Desk, _caller: Caller, _request: None) -> Fields:
+    return desk.openapi
+
+
+def _in_batches(single: Endpoint) -> Endpoint:
+    request_model = cast("type[api.Request]", single.request)
+
+    async def act(desk: Desk, caller: Caller, request: api.BatchRequest) -> Fields:
+        """Do the items in order.
+
+        What would refuse every item (a closed tenant, a dead server) is tried once only: it refuses the whole while
+        nothing is done, and all that is left after that.
+        """
+        answers: list[Fields] = []
+        done = 0
+        left: Fields | None = None
+        for number, item in enumerate(request.items, 1):
+            if left is not None:
+                answers.append(left)
+                continue
+            try:
+                answers.append(await single.act(desk, caller, api.parse_item(request_model, item)))
+                done += 1
+            except Exception as refused:
+                if not isinstance(refused, OF_ONE_ITEM) and not done:
+                    raise
+                problem: Fields = {"problem": from_error(refused).document()}
+                answers.append(problem)
+                left = None if isinstance(refused, OF_ONE_ITEM) else problem
+            if not number % _ITEMS_AT_ONCE:
+                await asyncio.sleep(0)
+        return {"items": answers, "refused": len(answers) - done}
+
+    return Endpoint(
+        f"{single.name}-batch",
+        single.method,
+        f"{single.path}:batch",
+        f"{single.summary}, many at once",
+        api.BatchRequest,
+        single.answer,
+        act,
+        batch_of=single.name,
+    )
+
+
+_ENCRYPT = Endpoint(
+    "encrypt", "POST", "/v1/encrypt", "Encrypt data", api.EncryptRequest, api.CiphertextAnswer, _encrypt
+)
+_DECRYPT = Endpoint(
+    "decrypt", "POST", "/v1/decrypt", "Decrypt data", api.CiphertextRequest, api.PlaintextAnswer, _decrypt
+)
+_REWRAP = Endpoint(
+    "rewrap",
+    "POST",
+    "/v1/rewrap",
+    "Bring a ciphertext or wrapped data key under the newest service key",
+    api.CiphertextRequest,
+    api.CiphertextAnswer,
+    _rewrap,
+)
+_DATA_KEY = Endpoint(
+    "data-key", "POST", "/v1/data-keys", "Make a data key", api.DataKeyRequest, api.DataKeyAnswer, _new_data_key
+)
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    _ENCRYPT,
+    _DECRYPT,
+    _REWRAP,
+    _DATA_KEY,
+    Endpoint(
+        "open-data-key",
+        "POST",
+        "/v1/data-keys/open",
+        "Open a wrapped data key",
+        api.OpenDataKeyRequest,
+        api.PlaintextAnswer,
+        _open_data_key,
+    ),
+    *map(_in_batches, (_ENCRYPT, _DECRYPT, _REWRAP, _DATA_KEY)),
+    Endpoint(
+        "certificate",
+        "GET",
+        "/v1/certificate",
+        "Fetch the caller's newest certificate",
+        None,
+        api.CertificateAnswer,
+        _certificate,
+    ),
+    Endpoint("discovery", "GET", "/.well-known/openkcm", "What this service offers", None, None, _discovery),
+    Endpoint("health", "GET", "/healthz", "Whether this process serves", None, api.HealthAnswer, _health),
+    Endpoint("openapi", "GET", "/openapi.json", "This API in OpenAPI 3.1", None, None, _openapi),
+)
+
+
+def routes() -> Mapping[bytes, Mapping[bytes, Endpoint]]:
+    """Return the table by path and method; what has GET has HEAD."""
+    found: dict[bytes, dict[bytes, Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        methods = found.setdefault(endpoint.path.encode(), {})
+        methods[endpoint.method.encode()] = endpoint
+        if endpoint.method == "GET":
+            methods[b"HEAD"] = endpoint
+    return found

@@ -1,0 +1,164 @@
+"""The HTTPS front: requests in, answers out, in order; what they mean lies in `endpoints`.
+
+Fast because little happens: the parser calls `http_reader`, a request whose key is in memory is driven to its end
+without a task, and its answer leaves in one `send` behind headers that were built beforehand.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import ClassVar
+
+import orjson
+
+from crypto import api
+from crypto.certificates import Certificates
+from crypto.connections import Connection, Connections
+from crypto.correlation import correlation_id, new_correlation_id
+from crypto.discovery import Offer, describe, openapi
+from crypto.endpoints import Desk, routes
+from crypto.http_reader import HttpReader, Message, Routes
+from crypto.interfaces import Caller, Parts
+from crypto.problems import CONTENT_TYPE, Problem, from_error
+from tenancy.errors import CallerRefused, OpenKcmError
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_COMMON = b"\r\ncache-control: no-store\r\ndate: %b\r\nx-request-id: %b\r\ncontent-length: %d"
+_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json" + _COMMON
+_PROBLEM = b"HTTP/1.1 %d %b\r\ncontent-type: " + CONTENT_TYPE.encode() + _COMMON
+_CLOSE = b"\r\nconnection: close"
+_END = b"\r\n\r\n"
+_LINGER_SECONDS = 2.0
+"""How long a client that is still sending a refused body may read its answer before the connection is reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    data: bytes
+    last: bool
+    unread: bool
+
+
+class HttpsFront:
+    """Makes one protocol for each connection."""
+
+    def __init__(
+        self, parts: Parts, connections: Connections, body_limit: int, certificates: Certificates, offer: Offer
+    ) -> None:
+        self._parts = parts
+        self._connections = connections
+        self._body_limit = body_limit
+        self._routes = routes()
+        self._desk = Desk(parts.operations, certificates, lambda caller: describe(offer, caller, body_limit), openapi())
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return the protocol of one connection, for `loop.create_server`."""
+        return _HttpsConnection(self._parts, self._connections, self._desk, self._routes, self._body_limit)
+
+
+class _HttpsConnection(Connection):
+    ANSWERS_REFUSAL: ClassVar[bool] = True
+
+    def __init__(self, parts: Parts, connections: Connections, desk: Desk, routes: Routes, body_limit: int) -> None:
+        super().__init__(parts, connections)
+        self._desk = desk
+        self._reader = HttpReader(routes, body_limit)
+        self._message_seconds = connections.bounds.message_seconds
+        self._lingering = False
+
+    def received(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        reader = self._reader
+        for message in reader.feed(data):
+            self.run(self._answer(message), self._sent)
+        if reader.within:
+            self.awaiting(self._message_seconds)
+            if reader.expected:
+                reader.expected = False
+                self.run(_nothing(), lambda _: self.send(_CONTINUE))
+        else:
+            self.awaiting(None)
+
+    def refused(self, error: OpenKcmError, received: bytes) -> None:  # noqa: ARG002 - whatever was asked, the answer is the same
+        self.send(_render(from_error(error), new_correlation_id(), last=True))
+
+    def _sent(self, reply: _Reply) -> None:
+        self.send(reply.data)
+        if reply.unread:
+            self._lingering = True
+            self.awaiting(None)
+            self.awaiting(_LINGER_SECONDS)
+        elif reply.last:
+            self.close()
+
+    async def _answer(self, message: Message) -> _Reply:
+        correlation_id.set(message.correlation_id)
+        last = not message.keep_alive
+        try:
+            caller = await self.current()
+            answer = message.refusal or await self._act(message, caller)
+        except Exception as refused:  # noqa: BLE001 - what is not listed becomes a reference into the log
+            answer = from_error(refused)
+            last = last or isinstance(refused, CallerRefused)
+        return _Reply(
+            _render(answer, message.correlation_id, last=last, head_only=message.head_only), last, message.unread
+        )
+
+    async def _act(self, message: Message, caller: Caller) -> bytes:
+        endpoint = message.endpoint
+        assert endpoint is not None  # noqa: S101 - a message has an endpoint or a refusal
+        limits = self.parts.limits
+        limits.enter(caller.tenant_id)
+        try:
+            request = None if endpoint.request is None else api.parse(endpoint.request, message.body)
+            if isinstance(request, api.BatchRequest) and len(request.items) > 1:
+                # A batch costs its items; they are done one after the other, so it takes one more place and not many.
+                limits.enter(caller.tenant_id, len(request.items) - 1)
+                try:
+                    return orjson.dumps(await endpoint.act(self._desk, caller, request))
+                finally:
+                    limits.leave(caller.tenant_id)
+            return orjson.dumps(await endpoint.act(self._desk, caller, request))
+        finally:
+            limits.leave(caller.tenant_id)
+
+
+async def _nothing() -> None:
+    """Stand in the queue, so that what is sent after it keeps its place."""
+
+
+def _render(answer: bytes | Problem, request_id: str, *, last: bool, head_only: bool = False) -> bytes:
+    """Return head and body of an answer; to a HEAD the head that GET would have had."""
+    date, name = _clock.line(), request_id.encode("ascii")
+    if isinstance(answer, bytes):
+        body = answer
+        head = _JSON % (date, name, len(body))
+    else:
+        body = orjson.dumps(answer.document())
+        head = _PROBLEM % (answer.status, answer.status.phrase.encode("ascii"), date, name, len(body))
+        if answer.retry_after is not None:
+            head += b"\r\nretry-after: %d" % answer.retry_after
+        if answer.allow:
+            head += b"\r\nallow: " + answer.allow.encode("ascii")
+    if last:
+        head += _CLOSE
+    return head + _END if head_only else head + _END + body
+
+
+class _Clock:
+    """The Date of answers, made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._line = b""
+
+    def line(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._line = second, formatdate(second, usegmt=True).encode("ascii")
+        return self._line
+
+
+_clock = _Clock()
