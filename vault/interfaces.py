@@ -19,6 +19,7 @@ class Capability(StrEnum):
     """What OpenBao has and Vault's community edition has not."""
 
     SOFT_DELETE = "soft-delete"
+    INLINE_AUTH = "inline authentication"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from tenancy.errors import ConflictingResource, KeyUnavailable, OpenKcmError, Wr
 from vault.interfaces import Capability, TransitKey
 from vault.session import VaultCalls, VaultFailed, VaultRejected
 
-_MOVED_OR_ALTERED = ("message authentication failed", "invalid ciphertext")
-_NO_KEY = ("soft-deleted key", "key not found", "no existing key")
+_MOVED_OR_ALTERED = ("message authentication failed", "invalid ciphertext", "missing ciphertext")
+_NO_KEY = ("soft-deleted key", "key not found", "no existing key", "disallowed by policy (too old)")
 _NEVER = ("exportable", "allow_plaintext_backup", "deletion_allowed", "imported_key")
 """What no key of ours may be; an imported key is one whose material somebody else has seen."""
 

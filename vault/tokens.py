@@ -1,28 +1,63 @@
-"""Tokens of one tenant: a JWT signed here, alive for 60 s, buys a batch token that reaches that tenant's key alone.
+"""Who acts for one tenant: a JWT signed here, alive for 60 s, that reaches that tenant's key alone.
 
 The claim `tenant` names the alias by which the templated policy (policies/tenant.hcl) finds the key; `sub` also says
 which process asked, for the server's audit. Whoever holds the signing key can speak for any tenant, so it is a secret
 of the few processes that serve all of them.
+
+`TenantTokens` buys a token with it that serves many calls, for who makes several for one tenant in a row.
+`InlineTenants` sends it along with every call, for who makes one call now and then: no token, no login before it.
 """
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from tenancy.errors import VaultRefused
-from vault.session import TokenSession, VaultCalls, VaultRejected
+from vault.session import LoginRefused, TokenSession, VaultCalls, VaultRejected
 from vault.setup import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
+from vault.transport import Answer
 
+_LOGIN = "auth/jwt/login"
 _JWT_SECONDS = 60
 _REUSE = 0.5
 """Part of a token's life in which it is handed out again; the rest is left for the calls it was handed out for."""
 _KEPT = 256
 """Tokens kept; beyond it those that have ended are forgotten."""
+
+
+class TenantSessions(Protocol):
+    """Sessions that may use one tenant's L2 key and nothing else."""
+
+    def session(self, tenant_id: str) -> VaultCalls: ...
+
+
+class TenantIdentity:
+    """Speaks for tenants: signs the JWTs."""
+
+    def __init__(self, identity_pem: str, process: str) -> None:
+        """Take the private key and the name of this process, which the server's audit shows."""
+        self._identity = ECKey.import_key(identity_pem)
+        self._process = process
+
+    def login(self, tenant_id: str) -> dict[str, str]:
+        """Return the fields of a login as this tenant."""
+        issued = int(time.time())
+        claims = {
+            "iss": TOKEN_ISSUER,
+            "aud": TOKEN_AUDIENCE,
+            "sub": f"tenant:{tenant_id}|{self._process}",
+            "tenant": tenant_id,
+            "iat": issued,
+            "exp": issued + _JWT_SECONDS,
+            "jti": uuid4().hex,
+        }
+        return {"role": TENANT_ROLE, "jwt": jwt.encode({"alg": "ES256"}, claims, self._identity)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +71,7 @@ class TenantTokens:
 
     def __init__(self, session: VaultCalls, identity_pem: str, process: str = "worker") -> None:
         self._nobody = session.for_token("")
-        self._identity = ECKey.import_key(identity_pem)
-        self._process = process
+        self._identity = TenantIdentity(identity_pem, process)
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
 
@@ -60,23 +94,64 @@ class TenantTokens:
         return fresh.session
 
     def _log_in(self, tenant_id: str) -> dict[str, Any]:
-        login = {"role": TENANT_ROLE, "jwt": self._signed(tenant_id)}
         try:
-            return dict(self._nobody.request("POST", "auth/jwt/login", login)["auth"])
+            return dict(self._nobody.request("POST", _LOGIN, self._identity.login(tenant_id))["auth"])
         except VaultRejected as rejected:  # a login is refused with 400
-            raise VaultRefused(
-                hint="the public key of the identity must be the one the server was set up with, and both clocks right"
-            ) from rejected
+            raise LoginRefused from rejected
 
-    def _signed(self, tenant_id: str) -> str:
-        issued = int(time.time())
-        claims = {
-            "iss": TOKEN_ISSUER,
-            "aud": TOKEN_AUDIENCE,
-            "sub": f"tenant:{tenant_id}|{self._process}",
-            "tenant": tenant_id,
-            "iat": issued,
-            "exp": issued + _JWT_SECONDS,
-            "jti": uuid4().hex,
-        }
-        return jwt.encode({"alg": "ES256"}, claims, self._identity)
+
+class InlineTenants:
+    """The same by OpenBao's inline authentication, and by tokens where the server has none (Capability.INLINE_AUTH).
+
+    Either way a tenant's identity is all that is shown, so which one is taken is a question of speed, never of rights.
+    """
+
+    def __init__(self, session: VaultCalls, identity_pem: str, process: str) -> None:
+        self._calls = session
+        self._identity = TenantIdentity(identity_pem, process)
+        self._tokens = TenantTokens(session, identity_pem, process)
+        # Threads share it without a lock: it is None or the one answer, and asking twice does no harm.
+        self._inline: bool | None = None
+
+    def session(self, tenant_id: str) -> VaultCalls:
+        """Return a session that may encrypt and decrypt with this tenant's key, for one call or a few, by any thread.
+
+        Makes no call where the server is known to have inline authentication, or not known to have none.
+        """
+        if self._inline is False:
+            return self._tokens.session(tenant_id)
+        inline = self._calls.logging_in(_LOGIN, lambda: self._identity.login(tenant_id))
+        return inline if self._inline else _Undecided(inline, lambda: self._otherwise(tenant_id))
+
+    def _otherwise(self, tenant_id: str) -> VaultCalls | None:
+        """Return another session to try after a refusal; None when the server did look at the login."""
+        if self._inline is None:
+            self._inline = self._has_inline()
+        return None if self._inline else self._tokens.session(tenant_id)
+
+    def _has_inline(self) -> bool:
+        """Find out by a login that cannot succeed: OpenBao says that it tried, others refuse what nobody asks."""
+        try:
+            self._calls.logging_in(_LOGIN, dict).read("auth/token/lookup-self")
+        except LoginRefused:
+            return True
+        except (VaultRefused, VaultRejected):
+            return False
+        return False
+
+
+class _Undecided(VaultCalls):
+    """Inline authentication at a server that was not yet seen to have it."""
+
+    def __init__(self, inline: VaultCalls, otherwise: Callable[[], VaultCalls | None]) -> None:
+        self._inline = inline
+        self._otherwise = otherwise
+
+    def request(self, method: str, path: str, data: dict[str, Any] | None = None) -> Answer:
+        try:
+            return self._inline.request(method, path, data)
+        except (VaultRefused, VaultRejected):
+            other = self._otherwise()
+            if other is None:
+                raise
+        return other.request(method, path, data)

@@ -17,6 +17,8 @@ Answer = dict[str, Any]
 POOL_SIZE = 32
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5
+_INLINE_AUTH_FAILED = "X-Vault-Inline-Auth-Failed"
+"""OpenBao's mark on the answer to a request that it did not even look at, because its login was refused."""
 
 
 def open_pool(url: str, ca_file: str | None) -> urllib3.HTTPConnectionPool:
@@ -65,7 +67,8 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
     ) -> Answer:
         """Send one request and return its JSON, `{}` when there is none.
 
-        Raises: hvac's VaultError with the HTTP status as `status`; urllib3's HTTPError when no answer came.
+        Raises: hvac's VaultError with the HTTP status as `status`, and `logged_in` false when it is the request's own
+            login that was refused; urllib3's HTTPError when no answer came.
         """
         body = options.get("json")
         response = self.session.urlopen(
@@ -85,5 +88,6 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
                 response.status, "no reason given", errors=answer.get("errors"), method=method, url=url
             )
             failure.status = response.status
+            failure.logged_in = _INLINE_AUTH_FAILED not in response.headers
             raise failure
         return dict(answer)

@@ -89,6 +89,28 @@ class TenantKeysContract:
         assert keys.ensure(tenant).version == 1
         assert keys.decrypt(context_of(tenant), ciphertext) == b"secret"
 
+    def test_a_wrapped_key_opens_to_256_bits_in_its_own_place_alone(
+        self, keys: TenantKeys, new_tenant: Callable[[], str]
+    ) -> None:
+        tenant = new_tenant()
+        keys.ensure(tenant)
+        context = replace(context_of(tenant), purpose=Purpose.SERVICE_KEY)
+        one, other = keys.new_wrapped_key(context), keys.new_wrapped_key(context)
+        opened = keys.decrypt(context, one)
+        assert len(opened) == 32
+        assert opened != keys.decrypt(context, other)
+        with pytest.raises(WrongContext):
+            keys.decrypt(replace(context, object_id="object-2"), one)
+
+    def test_without_a_key_there_is_no_wrapped_key(self, keys: TenantKeys, new_tenant: Callable[[], str]) -> None:
+        tenant = new_tenant()
+        with pytest.raises(KeyUnavailable):
+            keys.new_wrapped_key(context_of(tenant))
+        keys.ensure(tenant)
+        keys.disable(tenant)
+        with pytest.raises(KeyUnavailable):
+            keys.new_wrapped_key(context_of(tenant))
+
     def test_disabling_a_key_that_was_never_made_makes_none(
         self, keys: TenantKeys, new_tenant: Callable[[], str]
     ) -> None:

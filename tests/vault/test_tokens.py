@@ -10,7 +10,7 @@ from tenancy import ids
 from tenancy.errors import VaultRefused
 from tests.vault.server import Server
 from vault.session import TokenSession, VaultCalls, VaultRejected, VaultSession
-from vault.tokens import TenantTokens
+from vault.tokens import TenantIdentity, TenantTokens
 
 ENCRYPT = {"plaintext": "aGk=", "context": "aGk="}
 
@@ -63,9 +63,9 @@ def test_another_identity_is_not_believed(worker: VaultSession, new_tenant: Call
 def test_a_jwt_that_is_not_for_this_is_not_taken(
     server: Server, worker: VaultSession, new_tenant: Callable[[], str], wrong: dict[str, object]
 ) -> None:
-    identity = TenantTokens(worker, server.identity_pem, "worker")
+    identity = TenantIdentity(server.identity_pem, "worker")
     key = ECKey.import_key(server.identity_pem)
-    claims = jwt.decode(identity._signed(new_tenant()), key).claims | wrong
+    claims = jwt.decode(identity.login(new_tenant())["jwt"], key).claims | wrong
     forged = jwt.encode({"alg": "ES256"}, {name: value for name, value in claims.items() if value is not None}, key)
     with pytest.raises(VaultRejected):
         _login(worker, forged)

@@ -7,9 +7,10 @@ import pytest
 from tenancy import ids
 from tenancy.errors import ConflictingResource, VaultRefused
 from tests.contracts.tenant_keys import TenantKeysContract, context_of
+from tests.vault.server import Server
 from vault.interfaces import TransitKey
 from vault.session import TokenSession, VaultSession
-from vault.tokens import TenantTokens
+from vault.tokens import InlineTenants, TenantTokens
 from vault.transit import TransitTenantKeys
 
 
@@ -20,6 +21,12 @@ def keys(worker: VaultSession, tokens: TenantTokens) -> TransitTenantKeys:
 
 class TestTransitTenantKeys(TenantKeysContract):
     pass
+
+
+class TestInlineTransitTenantKeys(TenantKeysContract):
+    @pytest.fixture
+    def keys(self, server: Server, worker: VaultSession) -> TransitTenantKeys:
+        return TransitTenantKeys(worker, InlineTenants(worker, server.identity_pem, "crypto"))
 
 
 @pytest.mark.parametrize(

@@ -10,3 +10,12 @@ path "transit/encrypt/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" 
 path "transit/decrypt/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
   capabilities = ["update"]
 }
+
+# A key made in Vault and returned only encrypted. Never datakey/plaintext, and nothing but the context is taken: a size
+# or associated data of the caller's choice would make keys of another kind.
+path "transit/datakey/wrapped/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
+  capabilities       = ["update"]
+  allowed_parameters = {
+    "context" = []
+  }
+}
