@@ -18,7 +18,7 @@ from devstack import process
 from devstack.secrets import BOUNDARY_PUBLIC_KEY
 from devstack.server import PATIENT_COLLECTOR, Server, http_status, make_private
 
-ROLES = (Role.WORKER, Role.CODEC)
+ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO)
 """The processes that log in at the key server."""
 _SEAL_KEY_BYTES = 32
 
@@ -66,11 +66,13 @@ class OpenBaoServer(Server):
 
     def configuration(self) -> str:
         """Return the server's configuration with what it does on its first boot; it names secret files, holds none."""
-        from vault.setup import self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` should not wait for
+        from vault.setup import Wanted, self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` need not wait for
 
         stanzas = self_init_stanzas(
-            secret_id_files={role.value: self._secrets / vault_secret(role) for role in ROLES},
-            boundary_public_key_file=self._secrets / BOUNDARY_PUBLIC_KEY,
+            Wanted(
+                secret_id_files={role.value: self._secrets / vault_secret(role) for role in ROLES},
+                boundary_public_key_file=self._secrets / BOUNDARY_PUBLIC_KEY,
+            )
         )
         return f"""
 ui = true

@@ -5,9 +5,12 @@ token ever exists. `apply` sends the same list to an OpenBao or Vault that is al
 Secrets are referred to by file and never pass through the configuration.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +18,9 @@ from vault.session import ROLE_PREFIX, VaultCalls, VaultRejected
 
 AUDIT_KEY = "audit-heads"
 PLATFORM_PAYLOAD_KEY = "payloads-platform"
+SERVER_ROLE = "crypto-server"
+SETUP = "setup"
+"""The AppRole role that may bring a server to a newer desired state; see policies/setup.hcl."""
 TENANT_ROLE = "tenant"
 TOKEN_AUDIENCE = "openkcm-vault"  # noqa: S105 - the audience of the tenant JWTs
 TOKEN_ISSUER = "openkcm"  # noqa: S105 - their issuer
@@ -67,67 +73,69 @@ class SetupRequest:
     unless: Answers | None = None
 
 
-def desired_state(
-    *, secret_id_files: Mapping[str, Path], boundary_public_key_file: Path, policies: Path | None = None
-) -> tuple[SetupRequest, ...]:
-    """Return everything a server needs before the first tenant, in order.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What differs from one installation to another.
 
-    Args:
-        secret_id_files: AppRole role (`worker`, `codec`, and `setup` where `apply` is to be run later without an
-            administrator) → file with its secret id, 0600.
-        boundary_public_key_file: public key (PEM) of the identity that signs tenant JWTs.
-        policies: folder of `<role>.hcl` and `tenant.hcl`; default: the shipped ones.
+    `secret_id_files`: AppRole role (`worker`, `codec`, `crypto`, and `setup` where `apply` is to be run later without
+    an administrator) → file with its secret id, 0600. `boundary_public_key_file`: public key (PEM) of the identity
+    that signs tenant JWTs. `server_names`: DNS names and IP addresses that the crypto service's certificate may have.
+    `policies`: folder of `<role>.hcl` and `tenant.hcl`.
     """
-    folder = policies or POLICIES
+
+    secret_id_files: Mapping[str, Path]
+    boundary_public_key_file: Path
+    server_names: Sequence[str] = ("localhost", "127.0.0.1")
+    policies: Path = POLICIES
+
+
+def desired_state(wanted: Wanted) -> tuple[SetupRequest, ...]:
+    """Return everything a server needs before the first tenant, in order."""
+    folder, processes = wanted.policies, wanted.secret_id_files
     return (
+        # First, so that a server of an older version lets `setup` do what only the new version knows of.
+        *(_policy(role, folder) for role in processes if role == SETUP),
         *_engines(),
-        *_tenant_login(boundary_public_key_file, folder),
+        _server_role(wanted.server_names),
+        *_tenant_login(wanted.boundary_public_key_file, folder),
         _mount("approle", "sys/auth/approle", {"type": "approle"}),
-        *(request for role, file in secret_id_files.items() for request in _process(role, file, folder)),
+        *(_policy(role, folder) for role in processes if role != SETUP),
+        *(request for role, file in processes.items() for request in _login(role, file)),
     )
 
 
-def self_init_stanzas(
-    *, secret_id_files: Mapping[str, Path], boundary_public_key_file: Path, policies: Path | None = None
-) -> str:
+def self_init_stanzas(wanted: Wanted) -> str:
     """Return the desired state as OpenBao `initialize` blocks, to be put into the server's configuration.
 
     They run once, on the first boot; a failure there is final (the server refuses to unseal ever after), so the
     launcher must wipe the data folder of a server that never got up.
     """
-    state = desired_state(
-        secret_id_files=secret_id_files, boundary_public_key_file=boundary_public_key_file, policies=policies
-    )
     # Self-initialisation makes no recovery key, and without one a later change of the static seal key silently does
     # nothing and locks the server out for good. This makes one; nobody learns it, which rotation does not need.
     recovery = SetupRequest("recovery", "sys/rotate/recovery/init", {"secret_shares": 1, "secret_threshold": 1})
-    requests = "\n".join(_stanza(request) for request in (*state, recovery))
+    requests = "\n".join(_stanza(request) for request in (*desired_state(wanted), recovery))
     return f'initialize "{_BLOCK}" {{\n{requests}\n}}\n'
 
 
-def apply(
-    session: VaultCalls,
-    *,
-    secret_id_files: Mapping[str, Path],
-    boundary_public_key_file: Path,
-    policies: Path | None = None,
-) -> None:
+def apply(session: VaultCalls, wanted: Wanted) -> None:
     """Bring an existing server to the desired state; safe to run again.
 
-    Args:
-        session: of an administrator, or of the role `setup` (policies/setup.hcl).
-        secret_id_files: see `desired_state`.
-        boundary_public_key_file: see `desired_state`.
-        policies: see `desired_state`.
+    The session is an administrator's, or of the role `setup`. Nothing is ever taken away: what an older version had
+    and this one has not stays.
     """
     accessors: dict[str, str] = {}
-    for request in desired_state(
-        secret_id_files=secret_id_files, boundary_public_key_file=boundary_public_key_file, policies=policies
-    ):
+    for request in desired_state(wanted):
         if request.operation == "read":
             accessors[request.name] = (session.read(request.path) or {})["accessor"]
         elif request.unless is None or not _is_there(session, request.unless):
             session.write(request.path, _plain(request.data, accessors))
+
+
+def digest(wanted: Wanted) -> str:
+    """Return what tells two desired states apart, secrets and policies included (SHA-256, hex)."""
+    accessors = {request.name: _ACCESSOR for request in desired_state(wanted) if request.operation == "read"}
+    state = [(request.operation, request.path, _plain(request.data, accessors)) for request in desired_state(wanted)]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _mount(name: str, path: str, data: Fields) -> SetupRequest:
@@ -194,10 +202,54 @@ def _tenant_login(public_key: Path, folder: Path) -> tuple[SetupRequest, ...]:
     )
 
 
-def _process(role: str, secret_id: Path, folder: Path) -> tuple[SetupRequest, ...]:
+def _server_role(names: Sequence[str]) -> SetupRequest:
+    """Return the PKI role that signs the crypto service's server certificate: these names, TLS servers, P-256.
+
+    Nothing of the request but its key is taken (RFC 5280 subject and alternative names come as parameters, which the
+    process's policy limits). Certificates are not stored: they live for days, every process has one, and the search
+    for unrecorded authorities goes through what is stored.
+    """
+    addresses = tuple(name for name in names if is_address(name))
+    return SetupRequest(
+        "server-role",
+        f"pki/roles/{SERVER_ROLE}",
+        {
+            "issuer_ref": "default",
+            "allowed_domains": tuple(name for name in names if name not in addresses),
+            "allow_bare_domains": True,
+            "allow_localhost": False,
+            "allow_wildcard_certificates": False,
+            "allow_ip_sans": bool(addresses),
+            "allowed_ip_sans_cidr": tuple(str(ip_network(address)) for address in addresses),
+            "require_cn": False,
+            "use_csr_common_name": False,
+            "use_csr_sans": False,
+            "key_type": "ec",
+            "key_bits": 256,
+            "key_usage": ("DigitalSignature",),
+            "server_flag": True,
+            "client_flag": False,
+            "max_ttl": "72h",
+            "no_store": True,
+        },
+    )
+
+
+def is_address(name: str) -> bool:
+    """Return whether a name in a certificate is an IP address."""
+    with suppress(ValueError):
+        return bool(ip_address(name))
+    return False
+
+
+def _policy(role: str, folder: Path) -> SetupRequest:
+    name = ROLE_PREFIX + role
+    return SetupRequest(f"{role}-policy", f"sys/policies/acl/{name}", {"policy": FileText(folder / f"{role}.hcl")})
+
+
+def _login(role: str, secret_id: Path) -> tuple[SetupRequest, ...]:
     name = ROLE_PREFIX + role
     return (
-        SetupRequest(f"{role}-policy", f"sys/policies/acl/{name}", {"policy": FileText(folder / f"{role}.hcl")}),
         SetupRequest(
             f"{role}-role",
             f"auth/approle/role/{name}",

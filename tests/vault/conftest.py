@@ -28,6 +28,11 @@ def codec(server: Server) -> VaultSession:
 
 
 @pytest.fixture(scope="session")
+def crypto(server: Server) -> VaultSession:
+    return server.session("crypto")
+
+
+@pytest.fixture(scope="session")
 def admin(server: Server) -> TokenSession:
     return server.admin()
 

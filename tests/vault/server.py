@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vault.session import TokenSession, VaultSession, token_session
-from vault.setup import self_init_stanzas
+from vault.setup import Wanted, self_init_stanzas
 
+ROLES = ("worker", "codec", "crypto", "setup")
 _ADMIN_POLICY = 'path "*" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }'
 
 _LOGIN = """
@@ -58,13 +59,19 @@ class Server:
         self.process = _launch(self.folder, self.url)
 
 
+def wanted_in(folder: Path) -> Wanted:
+    """Return what a server in `folder` is to be, for `start` and for `apply`."""
+    secrets = {role: folder / f"{role}.secret" for role in ROLES}
+    return Wanted(secret_id_files=secrets, boundary_public_key_file=folder / "identity.pub")
+
+
 def start(folder: Path, *, bare: bool = False) -> Server:
     """Return a running server with the product's desired state, or without any when it is to be `bare`."""
     for part in ("data", "logs"):
         (folder / part).mkdir(mode=0o700)
-    secrets = {role: folder / f"{role}.secret" for role in ("worker", "codec", "setup")}
+    wanted = wanted_in(folder)
     _write(folder / "unseal.key", os.urandom(32))
-    for file in secrets.values():
+    for file in wanted.secret_id_files.values():
         _write(file, os.urandom(32).hex().encode())
     identity = ec.generate_private_key(ec.SECP256R1())
     _write(
@@ -73,13 +80,12 @@ def start(folder: Path, *, bare: bool = False) -> Server:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
     )
-    public_key = folder / "identity.pub"
     _write(
-        public_key,
+        wanted.boundary_public_key_file,
         identity.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
     )
     port, cluster_port = _free_port(), _free_port()
-    stanzas = _LOGIN if bare else self_init_stanzas(secret_id_files=secrets, boundary_public_key_file=public_key)
+    stanzas = _LOGIN if bare else self_init_stanzas(wanted)
     _write(folder / "openbao.hcl", f"{_configuration(folder, port, cluster_port)}\n{stanzas}\n{_admin()}".encode())
     url = f"http://127.0.0.1:{port}"
     return Server(folder, url, _launch(folder, url))

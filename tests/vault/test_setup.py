@@ -1,16 +1,13 @@
 """`apply` on a server that was not built by us, against what self-initialisation built."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.vault.server import Server, start
+from tests.vault.server import ROLES, Server, start, wanted_in
 from vault.session import TokenSession, VaultRejected
 from vault.setup import apply
-
-NAMES = {role: f"{role}.secret" for role in ("worker", "codec", "setup")}
 
 
 @pytest.fixture
@@ -22,9 +19,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_apply_builds_what_self_initialisation_builds_and_may_run_twice(bare: Server, server: Server) -> None:
     admin = bare.admin()
-    apply(admin, **_arguments(bare.folder))
+    apply(admin, wanted_in(bare.folder))
     first = _state(admin)
-    apply(admin, **_arguments(bare.folder))
+    apply(admin, wanted_in(bare.folder))
     assert _state(admin) == first
     assert _shape(first) == _shape(_state(server.admin()))
     assert bare.session("worker").read("transit/keys/audit-heads") is not None
@@ -34,7 +31,7 @@ def test_the_setup_role_brings_a_weakened_policy_back(server: Server) -> None:
     admin = server.admin()
     before = _state(admin)
     admin.write("sys/policies/acl/openkcm-worker", {"policy": 'path "*" { capabilities = ["read"] }'})
-    apply(server.session("setup"), **_arguments(server.folder))
+    apply(server.session("setup"), wanted_in(server.folder))
     assert _shape(_state(admin)) == _shape(before)
 
 
@@ -64,31 +61,20 @@ def test_a_server_that_was_killed_comes_back_by_itself(bare: Server) -> None:
     assert bare.admin().read("transit/keys/kept") is not None
 
 
-def _arguments(folder: Path) -> dict[str, Any]:
-    return {
-        "secret_id_files": {role: folder / name for role, name in NAMES.items()},
-        "boundary_public_key_file": folder / "identity.pub",
-    }
-
-
 def _state(admin: TokenSession) -> dict[str, Any]:
     paths = (
         "transit/keys/audit-heads",
         "transit/keys/payloads-platform",
         "transit/config/keys",
         "pki/cert/ca",
-        "sys/policies/acl/openkcm-worker",
-        "sys/policies/acl/openkcm-codec",
-        "sys/policies/acl/openkcm-setup",
-        "sys/policies/acl/openkcm-tenant",
-        "auth/approle/role/openkcm-worker",
-        "auth/approle/role/openkcm-codec",
-        "auth/approle/role/openkcm-setup",
+        *(f"sys/policies/acl/openkcm-{policy}" for policy in (*ROLES, "tenant")),
+        *(f"auth/approle/role/openkcm-{role}" for role in ROLES),
+        "pki/roles/crypto-server",
         "auth/jwt/role/tenant",
         "auth/jwt/config",
     )
     state: dict[str, Any] = {path: admin.read(path) for path in paths}
-    for policy in (*NAMES, "tenant"):
+    for policy in (*ROLES, "tenant"):
         for counted in ("modified", "version"):
             del state[f"sys/policies/acl/openkcm-{policy}"][counted]
     return state | {"issuers": admin.list("pki/issuers")}
@@ -101,8 +87,8 @@ def _shape(state: dict[str, Any]) -> dict[str, Any]:
     assert after.startswith("auth_jwt_")
     return {
         "tenant policy": (before, len(policy)),
-        "roles": [state[path] for path in state if path.startswith("auth/approle") or path == "auth/jwt/role/tenant"],
-        "policies": [state[f"sys/policies/acl/openkcm-{role}"]["policy"].strip() for role in NAMES],
+        "roles": [state[path] for path in state if "/role" in path],
+        "policies": [state[f"sys/policies/acl/openkcm-{role}"]["policy"].strip() for role in ROLES],
         "upsert": state["transit/config/keys"],
         "keys": [state[f"transit/keys/{name}"]["type"] for name in ("audit-heads", "payloads-platform")],
         "issuers": len(state["issuers"]),

@@ -29,6 +29,9 @@ path "pki/cert/ca" {
 path "pki/root/generate/internal" {
   capabilities = ["create", "update"]
 }
+path "pki/roles/crypto-server" {
+  capabilities = ["create", "update", "read"]
+}
 path "auth/jwt/config" {
   capabilities = ["create", "update", "read"]
 }

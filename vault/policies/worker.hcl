@@ -19,6 +19,16 @@ path "transit/keys/+/soft-delete-restore" {
   capabilities = ["update"]
 }
 
+# Put a service key under the platform's root key. It cannot unwrap one: that is for the crypto service alone, so that
+# whoever makes and disables root keys opens nothing that lies under them.
+path "transit/encrypt/root-*" {
+  capabilities       = ["update"]
+  allowed_parameters = {
+    "plaintext" = []
+    "context"   = []
+  }
+}
+
 # A tenant's authority: a request for its certificate, and its signature under leaves.
 path "transit/keys/+/csr" {
   capabilities = ["update"]
