@@ -209,27 +209,33 @@ begin
 end
 $$;
 
--- Appends many events of one tenant under one lock of the stream's head, and returns their sequence numbers in order.
--- The only place where a record is made: audit_append (0004) now goes through it.
-create function okcm.audit_append_all(events jsonb) returns bigint[]
+-- Appends events of one tenant in order, under one lock of the stream's head, and returns the last one's sequence number;
+-- an event id that is on record adds nothing. The only place where a record is made: audit_append (0004) goes through it.
+-- Set by set and not event by event, because each statement asks for the context's signature again.
+create function okcm.audit_append_all(events jsonb) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     tenant  text := current_setting('app.tenant_id', true);
     head    record;
     event   jsonb;
-    old     bigint;
     entry   text;
-    place   bigint;
     link    bytea;
-    numbers bigint[] := '{}';
+    ids     text[];
+    numbers bigint[];
+    known   text[];
+    records text[] := '{}';
+    links   bytea[] := '{}';
 begin
     -- Row security would refuse each statement below too; this says so before anything is looked at.
     if not okcm.ctx_ok() or tenant = '*' then
         raise insufficient_privilege using message = 'the context is not signed for a tenant';
     end if;
-    if jsonb_typeof(events) is distinct from 'array' then
-        raise check_violation using message = 'audit events come in an array';
+    if jsonb_typeof(events) is distinct from 'array' or exists (
+        select from jsonb_array_elements(events) as e (event)
+        where jsonb_typeof(e.event) is distinct from 'object' or e.event ->> 'event_id' is null
+    ) then
+        raise check_violation using message = 'an audit event is an object with an event_id';
     end if;
     select seq, chain_hash into head from okcm.audit_head where tenant_id = tenant for update;
     if not found then
@@ -237,35 +243,42 @@ begin
             values (tenant, 0, decode(repeat('00', 32), 'hex')) on conflict do nothing;
         select seq, chain_hash into strict head from okcm.audit_head where tenant_id = tenant for update;
     end if;
-    place := head.seq;
     link := head.chain_hash;
-    for event in select value from jsonb_array_elements(events) with ordinality order by ordinality loop
-        if jsonb_typeof(event) is distinct from 'object' or event ->> 'event_id' is null then
-            raise check_violation using message = 'an audit event is an object with an event_id';
-        end if;
-        select seq into old from okcm.audit_event where tenant_id = tenant and event_id = event ->> 'event_id';
-        if not found then
-            place := place + 1;
-            entry := (event || jsonb_build_object(
-                'tenant_id', tenant,
-                'seq', place,
-                'time', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')))::text;
-            link := sha256(link || convert_to(entry, 'UTF8'));
-            insert into okcm.audit_event (tenant_id, seq, event_id, record, chain_hash)
-                values (tenant, place, event ->> 'event_id', entry, link);
-            old := place;
-        end if;
-        numbers := numbers || old;
+    select coalesce(array_agg(e.event_id), '{}'), coalesce(array_agg(e.seq), '{}') into known, numbers
+        from okcm.audit_event e where e.tenant_id = tenant
+        and e.event_id = any (array(select value ->> 'event_id' from jsonb_array_elements(events)));
+    ids := known;
+    for event in
+        select value from (
+            select distinct on (value ->> 'event_id') value, ordinality
+            from jsonb_array_elements(events) with ordinality order by value ->> 'event_id', ordinality
+        ) as fresh
+        where value ->> 'event_id' <> all (known) order by ordinality
+    loop
+        entry := (event || jsonb_build_object(
+            'tenant_id', tenant,
+            'seq', head.seq + cardinality(records) + 1,
+            'time', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')))::text;
+        link := sha256(link || convert_to(entry, 'UTF8'));
+        records := records || entry;
+        links := links || link;
+        ids := ids || (event ->> 'event_id');
+        numbers := numbers || (head.seq + cardinality(records));
     end loop;
-    if place > head.seq then
-        update okcm.audit_head set seq = place, chain_hash = link, moved = true where tenant_id = tenant;
+    if records <> '{}' then
+        insert into okcm.audit_event (tenant_id, seq, event_id, record, chain_hash)
+            select tenant, made.seq, made.event_id, made.record, made.link
+            from unnest(numbers[cardinality(known) + 1:], ids[cardinality(known) + 1:], records, links)
+                as made (seq, event_id, record, link);
+        update okcm.audit_head set seq = head.seq + cardinality(records), chain_hash = link, moved = true
+            where tenant_id = tenant;
     end if;
-    return numbers;
+    return numbers[array_position(ids, events -> -1 ->> 'event_id')];
 end
 $$;
 revoke execute on function okcm.audit_append_all(jsonb) from public;
 grant execute on function okcm.audit_append_all(jsonb) to okcm_worker, okcm_marketplace, okcm_crypto;
 
 create or replace function okcm.audit_append(event jsonb) returns bigint language sql
-return (okcm.audit_append_all(jsonb_build_array(event)))[1];
+return okcm.audit_append_all(jsonb_build_array(event));
 grant execute on function okcm.audit_append(jsonb) to okcm_crypto;
