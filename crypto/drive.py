@@ -25,6 +25,7 @@ def begin(work: Coroutine[Any, Any, Result]) -> Finished[Result] | Coroutine[Any
         waits_for = work.send(None)
     except StopIteration as end:
         return Finished(end.value)
+    _mark_awaited(waits_for, False)
     return _rest(work, waits_for)
 
 
@@ -36,9 +37,7 @@ async def _rest(work: Coroutine[Any, Any, Result], waits_for: Any) -> Result:
 def _handed_on(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[Any, Any, Result]:
     steps = work.__await__()
     while True:
-        if asyncio.isfuture(waits_for):
-            # How a task knows that a future was awaited; another task awaiting the same one has cleared it meanwhile.
-            waits_for._asyncio_future_blocking = True  # noqa: SLF001 - asyncio's protocol between future and task
+        _mark_awaited(waits_for, True)
         try:
             yield waits_for
         except BaseException as thrown:  # noqa: BLE001 - cancellation too belongs to the work, as in `await`
@@ -49,3 +48,13 @@ def _handed_on(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[A
                 return result
         else:
             return (yield from steps)
+
+
+def _mark_awaited(waits_for: Any, awaited: bool) -> None:  # noqa: FBT001 - it is the value
+    """Set the mark by which a future and the task that awaits it understand each other.
+
+    It stands only from the future's `yield` to the task that takes it: were it left standing meanwhile, somebody else
+    who awaits the same future would be told that it was not awaited properly.
+    """
+    if asyncio.isfuture(waits_for):
+        waits_for._asyncio_future_blocking = awaited  # noqa: SLF001 - asyncio's protocol, there is no public one

@@ -1,0 +1,126 @@
+"""The service's own certificate, and what TLS demands of clients.
+
+The private key is made here and never leaves this process's memory; Vault signs the request. A new certificate goes
+into the same contexts, so the next handshake gets it and open connections stay.
+"""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tenancy.errors import OpenKcmError
+from vault.interfaces import ServerCertificates
+
+LIFETIME = timedelta(hours=24)
+_RENEWED_AFTER = 2 / 3
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 15.0
+
+# TLS 1.2 with forward secrecy only. The two CBC suites (with encrypt-then-MAC) are for KMIP clients that offer no
+# AEAD; TLS 1.3 chooses among its own.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES128-SHA256:!aNULL"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """Our certificate, its key, and the root that clients' certificates must descend from; all PEM."""
+
+    certificate_pem: str
+    root_pem: str
+    not_after: datetime
+    key_pem: bytes = field(repr=False)
+
+
+def new_identity(certificates: ServerCertificates, names: Sequence[str]) -> ServerIdentity:
+    """Make a P-256 key and have it certified for `names`; blocks. Raises VaultUnavailable, VaultRefused."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    csr = request.public_bytes(serialization.Encoding.PEM).decode()
+    certificate, root = certificates.sign(csr, names, LIFETIME)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    not_after = x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+    return ServerIdentity(certificate, root, not_after, private)
+
+
+def server_context(identity: ServerIdentity, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+    """Return a context that admits only clients whose chain ends in our PKI root; `protocols` are ALPN names.
+
+    What TLS proves is the chain, the name constraints in it and the dates. Who the client is, and whether its
+    certificate was revoked, is asked of the database on every connection, so a resumed session saves nobody from it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_REQUIRED
+    # Strict: RFC 5280 to the letter. Only the root is trusted: a tenant's CA is believed because of its signature.
+    context.verify_flags = ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_TRUSTED_FIRST
+    context.load_verify_locations(cadata=identity.root_pem)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    install(context, identity)
+    return context
+
+
+def install(context: ssl.SSLContext, identity: ServerIdentity) -> None:
+    """Have the next handshakes show this certificate. MUST run on the loop's thread: between handshakes, not in one."""
+    # OpenSSL reads keys from files only; this one exists in memory and nowhere else.
+    with os.fdopen(os.memfd_create("server-certificate", os.MFD_CLOEXEC), "wb") as memory:
+        memory.write(identity.key_pem + identity.certificate_pem.encode())
+        memory.flush()
+        context.load_cert_chain(f"/proc/self/fd/{memory.fileno()}")
+
+
+class ServerTls:
+    """The contexts of both fronts and the certificate in them."""
+
+    def __init__(self, certificates: ServerCertificates, names: Sequence[str]) -> None:
+        self._certificates, self._names = certificates, names
+        self._contexts: list[ssl.SSLContext] = []
+        self.identity: ServerIdentity | None = None
+
+    async def obtain(self) -> ServerIdentity:
+        """Return a new certificate, however long Vault takes to come up; raises what trying again cannot mend."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                self.identity = await asyncio.to_thread(new_identity, self._certificates, self._names)
+            except OpenKcmError as failed:
+                log.warning("server certificate not signed", code=failed.code, seconds=pause)
+                if not failed.retryable:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            else:
+                return self.identity
+
+    def context(self, identity: ServerIdentity, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+        """Return a context that `keep` will renew."""
+        context = server_context(identity, protocols)
+        self._contexts.append(context)
+        return context
+
+    async def keep(self, identity: ServerIdentity) -> None:
+        """Renew the certificate after two thirds of its life, for ever."""
+        while True:
+            left = identity.not_after - datetime.now(UTC)
+            await asyncio.sleep(max(left.total_seconds() - LIFETIME.total_seconds() * (1 - _RENEWED_AFTER), 0.0))
+            identity = await self.obtain()
+            for context in self._contexts:
+                install(context, identity)
+            log.info("server certificate renewed", not_after=identity.not_after.isoformat())
