@@ -7,9 +7,11 @@ import pytest
 from tenancy import ids
 from tenancy.errors import VaultRefused
 from tests.contracts.authorities import nothing_recorded
+from tests.vault.server import Server
 from vault.pki import PkiAuthorities
+from vault.root_keys import TransitRootKeys
 from vault.session import TokenSession, VaultCalls, VaultSession
-from vault.tokens import TenantTokens
+from vault.tokens import InlineTenants, TenantTokens
 from vault.transit import TransitTenantKeys
 
 
@@ -18,9 +20,11 @@ def tenant(worker: VaultSession, tokens: TenantTokens, new_tenant: Callable[[], 
     tenant = new_tenant()
     TransitTenantKeys(worker, tokens).ensure(tenant)
     PkiAuthorities(worker).ensure(tenant, nothing_recorded)
+    TransitRootKeys(worker).ensure("eu-west-1")
     return tenant
 
 
+ROOT_KEY = ids.root_key("eu-west-1")
 Attempt = tuple[str, str, dict[str, object] | None]
 
 
@@ -32,18 +36,25 @@ def _spelled(attempt: Attempt) -> str:
 def _is_refused(session: VaultCalls, tenant: str, attempt: Attempt) -> bool:
     method, path, data = attempt
     try:
-        session.request(method, path.format(l2=ids.l2_key(tenant), ca=ids.ca_key(tenant)), data)
+        session.request(method, path.format(l2=ids.l2_key(tenant), ca=ids.ca_key(tenant), root=ROOT_KEY), data)
     except VaultRefused:
         return True
     return False
 
 
-# {l2} and {ca} are the tenant's keys.
+# {l2} and {ca} are the tenant's keys, {root} is the region's.
 WORKER_MUST_NOT: list[Attempt] = [
     ("POST", "transit/encrypt/{l2}", {"plaintext": "aGk=", "context": "aGk="}),
     ("POST", "transit/decrypt/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
     ("POST", "transit/rewrap/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
     ("POST", "transit/datakey/plaintext/{l2}", {"context": "aGk="}),
+    ("POST", "transit/datakey/wrapped/{l2}", {"context": "aGk="}),
+    ("POST", "transit/decrypt/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/rewrap/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/datakey/plaintext/{root}", {"context": "aGk="}),
+    ("POST", "transit/encrypt/{root}", {"plaintext": "aGk=", "context": "aGk=", "associated_data": "aGk="}),
+    ("POST", "transit/encrypt/root-smuggled", {"plaintext": "aGk=", "context": "aGk="}),
+    ("POST", "transit/keys/root-smuggled", {"type": "aes256-gcm96", "derived": True, "exportable": True}),
     ("GET", "transit/export/encryption-key/{l2}", None),
     ("GET", "transit/backup/{l2}", None),
     ("POST", "transit/restore/{l2}", {"backup": "aGk="}),
@@ -77,6 +88,8 @@ WORKER_MUST_NOT: list[Attempt] = [
             "permitted_dns_domains": "acme-corp-12345.tenants.openkcm.internal",
         },
     ),
+    ("POST", "pki/sign/crypto-server", {"csr": "x", "alt_names": "localhost"}),
+    ("POST", "pki/roles/crypto-server", {"client_flag": True}),
     ("POST", "pki/sign-verbatim", {"csr": "x"}),
     ("POST", "pki/issuer/default/sign-verbatim", {"csr": "x"}),
     ("POST", "pki/issuer/root/sign-intermediate", {"csr": "x", "common_name": "x"}),
@@ -106,6 +119,11 @@ TENANT_MUST_NOT: list[Attempt] = [
     ("GET", "transit/keys/{l2}", None),
     ("POST", "transit/rewrap/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
     ("POST", "transit/datakey/plaintext/{l2}", {"context": "aGk="}),
+    ("POST", "transit/datakey/wrapped/{l2}", {"context": "aGk=", "bits": 128}),
+    ("POST", "transit/datakey/wrapped/{l2}", {"context": "aGk=", "associated_data": "aGk="}),
+    ("POST", "transit/datakey/wrapped/L2-smuggled-primary", {"context": "aGk="}),
+    ("POST", "transit/encrypt/{root}", {"plaintext": "aGk=", "context": "aGk="}),
+    ("POST", "transit/decrypt/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
     ("DELETE", "transit/keys/{l2}/soft-delete", None),
     ("POST", "transit/sign/{ca}/sha2-256", {"input": "aGk="}),
     ("POST", "transit/encrypt/L2-smuggled-primary", {"plaintext": "aGk=", "context": "aGk="}),
@@ -115,8 +133,78 @@ TENANT_MUST_NOT: list[Attempt] = [
 
 
 @pytest.mark.parametrize("attempt", TENANT_MUST_NOT, ids=_spelled)
-def test_a_tenants_token_must_not(tokens: TenantTokens, tenant: str, attempt: Attempt) -> None:
+def test_a_tenants_identity_must_not(
+    tokens: TenantTokens, crypto: VaultSession, server: Server, tenant: str, attempt: Attempt
+) -> None:
     assert _is_refused(tokens.session(tenant), tenant, attempt)
+    assert _is_refused(InlineTenants(crypto, server.identity_pem, "crypto").session(tenant), tenant, attempt)
+
+
+CRYPTO_MUST_NOT: list[Attempt] = [
+    *(
+        ("POST", f"transit/{operation}/{{l2}}", {"context": "aGk=", **fields})
+        for operation, fields in {
+            "encrypt": {"plaintext": "aGk="},
+            "decrypt": {"ciphertext": "vault:v1:aGk="},
+            "rewrap": {"ciphertext": "vault:v1:aGk="},
+            "datakey/plaintext": {},
+            "datakey/wrapped": {},
+        }.items()
+    ),
+    *(
+        (method, f"{path}{{{key}}}", data)
+        for key in ("l2", "root", "ca")
+        for method, path, data in (
+            ("GET", "transit/keys/", None),
+            ("POST", "transit/keys/", {"type": "aes256-gcm96", "derived": True}),
+            ("DELETE", "transit/keys/", None),
+            ("GET", "transit/export/encryption-key/", None),
+            ("GET", "transit/backup/", None),
+            ("POST", "transit/hmac/", {"input": "aGk="}),
+        )
+    ),
+    ("DELETE", "transit/keys/{root}/soft-delete", None),
+    ("POST", "transit/keys/{root}/soft-delete-restore", {}),
+    ("POST", "transit/keys/{root}/rotate", {}),
+    ("POST", "transit/keys/{root}/config", {"deletion_allowed": True}),
+    ("POST", "transit/rewrap/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/datakey/plaintext/{root}", {"context": "aGk="}),
+    ("POST", "transit/encrypt/root-smuggled", {"plaintext": "aGk=", "context": "aGk="}),
+    ("POST", "transit/encrypt/{root}", {"batch_input": [{"plaintext": "aGk=", "context": "aGk="}]}),
+    ("LIST", "transit/keys", None),
+    ("POST", "transit/sign/{ca}/sha2-256", {"input": "aGk="}),
+    ("POST", "transit/sign/audit-heads/sha2-256", {"input": "aGk="}),
+    ("POST", "transit/keys/{ca}/csr", {}),
+    ("POST", "transit/decrypt/payloads-platform", {"ciphertext": "vault:v1:aGk="}),
+    ("POST", "pki/root/sign-intermediate", {"csr": "x", "common_name": "x"}),
+    ("POST", "pki/sign-verbatim", {"csr": "x"}),
+    ("POST", "pki/sign-verbatim/crypto-server", {"csr": "x"}),
+    ("POST", "pki/issue/crypto-server", {"alt_names": "localhost"}),
+    ("POST", "pki/issuer/root/sign/crypto-server", {"csr": "x", "alt_names": "localhost"}),
+    ("POST", "pki/roles/crypto-server", {"client_flag": True}),
+    *(
+        ("POST", "pki/sign/crypto-server", {"csr": "x", "alt_names": "localhost", field: value})
+        for field, value in {
+            "uri_sans": "spiffe://acme-corp-12345.tenants.openkcm.internal/service/orders",
+            "other_sans": "1.2.3.4;utf8:x",
+            "not_after": "9999-12-31T23:59:59Z",
+            "exclude_cn_from_sans": True,
+            "format": "der",
+        }.items()
+    ),
+    ("LIST", "pki/certs", None),
+    ("POST", "auth/jwt/role/tenant", {"user_claim": "sub"}),
+    ("POST", "sys/policies/acl/openkcm-crypto", {"policy": ""}),
+    ("POST", "auth/token/create", {"policies": ["root"]}),
+]
+
+
+@pytest.mark.parametrize("attempt", CRYPTO_MUST_NOT, ids=_spelled)
+def test_the_crypto_service_must_not(crypto: VaultSession, admin: TokenSession, tenant: str, attempt: Attempt) -> None:
+    before = admin.read(f"transit/keys/{ROOT_KEY}")
+    assert _is_refused(crypto, tenant, attempt)
+    assert admin.read(f"transit/keys/{ROOT_KEY}") == before
+    assert admin.read("transit/keys/root-smuggled") is None
 
 
 CODEC_MUST_NOT: list[Attempt] = [
