@@ -4,11 +4,16 @@ They carry ids, never a customer's name, a key or a token: workflow histories ou
 operators. Activities read the details from PostgreSQL.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tenancy.events import AnnouncementKind
-from tenancy.ids import TenantId
+from tenancy.ids import TenantId, parse_service_name
 from tenancy.lifecycle import State
+
+ServiceName = Annotated[str, AfterValidator(parse_service_name)]
 
 
 class Message(BaseModel):
@@ -70,3 +75,53 @@ class FailureInput(StepInput):
 
 class SignHeadsResult(Message):
     signed: int
+
+
+class ServiceMemory(Message):
+    """What the workflow of a service remembers from one run to the next; the rest is on record."""
+
+    generation: int = Field(0, description="of the newest certificate; 0 while there is none")
+    renew_at: datetime | None = None
+
+
+class ServiceInput(Message):
+    tenant_id: TenantId
+    region: str
+    service: ServiceName
+    memory: ServiceMemory = Field(default_factory=ServiceMemory)
+
+
+class EnrolInput(Message):
+    """A stored request for a certificate; kind and CSR lie in PostgreSQL under (tenant, request)."""
+
+    request_id: str
+
+
+class ServiceStep(StepInput):
+    """Input of a step of one service."""
+
+    service: ServiceName
+
+
+class EnrolStep(ServiceStep):
+    request_id: str
+
+
+class CertificatePlan(Message):
+    """Which certificate comes next, and the request whose public key it certifies."""
+
+    request_id: str
+    generation: int = Field(description="counts a service's certificates, from 1")
+
+
+class CertificateStep(ServiceStep, CertificatePlan):
+    """Input of the steps between a plan and its certificate."""
+
+
+class CertificateResult(Message):
+    renew_at: datetime = Field(description="when two thirds of the certificate's life are over")
+
+
+class ConnectFailureInput(ServiceStep):
+    code: str
+    reason: str = Field(description="the activity that failed")

@@ -56,6 +56,9 @@ async def run(settings: Settings, parts: wiring.Parts) -> None:
 
 async def _start(settings: Settings, parts: wiring.Parts) -> tuple[Client, Runtime]:
     await _until_done("payload key", lambda: asyncio.to_thread(parts.keyring.open_platform_key))
+    await _until_done(
+        "root keys", lambda: asyncio.to_thread(bootstrap.ensure_root_keys, parts.root_keys, settings.regions)
+    )
     runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
     return await _until_done("temporal", lambda: _connect(settings, parts, runtime)), runtime
 

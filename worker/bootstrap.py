@@ -1,9 +1,10 @@
-"""What must exist in Temporal before the first tenant: search attributes, schedules, and the canary.
+"""What must exist before the first tenant: root keys, and in Temporal search attributes, schedules and the canary.
 
 Declared here once and reconciled at every start of a worker; running it twice, or from two workers, changes nothing.
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -26,6 +27,7 @@ from tenancy.errors import CanaryMissing
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.lifecycle import State
+from vault.interfaces import RootKeys
 from workflows import visibility
 from workflows.gateway import Gateway
 from workflows.platform import SignAuditHeads, SweepOutbox
@@ -83,6 +85,13 @@ async def declare_schedules(client: Client) -> None:
             log.info("schedule created", name=name)
         except ScheduleAlreadyRunningError:
             continue
+
+
+def ensure_root_keys(root_keys: RootKeys, regions: Sequence[str]) -> None:
+    """Make the platform's root key of each region, which the first service of a tenant there needs."""
+    for region in regions:
+        key = root_keys.ensure(region)
+        log.info("root key ready", key=key.name, version=key.version)
 
 
 async def ensure_canary(database: TenantDatabase, gateway: Gateway, region: str) -> None:

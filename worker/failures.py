@@ -52,7 +52,11 @@ class _Translation(ActivityInboundInterceptor):
             await self._note(input, ours.code, final=not ours.retryable)
             log.warning("step failed", code=ours.code, reason=ours.message, **_where())
             raise ApplicationError(
-                ours.message, type=ours.code, non_retryable=not ours.retryable, next_retry_delay=_delay()
+                ours.message,
+                ours.hint,  # a detail, which the workflow reads that has somebody waiting for its answer
+                type=ours.code,
+                non_retryable=not ours.retryable,
+                next_retry_delay=_delay(),
             ) from None
         except Exception:
             reference = uuid4().hex[:12]

@@ -18,16 +18,23 @@ from activities.isolation import IsolationActivities
 from activities.keys import KeyActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.records import RecordActivities
+from activities.services import ServiceActivities
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
+from database.interfaces import TenantRow
+from keystores.interfaces import RootKey
+from keystores.platform import PlatformRootKey
+from tenancy.errors import RootKeyDenied
 from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
+from vault.interfaces import RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
+from vault.root_keys import TransitRootKeys
 from vault.session import VaultSession
 from vault.signer import TransitAuditSigner
 from vault.tokens import TenantTokens
@@ -39,10 +46,14 @@ from worker.identity import open_vault
 from worker.keyring import Keyring
 from workflows.platform import SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
+from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
-LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant)
+LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService)
 PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox)
+
+PLATFORM_MODE = "platform"
+"""The `root_key_mode` of a tenant that brings no root key of its own."""
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -61,6 +72,7 @@ class Parts:
     database: Database
     vault: VaultSession
     keyring: Keyring
+    root_keys: RootKeys
     lifecycle: tuple[Callable[..., Any], ...]
     platform: tuple[Callable[..., Any], ...]
     interceptors: tuple[Interceptor, ...]
@@ -91,19 +103,28 @@ def build(settings: Settings) -> Parts:
         TransitPayloadKeys(vault),
         PkiAuthorities(vault),
     )
-    keyring = Keyring(payload_keys)
+    keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
     senders = _senders(settings)
     keys = KeyActivities(database, tenant_keys, payload_keys, keyring, utc_now)
     certificates = CertificateActivities(database, database, authorities, utc_now)
     records = RecordActivities(database, tuple(senders), settings.base_url, utc_now)
     isolation = IsolationActivities(database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens), utc_now)
     notifications = NotificationActivities(database, database, senders, utc_now)
+    services = ServiceActivities(
+        database,
+        tenant_keys,
+        _root_key_of(root_keys),
+        authorities,
+        timedelta(hours=settings.service_certificate_hours),
+        utc_now,
+    )
     heads = AuditHeadActivities(database, database, TransitAuditSigner(vault))
     return Parts(
         settings=settings,
         database=database,
         vault=vault,
         keyring=keyring,
+        root_keys=root_keys,
         lifecycle=(
             records.open_records,
             keys.create_keys,
@@ -115,6 +136,13 @@ def build(settings: Settings) -> Parts:
             records.record_failure,
             keys.disable_tenant_key,
             certificates.disable_authority,
+            services.record_service,
+            services.create_service_key,
+            services.issue_certificate,
+            services.mark_connected,
+            services.record_connect_failure,
+            services.plan_renewal,
+            services.disconnect_service,
         ),
         platform=(heads.sign_audit_heads, notifications.sweep_outbox),
         interceptors=(FailureInterceptor(database),),
@@ -148,6 +176,17 @@ def workers(client: Client, parts: Parts) -> list[Worker]:
 
     lifecycle = [worker(task_queue(region), LIFECYCLE_WORKFLOWS, parts.lifecycle) for region in settings.regions]
     return [*lifecycle, worker(PLATFORM_QUEUE, PLATFORM_WORKFLOWS, parts.platform)]
+
+
+def _root_key_of(root_keys: RootKeys) -> Callable[[TenantRow], RootKey]:
+    """Return what tells a tenant's root key, by the mode on record; a mode that is not known opens nothing."""
+
+    def root_key_of(tenant: TenantRow) -> RootKey:
+        if tenant.root_key_mode != PLATFORM_MODE:
+            raise RootKeyDenied(f"the root key is held by {tenant.root_key_mode}, which this worker does not know")
+        return PlatformRootKey(root_keys, tenant.region)
+
+    return root_key_of
 
 
 def _senders(settings: Settings) -> Mapping[Channel, Sender]:

@@ -4,10 +4,17 @@ What passes through carries ids only, so the processes outside need no key for w
 to repeat: the workflow id is the tenant, and events and updates are told apart by their own ids.
 """
 
+import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.common import (
     Priority,
     SearchAttributePair,
@@ -21,15 +28,20 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import GrpcCompression, RPCError, RPCStatusCode
 
 from tenancy import ids
-from tenancy.errors import CallerError, SettingsInvalid, TemporalUnavailable, TenantUnknown
+from tenancy.errors import CallerError, PlatformError, SettingsInvalid, TemporalUnavailable, TenantUnknown
 from tenancy.events import EventKind
 from tenancy.lifecycle import State
-from tenancy.messages import MarketplaceSignal, TenantInput
+from tenancy.messages import EnrolInput, MarketplaceSignal, ServiceInput, TenantInput
 from workflows import visibility
+from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 _ENABLE_PRIORITY = 2
+_SERVICE_PRIORITY = 3
+_SERVICE_PATIENCE_SECONDS = 60.0
+_ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
+"""What Temporal answers when a run ended in the very moment in which it was asked; the next run takes the request."""
 
 _THIS_MACHINE = ("127.", "localhost:", "[::1]:")
 
@@ -43,6 +55,12 @@ class UpdateRefused(CallerError):
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(message, hint)
         self.code = code  # type: ignore[misc] # the refusal of a workflow brings its code with it
+
+
+class NotDoneInTime(PlatformError):
+    code = "not_done_in_time"
+    message = "the workflow has the request and is not done with it yet"
+    hint = "nothing is lost and it goes on by itself; see the workflow in the temporal ui, or ask again"
 
 
 class Gateway:
@@ -96,6 +114,75 @@ class Gateway:
             if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
                 raise TenantUnknown from None
             raise TemporalUnavailable from failed
+
+    async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
+        """Connect a service, or give a connected one a further certificate, as the stored request says.
+
+        The certificate is on record when this returns. The same request id again gives the same certificate.
+
+        Raises:
+            TemporalUnavailable: the request did not reach a workflow, or nobody is there to do it.
+            NotDoneInTime: it is being worked on.
+            UpdateRefused: it was refused, with the code, message and hint of the refusal.
+        """
+        await self._ask(
+            tenant_id, region, service, ConnectService.enrol, [EnrolInput(request_id=request_id)], request_id
+        )
+
+    async def renew_service(self, tenant_id: str, region: str, service: str) -> None:
+        """Issue the next certificate for the service's newest key now; raises as `connect_service`."""
+        await self._ask(tenant_id, region, service, ConnectService.renew)
+
+    async def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
+        """Revoke all certificates of a service at once; raises as `connect_service`."""
+        await self._ask(tenant_id, region, service, ConnectService.disconnect)
+
+    async def _ask(  # noqa: PLR0913, PLR0917 - whose service, and what of it
+        self,
+        tenant_id: str,
+        region: str,
+        service: str,
+        update: Any,
+        arguments: Sequence[EnrolInput] = (),
+        update_id: str | None = None,
+    ) -> None:
+        """Ask the workflow of a service, started if there is none: it is all on record, so a new run does as well."""
+        try:
+            async with asyncio.timeout(_SERVICE_PATIENCE_SECONDS):
+                while True:
+                    try:
+                        await self._client.execute_update_with_start_workflow(
+                            update,
+                            args=arguments,
+                            id=update_id,
+                            start_workflow_operation=_service_start(tenant_id, region, service),
+                        )
+                    except WorkflowUpdateFailedError as refused:
+                        refusal = _as_refusal(refused)
+                        if refusal.code != _ENDED_MEANWHILE:
+                            raise refusal from None
+                    else:
+                        return
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            raise NotDoneInTime from None
+        except _DOWN as failed:
+            raise TemporalUnavailable from failed
+
+
+def _service_start(tenant_id: str, region: str, service: str) -> WithStartWorkflowOperation[ConnectService, None]:
+    return WithStartWorkflowOperation(
+        ConnectService.run,
+        ServiceInput(tenant_id=tenant_id, region=region, service=service),
+        id=ids.service_workflow(tenant_id, service),
+        task_queue=ids.task_queue(region),
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        search_attributes=TypedSearchAttributes(
+            [SearchAttributePair(visibility.TENANT_ID, tenant_id), SearchAttributePair(visibility.REGION, region)]
+        ),
+        static_summary=f"service {service} of {tenant_id}",
+        priority=Priority(priority_key=_SERVICE_PRIORITY, fairness_key=tenant_id),
+    )
 
 
 async def connect_client(address: str | None) -> Client:

@@ -7,7 +7,6 @@ short by continuing as new with `TenantMemory`, which is all there is to remembe
 
 from temporalio import workflow
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
-from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from tenancy import ids
@@ -17,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from tenancy.messages import MarketplaceSignal, ProvisionInput, TenantInput, TenantMemory
     from workflows import visibility
     from workflows.provision import ProvisionTenant
+    from workflows.refusals import refusal
 
 _REMEMBERED_EVENTS = 64
 """PostgreSQL refuses repeated events for good; this many are remembered here for those that slip past a crash there."""
@@ -66,11 +66,11 @@ class Tenant:
     @retry.validator
     def _may_retry(self) -> None:
         if self._asked is not None:
-            raise _refusal(OperationRunning("provisioning"))
+            raise refusal(OperationRunning("provisioning"))
         try:
             advance(self._memory.state, Move.RETRY)
         except OpenKcmError as illegal:
-            raise _refusal(illegal) from None
+            raise refusal(illegal) from None
 
     async def _provision(self, move: Move) -> None:
         self._enter(advance(self._memory.state, move))
@@ -108,8 +108,3 @@ class Tenant:
 
     def _show(self, state: State) -> None:
         workflow.set_current_details(f"**{state}**: {MEANING[state]}")
-
-
-def _refusal(error: OpenKcmError) -> ApplicationError:
-    # Message and hint in one text: details would be encrypted, and those who ask from outside hold no payload key.
-    return ApplicationError(f"{error.message}\n{error.hint}", type=error.code, non_retryable=True)

@@ -30,3 +30,11 @@ free for its next operation."""
 
 HEADS_ATTEMPT = timedelta(minutes=2)
 HEARTBEAT = timedelta(seconds=15)
+
+RENEWAL_PAUSE = timedelta(hours=1)
+"""How long a renewal rests that was refused, because the tenant is locked for instance; a third of the certificate's
+life is left when it is first tried, so some twenty tries."""
+SHORTEST_LIFE = timedelta(seconds=1)
+"""The least time between two renewals, whatever a certificate says."""
+FIRST_REQUEST = timedelta(minutes=1)
+"""How long a service's workflow that was started and asked nothing stays: its first request was refused."""

@@ -1,0 +1,258 @@
+"""The steps of ConnectService: one service's key, its certificates, and their end (docs/services.md).
+
+Whether a service still counts is decided under the tenant's row lock, which the steps that add a certificate and the
+one that revokes all of them take: a certificate signed while its service is disconnected is on record before that,
+and revoked with the others, or never.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from cryptography import x509
+from temporalio import activity
+
+from activities.journal import Clock, record
+from database.interfaces import (
+    AuthorityRow,
+    LeafRow,
+    ServiceKeyRow,
+    ServiceRow,
+    TenantDatabase,
+    TenantRow,
+    TenantTransaction,
+)
+from keystores.interfaces import RootKey
+from tenancy import ids
+from tenancy.audit import AuditName
+from tenancy.binding import Context, Purpose
+from tenancy.errors import ConflictingResource, ServiceUnknown, TenantClosed, TenantUnknown
+from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
+from tenancy.messages import (
+    CertificatePlan,
+    CertificateResult,
+    CertificateStep,
+    ConnectFailureInput,
+    EnrolStep,
+    ServiceStep,
+)
+from tenancy.services import ServiceState
+from vault.interfaces import Authority, CertificateAuthorities, TenantKeys
+
+_FIRST_VERSION = 1
+
+RootKeyOf = Callable[[TenantRow], RootKey]
+"""Returns the root key that a tenant's service keys are wrapped under."""
+
+
+class ServiceActivities:
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing a connection is made of
+        self,
+        database: TenantDatabase,
+        tenant_keys: TenantKeys,
+        root_key_of: RootKeyOf,
+        authorities: CertificateAuthorities,
+        lifetime: timedelta,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._tenant_keys = tenant_keys
+        self._root_key_of = root_key_of
+        self._authorities = authorities
+        self._lifetime = lifetime
+        self._clock = clock
+
+    @activity.defn(name="record-service")
+    def record_service(self, step: EnrolStep) -> CertificatePlan:
+        """Step 1: take the stored request up, say which certificate it gets and, in the audit stream, what is made.
+
+        A request that has a certificate already gets that one: whoever asks twice is not given two.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            _admitted(tx, ENCRYPTS)
+            request = tx.services.requested(step.request_id)
+            if request.service != step.service:
+                raise ServiceUnknown("the request is about another service", "send it to the service that it names")
+            tx.services.connect(step.service, request.kind)
+            newest = tx.services.leaf(step.service)
+            if newest is not None and newest.request_id == step.request_id and newest.not_after > self._clock():
+                return CertificatePlan(request_id=step.request_id, generation=newest.generation)
+            plan = CertificatePlan(request_id=step.request_id, generation=tx.services.generation(step.service) + 1)
+            record(
+                tx,
+                _of_plan(step, plan),
+                AuditName.SERVICE_CONNECT_INTENDED,
+                step.service,
+                "intended",
+                kind=request.kind,
+                request=step.request_id,
+                certificate=str(plan.generation),
+            )
+            return plan
+
+    @activity.defn(name="create-service-key")
+    def create_service_key(self, step: CertificateStep) -> None:
+        """Step 2: an L3 whose 256 bits no process has ever seen, wrapped by L2 and then by L1 (MTCI E1 to E3).
+
+        It is made once. A service that is connected again keeps it, so that what it encrypted opens again.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            _still_wanted(tx, step)
+            tenant, key = tx.tenants.get(), tx.services.key(step.service)
+        if tenant is None:
+            raise TenantUnknown
+        if key is not None:
+            return
+        l2_key = ids.l2_key(step.tenant_id)
+        context = Context(step.tenant_id, l2_key, step.service, Purpose.SERVICE_KEY, str(_FIRST_VERSION))
+        root_key = self._root_key_of(tenant)
+        described = root_key.describe()
+        wrapped = root_key.wrap(context, self._tenant_keys.new_wrapped_key(context).encode("ascii"))
+        made = ServiceKeyRow(step.service, _FIRST_VERSION, l2_key, described.mode, described.name, wrapped)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.services.record_key(made)
+            record(
+                tx,
+                step,
+                AuditName.SERVICE_KEY_CREATED,
+                step.service,
+                version=str(_FIRST_VERSION),
+                l2_key=l2_key,
+                root_key=described.name,
+            )
+
+    @activity.defn(name="issue-certificate")
+    def issue_certificate(self, step: CertificateStep) -> CertificateResult:
+        """Step 3: sign and record. What was signed and not recorded opens nothing, so that dying in between is safe."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            _still_wanted(tx, step)
+            newest, authority = tx.services.leaf(step.service), tx.certificates.authority()
+            request = tx.services.requested(step.request_id)
+        if newest is not None and newest.generation >= step.generation:
+            return self._renewed_later(newest)
+        if authority is None:
+            raise ConflictingResource("authority", step.tenant_id, "it is not on record although the tenant is active")
+        signed = self._authorities.issue(
+            _as_authority(authority), step.tenant_id, step.service, request.csr_pem, self._lifetime
+        )
+        leaf = LeafRow(
+            serial=signed.serial,
+            service=step.service,
+            generation=step.generation,
+            request_id=step.request_id,
+            certificate_pem=signed.certificate_pem,
+            not_before=x509.load_pem_x509_certificate(signed.certificate_pem.encode()).not_valid_before_utc,
+            not_after=signed.not_after,
+        )
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            _still_wanted(tx, step)
+            recorded = tx.services.record_leaf(leaf)
+            record(
+                tx,
+                step,
+                AuditName.SERVICE_CERTIFICATE_ISSUED,
+                step.service,
+                serial=recorded.serial,
+                generation=str(recorded.generation),
+                not_after=recorded.not_after.isoformat(),
+            )
+        return self._renewed_later(recorded)
+
+    @activity.defn(name="mark-connected")
+    def mark_connected(self, step: CertificateStep) -> None:
+        """Step 4: the service has key and certificate."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            _still_wanted(tx, step)
+            tx.services.connected(step.service)
+            record(tx, step, AuditName.SERVICE_CONNECTED, step.service, certificate=str(step.generation))
+
+    @activity.defn(name="record-connect-failure")
+    def record_connect_failure(self, failure: ConnectFailureInput) -> None:
+        """Put the end of an intended connection on record; what was made for it stays and the next try uses it."""
+        with self._database.tenant_tx(failure.tenant_id) as tx:
+            record(
+                tx,
+                failure,
+                AuditName.SERVICE_CONNECTED,
+                failure.service,
+                "failure",
+                code=failure.code,
+                at=failure.reason,
+            )
+
+    @activity.defn(name="plan-renewal")
+    def plan_renewal(self, step: ServiceStep) -> CertificatePlan:
+        """Say which certificate comes next, for the key of the newest one, and that it is about to be made.
+
+        A suspended tenant's services go on decrypting, so their certificates are renewed as well.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            _admitted(tx, DECRYPTS)
+            service, newest = _still_wanted(tx, step), tx.services.leaf(step.service)
+            if newest is None or service.state is not ServiceState.CONNECTED:
+                raise ServiceUnknown("the service has no certificate to renew", "connect it first")
+            plan = CertificatePlan(request_id=newest.request_id, generation=tx.services.generation(step.service) + 1)
+            record(
+                tx,
+                _of_plan(step, plan),
+                AuditName.SERVICE_CERTIFICATE_ISSUED,
+                step.service,
+                "intended",
+                generation=str(plan.generation),
+            )
+            return plan
+
+    @activity.defn(name="disconnect-service")
+    def disconnect_service(self, step: ServiceStep) -> None:
+        """Revoke every certificate and mark the service disconnected, in one transaction; in any state of the tenant.
+
+        The crypto service hears of it by the commit itself and closes the live connections. The key stays.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            if tx.services.get(step.service) is None:
+                raise ServiceUnknown
+            if tx.services.disconnect(step.service):
+                record(tx, step, AuditName.SERVICE_DISCONNECTED, step.service)
+
+    def _renewed_later(self, leaf: LeafRow) -> CertificateResult:
+        # Two thirds of what is left, not of the whole life: one that its authority's own end has cut short is then
+        # renewed ever sooner, and never in the past.
+        now = self._clock()
+        return CertificateResult(renew_at=now + (leaf.not_after - now) * 2 / 3)
+
+
+def service_operation(service: str, generation: int) -> str:
+    """Return the operation id of one certificate; generations are never used twice, not even after a reconnection."""
+    return f"service-{service}-{generation}"
+
+
+def _of_plan(step: ServiceStep, plan: CertificatePlan) -> ServiceStep:
+    return step.model_copy(update={"operation_id": service_operation(step.service, plan.generation)})
+
+
+def _admitted(tx: TenantTransaction, states: frozenset[State]) -> None:
+    """Lock the tenant's row; raises TenantUnknown, or TenantClosed when its state is not among `states`."""
+    tenant = tx.tenants.lock()
+    if tenant.state not in states:
+        raise TenantClosed(tenant.state)
+
+
+def _still_wanted(tx: TenantTransaction, step: ServiceStep) -> ServiceRow:
+    service = tx.services.get(step.service)
+    if service is None:
+        raise ServiceUnknown
+    if service.state is ServiceState.DISCONNECTED:
+        raise ServiceUnknown("the service was disconnected", "connect it again: openkcm service connect")
+    return service
+
+
+def _as_authority(row: AuthorityRow) -> Authority:
+    return Authority(
+        serial=row.serial,
+        certificate_pem=row.certificate_pem,
+        chain_pem=row.chain_pem,
+        not_after=row.not_after,
+        fingerprint=row.fingerprint,
+    )

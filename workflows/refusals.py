@@ -1,0 +1,47 @@
+"""How an error leaves a workflow for whoever asked: code, message and hint in the clear.
+
+Message and hint share one text, because a failure's details are encrypted like any payload and those who ask from
+outside hold no payload key. None of the three carries anything secret (tenancy.errors).
+"""
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from tenancy.errors import OpenKcmError
+
+_INTERNAL = "internal"
+
+STEP_FAILED = (ActivityError, ApplicationError)
+"""What `steps.perform` and `steps.note` raise; a local activity's error arrives without the wrapping."""
+
+StepFailed = ActivityError | ApplicationError
+
+
+def refusal(error: OpenKcmError) -> ApplicationError:
+    """Return what an update or its validator raises for an error of ours."""
+    return _failure(error.code, error.message, error.hint)
+
+
+def refusal_of(failed: StepFailed) -> ApplicationError:
+    """Return what an update raises when one of its steps has ended in an error."""
+    cause = _cause(failed)
+    if cause is None:
+        return _failure(_INTERNAL, "the operation was stopped", "see the workflow in the temporal ui")
+    hint = cause.details[0] if cause.details else ""
+    return _failure(code_of(failed), cause.message, hint if isinstance(hint, str) else "")
+
+
+def code_of(failed: StepFailed) -> str:
+    """Return the code of the error that ended a step."""
+    cause = _cause(failed)
+    return cause.type if cause is not None and cause.type else _INTERNAL
+
+
+def _cause(failed: StepFailed) -> ApplicationError | None:
+    cause = failed.cause if isinstance(failed, ActivityError) else failed
+    return cause if isinstance(cause, ApplicationError) else None
+
+
+def _failure(code: str, message: str, hint: str) -> ApplicationError:
+    return ApplicationError(f"{message}\n{hint}", type=code, non_retryable=True)
