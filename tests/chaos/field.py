@@ -28,7 +28,7 @@ from devstack.server import Server
 from devstack.temporal import TemporalServer
 from tenancy import ids
 from tenancy.audit import verify_chain
-from tenancy.errors import DatabaseUnavailable
+from tenancy.errors import ComponentFailed, DatabaseUnavailable
 from tenancy.events import AnnouncementKind, EventKind, MarketplaceEvent
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
@@ -139,10 +139,17 @@ class Field:
                 server.start()
 
     def wait_whole(self) -> None:
-        """Start again whatever died and wait until all servers serve."""
-        self.heal()
-        for server in self.servers.values():
-            server.wait_ready(_PATIENCE_SECONDS)
+        """Start again whatever died, or dies while this waits, until all servers serve."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            self.heal()
+            try:
+                for server in self.servers.values():
+                    server.wait_ready(_PATIENCE_SECONDS)
+            except ComponentFailed:
+                assert time.monotonic() < deadline, "a server does not come back"
+            else:
+                return
 
     def pid_of(self, target: str) -> int:
         """Return whom to shoot, alive and ready; 0 is the worker itself, whoever that then is."""
