@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import structlog
@@ -53,7 +54,7 @@ class Connection(asyncio.Protocol):
         self._refusal: OpenKcmError | None = None
         self._running = False
         self._queue: deque[Step] = deque()
-        self._reading, self._writable = True, True
+        self._reading, self._writable, self._drained_by = True, True, 0.0
         self._patience = 0.0
 
     def received(self, data: bytes) -> None:
@@ -112,7 +113,9 @@ class Connection(asyncio.Protocol):
 
     def overdue(self, now: float) -> bool:
         """Whether the client has used up its time."""
-        return now > self.deadline and (self.closing or not self._writable or not self.busy or not self.identified)
+        if not self._writable and now > self._drained_by:
+            return True
+        return now > self.deadline and (self.closing or not self.busy or not self.identified)
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -154,7 +157,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = False
-        self.deadline = self._loop.time() + self.connections.bounds.message_seconds
+        self._drained_by = self._loop.time() + self.connections.bounds.message_seconds
         self._flow()
 
     def resume_writing(self) -> None:
@@ -205,7 +208,7 @@ class Connection(asyncio.Protocol):
     def recheck(self, outcome: CallerRefused | TenantClosed | Caller) -> None:
         """Take what the caller has become: refused means the end of this connection."""
         if isinstance(outcome, Caller):
-            self.caller = outcome
+            self.caller = replace(outcome, address=self.caller.address)  # it may have been asked for another's
         else:
             self.connections.refused += 1
             self.close()

@@ -25,7 +25,7 @@ def begin(work: Coroutine[Any, Any, Result]) -> Finished[Result] | Coroutine[Any
         waits_for = work.send(None)
     except StopIteration as end:
         return Finished(end.value)
-    _mark_awaited(waits_for, False)
+    _mark_awaited(waits_for, awaited=False)
     return _rest(work, waits_for)
 
 
@@ -37,7 +37,7 @@ async def _rest(work: Coroutine[Any, Any, Result], waits_for: Any) -> Result:
 def _handed_on(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[Any, Any, Result]:
     steps = work.__await__()
     while True:
-        _mark_awaited(waits_for, True)
+        _mark_awaited(waits_for, awaited=True)
         try:
             yield waits_for
         except BaseException as thrown:  # noqa: BLE001 - cancellation too belongs to the work, as in `await`
@@ -50,7 +50,7 @@ def _handed_on(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[A
             return (yield from steps)
 
 
-def _mark_awaited(waits_for: Any, awaited: bool) -> None:  # noqa: FBT001 - it is the value
+def _mark_awaited(waits_for: Any, *, awaited: bool) -> None:
     """Set the mark by which a future and the task that awaits it understand each other.
 
     It stands only from the future's `yield` to the task that takes it: were it left standing meanwhile, somebody else
