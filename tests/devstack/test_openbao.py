@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 
 from config.secrets import Role, read_secret, vault_secret
+from devstack.openbao import OpenBaoServer
 from devstack.secrets import BOUNDARY_PUBLIC_KEY, ensure_secrets
 from devstack.server import Server
-from tenancy.errors import ComponentFailed
+from tenancy.errors import ComponentFailed, VaultUnavailable
 from tests.devstack.conftest import NewServer
 from vault.session import VaultSession
+from vault.setup import SETUP
 
 
 def test_a_failed_first_boot_is_recovered_by_the_next(new_server: NewServer) -> None:
@@ -56,10 +58,84 @@ def test_no_secret_is_in_the_configuration_and_no_file_is_open_to_others(new_ser
     configuration = (server.folder / "openbao.hcl").read_text(encoding="utf-8")
     secrets = server.state_dir / "secrets"
     assert not [file.name for file in secrets.iterdir() if file.read_text(encoding="utf-8") in configuration]
+    assert (server.folder / "setup-secret-id").read_text(encoding="utf-8") not in configuration
     assert not [file for file in (server.folder, *server.folder.iterdir()) if file.stat().st_mode & 0o077]
 
 
+def test_a_server_of_an_older_version_gets_this_versions_policies_and_keeps_its_keys(new_server: NewServer) -> None:
+    server = started(new_server)
+    setup = VaultSession(server.address, SETUP, read_secret(server.folder, "setup-secret-id"))
+    key = worker_of(server).write("transit/keys/L2-acme-corp-12345-primary", {"type": "aes256-gcm96", "derived": True})
+    whole = {role: setup.read(policy_of(role)) or {} for role in ("worker", "crypto", "setup")}
+    # What an older version would have left: less for the worker, nothing for the crypto service, and a setup role
+    # that does not know of the role for server certificates.
+    older = whole["setup"]["policy"].replace('path "pki/roles/crypto-server"', 'path "nothing"')
+    for role, policy in {"worker": 'path "nothing" {}', "crypto": 'path "nothing" {}', "setup": older}.items():
+        setup.write(policy_of(role), {"policy": policy})
+    (server.folder / "applied").write_text("the digest of that version", encoding="utf-8")
+
+    server.bring_up_to_date()
+
+    for role, policy in whole.items():
+        assert (setup.read(policy_of(role)) or {})["policy"].strip() == policy["policy"].strip()
+    record = worker_of(server).read("transit/keys/L2-acme-corp-12345-primary") or {}
+    assert record["keys"] == key["keys"]
+
+
+def test_a_server_that_has_everything_is_not_asked(new_server: NewServer) -> None:
+    server = started(new_server)
+    server.kill()
+
+    server.bring_up_to_date()
+
+    (server.folder / "applied").unlink()
+    with pytest.raises(VaultUnavailable):
+        server.bring_up_to_date()
+
+
+def test_a_change_of_the_crypto_services_names_reaches_its_role(new_server: NewServer) -> None:
+    server = started(new_server)
+    renamed = OpenBaoServer(server.state_dir, server.port, server.state_dir / "secrets", ("kms.example", "10.1.2.3"))
+
+    renamed.bring_up_to_date()
+
+    setup = VaultSession(server.address, SETUP, read_secret(server.folder, "setup-secret-id"))
+    role = setup.read("pki/roles/crypto-server") or {}
+    assert role["allowed_domains"] == ["kms.example"]
+    assert role["allowed_ip_sans_cidr"] == ["10.1.2.3/32"]
+
+
+def test_a_server_made_without_the_setup_role_says_so_and_is_left_alone(new_server: NewServer) -> None:
+    server = started(new_server)
+    # To the server a secret that it never learnt and a role that it has not are one and the same refusal.
+    (server.folder / "setup-secret-id").write_text("0" * 64, encoding="utf-8")
+    (server.folder / "applied").unlink()
+
+    with pytest.raises(ComponentFailed, match="older version") as refused:
+        server.bring_up_to_date()
+
+    assert "start anew" in refused.value.hint
+    assert not (server.folder / "applied").exists()
+
+
+def started(new_server: NewServer) -> OpenBaoServer:
+    server = new_server("openbao")
+    assert isinstance(server, OpenBaoServer)
+    server.prepare()
+    server.start()
+    server.wait_ready(60)
+    return server
+
+
+def worker_of(server: Server) -> VaultSession:
+    return VaultSession(
+        server.address, Role.WORKER, read_secret(server.state_dir / "secrets", vault_secret(Role.WORKER))
+    )
+
+
 def policies_of_worker(server: Server) -> list[str]:
-    secret = read_secret(server.state_dir / "secrets", vault_secret(Role.WORKER))
-    session = VaultSession(server.address, Role.WORKER, secret)
-    return list((session.read("auth/token/lookup-self") or {})["policies"])
+    return list((worker_of(server).read("auth/token/lookup-self") or {})["policies"])
+
+
+def policy_of(role: str) -> str:
+    return f"sys/policies/acl/openkcm-{role}"
