@@ -1,0 +1,255 @@
+"""Client certificate → caller.
+
+1. TLS has verified the chain up to our root, the name constraints and the time (RFC 5280, section 6).
+2. The leaf's one DNS name says in which tenant to look for its serial. It is believed no further than that.
+3. The leaf is signed by the tenant's authority on record, whose SHA-256 is the one in the tenant's route. Only this
+   makes it the tenant's: the *issuer* decides (MTCI A1). From here on a refusal goes into the tenant's audit stream.
+4. The serial is on record, not revoked, and its service is connected; the service's name is taken from that record.
+5. The tenant's state lets services in.
+
+What was found is kept for at most the cache time and looked up again when the tenant changed, so until then `refresh`
+costs a look into memory. The certificate's own end is looked at every time.
+"""
+
+import asyncio
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NoReturn, TypeAlias
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+
+from crypto.correlation import correlation_id, new_correlation_id
+from crypto.interfaces import Blocking, Caller, Changes, Entry, Journal
+from database.interfaces import CallerRow, TenantDatabase, mark
+from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
+from tenancy.ids import TENANT_DOMAIN, TENANT_ID_PATTERN
+from tenancy.lifecycle import DECRYPTS
+from tenancy.services import CryptoOperation, ServiceState
+from vault.certificates import hex_serial
+
+_MOST = 65_536
+"""Certificates remembered; beyond it those that were not asked for the longest are forgotten."""
+_LOOKS = 3
+"""How often a look is repeated because the tenant changed during it."""
+
+Key: TypeAlias = tuple[str, str]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A presented certificate; `digest` is the SHA-256 of all of it."""
+
+    tenant_id: str
+    serial: str
+    digest: bytes
+    certificate: x509.Certificate
+
+    @property
+    def key(self) -> Key:
+        return self.tenant_id, self.serial
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    service: str
+    error: Callable[[], OpenKcmError]
+    why: str
+
+
+@dataclass(slots=True)
+class _Tenant:
+    """How often a tenant has changed since this process began: what was read before a change is old."""
+
+    changes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was found for a certificate whose issuer is proven, and at which count of changes it was read."""
+
+    leaf: _Leaf
+    found: Caller | _Refusal
+    not_after: float
+    until: float
+    tenant: _Tenant
+    read_at: int
+
+
+class CertificateCallers:
+    """`interfaces.Callers` over the database. Used from one loop."""
+
+    def __init__(  # noqa: PLR0913 - what it is made of, by name
+        self,
+        database: TenantDatabase,
+        blocking: Blocking,
+        journal: Journal,
+        changes: Changes,
+        *,
+        cache_seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._blocking = blocking
+        self._journal = journal
+        self._cache_seconds = cache_seconds
+        self._monotonic = monotonic
+        self._clock = clock
+        self._known: OrderedDict[Key, _Known] = OrderedDict()
+        self._looking: dict[Key, tuple[bytes, int, asyncio.Task[_Known]]] = {}
+        self._tenants: dict[str, _Tenant] = {}
+        changes.subscribe(self.forget)
+
+    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+        """Return who presents a certificate whose chain TLS has verified.
+
+        Raises: CallerRefused, TenantClosed; DatabaseUnavailable, DatabaseRefused, TooManyRequests, AuditUnavailable.
+        """
+        return await self._admit(_presented(certificate_der), address)
+
+    async def refresh(self, caller: Caller) -> Caller:
+        """Return the caller as it is now; raises as `identify`. Free while nothing changed."""
+        known = self._known.get((caller.tenant_id, caller.serial))
+        if known is None:  # pushed out by very many others: the client may present its certificate again
+            raise CallerRefused
+        if known.found == caller and self._is_fresh(known) and self._clock() < known.not_after:
+            return caller
+        return await self._admit(known.leaf, caller.address)
+
+    def forget(self, tenant: str | None) -> None:
+        """Have what is known of a tenant (its `mark`), or of all, looked up again before it is next used."""
+        if tenant is None:
+            for one in self._tenants.values():
+                one.changes += 1
+        elif tenant in self._tenants:
+            self._tenants[tenant].changes += 1
+
+    async def _admit(self, leaf: _Leaf, address: str) -> Caller:
+        known = self._known.get(leaf.key)
+        if known is None or known.leaf.digest != leaf.digest or not self._is_fresh(known):
+            known = await self._look(leaf)
+        found = known.found
+        if isinstance(found, Caller):
+            if self._clock() < known.not_after:
+                return found if found.address == address else replace(found, address=address)
+            found = _Refusal(found.service, CallerRefused, "expired")
+        error = found.error()
+        log.info("caller refused", tenant_id=leaf.tenant_id, serial=leaf.serial, why=found.why)
+        await self._journal.write(
+            (
+                Entry(
+                    tenant_id=leaf.tenant_id,
+                    service=found.service,
+                    operation=CryptoOperation.CONNECT,
+                    subject=f"certificate {leaf.serial}",
+                    correlation_id=correlation_id.get() or new_correlation_id(),
+                    source=address,
+                    refused=error.code,
+                ),
+            )
+        )
+        raise error
+
+    def _is_fresh(self, known: _Known) -> bool:
+        return known.read_at == known.tenant.changes and self._monotonic() < known.until
+
+    async def _look(self, leaf: _Leaf) -> _Known:
+        """Look it up, once for all who ask meanwhile, and again when the tenant changed before the answer came.
+
+        A tenant that never stops changing gets the last answer: its request was under way before the last change, and
+        the next one looks again.
+        """
+        tenant = self._tenants.setdefault(mark(leaf.tenant_id), _Tenant())
+        for _ in range(_LOOKS):
+            digest, read_at, task = self._looking.get(leaf.key, (b"", -1, None))
+            if task is None or digest != leaf.digest or read_at != tenant.changes:
+                task = asyncio.get_running_loop().create_task(self._found(leaf, tenant))
+                self._looking[leaf.key] = (leaf.digest, tenant.changes, task)
+                task.add_done_callback(partial(self._looked, leaf.key))
+            known = await asyncio.shield(task)
+            if known.read_at == tenant.changes:
+                break
+        return known
+
+    def _looked(self, key: Key, task: "asyncio.Task[_Known]") -> None:
+        if key in self._looking and self._looking[key][2] is task:
+            del self._looking[key]
+        if not task.cancelled():
+            task.exception()  # seen: whoever waits gets it, and all of them may have gone
+
+    async def _found(self, leaf: _Leaf, tenant: _Tenant) -> _Known:
+        # Both before the read: what changes or ages during it counts against the answer.
+        read_at, until = tenant.changes, self._monotonic() + self._cache_seconds
+        found, not_after = await self._blocking.run(leaf.tenant_id, partial(self._read, leaf))
+        known = _Known(leaf, found, not_after, until, tenant, read_at)
+        self._known[leaf.key] = known
+        self._known.move_to_end(leaf.key)
+        if len(self._known) > _MOST:
+            self._known.popitem(last=False)
+        return known
+
+    def _read(self, leaf: _Leaf) -> tuple[Caller | _Refusal, float]:
+        """In a thread: read what is on record and prove the issuer; raises CallerRefused when it is not proven."""
+        with self._database.tenant_tx(leaf.tenant_id) as tx:
+            row = tx.services.caller(leaf.serial)
+            authority = None if row is not None else tx.certificates.authority()
+        if row is not None:
+            _prove(leaf, row.authority_pem, row.issuer_fingerprint)
+            ends = min(row.not_after, leaf.certificate.not_valid_after_utc)
+            return _verdict(leaf, row), ends.timestamp()
+        if authority is None:
+            _unproven(leaf, "no authority")
+        _prove(leaf, authority.certificate_pem, authority.fingerprint)
+        return _Refusal("", CallerRefused, "not on record"), leaf.certificate.not_valid_after_utc.timestamp()
+
+
+def _presented(certificate_der: bytes) -> _Leaf:
+    try:
+        certificate = x509.load_der_x509_certificate(certificate_der)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (dns,) = names.get_values_for_type(x509.DNSName)
+        serial = hex_serial(certificate)
+    except (ValueError, OverflowError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        raise CallerRefused from None
+    tenant_id, _, domain = dns.partition(".")
+    if domain != TENANT_DOMAIN or not re.fullmatch(TENANT_ID_PATTERN, tenant_id):
+        raise CallerRefused
+    return _Leaf(tenant_id, serial, hashlib.sha256(certificate_der).digest(), certificate)
+
+
+def _prove(leaf: _Leaf, authority_pem: str, fingerprint: str) -> None:
+    """Return only when the authority with this fingerprint signed the leaf, itself and directly."""
+    authority = x509.load_pem_x509_certificate(authority_pem.encode())
+    der = authority.public_bytes(serialization.Encoding.DER)
+    if hashlib.sha256(der).hexdigest() != fingerprint:
+        _unproven(leaf, "the route names another authority")
+    try:
+        leaf.certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        _unproven(leaf, "another issuer")
+
+
+def _unproven(leaf: _Leaf, why: str) -> NoReturn:
+    """Refuse without a record: the tenant has nothing to do with a certificate that its authority did not sign."""
+    log.warning("issuer not proven", tenant_id=leaf.tenant_id, serial=leaf.serial, why=why)
+    raise CallerRefused
+
+
+def _verdict(leaf: _Leaf, row: CallerRow) -> Caller | _Refusal:
+    if row.revoked_at is not None:
+        return _Refusal(row.service, CallerRefused, "revoked")
+    if row.service_state is not ServiceState.CONNECTED:
+        return _Refusal(row.service, CallerRefused, "service not connected")
+    if row.tenant_state not in DECRYPTS:
+        return _Refusal(row.service, partial(TenantClosed, row.tenant_state), "tenant closed")
+    return Caller(leaf.tenant_id, row.service, row.l2_key, row.region, leaf.serial, row.tenant_state)

@@ -1,0 +1,204 @@
+"""Opened L3 service keys, in memory for at most the cache time (MTCI E1 to E3, A2).
+
+Opening is `L2.decrypt(L1.unwrap(wrapped, context), context)`: one root-key call and one Vault call under the tenant's
+own identity. Either layer alone opens nothing, so a customer who takes the root key away stops this service within
+the cache time, and at once for what is not in memory.
+
+The descent is checked before anything is opened, and the context is put together from the caller, never read from the
+row: a row that was copied to another tenant, service or version carries its own context along in vain.
+
+What Python can do for keys in memory: what is kept lies in a `bytearray` that is overwritten when it is dropped, at
+its end also when nobody asks again. What is handed out is a short-lived copy, which Python frees but does not
+overwrite.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+
+from crypto.interfaces import Blocking, Caller, Changes, ServiceKey
+from database.interfaces import ServiceKeyRow, TenantDatabase, mark
+from keystores.interfaces import RootKey
+from tenancy.binding import Context, Purpose
+from tenancy.errors import KeyUnavailable, ObjectNotFound, OpenKcmError, WrongContext
+from tenancy.ids import l2_key
+from vault.interfaces import TenantKeys
+
+MATERIAL = 32
+"""Bytes of an L3."""
+_BACK_OFF = 0.5
+"""Seconds for which a failure is the answer: a key server in trouble is not asked again by every request."""
+
+log = structlog.get_logger()
+
+
+class _Place(NamedTuple):
+    """Whose key: all of the caller that decides, so no entry can answer for another; `version` None is the newest."""
+
+    tenant_id: str
+    service: str
+    l2_key: str
+    region: str
+    version: int | None
+
+
+@dataclass(slots=True)
+class _Kept:
+    version: int
+    material: bytearray = field(repr=False)
+    until: float
+
+    def overwrite(self) -> None:
+        self.material[:] = bytes(len(self.material))
+
+
+@dataclass(slots=True)
+class _Tenant:
+    """What is remembered of one tenant. It is replaced as a whole when the tenant changes.
+
+    An opening that is under way then ends in the replaced one, where nobody looks: a key that was read before a
+    change is never found after it.
+    """
+
+    kept: dict[_Place, _Kept] = field(default_factory=dict)
+    opening: "dict[_Place, asyncio.Task[ServiceKey]]" = field(default_factory=dict)
+    failed: dict[_Place, tuple[OpenKcmError, float]] = field(default_factory=dict)
+    replaced: bool = False
+
+
+class CachedKeyring:
+    """`interfaces.Keyring`. Used from one loop; `close` overwrites everything."""
+
+    def __init__(  # noqa: PLR0913 - what it is made of, by name
+        self,
+        database: TenantDatabase,
+        tenant_keys: TenantKeys,
+        root_key: Callable[[ServiceKeyRow, str], RootKey],
+        blocking: Blocking,
+        changes: Changes,
+        *,
+        cache_seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`root_key` chooses the L1 for a row and the caller's region."""
+        self._database = database
+        self._tenant_keys = tenant_keys
+        self._root_key = root_key
+        self._blocking = blocking
+        self._cache_seconds = cache_seconds
+        self._monotonic = monotonic
+        self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
+        self._marked: dict[str, str] = {}
+        changes.subscribe(self.forget)
+
+    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+        """Return the newest L3 of the caller's service, or one version of it; see `interfaces.Keyring`."""
+        place = _Place(caller.tenant_id, caller.service, caller.l2_key, caller.region, version)
+        tenant = self._tenants[caller.tenant_id]
+        now = self._monotonic()
+        kept = tenant.kept.get(place)
+        if kept is not None and now < kept.until:
+            return ServiceKey(kept.version, bytes(kept.material))
+        failed = tenant.failed.get(place)
+        if failed is not None and now < failed[1]:
+            raise failed[0].with_traceback(None)
+        task = tenant.opening.get(place)
+        if task is None:
+            self._marked[mark(caller.tenant_id)] = caller.tenant_id
+            task = asyncio.get_running_loop().create_task(self._open(place, tenant))
+            tenant.opening[place] = task
+            task.add_done_callback(partial(_settle, tenant, place))
+        return await asyncio.shield(task)
+
+    def forget(self, tenant: str | None) -> None:
+        """Drop what is kept of a tenant (its `mark`), or of all, and whatever is just being opened when it comes."""
+        changed = tuple(self._tenants) if tenant is None else (self._marked.get(tenant, ""),)
+        for tenant_id in changed:
+            old = self._tenants.pop(tenant_id, None)
+            if old is not None:
+                old.replaced = True
+                for kept in old.kept.values():
+                    kept.overwrite()
+                old.kept.clear()
+
+    def close(self) -> None:
+        """Drop everything."""
+        self.forget(None)
+
+    async def _open(self, place: _Place, tenant: _Tenant) -> ServiceKey:
+        # Before the row is read: a key's time begins with the oldest thing it depends on.
+        until = self._monotonic() + self._cache_seconds
+        begun = False
+
+        def work() -> ServiceKey:
+            nonlocal begun
+            begun = True
+            return self._read_and_open(place)
+
+        try:
+            key = await self._blocking.run(place.tenant_id, work)
+        except OpenKcmError as error:
+            # A version that was never made is asked for by whoever invents one: nobody else's trouble, not remembered.
+            if begun and not isinstance(error, ObjectNotFound):
+                tenant.failed[place] = (error, self._monotonic() + _BACK_OFF)
+                asyncio.get_running_loop().call_later(_BACK_OFF, tenant.failed.pop, place, None)
+            raise
+        if not tenant.replaced:
+            self._keep(place, tenant, key, until)
+        return key
+
+    def _keep(self, place: _Place, tenant: _Tenant, key: ServiceKey, until: float) -> None:
+        kept = _Kept(key.version, bytearray(key.material), until)
+        for same in (place, place._replace(version=key.version)):
+            tenant.kept[same] = kept
+        asyncio.get_running_loop().call_later(until - self._monotonic(), _end, tenant, kept)
+
+    def _read_and_open(self, place: _Place) -> ServiceKey:
+        """In a thread: read the row, check its descent, open both layers."""
+        with self._database.tenant_tx(place.tenant_id) as tx:
+            row = tx.services.key(place.service, place.version)
+        if row is None:
+            raise ObjectNotFound
+        if not _descends(place, row):
+            log.error("service key descends from elsewhere", tenant_id=place.tenant_id, service=place.service)
+            raise ObjectNotFound
+        context = Context(place.tenant_id, place.l2_key, place.service, Purpose.SERVICE_KEY, str(row.version))
+        try:
+            inner = self._root_key(row, place.region).unwrap(context, row.wrapped)
+            material = self._tenant_keys.decrypt(context, inner.decode("ascii"))
+        except (WrongContext, UnicodeDecodeError):
+            # Not told to the caller: what is stored was moved or altered, which is for the platform to look at.
+            log.exception("service key does not open in its place", tenant_id=place.tenant_id, service=place.service)
+            raise KeyUnavailable from None
+        if len(material) != MATERIAL:
+            log.error("service key is of another size", tenant_id=place.tenant_id, service=place.service)
+            raise KeyUnavailable
+        return ServiceKey(row.version, material)
+
+
+def _descends(place: _Place, row: ServiceKeyRow) -> bool:
+    """Whether the row is of this service and descends from the one L2 that is the tenant's own (MTCI A2, A3)."""
+    return (
+        place.l2_key == l2_key(place.tenant_id) == row.l2_key
+        and row.service == place.service
+        and place.version in (None, row.version)
+    )
+
+
+def _settle(tenant: _Tenant, place: _Place, task: "asyncio.Task[ServiceKey]") -> None:
+    del tenant.opening[place]
+    if not task.cancelled():
+        task.exception()  # seen: whoever waits gets it, and all of them may have gone
+
+
+def _end(tenant: _Tenant, kept: _Kept) -> None:
+    """Overwrite a key whose time is over, though nobody asks for it again."""
+    kept.overwrite()
+    for place in [place for place, other in tenant.kept.items() if other is kept]:
+        del tenant.kept[place]
