@@ -1,0 +1,13 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crypto.https.stage import Stage
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """A front over real mTLS with the service `orders` of one tenant."""
+    with Stage(tmp_path) as running:
+        yield running
