@@ -28,6 +28,7 @@ from tests.database.fixtures import Field, field, server, template
 from tests.vault import server as openbao
 from vault.session import TokenSession
 from worker import wiring
+from worker.bootstrap import ensure_root_keys
 
 __all__ = ["field", "server", "template"]  # fixtures that pytest finds here by their names
 
@@ -56,12 +57,12 @@ class Provisioning:
         """Run one activity as the workflow of this tenant would."""
         kinds = {Step.ANNOUNCE: AnnounceInput, "record-failure": FailureInput}
         message = kinds.get(name, StepInput)(**self.step.model_dump(), **more)
-        return self._run(name, message)
+        return self.run_with(name, message)
 
     def run_platform(self, name: str) -> Any:
-        return self._run(name)
+        return self.run_with(name)
 
-    def _run(self, name: str, *arguments: Any) -> Any:
+    def run_with(self, name: str, *arguments: Any) -> Any:
         environment = ActivityEnvironment()
         workflow_id = ids.provision_workflow(self.tenant_id)
         environment.info = dataclasses.replace(environment.info, activity_type=name, workflow_id=workflow_id)
@@ -102,7 +103,7 @@ def vault_admin(key_server: openbao.Server) -> TokenSession:
 @pytest.fixture
 def settings(field: Field, key_server: openbao.Server, tmp_path: Path) -> Settings:
     folder = tmp_path / "secrets"
-    for role in (Role.WORKER, Role.MARKETPLACE):
+    for role in (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR):
         ensure_secret(folder, secrets.database_password(role), field.server.passwords[role])
         ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
     secret_id = (key_server.folder / "worker.secret").read_text(encoding="ascii")
@@ -126,6 +127,7 @@ def settings(field: Field, key_server: openbao.Server, tmp_path: Path) -> Settin
 def parts(settings: Settings) -> Iterator[wiring.Parts]:
     built = wiring.build(settings)
     built.keyring.open_platform_key()
+    ensure_root_keys(built.root_keys, [REGION])
     yield built
     built.database.close()
 

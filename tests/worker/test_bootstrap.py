@@ -8,7 +8,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
 from tenancy.errors import CanaryMissing
-from tenancy.ids import CANARY_TENANT_ID, tenant_workflow
+from tenancy.ids import CANARY_TENANT_ID, root_key, tenant_workflow
 from tenancy.lifecycle import Move, State
 from tenancy.provisioning import Step
 from worker import bootstrap
@@ -70,3 +70,17 @@ async def test_a_canary_that_is_ready_is_left_alone(temporal_client, gateway, pa
         tx.tenants.move(Move.ACTIVATE)
     await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
     assert [run async for run in temporal_client.list_workflows()] == []
+
+
+async def test_the_root_key_of_each_region_is_made_once(parts, vault_admin):
+    regions = ("eu-west-1", "eu-central-9")
+    for _ in range(2):
+        bootstrap.ensure_root_keys(parts.root_keys, regions)
+    for region in regions:
+        key = vault_admin.read(f"transit/keys/{root_key(region)}")
+        assert (key["type"], key["latest_version"], key["derived"], key["exportable"]) == (
+            "aes256-gcm96",
+            1,
+            True,
+            False,
+        )

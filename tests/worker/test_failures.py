@@ -71,6 +71,7 @@ async def test_our_error_keeps_its_code_and_says_whether_trying_again_helps(part
     seen = await translated(parts.database, error, step)
     assert isinstance(seen, ApplicationError)
     assert (seen.type, seen.message, seen.non_retryable) == (error.code, error.message, not error.retryable)
+    assert seen.details == (error.hint,)
     assert seen.__cause__ is None
 
 
