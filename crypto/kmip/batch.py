@@ -1,0 +1,52 @@
+"""What the items of one request share: who asks, in which version, and what the item before left behind."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from crypto.interfaces import Caller, Parts
+from crypto.kmip.fields import read_text, text
+from crypto.kmip.items import Item
+from crypto.kmip.objects import ObjectStore
+from crypto.kmip.tags import Tag
+from tenancy.errors import ObjectNotFound
+
+_OBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+Payload = tuple[Item, ...]
+
+
+@dataclass(slots=True)
+class Batch:
+    """`version` is the minor one, `now` the time of the request in seconds since the epoch.
+
+    `placeholder` is KMIP's ID Placeholder (KMIP 1.4, section 4). `subject` and `bytes` go into the audit record of the
+    item being worked on.
+    """
+
+    caller: Caller
+    version: int
+    parts: Parts
+    objects: ObjectStore
+    now: int
+    placeholder: str | None = None
+    subject: str = ""
+    bytes: int = field(default=0)
+
+    def object_id(self, payload: Item, tag: int = Tag.UNIQUE_IDENTIFIER) -> str:
+        """Return the object a payload is about, the placeholder where it names none; raises ObjectNotFound."""
+        named = read_text(payload, tag)
+        found = self.placeholder if named is None else named
+        # Ids are made here, so anything of another form is not there; it is not looked for and not written down.
+        if found is None or not _OBJECT_ID.fullmatch(found):
+            raise ObjectNotFound
+        self.subject = found
+        return found
+
+    def about(self, object_id: str) -> Item:
+        """Make the object the placeholder, and return its Unique Identifier for an answer."""
+        self.placeholder = self.subject = object_id
+        return text(Tag.UNIQUE_IDENTIFIER, object_id)
+
+
+Handler = Callable[[Batch, Item], Awaitable[Payload]]
+"""An operation: from the request's payload to the items of the answer's; it refuses by raising."""

@@ -1,0 +1,250 @@
+"""Where managed objects are kept: rows of the database, with a cache of what was read.
+
+A cached object is used for at most as long as an opened service key may stay in memory, and forgotten at once when
+anything of its tenant changed. Every object that leaves here belongs to the caller's service and descends from the
+caller's L2 (MTCI M1); what does not is not there. Changes are compare-and-set: who lost a race looks again and decides
+again, so nothing is ever decided on a state that has passed.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from crypto.interfaces import Caller, Parts
+from crypto.kmip import managed as managed_objects
+from crypto.kmip import states, ttlv
+from crypto.kmip.attributes import Attributes
+from crypto.kmip.enums import ResultReason, State
+from crypto.kmip.items import Item
+from crypto.kmip.managed import Managed
+from crypto.kmip.refusals import KmipRefused
+from database.interfaces import ObjectRow, TenantDatabase, TenantTransaction, mark
+from tenancy.errors import ObjectNotFound, Overtaken
+
+_ATTEMPTS = 20
+_KEPT_OF_TENANT = 4096
+Edit = Callable[[Managed], Managed]
+Plan = Callable[[Managed, str], tuple[Managed, Attributes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An object that is about to be: what it holds and how it is described."""
+
+    object_type: int
+    attributes: Attributes
+    material: Item
+
+
+class _Kept(NamedTuple):
+    managed: Managed
+    until: float
+
+
+class _Lost(Exception):
+    """Somebody changed the object since it was read; rolls the transaction back."""
+
+
+class ObjectStore:
+    def __init__(
+        self,
+        database: TenantDatabase,
+        parts: Parts,
+        cache_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` says what time it is for the keys; the cache has its own."""
+        self.clock = clock
+        self._database = database
+        self._parts = parts
+        self._seconds = cache_seconds
+        self._kept: dict[str, dict[tuple[str, str], _Kept]] = {}
+        self._tenants: dict[str, str] = {}
+        self._changes: dict[str, int] = {}
+        self._all_changes = 0
+        parts.changes.subscribe(self._forget)
+
+    async def get(self, caller: Caller, object_id: str) -> Managed:
+        """Return an object of the caller; raises ObjectNotFound, DatabaseUnavailable."""
+        kept = self._kept.get(caller.tenant_id, {}).get((caller.service, object_id))
+        if kept is not None and kept.until > time.monotonic():
+            return _own(caller, kept.managed)
+        return await self._read(caller, object_id)
+
+    async def open(self, caller: Caller, managed: Managed) -> Item:
+        """Return what the object holds.
+
+        Nothing opened is kept here: it opens as long as the keyring has the service key, and not a moment longer.
+        """
+        row = managed.row
+        if row.material is None:
+            raise ObjectNotFound
+        opened = await self._parts.operations.open_object(caller, row.object_id, row.key_version, row.material)
+        return ttlv.decode(opened)
+
+    async def add(self, caller: Caller, *drafts: Draft) -> Sequence[Managed]:
+        """Store new objects, all or none."""
+        now = int(self.clock())
+        made = [await self._sealed(caller, draft, now) for draft in drafts]
+
+        def work() -> None:
+            with self._database.tenant_tx(caller.tenant_id) as tx:
+                for managed in made:
+                    _check_names(tx, caller, managed.row, ())
+                tx.objects.add([managed.row for managed in made])
+
+        seen = self._seen(caller)
+        await self._parts.blocking.run(caller.tenant_id, work)
+        for managed in made:
+            self._keep(caller, managed, seen)
+        return made
+
+    async def change(self, caller: Caller, object_id: str, edit: Edit) -> Managed:
+        """Replace an object by what `edit` makes of it; `edit` refuses by raising, runs in a thread, maybe again."""
+
+        def work() -> Managed:
+            with self._database.tenant_tx(caller.tenant_id) as tx:
+                before = _fresh(tx, caller, object_id)
+                return _replaced(tx, caller, before, edit(before))
+
+        return await self._race(caller, work)
+
+    async def succeed(self, caller: Caller, object_id: str, material: Item, plan: Plan) -> Managed:
+        """Store `material` as the successor of an object and change that one, both or neither.
+
+        `plan` gets the object and the successor's id, and returns the object as it shall be and the successor's
+        attributes.
+        """
+        kind = (await self.get(caller, object_id)).row.object_type
+        made = await self._sealed(caller, Draft(kind, (), material), 0)
+
+        def work() -> Managed:
+            with self._database.tenant_tx(caller.tenant_id) as tx:
+                before = _fresh(tx, caller, object_id)
+                after, attributes = plan(before, made.row.object_id)
+                _replaced(tx, caller, before, after)
+                successor = managed_objects.new(made.row, attributes, int(self.clock()))
+                _check_names(tx, caller, successor.row, ())
+                tx.objects.add([successor.row])
+                return successor
+
+        return await self._race(caller, work)
+
+    async def find(self, caller: Caller, name: str | None, wanted: Callable[[Managed], bool]) -> Sequence[Managed]:
+        """Return the caller's objects that are `wanted`, oldest first; with `name` only those that have it.
+
+        `wanted` runs in a thread, because a service may have thousands of objects.
+        """
+
+        def work() -> Sequence[Managed]:
+            with self._database.tenant_tx(caller.tenant_id) as tx:
+                rows = tx.objects.of_service(caller.service) if name is None else tx.objects.named(caller.service, name)
+            found = (managed_objects.of(row) for row in rows if row.l2_key == caller.l2_key)
+            return [managed for managed in found if wanted(managed)]
+
+        return await self._parts.blocking.run(caller.tenant_id, work)
+
+    async def _race(self, caller: Caller, work: Callable[[], Managed]) -> Managed:
+        for _ in range(_ATTEMPTS):
+            seen = self._seen(caller)
+            try:
+                managed = await self._parts.blocking.run(caller.tenant_id, work)
+            except _Lost:
+                continue
+            undisturbed = seen == self._seen(caller)
+            # Word of this change is under way; until it comes nothing read before it may be used or kept here.
+            self._forget(mark(caller.tenant_id))
+            if undisturbed:
+                self._keep(caller, managed, self._seen(caller))
+            return managed
+        raise Overtaken
+
+    async def _sealed(self, caller: Caller, draft: Draft, now: int) -> Managed:
+        object_id = str(uuid.uuid4())
+        raw = ttlv.encode(draft.material)
+        version, sealed = await self._parts.operations.seal_object(caller, object_id, raw)
+        state = states.STATELESS if managed_objects.stateless(draft.object_type) else State.PRE_ACTIVE
+        row = ObjectRow(
+            object_id=object_id,
+            service=caller.service,
+            l2_key=caller.l2_key,
+            object_type=draft.object_type,
+            state=int(state),
+            names=(),
+            attributes=b"",
+            key_version=version,
+            material=sealed,
+            revision=1,
+        )
+        return managed_objects.new(row, draft.attributes, now)
+
+    async def _read(self, caller: Caller, object_id: str) -> Managed:
+        def work() -> ObjectRow | None:
+            with self._database.tenant_tx(caller.tenant_id) as tx:
+                return tx.objects.get(caller.service, object_id)
+
+        seen = self._seen(caller)
+        row = await self._parts.blocking.run(caller.tenant_id, work)
+        if row is None:
+            raise ObjectNotFound
+        managed = _own(caller, managed_objects.of(row))
+        self._keep(caller, managed, seen)
+        return managed
+
+    # The cache.
+
+    def _seen(self, caller: Caller) -> tuple[int, int]:
+        """Return how much of the changes is known; MUST be taken before the database is read."""
+        # Known by its mark from now on: word of a change between reading and keeping must not pass by.
+        self._tenants[mark(caller.tenant_id)] = caller.tenant_id
+        return self._all_changes, self._changes.get(caller.tenant_id, 0)
+
+    def _keep(self, caller: Caller, managed: Managed, seen: tuple[int, int]) -> None:
+        # Something changed between reading and now: what was read may be what was before, and nobody says so again.
+        if seen != (self._all_changes, self._changes.get(caller.tenant_id, 0)):
+            return
+        of_tenant = self._kept.setdefault(caller.tenant_id, {})
+        if len(of_tenant) >= _KEPT_OF_TENANT:
+            del of_tenant[next(iter(of_tenant))]
+        of_tenant[caller.service, managed.row.object_id] = _Kept(managed, time.monotonic() + self._seconds)
+
+    def _forget(self, tenant: str | None) -> None:
+        if tenant is None:
+            self._all_changes += 1
+            self._kept.clear()
+            return
+        tenant_id = self._tenants.get(tenant)
+        if tenant_id is not None:
+            self._changes[tenant_id] = self._changes.get(tenant_id, 0) + 1
+            self._kept.pop(tenant_id, None)
+
+
+def _own(caller: Caller, managed: Managed) -> Managed:
+    """Return the object if it is the caller's; checked at every use, whatever the database or the cache said."""
+    if managed.row.l2_key != caller.l2_key or managed.row.service != caller.service:
+        raise ObjectNotFound
+    return managed
+
+
+def _fresh(tx: TenantTransaction, caller: Caller, object_id: str) -> Managed:
+    row = tx.objects.get(caller.service, object_id)
+    if row is None:
+        raise ObjectNotFound
+    return _own(caller, managed_objects.of(row))
+
+
+def _replaced(tx: TenantTransaction, caller: Caller, before: Managed, after: Managed) -> Managed:
+    _check_names(tx, caller, after.row, before.row.names)
+    if not tx.objects.change(after.row):
+        raise _Lost
+    return replace(after, row=replace(after.row, revision=after.row.revision + 1))
+
+
+def _check_names(tx: TenantTransaction, caller: Caller, row: ObjectRow, had: Sequence[str]) -> None:
+    """Refuse a name that another object of the service has (KMIP 1.4, section 3.2); those destroyed do not count."""
+    for name in row.names:
+        others = () if name in had else tx.objects.named(caller.service, name)
+        if any(other.object_id != row.object_id and other.material is not None for other in others):
+            raise KmipRefused(ResultReason.ILLEGAL_OPERATION, "another object has this name")

@@ -1,0 +1,134 @@
+"""Encrypt and Decrypt (KMIP 1.4, sections 4.29, 4.30) with AES keys that stay here: GCM, CBC and, by name only, ECB.
+
+A ciphertext is bound to its place by its key: every key belongs to one service of one tenant, so nothing is added to
+the additional data of the client, and what other implementations encrypted with a registered key opens here.
+"""
+
+import os
+from dataclasses import dataclass
+
+from crypto import primitives
+from crypto.kmip import attributes as named
+from crypto.kmip import material
+from crypto.kmip.batch import Batch, Payload
+from crypto.kmip.enums import BlockCipherMode, CryptographicAlgorithm, CryptographicUsageMask, PaddingMethod
+from crypto.kmip.fields import (
+    octets,
+    read_choice,
+    read_flag,
+    read_number,
+    read_octets,
+    read_structure,
+    required,
+)
+from crypto.kmip.items import Item
+from crypto.kmip.managed import Managed
+from crypto.kmip.operations.usage import require_usable, spend
+from crypto.kmip.refusals import denied, invalid, malformed, unsupported
+from crypto.kmip.tags import Tag
+
+_TAG_IN_FIELD = 4
+"""Since 1.4 a tag has a field of its own; before, it follows the ciphertext, as everywhere else."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    mode: int
+    padded: bool
+    random_iv: bool
+
+
+async def encrypt(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, CryptographicUsageMask.ENCRYPT, batch.now)
+    if managed.protect_stop is not None and managed.protect_stop <= batch.now:
+        raise denied("the key's protect stop date has passed")
+    parameters, data = _parameters(managed, payload), _data(payload)
+    batch.bytes = len(data)
+    key = await _key(batch, managed)
+    nonce = b""
+    if parameters.mode != BlockCipherMode.ECB:
+        given = read_octets(payload, Tag.IV_COUNTER_NONCE)
+        nonce = _fresh(parameters.mode) if parameters.random_iv else _nonce(given)
+    await spend(batch, managed, len(data))
+    tag: tuple[Item, ...] = ()
+    if parameters.mode == BlockCipherMode.GCM:
+        sealed = primitives.aes_gcm_encrypt(key, nonce, data, _additional(payload))
+        if batch.version >= _TAG_IN_FIELD:
+            tag = (octets(Tag.AUTHENTICATED_ENCRYPTION_TAG, sealed[-primitives.GCM_TAG :]),)
+            sealed = sealed[: -primitives.GCM_TAG]
+    elif parameters.mode == BlockCipherMode.CBC:
+        sealed = primitives.aes_cbc_encrypt(key, nonce, data, padded=parameters.padded)
+    else:
+        sealed = primitives.insecure_ecb_encrypt(key, data, padded=parameters.padded)
+    made = (octets(Tag.IV_COUNTER_NONCE, nonce),) if parameters.random_iv and nonce else ()
+    return (batch.about(managed.row.object_id), octets(Tag.DATA, sealed), *made, *tag)
+
+
+async def decrypt(batch: Batch, payload: Item) -> Payload:
+    managed = await batch.objects.get(batch.caller, batch.object_id(payload))
+    require_usable(managed, CryptographicUsageMask.DECRYPT, batch.now)
+    if managed.process_start is not None and managed.process_start > batch.now:
+        raise denied("the key's process start date has not come")
+    parameters, data = _parameters(managed, payload), _data(payload)
+    batch.bytes = len(data)
+    key = await _key(batch, managed)
+    if parameters.mode == BlockCipherMode.ECB:
+        opened = primitives.insecure_ecb_decrypt(key, data, padded=parameters.padded)
+    else:
+        nonce = _nonce(read_octets(payload, Tag.IV_COUNTER_NONCE))
+        if parameters.mode == BlockCipherMode.CBC:
+            opened = primitives.aes_cbc_decrypt(key, nonce, data, padded=parameters.padded)
+        else:
+            tag = read_octets(payload, Tag.AUTHENTICATED_ENCRYPTION_TAG) or b""
+            opened = primitives.aes_gcm_decrypt(key, nonce, data + tag, _additional(payload))
+    return (batch.about(managed.row.object_id), octets(Tag.DATA, opened))
+
+
+def _parameters(managed: Managed, payload: Item) -> _Parameters:
+    """Return the request's parameters, the key's own where it brings none; there is no default for a mode."""
+    if payload.first(Tag.CORRELATION_VALUE) is not None:
+        raise unsupported("data comes in one piece")
+    for tag in (Tag.INIT_INDICATOR, Tag.FINAL_INDICATOR):
+        if read_flag(payload, tag) is False:
+            raise unsupported("data comes in one piece")
+    given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
+    if given is None:
+        raise invalid("cryptographic parameters are missing, in the request and in the key's attributes")
+    mode = read_choice(given, Tag.BLOCK_CIPHER_MODE)
+    if mode not in (BlockCipherMode.GCM, BlockCipherMode.CBC, BlockCipherMode.ECB):
+        raise invalid("the block cipher mode is none of GCM, CBC and ECB")
+    padding = read_choice(given, Tag.PADDING_METHOD)
+    if padding not in (None, PaddingMethod.NONE, PaddingMethod.PKCS5):
+        raise invalid("the padding method is neither PKCS5 nor none")
+    length = read_number(given, Tag.TAG_LENGTH)
+    if mode == BlockCipherMode.GCM and length not in (None, primitives.GCM_TAG):
+        raise invalid("a tag has 16 bytes")
+    if named.whole(managed.attributes, named.ALGORITHM) != CryptographicAlgorithm.AES:
+        raise invalid("only AES keys encrypt and decrypt")
+    asked = read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
+    if asked not in (None, CryptographicAlgorithm.AES):
+        raise invalid("the key is of another algorithm")
+    return _Parameters(mode, padding == PaddingMethod.PKCS5, read_flag(given, Tag.RANDOM_IV) or False)
+
+
+def _fresh(mode: int) -> bytes:
+    return os.urandom(primitives.GCM_NONCE if mode == BlockCipherMode.GCM else primitives.BLOCK)
+
+
+def _nonce(given: bytes | None) -> bytes:
+    if given is None:
+        raise malformed("the initialization vector, counter or nonce is missing")
+    return given
+
+
+def _additional(payload: Item) -> bytes:
+    return read_octets(payload, Tag.AUTHENTICATED_ENCRYPTION_ADDITIONAL_DATA) or b""
+
+
+def _data(payload: Item) -> bytes:
+    return required(read_octets(payload, Tag.DATA), Tag.DATA)
+
+
+async def _key(batch: Batch, managed: Managed) -> bytes:
+    return material.key_bytes(await batch.objects.open(batch.caller, managed))
