@@ -3,7 +3,7 @@
 Each attack has a positive control: the same thing done to what is the attacker's own must work, or its refusal would
 prove nothing. An attack counts as held only for the one refusal that the wall gives (a policy's 403, an
 authentication failure, a broken chain); a server that is down, a disabled key or an unknown answer raises instead.
-Both ways together make eight calls for keys and four signatures, plus a login for each tenant not yet seen.
+Both ways together make ten calls for keys and four signatures, plus a login for each tenant not yet seen.
 """
 
 import os
@@ -103,6 +103,16 @@ class _Opened:
     own_with_other_key: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Seconds:
+    """What each kind of attack took, one way."""
+
+    encrypt: float
+    make: float
+    open: float
+    decrypt: float
+
+
 def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], tuple[CheckResult, ...]]:
     proof, clock = os.urandom(_PROOF_BYTES), _Stopwatch()
 
@@ -116,6 +126,12 @@ def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], t
     )
     encrypt_seconds = clock.lap() / 2
 
+    makes_refused = (
+        _refused(lambda: _make(one.calls, other.context)),
+        _refused(lambda: _make(other.calls, one.context)),
+    )
+    make_seconds = clock.lap() / 2
+
     by_one = _open(one, other, *ciphertexts)
     by_other = _open(other, one, *reversed(ciphertexts))
     _control(by_one.own == by_other.own == proof, "a tenant's own ciphertext does not open")
@@ -125,11 +141,9 @@ def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], t
         _refused(lambda: _decrypt(one.calls, other.context.l2_key, ((other.context, ciphertexts[1]),))),
         _refused(lambda: _decrypt(other.calls, one.context.l2_key, ((one.context, ciphertexts[0]),))),
     )
-    seconds = (encrypt_seconds, open_seconds, clock.lap() / 2)
-    return (
-        _key_results(encrypts_refused[0], decrypts_refused[0], by_one, by_other, seconds),
-        _key_results(encrypts_refused[1], decrypts_refused[1], by_other, by_one, seconds),
-    )
+    seconds = _Seconds(encrypt_seconds, make_seconds, open_seconds, clock.lap() / 2)
+    refused = tuple(zip(encrypts_refused, makes_refused, decrypts_refused, strict=True))
+    return _key_results(refused[0], by_one, by_other, seconds), _key_results(refused[1], by_other, by_one, seconds)
 
 
 def _open(party: _Party, victim: _Party, own: str, stolen: str) -> _Opened:
@@ -145,23 +159,22 @@ def _open(party: _Party, victim: _Party, own: str, stolen: str) -> _Opened:
 
 
 def _key_results(
-    encrypt_refused: bool,  # noqa: FBT001 - the outcome itself
-    decrypt_refused: bool,  # noqa: FBT001 - likewise
-    thiefs: _Opened,
-    victims: _Opened,
-    seconds: tuple[float, float, float],
+    refused: tuple[bool, bool, bool], thiefs: _Opened, victims: _Opened, seconds: _Seconds
 ) -> tuple[CheckResult, ...]:
-    encrypting, opening, decrypting = seconds
+    encrypt_refused, make_refused, decrypt_refused = refused
     own_works = "the same on the attacker's own key works"
+    # A call less than the same on its own key, and it shows as much: the token lives and the victim's key works.
+    login_works = "the attacker's token works on its own key"
     right_works = "the right context opens in the same call"
     stolen_refused = thiefs.stolen_in_victims_context is None and thiefs.stolen_in_own_context is None
     tenant_bound, key_bound = victims.own_with_other_tenant is None, victims.own_with_other_key is None
     return (
-        _result("U2", "encrypt-with-foreign-token", encrypt_refused, encrypting, _FORBIDDEN, own_works),
-        _result("U2", "decrypt-with-foreign-token", decrypt_refused, decrypting, _FORBIDDEN, own_works),
-        _result("U2", "decrypt-stolen-ciphertext-with-own-key", stolen_refused, opening, _UNAUTHENTIC, own_works),
-        _result("C2", "decrypt-with-other-tenant-in-context", tenant_bound, opening, _UNAUTHENTIC, right_works),
-        _result("C3", "decrypt-with-other-key-in-context", key_bound, opening, _UNAUTHENTIC, right_works),
+        _result("U2", "encrypt-with-foreign-token", encrypt_refused, seconds.encrypt, _FORBIDDEN, own_works),
+        _result("U2", "make-key-with-foreign-token", make_refused, seconds.make, _FORBIDDEN, login_works),
+        _result("U2", "decrypt-with-foreign-token", decrypt_refused, seconds.decrypt, _FORBIDDEN, own_works),
+        _result("U2", "decrypt-stolen-ciphertext-with-own-key", stolen_refused, seconds.open, _UNAUTHENTIC, own_works),
+        _result("C2", "decrypt-with-other-tenant-in-context", tenant_bound, seconds.open, _UNAUTHENTIC, right_works),
+        _result("C3", "decrypt-with-other-key-in-context", key_bound, seconds.open, _UNAUTHENTIC, right_works),
     )
 
 
@@ -224,6 +237,12 @@ def _encrypt(calls: TokenSession, context: Context, plaintext: bytes) -> str:
             {"plaintext": encoded(plaintext), "context": encoded(context.encode())},
         )
     return str(answer["ciphertext"])
+
+
+def _make(calls: TokenSession, context: Context) -> None:
+    """Have a key made in Vault and wrapped, as a service key is."""
+    with key_errors():
+        calls.write(f"transit/datakey/wrapped/{context.l2_key}", {"context": encoded(context.encode())})
 
 
 def _decrypt(calls: TokenSession, key: str, items: Sequence[tuple[Context, str]]) -> list[bytes | None]:

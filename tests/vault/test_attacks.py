@@ -51,7 +51,7 @@ def test_every_attack_is_refused_and_leaves_nothing_behind(
     before = admin.list("pki/certs"), admin.list("transit/keys")
     results = pair.attack(probe)
     assert {result.clause for result in results} == {"U2", "C2", "C3", "A1", "A3"}
-    assert [result.outcome for result in results] == ["held"] * 8
+    assert [result.outcome for result in results] == ["held"] * 9
     assert (admin.list("pki/certs"), admin.list("transit/keys")) == before
     assert not any(pair.victim in result.evidence for result in results)
 
@@ -86,13 +86,18 @@ def test_a_policy_that_lets_tenants_reach_each_other_is_a_breach(
     policy = "sys/policies/acl/openkcm-tenant"
     whole = admin.read(policy)
     assert whole is not None
-    admin.write(policy, {"policy": 'path "transit/+/L2-*" { capabilities = ["update"] }'})
+    loose = ('path "transit/+/L2-*"', 'path "transit/datakey/wrapped/L2-*"')
+    admin.write(policy, {"policy": " ".join(f'{path} {{ capabilities = ["update"] }}' for path in loose)})
     try:
         both = pair.attack_each_other(probe)
     finally:
         admin.write(policy, {"policy": whole["policy"]})
     for results in both:
-        assert breaches(results) == ("encrypt-with-foreign-token", "decrypt-with-foreign-token")
+        assert breaches(results) == (
+            "encrypt-with-foreign-token",
+            "make-key-with-foreign-token",
+            "decrypt-with-foreign-token",
+        )
     assert breaches(pair.attack(probe)) == ()
 
 
