@@ -40,9 +40,9 @@ def components(settings: Settings) -> list[Component]:
         prepared = ("database",)
     if settings.vault_address is None:
         openbao = OpenBaoServer(state_dir, settings.vault_port, settings.secrets, settings.crypto_names)
-        # Before any process that needs a policy of this version, which a server of an older one would refuse it.
         found += [openbao, Task("policies", openbao.bring_up_to_date, after=(openbao.name,))]
-        allowed = ("policies",)
+        # Who needs a policy of this version waits until a server of an older one has it; a new server is born with it.
+        allowed = () if openbao.is_new else ("policies",)
     if settings.temporal == "embedded":
         found.append(
             TemporalServer(

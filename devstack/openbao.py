@@ -51,6 +51,11 @@ class OpenBaoServer(Server):
     def address(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it was never ready yet; its first boot brings all that this version wants."""
+        return not self._booted.exists()
+
     def prepare(self) -> None:
         super().prepare()
         make_private(self.folder / "audit")
@@ -61,7 +66,7 @@ class OpenBaoServer(Server):
         ensure_secret(self.folder, _SETUP_SECRET)
 
     def command(self) -> Sequence[str]:
-        if not self._booted.exists():
+        if self.is_new:
             shutil.rmtree(self._data, ignore_errors=True)
         make_private(self._data)
         configuration = self.folder / "openbao.hcl"
@@ -75,7 +80,7 @@ class OpenBaoServer(Server):
     def ready(self) -> bool:
         if http_status(self.port, "/v1/sys/health") != 200:
             return False
-        if not self._booted.exists():
+        if self.is_new:
             from vault.setup import digest  # noqa: PLC0415 - see `configuration`
 
             process.write_atomically(self._applied, digest(self._wanted()))
