@@ -1,0 +1,109 @@
+"""Numbers of all processes of the service as one page of Prometheus text.
+
+Each child reports its totals since its start; the parent adds them up and keeps what a child that ended had counted,
+so that no counter ever falls. No metric names a tenant: who did how much is in the usage rows, behind row security.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+Labels = tuple[tuple[str, str], ...]
+Samples = dict[tuple[str, Labels], float]
+
+COUNTERS = {
+    "openkcm_crypto_operations": "uses and refusals written to the journal",
+    "openkcm_crypto_connections_opened": "connections whose handshake succeeded",
+    "openkcm_crypto_connections_refused": "connections closed because their certificate opens nothing, or at a bound",
+    "openkcm_crypto_limited": "requests over a tenant's rate or places",
+    "openkcm_crypto_delivered_lines": "journal lines that reached the audit streams",
+    "openkcm_crypto_set_aside_lines": "journal lines the database would not take, kept for a person",
+    "openkcm_crypto_damaged_lines": "journal lines whose checksum does not fit",
+    "openkcm_crypto_restarts": "processes that ended without being asked to",
+}
+SUMS = {
+    "openkcm_crypto_ready": "processes that serve both fronts",
+    "openkcm_crypto_connections": "open connections",
+    "openkcm_crypto_journal_waiting_bytes": "journal that is not in the audit streams yet",
+    "openkcm_crypto_delivery_failing_seconds": "for how long the database has taken nothing",
+}
+LEAST = {"openkcm_crypto_certificate_not_after_seconds": "when the first of our certificates ends, Unix time"}
+
+
+@dataclass(slots=True)
+class Report:
+    """What a child tells its parent, twice a second."""
+
+    ready: bool = False
+    counters: Samples = field(default_factory=dict)
+    gauges: Samples = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        samples = [[[*key, value] for key, value in kind.items()] for kind in (self.counters, self.gauges)]
+        return json.dumps([self.ready, *samples]).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Report":
+        ready, *kinds = json.loads(data)
+        counters, gauges = ({(name, _labels(labels)): value for name, labels, value in kind} for kind in kinds)
+        return cls(ready, counters, gauges)
+
+
+class Totals(Collector):
+    def __init__(self) -> None:
+        self._reports: dict[str, Report] = {}
+        self._ended: Counter[tuple[str, Labels]] = Counter()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    @property
+    def ready(self) -> int:
+        """How many children serve."""
+        return sum(report.ready for report in self._reports.values())
+
+    def take(self, child: str, report: Report) -> None:
+        self._reports[child] = report
+
+    def ended(self, child: str, *, expected: bool) -> None:
+        """Keep what a child that is gone had counted."""
+        report = self._reports.pop(child, Report())
+        for key, value in report.counters.items():
+            self._ended[key] += value  # type: ignore[assignment]  # a Counter of floats adds up just as well
+        if not expected:
+            self._ended["openkcm_crypto_restarts", ()] += 1
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give prometheus_client everything there is."""
+        counters: dict[tuple[str, Labels], float] = dict(self._ended)
+        gauges: dict[tuple[str, Labels], list[float]] = {("openkcm_crypto_ready", ()): [self.ready]}
+        for report in self._reports.values():
+            for key, value in report.counters.items():
+                counters[key] = counters.get(key, 0.0) + value
+            for key, value in report.gauges.items():
+                gauges.setdefault(key, []).append(value)
+        yield from _families(CounterMetricFamily, COUNTERS, counters)
+        yield from _families(GaugeMetricFamily, SUMS, {key: sum(values) for key, values in gauges.items()})
+        yield from _families(GaugeMetricFamily, LEAST, {key: min(values) for key, values in gauges.items()})
+
+
+def _families(kind: Any, table: Mapping[str, str], samples: Mapping[tuple[str, Labels], float]) -> Iterator[Metric]:
+    for name, meaning in table.items():
+        labels = next((tuple(label for label, _ in labels) for at, labels in samples if at == name), ())
+        family = kind(name, meaning, labels=labels)
+        for (at, values), value in samples.items():
+            if at == name:
+                family.add_metric([text for _, text in values], value)
+        yield family
+
+
+def _labels(pairs: list[list[str]]) -> Labels:
+    return tuple((name, value) for name, value in pairs)
