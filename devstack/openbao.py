@@ -113,7 +113,7 @@ class OpenBaoServer(Server):
 
     def configuration(self) -> str:
         """Return the server's configuration with what it does on its first boot; it names secret files, holds none."""
-        from vault.setup import self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` should not wait for
+        from vault.self_init import self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` should not wait for
 
         stanzas = self_init_stanzas(self._wanted())
         return f"""

@@ -1,8 +1,7 @@
-"""The whole desired state of a fresh server as one list of requests, rendered in two ways.
+"""The whole desired state of a server as one list of requests, for a fresh one and for one that is already there.
 
-`self_init_stanzas` renders it as OpenBao `initialize` blocks: the server builds itself on its first boot and no root
-token ever exists. `apply` sends the same list to an OpenBao or Vault that is already there, and may be run again.
-Secrets are referred to by file and never pass through the configuration.
+`apply` sends it to an OpenBao or Vault, and may be run again. `self_init` renders the same list as the configuration of
+an OpenBao that builds itself on its first boot. Secrets are referred to by file and never pass through either.
 """
 
 import hashlib
@@ -27,9 +26,8 @@ TOKEN_ISSUER = "openkcm"  # noqa: S105 - their issuer
 POLICIES = Path(__file__).parent / "policies"
 
 _TEN_YEARS = "87600h"
-_ACCESSOR = "JWT_ACCESSOR"
+ACCESSOR = "JWT_ACCESSOR"
 """Stands in policies/tenant.hcl for the accessor of the JWT mount, which only the running server knows."""
-_BLOCK = "openkcm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +102,6 @@ def desired_state(wanted: Wanted) -> tuple[SetupRequest, ...]:
     )
 
 
-def self_init_stanzas(wanted: Wanted) -> str:
-    """Return the desired state as OpenBao `initialize` blocks, to be put into the server's configuration.
-
-    They run once, on the first boot; a failure there is final (the server refuses to unseal ever after), so the
-    launcher must wipe the data folder of a server that never got up.
-    """
-    # Self-initialisation makes no recovery key, and without one a later change of the static seal key silently does
-    # nothing and locks the server out for good. This makes one; nobody learns it, which rotation does not need.
-    recovery = SetupRequest("recovery", "sys/rotate/recovery/init", {"secret_shares": 1, "secret_threshold": 1})
-    requests = "\n".join(_stanza(request) for request in (*desired_state(wanted), recovery))
-    return f'initialize "{_BLOCK}" {{\n{requests}\n}}\n'
-
-
 def apply(session: VaultCalls, wanted: Wanted) -> None:
     """Bring an existing server to the desired state; safe to run again.
 
@@ -133,7 +118,7 @@ def apply(session: VaultCalls, wanted: Wanted) -> None:
 
 def digest(wanted: Wanted) -> str:
     """Return what tells two desired states apart, secrets and policies included (SHA-256, hex)."""
-    accessors = {request.name: _ACCESSOR for request in desired_state(wanted) if request.operation == "read"}
+    accessors = {request.name: ACCESSOR for request in desired_state(wanted) if request.operation == "read"}
     state = [(request.operation, request.path, _plain(request.data, accessors)) for request in desired_state(wanted)]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
@@ -281,37 +266,9 @@ def _plain(fields: Fields, accessors: Mapping[str, str]) -> dict[str, object]:
             case FileText(path):
                 plain[name] = path.read_text(encoding="utf-8").strip()
             case WithAccessor(text, read_as):
-                plain[name] = text.replace(_ACCESSOR, accessors[read_as])
+                plain[name] = text.replace(ACCESSOR, accessors[read_as])
             case Mapping():
                 plain[name] = _plain(value, accessors)
             case _:
                 plain[name] = value
     return plain
-
-
-def _stanza(request: SetupRequest) -> str:
-    data = "" if request.operation == "read" else f"\n    data = {_hcl(request.data)}"
-    return (
-        f"  request {json.dumps(request.name)} {{\n"
-        f"    operation = {json.dumps(request.operation)}\n"
-        f"    path = {json.dumps(request.path)}{data}\n"
-        "  }"
-    )
-
-
-def _hcl(value: "Scalar | Fields") -> str:
-    """Return a value as HCL, whose strings take JSON's escapes."""
-    match value:
-        case FileText(path):
-            return _hcl({"eval_type": "string", "eval_source": "file", "path": str(path.resolve())})
-        case WithAccessor(text, read_as):
-            # Go's text/template: all but the accessor is a string constant, for the policy has braces of its own.
-            answer = f'{{{{ (index .responses "{_BLOCK}" "{read_as}").data.accessor }}}}'
-            template = answer.join(f"{{{{ {json.dumps(part)} }}}}" for part in text.split(_ACCESSOR))
-            return _hcl({"eval_type": "string", "eval_source": "template", "template": template})
-        case Mapping():
-            return "{ " + ", ".join(f"{name} = {_hcl(inner)}" for name, inner in value.items()) + " }"
-        case tuple():
-            return json.dumps(list(value))
-        case _:
-            return json.dumps(value)

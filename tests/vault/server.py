@@ -14,8 +14,9 @@ import urllib3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from vault.self_init import self_init_stanzas
 from vault.session import TokenSession, VaultSession, token_session
-from vault.setup import Wanted, self_init_stanzas
+from vault.setup import Wanted
 
 ROLES = ("worker", "codec", "crypto", "setup")
 _ADMIN_POLICY = 'path "*" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }'

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -66,6 +67,24 @@ def test_a_server_without_it_gets_a_token_and_is_asked_once(
         decrypt,
         decrypt,
     ]
+
+
+@pytest.mark.parametrize("inline_auth", [True, False], ids=["inline", "by token"])
+def test_threads_of_many_tenants_share_it(
+    server: Server,
+    keys: TransitTenantKeys,
+    new_tenant: Callable[[], str],
+    inline_auth: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    contexts = [context_of(new_tenant()) for _ in range(4)]
+    wrapped = []
+    for context in contexts:
+        keys.ensure(context.tenant_id)
+        wrapped.append(keys.encrypt(context, context.tenant_id.encode()))
+    with gateway(server.url, inline_auth=inline_auth) as passing, ThreadPoolExecutor(8) as pool:
+        there = through(passing, server)
+        opened = list(pool.map(there.decrypt, contexts * 8, wrapped * 8))
+    assert opened == [context.tenant_id.encode() for context in contexts] * 8
 
 
 def test_a_refusal_is_no_reason_to_try_another_way(

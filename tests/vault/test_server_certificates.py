@@ -1,4 +1,8 @@
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -8,7 +12,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from tenancy.errors import InvalidName, SettingsInvalid
+from tests.contracts.authorities import nothing_recorded
 from vault.certificates import CsrRefused
+from vault.pki import PkiAuthorities
 from vault.server_certificates import PkiServerCertificates
 from vault.session import TokenSession, VaultRejected, VaultSession
 
@@ -137,3 +143,43 @@ def test_a_certificate_lives_at_most_three_days(
     )
     certificate = x509.load_pem_x509_certificate(answer["certificate"].encode())
     assert certificate.not_valid_after_utc <= datetime.now(UTC) + timedelta(hours=72)
+
+
+def test_a_service_and_we_meet_over_tls_when_both_are_strict(
+    certificates: PkiServerCertificates, worker: VaultSession, new_tenant: Callable[[], str], tmp_path: Path
+) -> None:
+    tenant, own, theirs = new_tenant(), *(ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    authority = PkiAuthorities(worker).ensure(tenant, nothing_recorded)
+    leaf = PkiAuthorities(worker).issue(authority, tenant, "orders", greedy_request(theirs), DAY)
+    certificate_pem, root_pem = certificates.sign(greedy_request(own), NAMES, DAY)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context, key, chain in (
+        (server, own, certificate_pem),
+        (client, theirs, leaf.certificate_pem + authority.certificate_pem),
+    ):
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.load_verify_locations(cadata=root_pem)
+        file = tmp_path / f"{id(context)}.pem"
+        file.write_bytes(_pem(key) + chain.encode())
+        context.load_cert_chain(file)
+    shown = _shake_hands(client, server)
+    assert shown == ssl.PEM_cert_to_DER_cert(leaf.certificate_pem)
+
+
+def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> bytes | None:
+    """Return the certificate that the server saw."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(up, down, server_side=True)
+    theirs = client.wrap_bio(down, up, server_hostname="localhost")
+    for side in (theirs, ours, theirs, ours):
+        with suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return ours.getpeercert(binary_form=True)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
