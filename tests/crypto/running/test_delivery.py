@@ -1,0 +1,213 @@
+"""From journal files to a real PostgreSQL: everything once, whatever is killed or refused when."""
+
+import asyncio
+import fcntl
+import json
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from crypto.delivery import Delivery
+from crypto.interfaces import Entry
+from crypto.journal import FileJournal
+from crypto.journal_lines import encode
+from database.connection import Database
+from database.interfaces import TenantTransaction
+from tenancy.audit import verify_chain
+from tenancy.errors import DatabaseUnavailable
+from tenancy.services import CryptoOperation
+from tests.database.fixtures import Field
+
+GET, ENCRYPT, CREATE = CryptoOperation.GET, CryptoOperation.ENCRYPT, CryptoOperation.CREATE
+EPOCH_MS = 1_795_000_000_000
+
+
+def entry(operation: CryptoOperation, subject: str = "key-1", tenant: str = "acme", **more: object) -> Entry:
+    return Entry(tenant, "orders", operation, subject, "corr-1", "127.0.0.1", **more)
+
+
+def write(folder: Path, *entries: Entry) -> FileJournal:
+    journal = FileJournal(folder)
+    asyncio.run(journal.write(entries))
+    return journal
+
+
+def crypto_records(field: Field, tenant: str = "acme") -> list[dict[str, object]]:
+    with field.open("worker", max_size=1).tenant_tx(tenant) as tx:
+        stored = tx.audit.records()
+        assert verify_chain(stored) is not None
+    records = [json.loads(one.record) for one in stored]
+    return [record for record in records if record["name"].startswith("crypto.")]
+
+
+def used(field: Field, tenant: str = "acme") -> int:
+    with field.administrator() as admin:
+        query = "select coalesce(sum(count), 0) from okcm.usage_minute where tenant_id = %s and operation <> 'encrypt'"
+        row = admin.execute(query, [tenant]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def delivery(field: Field, folder: Path) -> Delivery:
+    return Delivery(folder, field.open("crypto", max_size=2))
+
+
+def test_releases_changes_and_refusals_are_records_and_other_uses_are_counted(tenants: Field, folder: Path):
+    refused = entry(GET, "other", refused="object_not_found")
+    uses = [entry(ENCRYPT, f"row-{number}", bytes=10) for number in range(50)]
+    write(folder, entry(GET), entry(CREATE, "key-2"), refused, *uses)
+    assert delivery(tenants, folder).once() == 53
+
+    records = crypto_records(tenants)
+    assert [(record["name"], record["outcome"], record["subject"]) for record in records] == [
+        ("crypto.key_released", "success", "key-1"),
+        ("crypto.key_changed", "success", "key-2"),
+        ("crypto.refused", "refused", "other"),
+        ("crypto.used", "success", "orders"),
+    ]
+    assert records[2]["details"]["code"] == "object_not_found"
+    assert records[3]["details"]["count"] == "50"
+    assert records[3]["details"]["bytes"] == "500"
+    with tenants.open("crypto", max_size=1).tenant_tx("acme") as tx:
+        seen = tx.services.get("orders")
+    assert seen is not None
+    assert seen.last_seen_at is not None
+
+
+def test_each_tenants_uses_go_into_its_own_stream(tenants: Field, folder: Path):
+    write(folder, entry(GET, "mine"), entry(GET, "theirs", tenant="beta"))
+    delivery(tenants, folder).once()
+    assert [record["subject"] for record in crypto_records(tenants, "acme")] == ["mine"]
+    assert [record["subject"] for record in crypto_records(tenants, "beta")] == ["theirs"]
+
+
+def test_delivering_again_from_the_start_adds_nothing(tenants: Field, folder: Path):
+    write(folder, entry(GET), entry(ENCRYPT))
+    for _ in range(3):  # each a process that died after the database had it all and before it could say so
+        assert delivery(tenants, folder).once() == 2
+    assert len(crypto_records(tenants)) == 2
+    assert used(tenants) == 1
+
+
+def test_a_delivery_that_died_half_way_is_repeated_with_the_same_range(tenants: Field, folder: Path):
+    """Acme's part was committed, then the database went; what was written meanwhile must not change the ids."""
+    journal = write(folder, *[entry(CryptoOperation.MAC)] * 3, *[entry(CryptoOperation.MAC, tenant="beta")] * 2)
+
+    class Dying(Database):
+        def tenant_tx(self, tenant_id: str) -> TenantTransaction:
+            if tenant_id == "beta":
+                raise DatabaseUnavailable
+            return super().tenant_tx(tenant_id)
+
+    server = tenants.server
+    dying = Dying(tenants.url, "crypto", server.passwords["crypto"], server.context_keys["crypto"], max_size=1)
+    with pytest.raises(DatabaseUnavailable):
+        Delivery(folder, dying).once()
+    dying.close()
+    assert (used(tenants, "acme"), used(tenants, "beta")) == (3, 0)
+
+    asyncio.run(journal.write([entry(CryptoOperation.MAC), entry(CryptoOperation.MAC, tenant="beta")]))
+    after = delivery(tenants, folder)
+    after.once()
+    assert (used(tenants, "acme"), used(tenants, "beta")) == (3, 2)
+    after.once()
+    assert (used(tenants, "acme"), used(tenants, "beta")) == (4, 3)
+    assert len([record for record in crypto_records(tenants) if record["name"] == "crypto.used"]) == 2
+
+
+def test_a_file_goes_when_its_writer_is_gone_and_not_before(tenants: Field, folder: Path):
+    journal = write(folder, entry(GET))
+    mover = delivery(tenants, folder)
+    mover.once()
+    mover.once()
+    assert len(list(folder.glob("*.journal"))) == 1
+    journal.close()
+    mover.once()
+    mover.once()
+    assert list(folder.glob("*.journal")) == []
+    assert list(folder.glob("*.range")) == []
+
+
+def test_what_a_killed_process_left_is_delivered_without_its_torn_end(tenants: Field, folder: Path):
+    left = folder / "00001-7-dead.journal"
+    left.write_bytes(encode(entry(GET, "whole"), EPOCH_MS) + encode(entry(GET, "torn"), EPOCH_MS)[:40])
+    mover = delivery(tenants, folder)
+    mover.once()
+    mover.once()
+    assert [record["subject"] for record in crypto_records(tenants)] == ["whole"]
+    assert not left.exists()
+
+
+def test_a_damaged_line_is_passed_over_and_counted(tenants: Field, folder: Path):
+    left = folder / "00001-7-dead.journal"
+    good, bad = encode(entry(GET, "good"), EPOCH_MS), encode(entry(GET, "bad"), EPOCH_MS).replace(b"bad", b"BAD")
+    left.write_bytes(bad + good)
+    mover = delivery(tenants, folder)
+    mover.once()
+    assert [record["subject"] for record in crypto_records(tenants)] == ["good"]
+    assert mover.totals.damaged == 1
+
+
+def test_while_the_database_is_down_everything_is_kept(tenants: Field, folder: Path):
+    journal = write(folder, entry(GET, "before"))
+    mover = delivery(tenants, folder)
+    with tenants.server.offline(tenants.name):
+        with pytest.raises(DatabaseUnavailable):
+            mover.once()
+        asyncio.run(journal.write([entry(GET, "meanwhile")]))
+    until_delivered(mover)
+    assert [record["subject"] for record in crypto_records(tenants)] == ["before", "meanwhile"]
+
+
+def test_text_that_the_database_cannot_hold_does_not_stop_a_record(tenants: Field, folder: Path):
+    write(folder, entry(GET, "with\0nul"))
+    delivery(tenants, folder).once()
+    assert [record["subject"] for record in crypto_records(tenants)] == ["with\N{REPLACEMENT CHARACTER}nul"]
+
+
+def test_records_nobody_takes_are_set_aside_and_the_others_go_on(tenants: Field, folder: Path):
+    write(folder, entry(GET, "nowhere", tenant="never-enabled"), entry(GET, "mine"))
+    mover = delivery(tenants, folder)
+    for _ in range(40):
+        with suppress(Exception):
+            mover.once()
+    assert [record["subject"] for record in crypto_records(tenants)] == ["mine"]
+    kept = (folder / "undeliverable.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)[0] for line in kept] == ["never-enabled"]
+    assert mover.totals.set_aside == 1
+
+
+def test_a_tenant_that_is_too_fast_fills_a_counter_and_not_its_stream(tenants: Field, folder: Path):
+    write(folder, *[entry(GET, refused="too_many_requests")] * 200)
+    delivery(tenants, folder).once()
+    records = crypto_records(tenants)
+    assert 1 <= len(records) <= 2
+    assert sum(int(record["details"]["count"]) for record in records) == 200
+
+
+def test_only_one_delivers_in_a_folder_and_the_next_waits_for_it(tenants: Field, folder: Path):
+    write(folder, entry(GET))
+    stop = threading.Event()
+    with (folder / "delivery.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=delivery(tenants, folder).run, args=(stop,))
+        waiting.start()
+        waiting.join(0.5)
+        assert crypto_records(tenants) == []
+    for _ in range(100):
+        if crypto_records(tenants):
+            break
+        waiting.join(0.05)
+    stop.set()
+    waiting.join(5)
+    assert len(crypto_records(tenants)) == 1
+
+
+def until_delivered(mover: Delivery) -> None:
+    for _ in range(50):
+        with suppress(DatabaseUnavailable):
+            mover.once()
+            if mover.once() == 0:
+                return
