@@ -32,14 +32,17 @@ class Batch:
     subject: str = ""
     bytes: int = field(default=0)
 
-    def object_id(self, payload: Item, tag: int = Tag.UNIQUE_IDENTIFIER) -> str:
+    def object_id(self, payload: Item) -> str:
         """Return the object a payload is about, the placeholder where it names none; raises ObjectNotFound."""
-        named = read_text(payload, tag)
-        found = self.placeholder if named is None else named
-        # Ids are made here, so anything of another form is not there; it is not looked for and not written down.
+        named = read_text(payload, Tag.UNIQUE_IDENTIFIER)
+        self.subject = self.checked_id(self.placeholder if named is None else named)
+        return self.subject
+
+    @staticmethod
+    def checked_id(found: str | None) -> str:
+        """Return an id that may be looked for; raises ObjectNotFound for one that was never made here."""
         if found is None or not _OBJECT_ID.fullmatch(found):
             raise ObjectNotFound
-        self.subject = found
         return found
 
     def about(self, object_id: str) -> Item:

@@ -9,7 +9,7 @@ again, so nothing is ever decided on a state that has passed.
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from crypto.interfaces import Caller, Parts
@@ -29,6 +29,10 @@ Edit = Callable[[Managed], Managed]
 Plan = Callable[[Managed, str], tuple[Managed, Attributes]]
 
 
+def new_object_id() -> str:
+    return str(uuid.uuid4())
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """An object that is about to be: what it holds and how it is described."""
@@ -36,6 +40,7 @@ class Draft:
     object_type: int
     attributes: Attributes
     material: Item
+    object_id: str = field(default_factory=new_object_id)
 
 
 class _Kept(NamedTuple):
@@ -162,12 +167,11 @@ class ObjectStore:
         raise Overtaken
 
     async def _sealed(self, caller: Caller, draft: Draft, now: int) -> Managed:
-        object_id = str(uuid.uuid4())
         raw = ttlv.encode(draft.material)
-        version, sealed = await self._parts.operations.seal_object(caller, object_id, raw)
+        version, sealed = await self._parts.operations.seal_object(caller, draft.object_id, raw)
         state = states.STATELESS if managed_objects.stateless(draft.object_type) else State.PRE_ACTIVE
         row = ObjectRow(
-            object_id=object_id,
+            object_id=draft.object_id,
             service=caller.service,
             l2_key=caller.l2_key,
             object_type=draft.object_type,

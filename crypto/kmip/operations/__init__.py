@@ -20,6 +20,7 @@ from crypto.kmip.operations import (
     rekey,
     usage,
 )
+from crypto.kmip.operations.create_key_pair import create_key_pair
 from crypto.kmip.operations.discover_versions import discover_versions
 from crypto.kmip.operations.get import get
 from crypto.kmip.operations.query import query
@@ -41,6 +42,7 @@ _C = CryptoOperation
 _SERVED: dict[int, Served] = {
     Operation.DISCOVER_VERSIONS: Served(discover_versions, None, DECRYPTS, 1),
     Operation.CREATE: Served(create.create, _C.CREATE, ENCRYPTS),
+    Operation.CREATE_KEY_PAIR: Served(create_key_pair, _C.CREATE, ENCRYPTS),
     Operation.REGISTER: Served(create.register, _C.REGISTER, ENCRYPTS),
     Operation.REKEY: Served(rekey.rekey, _C.REKEY, ENCRYPTS),
     Operation.LOCATE: Served(locate.locate, _C.LOCATE, DECRYPTS),

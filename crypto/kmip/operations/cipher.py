@@ -23,9 +23,10 @@ from crypto.kmip.fields import (
 )
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
-from crypto.kmip.operations.usage import require_usable, spend
+from crypto.kmip.operations.usage import spend
 from crypto.kmip.refusals import denied, invalid, malformed, unsupported
 from crypto.kmip.tags import Tag
+from crypto.kmip.usable import require_usable
 
 _TAG_IN_FIELD = 4
 """Since 1.4 a tag has a field of its own; before, it follows the ciphertext, as everywhere else."""

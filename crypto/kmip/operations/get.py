@@ -6,41 +6,35 @@ from crypto.kmip import attributes as named
 from crypto.kmip import material, states
 from crypto.kmip.batch import Batch, Payload
 from crypto.kmip.enums import KeyWrapType, ResultReason
-from crypto.kmip.fields import choice, flag, read_choice
+from crypto.kmip.fields import choice, flag, read_choice, read_structure
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
 from crypto.kmip.refusals import KmipRefused
 from crypto.kmip.tags import Tag
-from tenancy.errors import ObjectNotFound
+from crypto.kmip.usable import require_here
+from crypto.kmip.wrapping import wrapped
 
 
 async def get(batch: Batch, payload: Item) -> Payload:
     managed = await batch.objects.get(batch.caller, batch.object_id(payload))
     require_here(managed)
     states.require_gettable(managed.state_at(batch.now))
-    if managed.sensitive:
+    specification = read_structure(payload, Tag.KEY_WRAPPING_SPECIFICATION)
+    if managed.sensitive and specification is None:
         raise KmipRefused(ResultReason.SENSITIVE, "the object is sensitive and leaves only wrapped")
     if not managed.extractable:
         raise KmipRefused(ResultReason.NOT_EXTRACTABLE, "the object is not extractable")
-    if payload.first(Tag.KEY_WRAPPING_SPECIFICATION) is not None:
-        raise KmipRefused(ResultReason.FEATURE_NOT_SUPPORTED, "objects are not wrapped")
     if read_choice(payload, Tag.KEY_WRAP_TYPE) not in (None, KeyWrapType.NOT_WRAPPED, KeyWrapType.AS_REGISTERED):
         raise KmipRefused(ResultReason.INVALID_FIELD, "there is no such key wrap type")
     if payload.first(Tag.KEY_COMPRESSION_TYPE) is not None:
         raise KmipRefused(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "keys are not compressed")
     held = await batch.objects.open(batch.caller, managed)
     given = material.in_format(managed.row.object_type, held, read_choice(payload, Tag.KEY_FORMAT_TYPE))
+    if specification is not None:
+        given = await wrapped(batch, managed, given, specification)
     if managed.fresh:
         await batch.objects.change(batch.caller, managed.row.object_id, lambda now_it: _served(now_it, batch.now))
     return (choice(Tag.OBJECT_TYPE, managed.row.object_type), batch.about(managed.row.object_id), given)
-
-
-def require_here(managed: Managed) -> None:
-    """Raise ObjectNotFound for what was destroyed, KmipRefused for what is archived."""
-    if managed.gone:
-        raise ObjectNotFound
-    if managed.archived:
-        raise KmipRefused(ResultReason.OBJECT_ARCHIVED, "the object is archived")
 
 
 def _served(managed: Managed, now: int) -> Managed:

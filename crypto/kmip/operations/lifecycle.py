@@ -20,9 +20,9 @@ from crypto.kmip.fields import (
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed, changed
 from crypto.kmip.objects import Edit
-from crypto.kmip.operations.get import require_here
 from crypto.kmip.refusals import denied, invalid
 from crypto.kmip.tags import Tag
+from crypto.kmip.usable import require_here
 from tenancy.errors import KeyNotUsable, ObjectNotFound
 
 _LONGEST_MESSAGE = 1024

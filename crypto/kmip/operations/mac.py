@@ -11,9 +11,9 @@ from crypto.kmip.enums import CryptographicAlgorithm, CryptographicUsageMask, Va
 from crypto.kmip.fields import choice, octets, read_choice, read_octets, read_structure, required
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
-from crypto.kmip.operations.usage import require_usable
 from crypto.kmip.refusals import invalid
 from crypto.kmip.tags import Tag
+from crypto.kmip.usable import require_usable
 from tenancy.errors import CiphertextRefused
 
 _HASHES: Mapping[int, primitives.Hash] = MappingProxyType(

@@ -9,9 +9,9 @@ from crypto.kmip.fields import choice, moment, read_interval, structure, text
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed, changed
 from crypto.kmip.operations.create import complete, described
-from crypto.kmip.operations.get import require_here
 from crypto.kmip.refusals import invalid
 from crypto.kmip.tags import Tag
+from crypto.kmip.usable import require_here
 
 # What belongs to the old key's own life and is not handed on. Links are made anew.
 _OWN = (

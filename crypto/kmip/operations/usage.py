@@ -1,4 +1,4 @@
-"""What a use of a key asks first; Check, Obtain Lease, Get Usage Allocation (KMIP 1.4, sections 4.10, 4.18, 4.19)."""
+"""Usage limits; Check, Obtain Lease, Get Usage Allocation (KMIP 1.4, sections 4.10, 4.18, 4.19)."""
 
 from crypto.kmip import attributes as named
 from crypto.kmip import states
@@ -18,17 +18,9 @@ from crypto.kmip.fields import (
 from crypto.kmip.items import Item
 from crypto.kmip.managed import LEASE_SECONDS, Managed, changed
 from crypto.kmip.operations.create import limits_item
-from crypto.kmip.operations.get import require_here
 from crypto.kmip.refusals import denied, invalid
 from crypto.kmip.tags import Tag
-
-
-def require_usable(managed: Managed, use: int, now: int) -> None:
-    """Raise unless the key is here, active, and made for `use` (a bit of the cryptographic usage mask)."""
-    require_here(managed)
-    states.require_active(managed.state_at(now))
-    if not managed.usage_mask & use:
-        raise denied("the key's cryptographic usage mask does not allow this")
+from crypto.kmip.usable import require_here
 
 
 async def spend(batch: Batch, managed: Managed, size: int) -> None:
