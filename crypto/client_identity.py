@@ -95,7 +95,7 @@ class Identity:
             if not same_key:
                 raise _unusable("the service's newest certificate is for another key")
             # The root is the server's to know; sent along it would only make handshakes longer.
-            wanted = [leaf, *(one for one in chain if one.subject != one.issuer)]
+            wanted = dict.fromkeys([leaf, *(one for one in chain if one.subject != one.issuer)])
             try:
                 _write(self._certificate, b"".join(map(_pem, wanted)))
                 self._load()

@@ -98,8 +98,7 @@ class HttpReader:
         if not self.ended:
             self.ended = True
             self.within = self.expected = False
-            message = Message(self._id(), keep_alive=False, refusal=self._refusal or refusal, unread=unread)
-            self._messages.append(message)
+            self._messages.append(Message(self._id(), keep_alive=False, refusal=refusal, unread=unread))
 
     def _id(self) -> str:
         return self._correlation or correlation.new_correlation_id()

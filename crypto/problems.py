@@ -20,6 +20,7 @@ _RATE_SECONDS = 1
 STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
     {
         errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+        errors.InvalidName: HTTPStatus.BAD_REQUEST,
         errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         errors.CallerRefused: HTTPStatus.FORBIDDEN,
         errors.TenantClosed: HTTPStatus.FORBIDDEN,
@@ -41,7 +42,13 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
 )
 """What is answered with 429 or 503 may be sent again, everything else may not."""
 
-OF_ONE_ITEM = (errors.InvalidRequest, errors.CiphertextRefused, errors.ObjectNotFound, errors.KeyNotUsable)
+OF_ONE_ITEM = (
+    errors.InvalidRequest,
+    errors.InvalidName,
+    errors.CiphertextRefused,
+    errors.ObjectNotFound,
+    errors.KeyNotUsable,
+)
 """Refusals that say nothing of a batch's other items."""
 
 _log = structlog.get_logger(__name__)

@@ -33,8 +33,8 @@ class MemoryCore:
         self.entries: list[Entry] = []
         self.calls: list[tuple[str, str]] = []
         """(operation, correlation id) of every operation asked for."""
-        self.failing: list[Exception] = []
-        """What the next operations raise, one each."""
+        self.failing: list[Exception | None] = []
+        """What the next operations raise, one each; None lets one through."""
         self.gate: asyncio.Event | None = None
         """Operations wait for it when there is one, as they wait for Vault on a miss."""
         self._forget: list[Callable[[str | None], None]] = []
@@ -110,8 +110,9 @@ class MemoryCore:
         self.calls.append((operation, correlation_id.get()))
         if self.gate is not None:
             await self.gate.wait()
-        if self.failing:
-            raise self.failing.pop(0)
+        failure = self.failing.pop(0) if self.failing else None
+        if failure is not None:
+            raise failure
         if encrypts and caller.tenant_state not in ENCRYPTS:
             raise TenantClosed(caller.tenant_state)
 
