@@ -76,6 +76,19 @@ def components(settings: Settings) -> list[Component]:
             host=settings.marketplace_host,
         ),
         PythonProcess(
+            "crypto",
+            "crypto",
+            state_dir,
+            {
+                "crypto_metrics_port": settings.crypto_metrics_port,
+                "crypto_https_port": settings.crypto_https_port,
+                "crypto_kmip_port": settings.crypto_kmip_port,
+            },
+            health="/healthz",
+            after=prepared + allowed,
+            stop_seconds=2 * settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
+        ),
+        PythonProcess(
             "codec", "worker.codec_server", state_dir, {"codec_port": settings.codec_port}, health="/healthz"
         ),
     ]
@@ -95,8 +108,8 @@ def addresses(settings: Settings) -> dict[str, str | None]:
         "temporal": settings.temporal_address,
         "temporal_ui": f"http://{LOOPBACK}:{settings.temporal_ui_port}" if embedded else None,
         "vault": settings.vault_url,
-        "crypto_https": None,
-        "crypto_kmip": None,
+        "crypto_https": f"https://{settings.crypto_names[0]}:{settings.crypto_https_port}",
+        "crypto_kmip": f"{settings.crypto_names[0]}:{settings.crypto_kmip_port}",
     }
 
 

@@ -1,0 +1,53 @@
+"""`python -m crypto`: settings and secrets, then one process per core that serves and one that delivers the audit."""
+
+import gc
+import os
+import sys
+from functools import partial
+
+import structlog
+
+from config.logs import configure_logs
+from config.settings import LOOPBACK, Settings, load_settings
+from crypto.delivering import deliver
+from crypto.hygiene import harden
+from crypto.journal import journal_folder
+from crypto.serving import serve
+from crypto.supervision import Child, Supervision
+from crypto.wiring import read_credentials
+from tenancy.errors import OpenKcmError
+
+_STOP_MARGIN_SECONDS = 5.0
+
+
+def run(settings: Settings) -> None:
+    """Run the service until it is told to stop; raises SettingsInvalid when a secret is missing."""
+    credentials = read_credentials(settings)
+    journal_folder(settings.state_dir)
+    harden()
+    count = settings.crypto_processes or len(os.sched_getaffinity(0))
+    children = [Child(f"serve-{number}", partial(serve, settings, credentials)) for number in range(1, count + 1)]
+    # Stopped last: what the serving ones wrote before their end is delivered before the service is gone.
+    children.append(Child("deliver", partial(deliver, settings, credentials), stage=1))
+    address = (LOOPBACK, settings.crypto_metrics_port)
+    supervision = Supervision(children, address, settings.drain_seconds + _STOP_MARGIN_SECONDS)
+    # Everything loaded so far is shared with the children; the collector would touch, and so copy, all of it.
+    gc.freeze()
+    supervision.run()
+
+
+def main() -> None:
+    """Run the process."""
+    try:
+        settings = load_settings()
+        configure_logs(settings.log_format, "crypto")
+        run(settings)
+    except OpenKcmError as refused:
+        sys.exit(f"crypto cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
+    except OSError as taken:
+        structlog.get_logger().error("crypto cannot start", reason=os.strerror(taken.errno or 0))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

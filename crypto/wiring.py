@@ -1,0 +1,135 @@
+"""Builds every adapter of the crypto service; the one place of this package where implementations are chosen."""
+
+from dataclasses import dataclass, field
+
+from config import secrets
+from config.secrets import Role, read_secret
+from config.settings import Settings
+from crypto.blocking import FairThreads
+from crypto.callers import CertificateCallers
+from crypto.certificates import CertificatesOnRecord
+from crypto.changes import FeedChanges
+from crypto.connections import Connections
+from crypto.discovery import Offer
+from crypto.https import HttpsFront
+from crypto.interfaces import Parts
+from crypto.journal import FileJournal, journal_folder
+from crypto.keyring import CachedKeyring
+from crypto.kmip.objects import ObjectStore
+from crypto.kmip.server import KmipFront
+from crypto.limits import TenantLimits
+from crypto.operations import KeyedOperations
+from crypto.tls import ServerTls
+from database.connection import Database
+from database.feed import NotifyFeed
+from database.interfaces import ServiceKeyRow
+from keystores.interfaces import RootKey
+from keystores.platform import PlatformRootKey
+from tenancy.errors import KeyUnavailable
+from vault.root_keys import TransitRootKeys
+from vault.server_certificates import PkiServerCertificates
+from vault.session import VaultSession
+from vault.tokens import InlineTenants
+from vault.transit import TransitTenantKeys
+
+_DATABASE_CONNECTIONS = 8
+_THREADS = 32
+PLATFORM = "platform"
+"""The root key mode of tenants that bring none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What this service knows itself by, read once before it forks."""
+
+    database_password: str = field(repr=False)
+    context_key: bytes = field(repr=False)
+    vault_secret: str = field(repr=False)
+    identity_pem: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One serving process, built and not yet started: nothing is connected, so nothing can fail for a server."""
+
+    parts: Parts
+    database: Database
+    changes: FeedChanges
+    journal: FileJournal
+    limits: TenantLimits
+    keyring: CachedKeyring
+    threads: FairThreads
+    connections: Connections
+    tls: ServerTls
+    https: HttpsFront
+    kmip: KmipFront
+
+
+def read_credentials(settings: Settings) -> Credentials:
+    """Return the service's secrets; raises SettingsInvalid."""
+    folder = settings.secrets
+    return Credentials(
+        read_secret(folder, secrets.database_password(Role.CRYPTO)),
+        bytes.fromhex(read_secret(folder, secrets.context_key(Role.CRYPTO))),
+        read_secret(folder, secrets.vault_secret(Role.CRYPTO)),
+        read_secret(folder, secrets.BOUNDARY_IDENTITY),
+    )
+
+
+def open_database(settings: Settings, credentials: Credentials, connections: int) -> Database:
+    """Return the database as this service may use it."""
+    return Database(
+        settings.postgres_url,
+        Role.CRYPTO,
+        credentials.database_password,
+        credentials.context_key,
+        max_size=connections,
+    )
+
+
+def build(settings: Settings, credentials: Credentials) -> Service:
+    """Build a serving process; MUST run on its loop."""
+    database = open_database(settings, credentials, _DATABASE_CONNECTIONS)
+    vault = VaultSession(
+        settings.vault_url,
+        Role.CRYPTO,
+        credentials.vault_secret,
+        ca_file=settings.vault_ca_file,
+        namespace=settings.vault_namespace,
+    )
+    root_keys = TransitRootKeys(vault)
+    tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
+    changes = FeedChanges(NotifyFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
+    threads = FairThreads(_THREADS)
+    journal = FileJournal(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
+    seconds = settings.crypto_cache_seconds
+    # Subscribed to changes first, so that who asks for callers again asks one that has forgotten.
+    callers = CertificateCallers(database, threads, journal, changes, cache_seconds=seconds)
+
+    def root_key(row: ServiceKeyRow, region: str) -> RootKey:
+        if row.root_key_mode != PLATFORM:
+            raise KeyUnavailable(f"the key lies under a root key that this version cannot reach: {row.root_key_mode}")
+        return PlatformRootKey(root_keys, region)
+
+    keyring = CachedKeyring(database, tenant_keys, root_key, threads, changes, cache_seconds=seconds)
+    limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
+    parts = Parts(callers, KeyedOperations(callers, keyring, journal), journal, limits, threads, changes)
+    connections = Connections(parts)
+    host = settings.crypto_names[0]
+    offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
+    certificates = CertificatesOnRecord(database, threads)
+    objects = ObjectStore(database, parts, seconds)
+    body_limit = settings.crypto_body_limit
+    return Service(
+        parts,
+        database,
+        changes,
+        journal,
+        limits,
+        keyring,
+        threads,
+        connections,
+        ServerTls(PkiServerCertificates(vault), settings.crypto_names),
+        HttpsFront(parts, connections, body_limit, certificates, offer),
+        KmipFront(parts, connections, objects, body_limit),
+    )
