@@ -8,17 +8,19 @@ import base64
 import json
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-from crypto.client_errors import ClientError, ServiceFailed, Unavailable, from_problem
+from crypto.client_errors import ClientError, RequestRefused, ServiceFailed, Unavailable, from_problem
 from crypto.interfaces import DataKey
 
 Result = TypeVar("Result")
 BATCH_ITEMS = 1000
 _BATCH_CHARACTERS = 700_000
 """Characters of one batch's data, well below the body limit a service has by default (1 MiB)."""
+
+_TOO_LARGE = "body_too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,59 +160,78 @@ def certificate() -> Call[dict[str, Any]]:
 # Batches: as many calls as the limits need, in order.
 
 
-def encrypt_many(items: Sequence[tuple[bytes, str]]) -> Iterator[Call[list[str | ClientError]]]:
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Result]):
+    path: str
+    items: Sequence[Mapping[str, str]] = field(repr=False)
+    read: Callable[[Any], Result]
+
+    def call(self) -> Call[list[Result | ClientError]]:
+        return _post(self.path, {"items": self.items}, self._read_all)
+
+    def halves(self) -> tuple["Batch[Result]", "Batch[Result]"]:
+        middle = len(self.items) // 2
+        return replace(self, items=self.items[:middle]), replace(self, items=self.items[middle:])
+
+    def _read_all(self, document: Any) -> list[Result | ClientError]:
+        answers = document["items"]
+        if len(answers) != len(self.items):
+            raise ValueError
+        return [
+            from_problem(int(one["problem"]["status"]), one["problem"]) if "problem" in one else self.read(one)
+            for one in answers
+        ]
+
+
+def encrypt_many(items: Sequence[tuple[bytes, str]]) -> Iterator[Batch[str]]:
     return _batches("/v1/encrypt:batch", [_plain(*item) for item in items], _ciphertext)
 
 
-def decrypt_many(items: Sequence[tuple[str, str]]) -> Iterator[Call[list[bytes | ClientError]]]:
+def decrypt_many(items: Sequence[tuple[str, str]]) -> Iterator[Batch[bytes]]:
     return _batches("/v1/decrypt:batch", [_sealed(*item) for item in items], _plaintext)
 
 
-def rewrap_many(items: Sequence[tuple[str, str]]) -> Iterator[Call[list[str | ClientError]]]:
+def rewrap_many(items: Sequence[tuple[str, str]]) -> Iterator[Batch[str]]:
     return _batches("/v1/rewrap:batch", [_sealed(*item) for item in items], _ciphertext)
 
 
-def new_data_keys(resources: Sequence[str]) -> Iterator[Call[list[DataKey | ClientError]]]:
+def new_data_keys(resources: Sequence[str]) -> Iterator[Batch[DataKey]]:
     return _batches("/v1/data-keys:batch", [{"resource": resource} for resource in resources], _data_key)
 
 
-def perform_all(calls: Iterator[Call[list[Result]]], retry: Retry) -> Procedure[list[Result]]:
-    """Perform calls one after the other and return their results as one list."""
-    found: list[Result] = []
-    for call in calls:
-        found += yield from perform(call, retry)
+def perform_all(batches: Iterator[Batch[Result]], retry: Retry) -> Procedure[list[Result | ClientError]]:
+    """Perform batches one after the other and return their results as one list."""
+    found: list[Result | ClientError] = []
+    for batch in batches:
+        found += yield from _perform_batch(batch, retry)
     return found
 
 
-def _batches(
-    path: str, items: Sequence[Mapping[str, str]], read: Callable[[Any], Result]
-) -> Iterator[Call[list[Result | ClientError]]]:
+def _perform_batch(batch: Batch[Result], retry: Retry) -> Procedure[list[Result | ClientError]]:
+    try:
+        return (yield from perform(batch.call(), retry))
+    except RequestRefused as refused:
+        # How much a service takes is a setting of the platform, so a batch that is too large for it is halved.
+        if refused.code != _TOO_LARGE:
+            raise
+        if len(batch.items) == 1:
+            return [refused]
+    first, second = batch.halves()
+    return (yield from _perform_batch(first, retry)) + (yield from _perform_batch(second, retry))
+
+
+def _batches(path: str, items: Sequence[Mapping[str, str]], read: Callable[[Any], Result]) -> Iterator[Batch[Result]]:
     taken: list[Mapping[str, str]] = []
     characters = 0
     for item in items:
         size = sum(map(len, item.values()))
         if taken and (len(taken) == BATCH_ITEMS or characters + size > _BATCH_CHARACTERS):
-            yield _batch(path, taken, read)
+            yield Batch(path, taken, read)
             taken, characters = [], 0
         taken.append(item)
         characters += size
     if taken:
-        yield _batch(path, taken, read)
-
-
-def _batch(
-    path: str, items: Sequence[Mapping[str, str]], read: Callable[[Any], Result]
-) -> Call[list[Result | ClientError]]:
-    def read_all(document: Any) -> list[Result | ClientError]:
-        answers = document["items"]
-        if len(answers) != len(items):
-            raise ValueError
-        return [
-            from_problem(int(one["problem"]["status"]), one["problem"]) if "problem" in one else read(one)
-            for one in answers
-        ]
-
-    return _post(path, {"items": items}, read_all)
+        yield Batch(path, taken, read)
 
 
 def _post(path: str, body: Mapping[str, Any], read: Callable[[Any], Result]) -> Call[Result]:

@@ -1,0 +1,42 @@
+import pytest
+
+from crypto.problems import STATUS, from_error
+from tenancy import errors
+from tenancy.errors import OpenKcmError
+
+
+@pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.code)
+def test_an_error_says_by_its_status_whether_to_try_again(kind: type[OpenKcmError]):
+    problem = from_error(_made(kind))
+    assert kind.retryable is (problem.status in {429, 503})
+    assert kind.retryable is (problem.retry_after is not None)
+
+
+@pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.code)
+def test_a_listed_error_keeps_its_code_text_and_hint(kind: type[OpenKcmError]):
+    error = _made(kind)
+    document = from_error(error).document()
+    assert (document["code"], document["detail"]) == (kind.code, error.message)
+    assert document["hint"] == error.hint
+    assert "reference" not in document
+
+
+def test_errors_of_the_customers_key_are_told_apart_from_the_platforms():
+    assert {from_error(error).status for error in (errors.RootKeyDisabled(), errors.RootKeyDenied())} == {424}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("hunter2"), errors.DatabaseRefused("hunter2"), errors.WrongContext()])
+def test_what_is_not_listed_becomes_a_reference(error: Exception):
+    first, second = from_error(error), from_error(error)
+    assert (first.status, first.code) == (500, "internal")
+    assert len(first.reference) == 32
+    assert first.reference != second.reference
+    assert "hunter2" not in str(first)
+
+
+def _made(kind: type[OpenKcmError]) -> OpenKcmError:
+    if issubclass(kind, errors.InvalidName):
+        return kind("resource", "text")
+    if issubclass(kind, errors.TenantClosed | errors.KeyNotUsable):
+        return kind("locked")
+    return kind("what", "how")
