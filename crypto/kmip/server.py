@@ -1,0 +1,85 @@
+"""The KMIP front: messages in, answers out, in order, on each connection."""
+
+import asyncio
+
+from crypto.connections import Connection, Connections
+from crypto.interfaces import Parts
+from crypto.kmip import framing, ttlv
+from crypto.kmip.dispatch import Dispatcher
+from crypto.kmip.enums import ResultReason
+from crypto.kmip.objects import ObjectStore
+from crypto.kmip.refusals import reason_and_message
+from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
+
+
+class KmipFront:
+    """`body_limit` is the longest message taken, in bytes."""
+
+    def __init__(self, parts: Parts, connections: Connections, objects: ObjectStore, body_limit: int) -> None:
+        self._parts = parts
+        self._connections = connections
+        self._dispatcher = Dispatcher(parts, objects)
+        self._limit = body_limit
+
+    def protocol(self) -> asyncio.Protocol:
+        """Make the protocol of a new connection; the factory for `loop.create_server`."""
+        return KmipConnection(self._parts, self._connections, self._dispatcher, self._limit)
+
+
+class KmipConnection(Connection):
+    ANSWERS_REFUSAL = True
+
+    def __init__(self, parts: Parts, connections: Connections, dispatcher: Dispatcher, limit: int) -> None:
+        super().__init__(parts, connections)
+        self._dispatcher = dispatcher
+        self._limit = limit
+        self._unread = bytearray()
+        self._owing = False
+
+    def received(self, data: bytes) -> None:
+        self._unread += data
+        self._take()
+
+    def refused(self, error: OpenKcmError, received: bytes) -> None:
+        self.send(framing.refuse(received, framing.Refusal(*reason_and_message(error))))
+
+    def _take(self) -> None:
+        """Begin with the next message that is whole; one at a time, so what follows it stays bytes and is bounded."""
+        if self._owing or self.closing:
+            return
+        try:
+            size = framing.size_of(self._unread, self._limit)
+        except framing.NotKmip:
+            self.close()
+            return
+        if size is not None and size <= len(self._unread):
+            message = bytes(self._unread[:size])
+            del self._unread[:size]
+            self._owing = True
+            self.awaiting(None)
+            self.run(self._answer(message), self._answered)
+        elif self._unread:
+            self.awaiting(self.connections.bounds.message_seconds)
+
+    async def _answer(self, message: bytes) -> tuple[bytes, bool]:
+        """Return the answer, and whether the connection goes on after it."""
+        try:
+            request = ttlv.decode(message)
+            caller = await self.current()
+        except ttlv.RefusedBytes as refused:
+            return framing.refuse(message, framing.Refusal(ResultReason.INVALID_MESSAGE, str(refused))), False
+        except OpenKcmError as refused:
+            answer = framing.refuse(message, framing.Refusal(*reason_and_message(refused)))
+            return answer, not isinstance(refused, CallerRefused | TenantClosed)
+        response = await self._dispatcher.answer(caller, request, caller.address)
+        return framing.reply(request, response), True
+
+    def _answered(self, answer: tuple[bytes, bool]) -> None:
+        data, goes_on = answer
+        self._owing = False
+        if data:
+            self.send(data)
+        if data and goes_on:
+            self._take()
+        else:
+            self.close()

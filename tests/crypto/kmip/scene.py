@@ -1,0 +1,283 @@
+"""Two tenants, their services, and two processes of the crypto service over one real database."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+import pytest
+
+from crypto.blocking import FairThreads
+from crypto.interfaces import Caller, Entry, Parts, ServiceKey
+from crypto.kmip.dispatch import Dispatcher
+from crypto.kmip.enums import BlockCipherMode, ObjectType, Operation, PaddingMethod, ResultReason
+from crypto.kmip.fields import choice, flag, number, octets, structure, text
+from crypto.kmip.items import Item, ItemType
+from crypto.kmip.objects import ObjectStore
+from crypto.kmip.tags import Tag
+from crypto.limits import TenantLimits
+from crypto.operations import KeyedOperations
+from tenancy.errors import AuditUnavailable, VaultUnavailable
+from tenancy.ids import l2_key
+from tenancy.lifecycle import State
+from tenancy.services import ServiceKind
+from tests.crypto.kmip.messages import batch_item, message
+from tests.database.builders import a_provisioned_tenant, a_service_key
+from tests.database.fixtures import Field, Server, clone
+
+VALUE = Tag.ATTRIBUTE_VALUE
+_numbers = count(1)
+START = 1_790_000_000
+
+
+@dataclass
+class Clock:
+    now: float = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Callers:
+    """Knows the state of each tenant."""
+
+    states: dict[str, State] = field(default_factory=dict)
+
+    async def identify(self, certificate_der: bytes, address: str) -> Caller:
+        raise NotImplementedError
+
+    async def refresh(self, caller: Caller) -> Caller:
+        return replace(caller, tenant_state=self.states.get(caller.tenant_id, State.ACTIVE))
+
+
+@dataclass
+class Keys:
+    """A key for each service; none while the key server is `down`."""
+
+    down: bool = False
+
+    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+        if self.down:
+            raise VaultUnavailable
+        place = f"{caller.tenant_id}/{caller.service}/{version or 1}"
+        return ServiceKey(version or 1, hashlib.sha256(place.encode()).digest())
+
+
+@dataclass
+class Journal:
+    entries: list[Entry] = field(default_factory=list)
+    full: bool = False
+
+    async def write(self, entries: Sequence[Entry]) -> None:
+        if self.full:
+            raise AuditUnavailable
+        self.entries += entries
+
+
+@dataclass
+class Changes:
+    subscribers: list = field(default_factory=list)
+
+    def subscribe(self, forget) -> None:
+        self.subscribers.append(forget)
+
+    def tell(self, tenant: str | None) -> None:
+        for forget in self.subscribers:
+            forget(tenant)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came of one item."""
+
+    item: Item
+
+    @property
+    def reason(self) -> ResultReason | None:
+        found = self.item.first(Tag.RESULT_REASON)
+        return None if found is None else ResultReason(found.value)
+
+    @property
+    def payload(self) -> Item:
+        found = self.item.first(Tag.RESPONSE_PAYLOAD)
+        assert found is not None, self.message
+        return found
+
+    @property
+    def message(self) -> str:
+        found = self.item.first(Tag.RESULT_MESSAGE)
+        return "" if found is None else found.value
+
+    def value(self, tag: int):
+        found = self.payload.first(tag)
+        assert found is not None
+        return found.value
+
+    @property
+    def object_id(self) -> str:
+        return self.value(Tag.UNIQUE_IDENTIFIER)
+
+    @property
+    def ids(self) -> list[str]:
+        return [item.value for item in self.payload.all(Tag.UNIQUE_IDENTIFIER)]
+
+    @property
+    def attributes(self) -> dict:
+        return {
+            item.first(Tag.ATTRIBUTE_NAME).value: item.first(VALUE).value for item in self.payload.all(Tag.ATTRIBUTE)
+        }
+
+    @property
+    def material(self) -> bytes:
+        key = self.payload.children()[-1]
+        return key.first(Tag.KEY_BLOCK).first(Tag.KEY_VALUE).first(Tag.KEY_MATERIAL).value
+
+
+@dataclass
+class Process:
+    """One process: what it remembers is its own."""
+
+    parts: Parts
+    objects: ObjectStore
+    dispatcher: Dispatcher
+    changes: Changes
+
+
+class Client:
+    """One service's certificate, speaking to one process."""
+
+    def __init__(self, scene: "Scene", process: Process, caller: Caller, minor: int = 4) -> None:
+        self.scene, self.process, self.caller, self.minor = scene, process, caller, minor
+
+    async def send(self, request: Item) -> Item:
+        caller = await self.scene.callers.refresh(self.caller)
+        return await self.process.dispatcher.answer(caller, request, "192.0.2.7")
+
+    async def batch(self, *items: Item, header: tuple[Item, ...] = ()) -> list[Answered]:
+        response = await self.send(message(*items, minor=self.minor, header=header))
+        return [Answered(item) for item in response.all(Tag.BATCH_ITEM)]
+
+    async def ask(self, operation: int, *payload: Item) -> Answered:
+        return (await self.batch(batch_item(operation, *payload)))[0]
+
+    async def about(self, operation: int, object_id: str, *payload: Item) -> Answered:
+        return await self.ask(operation, text(Tag.UNIQUE_IDENTIFIER, object_id), *payload)
+
+    async def create(self, *attributes: Item, mask: int = 12) -> str:
+        made = await self.ask(*creation(*attributes, mask=mask))
+        return made.object_id
+
+    async def activated(self, *attributes: Item, mask: int = 12) -> str:
+        object_id = await self.create(*attributes, mask=mask)
+        await self.about(Operation.ACTIVATE, object_id)
+        return object_id
+
+    async def get(self, object_id: str) -> Answered:
+        return await self.about(Operation.GET, object_id)
+
+    async def state(self, object_id: str) -> int | None:
+        return (await self.about(Operation.GET_ATTRIBUTES, object_id)).attributes.get("State")
+
+    async def revoke(self, object_id: str, code: int) -> Answered:
+        reason = structure(Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, code))
+        return await self.about(Operation.REVOKE, object_id, reason)
+
+    async def encrypt(self, object_id: str, data: bytes, *more: Item, parameters: Item | None = None) -> Answered:
+        return await self.about(Operation.ENCRYPT, object_id, parameters or cbc(), octets(Tag.DATA, data), *more)
+
+
+def creation(*attributes: Item, mask: int = 12) -> tuple[int, Item, Item]:
+    template = structure(
+        Tag.TEMPLATE_ATTRIBUTE,
+        attribute("Cryptographic Algorithm", choice(VALUE, 3)),
+        attribute("Cryptographic Length", number(VALUE, 256)),
+        attribute("Cryptographic Usage Mask", number(VALUE, mask)),
+        *attributes,
+    )
+    return Operation.CREATE, choice(Tag.OBJECT_TYPE, ObjectType.SYMMETRIC_KEY), template
+
+
+def attribute(name: str, value: Item, index: int | None = None) -> Item:
+    where = () if index is None else (number(Tag.ATTRIBUTE_INDEX, index),)
+    return structure(Tag.ATTRIBUTE, text(Tag.ATTRIBUTE_NAME, name), *where, value)
+
+
+def a_name(name: str) -> Item:
+    return attribute("Name", structure(VALUE, text(Tag.NAME_VALUE, name), choice(Tag.NAME_TYPE, 1)))
+
+
+def a_date(name: str, seconds: float) -> Item:
+    return attribute(name, Item(VALUE, ItemType.DATE_TIME, int(seconds)))
+
+
+def custom(name: str, value: str) -> Item:
+    return attribute(name, text(VALUE, value))
+
+
+def cbc(*, random: bool = True) -> Item:
+    return structure(
+        Tag.CRYPTOGRAPHIC_PARAMETERS,
+        choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.CBC),
+        choice(Tag.PADDING_METHOD, PaddingMethod.PKCS5),
+        flag(Tag.RANDOM_IV, value=random),
+    )
+
+
+def gcm() -> Item:
+    return structure(
+        Tag.CRYPTOGRAPHIC_PARAMETERS,
+        choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.GCM),
+        flag(Tag.RANDOM_IV, value=True),
+    )
+
+
+class Scene:
+    SERVICES = ("orders", "billing")
+
+    def __init__(self, base: Field) -> None:
+        self.tenant, self.other = (f"tenant-{next(_numbers)}-kmip" for _ in range(2))
+        self.base = base
+        self.clock, self.callers, self.keys, self.journal = Clock(), Callers(), Keys(), Journal()
+        self.threads = FairThreads(8)
+        self.database = base.open("crypto", max_size=4)
+        worker = base.open("worker", max_size=1)
+        for tenant_id in (self.tenant, self.other):
+            a_provisioned_tenant(worker, tenant_id)
+            with worker.tenant_tx(tenant_id) as tx:
+                for service in self.SERVICES:
+                    tx.services.connect(service, ServiceKind.MONGODB)
+                    tx.services.record_key(a_service_key(tenant_id, service))
+                    tx.services.connected(service)
+        self.one, self.two = self.process(), self.process()
+
+    def process(self) -> Process:
+        changes = Changes()
+        operations = KeyedOperations(self.callers, self.keys, self.journal)
+        parts = Parts(self.callers, operations, self.journal, TenantLimits(1_000_000, 100), self.threads, changes)
+        objects = ObjectStore(self.database, parts, 60.0, self.clock)
+        return Process(parts, objects, Dispatcher(parts, objects), changes)
+
+    def client(
+        self, service: str = "orders", tenant_id: str = "", process: Process | None = None, minor: int = 4
+    ) -> Client:
+        tenant_id = tenant_id or self.tenant
+        caller = Caller(tenant_id, service, l2_key(tenant_id), "eu-west-1", "1a2b", State.ACTIVE)
+        return Client(self, process or self.one, caller, minor)
+
+    def close(self) -> None:
+        self.threads.close()
+
+
+@pytest.fixture(scope="module")
+def base(server: Server, template: str) -> Iterator[Field]:
+    with clone(server, template) as field:
+        yield field
+
+
+@pytest.fixture
+def scene(base: Field) -> Iterator[Scene]:
+    """Tenants of its own for each test, in the database of its module."""
+    made = Scene(base)
+    yield made
+    made.close()
