@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -19,7 +20,7 @@ from crypto.registry import Bounds, Connections
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed, TooManyRequests
 
 Result = TypeVar("Result")
-Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None]]
+Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None], Context]
 
 _EARLY_BYTES = 65_536
 """What may come before the caller is known; then reading pauses and TCP holds the rest back."""
@@ -87,7 +88,9 @@ class Connection(asyncio.Protocol):
         if self.closing:
             work.close()
             return
-        self._queue.append((work, then))
+        # Its context is its own from here to its end, in a task or not: what it sets disturbs no other request, and
+        # what it undoes it undoes where it was set.
+        self._queue.append((work, then, copy_context()))
         if not self._running:
             self._proceed()
 
@@ -101,7 +104,7 @@ class Connection(asyncio.Protocol):
         if not self.closing:
             self.closing = True
             self.deadline = self._loop.time() + self.connections.bounds.close_seconds
-            for work, _ in self._queue:
+            for work, _, _ in self._queue:
                 work.close()
             self._queue.clear()
             self._transport.close()
@@ -167,7 +170,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.closing = True
-        for work, _ in self._queue:
+        for work, _, _ in self._queue:
             work.close()
         self._queue.clear()
         self.connections.leave(self)
@@ -226,12 +229,12 @@ class Connection(asyncio.Protocol):
     def _proceed(self) -> None:
         """Do what waits in the queue. A loop and never a recursion: a client may send a thousand requests at once."""
         while self._queue and self._writable and not self._running:
-            work, then = self._queue.popleft()
+            work, then, context = self._queue.popleft()
             self._running = True  # also while `then` runs: what it adds comes after everything that waits already
             try:
-                begun = begin(work)
+                begun = context.run(begin, work)
                 if not isinstance(begun, Finished):
-                    self._go_on(begun, then)
+                    self._go_on(begun, then, context)
                     break
                 then(begun.value)
             except Exception as unforeseen:  # noqa: BLE001 - it is logged; the loop must live
@@ -239,8 +242,8 @@ class Connection(asyncio.Protocol):
             self._running = False
         self._flow()
 
-    def _go_on(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None]) -> None:
-        task = self._loop.create_task(work)
+    def _go_on(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
+        task = self._loop.create_task(work, context=context)
         self.connections.tasks.add(task)
         task.add_done_callback(lambda done: self._done(done, then))
 

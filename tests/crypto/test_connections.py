@@ -7,6 +7,7 @@ import hashlib
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from tenancy.errors import CallerRefused, DatabaseUnavailable, OpenKcmError, Ten
 from tenancy.lifecycle import State
 from tests.crypto.https import authority
 
+request_name: ContextVar[bytes] = ContextVar("request_name", default=b"")
 ACME, BETA = "acme-corp-12345", "beta-corp-67890"
 
 
@@ -85,6 +87,14 @@ class Echo(Connection):
         caller = await self.current()
         if line == b"wait":
             await self.go.wait()
+        if line.startswith(b"named"):
+            assert request_name.get() == b""
+            token = request_name.set(line)
+            if line.endswith(b"wait"):
+                await self.go.wait()
+            named = request_name.get()
+            request_name.reset(token)  # refused in another context than it was set in
+            return caller.tenant_id.encode() + b" " + named + b"\n"
         if line == b"boom":
             raise KeyError("secret of the request")
         if line == b"big":
@@ -285,6 +295,17 @@ async def test_answers_come_in_the_order_of_the_requests_even_when_one_waits():
             b"acme-corp-12345 last\n",
             b"acme-corp-12345 more\n",
         ]
+
+
+@on_both_loops
+async def test_a_request_keeps_a_context_of_its_own_when_it_waits():
+    async with place() as here:
+        reader, writer = await here.connect()
+        writer.write(b"named wait\nnamed last\n")
+        await until(lambda: bool(here.made) and here.made[0].identified and here.made[0].busy)
+        Echo.go.set()
+        assert await reader.readline() == b"acme-corp-12345 named wait\n"
+        assert await reader.readline() == b"acme-corp-12345 named last\n"
 
 
 @on_both_loops
