@@ -19,7 +19,7 @@ from crypto import ciphertext as form
 from crypto.correlation import correlation_id, new_correlation_id
 from crypto.interfaces import Caller, Callers, DataKey, Entry, Journal, Keyring, ServiceKey
 from tenancy.binding import Context, Purpose
-from tenancy.errors import CiphertextRefused, InvalidRequest, ObjectNotFound, OpenKcmError, TenantClosed
+from tenancy.errors import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound, OpenKcmError, TenantClosed
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 from tenancy.services import CryptoOperation
 
@@ -112,7 +112,10 @@ class KeyedOperations:
         """Return a key that may be used now; see the module for the order."""
         _require(caller, allowed)
         key = await self._keyring.key(caller, version)
-        _require(await self._callers.refresh(caller), allowed)
+        now = await self._callers.refresh(caller)
+        if (now.service, now.l2_key, now.region) != (caller.service, caller.l2_key, caller.region):
+            raise CallerRefused  # the certificate's record decides, whatever the caller was made to say
+        _require(now, allowed)
         return key
 
     async def _key_of_text(self, caller: Caller, allowed: frozenset[State], version: int) -> ServiceKey:
