@@ -17,6 +17,8 @@ from tests.database.fixtures import Field
 TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
     *("outbox", "audit_event", "audit_head", "audit_signed_head"),
+    *("service", "service_request", "service_certificate", "service_key", "managed_object"),
+    *("usage_minute", "usage_batch"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -66,6 +68,18 @@ _ALLOWED_WRITES = {
             "insert into okcm.outbox (tenant_id, message_id, channel, kind, subject, body)"
             " values ('{victim}', 'new', 'email', 'ready', 'x', 'x')"
         ),
+        "update okcm.service set state = 'connected' where tenant_id = '{victim}'",
+        "update okcm.service_certificate set revoked_at = null where tenant_id = '{victim}'",
+        "insert into okcm.service (tenant_id, service, kind) values ('{victim}', 'new', 'mongodb')",
+        (
+            "insert into okcm.service_certificate"
+            " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after)"
+            " values ('{victim}', 'ff', 'orders', 9, 'x', 'x', now(), now() + interval '1 hour')"
+        ),
+        (
+            "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
+            " values ('{victim}', 'orders', 9, 'L2-{victim}-primary', 'platform', 'x', 'x')"
+        ),
     ),
     "marketplace": (
         "update okcm.marketplace_event set started_at = now() where tenant_id = '{victim}'",
@@ -75,12 +89,44 @@ _ALLOWED_WRITES = {
             " values ('{victim}', 'new', 'service_enabled', 'x', 'x', now())"
         ),
     ),
-    "operator": (),
+    "operator": (
+        (
+            "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
+            " values ('{victim}', 'new', 'orders', 'mongodb', 'x')"
+        ),
+    ),
+    "crypto": (
+        "update okcm.service set last_seen_at = now() where tenant_id = '{victim}'",
+        "update okcm.managed_object set material = null where tenant_id = '{victim}'",
+        "delete from okcm.managed_object where tenant_id = '{victim}'",
+        "delete from okcm.usage_batch where tenant_id = '{victim}'",
+        "update okcm.usage_minute set count = 10 where tenant_id = '{victim}'",
+        (
+            "insert into okcm.managed_object (tenant_id, l2_key, object_id, service, object_type, state, names,"
+            " attributes, key_version, material, revision)"
+            " values ('{victim}', 'L2-{victim}-primary', 'new', 'orders', 2, 1, '{{}}', '', 1, 'x', 1)"
+        ),
+        # The wall behind row security: an object of one's own that hangs on another's L2, or on no key at all.
+        (
+            "insert into okcm.managed_object (tenant_id, l2_key, object_id, service, object_type, state, names,"
+            " attributes, key_version, material, revision)"
+            " values ('{attacker}', 'L2-{victim}-primary', 'new', 'orders', 2, 1, '{{}}', '', 1, 'x', 1)"
+        ),
+        (
+            "insert into okcm.usage_minute (tenant_id, minute, service, operation, count, refused, bytes)"
+            " values ('{victim}', '2026-01-01', 'orders', 'get', 1, 0, 0)"
+        ),
+        "insert into okcm.usage_batch (tenant_id, batch_id) values ('{victim}', 'new')",
+    ),
 }
 _READABLE = {
     "worker": TABLES,
     "marketplace": ("tenant", "marketplace_event", "operation_step", "outbox"),
     "operator": TABLES,
+    "crypto": (
+        *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
+        *("managed_object", "usage_minute", "usage_batch"),
+    ),
 }
 # Inside its own tenant a process may still not do these.
 _NEVER = {
@@ -100,6 +146,16 @@ _NEVER = {
         "delete from okcm.audit_signed_head",
         "delete from okcm.boundary_result",
         "update okcm.key set version = 2",
+        "delete from okcm.service_certificate",
+        "update okcm.service_certificate set not_after = now()",
+        "delete from okcm.service_key",
+        "update okcm.service_key set wrapped = 'x'",
+        "delete from okcm.service",
+        "update okcm.service_request set csr_pem = 'x'",
+        "select material from okcm.managed_object",
+        "select attributes from okcm.managed_object",
+        "delete from okcm.managed_object",
+        "select count from okcm.usage_minute",
     ),
     "marketplace": (
         "select okcm.unstarted_events(10)",
@@ -113,12 +169,42 @@ _NEVER = {
         "select * from okcm.key",
         "update okcm.tenant set state = 'active'",
         "update okcm.marketplace_event set organization = 'x'",
+        *(f"select * from okcm.{table}" for table in ("service", "service_key", "managed_object", "usage_minute")),
     ),
     "operator": (
         'select okcm.audit_append(\'{{"event_id": "x"}}\')',
         "select okcm.unstarted_events(10)",
         "update okcm.tenant set state = 'active'",
         "delete from okcm.route",
+        "update okcm.service_request set csr_pem = 'x'",
+        "update okcm.service set state = 'connected'",
+        "select wrapped from okcm.service_key",
+        "select material from okcm.managed_object",
+        "select attributes from okcm.managed_object",
+    ),
+    # It faces the customers' networks: what it could change here, a hole in it could change.
+    "crypto": (
+        "select okcm.unknown_serials('{{aa}}')",
+        "select okcm.moved_heads(10)",
+        "select okcm.audit_save_signed_head(1, '', '', '')",
+        *(f"select * from okcm.{table}" for table in ("audit_event", "key", "service_request", "outbox")),
+        "update okcm.tenant set state = 'active'",
+        "update okcm.route set region = 'x'",
+        "update okcm.certificate_authority set serial = 'ff'",
+        "update okcm.service set state = 'connected'",
+        "insert into okcm.service (tenant_id, service, kind) values ('{attacker}', 'new', 'mongodb')",
+        "update okcm.service_certificate set revoked_at = null",
+        (
+            "insert into okcm.service_certificate"
+            " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after)"
+            " values ('{attacker}', 'ff', 'orders', 9, 'x', 'x', now(), now() + interval '1 hour')"
+        ),
+        "update okcm.service_key set wrapped = 'x'",
+        "update okcm.managed_object set service = 'another'",
+        "update okcm.managed_object set l2_key = 'another'",
+        "update okcm.managed_object set object_id = 'another'",
+        "update okcm.managed_object set object_type = 9",
+        "delete from okcm.usage_minute",
     ),
 }
 _NEVER_ANYBODY = (
@@ -173,7 +259,7 @@ def _by_role(field: Field, session: psycopg.Connection, role: str) -> Iterator[s
             if _reached(session, pretence, read):
                 yield f"{name}: {read}"
         for write in _ALLOWED_WRITES[role]:
-            statement = write.format(victim=VICTIM)
+            statement = write.format(victim=VICTIM, attacker=ATTACKER)
             if _reached(session, pretence, statement):
                 yield f"{name}: {statement}"
     never = [

@@ -1,15 +1,27 @@
 """Valid things by default; a test overrides what it is about."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from database.connection import Database
-from database.interfaces import AuthorityRow, RouteRow, SignedHead
+from database.interfaces import (
+    AuthorityRow,
+    LeafRow,
+    ObjectRow,
+    RouteRow,
+    ServiceKeyRow,
+    ServiceRequestRow,
+    SignedHead,
+    UsageRow,
+)
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, MarketplaceEvent
 from tenancy.ids import ca_key, l2_key
 from tenancy.lifecycle import Move
 from tenancy.provisioning import Step
+from tenancy.services import CryptoOperation, ServiceKind
+from tests.database.fixtures import Field
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -64,8 +76,29 @@ def a_result(name: str = "read", **changed: object) -> CheckResult:
     return result.model_copy(update=changed)
 
 
+def a_request(request_id: str = "request-1", service: str = "orders") -> ServiceRequestRow:
+    return ServiceRequestRow(request_id, service, ServiceKind.MONGODB, "a signing request")
+
+
+def a_leaf(serial: str = "1a2b", service: str = "orders", generation: int = 1) -> LeafRow:
+    return LeafRow(serial, service, generation, "request-1", "certificate", NOW, NOW + timedelta(hours=72))
+
+
+def a_service_key(tenant_id: str, service: str = "orders", version: int = 1) -> ServiceKeyRow:
+    return ServiceKeyRow(service, version, l2_key(tenant_id), "platform", "root-eu-west-1", b"wrapped twice")
+
+
+def an_object(tenant_id: str, object_id: str = "object-1", **changed: object) -> ObjectRow:
+    row = ObjectRow(object_id, "orders", l2_key(tenant_id), 2, 1, ("first",), b"attributes", 1, b"sealed", 1)
+    return replace(row, **changed)
+
+
+def some_usage(service: str = "orders", **changed: object) -> UsageRow:
+    return replace(UsageRow(NOW, service, CryptoOperation.ENCRYPT, count=10, refused=1, bytes=1000), **changed)
+
+
 def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
-    """Give a tenant at least one row in every table."""
+    """Give a tenant at least one row in every table that does not need a service."""
     with worker.tenant_tx(tenant_id) as tx:
         tx.inbox.accept(an_event(tenant_id))
         tx.tenants.request(an_event(tenant_id))
@@ -81,3 +114,17 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         head = tx.audit.head()
         assert head is not None
         tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
+
+
+def a_connected_service(field: Field, tenant_id: str, service: str = "orders", serial: str = "1a2b") -> None:
+    """Give a provisioned tenant a service, and with it at least one row in every other table."""
+    with field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.services.request(a_request(f"request-{service}", service))
+    with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.services.connect(service, ServiceKind.MONGODB)
+        tx.services.record_key(a_service_key(tenant_id, service))
+        tx.services.record_leaf(a_leaf(serial, service))
+        tx.services.connected(service)
+    with field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.objects.add([an_object(tenant_id, f"object-{service}", service=service)])
+        tx.usage.add([some_usage(service)], f"batch-{service}")

@@ -1,9 +1,10 @@
 """A real PostgreSQL for the session, and for each test a clone of a database that is already migrated."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import psycopg
 import pytest
@@ -53,7 +54,17 @@ class Field:
     server: Server
     name: str
     url: str
-    open: Callable[..., Database]
+    opened: list[Database] = dataclass_field(default_factory=list)
+
+    def open(self, role: str, **sizes: int) -> Database:
+        server = self.server
+        self.opened.append(Database(self.url, role, server.passwords[role], server.context_keys[role], **sizes))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        """Close what was opened; a database with connections cannot be cloned or dropped."""
+        for database in self.opened:
+            database.close()
 
     def administrator(self) -> psycopg.Connection:
         return psycopg.connect(self.server.administrator(self.name), autocommit=True)
@@ -106,13 +117,8 @@ def prepare(server: Server, database: str) -> tuple[str, ...]:
 def clone(server: Server, template: str) -> Iterator[Field]:
     """Give a database of its own, made from `template`, and drop it at the end."""
     name = f"t_{secrets.token_hex(6)}"
-    opened: list[Database] = []
     parts = conninfo_to_dict(server.conninfo)
-    url = f"postgresql://{parts['host']}:{parts['port']}/{name}"
-
-    def open_database(role: str, **sizes: int) -> Database:
-        opened.append(Database(url, role, server.passwords[role], server.context_keys[role], **sizes))
-        return opened[-1]
+    one = Field(server, name, f"postgresql://{parts['host']}:{parts['port']}/{name}")
 
     with psycopg.connect(server.conninfo, autocommit=True) as administrator:
         administrator.execute(f"create database {name} template {template}")
@@ -121,10 +127,9 @@ def clone(server: Server, template: str) -> Iterator[Field]:
             logins = ", ".join(login(role) for role in (MIGRATOR, *PROCESSES))
             administrator.execute(f"revoke all on database {name} from public")
             administrator.execute(f"grant connect on database {name} to {logins}")
-            yield Field(server, name, url, open_database)
+            yield one
         finally:
-            for database in opened:
-                database.close()
+            one.close()
             administrator.execute(f"drop database {name} with (force)")
 
 

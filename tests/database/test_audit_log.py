@@ -37,6 +37,48 @@ def test_an_event_id_seen_before_adds_nothing_and_returns_its_old_number(worker:
     assert len(records(worker, "acme")) == 2
 
 
+def test_many_events_go_in_together_as_one_by_one(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append(an_audit_event("before"))
+        tx.audit.append_all([an_audit_event(name) for name in ("c", "a", "before", "b", "a")])
+        assert tx.audit.append(an_audit_event("b")) == 4
+        tx.audit.append_all([])
+        tx.audit.append_all([an_audit_event(name) for name in ("a", "c")])
+    stored = records(worker, "acme")
+    assert [json.loads(one.record)["event_id"] for one in stored] == ["before", "c", "a", "b"]
+    assert verify_chain(stored) == stored[-1]
+
+
+def test_many_events_are_of_one_tenant_whatever_they_say(worker: Database) -> None:
+    with worker.raw_tx("acme") as connection:
+        connection.execute(
+            """select okcm.audit_append_all('[{"event_id": "x", "tenant_id": "beta", "seq": 7, "time": "never"}]')"""
+        )
+    assert records(worker, "beta") == []
+    [stored] = records(worker, "acme")
+    assert (json.loads(stored.record)["tenant_id"], stored.seq) == ("acme", 1)
+
+
+def test_of_many_events_with_one_that_is_none_nothing_is_stored(worker: Database) -> None:
+    for events in ("null", "{}", '[{"event_id": "x"}, {}]', '[{"event_id": "x"}, null]', '[{"event_id": "x"}, []]'):
+        with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:
+            connection.execute("select okcm.audit_append_all(%s)", [events])
+    assert records(worker, "acme") == []
+
+
+def test_many_events_move_the_head_only_when_one_is_new(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append_all([an_audit_event("a"), an_audit_event("b")])
+        head = tx.audit.head()
+        assert head is not None
+        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
+        tx.audit.append_all([an_audit_event("b"), an_audit_event("a")])
+    assert worker.moved_heads(9) == []
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append_all([an_audit_event("b"), an_audit_event("c")])
+    assert worker.moved_heads(9) == ["acme"]
+
+
 def test_eight_writers_leave_no_gap_and_one_chain(worker: Database) -> None:
     def write(number: int) -> None:
         for turn in range(15):
@@ -44,7 +86,7 @@ def test_eight_writers_leave_no_gap_and_one_chain(worker: Database) -> None:
                 tx.audit.append(an_audit_event(f"{number}-{turn}"))
                 assert 1 / (turn % 5)  # a rollback must leave no gap either
             with worker.tenant_tx("acme") as tx:
-                tx.audit.append(an_audit_event(f"shared-{turn}"))
+                tx.audit.append_all([an_audit_event(f"shared-{turn}"), an_audit_event(f"many-{turn}")])
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -53,7 +95,7 @@ def test_eight_writers_leave_no_gap_and_one_chain(worker: Database) -> None:
         thread.join()
     last = verify_chain(records(worker, "acme"))
     assert last is not None
-    assert last.seq == 8 * 12 + 15
+    assert last.seq == 8 * 12 + 2 * 15
 
 
 def test_a_record_changed_behind_our_back_is_found_at_its_position(worker: Database, field: Field) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.database.breaking import ATTACKER, VICTIM, breaches_of
-from tests.database.builders import a_provisioned_tenant
+from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field, Server, clone
 
 _CTX_OK = (
@@ -23,9 +23,10 @@ def populated(server: Server, template: str) -> Iterator[Field]:
     """Two tenants with rows everywhere; nobody stays connected, so that it can be cloned."""
     with clone(server, template) as field:
         worker = field.open("worker")
-        a_provisioned_tenant(worker, ATTACKER)
-        a_provisioned_tenant(worker, VICTIM)
-        worker.close()
+        for tenant in (ATTACKER, VICTIM):
+            a_provisioned_tenant(worker, tenant)
+            a_connected_service(field, tenant)
+        field.close()
         yield field
 
 
@@ -96,7 +97,8 @@ def test_an_append_only_trigger_that_is_gone_or_can_be_switched_off_is_noticed(p
         populated,
         "select format(how, tgname, tgrelid::regclass) from pg_trigger,"
         " unnest(array['drop trigger %1$I on %2$s', 'alter table %2$s enable trigger %1$I']) as how"
-        " where not tgisinternal and tgparentid = 0 and tgrelid::regclass::text !~ '_(0[1-9]|1.)$'",
+        " where tgfoid = 'okcm.refuse_change()'::regprocedure and tgparentid = 0"
+        " and tgrelid::regclass::text !~ '_(0[1-9]|1.)$'",
     )
     assert survivors(populated, [mutant for (mutant,) in rows]) == []
 
@@ -137,10 +139,28 @@ def test_a_grant_too_many_is_noticed(populated: Field) -> None:
         "grant update on okcm.tenant to okcm_operator",
         "grant execute on all functions in schema okcm to public",
         "grant create on schema okcm to okcm_marketplace",
+        "grant update (state) on okcm.service to okcm_crypto",
+        "grant update (revoked_at) on okcm.service_certificate to okcm_crypto",
+        "grant update (wrapped) on okcm.service_key to okcm_crypto",
+        "grant update (object_type) on okcm.managed_object to okcm_crypto",
+        "grant delete on okcm.usage_minute to okcm_crypto",
+        "grant select on okcm.audit_event to okcm_crypto",
+        "grant select (material) on okcm.managed_object to okcm_worker",
+        "grant select (wrapped) on okcm.service_key to okcm_operator",
+        "grant update (csr_pem) on okcm.service_request to okcm_operator",
         # Two locks on one door: the grant leaves out the column, the policy its value. Only both gone lets it through.
         "grant insert on okcm.tenant to okcm_marketplace; drop policy begins_requested on okcm.tenant",
     ]
     assert survivors(populated, mutants) == []
+
+
+def test_an_object_without_its_descent_is_noticed(populated: Field) -> None:
+    rows = _ask(
+        populated,
+        "select format('alter table okcm.managed_object drop constraint %I', conname) from pg_constraint"
+        " where conrelid = 'okcm.managed_object'::regclass and contype = 'f'",
+    )
+    assert survivors(populated, [mutant for (mutant,) in rows]) == []
 
 
 def test_the_policy_alone_keeps_a_tenant_from_beginning_active(populated: Field) -> None:

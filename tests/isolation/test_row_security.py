@@ -4,14 +4,15 @@ import pytest
 
 from database.connection import Database
 from tests.database.breaking import ATTACKER, VICTIM, breaches_of
-from tests.database.builders import a_provisioned_tenant
+from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field
 
 
 @pytest.fixture
 def tenants(field: Field, worker: Database) -> Field:
-    a_provisioned_tenant(worker, ATTACKER)
-    a_provisioned_tenant(worker, VICTIM)
+    for tenant in (ATTACKER, VICTIM):
+        a_provisioned_tenant(worker, tenant)
+        a_connected_service(field, tenant)
     return field
 
 
