@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from crypto.client_errors import CertificateUnusable
 
 CONFIGURATION = "openkcm.toml"
+_FILES = {"certificate": "client.pem", "key": "client.key", "ca": "ca.pem"}
 _RENEWED_AFTER = 2 / 3
 _LOOKS = 60
 """While no renewed certificate is there yet, it is asked for this often in the last third of the old one's life."""
@@ -46,7 +47,10 @@ class Identity:
 
     @classmethod
     def from_folder(cls, folder: Path, now: Callable[[], datetime] = _now) -> "Identity":
-        return cls(folder / "client.pem", folder / "client.key", folder / "ca.pem", now)
+        """Return the identity that `openkcm.toml` in `folder` names; raises CertificateUnusable."""
+        named = read_configuration(folder)
+        certificate, key, ca = (_file(folder, named.get(kind, default)) for kind, default in _FILES.items())
+        return cls(certificate, key, ca, now)
 
     @property
     def not_after(self) -> datetime:
@@ -117,6 +121,12 @@ def read_configuration(folder: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except (OSError, ValueError) as failed:
         raise _unusable(f"{CONFIGURATION} is missing or not readable") from failed
+
+
+def _file(folder: Path, named: object) -> Path:
+    """Return a named file; where the folder was moved or mounted elsewhere, the one of that name in it."""
+    path = folder / str(named)
+    return path if path.exists() else folder / path.name
 
 
 def _write(path: Path, content: bytes) -> None:

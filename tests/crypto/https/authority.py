@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cli.service_configuration import Addresses, configuration
 from tenancy import ids
+from tenancy.services import ServiceKind
 
 _P256 = ec.SECP256R1()
 
@@ -148,16 +150,12 @@ def _leaf(  # noqa: PLR0917 - a certificate has many fields
     return Leaf(certificate, key)
 
 
-def write_folder(folder: Path, tenant_id: str, leaf: Leaf, https: str) -> Path:
-    """Write what `openkcm service connect --out` writes."""
+def write_folder(folder: Path, tenant_id: str, leaf: Leaf, https_port: int) -> Path:
+    """Write what `openkcm service connect --kind microservice --out` writes."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    chain = tenant_authority(tenant_id).pem
-    for name, text in {
-        "client.key": leaf.key_pem,
-        "client.pem": leaf.pem + chain,
-        "ca.pem": root().pem,
-        "openkcm.toml": f'https = "{https}"\nkmip = "localhost:5696"\n',
-    }.items():
+    where = Addresses("localhost", https_port, 5696)
+    files = {"client.key": leaf.key_pem, "client.pem": leaf.pem + tenant_authority(tenant_id).pem, "ca.pem": root().pem}
+    for name, text in (files | configuration(ServiceKind.MICROSERVICE, "orders", folder, where, "")).items():
         path = folder / name
         path.touch(mode=0o600)
         path.write_text(text)

@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 
 from tests.crypto.https.stage import Stage
+from tests.database.fixtures import field, server, template, worker
+
+__all__ = ["field", "server", "stage", "template", "worker"]
 
 
 @pytest.fixture

@@ -95,12 +95,8 @@ class Stage:
 
         return asyncio.run_coroutine_threadsafe(do(), self._loop).result(_SECONDS)
 
-    @property
-    def url(self) -> str:
-        return f"https://localhost:{self.port}"
-
     def connect_folder(self, name: str, tenant_id: str, leaf: Leaf) -> Path:
-        return write_folder(self.root / name, tenant_id, leaf, self.url)
+        return write_folder(self.root / name, tenant_id, leaf, self.port)
 
     def service(self, tenant_id: str, service: str) -> tuple[Caller, Path]:
         """Admit one more service and return it with its folder."""

@@ -290,6 +290,12 @@ def test_a_certificate_of_another_key_is_refused(stage: Stage):
         Client.from_folder(stage.folder)
 
 
+def test_a_folder_may_be_moved(stage: Stage):
+    moved = stage.folder.rename(stage.root / "moved")
+    with Client.from_folder(moved) as client:
+        assert client.encrypt(b"card", "a")
+
+
 def test_only_https_is_spoken(stage: Stage):
     (stage.folder / "openkcm.toml").write_text('https = "http://localhost:1"\n')
     with pytest.raises(CertificateUnusable):
