@@ -47,8 +47,11 @@ def gateway(server_url: str, *, inline_auth: bool) -> Iterator[Gateway]:
         def log_message(self, *_arguments: object) -> None:
             """Say nothing."""
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.daemon_threads = True
+    class Listener(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 64  # as many as may connect at once; one that is turned away fails after a second
+
+    listener = Listener(("127.0.0.1", 0), Handler)
     counting = Gateway(f"http://127.0.0.1:{listener.server_port}")
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
