@@ -6,186 +6,50 @@ record, the step and the announcement that follow from it.
 """
 
 import hashlib
-import ssl
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from database.rows import (
+    AuthorityRow,
+    CallerRow,
+    KeyRow,
+    LeafRow,
+    ObjectRow,
+    RouteRow,
+    ServiceKeyRow,
+    ServiceRequestRow,
+    ServiceRow,
+    SignedHead,
+    StepRow,
+    TenantRow,
+    UsageRow,
+)
 from tenancy.audit import AuditEvent, StoredRecord
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
-from tenancy.provisioning import Step, StepState
-from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tenancy.provisioning import Step
+from tenancy.services import ServiceKind
 
-
-@dataclass(frozen=True, slots=True)
-class TenantRow:
-    tenant_id: str
-    organization: str
-    region: str
-    state: State
-    root_key_mode: str
-    requested_at: datetime
-    ready_at: datetime | None
-    promise_broken_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """One step of the running or last operation. `attempts` counts tries that failed so far."""
-
-    number: int
-    step: Step
-    state: StepState
-    attempts: int
-    started_at: datetime | None
-    finished_at: datetime | None
-    problem: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRow:
-    """A key held by Vault, by name; `kind` is L2, CA or payload."""
-
-    name: str
-    kind: str
-    version: int
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityRow:
-    """The tenant's certificate authority. `serial` is lower-case hex without separators; the PEMs are public."""
-
-    serial: str
-    certificate_pem: str
-    chain_pem: str
-    not_after: datetime
-
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of the certificate, hex: by it a presented chain's issuer is recognised."""
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate_pem)).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class RouteRow:
-    """Where the crypto service finds a tenant's keys; `issuer_fingerprint` (SHA-256 hex of the CA) selects it."""
-
-    l2_key: str
-    issuer_fingerprint: str
-    region: str
-
-
-@dataclass(frozen=True, slots=True)
-class SignedHead:
-    """A signature over `tenancy.audit.head_message`, by the Transit key named in `key` (`name:version`)."""
-
-    seq: int
-    chain_hash: bytes
-    signature: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceRow:
-    """A connected service. `certificate_not_after` is of its newest certificate that is not revoked."""
-
-    service: str
-    kind: ServiceKind
-    state: ServiceState
-    connected_at: datetime | None
-    disconnected_at: datetime | None
-    last_seen_at: datetime | None
-    certificate_not_after: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceRequestRow:
-    """What somebody outside asked for; workflows are told its id alone and read the rest from here."""
-
-    request_id: str
-    service: str
-    kind: ServiceKind
-    csr_pem: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeafRow:
-    """A service's certificate; only serials on record open anything. `generation` counts from 1 for each service."""
-
-    serial: str
-    service: str
-    generation: int
-    request_id: str
-    certificate_pem: str
-    not_before: datetime
-    not_after: datetime
-    revoked_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceKeyRow:
-    """An L3: `wrapped` is L1.wrap(L2.encrypt(L3)), bound to the context of `service` and `version`."""
-
-    service: str
-    version: int
-    l2_key: str
-    root_key_mode: str
-    root_key: str
-    wrapped: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class CallerRow:
-    """Everything that decides what a client certificate may do, read in one query by its serial."""
-
-    service: str
-    service_state: ServiceState
-    tenant_state: State
-    region: str
-    l2_key: str
-    issuer_fingerprint: str
-    authority_pem: str
-    not_after: datetime
-    revoked_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectRow:
-    """A KMIP managed object of one service, indexed [tenant][L2][object] (MTCI M1).
-
-    `object_type` and `state` are KMIP's enumeration values (`state` 0: the type has none); `attributes` is a TTLV
-    structure, opaque here; `material` is sealed under the service's L3 of `key_version`, None once destroyed.
-    `revision` is 1 when created; a change names the revision it saw.
-    """
-
-    object_id: str
-    service: str
-    l2_key: str
-    object_type: int
-    state: int
-    names: tuple[str, ...]
-    attributes: bytes
-    key_version: int
-    material: bytes | None
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """What one service did in one minute; `refused` of `count` were refused."""
-
-    minute: datetime
-    service: str
-    operation: CryptoOperation
-    count: int
-    refused: int
-    bytes: int
+__all__ = [
+    "AuthorityRow",
+    "CallerRow",
+    "KeyRow",
+    "LeafRow",
+    "ObjectRow",
+    "RouteRow",
+    "ServiceKeyRow",
+    "ServiceRequestRow",
+    "ServiceRow",
+    "SignedHead",
+    "StepRow",
+    "TenantRow",
+    "UsageRow",
+]
+"""The rows belong to these contracts: whoever may see these need not look further."""
 
 
 class Tenants(Protocol):
