@@ -19,6 +19,7 @@ _MODULES = {
     "cli.stack": ("up", "down", "status", "doctor"),
     "cli.enable": ("enable",),
     "cli.tenant": ("tenant",),
+    "cli.service": ("service",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

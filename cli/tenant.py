@@ -14,7 +14,7 @@ from cli import output, tenant_view
 from config.secrets import Role, context_key, database_password, read_secret
 from config.settings import Settings, load_settings
 from database.connection import Database
-from database.interfaces import TenantRow, TenantTransaction
+from database.interfaces import ServiceRow, TenantRow, TenantTransaction
 from tenancy import ids
 from tenancy.errors import SettingsInvalid, TenantUnknown
 from tenancy.lifecycle import State
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 @contextmanager
 def operator_database(settings: Settings) -> Iterator[Database]:
-    """Open the database as the operator, who reads and never writes."""
+    """Open the database as the operator, who looks at everything and writes requests only."""
     folder = settings.secrets
     try:
         key = bytes.fromhex(read_secret(folder, context_key(Role.OPERATOR)))
@@ -52,7 +52,7 @@ def operator_database(settings: Settings) -> Iterator[Database]:
 def list_tenants(*, as_json: output.AsJson = False) -> None:
     """List all tenants in order of their ids."""
     with operator_database(load_settings()) as database:
-        tenants = [_of_row(row) for row in every_tenant(database)]
+        tenants = [_of_row(row) | {"services": _services(database, row)} for row in every_tenant(database)]
 
     def draw(console: Console) -> None:
         table = Table("tenant", "organization", "region", "state", "root key", "ready in")
@@ -68,7 +68,7 @@ def list_tenants(*, as_json: output.AsJson = False) -> None:
 
 
 def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
-    """Show one tenant: state, keys, authority, route, steps, boundary checks and the end of its audit stream."""
+    """Show one tenant: state, keys, services, authority, route, steps, boundary checks, end of the audit stream."""
     with operator_database(load_settings()) as database, database.tenant_tx(_named(tenant)) as tx:
         shown = everything(tx)
 
@@ -109,6 +109,7 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
         raise TenantUnknown
     authority, route, head = tx.certificates.authority(), tx.routes.get(), tx.audit.head()
     return _of_row(row) | {
+        "services": [of_service(service) for service in tx.services.all()],
         "keys": [
             {"name": key.name, "kind": key.kind, "version": key.version, "created_at": key.created_at.isoformat()}
             for key in tx.keys.all()
@@ -140,6 +141,24 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
     }
 
 
+def of_service(row: ServiceRow) -> dict[str, Any]:
+    """Return a service as JSON's types."""
+    return {
+        "service_id": row.service,
+        "kind": row.kind,
+        "state": row.state,
+        "certificate_not_after": row.certificate_not_after and row.certificate_not_after.isoformat(),
+        "last_seen_at": row.last_seen_at and row.last_seen_at.isoformat(),
+        "connected_at": row.connected_at and row.connected_at.isoformat(),
+        "disconnected_at": row.disconnected_at and row.disconnected_at.isoformat(),
+    }
+
+
+def _services(database: Database, row: TenantRow) -> list[dict[str, Any]]:
+    with database.tenant_tx(row.tenant_id) as tx:
+        return [of_service(service) for service in tx.services.all()]
+
+
 def _of_row(row: TenantRow) -> dict[str, Any]:
     return {
         "tenant_id": row.tenant_id,
@@ -148,7 +167,6 @@ def _of_row(row: TenantRow) -> dict[str, Any]:
         "state": row.state,
         "root_key_mode": row.root_key_mode,
         "l2_key": ids.l2_key(row.tenant_id),
-        "services": [],
         "requested_at": row.requested_at.isoformat(),
         "ready_at": row.ready_at and row.ready_at.isoformat(),
         "ready_seconds": None if row.ready_at is None else (row.ready_at - row.requested_at).total_seconds(),

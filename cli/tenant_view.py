@@ -39,6 +39,7 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("root key", tenant["root_key_mode"]),
         ("ready", ready),
         ("keys", ", ".join(f"{key['name']} (version {key['version']})" for key in tenant["keys"]) or "none yet"),
+        ("services", ", ".join(map(_service, tenant["services"])) or "none"),
         ("authority", f"{authority['serial']}, until {authority['not_after'][:10]}" if authority else "none yet"),
         ("route", f"by issuer {route['issuer_fingerprint'][:16]}…" if route else "none"),
         ("boundaries", f"{checks['held']} of {checks.total()} attacks refused" if checks else "not attacked yet"),
@@ -47,6 +48,10 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
     if tenant["promise_broken_at"]:
         facts.append(("promise", f"broken at {tenant['promise_broken_at'][:19]}"))
     return facts
+
+
+def _service(service: Mapping[str, Any]) -> str:
+    return f"{service['service_id']} ({service['kind']}, {service['state']})"
 
 
 def _steps(steps: list[Mapping[str, Any]]) -> Table:

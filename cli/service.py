@@ -1,0 +1,206 @@
+"""`openkcm service`: connect a customer's database or service, list those connected, disconnect one.
+
+The operator's role stores the request and reads the certificate; what lies between is the workflow's. No Vault here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli import output
+from cli.service_configuration import Addresses, addresses, configuration
+from cli.service_files import AUTHORITY, CERTIFICATE, FolderRefused, ServiceFolder
+from cli.tenant import Tenant, of_service, operator_database
+from config.settings import Settings, load_settings
+from database.connection import Database
+from database.interfaces import LeafRow, ServiceRequestRow, TenantRow
+from tenancy.errors import Overtaken, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
+from tenancy.ids import parse_service_name, parse_tenant_id
+from tenancy.lifecycle import ENCRYPTS
+from tenancy.services import ServiceKind
+
+if TYPE_CHECKING:
+    from workflows.gateway import Gateway
+
+_LONGEST_CSR = 16384
+_END = "-----END CERTIFICATE-----\n"
+
+Name = Annotated[str, typer.Argument(help="The service's name.")]
+
+
+def register(app: typer.Typer) -> None:
+    services = typer.Typer(help="Connect databases and services to a tenant's keys.", no_args_is_help=True)
+    services.command("connect")(connect)
+    services.command("list")(list_services)
+    services.command("disconnect")(disconnect)
+    app.add_typer(services, name="service")
+
+
+def connect(  # noqa: PLR0913 - one parameter an option
+    tenant: Tenant,
+    *,
+    kind: Annotated[ServiceKind, typer.Option(help="What it is.")],
+    name: Annotated[str, typer.Option(help="Its name within the tenant.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for its key, made here, its certificate and its configuration.")
+    ] = None,
+    csr: Annotated[
+        Path | None, typer.Option(help="A request made elsewhere (PKCS #10, PEM); only the certificate comes back.")
+    ] = None,
+    as_json: output.AsJson = False,
+) -> None:
+    """Connect a service, or give a connected one a further certificate."""
+    if out is None and csr is None:
+        raise typer.BadParameter("say where to write with --out DIR, or what to certify with --csr FILE")
+    tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
+    request_id = uuid4().hex
+    with operator_database(settings) as database:
+        row = _admitted(database, tenant_id, service, kind)
+        folder = None if out is None else ServiceFolder(out, tenant_id, service)
+        if folder is not None and csr is not None:
+            folder.refuse_own_key()
+        csr_pem = _read_request(csr) if csr is not None else folder.request() if folder is not None else ""
+        with database.tenant_tx(tenant_id) as tx:
+            tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem))
+        _ask(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
+        leaf, chain = _issued(database, tenant_id, service, request_id)
+    where, written = addresses(settings), []
+    if folder is not None:
+        written = folder.write(_files(folder, kind, service, where, leaf, chain, own_key=csr is None))
+    document: dict[str, Any] = {
+        "tenant_id": tenant_id,
+        "service_id": service,
+        "kind": kind,
+        "certificate_not_after": leaf.not_after.isoformat(),
+        "kmip": where.kmip,
+        "https": where.https,
+        "files": written,
+    }
+    if folder is None:
+        document |= {"certificate": leaf.certificate_pem, "chain": chain}
+    output.answer(document, as_json=as_json, show=lambda console: _show(console, document))
+
+
+def list_services(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+    """List a tenant's services."""
+    tenant_id = parse_tenant_id(tenant)
+    with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
+        if tx.tenants.get() is None:
+            raise TenantUnknown
+        services = [of_service(row) for row in tx.services.all()]
+
+    def draw(console: Console) -> None:
+        table = Table("service", "kind", "state", "certificate until", "last seen")
+        for service in services:
+            times = [(service[at] or "")[:19].replace("T", " ") for at in ("certificate_not_after", "last_seen_at")]
+            table.add_row(*(Text(cell) for cell in (service["service_id"], service["kind"], service["state"], *times)))
+        console.print(table)
+
+    output.answer({"tenant_id": tenant_id, "services": services}, as_json=as_json, show=draw)
+
+
+def disconnect(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
+    """Revoke every certificate of a service at once; its key stays for when it is connected again."""
+    tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
+    with operator_database(settings) as database:
+        with database.tenant_tx(tenant_id) as tx:
+            row, known = tx.tenants.get(), tx.services.get(service)
+        if row is None:
+            raise TenantUnknown
+        if known is None:
+            raise ServiceUnknown
+        _ask(settings, lambda gateway: gateway.disconnect_service(tenant_id, row.region, service))
+        with database.tenant_tx(tenant_id) as tx:
+            known = tx.services.get(service) or known
+    document = {"tenant_id": tenant_id} | of_service(known)
+    output.answer(
+        document, as_json=as_json, show=lambda console: console.print(f"{service} of {tenant_id} is disconnected")
+    )
+
+
+def _admitted(database: Database, tenant_id: str, service: str, kind: ServiceKind) -> TenantRow:
+    """Return the tenant; refuses here, before a key is made, what the workflow would refuse."""
+    with database.tenant_tx(tenant_id) as tx:
+        row, known = tx.tenants.get(), tx.services.get(service)
+    if row is None:
+        raise TenantUnknown
+    if row.state not in ENCRYPTS:
+        raise TenantClosed(row.state)
+    if known is not None and known.kind is not kind:
+        raise ServiceConflict
+    return row
+
+
+def _read_request(file: Path) -> str:
+    from vault.certificates import requested_key  # noqa: PLC0415 - a third of a command's start-up, for one option
+
+    try:
+        with file.open(encoding="ascii") as opened:
+            text = opened.read(_LONGEST_CSR + 1)
+    except (OSError, UnicodeDecodeError) as failed:
+        raise FolderRefused(f"{file} cannot be read", "give a PKCS #10 request in PEM with --csr") from failed
+    requested_key(text)
+    return text
+
+
+def _ask(settings: Settings, what: "Callable[[Gateway], Awaitable[None]]") -> None:
+    from workflows.gateway import Gateway  # noqa: PLC0415 - Temporal's library is most of a command's start-up time
+
+    async def ask() -> None:
+        await what(await Gateway.connect(settings.temporal_address, settings.promise_seconds))
+
+    asyncio.run(ask())
+
+
+def _issued(database: Database, tenant_id: str, service: str, request_id: str) -> tuple[LeafRow, str]:
+    """Return the certificate that was issued for a request, and the chain above it, which ends in the root."""
+    with database.tenant_tx(tenant_id) as tx:
+        leaf, authority = tx.services.leaf(service), tx.certificates.authority()
+    if leaf is None or authority is None:
+        raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
+    if leaf.request_id != request_id:
+        raise Overtaken("another request for this service got its certificate after this one", "run the command again")
+    return leaf, authority.chain_pem
+
+
+def _files(  # noqa: PLR0913, PLR0917 - what a folder is made of
+    folder: ServiceFolder,
+    kind: ServiceKind,
+    service: str,
+    where: Addresses,
+    leaf: LeafRow,
+    chain: str,
+    *,
+    own_key: bool,
+) -> dict[str, str]:
+    """Return file name → text; the certificate comes last, so that where it is everything else is too."""
+    certificates = [f"{part}{_END}" for part in chain.split(_END) if part.strip()]
+    presented = leaf.certificate_pem + "".join(certificates[:-1])
+    files = {AUTHORITY: certificates[-1]}
+    if own_key:
+        if not folder.holds_key_of(leaf.certificate_pem):
+            raise Overtaken("the certificate is for a key that is no longer in the folder", "run the command again")
+        files |= configuration(kind, service, folder.path, where, presented + folder.key_pem())
+    return files | {CERTIFICATE: presented}
+
+
+def _show(console: Console, document: dict[str, Any]) -> None:
+    if "certificate" in document:
+        console.print(
+            document["certificate"] + document["chain"], markup=False, highlight=False, end="", soft_wrap=True
+        )
+        return
+    until = document["certificate_not_after"][:19].replace("T", " ")
+    console.print(
+        Text(f"{document['service_id']} of {document['tenant_id']} is connected, certificate until {until} UTC")
+    )
+    console.print(Text(f"https  {document['https']}\nkmip   {document['kmip']}"))
+    for path in document["files"]:
+        console.print(Text(f"wrote  {path}"), soft_wrap=True)
