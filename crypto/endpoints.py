@@ -19,7 +19,7 @@ from crypto.problems import OF_ONE_ITEM, from_error
 
 Fields = dict[str, Any]
 _ITEMS_AT_ONCE = 50
-"""Items of a batch done before others get a turn: about a millisecond."""
+"""Items of a batch done before others get a turn: a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from crypto.discovery import Offer, describe, openapi
 from crypto.endpoints import Desk, routes
 from crypto.http_reader import HttpReader, Message, Routes
 from crypto.interfaces import Caller, Parts
-from crypto.problems import CONTENT_TYPE, Problem, from_error
+from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
 from tenancy.errors import CallerRefused, OpenKcmError
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -96,33 +96,35 @@ class _HttpsConnection(Connection):
     async def _answer(self, message: Message) -> _Reply:
         correlation_id.set(message.correlation_id)
         last = not message.keep_alive
+        answer: bytes | Problem
         try:
-            caller = await self.current()
-            answer = message.refusal or await self._act(message, caller)
+            answer = await self._admitted(message, await self.current())
         except Exception as refused:  # noqa: BLE001 - what is not listed becomes a reference into the log
             answer = from_error(refused)
             last = last or isinstance(refused, CallerRefused)
-        return _Reply(
-            _render(answer, message.correlation_id, last=last, head_only=message.head_only), last, message.unread
-        )
+        data = _render(answer, message.correlation_id, last=last, head_only=message.head_only)
+        return _Reply(data, last, message.unread)
 
-    async def _act(self, message: Message, caller: Caller) -> bytes:
-        endpoint = message.endpoint
-        assert endpoint is not None  # noqa: S101 - a message has an endpoint or a refusal
-        limits = self.parts.limits
-        limits.enter(caller.tenant_id)
+    async def _admitted(self, message: Message, caller: Caller) -> bytes | Problem:
+        """Answer within the tenant's limits, which what is refused costs too."""
+        limits, tenant_id = self.parts.limits, caller.tenant_id
+        limits.enter(tenant_id)
+        holds = True
         try:
+            endpoint = message.endpoint
+            if message.refusal is not None or endpoint is None:
+                return message.refusal or no_such_path()
             request = None if endpoint.request is None else api.parse(endpoint.request, message.body)
             if isinstance(request, api.BatchRequest) and len(request.items) > 1:
-                # A batch costs its items; they are done one after the other, so it takes one more place and not many.
-                limits.enter(caller.tenant_id, len(request.items) - 1)
-                try:
-                    return orjson.dumps(await endpoint.act(self._desk, caller, request))
-                finally:
-                    limits.leave(caller.tenant_id)
+                # A batch costs its items, which are known only now. They are done one after the other: one place.
+                limits.leave(tenant_id)
+                holds = False
+                limits.enter(tenant_id, len(request.items) - 1)
+                holds = True
             return orjson.dumps(await endpoint.act(self._desk, caller, request))
         finally:
-            limits.leave(caller.tenant_id)
+            if holds:
+                limits.leave(tenant_id)
 
 
 async def _nothing() -> None:

@@ -50,7 +50,7 @@ def service() -> Service:
 
 
 def keys(service: Service, **limits: float) -> LocalKeys:
-    return LocalKeys(LocalLimits(**limits), service.clock)  # type: ignore[arg-type]
+    return LocalKeys(LocalLimits(**limits), service.clock)  # type: ignore[arg-type]  # counts among them are whole
 
 
 def test_one_data_key_seals_many_messages_and_no_two_are_alike(service: Service):

@@ -263,8 +263,14 @@ def test_too_many_requests_are_told_when_to_come_back(tmp_path: Path):
         assert (refused.status, refused.json["code"], refused.headers["retry-after"]) == (429, "too_many_requests", "1")
 
 
-def test_a_batch_costs_its_items(tmp_path: Path):
-    with Stage(tmp_path, rate=10) as stage, Wire(stage.dial()) as wire:
+def test_what_is_refused_costs_too(tmp_path: Path):
+    with Stage(tmp_path, rate=2) as stage, Wire(stage.dial()) as wire:
+        wire.send(get("/v1/secrets") * 2 + get("/healthz"))
+        assert [wire.reply().status for _ in range(3)] == [404, 404, 429]
+
+
+def test_a_batch_costs_its_items_and_one_place(tmp_path: Path):
+    with Stage(tmp_path, rate=10, places=1) as stage, Wire(stage.dial()) as wire:
         item = {"plaintext": "aGk=", "resource": "a"}
         for expected in (200, 429):
             wire.send(post("/v1/encrypt:batch", json.dumps({"items": [item] * 8}).encode()))
