@@ -23,7 +23,7 @@ from devstack.ports import holder, is_free
 from devstack.reports import State
 from devstack.secrets import DATABASE_ROLES
 from devstack.temporal import SEARCH_ATTRIBUTES
-from tenancy.errors import OpenKcmError
+from tenancy.errors import OpenKcmError, VaultRefused
 from vault.session import ROLE_PREFIX, VaultSession
 from workflows.gateway import connection
 
@@ -139,16 +139,23 @@ def _database(settings: Settings) -> str | None:
 
 
 def _vault(settings: Settings) -> str | None:
+    without = [role for role in ROLES if ROLE_PREFIX + role not in _policies(settings, role)]
+    return f"no policy of its own for {', '.join(without)}: openkcm setup vault, or up" if without else None
+
+
+def _policies(settings: Settings, role: Role) -> list[str]:
+    """Return the policies of a process; none when it cannot log in, as before an upgrade that brought it."""
     session = VaultSession(
         settings.vault_url,
-        Role.WORKER,
-        read_secret(settings.secrets, vault_secret(Role.WORKER)),
+        role,
+        read_secret(settings.secrets, vault_secret(role)),
         ca_file=settings.vault_ca_file,
         namespace=settings.vault_namespace,
     )
-    held = (session.read("auth/token/lookup-self") or {}).get("policies", [])
-    wanted = ROLE_PREFIX + Role.WORKER
-    return None if wanted in held else f"the worker's token does not hold the policy {wanted}"
+    try:
+        return list((session.read("auth/token/lookup-self") or {}).get("policies", []))
+    except VaultRefused:
+        return []
 
 
 def _temporal(settings: Settings) -> str | None:

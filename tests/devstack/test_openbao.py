@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 
 from config.secrets import Role, read_secret, vault_secret
+from config.settings import Settings
+from devstack.components import components
+from devstack.doctor import Finding, _ask, _vault
 from devstack.openbao import OpenBaoServer
 from devstack.secrets import BOUNDARY_PUBLIC_KEY, ensure_secrets
 from devstack.server import Server
@@ -116,6 +119,32 @@ def test_a_server_made_without_the_setup_role_says_so_and_is_left_alone(new_serv
 
     assert "start anew" in refused.value.hint
     assert not (server.folder / "applied").exists()
+
+
+def test_who_needs_new_policies_waits_for_them_where_the_server_is_not_new(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    assert not [found.name for found in components(settings) if "policies" in found.after]
+    (tmp_path / "openbao").mkdir()
+    (tmp_path / "openbao" / "booted").touch()
+
+    assert [found.name for found in components(settings) if "policies" in found.after] == ["worker", "crypto"]
+
+
+def test_doctor_names_the_processes_that_the_key_server_does_not_know(new_server: NewServer) -> None:
+    server = started(new_server)
+    settings = Settings(state_dir=server.state_dir, vault_address=server.address)
+
+    assert finding(settings).ok
+    # As on a server of one's own that was last set up by a version without this process.
+    (settings.secrets / vault_secret(Role.CRYPTO)).write_text("0" * 64, encoding="utf-8")
+
+    assert not finding(settings).ok
+    assert "crypto" in finding(settings).detail
+    assert "worker" not in finding(settings).detail
+
+
+def finding(settings: Settings) -> Finding:
+    return _ask("openbao", _vault, settings)
 
 
 def started(new_server: NewServer) -> OpenBaoServer:
