@@ -1,4 +1,4 @@
-"""A small core behind the real front: it truly encrypts, keeps its keys in memory, and obeys the test."""
+"""What lies behind the real front and the real operations in these tests: callers, keys and journal in memory."""
 
 import asyncio
 import os
@@ -9,14 +9,12 @@ from typing import TypeVar
 
 from cryptography import x509
 
-from crypto import ciphertext
 from crypto.correlation import correlation_id
-from crypto.interfaces import Caller, DataKey, Entry, ServiceKey
+from crypto.interfaces import Caller, Entry, ServiceKey
 from database.interfaces import AuthorityRow, LeafRow
 from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import CallerRefused, CiphertextRefused, ObjectNotFound, TenantClosed
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
+from tenancy.errors import CallerRefused, ObjectNotFound, TenantClosed
+from tenancy.lifecycle import DECRYPTS, State
 from tests.crypto.https.authority import Leaf, root, tenant_authority
 
 Result = TypeVar("Result")
@@ -24,19 +22,19 @@ _MATERIAL = 32
 
 
 class MemoryCore:
-    """Callers, operations, journal, blocking and changes for the tests of the front."""
+    """Callers, keyring, journal, blocking and changes, which obey the test; its keys are real."""
 
     def __init__(self) -> None:
         self.callers: dict[str, Caller] = {}
         self.newest: dict[tuple[str, str], Leaf] = {}
         self.keys: dict[tuple[str, str], list[ServiceKey]] = {}
         self.entries: list[Entry] = []
-        self.calls: list[tuple[str, str]] = []
-        """(operation, correlation id) of every operation asked for."""
+        self.asked: list[str] = []
+        """The correlation id of every request for a key."""
         self.failing: list[Exception | None] = []
-        """What the next operations raise, one each; None lets one through."""
+        """What the next requests for a key raise, one each; None lets one through."""
         self.gate: asyncio.Event | None = None
-        """Operations wait for it when there is one, as they wait for Vault on a miss."""
+        """Requests for a key wait for it when there is one, as they wait for Vault on a miss."""
         self._forget: list[Callable[[str | None], None]] = []
 
     def admit(self, leaf: Leaf, tenant_id: str, service: str) -> Caller:
@@ -75,58 +73,19 @@ class MemoryCore:
             raise TenantClosed(found.tenant_state)
         return found
 
-    # Operations
+    # Keyring
 
-    async def encrypt(self, caller: Caller, resource: str, plaintext: bytes) -> str:
-        await self._begin("encrypt", caller, encrypts=True)
-        return self._seal(caller, Purpose.DATA, resource, plaintext)
-
-    async def decrypt(self, caller: Caller, resource: str, ciphertext: str) -> bytes:
-        await self._begin("decrypt", caller)
-        return self._open(caller, Purpose.DATA, resource, ciphertext)
-
-    async def rewrap(self, caller: Caller, resource: str, ciphertext: str) -> str:
-        await self._begin("rewrap", caller, encrypts=True)
-        purpose = _purpose(ciphertext)
-        return self._seal(caller, purpose, resource, self._open(caller, purpose, resource, ciphertext))
-
-    async def new_data_key(self, caller: Caller, resource: str, *, with_plaintext: bool) -> DataKey:
-        await self._begin("data-key", caller, encrypts=True)
-        material = _random()
-        wrapped = self._seal(caller, Purpose.DATA_KEY, resource, material)
-        return DataKey(wrapped, material if with_plaintext else None)
-
-    async def open_data_key(self, caller: Caller, resource: str, wrapped: str) -> bytes:
-        await self._begin("open-data-key", caller)
-        return self._open(caller, Purpose.DATA_KEY, resource, wrapped)
-
-    async def seal_object(self, caller: Caller, object_id: str, material: bytes) -> tuple[int, bytes]:
-        raise NotImplementedError
-
-    async def open_object(self, caller: Caller, object_id: str, key_version: int, sealed: bytes) -> bytes:
-        raise NotImplementedError
-
-    async def _begin(self, operation: str, caller: Caller, *, encrypts: bool = False) -> None:
-        self.calls.append((operation, correlation_id.get()))
+    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+        self.asked.append(correlation_id.get())
         if self.gate is not None:
             await self.gate.wait()
         failure = self.failing.pop(0) if self.failing else None
         if failure is not None:
             raise failure
-        if encrypts and caller.tenant_state not in ENCRYPTS:
-            raise TenantClosed(caller.tenant_state)
-
-    def _seal(self, caller: Caller, purpose: Purpose, resource: str, plaintext: bytes) -> str:
-        key = self.keys[caller.tenant_id, caller.service][-1]
-        return ciphertext.to_text(ciphertext.seal(key, _place(caller, purpose, resource), plaintext))
-
-    def _open(self, caller: Caller, purpose: Purpose, resource: str, text: str) -> bytes:
-        sealed = ciphertext.from_text(text)
-        version = ciphertext.header(sealed).key_version
         keys = self.keys[caller.tenant_id, caller.service]
-        if version > len(keys):
-            raise CiphertextRefused
-        return ciphertext.unseal(keys[version - 1], _place(caller, purpose, resource), sealed)
+        if version is not None and version > len(keys):
+            raise ObjectNotFound
+        return keys[-1 if version is None else version - 1]
 
     # Journal, Blocking, Changes
 
@@ -160,14 +119,6 @@ class MemoryCertificates:
 
 def _end(certificate: x509.Certificate) -> datetime:
     return certificate.not_valid_after_utc
-
-
-def _place(caller: Caller, purpose: Purpose, resource: str) -> Context:
-    return Context(caller.tenant_id, caller.l2_key, caller.service, purpose, resource)
-
-
-def _purpose(text: str) -> Purpose:
-    return ciphertext.header(ciphertext.from_text(text)).purpose
 
 
 def _random() -> bytes:

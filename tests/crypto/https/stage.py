@@ -16,6 +16,7 @@ from crypto.discovery import Offer
 from crypto.https import HttpsFront
 from crypto.interfaces import Caller, Parts
 from crypto.limits import TenantLimits
+from crypto.operations import KeyedOperations
 from crypto.tls import ServerIdentity, server_context
 from tests.crypto.https.authority import Leaf, root, server_leaf, service_leaf, write_folder
 from tests.crypto.https.core import MemoryCertificates, MemoryCore
@@ -63,7 +64,7 @@ class Stage:
 
     def _open(self) -> None:
         core = self.core
-        parts = Parts(core, core, core, self._limits, core, core)
+        parts = Parts(core, KeyedOperations(core, core, core), core, self._limits, core, core)
         self.connections = Connections(parts, self._bounds)
         identity = server_leaf()
         served = ServerIdentity(

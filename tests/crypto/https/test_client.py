@@ -131,7 +131,7 @@ def test_what_another_try_cannot_mend_is_raised_at_once(
         client.encrypt(b"card", "a")
     assert type(raised.value) is expected
     assert not raised.value.retryable
-    assert stage.on_loop(lambda: len(stage.core.calls)) == 1
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 1
     if isinstance(failure, errors.OpenKcmError):
         assert (raised.value.code, raised.value.hint) == (failure.code, failure.hint)
     else:
@@ -143,7 +143,7 @@ def test_what_another_try_cannot_mend_is_raised_at_once(
 def test_what_another_try_can_mend_is_tried_again(client: Client, stage: Stage, failure: Callable[[], Exception]):
     stage.on_loop(lambda: stage.core.failing.extend([failure(), failure()]))
     assert client.encrypt(b"card", "a")
-    assert stage.on_loop(lambda: len(stage.core.calls)) == 3
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 3
 
 
 def test_trying_again_ends(client: Client, stage: Stage):
@@ -151,7 +151,7 @@ def test_trying_again_ends(client: Client, stage: Stage):
     with pytest.raises(Unavailable) as raised:
         client.encrypt(b"card", "a")
     assert (raised.value.code, raised.value.retryable) == ("vault_unavailable", True)
-    assert stage.on_loop(lambda: len(stage.core.calls)) == 3
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 3
 
 
 async def test_the_awaited_face_tries_again_too(awaited: AsyncClient, stage: Stage):
@@ -186,7 +186,7 @@ def test_a_server_of_another_authority_is_not_spoken_to(stage: Stage):
     (folder / "ca.pem").write_text(stage.leaf.pem)
     with Client.from_folder(folder, _QUICK) as wary, pytest.raises(Unavailable):
         wary.encrypt(b"card", "a")
-    assert stage.on_loop(lambda: stage.core.calls) == []
+    assert stage.on_loop(lambda: stage.core.asked) == []
 
 
 def test_another_tenants_client_opens_nothing(client: Client, stage: Stage):

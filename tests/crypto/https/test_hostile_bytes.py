@@ -67,6 +67,6 @@ def test_any_bytes_end_in_an_answer_or_a_closed_connection_and_the_next_client_i
 
 @pytest.mark.parametrize("name", sorted(set(SMUGGLED) - {"no host", "two hosts"}))
 def test_a_request_behind_a_smuggled_one_is_never_served(hasty: Stage, name: str):
-    hasty.on_loop(hasty.core.calls.clear)
+    hasty.on_loop(hasty.core.asked.clear)
     _spend(hasty, SMUGGLED[name] + _VALID)
-    assert hasty.on_loop(lambda: hasty.core.calls) == []
+    assert hasty.on_loop(lambda: hasty.core.asked) == []

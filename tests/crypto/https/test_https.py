@@ -211,7 +211,12 @@ def test_a_request_id_that_may_stand_in_a_log_is_kept_and_any_other_is_replaced(
     wire.send(post("/v1/encrypt", encrypt_body(), "X-Request-Id: a b\tc"))
     made = wire.reply().headers["x-request-id"]
     assert len(made) == 32
-    assert stage.on_loop(lambda: stage.core.calls) == [("encrypt", "order-7"), ("encrypt", trace), ("encrypt", made)]
+    entries = stage.on_loop(lambda: stage.core.entries)
+    assert [(entry.operation, entry.correlation_id) for entry in entries] == [
+        ("encrypt", "order-7"),
+        ("encrypt", trace),
+        ("encrypt", made),
+    ]
 
 
 def test_a_revoked_caller_is_told_so_and_the_connection_ends(wire: Wire, stage: Stage):
@@ -222,7 +227,7 @@ def test_a_revoked_caller_is_told_so_and_the_connection_ends(wire: Wire, stage: 
     refused = wire.reply()
     assert (refused.status, refused.json["code"]) == (403, "caller_refused")
     assert wire.closed()
-    assert stage.on_loop(lambda: stage.core.calls) == []
+    assert stage.on_loop(lambda: stage.core.asked) == []
 
 
 def test_a_new_connection_of_a_revoked_caller_is_told_so_and_ends(stage: Stage):
@@ -320,7 +325,7 @@ def test_a_batch_stops_asking_a_server_that_is_down(ask: Callable[..., Reply], s
     stage.on_loop(lambda: stage.core.failing.append(errors.VaultUnavailable()))
     whole = ask("/v1/encrypt:batch", {"items": [item] * 3})
     assert (whole.status, whole.json["code"]) == (503, "vault_unavailable")
-    assert stage.on_loop(lambda: len(stage.core.calls)) == 1
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 1
 
 
 def test_a_batch_that_was_begun_keeps_what_was_done(ask: Callable[..., Reply], stage: Stage):
@@ -329,7 +334,7 @@ def test_a_batch_that_was_begun_keeps_what_was_done(ask: Callable[..., Reply], s
     answered = ask("/v1/encrypt:batch", {"items": [item] * 3})
     assert (answered.status, answered.json["refused"]) == (200, 2)
     assert [set(one) for one in answered.json["items"]] == [{"ciphertext"}, {"problem"}, {"problem"}]
-    assert stage.on_loop(lambda: len(stage.core.calls)) == 2
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 2
 
 
 def test_the_callers_own_newest_certificate_is_answered(wire: Wire, stage: Stage):
