@@ -1,4 +1,4 @@
-"""Makes the recorded histories: each ending of provisioning once, with scripted activities and payloads in the clear.
+"""Makes the recorded histories: each ending of provisioning and of a connection once, scripted, payloads in the clear.
 
 Nothing of a customer's or a server's is in them, so they are committed and replay on any machine without a key.
 `python tests/histories/test_replay.py --write` runs this against a Temporal server of its own.
@@ -7,7 +7,8 @@ Nothing of a customer's or a server's is in them, so they are committed and repl
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from tenancy.lifecycle import State
 from tenancy.messages import MarketplaceSignal, ProvisionInput, TenantInput
 from tenancy.provisioning import Step
 from tests.workflows.conftest import Script
+from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility
+from workflows.gateway import Gateway, UpdateRefused
 from workflows.provision import ProvisionTenant
+from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
 Histories = dict[str, WorkflowHistory]
@@ -40,7 +44,7 @@ async def record_all() -> Histories:
         dev_server_existing_path=str(Path(sys.executable).with_name("temporal")),
     ) as environment:
         recorded: Histories = {}
-        for scenario in (_ready, _late, _failed_and_retried):
+        for scenario in (_ready, _late, _failed_and_retried, _service_renewed, _service_refused):
             recorded |= await scenario(environment.client)
         return recorded
 
@@ -82,6 +86,44 @@ async def _failed_and_retried(client: Client) -> Histories:
             "provision-retried": await _provision_of(handle, client),
             "tenant-retried": await handle.fetch_history(),
         }
+
+
+async def _service_renewed(client: Client) -> Histories:
+    """Connected, renewed by its timer and then on demand, given a second certificate, disconnected."""
+    script, service = ServiceScript(renewed_after=timedelta(seconds=1)), "orders-db"
+    async with _service_worker(client, script):
+        gateway = Gateway(client, _PATIENCE_SECONDS)
+        await gateway.connect_service("service-corp", _REGION, service, "request-1")
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while len(script.issued) < 2:  # noqa: ASYNC110 - another task is watched
+                await asyncio.sleep(0.02)
+        await gateway.renew_service("service-corp", _REGION, service)
+        await gateway.connect_service("service-corp", _REGION, service, "request-2")
+        await gateway.disconnect_service("service-corp", _REGION, service)
+        return {"service-renewed": await _service_history(client, "service-corp", service)}
+
+
+async def _service_refused(client: Client) -> Histories:
+    """Refused when its certificate was to be issued; nothing is connected, so the run ends."""
+    script, service = ServiceScript(), "orders-db"
+    script.refused["issue-certificate"] = ("csr_refused", "the certificate request is refused", "send another")
+    async with _service_worker(client, script):
+        with suppress(UpdateRefused):
+            await Gateway(client, _PATIENCE_SECONDS).connect_service("refused-corp", _REGION, service, "request-1")
+        return {"service-refused": await _service_history(client, "refused-corp", service)}
+
+
+async def _service_history(client: Client, tenant_id: str, service: str) -> WorkflowHistory:
+    handle = client.get_workflow_handle(ids.service_workflow(tenant_id, service))
+    await handle.result()
+    return await handle.fetch_history()
+
+
+@asynccontextmanager
+async def _service_worker(client: Client, script: ServiceScript) -> AsyncIterator[None]:
+    queue = ids.task_queue(_REGION)
+    async with Worker(client, task_queue=queue, workflows=[ConnectService], activities=script.activities()):
+        yield
 
 
 @asynccontextmanager

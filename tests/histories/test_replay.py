@@ -22,6 +22,7 @@ from temporalio.workflow import NondeterminismError
 
 from tests.histories.recording import record_all
 from workflows.provision import ProvisionTenant
+from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
 HERE = Path(__file__).parent
@@ -62,12 +63,14 @@ def edited_workflow(folder: Path, edit: dict[str, str]) -> type:
     return workflow
 
 
-def test_every_ending_of_provisioning_is_recorded():
+def test_every_ending_is_recorded():
     assert set(RECORDED) == {
         "provision-failed",
         "provision-late",
         "provision-ready",
         "provision-retried",
+        "service-refused",
+        "service-renewed",
         "tenant-ready",
         "tenant-retried",
     }
@@ -75,7 +78,7 @@ def test_every_ending_of_provisioning_is_recorded():
 
 @pytest.mark.parametrize("name", RECORDED)
 async def test_a_recorded_history_replays_with_todays_workflows(name):
-    replayer = Replayer(workflows=[Tenant, ProvisionTenant], data_converter=pydantic_data_converter)
+    replayer = Replayer(workflows=[Tenant, ProvisionTenant, ConnectService], data_converter=pydantic_data_converter)
     await replayer.replay_workflow(recorded(name))
 
 

@@ -23,7 +23,8 @@ RENEWED_AFTER = timedelta(hours=48)
 class ServiceScript:
     """One service. Everything succeeds unless `down` or `refused` says otherwise; generations count on for ever."""
 
-    def __init__(self) -> None:
+    def __init__(self, renewed_after: timedelta = RENEWED_AFTER) -> None:
+        self._renewed_after = renewed_after
         self.calls: list[str] = []
         self.attempts: Counter[str] = Counter()
         self.down: set[str] = set()
@@ -39,7 +40,7 @@ class ServiceScript:
 
     def renew_at(self, step: CertificateStep) -> datetime:
         """Counted from the start of the script: the workflow's clock may have been moved, this one was not."""
-        return self._began + RENEWED_AFTER * step.generation
+        return self._began + self._renewed_after * step.generation
 
     def activities(self) -> list[Callable[..., object]]:
         return [

@@ -1,13 +1,16 @@
 """A service's connection as those outside see it, through the gateway: turns, answers, renewals, the end."""
 
 import asyncio
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
-from temporalio.testing import TimeSkipper, TimeSkippingConfig
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import TimeSkipper, TimeSkippingConfig, WorkflowEnvironment
 from temporalio.worker import Worker
 
 from tenancy import ids
@@ -231,6 +234,33 @@ async def test_a_run_that_was_continued_renews_what_the_one_before_connected(sta
     )
     await stand.fast_forward(RENEWED_AFTER + timedelta(minutes=1))
     await stand.assert_issued(2)
+
+
+async def test_a_long_history_is_continued_as_new_and_goes_on_where_it_was():
+    suggested = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40")
+    async with await WorkflowEnvironment.start_local(
+        data_converter=pydantic_data_converter,
+        search_attributes=visibility.ALL,
+        dev_server_existing_path=str(Path(sys.executable).with_name("temporal")),
+        dev_server_extra_args=suggested,
+    ) as environment:
+        script = ServiceScript()
+        stand = Stand(environment.client, "eu-long-1", script)
+        async with Worker(
+            environment.client,
+            task_queue=ids.task_queue(stand.region),
+            workflows=[ConnectService],
+            activities=script.activities(),
+        ):
+            await stand.connect()
+            first = (await stand.handle.describe()).run_id
+            for _ in range(8):
+                await stand.renew()
+            assert (await stand.handle.describe()).run_id != first
+            await stand.assert_issued(9)
+            assert {step.request_id for step in script.issued} == {"request-1"}
+            await stand.disconnect()
+            await stand.handle.result()
 
 
 async def test_a_bad_message_fails_its_update_and_wedges_nothing(stand):
