@@ -319,14 +319,16 @@ class PlatformDatabase(Protocol):
 class ChangeFeed(Protocol):
     """Word of every committed change that the crypto service must not miss (PostgreSQL's NOTIFY).
 
-    A change is: a tenant's state, a route, an authority, a service, a certificate, an L3, a managed object.
+    A change is: a tenant's state, a route, an authority, a service's state, a certificate, an L3; and of a managed
+    object that it was altered or removed. A new object is none: that it is not there MUST NOT be remembered.
     """
 
     def listen(self, changed: Callable[[str], None], lost: Callable[[], None], stop: threading.Event) -> None:
         """Listen in the calling thread until `stop`; reconnects by itself.
 
-        `changed` gets `mark(tenant_id)`: a hash, because LISTEN is open to every role. `lost` is called whenever
-        changes may have been missed: before the first `changed` and after each reconnection.
+        `changed` gets `mark(tenant_id)`, or `object_mark(tenant_id)` when managed objects alone changed: hashes,
+        because LISTEN is open to every role. `lost` is called whenever changes may have been missed: before the first
+        `changed` and after each reconnection.
         """
         ...
 
@@ -334,6 +336,11 @@ class ChangeFeed(Protocol):
 def mark(tenant_id: str) -> str:
     """Return what a change feed calls a tenant: SHA-256, hex."""
     return hashlib.sha256(tenant_id.encode()).hexdigest()
+
+
+def object_mark(tenant_id: str) -> str:
+    """Return what a change feed calls the managed objects of a tenant."""
+    return mark(f"{tenant_id}/objects")
 
 
 class BoundaryProbe(Protocol):

@@ -20,7 +20,7 @@ from crypto.kmip.enums import ResultReason, State
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
 from crypto.kmip.refusals import KmipRefused
-from database.interfaces import ObjectRow, TenantDatabase, TenantTransaction, mark
+from database.interfaces import ObjectRow, TenantDatabase, TenantTransaction, mark, object_mark
 from tenancy.errors import ObjectNotFound, Overtaken
 
 _ATTEMPTS = 20
@@ -202,7 +202,8 @@ class ObjectStore:
     def _seen(self, caller: Caller) -> tuple[int, int]:
         """Return how much of the changes is known; MUST be taken before the database is read."""
         # Known by its mark from now on: word of a change between reading and keeping must not pass by.
-        self._tenants[mark(caller.tenant_id)] = caller.tenant_id
+        for known_as in (mark(caller.tenant_id), object_mark(caller.tenant_id)):
+            self._tenants[known_as] = caller.tenant_id
         return self._all_changes, self._changes.get(caller.tenant_id, 0)
 
     def _keep(self, caller: Caller, managed: Managed, seen: tuple[int, int]) -> None:

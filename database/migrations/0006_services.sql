@@ -178,14 +178,15 @@ grant select (tenant_id, l2_key, object_id, service, object_type, state, names, 
 
 -- Word of a change, for caches that must not outlive it. LISTEN has no access control, so the payload is a hash: it
 -- tells those who know a tenant that they should look again, and nobody who the tenants are. Delivered at commit, once
--- per transaction and tenant.
+-- per transaction and tenant. The trigger's argument gives a change of objects a mark of its own (no tenant id has a
+-- slash): who merely revokes a key must not make every process open the tenant's L3 again.
 create function okcm.announce_change() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
     tenant text := case tg_op when 'DELETE' then old.tenant_id else new.tenant_id end;
 begin
-    perform pg_notify('okcm_changed', encode(sha256(convert_to(tenant, 'UTF8')), 'hex'));
+    perform pg_notify('okcm_changed', encode(sha256(convert_to(tenant || coalesce(tg_argv[0], ''), 'UTF8')), 'hex'));
     return null;
 end
 $$;
@@ -195,8 +196,7 @@ do $$
 declare
     tenant_table text;
 begin
-    foreach tenant_table in array array['route', 'certificate_authority', 'service_certificate', 'service_key',
-                                        'managed_object'] loop
+    foreach tenant_table in array array['route', 'certificate_authority', 'service_certificate', 'service_key'] loop
         execute format('create trigger announce_change after insert or update or delete on okcm.%I '
                        'for each row execute function okcm.announce_change()', tenant_table);
     end loop;
@@ -208,6 +208,9 @@ begin
     end loop;
 end
 $$;
+-- Not at insert: of an object that was not there nobody remembers anything.
+create trigger announce_change after update or delete on okcm.managed_object
+    for each row execute function okcm.announce_change('/objects');
 
 -- Appends events of one tenant in order, under one lock of the stream's head, and returns the last one's sequence number;
 -- an event id that is on record adds nothing. The only place where a record is made: audit_append (0004) goes through it.

@@ -8,7 +8,7 @@ import pytest
 
 from database.connection import Database
 from database.feed import NotifyFeed
-from database.interfaces import TenantTransaction, mark
+from database.interfaces import TenantTransaction, mark, object_mark
 from tenancy.lifecycle import Move
 from tenancy.services import ServiceKind
 from tests.database.builders import (
@@ -92,9 +92,12 @@ CHANGES: dict[str, tuple[str, Act]] = {
     "service_certificate": ("worker", lambda tx: tx.services.record_leaf(a_leaf("aa02", generation=2))),
     "service_certificate-revoked": ("worker", lambda tx: tx.services.disconnect("orders")),
     "service_key": ("worker", lambda tx: tx.services.record_key(a_service_key("acme", version=2))),
-    "managed_object": ("crypto", lambda tx: tx.objects.add([an_object("acme")])),
-    "managed_object-changed": ("crypto", lambda tx: tx.objects.change(an_object("acme", "object-orders", state=3))),
 }  # fmt: skip
+DESTROYED = an_object("acme", "object-orders", state=5, material=None)
+OF_OBJECTS: dict[str, Act] = {
+    "changed": lambda tx: tx.objects.change(an_object("acme", "object-orders", state=3)),
+    "removed": lambda tx: (tx.objects.change(DESTROYED), tx.objects.remove("orders", "object-orders")),
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -105,6 +108,16 @@ def test_a_committed_change_is_heard_by_the_mark_of_its_tenant(
     with tenants.open(role).tenant_tx("acme") as tx:
         act(tx)
     assert heard_before_the_next_change(listener, worker) == [mark("acme")]
+
+
+@pytest.mark.parametrize("change", OF_OBJECTS)
+def test_a_change_of_objects_alone_is_heard_by_a_mark_of_its_own(
+    tenants: Field, listener: Listener, worker: Database, change: str
+) -> None:
+    with tenants.open("crypto").tenant_tx("acme") as tx:
+        OF_OBJECTS[change](tx)
+    assert heard_before_the_next_change(listener, worker) == [object_mark("acme")]
+    assert object_mark("acme") not in {mark("acme"), mark("beta"), object_mark("beta")}
 
 
 def test_a_new_authority_is_heard(listener: Listener, worker: Database) -> None:
@@ -119,7 +132,10 @@ def test_every_table_that_announces_changes_has_a_change_above(tenants: Field) -
         rows = administrator.execute(
             "select tgrelid::regclass::text from pg_trigger where tgname = 'announce_change'"
         ).fetchall()
-    changed = {f"okcm.{name.partition('-')[0]}" for name in CHANGES} | {"okcm.certificate_authority"}
+    changed = {f"okcm.{name.partition('-')[0]}" for name in CHANGES} | {
+        "okcm.certificate_authority",
+        "okcm.managed_object",
+    }
     assert {table for (table,) in rows} == changed
 
 
@@ -127,6 +143,7 @@ def test_what_changes_nothing_for_anybody_is_not_said(tenants: Field, listener: 
     with tenants.open("crypto").tenant_tx("acme") as tx:
         tx.services.seen(["orders"], NOW)
         tx.usage.add([some_usage()], "batch")
+        tx.objects.add([an_object("acme")])
         tx.audit.append_all([an_audit_event("quiet")])
     with worker.tenant_tx("acme") as tx:
         tx.tenants.break_promise()
