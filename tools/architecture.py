@@ -49,7 +49,14 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "marketplace": {"vault": (), "keystores": (), "activities": (), "workflows": ("workflows.gateway",)},
     "dashboard": {"vault": (), "keystores": (), "activities": (), "workflows": ("workflows.gateway",)},
-    "crypto": {"activities": (), "workflows": ()},
+    "crypto": {
+        # And the one spelling of serial numbers, by which the issuing and the asking side must agree.
+        "vault": ("vault.interfaces", "vault.certificates.hex_serial"),
+        "keystores": ("keystores.interfaces",),
+        "database": ("database.interfaces",),
+        "activities": (),
+        "workflows": (),
+    },
     "cli": {"activities": (), "workflows": ("workflows.gateway",)},
 }
 
@@ -57,6 +64,9 @@ EXCEPTIONS = {
     ("worker.wiring", "vault"): "the one place that chooses implementations",
     ("worker.wiring", "keystores"): "the same",
     ("worker.wiring", "database"): "the same",
+    ("crypto.wiring", "vault"): "the one place that chooses implementations",
+    ("crypto.wiring", "keystores"): "the same",
+    ("crypto.wiring", "database"): "the same",
     ("worker.codec_server", "vault"): "a process of its own whose whole wiring is one adapter",
     ("worker.identity", "vault"): "who a process is at the key server, shared by the two wirings",
     ("cli", "devstack"): "openkcm up and down are the embedded stack",
@@ -71,6 +81,8 @@ OWNERS = {
     "streamlit": ("dashboard",),
     "boto3": ("keystores",),
     "pkcs11": ("keystores",),
+    "uvloop": ("crypto",),
+    "httptools": ("crypto",),
 }
 """Libraries that only their adapters know."""
 
