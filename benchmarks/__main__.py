@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 
 from matplotlib.figure import Figure
 
-from benchmarks import burst, provision_latency, report, scale
+from benchmarks import burst, crypto_https, crypto_kmip, provision_latency, report, scale
 from benchmarks.report import Result
 
 BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "provision_latency": provision_latency.run,
     "burst": burst.run,
     "scale": scale.run,
+    "crypto_https": crypto_https.run,
+    "crypto_kmip": crypto_kmip.run,
 }
 
 

@@ -75,7 +75,8 @@ def secrets_of(stack: Stack) -> dict[str, bytes]:
     """Return every secret of the installation that is not public, by its file."""
     state = stack.settings.state_dir
     files = [file for file in (state / "secrets").iterdir() if file.suffix != ".pub"]
-    files += [state / "postgres" / "superuser-password", state / "openbao" / "unseal.key"]
+    files += [state / "postgres" / "superuser-password"]
+    files += [state / "openbao" / "unseal.key", state / "openbao" / "setup-secret-id"]
     found = {file.name: file.read_bytes().strip() for file in files}
     assert len(found) > 10
     return found
@@ -170,7 +171,7 @@ def test_temporals_own_files_hold_no_customers_name_and_no_secret(stack, acme):
 def test_no_log_holds_a_secret_or_a_customers_name(stack, acme):
     assert acme
     logs = {file.name: file.read_bytes() for file in (stack.settings.state_dir / "logs").glob("*.log")}
-    assert {"worker.log", "marketplace.log", "codec.log", "supervisor.log"} <= logs.keys()
+    assert {"worker.log", "marketplace.log", "crypto.log", "codec.log", "supervisor.log"} <= logs.keys()
     for name, content in logs.items():
         assert found_in(content, hidden_in(stack)) == [], name
 
