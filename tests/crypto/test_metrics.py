@@ -1,0 +1,46 @@
+"""One page for many processes, whose counters never fall."""
+
+from crypto.metrics import Report, Totals
+
+ENCRYPT = ("openkcm_crypto_operations", (("operation", "encrypt"), ("refused", "")))
+OPEN = ("openkcm_crypto_connections", ())
+ENDS = ("openkcm_crypto_certificate_not_after_seconds", ())
+
+
+def page(totals: Totals) -> dict[str, float]:
+    lines = [line for line in totals.text().decode().splitlines() if not line.startswith("#")]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def test_a_report_survives_the_way_to_the_parent():
+    report = Report(ready=True, counters={ENCRYPT: 7}, gauges={OPEN: 3})
+    assert Report.decode(report.encode()) == report
+
+
+def test_counters_and_connections_add_up_and_the_earliest_end_counts():
+    totals = Totals()
+    totals.take("serve-1", Report(ready=True, counters={ENCRYPT: 7}, gauges={OPEN: 3, ENDS: 2000}))
+    totals.take("serve-2", Report(ready=True, counters={ENCRYPT: 5}, gauges={OPEN: 1, ENDS: 1000}))
+    found = page(totals)
+    assert found['openkcm_crypto_operations_total{operation="encrypt",refused=""}'] == 12
+    assert found["openkcm_crypto_connections"] == 4
+    assert found["openkcm_crypto_certificate_not_after_seconds"] == 1000
+    assert found["openkcm_crypto_ready"] == totals.ready == 2
+
+
+def test_what_a_process_counted_stays_after_its_end_and_its_state_does_not():
+    totals = Totals()
+    totals.take("serve-1", Report(ready=True, counters={ENCRYPT: 7}, gauges={OPEN: 3}))
+    totals.ended("serve-1", expected=False)
+    totals.take("serve-1", Report(ready=False, counters={ENCRYPT: 1}))
+    found = page(totals)
+    assert found['openkcm_crypto_operations_total{operation="encrypt",refused=""}'] == 8
+    assert found["openkcm_crypto_restarts_total"] == 1
+    assert found["openkcm_crypto_ready"] == totals.ready == 0
+    assert "openkcm_crypto_connections" not in found
+
+
+def test_an_end_that_was_asked_for_is_no_restart():
+    totals = Totals()
+    totals.ended("serve-1", expected=True)
+    assert "openkcm_crypto_restarts_total" not in page(totals)
