@@ -95,7 +95,7 @@ class DataKeyAnswer(Answer):
 
 
 class CertificateAnswer(Answer):
-    """The caller's newest certificate; `chain` goes from its issuer towards the root. Public, all of it."""
+    """The caller's newest certificate; `chain` goes from its issuer up to the root. Public, all of it."""
 
     serial: str
     certificate: str = Field(description="PEM")

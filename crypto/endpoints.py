@@ -82,7 +82,7 @@ async def _certificate(desk: Desk, caller: Caller, _request: None) -> Fields:
     answer = api.CertificateAnswer(
         serial=leaf.serial,
         certificate=leaf.certificate_pem,
-        chain=f"{authority.certificate_pem.strip()}\n{authority.chain_pem.strip()}\n",
+        chain=authority.chain_pem,
         not_before=leaf.not_before,
         not_after=leaf.not_after,
     )

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from tests.crypto.https.stage import Stage
+from tests.crypto.running.conftest import service, vault, world
 from tests.database.fixtures import field, server, template, worker
 
-__all__ = ["field", "server", "stage", "template", "worker"]
+__all__ = ["field", "server", "service", "stage", "template", "vault", "worker", "world"]
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ class MemoryCertificates:
             leaf.serial, caller.service, 1, "request", leaf.pem, found.not_valid_before_utc, found.not_valid_after_utc
         )
         authority = tenant_authority(caller.tenant_id)
-        return row, AuthorityRow("1", authority.pem, root().pem, _end(authority.certificate))
+        return row, AuthorityRow("1", authority.pem, authority.pem + root().pem, _end(authority.certificate))
 
 
 def _end(certificate: x509.Certificate) -> datetime:

@@ -146,6 +146,29 @@ def test_what_another_try_can_mend_is_tried_again(client: Client, stage: Stage, 
     assert stage.on_loop(lambda: len(stage.core.asked)) == 3
 
 
+def test_a_connection_that_is_lost_is_replaced(client: Client, stage: Stage):
+    client.encrypt(b"card", "a")
+    stage.on_loop(lambda: [one.abort() for one in tuple(stage.connections._open)])
+    assert client.encrypt(b"card", "a")
+    assert stage.on_loop(lambda: stage.connections.opened) == 2
+
+
+def test_a_connection_that_is_lost_before_the_answer_is_tried_again(client: Client, stage: Stage):
+    gate = stage.on_loop(lambda: _install_gate(stage))
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(client.encrypt, b"card", "a")
+        while not stage.on_loop(lambda: stage.core.asked):
+            pass
+        stage.on_loop(lambda: [one.abort() for one in tuple(stage.connections._open)])
+        stage.on_loop(gate.set)
+        assert client.decrypt(asked.result(), "a") == b"card"
+
+
+def _install_gate(stage: Stage) -> asyncio.Event:
+    stage.core.gate = asyncio.Event()
+    return stage.core.gate
+
+
 def test_trying_again_ends(client: Client, stage: Stage):
     stage.on_loop(lambda: stage.core.failing.extend(errors.VaultUnavailable() for _ in range(9)))
     with pytest.raises(Unavailable) as raised:
