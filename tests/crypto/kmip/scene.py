@@ -17,6 +17,7 @@ from crypto.kmip.objects import ObjectStore
 from crypto.kmip.tags import Tag
 from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
+from database.connection import Database
 from tenancy.errors import AuditUnavailable, VaultUnavailable
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
@@ -232,19 +233,26 @@ def gcm() -> Item:
     )
 
 
+@dataclass(frozen=True)
+class Base:
+    """The database of a module's tests, and the two roles that write into it."""
+
+    field: Field
+    worker: Database
+    crypto: Database
+
+
 class Scene:
     SERVICES = ("orders", "billing")
 
-    def __init__(self, base: Field) -> None:
+    def __init__(self, base: Base) -> None:
         self.tenant, self.other = (f"tenant-{next(_numbers)}-kmip" for _ in range(2))
         self.base = base
         self.clock, self.callers, self.keys, self.journal = Clock(), Callers(), Keys(), Journal()
         self.threads = FairThreads(8)
-        self.database = base.open("crypto", max_size=4)
-        worker = base.open("worker", max_size=1)
         for tenant_id in (self.tenant, self.other):
-            a_provisioned_tenant(worker, tenant_id)
-            with worker.tenant_tx(tenant_id) as tx:
+            a_provisioned_tenant(base.worker, tenant_id)
+            with base.worker.tenant_tx(tenant_id) as tx:
                 for service in self.SERVICES:
                     tx.services.connect(service, ServiceKind.MONGODB)
                     tx.services.record_key(a_service_key(tenant_id, service))
@@ -255,7 +263,7 @@ class Scene:
         changes = Changes()
         operations = KeyedOperations(self.callers, self.keys, self.journal)
         parts = Parts(self.callers, operations, self.journal, TenantLimits(1_000_000, 100), self.threads, changes)
-        objects = ObjectStore(self.database, parts, 60.0, self.clock)
+        objects = ObjectStore(self.base.crypto, parts, 60.0, self.clock)
         return Process(parts, objects, Dispatcher(parts, objects), changes)
 
     def client(
@@ -270,13 +278,13 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def base(server: Server, template: str) -> Iterator[Field]:
+def base(server: Server, template: str) -> Iterator[Base]:
     with clone(server, template) as field:
-        yield field
+        yield Base(field, field.open("worker", max_size=1), field.open("crypto", max_size=4))
 
 
 @pytest.fixture
-def scene(base: Field) -> Iterator[Scene]:
+def scene(base: Base) -> Iterator[Scene]:
     """Tenants of its own for each test, in the database of its module."""
     made = Scene(base)
     yield made

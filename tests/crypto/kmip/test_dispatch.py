@@ -140,7 +140,7 @@ async def test_an_outage_is_told_apart_from_what_is_not_there(scene: Scene):
     assert (await client.get(object_id)).reason is ResultReason.GENERAL_FAILURE
     scene.keys.down = False
     scene.one.changes.tell(None)
-    with scene.base.server.offline(scene.base.name):
+    with scene.base.field.server.offline(scene.base.field.name):
         answer = await client.get(object_id)
     assert answer.reason is ResultReason.GENERAL_FAILURE
     assert scene.journal.entries[-1].refused == "database_unavailable"

@@ -1,0 +1,147 @@
+"""Encrypt, Decrypt and MAC with keys that stay with the server."""
+
+import hashlib
+import hmac
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from crypto.kmip.enums import BlockCipherMode, CryptographicAlgorithm, Operation, ResultReason, ValidityIndicator
+from crypto.kmip.fields import choice, flag, number, octets, structure
+from crypto.kmip.items import Item
+from crypto.kmip.tags import Tag
+from tests.crypto.kmip.scene import VALUE, Client, Scene, attribute, cbc, gcm
+
+
+def parameters(**given: Item) -> Item:
+    return structure(Tag.CRYPTOGRAPHIC_PARAMETERS, *given.values())
+
+
+async def decrypt(client: Client, object_id: str, how: Item, *parts: Item):
+    return await client.about(Operation.DECRYPT, object_id, how, *parts)
+
+
+async def test_delegated_mode_of_mongodb_goes_round(scene: Scene):
+    client = scene.client(minor=2)
+    object_id = await client.activated()
+    sealed = await client.encrypt(object_id, bytes(96))
+    nonce = sealed.value(Tag.IV_COUNTER_NONCE)
+    assert (len(nonce), len(sealed.value(Tag.DATA))) == (16, 112)
+    parts = octets(Tag.DATA, sealed.value(Tag.DATA)), octets(Tag.IV_COUNTER_NONCE, nonce)
+    assert (await decrypt(client, object_id, cbc(), *parts)).value(Tag.DATA) == bytes(96)
+    assert (await client.encrypt(object_id, bytes(96))).value(Tag.IV_COUNTER_NONCE) != nonce
+
+
+async def test_gcm_is_what_others_call_gcm(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated()
+    key = (await client.get(object_id)).material
+    additional = octets(Tag.AUTHENTICATED_ENCRYPTION_ADDITIONAL_DATA, b"row 7")
+    sealed = await client.encrypt(object_id, b"the data", additional, parameters=gcm())
+    nonce, data = sealed.value(Tag.IV_COUNTER_NONCE), sealed.value(Tag.DATA)
+    tag = sealed.value(Tag.AUTHENTICATED_ENCRYPTION_TAG)
+    assert (len(nonce), len(data), len(tag)) == (12, 8, 16)
+    assert AESGCM(key).decrypt(nonce, data + tag, b"row 7") == b"the data"
+
+    whole = {Tag.DATA: data, Tag.IV_COUNTER_NONCE: nonce, Tag.AUTHENTICATED_ENCRYPTION_TAG: tag}
+
+    async def attempt(additional: Item | None = additional, **_):  # noqa: ANN003, ANN202 - one of the parts replaced
+        parts = [octets(name, value) for name, value in whole.items()]
+        return await decrypt(client, object_id, gcm(), *parts, *([additional] if additional else []))
+
+    assert (await attempt()).value(Tag.DATA) == b"the data"
+    assert (await attempt(None)).reason is ResultReason.CRYPTOGRAPHIC_FAILURE
+    other = octets(Tag.AUTHENTICATED_ENCRYPTION_ADDITIONAL_DATA, b"row 8")
+    assert (await attempt(other)).reason is ResultReason.CRYPTOGRAPHIC_FAILURE
+    for name in list(whole):
+        kept = whole[name]
+        whole[name] = bytes([kept[0] ^ 1]) + kept[1:]
+        assert (await attempt()).reason is ResultReason.CRYPTOGRAPHIC_FAILURE
+        whole[name] = kept
+
+
+async def test_before_1_4_a_tag_follows_the_ciphertext(scene: Scene):
+    client = scene.client(minor=2)
+    object_id = await client.activated()
+    sealed = await client.encrypt(object_id, b"the data", parameters=gcm())
+    assert len(sealed.value(Tag.DATA)) == 24
+    parts = octets(Tag.DATA, sealed.value(Tag.DATA)), octets(Tag.IV_COUNTER_NONCE, sealed.value(Tag.IV_COUNTER_NONCE))
+    assert (await decrypt(client, object_id, gcm(), *parts)).value(Tag.DATA) == b"the data"
+
+
+GCM = choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.GCM)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (parameters(), ResultReason.INVALID_FIELD),
+        (parameters(mode=choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.XTS)), ResultReason.INVALID_FIELD),
+        (parameters(mode=GCM, tag=number(Tag.TAG_LENGTH, 4)), ResultReason.INVALID_FIELD),
+        (parameters(mode=GCM, padding=choice(Tag.PADDING_METHOD, 2)), ResultReason.INVALID_FIELD),
+        (parameters(mode=GCM, name=choice(Tag.CRYPTOGRAPHIC_ALGORITHM, 2)), ResultReason.INVALID_FIELD),
+        (parameters(mode=number(Tag.BLOCK_CIPHER_MODE, 1)), ResultReason.INVALID_MESSAGE),
+        (parameters(mode=GCM), ResultReason.INVALID_MESSAGE),
+        (cbc(random=False), ResultReason.INVALID_MESSAGE),
+    ],
+)
+async def test_what_is_not_done_is_refused_with_its_reason(scene: Scene, how: Item, reason):
+    client = scene.client()
+    object_id = await client.activated()
+    assert (await client.encrypt(object_id, b"data", parameters=how)).reason is reason
+
+
+async def test_data_comes_in_one_piece_and_with_parameters(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated()
+    for indicator in (Tag.INIT_INDICATOR, Tag.FINAL_INDICATOR):
+        answer = await client.encrypt(object_id, b"data", flag(indicator, value=False))
+        assert answer.reason is ResultReason.FEATURE_NOT_SUPPORTED
+    bare = await client.about(Operation.ENCRYPT, object_id, octets(Tag.DATA, b"data"))
+    assert bare.reason is ResultReason.INVALID_FIELD
+    assert (await client.about(Operation.ENCRYPT, object_id, cbc())).reason is ResultReason.MISSING_DATA
+
+
+@pytest.mark.parametrize(("mask", "encrypts", "decrypts"), [(0, False, False), (4, True, False), (8, False, True)])
+async def test_the_usage_mask_decides(scene: Scene, mask: int, encrypts: bool, decrypts: bool):  # noqa: FBT001
+    client = scene.client()
+    object_id = await client.activated(mask=mask)
+    assert ((await client.encrypt(object_id, b"data")).reason is None) == encrypts
+    answer = await decrypt(
+        client, object_id, cbc(), octets(Tag.DATA, bytes(16)), octets(Tag.IV_COUNTER_NONCE, bytes(16))
+    )
+    assert (answer.reason is ResultReason.CRYPTOGRAPHIC_FAILURE) == decrypts
+    assert (answer.reason is ResultReason.PERMISSION_DENIED) == (not decrypts)
+
+
+async def test_a_key_of_another_algorithm_does_not_encrypt(scene: Scene):
+    client = scene.client()
+    template = structure(
+        Tag.TEMPLATE_ATTRIBUTE,
+        attribute("Cryptographic Algorithm", choice(VALUE, CryptographicAlgorithm.DES3)),
+        attribute("Cryptographic Length", number(VALUE, 168)),
+        attribute("Cryptographic Usage Mask", number(VALUE, 12)),
+    )
+    object_id = (await client.ask(Operation.CREATE, choice(Tag.OBJECT_TYPE, 2), template)).object_id
+    await client.about(Operation.ACTIVATE, object_id)
+    assert (await client.encrypt(object_id, b"data")).reason is ResultReason.INVALID_FIELD
+
+
+async def test_a_mac_is_made_and_verified_by_the_key_that_is_for_it(scene: Scene):
+    client = scene.client()
+    template = structure(
+        Tag.TEMPLATE_ATTRIBUTE,
+        attribute("Cryptographic Algorithm", choice(VALUE, CryptographicAlgorithm.HMAC_SHA256)),
+        attribute("Cryptographic Usage Mask", number(VALUE, 0x180)),
+    )
+    object_id = (await client.ask(Operation.CREATE, choice(Tag.OBJECT_TYPE, 2), template)).object_id
+    data = octets(Tag.DATA, b"the data")
+    assert (await client.about(Operation.MAC, object_id, data)).reason is ResultReason.PERMISSION_DENIED
+    await client.about(Operation.ACTIVATE, object_id)
+    made = (await client.about(Operation.MAC, object_id, data)).value(Tag.MAC_DATA)
+    assert made == hmac.new((await client.get(object_id)).material, b"the data", hashlib.sha256).digest()
+    for presented, validity in [(made, ValidityIndicator.VALID), (made[:-1], ValidityIndicator.INVALID)]:
+        answer = await client.about(Operation.MAC_VERIFY, object_id, data, octets(Tag.MAC_DATA, presented))
+        assert answer.value(Tag.VALIDITY_INDICATOR) == validity
+    aes = await client.activated(mask=0x180)
+    assert (await client.about(Operation.MAC, aes, data)).reason is ResultReason.INVALID_FIELD
