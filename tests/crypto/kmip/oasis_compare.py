@@ -115,7 +115,9 @@ class Judge:
         if want.type is ItemType.DATE_TIME and value not in self.sent:
             return not want.raw.startswith("$NOW") or abs(int(str(value)) - int(str(have.value))) <= 60
         if want.tag in MADE_BY_THE_SERVER and value not in self.sent and not self._exact:
-            return isinstance(have.value, bytes) and len(have.value) == len(bytes.fromhex(want.raw))
+            # The encoding of an asymmetric key is a few bytes longer or shorter with each key.
+            difference = len(bytes.fromhex(want.raw)) - len(bytes(have.value))
+            return abs(difference) <= (0 if len(want.raw) <= 128 else 16)
         return value == have.value
 
 

@@ -1,0 +1,33 @@
+"""Atheris drives the TTLV decoder: `python -m benchmarks.kmip_decoder_target CORPUS -runs=N`, in a process of its own.
+
+libFuzzer ends the process itself: with 0 after its runs, with something else on a crash, a hang or too much memory.
+"""
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports():
+    from crypto.kmip import ttlv
+
+from crypto.kmip.items import Item, ItemType
+
+
+def one_input(data: bytes) -> None:
+    try:
+        item = ttlv.decode(data)
+    except ttlv.RefusedBytes:
+        return
+    written = ttlv.encode(item)
+    assert ttlv.decode(written) == item
+    if not _holds_big_integer(item):  # which may come with more sign bytes than it needs
+        assert written == data
+
+
+def _holds_big_integer(item: Item) -> bool:
+    return item.type is ItemType.BIG_INTEGER or any(map(_holds_big_integer, item.children()))
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()

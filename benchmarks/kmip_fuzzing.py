@@ -1,0 +1,122 @@
+"""Feeds mutated requests to a `Stand`, and keeps account of what they cost."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.kmip_mutations import Mutator
+from benchmarks.kmip_stand import Stand
+from crypto.kmip import ttlv
+from crypto.kmip.enums import CryptographicAlgorithm, Operation
+from crypto.kmip.items import Item, ItemType, Value
+from crypto.kmip.tags import Tag
+from tests.crypto.kmip import oasis_xml
+from tests.crypto.kmip.oasis_xml import Known, Node
+
+_SAMPLES = 2000
+
+
+@dataclass
+class Account:
+    """`errors`: what the front called its own fault, with the input. `grown` is of resident memory, in MiB."""
+
+    inputs: int = 0
+    answered: int = 0
+    errors: list[tuple[str, bytes]] = field(default_factory=list)
+    slowest_seconds: float = 0.0
+    slowest: bytes = b""
+    milliseconds: list[float] = field(default_factory=list)
+    grown: float = 0.0
+    seconds: float = 0.0
+
+
+def seeds(identifiers: Sequence[str]) -> list[bytes]:
+    """Return the requests of the OASIS cases, about objects that are there."""
+    found: dict[bytes, None] = {}
+    for case in oasis_xml.cases():
+        for request, _ in case.exchanges:
+            known = Known(int(time.time()), _values(request, identifiers))
+            try:
+                found[ttlv.encode(_quicker(oasis_xml.item(request, known)))] = None
+            except (KeyError, StopIteration):  # words of operations that are not served
+                continue
+    return list(found)
+
+
+def _quicker(request: Item) -> Item:
+    """Have EC keys made where the case has RSA keys made, which takes a thousand times as long."""
+    operations = [part.value for item in request.all(Tag.BATCH_ITEM) for part in item.all(Tag.OPERATION)]
+    return _replaced(request) if Operation.CREATE_KEY_PAIR in operations else request
+
+
+def _replaced(item: Item) -> Item:
+    if item.children():
+        return Item(item.tag, item.type, tuple(map(_replaced, item.children())))
+    if item.type is ItemType.ENUMERATION and item.value == CryptographicAlgorithm.RSA:
+        return Item(item.tag, item.type, int(CryptographicAlgorithm.EC))
+    return Item(item.tag, item.type, 256) if item.value in (1024, 2048) else item
+
+
+def _values(request: Node, identifiers: Sequence[str]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for node in request.walk():
+        if node.raw.startswith("$"):
+            text = node.type is ItemType.TEXT_STRING
+            values[node.raw] = identifiers[len(values) % len(identifiers)] if text else bytes(16)
+    return values
+
+
+def fuzz(inputs: int, seed: int) -> Account:
+    """Send `inputs` messages, most of them well-formed ones that say something wrong."""
+    return asyncio.run(_fuzz(inputs, seed))
+
+
+async def _fuzz(inputs: int, seed: int) -> Account:
+    stand, account = Stand(), Account()
+    try:
+        mutator = Mutator(seeds(stand.objects), seed)
+        began, warm = time.perf_counter(), inputs // 5
+        resident = 0.0
+        for number in range(inputs):
+            if number == warm:
+                resident = _resident()
+            _one(stand, account, mutator.noise() if number % 3 == 0 else mutator.message(), mutator, number)
+            if number % 1000 == 0:
+                await asyncio.sleep(0)  # the deadlines of the connections are looked at here
+        account.seconds = time.perf_counter() - began
+        account.grown = _resident() - resident
+    finally:
+        stand.stop()
+    return account
+
+
+def _one(stand: Stand, account: Account, data: bytes, mutator: Mutator, number: int) -> None:
+    began = time.thread_time() - stand.blocked
+    try:
+        answer = stand.send(mutator.cut(data))
+        if answer:
+            ttlv.decode(answer[: int.from_bytes(answer[4:8], "big") + 8])
+    except Exception as escaped:  # noqa: BLE001 - whatever gets out is what is looked for
+        stand.errors.append(repr(escaped))
+        answer = b""
+    spent = time.thread_time() - stand.blocked - began
+    account.inputs += 1
+    account.answered += bool(answer)
+    if not answer:
+        stand.hang_up()  # it waits for the rest of something; the next message is not to be that rest
+    if stand.errors:
+        account.errors += [(text, data) for text in stand.errors]
+        stand.errors.clear()
+    if number % max(1, account.inputs // _SAMPLES) == 0 and len(account.milliseconds) < 5 * _SAMPLES:
+        account.milliseconds.append(round(spent * 1000, 4))
+    if spent > account.slowest_seconds:
+        account.slowest_seconds, account.slowest = spent, data
+
+
+def _resident() -> float:
+    """Return the resident memory of this process in MiB, garbage collected."""
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as sizes:  # noqa: PTH123 - a file of the kernel
+        return int(sizes.read().split()[1]) * 4096 / 2**20

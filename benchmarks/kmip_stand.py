@@ -1,0 +1,234 @@
+"""A KMIP front without network, Vault or PostgreSQL: its codec, loop and operations over memory, as fast as they go.
+
+For fuzzing, where only what the client sends varies. What it must not do is be relied upon for anything else.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import structlog
+
+from crypto.connections import Connections
+from crypto.interfaces import Caller, Entry, Parts, ServiceKey
+from crypto.kmip import ttlv
+from crypto.kmip.dispatch import Dispatcher
+from crypto.kmip.enums import Operation, ResultStatus
+from crypto.kmip.fields import choice, number, octets, structure, text
+from crypto.kmip.items import Item
+from crypto.kmip.objects import ObjectStore
+from crypto.kmip.server import KmipConnection
+from crypto.kmip.tags import Tag
+from crypto.operations import KeyedOperations
+from database.interfaces import ObjectRow
+from tenancy.ids import l2_key
+from tenancy.lifecycle import State
+
+LIMIT = 1 << 20
+_TENANT, _SERVICE = "fuzz-corp", "orders"
+_MOST_OBJECTS = 60
+Result = TypeVar("Result")
+
+
+class MemoryObjects:
+    """`database.interfaces.ManagedObjects` in a dictionary, and the database around it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, ObjectRow] = {}
+
+    @contextmanager
+    def tenant_tx(self, tenant_id: str) -> Iterator[Any]:  # noqa: ARG002 - there is one tenant
+        yield self
+
+    @property
+    def objects(self) -> "MemoryObjects":
+        return self
+
+    def add(self, rows: Sequence[ObjectRow]) -> None:
+        self.rows.update({row.object_id: row for row in rows})
+
+    def get(self, service: str, object_id: str) -> ObjectRow | None:  # noqa: ARG002 - there is one service
+        return self.rows.get(object_id)
+
+    def named(self, service: str, name: str) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
+        return [row for row in self.rows.values() if name in row.names]
+
+    def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:  # noqa: ARG002 - the same
+        return list(self.rows.values())[:limit]
+
+    def change(self, row: ObjectRow) -> bool:
+        before = self.rows.get(row.object_id)
+        if before is None or before.revision != row.revision:
+            return False
+        self.rows[row.object_id] = replace(row, revision=row.revision + 1)
+        return True
+
+
+class _Given:
+    """Callers, keyring, journal, limits, threads and changes that stand in nobody's way."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque(maxlen=100)
+        self.blocked = 0.0
+
+    async def identify(self, certificate_der: bytes, address: str) -> Caller:  # noqa: ARG002 - all are the same
+        return Caller(_TENANT, _SERVICE, l2_key(_TENANT), "eu-west-1", "1a2b", State.ACTIVE, address)
+
+    async def refresh(self, caller: Caller) -> Caller:
+        return caller
+
+    async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
+        return ServiceKey(version or 1, hashlib.sha256(caller.service.encode()).digest())
+
+    async def write(self, entries: Sequence[Entry]) -> None:
+        self.entries += entries
+
+    def enter(self, tenant_id: str, cost: int = 1) -> None: ...
+
+    def leave(self, tenant_id: str) -> None: ...
+
+    async def run(self, tenant_id: str, work: Callable[[], Result]) -> Result:  # noqa: ARG002 - no threads
+        began = time.thread_time()
+        try:
+            return work()
+        finally:
+            self.blocked += time.thread_time() - began
+
+    def subscribe(self, forget: Callable[[str | None], None]) -> None: ...
+
+
+class Wire(asyncio.Transport):
+    """The client's end: what was sent, and whether the server hung up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = bytearray()
+        self.closed = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"ssl_object": self, "peername": ("127.0.0.1", 1)}.get(name, default)
+
+    def getpeercert(self, *, binary_form: bool) -> bytes:  # noqa: ARG002 - as `ssl.SSLObject` has it
+        return b"certificate"
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Stand:
+    """MUST be made on a running loop. `errors` counts what the front logged as its own fault."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        structlog.configure(processors=[self._log])
+        self._given = given = _Given()
+        self.database = MemoryObjects()
+        parts = Parts(given, KeyedOperations(given, given, given), given, given, given, given)
+        self._store = ObjectStore(self.database, parts, 60.0)
+        self._parts, self._connections = parts, Connections(parts)
+        self._dispatcher = Dispatcher(parts, self._store)
+        self._wire, self._connection = self._connect()
+        self.objects = [self._made(request) for request in _FIRST]
+        for identifier in self.objects:
+            self._made(_message(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, identifier)))
+        self._kept = dict(self.database.rows)
+
+    def send(self, pieces: Sequence[bytes]) -> bytes:
+        """Return what is answered; a connection that was closed is replaced by the next call."""
+        if self._wire.closed:
+            self._connection.connection_lost(None)
+            self._wire, self._connection = self._connect()
+        for piece in pieces:
+            self._connection.data_received(piece)
+        answer = bytes(self._wire.sent)
+        self._wire.sent.clear()
+        if len(self.database.rows) > _MOST_OBJECTS:
+            self.database.rows = dict(self._kept)
+        return answer
+
+    @property
+    def blocked(self) -> float:
+        """CPU seconds of what the service does in threads, and this stand on the loop."""
+        return self._given.blocked
+
+    def hang_up(self) -> None:
+        """End the connection, with whatever it is in the middle of."""
+        self._wire.close()
+
+    def stop(self) -> None:
+        self._connections.stop()
+        structlog.reset_defaults()
+
+    def _connect(self) -> tuple[Wire, KmipConnection]:
+        wire = Wire()
+        connection = KmipConnection(self._parts, self._connections, self._dispatcher, LIMIT)
+        connection.connection_made(wire)
+        return wire, connection
+
+    def _made(self, request: Item) -> str:
+        (result,) = ttlv.decode(self.send([ttlv.encode(request)])).all(Tag.BATCH_ITEM)
+        payload, status = result.first(Tag.RESPONSE_PAYLOAD), result.first(Tag.RESULT_STATUS)
+        assert payload is not None
+        assert status is not None
+        assert status.value == ResultStatus.SUCCESS
+        identifier = payload.first(Tag.UNIQUE_IDENTIFIER)
+        assert identifier is not None
+        return str(identifier.value)
+
+    def _log(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        if method in ("error", "critical", "exception"):
+            self.errors.append(f"{event['event']}: {event.get('exc_info')!r}")
+        raise structlog.DropEvent
+
+
+def _message(operation: int, *payload: Item) -> Item:
+    version = structure(
+        Tag.PROTOCOL_VERSION, number(Tag.PROTOCOL_VERSION_MAJOR, 1), number(Tag.PROTOCOL_VERSION_MINOR, 4)
+    )
+    header = structure(Tag.REQUEST_HEADER, version, number(Tag.BATCH_COUNT, 1))
+    item = structure(Tag.BATCH_ITEM, choice(Tag.OPERATION, operation), structure(Tag.REQUEST_PAYLOAD, *payload))
+    return structure(Tag.REQUEST_MESSAGE, header, item)
+
+
+def _attribute(name: str, value: Item) -> Item:
+    return structure(Tag.ATTRIBUTE, text(Tag.ATTRIBUTE_NAME, name), value)
+
+
+def _template(mask: int) -> Item:
+    return structure(
+        Tag.TEMPLATE_ATTRIBUTE,
+        _attribute("Cryptographic Algorithm", choice(Tag.ATTRIBUTE_VALUE, 3)),
+        _attribute("Cryptographic Length", number(Tag.ATTRIBUTE_VALUE, 256)),
+        _attribute("Cryptographic Usage Mask", number(Tag.ATTRIBUTE_VALUE, mask)),
+    )
+
+
+def _secret() -> Item:
+    value = structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, bytes(96)))
+    block = structure(Tag.KEY_BLOCK, choice(Tag.KEY_FORMAT_TYPE, 2), value)
+    return structure(Tag.SECRET_DATA, choice(Tag.SECRET_DATA_TYPE, 2), block)
+
+
+_FIRST = (
+    _message(Operation.CREATE, choice(Tag.OBJECT_TYPE, 2), _template(12)),
+    _message(Operation.CREATE, choice(Tag.OBJECT_TYPE, 2), _template(0xFFFF)),
+    _message(Operation.REGISTER, choice(Tag.OBJECT_TYPE, 7), structure(Tag.TEMPLATE_ATTRIBUTE), _secret()),
+)
