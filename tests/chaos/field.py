@@ -23,7 +23,7 @@ from database.interfaces import StepRow, TenantRow
 from database.setup import prepare_database
 from devstack.openbao import OpenBaoServer
 from devstack.postgres import PostgresServer
-from devstack.secrets import ensure_secrets
+from devstack.secrets import DATABASE_ROLES, ensure_secrets
 from devstack.server import Server
 from devstack.temporal import TemporalServer
 from tenancy import ids
@@ -105,7 +105,7 @@ class Field:
         folder = self.settings.secrets
         postgres = self.servers["postgres"]
         assert isinstance(postgres, PostgresServer)
-        roles = (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR)
+        roles = DATABASE_ROLES
         prepare_database(
             postgres.admin_conninfo,
             passwords={r: ensure_secret(folder, secrets.database_password(r)) for r in ("migrator", *roles)},
