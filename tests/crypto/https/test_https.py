@@ -118,6 +118,11 @@ def test_pipelined_requests_are_answered_in_order_while_the_first_waits(wire: Wi
     assert [wire.reply().status for _ in range(3)] == [200, 404, 200]
 
 
+def test_many_pipelined_requests_are_all_answered_in_order(wire: Wire):
+    wire.send(b"".join(get("/healthz", f"X-Request-Id: {number}") for number in range(300)))
+    assert [wire.reply().headers["x-request-id"] for _ in range(300)] == [f"{number}" for number in range(300)]
+
+
 def _install_gate(stage: Stage) -> asyncio.Event:
     stage.core.gate = asyncio.Event()
     return stage.core.gate
@@ -156,6 +161,14 @@ def test_a_body_over_the_limit_is_refused_and_the_answer_arrives_although_it_is_
     wire.send(post("/v1/encrypt", b" " * (2 * BODY_LIMIT)))
     refused = wire.reply()
     assert (refused.status, refused.headers["connection"]) == (413, "close")
+
+
+def test_a_client_whose_body_was_refused_is_not_waited_for_long(wire: Wire):
+    wire.send(post("/v1/encrypt", b" " * (2 * BODY_LIMIT))[:1000])
+    assert wire.reply().status == 413
+    wire.send(b" " * 1000)
+    wire.socket.settimeout(5.0)
+    assert wire.closed()
 
 
 def test_a_chunked_body_over_the_limit_is_refused(wire: Wire):
