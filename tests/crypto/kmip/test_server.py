@@ -14,8 +14,8 @@ from crypto.kmip.items import Item
 from crypto.kmip.server import KmipConnection
 from crypto.kmip.tags import Tag
 from tenancy.errors import CallerRefused, DatabaseUnavailable, TenantClosed
+from tests.crypto.echo import ACME, BETA, Place, is_closed, on_both_loops, place, until
 from tests.crypto.kmip.messages import a_get, encoded, message, version
-from tests.crypto.test_connections import ACME, BETA, Place, is_closed, on_both_loops, place, until
 
 LIMIT = 65_536
 BOUNDS = Bounds(look_seconds=0.02, message_seconds=0.3)
