@@ -76,12 +76,19 @@ create table okcm.managed_object (
     material    bytea check (length(material) between 1 and 65536),
     revision    integer not null check (revision > 0),
     created_at  timestamptz not null default clock_timestamp(),
+    -- By these an object is found by name: under row security no index over an array is used, because its operators
+    -- are not leakproof. The service is within the hash, so that no index but the unique one begins with tenant and
+    -- service: between two such the planner chooses by luck where a tenant has more objects than most.
+    name_hash   bigint generated always as (hashtextextended(service || '/' || names[1], 0)) stored,
+    more_names  boolean not null generated always as (cardinality(names) > 1) stored,
     primary key (tenant_id, l2_key, object_id),
     -- How a service asks; and no two L2s can hold the same object of one service.
     unique (tenant_id, service, object_id),
     foreign key (tenant_id, l2_key, service, key_version)
         references okcm.service_key (tenant_id, l2_key, service, version)
 );
+create index managed_object_name on okcm.managed_object (tenant_id, name_hash);
+create index managed_object_more_names on okcm.managed_object (tenant_id) where more_names;
 
 -- Counters by the minute. They do not refer to service: a refusal is counted even where no service is on record ('').
 create table okcm.usage_minute (

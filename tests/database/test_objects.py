@@ -48,9 +48,17 @@ def test_objects_are_found_by_name_and_listed_oldest_first(crypto: Database) -> 
         tx.objects.add([an_object("acme", "m", names=())])
         assert [row.object_id for row in tx.objects.named("orders", "two")] == ["z", "a"]
         assert [row.object_id for row in tx.objects.named("orders", "one")] == ["z"]
-        assert tx.objects.named("orders", "tw%") == []
+        for nothing in ("tw%", "", "users/one", "/one"):
+            assert tx.objects.named("orders", nothing) == []
         assert [row.object_id for row in tx.objects.of_service("orders")] == ["object-orders", "z", "a", "m"]
         assert [row.object_id for row in tx.objects.of_service("orders", limit=2)] == ["object-orders", "z"]
+
+
+def test_a_renamed_object_is_found_by_its_new_name_and_no_longer_by_the_old(crypto: Database) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.objects.add([an_object("acme", names=("one", "two"))])
+        assert tx.objects.change(an_object("acme", names=("three", "two")))
+        assert [len(tx.objects.named("orders", name)) for name in ("one", "two", "three")] == [0, 1, 1]
 
 
 def test_a_change_needs_the_revision_it_saw(crypto: Database) -> None:
