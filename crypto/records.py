@@ -1,11 +1,11 @@
-"""From the lines of a journal to what goes into a tenant's rows; pure, and the same lines always give the same ids.
+"""From the lines of journals to what goes into the tenants' rows; pure: the same lines always give the same ids.
 
-Each release, change and refusal is an audit record of its own. The other uses of one second become one record for
-each service and operation, with their number. Every line also counts in the usage of its minute.
+Each release, change and refusal is an audit record of its own. The other uses in a batch become one record for each
+service and operation and second, with their number. Every line also counts in the usage of its minute.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -21,11 +21,18 @@ _COUNTED_REFUSALS = frozenset({TooManyRequests.code})
 _NEVER = datetime.fromtimestamp(0, UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some lines of one journal file."""
+
+    journal: str
+    lines: Sequence[Line]
+
+
 @dataclass(slots=True)
 class TenantRecords:
-    """What one batch of lines means for one tenant."""
+    """What one batch means for one tenant."""
 
-    batch_id: str
     events: list[AuditEvent] = field(default_factory=list)
     usage: list[UsageRow] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
@@ -40,38 +47,41 @@ class _Sum:
     bytes: int = 0
 
 
-def records(journal: str, start: int, end: int, lines: Iterable[Line]) -> dict[str, TenantRecords]:
-    """Return, by tenant, what the lines between two offsets of a journal file mean."""
-    batch_id = f"{journal}:{start}-{end}"
-    found: dict[str, TenantRecords] = {}
-    sums: defaultdict[tuple[str, str, CryptoOperation, str, int], _Sum] = defaultdict()
+_Use = tuple[str, str, CryptoOperation, str, int]
+"""Tenant, service, operation, code of the refusal, second; all but the tenant make the id of a record."""
+
+
+def records(batch_id: str, pieces: Iterable[Piece]) -> dict[str, TenantRecords]:
+    """Return, by tenant, what the lines of a batch mean."""
+    found: defaultdict[str, TenantRecords] = defaultdict(TenantRecords)
+    sums: dict[_Use, _Sum] = {}
     minutes: defaultdict[tuple[str, int, str, CryptoOperation], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for line in lines:
+    for journal, line in ((piece.journal, line) for piece in pieces for line in piece.lines):
         entry = line.entry
-        tenant = found.setdefault(entry.tenant_id, TenantRecords(batch_id))
+        tenant = found[entry.tenant_id]
         tenant.lines += 1
         tenant.last_at = max(tenant.last_at, _moment(line.at))
-        if entry.service and not entry.refused:
-            tenant.seen.add(entry.service)
         if _stands_alone(line):
             tenant.events.append(_event(line, f"{journal}:{line.offset}", entry.count, entry.bytes))
         else:
-            key = (entry.tenant_id, entry.service, entry.operation, entry.refused, line.at // 1000)
-            together = sums.setdefault(key, _Sum(line))
+            use = (entry.tenant_id, entry.service, entry.operation, entry.refused, line.at // 1000)
+            together = sums.setdefault(use, _Sum(line))
             together.count += entry.count
             together.bytes += entry.bytes
         if entry.service:
+            if not entry.refused:
+                tenant.seen.add(entry.service)
             counted = minutes[entry.tenant_id, line.at // 60_000, entry.service, entry.operation]
             counted[0] += entry.count
             counted[1] += entry.count if entry.refused else 0
             counted[2] += entry.bytes
-    for (tenant_id, *_), together in sums.items():
-        event_id = f"{batch_id}:{together.first.offset}"
+    for (tenant_id, *what), together in sums.items():
+        event_id = ":".join([batch_id, *map(str, what)])
         found[tenant_id].events.append(_event(together.first, event_id, together.count, together.bytes))
     for (tenant_id, minute, service, operation), (count, refused, size) in minutes.items():
         row = UsageRow(_moment(minute * 60_000), service, operation, count, refused, size)
         found[tenant_id].usage.append(row)
-    return found
+    return dict(found)
 
 
 def _stands_alone(line: Line) -> bool:
