@@ -1,4 +1,4 @@
-"""`openkcm service`: connect a customer's database or service, list those connected, disconnect one.
+"""`openkcm service`: connect a customer's database or service, list those connected, renew or disconnect one.
 
 The operator's role stores the request and reads the certificate; what lies between is the workflow's. No Vault here.
 """
@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
     services = typer.Typer(help="Connect databases and services to a tenant's keys.", no_args_is_help=True)
     services.command("connect")(connect)
     services.command("list")(list_services)
+    services.command("renew")(renew)
     services.command("disconnect")(disconnect)
     app.add_typer(services, name="service")
 
@@ -106,8 +107,23 @@ def list_services(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     output.answer({"tenant_id": tenant_id, "services": services}, as_json=as_json, show=draw)
 
 
+def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
+    """Issue the next certificate for a service's newest key now; the service fetches it by itself."""
+    document = _changed(tenant, name, lambda gateway, *service: gateway.renew_service(*service))
+    until = str(document["certificate_not_after"])[:19].replace("T", " ")
+    output.answer(
+        document, as_json=as_json, show=lambda console: console.print(f"{name} has a certificate until {until} UTC")
+    )
+
+
 def disconnect(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
     """Revoke every certificate of a service at once; its key stays for when it is connected again."""
+    document = _changed(tenant, name, lambda gateway, *service: gateway.disconnect_service(*service))
+    output.answer(document, as_json=as_json, show=lambda console: console.print(f"{name} of {tenant} is disconnected"))
+
+
+def _changed(tenant: str, name: str, change: "Callable[[Gateway, str, str, str], Awaitable[None]]") -> dict[str, Any]:
+    """Have the workflow of a known service do something and return what the service is then."""
     tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
     with operator_database(settings) as database:
         with database.tenant_tx(tenant_id) as tx:
@@ -116,13 +132,10 @@ def disconnect(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) ->
             raise TenantUnknown
         if known is None:
             raise ServiceUnknown
-        _ask(settings, lambda gateway: gateway.disconnect_service(tenant_id, row.region, service))
+        _ask(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
         with database.tenant_tx(tenant_id) as tx:
             known = tx.services.get(service) or known
-    document = {"tenant_id": tenant_id} | of_service(known)
-    output.answer(
-        document, as_json=as_json, show=lambda console: console.print(f"{service} of {tenant_id} is disconnected")
-    )
+    return {"tenant_id": tenant_id} | of_service(known)
 
 
 def _admitted(database: Database, tenant_id: str, service: str, kind: ServiceKind) -> TenantRow:

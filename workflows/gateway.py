@@ -59,14 +59,18 @@ class UpdateRefused(CallerError):
 
 class NotDoneInTime(PlatformError):
     code = "not_done_in_time"
-    message = "the workflow has the request and is not done with it yet"
-    hint = "nothing is lost and it goes on by itself; see the workflow in the temporal ui, or ask again"
+    message = "the request is not done yet"
+    hint = "it goes on by itself once what it waits for is back: openkcm status; asking again does no harm"
 
 
 class Gateway:
-    def __init__(self, client: Client, promise_seconds: float) -> None:
+    def __init__(
+        self, client: Client, promise_seconds: float, patience_seconds: float = _SERVICE_PATIENCE_SECONDS
+    ) -> None:
+        """Take what tenants are promised and how long to wait for what a service's workflow is asked for."""
         self._client = client
         self._promise_seconds = promise_seconds
+        self._patience_seconds = patience_seconds
 
     @classmethod
     async def connect(cls, address: str | None, promise_seconds: float) -> "Gateway":
@@ -148,7 +152,7 @@ class Gateway:
     ) -> None:
         """Ask the workflow of a service, started if there is none: it is all on record, so a new run does as well."""
         try:
-            async with asyncio.timeout(_SERVICE_PATIENCE_SECONDS):
+            async with asyncio.timeout(self._patience_seconds):
                 while True:
                     try:
                         await self._client.execute_update_with_start_workflow(

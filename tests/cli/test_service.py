@@ -49,7 +49,7 @@ from vault.certificates import CsrRefused
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
 from worker.codec import ENCODING
-from workflows.gateway import Gateway
+from workflows.gateway import Gateway, UpdateRefused
 
 __all__ = ["field", "key_server", "server", "template"]  # fixtures that pytest finds here by their names
 
@@ -327,9 +327,28 @@ def test_disconnecting_revokes_and_a_service_can_come_back(command) -> None:
     assert command.list()[0]["state"] == "connected"
 
 
+def test_a_renewal_on_demand_is_for_the_same_key_and_the_folder_waits_for_its_service(command) -> None:
+    command.connect()
+    first = command.leaf
+
+    answer = command.run("service", "renew", command.tenant_id, "orders-db")
+
+    with command.database.tenant_tx(command.tenant_id) as tx:
+        leaf = tx.services.leaf("orders-db")
+    renewed = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
+    assert (renewed.public_key(), leaf.generation) == (first.public_key(), 2)
+    assert datetime.fromisoformat(answer["certificate_not_after"]) == leaf.not_after
+    assert command.leaf == first
+    command.run("service", "disconnect", command.tenant_id, "orders-db")
+    with pytest.raises(UpdateRefused) as refused:
+        command.run("service", "renew", command.tenant_id, "orders-db")
+    assert refused.value.code == "service_unknown"
+
+
 def test_an_unknown_service_or_tenant_is_said_so(command) -> None:
-    with pytest.raises(ServiceUnknown):
-        command.run("service", "disconnect", command.tenant_id, "orders-db")
+    for word in ("disconnect", "renew"):
+        with pytest.raises(ServiceUnknown):
+            command.run("service", word, command.tenant_id, "orders-db")
     for words in (("disconnect", "nobody-here", "orders-db"), ("list", "nobody-here")):
         with pytest.raises(TenantUnknown):
             command.run("service", *words)
@@ -355,7 +374,7 @@ def test_the_workflow_refuses_on_its_own_and_the_refusal_arrives_whole(command, 
         gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
         await gateway.connect_service(command.tenant_id, settings.regions[0], "orders-db", "request-1")
 
-    with pytest.raises(Exception, match="suspended") as refused:
+    with pytest.raises(UpdateRefused) as refused:
         asyncio.run(ask())
     closed = TenantClosed("suspended")
     assert (refused.value.code, refused.value.message, refused.value.hint) == (

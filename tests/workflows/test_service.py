@@ -18,7 +18,7 @@ from tenancy.errors import TenantClosed
 from tenancy.messages import EnrolInput, ServiceInput, ServiceMemory
 from tests.workflows.scripted_service import RENEWED_AFTER, ServiceScript
 from workflows import timing, visibility
-from workflows.gateway import Gateway, UpdateRefused
+from workflows.gateway import Gateway, NotDoneInTime, UpdateRefused
 from workflows.service import ConnectService
 
 SERVICE = "orders-db"
@@ -234,6 +234,22 @@ async def test_a_run_that_was_continued_renews_what_the_one_before_connected(sta
     )
     await stand.fast_forward(RENEWED_AFTER + timedelta(minutes=1))
     await stand.assert_issued(2)
+
+
+async def test_a_request_that_takes_too_long_is_said_so_and_goes_on_by_itself(stand):
+    stand.script.down.add("create-service-key")
+    stand.gateway = Gateway(stand.client, 60, patience_seconds=0.5)
+    with pytest.raises(NotDoneInTime):
+        await stand.connect()
+    stand.script.down.clear()
+    await stand.assert_issued(1)
+
+
+async def test_a_request_without_a_worker_is_said_to_be_not_done(client):
+    stand = Stand(client, f"eu-{uuid.uuid4().hex}-1", ServiceScript())
+    stand.gateway = Gateway(client, 60, patience_seconds=0.5)
+    with pytest.raises(NotDoneInTime):
+        await stand.connect()
 
 
 async def test_a_long_history_is_continued_as_new_and_goes_on_where_it_was():
