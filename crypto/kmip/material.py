@@ -69,19 +69,23 @@ class KeyFacts:
 
 def new_symmetric_key(algorithm: int, length: int | None) -> tuple[Item, int]:
     """Return a new SymmetricKey structure and its length in bits."""
+    bits, size = key_size(algorithm, length)
+    return symmetric_key(os.urandom(size), algorithm, bits), bits
+
+
+def key_size(algorithm: int, length: int | None) -> tuple[int, int]:
+    """Return the bits a key says it has, the most without `length`, and its bytes; raises KmipRefused."""
     if algorithm in _HMAC:
         bits = length or _HMAC[algorithm]
         if bits not in _HMAC_BITS:
             raise invalid("an HMAC key has 112 to 4096 bits")
-        size = bits // 8
-    elif algorithm in _LENGTHS:
-        bits = max(_LENGTHS[algorithm]) if length is None else length
-        if bits not in _LENGTHS[algorithm]:
-            raise invalid("the algorithm has no key of this length")
-        size = _LENGTHS[algorithm][bits]
-    else:
+        return bits, bits // 8
+    if algorithm not in _LENGTHS:
         raise invalid("no symmetric key can be made for this algorithm")
-    return symmetric_key(os.urandom(size), algorithm, bits), bits
+    bits = max(_LENGTHS[algorithm]) if length is None else length
+    if bits not in _LENGTHS[algorithm]:
+        raise invalid("the algorithm has no key of this length")
+    return bits, _LENGTHS[algorithm][bits]
 
 
 def symmetric_key(material: bytes, algorithm: int, bits: int) -> Item:

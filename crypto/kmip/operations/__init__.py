@@ -18,9 +18,11 @@ from crypto.kmip.operations import (
     mac,
     read_attributes,
     rekey,
+    sign,
     usage,
 )
 from crypto.kmip.operations.create_key_pair import create_key_pair
+from crypto.kmip.operations.derive_key import derive_key
 from crypto.kmip.operations.discover_versions import discover_versions
 from crypto.kmip.operations.get import get
 from crypto.kmip.operations.query import query
@@ -45,6 +47,7 @@ _SERVED: dict[int, Served] = {
     Operation.CREATE_KEY_PAIR: Served(create_key_pair, _C.CREATE, ENCRYPTS),
     Operation.REGISTER: Served(create.register, _C.REGISTER, ENCRYPTS),
     Operation.REKEY: Served(rekey.rekey, _C.REKEY, ENCRYPTS),
+    Operation.DERIVE_KEY: Served(derive_key, _C.CREATE, ENCRYPTS),
     Operation.LOCATE: Served(locate.locate, _C.LOCATE, DECRYPTS),
     Operation.CHECK: Served(usage.check, _C.ATTRIBUTES, DECRYPTS),
     Operation.GET: Served(get, _C.GET, DECRYPTS),
@@ -62,6 +65,9 @@ _SERVED: dict[int, Served] = {
     Operation.RECOVER: Served(lifecycle.recover, _C.CHANGE_ATTRIBUTES, ENCRYPTS),
     Operation.ENCRYPT: Served(cipher.encrypt, _C.ENCRYPT, ENCRYPTS, 2),
     Operation.DECRYPT: Served(cipher.decrypt, _C.DECRYPT, DECRYPTS, 2),
+    # A signature is to a pair of keys what a MAC is to one; the audit has one word for both.
+    Operation.SIGN: Served(sign.make_signature, _C.MAC, ENCRYPTS, 2),
+    Operation.SIGNATURE_VERIFY: Served(sign.verify_signature, _C.MAC, DECRYPTS, 2),
     Operation.MAC: Served(mac.mac, _C.MAC, ENCRYPTS, 2),
     Operation.MAC_VERIFY: Served(mac.mac_verify, _C.MAC, DECRYPTS, 2),
 }

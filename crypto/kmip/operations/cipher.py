@@ -86,13 +86,16 @@ async def decrypt(batch: Batch, payload: Item) -> Payload:
     return (batch.about(managed.row.object_id), octets(Tag.DATA, opened))
 
 
+def require_whole(payload: Item) -> None:
+    """Refuse data that comes in pieces."""
+    pieces = (read_flag(payload, tag) is False for tag in (Tag.INIT_INDICATOR, Tag.FINAL_INDICATOR))
+    if payload.first(Tag.CORRELATION_VALUE) is not None or any(pieces):
+        raise unsupported("data comes in one piece")
+
+
 def _parameters(managed: Managed, payload: Item) -> _Parameters:
     """Return the request's parameters, the key's own where it brings none; there is no default for a mode."""
-    if payload.first(Tag.CORRELATION_VALUE) is not None:
-        raise unsupported("data comes in one piece")
-    for tag in (Tag.INIT_INDICATOR, Tag.FINAL_INDICATOR):
-        if read_flag(payload, tag) is False:
-            raise unsupported("data comes in one piece")
+    require_whole(payload)
     given = read_structure(payload, Tag.CRYPTOGRAPHIC_PARAMETERS) or named.first(managed.attributes, named.PARAMETERS)
     if given is None:
         raise invalid("cryptographic parameters are missing, in the request and in the key's attributes")

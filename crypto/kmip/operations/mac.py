@@ -11,6 +11,7 @@ from crypto.kmip.enums import CryptographicAlgorithm, CryptographicUsageMask, Va
 from crypto.kmip.fields import choice, octets, read_choice, read_octets, read_structure, required
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
+from crypto.kmip.operations.cipher import require_whole
 from crypto.kmip.refusals import invalid
 from crypto.kmip.tags import Tag
 from crypto.kmip.usable import require_usable
@@ -61,6 +62,7 @@ def _hash(managed: Managed, payload: Item) -> primitives.Hash:
 
 
 def _data(batch: Batch, payload: Item) -> bytes:
+    require_whole(payload)
     data = required(read_octets(payload, Tag.DATA), Tag.DATA)
     batch.bytes = len(data)
     return data

@@ -1,0 +1,179 @@
+"""The PyKMIP client, an implementation that is not ours, drives every operation it has, in each version."""
+
+import asyncio
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+
+import pytest
+from kmip import enums
+from kmip.core.attributes import Name
+from kmip.core.factories.attributes import AttributeFactory
+from kmip.pie import objects
+from kmip.pie.client import ProxyKmipClient
+from kmip.pie.exceptions import KmipOperationFailure
+from kmip.services.kmip_protocol import KMIPProtocol
+
+from crypto.kmip import framing, ttlv
+from tests.crypto.kmip.scene import Client, Scene
+
+AES, CBC = enums.CryptographicAlgorithm.AES, enums.BlockCipherMode.CBC
+BOTH = [enums.CryptographicUsageMask.ENCRYPT, enums.CryptographicUsageMask.DECRYPT]
+CIPHER = {"cryptographic_algorithm": AES, "block_cipher_mode": CBC, "padding_method": enums.PaddingMethod.PKCS5}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@dataclass
+class Wire:
+    """What PyKMIP takes for its socket; the bytes go to the dispatcher on the test's loop."""
+
+    loop: asyncio.AbstractEventLoop
+    client: Client
+    unread: bytearray = field(default_factory=bytearray)
+
+    def sendall(self, data: bytes) -> None:
+        request = ttlv.decode(bytes(data))
+        response = asyncio.run_coroutine_threadsafe(self.client.send(request), self.loop).result(30)
+        self.unread += framing.reply(request, response)
+
+    def shutdown(self, _how: int) -> None:
+        """There is nothing to shut."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def recv(self, size: int) -> bytes:
+        taken = bytes(self.unread[:size])
+        del self.unread[:size]
+        return taken
+
+
+def pykmip(loop: asyncio.AbstractEventLoop, client: Client) -> ProxyKmipClient:
+    driver = ProxyKmipClient(hostname="localhost", kmip_version=enums.KMIPVersion[f"KMIP_1_{client.minor}"])
+    driver.proxy.socket = Wire(loop, client)
+    driver.proxy.protocol = KMIPProtocol(driver.proxy.socket)
+    driver._is_open = True
+    return driver
+
+
+@pytest.fixture(params=[0, 1, 2, 3, 4])
+def minor(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+async def drive(scene: Scene, minor: int, steps) -> None:
+    driver = pykmip(asyncio.get_running_loop(), scene.client(minor=minor))
+    await asyncio.to_thread(steps, driver)
+
+
+def refused(reason: enums.ResultReason, call) -> None:
+    with pytest.raises(KmipOperationFailure) as error:
+        call()
+    assert error.value.reason is reason
+
+
+async def test_the_life_of_a_symmetric_key(scene: Scene, minor: int):
+    def steps(driver: ProxyKmipClient) -> None:
+        key = driver.create(AES, 256, name="mine", cryptographic_usage_mask=BOTH)
+        named = AttributeFactory().create_attribute(
+            enums.AttributeType.NAME, Name.create("mine", enums.NameType.UNINTERPRETED_TEXT_STRING)
+        )
+        assert driver.locate(attributes=[named]) == [key]
+        driver.activate(key)
+        assert len(driver.get(key).value) == 32
+        assert {"Name", "State"} <= set(driver.get_attribute_list(key))
+        _, [state] = driver.get_attributes(key, ["State"])
+        assert state.attribute_value.value is enums.State.ACTIVE
+        assert driver.check(key, cryptographic_usage_mask=BOTH) == key
+        assert driver.delete_attribute(key, attribute_name="Name", attribute_index=0)[0] == key
+        new = driver.rekey(key, offset=0)
+        assert driver.get(new).value != driver.get(key).value
+        driver.revoke(enums.RevocationReasonCode.CESSATION_OF_OPERATION, key)
+        refused(enums.ResultReason.PERMISSION_DENIED, lambda: driver.get(key))
+        driver.destroy(key)
+        refused(enums.ResultReason.ITEM_NOT_FOUND, lambda: driver.get(key))
+
+    await drive(scene, minor, steps)
+
+
+async def test_objects_it_brings_come_back_as_they_were(scene: Scene, minor: int):
+    def steps(driver: ProxyKmipClient) -> None:
+        secret = objects.SecretData(b"a password", enums.SecretDataType.PASSWORD, masks=BOTH, name="secret")
+        for brought in (
+            objects.SymmetricKey(AES, 128, bytes(range(16)), masks=BOTH, name="key"),
+            secret,
+            objects.OpaqueObject(b"opaque", enums.OpaqueDataType.NONE, name="opaque"),
+        ):
+            assert driver.get(driver.register(brought)).value == brought.value
+
+    await drive(scene, minor, steps)
+
+
+@pytest.mark.parametrize("minor", [2, 3, 4])
+async def test_the_server_encrypts_authenticates_and_derives(scene: Scene, minor: int):
+    def steps(driver: ProxyKmipClient) -> None:
+        mask = [*BOTH, enums.CryptographicUsageMask.DERIVE_KEY]
+        key = driver.create(AES, 256, cryptographic_usage_mask=mask)
+        driver.activate(key)
+        sealed, nonce = driver.encrypt(b"the data", key, {**CIPHER, "random_iv": True})
+        assert driver.decrypt(sealed, key, CIPHER, nonce) == b"the data"
+        refused(enums.ResultReason.CRYPTOGRAPHIC_FAILURE, lambda: driver.decrypt(bytes(16), key, CIPHER, nonce))
+
+        mac = enums.CryptographicAlgorithm.HMAC_SHA256
+        authentic = driver.create(mac, 256, cryptographic_usage_mask=[enums.CryptographicUsageMask.MAC_GENERATE])
+        driver.activate(authentic)
+        expected = hmac.digest(driver.get(authentic).value, b"the data", hashlib.sha256)
+        assert driver.mac(b"the data", authentic, mac)[1] == expected
+
+        parameters = {
+            "cryptographic_parameters": {"hashing_algorithm": enums.HashingAlgorithm.SHA_256},
+            "derivation_data": b"orders",
+        }
+        derived = driver.derive_key(
+            enums.ObjectType.SYMMETRIC_KEY,
+            [key],
+            enums.DerivationMethod.HMAC,
+            parameters,
+            cryptographic_length=128,
+            cryptographic_algorithm=AES,
+        )
+        assert driver.get(derived).value == hmac.digest(driver.get(key).value, b"orders", hashlib.sha256)[:16]
+
+    await drive(scene, minor, steps)
+
+
+@pytest.mark.parametrize("minor", [2, 3, 4])
+@pytest.mark.parametrize("padding", [enums.PaddingMethod.PKCS1v15, enums.PaddingMethod.PSS])
+async def test_a_pair_signs_and_verifies(scene: Scene, minor: int, padding):
+    def steps(driver: ProxyKmipClient) -> None:
+        public, private = driver.create_key_pair(
+            enums.CryptographicAlgorithm.RSA,
+            2048,
+            public_usage_mask=[enums.CryptographicUsageMask.VERIFY],
+            private_usage_mask=[enums.CryptographicUsageMask.SIGN],
+        )
+        scheme = {"padding_method": padding, "hashing_algorithm": enums.HashingAlgorithm.SHA_256}
+        refused(enums.ResultReason.PERMISSION_DENIED, lambda: driver.sign(b"the data", private, scheme))
+        driver.activate(private)
+        driver.activate(public)
+        signature = driver.sign(b"the data", private, scheme)
+        assert driver.signature_verify(b"the data", signature, public, scheme) is enums.ValidityIndicator.VALID
+        assert driver.signature_verify(b"other", signature, public, scheme) is enums.ValidityIndicator.INVALID
+
+    await drive(scene, minor, steps)
+
+
+async def test_it_learns_what_the_server_can(scene: Scene, minor: int):
+    def steps(driver: ProxyKmipClient) -> None:
+        asked = [
+            enums.QueryFunction.QUERY_OPERATIONS,
+            enums.QueryFunction.QUERY_OBJECTS,
+            enums.QueryFunction.QUERY_SERVER_INFORMATION,
+        ]
+        answer = driver.proxy.query(query_functions=asked)
+        assert (enums.Operation.ENCRYPT in answer.operations) == (minor >= 2)
+        assert enums.ObjectType.SYMMETRIC_KEY in answer.object_types
+        versions = driver.proxy.discover_versions().protocol_versions
+        assert [(version.major, version.minor) for version in versions] == [(1, 4), (1, 3), (1, 2), (1, 1), (1, 0)]
+
+    await drive(scene, minor, steps)
