@@ -75,6 +75,11 @@ class BatchRequest(Request):
     items: Annotated[list[Any], Field(min_length=1, max_length=BATCH_ITEMS)]
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """Keep an absent field from being described as one that may be null."""
+    schema.pop("default")
+
+
 class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -91,7 +96,9 @@ class DataKeyAnswer(Answer):
     """`wrapped` is kept beside the data; `plaintext` is absent when only that was asked for."""
 
     wrapped: str
-    plaintext: Annotated[str | None, WithJsonSchema({"type": "string", "contentEncoding": "base64"})] = None
+    plaintext: Annotated[str | None, WithJsonSchema({"type": "string", "contentEncoding": "base64"})] = Field(
+        default=None, json_schema_extra=_without_default
+    )
 
 
 class CertificateAnswer(Answer):

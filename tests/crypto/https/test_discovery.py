@@ -41,6 +41,11 @@ def test_requests_are_described_as_strictly_as_they_are_read():
     assert schemas["EncryptRequest"]["required"] == ["plaintext", "resource"]
 
 
+def test_a_field_that_may_be_absent_is_not_described_as_null():
+    plaintext = openapi()["components"]["schemas"]["DataKeyAnswer"]["properties"]["plaintext"]
+    assert plaintext == {"contentEncoding": "base64", "title": "Plaintext", "type": "string"}
+
+
 def test_a_batch_is_described_by_its_items():
     operation = openapi()["paths"]["/v1/decrypt:batch"]["post"]
     body = operation["requestBody"]["content"]["application/json"]["schema"]
