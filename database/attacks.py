@@ -49,6 +49,11 @@ _REFER = (
     " on conflict (tenant_id) do update set l2_key = excluded.l2_key, published_at = now() returning 1)"
     " select count(*) from hit"
 )
+_DESCEND = (
+    "with made as (insert into okcm.service (tenant_id, service, kind) values ($2, $4, 'microservice')),"
+    " hit as (insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
+    " values ($2, $4, 1, $3, 'platform', 'nowhere', decode('00', 'hex')) returning 1) select count(*) from hit"
+)
 
 # The only answers that count as a refusal: row security or a grant said no, a reference did not lead anywhere. Any
 # other error ends the block and is raised. `reached` outlives the undoing, because variables are not rolled back.
@@ -122,12 +127,12 @@ class _Plan:
     """The attacks in one direction, in the order in which they are made."""
 
     controls: Sequence[_Attempt]
-    refer: _Attempt
+    references: Sequence[_Attempt]
     pretences: Sequence[_Pretence]
     reads_and_writes: Sequence[_Attempt]
 
     def attempts(self) -> Sequence[_Attempt]:
-        return (*self.controls, self.refer, *self.reads_and_writes)
+        return (*self.controls, *self.references, *self.reads_and_writes)
 
 
 class RowSecurityProbe:
@@ -137,9 +142,9 @@ class RowSecurityProbe:
         self._database = database
 
     def attack_each_other(self, one: str, other: str) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
-        forth = self._plan(one, other, _READ)
-        # Whether a table's policies stand does not depend on who asks: one direction tries them all.
-        back = self._plan(other, one, _READ_ONE)
+        forth = self._plan(one, other, _READ, (_REFER, _DESCEND))
+        # Whether a table's policies and references stand does not depend on who asks: one direction tries them all.
+        back = self._plan(other, one, _READ_ONE, (_REFER,))
         endings = iter(self._make(one, [*forth.attempts(), *back.attempts()]))
         return _judged(forth, endings), _judged(back, endings)
 
@@ -153,7 +158,7 @@ class RowSecurityProbe:
         parts = [ending.split("/") for ending in str(answer[0] if answer else "").split(",")]
         return [_Ending(what, float(seconds)) for what, seconds in parts]
 
-    def _plan(self, attacker: str, victim: str, read: str) -> _Plan:
+    def _plan(self, attacker: str, victim: str, read: str, references: Sequence[str]) -> _Plan:
         """Return the attacks by `attacker`, of which those that meet one policy alone read by `read`."""
         now = int(time.time())
         own = self._database.sign(attacker, now + 60)
@@ -169,9 +174,9 @@ class RowSecurityProbe:
         return _Plan(
             controls=[
                 _attempt(plain, statement, attacker, own=attacker)
-                for statement in (*dict.fromkeys((read, _READ_ONE)), _UPDATE, _INSERT, _REFER)
+                for statement in (*dict.fromkeys((read, _READ_ONE)), _UPDATE, _INSERT, *references)
             ],
-            refer=_attempt(plain, _REFER, victim, own=attacker),
+            references=[_attempt(plain, reference, victim, own=attacker) for reference in references],
             pretences=pretences,
             reads_and_writes=[
                 _attempt(pretence, statement, victim, own=victim)
@@ -191,7 +196,7 @@ def _judged(plan: _Plan, endings: Iterator[_Ending]) -> Sequence[CheckResult]:
     shown = [next(endings) for _ in plan.controls]
     if not all(ending.reached for ending in shown):
         raise CanaryMissing
-    results = [_result("M1", "refer-to-foreign-key", [next(endings)])]
+    results = [_result("M1", "refer-to-foreign-key", [next(endings) for _ in plan.references])]
     for pretence in plan.pretences:
         results.append(_result("M2", f"{pretence.name}-read", [next(endings)]))
         results.append(_result("M2", f"{pretence.name}-write", [next(endings), next(endings)]))

@@ -4,14 +4,15 @@ from database.attacks import RowSecurityProbe
 from database.connection import Database
 from tenancy.boundaries import breaches
 from tenancy.errors import CanaryMissing, DatabaseRefused, DatabaseUnavailable
-from tests.database.builders import a_provisioned_tenant
+from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field
 
 
 @pytest.fixture
-def probe(worker: Database) -> RowSecurityProbe:
-    a_provisioned_tenant(worker, "acme")
-    a_provisioned_tenant(worker, "beta")
+def probe(field: Field, worker: Database) -> RowSecurityProbe:
+    for tenant in ("acme", "beta"):
+        a_provisioned_tenant(worker, tenant)
+        a_connected_service(field, tenant)
     return RowSecurityProbe(worker)
 
 
@@ -29,7 +30,8 @@ def test_every_attack_is_refused_in_both_directions(probe: RowSecurityProbe) -> 
 
 
 def test_attacks_leave_nothing_behind(probe: RowSecurityProbe, field: Field) -> None:
-    counts = "select (select count(*) from okcm.key), (select count(*) from okcm.audit_event), max(xmin::text)"
+    counts = "select (select count(*) from okcm.key), (select count(*) from okcm.audit_event), max(xmin::text),"
+    counts += " (select count(*) from okcm.service), (select count(*) from okcm.service_key)"
     counts += " from okcm.tenant"
     with field.administrator() as administrator:
         before = administrator.execute(counts).fetchone()
@@ -56,6 +58,10 @@ def test_an_attacker_without_rows_proves_nothing(probe: RowSecurityProbe) -> Non
         ("alter table okcm.outbox disable row level security", "plain-read"),
         ("create policy hole on okcm.route for select to okcm_worker using (true)", "plain-read"),
         ("alter table okcm.route drop constraint route_tenant_id_l2_key_fkey", "refer-to-foreign-key"),
+        ("alter table okcm.service_key drop constraint service_key_tenant_id_l2_key_fkey", "refer-to-foreign-key"),
+        ("alter table okcm.service_key disable row level security", "plain-read"),
+        ("drop policy signed on okcm.managed_object", "swapped-context-read"),
+        ("create policy hole on okcm.usage_minute for select to okcm_worker using (true)", "plain-read"),
     ],
 )
 def test_a_missing_wall_is_noticed(probe: RowSecurityProbe, field: Field, weakness: str, breached: str) -> None:
