@@ -241,7 +241,7 @@ class ManagedObjects(Protocol):
     def named(self, service: str, name: str) -> Sequence[ObjectRow]: ...
 
     def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:
-        """Return a service's objects, oldest first."""
+        """Return a service's objects that were not destroyed, oldest first."""
         ...
 
     def change(self, row: ObjectRow) -> bool:

@@ -61,7 +61,8 @@ class ManagedObjects:
         return [_object(row) for row in rows]
 
     def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:
-        rows = self.connection.execute(f"{_SELECT} order by created_at, object_id limit %s", [service, limit])
+        living = f"{_SELECT} and material is not null order by created_at, object_id limit %s"
+        rows = self.connection.execute(living, [service, limit])
         return [_object(row) for row in rows]
 
     def change(self, row: ObjectRow) -> bool:
