@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -22,6 +22,7 @@ from devstack.openbao import ROLES
 from devstack.ports import holder, is_free
 from devstack.reports import State
 from devstack.secrets import DATABASE_ROLES
+from devstack.server import http_answer
 from devstack.temporal import SEARCH_ATTRIBUTES
 from tenancy.errors import OpenKcmError, VaultRefused
 from vault.session import ROLE_PREFIX, VaultSession
@@ -45,7 +46,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
     findings = [*_machine(), Finding("settings", ok=True, detail=f"read from the environment and {config_file()}")]
     findings += [*_programs(settings), *_state_dir(settings), *_secrets(settings), *_ports(settings)]
     now = control.status(settings)
-    for name, check in (("database", _database), ("vault", _vault), ("temporal", _temporal)):
+    for name, check in _CHECKS.items():
         server = {"database": "postgres", "vault": "openbao"}.get(name, name)
         state = next(report.state for report in now.components if report.name == server)
         if state in (State.READY, State.EXTERNAL):
@@ -169,3 +170,28 @@ async def _missing_attributes(settings: Settings) -> list[str]:
         ListSearchAttributesRequest(namespace=client.namespace)
     )
     return sorted(set(SEARCH_ATTRIBUTES) - set(there.custom_attributes))
+
+
+def _crypto(settings: Settings) -> str | None:
+    status, page = http_answer(settings.crypto_metrics_port, "/metrics") or (None, "")
+    if status != 200:
+        return "its metrics do not answer"
+    samples = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
+    found = {name: float(value) for name, value in samples}
+    if not found.get("openkcm_crypto_ready"):
+        return "none of its processes serves"
+    troubles = {
+        "openkcm_crypto_set_aside_lines_total": "audit records were set aside in undeliverable.jsonl",
+        "openkcm_crypto_damaged_lines_total": "lines of its audit journal are damaged",
+        "openkcm_crypto_delivery_failing_seconds": "the database does not take its audit records",
+    }
+    return "; ".join(meaning for name, meaning in troubles.items() if found.get(name)) or None
+
+
+_CHECKS: Mapping[str, Callable[[Settings], str | None]] = {
+    "database": _database,
+    "vault": _vault,
+    "temporal": _temporal,
+    "crypto": _crypto,
+}
+"""What is asked of a server that runs."""
