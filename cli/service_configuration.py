@@ -29,10 +29,8 @@ class Addresses:
 
 
 def addresses(settings: Settings) -> Addresses:
-    """Return the addresses to hand out; where it listens everywhere, the first name of its certificate is used."""
-    names = settings.crypto_names
-    host = settings.crypto_host if settings.crypto_host in names else names[0]
-    return Addresses(host, settings.crypto_https_port, settings.crypto_kmip_port)
+    """Return the addresses to hand out."""
+    return Addresses(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
 
 
 def configuration(

@@ -133,6 +133,11 @@ class Settings(BaseSettings):
         """The address of the marketplace endpoint."""
         return f"http://{self.marketplace_host}:{self.marketplace_port}"
 
+    @property
+    def crypto_name(self) -> str:
+        """Where to reach the crypto service, under a name that its certificate has even if it listens everywhere."""
+        return self.crypto_host if self.crypto_host in self.crypto_names else self.crypto_names[0]
+
 
 def config_file() -> Path:
     """Return the settings file that would be read; it need not exist unless the environment names it."""

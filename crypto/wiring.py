@@ -115,7 +115,7 @@ def build(settings: Settings, credentials: Credentials) -> Service:
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
     parts = Parts(callers, KeyedOperations(callers, keyring, journal), journal, limits, threads, changes)
     connections = Connections(parts)
-    host = settings.crypto_names[0]
+    host = settings.crypto_name
     offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
     certificates = CertificatesOnRecord(database, threads)
     objects = ObjectStore(database, parts, seconds)

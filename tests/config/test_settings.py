@@ -1,6 +1,6 @@
 import pytest
 
-from config.settings import PREFIX, Settings, load_settings
+from config.settings import LOOPBACK, PREFIX, Settings, load_settings
 from tenancy.errors import SettingsInvalid
 
 
@@ -89,3 +89,10 @@ def test_settings_cannot_be_changed_once_read():
 
 def test_every_setting_is_explained():
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_crypto_service_is_reached_where_it_listens_or_under_a_name_of_its_certificate():
+    assert Settings().crypto_name == LOOPBACK
+    everywhere = Settings(crypto_host="0.0.0.0", crypto_names=("kms.example", "10.0.0.7"))  # noqa: S104 - the case
+    assert everywhere.crypto_name == "kms.example"
+    assert Settings(crypto_host="10.0.0.7", crypto_names=("kms.example", "10.0.0.7")).crypto_name == "10.0.0.7"
