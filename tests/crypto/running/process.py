@@ -47,17 +47,16 @@ class Service:
             "OPENKCM_CRYPTO_HTTPS_PORT": str(self.https),
             "OPENKCM_CRYPTO_KMIP_PORT": str(self.kmip),
             "OPENKCM_CRYPTO_METRICS_PORT": str(self.metrics),
-            "OPENKCM_CRYPTO_PROCESSES": "2",
             "OPENKCM_DRAIN_SECONDS": "3",
         }
         self.journals = folder / "state" / "crypto"
 
-    def start(self) -> None:
+    def start(self, setting: str = "OPENKCM_CRYPTO_PROCESSES", value: str = "2") -> None:
         with (self._folder / "crypto.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "crypto"],
                 cwd=REPOSITORY,
-                env=self._environment,
+                env=self._environment | {setting: value},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -125,6 +125,31 @@ def test_a_service_that_is_disconnected_loses_its_open_connections_at_once(
     kept.close()
 
 
+def test_without_database_or_key_server_what_is_in_memory_goes_on_and_the_audit_is_kept(
+    service: Service, world: World, tmp_path: Path
+):
+    home = world.tenant()
+    known, new = connect_service(home, "orders", tmp_path), connect_service(home, "users", tmp_path)
+    service.start("OPENKCM_CRYPTO_PROCESSES", "1")
+    service.wait_ready()
+    client, stranger = Client(service.https, known), Client(service.https, new)
+    assert client.post("/v1/data-keys", {"resource": "before"})[0] == 200
+
+    world.vault.kill()
+    try:
+        assert client.post("/v1/data-keys", {"resource": "without key server"})[0] == 200
+        status, problem = stranger.post("/v1/data-keys", {"resource": "not in memory"})
+        assert (status, problem["code"]) == (503, "root_key_unreachable")
+    finally:
+        world.vault.start_again()
+    with world.field.server.offline(world.field.name):
+        assert client.post("/v1/data-keys", {"resource": "without database"})[0] == 200
+    until(lambda: released(world, home) == ["before", "without key server", "without database"], 20)
+    until(lambda: stranger.post("/v1/data-keys", {"resource": "now it is"})[0] == 200, 20)
+    client.close()
+    stranger.close()
+
+
 def test_it_waits_for_a_database_that_is_not_there_yet(service: Service, world: World):
     with world.field.server.offline(world.field.name):
         service.start()
