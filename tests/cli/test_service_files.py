@@ -1,0 +1,156 @@
+"""The folder of a service: its key is made once and kept, its files are its owner's alone and fit its software."""
+
+import json
+import ssl
+import subprocess
+import sys
+import tomllib
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from cli.service_files import FolderRefused
+from tenancy.errors import TemporalUnavailable
+from tests.cli.service_stand import (
+    a_request,
+    command,
+    field,
+    key_server,
+    server,
+    settings,
+    template,
+    tenant,
+    worker,
+)
+
+# Fixtures that pytest finds here by their names.
+__all__ = ["command", "field", "key_server", "server", "settings", "template", "tenant", "worker"]
+
+
+def test_the_certificate_fits_the_key_and_chains_to_the_root_in_the_folder(command) -> None:
+    command.connect()
+
+    context = ssl.create_default_context(cafile=str(command.out / "ca.pem"))
+    context.load_cert_chain(command.out / "client.pem", command.out / "client.key")
+    context.load_cert_chain(command.out / "mongodb.pem")
+    leaf, authority = x509.load_pem_x509_certificates((command.out / "client.pem").read_bytes())
+    [root] = x509.load_pem_x509_certificates((command.out / "ca.pem").read_bytes())
+    leaf.verify_directly_issued_by(authority)
+    authority.verify_directly_issued_by(root)
+    root.verify_directly_issued_by(root)
+
+
+def test_mongodb_gets_what_mongod_and_the_drivers_read(command) -> None:
+    command.connect()
+
+    options = json.loads((command.out / "csfle.json").read_text())
+    assert options["kms_providers"] == {"kmip": {"endpoint": "127.0.0.1:15696"}}
+    for file in options["kms_tls_options"]["kmip"].values():
+        assert Path(file).is_absolute()
+        assert Path(file).parent == command.out
+    mongod = (command.out / "mongod.yaml").read_text()
+    assert f'clientCertificateFile: "{command.out}/mongodb.pem"' in mongod
+    assert 'serverName: "127.0.0.1"\n    port: 15696' in mongod
+
+
+def test_postgresql_gets_statements_and_a_microservice_gets_toml(command, tmp_path) -> None:
+    command.connect("postgresql", "billing", out=tmp_path / "it's billing")
+    sql = (tmp_path / "it's billing" / "pg_tde.sql").read_text()
+    assert "kmip_port      => 15696" in sql
+    assert f"{str(tmp_path).replace(chr(39), chr(39) * 2)}/it''s billing/client.key'" in sql
+
+    command.connect("microservice", "mail", out=tmp_path / "mail")
+    read = tomllib.loads((tmp_path / "mail" / "openkcm.toml").read_text())
+    assert read == {
+        "https": "https://127.0.0.1:18443",
+        "kmip": "127.0.0.1:15696",
+        "certificate": f"{tmp_path}/mail/client.pem",
+        "key": f"{tmp_path}/mail/client.key",
+        "ca": f"{tmp_path}/mail/ca.pem",
+    }
+    assert not (tmp_path / "mail" / "mongodb.pem").exists()
+
+
+def test_connecting_again_keeps_the_key_and_replaces_the_certificate(command) -> None:
+    command.connect()
+    key, first = (command.out / "client.key").read_bytes(), command.leaf
+
+    command.connect()
+
+    assert (command.out / "client.key").read_bytes() == key
+    assert command.leaf.serial_number != first.serial_number
+    assert command.leaf.public_key() == first.public_key()
+    [service] = command.list()
+    assert datetime.fromisoformat(service["certificate_not_after"]) == command.leaf.not_valid_after_utc
+
+
+def test_two_commands_at_once_into_one_folder_end_with_one_key_and_a_certificate_for_it(command) -> None:
+    words = [sys.executable, "-m", "cli", "service", "connect", command.tenant_id, "--kind", "mongodb"]
+    words += ["--name", "orders-db", "--out", str(command.out), "--json"]
+    tried = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
+    answers = [json.loads(one.communicate(timeout=60)[0]) for one in tried]
+    # Whoever finds that the other got a later certificate says so; the folder is whole in any case.
+    assert [answer for answer in answers if "certificate_not_after" in answer], answers
+    assert {answer["error"]["code"] for answer in answers if "error" in answer} <= {"overtaken"}
+    key = serialization.load_pem_private_key((command.out / "client.key").read_bytes(), None)
+    assert command.leaf.public_key() == key.public_key()
+
+
+def test_a_request_made_elsewhere_can_be_answered_into_a_folder_without_a_key(command, tmp_path) -> None:
+    command.connect(csr=a_request(tmp_path), out=command.out)
+    assert {path.name for path in command.out.iterdir()} == {"client.pem", "ca.pem"}
+    command.run("service", "list", command.tenant_id)
+    command.connect("microservice", "mail", out=tmp_path / "mail")
+    with pytest.raises(FolderRefused):
+        command.connect("microservice", "mail", csr=a_request(tmp_path), out=tmp_path / "mail")
+
+
+def test_a_folder_that_others_can_read_is_refused(command) -> None:
+    command.out.mkdir(mode=0o755)
+    with pytest.raises(FolderRefused):
+        command.connect()
+    assert list(command.out.iterdir()) == []
+
+
+def test_a_folder_of_another_service_is_refused_and_left_alone(command) -> None:
+    command.connect()
+    before = {path.name: path.read_bytes() for path in command.out.iterdir()}
+    with pytest.raises(FolderRefused):
+        command.connect("microservice", "mail", out=command.out)
+    assert {path.name: path.read_bytes() for path in command.out.iterdir()} == before
+
+
+def test_a_key_that_cannot_be_used_is_refused_and_never_replaced(command) -> None:
+    command.connect()
+    key = command.out / "client.key"
+    before = key.read_bytes()
+    key.chmod(0o644)
+    with pytest.raises(FolderRefused):
+        command.connect()
+    assert key.read_bytes() == before
+    key.chmod(0o600)
+    key.write_text("nonsense")
+    with pytest.raises(FolderRefused):
+        command.connect()
+    assert key.read_text() == "nonsense"
+
+
+def test_a_file_in_place_of_the_folder_is_refused(command) -> None:
+    command.out.write_text("")
+    with pytest.raises(FolderRefused):
+        command.connect()
+
+
+def test_temporal_that_is_down_is_said_so_and_the_key_waits_for_the_next_try(
+    command, free_port, monkeypatch, temporal
+) -> None:
+    monkeypatch.setenv("OPENKCM_TEMPORAL_PORT", str(free_port))
+    with pytest.raises(TemporalUnavailable):
+        command.connect()
+    key = (command.out / "client.key").read_bytes()
+    monkeypatch.setenv("OPENKCM_TEMPORAL_PORT", str(temporal.port))
+    command.connect()
+    assert (command.out / "client.key").read_bytes() == key
