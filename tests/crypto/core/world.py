@@ -226,7 +226,15 @@ class World:
         return [entry["request"]["path"] for entry in entries if entry["type"] == "request"]
 
 
-def signed_by(issuer: x509.Name, key: ec.EllipticCurvePrivateKey, tenant_id: str, service: str, serial: int) -> bytes:
+def signed_by(
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    tenant_id: str,
+    service: str,
+    serial: int,
+    *,
+    holder: ec.EllipticCurvePublicKey | None = None,
+) -> bytes:
     """Return a certificate, DER, that says of itself what a leaf of this service says, signed by `key`."""
     now = datetime.now(UTC)
     dns, uri = ids.tenant_dns(tenant_id), ids.service_spiffe(tenant_id, service)
@@ -235,7 +243,7 @@ def signed_by(issuer: x509.Name, key: ec.EllipticCurvePrivateKey, tenant_id: str
         .serial_number(serial)
         .issuer_name(issuer)
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service)]))
-        .public_key(p256().public_key())
+        .public_key(holder or p256().public_key())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
         .add_extension(
