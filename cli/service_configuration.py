@@ -50,7 +50,7 @@ def configuration(
         case ServiceKind.POSTGRESQL:
             return {"pg_tde.sql": _pg_tde(name, folder, where)}
         case ServiceKind.MICROSERVICE:
-            return {"openkcm.toml": _openkcm(folder, where)}
+            return {"client.toml": _openkcm(folder, where)}
 
 
 def _mongod(folder: Path, where: Addresses) -> str:

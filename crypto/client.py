@@ -107,7 +107,7 @@ class _Core:
         url = read_configuration(path).get("https")
         if not isinstance(url, str) or not url.startswith("https://"):
             raise CertificateUnusable(
-                "certificate_unusable", "openkcm.toml names no https address", "connect the service again"
+                "certificate_unusable", "client.toml names no https address", "connect the service again"
             )
         return cls(url, Identity.from_folder(path), options)
 

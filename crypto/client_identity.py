@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 
 from crypto.client_errors import CertificateUnusable
 
-CONFIGURATION = "openkcm.toml"
+CONFIGURATION = "client.toml"
 _FILES = {"certificate": "client.pem", "key": "client.key", "ca": "ca.pem"}
 _RENEWED_AFTER = 2 / 3
 _LOOKS = 60
@@ -47,7 +47,7 @@ class Identity:
 
     @classmethod
     def from_folder(cls, folder: Path, now: Callable[[], datetime] = _now) -> "Identity":
-        """Return the identity that `openkcm.toml` in `folder` names; raises CertificateUnusable."""
+        """Return the identity that `client.toml` in `folder` names; raises CertificateUnusable."""
         named = read_configuration(folder)
         certificate, key, ca = (_file(folder, named.get(kind, default)) for kind, default in _FILES.items())
         return cls(certificate, key, ca, now)
@@ -115,7 +115,7 @@ class Identity:
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """Return what `openkcm.toml` of a connected service says; raises CertificateUnusable."""
+    """Return what `client.toml` of a connected service says; raises CertificateUnusable."""
     try:
         with (folder / CONFIGURATION).open("rb") as file:
             return tomllib.load(file)

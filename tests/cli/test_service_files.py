@@ -63,7 +63,7 @@ def test_postgresql_gets_statements_and_a_microservice_gets_toml(command, tmp_pa
     assert f"{str(tmp_path).replace(chr(39), chr(39) * 2)}/it''s billing/client.key'" in sql
 
     command.connect("microservice", "mail", out=tmp_path / "mail")
-    read = tomllib.loads((tmp_path / "mail" / "openkcm.toml").read_text())
+    read = tomllib.loads((tmp_path / "mail" / "client.toml").read_text())
     assert read == {
         "https": "https://127.0.0.1:18443",
         "kmip": "127.0.0.1:15696",

@@ -198,7 +198,7 @@ def test_connections_are_kept(client: Client, stage: Stage):
 
 def test_a_service_that_is_not_there_is_unavailable(stage: Stage):
     folder = stage.connect_folder("elsewhere", TENANT, stage.leaf)
-    (folder / "openkcm.toml").write_text('https = "https://localhost:1"\n')
+    (folder / "client.toml").write_text('https = "https://localhost:1"\n')
     with Client.from_folder(folder, _QUICK) as lost, pytest.raises(Unavailable) as raised:
         lost.encrypt(b"card", "a")
     assert raised.value.code == "connection_failed"
@@ -251,7 +251,7 @@ def test_a_renewed_certificate_is_fetched_by_itself_and_used_for_new_connections
         stage.on_loop(lambda: stage.core.revoke(old.serial))
         assert client.encrypt(b"card", "a")
         assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
-    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "client.key", "client.pem", "openkcm.toml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "client.key", "client.pem", "client.toml"]
 
 
 async def test_the_awaited_face_renews_too(stage: Stage):
@@ -298,7 +298,7 @@ def test_a_certificate_renewed_by_another_process_is_taken_from_disk(stage: Stag
         assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
 
 
-@pytest.mark.parametrize("name", ["client.pem", "client.key", "ca.pem", "openkcm.toml"])
+@pytest.mark.parametrize("name", ["client.pem", "client.key", "ca.pem", "client.toml"])
 @pytest.mark.parametrize("content", [None, "nonsense"])
 def test_a_folder_that_is_not_whole_is_refused(stage: Stage, name: str, content: str | None):
     path = stage.folder / name
@@ -320,7 +320,7 @@ def test_a_folder_may_be_moved(stage: Stage):
 
 
 def test_only_https_is_spoken(stage: Stage):
-    (stage.folder / "openkcm.toml").write_text('https = "http://localhost:1"\n')
+    (stage.folder / "client.toml").write_text('https = "http://localhost:1"\n')
     with pytest.raises(CertificateUnusable):
         Client.from_folder(stage.folder)
 
