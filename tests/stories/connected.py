@@ -1,0 +1,80 @@
+"""A customer's service as its owner has it: what `openkcm service connect` wrote, and connections made with it."""
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tenancy.lifecycle import Move, State
+from tests.stories.stack import Stack
+
+PATIENCE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Service:
+    """One connected service. `answer` is what the command printed."""
+
+    stack: Stack
+    tenant_id: str
+    name: str
+    folder: Path
+    answer: dict[str, Any] = field(repr=False)
+
+    @property
+    def csfle(self) -> dict[str, Any]:
+        """Return the options that a MongoDB driver is to be given."""
+        options: dict[str, Any] = json.loads((self.folder / "csfle.json").read_text())
+        return options
+
+    def tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.folder / "ca.pem")
+        context.load_cert_chain(self.folder / "client.pem", self.folder / "client.key")
+        return context
+
+    def open(self, address: str) -> ssl.SSLSocket:
+        """Open a connection to `host:port`, also in the form of a URL."""
+        host, _, port = address.removeprefix("https://").rpartition(":")
+        plain = socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
+        return self.tls().wrap_socket(plain, server_hostname=host)
+
+    def open_https(self) -> ssl.SSLSocket:
+        return self.open(self.answer["https"])
+
+    def open_kmip(self) -> ssl.SSLSocket:
+        return self.open(self.answer["kmip"])
+
+    def disconnect(self) -> None:
+        self.stack.command("service", "disconnect", self.tenant_id, self.name)
+
+
+def connect(stack: Stack, tenant_id: str, kind: str, name: str, folder: Path) -> Service:
+    """Connect a service of a tenant into `folder`, as its owner would."""
+    words = ("service", "connect", tenant_id, "--kind", kind, "--name", name, "--out", str(folder))
+    return Service(stack, tenant_id, name, folder, stack.command(*words))
+
+
+@contextmanager
+def locked(stack: Stack, tenant_id: str) -> Iterator[None]:
+    """Keep the tenant locked; as its workflow will do it, by the worker's role."""
+    _move(stack, tenant_id, Move.LOCK)
+    try:
+        yield
+    finally:
+        _move(stack, tenant_id, Move.UNLOCK, State.ACTIVE)
+
+
+def _move(stack: Stack, tenant_id: str, move: Move, back_to: State | None = None) -> None:
+    with stack.database().tenant_tx(tenant_id) as tx:
+        tx.tenants.move(move, back_to)
+
+
+def is_closed(connection: ssl.SSLSocket) -> bool:
+    """Wait for the other side to end the connection; False when it has not within the connection's patience."""
+    with suppress(ConnectionError, ssl.SSLEOFError):
+        return connection.recv(1) == b""
+    return True

@@ -1,0 +1,151 @@
+"""My MongoDB application encrypts its fields with my tenant's keys, and stops when those are taken from it.
+
+The real driver in both modes that it has. By default it asks for the key that wraps its data keys and does the rest
+itself (KMIP 1.0: Register, Activate, Get); delegated, that key never leaves the crypto service (KMIP 1.2: Create,
+Activate, Encrypt, Decrypt). What the driver has opened already it uses until its own cache ends.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bson.binary import Binary
+from pymongo.errors import EncryptionError
+
+from crypto.kmip.enums import Operation, RevocationReasonCode
+from crypto.kmip.fields import choice, structure, text
+from crypto.kmip.tags import Tag
+from tests.crypto.kmip.messages import batch_item
+from tests.stories.connected import Service, connect, locked
+from tests.stories.kmip_wire import ask
+from tests.stories.mongo import CACHE_MILLISECONDS, Driver, driver, mongo_server
+from tests.stories.stack import wait_until
+
+MODES = {"default": {}, "delegated": {"delegated": True}}
+
+
+@pytest.fixture(scope="module")
+def mongo(tmp_path_factory) -> Iterator[str]:
+    with mongo_server(tmp_path_factory.mktemp("mongo")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def shop(stack, acme, tmp_path_factory) -> Service:
+    """ACME's shop, whose database is MongoDB."""
+    return connect(stack, acme, "mongodb", "shop", tmp_path_factory.mktemp("shop") / "kcm")
+
+
+@pytest.fixture(params=MODES)
+def application(mongo, shop, request) -> Iterator[Driver]:
+    with driver(mongo, shop, MODES[request.param]) as one:
+        yield one
+
+
+def a_name() -> str:
+    return f"key-{time.monotonic_ns()}"
+
+
+def opens(application: Driver, sealed: Binary) -> bool:
+    try:
+        return application.encryption.decrypt(sealed) == "078-05-1120"
+    except EncryptionError:
+        return False
+
+
+def assert_stops(application: Driver, sealed: Binary) -> None:
+    """A driver that starts now opens nothing; one that runs goes on until its own cache ends, and no longer."""
+    began = time.monotonic()
+    with driver(application.address, application.service, {}) as fresh, pytest.raises(EncryptionError):
+        fresh.encryption.decrypt(sealed)
+    wait_until(lambda: not opens(application, sealed), lambda: "it goes on")
+    assert time.monotonic() - began < CACHE_MILLISECONDS / 1000 + 2
+
+
+def test_a_field_is_encrypted_and_opened_again(application):
+    data_key = application.new_key(a_name())
+    sealed = application.encrypt("078-05-1120", data_key)
+    assert b"078-05-1120" not in sealed
+    assert application.encryption.decrypt(sealed) == "078-05-1120"
+
+
+def test_a_record_is_read_without_the_application_knowing(application):
+    sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
+    stored = application.client["shop"]["people"].insert_one({"name": "Ann", "ssn": sealed})
+    with application.reader() as reader:
+        found = reader["shop"]["people"].find_one({"_id": stored.inserted_id})
+    assert found == {"_id": stored.inserted_id, "name": "Ann", "ssn": "078-05-1120"}
+    plain = application.client["shop"]["people"].find_one({"_id": stored.inserted_id})
+    assert plain is not None
+    assert plain["ssn"] == sealed
+
+
+def test_data_keys_are_wrapped_anew_and_the_old_wrapping_key_is_needed_no_longer(application):
+    name = a_name()
+    data_key = application.new_key(name)
+    sealed, before = application.encrypt("078-05-1120", data_key), application.wrapped_by(data_key)
+
+    done = application.encryption.rewrap_many_data_key(
+        {"keyAltNames": name}, provider="kmip", master_key=application.master_key
+    )
+
+    assert done.bulk_write_result is not None
+    assert done.bulk_write_result.modified_count == 1
+    assert application.wrapped_by(data_key) != before
+    revoke(application.service, before)
+    with driver(application.address, application.service, {}) as fresh:
+        assert fresh.encryption.decrypt(sealed) == "078-05-1120"
+
+
+def test_a_driver_changes_from_one_mode_to_the_other(mongo, shop):
+    with driver(mongo, shop, {}) as application:
+        name = a_name()
+        sealed = application.encrypt("078-05-1120", application.new_key(name))
+        for mode in ({"delegated": True}, {}):
+            application.encryption.rewrap_many_data_key({"keyAltNames": name}, provider="kmip", master_key=mode)
+            with driver(mongo, shop, {}) as fresh:
+                assert fresh.encryption.decrypt(sealed) == "078-05-1120"
+
+
+def revoke(service: Service, object_id: str, code: int = RevocationReasonCode.UNSPECIFIED) -> None:
+    reason = structure(Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, code))
+    with service.open_kmip() as connection:
+        ask(connection, batch_item(Operation.REVOKE, text(Tag.UNIQUE_IDENTIFIER, object_id), reason))
+
+
+def test_it_stops_when_its_key_is_revoked(application):
+    data_key = application.new_key(a_name())
+    sealed = application.encrypt("078-05-1120", data_key)
+    revoke(application.service, application.wrapped_by(data_key))
+    assert_stops(application, sealed)
+
+
+def test_it_stops_while_the_tenant_is_locked(application, stack, acme):
+    sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
+    with locked(stack, acme):
+        assert_stops(application, sealed)
+        with pytest.raises(EncryptionError):
+            application.new_key(a_name())
+    assert application.encryption.decrypt(sealed) == "078-05-1120"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_stops_when_it_is_disconnected_and_opens_its_data_when_it_comes_back(stack, acme, mongo, tmp_path, mode):
+    leaving = connect(stack, acme, "mongodb", f"leaving-{mode}", tmp_path / "kcm")
+    with driver(mongo, leaving, MODES[mode]) as application:
+        sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
+        leaving.disconnect()
+        assert_stops(application, sealed)
+    back = connect(stack, acme, "mongodb", leaving.name, leaving.folder)
+    with driver(mongo, back, MODES[mode]) as application:
+        assert application.encryption.decrypt(sealed) == "078-05-1120"
+
+
+def test_another_service_of_the_same_customer_opens_nothing(application, stack, acme, mongo, tmp_path_factory):
+    sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
+    folder: Path = tmp_path_factory.mktemp("neighbour") / "kcm"
+    neighbour = connect(stack, acme, "mongodb", "neighbour", folder)
+    with driver(mongo, neighbour, {}) as other, pytest.raises(EncryptionError):
+        other.encryption.decrypt(sealed)
+    assert application.encryption.decrypt(sealed) == "078-05-1120"
