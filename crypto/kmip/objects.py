@@ -6,11 +6,12 @@ caller's L2 (MTCI M1); what does not is not there. Changes are compare-and-set: 
 again, so nothing is ever decided on a state that has passed.
 """
 
+import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from crypto.interfaces import Caller, Parts
 from crypto.kmip import managed as managed_objects
@@ -25,6 +26,7 @@ from tenancy.errors import ObjectNotFound, Overtaken
 
 _ATTEMPTS = 20
 _KEPT_OF_TENANT = 4096
+Result = TypeVar("Result")
 Edit = Callable[[Managed], Managed]
 Plan = Callable[[Managed, str], tuple[Managed, Attributes]]
 
@@ -69,6 +71,7 @@ class ObjectStore:
         self._tenants: dict[str, str] = {}
         self._changes: dict[str, int] = {}
         self._all_changes = 0
+        self._under_way: dict[tuple[Hashable, ...], asyncio.Future[Any]] = {}
         parts.changes.subscribe(self._forget)
 
     async def get(self, caller: Caller, object_id: str) -> Managed:
@@ -107,7 +110,10 @@ class ObjectStore:
         return made
 
     async def change(self, caller: Caller, object_id: str, edit: Edit) -> Managed:
-        """Replace an object by what `edit` makes of it; `edit` refuses by raising, runs in a thread, maybe again."""
+        """Replace an object by what `edit` makes of it, nothing when that is the same.
+
+        `edit` refuses by raising; it runs in a thread, and again when it lost a race.
+        """
 
         def work() -> Managed:
             with self._database.tenant_tx(caller.tenant_id) as tx:
@@ -115,6 +121,11 @@ class ObjectStore:
                 return _replaced(tx, caller, before, edit(before))
 
         return await self._race(caller, work)
+
+    async def serve(self, caller: Caller, object_id: str, edit: Edit) -> Managed:
+        """Do a `change` that everybody who waits for this object would do alike."""
+        place = ("serve", caller, object_id, self._seen(caller))
+        return await self._once(place, lambda: self.change(caller, object_id, edit))
 
     async def succeed(self, caller: Caller, object_id: str, material: Item, plan: Plan) -> Managed:
         """Store `material` as the successor of an object and change that one, both or neither.
@@ -185,17 +196,29 @@ class ObjectStore:
         return managed_objects.new(row, draft.attributes, now)
 
     async def _read(self, caller: Caller, object_id: str) -> Managed:
-        def work() -> ObjectRow | None:
-            with self._database.tenant_tx(caller.tenant_id) as tx:
-                return tx.objects.get(caller.service, object_id)
-
         seen = self._seen(caller)
-        row = await self._parts.blocking.run(caller.tenant_id, work)
+        row = await self._once(("row", caller, object_id, seen), lambda: self._row(caller, object_id))
         if row is None:
             raise ObjectNotFound
         managed = _own(caller, managed_objects.of(row))
         self._keep(caller, managed, seen)
         return managed
+
+    async def _once(self, place: tuple[Hashable, ...], work: Callable[[], Awaitable[Result]]) -> Result:
+        """Do `work` for all who wait for it; `place` holds what was `_seen`, so a change begins it anew."""
+        under_way = self._under_way.get(place)
+        if under_way is None:
+            under_way = self._under_way[place] = asyncio.ensure_future(work())
+            under_way.add_done_callback(lambda _: self._under_way.pop(place))
+        result: Result = await asyncio.shield(under_way)
+        return result
+
+    async def _row(self, caller: Caller, object_id: str) -> ObjectRow | None:
+        def work() -> ObjectRow | None:
+            with self._database.tenant_tx(caller.tenant_id) as tx:
+                return tx.objects.get(caller.service, object_id)
+
+        return await self._parts.blocking.run(caller.tenant_id, work)
 
     # The cache.
 
@@ -241,6 +264,8 @@ def _fresh(tx: TenantTransaction, caller: Caller, object_id: str) -> Managed:
 
 
 def _replaced(tx: TenantTransaction, caller: Caller, before: Managed, after: Managed) -> Managed:
+    if after is before:
+        return before
     _check_names(tx, caller, after.row, before.row.names)
     if not tx.objects.change(after.row):
         raise _Lost

@@ -33,7 +33,7 @@ async def get(batch: Batch, payload: Item) -> Payload:
     if specification is not None:
         given = await wrapped(batch, managed, given, specification)
     if managed.fresh:
-        await batch.objects.change(batch.caller, managed.row.object_id, lambda now_it: _served(now_it, batch.now))
+        await batch.objects.serve(batch.caller, managed.row.object_id, lambda now_it: _served(now_it, batch.now))
     return (choice(Tag.OBJECT_TYPE, managed.row.object_type), batch.about(managed.row.object_id), given)
 
 
@@ -41,6 +41,8 @@ def _served(managed: Managed, now: int) -> Managed:
     """Return the object as no longer fresh; refuses it if it was revoked meanwhile."""
     require_here(managed)
     states.require_gettable(managed.state_at(now))
+    if not managed.fresh:
+        return managed
     attributes = named.put(managed.attributes, named.FRESH, flag(Tag.ATTRIBUTE_VALUE, value=False))
     row = replace(managed.row, attributes=named.encode(attributes))
     return replace(managed, row=row, attributes=attributes, fresh=False)

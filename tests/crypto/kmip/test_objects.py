@@ -154,6 +154,7 @@ async def test_of_two_who_destroy_and_activate_at_once_the_key_never_lives(scene
     one, two = scene.client(), scene.client(process=scene.two)
     object_id = await one.create()
     await asyncio.gather(one.about(Operation.DESTROY, object_id), two.about(Operation.ACTIVATE, object_id))
+    scene.one.changes.tell(mark(scene.tenant))
     state = await one.state(object_id)
     assert state in (State.ACTIVE, State.DESTROYED)
     if state == State.DESTROYED:
@@ -169,3 +170,32 @@ async def test_a_name_belongs_to_one_object_until_that_is_destroyed(scene: Scene
     assert (await client.about(Operation.ADD_ATTRIBUTE, other, a_name("mine"))).reason is ResultReason.ILLEGAL_OPERATION
     await client.about(Operation.DESTROY, first)
     assert (await client.ask(*creation(a_name("mine")))).reason is None
+
+
+async def test_destroyed_objects_do_not_crowd_out_the_living(scene: Scene):
+    client = scene.client()
+    first, second = await client.create(), await client.create()
+    await client.about(Operation.DESTROY, first)
+    with scene.base.crypto.tenant_tx(scene.tenant) as tx:
+        assert [row.object_id for row in tx.objects.of_service("orders", limit=1)] == [second]
+    assert (await client.ask(Operation.LOCATE)).ids == [second]
+
+
+async def test_many_who_ask_for_one_object_at_once_all_get_it(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated()
+    for _ in range(2):  # fresh, and then not
+        scene.one.changes.tell(None)
+        answers = await asyncio.gather(*(client.get(object_id) for _ in range(90)))
+        assert {answer.reason for answer in answers} == {None}
+
+
+async def test_who_asks_after_a_change_does_not_get_what_was_asked_before_it(scene: Scene):
+    writer, reader = scene.client(), scene.client(process=scene.two)
+    object_id = await writer.activated()
+    await writer.get(object_id)
+    early = begin(reader.get(object_id))
+    await writer.revoke(object_id, 2)
+    scene.two.changes.tell(mark(scene.tenant))
+    assert (await reader.get(object_id)).reason is ResultReason.PERMISSION_DENIED
+    await early
