@@ -146,18 +146,25 @@ class Stand:
         self._parts, self._connections = parts, Connections(parts)
         self._dispatcher = Dispatcher(parts, self._store)
         self._wire, self._connection = self._connect()
-        self.objects = [self._made(request) for request in _FIRST]
-        for identifier in self.objects:
-            self._made(_message(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, identifier)))
-        self._kept = dict(self.database.rows)
+        self._kept: dict[str, ObjectRow] = {}
 
-    def send(self, pieces: Sequence[bytes]) -> bytes:
+    async def furnish(self) -> list[str]:
+        """Make objects that requests can be about, and return their identifiers."""
+        made = [await self._made(request) for request in _FIRST]
+        for identifier in made:
+            await self._made(_message(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, identifier)))
+        self._kept = dict(self.database.rows)
+        return made
+
+    async def send(self, pieces: Sequence[bytes]) -> bytes:
         """Return what is answered; a connection that was closed is replaced by the next call."""
         if self._wire.closed:
             self._connection.connection_lost(None)
             self._wire, self._connection = self._connect()
         for piece in pieces:
             self._connection.data_received(piece)
+        while self._connection.busy:  # noqa: ASYNC110 - the product has no event for it
+            await asyncio.sleep(0)
         answer = bytes(self._wire.sent)
         self._wire.sent.clear()
         if len(self.database.rows) > _MOST_OBJECTS:
@@ -183,8 +190,8 @@ class Stand:
         connection.connection_made(wire)
         return wire, connection
 
-    def _made(self, request: Item) -> str:
-        (result,) = ttlv.decode(self.send([ttlv.encode(request)])).all(Tag.BATCH_ITEM)
+    async def _made(self, request: Item) -> str:
+        (result,) = ttlv.decode(await self.send([ttlv.encode(request)])).all(Tag.BATCH_ITEM)
         payload, status = result.first(Tag.RESPONSE_PAYLOAD), result.first(Tag.RESULT_STATUS)
         assert payload is not None
         assert status is not None

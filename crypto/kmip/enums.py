@@ -1,6 +1,6 @@
 """Enumerations and bit masks of KMIP 1.0 to 1.4 (KMIP 1.4, sections 9.1.3.2, 9.1.3.3), named as in the specification.
 
-Those of operations that are not served (asymmetric keys, split keys, random numbers, validations) are left out.
+Those that nothing here looks at (split keys, random numbers, validations, key roles) are left out.
 """
 
 from enum import IntEnum, IntFlag
@@ -134,16 +134,6 @@ class NameType(IntEnum):
     URI = 2
 
 
-class AlternativeNameType(IntEnum):
-    UNINTERPRETED_TEXT_STRING = 1
-    URI = 2
-    OBJECT_SERIAL_NUMBER = 3
-    EMAIL_ADDRESS = 4
-    DNS_NAME = 5
-    X500_DISTINGUISHED_NAME = 6
-    IP_ADDRESS = 7
-
-
 class LinkType(IntEnum):
     CERTIFICATE_LINK = 0x101
     PUBLIC_KEY_LINK = 0x102
@@ -208,18 +198,6 @@ class CryptographicUsageMask(IntFlag):
     TRANSLATE_UNWRAP = 0x80000
 
 
-class CredentialType(IntEnum):
-    USERNAME_AND_PASSWORD = 1
-    DEVICE = 2
-    ATTESTATION = 3
-
-
-class AttestationType(IntEnum):
-    TPM_QUOTE = 1
-    TCG_INTEGRITY_REPORT = 2
-    SAML_ASSERTION = 3
-
-
 class ValidityIndicator(IntEnum):
     VALID = 1
     INVALID = 2
@@ -249,45 +227,6 @@ class KeyFormatType(IntEnum):
     TRANSPARENT_EC_PRIVATE_KEY = 0x14
     TRANSPARENT_EC_PUBLIC_KEY = 0x15
     PKCS_12 = 0x16
-
-
-class KeyCompressionType(IntEnum):
-    EC_PUBLIC_KEY_TYPE_UNCOMPRESSED = 1
-    EC_PUBLIC_KEY_TYPE_X9_62_COMPRESSED_PRIME = 2
-    EC_PUBLIC_KEY_TYPE_X9_62_COMPRESSED_CHAR2 = 3
-    EC_PUBLIC_KEY_TYPE_X9_62_HYBRID = 4
-
-
-class KeyRoleType(IntEnum):
-    BDK = 1
-    CVK = 2
-    DEK = 3
-    MKAC = 4
-    MKSMC = 5
-    MKSMI = 6
-    MKDAC = 7
-    MKDN = 8
-    MKCP = 9
-    MKOTH = 0xA
-    KEK = 0xB
-    MAC_16609 = 0xC
-    MAC_97971 = 0xD
-    MAC_97972 = 0xE
-    MAC_97973 = 0xF
-    MAC_97974 = 0x10
-    MAC_97975 = 0x11
-    ZPK = 0x12
-    PVKIBM = 0x13
-    PVKPVV = 0x14
-    PVKOTH = 0x15
-    DUKPT = 0x16
-    IV = 0x17
-    TRKBK = 0x18
-
-
-class KeyValueLocationType(IntEnum):
-    UNINTERPRETED_TEXT_STRING = 1
-    URI = 2
 
 
 class KeyWrapType(IntEnum):
@@ -432,10 +371,6 @@ class DigitalSignatureAlgorithm(IntEnum):
     SHA3_512_WITH_RSA_ENCRYPTION = 0x13
 
 
-class MaskGenerator(IntEnum):
-    MGF1 = 1
-
-
 class DerivationMethod(IntEnum):
     PBKDF2 = 1
     HASH = 2
@@ -445,8 +380,3 @@ class DerivationMethod(IntEnum):
     NIST800_108_F = 6
     NIST800_108_DPI = 7
     ASYMMETRIC_KEY = 8
-
-
-class CertificateType(IntEnum):
-    X_509 = 1
-    PGP = 2

@@ -3,7 +3,7 @@
 import re
 import tarfile
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, IntFlag
@@ -12,13 +12,14 @@ from pathlib import Path
 from crypto.kmip import enums
 from crypto.kmip.items import Item, ItemType, Value
 from crypto.kmip.tags import Tag
+from tests.crypto.kmip import oasis_words
 
 CASES = Path(__file__).with_name("oasis") / "cases.tar.xz"
 TYPES = {kind.name.replace("_", ""): kind for kind in ItemType}
 TAGS = {tag.name.replace("_", ""): tag for tag in Tag}
 VOCABULARIES = {
     name.upper(): vocabulary
-    for name, vocabulary in vars(enums).items()
+    for name, vocabulary in (vars(enums) | vars(oasis_words)).items()
     if isinstance(vocabulary, type) and issubclass(vocabulary, IntEnum | IntFlag)
 }
 
@@ -130,7 +131,7 @@ def bare(name: str) -> str:
     return name.replace("_", "").upper()
 
 
-_READERS = {
+_READERS: Mapping[ItemType, Callable[[str, str], Value]] = {
     ItemType.INTEGER: _number,
     ItemType.LONG_INTEGER: _number,
     ItemType.BIG_INTEGER: lambda raw, _: int.from_bytes(bytes.fromhex(raw), "big", signed=True),

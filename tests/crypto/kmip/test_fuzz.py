@@ -47,7 +47,7 @@ def test_a_bomb_is_refused_in_no_time(name):
         stand = Stand()
         clock = asyncio.get_running_loop().time
         began = clock()
-        stand.send([data])
+        await stand.send([data])
         assert clock() - began < 2
         assert stand.errors == []
         stand.stop()
@@ -58,13 +58,13 @@ def test_a_bomb_is_refused_in_no_time(name):
 def test_ten_thousand_requests_at_once_are_all_answered():
     async def run() -> int:
         stand = Stand()
-        answers = stand.send([encoded() * 10_000])
+        answers = await stand.send([encoded() * 10_000])
         stand.stop()
         return len(answers)
 
     async def one() -> int:
         stand = Stand()
-        answer = stand.send([encoded()])
+        answer = await stand.send([encoded()])
         stand.stop()
         return len(answer)
 
@@ -74,7 +74,7 @@ def test_ten_thousand_requests_at_once_are_all_answered():
 def sent(pieces: list[bytes]) -> list[str]:
     async def run() -> list[str]:
         stand = Stand()
-        answer = stand.send(pieces)
+        answer = await stand.send(pieces)
         while answer:
             size = int.from_bytes(answer[4:8], "big") + 8
             ttlv.decode(answer[:size])

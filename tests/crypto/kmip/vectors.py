@@ -85,8 +85,8 @@ async def _run(case: Case, answer: Answer) -> list[str]:
             judge.asked(asked)
             response = await answer(ttlv.decode(ttlv.encode(asked)), _time(expected))
             wrong = judge.differences(request, expected, ttlv.decode(framing.reply(asked, response)))
-        except (KeyError, StopIteration) as unknown:
-            wrong = [f"cannot be said: {unknown!r}"]
+        except KeyError as unknown:
+            wrong = [f"names {unknown}, which no answer gave a value"]
         if wrong:
             return [f"message {place}: {text}" for text in wrong]
     return []
