@@ -14,6 +14,7 @@ from crypto.hygiene import harden
 from crypto.journal import journal_folder
 from crypto.serving import serve
 from crypto.supervision import Child, Supervision
+from crypto.tls import IdentityShelf
 from crypto.wiring import read_credentials
 from tenancy.errors import OpenKcmError
 
@@ -26,7 +27,8 @@ def run(settings: Settings) -> None:
     journal_folder(settings.state_dir)
     harden()
     count = settings.crypto_processes or len(os.sched_getaffinity(0))
-    children = [Child(f"serve-{number}", partial(serve, settings, credentials)) for number in range(1, count + 1)]
+    serving = partial(serve, settings, credentials, IdentityShelf())
+    children = [Child(f"serve-{number}", serving) for number in range(1, count + 1)]
     # Stopped last: what the serving ones wrote before their end is delivered before the service is gone.
     children.append(Child("deliver", partial(deliver, settings, credentials), stage=1))
     address = (LOOPBACK, settings.crypto_metrics_port)

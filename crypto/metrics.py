@@ -8,11 +8,10 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
@@ -55,12 +54,10 @@ class Report:
         return cls(ready, counters, gauges)
 
 
-class Totals(Collector):
+class Totals:
     def __init__(self) -> None:
         self._reports: dict[str, Report] = {}
         self._ended: Counter[tuple[str, Labels]] = Counter()
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
 
     @property
     def ready(self) -> int:
@@ -79,10 +76,17 @@ class Totals(Collector):
             self._ended["openkcm_crypto_restarts", ()] += 1
 
     def text(self) -> bytes:
-        return generate_latest(self._registry)
+        """Return the page in Prometheus's text format."""
+        from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - a restart need not wait for it
 
-    def collect(self) -> Iterator[Metric]:
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator["Metric"]:
         """Give prometheus_client everything there is."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - as in `text`
+
         counters: dict[tuple[str, Labels], float] = dict(self._ended)
         gauges: dict[tuple[str, Labels], list[float]] = {("openkcm_crypto_ready", ()): [self.ready]}
         for report in self._reports.values():
@@ -95,7 +99,7 @@ class Totals(Collector):
         yield from _families(GaugeMetricFamily, LEAST, {key: min(values) for key, values in gauges.items()})
 
 
-def _families(kind: Any, table: Mapping[str, str], samples: Mapping[tuple[str, Labels], float]) -> Iterator[Metric]:
+def _families(kind: Any, table: Mapping[str, str], samples: Mapping[tuple[str, Labels], float]) -> Iterator["Metric"]:
     for name, meaning in table.items():
         labels = next((tuple(label for label, _ in labels) for at, labels in samples if at == name), ())
         family = kind(name, meaning, labels=labels)

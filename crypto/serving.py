@@ -15,6 +15,7 @@ from config.settings import Settings
 from crypto import wiring
 from crypto.hygiene import allow_many_files, harden
 from crypto.metrics import Report
+from crypto.tls import IdentityShelf
 from crypto.wiring import Credentials, Service
 
 _REPORT_SECONDS = 0.5
@@ -26,21 +27,21 @@ _SWITCH_SECONDS = 0.001
 log = structlog.get_logger()
 
 
-def serve(settings: Settings, credentials: Credentials, reports: socket.socket) -> None:
+def serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket) -> None:
     """Serve until SIGTERM; the job of a child."""
     harden()
     allow_many_files()
     sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, credentials, reports))
+        runner.run(_serve(settings, credentials, shelf, reports))
 
 
-async def _serve(settings: Settings, credentials: Credentials, reports: socket.socket) -> None:
+async def _serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = wiring.build(settings, credentials)
+    service = wiring.build(settings, credentials, shelf)
     stopping = asyncio.create_task(stop.wait())
     running = asyncio.create_task(_run(settings, service, reports))
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)

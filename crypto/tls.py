@@ -5,6 +5,9 @@ into the same contexts, so the next handshake gets it and open connections stay.
 """
 
 import asyncio
+import hashlib
+import json
+import mmap
 import os
 import ssl
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ LIFETIME = timedelta(hours=24)
 _RENEWED_AFTER = 2 / 3
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 15.0
+_SHELF_BYTES = 65_536
 
 # TLS 1.2 with forward secrecy only. The two CBC suites (with encrypt-then-MAC) are for KMIP clients that offer no
 # AEAD; TLS 1.3 chooses among its own.
@@ -86,16 +90,52 @@ def install(context: ssl.SSLContext, identity: ServerIdentity) -> None:
         context.load_cert_chain(f"/proc/self/fd/{memory.fileno()}")
 
 
+class IdentityShelf:
+    """Memory that a parent shares with its children: the newest certificate, for one that is started again.
+
+    So a process that died while Vault is down serves again at once. It is never a file. A reader that comes while
+    another process writes sees that the digest does not fit, and asks Vault.
+    """
+
+    def __init__(self) -> None:
+        """MUST be made before the fork."""
+        self._memory = mmap.mmap(-1, _SHELF_BYTES)
+
+    def put(self, identity: ServerIdentity) -> None:
+        fields = [
+            identity.certificate_pem,
+            identity.root_pem,
+            identity.not_after.isoformat(),
+            identity.key_pem.decode(),
+        ]
+        text = json.dumps(fields).encode()
+        self._memory.seek(0)
+        self._memory.write(hashlib.sha256(text).digest() + len(text).to_bytes(4, "big") + text)
+
+    def get(self) -> ServerIdentity | None:
+        """Return the certificate if there is one that need not be renewed yet."""
+        digest, length = self._memory[:32], int.from_bytes(self._memory[32:36], "big")
+        text = self._memory[36 : 36 + length]
+        if not length or hashlib.sha256(text).digest() != digest:
+            return None
+        certificate, root, not_after, key = json.loads(text)
+        identity = ServerIdentity(certificate, root, datetime.fromisoformat(not_after), key.encode())
+        return identity if _until_renewal(identity) > 0 else None
+
+
 class ServerTls:
     """The contexts of both fronts and the certificate in them."""
 
-    def __init__(self, certificates: ServerCertificates, names: Sequence[str]) -> None:
-        self._certificates, self._names = certificates, names
+    def __init__(self, certificates: ServerCertificates, names: Sequence[str], shelf: IdentityShelf) -> None:
+        self._certificates, self._names, self._shelf = certificates, names, shelf
         self._contexts: list[ssl.SSLContext] = []
         self.identity: ServerIdentity | None = None
 
     async def obtain(self) -> ServerIdentity:
-        """Return a new certificate, however long Vault takes to come up; raises what trying again cannot mend."""
+        """Return a certificate to serve with, however long Vault takes; raises what trying again cannot mend."""
+        self.identity = self._shelf.get()
+        if self.identity is not None:
+            return self.identity
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -107,6 +147,7 @@ class ServerTls:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             else:
+                self._shelf.put(self.identity)
                 return self.identity
 
     def context(self, identity: ServerIdentity, protocols: Sequence[str] = ()) -> ssl.SSLContext:
@@ -118,9 +159,13 @@ class ServerTls:
     async def keep(self, identity: ServerIdentity) -> None:
         """Renew the certificate after two thirds of its life, for ever."""
         while True:
-            left = identity.not_after - datetime.now(UTC)
-            await asyncio.sleep(max(left.total_seconds() - LIFETIME.total_seconds() * (1 - _RENEWED_AFTER), 0.0))
+            await asyncio.sleep(max(_until_renewal(identity), 0.0))
             identity = await self.obtain()
             for context in self._contexts:
                 install(context, identity)
             log.info("server certificate renewed", not_after=identity.not_after.isoformat())
+
+
+def _until_renewal(identity: ServerIdentity) -> float:
+    left = identity.not_after - datetime.now(UTC)
+    return left.total_seconds() - LIFETIME.total_seconds() * (1 - _RENEWED_AFTER)

@@ -19,7 +19,7 @@ from crypto.kmip.objects import ObjectStore
 from crypto.kmip.server import KmipFront
 from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
-from crypto.tls import ServerTls
+from crypto.tls import IdentityShelf, ServerTls
 from database.connection import Database
 from database.feed import NotifyFeed
 from database.interfaces import ServiceKeyRow
@@ -87,7 +87,7 @@ def open_database(settings: Settings, credentials: Credentials, connections: int
     )
 
 
-def build(settings: Settings, credentials: Credentials) -> Service:
+def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) -> Service:
     """Build a serving process; MUST run on its loop."""
     database = open_database(settings, credentials, _DATABASE_CONNECTIONS)
     vault = VaultSession(
@@ -129,7 +129,7 @@ def build(settings: Settings, credentials: Credentials) -> Service:
         keyring,
         threads,
         connections,
-        ServerTls(PkiServerCertificates(vault), settings.crypto_names),
+        ServerTls(PkiServerCertificates(vault), settings.crypto_names, shelf),
         HttpsFront(parts, connections, body_limit, certificates, offer),
         KmipFront(parts, connections, objects, body_limit),
     )

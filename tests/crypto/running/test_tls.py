@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from cryptography import x509
 
 from crypto import tls
-from crypto.tls import ServerIdentity, ServerTls, install, new_identity, server_context
+from crypto.tls import IdentityShelf, ServerIdentity, ServerTls, install, new_identity, server_context
 from tenancy.errors import VaultUnavailable
 from tests.crypto.https import authority
 from tests.vault.server import Server
@@ -171,10 +172,31 @@ async def test_a_key_server_that_is_down_is_waited_for():
                 raise VaultUnavailable
             return authority.server_leaf().pem, authority.root().pem
 
-    certificates = Certificates()
-    ours = ServerTls(certificates, NAMES)
-    assert (await ours.obtain()).root_pem == authority.root().pem
+    certificates, shelf = Certificates(), IdentityShelf()
+    made = await ServerTls(certificates, NAMES, shelf).obtain()
+    assert made.root_pem == authority.root().pem
     assert certificates.asked == 3
+
+
+def test_a_child_that_is_started_again_finds_the_certificate_and_one_that_is_nearly_over_not():
+    shelf = IdentityShelf()
+    assert shelf.get() is None
+    day = replace(own_identity(), not_after=datetime.now(UTC) + timedelta(hours=23))
+    pid = os.fork()
+    if pid == 0:
+        shelf.put(day)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert shelf.get() == day
+    shelf.put(replace(day, not_after=datetime.now(UTC) + timedelta(hours=7)))
+    assert shelf.get() is None
+
+
+def test_a_certificate_that_is_half_written_is_none():
+    shelf = IdentityShelf()
+    shelf.put(replace(own_identity(), not_after=datetime.now(UTC) + timedelta(hours=23)))
+    shelf._memory[100] ^= 1
+    assert shelf.get() is None
 
 
 async def test_the_certificate_is_renewed_before_it_ends_in_the_contexts_that_are_in_use(tmp_path: Any):
@@ -186,7 +208,7 @@ async def test_the_certificate_is_renewed_before_it_ends_in_the_contexts_that_ar
         async def obtain(self) -> ServerIdentity:
             return own_identity()
 
-    ours = Ours(Certificates(), NAMES)
+    ours = Ours(Certificates(), NAMES, IdentityShelf())
     nearly_over = ServerIdentity(
         own_identity().certificate_pem, authority.root().pem, datetime.now(UTC) + timedelta(hours=7, minutes=59), b""
     )
