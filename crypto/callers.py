@@ -35,7 +35,7 @@ from tenancy.lifecycle import DECRYPTS
 from tenancy.services import CryptoOperation, ServiceState
 from vault.certificates import hex_serial
 
-_MOST = 65_536
+_MOST = 16_384
 """Certificates remembered; beyond it those that were not asked for the longest are forgotten."""
 _LOOKS = 3
 """How often a look is repeated because the tenant changed during it."""
@@ -144,14 +144,13 @@ class CertificateCallers:
                 return found if found.address == address else replace(found, address=address)
             found = _Refusal(found.service, CallerRefused, "expired")
         error = found.error()
-        log.info("caller refused", tenant_id=leaf.tenant_id, serial=leaf.serial, why=found.why)
         await self._journal.write(
             (
                 Entry(
                     tenant_id=leaf.tenant_id,
                     service=found.service,
                     operation=CryptoOperation.CONNECT,
-                    subject=f"certificate {leaf.serial}",
+                    subject=f"certificate {leaf.serial}: {found.why}",
                     correlation_id=correlation_id.get() or new_correlation_id(),
                     source=address,
                     refused=error.code,

@@ -121,6 +121,7 @@ async def test_a_locked_tenant_is_closed_and_the_denial_is_in_its_stream(
     assert journal.refusals() == [(home.tenant_id, "connect", "tenant_closed")] * 2
     assert {(entry.service, entry.source) for entry in journal.entries} == {("orders", ADDRESS)}
     assert journal.entries[0].correlation_id
+    assert journal.entries[0].subject.endswith(": tenant closed")
 
 
 async def test_a_disconnected_service_is_refused_with_every_certificate_it_had(
@@ -132,6 +133,7 @@ async def test_a_disconnected_service_is_refused_with_every_certificate_it_had(
         with pytest.raises(CallerRefused):
             await callers.identify(certificate, ADDRESS)
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")] * 2
+    assert all(entry.subject.endswith(": revoked") for entry in journal.entries)
 
 
 async def test_a_certificate_that_is_not_on_record_is_refused_in_its_tenants_stream(
