@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from crypto.kmip import attributes as named
-from crypto.kmip import material
+from crypto.kmip import material, x509_attributes
 from crypto.kmip.attributes import Attributes
 from crypto.kmip.batch import Batch, Payload
 from crypto.kmip.enums import ObjectType
@@ -15,6 +15,7 @@ from crypto.kmip.fields import (
     number,
     read_choice,
     read_long,
+    read_octets,
     read_structure,
     required,
     structure,
@@ -24,6 +25,9 @@ from crypto.kmip.objects import Draft
 from crypto.kmip.refusals import invalid, missing
 from crypto.kmip.tags import Tag
 from crypto.kmip.templates import with_templates
+
+_X_509 = 1
+"""The certificate type that is looked into; the other one is PGP."""
 
 
 async def create(batch: Batch, payload: Item) -> Payload:
@@ -114,10 +118,10 @@ def _agreeing(brought: Item, given: Attributes) -> Attributes:
 
 def _certificate(brought: Item, given: Attributes) -> Attributes:
     kind = required(read_choice(brought, Tag.CERTIFICATE_TYPE), Tag.CERTIFICATE_TYPE)
-    content = brought.first(Tag.CERTIFICATE_VALUE)
-    length = len(content.value) if content is not None and isinstance(content.value, bytes) else 0
+    content = required(read_octets(brought, Tag.CERTIFICATE_VALUE), Tag.CERTIFICATE_VALUE)
     given = named.put(given, named.CERTIFICATE_TYPE, choice(Tag.ATTRIBUTE_VALUE, kind))
-    return named.put(given, named.CERTIFICATE_LENGTH, number(Tag.ATTRIBUTE_VALUE, length))
+    given = named.put(given, named.CERTIFICATE_LENGTH, number(Tag.ATTRIBUTE_VALUE, len(content)))
+    return x509_attributes.described(content, given) if kind == _X_509 else given
 
 
 def _named_like(brought: Item, given: Attributes, version: int) -> Attributes:

@@ -332,3 +332,15 @@ async def test_a_secret_shows_no_digest(scene: Scene):
     client = scene.client()
     object_id = (await client.ask(Operation.REGISTER, *libmongocrypts_seed())).object_id
     assert "Digest" not in (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
+
+
+@pytest.mark.parametrize("content", [b"no certificate", b"", b"\x30\x03\x02\x01\x01"])
+async def test_a_certificate_that_cannot_be_read_is_kept_as_it_is(scene: Scene, content: bytes):
+    client = scene.client()
+    brought = structure(Tag.CERTIFICATE, choice(Tag.CERTIFICATE_TYPE, 1), octets(Tag.CERTIFICATE_VALUE, content))
+    kind = choice(Tag.OBJECT_TYPE, ObjectType.CERTIFICATE)
+    object_id = (await client.ask(Operation.REGISTER, kind, structure(Tag.TEMPLATE_ATTRIBUTE), brought)).object_id
+    assert (await client.get(object_id)).payload.children()[2] == brought
+    attributes = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
+    assert attributes["Certificate Length"] == len(content)
+    assert "Certificate Subject" not in attributes
