@@ -1,4 +1,4 @@
-"""The one seam over `cryptography`: every cipher, key wrap, derivation and MAC of the crypto service is called here.
+"""The one seam over `cryptography` for symmetric keys: AES in every mode, AES key wrap, HKDF and HMAC.
 
 Two refusals and no other leave it. `InvalidRequest`: a key, nonce or text of a size that is not allowed, named and
 never shown. `CiphertextRefused`: it does not verify; which byte was wrong is not told. There are no defaults for
