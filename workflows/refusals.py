@@ -12,18 +12,13 @@ with workflow.unsafe.imports_passed_through():
 
 _INTERNAL = "internal"
 
-STEP_FAILED = (ActivityError, ApplicationError)
-"""What `steps.perform` and `steps.note` raise; a local activity's error arrives without the wrapping."""
-
-StepFailed = ActivityError | ApplicationError
-
 
 def refusal(error: OpenKcmError) -> ApplicationError:
     """Return what an update or its validator raises for an error of ours."""
     return _failure(error.code, error.message, error.hint)
 
 
-def refusal_of(failed: StepFailed) -> ApplicationError:
+def refusal_of(failed: ActivityError) -> ApplicationError:
     """Return what an update raises when one of its steps has ended in an error."""
     cause = _cause(failed)
     if cause is None:
@@ -32,15 +27,14 @@ def refusal_of(failed: StepFailed) -> ApplicationError:
     return _failure(code_of(failed), cause.message, hint if isinstance(hint, str) else "")
 
 
-def code_of(failed: StepFailed) -> str:
+def code_of(failed: ActivityError) -> str:
     """Return the code of the error that ended a step."""
     cause = _cause(failed)
     return cause.type if cause is not None and cause.type else _INTERNAL
 
 
-def _cause(failed: StepFailed) -> ApplicationError | None:
-    cause = failed.cause if isinstance(failed, ActivityError) else failed
-    return cause if isinstance(cause, ApplicationError) else None
+def _cause(failed: ActivityError) -> ApplicationError | None:
+    return failed.cause if isinstance(failed.cause, ApplicationError) else None
 
 
 def _failure(code: str, message: str, hint: str) -> ApplicationError:

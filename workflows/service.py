@@ -27,10 +27,9 @@ with workflow.unsafe.imports_passed_through():
         ServiceStep,
     )
     from workflows import timing
-    from workflows.refusals import STEP_FAILED, code_of, refusal, refusal_of
+    from workflows.refusals import code_of, refusal, refusal_of
     from workflows.steps import note, perform
 
-_LAST_STEP = "mark-connected"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -70,7 +69,7 @@ class ConnectService:
             self._refuse_when_over()
             try:
                 await self._connect(request.request_id)
-            except STEP_FAILED as failed:
+            except ActivityError as failed:
                 raise refusal_of(failed) from None
 
     @enrol.validator
@@ -86,7 +85,7 @@ class ConnectService:
             self._refuse_when_over()
             try:
                 await self._renew()
-            except STEP_FAILED as failed:
+            except ActivityError as failed:
                 raise refusal_of(failed) from None
 
     @renew.validator
@@ -102,7 +101,7 @@ class ConnectService:
                 self._step(f"service-{self._service.service}-disconnect-{workflow.info().run_id}"),
                 "disconnect · revoke every certificate",
             )
-        except STEP_FAILED as failed:
+        except ActivityError as failed:
             raise refusal_of(failed) from None
         self._disconnected = True
         self._show()
@@ -118,13 +117,13 @@ class ConnectService:
             await perform(ServiceActivities.create_service_key, step, "2 · create the service key, wrapped twice")
             issued = await perform(ServiceActivities.issue_certificate, step, "3 · issue the certificate")
             await note(ServiceActivities.mark_connected, step, "4 · connected")
-        except STEP_FAILED as failed:
+        except ActivityError as failed:
             await note(
                 ServiceActivities.record_connect_failure,
                 ConnectFailureInput(
                     **self._step(step.operation_id).model_dump(),
                     code=code_of(failed),
-                    reason=failed.activity_type if isinstance(failed, ActivityError) else _LAST_STEP,
+                    reason=failed.activity_type,
                 ),
                 "failed · put it on record",
             )
@@ -145,7 +144,7 @@ class ConnectService:
                 return
             try:
                 await self._renew()
-            except STEP_FAILED as failed:
+            except ActivityError as failed:
                 if code_of(failed) == ServiceUnknown.code:  # disconnected while no run of this workflow knew
                     self._disconnected = True
                     return

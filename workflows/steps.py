@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from tenancy.messages import StepInput
@@ -46,7 +47,23 @@ async def note(activity: Callable[[Any, Input], Result], step: Input, summary: s
     As a local activity it saves a round through Temporal, which every tenant would wait for and pay for. What it gives
     up is the pending activity that operators look at while it is tried again, so nothing that reaches beyond our own
     database may be run like this.
+
+    Raises:
+        ActivityError: as `perform` does, when the error says that trying again is useless.
     """
-    return await workflow.execute_local_activity_method(
-        activity, step, summary=summary, start_to_close_timeout=timing.ATTEMPT, retry_policy=timing.RETRY
-    )
+    try:
+        return await workflow.execute_local_activity_method(
+            activity, step, summary=summary, start_to_close_timeout=timing.ATTEMPT, retry_policy=timing.RETRY
+        )
+    except ApplicationError as cause:
+        # A local activity's error comes without the wrapping that says which activity it was. Put on here, it lets
+        # those who call `perform` and `note` side by side catch one class.
+        raise ActivityError(
+            f"{activity.__name__} failed",
+            scheduled_event_id=0,
+            started_event_id=0,
+            identity="",
+            activity_type=activity.__name__.replace("_", "-"),
+            activity_id="",
+            retry_state=None,
+        ) from cause

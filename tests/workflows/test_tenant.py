@@ -101,3 +101,14 @@ async def test_a_retry_while_provisioning_runs_is_refused_by_name(client, queue,
     assert refused.value.cause.type == "operation_running"
     script.down.clear()
     await assert_reaches(handle, State.ACTIVE)
+
+
+@pytest.mark.parametrize("step", [Step.OPEN_RECORDS, Step.ACTIVATE])
+async def test_a_step_inside_the_workflow_task_that_is_refused_ends_in_failed_too(client, queue, script, step):
+    script.refused[step] = "conflicting_resource"
+    handle = await enable(client, queue, a_tenant_id())
+    await assert_reaches(handle, State.FAILED)
+    assert script.calls[-4:] == ["disable-tenant-key", "disable-authority", "record-failure", Step.ANNOUNCE]
+    script.refused.clear()
+    await handle.execute_update(Tenant.retry)
+    await assert_reaches(handle, State.ACTIVE)
