@@ -29,9 +29,9 @@ from crypto.kmip.fields import (
 )
 from crypto.kmip.items import Item
 from crypto.kmip.objects import ObjectStore
-from crypto.kmip.operations import OPERATIONS, Served
 from crypto.kmip.operations.discover_versions import MAJOR, MINORS, read_version, version_item
 from crypto.kmip.refusals import KmipRefused, malformed, reason_and_message, unsupported
+from crypto.kmip.served import OPERATIONS, Served
 from crypto.kmip.tags import Tag
 from tenancy.errors import OpenKcmError, TenantClosed
 

@@ -103,7 +103,7 @@ async def test_data_comes_in_one_piece_and_with_parameters(scene: Scene):
 
 
 @pytest.mark.parametrize(("mask", "encrypts", "decrypts"), [(0, False, False), (4, True, False), (8, False, True)])
-async def test_the_usage_mask_decides(scene: Scene, mask: int, encrypts: bool, decrypts: bool):  # noqa: FBT001
+async def test_the_usage_mask_decides(scene: Scene, mask: int, encrypts: bool, decrypts: bool):  # noqa: FBT001 - the table says which is which
     client = scene.client()
     object_id = await client.activated(mask=mask)
     assert ((await client.encrypt(object_id, b"data")).reason is None) == encrypts

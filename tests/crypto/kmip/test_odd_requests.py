@@ -7,7 +7,7 @@ import pytest
 from crypto.kmip.enums import Operation, ResultReason
 from crypto.kmip.fields import choice, interval, long, number, octets, structure, text
 from crypto.kmip.items import Item, ItemType
-from crypto.kmip.operations import OPERATIONS
+from crypto.kmip.served import OPERATIONS
 from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import batch_item, message
 from tests.crypto.kmip.scene import VALUE, Answered, Scene, a_date, a_name, attribute, cbc, creation, custom, gcm
