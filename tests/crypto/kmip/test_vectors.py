@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.crypto.kmip.oasis_service import Services
 from tests.crypto.kmip.vectors import Report, run_all, summary
 from tests.database.fixtures import Field, Server, clone
 
+REPORT = Path(__file__).with_name("oasis") / "report.txt"
 Reports = dict[str, tuple[Report, list[str]]]
 
 
@@ -39,3 +41,9 @@ def test_at_least_half_of_all_cases_pass(reports: Reports):
 
 def test_no_case_that_would_pass_is_called_out_of_scope(reports: Reports):
     assert [name for name, (report, wrong) in reports.items() if report.outcome == "out of scope" and not wrong] == []
+
+
+def test_the_report_beside_the_cases_says_what_this_run_says(reports: Reports, tmp_path: Path):
+    found = tmp_path / "report.txt"
+    found.write_text(summary(reports) + "\n", "utf-8")
+    assert found.read_text("utf-8") == REPORT.read_text("utf-8"), f"if this is progress, commit {found}"
