@@ -68,7 +68,8 @@ class Connections:
 
     def join(self, connection: "Connection") -> bool:
         """Note whose connection it is; False when the tenant has all it gets."""
-        members = self._of_tenant[mark(connection.caller.tenant_id)]
+        connection.tenant_mark = mark(connection.caller.tenant_id)
+        members = self._of_tenant[connection.tenant_mark]
         if len(members) >= self.bounds.connections_of_tenant:
             return False
         members.add(connection)
@@ -80,7 +81,7 @@ class Connections:
         if not self._open:
             self._empty.set()
         if connection.identified:
-            tenant = mark(connection.caller.tenant_id)
+            tenant = connection.tenant_mark
             members = self._of_tenant.get(tenant, set())
             members.discard(connection)
             if not members:
