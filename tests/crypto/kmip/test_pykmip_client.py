@@ -178,12 +178,12 @@ def test_it_changes_attributes_checks_and_makes_successors(client: Open):
     assert len({public, private, identifier, successor}) == 4
 
 
-def test_what_is_not_there_or_not_served_is_told_by_its_reason(client: Open):
+def test_what_is_not_there_or_not_allowed_is_told_by_its_reason(client: Open):
     here = client()
     assert reason(lambda: here.get("0b9b1c4e-6a1f-4b39-9a70-3f2f8d8b7c11")) == enums.ResultReason.ITEM_NOT_FOUND
     identifier = an_active_key(here)
     signing = {"hashing_algorithm": enums.HashingAlgorithm.SHA_256}
-    assert reason(lambda: here.sign(b"text", identifier, signing)) == enums.ResultReason.OPERATION_NOT_SUPPORTED
+    assert reason(lambda: here.sign(b"text", identifier, signing)) == enums.ResultReason.PERMISSION_DENIED
 
 
 def test_it_asks_what_the_server_can_do(client: Open):
