@@ -1,0 +1,66 @@
+"""What the lines of journals mean, whatever they are and however they are cut into pieces."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crypto.interfaces import Entry
+from crypto.journal_lines import Line
+from crypto.records import Piece, records
+from tenancy.audit import AuditName
+from tenancy.services import CHANGES, RELEASES, CryptoOperation
+
+ENTRIES = st.builds(
+    Entry,
+    st.sampled_from(["acme", "beta"]),
+    st.sampled_from(["orders", "users", ""]),
+    st.sampled_from(CryptoOperation),
+    st.text(max_size=8),
+    st.just("corr"),
+    st.just("127.0.0.1"),
+    st.sampled_from(["", "", "object_not_found", "too_many_requests"]),
+    st.integers(1, 5),
+    st.integers(0, 1000),
+)
+LINES = st.lists(st.builds(Line, st.just(0), st.integers(1_795_000_000_000, 1_795_000_200_000), ENTRIES), max_size=40)
+
+
+def numbered(lines: list[Line]) -> list[Line]:
+    return [Line(100 * place, line.at, line.entry) for place, line in enumerate(lines)]
+
+
+@given(LINES)
+def test_every_use_is_in_an_event_and_in_the_usage_of_its_service(lines: list[Line]):
+    found = records("batch", [Piece("one.journal", numbered(lines))])
+    for tenant_id, tenant in found.items():
+        entries = [line.entry for line in lines if line.entry.tenant_id == tenant_id]
+        assert tenant.lines == len(entries)
+        assert sum(int(event.details.get("count", "1")) for event in tenant.events) == sum(e.count for e in entries)
+        assert sum(int(event.details.get("bytes", "0")) for event in tenant.events) == sum(e.bytes for e in entries)
+        of_services = [entry for entry in entries if entry.service]
+        assert sum(row.count for row in tenant.usage) == sum(entry.count for entry in of_services)
+        assert sum(row.refused for row in tenant.usage) == sum(e.count for e in of_services if e.refused)
+        assert tenant.seen == {entry.service for entry in of_services if not entry.refused}
+    assert sum(tenant.lines for tenant in found.values()) == len(lines)
+
+
+@given(LINES)
+def test_the_same_lines_always_get_the_same_ids_and_no_id_twice(lines: list[Line]):
+    pieces = [Piece("one.journal", numbered(lines)), Piece("two.journal", numbered(lines))]
+    first, again = records("batch", pieces), records("batch", pieces)
+    assert first == again
+    for tenant in first.values():
+        ids = [event.event_id for event in tenant.events]
+        assert len(ids) == len(set(ids))
+        minutes = [(row.minute, row.service, row.operation) for row in tenant.usage]
+        assert len(minutes) == len(set(minutes))
+
+
+@given(LINES)
+def test_releases_changes_and_refusals_stand_alone(lines: list[Line]):
+    found = records("batch", [Piece("one.journal", numbered(lines))])
+    names = [event.name for tenant in found.values() for event in tenant.events]
+    entries = [line.entry for line in lines]
+    alone = [entry for entry in entries if not entry.refused]
+    assert names.count(AuditName.CRYPTO_KEY_RELEASED) == len([e for e in alone if e.operation in RELEASES])
+    assert names.count(AuditName.CRYPTO_KEY_CHANGED) == len([e for e in alone if e.operation in CHANGES])
+    assert names.count(AuditName.CRYPTO_REFUSED) >= len([e for e in entries if e.refused == "object_not_found"])
