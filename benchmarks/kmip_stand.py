@@ -111,7 +111,9 @@ class Wire(asyncio.Transport):
         self.closed = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"ssl_object": self, "peername": ("127.0.0.1", 1)}.get(name, default)
+        return {"ssl_object": self, "socket": self, "peername": ("127.0.0.1", 1)}.get(name, default)
+
+    def setsockopt(self, level: int, option: int, value: int) -> None: ...
 
     def getpeercert(self, *, binary_form: bool) -> bytes:  # noqa: ARG002 - as `ssl.SSLObject` has it
         return b"certificate"
