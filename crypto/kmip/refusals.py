@@ -54,6 +54,12 @@ class KmipRefused(InvalidRequest):
         self.reason = reason
 
 
+class KmipDenied(KmipRefused):
+    """What was asked for is understood, and the object does not allow it; the audit tells it from a mistake."""
+
+    code = KeyNotUsable.code
+
+
 def reason_and_message(error: Exception) -> tuple[ResultReason, str]:
     """Return what a client is told. What is not in our vocabulary is told as a reference into the log."""
     if isinstance(error, KmipRefused):
@@ -67,8 +73,8 @@ def reason_and_message(error: Exception) -> tuple[ResultReason, str]:
     return ResultReason.GENERAL_FAILURE, f"internal error, reference {reference}"
 
 
-def denied(message: str) -> KmipRefused:
-    return KmipRefused(ResultReason.PERMISSION_DENIED, message)
+def denied(message: str, reason: ResultReason = ResultReason.PERMISSION_DENIED) -> KmipRefused:
+    return KmipDenied(reason, message)
 
 
 def invalid(message: str) -> KmipRefused:

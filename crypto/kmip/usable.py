@@ -3,7 +3,7 @@
 from crypto.kmip import states
 from crypto.kmip.enums import ResultReason
 from crypto.kmip.managed import Managed
-from crypto.kmip.refusals import KmipRefused, denied
+from crypto.kmip.refusals import denied
 from tenancy.errors import ObjectNotFound
 
 
@@ -12,7 +12,7 @@ def require_here(managed: Managed) -> None:
     if managed.gone:
         raise ObjectNotFound
     if managed.archived:
-        raise KmipRefused(ResultReason.OBJECT_ARCHIVED, "the object is archived")
+        raise denied("the object is archived", ResultReason.OBJECT_ARCHIVED)
 
 
 def require_usable(managed: Managed, use: int, now: int) -> None:

@@ -9,7 +9,7 @@ from crypto.kmip.enums import KeyWrapType, ResultReason
 from crypto.kmip.fields import choice, flag, read_choice, read_structure
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
-from crypto.kmip.refusals import KmipRefused
+from crypto.kmip.refusals import KmipRefused, denied
 from crypto.kmip.tags import Tag
 from crypto.kmip.usable import require_here
 from crypto.kmip.wrapping import wrapped
@@ -21,9 +21,9 @@ async def get(batch: Batch, payload: Item) -> Payload:
     states.require_gettable(managed.state_at(batch.now))
     specification = read_structure(payload, Tag.KEY_WRAPPING_SPECIFICATION)
     if managed.sensitive and specification is None:
-        raise KmipRefused(ResultReason.SENSITIVE, "the object is sensitive and leaves only wrapped")
+        raise denied("the object is sensitive and leaves only wrapped", ResultReason.SENSITIVE)
     if not managed.extractable:
-        raise KmipRefused(ResultReason.NOT_EXTRACTABLE, "the object is not extractable")
+        raise denied("the object is not extractable", ResultReason.NOT_EXTRACTABLE)
     if read_choice(payload, Tag.KEY_WRAP_TYPE) not in (None, KeyWrapType.NOT_WRAPPED, KeyWrapType.AS_REGISTERED):
         raise KmipRefused(ResultReason.INVALID_FIELD, "there is no such key wrap type")
     if payload.first(Tag.KEY_COMPRESSION_TYPE) is not None:

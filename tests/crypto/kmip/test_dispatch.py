@@ -124,6 +124,19 @@ async def test_each_item_is_in_the_journal_refusals_too(scene: Scene):
     assert {entry.source for entry in scene.journal.entries} == {"192.0.2.7"}
 
 
+async def test_the_journal_tells_what_is_not_allowed_from_a_mistake(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated(mask=0)
+    await client.encrypt(object_id, b"data")
+    await client.about(Operation.ENCRYPT, object_id)
+    await client.revoke(object_id, 2)
+    await client.get(object_id)
+    refused = [entry.refused for entry in scene.journal.entries if entry.refused]
+    assert refused == ["key_not_usable", "key_not_usable", "key_not_usable"]
+    await client.ask(Operation.REVOKE, text(Tag.UNIQUE_IDENTIFIER, object_id))
+    assert scene.journal.entries[-1].refused == "invalid_request"
+
+
 async def test_nothing_leaves_that_cannot_be_written_down(scene: Scene):
     client = scene.client()
     object_id = await client.activated()
