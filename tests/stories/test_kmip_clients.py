@@ -1,0 +1,391 @@
+"""What databases, backup programs and storage arrays send, each in its own version and order of calls.
+
+They cannot be installed here, so their requests are put together field by field as they send them, over TLS
+connections of their own; what each of them needs of an answer is asserted. MongoDB's drivers, PyKMIP and OpenBao run
+for real in the tests beside this one.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ssl import SSLSocket
+
+import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap
+
+from crypto.kmip import ttlv
+from crypto.kmip.attributes import RULES
+from crypto.kmip.enums import (
+    BatchErrorContinuationOption,
+    BlockCipherMode,
+    CryptographicAlgorithm,
+    CryptographicUsageMask,
+    EncodingOption,
+    KeyFormatType,
+    ObjectType,
+    Operation,
+    QueryFunction,
+    ResultReason,
+    RevocationReasonCode,
+    SecretDataType,
+    State,
+    WrappingMethod,
+)
+from crypto.kmip.fields import choice, moment, number, octets, structure, text
+from crypto.kmip.items import Item
+from crypto.kmip.tags import Tag
+from tests.crypto.kmip.messages import batch_item, version
+from tests.crypto.kmip.scene import VALUE, a_name, attribute, cbc, creation, custom, gcm
+from tests.stories.connected import Service, connect
+from tests.stories.kmip_wire import ask, reason_of, send
+
+KEY = bytes(range(32))
+
+
+@dataclass
+class Client:
+    """One connection of a client that speaks `minor` and begins each request with `header`."""
+
+    connection: SSLSocket
+    minor: int
+    header: tuple[Item, ...] = ()
+
+    def ask(self, operation: int, *payload: Item) -> Item:
+        return ask(self.connection, batch_item(operation, *payload), minor=self.minor, header=self.header)
+
+    def about(self, operation: int, object_id: str, *payload: Item) -> Item:
+        return self.ask(operation, text(Tag.UNIQUE_IDENTIFIER, object_id), *payload)
+
+    def refused(self, operation: int, object_id: str, *payload: Item) -> ResultReason | None:
+        item = batch_item(operation, text(Tag.UNIQUE_IDENTIFIER, object_id), *payload)
+        (answer,) = send(self.connection, item, minor=self.minor, header=self.header)
+        return reason_of(answer)
+
+    def attributes(self, object_id: str, *names: str) -> dict[str, Item]:
+        wanted = [text(Tag.ATTRIBUTE_NAME, name) for name in names]
+        return attributes_in(self.about(Operation.GET_ATTRIBUTES, object_id, *wanted))
+
+    def locate(self, *criteria: Item, most: int | None = None) -> list[str]:
+        maximum = () if most is None else (number(Tag.MAXIMUM_ITEMS, most),)
+        return ids_in(self.ask(Operation.LOCATE, *maximum, *criteria))
+
+    def key(self, object_id: str) -> bytes:
+        return material_in(self.about(Operation.GET, object_id))
+
+    def revoke(self, object_id: str, code: int = RevocationReasonCode.CESSATION_OF_OPERATION) -> None:
+        reason = structure(Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, code))
+        self.about(Operation.REVOKE, object_id, reason)
+
+
+def id_in(payload: Item) -> str:
+    (found,) = ids_in(payload)
+    return found
+
+
+def ids_in(payload: Item) -> list[str]:
+    return [str(item.value) for item in payload.all(Tag.UNIQUE_IDENTIFIER)]
+
+
+def attributes_in(payload: Item) -> dict[str, Item]:
+    return {str(item.children()[0].value): item.children()[-1] for item in payload.all(Tag.ATTRIBUTE)}
+
+
+def material_in(payload: Item) -> bytes:
+    block = payload.children()[-1].first(Tag.KEY_BLOCK)
+    assert block is not None
+    value = block.first(Tag.KEY_VALUE)
+    assert value is not None
+    material = value.first(Tag.KEY_MATERIAL) or value
+    assert isinstance(material.value, bytes)
+    return material.value
+
+
+def a_new_name() -> str:
+    return f"name-{time.monotonic_ns()}"
+
+
+def registration(kind: ObjectType, form: KeyFormatType, material: bytes, *attributes: Item) -> tuple[Item, ...]:
+    value = structure(Tag.KEY_VALUE, octets(Tag.KEY_MATERIAL, material))
+    said: tuple[Item, ...] = ()
+    if kind is ObjectType.SYMMETRIC_KEY:
+        algorithm = choice(Tag.CRYPTOGRAPHIC_ALGORITHM, CryptographicAlgorithm.AES)
+        said = (algorithm, number(Tag.CRYPTOGRAPHIC_LENGTH, len(material) * 8))
+    block = structure(Tag.KEY_BLOCK, choice(Tag.KEY_FORMAT_TYPE, form), value, *said)
+    if kind is ObjectType.SYMMETRIC_KEY:
+        brought = structure(Tag.SYMMETRIC_KEY, block)
+    else:
+        brought = structure(Tag.SECRET_DATA, choice(Tag.SECRET_DATA_TYPE, SecretDataType.PASSWORD), block)
+    return (choice(Tag.OBJECT_TYPE, kind), structure(Tag.TEMPLATE_ATTRIBUTE, *attributes), brought)
+
+
+def an_aes_key(*more: Item) -> tuple[Item, ...]:
+    described = (
+        attribute("Cryptographic Algorithm", choice(VALUE, CryptographicAlgorithm.AES)),
+        attribute("Cryptographic Length", number(VALUE, 256)),
+        attribute("Cryptographic Usage Mask", number(VALUE, 12)),
+    )
+    return registration(ObjectType.SYMMETRIC_KEY, KeyFormatType.RAW, KEY, *described, *more)
+
+
+@pytest.fixture(scope="module")
+def service(stack, acme, tmp_path_factory) -> Service:
+    """A service of ACME's that keeps its keys over KMIP."""
+    return connect(stack, acme, "postgresql", "any-client", tmp_path_factory.mktemp("any-client") / "kcm")
+
+
+@contextmanager
+def opened(service: Service, minor: int, *header: Item) -> Iterator[Client]:
+    with service.open_kmip() as connection:
+        yield Client(connection, minor, header)
+
+
+def test_percona_server_for_mongodb_at_rest(service):
+    header = (number(Tag.MAXIMUM_RESPONSE_SIZE, 8192), moment(Tag.TIME_STAMP, int(time.time())))
+    with opened(service, 0, *header) as mongod:
+        key_id = id_in(mongod.ask(Operation.REGISTER, *an_aes_key()))
+        mongod.about(Operation.ACTIVATE, key_id)
+        assert mongod.key(key_id) == KEY
+        assert mongod.attributes(key_id, "State")["State"].value == State.ACTIVE
+        told = mongod.attributes(key_id)
+        assert all(RULES[name].since == 0 for name in told)
+
+        rotated = id_in(mongod.ask(Operation.REGISTER, *an_aes_key()))
+        assert rotated != key_id
+        mongod.revoke(key_id)
+        assert mongod.attributes(key_id, "State")["State"].value == State.DEACTIVATED
+        assert mongod.refused(Operation.GET, "00000000-0000-0000-0000-000000000000") is ResultReason.ITEM_NOT_FOUND
+        assert mongod.refused(Operation.GET_ATTRIBUTES, "gone") is ResultReason.ITEM_NOT_FOUND
+
+
+@pytest.mark.parametrize("minor", [0, 1, 2])
+def test_mongodb_enterprise_at_rest(service, minor):
+    with opened(service, minor) as mongod:
+        operation, *template = creation()
+        key_id = id_in(mongod.ask(operation, *template))
+        mongod.about(Operation.ACTIVATE, key_id)
+        assert len(mongod.key(key_id)) == 32
+    with opened(service, minor) as poll:
+        assert poll.attributes(key_id, "State")["State"].value == State.ACTIVE
+    if minor >= 2:
+        with opened(service, minor) as audit_log:
+            sealed = audit_log.about(Operation.ENCRYPT, key_id, cbc(), octets(Tag.DATA, b"a line"))
+            nonce, data = sealed.first(Tag.IV_COUNTER_NONCE), sealed.first(Tag.DATA)
+            assert nonce is not None
+            assert data is not None
+            opened_again = audit_log.about(Operation.DECRYPT, key_id, cbc(random=False), data, nonce)
+            assert opened_again.first(Tag.DATA) == octets(Tag.DATA, b"a line")
+
+
+@pytest.mark.parametrize("minor", [0, 4])
+def test_pg_tde_finds_its_principal_key_by_name_with_a_connection_for_each_call(service, minor):
+    name = a_new_name()
+    wanted = (attribute("Object Type", choice(VALUE, ObjectType.SYMMETRIC_KEY)), a_name(name))
+    with opened(service, minor) as client:
+        assert client.locate(*wanted, most=16) == []
+    with opened(service, minor) as client:
+        key_id = id_in(client.ask(Operation.REGISTER, *an_aes_key(a_name(name))))
+    with opened(service, minor) as client:
+        assert client.locate(*wanted, most=16) == [key_id]
+    with opened(service, minor) as client:
+        assert client.key(key_id) == KEY
+    with opened(service, minor) as client:  # more than one hit would be an error to it
+        (again,) = send(client.connection, batch_item(Operation.REGISTER, *an_aes_key(a_name(name))), minor=minor)
+        assert reason_of(again) is not None
+        assert client.locate(*wanted, most=16) == [key_id]
+
+
+def test_ceph_object_gateway_looks_its_key_up_for_each_object_on_one_connection(service):
+    name = a_new_name()
+    with opened(service, 0) as rgw:
+        operation, *template = creation(a_name(name))
+        key_id = id_in(rgw.ask(operation, *template))
+        keys = set()
+        for _ in range(3):
+            assert rgw.locate(a_name(name)) == [key_id]
+            keys.add(rgw.key(key_id))
+        assert len(keys) == 1
+        listed = [item.value for item in rgw.about(Operation.GET_ATTRIBUTE_LIST, key_id).all(Tag.ATTRIBUTE_NAME)]
+        assert set(rgw.attributes(key_id)) == set(listed)
+        rgw.about(Operation.DESTROY, key_id)
+        assert rgw.locate(a_name(name)) == []
+
+
+@pytest.mark.parametrize("minor", [1, 4])
+def test_mysql_and_percona_server_for_mysql(service, minor):
+    with opened(service, minor) as keyring:
+        operation, *template = creation(a_name(a_new_name()))
+        key_id = id_in(keyring.ask(operation, *template))
+        keyring.about(Operation.ACTIVATE, key_id)
+        assert len(keyring.key(key_id)) == 32
+        assert keyring.refused(Operation.DESTROY, key_id) is ResultReason.PERMISSION_DENIED
+        keyring.revoke(key_id)
+        keyring.about(Operation.DESTROY, key_id)
+        assert keyring.refused(Operation.GET, key_id) is ResultReason.ITEM_NOT_FOUND
+
+        mask = attribute("Cryptographic Usage Mask", number(VALUE, CryptographicUsageMask.EXPORT))
+        brought = registration(ObjectType.SECRET_DATA, KeyFormatType.RAW, b"audit password", mask)
+        secret = id_in(keyring.ask(Operation.REGISTER, *brought))
+        keyring.about(Operation.ACTIVATE, secret)
+        assert keyring.key(secret) == b"audit password"
+
+
+def test_vmware_vcenter_marks_its_keys_with_attributes_of_its_own(service):
+    with opened(service, 1) as vcenter:
+        versions = vcenter.ask(Operation.DISCOVER_VERSIONS, version(1), version(0))
+        assert [item.children()[1].value for item in versions.children()] == [1, 0]
+        asked = (QueryFunction.QUERY_OPERATIONS, QueryFunction.QUERY_OBJECTS, QueryFunction.QUERY_SERVER_INFORMATION)
+        can = vcenter.ask(Operation.QUERY, *(choice(Tag.QUERY_FUNCTION, function) for function in asked))
+        needed = {Operation.CREATE, Operation.GET, Operation.ADD_ATTRIBUTE, Operation.GET_ATTRIBUTES}
+        assert needed <= {item.value for item in can.all(Tag.OPERATION)}
+
+        operation, *template = creation()
+        key_id = id_in(vcenter.ask(operation, *template))
+        assert "State" in vcenter.attributes(key_id)
+        marks = {"x-Product_Version": "8.0.3 build-24022515", "x-Vendor": "VMware, Inc.", "x-Product": "VMware vSphere"}
+        for name, value in marks.items():
+            added = vcenter.about(Operation.ADD_ATTRIBUTE, key_id, custom(name, value))
+            assert attributes_in(added)[name].value == value
+        told = vcenter.attributes(key_id)
+        assert {name: told[name].value for name in marks} == marks
+        assert all(RULES[name].since <= 1 for name in told.keys() - marks.keys())
+        assert vcenter.locate(custom("x-Vendor", "VMware, Inc."), custom("x-Product", "VMware vSphere")) == [key_id]
+        assert len(vcenter.key(key_id)) == 32
+
+
+def test_synology_disk_station_renames_what_it_registered(service):
+    temporary, name = a_new_name(), a_new_name()
+    credential = structure(
+        Tag.CREDENTIAL,
+        choice(Tag.CREDENTIAL_TYPE, 1),
+        structure(Tag.CREDENTIAL_VALUE, text(Tag.USERNAME, "dsm"), text(Tag.PASSWORD, "not looked at")),
+    )
+    with opened(service, 2, structure(Tag.AUTHENTICATION, credential)) as dsm:
+        for function in (
+            QueryFunction.QUERY_OPERATIONS,
+            QueryFunction.QUERY_OBJECTS,
+            QueryFunction.QUERY_SERVER_INFORMATION,
+            QueryFunction.QUERY_APPLICATION_NAMESPACES,
+        ):
+            dsm.ask(Operation.QUERY, choice(Tag.QUERY_FUNCTION, function))
+        assert dsm.locate(a_name(name)) == []
+        key_id = id_in(dsm.ask(Operation.REGISTER, *an_aes_key(a_name(temporary))))
+        dsm.about(Operation.MODIFY_ATTRIBUTE, key_id, a_name(name))
+        assert dsm.locate(a_name(name)) == [key_id]
+        assert dsm.locate(a_name(temporary)) == []
+        dsm.about(Operation.ACTIVATE, key_id)
+        listed = {item.value for item in dsm.about(Operation.GET_ATTRIBUTE_LIST, key_id).all(Tag.ATTRIBUTE_NAME)}
+        assert {"Name", "State", "Activation Date"} <= listed
+        assert dsm.attributes(key_id, "State", "Name")["State"].value == State.ACTIVE
+        assert dsm.key(key_id) == KEY
+        dsm.revoke(key_id, RevocationReasonCode.UNSPECIFIED)
+        dsm.about(Operation.DESTROY, key_id)
+        assert dsm.locate(a_name(name)) == []
+
+
+def test_vast_replaces_a_key_and_reads_both(service):
+    name = a_new_name()
+    with opened(service, 4) as vast:
+        operation, *template = creation(a_name(name))
+        old = id_in(vast.ask(operation, *template))
+        vast.about(Operation.ACTIVATE, old)
+        new = id_in(vast.about(Operation.REKEY, old))
+        assert vast.locate(a_name(name)) == [new]
+        assert vast.key(new) != vast.key(old)
+
+
+def test_edb_tde_wraps_its_data_key_in_the_service(service):
+    with opened(service, 4) as edb:
+        operation, *template = creation()
+        key_id = id_in(edb.ask(operation, *template))
+        edb.about(Operation.ACTIVATE, key_id)
+        for parameters in (gcm(), cbc()):
+            sealed = edb.about(Operation.ENCRYPT, key_id, parameters, octets(Tag.DATA, KEY))
+            parts = [part for part in sealed.children() if part.tag != Tag.UNIQUE_IDENTIFIER]
+            assert edb.about(Operation.DECRYPT, key_id, parameters, *parts).first(Tag.DATA) == octets(Tag.DATA, KEY)
+
+
+def test_fortigate_and_veeam_locate_many_by_exact_names_in_one_batch(service):
+    stem = a_new_name()
+    names = [stem, f"{stem}-2", f"{stem}-20"]
+    with opened(service, 4) as client:
+        made = []
+        for name in names:
+            operation, *template = creation(a_name(name))
+            made.append(id_in(client.ask(operation, *template)))
+        asked = [
+            structure(
+                Tag.BATCH_ITEM,
+                choice(Tag.OPERATION, Operation.LOCATE),
+                octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([place])),
+                structure(Tag.REQUEST_PAYLOAD, a_name(name)),
+            )
+            for place, name in enumerate([*names, f"{stem}-none", stem[:-1]])
+        ]
+        answers = send(client.connection, *asked)
+        assert [answer.first(Tag.UNIQUE_BATCH_ITEM_ID) for answer in answers] == [
+            octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([place])) for place in range(len(asked))
+        ]
+        found = [ids_in(answer.first(Tag.RESPONSE_PAYLOAD) or answer) for answer in answers]
+        assert found == [[made[0]], [made[1]], [made[2]], [], []]
+
+
+def test_a_batch_uses_what_the_item_before_made_and_stops_or_goes_on_as_it_says(service):
+    goes_on = choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE)
+    made = batch_item(*creation())
+    unknown = batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, "unknown"))
+    with opened(service, 2) as client:
+        answers = send(client.connection, made, batch_item(Operation.ACTIVATE), batch_item(Operation.GET), minor=2)
+        assert [reason_of(answer) for answer in answers] == [None] * 3
+        answers = send(client.connection, unknown, made, minor=2)
+        assert [reason_of(answer) for answer in answers] == [ResultReason.ITEM_NOT_FOUND]
+        answers = send(client.connection, unknown, made, minor=2, header=(goes_on,))
+        assert [reason_of(answer) for answer in answers] == [ResultReason.ITEM_NOT_FOUND, None]
+
+
+def test_an_answer_is_never_larger_than_the_client_takes(service):
+    with opened(service, 0) as client:
+        key_id = id_in(client.ask(Operation.REGISTER, *an_aes_key()))
+        small = (number(Tag.MAXIMUM_RESPONSE_SIZE, 200),)
+        item = batch_item(Operation.GET_ATTRIBUTES, text(Tag.UNIQUE_IDENTIFIER, key_id))
+        (answer,) = send(client.connection, item, minor=0, header=small)
+        assert reason_of(answer) is ResultReason.RESPONSE_TOO_LARGE
+        assert client.key(key_id) == KEY
+
+
+def test_netapp_storage_encryption_keeps_authentication_keys(service):
+    group = attribute("Object Group", text(VALUE, a_new_name()))
+    with opened(service, 0) as ontap:
+        name = a_new_name()
+        key_id = id_in(
+            ontap.ask(Operation.REGISTER, *an_aes_key(a_name(name), group, custom("x-NETAPP-Vserver", "v1")))
+        )
+        assert ontap.locate(group) == [key_id]
+    with opened(service, 0) as ontap:
+        assert ontap.key(key_id) == KEY
+        assert ontap.attributes(key_id, "x-NETAPP-Vserver")["x-NETAPP-Vserver"].value == "v1"
+        ontap.about(Operation.DESTROY, key_id)
+        assert ontap.locate(group) == []
+
+
+@pytest.mark.parametrize("option", [None, EncodingOption.NO_ENCODING, EncodingOption.TTLV_ENCODING])
+def test_a_key_is_got_wrapped_by_another(service, option):
+    with opened(service, 4) as client:
+        operation, *template = creation(mask=CryptographicUsageMask.WRAP_KEY)
+        wrapping = id_in(client.ask(operation, *template))
+        client.about(Operation.ACTIVATE, wrapping)
+        key_id = id_in(client.ask(Operation.REGISTER, *an_aes_key()))
+        mode = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.NIST_KEY_WRAP))
+        specification = structure(
+            Tag.KEY_WRAPPING_SPECIFICATION,
+            choice(Tag.WRAPPING_METHOD, WrappingMethod.ENCRYPT),
+            structure(Tag.ENCRYPTION_KEY_INFORMATION, text(Tag.UNIQUE_IDENTIFIER, wrapping), mode),
+            *(() if option is None else (choice(Tag.ENCODING_OPTION, option),)),
+        )
+        got = material_in(client.about(Operation.GET, key_id, specification))
+        plain = aes_key_unwrap(client.key(wrapping), got)
+        if option is not EncodingOption.NO_ENCODING:
+            material = ttlv.decode(plain).first(Tag.KEY_MATERIAL)
+            assert material is not None
+            plain = material.value
+        assert plain == KEY
