@@ -148,16 +148,24 @@ class ObjectStore:
 
         return await self._race(caller, work)
 
-    async def find(self, caller: Caller, name: str | None, wanted: Callable[[Managed], bool]) -> Sequence[Managed]:
-        """Return the caller's objects that are `wanted`, oldest first; with `name` only those that have it.
+    async def find(
+        self, caller: Caller, name: str | None, wanted: Callable[[Managed], bool], needles: Sequence[bytes] = ()
+    ) -> Sequence[Managed]:
+        """Return the caller's objects that are `wanted` and not destroyed, oldest first; with `name`, that have it.
 
-        `wanted` runs in a thread, because a service may have thousands of objects.
+        `needles` must all stand in the stored attributes. `wanted` runs in a thread: a service may have thousands.
         """
 
         def work() -> Sequence[Managed]:
             with self._database.tenant_tx(caller.tenant_id) as tx:
                 rows = tx.objects.of_service(caller.service) if name is None else tx.objects.named(caller.service, name)
-            found = (managed_objects.of(row) for row in rows if row.l2_key == caller.l2_key)
+            found = (
+                managed_objects.of(row)
+                for row in rows
+                if row.l2_key == caller.l2_key
+                and row.material is not None
+                and all(needle in row.attributes for needle in needles)
+            )
             return [managed for managed in found if wanted(managed)]
 
         return await self._parts.blocking.run(caller.tenant_id, work)

@@ -15,13 +15,16 @@ from crypto.kmip.tags import Tag
 _MOST_ITEMS = 1000
 """How many are told at once; a client of 1.3 or newer asks for the rest by offset."""
 _MOST_CRITERIA = 64
+_NOT_STORED = frozenset({named.UNIQUE_IDENTIFIER, named.OBJECT_TYPE, named.STATE, named.LEASE_TIME})
 Criteria = dict[str, list[Item]]
 
 
 async def locate(batch: Batch, payload: Item) -> Payload:
     batch.subject = ""
     criteria = _criteria(payload, batch.version)
-    found = await batch.objects.find(batch.caller, _name(criteria), _matcher(batch, payload, criteria))
+    found = await batch.objects.find(
+        batch.caller, _name(criteria), _matcher(batch, payload, criteria), _needles(criteria)
+    )
     offset = read_number(payload, Tag.OFFSET_ITEMS) or 0
     asked = read_number(payload, Tag.MAXIMUM_ITEMS)
     if offset < 0 or (asked is not None and asked < 0):
@@ -48,6 +51,21 @@ def _criteria(payload: Item, version: int) -> Criteria:
 def _name(criteria: Criteria) -> str | None:
     names = criteria.get(named.NAME)
     return read_text(names[0], Tag.NAME_VALUE) if names else None
+
+
+def _needles(criteria: Criteria) -> Sequence[bytes]:
+    """Return what must stand somewhere in the stored attributes of a hit: most objects need not be read for that."""
+    needles = []
+    for name, values in criteria.items():
+        if name in _NOT_STORED:
+            continue
+        needles.append(name.encode())
+        for part in (part for value in values for part in (value, *value.children())):
+            if isinstance(part.value, str):
+                needles.append(part.value.encode())
+            elif isinstance(part.value, bytes):
+                needles.append(part.value)
+    return needles
 
 
 def _matcher(batch: Batch, payload: Item, criteria: Criteria) -> Callable[[Managed], bool]:
