@@ -12,7 +12,7 @@ from crypto.kmip.items import Item, ItemType, Value
 
 MAX_BYTES = 1 << 24
 MAX_DEPTH = 32
-MAX_ITEMS = 20_000
+MAX_ITEMS = 10_000
 
 HEADER_BYTES = 8
 _HEAD = Struct(">II")  # tag and type together, length
