@@ -217,9 +217,14 @@ class ObjectStore:
         under_way = self._under_way.get(place)
         if under_way is None:
             under_way = self._under_way[place] = asyncio.ensure_future(work())
-            under_way.add_done_callback(lambda _: self._under_way.pop(place))
+            under_way.add_done_callback(lambda done: self._ended(place, done))
         result: Result = await asyncio.shield(under_way)
         return result
+
+    def _ended(self, place: tuple[Hashable, ...], done: "asyncio.Future[Any]") -> None:
+        del self._under_way[place]
+        if not done.cancelled():
+            done.exception()  # looked at, for when everybody who waited has gone meanwhile
 
     async def _row(self, caller: Caller, object_id: str) -> ObjectRow | None:
         def work() -> ObjectRow | None:

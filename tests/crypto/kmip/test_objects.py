@@ -199,3 +199,16 @@ async def test_who_asks_after_a_change_does_not_get_what_was_asked_before_it(sce
     scene.two.changes.tell(mark(scene.tenant))
     assert (await reader.get(object_id)).reason is ResultReason.PERMISSION_DENIED
     await early
+
+
+async def test_who_goes_away_while_waiting_takes_nobody_along(scene: Scene):
+    client = scene.client()
+    object_id = await client.activated()
+    await client.get(object_id)
+    scene.one.changes.tell(None)
+    gone, stays = (asyncio.ensure_future(client.get(object_id)) for _ in range(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert (await stays).reason is None
+    with pytest.raises(asyncio.CancelledError):
+        await gone
