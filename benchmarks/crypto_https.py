@@ -5,6 +5,7 @@ import json
 import os
 import ssl
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     rounds, seconds = (1, 1.0) if quick else (_ROUNDS, _SECONDS)
     plaintext = base64.b64encode(os.urandom(_BYTES)).decode()
     samples: dict[str, list[float]] = {}
-    summary: dict[str, object] = {}
+    summary: dict[str, Any] = {}
     checks = []
     with connected_stack(_TENANT, "microservice") as (stack, folder):
         ours = _ours(stack, folder, plaintext)
@@ -111,11 +112,11 @@ def _post(host: str, path: str, body: str, headers: str = "") -> bytes:
     ).encode()
 
 
-def _plot(summary: dict[str, object]) -> Figure:
+def _plot(summary: dict[str, Any]) -> Figure:
     figure, axes = report.canvas()
     places = np.arange(len(_CONCURRENCY))
     for shift, side, colour in ((-0.2, "ours", report.BLUE), (0.2, "transit", report.ORANGE)):
-        rates = [summary[f"{side}, concurrency {n}"]["requests/s"] for n in _CONCURRENCY]  # type: ignore[index]
+        rates = [summary[f"{side}, concurrency {n}"]["requests/s"] for n in _CONCURRENCY]
         bars = axes.bar(
             places + shift, rates, 0.38, color=colour, label={"ours": "crypto service, mTLS"}.get(side, "Transit, HTTP")
         )

@@ -5,6 +5,7 @@ import ssl
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ _PROTOCOL = (
 
 def run(*, quick: bool) -> tuple[Result, Figure]:
     rounds, seconds = (1, 1.0) if quick else (_ROUNDS, _SECONDS)
-    summary: dict[str, object] = {}
+    summary: dict[str, Any] = {}
     samples: dict[str, list[float]] = {}
     checks = []
     with (
@@ -79,11 +80,11 @@ def _target(port: int, tls: ssl.SSLContext) -> Target:
     return Target(port, get(found_identifier(made)), ttlv_size, succeeded, tls=tls)
 
 
-def _plot(summary: dict[str, object]) -> Figure:
+def _plot(summary: dict[str, Any]) -> Figure:
     figure, axes = report.canvas()
     places = np.arange(len(_CASES))
     for shift, side, colour in ((-0.2, "ours", report.BLUE), (0.2, "PyKMIP", report.ORANGE)):
-        rates = [summary[f"{side}, {case}"]["requests/s"] for case in _CASES]  # type: ignore[index]
+        rates = [summary[f"{side}, {case}"]["requests/s"] for case in _CASES]
         bars = axes.bar(places + shift, rates, 0.38, color=colour, label=side)
         axes.bar_label(bars, fmt="{:,.0f}")
     axes.set_yscale("log")

@@ -51,6 +51,7 @@ async def _serve(settings: Settings, credentials: Credentials, shelf: IdentitySh
     service.connections.stop()
     await service.changes.stop()
     service.threads.close()
+    service.opening.close()
     service.keyring.close()
     service.journal.close()
     await asyncio.to_thread(service.database.close)

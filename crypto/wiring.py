@@ -34,6 +34,8 @@ from vault.transit import TransitTenantKeys
 
 _DATABASE_CONNECTIONS = 8
 _THREADS = 32
+_OPENING_THREADS = 32
+"""For opening service keys alone: a Vault that hangs must not keep callers and objects from the database."""
 PLATFORM = "platform"
 """The root key mode of tenants that bring none."""
 
@@ -59,6 +61,7 @@ class Service:
     limits: TenantLimits
     keyring: CachedKeyring
     threads: FairThreads
+    opening: FairThreads
     connections: Connections
     tls: ServerTls
     https: HttpsFront
@@ -100,7 +103,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
     root_keys = TransitRootKeys(vault)
     tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, credentials.identity_pem, Role.CRYPTO))
     changes = FeedChanges(NotifyFeed(settings.postgres_url, Role.CRYPTO, credentials.database_password))
-    threads = FairThreads(_THREADS)
+    threads, opening = FairThreads(_THREADS), FairThreads(_OPENING_THREADS)
     journal = FileJournal(journal_folder(settings.state_dir), sync=settings.crypto_audit_sync)
     seconds = settings.crypto_cache_seconds
     # Subscribed to changes first, so that who asks for callers again asks one that has forgotten.
@@ -111,7 +114,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
             raise KeyUnavailable(f"the key lies under a root key that this version cannot reach: {row.root_key_mode}")
         return PlatformRootKey(root_keys, region)
 
-    keyring = CachedKeyring(database, tenant_keys, root_key, threads, changes, cache_seconds=seconds)
+    keyring = CachedKeyring(database, tenant_keys, root_key, opening, changes, cache_seconds=seconds)
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
     parts = Parts(callers, KeyedOperations(callers, keyring, journal), journal, limits, threads, changes)
     connections = Connections(parts)
@@ -128,6 +131,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
         limits,
         keyring,
         threads,
+        opening,
         connections,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shelf),
         HttpsFront(parts, connections, body_limit, certificates, offer),
