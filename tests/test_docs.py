@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.architecture import RUNGS
 from tools.docs import architecture_page, error_classes, generated, rows
 
 ROOT = Path(__file__).parents[1]
