@@ -9,13 +9,18 @@ JOBS ?= 2
 TENANT := acme-corp-12345
 ORGANIZATION := ACME Corporation
 REGION := eu-west-1
+# Its first service, connected by the demonstration.
+SERVICE := customer-records
+SERVICE_FOLDER := $(or $(OPENKCM_STATE_DIR),.openkcm)/services/$(SERVICE)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: setup-runtime ## start everything on loopback and enable ACME Corporation, ending with the ready message
+demo: setup-runtime ## start everything on loopback, enable ACME Corporation and let a service of it encrypt a record
 	@$(BIN)/openkcm up
 	@$(BIN)/openkcm enable $(TENANT) --organization "$(ORGANIZATION)" --region $(REGION) --wait
+	@$(BIN)/openkcm service connect $(TENANT) --kind microservice --name $(SERVICE) --out $(SERVICE_FOLDER)
+	@$(BIN)/openkcm service try $(SERVICE_FOLDER)
 	@$(BIN)/openkcm status
 
 down: setup-runtime ## stop everything that demo started, keeping its data

@@ -17,6 +17,7 @@ from rich.text import Text
 from cli import output
 from cli.service_configuration import Addresses, addresses, configuration
 from cli.service_files import AUTHORITY, CERTIFICATE, FolderRefused, ServiceFolder
+from cli.service_trial import try_service
 from cli.tenant import Tenant, of_service, operator_database
 from config.settings import Settings, load_settings
 from database.connection import Database
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
     services.command("list")(list_services)
     services.command("renew")(renew)
     services.command("disconnect")(disconnect)
+    services.command("try")(try_service)
     app.add_typer(services, name="service")
 
 
