@@ -36,7 +36,6 @@ _TAG_IN_FIELD = 4
 class _Parameters:
     mode: int
     padded: bool
-    random_iv: bool
 
 
 async def encrypt(batch: Batch, payload: Item) -> Payload:
@@ -47,10 +46,11 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
     parameters, data = _parameters(managed, payload), _data(payload)
     batch.bytes = len(data)
     key = await _key(batch, managed)
-    nonce = b""
+    given, nonce = None, b""
     if parameters.mode != BlockCipherMode.ECB:
-        given = read_octets(payload, Tag.IV_COUNTER_NONCE)
-        nonce = _fresh(parameters.mode) if parameters.random_iv else _nonce(given)
+        # What the client does not bring is made here and told, whether or not he asked for a random one.
+        given = read_octets(payload, Tag.IV_COUNTER_NONCE) or None
+        nonce = _fresh(parameters.mode) if given is None else given
     await spend(batch, managed, len(data))
     tag: tuple[Item, ...] = ()
     if parameters.mode == BlockCipherMode.GCM:
@@ -62,7 +62,7 @@ async def encrypt(batch: Batch, payload: Item) -> Payload:
         sealed = primitives.aes_cbc_encrypt(key, nonce, data, padded=parameters.padded)
     else:
         sealed = primitives.insecure_ecb_encrypt(key, data, padded=parameters.padded)
-    made = (octets(Tag.IV_COUNTER_NONCE, nonce),) if parameters.random_iv and nonce else ()
+    made = (octets(Tag.IV_COUNTER_NONCE, nonce),) if nonce and given is None else ()
     return (batch.about(managed.row.object_id), octets(Tag.DATA, sealed), *made, *tag)
 
 
@@ -87,9 +87,9 @@ async def decrypt(batch: Batch, payload: Item) -> Payload:
 
 
 def require_whole(payload: Item) -> None:
-    """Refuse data that comes in pieces."""
-    pieces = (read_flag(payload, tag) is False for tag in (Tag.INIT_INDICATOR, Tag.FINAL_INDICATOR))
-    if payload.first(Tag.CORRELATION_VALUE) is not None or any(pieces):
+    """Refuse data that comes in pieces. Some clients say of whole data that it neither begins nor ends anything."""
+    begins, ends = read_flag(payload, Tag.INIT_INDICATOR), read_flag(payload, Tag.FINAL_INDICATOR)
+    if payload.first(Tag.CORRELATION_VALUE) is not None or (begins and not ends):
         raise unsupported("data comes in one piece")
 
 
@@ -113,7 +113,7 @@ def _parameters(managed: Managed, payload: Item) -> _Parameters:
     asked = read_choice(given, Tag.CRYPTOGRAPHIC_ALGORITHM)
     if asked not in (None, CryptographicAlgorithm.AES):
         raise invalid("the key is of another algorithm")
-    return _Parameters(mode, padding == PaddingMethod.PKCS5, read_flag(given, Tag.RANDOM_IV) or False)
+    return _Parameters(mode, padding == PaddingMethod.PKCS5)
 
 
 def _fresh(mode: int) -> bytes:
