@@ -31,9 +31,8 @@ def try_service(
     as_json: output.AsJson = False,
 ) -> None:
     """Encrypt a record as the service in FOLDER, decrypt it again, and see that it opens nowhere else."""
-    # Only this command needs the client; loading it costs the others a third of their start.
-    from crypto.client import Client  # noqa: PLC0415
-    from crypto.client_errors import CiphertextRefused, ClientError  # noqa: PLC0415
+    from crypto.client import Client  # noqa: PLC0415 - loading it would slow every other command
+    from crypto.client_errors import CiphertextRefused, ClientError  # noqa: PLC0415 - loading it would slow every other command
 
     try:
         with Client.from_folder(folder) as client:
