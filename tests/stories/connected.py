@@ -13,6 +13,8 @@ from tenancy.lifecycle import Move, State
 from tests.stories.stack import Stack
 
 PATIENCE_SECONDS = 30
+AT_ONCE_SECONDS = 2
+"""Within which every process of the crypto service has heard of a change; milliseconds on a quiet machine."""
 
 
 @dataclass(frozen=True)

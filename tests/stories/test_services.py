@@ -21,7 +21,7 @@ from crypto.kmip.fields import choice
 from crypto.kmip.tags import Tag
 from tenancy import ids
 from tests.crypto.kmip.messages import batch_item, encoded, message
-from tests.stories.connected import Service, connect, is_closed, locked
+from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, is_closed, locked
 from tests.stories.stack import REGION, wait_until
 from workflows.gateway import Gateway
 
@@ -33,7 +33,6 @@ FILES = {
 OF_ALL = {"client.key", "client.pem", "ca.pem"}
 ONCE = Options(retry=Retry(attempts=1))
 PING = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
-AT_ONCE_SECONDS = 2
 
 
 NAMES = {"mongodb": "carts", "postgresql": "invoices", "microservice": "orders"}
@@ -102,6 +101,16 @@ def ask_kmip(service: Service) -> ResultReason | None:
     assert item is not None
     reason = item.first(Tag.RESULT_REASON)
     return None if reason is None else ResultReason(reason.value)
+
+
+def assert_serves(service: Service, status: int, reason: ResultReason | None) -> None:
+    """Every new connection is answered so, as soon as every process has heard of what was changed."""
+    wanted = [(status, reason)] * 4
+    wait_until(
+        lambda: [(ask_https(service), ask_kmip(service)) for _ in wanted] == wanted,
+        lambda: f"not answered with {status}, {reason!r}",
+        AT_ONCE_SECONDS,
+    )
 
 
 def assert_ends_at_once(connection: ssl.SSLSocket) -> None:
@@ -174,15 +183,19 @@ def test_a_record_is_encrypted_and_opens_again_only_in_its_place(stack, orders, 
 
 
 def test_using_it_is_seen_in_the_list_and_in_the_audit_stream(stack, acme, orders):
+    def told() -> list[dict]:
+        with stack.database().tenant_tx(acme) as tx:
+            return [json.loads(stored.record) for stored in tx.audit.records(after=before)]
+
+    with stack.database().tenant_tx(acme) as tx:
+        before = tx.audit.head().seq
+    began = datetime.now(UTC)
     with Client.from_folder(orders.folder) as kcm:
         kcm.new_data_key("orders/seen")
-    wait_until(lambda: listed(stack, acme)["orders"]["last_seen_at"] is not None, lambda: "nobody was seen")
-
-    def on_record() -> bool:
-        with stack.database().tenant_tx(acme) as tx:
-            return any('"orders/seen"' in stored.record for stored in tx.audit.records())
-
-    wait_until(on_record, lambda: "the release of a data key is not on record")
+    wait_until(lambda: any(record["subject"] == "orders/seen" for record in told()), lambda: f"not there: {told()}")
+    [release] = [record for record in told() if record["subject"] == "orders/seen"]
+    assert (release["name"], release["outcome"], release["actor"]) == ("crypto.key_released", "success", "orders")
+    assert datetime.fromisoformat(listed(stack, acme)["orders"]["last_seen_at"]) >= began - timedelta(seconds=1)
 
 
 def test_connecting_again_keeps_the_key_and_what_it_encrypted(stack, acme, tmp_path):
@@ -218,7 +231,7 @@ def test_disconnecting_ends_live_connections_at_once_and_nobody_elses(stack, acm
         assert_ends_at_once(connection)
     assert answers_kmip(staying)
     staying.close()
-    assert (ask_https(leaving), ask_kmip(leaving)) == (403, ResultReason.PERMISSION_DENIED)
+    assert_serves(leaving, 403, ResultReason.PERMISSION_DENIED)
 
 
 def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_unlocked(stack, acme, orders):
@@ -230,10 +243,11 @@ def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_
     with locked(stack, acme):
         for connection in (https, kmip):
             assert_ends_at_once(connection)
-        assert (ask_https(orders), ask_kmip(orders)) == (403, ResultReason.PERMISSION_DENIED)
+        assert_serves(orders, 403, ResultReason.PERMISSION_DENIED)
         with Client.from_folder(orders.folder, ONCE) as kcm, pytest.raises(AccessRefused) as refused:
             kcm.decrypt(sealed, "orders/7")
         assert refused.value.code == "tenant_closed"
+    assert_serves(orders, 200, None)
     with Client.from_folder(orders.folder) as kcm:
         assert kcm.decrypt(sealed, "orders/7") == b"a secret"
 

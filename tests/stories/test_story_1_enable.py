@@ -80,7 +80,6 @@ def test_an_operator_sees_it_with_the_command(stack, acme):
         "state": "active",
         "root_key_mode": "platform",
         "l2_key": "L2-acme-corp-12345-primary",
-        "services": [],
     }
     assert {name: shown[name] for name in expected} == expected
     assert acme in [tenant["tenant_id"] for tenant in stack.command("tenant", "list")["tenants"]]

@@ -29,8 +29,9 @@ LOCAL_ACTIVITY_FIELDS = {
 PLAIN_FIELDS = {
     *("tenant_id", "region", "promise_seconds", "memory", "event_id", "kind"),
     *("state", "seen_events", "provisions", "promises"),
+    *("service", "request_id"),
 }
-"""What the marketplace, which holds no key, may write in the clear: ids and settings."""
+"""What the marketplace and the operator's command, which hold no key, may write in the clear: ids and settings."""
 
 Exported = list[tuple[str, WorkflowHistory]]
 
