@@ -1,0 +1,198 @@
+"""Carries attempts out over real connections and keeps what came of them."""
+
+import random
+import ssl
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crypto.kmip import ttlv
+from crypto.kmip.enums import BatchErrorContinuationOption, ResultStatus
+from crypto.kmip.fields import choice, octets, structure, text
+from crypto.kmip.items import Item
+from crypto.kmip.tags import Tag
+from tests.crypto.https.wire import Reply
+from tests.crypto.kmip.messages import message
+from tests.stories.attacks import Attacks, Attempt
+from tests.stories.estates import Estate
+from tests.stories.wires import HttpsWire, KmipWire, post
+
+_SIZES = (1, 1, 4, 32)
+"""How many attempts go into one KMIP message, one of these by chance."""
+_CHANGING_FIELDS = frozenset({Tag.TIME_STAMP, Tag.CLIENT_CORRELATION_VALUE, Tag.UNIQUE_BATCH_ITEM_ID})
+_CHANGING_HEADERS = frozenset({"date", "x-request-id"})
+
+
+@dataclass
+class Outcome:
+    """What came of attempts: how many of which kind, and each that was not answered as if nothing were there."""
+
+    attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    operations: set[str] = field(default_factory=set)
+    successes: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    audited: dict[str, Counter[tuple[str, str]]] = field(default_factory=lambda: defaultdict(Counter))
+    """Tenant → (service, correlation id) → refusals that its stream must hold."""
+
+    def add(self, other: "Outcome") -> None:
+        self.attempts += other.attempts
+        self.operations |= other.operations
+        self.successes += other.successes
+        self.differences += other.differences
+        for tenant_id, expected in other.audited.items():
+            self.audited[tenant_id] += expected
+
+    def count(self, front: str, attempt: Attempt) -> None:
+        self.attempts[front, attempt.kind] += 1
+        self.operations.add(attempt.operation)
+
+    def table(self) -> str:
+        """Return what was tried, for a person."""
+        lines = [f"{front:6} {count:6}  {kind}" for (front, kind), count in sorted(self.attempts.items())]
+        total = sum(self.attempts.values())
+        return "\n".join(
+            [*lines, f"{total} attempts, {len(self.successes)} successes, {len(self.differences)} differences"]
+        )
+
+
+def unchanging(item: Item) -> Item:
+    """Return an answer without what differs from one to the next: times and the names of requests."""
+    if not isinstance(item.value, tuple):
+        return item
+    return structure(item.tag, *(unchanging(part) for part in item.value if part.tag not in _CHANGING_FIELDS))
+
+
+def same(reply: Reply) -> tuple[Any, ...]:
+    """Return what of an answer is the same for each request: status, headers, and every byte of the body."""
+    headers = tuple(sorted((name, value) for name, value in reply.headers.items() if name not in _CHANGING_HEADERS))
+    return reply.status, headers, reply.body
+
+
+class KmipAssault:
+    """One attacker's attempts over one connection."""
+
+    def __init__(
+        self, attacker: Estate, open_connection: Callable[[], ssl.SSLSocket], attacks: Attacks, seed: str
+    ) -> None:
+        self._attacker, self._open, self._attacks, self._seed = attacker, open_connection, attacks, seed
+        self._chance = random.Random(seed)  # noqa: S311 - to be the same each time
+        self._sent = 0
+        self.outcome = Outcome()
+
+    def run(self) -> Outcome:
+        with KmipWire(self._open()) as wire:
+            nothing = self._attacks.of_nothing()
+            expected = {
+                operation: self._answers(wire, [[Attempt(operation, "what never existed", item)]])[0][0]
+                for operation, item in nothing.items()
+            }
+            for operation, answer in expected.items():
+                failed = _status(answer) == ResultStatus.OPERATION_FAILED
+                assert failed or operation == "LOCATE", f"{operation} of nothing succeeded"
+            self._judge(wire, self._attacks.on_objects(), expected)
+            self._judge(wire, self._attacks.searches(), expected)
+            for attempt in self._attacks.counts():
+                self._search(attempt, self._answers(wire, [[attempt]])[0][0])
+        return self.outcome
+
+    def _judge(self, wire: KmipWire, attempts: Sequence[Attempt], expected: Mapping[str, Item]) -> None:
+        batches = self._batches(attempts)
+        for batch, answers in zip(batches, self._answers(wire, batches), strict=True):
+            for attempt, answer in zip(batch, answers, strict=True):
+                self.outcome.count("KMIP", attempt)
+                said = f"{self._attacker.name} {attempt.operation}: {attempt.kind}"
+                if ttlv.encode(answer) == ttlv.encode(expected[attempt.operation]):
+                    continue
+                if attempt.operation == "LOCATE":
+                    self._search(attempt, answer)
+                elif _status(answer) == ResultStatus.SUCCESS:
+                    self.outcome.successes.append(said)
+                else:
+                    self.outcome.differences.append(f"{said}: {answer.first(Tag.RESULT_MESSAGE)}")
+
+    def _search(self, attempt: Attempt, answer: Item) -> None:
+        """Judge a search that found something: own objects only, and no other counted."""
+        payload = answer.first(Tag.RESPONSE_PAYLOAD)
+        found = [] if payload is None else [item.value for item in payload.all(Tag.UNIQUE_IDENTIFIER)]
+        counted = None if payload is None else payload.first(Tag.LOCATED_ITEMS)
+        own = set(self._attacker.objects.values())
+        if payload is None or not own >= set(found) or (counted is not None and counted.value != len(found)):
+            self.outcome.successes.append(f"{self._attacker.name} {attempt.operation}: {attempt.kind} found {found}")
+
+    def _batches(self, attempts: Sequence[Attempt]) -> list[Sequence[Attempt]]:
+        made, first = [], 0
+        while first < len(attempts):
+            size = self._chance.choice(_SIZES)
+            made.append(attempts[first : first + size])
+            first += size
+        return made
+
+    def _answers(self, wire: KmipWire, batches: Sequence[Sequence[Attempt]]) -> list[list[Item]]:
+        requests = [self._message(batch) for batch in batches]
+        return [[unchanging(item) for item in answer.all(Tag.BATCH_ITEM)] for answer in wire.all(requests)]
+
+    def _message(self, batch: Sequence[Attempt]) -> bytes:
+        self._sent += 1
+        correlation = f"{self._seed}.{self._sent}"
+        refusals = sum(1 for attempt in batch if not attempt.operation.startswith("LOCATE"))
+        if refusals:
+            expected = self.outcome.audited[self._attacker.service.tenant_id]
+            expected[self._attacker.service.name, correlation] += refusals
+        header = (
+            text(Tag.CLIENT_CORRELATION_VALUE, correlation),
+            choice(Tag.BATCH_ERROR_CONTINUATION_OPTION, BatchErrorContinuationOption.CONTINUE),
+        )
+        items = [_numbered(attempt.request, number) for number, attempt in enumerate(batch)]
+        return ttlv.encode(message(*items, header=header))
+
+
+def _numbered(item: Item, number: int) -> Item:
+    operation, payload = item.children()
+    return structure(item.tag, operation, octets(Tag.UNIQUE_BATCH_ITEM_ID, bytes([number])), payload)
+
+
+def _status(answer: Item) -> object:
+    status = answer.first(Tag.RESULT_STATUS)
+    return None if status is None else status.value
+
+
+class HttpsAssault:
+    """One attacker's attempts over one connection."""
+
+    def __init__(
+        self, attacker: Estate, open_connection: Callable[[], ssl.SSLSocket], attacks: Attacks, seed: str
+    ) -> None:
+        self._attacker, self._open, self._attacks, self._seed = attacker, open_connection, attacks, seed
+        self._sent = 0
+        self.outcome = Outcome()
+
+    def run(self) -> Outcome:
+        attempts = self._attacks.on_texts()
+        never = {attempt.operation: attempt for attempt in attempts if attempt.kind == "a text never made"}
+        with HttpsWire(self._open()) as wire:
+            expected = {}
+            for path, attempt in never.items():
+                (reply,) = wire.all([self._request(attempt)])
+                assert _refused(reply), f"{path} opened what nobody made"
+                expected[path] = same(reply)
+            for attempt, reply in zip(attempts, wire.all([self._request(one) for one in attempts]), strict=True):
+                self.outcome.count("HTTPS", attempt)
+                said = f"{self._attacker.name} {attempt.operation}: {attempt.kind}: {reply.body!r}"
+                if not _refused(reply):
+                    self.outcome.successes.append(said)
+                elif same(reply) != expected[attempt.operation]:
+                    self.outcome.differences.append(said)
+        return self.outcome
+
+    def _request(self, attempt: Attempt) -> bytes:
+        self._sent += 1
+        correlation = f"{self._seed}.{self._sent}"
+        self.outcome.audited[self._attacker.service.tenant_id][self._attacker.service.name, correlation] += 1
+        return post(attempt.operation, attempt.request, {"x-request-id": correlation})
+
+
+def _refused(reply: Reply) -> bool:
+    """Whether nothing was opened: a refusal, or a batch in which every item was refused."""
+    items = reply.json.get("items")
+    return reply.status >= 400 or (items is not None and all(list(item) == ["problem"] for item in items))

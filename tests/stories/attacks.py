@@ -1,0 +1,236 @@
+"""What one service tries against the things of others, generated from a seed; every attempt is to fail the same way."""
+
+import base64
+import random
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crypto.ciphertext import PREFIX, from_text, to_text
+from crypto.kmip.enums import Operation, QueryFunction
+from crypto.kmip.fields import choice, number, structure, text
+from crypto.kmip.items import Item
+from crypto.kmip.tags import Tag
+from tests.crypto.kmip.messages import batch_item, encoded, message
+from tests.crypto.kmip.scene import VALUE, a_name, attribute, custom
+from tests.stories import estates
+from tests.stories.estates import ABOUT_OBJECTS, BY_NAME, WITH_TEXT, WITHOUT_TEXT, Estate
+from tests.stories.wires import post
+
+_SPELLINGS = (
+    "",
+    " ",
+    "0",
+    "-1",
+    "1",
+    "*",
+    "%",
+    "_",
+    "?",
+    ".*",
+    "%00",
+    "{}",
+    "' or '1'='1",
+    "'; drop table okcm.managed_object; --",
+    '" or ""="',
+    "1 union select material from okcm.managed_object",
+    "../",
+    "..",
+    "/etc/passwd",
+    "${jndi:ldap://localhost/a}",
+    "\N{FULLWIDTH DIGIT ONE}",
+    "\N{RIGHT-TO-LEFT OVERRIDE}1",
+    "\n",
+    "null",
+    "undefined",
+    "a" * 128,
+    "a" * 129,
+    "a" * 20_000,
+)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """`operation` is what is asked, `kind` what is wrong about it: only the first decides what the answer may be."""
+
+    operation: str
+    kind: str
+    request: Any
+
+
+class Attacks:
+    """Everything that `attacker` tries against `victims`."""
+
+    def __init__(self, attacker: Estate, victims: Sequence[Estate], seed: str) -> None:
+        self._attacker, self._victims = attacker, victims
+        self._chance = random.Random(seed)  # noqa: S311 - to be the same each time
+
+    def _kind(self, victim: Estate) -> str:
+        same = victim.service.tenant_id == self._attacker.service.tenant_id
+        return "another service's" if same else "another tenant's"
+
+    def _unknown_id(self) -> str:
+        return str(uuid.UUID(int=self._chance.getrandbits(128), version=4))
+
+    # ── KMIP ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def of_nothing(self) -> dict[str, Item]:
+        """Return, by operation, the request about what never existed."""
+        own, never = self._attacker, self._unknown_id()
+        asked = {operation.name: estates.about(operation, own, never) for operation in ABOUT_OBJECTS}
+        asked |= {operation.name: estates.by_name(operation, never) for operation in BY_NAME}
+        asked["GET, wrapped"] = estates.wrapped_under(own.objects["hmac"], never)
+        asked["LOCATE"] = batch_item(Operation.LOCATE, a_name(never))
+        return asked
+
+    def on_objects(self) -> list[Attempt]:
+        """Return every operation on every object of the victims, on spellings of their ids, and on guesses."""
+        made = []
+        for kind, owner, object_id in self._ids():
+            made += [Attempt(one.name, kind, estates.about(one, owner, object_id)) for one in ABOUT_OBJECTS]
+            wrapped = estates.wrapped_under(self._attacker.objects["hmac"], object_id)
+            made.append(Attempt("GET, wrapped", kind, wrapped))
+        for kind, name in self._template_names():
+            made += [Attempt(operation.name, kind, estates.by_name(operation, name)) for operation in BY_NAME]
+        self._chance.shuffle(made)
+        return made
+
+    def _ids(self) -> Iterator[tuple[str, Estate, str]]:
+        for victim in self._victims:
+            for object_id in victim.objects.values():
+                yield f"{self._kind(victim)} object", victim, object_id
+                yield "a neighbour of an id", victim, self._neighbour(object_id)
+            yield "an id spelt otherwise", victim, self._spelt(victim)
+        for spelling in _SPELLINGS:
+            yield "a hostile id", self._attacker, spelling
+        for _ in range(8):
+            yield "a guessed id", self._attacker, self._unknown_id()
+
+    def _neighbour(self, object_id: str) -> str:
+        number_of = uuid.UUID(object_id).int
+        return str(uuid.UUID(int=number_of ^ (1 << self._chance.randrange(4))))
+
+    def _spelt(self, victim: Estate) -> str:
+        object_id = self._chance.choice(list(victim.objects.values()))
+        ways = (
+            object_id.upper(),
+            object_id.replace("-", ""),
+            f"{{{object_id}}}",
+            f"urn:uuid:{object_id}",
+            f"{object_id} ",
+            f"{victim.service.tenant_id}/{object_id}",
+            f"{victim.service.tenant_id.upper()}:{victim.service.name}:{object_id}",
+            f"../{victim.service.name}/{object_id}",
+        )
+        return self._chance.choice(ways)
+
+    def _template_names(self) -> Iterator[tuple[str, str]]:
+        for victim in self._victims:
+            for name in (
+                victim.template,
+                victim.template.upper(),
+                f"%{victim.service.name}%",
+                victim.objects["template"],
+            ):
+                yield f"{self._kind(victim)} template", name
+
+    def searches(self) -> list[Attempt]:
+        """Return a Locate for each thing that a victim's objects are known by and the attacker's are not."""
+        own = {attribute for some in self._attacker.attributes.values() for attribute in some}
+        made = []
+        for victim in self._victims:
+            kind = f"{self._kind(victim)} attribute"
+            found = [
+                *(attribute for some in victim.attributes.values() for attribute in some if attribute not in own),
+                a_name(f"%{victim.service.name}%"),
+                a_name(victim.template.upper()),
+                attribute("Object Group", text(VALUE, victim.service.tenant_id)),
+                custom("x-tenant", victim.service.tenant_id),
+            ]
+            made += [Attempt("LOCATE", kind, batch_item(Operation.LOCATE, _unnumbered(one))) for one in found]
+        return made
+
+    def counts(self) -> list[Attempt]:
+        """Return what counts objects: none of the victims' may be in the number."""
+        most = number(Tag.MAXIMUM_ITEMS, 100)
+        return [
+            Attempt("LOCATE, all", "everything there is", batch_item(Operation.LOCATE, most)),
+            Attempt("LOCATE, all", "everything there is", batch_item(Operation.LOCATE)),
+        ]
+
+    # ── HTTPS ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def never_made(self) -> str:
+        """Return a text in the right form that nobody was ever given."""
+        own = from_text(self._attacker.ciphertext)
+        return to_text(own[:5] + self._chance.randbytes(len(own) - 5))
+
+    def on_texts(self) -> list[Attempt]:
+        """Return every path that opens a text, with every text of the victims, also altered, for many places."""
+        made = []
+        for victim in self._victims:
+            places = (
+                victim.resource,
+                self._attacker.resource,
+                f"{victim.service.tenant_id}/{victim.service.name}/{victim.resource}",
+                victim.resource.upper(),
+                f"../{victim.resource}",
+                "*",
+                f"{victim.resource} ",
+            )
+            for what, sealed in (("ciphertext", victim.ciphertext), ("data key", victim.wrapped)):
+                kind = f"{self._kind(victim)} {what}"
+                texts = [(kind, sealed), *((f"{kind}, altered", text) for text in self._altered(sealed))]
+                made += [
+                    Attempt(path, how, body(text, place))
+                    for how, text in texts
+                    for place in places
+                    for path, body in WITH_TEXT.items()
+                ]
+        for _ in range(20):
+            text = self.never_made()
+            made += [
+                Attempt(path, "a text never made", body(text, self._attacker.resource))
+                for path, body in WITH_TEXT.items()
+            ]
+        self._chance.shuffle(made)
+        return made
+
+    def _altered(self, text: str) -> list[str]:
+        sealed = from_text(text)
+        place = self._chance.randrange(5, len(sealed))
+        mine = from_text(self._attacker.ciphertext)
+        return [
+            to_text(bytes([3 - sealed[0]]) + sealed[1:]),  # as if it were of the other purpose
+            to_text(bytes([3]) + sealed[1:]),  # as if it were a managed object's
+            to_text(sealed[:1] + (2).to_bytes(4) + sealed[5:]),  # as if under a later key
+            to_text(sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :]),
+            to_text(mine[:37] + sealed[37:]),  # the victim's data behind the attacker's own beginning
+            PREFIX + base64.b64encode(sealed).decode(),
+        ]
+
+
+def _unnumbered(item: Item) -> Item:
+    """Return an attribute without its index, which Locate does not ask for."""
+    return structure(Tag.ATTRIBUTE, *(part for part in item.children() if part.tag != Tag.ATTRIBUTE_INDEX))
+
+
+def requests_of(estate: Estate) -> Iterator[tuple[str, bytes]]:
+    """Yield front and request for everything that can be asked, as the owner of an estate would ask it."""
+    items = [
+        *(
+            estates.about(one, estate, estate.objects.get(kind, estate.objects["aes"]))
+            for one, (kind, _) in ABOUT_OBJECTS.items()
+        ),
+        *(estates.by_name(one, estate.template) for one in BY_NAME),
+        batch_item(Operation.LOCATE),
+        batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OPERATIONS)),
+        batch_item(Operation.DISCOVER_VERSIONS),
+    ]
+    yield from (("kmip", encoded(message(item))) for item in items)
+    for path, body in WITH_TEXT.items():
+        sealed = estate.wrapped if path == "/v1/data-keys/open" else estate.ciphertext
+        yield "https", post(path, body(sealed, estate.resource))
+    for path, plain in WITHOUT_TEXT.items():
+        yield "https", post(path, plain)
