@@ -38,11 +38,13 @@ class Service:
         context.load_cert_chain(self.folder / "client.pem", self.folder / "client.key")
         return context
 
-    def open(self, address: str) -> ssl.SSLSocket:
-        """Open a connection to `host:port`, also in the form of a URL."""
+    def open(
+        self, address: str, tls: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
+    ) -> ssl.SSLSocket:
+        """Open a connection to `host:port`, also in the form of a URL, with what is in the folder now or with `tls`."""
         host, _, port = address.removeprefix("https://").rpartition(":")
         plain = socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
-        return self.tls().wrap_socket(plain, server_hostname=host)
+        return (tls or self.tls()).wrap_socket(plain, server_hostname=host, session=session)
 
     def open_https(self) -> ssl.SSLSocket:
         return self.open(self.answer["https"])

@@ -7,7 +7,6 @@ Activate, Encrypt, Decrypt). What the driver has opened already it uses until it
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from bson.binary import Binary
@@ -138,22 +137,27 @@ def test_it_stops_while_the_tenant_is_locked(application, stack, acme):
     wait_until(lambda: opens(application, sealed), lambda: "it does not go on", AT_ONCE_SECONDS)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_it_stops_when_it_is_disconnected_and_opens_its_data_when_it_comes_back(stack, acme, mongo, tmp_path, mode):
-    leaving = connect(stack, acme, "mongodb", f"leaving-{mode}", tmp_path / "kcm")
-    with driver(mongo, leaving, MODES[mode]) as application:
-        sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
+def test_it_stops_when_it_is_disconnected_and_opens_its_data_when_it_comes_back(stack, acme, mongo, tmp_path):
+    leaving = connect(stack, acme, "mongodb", "leaving-shop", tmp_path / "kcm")
+    with driver(mongo, leaving, MODES["default"]) as default, driver(mongo, leaving, MODES["delegated"]) as delegated:
+        both = (default, delegated)
+        sealed = [one.encrypt("078-05-1120", one.new_key(a_name())) for one in both]
         leaving.disconnect()
-        assert_stops(application, sealed, "this certificate opens nothing here")
-    back = connect(stack, acme, "mongodb", leaving.name, leaving.folder)
-    with driver(mongo, back, MODES[mode]) as application:
-        assert application.encryption.decrypt(sealed) == "078-05-1120"
+        for one, value in zip(both, sealed, strict=True):
+            assert_stops(one, value, "this certificate opens nothing here")
+        connect(stack, acme, "mongodb", leaving.name, leaving.folder)
+        for value in sealed:
+            wait_until(lambda value=value: refusal(default, value) == "", lambda: "it stays closed", AT_ONCE_SECONDS)
 
 
-def test_another_service_of_the_same_customer_opens_nothing(application, stack, acme, mongo, tmp_path_factory):
+@pytest.fixture(scope="module")
+def neighbour(stack, acme, tmp_path_factory) -> Service:
+    """Another service of ACME's, beside the same database."""
+    return connect(stack, acme, "mongodb", "neighbour", tmp_path_factory.mktemp("neighbour") / "kcm")
+
+
+def test_another_service_of_the_same_customer_opens_nothing(application, mongo, neighbour):
     sealed = application.encrypt("078-05-1120", application.new_key(a_name()))
-    folder: Path = tmp_path_factory.mktemp("neighbour") / "kcm"
-    neighbour = connect(stack, acme, "mongodb", "neighbour", folder)
     with driver(mongo, neighbour, {}) as other, pytest.raises(EncryptionError):
         other.encryption.decrypt(sealed)
     assert application.encryption.decrypt(sealed) == "078-05-1120"

@@ -1,6 +1,5 @@
 """My databases and services are connected with one command, use their keys, and stop at once when disconnected."""
 
-import asyncio
 import json
 import ssl
 import stat
@@ -22,8 +21,7 @@ from crypto.kmip.tags import Tag
 from tenancy import ids
 from tests.crypto.kmip.messages import batch_item, encoded, message
 from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, is_closed, locked
-from tests.stories.stack import REGION, wait_until
-from workflows.gateway import Gateway
+from tests.stories.stack import wait_until
 
 FILES = {
     "mongodb": {"mongodb.pem", "mongod.yaml", "csfle.json"},
@@ -151,18 +149,23 @@ def test_the_certificate_names_tenant_and_service_and_nothing_of_the_request(ord
     ]
 
 
-@pytest.mark.parametrize("kind", NAMES)
-def test_a_request_made_elsewhere_is_certified_and_its_key_never_seen(stack, acme, tmp_path, kind):
-    request = a_request(tmp_path / "request.pem")
-    words = ("service", "connect", acme, "--kind", kind, "--name", f"own-{kind}", "--csr", str(request))
-    answer = stack.command(*words)
-    assert answer["files"] == []
-    *_, root = x509.load_pem_x509_certificates(answer["chain"].encode())
-    (tmp_path / "ca.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    (tmp_path / "client.pem").write_text(answer["certificate"] + answer["chain"])
-    request.with_suffix(".key").rename(tmp_path / "client.key")
-    service = Service(stack, acme, f"own-{kind}", tmp_path, answer)
-    assert (ask_https(service), ask_kmip(service)) == (200, None)
+def test_a_request_made_elsewhere_is_certified_and_its_key_never_seen(stack, acme, tmp_path):
+    def certified(kind: str) -> Service:
+        folder = tmp_path / kind
+        folder.mkdir()
+        request = a_request(folder / "request.pem")
+        words = ("service", "connect", acme, "--kind", kind, "--name", f"own-{kind}", "--csr", str(request))
+        answer = stack.command(*words)
+        *_, root = x509.load_pem_x509_certificates(answer["chain"].encode())
+        (folder / "ca.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
+        (folder / "client.pem").write_text(answer["certificate"] + answer["chain"])
+        request.with_suffix(".key").rename(folder / "client.key")
+        return Service(stack, acme, f"own-{kind}", folder, answer)
+
+    with ThreadPoolExecutor(len(NAMES)) as crowd:
+        for service in crowd.map(certified, NAMES):
+            assert service.answer["files"] == []
+            assert (ask_https(service), ask_kmip(service)) == (200, None)
 
 
 def test_a_request_answered_into_a_folder_leaves_certificates_and_no_key(stack, acme, tmp_path):
@@ -252,22 +255,45 @@ def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_
         assert kcm.decrypt(sealed, "orders/7") == b"a secret"
 
 
-async def test_a_renewed_certificate_is_fetched_and_both_are_good(stack, acme, orders):
+def test_a_renewed_certificate_is_fetched_and_both_are_good(stack, acme, orders):
     before, key = leaf_of(orders.folder), (orders.folder / "client.key").read_bytes()
+    old = orders.tls()
     with Client.from_folder(orders.folder) as kcm:
-        assert not await asyncio.to_thread(kcm.renew_certificate)
-        gateway = await Gateway.connect(stack.settings.temporal_address, stack.settings.promise_seconds)
-        await gateway.renew_service(acme, REGION, "orders")
+        assert not kcm.renew_certificate()
+        stack.command("service", "renew", acme, "orders")
 
-        assert await asyncio.to_thread(kcm.renew_certificate)
+        assert kcm.renew_certificate()
         renewed = leaf_of(orders.folder)
         assert renewed.serial_number != before.serial_number
         assert renewed.public_key() == before.public_key()
         assert (orders.folder / "client.key").read_bytes() == key
         assert stat.S_IMODE((orders.folder / "client.pem").stat().st_mode) == 0o600
         assert kcm.discover()["caller"]["service"] == "orders"
-    row = (await asyncio.to_thread(listed, stack, acme))["orders"]
+    with orders.open(orders.answer["https"], old) as connection:
+        assert answers_https(connection)
+    row = listed(stack, acme)["orders"]
     assert row["certificate_not_after"] == renewed.not_valid_after_utc.isoformat()
+
+
+def test_resuming_a_session_brings_nobody_back(stack, acme, tmp_path):
+    leaving = connect(stack, acme, "mongodb", "resuming", tmp_path / "kcm")
+    tls = leaving.tls()
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2  # there are no tickets of TLS 1.3
+
+    def resumed(session: ssl.SSLSession | None) -> tuple[bool, bool]:
+        """Return whether a new connection resumed the session, and whether it was served."""
+        with leaving.open(leaving.answer["https"], tls, session) as connection:
+            connection.sendall(PING)
+            return bool(connection.session_reused), connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+    with leaving.open(leaving.answer["https"], tls) as first:
+        assert answers_https(first)
+        session = first.session
+        # Each process resumes its own sessions only, and which one answers is chance.
+        wait_until(lambda: resumed(session) == (True, True), lambda: "no session is resumed")
+        leaving.disconnect()
+        assert_serves(leaving, 403, ResultReason.PERMISSION_DENIED)
+        assert not any(served for _, served in (resumed(session) for _ in range(10)))
 
 
 def test_the_workflow_of_a_service_is_found_by_tenant_and_region(stack, acme, orders):
