@@ -1,0 +1,116 @@
+"""A service as a running program: two open connections, and what each kind of request on them comes to."""
+
+import base64
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from ssl import SSLError, SSLSocket
+from typing import Any, TypeVar
+
+from crypto.kmip.enums import Operation
+from crypto.kmip.fields import choice, octets, text
+from crypto.kmip.items import Item
+from crypto.kmip.tags import Tag
+from tests.crypto.https.wire import Reply
+from tests.crypto.kmip.messages import batch_item, encoded, message
+from tests.crypto.kmip.scene import creation, gcm
+from tests.stories.connected import Service
+from tests.stories.kmip_wire import ask
+from tests.stories.wires import HttpsWire, KmipWire, post
+
+OK = "ok"
+Answer = TypeVar("Answer")
+_RESOURCE = "record/1"
+_PLAINTEXT = base64.b64encode(b"a record").decode()
+
+
+def data_key(resource: str, correlation: str = "") -> bytes:
+    """Return the request for a data key."""
+    headers = {"x-request-id": correlation} if correlation else {}
+    return post("/v1/data-keys", {"resource": resource}, headers)
+
+
+def get(object_id: str, correlation: str = "") -> bytes:
+    """Return the request for an object."""
+    header = (text(Tag.CLIENT_CORRELATION_VALUE, correlation),) if correlation else ()
+    return encoded(message(batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, object_id)), header=header))
+
+
+class Program:
+    """`settle` makes what it needs; `probe` asks for one of each and says what came of it."""
+
+    def __init__(self, service: Service, object_id: str = "", ciphertext: str = "") -> None:
+        self.service, self.object_id, self._ciphertext = service, object_id, ciphertext
+        self._wires: dict[type[Any], Any] = {}
+
+    def settle(self) -> None:
+        """Make an active key over KMIP and a ciphertext over HTTPS."""
+        with self.service.open_kmip() as kmip:
+            made = ask(kmip, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
+            assert made is not None
+            self.object_id = str(made.value)
+            ask(kmip, batch_item(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, self.object_id)))
+        with HttpsWire(self.service.open_https()) as https:
+            body = {"resource": _RESOURCE, "plaintext": _PLAINTEXT}
+            self._ciphertext = https.ask(post("/v1/encrypt", body))["ciphertext"]
+
+    def hang_up(self) -> None:
+        """End both connections; the next request opens new ones."""
+        while self._wires:
+            self._wires.popitem()[1].socket.close()
+
+    def probe(self, *names: str) -> dict[str, str]:
+        """Return, by request, `ok` or the code (HTTPS) or the message (KMIP) it was refused with; all without names.
+
+        Both fronts are asked at the same time.
+        """
+        it = text(Tag.UNIQUE_IDENTIFIER, self.object_id)
+        requests = {
+            "encrypt": post("/v1/encrypt", {"resource": _RESOURCE, "plaintext": _PLAINTEXT}),
+            "decrypt": post("/v1/decrypt", {"resource": _RESOURCE, "ciphertext": self._ciphertext}),
+            "data key": data_key(_RESOURCE),
+        }
+        items = {
+            "Get": batch_item(Operation.GET, it),
+            "Encrypt": batch_item(Operation.ENCRYPT, it, gcm(), octets(Tag.DATA, b"data")),
+            "Create": batch_item(*creation()),
+            "Query": batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1)),
+        }
+
+        def ask_all(ask: Callable[[Any], str], asked: Mapping[str, Any]) -> dict[str, str]:
+            return {name: ask(one) for name, one in asked.items() if not names or name in names}
+
+        with ThreadPoolExecutor(2) as both:
+            https, kmip = both.submit(ask_all, self.https, requests), both.submit(ask_all, self.kmip, items)
+            return https.result() | kmip.result()
+
+    def https(self, request: bytes) -> str:
+        reply = self._twice(lambda wire: self._reply(wire, request), HttpsWire, self.service.open_https)
+        return OK if reply.status == 200 else str(reply.json["code"])
+
+    def kmip(self, item: Item) -> str:
+        request = encoded(message(item))
+        answer = self._twice(lambda wire: self._answer(wire, request), KmipWire, self.service.open_kmip)
+        told = answer.first(Tag.RESULT_MESSAGE)
+        return OK if told is None else str(told.value)
+
+    def _twice(self, ask: Callable[[Any], Answer], kind: type[Any], open_connection: Callable[[], SSLSocket]) -> Answer:
+        """Ask on the open connection, and when the service has closed it meanwhile, as it may, on a new one."""
+        if kind in self._wires:
+            with suppress(ConnectionError, EOFError, SSLError):
+                return ask(self._wires[kind])
+            self._wires.pop(kind).socket.close()
+        self._wires[kind] = kind(open_connection())
+        return ask(self._wires[kind])
+
+    @staticmethod
+    def _reply(wire: HttpsWire, request: bytes) -> Reply:
+        wire.send(request)
+        return wire.reply()
+
+    @staticmethod
+    def _answer(wire: KmipWire, request: bytes) -> Item:
+        wire.socket.sendall(request)
+        answer = wire.answer().first(Tag.BATCH_ITEM)
+        assert answer is not None
+        return answer

@@ -1,0 +1,60 @@
+"""Taking a server of the stack away, dead or hanging, for as long as a test needs it away."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from devstack import process
+from tests.stories.stack import Stack, wait_until
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that `pid` has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+def kill_all(pid: int) -> None:
+    """End a process and its children at once, the parent first so that it starts none again."""
+    for one in (pid, *children_of(pid)):
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
+@contextmanager
+def down(stack: Stack, component: str) -> Iterator[None]:
+    """Keep a component dead: whoever starts it again is halted meanwhile, and goes on afterwards."""
+    victim = process.identify(stack.pids()[component])
+    assert victim is not None
+    supervisor = _parent_of(victim.pid)
+    # PostgreSQL's sessions outlive a killed postmaster for a while; SIGQUIT ends them with it, without any farewell.
+    how = signal.SIGQUIT if component == "postgres" else signal.SIGKILL
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        os.kill(victim.pid, how)
+        assert process.wait_until_gone([victim], 10)
+        yield
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+        wait_until(lambda: _is_ready(stack, component, victim.pid), lambda: f"{component} did not come back")
+
+
+@contextmanager
+def hanging(stack: Stack, component: str) -> Iterator[None]:
+    """Halt a component: it still takes connections and answers nothing."""
+    pid = stack.pids()[component]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
+
+
+def _is_ready(stack: Stack, component: str, before: int) -> bool:
+    found = {one["name"]: one for one in stack.command("status")["components"]}[component]
+    return found["state"] == "ready" and found["pid"] != before
