@@ -8,10 +8,12 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from crypto.correlation import correlation_id, from_request_id, new_correlation_id
 from crypto.interfaces import Caller, Entry, Parts
+from crypto.kmip import ttlv
 from crypto.kmip.batch import Batch, Payload
 from crypto.kmip.enums import BatchErrorContinuationOption, Operation, ResultReason, ResultStatus
 from crypto.kmip.fields import (
@@ -38,6 +40,8 @@ from tenancy.errors import OpenKcmError, TenantClosed
 MOST_ITEMS = 128
 """What a batch may hold; real clients send up to a dozen."""
 _MOST_SUBJECT = 512
+_HEADERS = 256
+"""Headers remembered, read and to be written: of as many kinds of client, or for some seconds."""
 _NO_PAYLOAD = structure(Tag.REQUEST_PAYLOAD)
 _SUCCESS = choice(Tag.RESULT_STATUS, ResultStatus.SUCCESS)
 _FAILED = choice(Tag.RESULT_STATUS, ResultStatus.OPERATION_FAILED)
@@ -45,15 +49,14 @@ _INTERNAL = "internal"
 """What the audit says of an error that is not in our vocabulary."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(NamedTuple):
     version: int
+    size: int
     goes_on: bool
     client_correlation: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """One answered item: as it is told, and as it is written down."""
 
     item: Item
@@ -87,7 +90,8 @@ class Dispatcher:
         return _message(header.version, now, header.client_correlation, answers)
 
     async def _answers(self, batch: Batch, header: _Header, items: Sequence[Item], address: str) -> Sequence[Item]:
-        correlation = from_request_id((header.client_correlation or "").encode()) or new_correlation_id()
+        told = header.client_correlation
+        correlation = (told and from_request_id(told.encode())) or new_correlation_id()
         token = correlation_id.set(correlation)
         outcomes: list[_Outcome] = []
         try:
@@ -155,16 +159,25 @@ def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
     """Return header and batch items; raises KmipRefused."""
     if request.tag != Tag.REQUEST_MESSAGE:
         raise malformed("this is not a request message")
-    header = required(read_structure(request, Tag.REQUEST_HEADER), Tag.REQUEST_HEADER)
+    item = required(read_structure(request, Tag.REQUEST_HEADER), Tag.REQUEST_HEADER)
+    # A header with credentials is not remembered, although they say nothing here.
+    read = _read_header if item.first(Tag.AUTHENTICATION) is None else _read_header.__wrapped__
+    header = read(item)
+    items = [item for item in request.all(Tag.BATCH_ITEM) if item.children()]
+    if header.size != len(items) or not items:
+        raise malformed("the batch count is not the number of batch items")
+    if header.size > MOST_ITEMS:
+        raise malformed("the batch has too many items")
+    return header, items
+
+
+@lru_cache(maxsize=_HEADERS)
+def _read_header(header: Item) -> _Header:
+    """Return what a header says; raises KmipRefused. A client's headers are all alike, most often."""
     major, minor = read_version(required(read_structure(header, Tag.PROTOCOL_VERSION), Tag.PROTOCOL_VERSION))
     if major != MAJOR or minor not in MINORS:
         raise malformed("the protocol version is not supported")
-    items = [item for item in request.all(Tag.BATCH_ITEM) if item.children()]
     count = required(read_number(header, Tag.BATCH_COUNT), Tag.BATCH_COUNT)
-    if count != len(items) or not items:
-        raise malformed("the batch count is not the number of batch items")
-    if count > MOST_ITEMS:
-        raise malformed("the batch has too many items")
     if read_flag(header, Tag.ASYNCHRONOUS_INDICATOR):
         raise unsupported("nothing is answered asynchronously")
     option = read_choice(header, Tag.BATCH_ERROR_CONTINUATION_OPTION)
@@ -172,7 +185,7 @@ def _read(request: Item) -> tuple[_Header, Sequence[Item]]:
         raise unsupported("what was done is not undone")
     goes_on = option == BatchErrorContinuationOption.CONTINUE
     correlation = read_text(header, Tag.CLIENT_CORRELATION_VALUE) if minor >= 4 else None
-    return _Header(minor, goes_on, correlation), items
+    return _Header(minor, count, goes_on, correlation)
 
 
 def _version_to_answer(request: Item) -> int:
@@ -203,12 +216,14 @@ def _failure(kept: Payload, error: Exception) -> Item:
 
 
 def _message(version: int, now: int, client_correlation: str | None, answers: Sequence[Item]) -> Item:
+    return structure(Tag.RESPONSE_MESSAGE, _response_header(version, now, client_correlation, len(answers)), *answers)
+
+
+@lru_cache(maxsize=_HEADERS)
+def _response_header(version: int, now: int, client_correlation: str | None, count: int) -> Item:
+    """Return the header of an answer; those of one second are mostly alike."""
     told = () if client_correlation is None else (text(Tag.CLIENT_CORRELATION_VALUE, client_correlation),)
     header = structure(
-        Tag.RESPONSE_HEADER,
-        version_item(version),
-        moment(Tag.TIME_STAMP, now),
-        *told,
-        number(Tag.BATCH_COUNT, len(answers)),
+        Tag.RESPONSE_HEADER, version_item(version), moment(Tag.TIME_STAMP, now), *told, number(Tag.BATCH_COUNT, count)
     )
-    return structure(Tag.RESPONSE_MESSAGE, header, *answers)
+    return ttlv.encoded(header)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from crypto.kmip import ttlv
-from crypto.kmip.enums import ResultReason, ResultStatus
+from crypto.kmip.enums import Operation, ResultReason, ResultStatus
 from crypto.kmip.fields import choice, moment, number, structure, text
 from crypto.kmip.items import Item, ItemType
 from crypto.kmip.tags import Tag
@@ -15,6 +15,7 @@ _REQUEST = Tag.REQUEST_MESSAGE << 8 | ItemType.STRUCTURE
 _HEAD = Struct(">II")
 _VERSION = slice(16, 56)  # the protocol version leads the header, which leads the message
 _KEPT = frozenset({Tag.OPERATION, Tag.UNIQUE_BATCH_ITEM_ID})
+_ASKING = frozenset({Operation.GET, Operation.GET_ATTRIBUTES, Operation.LOCATE, Operation.CHECK})
 
 
 class NotKmip(Exception):
@@ -35,6 +36,17 @@ def size_of(beginning: bytes | bytearray, limit: int) -> int | None:
         raise NotKmip
     size: int = length + ttlv.HEADER_BYTES
     return size
+
+
+def asks_only(request: Item) -> bool:
+    """Whether a request only asks, and so holds no secret: neither material nor data nor credentials."""
+    header = request.first(Tag.REQUEST_HEADER)
+    operations = [item.first(Tag.OPERATION) for item in request.all(Tag.BATCH_ITEM)]
+    return (
+        header is not None
+        and header.first(Tag.AUTHENTICATION) is None
+        and all(operation is not None and operation.value in _ASKING for operation in operations)
+    )
 
 
 @dataclass(frozen=True, slots=True)

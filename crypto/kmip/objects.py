@@ -82,15 +82,18 @@ class ObjectStore:
         return await self._read(caller, object_id)
 
     async def open(self, caller: Caller, managed: Managed) -> Item:
-        """Return what the object holds.
+        """Return what the object holds."""
+        return ttlv.decode(await self.open_written(caller, managed))
+
+    async def open_written(self, caller: Caller, managed: Managed) -> bytes:
+        """Return the encoding of what the object holds: what `_sealed` wrote, since nothing else opens.
 
         Nothing opened is kept here: it opens as long as the keyring has the service key, and not a moment longer.
         """
         row = managed.row
         if row.material is None:
             raise ObjectNotFound
-        opened = await self._parts.operations.open_object(caller, row.object_id, row.key_version, row.material)
-        return ttlv.decode(opened)
+        return await self._parts.operations.open_object(caller, row.object_id, row.key_version, row.material)
 
     async def add(self, caller: Caller, *drafts: Draft) -> Sequence[Managed]:
         """Store new objects, all or none."""

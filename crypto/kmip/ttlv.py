@@ -125,11 +125,24 @@ def encode(item: Item) -> bytes:
     return bytes(out)
 
 
+def encoded(item: Item) -> Item:
+    """Return a structure as what it is written as, for one that is written again and again."""
+    return written(item.tag, encode(item))
+
+
+def written(tag: int, data: bytes) -> Item:
+    """Return the structure that `data` encodes, to be written as it is; it shows no children."""
+    return Item(tag, _STRUCTURE, data)
+
+
 def _write(out: bytearray, item: Item) -> None:
     value: Any  # of the type that `kind` says
     tag, kind, value = item
     head = tag << 8 | kind
     if kind == 1:
+        if type(value) is bytes:
+            out += value
+            return
         at = len(out)
         out += _HEAD.pack(head, 0)
         for child in value:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from crypto.kmip import attributes as named
-from crypto.kmip import material, states
+from crypto.kmip import material, states, ttlv
 from crypto.kmip.batch import Batch, Payload
 from crypto.kmip.enums import KeyWrapType, ResultReason
 from crypto.kmip.fields import choice, flag, read_choice, read_structure
@@ -28,13 +28,17 @@ async def get(batch: Batch, payload: Item) -> Payload:
         raise KmipRefused(ResultReason.INVALID_FIELD, "there is no such key wrap type")
     if payload.first(Tag.KEY_COMPRESSION_TYPE) is not None:
         raise KmipRefused(ResultReason.KEY_COMPRESSION_TYPE_NOT_SUPPORTED, "keys are not compressed")
-    held = await batch.objects.open(batch.caller, managed)
-    given = material.in_format(managed.row.object_type, held, read_choice(payload, Tag.KEY_FORMAT_TYPE))
+    form, kind = read_choice(payload, Tag.KEY_FORMAT_TYPE), managed.row.object_type
+    data = await batch.objects.open_written(batch.caller, managed)
+    if form is None and specification is None:
+        given = ttlv.written(material.TAGS[kind], data)  # nothing in it changes
+    else:
+        given = material.in_format(kind, ttlv.decode(data), form)
     if specification is not None:
         given = await wrapped(batch, managed, given, specification)
     if managed.fresh:
         await batch.objects.serve(batch.caller, managed.row.object_id, lambda now_it: _served(now_it, batch.now))
-    return (choice(Tag.OBJECT_TYPE, managed.row.object_type), batch.about(managed.row.object_id), given)
+    return (choice(Tag.OBJECT_TYPE, kind), batch.about(managed.row.object_id), given)
 
 
 def _served(managed: Managed, now: int) -> Managed:

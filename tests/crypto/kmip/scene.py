@@ -9,6 +9,7 @@ import pytest
 
 from crypto.blocking import FairThreads
 from crypto.interfaces import Caller, Entry, Parts, ServiceKey
+from crypto.kmip import ttlv
 from crypto.kmip.dispatch import Dispatcher
 from crypto.kmip.enums import BlockCipherMode, ObjectType, Operation, PaddingMethod, ResultReason
 from crypto.kmip.fields import choice, flag, number, octets, structure, text
@@ -153,7 +154,8 @@ class Client:
 
     async def send(self, request: Item) -> Item:
         caller = await self.scene.callers.refresh(self.caller)
-        return await self.process.dispatcher.answer(caller, request, "192.0.2.7")
+        response = await self.process.dispatcher.answer(caller, request, "192.0.2.7")
+        return ttlv.decode(ttlv.encode(response))
 
     async def batch(self, *items: Item, header: tuple[Item, ...] = ()) -> list[Answered]:
         response = await self.send(message(*items, minor=self.minor, header=header))
