@@ -74,6 +74,8 @@ class Program:
             "Get": batch_item(Operation.GET, it),
             "Encrypt": batch_item(Operation.ENCRYPT, it, gcm(), octets(Tag.DATA, b"data")),
             "Create": batch_item(*creation()),
+            "Get Attributes": batch_item(Operation.GET_ATTRIBUTES, it),
+            "Locate": batch_item(Operation.LOCATE),
             "Query": batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, 1)),
         }
 
