@@ -123,8 +123,8 @@ async def test_every_payload_is_encrypted_or_holds_ids_only(histories):
         if "type" in payload.metadata:  # a search attribute: ids by design
             continue
         value = json.loads(payload.data)
-        if isinstance(value, str):  # the summary that the marketplace's start carries
-            assert re.fullmatch(r"tenant [a-z0-9-]+", value)
+        if isinstance(value, str):  # the summary that a start from outside carries
+            assert re.fullmatch(r"(tenant|service [a-z0-9-]+ of) [a-z0-9-]+", value)
         else:
             # Only ids and numbers: what our callers outside start with, or what the SDK notes about a local activity.
             assert value.keys() <= PLAIN_FIELDS or value.keys() == LOCAL_ACTIVITY_FIELDS
