@@ -92,8 +92,11 @@ class Connection(asyncio.Protocol):
             return
         # Its context is its own from here to its end, in a task or not: what it sets disturbs no other request, and
         # what it undoes it undoes where it was set.
-        self._queue.append((work, then, copy_context()))
-        if not self._running:
+        context = copy_context()
+        if self._running or self._queue or not self._writable:
+            self._queue.append((work, then, context))
+        else:
+            self._do(work, then, context)
             self._proceed()
 
     async def current(self) -> Caller:
@@ -234,18 +237,20 @@ class Connection(asyncio.Protocol):
     def _proceed(self) -> None:
         """Do what waits in the queue. A loop and never a recursion: a client may send a thousand requests at once."""
         while self._queue and self._writable and not self._running:
-            work, then, context = self._queue.popleft()
-            self._running = True  # also while `then` runs: what it adds comes after everything that waits already
-            try:
-                begun = context.run(begin, work)
-                if not isinstance(begun, Finished):
-                    self._go_on(begun, then, context)
-                    break
-                then(begun.value)
-            except Exception as unforeseen:  # noqa: BLE001 - it is logged; the loop must live
-                self._fail(unforeseen)
-            self._running = False
+            self._do(*self._queue.popleft())
         self._flow()
+
+    def _do(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
+        self._running = True  # also while `then` runs: what it adds comes after everything that waits already
+        try:
+            begun = context.run(begin, work)
+            if not isinstance(begun, Finished):
+                self._go_on(begun, then, context)
+                return
+            then(begun.value)
+        except Exception as unforeseen:  # noqa: BLE001 - it is logged; the loop must live
+            self._fail(unforeseen)
+        self._running = False
 
     def _go_on(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], None], context: Context) -> None:
         task = self._loop.create_task(work, context=context)

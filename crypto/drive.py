@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished(Generic[Result]):
     value: Result
 

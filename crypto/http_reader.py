@@ -17,8 +17,21 @@ from crypto.problems import Problem, body_too_large, head_too_large, malformed, 
 HEAD_BYTES = 16_384
 """Request line and headers together."""
 HEADERS = 64
+_JSON = b"application/json"
 _FRAMING = 8
 """Bytes of framing allowed for each byte of body: room for one-byte chunks, none for endless extensions or trailers."""
+
+_ACTED_ON = frozenset(
+    {
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"x-request-id",
+        b"traceparent",
+        b"expect",
+        b"content-encoding",
+    }
+)
 
 Routes = Mapping[bytes, Mapping[bytes, Endpoint]]
 
@@ -68,20 +81,19 @@ class HttpReader:
             # Bytes behind a message that said `close` are ignored; anything else is not HTTP.
             if not self.ended:
                 self._end(malformed("this is not a well-formed HTTP/1.1 request"))
-        self._check_bounds()
+        if self.within:
+            self._check_bounds()
         found, self._messages = self._messages, []
         return found
 
     def _check_bounds(self) -> None:
-        if self.ended or not self.within:
-            return
         if (not self._head_done and self._wire > HEAD_BYTES) or self._wire > HEAD_BYTES + (1 + _FRAMING) * self._size:
             self._end(head_too_large())
 
     def _start(self) -> None:
         # What came in one piece with the head is not counted: less than the loop reads at once.
         self._wire = self._size = self._head = 0
-        self._target = b""
+        self._target = self._method = b""
         self._headers = 0
         self._hosts = 0
         self._plain_json = self._has_encoding = False
@@ -117,13 +129,13 @@ class HttpReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1
         self._head += len(name) + len(value)
-        if self._head_done:
-            return  # a trailer: nothing this service acts on may come after the body
         name = name.lower()
+        if name not in _ACTED_ON or self._head_done:
+            return  # none of ours, or a trailer: nothing this service acts on may come after the body
         if name == b"content-length":
             self._length = int(value)
         elif name == b"content-type":
-            self._plain_json = value.split(b";", 1)[0].strip().lower() == b"application/json"
+            self._plain_json = value == _JSON or value.split(b";", 1)[0].strip().lower() == _JSON
         elif name == b"host":
             self._hosts += 1
         elif name == b"x-request-id":
@@ -137,6 +149,7 @@ class HttpReader:
 
     def on_headers_complete(self) -> None:
         self._head_done = True
+        self._method = self._parser.get_method()
         self.expected = self.expected and self._parser.get_http_version() == "1.1"
         self._refusal = self._judge_head()
         if self._refusal is not None and (self.expected or self._refusal.status == 413):
@@ -156,11 +169,13 @@ class HttpReader:
         return self._find_endpoint()
 
     def _find_endpoint(self) -> Problem | None:
-        path, query = _path(self._target)
-        methods = self._routes.get(path)
-        if methods is None or query:
-            return no_such_path()
-        self._endpoint = methods.get(self._parser.get_method())
+        methods = self._routes.get(self._target)
+        if methods is None:
+            path, query = _path(self._target)
+            methods = self._routes.get(path)
+            if methods is None or query:
+                return no_such_path()
+        self._endpoint = methods.get(self._method)
         if self._endpoint is None:
             return no_such_method(b", ".join(methods).decode("ascii"))
         if self._endpoint.request is not None and (self._has_encoding or not self._plain_json):
@@ -185,7 +200,7 @@ class HttpReader:
                 self._endpoint,
                 self._refusal,
                 bytes(self._body),
-                head_only=self._parser.get_method() == b"HEAD",
+                head_only=self._method == b"HEAD",
             )
         )
         self.within = self.expected = False

@@ -6,9 +6,8 @@ without a task, and its answer leaves in one `send` behind headers that were bui
 
 import asyncio
 import time
-from dataclasses import dataclass
 from email.utils import formatdate
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import orjson
 
@@ -35,8 +34,7 @@ _LINGER_SECONDS = 2.0
 """How long a client that is still sending a refused body may read its answer before the connection is reset."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
+class _Reply(NamedTuple):
     data: bytes
     last: bool
     unread: bool
@@ -121,7 +119,7 @@ class _HttpsConnection(Connection):
             if message.refusal is not None or endpoint is None:
                 return message.refusal or no_such_path()
             request = None if endpoint.request is None else api.parse(endpoint.request, message.body)
-            if isinstance(request, api.BatchRequest) and len(request.items) > 1:
+            if endpoint.batch_of is not None and isinstance(request, api.BatchRequest) and len(request.items) > 1:
                 # A batch costs its items, which are known only now. They are done one after the other: one place.
                 limits.leave(tenant_id)
                 holds = False
