@@ -17,11 +17,12 @@ and the context again are its associated data (MTCI C2). Therefore:
 """
 
 import base64
+import binascii
 import os
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from crypto import primitives
 from crypto.interfaces import ServiceKey
@@ -36,6 +37,7 @@ _KINDS: Mapping[Purpose, int] = MappingProxyType({Purpose.DATA: 1, Purpose.DATA_
 _PURPOSES: Mapping[int, Purpose] = MappingProxyType({kind: purpose for purpose, kind in _KINDS.items()})
 _HEADER = struct.Struct(">BI")
 _FORMAT = PREFIX.encode("ascii")
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _SALT = 32
 _KEY = 32
 _BODY = _HEADER.size + _SALT
@@ -43,8 +45,7 @@ _OVERHEAD = _BODY + primitives.GCM_TAG
 _LONGEST_TEXT = len(PREFIX) + (LARGEST + _OVERHEAD + 2) // 3 * 4
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What a sealed text says of itself: not to be believed before it opens, only enough to choose what to try."""
 
     purpose: Purpose
@@ -91,7 +92,8 @@ def header(sealed: bytes) -> Header:
 
 def to_text(sealed: bytes) -> str:
     """Return sealed bytes as the text that callers keep."""
-    return PREFIX + base64.urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
+    plain = binascii.b2a_base64(sealed, newline=False)
+    return PREFIX + plain.translate(_URL_SAFE).rstrip(b"=").decode("ascii")
 
 
 def from_text(text: str) -> bytes:

@@ -43,9 +43,12 @@ class DataKey:
     plaintext: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One line of the journal: a use, a release or a refusal. Carries no key material and no data."""
+    """One line of the journal: a use, a release or a refusal. Carries no key material and no data.
+
+    Not frozen, because one is made for each request and freezing triples what that costs; nobody changes one.
+    """
 
     tenant_id: str
     service: str

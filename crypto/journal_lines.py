@@ -71,4 +71,4 @@ def _decode_one(raw: bytes, offset: int) -> Line | None:
 
 def join(entries: Sequence[Entry], at: int) -> bytes:
     """Return the lines of several entries, for one write."""
-    return b"".join([encode(entry, at) for entry in entries])
+    return b"".join([encode(entry, at) for entry in entries]) if len(entries) > 1 else encode(entries[0], at)

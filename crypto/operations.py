@@ -113,9 +113,10 @@ class KeyedOperations:
         _require(caller, allowed)
         key = await self._keyring.key(caller, version)
         now = await self._callers.refresh(caller)
-        if (now.service, now.l2_key, now.region) != (caller.service, caller.l2_key, caller.region):
-            raise CallerRefused  # the certificate's record decides, whatever the caller was made to say
-        _require(now, allowed)
+        if now is not caller:
+            if (now.service, now.l2_key, now.region) != (caller.service, caller.l2_key, caller.region):
+                raise CallerRefused  # the certificate's record decides, whatever the caller was made to say
+            _require(now, allowed)
         return key
 
     async def _key_of_text(self, caller: Caller, allowed: frozenset[State], version: int) -> ServiceKey:
@@ -152,12 +153,12 @@ def _require(caller: Caller, allowed: frozenset[State]) -> None:
 
 def _entry(caller: Caller, operation: CryptoOperation, subject: str, *, size: int = 0, refused: str = "") -> Entry:
     return Entry(
-        tenant_id=caller.tenant_id,
-        service=caller.service,
-        operation=operation,
-        subject=subject,
-        correlation_id=correlation_id.get() or new_correlation_id(),
-        source=caller.address,
-        refused=refused,
+        caller.tenant_id,
+        caller.service,
+        operation,
+        subject,
+        correlation_id.get() or new_correlation_id(),
+        caller.address,
+        refused,
         bytes=size,
     )

@@ -9,6 +9,7 @@ ciphertext: an attacker who can write both would otherwise move both.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from tenancy.errors import InvalidName
 
@@ -43,12 +44,18 @@ class Context:
             InvalidName: a field holds a lone surrogate, which UTF-8 cannot carry. It is refused and never replaced:
                 a replacement would give two places the same bytes.
         """
-        fields = (self.tenant_id, self.l2_key, self.service, self.purpose.value, self.object_id)
-        parts = [bytes([FORMAT_VERSION])]
-        for field in fields:
-            try:
-                raw = field.encode("utf-8")
-            except UnicodeEncodeError as lone:
-                raise InvalidName("part of a context", "text without lone surrogates") from lone
-            parts.append(len(raw).to_bytes(_LENGTH_BYTES, "big") + raw)
-        return b"".join(parts)
+        try:
+            return _lineage(self.tenant_id, self.l2_key, self.service, self.purpose) + _field(self.object_id)
+        except UnicodeEncodeError as lone:
+            raise InvalidName("part of a context", "text without lone surrogates") from lone
+
+
+@lru_cache(maxsize=1024)
+def _lineage(tenant_id: str, l2_key: str, service: str, purpose: Purpose) -> bytes:
+    """Return all but the last field, which is the same for everything a service encrypts."""
+    return bytes([FORMAT_VERSION]) + b"".join(map(_field, (tenant_id, l2_key, service, purpose.value)))
+
+
+def _field(text: str) -> bytes:
+    raw = text.encode("utf-8")
+    return len(raw).to_bytes(_LENGTH_BYTES, "big") + raw
