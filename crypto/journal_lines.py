@@ -5,8 +5,9 @@ lacks one of them, was never answered, and is passed over.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import orjson
 
@@ -14,9 +15,10 @@ from crypto.interfaces import Entry
 from tenancy.services import CryptoOperation
 
 _CHECKSUM_LENGTH = 8
+_OPERATIONS: Mapping[str, CryptoOperation] = MappingProxyType({one.value: one for one in CryptoOperation})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Line:
     """An entry with its place in the file and the time it was written, in milliseconds since the epoch."""
 
@@ -66,7 +68,7 @@ def _decode_one(raw: bytes, offset: int) -> Line | None:
     if raw[-1:] != b"\n" or b"%08x" % zlib.crc32(fields) != checksum:
         return None
     at, tenant_id, service, operation, *rest = orjson.loads(fields)
-    return Line(offset, at, Entry(tenant_id, service, CryptoOperation(operation), *rest))
+    return Line(offset, at, Entry(tenant_id, service, _OPERATIONS[operation], *rest))
 
 
 def join(entries: Sequence[Entry], at: int) -> bytes:

@@ -5,7 +5,7 @@ service and operation and second, with their number. Every line also counts in t
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -42,7 +42,12 @@ class TenantRecords:
 
 @dataclass(slots=True)
 class _Sum:
+    """All lines of one use. Those of a use that stands alone are records already and only count."""
+
     first: Line
+    alone: bool
+    last_at: int = 0
+    lines: int = 0
     count: int = 0
     bytes: int = 0
 
@@ -54,34 +59,46 @@ _Use = tuple[str, str, CryptoOperation, str, int]
 def records(batch_id: str, pieces: Iterable[Piece]) -> dict[str, TenantRecords]:
     """Return, by tenant, what the lines of a batch mean."""
     found: defaultdict[str, TenantRecords] = defaultdict(TenantRecords)
-    sums: dict[_Use, _Sum] = {}
+    sums = _summed(pieces, found)
     minutes: defaultdict[tuple[str, int, str, CryptoOperation], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for journal, line in ((piece.journal, line) for piece in pieces for line in piece.lines):
-        entry = line.entry
-        tenant = found[entry.tenant_id]
-        tenant.lines += 1
-        tenant.last_at = max(tenant.last_at, _moment(line.at))
-        if _stands_alone(line):
-            tenant.events.append(_event(line, f"{journal}:{line.offset}", entry.count, entry.bytes))
-        else:
-            use = (entry.tenant_id, entry.service, entry.operation, entry.refused, line.at // 1000)
-            together = sums.setdefault(use, _Sum(line))
-            together.count += entry.count
-            together.bytes += entry.bytes
-        if entry.service:
-            if not entry.refused:
-                tenant.seen.add(entry.service)
-            counted = minutes[entry.tenant_id, line.at // 60_000, entry.service, entry.operation]
-            counted[0] += entry.count
-            counted[1] += entry.count if entry.refused else 0
-            counted[2] += entry.bytes
-    for (tenant_id, *what), together in sums.items():
-        event_id = ":".join([batch_id, *map(str, what)])
-        found[tenant_id].events.append(_event(together.first, event_id, together.count, together.bytes))
-    for (tenant_id, minute, service, operation), (count, refused, size) in minutes.items():
-        row = UsageRow(_moment(minute * 60_000), service, operation, count, refused, size)
+    for (tenant_id, service, operation, refused, second), together in sums.items():
+        tenant = found[tenant_id]
+        tenant.lines += together.lines
+        tenant.last_at = max(tenant.last_at, _moment(together.last_at))
+        if not together.alone:
+            event_id = ":".join([batch_id, service, operation, refused, str(second)])
+            tenant.events.append(_event(together.first, event_id, together.count, together.bytes))
+        if service:
+            if not refused:
+                tenant.seen.add(service)
+            counted = minutes[tenant_id, second // 60, service, operation]
+            counted[0] += together.count
+            counted[1] += together.count if refused else 0
+            counted[2] += together.bytes
+    for (tenant_id, minute, service, operation), (count, refused_count, size) in minutes.items():
+        row = UsageRow(_moment(minute * 60_000), service, operation, count, refused_count, size)
         found[tenant_id].usage.append(row)
     return dict(found)
+
+
+def _summed(pieces: Iterable[Piece], found: Mapping[str, TenantRecords]) -> dict[_Use, _Sum]:
+    """Add the lines up, and put the records of those that stand alone into `found`: all that is done for each line."""
+    sums: dict[_Use, _Sum] = {}
+    for piece in pieces:
+        for line in piece.lines:
+            entry = line.entry
+            use = (entry.tenant_id, entry.service, entry.operation, entry.refused, line.at // 1000)
+            together = sums.get(use)
+            if together is None:
+                together = sums[use] = _Sum(line, _stands_alone(line))
+            together.lines += 1
+            together.count += entry.count
+            together.bytes += entry.bytes
+            together.last_at = max(together.last_at, line.at)
+            if together.alone:
+                event_id = f"{piece.journal}:{line.offset}"
+                found[entry.tenant_id].events.append(_event(line, event_id, entry.count, entry.bytes))
+    return sums
 
 
 def _stands_alone(line: Line) -> bool:
