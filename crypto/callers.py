@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NoReturn, TypeAlias
 
 import structlog
@@ -212,7 +212,9 @@ class CertificateCallers:
         return _Refusal("", CallerRefused, "not on record"), leaf.certificate.not_valid_after_utc.timestamp()
 
 
+@lru_cache(maxsize=_MOST)
 def _presented(certificate_der: bytes) -> _Leaf:
+    """Read a certificate; what comes of the same bytes is the same, so it is remembered."""
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
