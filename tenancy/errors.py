@@ -294,6 +294,7 @@ class InvalidRequest(CallerError):
     """The request is not one the crypto service understands; the message names the field and never its value."""
 
     code = "invalid_request"
+    message = "the request is not one the crypto service understands"
     hint = "see /.well-known/openkcm for the operations and their fields"
 
 

@@ -4,12 +4,21 @@ import typing
 import pytest
 
 from tenancy import errors
-from tenancy.errors import CallerError, Fault, OpenKcmError, PlatformError, UnknownRegion
+from tenancy.errors import (
+    CallerError,
+    CustomerKeyError,
+    Fault,
+    OpenKcmError,
+    PlatformError,
+    TooManyRequests,
+    UnknownRegion,
+)
 
+FAMILIES = {OpenKcmError, CallerError, PlatformError, CustomerKeyError}
 CLASSES = [
     found
     for _, found in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(found, OpenKcmError) and found not in {OpenKcmError, CallerError, PlatformError}
+    if issubclass(found, OpenKcmError) and found not in FAMILIES
 ]
 
 
@@ -47,8 +56,8 @@ def test_an_error_tells_a_person_what_happened_and_what_to_do(error):
 
 
 @pytest.mark.parametrize("error", CLASSES)
-def test_the_callers_fault_is_never_tried_again(error):
-    assert not (error.fault is Fault.CALLER and error.retryable)
+def test_the_callers_fault_is_never_tried_again_unless_waiting_mends_it(error):
+    assert not (error.fault is Fault.CALLER and error.retryable) or error is TooManyRequests
 
 
 def test_a_region_that_is_not_offered_says_which_are():
