@@ -21,6 +21,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     CODEC = "codec"
     CRYPTO = "crypto"
+    DASHBOARD = "dashboard"
 
 
 def database_password(role: str) -> str:

@@ -22,6 +22,7 @@ from database.rows import (
     ServiceKeyRow,
     ServiceRequestRow,
     ServiceRow,
+    SessionRow,
     SignedHead,
     StepRow,
     TenantRow,
@@ -44,6 +45,7 @@ __all__ = [
     "ServiceKeyRow",
     "ServiceRequestRow",
     "ServiceRow",
+    "SessionRow",
     "SignedHead",
     "StepRow",
     "TenantRow",
@@ -263,6 +265,22 @@ class Usage(Protocol):
         ...
 
 
+class Sessions(Protocol):
+    def begin(self, session_id: str, subject: str, expires_at: datetime) -> bool:
+        """Record a sign-on; False when it is on record, which nothing changes. Forgets what ended a month ago."""
+        ...
+
+    def get(self, session_id: str) -> SessionRow | None: ...
+
+    def seen(self, session_id: str, at: datetime) -> None:
+        """Move `last_seen_at` forward."""
+        ...
+
+    def end(self, session_id: str) -> bool:
+        """End a session for good; False when there is none that has not ended."""
+        ...
+
+
 class TenantTransaction(Protocol):
     """One transaction over one tenant's rows."""
 
@@ -279,6 +297,7 @@ class TenantTransaction(Protocol):
     services: Services
     objects: ManagedObjects
     usage: Usage
+    sessions: Sessions
 
 
 class TenantDatabase(Protocol):

@@ -2,7 +2,7 @@
 
 OWNER = "okcm_owner"
 MIGRATOR = "migrator"
-PROCESSES = ("worker", "marketplace", "operator", "crypto")
+PROCESSES = ("worker", "marketplace", "operator", "crypto", "dashboard")
 
 
 def login(role: str) -> str:

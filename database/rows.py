@@ -174,3 +174,14 @@ class UsageRow:
     count: int
     refused: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A sign-on to the dashboard. `subject` is the sign-on's own name for a person; `ended_at` once they signed out."""
+
+    session_id: str
+    subject: str
+    expires_at: datetime
+    last_seen_at: datetime
+    ended_at: datetime | None

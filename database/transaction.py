@@ -13,6 +13,7 @@ from database.objects import ManagedObjects
 from database.outbox import Outbox
 from database.routes import Routes
 from database.services import Services
+from database.sessions import Sessions
 from database.steps import Steps
 from database.tenants import Tenants
 from database.usage import Usage
@@ -35,3 +36,4 @@ class Transaction:
         self.services: interfaces.Services = Services(connection, tenant_id)
         self.objects: interfaces.ManagedObjects = ManagedObjects(connection, tenant_id)
         self.usage: interfaces.Usage = Usage(connection, tenant_id)
+        self.sessions: interfaces.Sessions = Sessions(connection, tenant_id)

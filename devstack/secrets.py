@@ -10,7 +10,7 @@ from config.secrets import Role, ensure_secret, read_secret
 MIGRATOR = "migrator"
 BOUNDARY_PUBLIC_KEY = "boundary-identity.pub"
 """The public half of `boundary-identity.pem`, which the key server checks tenant tokens with."""
-DATABASE_ROLES = (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR, Role.CRYPTO)
+DATABASE_ROLES = (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR, Role.CRYPTO, Role.DASHBOARD)
 _WEBHOOK_KEY_BYTES = 32
 
 

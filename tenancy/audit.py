@@ -47,6 +47,14 @@ class AuditName(StrEnum):
     CRYPTO_KEY_CHANGED = "crypto.key_changed"
     CRYPTO_USED = "crypto.used"
     CRYPTO_REFUSED = "crypto.refused"
+    SIGNED_IN = "dashboard.signed_in"
+    SIGNED_OUT = "dashboard.signed_out"
+    ACCESS_REFUSED = "dashboard.access_refused"
+    ACTION_REFUSED = "dashboard.action_refused"
+    EXPORTED = "dashboard.exported"
+    SERVICE_CONNECT_REQUESTED = "service.connect_requested"
+    SERVICE_DISCONNECT_REQUESTED = "service.disconnect_requested"
+    RETRY_REQUESTED = "tenant.retry_requested"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {
@@ -61,6 +69,9 @@ UPSTREAM_NAME: dict[AuditName, str] = {
     AuditName.SERVICE_CERTIFICATE_ISSUED: "credentialCreate",
     AuditName.SERVICE_DISCONNECTED: "credentialDelete",
     AuditName.CRYPTO_REFUSED: "unauthorizedRequest",
+    AuditName.SIGNED_IN: "userLoginSuccess",
+    AuditName.ACCESS_REFUSED: "unauthorizedRequest",
+    AuditName.ACTION_REFUSED: "unauthorizedRequest",
 }
 
 ActorKind = Literal["human", "service", "system"]

@@ -18,7 +18,7 @@ TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
     *("outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
-    *("usage_minute", "usage_batch"),
+    *("usage_minute", "usage_batch", "dashboard_session"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -118,11 +118,24 @@ _ALLOWED_WRITES = {
         ),
         "insert into okcm.usage_batch (tenant_id, batch_id) values ('{victim}', 'new')",
     ),
+    "dashboard": (
+        "update okcm.dashboard_session set ended_at = now() where tenant_id = '{victim}'",
+        "delete from okcm.dashboard_session where tenant_id = '{victim}'",
+        (
+            "insert into okcm.dashboard_session (tenant_id, session_id, subject, expires_at)"
+            " values ('{victim}', repeat('e', 64), 'mallory', now())"
+        ),
+        (
+            "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
+            " values ('{victim}', 'new', 'orders', 'mongodb', 'x')"
+        ),
+    ),
 }
 _READABLE = {
     "worker": TABLES,
     "marketplace": ("tenant", "marketplace_event", "operation_step", "outbox"),
-    "operator": TABLES,
+    "operator": tuple(table for table in TABLES if table != "dashboard_session"),
+    "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
         *("managed_object", "usage_minute", "usage_batch"),
@@ -156,6 +169,7 @@ _NEVER = {
         "select attributes from okcm.managed_object",
         "delete from okcm.managed_object",
         "select count from okcm.usage_minute",
+        "select subject from okcm.dashboard_session",
     ),
     "marketplace": (
         "select okcm.unstarted_events(10)",
@@ -204,6 +218,25 @@ _NEVER = {
         "update okcm.managed_object set l2_key = 'another'",
         "update okcm.managed_object set object_id = 'another'",
         "update okcm.managed_object set object_type = 9",
+        "delete from okcm.usage_minute",
+        "select * from okcm.dashboard_session",
+    ),
+    # People's browsers end here: it looks, asks, and changes nothing but who is signed on.
+    "dashboard": (
+        "select okcm.unstarted_events(10)",
+        "select okcm.audit_save_signed_head(1, '', '', '')",
+        *(f"select * from okcm.{table}" for table in ("marketplace_event", "outbox", "usage_batch")),
+        "update okcm.tenant set state = 'active'",
+        "update okcm.service set state = 'connected'",
+        "update okcm.service_certificate set revoked_at = null",
+        "update okcm.service_request set csr_pem = 'x'",
+        "select wrapped from okcm.service_key",
+        "select material from okcm.managed_object",
+        "select attributes from okcm.managed_object",
+        "update okcm.audit_event set record = '{{}}'",
+        "delete from okcm.audit_event",
+        "update okcm.dashboard_session set subject = 'mallory'",
+        "update okcm.dashboard_session set expires_at = now()",
         "delete from okcm.usage_minute",
     ),
 }

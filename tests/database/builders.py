@@ -128,3 +128,5 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
     with field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
         tx.objects.add([an_object(tenant_id, f"object-{service}", service=service)])
         tx.usage.add([some_usage(service)], f"batch-{service}")
+    with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))

@@ -148,6 +148,10 @@ def test_a_grant_too_many_is_noticed(populated: Field) -> None:
         "grant select (material) on okcm.managed_object to okcm_worker",
         "grant select (wrapped) on okcm.service_key to okcm_operator",
         "grant update (csr_pem) on okcm.service_request to okcm_operator",
+        "grant select on okcm.outbox to okcm_dashboard",
+        "grant update (expires_at) on okcm.dashboard_session to okcm_dashboard",
+        "grant update (state) on okcm.service to okcm_dashboard",
+        "grant select (wrapped) on okcm.service_key to okcm_dashboard",
         # Two locks on one door: the grant leaves out the column, the policy its value. Only both gone lets it through.
         "grant insert on okcm.tenant to okcm_marketplace; drop policy begins_requested on okcm.tenant",
     ]

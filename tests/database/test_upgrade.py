@@ -57,7 +57,7 @@ def older(tmp_path: Path) -> Iterator[Field]:
 
 
 def _roles() -> list[str]:
-    return [role for role in PROCESSES if role != "crypto"]
+    return [role for role in PROCESSES if role not in {"crypto", "dashboard"}]
 
 
 def _leave_roles(administrator: psycopg.Connection, server: Server) -> None:
