@@ -48,7 +48,13 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "database": ("database.interfaces",),
     },
     "marketplace": {"vault": (), "keystores": (), "activities": (), "workflows": ("workflows.gateway",)},
-    "dashboard": {"vault": (), "keystores": (), "activities": (), "workflows": ("workflows.gateway",)},
+    "dashboard": {
+        "vault": (),
+        "keystores": (),
+        "database": ("database.interfaces",),
+        "activities": (),
+        "workflows": ("workflows.gateway",),
+    },
     "crypto": {
         # And the one spelling of serial numbers, by which the issuing and the asking side must agree.
         "vault": ("vault.interfaces", "vault.certificates.hex_serial"),
@@ -67,6 +73,7 @@ EXCEPTIONS = {
     ("crypto.wiring", "vault"): "the one place that chooses implementations",
     ("crypto.wiring", "keystores"): "the same",
     ("crypto.wiring", "database"): "the same",
+    ("dashboard.wiring", "database"): "the one place that chooses implementations",
     ("worker.codec_server", "vault"): "a process of its own whose whole wiring is one adapter",
     ("worker.identity", "vault"): "who a process is at the key server, shared by the two wirings",
     ("cli", "devstack"): "openkcm up and down are the embedded stack",

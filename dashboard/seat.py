@@ -1,0 +1,53 @@
+"""Where somebody sits: who they are, at which tenant, and what a page may use. Made anew at each rerun."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import uuid4
+
+from dashboard.interfaces import Door, TenantDatabase
+from tenancy.audit import AuditEvent, AuditName, Outcome
+from tenancy.people import Permission, Person
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where things are, as people and services reach them. `temporal_ui` is None where nobody said where it is."""
+
+    dashboard: str
+    marketplace: str
+    crypto_https: str
+    crypto_kmip: str
+    temporal_ui: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """`tenant_id` is the place's tenant, which the guard has seen to be the person's own; OPERATORS at their desk."""
+
+    person: Person
+    tenant_id: str
+    source: str
+    database: TenantDatabase
+    door: Door
+    addresses: Addresses
+    now: Callable[[], datetime]
+
+    def may(self, permission: Permission) -> bool:
+        """Return whether the person may do something here; what they may not do is not offered to them."""
+        return self.person.may(permission)
+
+    def event(self, name: AuditName, subject: str, outcome: Outcome, **details: str) -> AuditEvent:
+        """Return an audit event in which this person acts, for the stream of the transaction it is appended in."""
+        event_id = f"dashboard/{uuid4().hex}"
+        return AuditEvent(
+            event_id=event_id,
+            name=name,
+            actor_kind="human",
+            actor=self.person.subject,
+            subject=subject,
+            outcome=outcome,
+            correlation_id=event_id,
+            source=self.source,
+            details=details,
+        )
