@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from database.interfaces import BoundaryRunRow
 from tenancy.boundaries import CheckResult
 
 
@@ -35,12 +36,18 @@ class Boundaries:
         )
 
     def latest(self) -> Sequence[CheckResult]:
-        """Return the results of the newest run in the order they were recorded."""
+        run = self.latest_run()
+        return () if run is None else run.results
+
+    def latest_run(self) -> BoundaryRunRow | None:
         rows = self.connection.execute(
-            "select clause, name, outcome, seconds, evidence from okcm.boundary_result"
+            "select recorded_at, clause, name, outcome, seconds, evidence from okcm.boundary_result"
             " where recorded_at = (select max(recorded_at) from okcm.boundary_result) order by number"
-        )
-        return [
+        ).fetchall()
+        if not rows:
+            return None
+        results = tuple(
             CheckResult(clause=clause, name=name, outcome=outcome, seconds=seconds, evidence=evidence)
-            for clause, name, outcome, seconds, evidence in rows
-        ]
+            for _, clause, name, outcome, seconds, evidence in rows
+        )
+        return BoundaryRunRow(rows[0][0], results)

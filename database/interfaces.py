@@ -14,9 +14,12 @@ from typing import Protocol
 
 from database.rows import (
     AuthorityRow,
+    BoundaryRunRow,
     CallerRow,
     KeyRow,
+    KeyVersionRow,
     LeafRow,
+    ObjectCountRow,
     ObjectRow,
     RouteRow,
     ServiceKeyRow,
@@ -27,29 +30,36 @@ from database.rows import (
     StepRow,
     TenantRow,
     UsageRow,
+    UsageTotalRow,
 )
+from database.service_interfaces import ManagedObjects, Services
 from tenancy.audit import AuditEvent, StoredRecord
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
 from tenancy.provisioning import Step
-from tenancy.services import ServiceKind
 
 __all__ = [
     "AuthorityRow",
+    "BoundaryRunRow",
     "CallerRow",
     "KeyRow",
+    "KeyVersionRow",
     "LeafRow",
+    "ManagedObjects",
+    "ObjectCountRow",
     "ObjectRow",
     "RouteRow",
     "ServiceKeyRow",
     "ServiceRequestRow",
     "ServiceRow",
+    "Services",
     "SessionRow",
     "SignedHead",
     "StepRow",
     "TenantRow",
     "UsageRow",
+    "UsageTotalRow",
 ]
 """The rows belong to these contracts: whoever may see these need not look further."""
 
@@ -147,7 +157,13 @@ class Routes(Protocol):
 class Boundaries(Protocol):
     def record(self, operation_id: str, results: Sequence[CheckResult]) -> None: ...
 
-    def latest(self) -> Sequence[CheckResult]: ...
+    def latest(self) -> Sequence[CheckResult]:
+        """Return the results of the newest run in the order they were recorded."""
+        ...
+
+    def latest_run(self) -> BoundaryRunRow | None:
+        """Return the newest run with its time; None before the first."""
+        ...
 
 
 class Inbox(Protocol):
@@ -174,87 +190,6 @@ class Outbox(Protocol):
         ...
 
 
-class Services(Protocol):
-    def request(self, request: ServiceRequestRow) -> None:
-        """Store what is asked for (operator); the same request id again changes nothing."""
-        ...
-
-    def requested(self, request_id: str) -> ServiceRequestRow:
-        """Return a stored request; raises ServiceUnknown."""
-        ...
-
-    def connect(self, service: str, kind: ServiceKind) -> ServiceRow:
-        """Create the service as connecting or bring a disconnected one back to it; a connected one stays connected.
-
-        Raises: ServiceConflict when it is of another kind.
-        """
-        ...
-
-    def connected(self, service: str) -> None:
-        """Note that a connecting service has key and certificate."""
-        ...
-
-    def disconnect(self, service: str) -> bool:
-        """Revoke its certificates and mark it disconnected, at once and together; False when it already was."""
-        ...
-
-    def get(self, service: str) -> ServiceRow | None: ...
-
-    def all(self) -> Sequence[ServiceRow]:
-        """Return the services by name."""
-        ...
-
-    def record_leaf(self, leaf: LeafRow) -> LeafRow:
-        """Record a certificate and return the one on record for its service and generation, which is the first."""
-        ...
-
-    def leaf(self, service: str) -> LeafRow | None:
-        """Return the newest certificate of a service that is not revoked."""
-        ...
-
-    def generation(self, service: str) -> int:
-        """Return the generation of a service's newest certificate, revoked ones included; 0 before the first."""
-        ...
-
-    def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
-        """Record an L3 and return the one on record for its service and version, which is the first."""
-        ...
-
-    def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
-        """Return an L3 of a service, the newest without `version`."""
-        ...
-
-    def caller(self, serial: str) -> CallerRow | None:
-        """Return what a certificate on record may do; None when it is not on record or the tenant has no route."""
-        ...
-
-    def seen(self, services: Sequence[str], at: datetime) -> None:
-        """Move `last_seen_at` of services forward."""
-        ...
-
-
-class ManagedObjects(Protocol):
-    """KMIP objects of one service at a time: another service's object is not there."""
-
-    def add(self, rows: Sequence[ObjectRow]) -> None: ...
-
-    def get(self, service: str, object_id: str) -> ObjectRow | None: ...
-
-    def named(self, service: str, name: str) -> Sequence[ObjectRow]: ...
-
-    def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:
-        """Return a service's objects that were not destroyed, oldest first."""
-        ...
-
-    def change(self, row: ObjectRow) -> bool:
-        """Replace a row if it still has `row.revision`, which becomes one more; False when somebody was faster."""
-        ...
-
-    def remove(self, service: str, object_id: str) -> bool:
-        """Forget an object that was destroyed; False when it is not there."""
-        ...
-
-
 class Usage(Protocol):
     def add(self, rows: Sequence[UsageRow], batch_id: str) -> bool:
         """Add to the counters of each minute; False when this batch was added before, and then nothing is."""
@@ -262,6 +197,10 @@ class Usage(Protocol):
 
     def between(self, since: datetime, until: datetime) -> Sequence[UsageRow]:
         """Return the minutes in [since, until), oldest first."""
+        ...
+
+    def totals(self, since: datetime, until: datetime) -> Sequence[UsageTotalRow]:
+        """Return the sum of the minutes in [since, until) for each service and operation."""
         ...
 
 

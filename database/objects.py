@@ -7,7 +7,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import ObjectRow
+from database.interfaces import ObjectCountRow, ObjectRow
 
 _COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, key_version, material, revision"
 _SELECT = f"select {_COLUMNS} from okcm.managed_object where service = %s"  # noqa: S608 - a constant
@@ -64,6 +64,12 @@ class ManagedObjects:
         living = f"{_SELECT} and material is not null order by created_at, object_id limit %s"
         rows = self.connection.execute(living, [service, limit])
         return [_object(row) for row in rows]
+
+    def counts(self) -> Sequence[ObjectCountRow]:
+        rows = self.connection.execute(
+            "select service, state, count(*) from okcm.managed_object group by service, state order by service, state"
+        )
+        return [ObjectCountRow(*row) for row in rows]
 
     def change(self, row: ObjectRow) -> bool:
         changed = self.connection.execute(

@@ -5,6 +5,7 @@ import ssl
 from dataclasses import dataclass
 from datetime import datetime
 
+from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, StepState
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
@@ -43,6 +44,14 @@ class KeyRow:
     kind: str
     version: int
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryRunRow:
+    """One run of the boundary checks; a repeated gate is a run of its own."""
+
+    recorded_at: datetime
+    results: tuple[CheckResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,18 @@ class ServiceKeyRow:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyVersionRow:
+    """An L3 by name, without what is wrapped."""
+
+    service: str
+    version: int
+    l2_key: str
+    root_key_mode: str
+    root_key: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CallerRow:
     """Everything that decides what a client certificate may do, read in one query by its serial."""
 
@@ -165,6 +186,15 @@ class ObjectRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectCountRow:
+    """How many managed objects of a service are in a state (KMIP's enumeration, 0: the type has none)."""
+
+    service: str
+    state: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRow:
     """What one service did in one minute; `refused` of `count` were refused."""
 
@@ -174,6 +204,17 @@ class UsageRow:
     count: int
     refused: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotalRow:
+    """What one service did in a time; `last_minute` is the newest minute of it that has something."""
+
+    service: str
+    operation: CryptoOperation
+    count: int
+    refused: int
+    last_minute: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import CallerRow, LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
+from database.interfaces import CallerRow, KeyVersionRow, LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
 from tenancy.errors import DatabaseRefused, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.services import ServiceKind, ServiceState
@@ -151,6 +151,13 @@ class Services:
         else:
             found = self.connection.execute(f"{_KEY} and version = %s", [service, version]).fetchone()
         return None if found is None else ServiceKeyRow(*found)
+
+    def keys(self) -> Sequence[KeyVersionRow]:
+        rows = self.connection.execute(
+            "select service, version, l2_key, root_key_mode, root_key, created_at from okcm.service_key"
+            " order by service, version"
+        )
+        return [KeyVersionRow(*row) for row in rows]
 
     def caller(self, serial: str) -> CallerRow | None:
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()

@@ -7,7 +7,7 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import UsageRow
+from database.interfaces import UsageRow, UsageTotalRow
 from tenancy.services import CryptoOperation
 
 # One statement, one round trip. The rows of a batch are summed first (ON CONFLICT can touch a row once) and written in
@@ -64,3 +64,11 @@ class Usage:
         return [
             UsageRow(minute, service, CryptoOperation(operation), *rest) for minute, service, operation, *rest in rows
         ]
+
+    def totals(self, since: datetime, until: datetime) -> Sequence[UsageTotalRow]:
+        rows = self.connection.execute(
+            "select service, operation, sum(count)::bigint, sum(refused)::bigint, max(minute) from okcm.usage_minute"
+            " where minute >= %s and minute < %s group by service, operation order by service, operation",
+            [since, until],
+        )
+        return [UsageTotalRow(service, CryptoOperation(operation), *rest) for service, operation, *rest in rows]

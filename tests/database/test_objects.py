@@ -54,6 +54,15 @@ def test_objects_are_found_by_name_and_listed_oldest_first(crypto: Database) -> 
         assert [row.object_id for row in tx.objects.of_service("orders", limit=2)] == ["object-orders", "z"]
 
 
+def test_objects_are_counted_by_service_and_state(crypto: Database, field: Field) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.objects.add([an_object("acme", f"counted-{number}", state=1 + number % 2) for number in range(5)])
+        tx.objects.add([an_object("acme", "gone", state=5, material=None)])
+    with field.open("dashboard").tenant_tx("acme") as tx:
+        counted = {(row.service, row.state): row.count for row in tx.objects.counts()}
+    assert counted == {("orders", 1): 4, ("orders", 2): 2, ("orders", 5): 1, ("users", 1): 1}
+
+
 def test_a_renamed_object_is_found_by_its_new_name_and_no_longer_by_the_old(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme", names=("one", "two"))])

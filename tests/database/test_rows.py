@@ -169,6 +169,22 @@ def test_the_newest_run_of_boundary_checks_is_kept_apart_from_older_ones(worker:
             ("there", "breached"),
             ("back", "held"),
         ]
+    with worker.tenant_tx("acme") as tx:
+        run = tx.boundaries.latest_run()
+        assert run is not None
+        assert list(run.results) == list(tx.boundaries.latest())
+        tx.boundaries.record("gate", [a_result("again")])
+    with worker.tenant_tx("acme") as tx:
+        later = tx.boundaries.latest_run()
+    assert later is not None
+    assert later.recorded_at > run.recorded_at
+    assert [found.name for found in later.results] == ["again"]
+
+
+def test_a_tenant_that_was_never_checked_has_no_run(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        assert tx.boundaries.latest_run() is None
+        assert list(tx.boundaries.latest()) == []
 
 
 def test_an_event_is_accepted_once(field: Field) -> None:

@@ -136,6 +136,22 @@ def test_the_first_key_of_a_version_stays_and_the_newest_is_the_default(worker: 
         assert tx.services.key("orders", 3) is None
 
 
+def test_the_dashboard_sees_which_versions_of_keys_there_are_and_nothing_wrapped(connected: Field) -> None:
+    with connected.open("worker").tenant_tx("acme") as tx:
+        tx.services.record_key(a_service_key("acme", version=2))
+    with connected.open("dashboard").tenant_tx("acme") as tx:
+        first, second = tx.services.keys()
+        assert (first.service, first.version, second.version) == ("orders", 1, 2)
+        assert (second.l2_key, second.root_key_mode, second.root_key) == (
+            l2_key("acme"),
+            "platform",
+            "root-eu-west-1",
+        )
+        assert second.created_at >= first.created_at
+    with pytest.raises(DatabaseRefused, match="42501"), connected.open("dashboard").tenant_tx("acme") as tx:
+        tx.services.key("orders")
+
+
 @pytest.mark.parametrize("changed", [{"l2_key": l2_key("beta")}, {"service": "nobody"}])
 def test_a_service_key_descends_from_a_key_and_a_service_of_its_own_tenant(
     worker: Database, changed: dict[str, str]

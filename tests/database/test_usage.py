@@ -4,6 +4,7 @@ from datetime import timedelta
 import pytest
 
 from database.connection import Database
+from database.interfaces import UsageTotalRow
 from tenancy.errors import DatabaseRefused
 from tenancy.services import CryptoOperation
 from tests.database.builders import NOW, a_provisioned_tenant, some_usage
@@ -57,6 +58,21 @@ def test_the_end_of_a_range_is_not_in_it(crypto: Database) -> None:
         tx.usage.add([some_usage(minute=NOW + minutes * timedelta(minutes=1)) for minutes in range(4)], "a")
         found = tx.usage.between(NOW + timedelta(minutes=1), NOW + timedelta(minutes=3))
     assert [row.minute - NOW for row in found] == [timedelta(minutes=1), timedelta(minutes=2)]
+
+
+def test_totals_add_the_minutes_of_a_range_up_for_each_service_and_operation(crypto: Database) -> None:
+    minute = timedelta(minutes=1)
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_usage(minute=NOW + number * minute) for number in range(4)], "a")
+        tx.usage.add([some_usage("users", operation=CryptoOperation.GET, count=1, refused=0)], "b")
+    with crypto.tenant_tx("beta") as tx:
+        tx.usage.add([some_usage()], "a")
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.usage.totals(NOW, NOW + 3 * minute) == [
+            UsageTotalRow("orders", CryptoOperation.ENCRYPT, 30, 3, NOW + 2 * minute),
+            UsageTotalRow("users", CryptoOperation.GET, 1, 0, NOW),
+        ]
+        assert tx.usage.totals(NOW + HOUR, NOW + 2 * HOUR) == []
 
 
 def test_refusals_are_counted_where_no_service_is_on_record(crypto: Database) -> None:

@@ -1,0 +1,56 @@
+"""How times, spans and numbers are said to people. Times are UTC and say so; the relative stands beside them."""
+
+from datetime import UTC, datetime, timedelta
+
+_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
+_JUST_NOW = timedelta(seconds=5)
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: `1 service`, `1,250 services`."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def at(time: datetime) -> str:
+    """Return a time to the minute: `25 Nov 2026, 12:00 UTC`."""
+    utc = time.astimezone(UTC)
+    return f"{utc.day} {utc:%b %Y, %H:%M} UTC"
+
+
+def relative(time: datetime, now: datetime) -> str:
+    """Return how far a time is from now in its largest unit: `3 minutes ago`, `in 2 days`, `just now`."""
+    distance = abs(now - time)
+    if distance < _JUST_NOW:
+        return "just now"
+    words = _largest(distance)
+    return f"{words} ago" if time < now else f"in {words}"
+
+
+def moment(time: datetime | None, now: datetime, never: str = "never") -> str:
+    """Return a time and how far it is from now: `25 Nov 2026, 12:00 UTC (3 minutes ago)`."""
+    return never if time is None else f"{at(time)} ({relative(time, now)})"
+
+
+def span(seconds: float) -> str:
+    """Return a duration as exactly as it matters: `0.4 s`, `12 s`, `2 min 5 s`, `3 days`."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return _largest(timedelta(seconds=whole))
+
+
+def listed(words: list[str]) -> str:
+    """Return words as a sentence lists them: `a`, `a and b`, `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def _largest(distance: timedelta) -> str:
+    seconds = int(distance.total_seconds())
+    for unit, size in _UNITS:
+        if seconds >= size:
+            return count(seconds // size, unit)
+    return count(0, "second")
