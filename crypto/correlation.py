@@ -5,8 +5,8 @@ a request; a task made from there inherits a copy, so requests that wait do not 
 thread MUST take the value along.
 """
 
+import os
 import re
-import secrets
 from contextvars import ContextVar
 
 correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
@@ -19,7 +19,7 @@ _NO_TRACE = b"0" * 32
 
 def new_correlation_id() -> str:
     """Return an id for a request that brought none."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def from_request_id(value: bytes) -> str | None:

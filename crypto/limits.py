@@ -23,7 +23,7 @@ class TenantLimits:
 
     def __init__(self, rate: int, places: int, now: Callable[[], float] = time.monotonic) -> None:
         """Take requests a second, with bursts of one second, and how many may be worked on at once."""
-        self._rate, self._places, self._now = rate, places, now
+        self._rate, self._places, self._now = float(rate), places, now
         self._shares: dict[str, _Share] = {}
         self.refused = 0
 
@@ -35,13 +35,13 @@ class TenantLimits:
         now = self._now()
         share = self._shares.get(tenant_id)
         if share is None:
-            share = self._shares[tenant_id] = _Share(float(self._rate), now)
-        share.tokens = min(float(self._rate), share.tokens + (now - share.filled_at) * self._rate)
+            share = self._shares[tenant_id] = _Share(self._rate, now)
+        tokens = share.tokens = min(self._rate, share.tokens + (now - share.filled_at) * self._rate)
         share.filled_at = now
-        if share.taken_places >= self._places or share.tokens < min(cost, self._rate):
+        if share.taken_places >= self._places or (tokens < cost and tokens < self._rate):
             self.refused += 1
             raise TooManyRequests
-        share.tokens -= cost
+        share.tokens = tokens - cost
         share.taken_places += 1
 
     def leave(self, tenant_id: str) -> None:

@@ -44,7 +44,9 @@ class Item(NamedTuple):
 
     def first(self, tag: int) -> "Item | None":
         """Return the first child with `tag`."""
-        for item in self.children():
-            if item.tag == tag:
-                return item
+        if isinstance(self.value, tuple):
+            item: Item
+            for item in self.value:
+                if item[0] == tag:  # its tag, without looking the name up
+                    return item
         return None

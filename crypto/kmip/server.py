@@ -47,7 +47,7 @@ class KmipConnection(Connection):
 
     def _take(self) -> None:
         """Begin with the next message that is whole; one at a time, so what follows it stays bytes and is bounded."""
-        if self._owing or self.closing:
+        if self._owing or self.closing or not self._unread:
             return
         try:
             size = framing.size_of(self._unread, self._limit)
@@ -60,7 +60,7 @@ class KmipConnection(Connection):
             self._owing = True
             self.awaiting(None)
             self.run(self._answer(message), self._answered)
-        elif self._unread:
+        else:
             self.awaiting(self.connections.bounds.message_seconds)
 
     def _read(self, message: bytes) -> Item:

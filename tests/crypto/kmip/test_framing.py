@@ -8,7 +8,7 @@ from crypto.kmip.fields import choice, number, octets, structure, text
 from crypto.kmip.framing import NotKmip, Refusal
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import a_get, encoded, message, version
+from tests.crypto.kmip.messages import a_get, batch_item, encoded, message, version
 
 LIMIT = 4096
 REFUSAL = Refusal(ResultReason.INVALID_MESSAGE, "no")
@@ -49,6 +49,15 @@ def test_a_refusal_speaks_the_version_of_the_request(minor):
 @pytest.mark.parametrize("beginning", [b"", encoded()[:20], encoded(a_get(minor=5)), encoded()[:16] + bytes(40)])
 def test_nothing_is_said_in_a_version_nobody_named(beginning):
     assert framing.refuse(beginning, REFUSAL) == b""
+
+
+def test_what_may_hold_a_secret_does_not_only_ask():
+    assert framing.asks_only(a_get())
+    credentials = structure(Tag.AUTHENTICATION, structure(Tag.CREDENTIAL))
+    assert not framing.asks_only(a_get(header=(credentials,)))
+    register = batch_item(Operation.REGISTER, octets(Tag.KEY_MATERIAL, b"secret"))
+    assert not framing.asks_only(message(register))
+    assert not framing.asks_only(message(*a_get().all(Tag.BATCH_ITEM), register))
 
 
 def a_response(*sizes: int) -> Item:

@@ -87,6 +87,15 @@ async def test_requests_on_one_connection_are_answered_in_order():
 
 
 @on_both_loops
+async def test_the_same_question_again_is_looked_at_again():
+    async with front() as (here, mirror):
+        streams = await here.connect()
+        for object_id in ("one", "one", "two", "one"):
+            assert asked_id(await ask(streams, encoded(a_get(object_id)))) == object_id
+        assert len(mirror.callers) == 4
+
+
+@on_both_loops
 async def test_an_answer_that_waits_holds_back_those_after_it_and_nobody_else():
     async with front() as (here, mirror):
         held, free = await here.connect(ACME), await here.connect(BETA)

@@ -155,6 +155,13 @@ def test_bytes_that_break_the_rules_are_refused(name):
         ttlv.decode(data)
 
 
+def test_a_structure_that_is_written_already_is_written_as_it_would_be():
+    inner, beside = structure(Item(TAG, ItemType.INTEGER, 8), structure()), Item(TAG, ItemType.ENUMERATION, 1)
+    outer = ttlv.encode(structure(inner, beside))
+    assert ttlv.encode(structure(ttlv.encoded(inner), beside)) == outer
+    assert ttlv.written(TAG, outer).children() == ()
+
+
 def test_a_refusal_does_not_show_the_content():
     with pytest.raises(ttlv.RefusedBytes) as refused:
         ttlv.decode(head(7, 8) + b"secret!\xff")
