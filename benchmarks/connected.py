@@ -8,9 +8,9 @@ from benchmarks.stack import Stack
 
 
 @contextmanager
-def connected_stack(tenant_id: str, kind: str) -> Iterator[tuple[Stack, Path]]:
+def connected_stack(tenant_id: str, kind: str, **settings: int) -> Iterator[tuple[Stack, Path]]:
     """Yield the stack and the folder with the service's key, certificate and configuration."""
-    with Stack() as stack:
+    with Stack(**settings) as stack:
         folder = stack.folder / "service"
         stack.openkcm("enable", tenant_id, "--organization", "Bench Corp", "--region", "eu-west-1", "--wait")
         stack.openkcm("service", "connect", tenant_id, "--kind", kind, "--name", "bench", "--out", str(folder))

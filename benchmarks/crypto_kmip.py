@@ -3,7 +3,7 @@
 import os
 import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from benchmarks import report
 from benchmarks.connected import connected_stack
 from benchmarks.kmip_messages import create, found_identifier, get, succeeded
 from benchmarks.load import Load, Target, ask, ask_connecting, one, ttlv_size
+from benchmarks.processes import two_loops_over_one
 from benchmarks.pykmip_peer import pykmip_server
 from benchmarks.report import Check, Result
+from benchmarks.stack import Stack
 
 _TENANT = "bench-corp-1"
 _ROUNDS = 3
@@ -25,11 +27,14 @@ _CASES: dict[str, tuple[Callable[[Target, float], Load], float]] = {
     "16 connections": (lambda target, seconds: ask(target, 16, seconds), 30.0),
     "connect per operation": (ask_connecting, 5.0),
 }
+_SCALED = "16 connections"
 _PROTOCOL = (
     "Each server holds one AES-256 key, made over KMIP 1.2, and is asked for it by Get over mTLS (ours TLS 1.3, PyKMIP "
     "1.2, the most it speaks). For each case the two sides take turns, {rounds} rounds of {seconds:g} s; the median "
     "round counts; same generator, same machine. Ours runs {processes} processes and writes its audit journal before "
-    "each answer; PyKMIP is one process with threads and SQLite, as it ships."
+    "each answer; PyKMIP is one process with threads and SQLite, as it ships. Then a second stack serves from one "
+    "process. What processes can gain is bounded by the machine, as the last line of the table shows: two loops that "
+    "only count, at once, over one of them alone; and the generator has its share of the same processors."
 )
 
 
@@ -43,18 +48,9 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         tempfile.TemporaryDirectory(prefix="openkcm-pykmip-") as place,
         pykmip_server(Path(place)) as peer,
     ):
-        tls = ssl.create_default_context(cafile=folder / "ca.pem")
-        tls.load_cert_chain(folder / "client.pem", folder / "client.key")
-        sides = {
-            "ours": _target(stack.settings.crypto_kmip_port, tls),
-            "PyKMIP": _target(peer.port, peer.tls),
-        }
+        sides = {"ours": _ours(stack, folder), "PyKMIP": _target(peer.port, peer.tls)}
         for case, (measure, least) in _CASES.items():
-            loads: dict[str, list[Load]] = {side: [] for side in sides}
-            for _ in range(rounds):
-                for side, target in sides.items():
-                    loads[side].append(measure(target, seconds))
-            middle = {side: sorted(found, key=lambda load: load.rate)[len(found) // 2] for side, found in loads.items()}
+            middle = _middle(measure, sides, rounds, seconds)
             for side, load in middle.items():
                 summary[f"{side}, {case}"] = load.summary()
                 step = max(1, len(load.latencies) // 500)
@@ -62,6 +58,13 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             ratio = middle["ours"].rate / middle["PyKMIP"].rate
             summary[f"times PyKMIP, {case}"] = round(ratio, 1)
             checks.append(Check(f"PyKMIP's Gets per second over ours, {case}", round(1 / ratio, 4), 1 / least, ""))
+    with connected_stack(_TENANT, "mongodb", crypto_processes=1) as (stack, folder):
+        measure = _CASES[_SCALED][0]
+        alone = _middle(measure, {"ours": _ours(stack, folder)}, rounds, seconds)["ours"]
+    both = summary[f"ours, {_SCALED}"]["requests/s"]
+    summary[f"ours in one process, {_SCALED}"] = alone.summary()
+    summary[f"{os.cpu_count()} processes over one, {_SCALED}"] = round(both / alone.rate, 2)
+    summary["two bare loops over one"] = round(two_loops_over_one(), 2)
     result = Result(
         name="crypto_kmip",
         title="KMIP Get: the crypto service and PyKMIP",
@@ -72,6 +75,23 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         samples=samples,
     )
     return result, _plot(summary)
+
+
+def _middle(
+    measure: Callable[[Target, float], Load], sides: Mapping[str, Target], rounds: int, seconds: float
+) -> dict[str, Load]:
+    """Measure the sides in turns and return the median round of each."""
+    loads: dict[str, list[Load]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, target in sides.items():
+            loads[side].append(measure(target, seconds))
+    return {side: sorted(found, key=lambda load: load.rate)[len(found) // 2] for side, found in loads.items()}
+
+
+def _ours(stack: Stack, folder: Path) -> Target:
+    tls = ssl.create_default_context(cafile=folder / "ca.pem")
+    tls.load_cert_chain(folder / "client.pem", folder / "client.key")
+    return _target(stack.settings.crypto_kmip_port, tls)
 
 
 def _target(port: int, tls: ssl.SSLContext) -> Target:

@@ -1,12 +1,21 @@
 """CPU time and memory of the stack's processes, read from /proc; each component with all its descendants."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
+_LOOP = """
+import time
+count, end = 0, time.monotonic() + 1
+while time.monotonic() < end:
+    count += 1
+print(count)
+"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,19 @@ def read_memory(pids: Mapping[str, int]) -> dict[str, float]:
     """Return MiB of each component; shared pages are divided among those who share them (PSS)."""
     tree = _children()
     return {name: round(sum(_pss(pid) for pid in _family(pid, tree)) / 1024, 1) for name, pid in pids.items()}
+
+
+def two_loops_over_one() -> float:
+    """Return how many times as much two processes count as one alone: below 2 where processors share a core."""
+    alone = _count(1)
+    return _count(2) / alone
+
+
+def _count(processes: int) -> int:
+    running = [
+        subprocess.Popen([sys.executable, "-c", _LOOP], stdout=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    return sum(int(process.communicate()[0]) for process in running)
 
 
 def folder_size(folder: Path) -> float:

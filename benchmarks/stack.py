@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,13 +38,14 @@ _BELOW_EPHEMERAL = (20000, 32000)
 class Stack:
     """`with Stack() as stack:` runs the whole product in a temporary folder on free ports."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: int) -> None:
+        """`settings` are of the product, beside ports and folder."""
         self.folder = Path(tempfile.mkdtemp(prefix="openkcm-bench-"))
         # PostgreSQL refuses to run as root and is then run as nobody, who must be able to reach its folder.
         self.folder.chmod(0o711)
         self._openkcm = Path(sys.executable).with_name("openkcm")
         self._before = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-        self.settings = self._configure()
+        self.settings = self._configure(settings)
 
     def __enter__(self) -> Self:
         print(f"starting a stack in {self.folder}", flush=True)
@@ -89,10 +91,11 @@ class Stack:
         password = read_secret(folder, secrets.database_password(role))
         return password, bytes.fromhex(read_secret(folder, secrets.context_key(role)))
 
-    def _configure(self) -> Settings:
+    def _configure(self, wanted: Mapping[str, int]) -> Settings:
         vault, *ports = free_ports(len(_PORTS))
         lines = [f'state_dir = "{self.folder / "state"}"', f"vault_port = {vault}"]
         lines += [f"{name} = {port}" for name, port in zip(_PORTS, ports, strict=True)]
+        lines += [f"{name} = {value}" for name, value in wanted.items()]
         file = self.folder / "openkcm.toml"
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         for name in self._before:
