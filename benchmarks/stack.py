@@ -30,6 +30,7 @@ _PORTS = (
     "crypto_https_port",
     "crypto_kmip_port",
     "crypto_metrics_port",
+    "dashboard_port",
 )
 _BELOW_EPHEMERAL = (20000, 32000)
 """Where the kernel takes no ports for outgoing connections, so that a port found free stays free until it is used."""

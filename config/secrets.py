@@ -45,6 +45,10 @@ MARKETPLACE_TOKEN = "marketplace-token"  # noqa: S105 - a file name
 CALLBACK_SECRET = "callback-secret"  # noqa: S105 - a file name
 SMTP_PASSWORD = "smtp-password"  # noqa: S105 - a file name
 CODEC_TOKEN = "codec-token"  # noqa: S105 - a file name
+OIDC_CLIENT_SECRET = "oidc-client-secret"  # noqa: S105 - a file name
+"""What the dashboard proves itself with at the single sign-on; made up for the development one."""
+DASHBOARD_COOKIE = "dashboard-cookie"
+"""The key that signs the cookie of who is signed on; a new one ends every session."""
 DATABASE_ADMIN = "database-admin"
 """`user:password` of somebody who may create roles; only `openkcm setup database` reads it."""
 VAULT_ADMIN = "vault-admin"

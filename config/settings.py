@@ -35,7 +35,9 @@ class Settings(BaseSettings):
         ("eu-west-1",), min_length=1, description="regions in which tenants may be enabled"
     )
     promise_seconds: float = Field(180.0, gt=0, description="time from the event to a ready tenant that is promised")
-    base_url: str = Field("http://127.0.0.1:18501", description="address under which customers reach the CMK page")
+    base_url: str | None = Field(
+        None, description="address under which customers reach the CMK page; default: where the dashboard listens"
+    )
     log_format: Literal["console", "json"] = Field("json", description="form of log lines")
 
     database_url: str | None = Field(
@@ -90,6 +92,16 @@ class Settings(BaseSettings):
         72.0, gt=0, le=72, description="life of a service's certificate; it is renewed after two thirds"
     )
 
+    dashboard_host: str = Field(LOOPBACK, description="address the dashboard listens on")
+    dashboard_port: Port = Field(18501, description="port of the dashboard")
+    dashboard_idle_minutes: float = Field(30.0, gt=0, description="a session nobody used for so long has ended")
+    oidc_metadata_url: str | None = Field(
+        None, description="discovery document of the platform's single sign-on; default: a development one on loopback"
+    )
+    oidc_client_id: str = Field("openkcm-dashboard", description="the dashboard's client id at the single sign-on")
+    oidc_tenant_claim: str = Field("openkcm_tenant", description="claim of the ID token that names somebody's tenant")
+    oidc_roles_claim: str = Field("openkcm_roles", description="claim of the ID token that lists somebody's roles")
+
     worker_threads: int = Field(16, ge=4, le=256, description="activities one worker runs at once")
     worker_metrics_port: Port = Field(17464, description="port of the worker's Prometheus metrics")
     drain_seconds: float = Field(20.0, ge=0, description="time a stopping worker gives running activities")
@@ -132,6 +144,11 @@ class Settings(BaseSettings):
     def marketplace_url(self) -> str:
         """The address of the marketplace endpoint."""
         return f"http://{self.marketplace_host}:{self.marketplace_port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        """The address under which customers reach the dashboard, without a slash at its end."""
+        return (self.base_url or f"http://{self.dashboard_host}:{self.dashboard_port}").rstrip("/")
 
     @property
     def crypto_name(self) -> str:

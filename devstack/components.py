@@ -89,6 +89,15 @@ def components(settings: Settings) -> list[Component]:
             stop_seconds=2 * settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
         ),
         PythonProcess(
+            "dashboard",
+            "dashboard",
+            state_dir,
+            {"dashboard_port": settings.dashboard_port},
+            health="/healthz",
+            after=prepared,
+            host=settings.dashboard_host,
+        ),
+        PythonProcess(
             "codec", "worker.codec_server", state_dir, {"codec_port": settings.codec_port}, health="/healthz"
         ),
     ]
@@ -103,7 +112,7 @@ def addresses(settings: Settings) -> dict[str, str | None]:
     """Return where a person or a program reaches what; null for what is not part of this stack."""
     embedded = settings.temporal == "embedded"
     return {
-        "dashboard": None,
+        "dashboard": settings.dashboard_url,
         "marketplace": settings.marketplace_url,
         "temporal": settings.temporal_address,
         "temporal_ui": f"http://{LOOPBACK}:{settings.temporal_ui_port}" if embedded else None,

@@ -24,7 +24,12 @@ def ensure_secrets(folder: Path) -> None:
         ensure_secret(folder, secrets.vault_secret(role))
     for name in (secrets.WEBHOOK_SECRETS, secrets.CALLBACK_SECRET):
         ensure_secret(folder, name, webhook_secret())
-    for name in (secrets.MARKETPLACE_TOKEN, secrets.CODEC_TOKEN):
+    for name in (
+        secrets.MARKETPLACE_TOKEN,
+        secrets.CODEC_TOKEN,
+        secrets.OIDC_CLIENT_SECRET,
+        secrets.DASHBOARD_COOKIE,
+    ):
         ensure_secret(folder, name)
     if not (folder / BOUNDARY_PUBLIC_KEY).exists():
         _ensure_identity(folder)

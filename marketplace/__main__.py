@@ -45,7 +45,7 @@ async def serve(settings: Settings) -> None:
         webhook_secrets=read_secret_lines(folder, WEBHOOK_SECRETS),
         token=read_secret(folder, MARKETPLACE_TOKEN),
         regions=settings.regions,
-        base_url=settings.base_url,
+        base_url=settings.dashboard_url,
         body_limit=settings.marketplace_body_limit,
     )
     config = uvicorn.Config(

@@ -332,6 +332,22 @@ class TooManyRequests(CallerError):
     hint = "wait as long as Retry-After says; the limits are settings of the platform"
 
 
+class AccessRefused(CallerError):
+    """Somebody is signed on and this is not theirs; whether it exists is not said."""
+
+    code = "access_refused"
+    message = "this page is not yours"
+    hint = "sign in with an account of the organization it belongs to, or open your own page"
+
+
+class SessionEnded(CallerError):
+    """The sign-on is over, was signed out elsewhere, or was never made here."""
+
+    code = "session_ended"
+    message = "your session has ended"
+    hint = "sign in again"
+
+
 class CustomerKeyError(OpenKcmError):
     """The root key does not do its part, so no service key opens; the platform cannot mend that nor go round it."""
 

@@ -107,7 +107,7 @@ def build(settings: Settings) -> Parts:
     senders = _senders(settings)
     keys = KeyActivities(database, tenant_keys, payload_keys, keyring, utc_now)
     certificates = CertificateActivities(database, database, authorities, utc_now)
-    records = RecordActivities(database, tuple(senders), settings.base_url, utc_now)
+    records = RecordActivities(database, tuple(senders), settings.dashboard_url, utc_now)
     isolation = IsolationActivities(database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens), utc_now)
     notifications = NotificationActivities(database, database, senders, utc_now)
     services = ServiceActivities(
@@ -193,7 +193,7 @@ def _senders(settings: Settings) -> Mapping[Channel, Sender]:
     senders: dict[Channel, Sender] = {}
     if settings.callback_url is not None:
         secret = read_secret(settings.secrets, secrets.CALLBACK_SECRET)
-        senders[Channel.CALLBACK] = CallbackSender(settings.callback_url, secret, settings.base_url)
+        senders[Channel.CALLBACK] = CallbackSender(settings.callback_url, secret, settings.dashboard_url)
     if settings.smtp_host is not None and settings.email_to is not None:
         password = read_secret(settings.secrets, secrets.SMTP_PASSWORD) if settings.smtp_user else None
         senders[Channel.EMAIL] = EmailSender(

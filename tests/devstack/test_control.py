@@ -20,8 +20,8 @@ from devstack.process import Identity
 from tests.devstack.sharing import free_ports
 
 _SETTINGS = ("POSTGRES", "TEMPORAL", "TEMPORAL_UI", "TEMPORAL_METRICS", "MARKETPLACE", "CODEC", "WORKER_METRICS")
-_SETTINGS += ("CRYPTO_HTTPS", "CRYPTO_KMIP", "CRYPTO_METRICS")
-_PROCESSES = {"postgres", "openbao", "temporal", "worker", "marketplace", "crypto", "codec"}
+_SETTINGS += ("CRYPTO_HTTPS", "CRYPTO_KMIP", "CRYPTO_METRICS", "DASHBOARD")
+_PROCESSES = {"postgres", "openbao", "temporal", "worker", "marketplace", "crypto", "dashboard", "codec"}
 
 
 @dataclass(frozen=True)

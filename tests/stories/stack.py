@@ -52,9 +52,9 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.callback = CallbackReceiver()
         postgres, vault, temporal, ui, temporal_metrics, marketplace, codec, metrics, *others = free_ports(
-            12, neighbours=1
+            13, neighbours=1
         )
-        smtp, https, kmip, crypto_metrics = others
+        smtp, https, kmip, crypto_metrics, dashboard = others
         self.mailbox = Mailbox(smtp)
         self.settings = Settings(
             state_dir=folder / "state",
@@ -74,7 +74,7 @@ class Stack:
             smtp_port=smtp,
             smtp_security="none",
             email_to="security@{tenant_id}.example",
-            base_url="https://cmk.openkcm.io",
+            dashboard_port=dashboard,
         )
         self._opened: dict[Role, Database] = {}
 

@@ -47,7 +47,7 @@ def operator(tmp_path: Path, postgres: PostgresServer, temporal: TemporalServer)
     secrets = tmp_path / "secrets"
     ensure_secret(secrets, DATABASE_ADMIN, f"{admin['user']}:{admin['password']}")
     ensure_secret(secrets, VAULT_ADMIN, token)
-    marketplace, codec, metrics, https, kmip, crypto_metrics = free_ports(6, neighbours=0)
+    marketplace, codec, metrics, https, kmip, crypto_metrics, dashboard = free_ports(7, neighbours=0)
     settings = {
         "state_dir": str(tmp_path / "state"),
         "secrets_dir": str(secrets),
@@ -61,6 +61,7 @@ def operator(tmp_path: Path, postgres: PostgresServer, temporal: TemporalServer)
         "crypto_https_port": https,
         "crypto_kmip_port": kmip,
         "crypto_metrics_port": crypto_metrics,
+        "dashboard_port": dashboard,
     }
     running = Operator(tmp_path, settings, {"TEMPORAL_ADDRESS": temporal.address})
     yield running
@@ -73,7 +74,7 @@ def test_a_tenant_becomes_ready_on_servers_of_the_operators_own(operator):
     operator.run("setup", "vault")
     up = operator.run("up")
     started = {component["name"] for component in up["components"] if component["pid"]}
-    assert started == {"worker", "marketplace", "crypto", "codec"}
+    assert started == {"worker", "marketplace", "crypto", "dashboard", "codec"}
     enabled = operator.run("enable", "own-corp-1", "--organization", "Own", "--region", "eu-own-1", "--wait")
     assert enabled["state"] == "active"
 

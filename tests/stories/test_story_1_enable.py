@@ -17,7 +17,7 @@ OpenKCM is ready for ACME Corporation!
 ✓ Tenant environment created
 ✓ Encryption keys configured
 ✓ Services can now request encryption keys
-✓ CMK UI available at: https://cmk.openkcm.io/tenant/acme-corp-12345
+✓ CMK UI available at: {dashboard}/tenant/acme-corp-12345
 """
 
 
@@ -53,10 +53,10 @@ def test_one_click_is_confirmed_at_once_and_the_tenant_is_ready_within_the_promi
 def test_the_customer_is_told_in_the_promised_words_on_every_channel(stack, acme):
     [callback] = stack.callback.about(acme, "ready")
     callback.verify(stack.secret("callback-secret"))
-    assert callback.text == READY_TEXT
+    assert callback.text == READY_TEXT.format(dashboard=stack.settings.dashboard_url)
     assert callback.event["type"] == "io.openkcm.tenant.ready"
     [mail] = stack.mailbox.about(acme, "is ready")
-    assert mail.get_content().replace("\r\n", "\n") == READY_TEXT
+    assert mail.get_content().replace("\r\n", "\n") == READY_TEXT.format(dashboard=stack.settings.dashboard_url)
     assert mail["Subject"] == "OpenKCM is ready for ACME Corporation!"
     assert mail["To"] == "security@acme-corp-12345.example"
 
@@ -65,8 +65,8 @@ def test_the_marketplaces_own_page_shows_the_same(stack, acme):
     shown = stack.status(acme).json()
     assert shown["state"] == "active"
     assert shown["organization"] == "ACME Corporation"
-    assert shown["announcement"] == READY_TEXT
-    assert shown["dashboard_url"] == "https://cmk.openkcm.io/tenant/acme-corp-12345"
+    assert shown["announcement"] == READY_TEXT.format(dashboard=stack.settings.dashboard_url)
+    assert shown["dashboard_url"] == f"{stack.settings.dashboard_url}/tenant/acme-corp-12345"
     assert [step["number"] for step in shown["steps"]] == list(range(1, len(shown["steps"]) + 1))
     assert {step["state"] for step in shown["steps"]} == {"done"}
 
@@ -91,7 +91,7 @@ def test_an_operator_enables_a_tenant_with_the_command_and_waits_for_it(stack):
     assert enabled["tenant_id"] == "beta-corp-67890"
     assert enabled["state"] == "active"
     assert 0 < enabled["ready_seconds"] < PROMISE_SECONDS
-    assert enabled["dashboard_url"] == "https://cmk.openkcm.io/tenant/beta-corp-67890"
+    assert enabled["dashboard_url"] == f"{stack.settings.dashboard_url}/tenant/beta-corp-67890"
 
 
 def test_the_same_event_again_and_fifty_times_at_once_makes_nothing_twice(stack):

@@ -13,7 +13,7 @@ from tenancy import ids
 from tests.stories.sockets import listening_addresses
 from tests.stories.stack import Stack, wait_until
 
-COMPONENTS = ("postgres", "openbao", "temporal", "worker", "marketplace", "crypto", "codec")
+COMPONENTS = ("postgres", "openbao", "temporal", "worker", "marketplace", "crypto", "dashboard", "codec")
 
 
 def processes_of(stack: Stack) -> list[process.Identity]:

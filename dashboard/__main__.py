@@ -1,0 +1,93 @@
+"""`python -m dashboard`: settings, wiring, serve until SIGTERM."""
+
+import signal
+import sys
+from pathlib import Path
+
+import streamlit as st
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from streamlit import config
+
+from config.logs import configure_logs
+from dashboard import wiring
+from dashboard.development_sign_on import DevelopmentSignOn
+from dashboard.edge import Edge
+from dashboard.wiring import DEVELOPMENT_PATH, Parts
+from tenancy.errors import SettingsInvalid
+
+_SCRIPT = Path(__file__).with_name("app.py")
+_GRACE_SECONDS = 5
+
+
+def create_app(parts: Parts) -> Edge:
+    """Return the application; what is configured here cannot be changed by a file in the working directory."""
+    settings, origin = parts.settings, parts.origin
+    redirect_uri = f"{origin}/oauth2callback"
+    routes: list[BaseRoute] = [Route("/healthz", _health)]
+    if parts.develops:
+        sign_on = DevelopmentSignOn(
+            f"{origin}{DEVELOPMENT_PATH}",
+            settings.oidc_client_id,
+            parts.client_secret,
+            redirect_uri,
+            parts.guard.names,
+            wiring.utc_now,
+        )
+        routes += sign_on.routes(DEVELOPMENT_PATH)
+    app = st.App(
+        _SCRIPT,
+        routes=routes,
+        secrets={
+            "auth": {
+                "redirect_uri": redirect_uri,
+                "cookie_secret": parts.cookie_secret,
+                "client_id": settings.oidc_client_id,
+                "client_secret": parts.client_secret,
+                "server_metadata_url": parts.metadata_url,
+            }
+        },
+    )
+    if config.get_option("server.enableAgentApi") or config.get_option("browser.gatherUsageStats"):
+        raise SettingsInvalid("Streamlit is told to let others in or to tell others", "unset the STREAMLIT_* variables")
+    return Edge(app, parts.guard, parts.cookie_secret, origin, marketplace=parts.develops)
+
+
+async def _health(_request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def main() -> int:
+    """Return the exit status: 2 when the settings are refused."""
+    try:
+        parts = wiring.parts()
+        configure_logs(parts.settings.log_format, "dashboard")
+        app = create_app(parts)
+    except SettingsInvalid as refused:
+        sys.stderr.write(f"{refused.message}\nhint: {refused.hint}\n")
+        return 2
+    settings = parts.settings
+    running = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.dashboard_host,
+            port=settings.dashboard_port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once it has stopped; this makes that harmless, so that the rest ends too.
+        signal.signal(stop, running.handle_exit)
+    running.run()
+    parts.database.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""One rerun: where is the browser, who sits there, which pages are theirs. Nothing is drawn before the guard agreed."""
+
+from functools import partial
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import front_door, navigation, wiring
+from dashboard.claims import SignOn
+from dashboard.edge import PLACE_HEADER, SOURCE_HEADER
+from dashboard.guard import Guard
+from dashboard.navigation import Entry
+from dashboard.places import Place, PlaceKind, named
+from dashboard.seat import Seat
+from dashboard.wiring import Parts
+from tenancy.errors import AccessRefused, DatabaseUnavailable, OpenKcmError, SessionEnded
+
+ICON = Path(__file__).with_name("assets") / "icon.svg"
+_WATCH_SECONDS = 3
+
+
+def draw() -> None:
+    """Draw what the browser that asked may see."""
+    st.set_page_config(page_title="OpenKCM", page_icon=str(ICON), layout="wide")
+    parts = wiring.parts()
+    place = named(st.context.headers.get(PLACE_HEADER, ""))
+    if place is None:
+        st.stop()
+    elif place.kind is PlaceKind.DOOR or not st.user.is_logged_in:
+        front_door.draw(parts, place)
+    else:
+        _draw_signed_in(parts, place)
+
+
+def _draw_signed_in(parts: Parts, place: Place) -> None:
+    source = st.context.headers.get(SOURCE_HEADER, "")
+    try:
+        sign_on = parts.guard.admit(st.user.to_dict(), place, st.query_params.to_dict(), source)
+    except (AccessRefused, SessionEnded, DatabaseUnavailable) as refused:
+        front_door.draw_refusal(refused)
+        st.stop()
+    seat = Seat(
+        person=sign_on.person,
+        tenant_id=sign_on.person.tenant_id,
+        source=source,
+        database=parts.database,
+        door=parts.door,
+        addresses=parts.addresses,
+        now=wiring.utc_now,
+    )
+    entries = navigation.TENANT if place.kind is PlaceKind.TENANT else navigation.OPERATIONS
+    chosen = st.navigation(
+        [
+            st.Page(
+                partial(_draw_page, entry, seat),
+                title=entry.title,
+                icon=entry.icon,
+                url_path=entry.path,
+                default=not entry.path,
+            )
+            for entry in entries
+        ]
+    )
+    with st.sidebar:
+        _draw_person(parts, sign_on, source)
+    _watch(parts.guard, sign_on)
+    chosen.run()
+
+
+def _draw_page(entry: Entry, seat: Seat) -> None:
+    """Draw a page; what it could not do is said in its own words, and what it did not foresee stays ours to look up."""
+    try:
+        entry.draw(seat)
+    except DatabaseUnavailable as down:
+        front_door.draw_refusal(down)
+
+
+def _draw_person(parts: Parts, sign_on: SignOn, source: str) -> None:
+    person = sign_on.person
+    st.caption(f"{person.name} · {', '.join(sorted(role.replace('-', ' ') for role in person.roles))}")
+    if st.button("Sign out", icon=":material/logout:", key="sign-out", width="stretch"):
+        try:
+            parts.guard.end(sign_on, source)
+        except OpenKcmError as failed:
+            # Signing out of this browser must work all the same; the session ends by itself when it is idle.
+            st.warning(f"{failed.message}. {failed.hint}.")
+        st.logout()
+
+
+@st.fragment(run_every=_WATCH_SECONDS)
+def _watch(guard: Guard, sign_on: SignOn) -> None:
+    """Notice in every open tab that the session was ended in one of them."""
+    if guard.has_ended(sign_on):
+        st.rerun()

@@ -1,0 +1,57 @@
+"""The page of somebody who may not come in: a document of its own, because the application is not shown to them."""
+
+from html import escape
+from http import HTTPStatus
+
+from tenancy.errors import AccessRefused, OpenKcmError, PlatformError, SessionEnded
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title} · OpenKCM</title>
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1.5rem; }}
+h1 {{ font-size: 1.6rem; }}
+a {{ color: LinkText; }}
+</style>
+</head>
+<body>
+<main>
+<p>OpenKCM · {status}</p>
+<h1>{title}</h1>
+<p>{message}</p>
+<p>{hint}</p>
+<p>{ways}</p>
+</main>
+</body>
+</html>
+"""
+_TITLES: dict[type[OpenKcmError], str] = {
+    SessionEnded: "Your session has ended",
+    AccessRefused: "You cannot open this page",
+}
+_WAYS: dict[type[OpenKcmError], tuple[tuple[str, str], ...]] = {
+    SessionEnded: (("Sign in", "/"),),
+    AccessRefused: (("Go to your own page", "/"), ("Sign in with another account", "/auth/logout")),
+}
+_AGAIN = (("Try again", ""),)
+
+
+def status(refused: OpenKcmError) -> HTTPStatus:
+    """Return 403 for whoever may not, 503 when nobody can tell."""
+    return HTTPStatus.SERVICE_UNAVAILABLE if isinstance(refused, PlatformError) else HTTPStatus.FORBIDDEN
+
+
+def render(refused: OpenKcmError) -> str:
+    """Return the document; it holds our own words only, and nothing of the page that was asked for."""
+    code = status(refused)
+    return _PAGE.format(
+        title=escape(_TITLES.get(type(refused), "This page cannot be shown now")),
+        status=f"{code.value} {code.phrase}",
+        message=escape(f"{refused.message[:1].upper()}{refused.message[1:]}."),
+        hint=escape(f"{refused.hint[:1].upper()}{refused.hint[1:]}."),
+        ways=" · ".join(f'<a href="{link}">{way}</a>' for way, link in _WAYS.get(type(refused), _AGAIN)),
+    )

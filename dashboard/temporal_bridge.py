@@ -1,0 +1,51 @@
+"""The gateway into Temporal for pages, which run in threads of Streamlit's own.
+
+A Temporal client belongs to one event loop, so there is one loop in one thread for all of them, and every call has an
+end. It connects when it is first needed: the dashboard starts and shows what PostgreSQL knows while Temporal is down.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from tenancy.errors import TemporalUnavailable
+from workflows.gateway import Gateway
+
+_PATIENCE_SECONDS = 90.0
+"""More than the gateway itself waits for a service, so that its own answer comes first."""
+
+
+class TemporalBridge:
+    """Implements `interfaces.Door`; safe to share between threads."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Gateway]]) -> None:
+        self._connect = connect
+        self._gateway: Gateway | None = None
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="temporal", daemon=True).start()
+
+    def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
+        self._ask(lambda gateway: gateway.connect_service(tenant_id, region, service, request_id))
+
+    def renew_service(self, tenant_id: str, region: str, service: str) -> None:
+        self._ask(lambda gateway: gateway.renew_service(tenant_id, region, service))
+
+    def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
+        self._ask(lambda gateway: gateway.disconnect_service(tenant_id, region, service))
+
+    def retry(self, tenant_id: str) -> None:
+        self._ask(lambda gateway: gateway.retry(tenant_id))
+
+    def _ask(self, what: Callable[[Gateway], Coroutine[Any, Any, None]]) -> None:
+        async def ask() -> None:
+            if self._gateway is None:
+                self._gateway = await self._connect()
+            await what(self._gateway)
+
+        asked = asyncio.run_coroutine_threadsafe(ask(), self._loop)
+        try:
+            asked.result(_PATIENCE_SECONDS)
+        except TimeoutError:
+            asked.cancel()
+            raise TemporalUnavailable from None

@@ -1,0 +1,145 @@
+"""The development sign-on, driven by the client that Streamlit uses, and by one that does it wrong."""
+
+import base64
+import hashlib
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from config.settings import Settings
+from dashboard import wiring
+from dashboard.claims import read
+from dashboard.development_sign_on import PEOPLE, DevelopmentSignOn
+from devstack.secrets import ensure_secrets
+from tenancy.errors import SettingsInvalid
+from tests.dashboard.people import NAMES, ORIGIN, Clock
+
+PATH = "/dev-sign-on"
+BACK = f"{ORIGIN}/oauth2callback"
+VERIFIER = "v" * 43
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+ASKED = {
+    "response_type": "code",
+    "client_id": "dashboard",
+    "redirect_uri": BACK,
+    "scope": "openid",
+    "state": "s-1",
+    "nonce": "n-1",
+    "code_challenge": CHALLENGE,
+    "code_challenge_method": "S256",
+}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def browser(clock: Clock) -> TestClient:
+    sign_on = DevelopmentSignOn(f"{ORIGIN}{PATH}", "dashboard", "secret", BACK, NAMES, clock)
+    return TestClient(Starlette(routes=list(sign_on.routes(PATH))), base_url=ORIGIN, follow_redirects=False)
+
+
+def code_for(browser: TestClient, subject: str, **changed: str) -> str:
+    answer = browser.post(f"{PATH}/authorize", params=ASKED | changed, data={"subject": subject})
+    assert answer.status_code == 303
+    came = parse_qs(urlsplit(answer.headers["location"]).query)
+    assert came["state"] == ["s-1"]
+    return came["code"][0]
+
+
+def exchange(browser: TestClient, code: str, **changed: str):
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": BACK, "code_verifier": VERIFIER}
+    return browser.post(f"{PATH}/token", data=form | changed, auth=("dashboard", changed.get("secret", "secret")))
+
+
+@pytest.mark.parametrize("somebody", PEOPLE, ids=lambda somebody: somebody.subject)
+def test_everybody_gets_a_token_that_the_guard_understands(browser: TestClient, clock: Clock, somebody) -> None:
+    token = exchange(browser, code_for(browser, somebody.subject)).json()["id_token"]
+    keys = KeySet.import_key_set(browser.get(f"{PATH}/keys").json())
+    claims = jwt.decode(token, keys, algorithms=["RS256"]).claims
+    assert (claims["aud"], claims["nonce"], claims["iss"]) == ("dashboard", "n-1", f"{ORIGIN}{PATH}")
+    person = read(claims, NAMES, clock()).person
+    assert (person.subject, person.name) == (somebody.subject, somebody.name)
+    assert person.is_operator == (somebody.tenant_id is None)
+    assert person.roles == {somebody.role}
+
+
+def test_the_published_keys_hold_no_private_part(browser: TestClient) -> None:
+    [key] = browser.get(f"{PATH}/keys").json()["keys"]
+    assert not {"d", "p", "q", "dp", "dq", "qi"} & key.keys()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"redirect_uri": "https://elsewhere.example/oauth2callback"},
+        {"redirect_uri": f"{BACK}/more"},
+        {"client_id": "another"},
+        {"response_type": "token"},
+        {"code_challenge_method": "plain"},
+    ],
+)
+def test_a_request_of_another_kind_goes_nowhere(browser: TestClient, changed: dict[str, str]) -> None:
+    answer = browser.post(f"{PATH}/authorize", params=ASKED | changed, data={"subject": PEOPLE[0].subject})
+    assert answer.status_code == 400
+    assert "location" not in answer.headers
+
+
+def test_a_code_is_good_once(browser: TestClient) -> None:
+    code = code_for(browser, PEOPLE[0].subject)
+    assert exchange(browser, code).status_code == 200
+    assert exchange(browser, code).json() == {"error": "invalid_grant"}
+
+
+def test_a_code_is_good_for_a_minute(browser: TestClient, clock: Clock) -> None:
+    code = code_for(browser, PEOPLE[0].subject)
+    clock.advance(seconds=61)
+    assert exchange(browser, code).json() == {"error": "invalid_grant"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"code_verifier": "w" * 43}, "invalid_grant"),
+        ({"redirect_uri": f"{BACK}/more"}, "invalid_grant"),
+        ({"secret": "guessed"}, "invalid_client"),
+    ],
+)
+def test_a_code_is_good_for_its_client_alone(browser: TestClient, changed: dict[str, str], error: str) -> None:
+    assert exchange(browser, code_for(browser, PEOPLE[0].subject), **changed).json() == {"error": error}
+
+
+def test_nobody_unknown_is_let_in(browser: TestClient) -> None:
+    answer = browser.post(f"{PATH}/authorize", params=ASKED, data={"subject": "mallory@evil.example"})
+    assert answer.status_code == 400
+
+
+def test_it_says_loudly_what_it_is(browser: TestClient) -> None:
+    page = browser.get(f"{PATH}/authorize", params=ASKED).text
+    assert "Development sign-on." in page
+    assert all(somebody.name in page for somebody in PEOPLE)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dashboard_host": "0.0.0.0"},  # noqa: S104 - the case
+        {"dashboard_host": "10.0.0.7"},
+        {"base_url": "https://cmk.openkcm.io"},
+        {"base_url": "http://127.0.0.1.elsewhere.example"},
+        {"base_url": "http://user@10.0.0.7"},
+    ],
+)
+def test_it_refuses_to_be_reachable_from_elsewhere(tmp_path, changed: dict[str, str]) -> None:
+    settings = Settings(state_dir=tmp_path, **changed)
+    ensure_secrets(settings.secrets)
+    with pytest.raises(SettingsInvalid):
+        wiring.build(settings)
+    built = wiring.build(Settings(state_dir=tmp_path, oidc_metadata_url="https://sso.example/", **changed))
+    assert not built.develops

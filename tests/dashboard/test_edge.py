@@ -1,0 +1,203 @@
+"""The outermost layer with an application behind it that tells what reached it; database and guard are real."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dashboard.edge import PLACE_HEADER, RETURN_COOKIE, SOURCE_HEADER, Edge
+from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
+from tests.database.builders import a_provisioned_tenant
+from tests.database.fixtures import Field
+
+HOME = f"/tenant/{ACME}/"
+ALTERED = {"_streamlit_user": "x" + cookie_of(claims_of(Clock()))["_streamlit_user"]}
+
+
+@dataclass
+class Stand:
+    """The edge, a clock, and every path that got past it."""
+
+    clock: Clock
+    edge: Edge
+    reached: list[str] = field(default_factory=list)
+
+    def browser(self, cookies: dict[str, str] | None = None) -> TestClient:
+        return TestClient(self.edge, base_url=ORIGIN, cookies=cookies, follow_redirects=False)
+
+    def signed_in(self, **changed: object) -> TestClient:
+        return self.browser(cookie_of(claims_of(self.clock, **changed)))
+
+
+def make(database_field: Field, origin: str = ORIGIN, *, marketplace: bool = True) -> Stand:
+    worker = database_field.open("worker")
+    for tenant in (ACME, BETA):
+        a_provisioned_tenant(worker, tenant)
+    reached: list[str] = []
+
+    async def tell(request: Request) -> Response:
+        reached.append(request.url.path)
+        place, source = (request.headers.get(name) for name in (PLACE_HEADER, SOURCE_HEADER))
+        response = JSONResponse({"path": request.url.path, "place": place, "source": source})
+        response.set_cookie("one", "1")
+        return response
+
+    async def talk(socket: WebSocket) -> None:
+        reached.append(socket.url.path)
+        await socket.accept()
+        await socket.send_text(socket.headers[PLACE_HEADER])
+        await socket.close()
+
+    inner = Starlette(
+        routes=[WebSocketRoute("/_stcore/stream", talk), Route("/{path:path}", tell, methods=["GET", "PUT"])]
+    )
+    clock = Clock()
+    guard = a_guard(database_field.open("dashboard"), clock)
+    return Stand(clock, Edge(inner, guard, SECRET, origin, marketplace=marketplace), reached)
+
+
+@pytest.fixture
+def stand(field: Field) -> Iterator[Stand]:
+    return make(field)
+
+
+@pytest.mark.parametrize("inner", ["", "keys", "audit"])
+def test_a_page_of_ones_own_is_served_with_its_place(stand: Stand, inner: str) -> None:
+    answer = stand.signed_in().get(f"{HOME}{inner}")
+    assert answer.json() == {"path": f"/{inner}", "place": f"/tenant/{ACME}", "source": "testclient"}
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_what_a_browser_says_of_its_place_is_not_heard(stand: Stand) -> None:
+    said = {PLACE_HEADER: f"/tenant/{BETA}", SOURCE_HEADER: "192.0.2.1"}
+    answer = stand.signed_in().get(HOME, headers=said)
+    assert answer.json() == {"path": "/", "place": f"/tenant/{ACME}", "source": "testclient"}
+
+
+PATHS = ("", "keys", "media/0123abcd.csv", "_stcore/upload_file/s/f", "_stcore/anything", "auth/login", "healthz")
+
+
+@pytest.mark.parametrize("inner", PATHS)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"openkcm_tenant": BETA},
+        {"openkcm_tenant": None},
+        {"openkcm_roles": ["operator"], "openkcm_tenant": None},
+        {"openkcm_roles": []},
+        {"exp": 1},
+        {"iat": 1},
+    ],
+)
+def test_who_may_not_gets_403_and_nothing_is_reached(stand: Stand, inner: str, changed: dict[str, object]) -> None:
+    answer = stand.signed_in(**changed).get(f"{HOME}{inner}")
+    assert answer.status_code == 403
+    assert stand.reached == []
+    assert ACME not in answer.text
+
+
+@pytest.mark.parametrize("inner", PATHS)
+@pytest.mark.parametrize("cookie", [ALTERED, {"_streamlit_user": "forged"}, cookie_of({"sub": "ada"}, secret="x" * 40)])
+def test_a_forged_cookie_gets_403_and_is_taken_away(stand: Stand, inner: str, cookie: dict[str, str]) -> None:
+    answer = stand.browser(cookie).get(f"{HOME}{inner}")
+    assert answer.status_code == 403
+    assert stand.reached == []
+    assert any(line.startswith('_streamlit_user=""') for line in answer.headers.get_list("set-cookie"))
+
+
+def test_a_tampered_query_gets_403(stand: Stand) -> None:
+    assert stand.signed_in().get(f"{HOME}?tenant={BETA}").status_code == 403
+    assert stand.signed_in().get(f"{HOME}?tenant={ACME}").status_code == 200
+
+
+def test_a_socket_is_refused_before_it_is_accepted(stand: Stand) -> None:
+    with (
+        pytest.raises(WebSocketDisconnect),
+        stand.signed_in(openkcm_tenant=BETA).websocket_connect(f"{HOME}_stcore/stream"),
+    ):
+        pass
+    assert stand.reached == []
+    with stand.signed_in().websocket_connect(f"{HOME}_stcore/stream") as socket:
+        assert socket.receive_text() == f"/tenant/{ACME}"
+
+
+def test_who_is_not_signed_in_sees_the_door_and_comes_back(stand: Stand) -> None:
+    browser = stand.browser()
+    answer = browser.get(HOME)
+    assert answer.status_code == 200
+    assert browser.cookies[RETURN_COOKIE].strip('"') == f"/tenant/{ACME}"
+    browser.cookies.update(cookie_of(claims_of(stand.clock)))
+    assert browser.get("/").headers["location"] == HOME
+
+
+@pytest.mark.parametrize("inner", ["media/0123abcd.csv", "_stcore/upload_file/s/f"])
+def test_downloads_and_uploads_are_for_those_who_are_signed_in(stand: Stand, inner: str) -> None:
+    assert stand.browser().get(f"{HOME}{inner}").status_code == 403
+    assert stand.reached == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "home"),
+    [
+        ({}, HOME),
+        ({"openkcm_roles": ["operator"], "openkcm_tenant": None}, "/operations/"),
+        ({"openkcm_tenant": None}, "/operations/"),
+    ],
+)
+def test_the_root_leads_home(stand: Stand, changed: dict[str, object], home: str) -> None:
+    assert stand.signed_in(**changed).get("/").headers["location"] == home
+    assert stand.browser().get("/").headers["location"] == "/sign-in/"
+    assert stand.browser(ALTERED).get("/").headers["location"] == "/sign-in/"
+
+
+@pytest.mark.parametrize("back", ["https://elsewhere.example/", "//elsewhere.example", "/tenant/x", "/auth/logout"])
+def test_nobody_is_led_elsewhere(stand: Stand, back: str) -> None:
+    browser = stand.signed_in()
+    browser.cookies[RETURN_COOKIE] = back
+    assert browser.get("/").headers["location"] == HOME
+
+
+@pytest.mark.parametrize(
+    "path", ["/_stcore/stream", "/_stcore/health", "/keys", "/static/x.js", "/tenant/AC/", "/media/x"]
+)
+def test_there_is_nothing_beside_the_places(stand: Stand, path: str) -> None:
+    assert stand.signed_in().get(path).status_code == 404
+    with pytest.raises(WebSocketDisconnect), stand.signed_in().websocket_connect(path):
+        pass
+    assert stand.reached == []
+
+
+def test_a_place_begins_with_a_slash_behind_it(stand: Stand) -> None:
+    answer = stand.signed_in().get(f"/tenant/{ACME}?period=7d")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{HOME}?period=7d")
+
+
+def test_the_applications_code_is_everybodys(stand: Stand) -> None:
+    assert stand.browser().get(f"{HOME}static/index.js").json()["path"] == "/static/index.js"
+
+
+def test_the_marketplace_page_is_for_development(field: Field) -> None:
+    product = make(field, marketplace=False)
+    assert product.browser().get("/marketplace/").status_code == 404
+    assert product.reached == []
+
+
+def test_over_tls_every_cookie_is_marked_secure(field: Field) -> None:
+    secure = make(field, "https://cmk.example")
+    with TestClient(secure.edge, base_url="https://cmk.example") as browser:
+        answer = browser.get("/sign-in/")
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+def test_without_a_database_nobody_is_let_in(field: Field) -> None:
+    stand = make(field)
+    with field.server.offline(field.name):
+        answer = stand.signed_in().get(HOME)
+    assert answer.status_code == 503
+    assert stand.reached == []

@@ -1,0 +1,170 @@
+import json
+from typing import Any
+
+import pytest
+
+from dashboard.guard import NOBODY, STRANGER, Guard
+from dashboard.places import MARKETPLACE, OPERATIONS, Place, of_tenant
+from database.connection import Database
+from database.interfaces import TenantDatabase
+from tenancy.audit import AuditName, verify_chain
+from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
+from tenancy.people import OPERATORS
+from tests.dashboard.people import ACME, BETA, Clock, a_guard, claims_of
+from tests.database.builders import a_provisioned_tenant
+from tests.database.fixtures import Field
+
+HOME = of_tenant(ACME)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def dashboard(field: Field) -> Database:
+    worker = field.open("worker")
+    for tenant in (ACME, BETA):
+        a_provisioned_tenant(worker, tenant)
+    return field.open("dashboard")
+
+
+@pytest.fixture
+def guard(dashboard: Database, clock: Clock) -> Guard:
+    return a_guard(dashboard, clock)
+
+
+def stream(database: TenantDatabase, tenant_id: str) -> list[dict[str, Any]]:
+    """Return what the dashboard added to a stream, whose chain is whole."""
+    with database.tenant_tx(tenant_id) as tx:
+        records = tx.audit.records()
+    verify_chain(records)
+    found = [json.loads(record.record) for record in records]
+    return [record for record in found if record["name"].startswith("dashboard.")]
+
+
+def test_somebody_signs_in_once_however_often_they_look(guard: Guard, dashboard: Database, clock: Clock) -> None:
+    claims = claims_of(clock)
+    first = guard.admit(claims, HOME, {}, "192.0.2.7")
+    clock.advance(minutes=20)
+    assert guard.admit(claims, HOME, {}, "192.0.2.7").session_id == first.session_id
+    [record] = stream(dashboard, ACME)
+    assert (record["name"], record["actor"], record["source"]) == (AuditName.SIGNED_IN, "ada", "192.0.2.7")
+    assert record["upstream_event_type"] == "userLoginSuccess"
+
+
+@pytest.mark.parametrize(
+    ("changed", "place", "query"),
+    [
+        ({}, of_tenant(BETA), {}),
+        ({}, OPERATIONS, {}),
+        ({}, MARKETPLACE, {}),
+        ({}, HOME, {"tenant": BETA}),
+        ({"openkcm_tenant": BETA}, HOME, {}),
+        ({"openkcm_tenant": None}, HOME, {}),
+        ({"openkcm_roles": ["operator"], "openkcm_tenant": None}, HOME, {}),
+    ],
+)
+def test_what_is_not_theirs_is_refused_and_on_record(
+    guard: Guard, clock: Clock, changed: dict[str, Any], place: Place, query: dict[str, str]
+) -> None:
+    with pytest.raises(AccessRefused):
+        guard.admit(claims_of(clock, **changed), place, query, "192.0.2.7")
+    own = changed.get("openkcm_tenant", ACME) or OPERATORS
+    [record] = stream(guard.database, own)
+    assert (record["name"], record["outcome"], record["subject"]) == (AuditName.ACCESS_REFUSED, "refused", place.root)
+
+
+def test_the_tenant_that_was_tried_is_told_and_not_by_whom(guard: Guard, dashboard: Database, clock: Clock) -> None:
+    with pytest.raises(AccessRefused):
+        guard.admit(claims_of(clock), of_tenant(BETA), {}, "192.0.2.7")
+    [told] = stream(dashboard, BETA)
+    assert told["actor"] == STRANGER
+    assert "ada" not in json.dumps(told)
+    assert ACME not in json.dumps(told)
+
+
+def test_trying_a_tenant_that_does_not_exist_makes_no_stream_for_it(
+    guard: Guard, dashboard: Database, clock: Clock
+) -> None:
+    with pytest.raises(AccessRefused):
+        guard.admit(claims_of(clock), of_tenant("gamma-corp-1"), {}, "192.0.2.7")
+    assert stream(dashboard, "gamma-corp-1") == []
+
+
+def test_trying_again_and_again_is_recorded_once_a_minute(guard: Guard, dashboard: Database, clock: Clock) -> None:
+    for minute in range(2):
+        for _ in range(5):
+            with pytest.raises(AccessRefused):
+                guard.admit(claims_of(clock), of_tenant(BETA), {}, "192.0.2.7")
+        assert len(stream(dashboard, ACME)) == minute + 1
+        clock.advance(minutes=1)
+
+
+def test_a_forged_sign_on_is_on_record(guard: Guard, dashboard: Database) -> None:
+    assert isinstance(guard.refuse_forged(HOME, "192.0.2.7"), SessionEnded)
+    for tenant_id in (ACME, OPERATORS):
+        [record] = stream(dashboard, tenant_id)
+        assert (record["actor"], record["source"]) == (NOBODY, "192.0.2.7")
+
+
+def test_an_expired_sign_on_is_refused_at_the_next_look(guard: Guard, clock: Clock) -> None:
+    claims = claims_of(clock, exp=int(clock().timestamp()) + 600)
+    sign_on = guard.admit(claims, HOME, {}, "")
+    clock.advance(minutes=10)
+    assert guard.has_ended(sign_on)
+    with pytest.raises(SessionEnded):
+        guard.admit(claims, HOME, {}, "")
+
+
+def test_signing_out_ends_every_tab_and_stays_so(guard: Guard, dashboard: Database, clock: Clock) -> None:
+    claims = claims_of(clock)
+    sign_on = guard.admit(claims, HOME, {}, "")
+    assert not guard.has_ended(sign_on)
+    guard.end(sign_on, "")
+    guard.end(sign_on, "")
+    assert guard.has_ended(sign_on)
+    with pytest.raises(SessionEnded):
+        guard.admit(claims, HOME, {}, "")
+    names = [record["name"] for record in stream(dashboard, ACME)]
+    assert names == [AuditName.SIGNED_IN, AuditName.SIGNED_OUT, AuditName.ACCESS_REFUSED]
+
+
+def test_a_sign_on_of_long_ago_does_not_begin_a_session(guard: Guard, clock: Clock) -> None:
+    claims = claims_of(clock)
+    clock.advance(minutes=6)
+    with pytest.raises(SessionEnded):
+        guard.admit(claims, HOME, {}, "")
+
+
+def test_who_does_nothing_for_long_has_left(guard: Guard, clock: Clock) -> None:
+    claims = claims_of(clock)
+    guard.admit(claims, HOME, {}, "")
+    clock.advance(minutes=29)
+    sign_on = guard.admit(claims, HOME, {}, "")
+    clock.advance(minutes=29)
+    assert not guard.has_ended(sign_on)  # asking whether it ended is no use of it
+    clock.advance(minutes=2)
+    assert guard.has_ended(sign_on)
+    with pytest.raises(SessionEnded):
+        guard.admit(claims, HOME, {}, "")
+
+
+def test_two_sign_ons_of_one_person_end_apart(guard: Guard, clock: Clock) -> None:
+    one = guard.admit(claims_of(clock, nonce="one"), HOME, {}, "")
+    other = guard.admit(claims_of(clock, nonce="other"), HOME, {}, "")
+    guard.end(one, "")
+    assert guard.has_ended(one)
+    assert not guard.has_ended(other)
+
+
+def test_without_a_database_nobody_is_let_in(field: Field, clock: Clock) -> None:
+    guard = a_guard(field.open("dashboard", min_size=0), clock)
+    with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
+        guard.admit(claims_of(clock), HOME, {}, "")
+
+
+def test_an_operator_sits_at_the_operators_desk_alone(guard: Guard, clock: Clock) -> None:
+    claims = claims_of(clock, openkcm_roles=["operator"], openkcm_tenant=None)
+    assert guard.admit(claims, OPERATIONS, {}, "").person.is_operator
