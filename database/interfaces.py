@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.rows import (
     AuthorityRow,
     BoundaryRunRow,
@@ -49,6 +50,8 @@ __all__ = [
     "ManagedObjects",
     "ObjectCountRow",
     "ObjectRow",
+    "OperatorQuestions",
+    "ProvisioningTime",
     "RouteRow",
     "ServiceKeyRow",
     "ServiceRequestRow",
@@ -57,6 +60,9 @@ __all__ = [
     "SessionRow",
     "SignedHead",
     "StepRow",
+    "StuckTenant",
+    "TenantCount",
+    "TenantFilter",
     "TenantRow",
     "UsageRow",
     "UsageTotalRow",

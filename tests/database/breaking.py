@@ -141,6 +141,13 @@ _READABLE = {
         *("managed_object", "usage_minute", "usage_batch"),
     ),
 }
+# Granted to the dashboard's role alone, and to it for the platform's context alone.
+_OPERATORS_QUESTIONS = (
+    "select count(*) from okcm.count_tenants('3 minutes')",
+    "select count(*) from okcm.page_of_tenants(null, null, false, null, '3 minutes', '', 10)",
+    "select count(*) from okcm.stuck_tenants('3 minutes', 10)",
+    "select count(*) from okcm.provisioning_times(10)",
+)
 # Inside its own tenant a process may still not do these.
 _NEVER = {
     "worker": (
@@ -299,6 +306,7 @@ def _by_role(field: Field, session: psycopg.Connection, role: str) -> Iterator[s
         *(write.format(table=table, victim=VICTIM) for table in TABLES for write in _NEVER_ON_ANY_TABLE),
         *(f"select count(*) from okcm.{partition}" for partition in _PARTITIONS),
         *(statement.format(attacker=ATTACKER) for statement in _NEVER[role]),
+        *_OPERATORS_QUESTIONS,
         *_NEVER_ANYBODY,
     ]
     for statement in never:

@@ -1,0 +1,64 @@
+"""The operators' questions across tenants, asked of the functions in migrations/*_operations.sql."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from database.connection import Database
+from database.context import PLATFORM
+from database.interfaces import ProvisioningTime, StuckTenant, TenantCount, TenantFilter, TenantRow
+from database.tenants import COLUMNS, tenant_row
+from tenancy.lifecycle import State
+from tenancy.provisioning import Step, StepState
+
+_PAGE = f"select {COLUMNS} from okcm.page_of_tenants(%s, %s, %s, %s, %s, %s, %s)"  # noqa: S608 - a constant
+
+
+class Operations:
+    """Implements `interfaces.OperatorQuestions` with the dashboard's role, the one these are granted to."""
+
+    def __init__(self, database: Database, promise_seconds: float) -> None:
+        self.promise_seconds = promise_seconds
+        self._database = database
+        self._promise = timedelta(seconds=promise_seconds)
+
+    def counts(self) -> Sequence[TenantCount]:
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select region, state, tenants, late from okcm.count_tenants(%s)", [self._promise]
+            )
+            return [TenantCount(region, State(state), tenants, late) for region, state, tenants, late in rows]
+
+    def page(self, wanted: TenantFilter, after: str, limit: int) -> Sequence[TenantRow]:
+        # NUL is the one character that no text in PostgreSQL has, so nothing is found by it.
+        if wanted.search is not None and "\0" in wanted.search:
+            return []
+        values = [wanted.state, wanted.region, wanted.late, wanted.search or None, self._promise, after, limit]
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [tenant_row(row) for row in connection.execute(_PAGE, values)]
+
+    def stuck(self, limit: int) -> Sequence[StuckTenant]:
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select tenant_id, organization, region, state, requested_at, step, step_state, attempts, problem"
+                " from okcm.stuck_tenants(%s, %s)",
+                [self._promise, limit],
+            )
+            return [
+                StuckTenant(
+                    tenant_id,
+                    organization,
+                    region,
+                    State(state),
+                    requested_at,
+                    None if step is None else Step(step),
+                    None if step_state is None else StepState(step_state),
+                    attempts or 0,
+                    problem,
+                )
+                for tenant_id, organization, region, state, requested_at, step, step_state, attempts, problem in rows
+            ]
+
+    def times(self, limit: int) -> Sequence[ProvisioningTime]:
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select requested_at, ready_at from okcm.provisioning_times(%s)", [limit])
+            return [ProvisioningTime(requested_at, ready_at) for requested_at, ready_at in rows]
