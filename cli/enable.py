@@ -1,41 +1,28 @@
 """`openkcm enable`: plays the marketplace, event and signature included, and waits for the answer's promise."""
 
-import json
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any, Protocol
 
-import httpx
 import typer
 from rich.console import Console
-from standardwebhooks import Webhook
 
 from cli import output
 from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
 from config.settings import Settings, load_settings
-from tenancy.errors import ComponentFailed, OpenKcmError, SettingsInvalid
+from storefront.sender import Sender
+from tenancy.errors import OpenKcmError
 from tenancy.ids import parse_tenant_id
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
 
-_REQUEST_SECONDS = 15.0
 _FIRST_PAUSE_SECONDS = 0.03
 _LONGEST_PAUSE_SECONDS = 0.5
 _PAUSE_GROWTH = 1.15
 
 Progress = Callable[[dict[str, Any]], None]
 """Takes the status document each time it was read."""
-
-
-class EnableRefused(OpenKcmError):
-    """The endpoint refused the event; carries the endpoint's own code and hint."""
-
-    def __init__(self, code: str, message: str, hint: str) -> None:
-        super().__init__(message, hint)
-        self.code = code  # type: ignore[misc] # the answer brings its code with it
 
 
 class ProvisioningFailed(OpenKcmError):
@@ -54,68 +41,14 @@ class NotReadyInTime(OpenKcmError):
         super().__init__(hint=f"nothing is lost and it goes on by itself; see openkcm tenant show {tenant_id}")
 
 
-class Marketplace:
-    """The marketplace endpoint as its own sender sees it."""
-
-    def __init__(self, settings: Settings) -> None:
-        folder = settings.secrets
-        secrets = read_secret_lines(folder, WEBHOOK_SECRETS)
-        try:
-            self._signer = Webhook(secrets[0])
-        except Exception:  # noqa: BLE001 - the library raises several kinds, and their texts may quote the secret
-            raise SettingsInvalid("the first webhook secret is not base64", "write it as whsec_ and base64") from None
-        token = read_secret(folder, MARKETPLACE_TOKEN)
-        # No proxy from the environment: the endpoint is named by the settings, in the embedded stack on loopback.
-        self._client = httpx.Client(
-            base_url=settings.marketplace_url,
-            headers={"authorization": f"Bearer {token}"},
-            timeout=_REQUEST_SECONDS,
-            trust_env=False,
-        )
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
-
-    def enable(self, tenant_id: str, organization: str, region: str) -> None:
-        """Send the event under an id of its own: the tenant's workflow ignores an enable of what is enabled."""
-        now = datetime.now(UTC)
-        event = {
-            "event": "service_enabled",
-            "customer": tenant_id,
-            "organization": organization,
-            "service": "openkcm",
-            "region": region,
-            "timestamp": now.isoformat(),
-        }
-        body, event_id = json.dumps(event), f"msg_{uuid.uuid4().hex}"
-        headers = {
-            "content-type": "application/json",
-            "webhook-id": event_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._signer.sign(event_id, now, body),
-        }
-        self._ask("POST", "/v1/events", content=body, headers=headers)
-
-    def status(self, tenant_id: str) -> dict[str, Any]:
-        """Return the endpoint's status document of a tenant."""
-        return self._ask("GET", f"/v1/tenants/{tenant_id}")
-
-    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        try:
-            answer = self._client.request(method, path, **request)
-            document = answer.json()
-        except (httpx.HTTPError, ValueError):
-            raise ComponentFailed("the marketplace endpoint does not answer", "openkcm status") from None
-        if not isinstance(document, dict):
-            raise ComponentFailed("the marketplace endpoint answers something else", "openkcm status")
-        if not answer.is_success:
-            raise EnableRefused(
-                str(document.get("code", "refused")),
-                str(document.get("detail", f"the endpoint answered {answer.status_code}")),
-                str(document.get("hint", "")),
-            )
-        return document
+def open_sender(settings: Settings) -> Sender:
+    """Return the sender that the settings and secrets describe, which the caller closes."""
+    folder = settings.secrets
+    return Sender(
+        settings.marketplace_url,
+        read_secret_lines(folder, WEBHOOK_SECRETS)[0],
+        read_secret(folder, MARKETPLACE_TOKEN),
+    )
 
 
 class StatusSource(Protocol):
@@ -176,7 +109,7 @@ def enable(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Enable OpenKCM for an account, as the marketplace's one click does."""
     tenant_id = parse_tenant_id(tenant)
-    marketplace = Marketplace(load_settings())
+    marketplace = open_sender(load_settings())
     try:
         marketplace.enable(tenant_id, organization, region)
         if not wait:

@@ -51,6 +51,8 @@ SEEDED = [
     ("ladder", "marketplace/app.py", "from workflows import tenant\n"),
     ("ladder", "crypto/https.py", "from workflows.gateway import Gateway\n"),
     ("ladder", "devstack/stack.py", "import cli\n"),
+    ("ladder", "marketplace/app.py", "from storefront.sender import Sender\n"),
+    ("ladder", "dashboard/pages/marketplace.py", "from storefront.sender import Sender\n"),
     ("ladder", "vault/transit.py", "from . import session\n"),
     ("gateway_is_a_door", "workflows/tenant.py", "from workflows import gateway\n"),
     ("libraries", "activities/keys.py", "import hvac\n"),
@@ -69,7 +71,7 @@ SEEDED = [
 @pytest.mark.parametrize(("rule", "path", "text"), SEEDED)
 def test_a_seeded_breach_is_found(tmp_path, rule, path, text):
     file = tmp_path / path
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     file.write_text(text)
     found = list(getattr(architecture, rule)(read_tree(tmp_path)))
     assert len(found) == 1

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 import cli.enable
 import cli.tenant
-from cli.enable import EnableRefused, NotReadyInTime, ProvisioningFailed
+from cli.enable import NotReadyInTime, ProvisioningFailed
 from config import secrets
 from config.secrets import Role
+from storefront.sender import EnableRefused
 from tenancy.errors import ComponentFailed, IllegalTenantId, OpenKcmError, TenantUnknown
 from tests.database.fixtures import field, server, template
 from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, Endpoint, RecordingDoor, logs, running
@@ -116,7 +117,7 @@ def test_enabling_what_is_active_is_harmless_and_waits_for_nothing(stand) -> Non
 
 def test_wait_ends_when_the_tenant_is_active(stand) -> None:
     run("enable", *ACME)
-    marketplace = cli.enable.Marketplace(cli.enable.load_settings())
+    marketplace = cli.enable.open_sender(cli.enable.load_settings())
 
     status = cli.enable.wait_until_active(marketplace, "acme-corp-12345", 10, when_polled(stand, "active"))
     marketplace.close()
