@@ -32,6 +32,8 @@ class Seat:
     door: Door
     addresses: Addresses
     now: Callable[[], datetime]
+    promise_seconds: float = 180.0
+    """What tenants are promised, from the click to ready; the setting of the same name."""
 
     def may(self, permission: Permission) -> bool:
         """Return whether the person may do something here; what they may not do is not offered to them."""

@@ -1,8 +1,10 @@
 """How times, spans and numbers are said to people. Times are UTC and say so; the relative stands beside them."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:])")
 _JUST_NOW = timedelta(seconds=5)
 
 
@@ -46,6 +48,11 @@ def span(seconds: float) -> str:
 def listed(words: list[str]) -> str:
     """Return words as a sentence lists them: `a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def plain(text: str) -> str:
+    """Return a text from outside so that Streamlit's Markdown shows it as it is."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
 def _largest(distance: timedelta) -> str:

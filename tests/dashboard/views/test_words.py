@@ -74,3 +74,7 @@ def test_words_are_listed_as_in_a_sentence(several, text):
 
 def test_no_time_at_all_is_no_second():
     assert words._largest(timedelta()) == "0 seconds"
+
+
+def test_a_text_from_outside_is_shown_as_it_is():
+    assert words.plain("ACME  *Corp* [x](y)\n# :material/key:") == (r"ACME \*Corp\* \[x\]\(y\) \# \:material/key\:")

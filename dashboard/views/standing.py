@@ -1,0 +1,78 @@
+"""What a tenant's state means to the customer and what they can do about it, in one table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from tenancy.lifecycle import MEANING, State
+
+
+class Tone(StrEnum):
+    """How urgent something is; a page shows it by an icon and words, never by colour alone."""
+
+    GOOD = "good"
+    WORKING = "working"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    name: str
+    tone: Tone
+    meaning: str
+    advice: str
+
+
+UNDER_WAY = frozenset({State.REQUESTED, State.PROVISIONING})
+"""The states that end by themselves; a page that shows one of them follows it."""
+
+_TONE: Mapping[State, Tone] = MappingProxyType(
+    {
+        State.REQUESTED: Tone.WORKING,
+        State.PROVISIONING: Tone.WORKING,
+        State.FAILED: Tone.BAD,
+        State.ACTIVE: Tone.GOOD,
+        State.SUSPENDED: Tone.WARNING,
+        State.LOCKED: Tone.BAD,
+        State.LEAVING: Tone.WARNING,
+        State.OFFBOARDED: Tone.BAD,
+    }
+)
+
+_ADVICE: Mapping[State, str] = MappingProxyType(
+    {
+        State.REQUESTED: "You need not do anything: provisioning starts by itself and this page follows it.",
+        State.PROVISIONING: "You need not do anything: this page follows each step until your tenant is ready.",
+        State.FAILED: (
+            "Nothing of yours was encrypted, no service can connect, and the keys that were made are disabled, not "
+            "lost. Enable OpenKCM in the marketplace once more to try again; if it fails again, your platform's "
+            "operator sees the reason."
+        ),
+        State.ACTIVE: "",
+        State.SUSPENDED: (
+            "Your services go on reading what is encrypted. Writing new data fails until the tenant is resumed. "
+            "Nothing is lost, and the audit stream says who suspended it."
+        ),
+        State.LOCKED: (
+            "No service can read or write encrypted data. Nothing is destroyed: once the tenant is unlocked, or the "
+            "root key works again where it is held, everything opens as before. The audit stream says what happened."
+        ),
+        State.LEAVING: (
+            "No service can read or write encrypted data. Until the grace period ends all of it can be restored; "
+            "after that the keys are destroyed and what they encrypted can never be read again."
+        ),
+        State.OFFBOARDED: "This is final: what these keys encrypted can never be read again.",
+    }
+)
+
+
+def standing(state: State) -> Standing:
+    """Return what to tell the customer about a tenant's state."""
+    return Standing(state.capitalize(), _TONE[state], sentence(MEANING[state]), _ADVICE[state])
+
+
+def sentence(text: str) -> str:
+    """Return a text of ours, which has no capital and no full stop, as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}" if text else ""

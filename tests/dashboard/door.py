@@ -1,0 +1,142 @@
+"""A door that does what the workflows do, to the rows of a real database, and refuses what they refuse."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from database.connection import Database
+from database.interfaces import AuthorityRow, LeafRow
+from tenancy.errors import OpenKcmError, ServiceUnknown, TenantClosed
+from tenancy.ids import service_spiffe
+from tenancy.lifecycle import DECRYPTS, ENCRYPTS
+from tenancy.services import ServiceState
+from tests.database.builders import a_service_key
+from workflows.gateway import UpdateRefused
+
+LIFE = timedelta(hours=72)
+
+
+def a_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def signed(
+    subject: str, key: object, issuer: str, issuer_key: ec.EllipticCurvePrivateKey, *names: str
+) -> x509.Certificate:
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(a_name(subject))
+        .issuer_name(a_name(issuer))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + LIFE)
+        .add_extension(x509.BasicConstraints(ca=not names, path_length=None), critical=True)
+    )
+    if names:
+        uris = [x509.UniformResourceIdentifier(name) for name in names]
+        builder = builder.add_extension(x509.SubjectAlternativeName(uris), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@dataclass
+class FakeAuthority:
+    """A root and the authority of one tenant beneath it."""
+
+    root_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    def __post_init__(self) -> None:
+        self.root = signed("root", self.root_key.public_key(), "root", self.root_key)
+        self.certificate = signed("authority", self.key.public_key(), "root", self.root_key)
+
+    def row(self) -> AuthorityRow:
+        chain = pem(self.certificate) + pem(self.root)
+        serial = f"{self.certificate.serial_number:x}"
+        return AuthorityRow(serial, pem(self.certificate), chain, datetime.now(UTC) + LIFE)
+
+    def leaf(self, tenant_id: str, service: str, csr_pem: str) -> x509.Certificate:
+        key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
+        return signed(service, key, "authority", self.key, service_spiffe(tenant_id, service))
+
+
+class FakeDoor:
+    """`fails` is what the next requests meet instead of an answer: Temporal down, say."""
+
+    def __init__(self, worker: Database, authority: FakeAuthority) -> None:
+        self.worker, self.authority = worker, authority
+        self.fails: OpenKcmError | None = None
+        self.asked: list[str] = []
+
+    def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
+        self._ask(f"connect {service} {request_id}")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tenant, request = tx.tenants.get(), tx.services.requested(request_id)
+            assert tenant is not None
+            assert tenant.region == region
+            if tenant.state not in ENCRYPTS:
+                self._refuse(TenantClosed(tenant.state))
+            newest = tx.services.leaf(service)
+            if newest is not None and newest.request_id == request_id:
+                return
+            try:
+                tx.services.connect(service, request.kind)
+            except OpenKcmError as refused:
+                self._refuse(refused)
+            tx.services.record_key(a_service_key(tenant_id, service))
+            self._issue(tx, tenant_id, service, request_id)
+            tx.services.connected(service)
+
+    def renew_service(self, tenant_id: str, region: str, service: str) -> None:
+        self._ask(f"renew {service} in {region}")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tenant, newest, row = tx.tenants.get(), tx.services.leaf(service), tx.services.get(service)
+            assert tenant is not None
+            if tenant.state not in DECRYPTS:
+                self._refuse(TenantClosed(tenant.state))
+            if newest is None or row is None or row.state is not ServiceState.CONNECTED:
+                self._refuse(ServiceUnknown("the service has no certificate to renew", "connect it first"))
+            else:
+                self._issue(tx, tenant_id, service, newest.request_id)
+
+    def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
+        self._ask(f"disconnect {service} in {region}")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            if tx.services.get(service) is None:
+                self._refuse(ServiceUnknown())
+            tx.services.disconnect(service)
+
+    def retry(self, tenant_id: str) -> None:
+        self._ask(f"retry {tenant_id}")
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if self.fails is not None:
+            raise self.fails
+
+    def _issue(self, tx, tenant_id: str, service: str, request_id: str) -> None:
+        leaf = self.authority.leaf(tenant_id, service, tx.services.requested(request_id).csr_pem)
+        tx.services.record_leaf(
+            LeafRow(
+                f"{leaf.serial_number:x}",
+                service,
+                tx.services.generation(service) + 1,
+                request_id,
+                pem(leaf),
+                leaf.not_valid_before_utc,
+                leaf.not_valid_after_utc,
+            )
+        )
+
+    @staticmethod
+    def _refuse(refused: OpenKcmError) -> None:
+        raise UpdateRefused(refused.code, refused.message, refused.hint)

@@ -1,0 +1,164 @@
+"""Tenants in every state with services, keys and usage, and a seat at each of them."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from streamlit.testing.v1 import AppTest
+
+from dashboard.seat import Addresses, Seat
+from database.interfaces import ServiceRequestRow, UsageRow
+from tenancy.boundaries import CheckResult
+from tenancy.ids import ca_key, l2_key
+from tenancy.lifecycle import Move, State
+from tenancy.people import Person, PersonRole
+from tenancy.provisioning import Step, steps_of
+from tenancy.services import CryptoOperation, ServiceKind
+from tests.dashboard.door import FakeAuthority, FakeDoor
+from tests.database.builders import a_route, an_event, an_object
+from tests.database.fixtures import Field
+
+ADDRESSES = Addresses(
+    dashboard="http://127.0.0.1:18501",
+    marketplace="http://127.0.0.1:18080",
+    crypto_https="https://127.0.0.1:18443",
+    crypto_kmip="127.0.0.1:15696",
+    temporal_ui=None,
+)
+WALLS = ("U2", "U2", "C2", "C3", "M1", "M2", "M2", "A1", "A3")
+_MOVES = {
+    State.ACTIVE: (Move.ACTIVATE,),
+    State.SUSPENDED: (Move.ACTIVATE, Move.SUSPEND),
+    State.LOCKED: (Move.ACTIVATE, Move.LOCK),
+    State.LEAVING: (Move.ACTIVATE, Move.LEAVE),
+    State.OFFBOARDED: (Move.ACTIVATE, Move.LEAVE, Move.OFFBOARD),
+    State.FAILED: (Move.FAIL,),
+    State.PROVISIONING: (),
+}
+
+
+def a_request_pem(key: ec.EllipticCurvePrivateKey | None = None) -> str:
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def a_check(clause: str, name: str = "read-foreign", **changed: object) -> CheckResult:
+    result = CheckResult(clause=clause, name=name, outcome="held", seconds=0.01, evidence="refused; control: it works")
+    return result.model_copy(update=changed)
+
+
+@dataclass
+class Scene:
+    """One database and what happens in it."""
+
+    field: Field
+
+    def __post_init__(self) -> None:
+        self.worker = self.field.open("worker")
+        self.crypto = self.field.open("crypto", max_size=1)
+        self.dashboard = self.field.open("dashboard")
+        self.authority = FakeAuthority()
+        self.door = FakeDoor(self.worker, self.authority)
+
+    def seat(self, tenant_id: str = "acme-corp-12345", *roles: PersonRole) -> Seat:
+        person = Person("ada@acme.example", "Ada", tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
+        return Seat(
+            person, tenant_id, "127.0.0.1", self.dashboard, self.door, ADDRESSES, lambda: datetime.now(UTC), 180.0
+        )
+
+    def tenant(self, state: State, tenant_id: str = "acme-corp-12345", organization: str = "ACME Corporation") -> None:
+        """Have a tenant that came to a state as provisioning and the moves after it bring it there."""
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tx.inbox.accept(an_event(tenant_id))
+            tx.tenants.request(an_event(tenant_id, organization=organization))
+            if state is State.REQUESTED:
+                return
+            tx.tenants.move(Move.PROVISION)
+            tx.steps.plan("provision-1", steps_of(tenant_id))
+            began = datetime.now(UTC)
+            tx.steps.finish("provision-1", Step.OPEN_RECORDS, began)
+            tx.keys.record(l2_key(tenant_id), "L2", 1)
+            tx.keys.record(ca_key(tenant_id), "CA", 1)
+            tx.steps.finish("provision-1", Step.CREATE_KEYS, began)
+            if state is State.PROVISIONING:
+                tx.steps.retry("provision-1", Step.CREATE_AUTHORITY, "vault_unavailable")
+                return
+            if state is State.FAILED:
+                tx.steps.fail("provision-1", Step.CREATE_AUTHORITY, "vault_refused")
+            else:
+                for step in (Step.CREATE_AUTHORITY, Step.CHECK_BOUNDARIES, Step.ACTIVATE, Step.ANNOUNCE):
+                    tx.steps.finish("provision-1", step, began)
+                tx.certificates.record_authority(self.authority.row())
+                tx.boundaries.record("provision-1", [a_check(clause, f"attack-{n}") for n, clause in enumerate(WALLS)])
+                tx.routes.publish(a_route(tenant_id))
+            for move in _MOVES[state]:
+                tx.tenants.move(move)
+
+    def service(self, name: str, kind: ServiceKind, tenant_id: str = "acme-corp-12345", uses: int = 0) -> None:
+        """Connect a service of an active tenant and have it use its key."""
+        request_id = f"request-{name}"
+        with self.dashboard.tenant_tx(tenant_id) as tx:
+            tx.services.request(ServiceRequestRow(request_id, name, kind, a_request_pem()))
+        self.door.connect_service(tenant_id, "eu-west-1", name, request_id)
+        if uses:
+            minute = (datetime.now(UTC) - timedelta(hours=1)).replace(second=0, microsecond=0)
+            with self.crypto.tenant_tx(tenant_id) as tx:
+                tx.services.seen([name], datetime.now(UTC) - timedelta(minutes=4))
+                tx.usage.add([UsageRow(minute, name, CryptoOperation.ENCRYPT, uses, 3, 64 * uses)], f"batch-{name}")
+
+    def objects(self, service: str, *states: int, tenant_id: str = "acme-corp-12345") -> None:
+        rows = [an_object(tenant_id, f"{service}-{n}", service=service, state=state) for n, state in enumerate(states)]
+        with self.crypto.tenant_tx(tenant_id) as tx:
+            tx.objects.add(rows)
+
+
+@pytest.fixture
+def scene(field: Field) -> Scene:
+    return Scene(field)
+
+
+def shown(page: str, seat: Seat) -> AppTest:
+    """Draw a page as Streamlit would; whatever it raises ends the test."""
+    at = AppTest.from_function(_draw, args=(page, seat), default_timeout=30).run()
+    assert not at.exception, at.exception
+    return at
+
+
+def text(at: AppTest) -> str:
+    """Return everything a page says, in order."""
+    return "\n".join(str(value) for node in at.main for value in _said(node) if value)
+
+
+def _said(node: object) -> list[object]:
+    names = ("title", "label", "value", "body", "text")
+    proto = getattr(node, "proto", None)
+    found = [
+        getattr(node, name, None) for name in ("label", "value", "icon") if isinstance(getattr(node, name, None), str)
+    ]
+    found += [getattr(proto, name, None) for name in names if isinstance(getattr(proto, name, None), str)]
+    for child in getattr(node, "children", {}).values():
+        found += _said(child)
+    return found
+
+
+def _draw(page, seat) -> None:
+    import importlib  # noqa: PLC0415 - AppTest runs this function's source as a script of its own
+
+    importlib.import_module(f"dashboard.pages.{page}").draw(seat)
+
+
+def fill_examples(field: Field) -> None:
+    """Fill a database for looking at the pages."""
+    scene = Scene(field)
+    scene.tenant(State.ACTIVE)
+    scene.service("customer-db", ServiceKind.MONGODB, uses=1250)
+    scene.service("analytics-db", ServiceKind.MONGODB, uses=890)
+    scene.service("billing-api", ServiceKind.MICROSERVICE)
+    scene.objects("customer-db", 2, 2, 1, 5)
+    scene.tenant(State.ACTIVE, "empty-corp-1", "Empty Corporation")
+    for state in State:
+        scene.tenant(state, f"{state}-corp-1", f"{state.capitalize()} Corporation")
