@@ -52,7 +52,7 @@ def create_app(parts: Parts) -> Edge:
     )
     if config.get_option("server.enableAgentApi") or config.get_option("browser.gatherUsageStats"):
         raise SettingsInvalid("Streamlit is told to let others in or to tell others", "unset the STREAMLIT_* variables")
-    return Edge(app, parts.guard, parts.cookie_secret, origin, marketplace=parts.develops)
+    return Edge(app, parts.guard, parts.cookie_secret, origin, develops=parts.develops)
 
 
 async def _health(_request: Request) -> Response:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
@@ -27,7 +28,8 @@ PLACE_HEADER = "x-openkcm-place"
 SOURCE_HEADER = "x-openkcm-source"
 RETURN_COOKIE = "openkcm_return"
 _RETURN_SECONDS = 900
-_OUTSIDE_PLACES = ("/auth/", "/oauth2callback", "/healthz", "/dev-sign-on/")
+_HEALTH = "/healthz"
+_OUTSIDE_PLACES = ("/auth/", "/oauth2callback", _HEALTH, "/dev-sign-on/")
 _UNGUARDED = ("/static/", "/_stcore/health", "/_stcore/host-config", "/favicon.png", "/component/")
 """The application's own code and whether it lives: the same for everybody."""
 _SIGNED_IN_ONLY = ("/media/", "/_stcore/upload_file")
@@ -41,13 +43,17 @@ _DOCUMENT_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """`origin` is the scheme, host and port under which browsers come; `marketplace` whether that place exists."""
+    """`origin` is the scheme, host and port under which browsers come.
+
+    `develops` says that the marketplace's place exists, and that nobody comes under another name: a page elsewhere
+    whose name leads to this machine (DNS rebinding) must not sign in as one of the development's people.
+    """
 
     app: ASGIApp
     guard: Guard
     cookie_secret: str
     origin: str
-    marketplace: bool
+    develops: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or socket."""
@@ -56,6 +62,9 @@ class Edge:
             return
         send = partial(_send_hardened, send, self.origin.startswith("https:"))
         path: str = scope["path"]
+        if self.develops and path != _HEALTH and _host(scope) != urlsplit(self.origin).netloc:
+            await _not_found(scope, receive, send)
+            return
         if path.startswith(_OUTSIDE_PLACES):
             await self.app(_placed(scope, path, None), receive, send)
             return
@@ -63,7 +72,7 @@ class Edge:
             await (await self._show_the_way(Request(scope)))(scope, receive, send)
             return
         found = find(path)
-        if found is None or (found[0] == MARKETPLACE and not self.marketplace):
+        if found is None or (found[0] == MARKETPLACE and not self.develops):
             await _not_found(scope, receive, send)
             return
         place, inner = found
@@ -123,6 +132,10 @@ class Edge:
         except (AccessRefused, SessionEnded):
             return OPERATIONS  # where the guard says no, and why
         return OPERATIONS if person.tenant_id == OPERATORS else of_tenant(person.tenant_id)
+
+
+def _host(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
 
 
 def _source(scope: Scope) -> str:

@@ -12,11 +12,13 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dashboard.edge import PLACE_HEADER, RETURN_COOKIE, SOURCE_HEADER, Edge
+from database.connection import Database
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
 from tests.database.builders import a_provisioned_tenant
-from tests.database.fixtures import Field
+from tests.database.fixtures import Field, Server, clone
 
 HOME = f"/tenant/{ACME}/"
+SOCKET = f"ws{ORIGIN[4:]}{HOME}_stcore/stream"
 ALTERED = {"_streamlit_user": "x" + cookie_of(claims_of(Clock()))["_streamlit_user"]}
 
 
@@ -35,10 +37,17 @@ class Stand:
         return self.browser(cookie_of(claims_of(self.clock, **changed)))
 
 
-def make(database_field: Field, origin: str = ORIGIN, *, marketplace: bool = True) -> Stand:
-    worker = database_field.open("worker")
-    for tenant in (ACME, BETA):
-        a_provisioned_tenant(worker, tenant)
+@pytest.fixture(scope="module")
+def tenants(server: Server, template: str) -> Iterator[Field]:
+    """ACME and Beta in one database for all of these tests: each refusal stands in its answer, not in the rows."""
+    with clone(server, template) as field:
+        worker = field.open("worker")
+        for tenant in (ACME, BETA):
+            a_provisioned_tenant(worker, tenant)
+        yield field
+
+
+def make(dashboard: Database, origin: str = ORIGIN, *, develops: bool = True) -> Stand:
     reached: list[str] = []
 
     async def tell(request: Request) -> Response:
@@ -58,13 +67,18 @@ def make(database_field: Field, origin: str = ORIGIN, *, marketplace: bool = Tru
         routes=[WebSocketRoute("/_stcore/stream", talk), Route("/{path:path}", tell, methods=["GET", "PUT"])]
     )
     clock = Clock()
-    guard = a_guard(database_field.open("dashboard"), clock)
-    return Stand(clock, Edge(inner, guard, SECRET, origin, marketplace=marketplace), reached)
+    guard = a_guard(dashboard, clock)
+    return Stand(clock, Edge(inner, guard, SECRET, origin, develops=develops), reached)
+
+
+@pytest.fixture(scope="module")
+def dashboard(tenants: Field) -> Database:
+    return tenants.open("dashboard")
 
 
 @pytest.fixture
-def stand(field: Field) -> Iterator[Stand]:
-    return make(field)
+def stand(dashboard: Database) -> Stand:
+    return make(dashboard)
 
 
 @pytest.mark.parametrize("inner", ["", "keys", "audit"])
@@ -119,11 +133,11 @@ def test_a_tampered_query_gets_403(stand: Stand) -> None:
 def test_a_socket_is_refused_before_it_is_accepted(stand: Stand) -> None:
     with (
         pytest.raises(WebSocketDisconnect),
-        stand.signed_in(openkcm_tenant=BETA).websocket_connect(f"{HOME}_stcore/stream"),
+        stand.signed_in(openkcm_tenant=BETA).websocket_connect(SOCKET),
     ):
         pass
     assert stand.reached == []
-    with stand.signed_in().websocket_connect(f"{HOME}_stcore/stream") as socket:
+    with stand.signed_in().websocket_connect(SOCKET) as socket:
         assert socket.receive_text() == f"/tenant/{ACME}"
 
 
@@ -168,7 +182,7 @@ def test_nobody_is_led_elsewhere(stand: Stand, back: str) -> None:
 )
 def test_there_is_nothing_beside_the_places(stand: Stand, path: str) -> None:
     assert stand.signed_in().get(path).status_code == 404
-    with pytest.raises(WebSocketDisconnect), stand.signed_in().websocket_connect(path):
+    with pytest.raises(WebSocketDisconnect), stand.signed_in().websocket_connect(f"ws{ORIGIN[4:]}{path}"):
         pass
     assert stand.reached == []
 
@@ -182,21 +196,28 @@ def test_the_applications_code_is_everybodys(stand: Stand) -> None:
     assert stand.browser().get(f"{HOME}static/index.js").json()["path"] == "/static/index.js"
 
 
-def test_the_marketplace_page_is_for_development(field: Field) -> None:
-    product = make(field, marketplace=False)
+def test_the_marketplace_page_is_for_development(dashboard: Database) -> None:
+    product = make(dashboard, develops=False)
     assert product.browser().get("/marketplace/").status_code == 404
     assert product.reached == []
 
 
-def test_over_tls_every_cookie_is_marked_secure(field: Field) -> None:
-    secure = make(field, "https://cmk.example")
+@pytest.mark.parametrize("host", ["elsewhere.example", "127.0.0.1:9", "localhost:18501", ""])
+def test_in_development_nobody_comes_under_another_name(stand: Stand, host: str) -> None:
+    assert stand.signed_in().get(HOME, headers={"host": host}).status_code == 404
+    assert stand.signed_in().get("/dev-sign-on/authorize", headers={"host": host}).status_code == 404
+    assert stand.reached == []
+
+
+def test_over_tls_every_cookie_is_marked_secure(dashboard: Database) -> None:
+    secure = make(dashboard, "https://cmk.example", develops=False)
     with TestClient(secure.edge, base_url="https://cmk.example") as browser:
         answer = browser.get("/sign-in/")
     assert "Secure" in answer.headers["set-cookie"]
 
 
 def test_without_a_database_nobody_is_let_in(field: Field) -> None:
-    stand = make(field)
+    stand = make(field.open("dashboard", min_size=0))
     with field.server.offline(field.name):
         answer = stand.signed_in().get(HOME)
     assert answer.status_code == 503
