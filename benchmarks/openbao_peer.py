@@ -27,6 +27,7 @@ KEY = "L2-bench"
 class Peer:
     port: int
     tls: ssl.SSLContext
+    pid: int
     token: str = _TOKEN
 
     def write(self, path: str, body: dict[str, Any]) -> None:
@@ -63,7 +64,7 @@ def _made_ready(port: int, folder: Path, process: "subprocess.Popen[bytes]") -> 
     while True:
         try:
             tls = ssl.create_default_context(cafile=folder / "vault-ca.pem")
-            peer = Peer(port, tls)
+            peer = Peer(port, tls, process.pid)
             peer.write("sys/mounts/transit", {"type": "transit"})
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -42,6 +42,7 @@ _START_SECONDS = 20.0
 class Peer:
     port: int
     tls: ssl.SSLContext
+    pid: int
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def pykmip_server(folder: Path) -> Iterator[Peer]:
     tls.load_cert_chain(folder / "client.pem", folder / "client.key")
     try:
         _wait(port, process, folder)
-        yield Peer(port, tls)
+        yield Peer(port, tls, process.pid)
     finally:
         process.kill()  # it waits for its clients on SIGTERM
         process.wait(10)
