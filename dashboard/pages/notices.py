@@ -24,7 +24,7 @@ _BOXES = MappingProxyType({Tone.GOOD: st.success, Tone.WORKING: st.info, Tone.WA
 def draw_standing(standing: Standing) -> None:
     """Say what a state means and what to do about it."""
     words = " ".join(part for part in (standing.meaning, standing.advice) if part)
-    _BOXES[standing.tone](words, title=f"Your tenant is {standing.name.lower()}", icon=ICONS[standing.tone])
+    _BOXES[standing.tone](words, title=standing.title, icon=ICONS[standing.tone])
 
 
 def draw_refusal(refused: OpenKcmError, title: str, still: str = "") -> None:

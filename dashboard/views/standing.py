@@ -20,6 +20,7 @@ class Tone(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Standing:
     name: str
+    title: str
     tone: Tone
     meaning: str
     advice: str
@@ -38,6 +39,19 @@ _TONE: Mapping[State, Tone] = MappingProxyType(
         State.LOCKED: Tone.BAD,
         State.LEAVING: Tone.WARNING,
         State.OFFBOARDED: Tone.BAD,
+    }
+)
+
+_TITLE: Mapping[State, str] = MappingProxyType(
+    {
+        State.REQUESTED: "Your tenant is about to be set up",
+        State.PROVISIONING: "Your tenant is being set up",
+        State.FAILED: "Your tenant could not be set up",
+        State.ACTIVE: "Your tenant is active",
+        State.SUSPENDED: "Your tenant is suspended",
+        State.LOCKED: "Your tenant is locked",
+        State.LEAVING: "Your tenant is leaving",
+        State.OFFBOARDED: "Your tenant has left",
     }
 )
 
@@ -70,7 +84,7 @@ _ADVICE: Mapping[State, str] = MappingProxyType(
 
 def standing(state: State) -> Standing:
     """Return what to tell the customer about a tenant's state."""
-    return Standing(state.capitalize(), _TONE[state], sentence(MEANING[state]), _ADVICE[state])
+    return Standing(state.capitalize(), _TITLE[state], _TONE[state], sentence(MEANING[state]), _ADVICE[state])
 
 
 def sentence(text: str) -> str:

@@ -129,20 +129,15 @@ def shown(page: str, seat: Seat) -> AppTest:
 
 
 def text(at: AppTest) -> str:
-    """Return everything a page says, in order."""
-    return "\n".join(str(value) for node in at.main for value in _said(node) if value)
+    """Return everything a page says, in order, each element once."""
+    return "\n".join(word for node in at.main for word in _said(node))
 
 
-def _said(node: object) -> list[object]:
-    names = ("title", "label", "value", "body", "text")
+def _said(node: object) -> dict[str, None]:
     proto = getattr(node, "proto", None)
-    found = [
-        getattr(node, name, None) for name in ("label", "value", "icon") if isinstance(getattr(node, name, None), str)
-    ]
-    found += [getattr(proto, name, None) for name in names if isinstance(getattr(proto, name, None), str)]
-    for child in getattr(node, "children", {}).values():
-        found += _said(child)
-    return found
+    found = [getattr(node, name, None) for name in ("label", "value")]
+    found += [getattr(proto, name, None) for name in ("title", "label", "value", "body", "text")]
+    return dict.fromkeys(word for word in found if isinstance(word, str) and word)
 
 
 def _draw(page, seat) -> None:

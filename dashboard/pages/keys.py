@@ -1,0 +1,142 @@
+"""Keys: the root key, the tenant key and the service keys as they are, and what could be done with them."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import streamlit as st
+
+from dashboard.pages.notices import admitted, draw_standing, draw_unknown
+from dashboard.seat import Seat
+from dashboard.views import key_actions, keys, root_choices
+from dashboard.views.keys import ServiceKey
+from dashboard.views.standing import standing
+from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from tenancy.lifecycle import State
+from tenancy.people import Permission
+
+_DAY = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    tenant: TenantRow
+    keys: list[KeyRow]
+    service_keys: list[KeyVersionRow]
+    services: list[ServiceRow]
+    objects: list[ObjectCountRow]
+    usage: list[UsageTotalRow]
+
+
+def draw(seat: Seat) -> None:
+    if not admitted(seat):
+        return
+    rows = _read(seat)
+    if rows is None:
+        draw_unknown()
+        return
+    st.title("Keys", anchor=False)
+    st.caption("Every key below wraps the next. None of them is ever shown, exported or stored in the clear.")
+    if rows.tenant.state is not State.ACTIVE:
+        draw_standing(standing(rows.tenant.state))
+    left, right = st.columns(2, gap="medium")
+    with left:
+        _draw_root(rows)
+    with right:
+        _draw_tenant_keys(seat, rows)
+    _draw_service_keys(seat, rows)
+    _draw_choices(rows)
+    _draw_actions(seat, rows)
+
+
+def _read(seat: Seat) -> _Rows | None:
+    now = seat.now()
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        tenant = tx.tenants.get()
+        if tenant is None:
+            return None
+        return _Rows(
+            tenant,
+            list(tx.keys.all()),
+            list(tx.services.keys()),
+            list(tx.services.all()),
+            list(tx.objects.counts()),
+            list(tx.usage.totals(now - _DAY, now + timedelta(minutes=1))),
+        )
+
+
+def _draw_root(rows: _Rows) -> None:
+    root = keys.root(rows.tenant, rows.service_keys)
+    with st.container(border=True, height="stretch"):
+        st.subheader("Root key (L1)", anchor=False)
+        st.markdown(f":material/key: **{root.mode}**")
+        st.markdown(f"`{root.name}`")
+        st.caption(root.state)
+
+
+def _draw_tenant_keys(seat: Seat, rows: _Rows) -> None:
+    made = keys.tenant_keys(rows.tenant, rows.keys, seat.now())
+    with st.container(border=True, height="stretch"):
+        st.subheader("Tenant key (L2)", anchor=False)
+        if not made:
+            st.caption("Your tenant key is made while the tenant is provisioned and appears here.")
+        for name, words in made:
+            st.markdown(f":material/key: `{name}`")
+            st.caption(f"Yours alone, {words}. It never leaves the key server.")
+
+
+def _draw_service_keys(seat: Seat, rows: _Rows) -> None:
+    st.header("Service keys (L3)", anchor=False)
+    made = keys.service_keys(rows.services, rows.service_keys, rows.objects, rows.usage, seat.now())
+    if not made:
+        st.info(
+            "Each service you connect gets a key of its own, and it appears here. Connect one on the page Services.",
+            icon=":material/info:",
+        )
+        return
+    wanted = st.text_input("Find a service", key="keys.find") if len(made) > keys.MANY else ""
+    shown, more = keys.found(made, wanted)
+    if not shown:
+        st.caption("No service has a name like that.")
+    with st.grid(2, min_column_width=340):
+        for key in shown:
+            _draw_service_key(key)
+    if more:
+        st.caption(f"{more:,} more; type a part of the name to find them.")
+
+
+def _draw_service_key(key: ServiceKey) -> None:
+    with st.container(border=True, height="stretch", gap="xsmall"):
+        st.markdown(f":material/key: **{key.service}** ({key.kind})")
+        st.markdown("\n".join(f"- {version}" for version in key.versions))
+        st.caption(f"{key.used} {key.objects}")
+
+
+def _draw_choices(rows: _Rows) -> None:
+    st.header("Who holds the root key", anchor=False)
+    choices = root_choices.choices(rows.tenant.root_key_mode)
+    if not all(choice.offered for choice in choices):
+        st.caption(
+            "BYOK and HYOK are not offered in this version yet; they are explained so that you can plan. Changing the "
+            "root key wraps the service keys anew; your data is not encrypted anew."
+        )
+    with st.grid(3, min_column_width=300):
+        for choice in choices:
+            with st.container(border=True, height="stretch", gap="xsmall"):
+                st.subheader(choice.name, anchor=False)
+                st.caption(choice.short)
+                if choice.in_force:
+                    st.badge("In force", icon=":material/check:", color="green")
+                elif not choice.offered:
+                    st.badge("Not offered yet", icon=":material/schedule:", color="gray")
+                for question, answer in choice.facts:
+                    st.markdown(f"**{question}**  \n{answer}")
+
+
+def _draw_actions(seat: Seat, rows: _Rows) -> None:
+    st.header("What you can do, and what happens then", anchor=False)
+    permissions = frozenset(permission for permission in Permission if seat.may(permission))
+    for offer in key_actions.offers(rows.tenant.state, permissions):
+        with st.expander(offer.action.title, key=f"keys.action.{offer.action.name}"):
+            st.markdown(f"**What happens**  \n{offer.action.happens}")
+            st.markdown(f"**Can it be undone?**  \n{offer.action.undone}")
+            st.caption(offer.words)

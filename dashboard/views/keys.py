@@ -1,0 +1,126 @@
+"""What the page Keys says of the root key, the tenant key and each service key, from what is on record."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from dashboard.views.chain import mode
+from dashboard.views.standing import UNDER_WAY
+from dashboard.views.words import count, listed, moment
+from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from tenancy.ids import l2_key, root_key
+from tenancy.lifecycle import State
+
+OBJECT_STATES: Mapping[int, str] = MappingProxyType(
+    {
+        0: "without a state",
+        1: "pre-active",
+        2: "active",
+        3: "deactivated",
+        4: "compromised",
+        5: "destroyed",
+        6: "destroyed and compromised",
+    }
+)
+"""KMIP's states of managed objects, in its own words."""
+
+MANY = 12
+"""From this many services on, a search is offered."""
+_SHOWN = 24
+
+
+@dataclass(frozen=True, slots=True)
+class RootKey:
+    mode: str
+    name: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """One service's key in its words, newest version first."""
+
+    service: str
+    kind: str
+    versions: tuple[str, ...]
+    objects: str
+    used: str
+
+
+def root(tenant: TenantRow, service_keys: Sequence[KeyVersionRow]) -> RootKey:
+    """Return the root key as it is on record: by which key the service keys are wrapped, and what the state allows."""
+    names = sorted({key.root_key for key in service_keys})
+    name = ", ".join(names) or (root_key(tenant.region) if tenant.root_key_mode == "platform" else "not used yet")
+    return RootKey(mode(tenant.root_key_mode), name, _root_state(tenant, len({key.service for key in service_keys})))
+
+
+def _root_state(tenant: TenantRow, wrapped: int) -> str:
+    match tenant.state:
+        case State.LOCKED:
+            return "Locked: nothing is opened with it."
+        case State.LEAVING:
+            return "Resting in the grace period: nothing is opened with it."
+        case State.OFFBOARDED:
+            return "No longer in use for this tenant."
+        case state if state in UNDER_WAY or state is State.FAILED:
+            return "Not in use before the tenant is active."
+    return f"In use: it wraps {count(wrapped, 'service key')}." if wrapped else "Ready: it wraps no service key yet."
+
+
+def tenant_keys(tenant: TenantRow, keys: Sequence[KeyRow], now: datetime) -> tuple[tuple[str, str], ...]:
+    """Return name and words of each L2."""
+    first = l2_key(tenant.tenant_id)
+    ordered = sorted((key for key in keys if key.kind == "L2"), key=lambda key: (key.name != first, key.name))
+    return tuple((key.name, f"version {key.version}, made {moment(key.created_at, now)}") for key in ordered)
+
+
+def service_keys(
+    services: Sequence[ServiceRow],
+    keys: Sequence[KeyVersionRow],
+    objects: Sequence[ObjectCountRow],
+    usage: Sequence[UsageTotalRow],
+    now: datetime,
+) -> tuple[ServiceKey, ...]:
+    """Return the key of each service that has one, by name."""
+    kinds = {service.service: service for service in services}
+    versions: dict[str, list[KeyVersionRow]] = {}
+    for key in keys:
+        versions.setdefault(key.service, []).append(key)
+    return tuple(
+        ServiceKey(
+            service=name,
+            kind=kinds[name].kind.value if name in kinds else "",
+            versions=tuple(_version(key, now) for key in sorted(versions[name], key=lambda key: -key.version)),
+            objects=_objects(row for row in objects if row.service == name),
+            used=_used(kinds.get(name), [row for row in usage if row.service == name], now),
+        )
+        for name in sorted(versions)
+    )
+
+
+def found(keys: Sequence[ServiceKey], wanted: str) -> tuple[tuple[ServiceKey, ...], int]:
+    """Return the keys to show of those whose name contains what was typed, and how many more there are."""
+    matching = [key for key in keys if wanted.strip().lower() in key.service]
+    return tuple(matching[:_SHOWN]), max(len(matching) - _SHOWN, 0)
+
+
+def _version(key: KeyVersionRow, now: datetime) -> str:
+    return f"Version {key.version}, made {moment(key.created_at, now)}, wrapped by `{key.l2_key}` and `{key.root_key}`"
+
+
+def _objects(rows: Iterable[ObjectCountRow]) -> str:
+    counted = {row.state: row.count for row in rows}
+    if not counted:
+        return "No KMIP objects lie under it."
+    parts = [f"{number:,} {OBJECT_STATES.get(state, 'of another state')}" for state, number in sorted(counted.items())]
+    return f"{count(sum(counted.values()), 'KMIP object lies', 'KMIP objects lie')} under it: {listed(parts)}."
+
+
+def _used(service: ServiceRow | None, usage: Sequence[UsageTotalRow], now: datetime) -> str:
+    times = [row.last_minute for row in usage if row.count > row.refused]
+    times += [service.last_seen_at] if service is not None and service.last_seen_at is not None else []
+    operations = sum(row.count - row.refused for row in usage)
+    if not times:
+        return "Not used so far."
+    return f"Last used {moment(max(times), now)}. {count(operations, 'operation')} in the last 24 hours."

@@ -1,0 +1,125 @@
+"""What the page Keys says about rows, and what each action would do, without a database."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dashboard.views import key_actions, keys, root_choices
+from dashboard.views.key_actions import ACTIONS, BUILT, KeyAction, offers
+from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from tenancy.lifecycle import Move, State
+from tenancy.people import Permission
+from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
+ALL = frozenset(Permission)
+
+
+def a_key(service: str, version: int = 1, root_key: str = "root-eu-west-1") -> KeyVersionRow:
+    return KeyVersionRow(service, version, "L2-acme-primary", "platform", root_key, NOW - HOUR)
+
+
+def a_service(name: str, seen: datetime | None = None) -> ServiceRow:
+    return ServiceRow(name, ServiceKind.MONGODB, ServiceState.CONNECTED, NOW, None, seen, NOW)
+
+
+def some_use(service: str, count: int, refused: int = 0) -> UsageTotalRow:
+    return UsageTotalRow(service, CryptoOperation.ENCRYPT, count, refused, NOW - 2 * HOUR)
+
+
+def test_the_root_key_is_the_one_that_the_service_keys_are_wrapped_by() -> None:
+    assert keys.root(TENANT, []) == keys.RootKey(
+        "Platform-Managed (default)", "root-eu-west-1", "Ready: it wraps no service key yet."
+    )
+    changing = keys.root(TENANT, [a_key("a"), a_key("a", 2), a_key("b", root_key="arn:new")])
+    assert changing.name == "arn:new, root-eu-west-1"
+    assert changing.state == "In use: it wraps 2 service keys."
+    assert keys.root(replace(TENANT, root_key_mode="pkcs11"), []).name == "not used yet"
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in {State.ACTIVE, State.SUSPENDED}])
+def test_a_root_key_that_opens_nothing_is_not_called_in_use(state: State) -> None:
+    said = keys.root(replace(TENANT, state=state), [a_key("a")]).state
+    assert "it wraps" not in said
+
+
+def test_the_tenant_key_comes_before_others_of_its_kind_and_no_authority_is_among_them() -> None:
+    rows = [
+        KeyRow("L2-acme-finance", "L2", 1, NOW),
+        KeyRow("L2-acme-primary", "L2", 2, NOW),
+        KeyRow("ca", "CA", 1, NOW),
+    ]
+    made = keys.tenant_keys(TENANT, rows, NOW)
+    assert [name for name, _ in made] == ["L2-acme-primary", "L2-acme-finance"]
+    assert made[0][1] == "version 2, made 25 Nov 2026, 12:00 UTC (just now)"
+
+
+def test_a_service_key_says_its_versions_its_objects_and_its_last_use() -> None:
+    [one] = keys.service_keys(
+        [a_service("orders", NOW - HOUR)],
+        [a_key("orders"), a_key("orders", 2)],
+        [ObjectCountRow("orders", 2, 1200), ObjectCountRow("orders", 9, 1), ObjectCountRow("users", 2, 7)],
+        [some_use("orders", 10, 3), some_use("users", 99)],
+        NOW,
+    )
+    assert [version.partition(",")[0] for version in one.versions] == ["Version 2", "Version 1"]
+    assert one.objects == "1,201 KMIP objects lie under it: 1,200 active and 1 of another state."
+    assert one.used == "Last used 25 Nov 2026, 11:00 UTC (1 hour ago). 7 operations in the last 24 hours."
+    assert one.kind == "mongodb"
+
+
+def test_a_key_that_was_only_refused_was_not_used() -> None:
+    [one] = keys.service_keys([a_service("orders")], [a_key("orders")], [], [some_use("orders", 5, 5)], NOW)
+    assert one.used == "Not used so far."
+    assert one.objects == "No KMIP objects lie under it."
+
+
+def test_a_use_in_a_minute_counts_where_nobody_wrote_down_when_the_service_was_seen() -> None:
+    [one] = keys.service_keys([], [a_key("orders")], [], [some_use("orders", 5)], NOW)
+    assert "2 hours ago" in one.used
+    assert one.kind == ""
+
+
+def test_many_keys_are_searched_by_name_and_shown_up_to_a_page() -> None:
+    made = keys.service_keys([], [a_key(f"service-{number}") for number in range(100)], [], [], NOW)
+    shown, more = keys.found(made, "")
+    assert (len(shown), more) == (24, 76)
+    assert [key.service for key in keys.found(made, " SERVICE-42 ")[0]] == ["service-42"]
+    assert keys.found(made, "nothing") == ((), 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [("platform", "Platform-managed"), ("aws-kms", "BYOK"), ("pkcs11", "HYOK"), ("openbao", "HYOK")],
+)
+def test_one_choice_is_in_force_and_all_answer_the_same_questions(mode: str, name: str) -> None:
+    choices = root_choices.choices(mode)
+    assert [choice.name for choice in choices if choice.in_force] == [name]
+    assert len({tuple(question for question, _ in choice.facts) for choice in choices}) == 1
+    assert [choice.name for choice in choices if choice.offered] == ["Platform-managed"]
+
+
+def test_every_action_says_what_happens_and_whether_it_can_be_undone() -> None:
+    assert {action.name for action in ACTIONS} == set(KeyAction)
+    assert all(action.happens.endswith(".") and action.undone.endswith(".") for action in ACTIONS)
+
+
+def test_what_this_version_cannot_do_is_explained_and_not_offered() -> None:
+    by_name = {offer.action.name: offer for offer in offers(State.ACTIVE, ALL)}
+    assert {name for name, offer in by_name.items() if offer.available} == BUILT
+    assert by_name[KeyAction.LOCK].words == "Not in this version yet."
+    assert by_name[KeyAction.DISCONNECT].words == "Available on the page Services."
+
+
+def test_an_action_is_offered_to_those_who_may_where_the_state_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_actions, "BUILT", frozenset(KeyAction))
+
+    def words(state: State, permissions: frozenset[Permission]) -> str:
+        return next(offer.words for offer in offers(state, permissions) if offer.action.move is Move.SUSPEND)
+
+    assert words(State.ACTIVE, ALL) == "Available."
+    assert words(State.LOCKED, ALL) == "Not while the tenant is locked."
+    assert words(State.ACTIVE, frozenset({Permission.VIEW})) == "Your role does not include it."
