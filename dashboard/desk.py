@@ -47,6 +47,7 @@ def _draw_signed_in(parts: Parts, place: Place) -> None:
         door=parts.door,
         addresses=parts.addresses,
         now=wiring.utc_now,
+        promise_seconds=parts.settings.promise_seconds,
     )
     entries = navigation.TENANT if place.kind is PlaceKind.TENANT else navigation.OPERATIONS
     chosen = st.navigation(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from dashboard.pages import keys, overview
 from dashboard.seat import Seat
 
 
@@ -23,5 +24,8 @@ def _welcome(seat: Seat) -> None:
     st.write(f"Welcome, {seat.person.name}.")
 
 
-TENANT = (Entry("Overview", ":material/dashboard:", "", _welcome),)
+TENANT = (
+    Entry("Overview", ":material/dashboard:", "", overview.draw),
+    Entry("Keys", ":material/key:", "keys", keys.draw),
+)
 OPERATIONS = (Entry("Operations", ":material/monitoring:", "", _welcome),)
