@@ -1,6 +1,7 @@
 """PyKMIP's server, with certificates of its own: the peer that the crypto service is measured beside."""
 
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -52,7 +53,10 @@ def pykmip_server(folder: Path) -> Iterator[Peer]:
     port = free_ports(1)[0]
     with (folder / "output.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _PROGRAM, str(folder), str(port)], stdout=log, stderr=log
+            [sys.executable, "-W", "ignore", "-c", _PROGRAM, str(folder), str(port)],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     tls = ssl.create_default_context(cafile=folder / "ca.pem")
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -61,7 +65,8 @@ def pykmip_server(folder: Path) -> Iterator[Peer]:
         _wait(port, process, folder)
         yield Peer(port, tls, process.pid)
     finally:
-        process.kill()  # it waits for its clients on SIGTERM
+        # It waits for its clients on SIGTERM, and the process it keeps for its policies does not end with it.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
 
 
