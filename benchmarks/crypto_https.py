@@ -15,7 +15,6 @@ from benchmarks import report
 from benchmarks.connected import connected_stack
 from benchmarks.load import Load, Target, ask, http_ok, http_size
 from benchmarks.openbao_peer import KEY, Peer, openbao_server
-from benchmarks.processes import read_cpu
 from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
 from tenancy.binding import Context, Purpose
@@ -49,8 +48,6 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         openbao_server(Path(place)) as peer,
     ):
         sides = {"ours": _ours(stack, folder, plaintext), "transit": _transit(peer, plaintext)}
-        pids = {**stack.pids(), "peer": peer.pid}
-        before = read_cpu(pids)
         for connections in _CONCURRENCY:
             loads: dict[str, list[Load]] = {side: [] for side in sides}
             for _ in range(rounds):
@@ -78,7 +75,6 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
                     Check("p50 at concurrency 1", round(p50, 3), _P50_MS, "ms"),
                     Check("p99 at concurrency 1", round(p99, 3), _P99_MS, "ms"),
                 ]
-        summary["share of the CPU used by other programs"] = before.until(read_cpu(pids)).others
         processes = os.cpu_count() or 1
     result = Result(
         name="crypto_https",

@@ -14,7 +14,7 @@ from benchmarks import report
 from benchmarks.connected import connected_stack
 from benchmarks.kmip_messages import create, found_identifier, get, succeeded
 from benchmarks.load import Load, Target, ask, ask_connecting, one, ttlv_size
-from benchmarks.processes import read_cpu, two_loops_over_one
+from benchmarks.processes import two_loops_over_one
 from benchmarks.pykmip_peer import pykmip_server
 from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
@@ -49,8 +49,6 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         pykmip_server(Path(place)) as peer,
     ):
         sides = {"ours": _ours(stack, folder), "PyKMIP": _target(peer.port, peer.tls)}
-        pids = {**stack.pids(), "peer": peer.pid}
-        before = read_cpu(pids)
         for case, (measure, least) in _CASES.items():
             middle = _middle(measure, sides, rounds, seconds)
             for side, load in middle.items():
@@ -60,14 +58,12 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             ratio = middle["ours"].rate / middle["PyKMIP"].rate
             summary[f"times PyKMIP, {case}"] = round(ratio, 1)
             checks.append(Check(f"PyKMIP's Gets per second over ours, {case}", round(1 / ratio, 4), 1 / least, ""))
-        others = before.until(read_cpu(pids)).others
     with connected_stack(_TENANT, "mongodb", crypto_processes=1) as (stack, folder):
         measure = _CASES[_SCALED][0]
         alone = _middle(measure, {"ours": _ours(stack, folder)}, rounds, seconds)["ours"]
     both = summary[f"ours, {_SCALED}"]["requests/s"]
     summary[f"ours in one process, {_SCALED}"] = alone.summary()
     summary[f"{os.cpu_count()} processes over one, {_SCALED}"] = round(both / alone.rate, 2)
-    summary["share of the CPU used by other programs"] = others
     summary["two bare loops over one"] = round(two_loops_over_one(), 2)
     result = Result(
         name="crypto_kmip",

@@ -27,7 +27,6 @@ KEY = "L2-bench"
 class Peer:
     port: int
     tls: ssl.SSLContext
-    pid: int
     token: str = _TOKEN
 
     def write(self, path: str, body: dict[str, Any]) -> None:
@@ -64,7 +63,7 @@ def _made_ready(port: int, folder: Path, process: "subprocess.Popen[bytes]") -> 
     while True:
         try:
             tls = ssl.create_default_context(cafile=folder / "vault-ca.pem")
-            peer = Peer(port, tls, process.pid)
+            peer = Peer(port, tls)
             peer.write("sys/mounts/transit", {"type": "transit"})
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -43,7 +43,6 @@ _START_SECONDS = 20.0
 class Peer:
     port: int
     tls: ssl.SSLContext
-    pid: int
 
 
 @contextmanager
@@ -63,7 +62,7 @@ def pykmip_server(folder: Path) -> Iterator[Peer]:
     tls.load_cert_chain(folder / "client.pem", folder / "client.key")
     try:
         _wait(port, process, folder)
-        yield Peer(port, tls, process.pid)
+        yield Peer(port, tls)
     finally:
         # It waits for its clients on SIGTERM, and the process it keeps for its policies does not end with it.
         os.killpg(process.pid, signal.SIGKILL)

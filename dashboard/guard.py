@@ -101,12 +101,16 @@ class Guard:
                 tx.sessions.seen(sign_on.session_id, now)
 
     def _record_refusal(self, refused: OpenKcmError, sign_on: SignOn | None, place: Place, source: str) -> None:
-        """Record a refusal once a minute for each who, where and why, so that no reload fills a stream."""
+        """Record a refusal once a minute for each who, where and why, so that no reload fills a stream.
+
+        The reason belongs to it: a forged cookie must not hide behind an expired one from the same address.
+        """
         who = NOBODY if sign_on is None else sign_on.person.subject
         own = OPERATORS if sign_on is None else sign_on.person.tenant_id
         log.warning("access refused", code=refused.code, place=place.root, tenant_id=own, source=source)
         minute = int(self.now().timestamp()) // 60
-        key = f"dashboard/refused/{sign_on.session_id[:16] if sign_on else source}/{refused.code}{place.root}/{minute}"
+        by = sign_on.session_id[:16] if sign_on else source
+        key = f"dashboard/refused/{by}/{refused.code}{place.root}/{minute}/{refused.message}"
         streams = {own: who}
         if place.tenant_id and place.tenant_id != own and self._exists(place.tenant_id):
             streams[place.tenant_id] = NOBODY if sign_on is None else STRANGER

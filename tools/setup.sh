@@ -5,7 +5,8 @@
 #   tools/setup.sh test      that, and what the tests and checks need
 #
 # A second run with nothing changed is over at once: .venv carries a stamp of everything that went into it.
-# PYTHON names another interpreter. On Debian as root the missing venv module is installed; as anybody else it is named.
+# PYTHON names another interpreter. On Debian as root a missing venv module and, for the tests, a missing chromium are
+# installed; as anybody else they are named. Without chromium everything but the browser's stories can be run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,6 +24,21 @@ up_to_date() {
     [ -x "$venv/bin/python" ] && [ -f "$venv/stamp-$1" ] && [ "$(cat "$venv/stamp-$1")" = "$(stamp_of "$1")" ]
 }
 
+may_install() { [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
+
+install_debian() {
+    may_install || refuse "this Python cannot make virtual environments" "as root: apt-get install $*"
+    say "installing $* ..."
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2 </dev/null
+}
+
+have_browser() {
+    if [ "$kind" = runtime ] || command -v chromium >/dev/null; then return; fi
+    if may_install && install_debian chromium; then return; fi
+    say "there is no chromium: the stories that show the dashboard in a browser will fail (as root: apt-get install chromium)"
+}
+
+have_browser
 # Whatever holds the tests' packages holds those of the runtime too.
 if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then exit 0; fi
 
@@ -34,14 +50,6 @@ find_python() {
         if new_enough "$candidate"; then echo "$candidate"; return; fi
     done
     refuse "there is no Python 3.11 or newer" "install one (Debian: apt-get install python3 python3-venv) or set PYTHON"
-}
-
-install_debian() {
-    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-        refuse "this Python cannot make virtual environments" "as root: apt-get install $*"
-    fi
-    say "installing $* ..."
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2 </dev/null
 }
 
 make_venv() {

@@ -13,6 +13,7 @@ from tenancy.errors import KeyNotUsable
 
 STATELESS = 0
 """What objects have in place of a state that have none: templates and opaque objects."""
+GONE = frozenset({State.DESTROYED, State.DESTROYED_COMPROMISED})
 UNUSED = frozenset({State.PRE_ACTIVE, State.ACTIVE})
 """The states from which a key may still be used one day."""
 COMPROMISES = frozenset({RevocationReasonCode.KEY_COMPROMISE, RevocationReasonCode.CA_COMPROMISE})

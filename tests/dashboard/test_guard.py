@@ -102,6 +102,13 @@ def test_trying_again_and_again_is_recorded_once_a_minute(guard: Guard, dashboar
         clock.advance(minutes=1)
 
 
+def test_a_forged_cookie_is_on_record_beside_an_expired_one(guard: Guard, dashboard: Database, clock: Clock) -> None:
+    with pytest.raises(SessionEnded):
+        guard.admit(claims_of(clock, exp=1), HOME, {}, "192.0.2.1")
+    guard.refuse_forged(HOME, "192.0.2.1")
+    assert len({record["details"]["reason"] for record in stream(dashboard, OPERATORS)}) == 2
+
+
 def test_a_forged_sign_on_is_on_record(guard: Guard, dashboard: Database) -> None:
     assert isinstance(guard.refuse_forged(HOME, "192.0.2.7"), SessionEnded)
     for tenant_id in (ACME, OPERATORS):

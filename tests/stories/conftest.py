@@ -1,9 +1,14 @@
 """One installation for all stories, told in this order: enable (1), tenant (2), survival, and what traces are left."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.stories import browser
+from tests.stories.browser import Visitor
 from tests.stories.stack import ACME, Stack
 
 
@@ -30,3 +35,22 @@ def acme(stack: Stack) -> str:
     stack.enable(ACME, "ACME Corporation")
     stack.wait_announced(ACME)
     return ACME
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One browser for a whole file of stories; not for all of them, as its driver keeps the thread's event loop."""
+    with browser.chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visitor(stack: Stack, chromium: Browser) -> Iterator[Callable[..., Visitor]]:
+    """Return what gives a person a window of their own; at the end each must have asked the dashboard alone."""
+    with ExitStack() as windows:
+
+        def open_window(*origins: str, **options: Any) -> Visitor:
+            window = Visitor(chromium, stack.settings.dashboard_url, *origins, **options)
+            return windows.enter_context(closing(window))
+
+        yield open_window
