@@ -15,23 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import output
-from cli.service_configuration import Addresses, addresses, configuration
-from cli.service_files import AUTHORITY, CERTIFICATE, FolderRefused, ServiceFolder
+from cli.service_files import FolderRefused, ServiceFolder
 from cli.service_trial import try_service
 from cli.tenant import Tenant, of_service, operator_database
 from config.settings import Settings, load_settings
 from database.connection import Database
 from database.interfaces import LeafRow, ServiceRequestRow, TenantRow
-from tenancy.errors import Overtaken, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
+from tenancy.client_files import AUTHORITY, CERTIFICATE, Offer, certificates, configuration
+from tenancy.errors import Overtaken, ServiceUnknown, TenantUnknown
 from tenancy.ids import parse_service_name, parse_tenant_id
-from tenancy.lifecycle import ENCRYPTS
-from tenancy.services import ServiceKind
+from tenancy.services import ServiceKind, refuse_unconnectable
+from vault.signing_requests import LONGEST, requested_key
 
 if TYPE_CHECKING:
     from workflows.gateway import Gateway
-
-_LONGEST_CSR = 16384
-_END = "-----END CERTIFICATE-----\n"
 
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 
@@ -73,17 +70,18 @@ def connect(  # noqa: PLR0913 - one parameter an option
         with database.tenant_tx(tenant_id) as tx:
             tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem))
         _ask(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
-        leaf, chain = _issued(database, tenant_id, service, request_id)
-    where, written = addresses(settings), []
+        with database.tenant_tx(tenant_id) as tx:
+            leaf, chain = tx.services.issued(service, request_id)
+    offer, written = _offer(settings), []
     if folder is not None:
-        written = folder.write(_files(folder, kind, service, where, leaf, chain, own_key=csr is None))
+        written = folder.write(_files(folder, kind, service, offer, leaf, chain, own_key=csr is None))
     document: dict[str, Any] = {
         "tenant_id": tenant_id,
         "service_id": service,
         "kind": kind,
         "certificate_not_after": leaf.not_after.isoformat(),
-        "kmip": where.kmip,
-        "https": where.https,
+        "kmip": offer.kmip,
+        "https": offer.https,
         "files": written,
     }
     if folder is None:
@@ -146,23 +144,23 @@ def _admitted(database: Database, tenant_id: str, service: str, kind: ServiceKin
         row, known = tx.tenants.get(), tx.services.get(service)
     if row is None:
         raise TenantUnknown
-    if row.state not in ENCRYPTS:
-        raise TenantClosed(row.state)
-    if known is not None and known.kind is not kind:
-        raise ServiceConflict
+    refuse_unconnectable(row.state, kind, None if known is None else known.kind)
     return row
 
 
 def _read_request(file: Path) -> str:
-    from vault.certificates import requested_key  # noqa: PLC0415 - a third of a command's start-up, for one option
-
     try:
         with file.open(encoding="ascii") as opened:
-            text = opened.read(_LONGEST_CSR + 1)
+            text = opened.read(LONGEST + 1)
     except (OSError, UnicodeDecodeError) as failed:
         raise FolderRefused(f"{file} cannot be read", "give a PKCS #10 request in PEM with --csr") from failed
     requested_key(text)
     return text
+
+
+def _offer(settings: Settings) -> Offer:
+    host = settings.crypto_name
+    return Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
 
 
 def _ask(settings: Settings, what: "Callable[[Gateway], Awaitable[None]]") -> None:
@@ -174,35 +172,23 @@ def _ask(settings: Settings, what: "Callable[[Gateway], Awaitable[None]]") -> No
     asyncio.run(ask())
 
 
-def _issued(database: Database, tenant_id: str, service: str, request_id: str) -> tuple[LeafRow, str]:
-    """Return the certificate that was issued for a request, and the chain above it, which ends in the root."""
-    with database.tenant_tx(tenant_id) as tx:
-        leaf, authority = tx.services.leaf(service), tx.certificates.authority()
-    if leaf is None or authority is None:
-        raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
-    if leaf.request_id != request_id:
-        raise Overtaken("another request for this service got its certificate after this one", "run the command again")
-    return leaf, authority.chain_pem
-
-
 def _files(  # noqa: PLR0913, PLR0917 - what a folder is made of
     folder: ServiceFolder,
     kind: ServiceKind,
     service: str,
-    where: Addresses,
+    offer: Offer,
     leaf: LeafRow,
     chain: str,
     *,
     own_key: bool,
 ) -> dict[str, str]:
     """Return file name → text; the certificate comes last, so that where it is everything else is too."""
-    certificates = [f"{part}{_END}" for part in chain.split(_END) if part.strip()]
-    presented = leaf.certificate_pem + "".join(certificates[:-1])
-    files = {AUTHORITY: certificates[-1]}
+    presented, root = certificates(leaf.certificate_pem, chain)
+    files = {AUTHORITY: root}
     if own_key:
         if not folder.holds_key_of(leaf.certificate_pem):
             raise Overtaken("the certificate is for a key that is no longer in the folder", "run the command again")
-        files |= configuration(kind, service, folder.path, where, presented + folder.key_pem())
+        files |= configuration(kind, service, str(folder.path), offer, presented + folder.key_pem())
     return files | {CERTIFICATE: presented}
 
 

@@ -13,19 +13,15 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import serialization
 
 from tenancy import ids
+from tenancy.client_files import CERTIFICATE, KEY
 from tenancy.errors import CallerError
-
-KEY = "client.key"
-CERTIFICATE = "client.pem"
-AUTHORITY = "ca.pem"
+from vault import signing_requests
+from vault.signing_requests import PrivateKey
 
 _OTHERS = 0o077
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 class FolderRefused(CallerError):
@@ -54,10 +50,7 @@ class ServiceFolder:
 
     def request(self) -> str:
         """Return a certificate request with an empty subject: what a certificate says is for its authority to say."""
-        key = self._key()
-        algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
-        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, algorithm)
-        return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
+        return signing_requests.request_of(self._key())
 
     def refuse_own_key(self) -> None:
         """Raise FolderRefused when there is a key, beside which a certificate for another one would be of no use."""
@@ -97,11 +90,9 @@ class ServiceFolder:
         return key
 
     def _make_key(self, file: Path) -> None:
-        pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        pem = signing_requests.key_pem(signing_requests.new_key())
         try:
-            draft = self._draft(KEY, pem.decode("ascii"))
+            draft = self._draft(KEY, pem)
             try:
                 os.link(draft, file)  # unlike a rename it never replaces a key that somebody else just put there
             except FileExistsError:

@@ -3,7 +3,6 @@
 Field names of the discovery document are stable: fields may be added, never renamed.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,6 +13,7 @@ from crypto.endpoints import ENDPOINTS, Endpoint
 from crypto.http_reader import HEAD_BYTES, HEADERS
 from crypto.interfaces import Caller
 from crypto.problems import CONTENT_TYPE
+from tenancy.client_files import Offer
 
 KMIP_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 _REFUSALS = {
@@ -25,14 +25,6 @@ _REFUSALS = {
     "429": "too many requests; wait as Retry-After says",
     "503": "a server behind this one does not answer; wait as Retry-After says",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Under which addresses the fronts are reached: `https` is a URL, `kmip` is `host:port`."""
-
-    https: str
-    kmip: str
 
 
 def describe(offer: Offer, caller: Caller, body_limit: int) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from crypto import api
 from crypto.certificates import Certificates
 from crypto.connections import Connection, Connections
 from crypto.correlation import correlation_id, new_correlation_id
-from crypto.discovery import Offer, describe, openapi
+from crypto.discovery import describe, openapi
 from crypto.endpoints import Desk, routes
 from crypto.http_reader import HttpReader, Message, Routes
 from crypto.interfaces import Caller, Parts
 from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
+from tenancy.client_files import Offer
 from tenancy.errors import CallerRefused, OpenKcmError
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -10,7 +10,6 @@ from crypto.callers import CertificateCallers
 from crypto.certificates import CertificatesOnRecord
 from crypto.changes import FeedChanges
 from crypto.connections import Connections
-from crypto.discovery import Offer
 from crypto.https import HttpsFront
 from crypto.interfaces import Parts
 from crypto.journal import FileJournal, journal_folder
@@ -25,6 +24,7 @@ from database.feed import NotifyFeed
 from database.interfaces import ServiceKeyRow
 from keystores.interfaces import RootKey
 from keystores.platform import PlatformRootKey
+from tenancy.client_files import Offer
 from tenancy.errors import KeyUnavailable
 from vault.root_keys import TransitRootKeys
 from vault.server_certificates import PkiServerCertificates

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from dashboard.pages import keys, overview
+from dashboard.pages import keys, overview, services
 from dashboard.seat import Seat
 
 
@@ -27,5 +27,6 @@ def _welcome(seat: Seat) -> None:
 TENANT = (
     Entry("Overview", ":material/dashboard:", "", overview.draw),
     Entry("Keys", ":material/key:", "keys", keys.draw),
+    Entry("Services", ":material/hub:", "services", services.draw),
 )
 OPERATIONS = (Entry("Operations", ":material/monitoring:", "", _welcome),)

@@ -51,6 +51,14 @@ class Services(Protocol):
         """Record a certificate and return the one on record for its service and generation, which is the first."""
         ...
 
+    def issued(self, service: str, request_id: str) -> tuple[LeafRow, str]:
+        """Return the certificate that was issued for a request, and the chain above it, which ends in the root.
+
+        Raises: ServiceUnknown when the service was disconnected meanwhile, Overtaken when another request got the
+        newest certificate.
+        """
+        ...
+
     def leaf(self, service: str) -> LeafRow | None:
         """Return the newest certificate of a service that is not revoked."""
         ...

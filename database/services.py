@@ -9,7 +9,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from database.interfaces import CallerRow, KeyVersionRow, LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
-from tenancy.errors import DatabaseRefused, ServiceConflict, ServiceUnknown
+from tenancy.errors import DatabaseRefused, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.services import ServiceKind, ServiceState
 
@@ -127,6 +127,15 @@ class Services:
             f"{_LEAF} and revoked_at is null order by generation desc limit 1", [service]
         ).fetchone()
         return None if found is None else LeafRow(*found)
+
+    def issued(self, service: str, request_id: str) -> tuple[LeafRow, str]:
+        leaf = self.leaf(service)
+        chain = self.connection.execute("select chain_pem from okcm.certificate_authority").fetchone()
+        if leaf is None or chain is None:
+            raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
+        if leaf.request_id != request_id:
+            raise Overtaken("another request for this service got its certificate after this one", "connect it again")
+        return leaf, str(chain[0])
 
     def generation(self, service: str) -> int:
         newest = self.connection.execute(

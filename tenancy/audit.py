@@ -53,6 +53,7 @@ class AuditName(StrEnum):
     ACTION_REFUSED = "dashboard.action_refused"
     EXPORTED = "dashboard.exported"
     SERVICE_CONNECT_REQUESTED = "service.connect_requested"
+    SERVICE_RENEW_REQUESTED = "service.renew_requested"
     SERVICE_DISCONNECT_REQUESTED = "service.disconnect_requested"
     RETRY_REQUESTED = "tenant.retry_requested"
 

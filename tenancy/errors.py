@@ -340,6 +340,14 @@ class AccessRefused(CallerError):
     hint = "sign in with an account of the organization it belongs to, or open your own page"
 
 
+class ActionRefused(CallerError):
+    """Somebody is at their own tenant and their role does not include what they asked for."""
+
+    code = "action_refused"
+    message = "your role does not include this"
+    hint = "ask an administrator of your organization to do it"
+
+
 class SessionEnded(CallerError):
     """The sign-on is over, was signed out elsewhere, or was never made here."""
 

@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+from tenancy.errors import ServiceConflict, TenantClosed
+from tenancy.lifecycle import ENCRYPTS, State
+
 
 class ServiceKind(StrEnum):
     MONGODB = "mongodb"
@@ -55,3 +58,15 @@ CHANGES = frozenset(
     }
 )
 """What changes a key's life; also a record of its own."""
+
+
+def refuse_unconnectable(state: State, kind: ServiceKind, known: ServiceKind | None) -> None:
+    """Refuse, before a key is made, a connection that the workflow would refuse; `known` is the kind it already has.
+
+    Raises:
+        TenantClosed, ServiceConflict
+    """
+    if state not in ENCRYPTS:
+        raise TenantClosed(state)
+    if known is not None and known is not kind:
+        raise ServiceConflict

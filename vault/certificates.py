@@ -7,32 +7,20 @@ import base64
 import os
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tenancy.errors import CallerError, ConflictingResource
+from tenancy.errors import ConflictingResource
 from tenancy.ids import TENANT_DOMAIN, ca_key
 from vault.keys import encoded, key_errors
 from vault.session import VaultCalls
+from vault.signing_requests import LeafKey
 
-LeafKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
-
-_CSR_LIMIT = 16384
-_RSA_BITS = range(2048, 8193)
 _CLOCK_SKEW = timedelta(minutes=1)
-
-
-class CsrRefused(CallerError):
-    code: ClassVar[str] = "csr_refused"
-    hint = "send a PKCS #10 request in PEM, self-signed, with an EC P-256 or P-384, Ed25519 or RSA (2048+) key"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the certificate request is refused: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,39 +100,6 @@ def load_issuer(session: VaultCalls, tenant_id: str, certificate_pem: str) -> Is
     if tenant_of_authority(certificate) != tenant_id or not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConflictingResource("authority", hex_serial(certificate), "it is another tenant's")
     return Issuer(certificate, TransitSigningKey(session, ca_key(tenant_id), key))
-
-
-def requested_key(csr_pem: str) -> LeafKey:
-    """Return the public key of a certificate request whose holder proved to have the private one (RFC 2986).
-
-    Nothing else of the request is used: names and usages are ours to say.
-
-    Raises:
-        CsrRefused: not a request, a weak or unknown key, or a signature that does not fit.
-    """
-    if len(csr_pem) > _CSR_LIMIT:
-        raise CsrRefused("it is too long")
-    try:
-        request = x509.load_pem_x509_csr(csr_pem.encode())
-        key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        raise CsrRefused("it cannot be read") from None
-    match key:
-        case ec.EllipticCurvePublicKey() if isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
-            pass
-        case rsa.RSAPublicKey() if key.key_size in _RSA_BITS:
-            pass
-        case ed25519.Ed25519PublicKey():
-            pass
-        case _:
-            raise CsrRefused("its key is of a kind or size that is not taken")
-    try:
-        proven = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm):
-        proven = False
-    if not proven:
-        raise CsrRefused("its signature does not fit its key")
-    return key
 
 
 def build_leaf(

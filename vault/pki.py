@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives import serialization
 
 from tenancy import ids
 from tenancy.errors import ConflictingResource, InvalidName, KeyUnavailable
-from vault.certificates import LeafNames, build_leaf, hex_serial, load_issuer, requested_key, tenant_of_authority
+from vault.certificates import LeafNames, build_leaf, hex_serial, load_issuer, tenant_of_authority
 from vault.interfaces import Authority, Leaf
 from vault.keys import disable_key, ensure_key
 from vault.session import VaultCalls
+from vault.signing_requests import requested_key
 
 LONGEST_LEAF = timedelta(hours=72)
 AUTHORITY_LIFETIME = "8760h"

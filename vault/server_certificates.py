@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from tenancy.errors import ConflictingResource, InvalidName, SettingsInvalid
-from vault.certificates import CsrRefused
 from vault.session import VaultCalls, VaultRejected
 from vault.setup import SERVER_ROLE, is_address
+from vault.signing_requests import CsrRefused
 
 LONGEST_SERVER_CERTIFICATE = timedelta(hours=72)
 

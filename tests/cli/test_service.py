@@ -27,7 +27,7 @@ from tests.cli.service_stand import (
     tenant,
     worker,
 )
-from vault.certificates import CsrRefused
+from vault.signing_requests import CsrRefused
 from worker.codec import ENCODING
 from workflows.gateway import Gateway, UpdateRefused
 

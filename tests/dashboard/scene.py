@@ -129,8 +129,8 @@ def shown(page: str, seat: Seat) -> AppTest:
 
 
 def text(at: AppTest) -> str:
-    """Return everything a page says, in order, each element once."""
-    return "\n".join(word for node in at.main for word in _said(node))
+    """Return everything a page and its dialog say, in order, each element once."""
+    return "\n".join(word for node in at._tree for word in _said(node))
 
 
 def _said(node: object) -> dict[str, None]:

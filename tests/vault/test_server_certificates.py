@@ -13,10 +13,10 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from tenancy.errors import InvalidName, SettingsInvalid
 from tests.contracts.authorities import nothing_recorded
-from vault.certificates import CsrRefused
 from vault.pki import PkiAuthorities
 from vault.server_certificates import PkiServerCertificates
 from vault.session import TokenSession, VaultRejected, VaultSession
+from vault.signing_requests import CsrRefused
 
 NAMES = ("localhost", "127.0.0.1")
 DAY = timedelta(days=1)

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cli.service_configuration import Addresses, configuration
 from tenancy import ids
+from tenancy.client_files import Offer, configuration
 from tenancy.services import ServiceKind
 
 _P256 = ec.SECP256R1()
@@ -153,9 +153,9 @@ def _leaf(  # noqa: PLR0917 - a certificate has many fields
 def write_folder(folder: Path, tenant_id: str, leaf: Leaf, https_port: int) -> Path:
     """Write what `openkcm service connect --kind microservice --out` writes."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    where = Addresses("localhost", https_port, 5696)
+    offer = Offer(f"https://localhost:{https_port}", "localhost:5696")
     files = {"client.key": leaf.key_pem, "client.pem": leaf.pem + tenant_authority(tenant_id).pem, "ca.pem": root().pem}
-    for name, text in (files | configuration(ServiceKind.MICROSERVICE, "orders", folder, where, "")).items():
+    for name, text in (files | configuration(ServiceKind.MICROSERVICE, "orders", str(folder), offer, "")).items():
         path = folder / name
         path.touch(mode=0o600)
         path.write_text(text)

@@ -12,12 +12,12 @@ from typing import Self, TypeVar
 import uvloop
 
 from crypto.connections import Bounds, Connections
-from crypto.discovery import Offer
 from crypto.https import HttpsFront
 from crypto.interfaces import Caller, Parts
 from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
 from crypto.tls import ServerIdentity, server_context
+from tenancy.client_files import Offer
 from tests.crypto.https.authority import Leaf, root, server_leaf, service_leaf, write_folder
 from tests.crypto.https.core import MemoryCertificates, MemoryCore
 

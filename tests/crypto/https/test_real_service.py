@@ -10,9 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cli.service_configuration import Addresses, configuration
 from crypto.client import AccessRefused, CiphertextRefused, Client
 from database.interfaces import LeafRow
+from tenancy.client_files import Offer, configuration
 from tenancy.lifecycle import Move
 from tenancy.services import ServiceKind
 from tests.contracts.authorities import p256, request
@@ -48,8 +48,8 @@ def _folder(folder: Path, home: Home, name: str, key: ec.EllipticCurvePrivateKey
     (folder / "client.key").write_bytes(private)
     (folder / "client.pem").write_bytes(certificate.encode() + b"\n" + authority.public_bytes(pem))
     (folder / "ca.pem").write_bytes(root.public_bytes(pem))
-    where = Addresses("localhost", port, 1)
-    for file, text in configuration(ServiceKind.MICROSERVICE, name, folder, where, "").items():
+    offer = Offer(f"https://localhost:{port}", "localhost:1")
+    for file, text in configuration(ServiceKind.MICROSERVICE, name, str(folder), offer, "").items():
         (folder / file).write_text(text)
     return folder
 

@@ -1,0 +1,121 @@
+"""Services: what is connected, by kind, and what can be done with it."""
+
+from datetime import timedelta
+
+import streamlit as st
+
+from dashboard.pages import service_dialogs
+from dashboard.pages.notices import admitted, draw_standing, draw_unknown
+from dashboard.seat import Seat
+from dashboard.views import guides, services
+from dashboard.views.services import Card, Facts, Group
+from dashboard.views.standing import standing
+from database.interfaces import TenantRow
+from tenancy.lifecycle import State
+from tenancy.people import Permission
+from tenancy.services import ServiceKind
+
+_DAY = timedelta(hours=24)
+
+
+def draw(seat: Seat) -> None:
+    if not admitted(seat):
+        return
+    rows = _read(seat)
+    if rows is None:
+        draw_unknown()
+        return
+    st.title("Services", anchor=False)
+    st.caption(
+        "Databases and services that encrypt with keys of your tenant, each with a key and a certificate of its own."
+    )
+    if rows.tenant.state is not State.ACTIVE:
+        draw_standing(standing(rows.tenant.state))
+    _draw_connect(seat, rows)
+    st.header("Service Integration Status", anchor=False)
+    wanted = st.text_input("Find a service", key="services.find") if len(rows.services) > services.MANY else ""
+    for group in services.groups(rows, seat.now(), wanted):
+        _draw_group(seat, rows.tenant, group)
+    st.caption(
+        "OpenKCM sees what is asked of it and never your data. Whether all of a service's data is encrypted is for the "
+        "service's own settings to say."
+    )
+    _draw_guide()
+    service_dialogs.draw_open(seat, rows.tenant)
+
+
+def _read(seat: Seat) -> Facts | None:
+    now = seat.now()
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        tenant = tx.tenants.get()
+        if tenant is None:
+            return None
+        return Facts(
+            tenant,
+            list(tx.services.all()),
+            list(tx.usage.totals(now - _DAY, now + timedelta(minutes=1))),
+            list(tx.objects.counts()),
+        )
+
+
+def _draw_connect(seat: Seat, rows: Facts) -> None:
+    if not seat.may(Permission.MANAGE_SERVICES):
+        st.caption("Your role lets you look at services. An administrator of your organization connects them.")
+    elif reason := services.why_not(rows.tenant):
+        st.caption(reason)
+    else:
+        st.button(
+            "Connect a service",
+            icon=":material/add_link:",
+            type="primary",
+            key="services.connect",
+            on_click=service_dialogs.open_connect,
+        )
+
+
+def _draw_group(seat: Seat, tenant: TenantRow, group: Group) -> None:
+    st.subheader(group.title, anchor=False)
+    if not group.cards:
+        return
+    with st.grid(2, min_column_width=340):
+        for card in group.cards:
+            _draw_card(seat, tenant, card)
+    if group.more:
+        st.caption(f"{group.more:,} more; type a part of the name to find them.")
+
+
+def _draw_card(seat: Seat, tenant: TenantRow, card: Card) -> None:
+    with st.container(border=True, height="stretch", gap="xsmall"):
+        st.markdown(f":material/{card.icon}: **{card.service}:** {card.operations}")
+        st.markdown("\n".join(f"- {words}" for words in (card.state, card.certificate, card.seen, card.protects)))
+        if not card.connected or not seat.may(Permission.MANAGE_SERVICES):
+            return
+        with st.container(horizontal=True):
+            if not services.why_no_renewal(tenant):
+                st.button(
+                    "Renew certificate",
+                    icon=":material/autorenew:",
+                    key=f"services.renew.{card.service}",
+                    on_click=service_dialogs.open_renew,
+                    args=(card.service,),
+                )
+            st.button(
+                "Disconnect",
+                icon=":material/link_off:",
+                key=f"services.disconnect.{card.service}",
+                on_click=service_dialogs.open_disconnect,
+                args=(card.service,),
+            )
+
+
+def _draw_guide() -> None:
+    st.header("Integration guide", anchor=False)
+    st.markdown("To enable encryption for your services, follow the integration guide.")
+    st.markdown(
+        "1. Connect the service above. It gets a key of its own, which never leaves OpenKCM, and a certificate.\n"
+        "2. Put the files into their folder on the service's machine, readable by the service alone.\n"
+        "3. Point the service to them, as its kind needs it:"
+    )
+    for kind in ServiceKind:
+        with st.expander(services.KIND_NAMES[kind], key=f"services.guide.{kind}"):
+            st.markdown("\n".join(f"- {step}" for step in guides.steps(kind)))

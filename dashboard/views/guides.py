@@ -1,0 +1,73 @@
+"""The integration guide: what to do on the service's own machine, by kind. `docs/services.md` argues the steps."""
+
+from tenancy.client_files import AUTHORITY, CERTIFICATE, KEY, MONGODB_PEM
+from tenancy.services import ServiceKind
+
+PLACE = "/etc/openkcm"
+
+
+def folder_of(service: str) -> str:
+    """Return where a service's files go unless somebody says otherwise."""
+    return f"{PLACE}/{service or 'my-service'}"
+
+
+def request_command(folder: str) -> str:
+    """Return the commands that make a key and a certificate request on the service's own machine."""
+    return (
+        f"umask 077 && mkdir -p {_shell(folder)} && cd {_shell(folder)}\n"
+        f"openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \\\n"
+        f"    -subj / -keyout {KEY} -out client.csr\n"
+        "cat client.csr"
+    )
+
+
+def unpack_command(archive: str, folder: str) -> str:
+    """Return the command that unpacks a delivered archive so that its files lie in their folder."""
+    return f"umask 077 && unzip -o {archive} -d {_shell(folder.rpartition('/')[0] or '/')}"
+
+
+def steps(kind: ServiceKind) -> tuple[str, ...]:
+    """Return what to do once the files lie in their folder."""
+    match kind:
+        case ServiceKind.MONGODB:
+            return (
+                (
+                    f"Where the key was made by the service's own machine, make the one file MongoDB reads: "
+                    f"`cat {CERTIFICATE} {KEY} > {MONGODB_PEM}`, readable by its owner alone."
+                ),
+                (
+                    "For encryption at rest (MongoDB Enterprise or Percona Server) start mongod with `mongod.yaml` and "
+                    "an **empty** dbPath: it encrypts new data files only."
+                ),
+                (
+                    "For client-side field level encryption give the driver the options in `csfle.json`; this works "
+                    "with the community server too. Your application's reads and writes stay as they are."
+                ),
+                (
+                    "Certificates live for at most 72 hours, and neither mongod nor the drivers fetch the next one: "
+                    "run `openkcm service connect` from a timer, or connect again here with the same request."
+                ),
+            )
+        case ServiceKind.POSTGRESQL:
+            return (
+                "Use Percona's PostgreSQL with pg_tde 2. Run `pg_tde.sql` in the database that is to be encrypted.",
+                "Make tables `USING tde_heap`. Tables that were there before are not encrypted by this.",
+                (
+                    "Certificates live for at most 72 hours, and PostgreSQL does not fetch the next one: run "
+                    "`openkcm service connect` from a timer, or connect again here with the same request."
+                ),
+            )
+        case ServiceKind.MICROSERVICE:
+            return (
+                (
+                    "Open the folder with the client: `Client.from_folder(...)` of `crypto/client.py`. It reads "
+                    "`client.toml`, encrypts, decrypts and hands out data keys."
+                ),
+                "Anything that speaks HTTPS with client certificates can do the same: `docs/crypto-api.md`.",
+                f"The client fetches each renewed certificate into the folder itself. {AUTHORITY} is whom it trusts.",
+            )
+
+
+def _shell(text: str) -> str:
+    """Return one word for a shell."""
+    return "'" + text.replace("'", "'\\''") + "'"

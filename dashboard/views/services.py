@@ -1,0 +1,165 @@
+"""What the page Services says of each connected service, by kind, from what is on record and nothing else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from dashboard.views.words import count, listed, moment
+from database.interfaces import ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from tenancy.lifecycle import DECRYPTS, ENCRYPTS
+from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+
+TITLES: Mapping[ServiceKind, str] = MappingProxyType(
+    {
+        ServiceKind.MONGODB: "MongoDB Clusters",
+        ServiceKind.POSTGRESQL: "PostgreSQL Instances",
+        ServiceKind.MICROSERVICE: "Microservices",
+    }
+)
+KIND_NAMES: Mapping[ServiceKind, str] = MappingProxyType(
+    {
+        ServiceKind.MONGODB: "MongoDB cluster",
+        ServiceKind.POSTGRESQL: "PostgreSQL instance",
+        ServiceKind.MICROSERVICE: "Microservice",
+    }
+)
+MANY = 12
+_SHOWN = 24
+_DESTROYED = frozenset({5, 6})
+
+# What each use says about the data, in the order in which it is told; a use that says nothing of it is left out.
+_USES: tuple[tuple[frozenset[CryptoOperation], str], ...] = (
+    (
+        frozenset({CryptoOperation.ENCRYPT, CryptoOperation.DECRYPT, CryptoOperation.REWRAP}),
+        "records that it has OpenKCM encrypt and decrypt",
+    ),
+    (
+        frozenset({CryptoOperation.DATA_KEY, CryptoOperation.WRAPPED_DATA_KEY}),
+        "data that it encrypts itself with data keys wrapped by its service key",
+    ),
+    (frozenset({CryptoOperation.GET}), "data that it encrypts itself with keys it fetches over KMIP"),
+    (frozenset({CryptoOperation.MAC}), "data whose integrity it has OpenKCM vouch for"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is on record: usage of the last 24 hours, objects by state."""
+
+    tenant: TenantRow
+    services: list[ServiceRow]
+    usage: list[UsageTotalRow]
+    objects: list[ObjectCountRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One service in words; one that is not `connected` can be neither renewed nor disconnected."""
+
+    service: str
+    kind: ServiceKind
+    icon: str
+    state: str
+    operations: str
+    certificate: str
+    seen: str
+    protects: str
+    connected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    kind: ServiceKind
+    title: str
+    cards: tuple[Card, ...]
+    more: int
+
+
+def groups(facts: Facts, now: datetime, wanted: str = "") -> tuple[Group, ...]:
+    """Return the services by kind, those whose name contains `wanted`, at most a page of each kind."""
+    made = []
+    for kind, title in TITLES.items():
+        mine = [service for service in facts.services if service.kind is kind]
+        matching = [service for service in mine if wanted.strip().lower() in service.service]
+        cards = tuple(_card(service, facts.usage, facts.objects, now) for service in matching[:_SHOWN])
+        made.append(
+            Group(kind, f"{title}: {_summary(facts.tenant, mine, facts.usage)}", cards, max(len(matching) - _SHOWN, 0))
+        )
+    return tuple(made)
+
+
+def why_not(tenant: TenantRow) -> str:
+    """Return why no service can be connected now; empty when one can."""
+    return "" if tenant.state in ENCRYPTS else f"No service can be connected while the tenant is {tenant.state}."
+
+
+def why_no_renewal(tenant: TenantRow) -> str:
+    """Return why no certificate can be renewed now; empty when one can."""
+    return "" if tenant.state in DECRYPTS else f"No certificate can be renewed while the tenant is {tenant.state}."
+
+
+def _summary(tenant: TenantRow, services: Sequence[ServiceRow], usage: Sequence[UsageTotalRow]) -> str:
+    connected = {service.service for service in services if service.state is ServiceState.CONNECTED}
+    if not connected:
+        return "0 connected (ready)" if tenant.state in ENCRYPTS else "0 connected"
+    encrypting = {row.service for row in usage if row.service in connected and row.count > row.refused and _says(row)}
+    if encrypting == connected:
+        return f"{len(connected):,} connected, encrypting data ✓"
+    if encrypting:
+        return f"{len(connected):,} connected, {len(encrypting):,} encrypting data in the last 24 hours"
+    return f"{len(connected):,} connected, not used in the last 24 hours"
+
+
+def _says(row: UsageTotalRow) -> bool:
+    return any(row.operation in operations for operations, _ in _USES)
+
+
+def _card(
+    service: ServiceRow, usage: Iterable[UsageTotalRow], objects: Iterable[ObjectCountRow], now: datetime
+) -> Card:
+    mine = [row for row in usage if row.service == service.service]
+    icon, state = _state(service, now)
+    done, refused = sum(row.count - row.refused for row in mine), sum(row.refused for row in mine)
+    kept = sum(row.count for row in objects if row.service == service.service and row.state not in _DESTROYED)
+    return Card(
+        service=service.service,
+        kind=service.kind,
+        icon=icon,
+        state=state,
+        operations=f"{done:,} operations/day" + (f", {refused:,} more refused" if refused else ""),
+        certificate=_certificate(service, now),
+        seen=f"Last seen {moment(service.last_seen_at, now)}" if service.last_seen_at else "Not seen so far",
+        protects=_protects(mine, kept),
+        connected=service.state is ServiceState.CONNECTED,
+    )
+
+
+def _state(service: ServiceRow, now: datetime) -> tuple[str, str]:
+    match service.state:
+        case ServiceState.CONNECTED:
+            return "check_circle", f"Connected since {moment(service.connected_at, now, 'just now')}"
+        case ServiceState.CONNECTING:
+            return "pending", "Connecting: its key and certificate are being made"
+        case ServiceState.DISCONNECTED:
+            when = moment(service.disconnected_at, now, "earlier")
+            return "link_off", f"Disconnected {when}; its certificates are revoked and its key is kept"
+
+
+def _certificate(service: ServiceRow, now: datetime) -> str:
+    ends = service.certificate_not_after
+    if ends is None:
+        return "No certificate that opens anything"
+    if ends <= now:
+        return f"Certificate expired {moment(ends, now)}; renew it, or connect the service again"
+    return f"Certificate valid until {moment(ends, now)}"
+
+
+def _protects(usage: Sequence[UsageTotalRow], kept: int) -> str:
+    used = {row.operation for row in usage if row.count > row.refused}
+    told = [words for operations, words in _USES if used & operations]
+    if kept:
+        told.append(f"what lies under the {count(kept, 'KMIP object')} it keeps here")
+    if not told:
+        return "Nothing seen yet: it has not used its key in the last 24 hours"
+    return f"Protects {listed(told)}"

@@ -1,0 +1,155 @@
+"""The page Services and its dialogs on a real database, with a door that refuses as the real one does."""
+
+import pytest
+
+from tenancy.errors import TemporalUnavailable
+from tenancy.lifecycle import MEANING, State
+from tenancy.people import PersonRole
+from tenancy.services import ServiceKind, ServiceState
+from tests.dashboard.scene import Scene, a_request_pem, scene, shown, text
+
+__all__ = ["scene"]
+
+ACME = "acme-corp-12345"
+HERE = "Make the key here and download it once"
+
+
+def state_of(scene: Scene, service: str) -> ServiceState | None:
+    with scene.worker.tenant_tx(ACME) as tx:
+        row = tx.services.get(service)
+    return None if row is None else row.state
+
+
+def fill(at, name: str, csr_pem: str | None = None) -> None:
+    at.button(key="services.connect").click().run()
+    at.text_input(key="services.name").set_value(name).run()
+    if csr_pem is None:
+        at.radio(key="services.way").set_value(HERE).run()
+    else:
+        at.text_area(key="services.csr").set_value(csr_pem).run()
+
+
+def test_before_anything_is_connected_every_kind_is_ready(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    said = text(shown("services", scene.seat()))
+    for title in ("MongoDB Clusters", "PostgreSQL Instances", "Microservices"):
+        assert f"{title}: 0 connected (ready)" in said
+    assert "To enable encryption for your services, follow the integration guide." in said
+
+
+def test_connected_services_are_listed_by_kind_with_their_operations(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("customer-db", ServiceKind.MONGODB, uses=1253)
+    scene.service("analytics-db", ServiceKind.MONGODB, uses=893)
+    said = text(shown("services", scene.seat()))
+    assert "MongoDB Clusters: 2 connected, encrypting data ✓" in said
+    assert "**customer-db:** 1,250 operations/day, 3 more refused" in said
+
+
+@pytest.mark.parametrize("csr", [True, False])
+def test_a_service_is_connected_in_the_dialog_and_listed_afterwards(scene: Scene, *, csr: bool) -> None:
+    scene.tenant(State.ACTIVE)
+    at = shown("services", scene.seat())
+    fill(at, "orders", a_request_pem() if csr else None)
+    at.button(key="services.connect.do").click().run()
+    assert not at.exception
+    assert state_of(scene, "orders") is ServiceState.CONNECTED
+    said = text(at)
+    assert "orders is connected" in said
+    assert ("Download it now" in said) is not csr
+    at.button(key="services.close").click().run()
+    assert not at.exception
+    assert "services.delivery" not in at.session_state
+    assert "**orders:**" in text(at)
+
+
+@pytest.mark.parametrize(("name", "csr_pem"), [("Orders!", None), ("orders", "nonsense")])
+def test_a_wrong_entry_is_explained_and_nothing_is_lost(scene: Scene, name: str, csr_pem: str | None) -> None:
+    scene.tenant(State.ACTIVE)
+    at = shown("services", scene.seat())
+    fill(at, name, csr_pem)
+    at.button(key="services.connect.do").click().run()
+    assert "Not connected" in text(at)
+    assert at.text_input(key="services.name").value == name
+    assert scene.door.asked == []
+
+
+def test_with_temporal_down_the_page_is_whole_and_the_same_request_is_tried_again(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("customer-db", ServiceKind.MONGODB)
+    scene.door.asked.clear()
+    scene.door.fails = TemporalUnavailable()
+    at = shown("services", scene.seat())
+    assert "**customer-db:**" in text(at)
+    fill(at, "orders")
+    at.button(key="services.connect.do").click().run()
+    assert "The workflow service does not answer." in text(at)
+    scene.door.fails = None
+    at.button(key="services.connect.do").click().run()
+    assert state_of(scene, "orders") is ServiceState.CONNECTED
+    assert len(set(scene.door.asked)) == 1
+
+
+def test_a_service_is_disconnected_only_when_its_name_was_typed(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MONGODB)
+    at = shown("services", scene.seat())
+    at.button(key="services.disconnect.orders").click().run()
+    at.button(key="services.disconnect.do").click().run()
+    assert "Nothing was done." in text(at)
+    assert state_of(scene, "orders") is ServiceState.CONNECTED
+    at.text_input(key="services.confirm").set_value("orders").run()
+    at.button(key="services.disconnect.do").click().run()
+    assert state_of(scene, "orders") is ServiceState.DISCONNECTED
+    at.button(key="services.close").click().run()
+    assert "its key is kept" in text(at)
+    assert not at.exception
+
+
+def test_a_disconnection_that_could_not_be_asked_for_is_said_so(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MONGODB)
+    scene.door.fails = TemporalUnavailable()
+    at = shown("services", scene.seat())
+    at.button(key="services.disconnect.orders").click().run()
+    at.text_input(key="services.confirm").set_value("orders").run()
+    at.button(key="services.disconnect.do").click().run()
+    assert "Not disconnected yet" in text(at)
+    assert state_of(scene, "orders") is ServiceState.CONNECTED
+
+
+def test_a_certificate_is_renewed_and_handed_out(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MICROSERVICE)
+    at = shown("services", scene.seat())
+    at.button(key="services.renew.orders").click().run()
+    at.button(key="services.renew.do").click().run()
+    assert not at.exception
+    assert "Renewed" in text(at)
+    scene.door.fails = TemporalUnavailable()
+    at.button(key="services.renew.do").click().run()
+    assert "Not renewed" in text(at)
+
+
+@pytest.mark.parametrize("role", [PersonRole.AUDITOR, PersonRole.KEY_ADMINISTRATOR])
+def test_who_may_only_look_is_offered_no_action(scene: Scene, role: PersonRole) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MONGODB)
+    at = shown("services", scene.seat(ACME, role))
+    assert "**orders:**" in text(at)
+    assert not at.button
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
+def test_a_state_that_forbids_connecting_offers_no_button_and_says_why(scene: Scene, state: State) -> None:
+    scene.tenant(state)
+    at = shown("services", scene.seat())
+    assert any(MEANING[state].lower() in box.value.lower() for box in [*at.info, *at.warning, *at.error])
+    assert f"No service can be connected while the tenant is {state}." in text(at)
+    assert not at.button
+
+
+def test_an_organization_without_a_tenant_and_a_stranger_see_no_services(scene: Scene) -> None:
+    assert "not enabled" in text(shown("services", scene.seat()))
+    scene.tenant(State.ACTIVE)
+    assert not shown("services", scene.seat(ACME, PersonRole.OPERATOR)).title

@@ -1,0 +1,106 @@
+"""What the page Services says about rows, without a database."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dashboard.views import guides
+from dashboard.views.services import Facts, groups, why_no_renewal, why_not
+from database.interfaces import ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from tenancy.lifecycle import State
+from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
+
+
+def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, **changed: object) -> ServiceRow:
+    row = ServiceRow(name, ServiceKind.MONGODB, state, NOW - HOUR, None, NOW - HOUR, NOW + 48 * HOUR)
+    return replace(row, **changed)
+
+
+def some_use(service: str, operation: CryptoOperation, count: int = 10, refused: int = 0) -> UsageTotalRow:
+    return UsageTotalRow(service, operation, count, refused, NOW)
+
+
+def facts(*services: ServiceRow, usage=(), objects=(), tenant: TenantRow = TENANT) -> Facts:
+    return Facts(tenant, list(services), list(usage), list(objects))
+
+
+def test_the_seeds_three_kinds_are_ready_before_anything_is_connected() -> None:
+    assert [group.title for group in groups(facts(), NOW)] == [
+        "MongoDB Clusters: 0 connected (ready)",
+        "PostgreSQL Instances: 0 connected (ready)",
+        "Microservices: 0 connected (ready)",
+    ]
+    locked = replace(TENANT, state=State.LOCKED)
+    assert groups(facts(tenant=locked), NOW)[0].title == "MongoDB Clusters: 0 connected"
+
+
+def test_services_are_called_encrypting_only_when_they_were_seen_to() -> None:
+    two = a_service("a"), a_service("b")
+    both = [some_use(name, CryptoOperation.ENCRYPT) for name in "ab"]
+    refused = [some_use("a", CryptoOperation.ENCRYPT, 5, 5), some_use("b", CryptoOperation.LOCATE)]
+    assert groups(facts(*two, usage=both), NOW)[0].title.endswith(": 2 connected, encrypting data ✓")
+    assert "1 encrypting data in the last 24 hours" in groups(facts(*two, usage=both[:1]), NOW)[0].title
+    assert groups(facts(*two, usage=refused), NOW)[0].title.endswith("not used in the last 24 hours")
+
+
+def test_a_card_says_operations_certificate_and_what_is_protected() -> None:
+    usage = [some_use("a", CryptoOperation.ENCRYPT, 1255, 5), some_use("a", CryptoOperation.GET)]
+    [card] = groups(
+        facts(a_service("a"), usage=usage, objects=[ObjectCountRow("a", 2, 3), ObjectCountRow("a", 5, 9)]), NOW
+    )[0].cards
+    assert card.operations == "1,260 operations/day, 5 more refused"
+    assert card.certificate == "Certificate valid until 27 Nov 2026, 12:00 UTC (in 2 days)"
+    assert "records that it has OpenKCM encrypt and decrypt" in card.protects
+    assert "keys it fetches over KMIP" in card.protects
+    assert "the 3 KMIP objects it keeps here" in card.protects
+    assert card.connected
+
+
+@pytest.mark.parametrize(
+    ("state", "word", "connected"),
+    [
+        (ServiceState.CONNECTED, "Connected since", True),
+        (ServiceState.CONNECTING, "Connecting", False),
+        (ServiceState.DISCONNECTED, "its key is kept", False),
+    ],
+)
+def test_every_state_has_words(state: ServiceState, word: str, *, connected: bool) -> None:
+    [card] = groups(facts(a_service("a", state, disconnected_at=NOW)), NOW)[0].cards
+    assert word in card.state
+    assert card.connected is connected
+
+
+def test_what_is_not_known_is_not_claimed() -> None:
+    unseen = a_service("a", last_seen_at=None, certificate_not_after=None)
+    [card] = groups(facts(unseen), NOW)[0].cards
+    assert card.seen == "Not seen so far"
+    assert card.certificate == "No certificate that opens anything"
+    assert card.protects.startswith("Nothing seen yet")
+    [expired] = groups(facts(a_service("a", certificate_not_after=NOW - HOUR)), NOW)[0].cards
+    assert expired.certificate.startswith("Certificate expired")
+
+
+def test_many_services_are_searched_and_shown_up_to_a_page() -> None:
+    many = [a_service(f"service-{number}") for number in range(30)]
+    group = groups(facts(*many), NOW)[0]
+    assert (len(group.cards), group.more) == (24, 6)
+    assert [card.service for card in groups(facts(*many), NOW, " SERVICE-29 ")[0].cards] == ["service-29"]
+
+
+def test_what_a_state_forbids_is_said_with_the_reason() -> None:
+    suspended = replace(TENANT, state=State.SUSPENDED)
+    assert (why_not(TENANT), why_no_renewal(TENANT), why_no_renewal(suspended)) == ("", "", "")
+    assert "suspended" in why_not(suspended)
+    assert "locked" in why_no_renewal(replace(TENANT, state=State.LOCKED))
+
+
+def test_a_command_quotes_the_folder_it_was_given() -> None:
+    assert "'/etc/it'\\''s'" in guides.request_command("/etc/it's")
+    assert guides.unpack_command("o.zip", "/o") == "umask 077 && unzip -o o.zip -d '/'"
+    assert guides.folder_of("") == "/etc/openkcm/my-service"
+    assert all(guides.steps(kind) for kind in ServiceKind)
