@@ -48,6 +48,7 @@ def _draw_signed_in(parts: Parts, place: Place) -> None:
         addresses=parts.addresses,
         now=wiring.utc_now,
         promise_seconds=parts.settings.promise_seconds,
+        present=lambda: not parts.guard.has_ended(sign_on),
     )
     entries = navigation.TENANT if place.kind is PlaceKind.TENANT else navigation.OPERATIONS
     chosen = st.navigation(

@@ -34,6 +34,8 @@ class Seat:
     now: Callable[[], datetime]
     promise_seconds: float = 180.0
     """What tenants are promised, from the click to ready; the setting of the same name."""
+    present: Callable[[], bool] = lambda: True
+    """Whether the sign-on still holds. Dialogs and fragments rerun without the guard, so they ask before they act."""
 
     def may(self, permission: Permission) -> bool:
         """Return whether the person may do something here; what they may not do is not offered to them."""

@@ -14,7 +14,7 @@ from dashboard.seat import Seat
 from database.interfaces import LeafRow, ServiceRequestRow, TenantRow
 from tenancy.audit import AuditName
 from tenancy.client_files import AUTHORITY, CERTIFICATE, KEY, Offer, certificates, configuration, parse_folder
-from tenancy.errors import ActionRefused, OpenKcmError, ServiceUnknown, TenantUnknown
+from tenancy.errors import ActionRefused, OpenKcmError, ServiceUnknown, SessionEnded, TenantUnknown
 from tenancy.ids import parse_service_name
 from tenancy.people import Permission
 from tenancy.services import ServiceKind, refuse_unconnectable
@@ -159,7 +159,9 @@ def _files(seat: Seat, wanted: Wish, leaf: LeafRow, chain: str) -> dict[str, str
 
 
 def _require(seat: Seat, name: AuditName, service: str) -> None:
-    """Raise ActionRefused, on record, when the person may not manage services."""
+    """Raise SessionEnded when the sign-on is over, and ActionRefused, on record, when the role does not include it."""
+    if not seat.present():
+        raise SessionEnded
     if seat.may(Permission.MANAGE_SERVICES):
         return
     with seat.database.tenant_tx(seat.tenant_id) as tx:

@@ -19,6 +19,7 @@ from tenancy.errors import (
     Overtaken,
     ServiceConflict,
     ServiceUnknown,
+    SessionEnded,
     TemporalUnavailable,
     TenantClosed,
     TenantUnknown,
@@ -125,6 +126,16 @@ def test_who_may_not_manage_services_is_refused_on_record_and_nothing_is_asked(s
     assert scene.door.asked == []
     assert audited(scene) == []
     assert [outcome for _, outcome, _ in audited(scene, "dashboard.action_refused")] == ["refused"] * 3
+
+
+def test_a_dialog_that_outlives_its_sign_on_does_nothing(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    gone = replace(scene.seat(), present=lambda: False)
+    for act in (lambda: service_actions.connect(gone, a_wish()), lambda: service_actions.disconnect(gone, "orders")):
+        with pytest.raises(SessionEnded):
+            act()
+    assert scene.door.asked == []
+    assert audited(scene) == []
 
 
 def test_a_tenant_that_cannot_encrypt_connects_nothing(scene: Scene) -> None:
