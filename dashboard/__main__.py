@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from streamlit import config
 
 from config.logs import configure_logs
-from dashboard import wiring
+from dashboard import downloads, wiring
 from dashboard.development_sign_on import DevelopmentSignOn
 from dashboard.edge import Edge
 from dashboard.wiring import DEVELOPMENT_PATH, Parts
@@ -37,6 +37,7 @@ def create_app(parts: Parts) -> Edge:
             wiring.utc_now,
         )
         routes += sign_on.routes(DEVELOPMENT_PATH)
+    routes += downloads.routes(parts)
     app = st.App(
         _SCRIPT,
         routes=routes,

@@ -39,17 +39,7 @@ def _draw_signed_in(parts: Parts, place: Place) -> None:
     except (AccessRefused, SessionEnded, DatabaseUnavailable) as refused:
         front_door.draw_refusal(refused)
         st.stop()
-    seat = Seat(
-        person=sign_on.person,
-        tenant_id=sign_on.person.tenant_id,
-        source=source,
-        database=parts.database,
-        door=parts.door,
-        addresses=parts.addresses,
-        now=wiring.utc_now,
-        promise_seconds=parts.settings.promise_seconds,
-        present=lambda: not parts.guard.has_ended(sign_on),
-    )
+    seat = parts.seat(sign_on, source)
     entries = navigation.TENANT if place.kind is PlaceKind.TENANT else navigation.OPERATIONS
     chosen = st.navigation(
         [

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from dashboard.pages import keys, overview, services
+from dashboard.pages import audit, keys, overview, services
 from dashboard.seat import Seat
 
 
@@ -28,5 +28,6 @@ TENANT = (
     Entry("Overview", ":material/dashboard:", "", overview.draw),
     Entry("Keys", ":material/key:", "keys", keys.draw),
     Entry("Services", ":material/hub:", "services", services.draw),
+    Entry("Audit", ":material/fact_check:", "audit", audit.draw),
 )
 OPERATIONS = (Entry("Operations", ":material/monitoring:", "", _welcome),)

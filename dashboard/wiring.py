@@ -14,9 +14,9 @@ from config.secrets import (
     read_secret,
 )
 from config.settings import LOOPBACK, Settings, load_settings
-from dashboard.claims import ClaimNames
+from dashboard.claims import ClaimNames, SignOn
 from dashboard.guard import Guard
-from dashboard.seat import Addresses
+from dashboard.seat import Addresses, Seat
 from dashboard.temporal_bridge import TemporalBridge
 from database.connection import Database
 from tenancy.errors import SettingsInvalid
@@ -45,6 +45,20 @@ class Parts:
     def metadata_url(self) -> str:
         """Where the single sign-on describes itself (OpenID Connect Discovery 1.0)."""
         return self.settings.oidc_metadata_url or f"{self.origin}{DEVELOPMENT_PATH}/.well-known/openid-configuration"
+
+    def seat(self, sign_on: SignOn, source: str) -> Seat:
+        """Return where somebody sits whom the guard has just admitted."""
+        return Seat(
+            person=sign_on.person,
+            tenant_id=sign_on.person.tenant_id,
+            source=source,
+            database=self.database,
+            door=self.door,
+            addresses=self.addresses,
+            now=utc_now,
+            promise_seconds=self.settings.promise_seconds,
+            present=lambda: not self.guard.has_ended(sign_on),
+        )
 
 
 @cache

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from database.audit_interfaces import AuditStream, FoundRecord, StreamEnds
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.rows import (
     AuthorityRow,
@@ -34,16 +35,17 @@ from database.rows import (
     UsageTotalRow,
 )
 from database.service_interfaces import ManagedObjects, Services
-from tenancy.audit import AuditEvent, StoredRecord
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
 from tenancy.provisioning import Step
 
 __all__ = [
+    "AuditStream",
     "AuthorityRow",
     "BoundaryRunRow",
     "CallerRow",
+    "FoundRecord",
     "KeyRow",
     "KeyVersionRow",
     "LeafRow",
@@ -60,6 +62,7 @@ __all__ = [
     "SessionRow",
     "SignedHead",
     "StepRow",
+    "StreamEnds",
     "StuckTenant",
     "TenantCount",
     "TenantFilter",
@@ -92,24 +95,6 @@ class Tenants(Protocol):
     def break_promise(self) -> bool:
         """Record that the promise was broken; False when that was already on record."""
         ...
-
-
-class AuditStream(Protocol):
-    def append(self, event: AuditEvent) -> int:
-        """Append to the tenant's stream and return the sequence number; an event id seen before adds nothing."""
-        ...
-
-    def append_all(self, events: Sequence[AuditEvent]) -> None:
-        """Append each in order, as `append` does, in one round trip."""
-        ...
-
-    def records(self, after: int = 0, limit: int = 1000) -> Sequence[StoredRecord]: ...
-
-    def head(self) -> StoredRecord | None: ...
-
-    def save_signed_head(self, head: SignedHead) -> None: ...
-
-    def signed_heads(self) -> Sequence[SignedHead]: ...
 
 
 class Steps(Protocol):

@@ -115,7 +115,8 @@ def link(previous: bytes, record: str) -> bytes:
     return hashlib.sha256(previous + record.encode("utf-8")).digest()
 
 
-def _is_linked(previous: bytes, stored: StoredRecord) -> bool:
+def is_linked(previous: bytes, stored: StoredRecord) -> bool:
+    """Return whether a record's chain hash is that of its text after `previous`."""
     try:
         return link(previous, stored.record) == stored.chain_hash
     except UnicodeEncodeError:  # an export can hold a lone surrogate, PostgreSQL cannot
@@ -131,19 +132,20 @@ def _says_its_place(record: str, position: int) -> bool:
     return isinstance(fields, dict) and type(fields.get("seq")) is int and fields["seq"] == position
 
 
-def verify_chain(records: Iterable[StoredRecord]) -> StoredRecord | None:
-    """Return the last record of a whole stream, None when it is empty.
+def verify_chain(records: Iterable[StoredRecord], after: StoredRecord | None = None) -> StoredRecord | None:
+    """Return the last record of a whole stream, None when it is empty; it can be read and verified piece by piece.
 
-    Truncation at the end is not visible in the chain; the caller MUST compare the result with a signed head.
+    `after` is what this returned for the piece before. Truncation at the end is not visible in the chain; the caller
+    MUST compare the result with a signed head.
 
     Raises:
         AuditBroken: a record is missing, out of order or altered; the message names the first bad position.
     """
-    previous, last = GENESIS, None
-    for position, stored in enumerate(records, start=1):
+    last, previous, first = (None, GENESIS, 1) if after is None else (after, after.chain_hash, after.seq + 1)
+    for position, stored in enumerate(records, start=first):
         if stored.seq != position:
             raise AuditBroken(f"record {position} is missing or out of order")
-        if not _is_linked(previous, stored) or not _says_its_place(stored.record, position):
+        if not is_linked(previous, stored) or not _says_its_place(stored.record, position):
             raise AuditBroken(f"record {position} was altered")
         previous, last = stored.chain_hash, stored
     return last

@@ -134,3 +134,14 @@ def event(name):
 @pytest.mark.parametrize("name", AuditName)
 def test_a_record_carries_the_upstream_name_where_there_is_one(name):
     assert json.loads(event(name).as_json()).get("upstream_event_type") == UPSTREAM_NAME.get(name)
+
+
+@given(STREAMS, st.data())
+def test_a_stream_verified_in_pieces_verifies_as_a_whole(stream, data):
+    cut = data.draw(st.integers(0, len(stream)))
+    last = verify_chain(stream[:cut])
+    assert verify_chain(stream[cut:], after=last) == stream[-1]
+    if cut < len(stream):
+        broken = [StoredRecord(stream[cut].seq, stream[cut].record, bytes(32)), *stream[cut + 1 :]]
+        with pytest.raises(AuditBroken, match=f"record {cut + 1} "):
+            verify_chain(broken, after=last)

@@ -1,0 +1,293 @@
+"""The Audit page as values: records in people's words, how the chain stands, what was looked at."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+
+from dashboard.views import words
+from database.interfaces import FoundRecord, SignedHead, StreamEnds
+from tenancy.audit import AuditName, Outcome, StoredRecord, is_linked
+from tenancy.audit_search import fields_of
+
+FAMILIES = {
+    "crypto": "Use of keys",
+    "key": "Keys",
+    "service": "Services",
+    "certificate": "Certificates",
+    "dashboard": "Dashboard",
+    "tenant": "Tenant",
+    "boundary": "Boundary checks",
+    "route": "Routing",
+    "marketplace": "Marketplace",
+}
+"""The part of an event's name before the point; what is not here is called as it is."""
+
+_WORDS = {
+    AuditName.CRYPTO_KEY_RELEASED: "Key handed to a service",
+    AuditName.CRYPTO_KEY_CHANGED: "Key object changed",
+    AuditName.CRYPTO_USED: "Keys used by a service",
+    AuditName.CRYPTO_REFUSED: "Use of a key refused",
+    AuditName.SIGNED_IN: "Signed in",
+    AuditName.SIGNED_OUT: "Signed out",
+    AuditName.ACCESS_REFUSED: "Access to the dashboard refused",
+    AuditName.ACTION_REFUSED: "Action refused",
+    AuditName.EXPORTED: "Audit stream downloaded",
+    AuditName.ANNOUNCED: "Customer told",
+    AuditName.PROMISE_BROKEN: "Not ready within three minutes",
+    AuditName.ENABLE_ACCEPTED: "OpenKCM enabled in the marketplace",
+    AuditName.DISABLE_RECORDED: "OpenKCM disabled in the marketplace",
+    AuditName.BOUNDARY_CHECKED: "Boundaries attacked",
+}
+_ACTORS = {"human": "person", "service": "service", "system": "OpenKCM"}
+OUTCOMES: dict[Outcome, str] = {
+    "success": "Success",
+    "refused": "Refused",
+    "failure": "Failure",
+    "intended": "Intended",
+}
+UNREADABLE = "Not a record"
+
+
+class Chain(StrEnum):
+    """What the newest signed head says about the stream that lies there."""
+
+    EMPTY = "empty"
+    UNSIGNED = "unsigned"
+    SIGNED = "signed"
+    TRUNCATED = "truncated"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record in the list. `linked` is whether its chain hash follows from its text and the record before it."""
+
+    seq: int
+    time: str
+    ago: str
+    what: str
+    code: str
+    outcome: str
+    actor: str
+    subject: str
+    source: str
+    correlation_id: str
+    linked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Everything about one record; `raw` is exactly the text that was hashed."""
+
+    title: str
+    fields: tuple[tuple[str, str], ...]
+    raw: str
+    linked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The chain at a glance. `said` says what it means; `alarming` that somebody must act on it."""
+
+    chain: Chain
+    records: str
+    signed: str
+    head: str
+    said: str
+    alarming: bool
+
+
+def family_of(name: str) -> str:
+    """Return what people call the family of an event's name, or of a family (`crypto.`)."""
+    part = name.partition(".")[0]
+    return FAMILIES.get(part, part.replace("_", " ").capitalize())
+
+
+def what(name: str) -> str:
+    """Return what happened, in words, from the name of an event."""
+    known = {str(key): value for key, value in _WORDS.items()}
+    return known.get(name) or name.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+def choices() -> list[str]:
+    """Return what can be chosen of what happened: each family, and after it its events."""
+    chosen = []
+    for family in FAMILIES:
+        names = [str(name) for name in AuditName if name.startswith(f"{family}.")]
+        chosen += [f"{family}.", *names]
+    return chosen
+
+
+def choice_label(choice: str) -> str:
+    """Return how a choice reads: `Use of keys: all`, `Use of keys: key handed to a service`."""
+    words_of = "all" if choice.endswith(".") else _lowered(what(choice))
+    return f"{family_of(choice)}: {words_of}"
+
+
+def _lowered(text: str) -> str:
+    return text if text.startswith("OpenKCM") else text[:1].lower() + text[1:]
+
+
+def row(found: FoundRecord, now: datetime) -> Row:
+    """Return a record as the list shows it."""
+    fields = fields_of(found.stored.record)
+    at = _moment(fields)
+    name = str(fields.get("name", ""))
+    return Row(
+        seq=found.stored.seq,
+        time="unknown" if at is None else f"{at:%Y-%m-%d %H:%M:%S}",
+        ago="" if at is None else words.relative(at, now),
+        what=what(name) if fields else UNREADABLE,
+        code=name,
+        outcome=_outcome(fields),
+        actor=_actor(fields),
+        subject=_said(fields, "subject"),
+        source=_said(fields, "source"),
+        correlation_id=_said(fields, "correlation_id"),
+        linked=linked(found),
+    )
+
+
+def details(found: FoundRecord, now: datetime) -> Details:
+    """Return all there is to one record."""
+    fields = fields_of(found.stored.record)
+    at = _moment(fields)
+    listed = [
+        ("Time", "unknown" if at is None else f"{at:%Y-%m-%d %H:%M:%S.%f} UTC ({words.relative(at, now)})"),
+        ("What happened", what(_said(fields, "name")) if fields else UNREADABLE),
+        ("Code", _said(fields, "name")),
+        ("Upstream's word", _said(fields, "upstream_event_type")),
+        ("Outcome", _outcome(fields)),
+        ("Who", _actor(fields)),
+        ("Object", _said(fields, "subject")),
+        ("From", _said(fields, "source")),
+        ("Correlation id", _said(fields, "correlation_id")),
+        ("Event id", _said(fields, "event_id")),
+        *_particulars(fields.get("details")),
+        ("Chain hash", found.stored.chain_hash.hex()),
+        ("Hash before", "missing" if found.previous is None else found.previous.hex()),
+    ]
+    return Details(
+        title=f"Record {found.stored.seq:,}",
+        fields=tuple((label, value) for label, value in listed if value),
+        raw=found.stored.record,
+        linked=linked(found),
+    )
+
+
+def linked(found: FoundRecord) -> bool:
+    """Return whether the record follows from the one before it and is about the place it lies at."""
+    says = fields_of(found.stored.record).get("seq")
+    return found.previous is not None and says == found.stored.seq and is_linked(found.previous, found.stored)
+
+
+def links(rows: Sequence[Row]) -> tuple[bool, str]:
+    """Return whether all shown links hold, and that in a sentence."""
+    broken = [f"{one.seq:,}" for one in rows if not one.linked]
+    if broken:
+        return False, (
+            f"The chain is broken at {'record' if len(broken) == 1 else 'records'} {words.listed(broken)}: the text"
+            " does not fit the hash, or the record before is not the one it was."
+        )
+    if len(rows) == 1:
+        return True, "The link of the shown record to the one before it was checked and holds."
+    return True, f"The links of {len(rows):,} shown records to the one before each were checked and hold."
+
+
+def status(ends: StreamEnds, now: datetime) -> Status:
+    """Return how the chain stands by its newest signed head."""
+    length = 0 if ends.last is None else ends.last.seq
+    head = "none" if ends.last is None else ends.last.chain_hash.hex()
+    if ends.signed is None:
+        if not length:
+            return Status(Chain.EMPTY, "0", "none", head, "Nothing is recorded for this tenant yet.", alarming=False)
+        said = f"No head is signed yet; {words.count(length, 'record')} will be signed within a minute."
+        return Status(Chain.UNSIGNED, f"{length:,}", "none yet", head, said, alarming=False)
+    chain, said = _by_signed_head(length, ends.signed, ends.at_signed, words.moment(ends.signed_at, now))
+    return Status(chain, f"{length:,}", f"{ends.signed.seq:,}", head, said, alarming=chain is not Chain.SIGNED)
+
+
+def _by_signed_head(length: int, signed: SignedHead, there: StoredRecord | None, at: str) -> tuple[Chain, str]:
+    if length < signed.seq:
+        said = f"Records are missing at the end: record {signed.seq:,} was signed on {at}, and the last is {length:,}."
+        return Chain.TRUNCATED, said
+    if there is None or there.chain_hash != signed.chain_hash:
+        return Chain.REPLACED, f"Record {signed.seq:,} is not the one that was signed on {at}."
+    after = length - signed.seq
+    rest = (
+        f"the {words.count(after, 'record')} after it will be signed within a minute"
+        if after
+        else "nothing came after it"
+    )
+    return Chain.SIGNED, f"Signed up to record {signed.seq:,} on {at}, by the key {signed.key}; {rest}."
+
+
+def verdict(records: int, signed: int, seconds: float, at: datetime) -> str:
+    """Return what a verification that found nothing wrong says; `signed` is the newest signed record, 0 for none."""
+    head = (
+        f"The newest signed head, of record {signed:,}, is in its place."
+        if signed
+        else "No head is signed yet, so a missing end would not show."
+    )
+    return (
+        f"{words.count(records, 'record')} verified in {words.span(seconds)}, {words.at(at)}:"
+        f" nothing is missing, altered or out of order. {head}"
+    )
+
+
+BROKEN_ADVICE = (
+    "Do not repair, restore or delete anything yet: what lies there now is the evidence. Download the whole stream,"
+    " note the time, and ask the platform's operators to keep a copy of the database as it is. What comes before the"
+    " named record is verified; the named record and everything after it is not."
+)
+
+
+def looked(shown: int, rest: range, *, backwards: bool) -> str:
+    """Return how far was looked for what is shown, where that was not everywhere."""
+    found = words.count(shown, "record fits", "records fit") if shown else "No record fits"
+    far = f"back to record {rest.stop:,}" if backwards else f"forward to record {rest.start - 1:,}"
+    not_yet = words.count(len(rest), "older record" if backwards else "newer record")
+    return f"{found} so far; looked {far}, {not_yet} not looked at."
+
+
+def day_begins(day: date | None) -> datetime | None:
+    """Return the first moment of a day in UTC."""
+    return None if day is None else datetime.combine(day, time.min, UTC)
+
+
+def day_ends(day: date | None) -> datetime | None:
+    """Return the first moment after a day in UTC; None after the last day there is."""
+    return None if day is None or day == date.max else datetime.combine(day + timedelta(days=1), time.min, UTC)
+
+
+def _moment(fields: dict[str, object]) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(fields.get("time")))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def _outcome(fields: dict[str, object]) -> str:
+    said = _said(fields, "outcome")
+    return {str(key): value for key, value in OUTCOMES.items()}.get(said, said)
+
+
+def _actor(fields: dict[str, object]) -> str:
+    kind = _said(fields, "actor_kind")
+    return " ".join(part for part in (_said(fields, "actor"), f"({_ACTORS.get(kind, kind)})" if kind else "") if part)
+
+
+def _particulars(found: object) -> list[tuple[str, str]]:
+    if not isinstance(found, dict):
+        return []
+    return [
+        (f"Detail: {name}", value if isinstance(value, str) else json.dumps(value)) for name, value in found.items()
+    ]
+
+
+def _said(fields: dict[str, object], name: str) -> str:
+    value = fields.get(name, "")
+    return value if isinstance(value, str) else json.dumps(value)

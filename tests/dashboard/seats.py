@@ -1,0 +1,23 @@
+"""Seats for the tests of pages: a person of ACME at their tenant, on a real database."""
+
+from datetime import UTC, datetime
+
+from dashboard.interfaces import Door
+from dashboard.seat import Addresses, Seat
+from database.connection import Database
+from tenancy.people import Person, PersonRole
+
+TENANT = "acme-corp-12345"
+ADDRESSES = Addresses("http://127.0.0.1:1", "http://127.0.0.1:2", "https://127.0.0.1:3", "127.0.0.1:4", None)
+
+
+class ClosedDoor:
+    """A door for pages that ask nothing of a workflow: whoever tries fails."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"nobody asks for {name} here")
+
+
+def a_seat(database: Database, role: PersonRole = PersonRole.AUDITOR, door: Door | None = None) -> Seat:
+    person = Person("ada", "Ada", TENANT, frozenset({role}))
+    return Seat(person, TENANT, "192.0.2.7", database, door or ClosedDoor(), ADDRESSES, lambda: datetime.now(UTC))

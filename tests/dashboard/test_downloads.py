@@ -1,0 +1,140 @@
+"""The audit stream as a file, asked for through the edge as a browser asks; database, guard and cookies are real."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from httpx import Response
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from config.settings import load_settings
+from dashboard import downloads
+from dashboard.edge import PLACE_HEADER, Edge
+from dashboard.wiring import Parts
+from database.connection import Database
+from tenancy.audit import AuditName, verify_chain
+from tenancy.audit_export import read_export
+from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
+from tests.dashboard.seats import ADDRESSES, ClosedDoor
+from tests.database.builders import a_provisioned_tenant, an_audit_event
+from tests.database.fixtures import Field
+
+FILE = f"/tenant/{ACME}/audit.jsonl"
+
+
+@dataclass
+class Stand:
+    field: Field
+    inner: Starlette
+    edge: Edge
+    database: Database
+    clock: Clock
+
+    def ask(self, path: str = FILE, *, edge: bool = True, **changed: Any) -> Response:
+        """Ask as ACME's administrator, or as somebody whose claims are changed."""
+        cookies = cookie_of(claims_of(self.clock, **changed))
+        with TestClient(
+            self.edge if edge else self.inner, base_url=ORIGIN, cookies=cookies, follow_redirects=False
+        ) as browser:
+            return browser.get(path)
+
+    def names(self, tenant: str = ACME) -> list[tuple[str, str]]:
+        with self.database.tenant_tx(tenant) as tx:
+            records = [json.loads(one.record) for one in tx.audit.records()]
+        return [(record["name"], record["outcome"]) for record in records]
+
+
+@pytest.fixture
+def stand(field: Field) -> Stand:
+    worker = field.open("worker")
+    for tenant in (ACME, BETA):
+        a_provisioned_tenant(worker, tenant)
+        with worker.tenant_tx(tenant) as tx:
+            tx.audit.append(an_audit_event("secret", subject=f"of {tenant}"))
+    clock, database = Clock(), field.open("dashboard")
+    guard = a_guard(database, clock)
+    parts = Parts(
+        settings=load_settings(),
+        database=database,
+        door=ClosedDoor(),
+        guard=guard,
+        addresses=ADDRESSES,
+        origin=ORIGIN,
+        cookie_secret=SECRET,
+        client_secret="",
+        develops=True,
+    )
+    inner = Starlette(routes=downloads.routes(parts))
+    return Stand(field, inner, Edge(inner, guard, SECRET, ORIGIN, develops=True), database, clock)
+
+
+@pytest.mark.parametrize("role", ["administrator", "auditor"])
+def test_the_stream_is_a_file_that_verifies(stand: Stand, role: str) -> None:
+    answer = stand.ask(openkcm_roles=[role])
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("application/jsonl")
+    assert answer.headers["content-disposition"].startswith(f'attachment; filename="{ACME}-audit-2')
+    assert answer.headers["cache-control"] == "no-store"
+    header, records = read_export(answer.text.splitlines(keepends=True))
+    read = list(records)
+    assert header.tenant_id == ACME
+    assert header.signed_head is not None
+    assert verify_chain(read) == read[-1]
+    assert BETA not in answer.text
+    assert stand.names()[-2:] == [(AuditName.EXPORTED, "intended"), (AuditName.EXPORTED, "success")]
+
+
+def test_a_selection_is_a_file_too(stand: Stand) -> None:
+    answer = stand.ask(f"{FILE}?text=of+{ACME}")
+    header, records = read_export(answer.text.splitlines(keepends=True))
+    assert header.selection == {"text": f"of {ACME}"}
+    assert "audit-selection" in answer.headers["content-disposition"]
+    assert json.loads(next(records).record)["subject"] == f"of {ACME}"
+
+
+def test_a_query_that_no_link_asks_gets_nothing(stand: Stand) -> None:
+    before = len(stand.names())
+    assert stand.ask(f"{FILE}?since=yesterday").status_code == 403
+    assert (AuditName.EXPORTED, "intended") not in stand.names()[before:]
+
+
+def test_a_key_administrator_gets_none_and_that_is_on_record(stand: Stand) -> None:
+    answer = stand.ask(openkcm_roles=["key-administrator"])
+    assert answer.status_code == 403
+    assert "does not show the audit stream" in answer.text
+    assert "secret" not in answer.text
+    assert stand.names()[-1] == (AuditName.ACTION_REFUSED, "refused")
+
+
+def test_another_tenants_stream_is_refused_by_the_edge_and_by_the_route_itself(stand: Stand) -> None:
+    before = len(stand.names(BETA))
+    for answer in (
+        stand.ask(f"/tenant/{BETA}/audit.jsonl"),
+        stand.ask("/operations/audit.jsonl"),
+        stand.ask(f"{FILE}?tenant={BETA}"),
+    ):
+        assert answer.status_code == 403
+        assert "record" not in answer.text
+    with TestClient(stand.inner, base_url=ORIGIN, cookies=cookie_of(claims_of(stand.clock))) as browser:
+        for place in (f"/tenant/{BETA}", "/operations", ""):
+            assert browser.get("/audit.jsonl", headers={PLACE_HEADER: place}).status_code == 403
+    assert {name for name, _ in stand.names(BETA)[before:]} == {AuditName.ACCESS_REFUSED}
+
+
+@pytest.mark.parametrize("cookies", [{}, {"_streamlit_user": "forged"}])
+def test_whoever_is_not_signed_in_gets_none(stand: Stand, cookies: dict[str, str]) -> None:
+    for app, path in ((stand.edge, FILE), (stand.inner, "/audit.jsonl")):
+        with TestClient(app, base_url=ORIGIN, cookies=cookies) as browser:
+            answer = browser.get(path, headers={PLACE_HEADER: f"/tenant/{ACME}"})
+        assert answer.status_code == 403
+    assert (AuditName.EXPORTED, "intended") not in stand.names()
+
+
+def test_a_database_that_is_down_is_said(stand: Stand) -> None:
+    with stand.field.server.offline(stand.field.name):
+        answer = stand.ask(edge=False, path="/audit.jsonl")
+    assert answer.status_code == 403  # no place: nothing is asked of the database
+    with stand.field.server.offline(stand.field.name):
+        assert stand.ask().status_code == 503

@@ -1,0 +1,155 @@
+"""Verifying and handing out a tenant's audit stream from the dashboard, on a real database."""
+
+import json
+
+import pytest
+
+from dashboard import stream
+from database.connection import Database
+from database.interfaces import SignedHead
+from tenancy.audit import verify_chain
+from tenancy.audit_export import read_export
+from tenancy.audit_search import AuditFilter
+from tenancy.errors import AuditBroken, DatabaseUnavailable
+from tenancy.people import PersonRole
+from tests.dashboard.seats import TENANT, a_seat
+from tests.database.builders import an_audit_event
+from tests.database.fixtures import Field
+
+MANY = 5_010
+"""More than one piece."""
+
+
+@pytest.fixture
+def dashboard(field: Field, worker: Database) -> Database:
+    with worker.tenant_tx(TENANT) as tx:
+        tx.audit.append_all([an_audit_event(f"e{n}", subject=f"object {n}") for n in range(MANY)])
+    with worker.tenant_tx("beta") as tx:
+        tx.audit.append(an_audit_event("other", subject="object of another"))
+    return field.open("dashboard")
+
+
+def sign(worker: Database) -> SignedHead:
+    with worker.tenant_tx(TENANT) as tx:
+        head = tx.audit.head()
+        assert head is not None
+        signed = SignedHead(head.seq, head.chain_hash, "MEUC", "audit:1")
+        tx.audit.save_signed_head(signed)
+    return signed
+
+
+def tamper(field: Field, *statements: str) -> None:
+    with field.administrator() as administrator:
+        for table in ("audit_event", "audit_signed_head"):
+            administrator.execute(f"alter table okcm.{table} disable trigger append_only")
+        for statement in statements:
+            administrator.execute(statement)
+
+
+def test_a_whole_stream_is_verified_and_says_how_far_it_is(dashboard: Database, worker: Database) -> None:
+    progress: list[tuple[int, int]] = []
+    verified = stream.verify(dashboard, TENANT, lambda done, of: progress.append((done, of)))
+    assert (verified.records, verified.signed) == (MANY, 0)
+    assert progress == [(5_000, MANY), (MANY, MANY)]
+    signed = sign(worker)
+    assert stream.verify(dashboard, TENANT, lambda *_: None).signed == signed.seq
+
+
+def test_an_empty_stream_is_whole(field: Field) -> None:
+    assert stream.verify(field.open("dashboard"), TENANT, lambda *_: None).records == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("update okcm.audit_event set record = replace(record, 'object 3', 'object 4') where seq = 4", "record 4 was"),
+        ("update okcm.audit_event set record = 'x' where seq = 5002", "record 5002 was altered"),
+        ("delete from okcm.audit_event where seq = 7", "record 7 is missing"),
+        ("delete from okcm.audit_event where seq > 3", "record 4 is missing: the stream was signed up to record 5010"),
+        ("delete from okcm.audit_event", "record 1 is missing: the stream was signed up to record 5010"),
+        ("update okcm.audit_signed_head set chain_hash = sha256('x')", "record 5010 is not the one that was signed"),
+    ],
+)
+def test_what_somebody_changed_is_named(
+    dashboard: Database, worker: Database, field: Field, statement: str, says: str
+) -> None:
+    sign(worker)
+    tamper(field, statement)
+    with pytest.raises(AuditBroken, match=says):
+        stream.verify(dashboard, TENANT, lambda *_: None)
+
+
+def test_records_that_go_while_they_are_read_are_missed(dashboard: Database, field: Field) -> None:
+    def progressed(done: int, of: int) -> None:
+        assert done < of
+        tamper(field, "delete from okcm.audit_event where seq > 5000")
+
+    with pytest.raises(AuditBroken, match="record 5001 is missing"):
+        stream.verify(dashboard, TENANT, progressed)
+
+
+def test_a_download_is_the_stream_and_on_record_before_and_after(dashboard: Database, worker: Database) -> None:
+    signed = sign(worker)
+    lines = stream.export(a_seat(dashboard), AuditFilter())
+    assert lines is not None
+    header, records = read_export("".join(lines).splitlines(keepends=True))
+    last = verify_chain(records)
+    assert (header.tenant_id, header.selection) == (TENANT, {})
+    assert header.signed_head is not None
+    assert (header.signed_head.seq, bytes.fromhex(header.signed_head.chain_hash)) == (signed.seq, signed.chain_hash)
+    assert last is not None
+    assert last.seq == header.last_seq == MANY + 1
+    with dashboard.tenant_tx(TENANT) as tx:
+        before, after = (json.loads(one.record) for one in tx.audit.records(after=MANY))
+    assert (before["name"], before["outcome"], before["actor"]) == ("dashboard.exported", "intended", "ada")
+    assert (before["source"], after["outcome"]) == ("192.0.2.7", "success")
+    assert after["details"] == {"records": str(MANY + 1)}
+
+
+def test_a_selection_is_handed_out_and_says_what_it_is(dashboard: Database) -> None:
+    lines = stream.export(a_seat(dashboard), AuditFilter(subject="object 12"))
+    assert lines is not None
+    header, records = read_export("".join(lines).splitlines(keepends=True))
+    assert header.selection == {"object": "object 12"}
+    assert header.signed_head is None
+    subjects = [json.loads(one.record)["subject"] for one in records]
+    assert subjects == [f"object {n}" for n in range(MANY) if "object 12" in f"object {n}"]
+
+
+def test_nothing_found_is_a_file_too(dashboard: Database) -> None:
+    lines = stream.export(a_seat(dashboard), AuditFilter(text="object of another"))
+    assert lines is not None
+    _, records = read_export(lines)
+    found = [json.loads(one.record)["name"] for one in records]
+    assert found == ["dashboard.exported"]  # which tells of the text that was asked for
+
+
+def test_a_download_holds_no_more_than_a_piece_and_no_transaction(dashboard: Database) -> None:
+    lines = stream.export(a_seat(dashboard), AuditFilter())
+    assert lines is not None
+    for text in lines:
+        assert text.count("\n") <= 5_000
+        with dashboard.tenant_tx(TENANT):
+            pass  # transactions do not nest: none is open between two pieces
+
+
+def test_a_download_that_breaks_off_says_so(dashboard: Database, field: Field) -> None:
+    lines = stream.export(a_seat(dashboard), AuditFilter())
+    assert lines is not None
+    handed_out = [next(lines), next(lines)]
+    with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
+        next(lines)
+    _, records = read_export("".join(handed_out).splitlines(keepends=True))
+    with pytest.raises(AuditBroken, match="breaks off"):
+        list(records)
+
+
+def test_whoever_may_not_see_the_stream_gets_none_and_that_is_on_record(dashboard: Database) -> None:
+    assert stream.export(a_seat(dashboard, PersonRole.KEY_ADMINISTRATOR), AuditFilter()) is None
+    with dashboard.tenant_tx(TENANT) as tx:
+        [refused] = (json.loads(one.record) for one in tx.audit.records(after=MANY))
+    assert (refused["name"], refused["outcome"], refused["details"]) == (
+        "dashboard.action_refused",
+        "refused",
+        {"action": "export"},
+    )
