@@ -90,3 +90,13 @@ def drawn(page: Page) -> None:
 def title(page: Page) -> Locator:
     """Return the page's one heading."""
     return page.get_by_role("heading", level=1)
+
+
+def tab_to(page: Page, wanted: Locator, most: int = 80) -> None:
+    """Press Tab until `wanted` has the focus, as somebody without a mouse would."""
+    expect(wanted).to_be_visible()
+    for _ in range(most):
+        if wanted.evaluate("element => element === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{wanted} was not reached by Tab")

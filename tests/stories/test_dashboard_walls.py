@@ -16,10 +16,10 @@ from tenancy.audit import AuditName
 from tenancy.people import OPERATORS
 from tests.dashboard.people import cookie_of
 from tests.stories.browser import title
+from tests.stories.dashboard_pages import ADA, BEA, OLGA
 from tests.stories.stack import ACME, Stack, wait_until
 
 BETA = "beta-corp-67890"
-ADA, BEA, OLGA = "Ada Admin", "Bea Admin", "Olga Operator"
 AT_ONCE_MS = 20_000
 
 # Tells whether the socket of a place opens for the cookies of this window; `where` is the page's address.

@@ -1,0 +1,61 @@
+"""What people do on the dashboard's pages, by the names that they read there."""
+
+import io
+import zipfile
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.stories.browser import drawn, title
+
+ADA, KAI, UMA, BEA, OLGA = "Ada Admin", "Kai Keys", "Uma Auditor", "Bea Admin", "Olga Operator"
+MADE_HERE = "Make the key here and download it once"
+
+
+def go_to(page: Page, name: str) -> None:
+    """Follow the navigation to a page."""
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+    expect(title(page)).to_have_text(name)
+    drawn(page)
+
+
+def fill_connect(page: Page, name: str, kind: str = "Microservice") -> Locator:
+    """Open the dialog and fill it in for a service whose key is made there; return the dialog."""
+    page.get_by_role("button", name="Connect a service").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("radio", name=kind).click()
+    dialog.get_by_label("Name", exact=True).fill(name)
+    dialog.get_by_text(MADE_HERE).click()
+    expect(dialog.get_by_text("For convenience")).to_be_visible()
+    return dialog
+
+
+def connect(page: Page, name: str) -> bytes:
+    """Connect a service through the dialog and return the file that it delivers."""
+    dialog = fill_connect(page, name)
+    dialog.get_by_role("button", name="Connect", exact=True).click()
+    expect(dialog.get_by_text(f"{name} is connected")).to_be_visible()
+    with page.expect_download() as download:
+        dialog.get_by_role("button", name="Download the files (ZIP)").click()
+    delivered = Path(download.value.path()).read_bytes()
+    dialog.get_by_role("button", name="Close", exact=True).last.click()
+    expect(dialog).to_have_count(0)
+    return delivered
+
+
+def unpack(delivered: bytes, folder: Path, name: str) -> Path:
+    """Put the delivered files where the dialog says, the key for its owner alone."""
+    zipfile.ZipFile(io.BytesIO(delivered)).extractall(folder)
+    return folder / name
+
+
+def disconnect(page: Page, name: str) -> None:
+    page.get_by_test_id("stVerticalBlock").filter(has_text=f"{name}:").get_by_role(
+        "button", name="Disconnect"
+    ).last.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label(f"Type {name} to confirm").fill(name)
+    dialog.get_by_role("button", name="Disconnect", exact=True).click()
+    expect(dialog.get_by_text(f"{name} is disconnected")).to_be_visible()
+    dialog.get_by_role("button", name="Close", exact=True).last.click()
+    expect(dialog).to_have_count(0)
