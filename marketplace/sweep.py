@@ -35,6 +35,8 @@ class Sweep:
         self._transactions = transactions
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[Waiting, asyncio.Task[None]] = {}
+        self._handed_over: set[Waiting] = set()
+        """Since the last round began: what a round reads may be out of date before it comes to it."""
         self._refused: dict[Waiting, float] = {}
         self._temporal_down = False
 
@@ -69,11 +71,12 @@ class Sweep:
         self._refused = {waiting: until for waiting, until in self._refused.items() if until > now}
         # Refused ones are asked for on top, so that they never fill the batch and starve the rest.
         limit = _BATCH + len(self._refused)
+        self._handed_over.clear()
         found = await self._transactions.run(partial(self._database.unstarted_events, limit))
         todo = [waiting for waiting in found if waiting not in self._refused]
         for begin in range(0, len(todo), _AT_ONCE):
-            group = todo[begin : begin + _AT_ONCE]
-            results = await asyncio.gather(*(self._start(waiting) for waiting in group), return_exceptions=True)
+            group = [waiting for waiting in todo[begin : begin + _AT_ONCE] if waiting not in self._handed_over]
+            results = await asyncio.gather(*map(self._start, group), return_exceptions=True)
             for result in results:
                 if isinstance(result, TemporalUnavailable | DatabaseUnavailable):
                     raise result
@@ -99,8 +102,10 @@ class Sweep:
         if task.cancelled():
             return
         failed = task.exception()
-        if isinstance(failed, TemporalUnavailable):
+        if failed is None:
+            self._handed_over.add(waiting)
+        elif isinstance(failed, TemporalUnavailable):
             self._temporal_down = True
-        elif failed is not None and not isinstance(failed, DatabaseUnavailable):
+        elif not isinstance(failed, DatabaseUnavailable):
             self._refused[waiting] = time.monotonic() + _REFUSED_REST_SECONDS
             _log.error("an accepted event was not taken", tenant_id=waiting[0], event_id=waiting[1], exc_info=failed)

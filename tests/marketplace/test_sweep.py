@@ -1,7 +1,10 @@
 import asyncio
+import threading
 
 import psycopg
 
+from marketplace.sweep import Sweep
+from marketplace.transactions import Transactions
 from tests.marketplace.conftest import an_event, running, until
 from tests.marketplace.test_events import assert_refused
 
@@ -61,3 +64,42 @@ async def test_a_database_that_is_down_is_said_at_once_and_nothing_is_half_done(
         while (await endpoint.post(an_event(), event_id="msg_down")).status_code != 202:
             pass
     await until(lambda: endpoint.waiting() == 0)
+
+
+class StaleReads:
+    """The database, with a list of waiting events that is out of date by the time the sweep has it."""
+
+    def __init__(self, database) -> None:
+        self.tenant_tx = database.tenant_tx
+        self._unstarted = database.unstarted_events
+        self.reads = 0
+        self.may_go_on = threading.Event()
+
+    def unstarted_events(self, limit: int):
+        found = self._unstarted(limit)
+        self.reads += 1
+        self.may_go_on.wait()
+        return found
+
+
+async def test_what_was_handed_over_while_a_round_was_reading_is_not_handed_over_again(field, door):
+    door.down = True
+    async with running(field, door) as endpoint:
+        await endpoint.post(an_event(), event_id="msg_once")
+    door.down = False
+    waiting = ("acme-corp-12345", "msg_once", "eu-west-1")
+    database, transactions = StaleReads(field.open("marketplace")), Transactions()
+    sweep = Sweep(database, door, transactions)
+    rounds = asyncio.create_task(sweep.run())
+    try:
+        await until(lambda: database.reads == 1)
+        sweep.offer(waiting)
+        await until(lambda: endpoint.waiting() == 0)
+        database.may_go_on.set()
+        await until(lambda: database.reads == 2)
+    finally:
+        rounds.cancel()
+        await sweep.close()
+        transactions.close()
+
+    assert [event_id for _, _, event_id in door.taken] == ["msg_once"]
