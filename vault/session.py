@@ -1,8 +1,8 @@
 """A logged-in connection to OpenBao or Vault, and the one place where hvac's exceptions become ours.
 
 `VaultSession` is a process's own identity (AppRole), `for_token` lends its connections to another token. Both are
-safe to share between threads. What a policy must allow for the session itself is in Vault's `default` policy:
-`auth/token/lookup-self`, by which a refusal is told from a token that has died.
+safe to share between threads. For the session itself every policy must allow `auth/token/lookup-self`, by which a
+refusal is told from a token that has died: our roles leave out Vault's `default` policy, which allows far more.
 """
 
 import base64

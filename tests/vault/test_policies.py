@@ -100,6 +100,8 @@ WORKER_MUST_NOT: list[Attempt] = [
     ("POST", "auth/jwt/role/tenant", {"user_claim": "sub"}),
     ("POST", "auth/approle/role/openkcm-worker", {"token_policies": ["root"]}),
     ("POST", "auth/token/create", {"policies": ["root"]}),
+    ("POST", "cubbyhole/kept", {"any": "thing"}),
+    ("POST", "sys/wrapping/wrap", {"any": "thing"}),
     ("POST", "sys/mounts/kv", {"type": "kv"}),
     ("GET", "sys/storage/raft/snapshot", None),
     ("POST", "sys/seal", {}),

@@ -4,3 +4,8 @@
 path "transit/decrypt/payload*" {
   capabilities = ["update"]
 }
+
+# Ask whether its own token still lives (vault/session.py).
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}

@@ -30,3 +30,8 @@ path "pki/sign/crypto-server" {
     "ttl"         = []
   }
 }
+
+# Ask whether its own token still lives (vault/session.py).
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}

@@ -41,3 +41,8 @@ path "auth/jwt/role/tenant" {
 path "auth/approle/role/openkcm-*" {
   capabilities = ["create", "update", "read"]
 }
+
+# Ask whether its own token still lives (vault/session.py).
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}

@@ -73,3 +73,8 @@ path "pki/certs" {
 path "pki/cert/+" {
   capabilities = ["read"]
 }
+
+# Ask whether its own token still lives (vault/session.py).
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
