@@ -22,6 +22,10 @@ _DYNAMIC = {
     # The default of 20 polls a second delays every task by about 50 ms; nothing else makes an activity slow here.
     "history.transferProcessorMaxPollRPS": "200",
     "history.timerProcessorMaxPollRPS": "200",
+    # One partition of each task queue instead of four: all are in this one process, where handing tasks and polls from
+    # one to another costs three calls a tenant, and fairness is exact only within a partition.
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
     # Off by default, and then fairness keys are silently ignored.
     "matching.enableFairness": "true",
 }
