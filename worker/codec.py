@@ -95,6 +95,19 @@ def _label(payload: Payload) -> tuple[str, str]:
     return key_name, wrapped
 
 
+class SharedPydanticConverter(PydanticPayloadConverter):
+    """Pydantic models as JSON, with one set of converters for all.
+
+    The SDK makes a converter of this class for each workflow it runs and twice for each of its tasks. What is in one
+    depends on nothing but is dear to make, and remembers the models it has met, so all have the same.
+    """
+
+    _made = PydanticPayloadConverter()
+
+    def __init__(self) -> None:
+        self.converters = self._made.converters
+
+
 class TenantConverter(DataConverter):
     """Pydantic models, encrypted by `TenantCodec`.
 
@@ -103,7 +116,7 @@ class TenantConverter(DataConverter):
     """
 
     def __init__(self, codec: TenantCodec) -> None:
-        super().__init__(payload_converter_class=PydanticPayloadConverter, payload_codec=codec)
+        super().__init__(payload_converter_class=SharedPydanticConverter, payload_codec=codec)
 
     def with_context(self, context: SerializationContext) -> Self:
         """Return a converter that encrypts for the tenant whose workflow the context names."""

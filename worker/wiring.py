@@ -170,6 +170,8 @@ def workers(client: Client, parts: Parts) -> list[Worker]:
             workflow_runner=UnsandboxedWorkflowRunner(),
             sticky_queue_schedule_to_start_timeout=_STICKY,
             graceful_shutdown_timeout=drain,
+            # Nothing of ours is stored outside the histories; more than one would make a task of each payload's visit.
+            max_workflow_task_external_storage_concurrency=1,
             # A payload that no longer fits its model must fail the run visibly instead of looping for ever.
             workflow_failure_exception_types=[ValidationError],
         )
