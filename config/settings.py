@@ -99,6 +99,9 @@ class Settings(BaseSettings):
         None, description="discovery document of the platform's single sign-on; default: a development one on loopback"
     )
     oidc_client_id: str = Field("openkcm-dashboard", description="the dashboard's client id at the single sign-on")
+    oidc_scopes: str = Field(
+        "openid email profile", description="scopes asked for, separated by spaces; claims of ours may need one more"
+    )
     oidc_tenant_claim: str = Field("openkcm_tenant", description="claim of the ID token that names somebody's tenant")
     oidc_roles_claim: str = Field("openkcm_roles", description="claim of the ID token that lists somebody's roles")
 

@@ -48,6 +48,7 @@ def create_app(parts: Parts) -> Edge:
                 "client_id": settings.oidc_client_id,
                 "client_secret": parts.client_secret,
                 "server_metadata_url": parts.metadata_url,
+                "client_kwargs": {"scope": settings.oidc_scopes},
             }
         },
     )

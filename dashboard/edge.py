@@ -29,7 +29,8 @@ SOURCE_HEADER = "x-openkcm-source"
 RETURN_COOKIE = "openkcm_return"
 _RETURN_SECONDS = 900
 _HEALTH = "/healthz"
-_OUTSIDE_PLACES = ("/auth/", "/oauth2callback", _HEALTH, "/dev-sign-on/")
+_OUTSIDE_PLACES = ("/auth/", "/oauth2callback", _HEALTH)
+_DEVELOPMENT_SIGN_ON = "/dev-sign-on/"
 _UNGUARDED = ("/static/", "/_stcore/health", "/_stcore/host-config", "/favicon.png", "/component/")
 """The application's own code and whether it lives: the same for everybody."""
 _SIGNED_IN_ONLY = ("/media/", "/_stcore/upload_file")
@@ -45,8 +46,8 @@ _DOCUMENT_HEADERS = {
 class Edge:
     """`origin` is the scheme, host and port under which browsers come.
 
-    `develops` says that the marketplace's place exists, and that nobody comes under another name: a page elsewhere
-    whose name leads to this machine (DNS rebinding) must not sign in as one of the development's people.
+    `develops` says that the marketplace's place and the development sign-on exist, and that nobody comes under another
+    name: a page elsewhere whose name leads to this machine (DNS rebinding) must not sign in as one of its people.
     """
 
     app: ASGIApp
@@ -65,7 +66,7 @@ class Edge:
         if self.develops and path != _HEALTH and _host(scope) != urlsplit(self.origin).netloc:
             await _not_found(scope, receive, send)
             return
-        if path.startswith(_OUTSIDE_PLACES):
+        if path.startswith(_OUTSIDE_PLACES) or (self.develops and path.startswith(_DEVELOPMENT_SIGN_ON)):
             await self.app(_placed(scope, path, None), receive, send)
             return
         if path == "/" and scope["type"] == "http":

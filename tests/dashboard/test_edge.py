@@ -196,9 +196,10 @@ def test_the_applications_code_is_everybodys(stand: Stand) -> None:
     assert stand.browser().get(f"{HOME}static/index.js").json()["path"] == "/static/index.js"
 
 
-def test_the_marketplace_page_is_for_development(dashboard: Database) -> None:
+@pytest.mark.parametrize("path", ["/marketplace/", "/dev-sign-on/authorize", "/dev-sign-on/_stcore/health"])
+def test_the_marketplace_and_its_sign_on_are_for_development(dashboard: Database, path: str) -> None:
     product = make(dashboard, develops=False)
-    assert product.browser().get("/marketplace/").status_code == 404
+    assert product.browser().get(path).status_code == 404
     assert product.reached == []
 
 

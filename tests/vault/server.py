@@ -66,8 +66,11 @@ def wanted_in(folder: Path) -> Wanted:
     return Wanted(secret_id_files=secrets, boundary_public_key_file=folder / "identity.pub")
 
 
-def start(folder: Path, *, bare: bool = False) -> Server:
-    """Return a running server with the product's desired state, or without any when it is to be `bare`."""
+def start(folder: Path, *, bare: bool = False, ui: bool = False) -> Server:
+    """Return a running server with the product's desired state, or without any when it is to be `bare`.
+
+    With `ui` people can sign in at it, too.
+    """
     for part in ("data", "logs"):
         (folder / part).mkdir(mode=0o700)
     wanted = wanted_in(folder)
@@ -87,7 +90,10 @@ def start(folder: Path, *, bare: bool = False) -> Server:
     )
     port, cluster_port = _free_port(), _free_port()
     stanzas = _LOGIN if bare else self_init_stanzas(wanted)
-    _write(folder / "openbao.hcl", f"{_configuration(folder, port, cluster_port)}\n{stanzas}\n{_admin()}".encode())
+    pages = "ui = true" if ui else ""
+    _write(
+        folder / "openbao.hcl", f"{pages}\n{_configuration(folder, port, cluster_port)}\n{stanzas}\n{_admin()}".encode()
+    )
     url = f"http://127.0.0.1:{port}"
     return Server(folder, url, _launch(folder, url))
 
