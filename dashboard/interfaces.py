@@ -1,8 +1,8 @@
 """What the pages may ask of the outside; `wiring` chooses who answers."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from database.interfaces import TenantDatabase
+from database.interfaces import OperatorQuestions, TenantDatabase
 
 
 class Door(Protocol):
@@ -24,4 +24,16 @@ class Door(Protocol):
         ...
 
 
-__all__ = ["Door", "TenantDatabase"]
+class MarketplaceSender(Protocol):
+    """The platform's marketplace, played; for development. Raises ComponentFailed and the endpoint's own refusals."""
+
+    def enable(self, tenant_id: str, organization: str, region: str) -> None:
+        """Send the signed event of the one click."""
+        ...
+
+    def status(self, tenant_id: str) -> dict[str, Any]:
+        """Return the endpoint's status document of a tenant; refused as tenant_unknown when there is none."""
+        ...
+
+
+__all__ = ["Door", "MarketplaceSender", "OperatorQuestions", "TenantDatabase"]

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import streamlit as st
-
-from dashboard.pages import audit, keys, overview, services
+from dashboard.pages import audit, keys, operations, overview, services
 from dashboard.seat import Seat
 
 
@@ -19,15 +17,10 @@ class Entry:
     draw: Callable[[Seat], None]
 
 
-def _welcome(seat: Seat) -> None:
-    st.title(seat.tenant_id)
-    st.write(f"Welcome, {seat.person.name}.")
-
-
 TENANT = (
     Entry("Overview", ":material/dashboard:", "", overview.draw),
     Entry("Keys", ":material/key:", "keys", keys.draw),
     Entry("Services", ":material/hub:", "services", services.draw),
     Entry("Audit", ":material/fact_check:", "audit", audit.draw),
 )
-OPERATIONS = (Entry("Operations", ":material/monitoring:", "", _welcome),)
+OPERATIONS = (Entry("Operations", ":material/monitoring:", "", operations.draw),)

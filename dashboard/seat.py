@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
-from dashboard.interfaces import Door, TenantDatabase
+from dashboard.interfaces import Door, OperatorQuestions, TenantDatabase
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.people import Permission, Person
 
@@ -23,7 +23,10 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """`tenant_id` is the place's tenant, which the guard has seen to be the person's own; OPERATORS at their desk."""
+    """`tenant_id` is the place's tenant, which the guard has seen to be the person's own; OPERATORS at their desk.
+
+    `platform` spans tenants and is therefore None for everybody but operators.
+    """
 
     person: Person
     tenant_id: str
@@ -36,6 +39,7 @@ class Seat:
     """What tenants are promised, from the click to ready; the setting of the same name."""
     present: Callable[[], bool] = lambda: True
     """Whether the sign-on still holds. Dialogs and fragments rerun without the guard, so they ask before they act."""
+    platform: OperatorQuestions | None = None
 
     def may(self, permission: Permission) -> bool:
         """Return whether the person may do something here; what they may not do is not offered to them."""

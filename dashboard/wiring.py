@@ -7,18 +7,25 @@ from urllib.parse import urlsplit
 
 from config.secrets import (
     DASHBOARD_COOKIE,
+    MARKETPLACE_TOKEN,
     OIDC_CLIENT_SECRET,
+    WEBHOOK_SECRETS,
     Role,
     context_key,
     database_password,
     read_secret,
+    read_secret_lines,
 )
 from config.settings import LOOPBACK, Settings, load_settings
 from dashboard.claims import ClaimNames, SignOn
 from dashboard.guard import Guard
+from dashboard.interfaces import OperatorQuestions
+from dashboard.market import Market
 from dashboard.seat import Addresses, Seat
 from dashboard.temporal_bridge import TemporalBridge
 from database.connection import Database
+from database.operations import Operations
+from storefront.sender import Sender
 from tenancy.errors import SettingsInvalid
 from workflows.gateway import Gateway
 
@@ -29,7 +36,7 @@ DEVELOPMENT_PATH = "/dev-sign-on"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything the process is made of. `develops` says that the sign-on and the marketplace page are its own."""
+    """Everything the process is made of. `market` is there in development only, where the sign-on is its own too."""
 
     settings: Settings
     database: Database
@@ -39,7 +46,13 @@ class Parts:
     origin: str
     cookie_secret: str
     client_secret: str
-    develops: bool
+    operations: OperatorQuestions
+    market: Market | None
+
+    @property
+    def develops(self) -> bool:
+        """Whether the sign-on and the marketplace page are this process's own."""
+        return self.market is not None
 
     @property
     def metadata_url(self) -> str:
@@ -58,6 +71,7 @@ class Parts:
             now=utc_now,
             promise_seconds=self.settings.promise_seconds,
             present=lambda: not self.guard.has_ended(sign_on),
+            platform=self.operations if sign_on.person.is_operator else None,
         )
 
 
@@ -105,8 +119,21 @@ def build(settings: Settings) -> Parts:
         origin=f"{address.scheme}://{address.netloc}",
         cookie_secret=read_secret(folder, DASHBOARD_COOKIE),
         client_secret=read_secret(folder, OIDC_CLIENT_SECRET),
-        develops=develops,
+        operations=Operations(database, settings.promise_seconds),
+        market=_market(settings) if develops else None,
     )
+
+
+def _market(settings: Settings) -> Market:
+    """Return what the marketplace page stands on, with the secrets of the platform whose marketplace it plays."""
+    folder = settings.secrets
+    sender = Sender(
+        settings.marketplace_url,
+        read_secret_lines(folder, WEBHOOK_SECRETS)[0],
+        read_secret(folder, MARKETPLACE_TOKEN),
+        utc_now,
+    )
+    return Market(sender, settings.regions, settings.promise_seconds, utc_now)
 
 
 def utc_now() -> datetime:

@@ -86,9 +86,13 @@ class Sender:
             answer = self._client.request(method, path, **request)
             document = answer.json()
         except (httpx.HTTPError, ValueError):
-            raise ComponentFailed("the marketplace endpoint does not answer", "openkcm status") from None
+            raise ComponentFailed(
+                "the marketplace endpoint does not answer", "see whether it runs: openkcm status"
+            ) from None
         if not isinstance(document, dict):
-            raise ComponentFailed("the marketplace endpoint answers something else", "openkcm status")
+            raise ComponentFailed(
+                "the marketplace endpoint answers something else", "see what runs there: openkcm status"
+            )
         if not answer.is_success:
             raise EnableRefused(
                 str(document.get("code", "refused")),

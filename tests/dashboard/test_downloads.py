@@ -14,6 +14,7 @@ from dashboard import downloads
 from dashboard.edge import PLACE_HEADER, Edge
 from dashboard.wiring import Parts
 from database.connection import Database
+from database.operations import Operations
 from tenancy.audit import AuditName, verify_chain
 from tenancy.audit_export import read_export
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
@@ -64,7 +65,8 @@ def stand(field: Field) -> Stand:
         origin=ORIGIN,
         cookie_secret=SECRET,
         client_secret="",
-        develops=True,
+        operations=Operations(database, 180.0),
+        market=None,
     )
     inner = Starlette(routes=downloads.routes(parts))
     return Stand(field, inner, Edge(inner, guard, SECRET, ORIGIN, develops=True), database, clock)
