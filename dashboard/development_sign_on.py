@@ -56,6 +56,7 @@ _PAGE = """<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <title>Development sign-on</title>
 <style>
+html {{ background: Canvas; color: CanvasText; }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 32rem; margin: 8vh auto; padding: 0 1.5rem; }}
 .warning {{ border: 2px solid; border-radius: .5rem; padding: .75rem 1rem; }}
 button {{ font: inherit; text-align: left; width: 100%; padding: .75rem 1rem; margin: .25rem 0; cursor: pointer; }}

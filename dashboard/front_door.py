@@ -13,7 +13,7 @@ _PROBE_SECONDS = 3.0
 def draw(parts: Parts, place: Place) -> None:
     """Offer to sign in; says nothing about whether there is such a tenant."""
     st.title("OpenKCM")
-    st.subheader("Customer Managed Key Service", divider="gray")
+    st.header("Customer Managed Key Service", divider="gray")
     if place.kind is PlaceKind.DOOR and st.user.is_logged_in:
         st.write("You are signed in.")
         st.link_button("Go to your page", "/", type="primary")

@@ -13,6 +13,7 @@ _PAGE = """<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <title>{title} · OpenKCM</title>
 <style>
+html {{ background: Canvas; color: CanvasText; }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1.5rem; }}
 h1 {{ font-size: 1.6rem; }}
 a {{ color: LinkText; }}

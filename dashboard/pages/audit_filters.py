@@ -17,7 +17,7 @@ _FIRST_DAY = date(2020, 1, 1)
 
 def draw(seat: Seat) -> AuditFilter:
     """Draw the filters and return what is chosen."""
-    st.subheader("Records")
+    st.header("Records")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input(
             "Search",
@@ -59,7 +59,7 @@ def draw(seat: Seat) -> AuditFilter:
 
 def draw_downloads(seat: Seat, chosen: AuditFilter) -> None:
     """Draw the links to the stream as a file."""
-    st.subheader("Download")
+    st.header("Download")
     st.caption(
         "JSON Lines: each record exactly as it was hashed, with its number and chain hash, so that the whole stream can"
         " be verified without us. Each download is itself put on record."

@@ -67,7 +67,7 @@ def _read(seat: Seat) -> _Rows | None:
 def _draw_root(rows: _Rows) -> None:
     root = keys.root(rows.tenant, rows.service_keys)
     with st.container(border=True, height="stretch"):
-        st.subheader("Root key (L1)", anchor=False)
+        st.header("Root key (L1)", anchor=False)
         st.markdown(f":material/key: **{root.mode}**")
         st.markdown(f"`{root.name}`")
         st.caption(root.state)
@@ -76,7 +76,7 @@ def _draw_root(rows: _Rows) -> None:
 def _draw_tenant_keys(seat: Seat, rows: _Rows) -> None:
     made = keys.tenant_keys(rows.tenant, rows.keys, seat.now())
     with st.container(border=True, height="stretch"):
-        st.subheader("Tenant key (L2)", anchor=False)
+        st.header("Tenant key (L2)", anchor=False)
         if not made:
             st.caption("Your tenant key is made while the tenant is provisioned and appears here.")
         for name, words in made:

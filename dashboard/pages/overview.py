@@ -104,7 +104,7 @@ def _follow(seat: Seat) -> None:
 
 def _draw_progress(made: Progress, promise_seconds: float) -> None:
     with st.container(border=True):
-        st.subheader("Provisioning", anchor=False)
+        st.header("Provisioning", anchor=False)
         st.progress(
             made.done / made.total,
             text=f"{made.done} of {count(made.total, 'step')} done after {span(made.elapsed)}; "
@@ -125,7 +125,7 @@ def _draw_lines(made: Progress) -> None:
 
 def _draw_failed(seat: Seat, rows: _Rows) -> None:
     with st.container(border=True):
-        st.subheader("Provisioning stopped", anchor=False)
+        st.header("Provisioning stopped", anchor=False)
         if where := stopped(rows.steps):
             st.markdown(where)
         _draw_lines(progress(rows.tenant, rows.steps, seat.promise_seconds, seat.now()))
@@ -133,7 +133,7 @@ def _draw_failed(seat: Seat, rows: _Rows) -> None:
 
 def _draw_key_management(seat: Seat, rows: _Rows) -> None:
     with st.container(border=True):
-        st.subheader("Key Management", anchor=False)
+        st.header("Key Management", anchor=False)
         for line in overview.key_management(rows.tenant, rows.check, rows.route, seat.now()):
             with st.container(gap=None):
                 st.markdown(f"{ICONS[line.tone]} **{line.label}:** {line.value}")
@@ -144,7 +144,7 @@ def _draw_ready(seat: Seat, rows: _Rows) -> None:
     if not (words := ready(rows.tenant, seat.promise_seconds)):
         return
     with st.container(border=True):
-        st.subheader("Readiness", anchor=False)
+        st.header("Readiness", anchor=False)
         st.markdown(f":material/timer: {words}")
         st.caption(f"Ready since {moment(rows.tenant.ready_at, seat.now())}.")
         if rows.steps:
@@ -154,7 +154,7 @@ def _draw_ready(seat: Seat, rows: _Rows) -> None:
 
 def _draw_chain(rows: _Rows) -> None:
     with st.container(border=True):
-        st.subheader("Key chain", anchor=False)
+        st.header("Key chain", anchor=False)
         if rows.tenant.state is State.OFFBOARDED:
             st.caption("The keys of this tenant were destroyed when it was offboarded.")
             return
@@ -165,7 +165,7 @@ def _draw_chain(rows: _Rows) -> None:
 
 def _draw_isolation(seat: Seat, rows: _Rows) -> None:
     with st.container(border=True):
-        st.subheader("Tenant isolation", anchor=False)
+        st.header("Tenant isolation", anchor=False)
         check = rows.check
         if check is None:
             st.caption(

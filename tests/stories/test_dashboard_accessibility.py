@@ -1,0 +1,68 @@
+"""Nobody is shut out by how a page is made: axe-core finds no serious fault, light or dark, wide or on a phone."""
+
+import re
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from dashboard import navigation
+from tests.stories.browser import SIGN_IN, drawn
+from tests.stories.dashboard_pages import ADA, OLGA, fill_connect
+from tests.stories.stack import ACME
+
+_GRAVE = frozenset({"serious", "critical"})
+
+LOOKS = [
+    pytest.param({"color_scheme": "light"}, id="light"),
+    pytest.param({"color_scheme": "dark"}, id="dark"),
+    pytest.param({"color_scheme": "light", "viewport": {"width": 390, "height": 844}}, id="phone"),
+]
+
+
+def assert_open_to_all(page: Page) -> None:
+    found: dict[str, Any] = Axe().run(page).response
+    assert found["passes"] or found["violations"], "axe-core looked at nothing"
+    faults = [
+        f"{page.url} {fault['id']} ({fault['impact']}): {node['html'][:160]}: {node['failureSummary']}"
+        for fault in found["violations"]
+        for node in fault["nodes"]
+        if fault["impact"] in _GRAVE
+    ]
+    assert faults == []
+
+
+def show(page: Page, path: str) -> None:
+    page.goto(path)
+    drawn(page)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_every_page_of_a_tenant_and_the_doors_before_it_are_open_to_all(acme, visitor, look):
+    page = visitor(**look).open(f"/tenant/{acme}/")
+    assert_open_to_all(page)
+    page.get_by_role("button", name=SIGN_IN).click()
+    expect(page.get_by_role("button", name=ADA)).to_be_visible()
+    assert_open_to_all(page)
+    page.get_by_role("button", name=ADA).click()
+    page.wait_for_url(re.compile(f"/tenant/{acme}/"))
+    for entry in navigation.TENANT:
+        show(page, f"/tenant/{acme}/{entry.path}")
+        assert_open_to_all(page)
+    show(page, f"/tenant/{acme}/services")
+    fill_connect(page, "of-nobody")
+    assert_open_to_all(page)
+    page.goto("/operations/")
+    expect(page.get_by_text("403 Forbidden")).to_be_visible()
+    assert_open_to_all(page)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_operators_desk_is_open_to_all(acme, visitor, look):
+    assert acme == ACME
+    page = visitor(**look).sign_in(OLGA)
+    for entry in navigation.OPERATIONS:
+        show(page, f"/operations/{entry.path}")
+        assert_open_to_all(page)
