@@ -4,6 +4,8 @@ import httpx
 import streamlit as st
 
 from dashboard.places import Place, PlaceKind
+from dashboard.views.refusals import said
+from dashboard.views.standing import sentence
 from dashboard.wiring import Parts
 from tenancy.errors import AccessRefused, OpenKcmError, SessionEnded
 
@@ -48,12 +50,12 @@ def draw_refusal(refused: OpenKcmError) -> None:
             st.login()
     elif isinstance(refused, AccessRefused):
         st.title("403 · You cannot open this page")
-        st.write(f"{refused.message}. {refused.hint}.".capitalize())
+        st.write(said(refused))
         st.link_button("Go to your own page", "/")
     else:
         st.title("This page cannot be shown now")
         st.error(
-            f"{refused.message.capitalize()}. Your services go on encrypting with what they hold; "
+            f"{sentence(refused.message)} Your services go on encrypting with what they hold; "
             "nothing was changed. Try again in a minute.",
             icon=":material/cloud_off:",
         )
