@@ -1,5 +1,6 @@
 """One rerun: where is the browser, who sits there, which pages are theirs. Nothing is drawn before the guard agreed."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tenancy.errors import AccessRefused, DatabaseUnavailable, OpenKcmError, Ses
 
 ICON = Path(__file__).with_name("assets") / "icon.svg"
 _WATCH_SECONDS = 3
+_ENTRIES = {PlaceKind.TENANT: navigation.TENANT, PlaceKind.OPERATIONS: navigation.OPERATIONS}
 
 
 def draw() -> None:
@@ -29,11 +31,21 @@ def draw() -> None:
         st.stop()
     elif place.kind is PlaceKind.MARKETPLACE and parts.market is not None:
         # Nobody is anybody here: whether a browser is signed in makes no difference and is not looked at.
-        st.navigation([st.Page(partial(marketplace.draw, parts.market), title="Marketplace")], position="hidden").run()
+        _draw_alone(place, partial(marketplace.draw, parts.market))
     elif place.kind is PlaceKind.DOOR or not st.user.is_logged_in:
-        front_door.draw(parts, place)
+        _draw_alone(place, partial(front_door.draw, parts, place))
     else:
         _draw_signed_in(parts, place)
+
+
+def _draw_alone(place: Place, draws: Callable[[], None]) -> None:
+    """Draw something in the stead of a place's pages, at each of their addresses, and without a menu.
+
+    Without `st.navigation` Streamlit makes a menu of its own of the folder `pages`, for whoever comes by.
+    """
+    paths = [entry.path for entry in _ENTRIES.get(place.kind, ())] or [""]
+    pages = [st.Page(draws, title="OpenKCM", url_path=path, default=not path) for path in paths]
+    st.navigation(pages, position="hidden").run()
 
 
 def _draw_signed_in(parts: Parts, place: Place) -> None:
@@ -41,10 +53,9 @@ def _draw_signed_in(parts: Parts, place: Place) -> None:
     try:
         sign_on = parts.guard.admit(st.user.to_dict(), place, st.query_params.to_dict(), source)
     except (AccessRefused, SessionEnded, DatabaseUnavailable) as refused:
-        front_door.draw_refusal(refused)
+        _draw_alone(place, partial(front_door.draw_refusal, refused))
         st.stop()
     seat = parts.seat(sign_on, source)
-    entries = navigation.TENANT if place.kind is PlaceKind.TENANT else navigation.OPERATIONS
     chosen = st.navigation(
         [
             st.Page(
@@ -54,7 +65,7 @@ def _draw_signed_in(parts: Parts, place: Place) -> None:
                 url_path=entry.path,
                 default=not entry.path,
             )
-            for entry in entries
+            for entry in _ENTRIES[place.kind]
         ]
     )
     with st.sidebar:

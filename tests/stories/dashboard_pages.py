@@ -27,6 +27,9 @@ def fill_connect(page: Page, name: str, kind: str = "Microservice") -> Locator:
     dialog.get_by_label("Name", exact=True).fill(name)
     dialog.get_by_text(MADE_HERE).click()
     expect(dialog.get_by_text("For convenience")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Connect", exact=True)).to_have_count(
+        1
+    )  # what moved is gone from its old place
     return dialog
 
 

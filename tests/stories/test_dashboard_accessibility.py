@@ -60,6 +60,12 @@ def test_every_page_of_a_tenant_and_the_doors_before_it_are_open_to_all(acme, vi
 
 
 @pytest.mark.parametrize("look", LOOKS)
+def test_the_marketplace_of_development_is_open_to_all(visitor, look):
+    page = visitor(**look).open("/marketplace/")
+    assert_open_to_all(page)
+
+
+@pytest.mark.parametrize("look", LOOKS)
 def test_the_operators_desk_is_open_to_all(acme, visitor, look):
     assert acme == ACME
     page = visitor(**look).sign_in(OLGA)

@@ -15,7 +15,7 @@ from dashboard.guard import NOBODY, STRANGER
 from tenancy.audit import AuditName
 from tenancy.people import OPERATORS
 from tests.dashboard.people import cookie_of
-from tests.stories.browser import title
+from tests.stories.browser import SIGN_IN, title
 from tests.stories.dashboard_pages import ADA, BEA, OLGA
 from tests.stories.stack import ACME, Stack, wait_until
 
@@ -158,11 +158,19 @@ def test_betas_administrator_who_signed_in_does_not_get_into_acmes_page(stack, a
     window.page.wait_for_url(f"**/tenant/{BETA}/")
 
 
+@pytest.mark.parametrize("path", ["", "keys", "audit"])
+def test_before_the_door_there_is_no_menu_and_the_sign_on_is_offered_at_every_page(acme, visitor, path):
+    page = visitor().open(f"/tenant/{acme}/{path}")
+    expect(page.get_by_role("button", name=SIGN_IN)).to_be_visible()
+    expect(page.get_by_test_id("stSidebarNav")).to_have_count(0)
+    expect(page.get_by_text("Page not found")).to_have_count(0)
+
+
 def test_who_signs_in_at_another_tenants_door_is_turned_away_there(stack, acme, visitor):
     window = visitor()
     window.open(f"/tenant/{acme}/")
     assert "ACME Corporation" not in window.page.content()
-    window.page.get_by_role("button", name="Sign in with your platform account").click()
+    window.page.get_by_role("button", name=SIGN_IN).click()
     with told(stack, {BETA: "bea@beta.example", ACME: STRANGER}):
         window.page.get_by_role("button", name=BEA).click()
         expect(title(window.page)).to_have_text("You cannot open this page")
@@ -206,7 +214,7 @@ def test_signing_out_in_one_tab_ends_the_other_within_seconds(acme, visitor):
     first.get_by_role("button", name="Sign out").click()
     expect(title(second)).to_have_text("Your session has ended", timeout=AT_ONCE_MS)
     expect(second.get_by_text(acme)).to_have_count(0)
-    expect(first.get_by_role("button", name="Sign in with your platform account")).to_be_visible()
+    expect(first.get_by_role("button", name=SIGN_IN)).to_be_visible()
     thief = visitor()
     thief.context.add_cookies(kept)
     assert thief.page.goto(f"/tenant/{acme}/").status == 403

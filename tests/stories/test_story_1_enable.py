@@ -86,12 +86,12 @@ def test_an_operator_sees_it_with_the_command(stack, acme):
 
 
 def test_an_operator_enables_a_tenant_with_the_command_and_waits_for_it(stack):
-    arguments = ("enable", "beta-corp-67890", "--organization", "Beta Corp", "--region", REGION, "--wait")
+    arguments = ("enable", "delta-corp-67890", "--organization", "Delta Corp", "--region", REGION, "--wait")
     enabled = stack.command(*arguments)
-    assert enabled["tenant_id"] == "beta-corp-67890"
+    assert enabled["tenant_id"] == "delta-corp-67890"
     assert enabled["state"] == "active"
     assert 0 < enabled["ready_seconds"] < PROMISE_SECONDS
-    assert enabled["dashboard_url"] == f"{stack.settings.dashboard_url}/tenant/beta-corp-67890"
+    assert enabled["dashboard_url"] == f"{stack.settings.dashboard_url}/tenant/delta-corp-67890"
 
 
 def test_the_same_event_again_and_fifty_times_at_once_makes_nothing_twice(stack):

@@ -1,0 +1,50 @@
+"""From the click in the marketplace to a service that encrypts, and out again: the whole way, in a browser."""
+
+import json
+import re
+
+from playwright.sync_api import expect
+
+from tests.stories.browser import SIGN_IN, drawn, title
+from tests.stories.dashboard_pages import BEA, connect, disconnect, go_to, unpack
+
+BETA, ORGANIZATION = "beta-corp-67890", "Beta Corp"
+AT_ONCE_MS = 20_000
+
+
+def test_one_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_tab(stack, visitor, tmp_path):
+    # The fresh tenant: no story before has clicked for it.
+    assert stack.status(BETA).status_code == 404
+    window = visitor()
+    page = window.open("/marketplace/")
+    page.get_by_text(f"{ORGANIZATION} · {BETA}").click()
+    expect(page.get_by_text(f"For account {BETA}")).to_be_visible()
+    page.get_by_role("button", name="Enable OpenKCM").click()
+    expect(page.get_by_text(f"OpenKCM is ready for {ORGANIZATION}!")).to_be_visible()
+    assert stack.status(BETA).json()["state"] == "active"
+
+    with window.context.expect_page() as opened:
+        page.get_by_role("link", name="Open the CMK dashboard").click()
+    page = opened.value
+    page.get_by_role("button", name=SIGN_IN).click()
+    page.get_by_role("button", name=BEA).click()
+    page.wait_for_url(re.compile(f"/tenant/{BETA}/"))
+    drawn(page)
+    expect(title(page)).to_have_text(f"{ORGANIZATION} - Encryption Dashboard")
+    expect(page.get_by_text("Active", exact=True).first).to_be_visible()
+
+    go_to(page, "Services")
+    folder = unpack(connect(page, "orders"), tmp_path, "orders")
+    expect(page.get_by_text("orders:")).to_be_visible()
+    told = stack.command("service", "try", str(folder), "--record", "Jane Roe", "--resource", "orders/1")
+    assert (told["decrypted"], told["opens_elsewhere"]) == ("Jane Roe", False)
+    disconnect(page, "orders")
+    refused = stack.run("service", "try", str(folder), "--json")
+    assert json.loads(refused.stdout)["error"]["code"] == "caller_refused"
+
+    other = window.context.new_page()
+    other.goto(f"/tenant/{BETA}/")
+    expect(other.get_by_role("button", name="Sign out")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    expect(title(other)).to_have_text("Your session has ended", timeout=AT_ONCE_MS)
+    expect(other.get_by_text(ORGANIZATION)).to_have_count(0)
