@@ -3,9 +3,11 @@
 A private key that was made here lies in the session until the dialog is closed, and is never stored.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import service_actions
 from dashboard.pages.notices import draw_refusal
@@ -105,9 +107,12 @@ def _draw_form(seat: Seat, tenant: TenantRow) -> Delivery | None:
     )
     way = st.radio("Its private key", [_OWN_MACHINE, _HERE], key="services.way")
     where = folder.strip() or guides.folder_of(name.strip())
-    csr_pem = _draw_request(where) if way == _OWN_MACHINE else None
+    # Both ways draw into the same places: where their number changes, a rerun that another one interrupts leaves what
+    # comes after them on the page twice.
+    places = [st.empty() for _ in range(4)]
+    csr_pem = _draw_request(places, where) if way == _OWN_MACHINE else None
     if way == _HERE:
-        st.info(
+        places[0].info(
             "The key is made in this server's memory, handed to you once as a ZIP file and never stored. Whoever has "
             "that file can use the service's keys until you disconnect it. Where you can, let the service's own "
             "machine make its key instead.",
@@ -131,17 +136,20 @@ def _draw_form(seat: Seat, tenant: TenantRow) -> Delivery | None:
     return _connected(seat, entered)
 
 
-def _draw_request(folder: str) -> str:
-    st.markdown(f"Run this on the service's machine. `{KEY}` stays there; what is printed goes into the field below.")
-    st.code(guides.request_command(folder), language="bash", wrap_lines=True)
-    typed = st.text_area(
+def _draw_request(places: Sequence[DeltaGenerator], folder: str) -> str:
+    words, command, field, upload = places
+    words.markdown(
+        f"Run this on the service's machine. `{KEY}` stays there; what is printed goes into the field below."
+    )
+    command.code(guides.request_command(folder), language="bash", wrap_lines=True)
+    typed = field.text_area(
         "Certificate request (PKCS #10, PEM)",
         key="services.csr",
         max_chars=LONGEST,
         height=140,
         placeholder="-----BEGIN CERTIFICATE REQUEST-----",
     )
-    file = st.file_uploader("or upload client.csr", type=["csr", "pem", "req", "txt"], key="services.csr.file")
+    file = upload.file_uploader("or upload client.csr", type=["csr", "pem", "req", "txt"], key="services.csr.file")
     if file is None:
         return str(typed)
     return file.getvalue()[: LONGEST + 1].decode("ascii", "replace")
