@@ -61,6 +61,8 @@ class Entry:
     """The code of the error it was refused with, empty for a success."""
     count: int = 1
     bytes: int = 0
+    microseconds: int = 0
+    """How long the work took, rounded up; 0 when nobody timed it."""
 
 
 class Blocking(Protocol):

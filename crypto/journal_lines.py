@@ -39,6 +39,7 @@ def encode(entry: Entry, at: int) -> bytes:
         entry.refused,
         entry.count,
         entry.bytes,
+        entry.microseconds,
     ]
     try:
         fields = orjson.dumps(values)
@@ -67,6 +68,7 @@ def _decode_one(raw: bytes, offset: int) -> Line | None:
     checksum, fields = raw[:_CHECKSUM_LENGTH], raw[_CHECKSUM_LENGTH + 1 : -1]
     if raw[-1:] != b"\n" or b"%08x" % zlib.crc32(fields) != checksum:
         return None
+    # A line from before requests were timed ends one value earlier, and its entry says that nobody timed it.
     at, tenant_id, service, operation, *rest = orjson.loads(fields)
     return Line(offset, at, Entry(tenant_id, service, _OPERATIONS[operation], *rest))
 

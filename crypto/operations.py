@@ -12,6 +12,7 @@ avoid.
 """
 
 import os
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -37,12 +38,18 @@ class KeyedOperations:
     """`interfaces.Operations` over a keyring. Nothing waits when the key and the caller are in memory."""
 
     def __init__(
-        self, callers: Callers, keyring: Keyring, journal: Journal, random: Callable[[int], bytes] = os.urandom
+        self,
+        callers: Callers,
+        keyring: Keyring,
+        journal: Journal,
+        random: Callable[[int], bytes] = os.urandom,
+        timer: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._callers = callers
         self._keyring = keyring
         self._journal = journal
         self._random = random
+        self._timer = timer
 
     async def encrypt(self, caller: Caller, resource: str, plaintext: bytes) -> str:
         """Return the text that opens only for this service and this resource.
@@ -129,13 +136,15 @@ class KeyedOperations:
         self, caller: Caller, operation: CryptoOperation, resource: str, size: int, work: Coroutine[Any, Any, Result]
     ) -> Result:
         """Do the work, and return its result or raise its refusal when the journal has the entry."""
+        began = self._timer()
         try:
             result = await work
         except OpenKcmError as refused:
             subject = resource[:LONGEST_RESOURCE].encode("utf-8", "replace").decode("utf-8")
-            await self._journal.write((_entry(caller, operation, subject, refused=refused.code),))
+            took = self._timer() - began
+            await self._journal.write((_entry(caller, operation, subject, took, refused=refused.code),))
             raise
-        await self._journal.write((_entry(caller, operation, resource, size=size),))
+        await self._journal.write((_entry(caller, operation, resource, self._timer() - began, size=size),))
         return result
 
 
@@ -151,7 +160,10 @@ def _require(caller: Caller, allowed: frozenset[State]) -> None:
         raise TenantClosed(caller.tenant_state)
 
 
-def _entry(caller: Caller, operation: CryptoOperation, subject: str, *, size: int = 0, refused: str = "") -> Entry:
+def _entry(  # noqa: PLR0913 - the fields of one line, made for each request
+    caller: Caller, operation: CryptoOperation, subject: str, took: int, *, size: int = 0, refused: str = ""
+) -> Entry:
+    """Return the line; `took` in nanoseconds."""
     return Entry(
         caller.tenant_id,
         caller.service,
@@ -161,4 +173,5 @@ def _entry(caller: Caller, operation: CryptoOperation, subject: str, *, size: in
         caller.address,
         refused,
         bytes=size,
+        microseconds=(took + 999) // 1000,
     )

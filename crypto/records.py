@@ -1,7 +1,8 @@
 """From the lines of journals to what goes into the tenants' rows; pure: the same lines always give the same ids.
 
 Each release, change and refusal is an audit record of its own. The other uses in a batch become one record for each
-service and operation and second, with their number. Every line also counts in the usage of its minute.
+service and operation and second, with their number. Every line also counts in the usage of its minute, refusals too
+where no service is on record: somebody tried.
 """
 
 from collections import defaultdict
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from crypto.journal_lines import Line
-from database.interfaces import UsageRow
+from database.interfaces import UsesRow
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import TooManyRequests
+from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.services import CHANGES, RELEASES, CryptoOperation
 
 _COUNTED_REFUSALS = frozenset({TooManyRequests.code})
@@ -34,7 +36,7 @@ class TenantRecords:
     """What one batch means for one tenant."""
 
     events: list[AuditEvent] = field(default_factory=list)
-    usage: list[UsageRow] = field(default_factory=list)
+    usage: list[UsesRow] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     last_at: datetime = _NEVER
     lines: int = 0
@@ -50,6 +52,29 @@ class _Sum:
     lines: int = 0
     count: int = 0
     bytes: int = 0
+    microseconds: int = 0
+    took: dict[int, int] = field(default_factory=dict)
+    """How many were in each bucket of `tenancy.latency`."""
+
+
+@dataclass(slots=True)
+class _Minute:
+    """The sums of a minute."""
+
+    count: int = 0
+    bytes: int = 0
+    microseconds: int = 0
+    took: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+
+    def add(self, together: _Sum) -> None:
+        self.count += together.count
+        self.bytes += together.bytes
+        self.microseconds += together.microseconds
+        for number, times in together.took.items():
+            self.took[number] += times
+
+    def latency(self) -> Latency:
+        return Latency(tuple(self.took), self.microseconds)
 
 
 _Use = tuple[str, str, CryptoOperation, str, int]
@@ -60,7 +85,7 @@ def records(batch_id: str, pieces: Iterable[Piece]) -> dict[str, TenantRecords]:
     """Return, by tenant, what the lines of a batch mean."""
     found: defaultdict[str, TenantRecords] = defaultdict(TenantRecords)
     sums = _summed(pieces, found)
-    minutes: defaultdict[tuple[str, int, str, CryptoOperation], list[int]] = defaultdict(lambda: [0, 0, 0])
+    minutes: defaultdict[tuple[str, int, str, CryptoOperation, str], _Minute] = defaultdict(_Minute)
     for (tenant_id, service, operation, refused, second), together in sums.items():
         tenant = found[tenant_id]
         tenant.lines += together.lines
@@ -68,15 +93,13 @@ def records(batch_id: str, pieces: Iterable[Piece]) -> dict[str, TenantRecords]:
         if not together.alone:
             event_id = ":".join([batch_id, service, operation, refused, str(second)])
             tenant.events.append(_event(together.first, event_id, together.count, together.bytes))
-        if service:
-            if not refused:
-                tenant.seen.add(service)
-            counted = minutes[tenant_id, second // 60, service, operation]
-            counted[0] += together.count
-            counted[1] += together.count if refused else 0
-            counted[2] += together.bytes
-    for (tenant_id, minute, service, operation), (count, refused_count, size) in minutes.items():
-        row = UsageRow(_moment(minute * 60_000), service, operation, count, refused_count, size)
+        if service and not refused:
+            tenant.seen.add(service)
+        minutes[tenant_id, second // 60, service, operation, refused].add(together)
+    for (tenant_id, minute, service, operation, refused), counted in minutes.items():
+        row = UsesRow(
+            _moment(minute * 60_000), service, operation, refused, counted.count, counted.bytes, counted.latency()
+        )
         found[tenant_id].usage.append(row)
     return dict(found)
 
@@ -94,6 +117,10 @@ def _summed(pieces: Iterable[Piece], found: Mapping[str, TenantRecords]) -> dict
             together.lines += 1
             together.count += entry.count
             together.bytes += entry.bytes
+            if entry.microseconds:
+                number = bucket(entry.microseconds)
+                together.took[number] = together.took.get(number, 0) + entry.count
+                together.microseconds += entry.count * entry.microseconds
             together.last_at = max(together.last_at, line.at)
             if together.alone:
                 event_id = f"{piece.journal}:{line.offset}"

@@ -31,10 +31,10 @@ from database.rows import (
     SignedHead,
     StepRow,
     TenantRow,
-    UsageRow,
-    UsageTotalRow,
 )
 from database.service_interfaces import ManagedObjects, Services
+from database.usage_interfaces import Usage, UsagePart
+from database.usage_rows import DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
@@ -45,6 +45,7 @@ __all__ = [
     "AuthorityRow",
     "BoundaryRunRow",
     "CallerRow",
+    "DayCount",
     "FoundRecord",
     "KeyRow",
     "KeyVersionRow",
@@ -67,8 +68,13 @@ __all__ = [
     "TenantCount",
     "TenantFilter",
     "TenantRow",
+    "Usage",
+    "UsageDay",
+    "UsagePart",
     "UsageRow",
+    "UsageSum",
     "UsageTotalRow",
+    "UsesRow",
 ]
 """The rows belong to these contracts: whoever may see these need not look further."""
 
@@ -178,20 +184,6 @@ class Outbox(Protocol):
 
     def all(self) -> Sequence[tuple[Announcement, datetime | None]]:
         """Return every message with the time it was sent, None while it was not."""
-        ...
-
-
-class Usage(Protocol):
-    def add(self, rows: Sequence[UsageRow], batch_id: str) -> bool:
-        """Add to the counters of each minute; False when this batch was added before, and then nothing is."""
-        ...
-
-    def between(self, since: datetime, until: datetime) -> Sequence[UsageRow]:
-        """Return the minutes in [since, until), oldest first."""
-        ...
-
-    def totals(self, since: datetime, until: datetime) -> Sequence[UsageTotalRow]:
-        """Return the sum of the minutes in [since, until) for each service and operation."""
         ...
 
 

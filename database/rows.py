@@ -8,7 +8,7 @@ from datetime import datetime
 from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, StepState
-from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tenancy.services import ServiceKind, ServiceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,29 +192,6 @@ class ObjectCountRow:
     service: str
     state: int
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """What one service did in one minute; `refused` of `count` were refused."""
-
-    minute: datetime
-    service: str
-    operation: CryptoOperation
-    count: int
-    refused: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class UsageTotalRow:
-    """What one service did in a time; `last_minute` is the newest minute of it that has something."""
-
-    service: str
-    operation: CryptoOperation
-    count: int
-    refused: int
-    last_minute: datetime
 
 
 @dataclass(frozen=True, slots=True)

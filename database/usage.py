@@ -1,37 +1,81 @@
-"""Usage by the minute, counted once however often a batch is delivered."""
+"""Usage by the minute and by the day, counted once however often a batch is delivered."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import UsageRow, UsageTotalRow
+from database.interfaces import DayCount, UsageDay, UsagePart, UsageRow, UsageSum, UsageTotalRow, UsesRow
+from tenancy.latency import BUCKETS, Latency
 from tenancy.services import CryptoOperation
+
+
+def _buckets(form: str) -> str:
+    """Return an SQL array with each bucket's number put into `form`."""
+    return f"array[{', '.join(form.format(number) for number in range(1, BUCKETS + 1))}]::bigint[]"
+
 
 # One statement, one round trip. The rows of a batch are summed first (ON CONFLICT can touch a row once) and written in
 # one order (two processes that count the same minutes must not wait for each other). A batch is remembered for longer
 # than any journal lies about undelivered, then forgotten.
-_ADD = """
+_ADD = f"""
 with fresh as (
     insert into okcm.usage_batch (tenant_id, batch_id) values (%(tenant)s, %(batch)s)
     on conflict do nothing returning 1
 ), forgotten as (
     delete from okcm.usage_batch where added_at < now() - interval '90 days'
+), used as (
+    select minute, (minute at time zone 'UTC')::date as day, service, operation, refusal, count, bytes, microseconds,
+           latency::bigint[] as latency
+    from unnest(%(minutes)s::timestamptz[], %(services)s::text[], %(operations)s::text[], %(refusals)s::text[],
+                %(counts)s::bigint[], %(bytes)s::bigint[], %(microseconds)s::bigint[], %(latencies)s::text[])
+        as used (minute, service, operation, refusal, count, bytes, microseconds, latency)
+    where exists (select from fresh)
 ), added as (
     insert into okcm.usage_minute as kept (tenant_id, minute, service, operation, count, refused, bytes)
-    select %(tenant)s, minute, service, operation, sum(count), sum(refused), sum(bytes)
-    from unnest(%(minutes)s::timestamptz[], %(services)s::text[], %(operations)s::text[],
-                %(counts)s::bigint[], %(refused)s::bigint[], %(bytes)s::bigint[])
-        as used (minute, service, operation, count, refused, bytes)
-    where exists (select from fresh)
-    group by minute, service, operation order by minute, service, operation
+    select %(tenant)s, minute, service, operation, sum(count), coalesce(sum(count) filter (where refusal <> ''), 0),
+           sum(bytes)
+    from used group by minute, service, operation order by minute, service, operation
     on conflict (tenant_id, minute, service, operation) do update set count = kept.count + excluded.count,
         refused = kept.refused + excluded.refused, bytes = kept.bytes + excluded.bytes
+), added_to_day as (
+    insert into okcm.usage_day as kept
+        (tenant_id, day, service, operation, refusal, count, bytes, microseconds, latency)
+    select %(tenant)s, day, service, operation, refusal, sum(count), sum(bytes), sum(microseconds),
+           {_buckets("sum(latency[{0}])")}
+    from used group by day, service, operation, refusal order by day, service, operation, refusal
+    on conflict (tenant_id, day, service, operation, refusal) do update set count = kept.count + excluded.count,
+        bytes = kept.bytes + excluded.bytes, microseconds = kept.microseconds + excluded.microseconds,
+        latency = {_buckets("kept.latency[{0}] + excluded.latency[{0}]")}
 )
 select count(*) from fresh
-"""
+"""  # noqa: S608 - constants
+
+_DAYS = (
+    "select day, service, operation, refusal, count, bytes, microseconds, latency from okcm.usage_day"
+    " where day between %s and %s order by day, service, operation, refusal"
+)
+# Each bucket by itself, and of answered requests alone: taking the arrays apart, or adding those of refusals too, takes
+# three times as long.
+_SUMS = f"""
+select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, sum(microseconds)::bigint,
+       {_buckets("sum(latency[{0}])")}
+from okcm.usage_day where day between %(first)s and %(last)s and refusal = '' group by service, operation, refusal
+union all
+select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, 0, array_fill(0::bigint, array[{BUCKETS}])
+from okcm.usage_day where day between %(first)s and %(last)s and refusal <> '' group by service, operation, refusal
+order by 1, 2, 3
+"""  # noqa: S608 - constants
+_BY_DAY: dict[UsagePart, str] = {
+    part: (
+        f"select day, {part}, sum(count)::bigint from okcm.usage_day"  # noqa: S608 - constants
+        f" where day between %s and %s and operation = any(%s) group by day, {part} order by day, {part}"
+    )
+    for part in ("service", "operation")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +83,21 @@ class Usage:
     connection: Connection[TupleRow]
     tenant_id: str
 
-    def add(self, rows: Sequence[UsageRow], batch_id: str) -> bool:
+    def add(self, rows: Sequence[UsesRow], batch_id: str) -> bool:
         added = self.connection.execute(
-            _ADD,
+            _ADD.encode(),
             {
                 "tenant": self.tenant_id,
                 "batch": batch_id,
                 "minutes": [row.minute for row in rows],
                 "services": [row.service for row in rows],
-                "operations": [*map(str, (row.operation for row in rows))],
+                "operations": [row.operation.value for row in rows],
+                "refusals": [row.refusal for row in rows],
                 "counts": [row.count for row in rows],
-                "refused": [row.refused for row in rows],
                 "bytes": [row.bytes for row in rows],
+                "microseconds": [row.latency.microseconds for row in rows],
+                # As text: unnest would take an array of arrays apart to the last number.
+                "latencies": [f"{{{','.join(map(str, row.latency.counts))}}}" for row in rows],
             },
         ).fetchone()
         return added == (1,)
@@ -72,3 +119,24 @@ class Usage:
             [since, until],
         )
         return [UsageTotalRow(service, CryptoOperation(operation), *rest) for service, operation, *rest in rows]
+
+    def days(self, first: date, last: date) -> Sequence[UsageDay]:
+        return [UsageDay(day, _sum(rest)) for day, *rest in self.connection.execute(_DAYS, [first, last])]
+
+    def sums(self, first: date, last: date) -> Sequence[UsageSum]:
+        return [_sum(row) for row in self.connection.execute(_SUMS.encode(), {"first": first, "last": last})]
+
+    def by_day(
+        self, first: date, last: date, part: UsagePart, operations: Collection[CryptoOperation]
+    ) -> Sequence[DayCount]:
+        rows = self.connection.execute(_BY_DAY[part].encode(), [first, last, [one.value for one in operations]])
+        return [DayCount(*row) for row in rows]
+
+    def first_day(self) -> date | None:
+        row = self.connection.execute("select min(day) from okcm.usage_day").fetchone()
+        return None if row is None else row[0]
+
+
+def _sum(row: Sequence[Any]) -> UsageSum:
+    service, operation, refusal, count, size, microseconds, counts = row
+    return UsageSum(service, CryptoOperation(operation), refusal, count, size, Latency(tuple(counts), microseconds))

@@ -58,6 +58,21 @@ CHANGES = frozenset(
     }
 )
 """What changes a key's life; also a record of its own."""
+KEY_REQUESTS = frozenset(
+    {
+        CryptoOperation.ENCRYPT,
+        CryptoOperation.DECRYPT,
+        CryptoOperation.REWRAP,
+        CryptoOperation.DATA_KEY,
+        CryptoOperation.WRAPPED_DATA_KEY,
+        CryptoOperation.GET,
+        CryptoOperation.MAC,
+        CryptoOperation.CREATE,
+        CryptoOperation.REGISTER,
+        CryptoOperation.REKEY,
+    }
+)
+"""What is counted as a key request: the work needs a key, to use it, to hand it out or to seal a new one."""
 
 
 def refuse_unconnectable(state: State, kind: ServiceKind, known: ServiceKind | None) -> None:

@@ -7,7 +7,8 @@
    when the journal cannot take them, nothing that was released or found leaves here.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -65,9 +66,10 @@ class _Outcome(NamedTuple):
 
 
 class Dispatcher:
-    def __init__(self, parts: Parts, objects: ObjectStore) -> None:
+    def __init__(self, parts: Parts, objects: ObjectStore, timer: Callable[[], int] = time.perf_counter_ns) -> None:
         self._parts = parts
         self._objects = objects
+        self._timer = timer
 
     async def answer(self, caller: Caller, request: Item, address: str) -> Item:
         """Return the response message; every error is an answer."""
@@ -96,7 +98,7 @@ class Dispatcher:
         outcomes: list[_Outcome] = []
         try:
             for item in items:
-                outcomes.append(await _work(batch, item, correlation, address))
+                outcomes.append(await _work(batch, item, correlation, address, self._timer))
                 if outcomes[-1].failed and not header.goes_on:
                     break
             entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
@@ -109,7 +111,8 @@ class Dispatcher:
         return [outcome.item for outcome in outcomes]
 
 
-async def _work(batch: Batch, item: Item, correlation: str, address: str) -> _Outcome:
+async def _work(batch: Batch, item: Item, correlation: str, address: str, timer: Callable[[], int]) -> _Outcome:
+    began = timer()
     kept = _kept(item)
     batch.subject, batch.bytes = "", 0
     served: Served | None = None
@@ -134,6 +137,7 @@ async def _work(batch: Batch, item: Item, correlation: str, address: str) -> _Ou
         code,
         1,
         batch.bytes,
+        (timer() - began + 999) // 1000,
     )
     return _Outcome(answer, failed, entry)
 

@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,8 +46,15 @@ def lines(folder: Path) -> list[Line]:
 
 @given(st.text(max_size=40), st.text(max_size=40), st.integers(0, 2**40), st.sampled_from(CryptoOperation))
 def test_every_entry_comes_back_as_it_was_written(subject: str, source: str, size: int, operation: CryptoOperation):
-    entry = Entry("acme-corp-12345", "orders", operation, subject, "corr", source, "", 3, size)
+    entry = Entry("acme-corp-12345", "orders", operation, subject, "corr", source, "", 3, size, size)
     assert list(decode(encode(entry, 1234), 77)) == [Line(77, 1234, entry)]
+
+
+def test_a_line_from_before_requests_were_timed_says_that_nobody_timed_it():
+    fields = b'[1234,"acme-corp-12345","orders","get","key-1","corr-1","127.0.0.1","",1,32]'
+    (line,) = decode(b"%08x %b\n" % (zlib.crc32(fields), fields), 0)
+    assert line == Line(0, 1234, replace(ENTRY, bytes=32))
+    assert line.entry.microseconds == 0
 
 
 def test_a_lone_surrogate_does_not_keep_a_record_from_being_written():

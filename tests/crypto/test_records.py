@@ -20,6 +20,7 @@ ENTRIES = st.builds(
     st.sampled_from(["", "", "object_not_found", "too_many_requests"]),
     st.integers(1, 5),
     st.integers(0, 1000),
+    st.sampled_from([0, 0, 1, 40, 20_000_000]),
 )
 LINES = st.lists(st.builds(Line, st.just(0), st.integers(1_795_000_000_000, 1_795_000_200_000), ENTRIES), max_size=40)
 
@@ -36,10 +37,14 @@ def test_every_use_is_in_an_event_and_in_the_usage_of_its_service(lines: list[Li
         assert tenant.lines == len(entries)
         assert sum(int(event.details.get("count", "1")) for event in tenant.events) == sum(e.count for e in entries)
         assert sum(int(event.details.get("bytes", "0")) for event in tenant.events) == sum(e.bytes for e in entries)
-        of_services = [entry for entry in entries if entry.service]
-        assert sum(row.count for row in tenant.usage) == sum(entry.count for entry in of_services)
-        assert sum(row.refused for row in tenant.usage) == sum(e.count for e in of_services if e.refused)
-        assert tenant.seen == {entry.service for entry in of_services if not entry.refused}
+        assert sum(row.count for row in tenant.usage) == sum(entry.count for entry in entries)
+        for refusal in {entry.refused for entry in entries}:
+            refused = [row for row in tenant.usage if row.refusal == refusal]
+            assert sum(row.count for row in refused) == sum(e.count for e in entries if e.refused == refusal)
+        timed = [entry for entry in entries if entry.microseconds]
+        assert sum(row.latency.timed for row in tenant.usage) == sum(entry.count for entry in timed)
+        assert sum(row.latency.microseconds for row in tenant.usage) == sum(e.count * e.microseconds for e in timed)
+        assert tenant.seen == {entry.service for entry in entries if entry.service and not entry.refused}
     assert sum(tenant.lines for tenant in found.values()) == len(lines)
 
 
@@ -51,7 +56,7 @@ def test_the_same_lines_always_get_the_same_ids_and_no_id_twice(lines: list[Line
     for tenant in first.values():
         ids = [event.event_id for event in tenant.events]
         assert len(ids) == len(set(ids))
-        minutes = [(row.minute, row.service, row.operation) for row in tenant.usage]
+        minutes = [(row.minute, row.service, row.operation, row.refusal) for row in tenant.usage]
         assert len(minutes) == len(set(minutes))
 
 

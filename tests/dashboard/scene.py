@@ -1,6 +1,6 @@
 """Tenants in every state with services, keys and usage, and a seat at each of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from streamlit.testing.v1 import AppTest
 
 from dashboard.seat import Addresses, Seat
-from database.interfaces import ServiceRequestRow, UsageRow
+from database.interfaces import ServiceRequestRow, UsesRow
 from tenancy.boundaries import CheckResult
 from tenancy.ids import ca_key, l2_key
 from tenancy.lifecycle import Move, State
@@ -108,7 +108,9 @@ class Scene:
             minute = (datetime.now(UTC) - timedelta(hours=1)).replace(second=0, microsecond=0)
             with self.crypto.tenant_tx(tenant_id) as tx:
                 tx.services.seen([name], datetime.now(UTC) - timedelta(minutes=4))
-                tx.usage.add([UsageRow(minute, name, CryptoOperation.ENCRYPT, uses, 3, 64 * uses)], f"batch-{name}")
+                answered = UsesRow(minute, name, CryptoOperation.ENCRYPT, "", uses - 3, 64 * uses)
+                refused = replace(answered, refusal="object_not_found", count=3, bytes=0)
+                tx.usage.add([answered, refused], f"batch-{name}")
 
     def objects(self, service: str, *states: int, tenant_id: str = "acme-corp-12345") -> None:
         rows = [an_object(tenant_id, f"{service}-{n}", service=service, state=state) for n, state in enumerate(states)]

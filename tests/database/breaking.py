@@ -18,7 +18,7 @@ TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
     *("outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
-    *("usage_minute", "usage_batch", "dashboard_session"),
+    *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -117,6 +117,8 @@ _ALLOWED_WRITES = {
             " values ('{victim}', '2026-01-01', 'orders', 'get', 1, 0, 0)"
         ),
         "insert into okcm.usage_batch (tenant_id, batch_id) values ('{victim}', 'new')",
+        "update okcm.usage_day set count = 10 where tenant_id = '{victim}'",
+        "insert into okcm.usage_day values ('{victim}', now(), '', 'x', '', 1, 0, 0, array_fill(0::bigint, array[40]))",
     ),
     "dashboard": (
         "update okcm.dashboard_session set ended_at = now() where tenant_id = '{victim}'",
@@ -134,11 +136,11 @@ _ALLOWED_WRITES = {
 _READABLE = {
     "worker": TABLES,
     "marketplace": ("tenant", "marketplace_event", "operation_step", "outbox"),
-    "operator": tuple(table for table in TABLES if table != "dashboard_session"),
+    "operator": tuple(table for table in TABLES if table not in {"usage_day", "dashboard_session"}),
     "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
-        *("managed_object", "usage_minute", "usage_batch"),
+        *("managed_object", "usage_minute", "usage_day", "usage_batch"),
     ),
 }
 # Granted to the dashboard's role alone, and to it for the platform's context alone.
@@ -172,10 +174,9 @@ _NEVER = {
         "update okcm.service_key set wrapped = 'x'",
         "delete from okcm.service",
         "update okcm.service_request set csr_pem = 'x'",
-        "select material from okcm.managed_object",
-        "select attributes from okcm.managed_object",
+        *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
         "delete from okcm.managed_object",
-        "select count from okcm.usage_minute",
+        *(f"select count from okcm.{table}" for table in ("usage_minute", "usage_day")),
         "select subject from okcm.dashboard_session",
     ),
     "marketplace": (
@@ -200,8 +201,8 @@ _NEVER = {
         "update okcm.service_request set csr_pem = 'x'",
         "update okcm.service set state = 'connected'",
         "select wrapped from okcm.service_key",
-        "select material from okcm.managed_object",
-        "select attributes from okcm.managed_object",
+        *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
+        "select count from okcm.usage_day",
     ),
     # It faces the customers' networks: what it could change here, a hole in it could change.
     "crypto": (
@@ -225,7 +226,7 @@ _NEVER = {
         "update okcm.managed_object set l2_key = 'another'",
         "update okcm.managed_object set object_id = 'another'",
         "update okcm.managed_object set object_type = 9",
-        "delete from okcm.usage_minute",
+        *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
         "select * from okcm.dashboard_session",
     ),
     # People's browsers end here: it looks, asks, and changes nothing but who is signed on.
@@ -238,13 +239,13 @@ _NEVER = {
         "update okcm.service_certificate set revoked_at = null",
         "update okcm.service_request set csr_pem = 'x'",
         "select wrapped from okcm.service_key",
-        "select material from okcm.managed_object",
-        "select attributes from okcm.managed_object",
+        *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
         "update okcm.audit_event set record = '{{}}'",
         "delete from okcm.audit_event",
         "update okcm.dashboard_session set subject = 'mallory'",
         "update okcm.dashboard_session set expires_at = now()",
-        "delete from okcm.usage_minute",
+        "update okcm.usage_day set count = 0",
+        *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
     ),
 }
 _NEVER_ANYBODY = (

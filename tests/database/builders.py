@@ -12,12 +12,13 @@ from database.interfaces import (
     ServiceKeyRow,
     ServiceRequestRow,
     SignedHead,
-    UsageRow,
+    UsesRow,
 )
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, MarketplaceEvent
 from tenancy.ids import ca_key, l2_key
+from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
 from tenancy.provisioning import Step
 from tenancy.services import CryptoOperation, ServiceKind
@@ -93,8 +94,15 @@ def an_object(tenant_id: str, object_id: str = "object-1", **changed: object) ->
     return replace(row, **changed)
 
 
-def some_usage(service: str = "orders", **changed: object) -> UsageRow:
-    return replace(UsageRow(NOW, service, CryptoOperation.ENCRYPT, count=10, refused=1, bytes=1000), **changed)
+def some_uses(service: str = "orders", **changed: object) -> UsesRow:
+    return replace(UsesRow(NOW, service, CryptoOperation.ENCRYPT, "", 10, 1000), **changed)
+
+
+def took(*microseconds: int) -> Latency:
+    counts = [0] * BUCKETS
+    for one in microseconds:
+        counts[bucket(one)] += 1
+    return Latency(tuple(counts), sum(microseconds))
 
 
 def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
@@ -127,6 +135,6 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         tx.services.connected(service)
     with field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
         tx.objects.add([an_object(tenant_id, f"object-{service}", service=service)])
-        tx.usage.add([some_usage(service)], f"batch-{service}")
+        tx.usage.add([some_uses(service)], f"batch-{service}")
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))

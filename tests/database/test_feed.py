@@ -22,7 +22,7 @@ from tests.database.builders import (
     an_authority,
     an_event,
     an_object,
-    some_usage,
+    some_uses,
 )
 from tests.database.fixtures import Field
 
@@ -142,7 +142,7 @@ def test_every_table_that_announces_changes_has_a_change_above(tenants: Field) -
 def test_what_changes_nothing_for_anybody_is_not_said(tenants: Field, listener: Listener, worker: Database) -> None:
     with tenants.open("crypto").tenant_tx("acme") as tx:
         tx.services.seen(["orders"], NOW)
-        tx.usage.add([some_usage()], "batch")
+        tx.usage.add([some_uses()], "batch")
         tx.objects.add([an_object("acme")])
         tx.audit.append_all([an_audit_event("quiet")])
     with worker.tenant_tx("acme") as tx:

@@ -144,6 +144,8 @@ def test_a_grant_too_many_is_noticed(populated: Field) -> None:
         "grant update (wrapped) on okcm.service_key to okcm_crypto",
         "grant update (object_type) on okcm.managed_object to okcm_crypto",
         "grant delete on okcm.usage_minute to okcm_crypto",
+        "grant delete on okcm.usage_day to okcm_crypto",
+        "grant update (count) on okcm.usage_day to okcm_dashboard",
         "grant select on okcm.audit_event to okcm_crypto",
         "grant select (material) on okcm.managed_object to okcm_worker",
         "grant select (wrapped) on okcm.service_key to okcm_operator",

@@ -1,16 +1,23 @@
 import threading
-from datetime import timedelta
+from dataclasses import replace
+from datetime import date, timedelta
 
 import pytest
 
 from database.connection import Database
-from database.interfaces import UsageTotalRow
+from database.interfaces import DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
+from database.migrate import read_migrations
 from tenancy.errors import DatabaseRefused
+from tenancy.latency import Latency
 from tenancy.services import CryptoOperation
-from tests.database.builders import NOW, a_provisioned_tenant, some_usage
+from tests.database.builders import NOW, a_provisioned_tenant, some_uses, took
 from tests.database.fixtures import Field
 
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+TODAY = date(2026, 11, 25)
+ENCRYPT, GET = CryptoOperation.ENCRYPT, CryptoOperation.GET
+SOME = UsageRow(NOW, "orders", ENCRYPT, 10, 0, 1000)
+SOME_OF_A_DAY = UsageSum("orders", ENCRYPT, "", 10, 1000)
 
 
 @pytest.fixture
@@ -21,41 +28,42 @@ def crypto(field: Field, worker: Database) -> Database:
 
 
 def test_counts_of_the_same_minute_add_up_within_a_batch_and_across(crypto: Database) -> None:
-    get = some_usage(operation=CryptoOperation.GET, count=1, refused=0, bytes=32)
+    get = some_uses(operation=GET, count=1, bytes=32)
+    refused = some_uses(refusal="object_not_found", count=2, bytes=0)
     with crypto.tenant_tx("acme") as tx:
-        assert tx.usage.add([some_usage(), get, some_usage()], "a")
-        assert tx.usage.add([some_usage(minute=NOW + timedelta(minutes=1)), some_usage()], "b")
+        assert tx.usage.add([some_uses(), get, refused, some_uses()], "a")
+        assert tx.usage.add([some_uses(minute=NOW + timedelta(minutes=1)), some_uses()], "b")
         assert tx.usage.between(NOW, NOW + HOUR) == [
-            some_usage(count=30, refused=3, bytes=3000),
-            get,
-            some_usage(minute=NOW + timedelta(minutes=1)),
+            replace(SOME, count=32, refused=2, bytes=3000),
+            UsageRow(NOW, "orders", GET, 1, 0, 32),
+            replace(SOME, minute=NOW + timedelta(minutes=1)),
         ]
 
 
 def test_a_batch_delivered_again_adds_nothing_and_another_tenants_is_another(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
-        assert tx.usage.add([some_usage()], "a")
-        assert not tx.usage.add([some_usage()], "a")
+        assert tx.usage.add([some_uses()], "a")
+        assert not tx.usage.add([some_uses()], "a")
     with crypto.tenant_tx("acme") as tx:
-        assert not tx.usage.add([some_usage(service="users")], "a")
-        assert tx.usage.between(NOW, NOW + HOUR) == [some_usage()]
+        assert not tx.usage.add([some_uses(service="users")], "a")
+        assert tx.usage.between(NOW, NOW + HOUR) == [SOME]
     with crypto.tenant_tx("beta") as tx:
         assert tx.usage.between(NOW, NOW + HOUR) == []
-        assert tx.usage.add([some_usage()], "a")
+        assert tx.usage.add([some_uses()], "a")
 
 
 def test_a_batch_whose_transaction_failed_is_counted_when_it_comes_again(crypto: Database) -> None:
     with pytest.raises(ZeroDivisionError), crypto.tenant_tx("acme") as tx:  # noqa: PT012 - what raises is the whole
-        tx.usage.add([some_usage()], "a")
+        tx.usage.add([some_uses()], "a")
         raise ZeroDivisionError
     with crypto.tenant_tx("acme") as tx:
-        assert tx.usage.add([some_usage()], "a")
-        assert tx.usage.between(NOW, NOW + HOUR) == [some_usage()]
+        assert tx.usage.add([some_uses()], "a")
+        assert tx.usage.between(NOW, NOW + HOUR) == [SOME]
 
 
 def test_the_end_of_a_range_is_not_in_it(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
-        tx.usage.add([some_usage(minute=NOW + minutes * timedelta(minutes=1)) for minutes in range(4)], "a")
+        tx.usage.add([some_uses(minute=NOW + minutes * timedelta(minutes=1)) for minutes in range(4)], "a")
         found = tx.usage.between(NOW + timedelta(minutes=1), NOW + timedelta(minutes=3))
     assert [row.minute - NOW for row in found] == [timedelta(minutes=1), timedelta(minutes=2)]
 
@@ -63,29 +71,30 @@ def test_the_end_of_a_range_is_not_in_it(crypto: Database) -> None:
 def test_totals_add_the_minutes_of_a_range_up_for_each_service_and_operation(crypto: Database) -> None:
     minute = timedelta(minutes=1)
     with crypto.tenant_tx("acme") as tx:
-        tx.usage.add([some_usage(minute=NOW + number * minute) for number in range(4)], "a")
-        tx.usage.add([some_usage("users", operation=CryptoOperation.GET, count=1, refused=0)], "b")
+        tx.usage.add([some_uses(minute=NOW + number * minute) for number in range(4)], "a")
+        tx.usage.add([some_uses("users", operation=GET, refusal="object_not_found", count=1)], "b")
     with crypto.tenant_tx("beta") as tx:
-        tx.usage.add([some_usage()], "a")
+        tx.usage.add([some_uses()], "a")
     with crypto.tenant_tx("acme") as tx:
         assert tx.usage.totals(NOW, NOW + 3 * minute) == [
-            UsageTotalRow("orders", CryptoOperation.ENCRYPT, 30, 3, NOW + 2 * minute),
-            UsageTotalRow("users", CryptoOperation.GET, 1, 0, NOW),
+            UsageTotalRow("orders", ENCRYPT, 30, 0, NOW + 2 * minute),
+            UsageTotalRow("users", GET, 1, 1, NOW),
         ]
         assert tx.usage.totals(NOW + HOUR, NOW + 2 * HOUR) == []
 
 
 def test_refusals_are_counted_where_no_service_is_on_record(crypto: Database) -> None:
-    refused = some_usage(service="", operation=CryptoOperation.CONNECT, count=1, bytes=0)
+    refused = some_uses(service="", operation=CryptoOperation.CONNECT, refusal="caller_refused", count=1, bytes=0)
     with crypto.tenant_tx("acme") as tx:
         tx.usage.add([refused], "a")
-        assert tx.usage.between(NOW, NOW + HOUR) == [refused]
+        assert tx.usage.between(NOW, NOW + HOUR) == [UsageRow(NOW, "", CryptoOperation.CONNECT, 1, 1, 0)]
+        assert tx.usage.sums(TODAY, TODAY) == [UsageSum("", CryptoOperation.CONNECT, "caller_refused", 1, 0)]
 
 
 def test_a_batch_without_rows_is_remembered_too(crypto: Database) -> None:
     with crypto.tenant_tx("acme") as tx:
         assert tx.usage.add([], "a")
-        assert not tx.usage.add([some_usage()], "a")
+        assert not tx.usage.add([some_uses()], "a")
 
 
 def test_processes_that_count_at_once_lose_nothing(crypto: Database) -> None:
@@ -95,7 +104,7 @@ def test_processes_that_count_at_once_lose_nothing(crypto: Database) -> None:
         for turn in range(8):
             order = services if process % 2 else services[::-1]
             with crypto.tenant_tx("acme") as tx:
-                tx.usage.add([some_usage(service) for service in order], f"{process}-{turn}")
+                tx.usage.add([some_uses(service) for service in order], f"{process}-{turn}")
 
     threads = [threading.Thread(target=count, args=(process,)) for process in range(4)]
     for thread in threads:
@@ -104,6 +113,7 @@ def test_processes_that_count_at_once_lose_nothing(crypto: Database) -> None:
         thread.join()
     with crypto.tenant_tx("acme") as tx:
         assert [row.count for row in tx.usage.between(NOW, NOW + HOUR)] == [4 * 8 * 10] * 6
+        assert [day.used.count for day in tx.usage.days(TODAY, TODAY)] == [4 * 8 * 10] * 6
 
 
 def test_old_batches_are_forgotten_when_new_ones_come(crypto: Database, field: Field) -> None:
@@ -121,10 +131,84 @@ def test_old_batches_are_forgotten_when_new_ones_come(crypto: Database, field: F
 
 
 @pytest.mark.parametrize(
-    "changed", [{"minute": NOW + timedelta(seconds=1)}, {"refused": 11}, {"count": -1}, {"bytes": -1}, {"service": "X"}]
+    "changed", [{"minute": NOW + timedelta(seconds=1)}, {"count": -1}, {"bytes": -1}, {"service": "X"}]
 )
 def test_what_cannot_be_is_refused_and_not_counted(crypto: Database, changed: dict[str, object]) -> None:
     with pytest.raises(DatabaseRefused, match="23514"), crypto.tenant_tx("acme") as tx:
-        tx.usage.add([some_usage(**changed)], "a")
+        tx.usage.add([some_uses(**changed)], "a")
     with crypto.tenant_tx("acme") as tx:
-        assert tx.usage.add([some_usage()], "a")
+        assert tx.usage.add([some_uses()], "a")
+
+
+def test_a_day_is_a_utc_day_and_adds_its_minutes_batches_and_latencies_up(crypto: Database) -> None:
+    midnight = NOW.replace(hour=0)
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(latency=took(40, 50)), some_uses(minute=midnight, latency=took(40))], "a")
+        tx.usage.add([some_uses(latency=took(9_000_000)), some_uses(minute=midnight - timedelta(minutes=1))], "b")
+        assert not tx.usage.add([some_uses()], "b")
+        assert tx.usage.days(TODAY - DAY, TODAY) == [
+            UsageDay(TODAY - DAY, SOME_OF_A_DAY),
+            UsageDay(TODAY, replace(SOME_OF_A_DAY, count=30, bytes=3000, latency=took(40, 50, 40, 9_000_000))),
+        ]
+        assert tx.usage.sums(TODAY - DAY, TODAY) == [
+            replace(SOME_OF_A_DAY, count=40, bytes=4000, latency=took(40, 50, 40, 9_000_000))
+        ]
+
+
+def test_sums_keep_services_operations_and_refusals_apart(crypto: Database) -> None:
+    denied = some_uses("users", operation=GET, refusal="object_not_found", count=2, bytes=0)
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([denied, some_uses("users", operation=GET), some_uses(), some_uses(minute=NOW - DAY)], "a")
+        assert tx.usage.sums(TODAY - DAY, TODAY) == [
+            replace(SOME_OF_A_DAY, count=20, bytes=2000),
+            UsageSum("users", GET, "", 10, 1000),
+            UsageSum("users", GET, "object_not_found", 2, 0),
+        ]
+        assert tx.usage.sums(TODAY + DAY, TODAY + 2 * DAY) == []
+
+
+def test_counts_by_day_are_of_the_operations_and_the_part_that_were_asked_for(crypto: Database) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(), some_uses("users", refusal="x"), some_uses(operation=GET, minute=NOW - DAY)], "a")
+        assert tx.usage.by_day(TODAY - DAY, TODAY, "operation", {ENCRYPT, GET}) == [
+            DayCount(TODAY - DAY, "get", 10),
+            DayCount(TODAY, "encrypt", 20),
+        ]
+        assert tx.usage.by_day(TODAY - DAY, TODAY, "service", {ENCRYPT}) == [
+            DayCount(TODAY, "orders", 10),
+            DayCount(TODAY, "users", 10),
+        ]
+        assert tx.usage.by_day(TODAY, TODAY, "service", {GET}) == []
+
+
+def test_the_first_day_is_the_tenants_own(crypto: Database) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.usage.first_day() is None
+        tx.usage.add([some_uses(), some_uses(minute=NOW - 3 * DAY)], "a")
+        assert tx.usage.first_day() == TODAY - 3 * DAY
+    with crypto.tenant_tx("beta") as tx:
+        assert tx.usage.first_day() is None
+
+
+@pytest.mark.parametrize("latency", [Latency((1,) * 39), Latency((-1, *(0,) * 39)), Latency(microseconds=-1)])
+def test_a_latency_that_cannot_be_is_refused_and_nothing_is_counted(crypto: Database, latency: Latency) -> None:
+    with pytest.raises(DatabaseRefused, match=r"23502|23514"), crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(latency=latency)], "a")
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.usage.between(NOW, NOW + HOUR) == []
+
+
+def test_what_was_counted_before_there_were_days_is_in_them(crypto: Database, field: Field) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(), some_uses(refusal="x", count=2, bytes=0), some_uses("users", minute=NOW - DAY)], "a")
+    migration = next(migration for migration in read_migrations() if migration.name.startswith("0009"))
+    with field.administrator() as administrator:
+        administrator.execute("drop table okcm.usage_day")
+        administrator.execute("set role okcm_owner")
+        administrator.execute(migration.text.encode())
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.usage.days(TODAY - DAY, TODAY) == [
+            UsageDay(TODAY - DAY, replace(SOME_OF_A_DAY, service="users")),
+            UsageDay(TODAY, SOME_OF_A_DAY),
+            UsageDay(TODAY, UsageSum("orders", ENCRYPT, "not_recorded", 2, 0)),
+        ]

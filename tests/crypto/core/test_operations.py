@@ -73,6 +73,16 @@ async def test_what_a_service_encrypts_it_decrypts(desk: Desk, home: Home, journ
     assert {(e.tenant_id, e.service, e.source) for e in journal.entries} == {(home.tenant_id, "orders", ADDRESS)}
 
 
+async def test_the_journal_says_how_long_the_work_took_a_refusals_too(desk: Desk, home: Home, journal: Journal) -> None:
+    moments = iter([0, 1, 5_000_000, 5_040_001])
+    timed = KeyedOperations(desk.callers, desk.keyring, journal, timer=lambda: next(moments))
+    caller = await desk.caller(home, "orders")
+    await timed.encrypt(caller, "customer/1", b"a record")
+    with pytest.raises(CiphertextRefused):
+        await timed.decrypt(caller, "customer/1", "okcm:v1:AAAA")
+    assert [(entry.refused, entry.microseconds) for entry in journal.entries] == [("", 1), ("ciphertext_refused", 41)]
+
+
 async def test_nothing_gives_up_the_loop_when_all_is_in_memory(desk: Desk, home: Home, world: World) -> None:
     caller = await desk.caller(home, "orders")
     await desk.operations.encrypt(caller, "warm", b"")

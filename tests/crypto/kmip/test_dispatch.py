@@ -122,6 +122,7 @@ async def test_each_item_is_in_the_journal_refusals_too(scene: Scene):
         ("billing", CryptoOperation.GET, object_id, "object_not_found"),
     ]
     assert {entry.source for entry in scene.journal.entries} == {"192.0.2.7"}
+    assert all(entry.microseconds for entry in scene.journal.entries)
 
 
 async def test_the_journal_tells_what_is_not_allowed_from_a_mistake(scene: Scene):

@@ -4,7 +4,9 @@ import asyncio
 import fcntl
 import json
 import threading
+import zlib
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -238,3 +240,27 @@ def until_delivered(mover: Delivery) -> None:
             mover.once()
             if mover.once() is None:
                 return
+
+
+def test_how_long_uses_took_is_in_the_day_and_what_an_older_process_wrote_is_counted_untimed(
+    tenants: Field, folder: Path
+):
+    write(
+        folder,
+        entry(CryptoOperation.DECRYPT, microseconds=40),
+        entry(CryptoOperation.DECRYPT, microseconds=50),
+        entry(GET, refused="object_not_found"),
+    )
+    older = json.dumps([EPOCH_MS, "acme", "orders", "decrypt", "row-1", "corr-1", "127.0.0.1", "", 1, 10]).encode()
+    (folder / "00000000000000000001-1-aa.journal").write_bytes(b"%08x %b\n" % (zlib.crc32(older), older))
+    moving = delivery(tenants, folder)
+    while moving.once() is not None:
+        pass
+    with tenants.open("dashboard", max_size=1).tenant_tx("acme") as tx:
+        sums = tx.usage.sums(date(2026, 1, 1), date(2100, 1, 1))
+        assert [day.used.count for day in tx.usage.days(date(2026, 11, 18), date(2026, 11, 18))] == [1]
+    told = [(one.operation, one.refusal, one.count, one.latency.timed, one.latency.microseconds) for one in sums]
+    assert [one for one in told if one[0] is not ENCRYPT] == [
+        (CryptoOperation.DECRYPT, "", 3, 2, 90),
+        (GET, "object_not_found", 1, 0, 0),
+    ]
