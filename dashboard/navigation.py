@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dashboard.pages import audit, keys, operations, overview, services
+from dashboard.pages import audit, keys, operations, overview, services, usage
 from dashboard.seat import Seat
 
 
@@ -21,6 +21,7 @@ TENANT = (
     Entry("Overview", ":material/dashboard:", "", overview.draw),
     Entry("Keys", ":material/key:", "keys", keys.draw),
     Entry("Services", ":material/hub:", "services", services.draw),
+    Entry("Usage", ":material/bar_chart:", "usage", usage.draw),
     Entry("Audit", ":material/fact_check:", "audit", audit.draw),
 )
 OPERATIONS = (Entry("Operations", ":material/monitoring:", "", operations.draw),)
