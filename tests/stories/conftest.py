@@ -12,11 +12,13 @@ from tests.stories.browser import Visitor
 from tests.stories.stack import ACME, Stack
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # One stack for all of them: on many xdist workers they still run in one.
-    for item in items:
-        if "stories" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("stories"))
+    """Give all stories one stack: on many xdist workers they run in one, and first, because they take the longest."""
+    stories = [item for item in items if "stories" in item.path.parts]
+    for item in stories:
+        item.add_marker(pytest.mark.xdist_group("stories"))
+    items[:] = stories + [item for item in items if "stories" not in item.path.parts]
 
 
 @pytest.fixture(scope="session")
