@@ -1,7 +1,7 @@
 # Each target sets up what it needs in .venv first; nothing has to be installed by hand but Python 3.11 or newer and make.
 # PYTHON=… chooses the interpreter, JOBS=… the number of test processes. Ports and folders are settings: docs/settings.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo down test lint check docs lock bench chaos setup-runtime setup-test
+.PHONY: help demo down test lint check docs lock bench screenshots chaos setup-runtime setup-test
 
 BIN := .venv/bin
 JOBS ?= 2
@@ -14,7 +14,7 @@ SERVICE := customer-records
 SERVICE_FOLDER := $(or $(OPENKCM_STATE_DIR),.openkcm)/services/$(SERVICE)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: setup-runtime ## start everything on loopback, enable ACME Corporation and let a service of it encrypt a record
 	@$(BIN)/openkcm up
@@ -45,6 +45,9 @@ lock: setup-test ## write the hash-locked requirements anew (UPGRADE=1 takes new
 
 bench: setup-test ## measure, one JSON file and one plot each under benchmarks/results
 	@$(BIN)/python -m benchmarks
+
+screenshots: setup-test ## take a picture of every page of the dashboard into docs/screenshots
+	@$(BIN)/python -m tools.screenshots
 
 chaos: setup-test ## kill every process at every moment of provisioning (long)
 	@$(BIN)/pytest tests/chaos --long

@@ -139,7 +139,7 @@ def _draw_headlines(texts: view.Headlines) -> None:
 
 
 def _draw_chart(counts: Sequence[DayCount], period: Period, split: str, step: str) -> None:
-    st.subheader("Key requests over time")
+    st.header("Key requests over time")
     name = view.service_name if split == _BY_SERVICE else view.operation_name
     series = (view.by_month if step == _MONTHLY else view.by_day)(counts, period, name)
     source = series.source()
@@ -175,7 +175,7 @@ def _draw_chart(counts: Sequence[DayCount], period: Period, split: str, step: st
 
 
 def _draw_lines(totals: Sequence[UsageSum]) -> None:
-    st.subheader("By service and operation")
+    st.header("By service and operation")
     st.dataframe(
         [
             {
@@ -202,7 +202,7 @@ def _draw_lines(totals: Sequence[UsageSum]) -> None:
 
 
 def _draw_refusals(totals: Sequence[UsageSum]) -> None:
-    st.subheader("Denied attempts")
+    st.header("Denied attempts")
     found = view.refusals(totals)
     if not found:
         st.write("Everything that was asked for in this period was answered.")
@@ -231,7 +231,7 @@ def _draw_refusals(totals: Sequence[UsageSum]) -> None:
 
 
 def _draw_download(seat: Seat, period: Period) -> None:
-    st.subheader("Take it with you")
+    st.header("Take it with you")
     st.download_button(
         "Download as CSV",
         data=partial(_export, seat, period),

@@ -92,7 +92,7 @@ def headlines(totals: Sequence[UsageSum], period: Period, month: Sequence[DayCou
         per_day=f"{_rounded(requests / period.days)} a day" if period.days > 1 else "so far today (UTC)",
         this_month=f"{sum(one.count for one in month):,}",
         denied=f"{denied:,}",
-        denied_share=f"{_share(denied, everything)} of all requests",
+        denied_share=f"{_share(denied, everything)} of all",
         p95=duration(latency.within(95)),
         p95_note=f"average {duration(latency.average())}" if latency.timed else "nothing was timed in this period",
     )
@@ -192,4 +192,4 @@ def _share(part: int, whole: int) -> str:
     if not part:
         return "0 %"
     percent = 100 * part / whole
-    return "less than 0.01 %" if percent < 0.01 else f"{percent:.2f} %"
+    return "under 0.01 %" if percent < 0.01 else f"{percent:.2f} %"

@@ -99,7 +99,7 @@ def test_the_headlines_are_of_the_default_period(used: Seat) -> None:
     assert metrics(shown(used)) == {
         "Key requests": ("1,207", "40 a day"),
         "Key requests this month": ("1,207", "since the 1st, UTC"),
-        "Denied attempts": ("8", "0.66 % of all requests"),
+        "Denied attempts": ("8", "0.66 % of all"),
         "Latency, p95 within": ("45 µs", "average 43 µs"),
     }
 

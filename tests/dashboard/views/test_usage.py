@@ -42,7 +42,7 @@ def test_the_headlines_count_key_requests_and_what_was_denied():
     assert (texts.requests, texts.per_day) == ("907", "130 a day")
     assert texts.this_month == "1,001"
     # A database that was down has denied nobody anything; a refused certificate has.
-    assert (texts.denied, texts.denied_share) == ("5", "0.50 % of all requests")
+    assert (texts.denied, texts.denied_share) == ("5", "0.50 % of all")
     assert (texts.p95, texts.p95_note) == ("4.1 ms", "average 410 µs")
 
 
@@ -53,13 +53,13 @@ def test_the_headlines_of_one_day_are_so_far():
 def test_the_headlines_say_that_nothing_was_timed_or_denied():
     texts = view.headlines([UsageSum("orders", ENCRYPT, "", 3, 0)], WEEK, [])
     assert (texts.requests, texts.per_day) == ("3", "0.4 a day")
-    assert (texts.denied, texts.denied_share) == ("0", "0 % of all requests")
+    assert (texts.denied, texts.denied_share) == ("0", "0 % of all")
     assert (texts.p95, texts.p95_note) == ("not timed", "nothing was timed in this period")
 
 
 def test_a_share_that_is_not_nothing_is_never_said_to_be_nothing():
     totals = [UsageSum("orders", ENCRYPT, "", 10**6, 0), UsageSum("orders", ENCRYPT, "ciphertext_refused", 1, 0)]
-    assert view.headlines(totals, WEEK, []).denied_share == "less than 0.01 % of all requests"
+    assert view.headlines(totals, WEEK, []).denied_share == "under 0.01 % of all"
 
 
 def test_every_day_of_the_period_is_drawn_and_the_largest_part_comes_first():

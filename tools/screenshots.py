@@ -1,0 +1,255 @@
+"""Takes pictures of the dashboard, light, dark and on a phone, into docs/screenshots (`make screenshots`).
+
+It starts an installation of its own on free ports, lets customers click, connects services and lets them work, and
+stops it again. Nothing in the pictures is drawn by hand; what no installation does within a minute (weeks of use, a
+tenant that is stuck) is written through the product's own contracts.
+"""
+
+import asyncio
+import random
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from config.secrets import Role
+from crypto.kmip.enums import Operation
+from crypto.kmip.fields import text
+from crypto.kmip.tags import Tag
+from dashboard import navigation
+from database.interfaces import UsesRow
+from tenancy import ids
+from tenancy.events import EventKind, MarketplaceEvent
+from tenancy.latency import BOUNDS, BUCKETS, Latency, bucket
+from tenancy.lifecycle import Move
+from tenancy.provisioning import Step
+from tenancy.services import CryptoOperation
+from tests.crypto.kmip.messages import batch_item
+from tests.crypto.kmip.scene import creation
+from tests.stories import browser, connected
+from tests.stories.browser import Visitor, drawn
+from tests.stories.clients import Program, data_key
+from tests.stories.connected import Service
+from tests.stories.dashboard_pages import ADA, OLGA, fill_connect
+from tests.stories.kmip_wire import ask
+from tests.stories.stack import ACME, REGION, Stack
+from tests.stories.wires import post
+
+FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
+_WIDE, _PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
+_TALLEST = 1500
+_FETCHES = 40
+_PAST_DAYS = 38
+_SATURDAY = 5
+_FROM_MEMORY = 0.985
+_CALM_MS = 1500
+"""Until charts have stopped moving."""
+
+_SERVICES = (
+    ("customer-records", "mongodb"),
+    ("orders", "mongodb"),
+    ("ledger", "postgresql"),
+    ("payments", "microservice"),
+)
+_OPERATIONS = {
+    "mongodb": (CryptoOperation.GET, CryptoOperation.LOCATE),
+    "postgresql": (CryptoOperation.GET,),
+    "microservice": (CryptoOperation.ENCRYPT, CryptoOperation.DECRYPT, CryptoOperation.DATA_KEY),
+}
+_CUSTOMERS = (
+    ("nordwind-10021", "Nordwind Logistik GmbH"),
+    ("contoso-10044", "Contoso Retail"),
+    ("fabrikam-10052", "Fabrikam Health AG"),
+    ("tailspin-10063", "Tailspin Toys Ltd"),
+    ("litware-10078", "Litware Insurance SE"),
+    ("adatum-10090", "Adatum Bank"),
+)
+_STUCK = ("wingtip-10101", "Wingtip Airlines")
+_FAILED = ("proseware-10115", "Proseware Media")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a window looks. `grows` says that it is made as high as what it shows."""
+
+    name: str
+    grows: bool
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+LOOKS = (
+    Look("light", grows=True, options={"color_scheme": "light", "viewport": _WIDE}),
+    Look("dark", grows=True, options={"color_scheme": "dark", "viewport": _WIDE}),
+    Look("phone", grows=False, options={"color_scheme": "light", "viewport": _PHONE}),
+)
+
+
+def main() -> int:
+    """Take all pictures; returns the exit status."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, installation(Path(place)) as stack:
+        furnish(stack, Path(place))
+        with browser.chromium() as chromium:
+            for look in LOOKS:
+                _take_all(stack, chromium, look)
+    for picture in sorted(FOLDER.glob("*.png")):
+        sys.stdout.write(f"{picture.stat().st_size / 1024:6.0f} KB  {picture.relative_to(FOLDER.parents[1])}\n")
+    return 0
+
+
+@contextmanager
+def installation(place: Path) -> Iterator[Stack]:
+    """Run everything on free ports, for as long as it is needed."""
+    with closing(Stack(place)) as stack:
+        try:
+            stack.command("up")
+            yield stack
+        finally:
+            stack.command("down")
+
+
+def furnish(stack: Stack, place: Path) -> None:
+    """Let customers come, and ACME's services work."""
+    for tenant_id, organization in ((ACME, "ACME Corporation"), *_CUSTOMERS):
+        stack.enable(tenant_id, organization)
+    _leave_stuck(stack, *_STUCK)
+    _let_fail(stack, *_FAILED)
+    for name, kind in _SERVICES:
+        _work(connected.connect(stack, ACME, kind, name, place / name), kind)
+    _write_past(stack)
+    asyncio.run(_sign_streams(stack))
+
+
+def _write_past(stack: Stack) -> None:
+    """Write some weeks of use, busy in the working hours of a week, with a few refusals."""
+    chance = random.Random("the past")  # noqa: S311 - the same pictures each time
+    this_hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = [this_hour - timedelta(hours=back) for back in range(1, _PAST_DAYS * 24)]
+    with stack.database(Role.CRYPTO).tenant_tx(ACME) as tx:
+        for service, kind in _SERVICES:
+            tx.usage.add([row for hour in hours for row in _hour(hour, service, kind, chance)], f"past-{service}")
+
+
+def _hour(hour: datetime, service: str, kind: str, chance: random.Random) -> Iterator[UsesRow]:
+    working = hour.weekday() < _SATURDAY and 7 <= hour.hour <= 18
+    operations = _OPERATIONS[kind]
+    for share, operation in enumerate(operations, start=1):
+        count = chance.randrange(900, 1400) // share // (1 if working else 12)
+        yield UsesRow(hour, service, operation, "", count, count * 512, _times(count, chance))
+    if working and not chance.randrange(40):
+        yield UsesRow(hour, service, operations[0], "object_not_found", chance.randrange(1, 4), 0)
+
+
+def _times(number: int, chance: random.Random) -> Latency:
+    """Return what answering from memory takes, and now and then opening a key."""
+    counts = [0] * BUCKETS
+    for _ in range(number):
+        counts[bucket(int(chance.lognormvariate(5.0, 0.6) if chance.random() < _FROM_MEMORY else 25_000))] += 1
+    return Latency(tuple(counts), sum(count * BOUNDS[place] for place, count in enumerate(counts) if count))
+
+
+def _work(service: Service, kind: str) -> None:
+    """Let a service do what its kind does: databases fetch their keys over KMIP, microservices ask over HTTPS."""
+    if kind != "microservice":
+        with service.open_kmip() as kmip:
+            made = ask(kmip, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
+            if made is None:
+                raise RuntimeError(f"{service.name} got no key")
+            for operation in (Operation.ACTIVATE, *[Operation.GET] * _FETCHES):
+                ask(kmip, batch_item(operation, text(Tag.UNIQUE_IDENTIFIER, str(made.value))))
+        return
+    program = Program(service)
+    for number in range(_FETCHES):
+        program.https(data_key(f"{service.name}/{number}"))
+        for _ in range(3):
+            program.https(post("/v1/encrypt", {"resource": f"{service.name}/{number}", "plaintext": "MTIzNA=="}))
+    program.hang_up()
+
+
+async def _sign_streams(stack: Stack) -> None:
+    """Have the heads of the audit streams signed now and not within a minute."""
+    client = await stack.temporal()
+    await client.get_schedule_handle("audit-heads").trigger()
+
+
+def _begin(stack: Stack, tenant_id: str, organization: str) -> str:
+    event = MarketplaceEvent(
+        event_id=f"msg_{tenant_id}",
+        kind=EventKind.SERVICE_ENABLED,
+        tenant_id=tenant_id,
+        organization=organization,
+        region=REGION,
+        timestamp=datetime.now(UTC),
+    )
+    with stack.database(Role.MARKETPLACE).tenant_tx(tenant_id) as tx:
+        tx.tenants.request(event)
+    with stack.database().tenant_tx(tenant_id) as tx:
+        tx.tenants.move(Move.PROVISION)
+        tx.steps.plan(ids.provision_workflow(tenant_id), list(Step))
+        tx.steps.finish(ids.provision_workflow(tenant_id), next(iter(Step)), datetime.now(UTC) - timedelta(seconds=1))
+    return ids.provision_workflow(tenant_id)
+
+
+def _leave_stuck(stack: Stack, tenant_id: str, organization: str) -> None:
+    """Leave a tenant as one is that waits for the key server."""
+    operation = _begin(stack, tenant_id, organization)
+    with stack.database().tenant_tx(tenant_id) as tx:
+        for _ in range(4):
+            tx.steps.retry(operation, Step.CREATE_KEYS, "vault_unavailable")
+
+
+def _let_fail(stack: Stack, tenant_id: str, organization: str) -> None:
+    """Leave a tenant as one is whose authority was refused."""
+    operation = _begin(stack, tenant_id, organization)
+    with stack.database().tenant_tx(tenant_id) as tx:
+        tx.steps.finish(operation, Step.CREATE_KEYS, datetime.now(UTC) - timedelta(seconds=1))
+        tx.steps.fail(operation, Step.CREATE_AUTHORITY, "vault_refused")
+        tx.tenants.move(Move.FAIL)
+
+
+def _take_all(stack: Stack, chromium: Browser, look: Look) -> None:
+    with closing(Visitor(chromium, stack.settings.dashboard_url, **look.options)) as window:
+        _take(window.open("/marketplace/"), look, "marketplace")
+        _take(window.open(f"/tenant/{ACME}/"), look, "sign-in")
+        window.sign_in(ADA, f"/tenant/{ACME}/")
+        for entry in navigation.TENANT:
+            _take(window.open(f"/tenant/{ACME}/{entry.path}"), look, entry.title.lower())
+        window.open(f"/tenant/{ACME}/services")
+        fill_connect(window.page, "invoices")
+        _take(window.page, look, "connect", grows=False)
+    with closing(Visitor(chromium, stack.settings.dashboard_url, **look.options)) as window:
+        _take(window.sign_in(OLGA), look, "operations")
+
+
+def _take(page: Page, look: Look, name: str, *, grows: bool = True) -> None:
+    """Wait until everything is there and still, and keep the picture in few colours, which makes it small."""
+    _settle(page)
+    if look.grows and grows:
+        height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
+        page.set_viewport_size({"width": _WIDE["width"], "height": max(_WIDE["height"], min(height, _TALLEST))})
+        _settle(page)
+    file = FOLDER / f"{name}-{look.name}.png"
+    page.screenshot(path=file)
+    if look.grows and grows:
+        page.set_viewport_size({"width": _WIDE["width"], "height": _WIDE["height"]})
+    with Image.open(file) as picture:
+        few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(file, optimize=True)
+
+
+def _settle(page: Page) -> None:
+    drawn(page)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    page.evaluate("document.fonts.ready")
+    page.wait_for_timeout(_CALM_MS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
