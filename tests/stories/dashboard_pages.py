@@ -53,9 +53,8 @@ def unpack(delivered: bytes, folder: Path, name: str) -> Path:
 
 
 def disconnect(page: Page, name: str) -> None:
-    page.get_by_test_id("stVerticalBlock").filter(has_text=f"{name}:").get_by_role(
-        "button", name="Disconnect"
-    ).last.click()
+    """Disconnect a service from its own card and confirm it by its name."""
+    page.locator(f".st-key-services-disconnect-{name}").get_by_role("button").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label(f"Type {name} to confirm").fill(name)
     dialog.get_by_role("button", name="Disconnect", exact=True).click()

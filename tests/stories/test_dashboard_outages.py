@@ -34,7 +34,7 @@ def test_without_a_server_the_pages_show_what_is_known_and_connecting_says_why_n
         page.reload()
         expect(title(page)).to_have_text("ACME Corporation - Encryption Dashboard")
         expect(page.get_by_text("Active", exact=True).first).to_be_visible()
-        for name in ("Keys", "Audit", "Services"):
+        for name in ("Keys", "Usage", "Audit", "Services"):
             go_to(page, name)
             assert_plain(page)
         dialog = fill_connect(page, f"without-{component}")
