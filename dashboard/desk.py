@@ -17,14 +17,15 @@ from dashboard.seat import Seat
 from dashboard.wiring import Parts
 from tenancy.errors import AccessRefused, DatabaseUnavailable, OpenKcmError, SessionEnded
 
-ICON = Path(__file__).with_name("assets") / "icon.svg"
+_ASSETS = Path(__file__).with_name("assets")
 _WATCH_SECONDS = 3
 _ENTRIES = {PlaceKind.TENANT: navigation.TENANT, PlaceKind.OPERATIONS: navigation.OPERATIONS}
 
 
 def draw() -> None:
     """Draw what the browser that asked may see."""
-    st.set_page_config(page_title="OpenKCM", page_icon=str(ICON), layout="wide")
+    st.set_page_config(page_title="OpenKCM", page_icon=str(_ASSETS / "icon.svg"), layout="wide")
+    st.logo(str(_ASSETS / "wordmark.svg"), icon_image=str(_ASSETS / "icon.svg"))
     parts = wiring.parts()
     place = named(st.context.headers.get(PLACE_HEADER, ""))
     if place is None:

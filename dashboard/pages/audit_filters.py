@@ -33,12 +33,12 @@ def draw(seat: Seat) -> AuditFilter:
             key="audit-names",
             placeholder="everything",
         )
-    outcomes: list[Outcome] = st.pills(
+    outcomes: list[Outcome] = st.multiselect(
         "Outcome",
         list(view.OUTCOMES),
         format_func=lambda outcome: view.OUTCOMES[outcome],
-        selection_mode="multi",
         key="audit-outcomes",
+        placeholder="any",
     )
     today = seat.now().astimezone(UTC).date()
     with st.expander("Who, what object, when", key="audit-more"), st.container(horizontal=True):

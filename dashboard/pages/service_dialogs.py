@@ -85,12 +85,13 @@ def _connect(seat: Seat, tenant: TenantRow) -> None:
 
 
 def _draw_form(seat: Seat, tenant: TenantRow) -> Delivery | None:
-    kind = st.segmented_control(
+    kinds = list(ServiceKind)
+    kind = st.radio(
         "Kind",
-        list(ServiceKind),
-        default=ServiceKind.MONGODB,
+        kinds,
+        kinds.index(ServiceKind.MONGODB),
         format_func=lambda one: KIND_NAMES[one],
-        required=True,
+        horizontal=True,
         key="services.kind",
     )
     name = st.text_input(

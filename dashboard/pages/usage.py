@@ -110,9 +110,8 @@ def _period(choice: str, today: date, first_day: date) -> Period:
 
 def _choose(label: str, options: Sequence[str], *, key: str, default: str | None = None) -> str:
     """Let one of some words be chosen and keep it in the address, where only these words count."""
-    return st.segmented_control(
-        label, options, default=default or options[0], required=True, key=key, bind="query-params"
-    )
+    index = options.index(default) if default else 0
+    return st.radio(label, options, index, horizontal=True, key=key, bind="query-params")
 
 
 def _read(seat: Seat, period: Period, today: date, split: str) -> _Shown:

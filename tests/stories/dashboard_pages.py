@@ -23,7 +23,7 @@ def fill_connect(page: Page, name: str, kind: str = "Microservice") -> Locator:
     """Open the dialog and fill it in for a service whose key is made there; return the dialog."""
     page.get_by_role("button", name="Connect a service").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_role("radio", name=kind).click()
+    dialog.get_by_text(kind, exact=True).click()
     dialog.get_by_label("Name", exact=True).fill(name)
     dialog.get_by_text(MADE_HERE).click()
     expect(dialog.get_by_text("For convenience")).to_be_visible()

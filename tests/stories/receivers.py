@@ -4,7 +4,8 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ class Taken:
 
     headers: dict[str, str]
     body: bytes
+    arrived_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def event(self) -> dict[str, Any]:
@@ -31,8 +33,11 @@ class Taken:
         return str(self.event["data"]["text"])
 
     def verify(self, secret: str) -> None:
-        """Raise unless the marketplace's own library accepts the signature."""
-        Webhook(secret).verify(self.body, self.headers)
+        """Raise unless it was signed as the marketplace's own library signs, and not long before it arrived."""
+        signed_at = datetime.fromtimestamp(int(self.headers["webhook-timestamp"]), UTC)
+        assert abs(self.arrived_at - signed_at) < timedelta(minutes=5)
+        expected = Webhook(secret).sign(self.headers["webhook-id"], signed_at, self.body.decode())
+        assert expected in self.headers["webhook-signature"].split()
 
 
 class CallbackReceiver(ThreadingHTTPServer):

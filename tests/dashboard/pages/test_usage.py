@@ -106,7 +106,7 @@ def test_the_headlines_are_of_the_default_period(used: Seat) -> None:
 
 def test_the_period_is_chosen_on_the_page_or_by_the_address(used: Seat) -> None:
     app = shown(used)
-    app.segmented_control(key="period").set_value("Today").run()
+    app.radio(key="period").set_value("Today").run()
     assert metrics(app)["Key requests"] == ("1,007", "so far today (UTC)")
     assert metrics(shown(used, period="12 months"))["Key requests"][0] == "1,212"
 
@@ -143,8 +143,8 @@ def test_bars_are_by_operation_or_service_and_by_day_or_month(used: Seat) -> Non
     app = shown(used)
     first = app.dataframe[SERIES].value
     assert (list(first.columns), len(first)) == (["Day", "Encrypt", "KMIP Get"], 30)
-    app.segmented_control(key="bars").set_value("Service").run()
-    app.segmented_control(key="step").set_value("Month").run()
+    app.radio(key="bars").set_value("Service").run()
+    app.radio(key="step").set_value("Month").run()
     second = app.dataframe[SERIES].value
     assert second.to_dict("records") == [
         {"Day": "2026-10", "orders": 0, "users": 0},
