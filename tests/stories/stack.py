@@ -207,7 +207,8 @@ class Stack:
         return asyncio.run(listed())
 
     def runs_of(self, tenant_id: str) -> list[tuple[str, str]]:
-        return [run for run in self.workflows() if ids.tenant_of_workflow(run[0]) == tenant_id]
+        """Return those of one tenant in one order, which Temporal's own lists do not have."""
+        return sorted(run for run in self.workflows() if ids.tenant_of_workflow(run[0]) == tenant_id)
 
     def close(self) -> None:
         for database in self._opened.values():
