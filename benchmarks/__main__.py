@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from matplotlib.figure import Figure
 
-from benchmarks import burst, crypto_https, crypto_kmip, fuzz_kmip, provision_latency, report, scale
+from benchmarks import burst, crypto_https, crypto_kmip, dashboard, fuzz_kmip, provision_latency, report, scale
 from benchmarks.report import Result
 
 BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "scale": scale.run,
     "crypto_https": crypto_https.run,
     "crypto_kmip": crypto_kmip.run,
+    "dashboard": dashboard.run,
     "fuzz_kmip": fuzz_kmip.run,
 }
 

@@ -8,6 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import paging, stream
 from dashboard.pages import audit_filters, audit_record
+from dashboard.pages.parts import part
 from dashboard.paging import Page, Turn
 from dashboard.seat import Seat
 from dashboard.views import audit as view
@@ -41,12 +42,11 @@ def draw(seat: Seat) -> None:
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         ends = tx.audit.ends()
     asked, answer = _draw_chain(seat, ends)
-    chosen = audit_filters.draw(seat)
     if ends.last is None:
+        st.header("Records")
         st.info("The first record appears when something is done for this tenant.", title="Nothing is recorded yet")
     else:
-        _draw_records(seat, _page(seat, chosen))
-        audit_filters.draw_downloads(seat, chosen)
+        _draw_search(seat)
     if asked:  # at the end, so that the rest of the page stands while it runs
         _verify(seat, answer)
 
@@ -62,9 +62,13 @@ def _draw_chain(seat: Seat, ends: StreamEnds) -> tuple[bool, DeltaGenerator]:
             st.error(f"{status.said} {view.BROKEN_ADVICE}", title="The stream is not whole", icon=":material/gpp_bad:")
         else:
             st.write(status.said)
-        with st.expander("Hash of the last record", key="audit-head"):
-            st.caption("It stands for all records before it: whoever has it can tell whether one of them was changed.")
-            st.code(status.head, language=None, wrap_lines=True)
+        # Drawn when it is opened: the browser's code for showing code is what this page would wait for longest.
+        hidden = st.expander("Hash of the last record", key="audit-head", on_change="rerun")
+        if hidden.open:
+            hidden.caption(
+                "It stands for all records before it: whoever has it can tell whether one of them was changed."
+            )
+            hidden.code(status.head, language=None, wrap_lines=True)
         asked = st.button(
             "Verify the whole stream",
             key="audit-verify",
@@ -100,6 +104,14 @@ def _say(answer: DeltaGenerator, *, whole: bool, said: str) -> None:
         answer.success(said, title="The stream is whole", icon=":material/verified:")
     else:
         answer.error(said, title="The stream is broken", icon=":material/gpp_bad:")
+
+
+@part
+def _draw_search(seat: Seat) -> None:
+    """Draw what is looked for and what is found."""
+    chosen = audit_filters.draw(seat)
+    _draw_records(seat, _page(seat, chosen))
+    audit_filters.draw_downloads(seat, chosen)
 
 
 def _page(seat: Seat, chosen: AuditFilter) -> Page:

@@ -4,15 +4,16 @@ It reads states and steps. A customer's keys, services, usage and records are no
 offered to an operator.
 """
 
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 
 import streamlit as st
 
+from dashboard.pages.parts import part
 from dashboard.retry import retry
 from dashboard.seat import Seat
 from dashboard.views import operations as view
 from dashboard.views.refusals import said
-from database.interfaces import OperatorQuestions, TenantFilter
+from database.interfaces import OperatorQuestions, TenantFilter, TenantRow
 from tenancy.errors import OpenKcmError
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.lifecycle import State
@@ -107,10 +108,8 @@ def _draw_times(platform: OperatorQuestions) -> None:
     )
 
 
-@st.fragment
+@part
 def _draw_list(seat: Seat, platform: OperatorQuestions, totals: view.Totals) -> None:
-    if not seat.present():
-        st.rerun()
     st.header("All tenants")
     wanted = _draw_filter(totals)
     trail: MutableSequence[str] = st.session_state.setdefault(_TRAIL, [""])
@@ -121,12 +120,21 @@ def _draw_list(seat: Seat, platform: OperatorQuestions, totals: view.Totals) -> 
         _draw_line(seat, view.line(row, platform.promise_seconds, seat.now()), "all")
     first = (len(trail) - 1) * _PAGE + 1
     with st.container(horizontal=True, vertical_alignment="center", key="operations-pages"):
-        if st.button("Previous", icon=":material/chevron_left:", disabled=len(trail) == 1, key="operations-previous"):
-            trail.pop()
-            st.rerun()
-        if st.button("Next", icon=":material/chevron_right:", disabled=len(rows) <= _PAGE, key="operations-next"):
-            trail.append(rows[_PAGE - 1].tenant_id)
-            st.rerun()
+        st.button(
+            "Previous",
+            icon=":material/chevron_left:",
+            disabled=len(trail) == 1,
+            key="operations-previous",
+            on_click=_back,
+        )
+        st.button(
+            "Next",
+            icon=":material/chevron_right:",
+            disabled=len(rows) <= _PAGE,
+            key="operations-next",
+            on_click=_further,
+            args=[rows[:_PAGE]],
+        )
         if rows:
             st.caption(f"{first:,} to {first + min(len(rows), _PAGE) - 1:,}, in order of their ids")
 
@@ -162,6 +170,14 @@ def _draw_filter(totals: view.Totals) -> TenantFilter:
 
 def _from_the_start() -> None:
     st.session_state[_TRAIL] = [""]
+
+
+def _back() -> None:
+    st.session_state[_TRAIL].pop()
+
+
+def _further(shown: Sequence[TenantRow]) -> None:
+    st.session_state[_TRAIL].append(shown[-1].tenant_id)
 
 
 def _draw_line(seat: Seat, line: view.Line, where: str) -> None:

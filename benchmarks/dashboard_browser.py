@@ -1,0 +1,170 @@
+"""A real browser in front of the dashboard, and how long people wait in it.
+
+A first paint is from the moment an address is asked for until the page's main content is visible; an interaction from
+the click or key until what it leads to is. Both are polled in the browser at every frame.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+_PATIENCE_MS = 30_000
+_VIEW: ViewportSize = {"width": 1280, "height": 900}
+
+FIRST_ROW = """() => {
+    const table = document.querySelector('[data-testid=stDataFrame] canvas');
+    if (!table?.width || !table.clientWidth) return '';
+    const scale = table.width / table.clientWidth;
+    const [top, height] = [38 * scale, 28 * scale];
+    const pixels = new Uint32Array(table.getContext('2d').getImageData(0, top, table.width, height).data.buffer);
+    if (pixels.every(pixel => pixel === pixels[0])) return '';
+    return String(pixels.reduce((hash, pixel) => (Math.imul(hash, 31) + pixel) | 0, 7));
+}"""
+"""A fingerprint of the first row of Streamlit's table as it is painted, on a canvas; empty while nothing is.
+
+The text that the table keeps for screen readers follows the painting by a third of a second.
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A page: its name, its path below the dashboard's address, and what is visible once its content is."""
+
+    name: str
+    path: str
+    shown: Callable[[Page], None]
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """`before` brings a page to where `act` begins; `act` returns once what it leads to is visible."""
+
+    name: str
+    path: str
+    shown: Callable[[Page], None]
+    act: Callable[[Page], None]
+    before: Callable[[Page], None] | None = None
+
+
+class Person:
+    """Somebody signed in with the development sign-on, whose browser can be opened anew at any time."""
+
+    def __init__(self, browser: Browser, dashboard: str, root: str, name: str) -> None:
+        self._browser = browser
+        self._address = f"{dashboard}{root}"
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{self._address}/")
+        page.get_by_role("button", name="Sign in with your platform account").click(timeout=_PATIENCE_MS)
+        page.get_by_role("button", name=name).click(timeout=_PATIENCE_MS)
+        page.get_by_test_id("stSidebar").get_by_role("button", name="Sign out").wait_for(timeout=_PATIENCE_MS)
+        self._cookies = context.storage_state()
+        context.close()
+
+    def first_paints(self, place: Place, runs: int, *, cached: bool) -> list[float]:
+        """Return seconds; with `cached` the browser has been here before, else it fetches the whole application."""
+        seconds = []
+        context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
+        for run in range(runs + cached):
+            if not cached:
+                context.close()
+                context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
+            page = context.new_page()
+            began = time.perf_counter()
+            page.goto(f"{self._address}/{place.path}", wait_until="commit")
+            place.shown(page)
+            if run >= cached:
+                seconds.append(time.perf_counter() - began)
+            page.close()
+        context.close()
+        return seconds
+
+    def interactions(self, interaction: Interaction, runs: int) -> list[float]:
+        """Return seconds of one interaction, each from a page that was just opened."""
+        seconds = []
+        context = self._browser.new_context(storage_state=self._cookies, viewport=_VIEW)
+        for _ in range(runs):
+            page = context.new_page()
+            page.goto(f"{self._address}/{interaction.path}", wait_until="commit")
+            interaction.shown(page)
+            settle(page)
+            if interaction.before is not None:
+                interaction.before(page)
+                settle(page)
+            began = time.perf_counter()
+            interaction.act(page)
+            seconds.append(time.perf_counter() - began)
+            page.close()
+        context.close()
+        return seconds
+
+
+class Chromium:
+    """`with Chromium() as browser:` is Debian's Chromium without a window."""
+
+    def __enter__(self) -> Self:
+        self._playwright = sync_playwright().start()
+        path = shutil.which("chromium")
+        if path is None:
+            raise FileNotFoundError("chromium is not installed")
+        self._browser = self._playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
+        expect.set_options(timeout=_PATIENCE_MS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._browser.close()
+        self._playwright.stop()
+
+    def sign_in(self, dashboard: str, root: str, name: str) -> Person:
+        return Person(self._browser, dashboard, root, name)
+
+
+def at_rest(page: Page) -> None:
+    """Wait until the script has run to its end and everything it left is drawn."""
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
+        " && !document.querySelector('[data-stale=true]')",
+        timeout=_PATIENCE_MS,
+    )
+
+
+def settle(page: Page) -> None:
+    """Wait until the page has nothing more to do, so that what is measured next is not in its way."""
+    at_rest(page)
+    page.wait_for_timeout(300)
+
+
+def changes(page: Page, read: str, act: Callable[[], None]) -> None:
+    """Do something and wait until what the function `read` returns in the browser is another text, and not empty."""
+    before = page.evaluate(read)
+    act()
+    page.wait_for_function(f"before => {{ const now = ({read})(); return now && now !== before; }}", arg=before)
+
+
+def row_changes(page: Page, act: Callable[[], None]) -> None:
+    """Do something and wait until the table's first row is another one."""
+    changes(page, FIRST_ROW, act)
+
+
+def seen(text: str, *, exact: bool = False) -> Callable[[Page], None]:
+    """Return a wait for a visible text."""
+    return lambda page: page.get_by_text(text, exact=exact).first.wait_for(timeout=_PATIENCE_MS)
+
+
+def table_seen(page: Page) -> None:
+    page.wait_for_function(f"() => ({FIRST_ROW})() !== ''", timeout=_PATIENCE_MS)
