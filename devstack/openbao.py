@@ -21,7 +21,7 @@ from config.secrets import Role, ensure_secret, read_secret, vault_secret
 from config.settings import LOOPBACK
 from devstack import process
 from devstack.secrets import BOUNDARY_PUBLIC_KEY
-from devstack.server import PATIENT_COLLECTOR, Server, http_status, make_private
+from devstack.server import GO_RUNTIME, Server, http_status, make_private
 from tenancy.errors import ComponentFailed, VaultRefused
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class OpenBaoServer(Server):
 
     def environment(self) -> Mapping[str, str]:
         # A token or address in the operator's own environment must not reach the server.
-        return {name: "" for name in os.environ if name.startswith(("BAO_", "VAULT_"))} | PATIENT_COLLECTOR
+        return {name: "" for name in os.environ if name.startswith(("BAO_", "VAULT_"))} | GO_RUNTIME
 
     def ready(self) -> bool:
         if http_status(self.port, "/v1/sys/health") != 200:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config.settings import LOOPBACK
-from devstack.server import PATIENT_COLLECTOR, Server, http_status
+from devstack.server import GO_RUNTIME, Server, http_status
 from tenancy.errors import ComponentFailed
 
 SEARCH_ATTRIBUTES: Mapping[str, str] = {
@@ -83,7 +83,7 @@ class TemporalServer(Server):
         return command
 
     def environment(self) -> Mapping[str, str]:
-        return PATIENT_COLLECTOR
+        return GO_RUNTIME
 
     def ready(self) -> bool:
         # Through the UI's proxy: one answer says that frontend, namespace and UI serve.

@@ -37,7 +37,7 @@ from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
-_ENABLE_PRIORITY = 2
+ENABLE_PRIORITY = 2
 _SERVICE_PRIORITY = 3
 _SERVICE_PATIENCE_SECONDS = 60.0
 _ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
@@ -101,7 +101,7 @@ class Gateway:
                     ]
                 ),
                 static_summary=f"tenant {tenant_id}",
-                priority=Priority(priority_key=_ENABLE_PRIORITY, fairness_key=tenant_id),
+                priority=Priority(priority_key=ENABLE_PRIORITY, fairness_key=tenant_id),
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except _DOWN as failed:

@@ -11,7 +11,7 @@ from tenancy import ids
 from tenancy.lifecycle import State
 from tenancy.messages import MarketplaceSignal, TenantInput
 from tenancy.provisioning import Step
-from workflows import visibility
+from workflows import gateway, visibility
 from workflows.tenant import Tenant
 
 
@@ -46,6 +46,15 @@ async def test_an_event_takes_a_tenant_through_every_step_in_order(client, queue
     assert script.calls[0] == Step.OPEN_RECORDS
     assert set(script.calls[1:3]) == side_by_side
     assert script.calls[3:] == [Step.CHECK_BOUNDARIES, Step.ACTIVATE, Step.ANNOUNCE]
+
+
+async def test_whoever_is_begun_goes_before_whoever_is_new(client, queue):
+    tenant_id = a_tenant_id()
+    await assert_reaches(await enable(client, queue, tenant_id), State.ACTIVE)
+    provision = await client.get_workflow_handle(ids.provision_workflow(tenant_id)).fetch_history()
+    begun = provision.events[0].workflow_execution_started_event_attributes.priority
+    assert 0 < begun.priority_key < gateway.ENABLE_PRIORITY
+    assert begun.fairness_key == tenant_id
 
 
 async def test_fifty_more_events_make_nothing_twice(client, queue, script):
