@@ -1,7 +1,7 @@
 # Each target sets up what it needs in .venv first; nothing has to be installed by hand but Python 3.11 or newer and make.
 # PYTHON=… chooses the interpreter, JOBS=… the number of test processes. Ports and folders are settings: docs/settings.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo down test lint check docs lock bench screenshots chaos setup-runtime setup-test
+.PHONY: help demo down test lint check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
 
 BIN := .venv/bin
 JOBS ?= 2
@@ -43,7 +43,7 @@ docs: setup-test ## write the generated documents anew
 lock: setup-test ## write the hash-locked requirements anew (UPGRADE=1 takes newer releases)
 	@UPGRADE=$(UPGRADE) tools/lock.sh
 
-bench: setup-test ## measure, one JSON file and one plot each under benchmarks/results
+bench: setup-bench ## measure, one JSON file and one plot each under benchmarks/results
 	@$(BIN)/python -m benchmarks
 
 screenshots: setup-test ## take a picture of every page of the dashboard into docs/screenshots
@@ -57,3 +57,6 @@ setup-runtime:
 
 setup-test:
 	@tools/setup.sh test
+
+setup-bench:
+	@tools/setup.sh bench

@@ -26,7 +26,7 @@ KEY = "L2-bench"
 @dataclass(frozen=True)
 class Peer:
     port: int
-    tls: ssl.SSLContext
+    ca: Path
     token: str = _TOKEN
 
     def write(self, path: str, body: dict[str, Any]) -> None:
@@ -36,7 +36,8 @@ class Peer:
             json.dumps(body).encode(),
             {"X-Vault-Token": self.token, "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, context=self.tls, timeout=5):  # noqa: S310 - likewise
+        tls = ssl.create_default_context(cafile=self.ca)
+        with urllib.request.urlopen(request, context=tls, timeout=5):  # noqa: S310 - likewise
             pass
 
 
@@ -62,8 +63,7 @@ def _made_ready(port: int, folder: Path, process: "subprocess.Popen[bytes]") -> 
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
-            tls = ssl.create_default_context(cafile=folder / "vault-ca.pem")
-            peer = Peer(port, tls)
+            peer = Peer(port, folder / "vault-ca.pem")
             peer.write("sys/mounts/transit", {"type": "transit"})
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -3,14 +3,15 @@
 #
 #   tools/setup.sh runtime   what `make demo` needs
 #   tools/setup.sh test      that, and what the tests and checks need
+#   tools/setup.sh bench     that, and a C compiler for the benchmarks' load generator
 #
 # A second run with nothing changed is over at once: .venv carries a stamp of everything that went into it.
-# PYTHON names another interpreter. On Debian as root a missing venv module and, for the tests, a missing chromium are
-# installed; as anybody else they are named. Without chromium everything but the browser's stories can be run.
+# PYTHON names another interpreter. On Debian as root what is missing is installed, as anybody else it is named: the venv
+# module, chromium for the tests, the compiler. Without chromium everything but the browser's stories can be run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-kind="${1:?say runtime or test}"
+kind="${1:?say runtime, test or bench}"
 venv=.venv
 
 say() { printf '%s\n' "$*" >&2; }
@@ -32,12 +33,21 @@ install_debian() {
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2 </dev/null
 }
 
+have_compiler() {
+    if [ "$kind" != bench ]; then return; fi
+    kind=test
+    if command -v cc >/dev/null && echo '#include <openssl/ssl.h>' | cc -E - >/dev/null 2>&1; then return; fi
+    may_install || refuse "there is no C compiler, or no OpenSSL to compile with" "as root: apt-get install gcc libc6-dev libssl-dev"
+    install_debian gcc libc6-dev libssl-dev
+}
+
 have_browser() {
     if [ "$kind" = runtime ] || command -v chromium >/dev/null; then return; fi
     if may_install && install_debian chromium; then return; fi
     say "there is no chromium: the stories that show the dashboard in a browser will fail (as root: apt-get install chromium)"
 }
 
+have_compiler
 have_browser
 # Whatever holds the tests' packages holds those of the runtime too.
 if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then exit 0; fi

@@ -1,0 +1,68 @@
+"""What mTLS costs before anything is done: a server on the crypto service's event loop with one fixed answer.
+
+No service in Python can be faster than this one. What a peer leaves between the two is all that the work may take.
+"""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.certificates import write_certificates
+from benchmarks.load import Target
+from benchmarks.stack import free_ports
+
+_ANSWER_BYTES = 1500
+_PROGRAM = """
+import asyncio, ssl, sys
+import uvloop
+
+folder, port, size = sys.argv[1:]
+answer = b"HTTP/1.1 200 OK\\r\\ncontent-length: %s\\r\\n\\r\\n" % size.encode() + b"x" * int(size)
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain(f"{folder}/server.pem", f"{folder}/server.key")
+tls.load_verify_locations(f"{folder}/ca.pem")
+tls.verify_mode = ssl.CERT_REQUIRED
+
+
+class Answering(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.write = transport.write
+
+    def data_received(self, data):
+        self.write(answer)
+
+
+async def serve():
+    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", int(port), ssl=tls)
+    await server.serve_forever()
+
+
+uvloop.run(serve())
+"""
+_START_SECONDS = 20.0
+
+
+@contextmanager
+def bare_server(folder: Path, request: bytes) -> Iterator[Target]:
+    """Run the server in a process of its own until the end of the block; yields whom to ask with `request`."""
+    write_certificates(folder)
+    port = free_ports(1)[0]
+    process = subprocess.Popen([sys.executable, "-c", _PROGRAM, str(folder), str(port), str(_ANSWER_BYTES)])
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("the bare server did not start") from None
+                time.sleep(0.1)
+        yield Target(port, request, "http", folder / "ca.pem", (folder / "client.pem", folder / "client.key"))
+    finally:
+        process.kill()
+        process.wait(10)

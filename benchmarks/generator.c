@@ -1,0 +1,224 @@
+/* A closed loop of requests over TLS, for benchmarks/load.py: each connection sends its request, waits for the whole
+ * answer and sends the next. It is in C because a generator shares the processors with the server it measures: one in
+ * Python takes as long for a request as the crypto service does, and makes the faster side of a comparison look slower.
+ *
+ *   generator PORT CONNECTIONS SECONDS kept|connecting http|ttlv SERVER_NAME CA_FILE [CERTIFICATE_FILE KEY_FILE]
+ *
+ * Reads the request from stdin. Writes the seconds it measured and then the microseconds of each request, a line each;
+ * what came in a first tenth of the time is not counted. Ends with status 1 and a sentence when an answer is refused.
+ */
+
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MOST_BYTES = 1 << 16, MOST_CONNECTIONS = 1024, PATIENCE_SECONDS = 20, TTLV_HEADER_BYTES = 8 };
+
+struct connection {
+    SSL *tls;
+    int socket;
+    double begun;
+    size_t filled;
+    unsigned char answer[MOST_BYTES];
+};
+
+static struct {
+    struct sockaddr_in address;
+    const char *server_name;
+    bool is_http;
+    bool in_turns;
+    SSL_CTX *tls;
+    unsigned char request[MOST_BYTES];
+    size_t request_bytes;
+} target;
+
+static double *latencies;
+static size_t measured, room;
+
+static void give_up(const char *why) {
+    fprintf(stderr, "generator: %s\n", why);
+    ERR_print_errors_fp(stderr);
+    exit(1);
+}
+
+static double now(void) {
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return at.tv_sec + at.tv_nsec * 1e-9;
+}
+
+static void keep(double seconds) {
+    if (measured == room) {
+        room = room ? 2 * room : 1 << 16;
+        latencies = realloc(latencies, room * sizeof *latencies);
+        if (latencies == NULL) give_up("out of memory");
+    }
+    latencies[measured++] = seconds;
+}
+
+/* Returns how long the answer that begins like this is; 0 while that cannot be told. */
+static size_t size_of(const struct connection *one) {
+    const unsigned char *answer = one->answer;
+    if (!target.is_http) {
+        if (one->filled < TTLV_HEADER_BYTES) return 0;
+        return TTLV_HEADER_BYTES + ((size_t)answer[4] << 24 | answer[5] << 16 | answer[6] << 8 | answer[7]);
+    }
+    const unsigned char *end = memmem(answer, one->filled, "\r\n\r\n", 4);
+    if (end == NULL) return 0;
+    for (const unsigned char *line = answer; line < end; line++) {
+        line = memmem(line, end - line, "\r\n", 2);
+        if (line == NULL) break;
+        if (strncasecmp((const char *)line, "\r\ncontent-length:", 17) == 0)
+            return end + 4 - answer + strtoul((const char *)line + 17, NULL, 10);
+    }
+    give_up("an answer without a length");
+    return 0;
+}
+
+static bool is_accepted(const struct connection *one) {
+    static const unsigned char success[] = {0x42, 0x00, 0x7f, 0x05, 0, 0, 0, 4, 0, 0, 0, 0}; /* Result Status */
+    if (target.is_http) return memcmp(one->answer, "HTTP/1.1 20", 11) == 0;
+    return memmem(one->answer, one->filled, success, sizeof success) != NULL;
+}
+
+static void open_connection(struct connection *one) {
+    int yes = 1;
+    struct timeval patience = {.tv_sec = PATIENCE_SECONDS};
+    one->socket = socket(AF_INET, SOCK_STREAM, 0);
+    setsockopt(one->socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    setsockopt(one->socket, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    if (connect(one->socket, (struct sockaddr *)&target.address, sizeof target.address)) give_up("cannot connect");
+    one->tls = SSL_new(target.tls);
+    SSL_set_fd(one->tls, one->socket);
+    SSL_set_tlsext_host_name(one->tls, target.server_name);
+    X509_VERIFY_PARAM *wanted = SSL_get0_param(one->tls);
+    if (!X509_VERIFY_PARAM_set1_ip_asc(wanted, target.server_name)) SSL_set1_host(one->tls, target.server_name);
+    ERR_clear_error();
+    if (SSL_connect(one->tls) != 1) give_up("no TLS connection");
+}
+
+static void close_connection(struct connection *one) {
+    SSL_free(one->tls);
+    close(one->socket);
+}
+
+static void ask(struct connection *one) {
+    one->filled = 0;
+    one->begun = now();
+    /* A request is one record, and its answer has come before the next is written: the socket is never full. */
+    if (SSL_write(one->tls, target.request, target.request_bytes) <= 0) give_up("cannot send");
+}
+
+/* Takes what is there; returns whether the answer is whole. */
+static bool receive(struct connection *one) {
+    for (;;) {
+        int got = SSL_read(one->tls, one->answer + one->filled, MOST_BYTES - one->filled);
+        if (got <= 0) {
+            if (target.in_turns && SSL_get_error(one->tls, got) == SSL_ERROR_WANT_READ) return false;
+            give_up("the server closed the connection, or did not answer in time");
+        }
+        one->filled += got;
+        size_t size = size_of(one);
+        if (size > MOST_BYTES) give_up("too long an answer");
+        if (size != 0 && one->filled >= size) {
+            if (!is_accepted(one)) give_up("the server refused");
+            return true;
+        }
+    }
+}
+
+/* One connection waits in the kernel for its answer, as a client's thread does. */
+static void ask_alone(double begin, double end) {
+    static struct connection only;
+    open_connection(&only);
+    for (double at = now(); at < end; at = now()) {
+        ask(&only);
+        while (!receive(&only)) continue;
+        if (at >= begin) keep(now() - only.begun);
+    }
+    close_connection(&only);
+}
+
+static void ask_connecting(double begin, double end) {
+    static struct connection only;
+    for (double at = now(); at < end; at = now()) {
+        open_connection(&only);
+        ask(&only);
+        while (!receive(&only)) continue;
+        close_connection(&only);
+        if (at >= begin) keep(now() - at);
+    }
+}
+
+/* Many connections: one epoll tells whose answer has come. */
+static void ask_in_turns(int connections, double begin, double end) {
+    struct connection *crowd = calloc(connections, sizeof *crowd);
+    struct epoll_event ready[MOST_CONNECTIONS];
+    int poll = epoll_create1(0);
+    if (crowd == NULL) give_up("out of memory");
+    target.in_turns = true;
+    for (int n = 0; n < connections; n++) {
+        struct epoll_event wanted = {.events = EPOLLIN, .data.ptr = &crowd[n]};
+        open_connection(&crowd[n]);
+        fcntl(crowd[n].socket, F_SETFL, O_NONBLOCK);
+        epoll_ctl(poll, EPOLL_CTL_ADD, crowd[n].socket, &wanted);
+        ask(&crowd[n]);
+    }
+    for (double at = now(); at < end; at = now()) {
+        int found = epoll_wait(poll, ready, MOST_CONNECTIONS, 1000 * PATIENCE_SECONDS);
+        if (found <= 0 && errno != EINTR) give_up("nobody answered in time");
+        for (int n = 0; n < found; n++) {
+            struct connection *one = ready[n].data.ptr;
+            if (!receive(one)) continue;
+            if (at >= begin) keep(now() - one->begun);
+            ask(one);
+        }
+    }
+    for (int n = 0; n < connections; n++) close_connection(&crowd[n]);
+}
+
+static void set_up_tls(char **files, bool has_certificate) {
+    target.tls = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_verify(target.tls, SSL_VERIFY_PEER, NULL);
+    if (SSL_CTX_load_verify_file(target.tls, files[0]) != 1) give_up("cannot read the CA");
+    if (!has_certificate) return;
+    if (SSL_CTX_use_certificate_chain_file(target.tls, files[1]) != 1 ||
+        SSL_CTX_use_PrivateKey_file(target.tls, files[2], SSL_FILETYPE_PEM) != 1)
+        give_up("cannot read the certificate or its key");
+}
+
+int main(int count, char **words) {
+    if (count != 8 && count != 10) give_up("wrong arguments, see the head of generator.c");
+    int connections = atoi(words[2]);
+    double seconds = atof(words[3]);
+    if (connections < 1 || connections > MOST_CONNECTIONS) give_up("too many connections, or none");
+    target.address = (struct sockaddr_in){
+        .sin_family = AF_INET, .sin_port = htons(atoi(words[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    target.is_http = strcmp(words[5], "http") == 0;
+    target.server_name = words[6];
+    target.request_bytes = fread(target.request, 1, MOST_BYTES, stdin);
+    set_up_tls(words + 7, count == 10);
+
+    double begin = now() + seconds / 10, end = begin + seconds;
+    if (strcmp(words[4], "connecting") == 0)
+        ask_connecting(begin, end);
+    else if (connections == 1)
+        ask_alone(begin, end);
+    else
+        ask_in_turns(connections, begin, end);
+    printf("%.6f\n", now() - begin);
+    for (size_t n = 0; n < measured; n++) printf("%.2f\n", 1e6 * latencies[n]);
+    return 0;
+}
