@@ -50,7 +50,7 @@ screenshots: setup-test ## take a picture of every page of the dashboard into do
 	@$(BIN)/python -m tools.screenshots
 
 chaos: setup-test ## kill every process at every moment of provisioning (long)
-	@$(BIN)/pytest tests/chaos --long
+	@$(BIN)/pytest tests/chaos --long -n $(JOBS)
 
 setup-runtime:
 	@tools/setup.sh runtime

@@ -10,14 +10,18 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
-def write_certificates(folder: Path) -> None:
-    """Write `ca.pem`, and `.pem` and `.key` of `server` and `client`: a CA on P-256 and RSA-2048 leaves."""
+def write_certificates(folder: Path, *, rsa_leaves: bool = False) -> None:
+    """Write `ca.pem`, and `.pem` and `.key` of `server` and `client`: all on P-256, or the leaves with RSA-2048."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer CA")])
     ca = _certificate(name, ca_key.public_key(), name, ca_key, None)
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     for role, usage in (("server", ExtendedKeyUsageOID.SERVER_AUTH), ("client", ExtendedKeyUsageOID.CLIENT_AUTH)):
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        key = (
+            rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            if rsa_leaves
+            else ec.generate_private_key(ec.SECP256R1())
+        )
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
         leaf = _certificate(subject, key.public_key(), name, ca_key, usage)
         (folder / f"{role}.pem").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))

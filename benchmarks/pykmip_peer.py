@@ -38,7 +38,7 @@ def pykmip_server(folder: Path) -> Iterator[int]:
 
     `folder` then holds `ca.pem`, `client.pem` and `client.key`.
     """
-    write_certificates(folder)
+    write_certificates(folder, rsa_leaves=True)  # it speaks no suite for others
     port = free_ports(1)[0]
     with (folder / "output.log").open("wb") as log:
         process = subprocess.Popen(
