@@ -3,7 +3,7 @@
 from html import escape
 from http import HTTPStatus
 
-from tenancy.errors import AccessRefused, OpenKcmError, PlatformError, SessionEnded
+from tenancy.errors import AccessRefused, InvalidRequest, OpenKcmError, PlatformError, SessionEnded
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -33,17 +33,21 @@ a {{ color: LinkText; }}
 _TITLES: dict[type[OpenKcmError], str] = {
     SessionEnded: "Your session has ended",
     AccessRefused: "You cannot open this page",
+    InvalidRequest: "This cannot be asked",
 }
 _WAYS: dict[type[OpenKcmError], tuple[tuple[str, str], ...]] = {
     SessionEnded: (("Sign in", "/"),),
     AccessRefused: (("Go to your own page", "/"), ("Sign in with another account", "/auth/logout")),
+    InvalidRequest: (("Go to your own page", "/"),),
 }
 _AGAIN = (("Try again", ""),)
 
 
 def status(refused: OpenKcmError) -> HTTPStatus:
-    """Return 403 for whoever may not, 503 when nobody can tell."""
-    return HTTPStatus.SERVICE_UNAVAILABLE if isinstance(refused, PlatformError) else HTTPStatus.FORBIDDEN
+    """Return 403 for whoever may not, 400 for what cannot be asked, 503 when nobody can tell."""
+    if isinstance(refused, PlatformError):
+        return HTTPStatus.SERVICE_UNAVAILABLE
+    return HTTPStatus.BAD_REQUEST if isinstance(refused, InvalidRequest) else HTTPStatus.FORBIDDEN
 
 
 def render(refused: OpenKcmError) -> str:

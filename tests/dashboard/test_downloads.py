@@ -98,7 +98,7 @@ def test_a_selection_is_a_file_too(stand: Stand) -> None:
 
 def test_a_query_that_no_link_asks_gets_nothing(stand: Stand) -> None:
     before = len(stand.names())
-    assert stand.ask(f"{FILE}?since=yesterday").status_code == 403
+    assert stand.ask(f"{FILE}?since=yesterday").status_code == 400
     assert (AuditName.EXPORTED, "intended") not in stand.names()[before:]
 
 
