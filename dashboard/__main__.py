@@ -3,6 +3,8 @@
 import gc
 import signal
 import sys
+import threading
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tenancy.errors import SettingsInvalid
 
 _SCRIPT = Path(__file__).with_name("app.py")
 _GRACE_SECONDS = 5
+_LOOK_SECONDS = 0.1
 _AT_FIRST_USE = ("dashboard.desk", "pandas", "pyarrow")
 """What the script imports only when somebody comes; loaded before that, nobody is the one who waits for it."""
 
@@ -65,12 +68,17 @@ async def _health(_request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def _load() -> None:
-    """Load all code, and take it out of the garbage collector's hands.
+def _load_when_serving(running: uvicorn.Server) -> None:
+    """Load all code once the door is open, and take it out of the garbage collector's hands.
 
+    Not before: it takes a second, in which everything else of a stack is starting on the same processors.
     Streamlit collects after every rerun, also those by which open tabs watch their session: with a hundred thousand
     objects of code to look through that takes longer than most pages.
     """
+    while not running.started:
+        if running.should_exit:
+            return
+        time.sleep(_LOOK_SECONDS)
     for name in _AT_FIRST_USE:
         import_module(name)
     gc.collect()
@@ -102,7 +110,7 @@ def main() -> int:
     for stop in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped; this makes that harmless, so that the rest ends too.
         signal.signal(stop, running.handle_exit)
-    _load()
+    threading.Thread(target=_load_when_serving, args=[running], name="load", daemon=True).start()
     running.run()
     parts.database.close()
     return 0
