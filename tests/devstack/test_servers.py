@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -19,6 +18,7 @@ from devstack.server import Server
 from tenancy.errors import ComponentFailed
 from tenancy.ids import l2_key
 from tests.devstack.conftest import NewServer
+from tests.stories.sockets import links
 from vault.session import VaultSession
 
 _LOOPBACK = frozenset({"0100007F", "00000000000000000000000001000000"})
@@ -87,7 +87,7 @@ def run(server: Server) -> None:
 def addresses_of(server: Server) -> set[str]:
     """Return the addresses the server's process listens on, as /proc/net writes them."""
     assert server.pid is not None
-    held = {str(fd.readlink()) for fd in Path(f"/proc/{server.pid}/fd").iterdir() if fd.is_symlink()}
+    held = set(links(server.pid))
     return {address for _, inode, address in ports.listening() if f"socket:[{inode}]" in held}
 
 

@@ -10,7 +10,7 @@ _LISTENING = "0A"
 
 def listening_addresses(pid: int) -> list[tuple[IPv4Address | IPv6Address, int]]:
     """Return the address and port of every TCP socket on which the process `pid` accepts connections."""
-    inodes = {link for link in _links(pid) if link.startswith("socket:[")}
+    inodes = {link for link in links(pid) if link.startswith("socket:[")}
     found = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
@@ -20,14 +20,15 @@ def listening_addresses(pid: int) -> list[tuple[IPv4Address | IPv6Address, int]]
     return found
 
 
-def _links(pid: int) -> list[str]:
-    links = []
+def links(pid: int) -> list[str]:
+    """Return what the descriptors of a process lead to; those it closes meanwhile are left out."""
+    found = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            links.append(str(descriptor.readlink()))
+            found.append(str(descriptor.readlink()))
         except FileNotFoundError:  # closed while we looked
             continue
-    return links
+    return found
 
 
 def _parse(local: str) -> tuple[IPv4Address | IPv6Address, int]:
