@@ -3,16 +3,15 @@
 No service in Python can be faster than this one. What a peer leaves between the two is all that the work may take.
 """
 
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.certificates import write_certificates
 from benchmarks.load import Target
+from benchmarks.processes import wait_open
 from benchmarks.stack import free_ports
 
 _ANSWER_BYTES = 1500
@@ -43,7 +42,6 @@ async def serve():
 
 uvloop.run(serve())
 """
-_START_SECONDS = 20.0
 
 
 @contextmanager
@@ -53,15 +51,7 @@ def bare_server(folder: Path, request: bytes) -> Iterator[Target]:
     port = free_ports(1)[0]
     process = subprocess.Popen([sys.executable, "-c", _PROGRAM, str(folder), str(port), str(_ANSWER_BYTES)])
     try:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the bare server did not start") from None
-                time.sleep(0.1)
+        wait_open(port, process)
         yield Target(port, request, "http", folder / "ca.pem", (folder / "client.pem", folder / "client.key"))
     finally:
         process.kill()

@@ -81,7 +81,7 @@ def _generate(target: Target, connections: int, seconds: float, how: Literal["ke
     if done.returncode != 0:
         raise RuntimeError(done.stderr.decode(errors="replace"))
     measured, *microseconds = map(float, done.stdout.split())
-    return Load(measured, [one / 1000 for one in microseconds])
+    return Load(measured, [taken / 1000 for taken in microseconds])
 
 
 @cache

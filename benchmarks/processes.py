@@ -1,14 +1,17 @@
-"""CPU time and memory of the stack's processes, read from /proc; each component with all its descendants."""
+"""Processes that are measured: waiting until one serves, and what they take, read from /proc with all descendants."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
+_START_SECONDS = 20.0
 _LOOP = """
 import time
 count, end = 0, time.monotonic() + 1
@@ -41,6 +44,20 @@ class CpuReading:
         busy, mine = later.busy - self.busy, later.mine - self.mine
         others = max(0.0, busy - mine - sum(used.values())) / (wall * (os.cpu_count() or 1))
         return CpuSpan(used, round(wall, 2), round(others, 3))
+
+
+def wait_open(port: int, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a process that was just started listens on a port; raises RuntimeError when it ended or takes long."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"nothing listens on port {port}: {process.args!r}"[:300]) from None
+            time.sleep(0.1)
+        else:
+            return
 
 
 def read_cpu(pids: Mapping[str, int]) -> CpuReading:

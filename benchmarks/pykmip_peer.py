@@ -2,15 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.certificates import write_certificates
+from benchmarks.processes import wait_open
 from benchmarks.stack import free_ports
 
 # PyKMIP's own program reads /etc; the class takes everything as arguments. Its ciphers must be named: by default it
@@ -29,7 +28,6 @@ server = KmipServer(
 with server:
     server.serve()
 """
-_START_SECONDS = 20.0
 
 
 @contextmanager
@@ -48,22 +46,9 @@ def pykmip_server(folder: Path) -> Iterator[int]:
             start_new_session=True,
         )
     try:
-        _wait(port, process, folder)
+        wait_open(port, process)
         yield port
     finally:
         # It waits for its clients on SIGTERM, and the process it keeps for its policies does not end with it.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
-
-
-def _wait(port: int, process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PyKMIP did not start: {(folder / 'output.log').read_text()[-2000:]}") from None
-            time.sleep(0.1)
-        else:
-            return

@@ -57,15 +57,30 @@ class Guard:
         self._record_refusal(refused, None, place, source)
         return refused
 
+    def holds(self, sign_on: SignOn, source: str) -> bool:
+        """Return whether a sign-on still holds, and count that as a use of it: for what reruns without `admit`.
+
+        Raises:
+            DatabaseUnavailable: it cannot be told, so nothing may be shown.
+        """
+        if self.now() >= sign_on.expires_at:
+            return False
+        try:
+            self._in_session(sign_on, source)
+        except SessionEnded:
+            return False
+        return True
+
     def has_ended(self, sign_on: SignOn) -> bool:
         """Return whether a session is over, without using it: what an open tab asks again and again."""
+        if self.now() >= sign_on.expires_at:
+            return True
         try:
             with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
                 row = tx.sessions.get(sign_on.session_id)
         except DatabaseUnavailable:
-            return False  # nothing is shown anew meanwhile: every rerun asks `admit`
-        over = row is None or row.ended_at is not None or self.now() - row.last_seen_at > self.idle
-        return over or self.now() >= sign_on.expires_at
+            return False  # nothing is shown anew meanwhile: every rerun asks `admit`, or `holds` if it is of a part
+        return row is None or row.ended_at is not None or self.now() - row.last_seen_at > self.idle
 
     def end(self, sign_on: SignOn, source: str) -> None:
         """End a session for all its tabs; ending it again changes nothing."""

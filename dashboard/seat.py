@@ -38,7 +38,12 @@ class Seat:
     promise_seconds: float = 180.0
     """What tenants are promised, from the click to ready; the setting of the same name."""
     present: Callable[[], bool] = lambda: True
-    """Whether the sign-on still holds. Dialogs and fragments rerun without the guard, so they ask before they act."""
+    """Whether the sign-on still holds, which counts as a use of it; raises DatabaseUnavailable.
+
+    Dialogs and parts of pages rerun without the guard, so they ask before they show or do something.
+    """
+    left: Callable[[], bool] = lambda: False
+    """Whether the sign-on has ended, asked without using it: for what reruns by itself, or nobody would ever be idle."""
     platform: OperatorQuestions | None = None
 
     def may(self, permission: Permission) -> bool:

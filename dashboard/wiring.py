@@ -70,7 +70,8 @@ class Parts:
             addresses=self.addresses,
             now=utc_now,
             promise_seconds=self.settings.promise_seconds,
-            present=lambda: not self.guard.has_ended(sign_on),
+            present=lambda: self.guard.holds(sign_on, source),
+            left=lambda: self.guard.has_ended(sign_on),
             platform=self.operations if sign_on.person.is_operator else None,
         )
 

@@ -10,7 +10,7 @@ if [ -n "${UPGRADE:-}" ]; then upgrade=(--upgrade); fi
 
 compile() {
     .venv/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
-        --no-header --no-annotate --no-emit-index-url --no-emit-find-links "${upgrade[@]}" "$@"
+        --no-header --no-annotate "${upgrade[@]}" "$@"
 }
 
 compile requirements/installer.in --output-file requirements/installer.lock

@@ -26,7 +26,6 @@ from crypto.kmip.tags import Tag
 from dashboard import navigation
 from database.interfaces import UsesRow
 from tenancy import ids
-from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.latency import BOUNDS, BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
 from tenancy.provisioning import Step
@@ -39,7 +38,7 @@ from tests.stories.clients import Program, data_key
 from tests.stories.connected import Service
 from tests.stories.dashboard_pages import ADA, OLGA, fill_connect
 from tests.stories.kmip_wire import ask
-from tests.stories.stack import ACME, REGION, Stack
+from tests.stories.stack import ACME, Stack, enabling
 from tests.stories.wires import post
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
@@ -180,16 +179,8 @@ async def _sign_streams(stack: Stack) -> None:
 
 
 def _begin(stack: Stack, tenant_id: str, organization: str) -> str:
-    event = MarketplaceEvent(
-        event_id=f"msg_{tenant_id}",
-        kind=EventKind.SERVICE_ENABLED,
-        tenant_id=tenant_id,
-        organization=organization,
-        region=REGION,
-        timestamp=datetime.now(UTC),
-    )
     with stack.database(Role.MARKETPLACE).tenant_tx(tenant_id) as tx:
-        tx.tenants.request(event)
+        tx.tenants.request(enabling(tenant_id, organization))
     with stack.database().tenant_tx(tenant_id) as tx:
         tx.tenants.move(Move.PROVISION)
         tx.steps.plan(ids.provision_workflow(tenant_id), list(Step))

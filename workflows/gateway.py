@@ -16,7 +16,6 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import (
-    Priority,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
@@ -32,13 +31,11 @@ from tenancy.errors import CallerError, PlatformError, SettingsInvalid, Temporal
 from tenancy.events import EventKind
 from tenancy.lifecycle import State
 from tenancy.messages import EnrolInput, MarketplaceSignal, ServiceInput, TenantInput
-from workflows import visibility
+from workflows import priorities, visibility
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
-ENABLE_PRIORITY = 2
-_SERVICE_PRIORITY = 3
 _SERVICE_PATIENCE_SECONDS = 60.0
 _ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
 """What Temporal answers when a run ended in the very moment in which it was asked; the next run takes the request."""
@@ -101,7 +98,7 @@ class Gateway:
                     ]
                 ),
                 static_summary=f"tenant {tenant_id}",
-                priority=Priority(priority_key=ENABLE_PRIORITY, fairness_key=tenant_id),
+                priority=priorities.enable(tenant_id),
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except _DOWN as failed:
@@ -185,7 +182,7 @@ def _service_start(tenant_id: str, region: str, service: str) -> WithStartWorkfl
             [SearchAttributePair(visibility.TENANT_ID, tenant_id), SearchAttributePair(visibility.REGION, region)]
         ),
         static_summary=f"service {service} of {tenant_id}",
-        priority=Priority(priority_key=_SERVICE_PRIORITY, fairness_key=tenant_id),
+        priority=priorities.service(tenant_id),
     )
 
 

@@ -6,7 +6,7 @@ short by continuing as new with `TenantMemory`, which is all there is to remembe
 """
 
 from temporalio import workflow
-from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 with workflow.unsafe.imports_passed_through():
     from tenancy import ids
@@ -14,15 +14,12 @@ with workflow.unsafe.imports_passed_through():
     from tenancy.events import EventKind
     from tenancy.lifecycle import MEANING, Move, State, advance
     from tenancy.messages import MarketplaceSignal, ProvisionInput, TenantInput, TenantMemory
-    from workflows import visibility
+    from workflows import priorities, visibility
     from workflows.provision import ProvisionTenant
     from workflows.refusals import refusal
 
 _REMEMBERED_EVENTS = 64
 """PostgreSQL refuses repeated events for good; this many are remembered here for those that slip past a crash there."""
-
-_PROVISION_PRIORITY = 1
-"""Before new tenants: when many come at once, whoever is begun is made ready first, and nobody waits for everybody."""
 
 
 @workflow.defn(name="Tenant")
@@ -88,7 +85,7 @@ class Tenant:
                 promise_seconds=tenant.promise_seconds,
             ),
             id=ids.provision_workflow(tenant.tenant_id),
-            priority=Priority(priority_key=_PROVISION_PRIORITY, fairness_key=tenant.tenant_id),
+            priority=priorities.provision(tenant.tenant_id),
             static_summary=f"provision {tenant.tenant_id}",
             search_attributes=TypedSearchAttributes(
                 [

@@ -89,7 +89,7 @@ def _draw_figures(seat: Seat, rows: _Rows) -> None:
 @st.fragment(run_every=_FOLLOW_SECONDS)
 def _follow(seat: Seat) -> None:
     """Follow the steps while they are made; once they are over, the whole page is drawn anew."""
-    if not seat.present():
+    if seat.left():
         st.rerun()
     try:
         with seat.database.tenant_tx(seat.tenant_id) as tx:

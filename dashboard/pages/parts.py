@@ -22,9 +22,9 @@ def part(draw: Callable[Concatenate[Seat, P], None]) -> Callable[Concatenate[Sea
 
     @wraps(draw)
     def drawn(seat: Seat, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if not seat.present():
-            st.rerun()
         try:
+            if not seat.present():
+                st.rerun()
             draw(seat, *args, **kwargs)
         except DatabaseUnavailable as down:
             draw_refusal(down, "This cannot be shown now", "Nothing was changed. Try again in a minute.")

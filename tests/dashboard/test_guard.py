@@ -158,6 +158,26 @@ def test_who_does_nothing_for_long_has_left(guard: Guard, clock: Clock) -> None:
         guard.admit(claims, HOME, {}, "")
 
 
+def test_who_works_in_a_part_of_a_page_has_not_left(guard: Guard, clock: Clock) -> None:
+    sign_on = guard.admit(claims_of(clock), HOME, {}, "")
+    for _ in range(2):
+        clock.advance(minutes=29)
+        assert guard.holds(sign_on, "")
+    assert not guard.has_ended(sign_on)
+    clock.advance(minutes=31)
+    assert not guard.holds(sign_on, "")
+    assert guard.has_ended(sign_on)
+
+
+def test_a_part_of_a_page_does_not_outlive_its_session_or_its_token(guard: Guard, clock: Clock) -> None:
+    ended = guard.admit(claims_of(clock, nonce="ended"), HOME, {}, "")
+    expired = guard.admit(claims_of(clock, nonce="expired", exp=int(clock().timestamp()) + 600), HOME, {}, "")
+    guard.end(ended, "")
+    assert not guard.holds(ended, "")
+    clock.advance(minutes=10)
+    assert not guard.holds(expired, "")
+
+
 def test_two_sign_ons_of_one_person_end_apart(guard: Guard, clock: Clock) -> None:
     one = guard.admit(claims_of(clock, nonce="one"), HOME, {}, "")
     other = guard.admit(claims_of(clock, nonce="other"), HOME, {}, "")
@@ -170,6 +190,18 @@ def test_without_a_database_nobody_is_let_in(field: Field, clock: Clock) -> None
     guard = a_guard(field.open("dashboard", min_size=0), clock)
     with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
         guard.admit(claims_of(clock), HOME, {}, "")
+
+
+def test_without_a_database_no_part_is_shown_and_a_token_still_expires(field: Field, clock: Clock) -> None:
+    guard = a_guard(field.open("dashboard"), clock)
+    sign_on = guard.admit(claims_of(clock, exp=int(clock().timestamp()) + 600), HOME, {}, "")
+    with field.server.offline(field.name):
+        with pytest.raises(DatabaseUnavailable):
+            guard.holds(sign_on, "")
+        assert not guard.has_ended(sign_on)
+        clock.advance(minutes=10)
+        assert not guard.holds(sign_on, "")
+        assert guard.has_ended(sign_on)
 
 
 def test_an_operator_sits_at_the_operators_desk_alone(guard: Guard, clock: Clock) -> None:

@@ -46,6 +46,18 @@ SEED_EVENT = {
 PATIENCE_SECONDS = 60
 
 
+def enabling(tenant_id: str, organization: str) -> MarketplaceEvent:
+    """Return an event by which a customer enables OpenKCM now."""
+    return MarketplaceEvent(
+        event_id=f"msg_{tenant_id}",
+        kind=EventKind.SERVICE_ENABLED,
+        tenant_id=tenant_id,
+        organization=organization,
+        region=REGION,
+        timestamp=datetime.now(UTC),
+    )
+
+
 class Stack:
     """One installation in a folder of its own, and those it tells."""
 
@@ -179,14 +191,7 @@ class Stack:
 
     def hand_over(self, tenant_id: str, organization: str, promise_seconds: float) -> None:
         """Accept an event and start its workflow with another promise than the marketplace gives."""
-        event = MarketplaceEvent(
-            event_id=f"msg_{tenant_id}",
-            kind=EventKind.SERVICE_ENABLED,
-            tenant_id=tenant_id,
-            organization=organization,
-            region=REGION,
-            timestamp=datetime.now(UTC),
-        )
+        event = enabling(tenant_id, organization)
         with self.database(Role.MARKETPLACE).tenant_tx(tenant_id) as tx:
             tx.tenants.request(event)
             tx.inbox.accept(event)

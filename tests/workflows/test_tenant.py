@@ -11,7 +11,7 @@ from tenancy import ids
 from tenancy.lifecycle import State
 from tenancy.messages import MarketplaceSignal, TenantInput
 from tenancy.provisioning import Step
-from workflows import gateway, visibility
+from workflows import priorities, visibility
 from workflows.tenant import Tenant
 
 
@@ -53,7 +53,7 @@ async def test_whoever_is_begun_goes_before_whoever_is_new(client, queue):
     await assert_reaches(await enable(client, queue, tenant_id), State.ACTIVE)
     provision = await client.get_workflow_handle(ids.provision_workflow(tenant_id)).fetch_history()
     begun = provision.events[0].workflow_execution_started_event_attributes.priority
-    assert 0 < begun.priority_key < gateway.ENABLE_PRIORITY
+    assert 0 < begun.priority_key < priorities.enable(tenant_id).priority_key
     assert begun.fairness_key == tenant_id
 
 

@@ -34,3 +34,14 @@ def test_a_database_that_does_not_answer_is_said_where_the_part_would_be() -> No
     page = AppTest.from_function(_script, args=(a_seat(NO_DATABASE), draw)).run()
     assert not page.exception
     assert "Nothing was changed" in page.error[0].value
+
+
+def test_while_nobody_can_tell_who_is_signed_in_nothing_of_it_is_shown() -> None:
+    def nobody_knows() -> bool:
+        raise DatabaseUnavailable
+
+    drawn: list[object] = []
+    seat = replace(a_seat(NO_DATABASE), present=nobody_knows)
+    page = AppTest.from_function(_script, args=(seat, drawn.append)).run()
+    assert "Nothing was changed" in page.error[0].value
+    assert drawn == []

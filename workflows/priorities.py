@@ -1,0 +1,23 @@
+"""Who goes first when a region's workers have more to do than they can: Temporal's task priorities, 1 before 5.
+
+Within one priority each tenant has its fair turn (`fairness_key`).
+"""
+
+from temporalio.common import Priority
+
+_PROVISION, _ENABLE, _SERVICE = 1, 2, 3
+
+
+def provision(tenant_id: str) -> Priority:
+    """Before new tenants: when many come at once, whoever is begun is made ready first."""
+    return Priority(priority_key=_PROVISION, fairness_key=tenant_id)
+
+
+def enable(tenant_id: str) -> Priority:
+    """Before services: somebody waits for the tenant with a promise of minutes."""
+    return Priority(priority_key=_ENABLE, fairness_key=tenant_id)
+
+
+def service(tenant_id: str) -> Priority:
+    """Connecting, renewing and disconnecting."""
+    return Priority(priority_key=_SERVICE, fairness_key=tenant_id)
