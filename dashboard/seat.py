@@ -43,7 +43,7 @@ class Seat:
     Dialogs and parts of pages rerun without the guard, so they ask before they show or do something.
     """
     left: Callable[[], bool] = lambda: False
-    """Whether the sign-on has ended, asked without using it: for what reruns by itself, or nobody would ever be idle."""
+    """Whether the sign-on has ended, asked without using it: for what reruns by itself, or nobody would be idle."""
     platform: OperatorQuestions | None = None
 
     def may(self, permission: Permission) -> bool:
