@@ -92,6 +92,29 @@ class Settings(BaseSettings):
         72.0, gt=0, le=72, description="life of a service's certificate; it is renewed after two thirds"
     )
 
+    aws_kms_endpoint: str | None = Field(
+        None, description="where AWS KMS and STS are asked instead of at AWS's own addresses, for tests"
+    )
+    pkcs11_module: Path | None = Field(
+        None, description="the PKCS#11 module (a shared library) of the HSM that tenants may hold a root key in"
+    )
+    root_key_networks: tuple[str, ...] = Field(
+        (),
+        description="networks (CIDR) in which customers' key servers may be, beside public addresses and over TLS alone",
+    )
+    root_key_timeout_seconds: float = Field(
+        2.0, gt=0, le=10, description="how long a customer's key server may take for one answer"
+    )
+    root_key_check_seconds: float = Field(
+        1.0, gt=0, le=60, description="how often a customer's root key is tried while services of the tenant use it"
+    )
+    root_key_idle_check_seconds: float = Field(
+        30.0, gt=0, le=3600, description="how often it is tried while none does, when nothing of it is in memory"
+    )
+    root_key_grace_seconds: float = Field(
+        60.0, ge=0, le=3600, description="how long a root key may be out of reach before its tenant is locked"
+    )
+
     dashboard_host: str = Field(LOOPBACK, description="address the dashboard listens on")
     dashboard_port: Port = Field(18501, description="port of the dashboard")
     dashboard_idle_minutes: float = Field(30.0, gt=0, description="a session nobody used for so long has ended")
