@@ -1,26 +1,24 @@
 """Steps 1 and 5 and the ways provisioning ends badly: rows of PostgreSQL only."""
 
-from collections.abc import Sequence
-
 from temporalio import activity
 
 from activities import metrics
+from activities.announcing import Announcer
 from activities.journal import Clock, finish, record
-from database.interfaces import RouteRow, TenantDatabase, TenantRow, TenantTransaction
+from database.interfaces import RouteRow, TenantDatabase
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.errors import ConflictingResource
-from tenancy.events import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
+from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import Move, State
 from tenancy.messages import ActivateResult, FailureInput, StepInput
 from tenancy.provisioning import Step, steps_of
 
 
 class RecordActivities:
-    def __init__(self, database: TenantDatabase, channels: Sequence[Channel], base_url: str, clock: Clock) -> None:
+    def __init__(self, database: TenantDatabase, announcer: Announcer, clock: Clock) -> None:
         self._database = database
-        self._channels = channels
-        self._base_url = base_url
+        self._announcer = announcer
         self._clock = clock
 
     @activity.defn(name=Step.OPEN_RECORDS)
@@ -53,9 +51,9 @@ class RecordActivities:
             record(tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=authority.fingerprint)
             tx.tenants.move(Move.ACTIVATE)
             record(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
-            self._announce(tx, step, row, AnnouncementKind.READY)
+            self._announcer.store(tx, step, row, AnnouncementKind.READY)
             finish(tx, step, Step.ACTIVATE, began)
-            waiting = len(tx.outbox.unsent()) if self._channels else 0
+            waiting = len(tx.outbox.unsent()) if self._announcer.channels else 0
             if not waiting:
                 finish(tx, step, Step.ANNOUNCE, began)
         metrics.ready((self._clock() - row.requested_at).total_seconds())
@@ -72,7 +70,7 @@ class RecordActivities:
             record(
                 tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code, at=failure.reason
             )
-            self._announce(tx, failure, row, AnnouncementKind.FAILED)
+            self._announcer.store(tx, failure, row, AnnouncementKind.FAILED)
 
     @activity.defn(name="break-promise")
     def break_promise(self, step: StepInput) -> None:
@@ -83,20 +81,4 @@ class RecordActivities:
             if tx.tenants.break_promise():
                 record(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
             if row.state in {State.REQUESTED, State.PROVISIONING}:
-                self._announce(tx, step, row, AnnouncementKind.LATE)
-
-    def _announce(self, tx: TenantTransaction, step: StepInput, row: TenantRow, kind: AnnouncementKind) -> None:
-        if step.tenant_id == ids.CANARY_TENANT_ID:  # nobody enabled it, so there is nobody to tell
-            return
-        subject, body = announcement_text(kind, row.organization, dashboard_url(self._base_url, step.tenant_id))
-        for channel in self._channels:
-            tx.outbox.add(
-                Announcement(
-                    message_id=message_id(step.tenant_id, step.operation_id, kind, channel),
-                    tenant_id=step.tenant_id,
-                    channel=channel,
-                    kind=kind,
-                    subject=subject,
-                    body=body,
-                )
-            )
+                self._announcer.store(tx, step, row, AnnouncementKind.LATE)

@@ -5,27 +5,26 @@ one that revokes all of them take: a certificate signed while its service is dis
 and revoked with the others, or never.
 """
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from cryptography import x509
 from temporalio import activity
 
 from activities.journal import Clock, record
+from activities.root_keys import opened
 from database.interfaces import (
     AuthorityRow,
     LeafRow,
     ServiceKeyRow,
     ServiceRow,
     TenantDatabase,
-    TenantRow,
     TenantTransaction,
 )
-from keystores.interfaces import RootKey
+from keystores.interfaces import RootKeyShelf
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.binding import Context, Purpose
-from tenancy.errors import ConflictingResource, ServiceUnknown, TenantClosed, TenantUnknown
+from tenancy.errors import ConflictingResource, Overtaken, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 from tenancy.messages import (
     CertificatePlan,
@@ -35,13 +34,11 @@ from tenancy.messages import (
     EnrolStep,
     ServiceStep,
 )
+from tenancy.root_keys import RootKeyMode
 from tenancy.services import ServiceState
 from vault.interfaces import Authority, CertificateAuthorities, TenantKeys
 
 _FIRST_VERSION = 1
-
-RootKeyOf = Callable[[TenantRow], RootKey]
-"""Returns the root key that a tenant's service keys are wrapped under."""
 
 
 class ServiceActivities:
@@ -49,14 +46,14 @@ class ServiceActivities:
         self,
         database: TenantDatabase,
         tenant_keys: TenantKeys,
-        root_key_of: RootKeyOf,
+        shelf: RootKeyShelf,
         authorities: CertificateAuthorities,
         lifetime: timedelta,
         clock: Clock,
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
-        self._root_key_of = root_key_of
+        self._shelf = shelf
         self._authorities = authorities
         self._lifetime = lifetime
         self._clock = clock
@@ -97,18 +94,31 @@ class ServiceActivities:
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             _still_wanted(tx, step)
-            tenant, key = tx.tenants.get(), tx.services.key(step.service)
+            tenant, key, held = tx.tenants.get(), tx.services.key(step.service), tx.root_keys.current()
+            sealed = None if held is None else tx.root_keys.sealed(held.root_key_id)
         if tenant is None:
             raise TenantUnknown
         if key is not None:
             return
         l2_key = ids.l2_key(step.tenant_id)
         context = Context(step.tenant_id, l2_key, step.service, Purpose.SERVICE_KEY, str(_FIRST_VERSION))
-        root_key = self._root_key_of(tenant)
-        described = root_key.describe()
+        if held is None:
+            root_key, mode, name = (
+                self._shelf.platform(tenant.region),
+                RootKeyMode.PLATFORM,
+                ids.root_key(tenant.region),
+            )
+        else:
+            root_key, mode, name = opened(self._shelf, step.tenant_id, sealed), held.mode, held.name
         wrapped = root_key.wrap(context, self._tenant_keys.new_wrapped_key(context).encode("ascii"))
-        made = ServiceKeyRow(step.service, _FIRST_VERSION, l2_key, described.mode, described.name, wrapped)
+        root_key_id = None if held is None else held.root_key_id
+        made = ServiceKeyRow(step.service, _FIRST_VERSION, l2_key, mode, name, wrapped, root_key_id)
         with self._database.tenant_tx(step.tenant_id) as tx:
+            # Against a root key that is being changed: whoever switches takes this lock too.
+            tx.tenants.lock()
+            now = tx.root_keys.current()
+            if (None if now is None else now.root_key_id) != root_key_id:
+                raise Overtaken("the root key was changed meanwhile", "the next attempt uses the new one")
             tx.services.record_key(made)
             record(
                 tx,
@@ -117,7 +127,7 @@ class ServiceActivities:
                 step.service,
                 version=str(_FIRST_VERSION),
                 l2_key=l2_key,
-                root_key=described.name,
+                root_key=name,
             )
 
     @activity.defn(name="issue-certificate")

@@ -56,6 +56,11 @@ VAULT_ADMIN = "vault-admin"
 BOUNDARY_IDENTITY = "boundary-identity.pem"
 """The EC P-256 key with which the worker signs the short JWTs of a boundary check."""
 
+INTAKE_KEY = "intake.pem"
+"""The EC P-256 key to which customers' credentials are sealed on their way to the worker, which alone has it."""
+INTAKE_PUBLIC_KEY = "intake.pub"
+"""Its public half, for those who take credentials in: the dashboard and the command."""
+
 
 def read_secret(folder: Path, name: str) -> str:
     """Return a secret file's text without surrounding white space.

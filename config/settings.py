@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     root_key_networks: tuple[str, ...] = Field(
         (),
-        description="networks (CIDR) in which customers' key servers may be, beside public addresses and over TLS alone",
+        description="networks (CIDR) in which customers' key servers may be, beside public addresses",
     )
     root_key_timeout_seconds: float = Field(
         2.0, gt=0, le=10, description="how long a customer's key server may take for one answer"

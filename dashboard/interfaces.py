@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from database.interfaces import OperatorQuestions, TenantDatabase
+from tenancy.messages import StandingMove
 
 
 class Door(Protocol):
@@ -18,6 +19,21 @@ class Door(Protocol):
     def renew_service(self, tenant_id: str, region: str, service: str) -> None: ...
 
     def disconnect_service(self, tenant_id: str, region: str, service: str) -> None: ...
+
+    def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+        """Suspend, resume, lock or unlock a tenant; it is so when this returns."""
+        ...
+
+    def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
+        """Try the root key of a stored request; what was found is on record when this returns."""
+        ...
+
+    def change_root_key(self, tenant_id: str, request_id: str) -> None:
+        """Put every service key under the root key of a stored request; it is in force when this returns.
+
+        Refused with the code of what stopped it, after which the former key is in force; NotDoneInTime: it goes on.
+        """
+        ...
 
     def retry(self, tenant_id: str) -> None:
         """Provision a failed tenant again."""

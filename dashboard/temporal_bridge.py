@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from tenancy.errors import TemporalUnavailable
+from tenancy.messages import StandingMove
 from workflows.gateway import Gateway
 
 _PATIENCE_SECONDS = 90.0
@@ -33,6 +34,15 @@ class TemporalBridge:
 
     def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
         self._ask(lambda gateway: gateway.disconnect_service(tenant_id, region, service))
+
+    def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+        self._ask(lambda gateway: gateway.change_standing(tenant_id, move))
+
+    def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
+        self._ask(lambda gateway: gateway.preflight_root_key(tenant_id, request_id))
+
+    def change_root_key(self, tenant_id: str, request_id: str) -> None:
+        self._ask(lambda gateway: gateway.change_root_key(tenant_id, request_id))
 
     def retry(self, tenant_id: str) -> None:
         self._ask(lambda gateway: gateway.retry(tenant_id))

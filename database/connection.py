@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import psycopg
 from psycopg import Connection
@@ -19,7 +20,7 @@ from psycopg_pool import ConnectionPool
 
 from database.context import LIFETIME_SECONDS, PLATFORM, sign
 from database.failures import translated
-from database.interfaces import TenantRow, TenantTransaction
+from database.interfaces import TenantRow, TenantTransaction, WatchedKey
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
@@ -130,6 +131,11 @@ class Database:
     def waiting_outboxes(self, limit: int) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.waiting_outboxes(%s)", [limit])]
+
+    def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[WatchedKey]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.watched_root_keys(%s, %s)", [region, lately])
+            return [WatchedKey(*row) for row in rows]
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant

@@ -9,11 +9,19 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from database.audit_interfaces import AuditStream, FoundRecord, StreamEnds
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
+from database.root_key_rows import (
+    HeldKeyRow,
+    RootKeyChangeRow,
+    RootKeyRequestRow,
+    RootKeys,
+    SealedRootKeyRow,
+    WatchedKey,
+)
 from database.rows import (
     AuthorityRow,
     BoundaryRunRow,
@@ -38,6 +46,7 @@ from database.usage_rows import DayCount, UsageDay, UsageRow, UsageSum, UsageTot
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
+from tenancy.locks import LockReason
 from tenancy.provisioning import Step
 
 __all__ = [
@@ -47,6 +56,7 @@ __all__ = [
     "CallerRow",
     "DayCount",
     "FoundRecord",
+    "HeldKeyRow",
     "KeyRow",
     "KeyVersionRow",
     "LeafRow",
@@ -55,7 +65,11 @@ __all__ = [
     "ObjectRow",
     "OperatorQuestions",
     "ProvisioningTime",
+    "RootKeyChangeRow",
+    "RootKeyRequestRow",
+    "RootKeys",
     "RouteRow",
+    "SealedRootKeyRow",
     "ServiceKeyRow",
     "ServiceRequestRow",
     "ServiceRow",
@@ -75,6 +89,7 @@ __all__ = [
     "UsageSum",
     "UsageTotalRow",
     "UsesRow",
+    "WatchedKey",
 ]
 """The rows belong to these contracts: whoever may see these need not look further."""
 
@@ -96,6 +111,14 @@ class Tenants(Protocol):
         A tenant that is already where the move leads stays there: a repeated step changes nothing. The move to
         active sets `ready_at` once.
         """
+        ...
+
+    def hold(self, reason: LockReason) -> State:
+        """Lock the tenant for a reason, or add one to those it is locked for (tenancy/locks.py); raises IllegalMove."""
+        ...
+
+    def release(self, reason: LockReason) -> State:
+        """Take a reason away; it opens as it was when none is left. Raises IllegalMove when it is not locked."""
         ...
 
     def break_promise(self) -> bool:
@@ -213,6 +236,7 @@ class TenantTransaction(Protocol):
     keys: Keys
     certificates: Certificates
     routes: Routes
+    root_keys: RootKeys
     boundaries: Boundaries
     inbox: Inbox
     outbox: Outbox
@@ -250,6 +274,10 @@ class PlatformDatabase(Protocol):
 
     def waiting_outboxes(self, limit: int) -> Sequence[str]:
         """Return tenants with announcements that were stored over a minute ago and are still unsent (worker)."""
+        ...
+
+    def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[WatchedKey]:
+        """Return the root keys in force that customers of a region hold; `used` within `lately` (worker)."""
         ...
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:

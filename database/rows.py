@@ -7,6 +7,7 @@ from datetime import datetime
 
 from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
+from tenancy.locks import LockReason
 from tenancy.provisioning import Step, StepState
 from tenancy.services import ServiceKind, ServiceState
 
@@ -21,6 +22,8 @@ class TenantRow:
     requested_at: datetime
     ready_at: datetime | None
     promise_broken_at: datetime | None
+    locks: tuple[LockReason, ...] = ()
+    unlocks_to: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,8 @@ class ServiceKeyRow:
     root_key_mode: str
     root_key: str
     wrapped: bytes
+    root_key_id: str | None = None
+    """Which of the customer's keys it is; None: the platform's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ _LEAF = (
     "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
     " from okcm.service_certificate where service = %s"
 )
-_KEY = "select service, version, l2_key, root_key_mode, root_key, wrapped from okcm.service_key where service = %s"
+_KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"
+_KEY = f"select {_KEY_COLUMNS} from okcm.service_key where service = %s"  # noqa: S608 - a constant
 
 # One query, because each handshake waits for it. Everything is joined by the tenant that row security admits, so a
 # serial of another tenant is not there.
@@ -145,9 +146,18 @@ class Services:
 
     def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
         self.connection.execute(
-            "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
-            " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
-            [self.tenant_id, key.service, key.version, key.l2_key, key.root_key_mode, key.root_key, key.wrapped],
+            f"insert into okcm.service_key (tenant_id, {_KEY_COLUMNS})"  # noqa: S608 - a constant
+            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                key.service,
+                key.version,
+                key.l2_key,
+                key.root_key_mode,
+                key.root_key,
+                key.wrapped,
+                key.root_key_id,
+            ],
         )
         kept = self.key(key.service, key.version)
         if kept is None:

@@ -10,8 +10,12 @@ from database.interfaces import TenantRow
 from tenancy.errors import TenantUnknown
 from tenancy.events import MarketplaceEvent
 from tenancy.lifecycle import TRANSITIONS, Move, State, advance
+from tenancy.locks import LockReason, Standing, hold, release
 
-COLUMNS = "tenant_id, organization, region, state, root_key_mode, requested_at, ready_at, promise_broken_at"
+COLUMNS = (
+    "tenant_id, organization, region, state, root_key_mode, requested_at, ready_at, promise_broken_at, locks,"
+    " unlocks_to"
+)
 
 # Row security alone decides whose row this is. The id is in the query for the plan: the operator has a second policy,
 # ORed to the first, and an OR alone cannot use the index.
@@ -24,8 +28,19 @@ _CREATE = (
 
 def tenant_row(row: tuple[Any, ...]) -> TenantRow:
     """Return the row of a query over `COLUMNS`."""
-    tenant_id, organization, region, state, *rest = row
-    return TenantRow(tenant_id, organization, region, State(state), *rest)
+    tenant_id, organization, region, state, mode, requested_at, ready_at, broken_at, locks, unlocks_to = row
+    return TenantRow(
+        tenant_id,
+        organization,
+        region,
+        State(state),
+        mode,
+        requested_at,
+        ready_at,
+        broken_at,
+        tuple(map(LockReason, locks)),
+        None if unlocks_to is None else State(unlocks_to),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +83,28 @@ class Tenants:
         )
         return after
 
+    def hold(self, reason: LockReason) -> State:
+        return self._stand(hold(self._standing(), reason))
+
+    def release(self, reason: LockReason) -> State:
+        return self._stand(release(self._standing(), reason))
+
     def break_promise(self) -> bool:
         changed = self.connection.execute(
             "update okcm.tenant set promise_broken_at = clock_timestamp() where promise_broken_at is null"
         )
         return changed.rowcount == 1
+
+    def _standing(self) -> Standing:
+        row = self.lock()
+        return Standing(row.state, frozenset(row.locks), row.unlocks_to)
+
+    def _stand(self, standing: Standing) -> State:
+        self.connection.execute(
+            "update okcm.tenant set state = %s, locks = %s, unlocks_to = %s",
+            [standing.state, sorted(standing.locks), standing.unlocks_to],
+        )
+        return standing.state
 
 
 def _where_it_leads(move: Move, back_to: State | None) -> frozenset[State]:

@@ -11,6 +11,7 @@ from database.inbox import Inbox
 from database.keys import Keys
 from database.objects import ManagedObjects
 from database.outbox import Outbox
+from database.root_keys import RootKeys
 from database.routes import Routes
 from database.services import Services
 from database.sessions import Sessions
@@ -30,6 +31,7 @@ class Transaction:
         self.keys: interfaces.Keys = Keys(connection, tenant_id)
         self.certificates: interfaces.Certificates = Certificates(connection, tenant_id)
         self.routes: interfaces.Routes = Routes(connection, tenant_id)
+        self.root_keys: interfaces.RootKeys = RootKeys(connection, tenant_id)
         self.boundaries: interfaces.Boundaries = Boundaries(connection, tenant_id)
         self.inbox: interfaces.Inbox = Inbox(connection, tenant_id)
         self.outbox: interfaces.Outbox = Outbox(connection, tenant_id)

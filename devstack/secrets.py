@@ -31,8 +31,12 @@ def ensure_secrets(folder: Path) -> None:
         secrets.DASHBOARD_COOKIE,
     ):
         ensure_secret(folder, name)
-    if not (folder / BOUNDARY_PUBLIC_KEY).exists():
-        _ensure_identity(folder)
+    for private, public in (
+        (secrets.BOUNDARY_IDENTITY, BOUNDARY_PUBLIC_KEY),
+        (secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY),
+    ):
+        if not (folder / public).exists():
+            _ensure_pair(folder, private, public)
 
 
 def webhook_secret() -> str:
@@ -40,17 +44,16 @@ def webhook_secret() -> str:
     return "whsec_" + base64.b64encode(os.urandom(_WEBHOOK_KEY_BYTES)).decode()
 
 
-def _ensure_identity(folder: Path) -> None:
-    """Make the key pair, or its public half beside a private one that is there."""
+def _ensure_pair(folder: Path, private: str, public: str) -> None:
+    """Make a key pair, or its public half beside a private one that is there."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, and needed once
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - the same
 
-    if not (folder / secrets.BOUNDARY_IDENTITY).exists():
-        private = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+    if not (folder / private).exists():
+        made = ec.generate_private_key(ec.SECP256R1()).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        ensure_secret(folder, secrets.BOUNDARY_IDENTITY, private.decode())
-    private_pem = read_secret(folder, secrets.BOUNDARY_IDENTITY).encode()
-    public = serialization.load_pem_private_key(private_pem, password=None).public_key()
+        ensure_secret(folder, private, made.decode())
+    key = serialization.load_pem_private_key(read_secret(folder, private).encode(), password=None).public_key()
     form = serialization.PublicFormat.SubjectPublicKeyInfo
-    ensure_secret(folder, BOUNDARY_PUBLIC_KEY, public.public_bytes(serialization.Encoding.PEM, form).decode())
+    ensure_secret(folder, public, key.public_bytes(serialization.Encoding.PEM, form).decode())

@@ -50,7 +50,7 @@ class PlatformRootKey:
             return self._keys.wrap(self._name, context.encode(), inner)
 
     def unwrap(self, context: Context, wrapped: bytes) -> bytes:
-        """Decrypt; one call. The worker has no right to it, so only the crypto service opens."""
+        """Decrypt; one call."""
         with _root_key_errors():
             return self._keys.unwrap(self._name, context.encode(), wrapped)
 

@@ -56,6 +56,20 @@ class AuditName(StrEnum):
     SERVICE_RENEW_REQUESTED = "service.renew_requested"
     SERVICE_DISCONNECT_REQUESTED = "service.disconnect_requested"
     RETRY_REQUESTED = "tenant.retry_requested"
+    TENANT_LOCKED = "tenant.locked"
+    TENANT_UNLOCKED = "tenant.unlocked"
+    TENANT_SUSPENDED = "tenant.suspended"
+    TENANT_RESUMED = "tenant.resumed"
+    LOCK_REQUESTED = "tenant.lock_requested"
+    UNLOCK_REQUESTED = "tenant.unlock_requested"
+    SUSPEND_REQUESTED = "tenant.suspend_requested"
+    RESUME_REQUESTED = "tenant.resume_requested"
+    ROOT_KEY_CHECKED = "root_key.preflight_ended"
+    ROOT_KEY_CHANGED = "root_key.changed"
+    ROOT_KEY_UNAVAILABLE = "root_key.unavailable"
+    ROOT_KEY_AVAILABLE = "root_key.available"
+    ROOT_KEY_PREFLIGHT_REQUESTED = "root_key.preflight_requested"
+    ROOT_KEY_CHANGE_REQUESTED = "root_key.change_requested"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {

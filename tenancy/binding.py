@@ -25,6 +25,8 @@ class Purpose(StrEnum):
     MANAGED_OBJECT = "managed-object"
     BOUNDARY = "boundary"
     PAYLOAD = "payload"
+    CREDENTIALS = "credentials"
+    """What opens the door where a customer holds its root key."""
 
 
 @dataclass(frozen=True, slots=True)

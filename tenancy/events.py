@@ -29,6 +29,10 @@ class AnnouncementKind(StrEnum):
     READY = "ready"
     LATE = "late"
     FAILED = "failed"
+    LOCKED = "locked"
+    UNLOCKED = "unlocked"
+    ROOT_KEY_WARNING = "root-key-warning"
+    ROOT_KEY_CHANGED = "root-key-changed"
 
 
 class Channel(StrEnum):
@@ -84,5 +88,29 @@ def announcement_text(kind: AnnouncementKind, organization: str, url: str) -> tu
                 f"{subject}\n\n"
                 "Preparation was stopped before your environment was opened, so none of your data is affected. Our "
                 "operators have been alerted and will try again; you will get a message when it is ready.\n"
+            )
+        case AnnouncementKind.LOCKED:
+            subject = f"OpenKCM for {organization} is locked"
+            body = (
+                f"{subject}\n\n"
+                "Nothing of yours can be encrypted or decrypted: somebody locked it, or your root key was taken away "
+                f"or did not answer. Nothing is destroyed. Why, and what unlocks it: {url}\n"
+            )
+        case AnnouncementKind.UNLOCKED:
+            subject = f"OpenKCM for {organization} is unlocked"
+            body = f"{subject}\n\nYour services work again. There is nothing you need to do.\n"
+        case AnnouncementKind.ROOT_KEY_WARNING:
+            subject = f"The root key of {organization} does not answer"
+            body = (
+                f"{subject}\n\n"
+                "Your services go on with what is open for a short while. If your key does not answer by then, nothing "
+                f"of yours opens until it does. What was tried and what it said: {url}\n"
+            )
+        case AnnouncementKind.ROOT_KEY_CHANGED:
+            subject = f"The root key of {organization} was changed"
+            body = (
+                f"{subject}\n\n"
+                "Every service key now lies under the new root key; your data was not encrypted anew and no service "
+                f"was interrupted. If this was not you, look at once: {url}\n"
             )
     return subject, body

@@ -98,6 +98,16 @@ def service_workflow(tenant_id: str, service: str) -> str:
     return f"{tenant_workflow(tenant_id)}/service/{service}"
 
 
+def root_key_workflow(tenant_id: str, number: int) -> str:
+    """Return the workflow id of one change of the tenant's root key."""
+    return f"{tenant_workflow(tenant_id)}/root-key/{number}"
+
+
+def watch_workflow(region: str) -> str:
+    """Return the workflow id of the watch over a region's root keys."""
+    return f"root-keys/{region}"
+
+
 def tenant_of_workflow(workflow_id: str) -> str | None:
     """Return the tenant whose workflow this is, None for the platform's own workflows."""
     parts = workflow_id.split("/")

@@ -5,6 +5,7 @@ operators. Activities read the details from PostgreSQL.
 """
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tenancy.events import AnnouncementKind
 from tenancy.ids import TenantId, parse_service_name
 from tenancy.lifecycle import State
+from tenancy.root_keys import RootKeyMode
 
 ServiceName = Annotated[str, AfterValidator(parse_service_name)]
 
@@ -26,6 +28,8 @@ class TenantMemory(Message):
     state: State = State.REQUESTED
     seen_events: tuple[str, ...] = ()
     provisions: int = 0
+    changes: int = Field(0, description="changes of the root key that were begun")
+    operations: int = Field(0, description="moves of its standing and preflights; makes their operation ids unique")
 
 
 class TenantInput(Message):
@@ -125,3 +129,83 @@ class CertificateResult(Message):
 class ConnectFailureInput(ServiceStep):
     code: str
     reason: str = Field(description="the activity that failed")
+
+
+class StandingMove(StrEnum):
+    """What somebody may ask of a tenant's standing."""
+
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    LOCK = "lock"
+    UNLOCK = "unlock"
+
+
+class StandingInput(StepInput):
+    """Input of a step that moves a tenant's standing."""
+
+    move: StandingMove
+
+
+class StandingResult(Message):
+    state: State
+    told: AnnouncementKind | None = Field(None, description="of the announcement that now waits in the outbox")
+
+
+class RootKeyRequest(Message):
+    """A stored request about the root key; place and sealed credentials lie in PostgreSQL under (tenant, request)."""
+
+    request_id: str
+
+
+class RootKeyStep(StepInput, RootKeyRequest):
+    """Input of a step of a preflight or a change; `number` is 0 where nothing is changed."""
+
+    number: int = 0
+
+
+class ChangeRootKeyInput(Message):
+    tenant_id: TenantId
+    region: str
+    number: int = Field(description="counts the tenant's changes, from 1; part of the workflow's id")
+    request_id: str
+
+
+class PreflightResult(Message):
+    """How a preflight ended; what was found in words lies in PostgreSQL."""
+
+    problems: int
+    code: str = Field("", description="of the first problem")
+
+
+class ChangeRootKeyResult(Message):
+    """How a change ended: with the root key of `mode` in force, or with `code` and no effect."""
+
+    mode: RootKeyMode | None = None
+    state: State | None = Field(None, description="of the tenant, once the root key was changed")
+    code: str = ""
+    problems: int = Field(0, description="how many the preflight found")
+
+
+class AbandonInput(RootKeyStep):
+    code: str
+    reason: str = Field(description="the activity that failed")
+
+
+class WatchRootKeysInput(Message):
+    region: str
+
+
+class WatchResult(Message):
+    """Tenants whose root key asks for another standing than theirs, for the entity to look at."""
+
+    tenants: tuple[TenantId, ...]
+
+
+class WrapProgress(Message):
+    total: int
+    wrapped: int
+
+
+class SwitchResult(StandingResult):
+    switched: bool = Field(description="false while a service key has no wrap under the new root key")
+    mode: RootKeyMode

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 
+from tenancy.binding import Context, Purpose
 from tenancy.errors import RootKeyRefused
+from tenancy.ids import l2_key
 
 
 class RootKeyMode(StrEnum):
@@ -190,6 +192,16 @@ def external_id(tenant_id: str) -> str:
     role (the confused deputy of AWS's documentation).
     """
     return f"openkcm/{tenant_id}"
+
+
+def credentials_context(tenant_id: str, root_key_id: str) -> Context:
+    """Return what binds a root key's stored credentials, encrypted under the tenant's L2, to their tenant and row."""
+    return Context(tenant_id, l2_key(tenant_id), "", Purpose.CREDENTIALS, root_key_id)
+
+
+def probe_context(tenant_id: str, root_key_id: str) -> Context:
+    """Return what binds the known value by which a root key is tried."""
+    return Context(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, root_key_id)
 
 
 class Problem(_Model):

@@ -1,8 +1,8 @@
 """The platform's own root keys (L1) in Transit: one for each region, derived, never exportable.
 
-Bound to their context by key derivation, like L2 keys (see `transit`). The worker makes them and wraps, the crypto
-service wraps and unwraps (policies/worker.hcl, policies/crypto.hcl): who can make and disable a key cannot open what
-it wrapped, and who opens can do nothing else to it.
+Bound to their context by key derivation, like L2 keys (see `transit`). The worker makes them, wraps, and unwraps when a
+tenant changes its root key; the crypto service wraps and unwraps and can do nothing else to them (policies/worker.hcl,
+policies/crypto.hcl).
 """
 
 from typing import Any

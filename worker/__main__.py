@@ -70,6 +70,7 @@ async def _connect(settings: Settings, parts: wiring.Parts, runtime: Runtime) ->
         )
         await bootstrap.declare_search_attributes(client)
         await bootstrap.declare_schedules(client)
+        await bootstrap.ensure_watches(client, settings.regions)
     except (RuntimeError, OSError) as down:
         raise TemporalUnavailable from down
     return client

@@ -20,17 +20,19 @@ from temporalio.client import (
     SchedulePolicy,
     ScheduleSpec,
 )
-from temporalio.common import SearchAttributeIndexedValueType
+from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflictPolicy
 
 from database.interfaces import TenantDatabase
 from tenancy.errors import CanaryMissing
 from tenancy.events import EventKind, MarketplaceEvent
-from tenancy.ids import CANARY_TENANT_ID
+from tenancy.ids import CANARY_TENANT_ID, task_queue, watch_workflow
 from tenancy.lifecycle import State
+from tenancy.messages import WatchRootKeysInput
 from vault.interfaces import RootKeys
 from workflows import visibility
 from workflows.gateway import Gateway
 from workflows.platform import SignAuditHeads, SweepOutbox
+from workflows.root_keys import WatchRootKeys
 
 PLATFORM_QUEUE = "platform"
 
@@ -92,6 +94,19 @@ def ensure_root_keys(root_keys: RootKeys, regions: Sequence[str]) -> None:
     for region in regions:
         key = root_keys.ensure(region)
         log.info("root key ready", key=key.name, version=key.version)
+
+
+async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
+    """Have the root keys of each region watched; a watch that runs already is left alone."""
+    for region in regions:
+        await client.start_workflow(
+            WatchRootKeys.run,
+            WatchRootKeysInput(region=region),
+            id=watch_workflow(region),
+            task_queue=task_queue(region),
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"the root keys that customers of {region} hold",
+        )
 
 
 async def ensure_canary(database: TenantDatabase, gateway: Gateway, region: str) -> None:

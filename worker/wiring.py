@@ -11,6 +11,7 @@ from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
+from activities.announcing import Announcer
 from activities.audit_heads import AuditHeadActivities
 from activities.certificates import CertificateActivities
 from activities.delivery import CallbackSender, EmailSender
@@ -18,16 +19,19 @@ from activities.isolation import IsolationActivities
 from activities.keys import KeyActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.records import RecordActivities
+from activities.root_keys import RootKeyActivities
 from activities.services import ServiceActivities
+from activities.standing import StandingActivities
+from activities.watching import Pace, WatchActivities
 from config import secrets
+from config.sealing import unseal
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
-from database.interfaces import TenantRow
-from keystores.interfaces import RootKey
+from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
-from tenancy.errors import RootKeyDenied
+from keystores.providers import CustomerRootKeys, Reach
 from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
@@ -46,14 +50,13 @@ from worker.identity import open_vault
 from worker.keyring import Keyring
 from workflows.platform import SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
+from workflows.root_key import ChangeRootKey
+from workflows.root_keys import WatchRootKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
-LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService)
+LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys)
 PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox)
-
-PLATFORM_MODE = "platform"
-"""The `root_key_mode` of a tenant that brings no root key of its own."""
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -107,13 +110,25 @@ def build(settings: Settings) -> Parts:
     senders = _senders(settings)
     keys = KeyActivities(database, tenant_keys, payload_keys, keyring, utc_now)
     certificates = CertificateActivities(database, database, authorities, utc_now)
-    records = RecordActivities(database, tuple(senders), settings.dashboard_url, utc_now)
+    announcer = Announcer(tuple(senders), settings.dashboard_url)
+    records = RecordActivities(database, announcer, utc_now)
+    shelf = OpenedRootKeys(
+        lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
+    )
+    intake = read_secret(settings.secrets, secrets.INTAKE_KEY)
+    changes = RootKeyActivities(
+        database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
+    )
+    grace = settings.root_key_grace_seconds
+    standing = StandingActivities(database, announcer, grace, utc_now)
+    pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
+    watch = WatchActivities(database, shelf, pace, utc_now)
     isolation = IsolationActivities(database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens), utc_now)
     notifications = NotificationActivities(database, database, senders, utc_now)
     services = ServiceActivities(
         database,
         tenant_keys,
-        _root_key_of(root_keys),
+        shelf,
         authorities,
         timedelta(hours=settings.service_certificate_hours),
         utc_now,
@@ -143,6 +158,14 @@ def build(settings: Settings) -> Parts:
             services.record_connect_failure,
             services.plan_renewal,
             services.disconnect_service,
+            standing.change_standing,
+            standing.follow_root_key,
+            changes.admit_root_key,
+            changes.preflight_root_key,
+            changes.wrap_service_keys,
+            changes.switch_root_key,
+            changes.abandon_root_key,
+            watch.watch_root_keys,
         ),
         platform=(heads.sign_audit_heads, notifications.sweep_outbox),
         interceptors=(FailureInterceptor(database),),
@@ -180,15 +203,14 @@ def workers(client: Client, parts: Parts) -> list[Worker]:
     return [*lifecycle, worker(PLATFORM_QUEUE, PLATFORM_WORKFLOWS, parts.platform)]
 
 
-def _root_key_of(root_keys: RootKeys) -> Callable[[TenantRow], RootKey]:
-    """Return what tells a tenant's root key, by the mode on record; a mode that is not known opens nothing."""
-
-    def root_key_of(tenant: TenantRow) -> RootKey:
-        if tenant.root_key_mode != PLATFORM_MODE:
-            raise RootKeyDenied(f"the root key is held by {tenant.root_key_mode}, which this worker does not know")
-        return PlatformRootKey(root_keys, tenant.region)
-
-    return root_key_of
+def reach(settings: Settings) -> Reach:
+    """Return how this process may reach the servers that hold customers' root keys."""
+    return Reach(
+        aws_endpoint=settings.aws_kms_endpoint,
+        pkcs11_module=settings.pkcs11_module,
+        networks=settings.root_key_networks,
+        timeout_seconds=settings.root_key_timeout_seconds,
+    )
 
 
 def _senders(settings: Settings) -> Mapping[Channel, Sender]:

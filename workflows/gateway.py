@@ -5,7 +5,7 @@ to repeat: the workflow id is the tenant, and events and updates are told apart 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -30,7 +30,14 @@ from tenancy import ids
 from tenancy.errors import CallerError, PlatformError, SettingsInvalid, TemporalUnavailable, TenantUnknown
 from tenancy.events import EventKind
 from tenancy.lifecycle import State
-from tenancy.messages import EnrolInput, MarketplaceSignal, ServiceInput, TenantInput
+from tenancy.messages import (
+    EnrolInput,
+    MarketplaceSignal,
+    RootKeyRequest,
+    ServiceInput,
+    StandingMove,
+    TenantInput,
+)
 from workflows import priorities, visibility
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
@@ -116,6 +123,25 @@ class Gateway:
                 raise TenantUnknown from None
             raise TemporalUnavailable from failed
 
+    async def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+        """Suspend, resume, lock or unlock a tenant; it is so when this returns, and again is no error.
+
+        Raises: TenantUnknown, TemporalUnavailable, NotDoneInTime, or the refusal of the validator or of the move.
+        """
+        await self._of_tenant(tenant_id, Tenant.change_standing, move)
+
+    async def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
+        """Try the root key of a stored request; what was found is on record when this returns. Raises as above."""
+        await self._of_tenant(tenant_id, Tenant.preflight_root_key, RootKeyRequest(request_id=request_id), request_id)
+
+    async def change_root_key(self, tenant_id: str, request_id: str) -> None:
+        """Put every service key under the root key of a stored request; it is in force when this returns.
+
+        Raises: as above; UpdateRefused with the code of what stopped it, after which the former key is in force. What
+            a preflight found is on record.
+        """
+        await self._of_tenant(tenant_id, Tenant.change_root_key, RootKeyRequest(request_id=request_id), request_id)
+
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         """Connect a service, or give a connected one a further certificate, as the stored request says.
 
@@ -138,6 +164,19 @@ class Gateway:
         """Revoke all certificates of a service at once; raises as `connect_service`."""
         await self._ask(tenant_id, region, service, ConnectService.disconnect)
 
+    async def _of_tenant(self, tenant_id: str, update: Any, argument: Any, update_id: str | None = None) -> None:
+        """Ask the tenant's entity, which runs as long as there is the tenant."""
+        handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                await _until_taken(lambda: handle.execute_update(update, argument, id=update_id))
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            raise NotDoneInTime from None
+        except _DOWN as failed:
+            if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
+                raise TenantUnknown from None
+            raise TemporalUnavailable from failed
+
     async def _ask(  # noqa: PLR0913, PLR0917 - whose service, and what of it
         self,
         tenant_id: str,
@@ -150,24 +189,31 @@ class Gateway:
         """Ask the workflow of a service, started if there is none: it is all on record, so a new run does as well."""
         try:
             async with asyncio.timeout(self._patience_seconds):
-                while True:
-                    try:
-                        await self._client.execute_update_with_start_workflow(
-                            update,
-                            args=arguments,
-                            id=update_id,
-                            start_workflow_operation=_service_start(tenant_id, region, service),
-                        )
-                    except WorkflowUpdateFailedError as refused:
-                        refusal = _as_refusal(refused)
-                        if refusal.code != _ENDED_MEANWHILE:
-                            raise refusal from None
-                    else:
-                        return
+                await _until_taken(
+                    lambda: self._client.execute_update_with_start_workflow(
+                        update,
+                        args=arguments,
+                        id=update_id,
+                        start_workflow_operation=_service_start(tenant_id, region, service),
+                    )
+                )
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             raise NotDoneInTime from None
         except _DOWN as failed:
             raise TemporalUnavailable from failed
+
+
+async def _until_taken(ask: Callable[[], Awaitable[object]]) -> None:
+    """Ask again for as long as the run that was asked ended in that moment; raises UpdateRefused."""
+    while True:
+        try:
+            await ask()
+        except WorkflowUpdateFailedError as refused:
+            refusal = _as_refusal(refused)
+            if refusal.code != _ENDED_MEANWHILE:
+                raise refusal from None
+        else:
+            return
 
 
 def _service_start(tenant_id: str, region: str, service: str) -> WithStartWorkflowOperation[ConnectService, None]:

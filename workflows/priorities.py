@@ -19,5 +19,5 @@ def enable(tenant_id: str) -> Priority:
 
 
 def service(tenant_id: str) -> Priority:
-    """Connecting, renewing and disconnecting."""
+    """Connecting, renewing and disconnecting; changing a root key."""
     return Priority(priority_key=_SERVICE, fairness_key=tenant_id)

@@ -15,12 +15,13 @@ Input = TypeVar("Input", bound=StepInput)
 Result = TypeVar("Result")
 
 
-async def perform(
+async def perform(  # noqa: PLR0913, PLR0917 - what is done, and how patiently
     activity: Callable[[Any, Input], Result],
     step: Input,
     summary: str,
     attempt: timedelta = timing.ATTEMPT,
     patience: timedelta | None = None,
+    heartbeat: timedelta | None = None,
 ) -> Result:
     """Run one activity to its end, trying again for ever unless its error says that this is useless.
 
@@ -30,6 +31,7 @@ async def perform(
         summary: what the Temporal UI shows beside it.
         attempt: after how long an attempt counts as lost.
         patience: how long to go on trying; None for without end.
+        heartbeat: how long an attempt may be silent; None for one that says nothing before its end.
     """
     return await workflow.execute_activity_method(
         activity,
@@ -37,6 +39,7 @@ async def perform(
         summary=summary,
         start_to_close_timeout=attempt,
         schedule_to_close_timeout=patience,
+        heartbeat_timeout=heartbeat,
         retry_policy=timing.RETRY,
     )
 

@@ -31,6 +31,16 @@ free for its next operation."""
 HEADS_ATTEMPT = timedelta(minutes=2)
 HEARTBEAT = timedelta(seconds=15)
 
+PREFLIGHT_ATTEMPT = timedelta(seconds=30)
+"""A preflight makes some eight calls to a customer's server, each of which may take its whole time."""
+WRAP_ATTEMPT = timedelta(minutes=10)
+WRAP_HEARTBEAT = timedelta(seconds=6)
+WRAP_PATIENCE = timedelta(hours=1)
+"""How long a change of the root key waits for a root key that is out of reach; the former key is in force meanwhile."""
+WATCH_ATTEMPT = timedelta(hours=1)
+WATCH_HEARTBEAT = timedelta(seconds=4)
+"""After so long another worker takes up the watch of one that died."""
+
 RENEWAL_PAUSE = timedelta(hours=1)
 """How long a renewal rests that was refused, because the tenant is locked for instance; a third of the certificate's
 life is left when it is first tried, so some twenty tries."""

@@ -19,13 +19,20 @@ path "transit/keys/+/soft-delete-restore" {
   capabilities = ["update"]
 }
 
-# Put a service key under the platform's root key. It cannot unwrap one: that is for the crypto service alone, so that
-# whoever makes and disables root keys opens nothing that lies under them.
+# Put a service key under the platform's root key, and take it from there to a customer's and back when a tenant changes
+# its root key. What lies beneath is still encrypted under the tenant's L2, which only the tenant's identity may use.
 path "transit/encrypt/root-*" {
   capabilities       = ["update"]
   allowed_parameters = {
     "plaintext" = []
     "context"   = []
+  }
+}
+path "transit/decrypt/root-*" {
+  capabilities       = ["update"]
+  allowed_parameters = {
+    "ciphertext" = []
+    "context"    = []
   }
 }
 

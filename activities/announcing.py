@@ -1,0 +1,35 @@
+"""Messages to the customer, stored in the transaction of what they tell of; `notifications` sends them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from database.interfaces import TenantRow, TenantTransaction
+from tenancy import ids
+from tenancy.events import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
+from tenancy.messages import StepInput
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """Over which channels customers are told, and where their page is."""
+
+    channels: Sequence[Channel]
+    base_url: str
+
+    def store(self, tx: TenantTransaction, step: StepInput, row: TenantRow, kind: AnnouncementKind) -> bool:
+        """Store one message for each channel; False when there is nobody to tell."""
+        if step.tenant_id == ids.CANARY_TENANT_ID:  # nobody enabled it
+            return False
+        subject, body = announcement_text(kind, row.organization, dashboard_url(self.base_url, step.tenant_id))
+        for channel in self.channels:
+            tx.outbox.add(
+                Announcement(
+                    message_id=message_id(step.tenant_id, step.operation_id, kind, channel),
+                    tenant_id=step.tenant_id,
+                    channel=channel,
+                    kind=kind,
+                    subject=subject,
+                    body=body,
+                )
+            )
+        return bool(self.channels)

@@ -1,0 +1,274 @@
+"""The steps of a preflight and of ChangeRootKey (docs/root-keys.md).
+
+A change opens only the outer layer of a service key, from the former root key, and closes it again with the new one:
+what lies between is still encrypted under the tenant's L2, so no service key is ever in the worker's memory.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from temporalio import activity
+
+from activities.announcing import Announcer
+from activities.journal import record
+from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, TenantRow, TenantTransaction
+from keystores.interfaces import RootKey, RootKeyShelf
+from tenancy import ids
+from tenancy.audit import AuditName
+from tenancy.binding import Context, Purpose
+from tenancy.errors import (
+    OpenKcmError,
+    RootKeyDenied,
+    RootKeyRefused,
+    TenantClosed,
+    TenantUnknown,
+    WrongContext,
+)
+from tenancy.events import AnnouncementKind
+from tenancy.lifecycle import DECRYPTS, State
+from tenancy.locks import LockReason
+from tenancy.messages import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
+from tenancy.root_keys import (
+    Credentials,
+    Place,
+    PlatformPlace,
+    Problem,
+    credentials_context,
+    probe_context,
+    refuse_incomplete,
+)
+from vault.interfaces import TenantKeys
+
+_PROBE_BYTES = 32
+_BATCH = 64
+_THREADS = 4
+
+Unseal = Callable[[str, str, str], Credentials]
+"""Returns what was sealed, for tenant, request and sealed text; raises RootKeyRefused."""
+
+
+class RootKeyActivities:
+    def __init__(
+        self,
+        database: TenantDatabase,
+        tenant_keys: TenantKeys,
+        shelf: RootKeyShelf,
+        unseal: Unseal,
+        announcer: Announcer,
+    ) -> None:
+        self._database = database
+        self._tenant_keys = tenant_keys
+        self._shelf = shelf
+        self._unseal = unseal
+        self._announcer = announcer
+
+    @activity.defn(name="admit-root-key")
+    def admit_root_key(self, step: RootKeyStep) -> None:
+        """Step 1: put the intended change on record, and the credentials under the tenant's L2."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = _open(tx)
+            request, known = tx.root_keys.requested(step.request_id), tx.root_keys.held(step.request_id)
+        place = request.place
+        admitted: SealedRootKeyRow | None = None
+        if known is None and not isinstance(place, PlatformPlace):
+            credentials = self._credentials(step, place, request.sealed)
+            context = credentials_context(step.tenant_id, step.request_id)
+            stored = self._tenant_keys.encrypt(context, credentials.dump())
+            admitted = SealedRootKeyRow(step.request_id, place, stored)
+        name = ids.root_key(tenant.region) if isinstance(place, PlatformPlace) else place.name
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            if admitted is not None:
+                tx.root_keys.admit(admitted)
+            root_key_id = None if isinstance(place, PlatformPlace) else step.request_id
+            change = tx.root_keys.begin(step.number, place.provider, name, root_key_id)
+            record(
+                tx,
+                step,
+                AuditName.ROOT_KEY_CHANGED,
+                name,
+                "intended",
+                before=f"{change.from_mode} {change.from_name}",
+                after=f"{change.to_mode} {change.to_name}",
+            )
+
+    @activity.defn(name="preflight-root-key")
+    def preflight_root_key(self, step: RootKeyStep) -> PreflightResult:
+        """Step 2: try everything that will be needed of the new root key and keep in words what is missing.
+
+        Of a candidate a known value is kept, wrapped: by it the key is tried from then on.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = _known(tx)
+            request, known = tx.root_keys.requested(step.request_id), tx.root_keys.sealed(step.request_id)
+        proof = b""
+        probe = os.urandom(_PROBE_BYTES)
+        try:
+            root_key = self._candidate(step, tenant, request.place, request.sealed, known)
+            problems = [_in_words(problem) for problem in root_key.validate()]
+            if not problems and known is not None:
+                proof = _proven(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
+        except OpenKcmError as problem:
+            if problem.retryable and step.number:
+                raise
+            problems = [_in_words(problem)]
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.root_keys.found(step.request_id, problems)
+            if proof:
+                tx.root_keys.prove(step.request_id, proof, hashlib.sha256(probe).digest())
+            record(
+                tx,
+                step,
+                AuditName.ROOT_KEY_CHECKED,
+                request.place.name,
+                "failure" if problems else "success",
+                provider=request.place.provider,
+                problems=", ".join(problem.code for problem in problems),
+            )
+        return PreflightResult(problems=len(problems), code=problems[0].code if problems else "")
+
+    @activity.defn(name="wrap-service-keys")
+    def wrap_service_keys(self, step: RootKeyStep) -> WrapProgress:
+        """Step 3: keep beside each wrap one under the new root key that was seen to open; what has one is left."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant, progress = _known(tx), tx.root_keys.stage(step.number, ())
+        new = self._by_id(tenant, progress.root_key_id)
+        former: dict[str | None, RootKey] = {}
+
+        def wrapped(row: ServiceKeyRow) -> tuple[ServiceKeyRow, bytes]:
+            context = _of_service_key(step.tenant_id, row)
+            return row, _proven(new, context, former[row.root_key_id].unwrap(context, row.wrapped))
+
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="wrap") as pool:
+            while True:
+                activity.heartbeat(progress.wrapped)
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    rows = tx.root_keys.unstaged(step.number, _BATCH)
+                if not rows:
+                    return WrapProgress(total=progress.total, wrapped=progress.wrapped)
+                for root_key_id in {row.root_key_id for row in rows} - former.keys():
+                    former[root_key_id] = self._by_id(tenant, root_key_id)
+                wraps = list(pool.map(wrapped, rows))
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    progress = tx.root_keys.stage(step.number, wraps)
+
+    @activity.defn(name="switch-root-key")
+    def switch_root_key(self, step: RootKeyStep) -> SwitchResult:
+        """Step 4: one last look that the new root key opens, then every service key, the tenant and the route of both.
+
+        Under the tenant's row lock, which whoever makes a service key takes too: none is left under the former key.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant, change = _known(tx), tx.root_keys.change(step.number)
+            staged = tx.root_keys.staged(step.number)
+        if change is None:
+            raise RootKeyRefused("the change was never begun", "ask for it again")
+        if staged is not None:
+            row, wrap = staged
+            self._by_id(tenant, change.root_key_id).unwrap(_of_service_key(step.tenant_id, row), wrap)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = tx.tenants.lock()
+            if tenant.state not in DECRYPTS | {State.LOCKED}:
+                raise TenantClosed(tenant.state)
+            if not tx.root_keys.switch(step.number):
+                return SwitchResult(state=tenant.state, switched=False, mode=change.to_mode)
+            state = tenant.state
+            if LockReason.ROOT_KEY in tenant.locks:  # by the former key; the new one has just opened something
+                state = tx.tenants.release(LockReason.ROOT_KEY)
+            record(
+                tx,
+                step,
+                AuditName.ROOT_KEY_CHANGED,
+                change.to_name,
+                before=f"{change.from_mode} {change.from_name}",
+                after=f"{change.to_mode} {change.to_name}",
+                service_keys=str(change.total),
+            )
+            told = self._announcer.store(tx, step, tenant, AnnouncementKind.ROOT_KEY_CHANGED)
+        self._shelf.forget(step.tenant_id)
+        return SwitchResult(
+            state=state,
+            switched=True,
+            mode=change.to_mode,
+            told=AnnouncementKind.ROOT_KEY_CHANGED if told else None,
+        )
+
+    @activity.defn(name="abandon-root-key")
+    def abandon_root_key(self, failure: AbandonInput) -> None:
+        """End a change without effect: the former root key is in force, and nothing is kept of the new one."""
+        with self._database.tenant_tx(failure.tenant_id) as tx:
+            tx.tenants.lock()
+            change = tx.root_keys.change(failure.number)
+            tx.root_keys.abandon(failure.number, failure.code)
+            record(
+                tx,
+                failure,
+                AuditName.ROOT_KEY_CHANGED,
+                failure.request_id if change is None else change.to_name,
+                "failure",
+                code=failure.code,
+                at=failure.reason,
+            )
+        self._shelf.forget(failure.tenant_id)
+
+    def _credentials(self, step: RootKeyStep, place: Place, sealed: str | None) -> Credentials:
+        if sealed is None:
+            raise RootKeyRefused("the credentials of this request were used already", "give them again")
+        credentials = self._unseal(step.tenant_id, step.request_id, sealed)
+        refuse_incomplete(place, credentials)
+        return credentials
+
+    def _candidate(
+        self, step: RootKeyStep, tenant: TenantRow, place: Place, sealed: str | None, known: SealedRootKeyRow | None
+    ) -> RootKey:
+        if isinstance(place, PlatformPlace):
+            return self._shelf.platform(tenant.region)
+        if known is not None:
+            return self._shelf.held(step.tenant_id, known.root_key_id, known.place, known.credentials)
+        return self._shelf.candidate(step.tenant_id, place, self._credentials(step, place, sealed))
+
+    def _by_id(self, tenant: TenantRow, root_key_id: str | None) -> RootKey:
+        if root_key_id is None:
+            return self._shelf.platform(tenant.region)
+        with self._database.tenant_tx(tenant.tenant_id) as tx:
+            row = tx.root_keys.sealed(root_key_id)
+        return opened(self._shelf, tenant.tenant_id, row)
+
+
+def opened(shelf: RootKeyShelf, tenant_id: str, row: SealedRootKeyRow | None) -> RootKey:
+    """Return a root key on record, ready for use; raises RootKeyDenied when its credentials were forgotten."""
+    if row is None:
+        raise RootKeyDenied("the root key's credentials were forgotten when it was retired")
+    return shelf.held(tenant_id, row.root_key_id, row.place, row.credentials)
+
+
+def _proven(root_key: RootKey, context: Context, inner: bytes) -> bytes:
+    """Return `inner` wrapped, seen to open again."""
+    wrapped = root_key.wrap(context, inner)
+    if root_key.unwrap(context, wrapped) != inner:
+        raise WrongContext("the root key does not open what it has just wrapped")
+    return wrapped
+
+
+def _of_service_key(tenant_id: str, row: ServiceKeyRow) -> Context:
+    return Context(tenant_id, ids.l2_key(tenant_id), row.service, Purpose.SERVICE_KEY, str(row.version))
+
+
+def _open(tx: TenantTransaction) -> TenantRow:
+    tenant = tx.tenants.lock()
+    if tenant.state not in DECRYPTS:
+        raise TenantClosed(tenant.state)
+    return tenant
+
+
+def _known(tx: TenantTransaction) -> TenantRow:
+    tenant = tx.tenants.get()
+    if tenant is None:
+        raise TenantUnknown
+    return tenant
+
+
+def _in_words(problem: OpenKcmError) -> Problem:
+    return Problem(code=problem.code, message=problem.message, hint=problem.hint)

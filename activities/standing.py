@@ -1,0 +1,103 @@
+"""A tenant's standing: suspended or not, locked or not and why; rows of PostgreSQL only.
+
+The crypto service hears of a new state by the commit itself: it drops what it has open and looks at its connections.
+"""
+
+from temporalio import activity
+
+from activities.announcing import Announcer
+from activities.journal import Clock, record
+from database.interfaces import HeldKeyRow, TenantDatabase, TenantRow, TenantTransaction
+from tenancy.audit import AuditName
+from tenancy.events import AnnouncementKind
+from tenancy.lifecycle import DECRYPTS, Move, State
+from tenancy.locks import HEALTHY, LockReason, closes
+from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
+
+_NAMES = {
+    StandingMove.SUSPEND: AuditName.TENANT_SUSPENDED,
+    StandingMove.RESUME: AuditName.TENANT_RESUMED,
+    StandingMove.LOCK: AuditName.TENANT_LOCKED,
+    StandingMove.UNLOCK: AuditName.TENANT_UNLOCKED,
+}
+
+
+class StandingActivities:
+    def __init__(self, database: TenantDatabase, announcer: Announcer, grace_seconds: float, clock: Clock) -> None:
+        """Take for how long a root key may be out of reach before its tenant is locked."""
+        self._database = database
+        self._announcer = announcer
+        self._grace_seconds = grace_seconds
+        self._clock = clock
+
+    @activity.defn(name="change-standing")
+    def change_standing(self, step: StandingInput) -> StandingResult:
+        """Do what somebody asked for; a tenant that stands so already stays so."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row = tx.tenants.lock()
+            state = _moved(tx, row, step.move)
+            record(
+                tx,
+                step,
+                _NAMES[step.move],
+                step.tenant_id,
+                before=row.state,
+                after=state,
+                locked_by=", ".join(tx.tenants.lock().locks),
+            )
+            return self._result(tx, step, row, state)
+
+    @activity.defn(name="follow-root-key")
+    def follow_root_key(self, step: StepInput) -> StandingResult:
+        """Lock the tenant when its root key was taken away or out of reach for too long; unlock it when it is back.
+
+        A root key that has just stopped to answer is told of and locks nothing yet.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row, key = tx.tenants.lock(), tx.root_keys.current()
+            held, due = LockReason.ROOT_KEY in row.locks, self._closes(key)
+            if due == held or row.state not in DECRYPTS | {State.LOCKED}:
+                warned = key is not None and key.health != HEALTHY and not held
+                told = warned and self._announcer.store(tx, step, row, AnnouncementKind.ROOT_KEY_WARNING)
+                return StandingResult(state=row.state, told=AnnouncementKind.ROOT_KEY_WARNING if told else None)
+            state = (tx.tenants.hold if due else tx.tenants.release)(LockReason.ROOT_KEY)
+            record(
+                tx,
+                step,
+                AuditName.TENANT_LOCKED if due else AuditName.TENANT_UNLOCKED,
+                step.tenant_id,
+                before=row.state,
+                after=state,
+                root_key="the platform's" if key is None else key.name,
+                health=HEALTHY if key is None else key.health,
+            )
+            return self._result(tx, step, row, state)
+
+    def _closes(self, key: HeldKeyRow | None) -> bool:
+        if key is None:
+            return False
+        return closes(key.health, (self._clock() - key.health_since).total_seconds(), self._grace_seconds)
+
+    def _result(self, tx: TenantTransaction, step: StepInput, row: TenantRow, state: State) -> StandingResult:
+        kind = _news(row.state, state)
+        told = kind is not None and self._announcer.store(tx, step, row, kind)
+        return StandingResult(state=state, told=kind if told else None)
+
+
+def _moved(tx: TenantTransaction, row: TenantRow, move: StandingMove) -> State:
+    match move:
+        case StandingMove.LOCK:
+            return tx.tenants.hold(LockReason.SWITCH)
+        case StandingMove.UNLOCK:
+            return row.state if row.state in DECRYPTS else tx.tenants.release(LockReason.SWITCH)
+        case _:
+            return tx.tenants.move(Move(move))
+
+
+def _news(before: State, after: State) -> AnnouncementKind | None:
+    """Return what is told of a move; nobody is written to for what they see on the page where they asked for it."""
+    if before is after:
+        return None
+    if after is State.LOCKED:
+        return AnnouncementKind.LOCKED
+    return AnnouncementKind.UNLOCKED if before is State.LOCKED else None

@@ -1,0 +1,247 @@
+"""The customer's root keys, and the change from one to another (migrations/0010_root_keys.sql).
+
+A change keeps its new wraps beside those in force until all are there; one statement then switches all of them. Whoever
+reads before it finds a whole estate under the former key, whoever reads after it a whole one under the new key.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow, SealedRootKeyRow
+from database.rows import ServiceKeyRow
+from tenancy.errors import DatabaseRefused, RootKeyRequestUnknown, TenantUnknown
+from tenancy.ids import root_key
+from tenancy.root_keys import Problem, RootKeyMode, RootKeyState, parse_place
+
+_HELD = "select root_key_id, mode, name, place, state, health, health_since, created_at from okcm.root_key"
+_CHANGE = (
+    "select number, from_mode, from_name, to_mode, to_name, root_key_id, state, total, wrapped, problem, started_at,"
+    " finished_at from okcm.root_key_change"
+)
+_SERVICE_KEY = "select service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"
+_UNSTAGED = "staged_for is distinct from %(number)s"
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeys:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def request(self, request: RootKeyRequestRow) -> None:
+        self.connection.execute(
+            "insert into okcm.root_key_request (tenant_id, request_id, place, sealed) values (%s, %s, %s, %s)"
+            " on conflict do nothing",
+            [self.tenant_id, request.request_id, request.place.model_dump_json(), request.sealed],
+        )
+
+    def problems(self, request_id: str) -> Sequence[Problem] | None:
+        row = self.connection.execute(
+            "select problems from okcm.root_key_request where request_id = %s", [request_id]
+        ).fetchone()
+        if row is None:
+            raise RootKeyRequestUnknown
+        return None if row[0] is None else [Problem.model_validate(problem) for problem in row[0]]
+
+    def current(self) -> HeldKeyRow | None:
+        return self._held("state = 'current'", [])
+
+    def held(self, root_key_id: str) -> HeldKeyRow | None:
+        return self._held("root_key_id = %s", [root_key_id])
+
+    def changes(self, limit: int = 20) -> Sequence[RootKeyChangeRow]:
+        rows = self.connection.execute(f"{_CHANGE} order by number desc limit %s", [limit])
+        return [_change(row) for row in rows]
+
+    def requested(self, request_id: str) -> RootKeyRequestRow:
+        row = self.connection.execute(
+            "select place, sealed from okcm.root_key_request where request_id = %s", [request_id]
+        ).fetchone()
+        if row is None:
+            raise RootKeyRequestUnknown
+        return RootKeyRequestRow(request_id, parse_place(row[0]), row[1])
+
+    def found(self, request_id: str, problems: Sequence[Problem]) -> None:
+        self.connection.execute(
+            "update okcm.root_key_request set problems = %s, sealed = null where request_id = %s",
+            [json.dumps([problem.model_dump() for problem in problems]), request_id],
+        )
+
+    def admit(self, row: SealedRootKeyRow) -> None:
+        self.connection.execute(
+            "insert into okcm.root_key (tenant_id, root_key_id, mode, name, place, credentials)"
+            " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                row.root_key_id,
+                row.place.provider,
+                row.place.name,
+                row.place.model_dump_json(),
+                row.credentials,
+            ],
+        )
+        self.connection.execute(
+            "update okcm.root_key_request set sealed = null where request_id = %s", [row.root_key_id]
+        )
+
+    def prove(self, root_key_id: str, probe: bytes, digest: bytes) -> None:
+        self.connection.execute(
+            "update okcm.root_key set probe = %s, probe_digest = %s where root_key_id = %s and probe is null",
+            [probe, digest, root_key_id],
+        )
+
+    def sealed(self, root_key_id: str) -> SealedRootKeyRow | None:
+        row = self.connection.execute(
+            "select root_key_id, place, credentials from okcm.root_key"
+            " where root_key_id = %s and credentials is not null",
+            [root_key_id],
+        ).fetchone()
+        return None if row is None else SealedRootKeyRow(row[0], parse_place(row[1]), row[2])
+
+    def probe(self, root_key_id: str) -> tuple[bytes, bytes] | None:
+        row = self.connection.execute(
+            "select probe, probe_digest from okcm.root_key where root_key_id = %s and probe is not null", [root_key_id]
+        ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def report(self, root_key_id: str, health: str) -> bool:
+        changed = self.connection.execute(
+            "update okcm.root_key set health = %s, health_since = clock_timestamp()"
+            " where root_key_id = %s and health <> %s",
+            [health, root_key_id, health],
+        )
+        return changed.rowcount == 1
+
+    def begin(self, number: int, to_mode: RootKeyMode, to_name: str, root_key_id: str | None) -> RootKeyChangeRow:
+        tenant = self.connection.execute("select root_key_mode, region from okcm.tenant").fetchone()
+        if tenant is None:
+            raise TenantUnknown
+        current = self.current()
+        self.connection.execute(
+            "insert into okcm.root_key_change (tenant_id, number, from_mode, from_name, to_mode, to_name, root_key_id)"
+            " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                number,
+                tenant[0],
+                root_key(tenant[1]) if current is None else current.name,
+                to_mode,
+                to_name,
+                root_key_id,
+            ],
+        )
+        return self._progress(number)
+
+    def change(self, number: int) -> RootKeyChangeRow | None:
+        row = self.connection.execute(f"{_CHANGE} where number = %s", [number]).fetchone()
+        return None if row is None else _change(row)
+
+    def unstaged(self, number: int, limit: int) -> Sequence[ServiceKeyRow]:
+        rows = self.connection.execute(
+            f"{_SERVICE_KEY} from okcm.service_key where {_UNSTAGED} order by service, version limit %(limit)s",
+            {"number": number, "limit": limit},
+        )
+        return [ServiceKeyRow(*row) for row in rows]
+
+    def stage(self, number: int, wraps: Sequence[tuple[ServiceKeyRow, bytes]]) -> RootKeyChangeRow:
+        self.connection.execute(
+            "update okcm.service_key k set staged_for = %(number)s, staged_wrapped = w.staged"
+            " from unnest(%(services)s::text[], %(versions)s::integer[], %(read)s::bytea[], %(staged)s::bytea[])"
+            " as w (service, version, wrapped, staged)"
+            " where k.service = w.service and k.version = w.version and k.wrapped = w.wrapped",
+            {
+                "number": number,
+                "services": [row.service for row, _ in wraps],
+                "versions": [row.version for row, _ in wraps],
+                "read": [row.wrapped for row, _ in wraps],
+                "staged": [staged for _, staged in wraps],
+            },
+        )
+        self.connection.execute(
+            "update okcm.root_key_change c set (total, wrapped) ="  # noqa: S608 - constants
+            f" (select count(*), count(*) filter (where not ({_UNSTAGED})) from okcm.service_key)"
+            " where number = %(number)s and state = 'running'",
+            {"number": number},
+        )
+        return self._progress(number)
+
+    def staged(self, number: int) -> tuple[ServiceKeyRow, bytes] | None:
+        row = self.connection.execute(
+            f"{_SERVICE_KEY}, staged_wrapped from okcm.service_key where staged_for = %s"
+            " order by service, version limit 1",
+            [number],
+        ).fetchone()
+        return None if row is None else (ServiceKeyRow(*row[:-1]), row[-1])
+
+    def switch(self, number: int) -> bool:
+        change = self._progress(number)
+        if change.state == "done":
+            return True
+        left = self.connection.execute(
+            f"select from okcm.service_key where {_UNSTAGED} limit 1",
+            {"number": number},
+        ).fetchone()
+        if left is not None or change.state != "running":
+            return False
+        self.connection.execute(
+            "update okcm.service_key set root_key_mode = %s, root_key = %s, root_key_id = %s, wrapped = staged_wrapped,"
+            " staged_for = null, staged_wrapped = null",
+            [change.to_mode, change.to_name, change.root_key_id],
+        )
+        self.connection.execute(
+            "update okcm.root_key set state = 'retired', credentials = null"
+            " where state = 'current' and root_key_id is distinct from %s",
+            [change.root_key_id],
+        )
+        self.connection.execute(
+            "update okcm.root_key set state = 'current', health = 'ok', health_since = clock_timestamp()"
+            " where root_key_id = %s",
+            [change.root_key_id],
+        )
+        self.connection.execute("update okcm.tenant set root_key_mode = %s", [change.to_mode])
+        self._end(number, "done", None)
+        return True
+
+    def abandon(self, number: int, problem: str) -> bool:
+        change = self.change(number)
+        if change is None or change.state != "running":
+            return False
+        self.connection.execute(
+            "update okcm.service_key set staged_for = null, staged_wrapped = null where staged_for = %s", [number]
+        )
+        self.connection.execute(
+            "update okcm.root_key set state = 'retired', credentials = null"
+            " where root_key_id = %s and state = 'candidate'",
+            [change.root_key_id],
+        )
+        self._end(number, "failed", problem)
+        return True
+
+    def _end(self, number: int, state: str, problem: str | None) -> None:
+        self.connection.execute(
+            "update okcm.root_key_change set state = %s, problem = %s, finished_at = clock_timestamp()"
+            " where number = %s",
+            [state, problem, number],
+        )
+
+    def _progress(self, number: int) -> RootKeyChangeRow:
+        change = self.change(number)
+        if change is None:
+            raise DatabaseRefused("there is no such change of the root key", "begin it first")
+        return change
+
+    def _held(self, where: str, values: list[str]) -> HeldKeyRow | None:
+        row = self.connection.execute(f"{_HELD} where {where}", values).fetchone()
+        if row is None:
+            return None
+        root_key_id, mode, name, place, state, *rest = row
+        return HeldKeyRow(root_key_id, RootKeyMode(mode), name, parse_place(place), RootKeyState(state), *rest)
+
+
+def _change(row: tuple[Any, ...]) -> RootKeyChangeRow:
+    number, from_mode, from_name, to_mode, *rest = row
+    return RootKeyChangeRow(number, RootKeyMode(from_mode), from_name, RootKeyMode(to_mode), *rest)
