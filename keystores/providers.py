@@ -5,6 +5,7 @@ from typing import Any
 from keystores.aws_kms import AwsKms
 from keystores.interfaces import RootKey
 from keystores.openbao import OpenBao
+from keystores.pkcs11 import Pkcs11
 from keystores.reach import Reach
 from tenancy.errors import RootKeyRefused
 from tenancy.root_keys import Credentials, Place, RootKeyMode, refuse_incomplete
@@ -13,6 +14,7 @@ __all__ = ["CustomerRootKeys", "Reach"]
 
 PROVIDERS = {
     RootKeyMode.AWS_KMS: AwsKms,
+    RootKeyMode.PKCS11: Pkcs11,
     RootKeyMode.OPENBAO: OpenBao,
 }
 
