@@ -112,10 +112,10 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
         networks=settings.root_key_networks,
         timeout_seconds=settings.root_key_timeout_seconds,
     )
-    shelf = OpenedRootKeys(
+    held = OpenedRootKeys(
         lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach), tenant_keys.decrypt
     )
-    keyring = CachedKeyring(database, tenant_keys, shelf, opening, changes, cache_seconds=seconds)
+    keyring = CachedKeyring(database, tenant_keys, held, opening, changes, cache_seconds=seconds)
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
     parts = Parts(callers, KeyedOperations(callers, keyring, journal), journal, limits, threads, changes)
     connections = Connections(parts)

@@ -167,4 +167,3 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         tx.usage.add([some_uses(service)], f"batch-{service}")
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))
-    a_root_key(field, tenant_id)

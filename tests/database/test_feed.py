@@ -16,6 +16,7 @@ from tests.database.builders import (
     a_connected_service,
     a_leaf,
     a_provisioned_tenant,
+    a_root_key,
     a_root_key_id,
     a_route,
     a_service_key,
@@ -62,6 +63,7 @@ def tenants(field: Field, worker: Database) -> Field:
     for tenant in ("acme", "beta"):
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
+        a_root_key(field, tenant)
     return field
 
 
