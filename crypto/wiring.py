@@ -109,7 +109,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
     reach = Reach(
         aws_endpoint=settings.aws_kms_endpoint,
         pkcs11_module=settings.pkcs11_module,
-        networks=settings.root_key_networks,
+        networks=settings.key_server_networks,
         timeout_seconds=settings.root_key_timeout_seconds,
     )
     held = OpenedRootKeys(
