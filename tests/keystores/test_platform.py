@@ -20,7 +20,7 @@ REGION = "eu-west-1"
 class PlatformHolder:
     root_key: PlatformRootKey
     server: Server
-    absence = RootKeyDenied
+    absence = (RootKeyDenied, RootKeyDisabled)
 
     @property
     def another(self) -> PlatformRootKey:
