@@ -98,9 +98,10 @@ class Settings(BaseSettings):
     pkcs11_module: Path | None = Field(
         None, description="the PKCS#11 module (a shared library) of the HSM that tenants may hold a root key in"
     )
-    root_key_networks: tuple[str, ...] = Field(
-        (),
-        description="networks (CIDR) in which customers' key servers may be, beside public addresses",
+    root_key_networks: tuple[str, ...] | None = Field(
+        None,
+        description="networks (CIDR) in which customers' key servers may be, beside public addresses over TLS; default: "
+        "none, with the embedded key server this machine",
     )
     root_key_timeout_seconds: float = Field(
         2.0, gt=0, le=10, description="how long a customer's key server may take for one answer"
@@ -160,6 +161,13 @@ class Settings(BaseSettings):
     def postgres_url(self) -> str:
         """The address of the database without credentials, embedded or not."""
         return self.database_url or f"postgresql://{LOOPBACK}:{self.postgres_port}/openkcm"
+
+    @property
+    def key_server_networks(self) -> tuple[str, ...]:
+        """The networks in which customers' key servers may be, beside public addresses."""
+        if self.root_key_networks is not None:
+            return self.root_key_networks
+        return ("127.0.0.0/8",) if self.vault_address is None else ()
 
     @property
     def temporal_address(self) -> str | None:

@@ -16,6 +16,8 @@ from tests.database.builders import (
     a_connected_service,
     a_leaf,
     a_provisioned_tenant,
+    a_root_key,
+    a_root_key_id,
     a_route,
     a_service_key,
     an_audit_event,
@@ -61,6 +63,7 @@ def tenants(field: Field, worker: Database) -> Field:
     for tenant in ("acme", "beta"):
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
+        a_root_key(field, tenant)
     return field
 
 
@@ -92,6 +95,7 @@ CHANGES: dict[str, tuple[str, Act]] = {
     "service_certificate": ("worker", lambda tx: tx.services.record_leaf(a_leaf("aa02", generation=2))),
     "service_certificate-revoked": ("worker", lambda tx: tx.services.disconnect("orders")),
     "service_key": ("worker", lambda tx: tx.services.record_key(a_service_key("acme", version=2))),
+    "root_key": ("worker", lambda tx: tx.root_keys.report(a_root_key_id("acme"), "root_key_disabled")),
 }  # fmt: skip
 DESTROYED = an_object("acme", "object-orders", state=5, material=None)
 OF_OBJECTS: dict[str, Act] = {

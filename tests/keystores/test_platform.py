@@ -8,7 +8,7 @@ import pytest
 
 from keystores.platform import PlatformRootKey
 from tenancy import ids
-from tenancy.errors import RootKeyDenied, RootKeyDisabled, WrongContext
+from tenancy.errors import RootKeyDisabled, WrongContext
 from tests.contracts.root_keys import CONTEXT, INNER, RootKeyContract
 from tests.vault.server import Server, start
 from vault.root_keys import TransitRootKeys
@@ -72,15 +72,6 @@ def test_one_regions_key_does_not_open_what_anothers_wrapped(server: Server, hol
     wrapped = other.wrap(CONTEXT, INNER)
     with pytest.raises(WrongContext):
         holder.root_key.unwrap(CONTEXT, wrapped)
-
-
-def test_the_worker_wraps_and_does_not_unwrap(server: Server, holder: PlatformHolder) -> None:
-    workers = PlatformRootKey(TransitRootKeys(server.session("worker")), REGION)
-    wrapped = workers.wrap(CONTEXT, INNER)
-    with pytest.raises(RootKeyDenied):
-        workers.unwrap(CONTEXT, wrapped)
-    assert workers.describe().enabled
-    assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
 
 def test_a_region_without_a_key_is_said_to_have_none(server: Server) -> None:
