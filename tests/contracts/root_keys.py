@@ -20,6 +20,7 @@ from tenancy.errors import (
     OpenKcmError,
     RootKeyDenied,
     RootKeyDisabled,
+    RootKeyMissing,
     RootKeyUnreachable,
     WrongContext,
 )
@@ -32,11 +33,18 @@ INNER = b"vault:v1:the-inner-layer-of-a-service-key"
 class Holder(Protocol):
     """A root key together with whoever holds it and can take it away. Each switch is undone when its block ends.
 
-    A holder whose refusals have a class of their own, because its server knows credentials but no rights, says so as
-    `refusal`.
+    `another` is a second key of the same holder, `missing` one that does not exist. A holder whose refusals have a
+    class of their own, because its server knows credentials but no rights, says so as `refusal`; one whose missing keys
+    have, as `absence`.
     """
 
     root_key: RootKey
+
+    @property
+    def another(self) -> RootKey: ...
+
+    @property
+    def missing(self) -> RootKey: ...
 
     @contextmanager
     def disabled(self) -> Iterator[None]: ...
@@ -93,6 +101,17 @@ class RootKeyContract:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with pytest.raises(WrongContext):
             holder.root_key.unwrap(CONTEXT, alter(wrapped))
+
+    def test_what_another_key_wrapped_does_not_open(self, holder: Holder) -> None:
+        with pytest.raises(WrongContext):
+            holder.root_key.unwrap(CONTEXT, holder.another.wrap(CONTEXT, INNER))
+
+    def test_a_key_that_does_not_exist_is_not_made_by_using_it(self, holder: Holder) -> None:
+        wrapped = holder.root_key.wrap(CONTEXT, INNER)
+        absence = getattr(holder, "absence", RootKeyMissing)
+        for _ in range(2):
+            _both_fail_as(absence, holder.missing, wrapped)
+        assert [type(problem) for problem in holder.missing.validate()] == [absence]
 
     def test_a_disabled_key_does_nothing_until_it_is_enabled(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)

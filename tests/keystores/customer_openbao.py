@@ -63,6 +63,11 @@ class CustomerOpenBao:
         assert credentials.token is not None
         self._admin.write("auth/token/revoke", {"token": credentials.token.get_secret_value()})
 
+    def revoke_logins(self) -> None:
+        """End every token that an AppRole has logged in for, as an administrator may in an emergency."""
+        self._admin.write("sys/leases/revoke-force/auth/approle/login")
+        self._admin = self.server.admin()
+
     def make_key(self, name: str = KEY, **fields: Any) -> None:
         config = {what: fields.pop(what) for what in ("exportable", "allow_plaintext_backup") if what in fields}
         self._admin.write(f"transit/keys/{name}", fields)

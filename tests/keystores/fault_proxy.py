@@ -36,7 +36,7 @@ class Seen:
         return only in self.line or only in self.headers.get("X-Amz-Target", "") or only.encode() in self.body
 
 
-def answering(status: int, body: Mapping[str, Any] | bytes = b"", **headers: str) -> Fault:
+def answering(status: int, body: Any = b"", **headers: str) -> Fault:
     """Answer this instead of the server behind."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
