@@ -188,7 +188,7 @@ class WatchActivities:
         return kept
 
     def _report(self, turn: _Turn, health: str) -> None:
-        """Put on record how a root key does now; the crypto service hears of it by the commit."""
+        """Put on record how a root key does now."""
         key = turn.key
         well = health == HEALTHY
         try:
