@@ -159,7 +159,9 @@ class AwsKmsRootKey:
             return (problem,)
         if denied:
             hint = key_policy_hint(ACTIONS, self._identity.principal())
-            problems.insert(0, RootKeyDenied(f"{' and '.join(denied)} denied for the platform", hint))
+            # Who may nothing else in the account is not told by AWS whether a key exists.
+            doubt = ", or the key is not there" if {"kms:Encrypt", "kms:DescribeKey"} <= set(denied) else ""
+            problems.insert(0, RootKeyDenied(f"{' and '.join(denied)} denied for the platform{doubt}", hint))
         return problems
 
     def _unsuitable(self, denied: list[str]) -> Iterator[OpenKcmError]:

@@ -10,6 +10,9 @@ the token there, may the key do it, does it do it for other data.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TypeVar, cast
 
 import pkcs11
@@ -48,32 +51,44 @@ _UNSUITABLE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Threaded:
+    module: Module
+    thread: ModuleThread
+
+
 class Pkcs11:
     """The provider: one module, which the operator chooses, and the one thread that speaks to it."""
 
     def __init__(self, reach: Reach) -> None:
-        self._path = reach.pkcs11_module
-        self._module = None if reach.pkcs11_module is None else Module(reach.pkcs11_module)
-        self._thread = ModuleThread(reach.timeout_seconds)
+        self._module = None if reach.pkcs11_module is None else _module_at(reach.pkcs11_module)
+        self._timeout = reach.timeout_seconds
 
     def open(self, tenant_id: str, place: Pkcs11Place, credentials: Credentials) -> RootKey:
         """Return the root key; nothing is loaded. Raises RootKeyRefused where the operator has set no module."""
         if self._module is None or credentials.pin is None:
             raise RootKeyRefused("provider: there is no PKCS#11 module here", "ask the operator to set pkcs11_module")
-        return Pkcs11RootKey(tenant_id, place, credentials, self._module, self._thread)
+        return Pkcs11RootKey(tenant_id, place, credentials, self._module, self._timeout)
+
+
+@cache
+def _module_at(path: Path) -> _Threaded:
+    """Return the module with its thread: one for the whole process, as the module's own state is."""
+    return _Threaded(Module(path), ModuleThread())
 
 
 class Pkcs11RootKey:
     """`interfaces.RootKey`; the key is looked up by its label each time, so whatever happens to it is noticed."""
 
     def __init__(
-        self, tenant_id: str, place: Pkcs11Place, credentials: Credentials, module: Module, thread: ModuleThread
+        self, tenant_id: str, place: Pkcs11Place, credentials: Credentials, threaded: _Threaded, timeout_seconds: float
     ) -> None:
         self._tenant_id = tenant_id
         self._place = place
         self._credentials = credentials
-        self._module = module
-        self._thread = thread
+        self._module = threaded.module
+        self._thread = threaded.thread
+        self._timeout = timeout_seconds
 
     def wrap(self, context: Context, inner: bytes) -> bytes:
         """Encrypt in the token."""
@@ -94,7 +109,7 @@ class Pkcs11RootKey:
     def validate(self) -> Sequence[OpenKcmError]:
         """Show the PIN again, look at token and key, then try the key."""
         try:
-            problems = self._thread.run(lambda: list(self._unsuitable()))
+            problems = self._thread.run(lambda: list(self._unsuitable()), self._timeout)
             if not any(isinstance(problem, RootKeyDisabled) for problem in problems):
                 problems += round_trip_problems(self, self._tenant_id)
         except CustomerKeyError as problem:
@@ -104,7 +119,7 @@ class Pkcs11RootKey:
     # What follows runs in the module's thread.
 
     def _in_module(self, use: Callable[[], T]) -> T:
-        return self._thread.run(lambda: self._with_session(use))
+        return self._thread.run(lambda: self._with_session(use), self._timeout)
 
     def _with_session(self, use: Callable[[], T]) -> T:
         """Use the token; a session that has ended is replaced once, since another tenant's login may have ended it."""

@@ -17,8 +17,9 @@ from pkcs11.constants import TokenFlag
 
 from tenancy.errors import RootKeyCredentialsRefused, RootKeyUnreachable, RootKeyUnsuitable
 
-_LOGIN_SECONDS = 300.0
-"""After which a PIN is shown to its token again, so that one that was changed does not go on for ever."""
+_LOOKED_SECONDS = 300.0
+"""After which the module is initialised anew and every PIN is shown again: SoftHSM2 for one does not see by itself that
+another process has changed a PIN."""
 _REFUSED_SECONDS = 600.0
 """For which a refused PIN is not shown again unless a person asks: tokens lock after a few wrong ones."""
 _SOONEST_LOOK = 1.0
@@ -41,7 +42,6 @@ _SESSION_LOST = (
 class _Session:
     pin: bytes
     session: pkcs11.Session
-    since: float
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Module:
         self._path = path
         self._clock = clock
         self._library: Any = None
-        self._loaded = 0.0
+        self._looked = clock()
         self._sessions: dict[str, _Session] = {}
         self._refused: dict[bytes, float] = {}
         self._slots: dict[str, pkcs11.Slot] = {}
@@ -65,21 +65,24 @@ class Module:
         self._lost = 0
 
     def session(self, label: str, pin: str, *, anew: bool = False) -> pkcs11.Session:
-        """Return a session that `pin` has logged in, to the token of this label; `anew`: show the PIN again.
+        """Return a session that `pin` has logged in, to the token of this label; `anew`: show even a refused PIN again.
 
         Raises: RootKeyUnreachable, RootKeyUnsuitable (two such tokens), RootKeyCredentialsRefused.
         """
         digest = hashlib.sha256(f"{label}\0{pin}".encode()).digest()
-        known = self._sessions.get(label)
-        if known is not None and known.pin == digest and not anew and self._clock() < known.since + _LOGIN_SECONDS:
-            return known.session
-        if not anew and self._clock() < self._refused.get(digest, 0.0):
+        refused = self._clock() < self._refused.get(digest, 0.0)
+        if refused and not anew:
             raise RootKeyCredentialsRefused("the PIN is not accepted", "ask for the preflight once it is right")
+        if self._clock() >= self._looked + (_SOONEST_LOOK if refused else _LOOKED_SECONDS):
+            self._look_anew()
+        known = self._sessions.get(label)
+        if known is not None and known.pin == digest and not anew:
+            return known.session
         token = self._token(label)
         self.forget(label)
         session = self._log_in(token, pin, digest)
         self._refused.pop(digest, None)
-        self._sessions[label] = _Session(digest, session, self._clock())
+        self._sessions[label] = _Session(digest, session)
         return session
 
     def is_present(self, label: str) -> bool:
@@ -165,7 +168,7 @@ class Module:
         if absence is None:
             first = _SOONEST_LOOK if label in self._slots else 0.0
             absence = self._absent[label] = _Absence(_SOONEST_LOOK, now + first)
-        if now < absence.look_at or now < self._loaded + _SOONEST_LOOK:
+        if now < absence.look_at or now < self._looked + _SOONEST_LOOK:
             return False
         absence.look_at, absence.wait = now + absence.wait, min(2 * absence.wait, _RAREST_LOOK)
         return True
@@ -176,7 +179,7 @@ class Module:
                 self._library = pkcs11.lib(str(self._path))
             except (exceptions.PKCS11Error, OSError):
                 raise RootKeyUnreachable("the PKCS#11 module cannot be loaded", "tell the operator") from None
-            self._loaded = self._clock()
+            self._looked = self._clock()
         return self._library
 
     def _look_anew(self) -> None:
@@ -184,8 +187,8 @@ class Module:
         self._sessions.clear()
         self._slots.clear()
         self._lost = 0
-        self._loaded = self._clock()
+        self._looked = self._clock()
         try:
-            self._library.reinitialize()
+            self._loaded_library().reinitialize()
         except exceptions.PKCS11Error:
             self._library = None

@@ -29,18 +29,17 @@ class _Call:
 class ModuleThread:
     """Starts with the first call, in the process that makes it."""
 
-    def __init__(self, timeout_seconds: float) -> None:
-        self._timeout = timeout_seconds
+    def __init__(self) -> None:
         self._calls: SimpleQueue[_Call] = SimpleQueue()
         self._lock = threading.Lock()
         self._process: int | None = None
 
-    def run(self, function: Callable[[], T]) -> T:
+    def run(self, function: Callable[[], T], timeout_seconds: float) -> T:
         """Return what `function` returns or raise what it raises; RootKeySlow when it is not done in time."""
         self._start()
         call = _Call(function)
         self._calls.put(call)
-        if not call.ended.wait(self._timeout):
+        if not call.ended.wait(timeout_seconds):
             call.abandoned = True
             raise RootKeySlow
         if call.failure is not None:

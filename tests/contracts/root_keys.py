@@ -108,10 +108,11 @@ class RootKeyContract:
 
     def test_a_key_that_does_not_exist_is_not_made_by_using_it(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
-        absence = getattr(holder, "absence", RootKeyMissing)
+        absence = getattr(holder, "absence", (RootKeyMissing,))
         for _ in range(2):
             _both_fail_as(absence, holder.missing, wrapped)
-        assert [type(problem) for problem in holder.missing.validate()] == [absence]
+        (problem,) = holder.missing.validate()
+        assert type(problem) in absence
 
     def test_a_disabled_key_does_nothing_until_it_is_enabled(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
@@ -149,11 +150,13 @@ class RootKeyContract:
             assert all(pool.map(round_trip, range(40)))
 
 
-def _both_fail_as(expected: type[CustomerKeyError], root_key: RootKey, wrapped: bytes) -> None:
+def _both_fail_as(
+    expected: type[CustomerKeyError] | tuple[type[CustomerKeyError], ...], root_key: RootKey, wrapped: bytes
+) -> None:
     for use in (lambda: root_key.wrap(CONTEXT, INNER), lambda: root_key.unwrap(CONTEXT, wrapped)):
         with pytest.raises(OpenKcmError) as failed:
             use()
-        assert type(failed.value) is expected
+        assert type(failed.value) in (expected if isinstance(expected, tuple) else (expected,))
         said = " ".join(_texts(failed.value))
         for secret in (INNER, base64.b64encode(INNER), wrapped):
             assert secret.decode("latin-1") not in said

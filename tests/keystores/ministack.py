@@ -110,9 +110,13 @@ class MiniStack:
         client = self.client("kms", region)
         return Key(client.create_key(**more)["KeyMetadata"]["Arn"], client)
 
-    def user(self, name: str) -> User:
+    def user(self, name: str, *allowed: str) -> User:
+        """Return a new user, who may assume roles that trust him and do what is `allowed`; keys say the rest."""
         iam = self.client("iam")
         arn = iam.create_user(UserName=name)["User"]["Arn"]
+        statement = {"Effect": "Allow", "Action": ["sts:AssumeRole", *allowed], "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        iam.put_user_policy(UserName=name, PolicyName="own", PolicyDocument=policy)
         access = iam.create_access_key(UserName=name)["AccessKey"]
         return User(arn, access["AccessKeyId"], access["SecretAccessKey"])
 

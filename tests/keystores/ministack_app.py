@@ -41,6 +41,8 @@ def encrypt(data: dict[str, Any]) -> Any:
 def decrypt(data: dict[str, Any]) -> Any:
     blob = base64.b64decode(data.get("CiphertextBlob", ""))
     record = kms._resolve_key(data.get("KeyId") or blob[:_ID].decode("utf-8", "ignore"))
+    if record is None and data.get("KeyId"):
+        return error_response_json("NotFoundException", "", 400)
     if record is None or "_symmetric_key" not in record or kms._check_key_state(record):
         return _decrypt(data)
     named = kms._resolve_key(blob[:_ID].decode("utf-8", "ignore")) if len(blob) > _ID else None

@@ -8,7 +8,7 @@ import pytest
 
 from keystores.platform import PlatformRootKey
 from tenancy import ids
-from tenancy.errors import RootKeyDisabled
+from tenancy.errors import RootKeyDenied, RootKeyDisabled
 from tests.contracts.root_keys import CONTEXT, INNER, RootKeyContract
 from tests.vault.server import Server, start
 from vault.root_keys import TransitRootKeys
@@ -20,7 +20,7 @@ REGION = "eu-west-1"
 class PlatformHolder:
     root_key: PlatformRootKey
     server: Server
-    absence = RootKeyDenied
+    absence = (RootKeyDenied, RootKeyDisabled)
 
     @property
     def another(self) -> PlatformRootKey:
