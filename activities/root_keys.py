@@ -18,18 +18,12 @@ from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    OpenKcmError,
-    RootKeyDenied,
-    RootKeyRefused,
-    TenantClosed,
-    TenantUnknown,
-    WrongContext,
-)
+from tenancy.errors import OpenKcmError, TenantClosed, TenantUnknown, WrongContext
 from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.locks import LockReason
 from tenancy.messages import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
+from tenancy.root_key_errors import RootKeyDenied, RootKeyRefused
 from tenancy.root_keys import (
     Credentials,
     Place,

@@ -22,9 +22,10 @@ from activities.root_keys import opened
 from database.interfaces import PlatformDatabase, SealedRootKeyRow, TenantDatabase, WatchedKey
 from keystores.interfaces import RootKeyShelf
 from tenancy.audit import AuditEvent, AuditName
-from tenancy.errors import CustomerKeyError, OpenKcmError, RootKeyRefused, RootKeySwapped, WrongContext
+from tenancy.errors import OpenKcmError, WrongContext
 from tenancy.locks import HEALTHY, OUT_OF_REACH, closes
 from tenancy.messages import WatchResult, WatchRootKeysInput
+from tenancy.root_key_errors import CustomerKeyError, RootKeyRefused, RootKeySwapped
 from tenancy.root_keys import probe_context
 
 _TICK_SECONDS = 0.1
@@ -33,6 +34,7 @@ _LATELY = timedelta(seconds=90)
 """Longer than a service key stays in memory: whoever was not used for so long has none there."""
 _TELL_AGAIN_SECONDS = 5.0
 _THREADS, _WAITING_THREADS = 24, 8
+_BATCH = 200
 
 log = structlog.get_logger()
 
@@ -105,6 +107,14 @@ class WatchActivities:
                 return WatchResult(tenants=concerned)
             time.sleep(_TICK_SECONDS)
         return WatchResult(tenants=())
+
+    @activity.defn(name="forget-untaken-credentials")
+    def forget_untaken_credentials(self) -> None:
+        """Empty sealed credentials of requests that no workflow took up: refused ones, or while Temporal was down."""
+        for tenant_id in self._database.untaken_credentials(_BATCH):
+            with self._database.tenant_tx(tenant_id) as tx:
+                tx.root_keys.forget_untaken()
+            activity.heartbeat(tenant_id)
 
     def _look(self, name: str, region: _Region) -> None:
         """Ask which root keys there are; while the database is down those that were there are tried on."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tenancy.errors import CustomerKeyError
 from tenancy.locks import HEALTHY
+from tenancy.root_key_errors import CustomerKeyError
 
 _WELL = "the root key does its part"
 

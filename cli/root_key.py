@@ -22,8 +22,9 @@ from config.settings import Settings, load_settings
 from database.connection import Database
 from database.interfaces import RootKeyChangeRow, RootKeyRequestRow, TenantRow, TenantTransaction
 from tenancy import ids
-from tenancy.errors import CallerError, OpenKcmError, RootKeyRequestUnknown, TenantUnknown
+from tenancy.errors import CallerError, OpenKcmError, TenantUnknown
 from tenancy.ids import parse_tenant_id
+from tenancy.root_key_errors import RootKeyRequestUnknown
 from tenancy.root_keys import Place, PlatformPlace, Problem, external_id
 
 _PREFLIGHT = """Try a root key: everything a tenant will need of it. Nothing is changed.

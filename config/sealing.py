@@ -9,7 +9,8 @@ from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
-from tenancy.errors import RootKeyRefused, SettingsInvalid
+from tenancy.errors import SettingsInvalid
+from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import Credentials
 
 _ALGORITHM, _ENCRYPTION = "ECDH-ES", "A256GCM"

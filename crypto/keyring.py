@@ -30,15 +30,9 @@ from crypto.interfaces import Blocking, Caller, Changes, ServiceKey
 from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, mark
 from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    CustomerKeyError,
-    KeyUnavailable,
-    ObjectNotFound,
-    OpenKcmError,
-    RootKeyDenied,
-    WrongContext,
-)
+from tenancy.errors import KeyUnavailable, ObjectNotFound, OpenKcmError, WrongContext
 from tenancy.ids import l2_key
+from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied
 from vault.interfaces import TenantKeys
 
 MATERIAL = 32

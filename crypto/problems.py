@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import structlog
 
-from tenancy import errors
+from tenancy import errors, root_key_errors
 from tenancy.errors import OpenKcmError
 
 CONTENT_TYPE = "application/problem+json"
@@ -29,19 +29,19 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         errors.CiphertextRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
         # The platform did its part and the customer's key did not: a failed dependency, which only they can mend.
-        errors.RootKeyDisabled: HTTPStatus.FAILED_DEPENDENCY,
-        errors.RootKeyPendingDeletion: HTTPStatus.FAILED_DEPENDENCY,
-        errors.RootKeyMissing: HTTPStatus.FAILED_DEPENDENCY,
-        errors.RootKeyDenied: HTTPStatus.FAILED_DEPENDENCY,
-        errors.RootKeyCredentialsRefused: HTTPStatus.FAILED_DEPENDENCY,
-        errors.RootKeySwapped: HTTPStatus.FAILED_DEPENDENCY,
-        errors.RootKeyUnsuitable: HTTPStatus.FAILED_DEPENDENCY,
+        root_key_errors.RootKeyDisabled: HTTPStatus.FAILED_DEPENDENCY,
+        root_key_errors.RootKeyPendingDeletion: HTTPStatus.FAILED_DEPENDENCY,
+        root_key_errors.RootKeyMissing: HTTPStatus.FAILED_DEPENDENCY,
+        root_key_errors.RootKeyDenied: HTTPStatus.FAILED_DEPENDENCY,
+        root_key_errors.RootKeyCredentialsRefused: HTTPStatus.FAILED_DEPENDENCY,
+        root_key_errors.RootKeySwapped: HTTPStatus.FAILED_DEPENDENCY,
+        root_key_errors.RootKeyUnsuitable: HTTPStatus.FAILED_DEPENDENCY,
         # It does not answer as it should at the moment: trying again can help.
-        errors.RootKeyUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.RootKeySlow: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.RootKeyFailing: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.RootKeyClockSkew: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.RootKeyThrottled: HTTPStatus.SERVICE_UNAVAILABLE,
+        root_key_errors.RootKeyUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
+        root_key_errors.RootKeySlow: HTTPStatus.SERVICE_UNAVAILABLE,
+        root_key_errors.RootKeyFailing: HTTPStatus.SERVICE_UNAVAILABLE,
+        root_key_errors.RootKeyClockSkew: HTTPStatus.SERVICE_UNAVAILABLE,
+        root_key_errors.RootKeyThrottled: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.KeyUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.VaultUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,

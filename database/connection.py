@@ -137,6 +137,10 @@ class Database:
             rows = connection.execute("select * from okcm.watched_root_keys(%s, %s)", [region, lately])
             return [WatchedKey(*row) for row in rows]
 
+    def untaken_credentials(self, limit: int) -> Sequence[str]:
+        with self.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.untaken_credentials(%s)", [limit])]
+
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant
         with self.raw_tx(PLATFORM) as connection:

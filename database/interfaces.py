@@ -280,6 +280,10 @@ class PlatformDatabase(Protocol):
         """Return the root keys in force that customers of a region hold; `used` within `lately` (worker)."""
         ...
 
+    def untaken_credentials(self, limit: int) -> Sequence[str]:
+        """Return tenants with sealed credentials that nobody came for in a quarter of an hour (worker)."""
+        ...
+
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         """Return tenants in order of id, from the first one behind `after` (operator)."""
         ...

@@ -11,7 +11,7 @@ from tenancy.root_keys import Place, Problem, RootKeyMode, RootKeyState
 
 @dataclass(frozen=True, slots=True)
 class RootKeyRequestRow:
-    """What somebody outside asks for. `sealed` (tenancy/sealing.py) is None once it was taken."""
+    """What somebody outside asks for. `sealed` (config/sealing.py) is None once it was taken."""
 
     request_id: str
     place: Place
@@ -99,6 +99,10 @@ class RootKeys(Protocol):
 
     def found(self, request_id: str, problems: Sequence[Problem]) -> None:
         """Keep what the preflight of a request found, and forget its sealed credentials."""
+        ...
+
+    def forget_untaken(self) -> int:
+        """Empty the sealed credentials that nobody came for in a quarter of an hour; returns how many."""
         ...
 
     def admit(self, row: SealedRootKeyRow) -> None:

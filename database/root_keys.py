@@ -14,8 +14,9 @@ from psycopg.rows import TupleRow
 
 from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow, SealedRootKeyRow
 from database.rows import ServiceKeyRow
-from tenancy.errors import DatabaseRefused, RootKeyRequestUnknown, TenantUnknown
+from tenancy.errors import DatabaseRefused, TenantUnknown
 from tenancy.ids import root_key
+from tenancy.root_key_errors import RootKeyRequestUnknown
 from tenancy.root_keys import Problem, RootKeyMode, RootKeyState, parse_place
 
 _HELD = "select root_key_id, mode, name, place, state, health, health_since, created_at from okcm.root_key"
@@ -70,6 +71,12 @@ class RootKeys:
             "update okcm.root_key_request set problems = %s, sealed = null where request_id = %s",
             [json.dumps([problem.model_dump() for problem in problems]), request_id],
         )
+
+    def forget_untaken(self) -> int:
+        return self.connection.execute(
+            "update okcm.root_key_request set sealed = null"
+            " where sealed is not null and requested_at < now() - interval '15 minutes'"
+        ).rowcount
 
     def admit(self, row: SealedRootKeyRow) -> None:
         self.connection.execute(

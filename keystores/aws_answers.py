@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 
 from keystores.transport import Answer
-from tenancy.errors import (
-    OpenKcmError,
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import (
     RootKeyClockSkew,
     RootKeyCredentialsRefused,
     RootKeyDenied,
@@ -16,7 +16,6 @@ from tenancy.errors import (
     RootKeyPendingDeletion,
     RootKeyThrottled,
     RootKeyUnsuitable,
-    WrongContext,
 )
 
 _ACCOUNT = re.compile(r"arn:(aws[a-z-]*):sts::(\d{12}):assumed-role/([\w+=,.@-]+)/.*")

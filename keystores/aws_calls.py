@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError
 
 from keystores.aws_answers import refusal
 from keystores.transport import Answer, Server, Transport
-from tenancy.errors import RootKeyFailing, RootKeyUnreachable
+from tenancy.root_key_errors import RootKeyFailing, RootKeyUnreachable
 
 _SUFFIXES = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 SESSION_SECONDS = 900

@@ -23,16 +23,15 @@ from keystores.reach import Reach
 from keystores.sessions import Sessions
 from keystores.transport import Transport
 from tenancy.binding import Context
-from tenancy.errors import (
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import (
     CustomerKeyError,
-    OpenKcmError,
     RootKeyCredentialsRefused,
     RootKeyDenied,
     RootKeyFailing,
     RootKeyMissing,
     RootKeyRefused,
     RootKeyUnsuitable,
-    WrongContext,
 )
 from tenancy.root_keys import AwsKmsPlace, Credentials, RootKeyMode, external_id
 

@@ -22,15 +22,14 @@ from keystores.reach import Reach, is_address
 from keystores.sessions import Sessions
 from keystores.transport import Server, Transport
 from tenancy.binding import Context
-from tenancy.errors import (
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import (
     CustomerKeyError,
-    OpenKcmError,
     RootKeyDenied,
     RootKeyDisabled,
     RootKeyMissing,
     RootKeyRefused,
     RootKeyUnsuitable,
-    WrongContext,
 )
 from tenancy.root_keys import Credentials, OpenBaoPlace, RootKeyMode
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from keystores.sessions import Sessions
 from keystores.transport import Answer, Server, Transport
-from tenancy.errors import (
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import (
     CustomerKeyError,
-    OpenKcmError,
     RootKeyCredentialsRefused,
     RootKeyDenied,
     RootKeyDisabled,
@@ -17,7 +17,6 @@ from tenancy.errors import (
     RootKeyMissing,
     RootKeyThrottled,
     RootKeyUnsuitable,
-    WrongContext,
 )
 from tenancy.root_keys import Credentials, OpenBaoPlace
 

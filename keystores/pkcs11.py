@@ -24,16 +24,15 @@ from keystores.pkcs11_thread import ModuleThread
 from keystores.probing import probed_description, round_trip_problems
 from keystores.reach import Reach
 from tenancy.binding import Context
-from tenancy.errors import (
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import (
     CustomerKeyError,
-    OpenKcmError,
     RootKeyDisabled,
     RootKeyFailing,
     RootKeyMissing,
     RootKeyRefused,
     RootKeyUnreachable,
     RootKeyUnsuitable,
-    WrongContext,
 )
 from tenancy.root_keys import Credentials, Pkcs11Place, RootKeyMode
 

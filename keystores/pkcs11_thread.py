@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
-from tenancy.errors import RootKeySlow
+from tenancy.root_key_errors import RootKeySlow
 
 T = TypeVar("T")
 

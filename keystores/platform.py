@@ -14,16 +14,8 @@ from typing import Protocol
 from keystores.interfaces import RootKeyDescription
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    CustomerKeyError,
-    KeyUnavailable,
-    OpenKcmError,
-    RootKeyDenied,
-    RootKeyDisabled,
-    RootKeyUnreachable,
-    VaultUnavailable,
-    WrongContext,
-)
+from tenancy.errors import KeyUnavailable, OpenKcmError, VaultUnavailable, WrongContext
+from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 
 _MODE = "platform"
 _PROBE_BYTES = 32

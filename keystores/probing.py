@@ -7,14 +7,8 @@ from dataclasses import replace
 from keystores.interfaces import RootKey, RootKeyDescription
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    CustomerKeyError,
-    OpenKcmError,
-    RootKeyDisabled,
-    RootKeyPendingDeletion,
-    RootKeyUnsuitable,
-    WrongContext,
-)
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import CustomerKeyError, RootKeyDisabled, RootKeyPendingDeletion, RootKeyUnsuitable
 
 _BYTES = 32
 

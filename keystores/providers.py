@@ -7,7 +7,7 @@ from keystores.interfaces import RootKey
 from keystores.openbao import OpenBao
 from keystores.pkcs11 import Pkcs11
 from keystores.reach import Reach
-from tenancy.errors import RootKeyRefused
+from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import Credentials, Place, RootKeyMode, refuse_incomplete
 
 __all__ = ["CustomerRootKeys", "Reach"]

@@ -17,7 +17,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError, SSLError
 
 from keystores.sockets import AddressNotAllowed, BoundedPool, BoundedTlsPool, tls_context
-from tenancy.errors import CustomerKeyError, RootKeyFailing, RootKeySlow, RootKeyUnreachable
+from tenancy.root_key_errors import CustomerKeyError, RootKeyFailing, RootKeySlow, RootKeyUnreachable
 
 LARGEST_ANSWER = 65_536
 _POOLS = 1024

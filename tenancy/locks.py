@@ -7,8 +7,8 @@ a person who unlocks. The tenant opens again, as it was, when the last reason ha
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tenancy.errors import CustomerKeyError
 from tenancy.lifecycle import Move, State, advance
+from tenancy.root_key_errors import CustomerKeyError
 
 
 class LockReason(StrEnum):

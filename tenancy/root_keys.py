@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 
 from tenancy.binding import Context, Purpose
-from tenancy.errors import RootKeyRefused
 from tenancy.ids import l2_key
+from tenancy.root_key_errors import RootKeyRefused
 
 
 class RootKeyMode(StrEnum):

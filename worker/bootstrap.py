@@ -31,7 +31,7 @@ from tenancy.messages import WatchRootKeysInput
 from vault.interfaces import RootKeys
 from workflows import visibility
 from workflows.gateway import Gateway
-from workflows.platform import SignAuditHeads, SweepOutbox
+from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
 from workflows.root_keys import WatchRootKeys
 
 PLATFORM_QUEUE = "platform"
@@ -46,6 +46,13 @@ def _every(minutes: int) -> ScheduleSpec:
 SCHEDULES = {
     "audit-heads": Schedule(
         action=ScheduleActionStartWorkflow(SignAuditHeads.run, id="platform/audit-heads", task_queue=PLATFORM_QUEUE),
+        spec=_every(minutes=5),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "untaken-credentials": Schedule(
+        action=ScheduleActionStartWorkflow(
+            ForgetUntakenCredentials.run, id="platform/untaken-credentials", task_queue=PLATFORM_QUEUE
+        ),
         spec=_every(minutes=5),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),

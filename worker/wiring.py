@@ -48,7 +48,7 @@ from worker.codec import TenantCodec, TenantConverter
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
-from workflows.platform import SignAuditHeads, SweepOutbox
+from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
@@ -56,7 +56,7 @@ from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys)
-PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox)
+PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox, ForgetUntakenCredentials)
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -167,7 +167,7 @@ def build(settings: Settings) -> Parts:
             changes.abandon_root_key,
             watch.watch_root_keys,
         ),
-        platform=(heads.sign_audit_heads, notifications.sweep_outbox),
+        platform=(heads.sign_audit_heads, notifications.sweep_outbox, watch.forget_untaken_credentials),
         interceptors=(FailureInterceptor(database),),
     )
 

@@ -1,10 +1,11 @@
-"""The platform's own scheduled work: signing audit heads and sending what the outbox still holds."""
+"""The platform's own scheduled work: audit heads, the outbox, credentials that nobody came for."""
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.audit_heads import AuditHeadActivities
     from activities.notifications import NotificationActivities
+    from activities.watching import WatchActivities
     from workflows import timing
 
 
@@ -28,6 +29,19 @@ class SweepOutbox:
         await workflow.execute_activity_method(
             NotificationActivities.sweep_outbox,
             summary="send the announcements that are still waiting",
+            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            heartbeat_timeout=timing.HEARTBEAT,
+            retry_policy=timing.RETRY,
+        )
+
+
+@workflow.defn(name="ForgetUntakenCredentials")
+class ForgetUntakenCredentials:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity_method(
+            WatchActivities.forget_untaken_credentials,
+            summary="forget credentials that nobody came for",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,

@@ -11,7 +11,6 @@ from crypto.kmip.tags import Tag
 from tenancy.errors import (
     CallerRefused,
     CiphertextRefused,
-    CustomerKeyError,
     InvalidName,
     InvalidRequest,
     KeyNotUsable,
@@ -22,6 +21,7 @@ from tenancy.errors import (
     TooManyRequests,
     WrongContext,
 )
+from tenancy.root_key_errors import CustomerKeyError
 
 log = structlog.get_logger()
 

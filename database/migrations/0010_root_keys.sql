@@ -33,7 +33,7 @@ create table okcm.root_key (
 create unique index root_key_current on okcm.root_key (tenant_id) where state = 'current';
 
 -- What somebody outside asks for: a preflight, or a change. `sealed` holds the credentials, encrypted for the worker
--- alone (tenancy/sealing.py), and is emptied as soon as they are taken. `problems` is what a preflight found; null before.
+-- alone (config/sealing.py), and is emptied as soon as they are taken. `problems` is what a preflight found; null before.
 create table okcm.root_key_request (
     tenant_id    text not null check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
     request_id   text not null check (request_id ~ '^[0-9a-f]{32}$'),
@@ -44,6 +44,7 @@ create table okcm.root_key_request (
     primary key (tenant_id, request_id),
     foreign key (tenant_id) references okcm.tenant
 );
+create index root_key_request_sealed on okcm.root_key_request (requested_at) where sealed is not null;
 
 -- One change of the root key. `wrapped` of `total` service keys lie under the new one as well; they are switched together.
 create table okcm.root_key_change (
@@ -163,6 +164,22 @@ end
 $$;
 revoke execute on function okcm.watched_root_keys(text, interval) from public;
 grant execute on function okcm.watched_root_keys(text, interval) to okcm_worker;
+
+-- Credentials that nobody came for: the workflow refused, or was never reached. A quarter of an hour is far longer than a
+-- request takes to be taken up.
+create policy platform_questions on okcm.root_key_request for select to okcm_owner
+    using ((select current_setting('app.tenant_id', true)) = '*');
+create function okcm.untaken_credentials(at_most integer) returns setof text
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform okcm.require_platform_context();
+    return query select distinct r.tenant_id from okcm.root_key_request r
+        where r.sealed is not null and r.requested_at < now() - interval '15 minutes' limit at_most;
+end
+$$;
+revoke execute on function okcm.untaken_credentials(integer) from public;
+grant execute on function okcm.untaken_credentials(integer) to okcm_worker;
 
 drop function okcm.page_of_tenants(text, text, boolean, text, interval, text, integer);
 -- As in 0008, and why each is locked.

@@ -9,14 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keystores.platform import PlatformRootKey
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    CallerError,
-    ServiceConflict,
-    ServiceUnknown,
-    TenantClosed,
-    TenantUnknown,
-    WrongContext,
-)
+from tenancy.errors import CallerError, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown, WrongContext
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, ConnectFailureInput
 from tenancy.services import ServiceKind, ServiceState

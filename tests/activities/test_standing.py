@@ -9,11 +9,12 @@ from temporalio.testing import ActivityEnvironment
 from activities.announcing import Announcer
 from activities.standing import StandingActivities
 from database.connection import Database
-from tenancy.errors import IllegalMove, RootKeyDisabled, RootKeyUnreachable
+from tenancy.errors import IllegalMove
 from tenancy.events import AnnouncementKind, Channel
 from tenancy.lifecycle import Move, State
 from tenancy.locks import HEALTHY, LockReason
 from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
+from tenancy.root_key_errors import RootKeyDisabled, RootKeyUnreachable
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field
 

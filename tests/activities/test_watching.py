@@ -12,18 +12,11 @@ from temporalio.testing import ActivityEnvironment
 from activities.watching import Pace, WatchActivities
 from database.interfaces import HeldKeyRow, RootKeyRequestRow, SealedRootKeyRow
 from tenancy.binding import Context
-from tenancy.errors import (
-    OpenKcmError,
-    RootKeyDenied,
-    RootKeyDisabled,
-    RootKeySwapped,
-    RootKeyUnreachable,
-    VaultUnavailable,
-    WrongContext,
-)
+from tenancy.errors import OpenKcmError, VaultUnavailable, WrongContext
 from tenancy.lifecycle import Move
 from tenancy.locks import HEALTHY, LockReason
 from tenancy.messages import WatchRootKeysInput
+from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled, RootKeySwapped, RootKeyUnreachable
 from tenancy.services import ServiceKind
 from tests.database.builders import a_place, a_provisioned_tenant, a_root_key_id, an_event
 from tests.database.fixtures import Field

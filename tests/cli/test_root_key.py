@@ -11,7 +11,8 @@ from rich.console import Console
 from cli import root_key_progress
 from cli.__main__ import main
 from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
-from tenancy.errors import OperationRunning, RootKeyRefused, RootKeyUnreachable, TemporalUnavailable, TenantUnknown
+from tenancy.errors import OperationRunning, TemporalUnavailable, TenantUnknown
+from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import PlatformPlace, Problem, RootKeyMode
 from tests.cli.root_key_stand import (
     ACME,

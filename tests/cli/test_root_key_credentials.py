@@ -20,7 +20,8 @@ from cli.__main__ import main
 from cli.root_key_credentials import FileRefused
 from config import secrets
 from config.sealing import unseal
-from tenancy.errors import RootKeyRefused, SettingsInvalid
+from tenancy.errors import SettingsInvalid
+from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import Credentials
 from tests.cli.root_key_stand import (
     ACME,

@@ -8,7 +8,8 @@ from config import secrets
 from config.sealing import seal, unseal
 from config.secrets import read_secret
 from devstack.secrets import ensure_pair
-from tenancy.errors import RootKeyRefused, SettingsInvalid
+from tenancy.errors import SettingsInvalid
+from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import Credentials
 
 ACME, REQUEST = "acme-corp", "ab" * 16

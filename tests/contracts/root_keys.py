@@ -15,15 +15,8 @@ import pytest
 from keystores.interfaces import RootKey
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    CustomerKeyError,
-    OpenKcmError,
-    RootKeyDenied,
-    RootKeyDisabled,
-    RootKeyMissing,
-    RootKeyUnreachable,
-    WrongContext,
-)
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied, RootKeyDisabled, RootKeyMissing, RootKeyUnreachable
 
 TENANT = "acme-corp-12345"
 CONTEXT = Context(TENANT, ids.l2_key(TENANT), "orders", Purpose.SERVICE_KEY, "1")

@@ -9,8 +9,8 @@ import pytest
 from database.connection import Database
 from database.feed import NotifyFeed
 from database.interfaces import TenantTransaction, mark, object_mark
-from tenancy.errors import RootKeyUnreachable
 from tenancy.lifecycle import Move
+from tenancy.root_key_errors import RootKeyUnreachable
 from tenancy.root_keys import RootKeyMode
 from tenancy.services import ServiceKind
 from tests.database.builders import (

@@ -18,8 +18,8 @@ from keystores.aws_kms import encryption_context
 from keystores.interfaces import RootKey
 from keystores.providers import CustomerRootKeys, Reach
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    OpenKcmError,
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import (
     RootKeyClockSkew,
     RootKeyCredentialsRefused,
     RootKeyDenied,
@@ -32,7 +32,6 @@ from tenancy.errors import (
     RootKeyThrottled,
     RootKeyUnreachable,
     RootKeyUnsuitable,
-    WrongContext,
 )
 from tenancy.root_keys import AwsKmsPlace, Credentials, external_id
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from keystores.interfaces import RootKey
 from keystores.providers import CustomerRootKeys, Reach
-from tenancy.errors import (
-    OpenKcmError,
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import (
     RootKeyCredentialsRefused,
     RootKeyDenied,
     RootKeyDisabled,
@@ -22,7 +22,6 @@ from tenancy.errors import (
     RootKeyThrottled,
     RootKeyUnreachable,
     RootKeyUnsuitable,
-    WrongContext,
 )
 from tenancy.root_keys import Credentials, OpenBaoPlace
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract

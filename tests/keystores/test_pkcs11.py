@@ -18,8 +18,8 @@ from keystores.interfaces import RootKey
 from keystores.pkcs11_module import Module
 from keystores.pkcs11_thread import ModuleThread
 from keystores.providers import CustomerRootKeys, Reach
-from tenancy.errors import (
-    OpenKcmError,
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import (
     RootKeyCredentialsRefused,
     RootKeyDisabled,
     RootKeyMissing,
@@ -27,7 +27,6 @@ from tenancy.errors import (
     RootKeySlow,
     RootKeyUnreachable,
     RootKeyUnsuitable,
-    WrongContext,
 )
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.keystores.softhsm import PIN, SoftHsm

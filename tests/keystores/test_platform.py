@@ -8,7 +8,7 @@ import pytest
 
 from keystores.platform import PlatformRootKey
 from tenancy import ids
-from tenancy.errors import RootKeyDenied, RootKeyDisabled
+from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled
 from tests.contracts.root_keys import CONTEXT, INNER, RootKeyContract
 from tests.vault.server import Server, start
 from vault.root_keys import TransitRootKeys

@@ -14,7 +14,8 @@ from config.secrets import BOUNDARY_IDENTITY, INTAKE_KEY, Role
 from crypto.interfaces import ServiceKey
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import OpenKcmError, RootKeyDisabled, WrongContext
+from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import Credentials, credentials_context, parse_place
 from tests.keystores.fault_proxy import answering, hanging
 from tests.stories.clients import OK, Program

@@ -3,22 +3,16 @@ import typing
 
 import pytest
 
-from tenancy import errors
-from tenancy.errors import (
-    CallerError,
-    CustomerKeyError,
-    Fault,
-    OpenKcmError,
-    PlatformError,
-    TooManyRequests,
-    UnknownRegion,
-)
+from tenancy import errors, root_key_errors
+from tenancy.errors import CallerError, Fault, OpenKcmError, PlatformError, TooManyRequests, UnknownRegion
+from tenancy.root_key_errors import CustomerKeyError
 
 FAMILIES = {OpenKcmError, CallerError, PlatformError, CustomerKeyError}
 CLASSES = [
     found
-    for _, found in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(found, OpenKcmError) and found not in FAMILIES
+    for module in (errors, root_key_errors)
+    for _, found in inspect.getmembers(module, inspect.isclass)
+    if issubclass(found, OpenKcmError) and found not in FAMILIES and found.__module__ == module.__name__
 ]
 
 

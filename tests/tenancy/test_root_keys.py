@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tenancy.errors import RootKeyRefused
+from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import (
     AwsKmsPlace,
     Credentials,

@@ -25,9 +25,10 @@ from crypto.keyring import CachedKeyring
 from crypto.operations import KeyedOperations
 from database.interfaces import CallerRow, ServiceKeyRow, mark
 from tenancy.binding import Context, Purpose
-from tenancy.errors import OpenKcmError, RootKeyDisabled
+from tenancy.errors import OpenKcmError
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
+from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.services import ServiceState
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal, signed_by

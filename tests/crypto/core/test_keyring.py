@@ -14,18 +14,10 @@ from crypto.keyring import CachedKeyring
 from database.interfaces import mark
 from keystores.interfaces import RootKey
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    DatabaseUnavailable,
-    KeyUnavailable,
-    ObjectNotFound,
-    OpenKcmError,
-    RootKeyDenied,
-    RootKeyDisabled,
-    RootKeyUnreachable,
-    TooManyRequests,
-)
+from tenancy.errors import DatabaseUnavailable, KeyUnavailable, ObjectNotFound, OpenKcmError, TooManyRequests
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
+from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Looking, Shelf, World, at_once
 from tests.database.builders import a_place, a_root_key
 

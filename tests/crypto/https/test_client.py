@@ -28,7 +28,7 @@ from crypto.client import (
     ServiceFailed,
     Unavailable,
 )
-from tenancy import errors
+from tenancy import errors, root_key_errors
 from tenancy.lifecycle import State
 from tests.crypto.https.authority import Leaf, service_leaf
 from tests.crypto.https.stage import BODY_LIMIT, OTHER_TENANT, SERVICE, TENANT, Stage
@@ -118,7 +118,7 @@ def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
         (errors.CiphertextRefused(), CiphertextRefused),
         (errors.TenantClosed("locked"), AccessRefused),
         (errors.CallerRefused(), AccessRefused),
-        (errors.RootKeyDisabled(), RootKeyFailed),
+        (root_key_errors.RootKeyDisabled(), RootKeyFailed),
         (errors.KeyNotUsable("destroyed"), RequestRefused),
         (RuntimeError("hunter2"), ServiceFailed),
     ],
@@ -139,7 +139,7 @@ def test_what_another_try_cannot_mend_is_raised_at_once(
         assert raised.value.reference in str(raised.value)
 
 
-@pytest.mark.parametrize("failure", [errors.VaultUnavailable, errors.TooManyRequests, errors.RootKeyThrottled])
+@pytest.mark.parametrize("failure", [errors.VaultUnavailable, errors.TooManyRequests, root_key_errors.RootKeyThrottled])
 def test_what_another_try_can_mend_is_tried_again(client: Client, stage: Stage, failure: Callable[[], Exception]):
     stage.on_loop(lambda: stage.core.failing.extend([failure(), failure()]))
     assert client.encrypt(b"card", "a")

@@ -3,13 +3,13 @@ import inspect
 import pytest
 
 from crypto.problems import STATUS, from_error
-from tenancy import errors
+from tenancy import errors, root_key_errors
 from tenancy.errors import OpenKcmError
 
 FAILURES_OF_THE_ROOT_KEY = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, errors.CustomerKeyError) and kind is not errors.CustomerKeyError
+    if issubclass(kind, root_key_errors.CustomerKeyError) and kind is not root_key_errors.CustomerKeyError
 ]
 
 
@@ -30,11 +30,13 @@ def test_a_listed_error_keeps_its_code_text_and_hint(kind: type[OpenKcmError]):
 
 
 def test_errors_of_the_customers_key_are_told_apart_from_the_platforms():
-    assert {from_error(error).status for error in (errors.RootKeyDisabled(), errors.RootKeyDenied())} == {424}
+    assert {
+        from_error(error).status for error in (root_key_errors.RootKeyDisabled(), root_key_errors.RootKeyDenied())
+    } == {424}
 
 
 @pytest.mark.parametrize("kind", FAILURES_OF_THE_ROOT_KEY, ids=lambda kind: kind.code)
-def test_every_failure_of_the_customers_key_is_424_or_to_be_tried_again(kind: type[errors.CustomerKeyError]):
+def test_every_failure_of_the_customers_key_is_424_or_to_be_tried_again(kind: type[root_key_errors.CustomerKeyError]):
     assert from_error(kind()).status == (503 if kind.retryable else 424)
 
 

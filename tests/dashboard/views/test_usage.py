@@ -6,7 +6,7 @@ from dashboard.views import usage as view
 from dashboard.views.usage_period import Period
 from dashboard.views.usage_words import OPERATIONS, reason
 from database.interfaces import DayCount, UsageSum
-from tenancy import errors
+from tenancy import root_key_errors
 from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.services import KEY_REQUESTS, CryptoOperation
 
@@ -149,7 +149,7 @@ def test_every_operation_has_a_name_and_key_requests_are_those_that_need_a_key()
 
 
 def test_every_refusal_of_a_customers_root_key_is_no_denial():
-    codes = [error.code for error in errors.CustomerKeyError.__subclasses__()]
+    codes = [error.code for error in root_key_errors.CustomerKeyError.__subclasses__()]
     assert codes
     assert not any(reason(code).denied for code in codes)
 
