@@ -103,11 +103,10 @@ class TestSessions:
 
 
 _FORKED = """
-import os, sys, time
+import os, sys
 from pathlib import Path
 from pydantic import SecretStr
 from keystores.providers import CustomerRootKeys, Reach
-from tenancy.errors import RootKeyUnreachable
 from tenancy.root_keys import AwsKmsPlace, Credentials, Pkcs11Place
 from tests.contracts.root_keys import CONTEXT, INNER
 module, endpoint, arn, key_id, secret = sys.argv[1:]
@@ -119,15 +118,7 @@ opened = [
     root_keys.open("acme-corp", AwsKmsPlace(key_arn=arn), keys),
 ]
 def is_well(root_key):
-    # SoftHSM2 2.6.1 misses tokens now and then when several processes initialise it in the same moment.
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return all(root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER for _ in range(20))
-        except RootKeyUnreachable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    return all(root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER for _ in range(20))
 children = []
 for _ in range(3):
     if (child := os.fork()) == 0:
