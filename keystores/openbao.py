@@ -6,8 +6,8 @@ The smallest policy it needs, for a key `KEY` at the mount `transit`:
     path "transit/decrypt/KEY" { capabilities = ["update"] }
     path "transit/keys/KEY" { capabilities = ["read"] }
 
-and the `default` policy, by which a token may look at itself and be renewed. Not `create`: with it, Transit would make a
-new key where the customer's is gone, and service keys would be wrapped by what nobody chose.
+and the `default` policy, by which a token may look at itself and be renewed. Not `create`: with it, Transit would make
+a new key where the customer's is gone, and service keys would be wrapped by what nobody chose.
 
 The context is sent twice, as associated data, which AEAD keys bind, and as the derivation's context, which only derived
 keys look at; so no answer depends on knowing which kind of key it is.
@@ -169,7 +169,7 @@ class OpenBaoRootKey:
         if token.get("ttl") and not (token.get("period") and token.get("renewable")):
             yield RootKeyUnsuitable(
                 f"the token ends on {str(token.get('expire_time'))[:10]}, and the root key with it",
-                "give a periodic one (bao token create -orphan -period=24h -policy=POLICY), which is renewed, or an AppRole",
+                "give a periodic one (bao token create -orphan -period=24h -policy=P), which is renewed, or an AppRole",
             )
 
     def _capabilities(self) -> Mapping[str, Sequence[str]]:

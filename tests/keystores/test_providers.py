@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 
 from keystores.providers import PROVIDERS, CustomerRootKeys, Reach
 from keystores.sessions import Sessions
-from tenancy.errors import RootKeyRefused
+from tenancy.errors import RootKeyRefused, RootKeySlow
 from tenancy.root_keys import (
     AwsKmsPlace,
     Credentials,
@@ -90,6 +91,36 @@ class TestSessions:
         assert sessions.current(b"key", lambda: ("second", 100.0)) == "second"
         sessions.forget(b"key", first)
         assert sessions.current(b"key", lambda: ("third", 100.0)) == "second"
+
+    def test_whoever_waits_for_a_login_that_fails_does_not_wait_again(self) -> None:
+        sessions: Sessions[str] = Sessions()
+        begun, end = threading.Event(), threading.Event()
+        attempts: list[int] = []
+        arrived: list[int] = []
+
+        def fail() -> tuple[str, float]:
+            attempts.append(1)
+            begun.set()
+            end.wait(10)
+            raise RootKeySlow
+
+        def use(number: int) -> str:
+            arrived.append(number)
+            try:
+                return sessions.current(b"key", fail)
+            except RootKeySlow:
+                return "slow"
+
+        with ThreadPoolExecutor(8) as pool:
+            first = pool.submit(use, 0)
+            begun.wait(10)
+            others = [pool.submit(use, number) for number in range(7)]
+            while len(arrived) < 8:
+                time.sleep(0.01)
+            time.sleep(0.05)
+            end.set()
+            assert {one.result() for one in (first, *others)} == {"slow"}
+        assert len(attempts) < 3
 
     def test_a_login_that_fails_is_tried_again_by_the_next(self) -> None:
         sessions: Sessions[str] = Sessions()
