@@ -50,7 +50,7 @@ class AwsKms:
     """The provider: what the root keys of all customers share."""
 
     def __init__(self, reach: Reach) -> None:
-        transport = Transport(reach.timeout_seconds, lambda _address, _encrypted: True)
+        transport = Transport(reach.timeout_seconds, lambda _address, _encrypted: True, kept=64)
         self._shared = _Shared(AwsCalls(transport, reach.aws_endpoint), PlatformIdentity(), Sessions())
 
     def open(self, tenant_id: str, place: AwsKmsPlace, credentials: Credentials) -> RootKey:

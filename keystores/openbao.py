@@ -6,9 +6,11 @@ The smallest policy it needs, for a key `KEY` at the mount `transit`:
     path "transit/decrypt/KEY" { capabilities = ["update"] }
     path "transit/keys/KEY" { capabilities = ["read"] }
 
-Not `create`: with it, Transit would make a new key where the customer's is gone, and service keys would be wrapped by
-what nobody chose. The context is sent twice, as associated data, which AEAD keys bind, and as the derivation's context,
-which only derived keys look at; so no answer depends on knowing which kind of key it is.
+and the `default` policy, by which a token may look at itself and be renewed. Not `create`: with it, Transit would make
+a new key where the customer's is gone, and service keys would be wrapped by what nobody chose.
+
+The context is sent twice, as associated data, which AEAD keys bind, and as the derivation's context, which only derived
+keys look at; so no answer depends on knowing which kind of key it is.
 """
 
 import base64
@@ -102,7 +104,7 @@ class OpenBaoRootKey:
         try:
             problems = list(self._unsuitable(refused))
             if not any(isinstance(problem, RootKeyDisabled | RootKeyMissing) for problem in problems):
-                problems += self._untried(refused)
+                problems += [*self._untried(refused), *self._ending()]
         except CustomerKeyError as problem:
             return (problem,)
         if refused:
@@ -155,6 +157,19 @@ class OpenBaoRootKey:
                 refused.extend(["encrypt", "decrypt"])
             else:
                 yield problem
+
+    def _ending(self) -> Iterator[OpenKcmError]:
+        """Yield what is wrong with a token that renewing will not keep alive; it may not be told who it is."""
+        if self._place.role_id is not None:
+            return
+        answer = self._calls.send("GET", "auth/token/lookup-self")
+        found = answer.json().get("data") if answer.status == 200 else None
+        token = found if isinstance(found, dict) else {}
+        if token.get("ttl") and not (token.get("period") and token.get("renewable")):
+            yield RootKeyUnsuitable(
+                f"the token ends on {str(token.get('expire_time'))[:10]}, and the root key with it",
+                "give a periodic one (bao token create -orphan -period=24h -policy=P), which is renewed, or an AppRole",
+            )
 
     def _capabilities(self) -> Mapping[str, Sequence[str]]:
         """Return what the token may do with the key's paths; empty where it may not ask."""

@@ -70,10 +70,15 @@ class OpenBaoCalls:
         return self._transport.send(self._server, method, f"/v1/{path}", headers, body)
 
     def _token(self) -> str:
-        if self._place.role_id is None:
-            given = self._credentials.token
-            return "" if given is None else _header_safe(given.get_secret_value())
-        return self._logins.current(self._login, self._log_in)
+        return self._logins.current(self._login, self._renew if self._place.role_id is None else self._log_in)
+
+    def _renew(self) -> tuple[str, float]:
+        """Return the given token, renewed where it may be; whether it is any good says the request it is meant for."""
+        given = self._credentials.token
+        token = "" if given is None else _header_safe(given.get_secret_value())
+        answer = self._request("POST", "auth/token/renew-self", {}, token)
+        auth = answer.json().get("auth") if answer.status == 200 else None
+        return token, _life(auth if isinstance(auth, dict) else {})
 
     def _log_in(self) -> tuple[str, float]:
         secret_id = self._credentials.secret_id
@@ -86,14 +91,19 @@ class OpenBaoCalls:
         auth = answer.json().get("auth")
         if not isinstance(auth, dict) or not isinstance(auth.get("client_token"), str):
             raise not_transit()
-        life = auth.get("lease_duration")
-        return auth["client_token"], min(float(life), _LONGEST_SESSION) if isinstance(life, int) and life else 3600.0
+        return auth["client_token"], _life(auth)
 
     def raise_if_token_is_dead(self, refusal: Answer) -> None:
         if _is_policys(refusal):
             return
         if self.send("GET", "auth/token/lookup-self").status == 403:
             raise RootKeyCredentialsRefused("the token is not accepted", "it ended or was revoked: give a new one")
+
+
+def _life(auth: Mapping[str, Any]) -> float:
+    """Return for how many seconds a token is used before it is renewed or replaced; 0 means that it has no end."""
+    life = auth.get("lease_duration")
+    return min(float(life), _LONGEST_SESSION) if isinstance(life, int) and life > 0 else _LONGEST_SESSION
 
 
 def _header_safe(token: str) -> str:

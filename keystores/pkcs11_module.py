@@ -4,9 +4,11 @@ Being logged in holds for a token and the whole process, whoever's PIN it was: a
 not be looked at. So a session goes with the PIN that opened it, and another PIN closes it and has to open its own.
 """
 
+import fcntl
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +178,8 @@ class Module:
     def _loaded_library(self) -> Any:
         if self._library is None:
             try:
-                self._library = pkcs11.lib(str(self._path))
+                with self._alone():
+                    self._library = pkcs11.lib(str(self._path))
             except (exceptions.PKCS11Error, OSError):
                 raise RootKeyUnreachable("the PKCS#11 module cannot be loaded", "tell the operator") from None
             self._looked = self._clock()
@@ -188,7 +191,16 @@ class Module:
         self._slots.clear()
         self._lost = 0
         self._looked = self._clock()
+        library = self._loaded_library()
         try:
-            self._loaded_library().reinitialize()
-        except exceptions.PKCS11Error:
+            with self._alone():
+                library.reinitialize()
+        except (exceptions.PKCS11Error, OSError):
             self._library = None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time initialise: SoftHSM2 2.6.1 misses tokens when several do in the same moment."""
+        with self._path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

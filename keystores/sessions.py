@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from tenancy.errors import OpenKcmError
+
 T = TypeVar("T")
 _USED_UNTIL = 0.8
 """Part of a life after which the next use logs in again: no request then meets an end that is just passing."""
@@ -18,6 +20,8 @@ class _Kept(Generic[T]):
     lock: threading.Lock = field(default_factory=threading.Lock)
     value: T | None = None
     until: float = 0.0
+    failures: int = 0
+    failure: OpenKcmError | None = None
 
 
 class Sessions(Generic[T]):
@@ -29,11 +33,21 @@ class Sessions(Generic[T]):
         self._lock = threading.Lock()
 
     def current(self, key: bytes, log_in: Callable[[], tuple[T, float]]) -> T:
-        """Return what `log_in` gave, which is the session and its life in seconds; calls it when none is good."""
+        """Return what `log_in` gave, which is the session and its life in seconds; calls it when none is good.
+
+        Whoever waited for an attempt that failed fails with it: a server that hangs would else be waited for in turn.
+        """
         kept = self._entry(key)
+        seen = kept.failures
         with kept.lock:
             if kept.value is None or self._clock() >= kept.until:
-                kept.value, life = log_in()
+                if kept.failure is not None and kept.failures > seen:
+                    raise kept.failure.with_traceback(None)
+                try:
+                    kept.value, life = log_in()
+                except OpenKcmError as failure:
+                    kept.failures, kept.failure = kept.failures + 1, failure
+                    raise
                 kept.until = self._clock() + life * _USED_UNTIL
             return kept.value
 

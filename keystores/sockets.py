@@ -5,8 +5,10 @@ so that a second answer of the customer's name server (DNS rebinding) leads nowh
 by its deadline, or a server that sends one byte a second would hold a thread of ours for hours.
 """
 
+import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +62,9 @@ def _connect(connection: HTTPConnection, allows: Allows) -> socket.socket:
     host, port, timeout = connection._dns_host, connection.port, float(connection.timeout or 0)  # noqa: SLF001 - as urllib3's own _new_conn does
     until = time.monotonic() + timeout
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = _resolved(host.strip("[]"), port, timeout)
+    except queue.Empty:
+        raise ConnectTimeoutError(connection, "resolving the name timed out") from None
     except (OSError, UnicodeError) as unknown:
         raise NameResolutionError(host, connection, socket.gaierror(str(unknown))) from None
     allowed = [one for one in found if allows(str(one[4][0]))]
@@ -81,6 +85,26 @@ def _connect(connection: HTTPConnection, allows: Allows) -> socket.socket:
     if isinstance(failure, TimeoutError):
         raise ConnectTimeoutError(connection, "connecting timed out")
     raise NewConnectionError(connection, failure.strerror or "connection failed")
+
+
+def _resolved(host: str, port: int, timeout: float) -> list[Any]:
+    """Return the addresses; raises queue.Empty after `timeout`.
+
+    In a thread of its own, which is left behind then: the C library takes as long as the customer's name servers do.
+    """
+    found: queue.SimpleQueue[list[Any] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as unknown:
+            found.put(unknown)
+
+    threading.Thread(target=resolve, name="resolver", daemon=True).start()
+    answer = found.get(timeout=timeout)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _answer_by(connection: HTTPConnection) -> None:

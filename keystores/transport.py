@@ -21,7 +21,6 @@ from tenancy.root_key_errors import CustomerKeyError, RootKeyFailing, RootKeySlo
 
 LARGEST_ANSWER = 65_536
 _POOLS = 1024
-_CONNECTIONS_EACH = 4
 _shared_context = lru_cache(maxsize=256)(tls_context)
 
 
@@ -63,9 +62,13 @@ class Answer:
 class Transport:
     """Connections to many servers, shared by all their root keys and by threads. Nothing is opened before `send`."""
 
-    def __init__(self, timeout_seconds: float, allows: Callable[[str, bool], bool]) -> None:
-        """Take how long an answer may take, and whether an address may be connected to, by TLS or not."""
+    def __init__(self, timeout_seconds: float, allows: Callable[[str, bool], bool], kept: int = 16) -> None:
+        """Take how long an answer may take, and whether an address may be connected to, by TLS or not.
+
+        `kept` is how many idle connections to one server are kept at most.
+        """
         self._timeout = timeout_seconds
+        self._kept = kept
         self._allows = allows
         self._pools: OrderedDict[Server, urllib3.HTTPConnectionPool] = OrderedDict()
         self._lock = threading.Lock()
@@ -118,7 +121,7 @@ class Transport:
         if encrypted:
             kind, more["ssl_context"] = BoundedTlsPool, _shared_context(server.ca_pem)
         timeout = urllib3.Timeout(connect=self._timeout, read=self._timeout)
-        return kind(server.host, server.port, timeout=timeout, maxsize=_CONNECTIONS_EACH, block=False, **more)
+        return kind(server.host, server.port, timeout=timeout, maxsize=self._kept, block=False, **more)
 
 
 def _ours(foreign: Exception, server: Server) -> CustomerKeyError:

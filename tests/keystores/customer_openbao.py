@@ -51,8 +51,9 @@ class CustomerOpenBao:
         return OpenBaoPlace(**{"address": self.url, "key": key, **more})
 
     def token(self, **more: Any) -> Credentials:
-        """Return a token of the platform's policy."""
-        answer = self._admin.request("POST", "auth/token/create", {"policies": [POLICY], "no_parent": True, **more})
+        """Return a periodic token of the platform's policy."""
+        wanted = {"policies": [POLICY], "no_parent": True, "period": "24h", **more}
+        answer = self._admin.request("POST", "auth/token/create", wanted)
         return Credentials(token=SecretStr(answer["auth"]["client_token"]))
 
     def secret_id(self) -> Credentials:

@@ -10,6 +10,7 @@
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -87,14 +88,16 @@ def hanging_up(handler: BaseHTTPRequestHandler) -> None:
 @dataclass
 class FaultProxy:
     behind: str
+    tls: ssl.SSLContext | None = None
     port: int = 0
+    connections: int = 0
     seen: list[Seen] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
     _faults: list[tuple[Fault, str]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, behind: str) -> "FaultProxy":
-        proxy = cls(behind)
+    def start(cls, behind: str, tls: ssl.SSLContext | None = None) -> "FaultProxy":
+        proxy = cls(behind, tls)
         proxy.start_again()
         return proxy
 
@@ -119,7 +122,7 @@ class FaultProxy:
             self._server = None
 
     def start_again(self) -> None:
-        self._server = _Listener(("127.0.0.1", self.port), _handler(self))
+        self._server = _Listener(self, ("127.0.0.1", self.port), _handler(self))
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -133,9 +136,17 @@ class _Listener(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, proxy: FaultProxy, *args: Any) -> None:
+        self._proxy = proxy
         self._open: set[Any] = set()
+        super().__init__(*args)
+
+    def get_request(self) -> tuple[Any, Any]:
+        connection, address = super().get_request()
+        self._proxy.connections += 1
+        if self._proxy.tls is not None:
+            connection = self._proxy.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)

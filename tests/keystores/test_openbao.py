@@ -191,6 +191,21 @@ class TestCredentials:
             root_key.wrap(CONTEXT, INNER)
         assert token not in str(failed.value) + repr(failed.value.__context__)
 
+    def test_a_periodic_token_is_renewed_before_its_end(self, bao: CustomerOpenBao, quick: FaultProxy) -> None:
+        root_key = opened(bao.place(address=quick.url), bao.token(period="2s"))
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            assert root_key.unwrap(CONTEXT, wrapped) == INNER
+            time.sleep(0.1)
+        assert 2 <= sum("renew-self" in seen.line for seen in quick.seen) <= 6
+
+    def test_the_preflight_tells_of_a_token_that_will_end(self, bao: CustomerOpenBao) -> None:
+        for token in (bao.token(period="", ttl="1h"), bao.token(period="24h", renewable=False)):
+            (problem,) = opened(bao.place(), token).validate()
+            assert type(problem) is RootKeyUnsuitable
+            assert "the token ends on" in problem.message
+
     def test_an_approle_logs_in_once_for_many(self, bao: CustomerOpenBao, quick: FaultProxy) -> None:
         place, secret_id = bao.place(address=quick.url, role_id="openkcm"), bao.secret_id()
         root_keys = CustomerRootKeys(REACH)

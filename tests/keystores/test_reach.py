@@ -1,0 +1,243 @@
+"""Where a customer may have the platform connect to, and that nothing else is connected to."""
+
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from pydantic import SecretStr
+
+from keystores.providers import CustomerRootKeys, Reach
+from tenancy.errors import RootKeyFailing, RootKeyRefused, RootKeyUnreachable
+from tenancy.root_keys import Credentials, OpenBaoPlace
+from tests.contracts.root_keys import CONTEXT, INNER, TENANT
+from tests.keystores.fault_proxy import FaultProxy, answering
+
+TOKEN = Credentials(token=SecretStr("s.token"))
+PRIVATE = ("10.0.0.0/8", "fd00::/8")
+
+
+@pytest.mark.parametrize(
+    ("address", "tls", "plain"),
+    [
+        ("93.184.216.34", True, False),
+        ("2606:2800:220:1:248:1893:25c8:1946", True, False),
+        ("127.0.0.1", False, False),
+        ("::127.0.0.1", False, False),
+        ("64:ff9b:1::a00:1", False, False),
+        ("::1", False, False),
+        ("0.0.0.0", False, False),  # noqa: S104 - nothing is bound to it
+        ("::", False, False),
+        ("169.254.169.254", False, False),
+        ("fe80::1%eth0", False, False),
+        ("fe80::1", False, False),
+        ("192.168.1.1", False, False),
+        ("172.16.0.1", False, False),
+        ("100.64.0.1", False, False),
+        ("224.0.0.1", False, False),
+        ("ff02::1", False, False),
+        ("240.0.0.1", False, False),
+        ("255.255.255.255", False, False),
+        ("::ffff:127.0.0.1", False, False),
+        ("::ffff:169.254.169.254", False, False),
+        ("::ffff:93.184.216.34", True, False),
+        ("64:ff9b::a9fe:a9fe", False, False),
+        ("64:ff9b::7f00:1", False, False),
+        ("2002:7f00:1::", False, False),
+        ("2002:a9fe:a9fe::", False, False),
+        ("fd00:ec2::254", True, True),
+        ("10.1.2.3", True, True),
+        ("::ffff:10.1.2.3", True, True),
+    ],
+)
+def test_where_may_be_connected_to(address: str, tls: bool, plain: bool) -> None:  # noqa: FBT001 - a table
+    reach = Reach(networks=PRIVATE)
+    assert (reach.allows(address, encrypted=True), reach.allows(address, encrypted=False)) == (tls, plain)
+
+
+def opened(address: str, *networks: str, ca_pem: str | None = None) -> Any:
+    place = OpenBaoPlace(address=address, key="root", ca_pem=ca_pem)
+    return CustomerRootKeys(Reach(networks=networks, timeout_seconds=1)).open(TENANT, place, TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("address", "networks"),
+    [
+        ("http://vault.example.com", ()),
+        ("http://93.184.216.34", ()),
+        ("https://127.0.0.1:8200", ()),
+        ("https://169.254.169.254", ("10.0.0.0/8",)),
+        ("https://[::1]:8200", ()),
+        ("https://[::ffff:7f00:1]", ()),
+        ("http://127.0.0.1", ("10.0.0.0/8",)),
+    ],
+    ids=str,
+)
+def test_what_can_never_be_connected_to_is_refused_when_it_is_named(address: str, networks: tuple[str, ...]) -> None:
+    with pytest.raises(RootKeyRefused):
+        opened(address, *networks)
+
+
+@pytest.fixture
+def proxy() -> Iterator[FaultProxy]:
+    proxy = FaultProxy.start("http://127.0.0.1:9")
+    yield proxy
+    proxy.stop()
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Let the name server give these answers one after the other; return the names that are asked."""
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+        asked.append(host)
+        found = answers[min(len(asked), len(answers)) - 1]
+        return [
+            (
+                socket.AF_INET6 if ":" in address else socket.AF_INET,
+                socket.SOCK_STREAM,
+                6,
+                "",
+                (address, port, 0, 0) if ":" in address else (address, port),
+            )
+            for address in found
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_a_name_that_leads_inside_is_not_connected_to(
+    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    resolving(monkeypatch, [address])
+    root_key = opened(f"https://vault.example.com:{proxy.port}")
+    with pytest.raises(RootKeyUnreachable, match="not at an address that may be connected to"):
+        root_key.wrap(CONTEXT, INNER)
+    assert proxy.connections == 0
+
+
+def test_of_several_addresses_only_those_that_are_allowed_are_tried(
+    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving(monkeypatch, ["169.254.169.254", "::1", "127.0.0.1"])
+    root_key = opened(f"http://vault.example.com:{proxy.port}", "127.0.0.1/32")
+    with proxy.spoiling(answering(500)), pytest.raises(RootKeyFailing):
+        root_key.wrap(CONTEXT, INNER)
+    assert proxy.seen[0].headers["Host"] == f"vault.example.com:{proxy.port}"
+
+
+def test_a_name_is_asked_once_for_a_connection_and_what_was_checked_is_connected_to(
+    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = resolving(monkeypatch, ["127.0.0.2"], ["127.0.0.1"])
+    root_key = opened(f"http://vault.example.com:{proxy.port}", "127.0.0.2/32")
+    with pytest.raises(RootKeyUnreachable):
+        root_key.wrap(CONTEXT, INNER)
+    assert asked == ["vault.example.com"]
+    with pytest.raises(RootKeyUnreachable, match="not at an address"):
+        root_key.wrap(CONTEXT, INNER)
+    assert proxy.connections == 0
+
+
+def test_a_name_that_does_not_exist_is_said_to_have_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def getaddrinfo(*_: object, **__: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(RootKeyUnreachable, match="no address for vault"):
+        opened("https://vault.invalid").wrap(CONTEXT, INNER)
+
+
+def test_name_servers_that_do_not_answer_cost_no_more_than_the_time_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(30) and [])
+    began = time.monotonic()
+    with pytest.raises(RootKeyUnreachable, match="does not answer"):
+        opened("https://vault.example.com").wrap(CONTEXT, INNER)
+    assert time.monotonic() - began < 2
+    ended.set()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str, ssl.SSLContext]]:
+    """Give (the authority's certificate, a server's context) for a name or address, each by an authority of its own."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def made(name: str) -> tuple[str, ssl.SSLContext]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = dt.datetime.now(dt.UTC)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
+        general = x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_after(now + dt.timedelta(hours=1))
+            .add_extension(x509.SubjectAlternativeName([general]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        pem = certificate.public_bytes(serialization.Encoding.PEM)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        file: Path = folder / f"{name}.pem"
+        file.write_bytes(private + pem)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return pem.decode(), context
+
+    return made
+
+
+class TestTls:
+    def test_the_certificate_must_name_the_host_and_not_the_address(
+        self, authority: Callable[[str], tuple[str, ssl.SSLContext]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        resolving(monkeypatch, ["127.0.0.1"])
+        for name, is_right in (("vault.example.com", True), ("127.0.0.1", False), ("other.example.com", False)):
+            ca_pem, context = authority(name)
+            proxy = FaultProxy.start("http://127.0.0.1:9", context)
+            root_key = opened(f"https://vault.example.com:{proxy.port}", "127.0.0.0/8", ca_pem=ca_pem)
+            with proxy.spoiling(answering(500)), pytest.raises(RootKeyUnreachable) as failed:
+                root_key.wrap(CONTEXT, INNER)
+            assert (type(failed.value) is RootKeyFailing) is is_right
+            assert ("not trusted" in failed.value.message) is not is_right
+            assert bool(proxy.seen) is is_right
+            proxy.stop()
+
+    @pytest.mark.parametrize("ca_pem", [None, "other"])
+    def test_an_authority_that_is_not_trusted_is_told(
+        self, authority: Callable[[str], tuple[str, ssl.SSLContext]], ca_pem: str | None
+    ) -> None:
+        _, context = authority("127.0.0.1")
+        trusted = authority("127.0.0.1")[0] if ca_pem else None
+        proxy = FaultProxy.start("http://127.0.0.1:9", context)
+        (problem,) = opened(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8", ca_pem=trusted).validate()
+        assert type(problem) is RootKeyUnreachable
+        assert "not trusted" in problem.message
+        assert proxy.seen == []
+        proxy.stop()
+
+    def test_a_server_without_tls_is_told(self, proxy: FaultProxy) -> None:
+        (problem,) = opened(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8").validate()
+        assert "does not speak TLS" in problem.message
+
+    def test_what_is_no_certificate_is_told(self) -> None:
+        (problem,) = opened("https://127.0.0.1:1", "127.0.0.0/8", ca_pem="no certificate").validate()
+        assert "not trusted" in problem.message
