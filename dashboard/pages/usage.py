@@ -7,6 +7,7 @@ from functools import partial
 
 import streamlit as st
 
+from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import usage as view
 from dashboard.views import usage_period as periods
@@ -45,7 +46,9 @@ def draw(seat: Seat) -> None:
         return
     today = seat.now().astimezone(UTC).date()
     with seat.database.tenant_tx(seat.tenant_id) as tx:
-        services, first_day = len(tx.services.all()), tx.usage.first_day()
+        tenant, services, first_day = tx.tenants.get(), len(tx.services.all()), tx.usage.first_day()
+    if tenant is not None:
+        draw_standing(seat, tenant)
     if first_day is None:
         _draw_nothing_yet(services)
         return
