@@ -1,4 +1,4 @@
-"""What every action of a page does around what it asks for: somebody may do it, and it is on record before and after."""
+"""What every action of a page does around what it asks for: whether somebody may, and the record before and after."""
 
 from collections.abc import Callable
 
