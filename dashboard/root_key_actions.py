@@ -19,6 +19,7 @@ from tenancy.errors import TenantClosed, TenantUnknown
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.people import Permission
 from tenancy.root_keys import Credentials, Place, PlatformPlace, Problem, parse_place, refuse_incomplete
+from workflows.gateway import NotDoneInTime
 
 _REQUESTS = 8
 
@@ -60,7 +61,10 @@ def check(seat: Seat, wish: Wish) -> Sequence[Problem]:
         lambda: seat.door.preflight_root_key(seat.tenant_id, wish.request_id),
         request=wish.request_id,
     )
-    return found(seat, wish)
+    problems = _problems(seat, wish)
+    if problems is None:
+        raise NotDoneInTime  # never taken for a key that works
+    return problems
 
 
 def change(seat: Seat, wish: Wish) -> None:
@@ -83,8 +87,12 @@ def change(seat: Seat, wish: Wish) -> None:
 
 def found(seat: Seat, wish: Wish) -> Sequence[Problem]:
     """Return what the preflight of a request that was made found; empty where it did not end."""
+    return _problems(seat, wish) or []
+
+
+def _problems(seat: Seat, wish: Wish) -> Sequence[Problem] | None:
     with seat.database.tenant_tx(seat.tenant_id) as tx:
-        return tx.root_keys.problems(wish.request_id) or ()
+        return tx.root_keys.problems(wish.request_id)
 
 
 def _wish(seat: Seat, request_id: str, place: Place, credentials: Credentials) -> Wish:

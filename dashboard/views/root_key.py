@@ -96,10 +96,10 @@ def progress(change: RootKeyChangeRow | None) -> Progress | None:
     if not change.total:
         return Progress(0.0, "The new root key is tried first; nothing is changed yet.")
     if change.wrapped >= change.total:
-        return Progress(1.0, f"All {count(change.total, 'service key')} are wrapped; they are switched together now.")
+        return Progress(1.0, "Every service key is wrapped; all are switched together now.")
     return Progress(
         change.wrapped / change.total,
-        f"{change.wrapped:,} of {count(change.total, 'service key')} are wrapped",
+        f"{change.wrapped:,} of {count(change.total, 'service key is', 'service keys are')} wrapped",
     )
 
 

@@ -103,7 +103,7 @@ def test_a_lock_for_a_key_that_works_already_does_not_blame_it() -> None:
     [
         (0, 0, 0.0, "tried first"),
         (1000, 340, 0.34, "340 of 1,000 service keys are wrapped"),
-        (1, 0, 0.0, "0 of 1 service key are wrapped"),
+        (1, 0, 0.0, "0 of 1 service key is wrapped"),
         (1000, 1000, 1.0, "switched together now"),
     ],
 )
