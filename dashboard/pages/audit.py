@@ -14,6 +14,7 @@ from dashboard.paging import Page, Turn
 from dashboard.seat import Seat
 from dashboard.views import audit as view
 from dashboard.views import words
+from dashboard.views.standing import UNDER_WAY
 from database.interfaces import StreamEnds
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import AuditBroken
@@ -42,7 +43,7 @@ def draw(seat: Seat) -> None:
     )
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant, ends = tx.tenants.get(), tx.audit.ends()
-    if tenant is not None:
+    if tenant is not None and tenant.state not in UNDER_WAY:
         draw_standing(seat, tenant)
     asked, answer = _draw_chain(seat, ends)
     if ends.last is None:

@@ -204,8 +204,14 @@ def _ask(seat: Seat, what: str) -> None:
             return
         for entry in ENTRIES[provider]:
             if entry.secret:
-                st.session_state[_key(provider, entry)] = ""
+                _empty(_key(provider, entry))
     st.session_state[_ASKED] = what
+
+
+def _empty(key: str) -> None:
+    """Empty a field: taken out first, because Streamlit keeps what it was beside what it is, until the next rerun."""
+    st.session_state.pop(key, None)
+    st.session_state[key] = ""
 
 
 def _done(seat: Seat, what: str) -> _Result:
