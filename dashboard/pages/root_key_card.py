@@ -10,7 +10,7 @@ from dashboard.pages.parts import following
 from dashboard.seat import Seat
 from dashboard.views import keys, root_key
 from dashboard.views.root_key import Health
-from dashboard.views.words import plain
+from dashboard.views.words import code
 from database.interfaces import HeldKeyRow, KeyVersionRow, RootKeyChangeRow, TenantRow
 from tenancy.errors import TenantUnknown
 from tenancy.people import Permission
@@ -34,7 +34,7 @@ def draw_root_key(seat: Seat, drawn: TenantRow) -> None:
     with st.container(border=True, height="stretch"):
         st.header("Root key (L1)", anchor="root-key")
         st.markdown(f":material/key: **{root.mode}**")
-        st.markdown(f"`{root.name}`" if rows.key is None else plain(root.name))
+        st.markdown(code(root.name))
         st.caption(root.state)
         if how := root_key.health(rows.tenant, rows.key, seat.grace_seconds, seat.now()):
             _draw_health(how)

@@ -18,6 +18,7 @@ from dashboard.views import root_key
 from dashboard.views.key_actions import ACTIONS, KeyAction
 from dashboard.views.root_key_guides import ENTRIES, NAMES, Entry, blocks, in_labels
 from dashboard.views.standing import Tone, sentence
+from dashboard.views.words import code
 from database.interfaces import TenantRow
 from tenancy.errors import OpenKcmError
 from tenancy.root_keys import Problem, RootKeyMode
@@ -246,7 +247,7 @@ def _changed(seat: Seat, wish: Wish) -> _Result:
     return _Result(
         Tone.GOOD,
         "The root key is changed",
-        f"In force is now {NAMES[wish.place.provider]}: `{wish.place.name.replace('`', '')}`. Every service key was "
+        f"In force is now {NAMES[wish.place.provider]}: {code(wish.place.name)}. Every service key was "
         "opened once from it before all of them were switched together. Your data was not encrypted anew. Keep the "
         f"former root key until you are sure that you do not want it back. {root_key.NO_FALLBACK}",
         changed=True,
@@ -268,7 +269,7 @@ def _draw_result(result: _Result) -> None:
     draw = {Tone.GOOD: st.success, Tone.WORKING: st.info, Tone.WARNING: st.warning, Tone.BAD: st.error}[result.tone]
     draw(result.words, title=result.title, icon=ICONS[result.tone])
     for problem in result.problems:
-        words, code = root_key.hint_parts(problem.hint)
+        words, paste = root_key.hint_parts(problem.hint)
         st.markdown(f"{ICONS[Tone.BAD]} **{sentence(problem.message)}** {sentence(words)}")
-        if code:
-            st.code(code, language="json" if code.startswith("{") else "hcl", wrap_lines=True)
+        if paste:
+            st.code(paste, language="json" if paste.startswith("{") else "hcl", wrap_lines=True)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from dashboard.views.chain import mode
 from dashboard.views.standing import UNDER_WAY
-from dashboard.views.words import count, listed, moment, plain
+from dashboard.views.words import code, count, listed, moment
 from database.interfaces import HeldKeyRow, KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.ids import l2_key, root_key
 from tenancy.lifecycle import State
@@ -105,7 +105,7 @@ def found(keys: Sequence[ServiceKey], wanted: str) -> tuple[tuple[ServiceKey, ..
 
 
 def _version(key: KeyVersionRow, now: datetime) -> str:
-    by = f"`{key.l2_key}` and {plain(key.root_key)}"
+    by = f"`{key.l2_key}` and {code(key.root_key)}"
     return f"Version {key.version}, made {moment(key.created_at, now)}, wrapped by {by}"
 
 

@@ -61,10 +61,10 @@ def health(tenant: TenantRow, key: HeldKeyRow | None, grace_seconds: float, now:
         return None
     if key.health == HEALTHY:
         return Health(
-            Tone.GOOD, "It answers and opens what it wrapped.", "", f"So since {moment(key.health_since, now)}.", ""
+            Tone.GOOD, "It answers and opens what it wrapped.", "", f"Since {moment(key.health_since, now)}.", ""
         )
     title, advice = in_words(key.health)
-    since = f"So since {moment(key.health_since, now)}."
+    since = f"Since {moment(key.health_since, now)}."
     if LockReason.ROOT_KEY in tenant.locks:
         return Health(Tone.BAD, title, advice, since, f"The tenant is locked until it works again. {NO_FALLBACK}")
     if tenant.state not in DECRYPTS:

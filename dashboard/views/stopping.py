@@ -1,7 +1,8 @@
 """What may be asked of a tenant's standing now, and what stops when it is locked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import count, listed, moment
@@ -12,6 +13,21 @@ from tenancy.messages import StandingMove
 from tenancy.services import ServiceState
 
 _SHOWN = 20
+_SWITCH, _ROOT_KEY = frozenset({LockReason.SWITCH}), frozenset({LockReason.ROOT_KEY})
+_OPENED: Mapping[frozenset[LockReason], str] = MappingProxyType(
+    {
+        frozenset(): "Ask your platform's operator.",
+        _SWITCH: "Unlocking releases it, and everything opens as before.",
+        _ROOT_KEY: (
+            "It opens by itself when the root key works again; unlocking it here is not possible. You can lock it as "
+            "well, so that it stays locked then."
+        ),
+        _SWITCH | _ROOT_KEY: (
+            "Each has to go by itself: unlocking releases the switch, and the tenant opens when the root key works "
+            "again too."
+        ),
+    }
+)
 
 
 def moves(tenant: TenantRow) -> tuple[StandingMove, ...]:
@@ -62,7 +78,5 @@ def explained(tenant: TenantRow) -> str:
     if tenant.state is State.LOCKED:
         names = {LockReason.SWITCH: "the kill switch", LockReason.ROOT_KEY: "the root key"}
         by = listed([names[reason] for reason in tenant.locks]) or "something that is not on record"
-        return (
-            f"Locked by {by}. Each reason has to go by itself: the switch is released here, the root key works again."
-        )
+        return f"Locked by {by}. {_OPENED[frozenset(tenant.locks)]}"
     return f"There is nothing to stop or to start while the tenant is {tenant.state}."

@@ -135,4 +135,4 @@ def test_the_overview_says_in_its_line_how_the_root_key_does(scene: Scene) -> No
     scene.report("root_key_throttled")
     said = text(shown("overview", scene.seat()))
     assert "**Master Key:** Your own key in AWS KMS (BYOK)" in said
-    assert "The root key's server asks to slow down. So since" in said
+    assert "The root key's server asks to slow down. Since" in said

@@ -39,7 +39,7 @@ def test_each_is_said_in_its_own_words_with_what_happens_meanwhile(code: str) ->
     kind, said = root_key.PROBLEMS[code], how(TENANT, code)
     assert said.title == sentence(kind.message)
     assert said.advice == sentence(kind.hint)
-    assert said.since == "So since 25 Nov 2026, 11:59 UTC (20 seconds ago)."
+    assert said.since == "Since 25 Nov 2026, 11:59 UTC (20 seconds ago)."
     assert root_key.NO_FALLBACK in said.meanwhile
     assert (said.tone is Tone.WARNING) is kind.retryable
     assert ("the tenant is locked in 40 s" in said.meanwhile) is kind.retryable
