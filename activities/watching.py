@@ -10,7 +10,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
@@ -66,6 +65,7 @@ class _Turn:
 class _Region:
     turns: dict[tuple[str, str], _Turn] = field(default_factory=dict)
     looked: float = float("-inf")
+    run: int = 0
 
 
 class WatchActivities:
@@ -83,26 +83,27 @@ class WatchActivities:
         self._clock = clock
         self._monotonic = monotonic
         self._regions: dict[str, _Region] = {}
+        # They outlive each run: whoever has news to tell does not wait for tries that are under way.
+        self._well = ThreadPoolExecutor(_THREADS, thread_name_prefix="watch")
+        self._waiting = ThreadPoolExecutor(_WAITING_THREADS, thread_name_prefix="watch-slow")
         self._probes: dict[tuple[str, str], tuple[SealedRootKeyRow, bytes, bytes]] = {}
 
-    @activity.defn(name="watch-root-keys")
+    # Told to stop it stops by itself: an exception thrown into it anywhere could leave a try without its end.
+    @activity.defn(name="watch-root-keys", no_thread_cancel_exception=True)
     def watch_root_keys(self, watch: WatchRootKeysInput) -> WatchResult:
         """Try root keys until some tenant's standing must follow its own, and say which; empty when told to stop."""
         region = self._regions.setdefault(watch.region, _Region())
-        with ExitStack() as pools:
-            well = pools.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="watch"))
-            waiting = pools.enter_context(ThreadPoolExecutor(_WAITING_THREADS, thread_name_prefix="watch-slow"))
-            for turn in region.turns.values():
-                turn.running = None
-            while not (activity.is_cancelled() or activity.is_worker_shutdown()):
-                activity.heartbeat(len(region.turns))
-                self._look(watch.region, region)
-                self._begin(region, well, waiting)
-                self._collect(region)
-                concerned = tuple(self._concerned(region))
-                if concerned:
-                    return WatchResult(tenants=concerned)
-                time.sleep(_TICK_SECONDS)
+        region.run += 1
+        mine = region.run  # an attempt that Temporal has given up ends when the next one begins
+        while mine == region.run and not (activity.is_cancelled() or activity.is_worker_shutdown()):
+            activity.heartbeat(len(region.turns))
+            self._look(watch.region, region)
+            self._begin(region)
+            self._collect(region)
+            concerned = tuple(self._concerned(region))
+            if concerned:
+                return WatchResult(tenants=concerned)
+            time.sleep(_TICK_SECONDS)
         return WatchResult(tenants=())
 
     def _look(self, name: str, region: _Region) -> None:
@@ -128,11 +129,11 @@ class WatchActivities:
             if gone in known:
                 del self._probes[gone]
 
-    def _begin(self, region: _Region, well: ThreadPoolExecutor, waiting: ThreadPoolExecutor) -> None:
+    def _begin(self, region: _Region) -> None:
         now = self._monotonic()
         for turn in region.turns.values():
             if turn.running is None and now >= turn.due:
-                pool = waiting if turn.key.health in OUT_OF_REACH else well
+                pool = self._waiting if turn.key.health in OUT_OF_REACH else self._well
                 turn.running = pool.submit(self._try, turn.key)
 
     def _collect(self, region: _Region) -> None:
@@ -187,7 +188,7 @@ class WatchActivities:
         return kept
 
     def _report(self, turn: _Turn, health: str) -> None:
-        """Put on record how a root key does now; the crypto service hears of it by the commit."""
+        """Put on record how a root key does now."""
         key = turn.key
         well = health == HEALTHY
         try:

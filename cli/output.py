@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,6 +27,24 @@ def answer(document: Mapping[str, Any], *, as_json: bool, show: Callable[[Consol
         write_json(document)
     else:
         show(people)
+
+
+def answer_refused(  # noqa: PLR0913 - an error's parts beside the document
+    document: Mapping[str, Any],
+    code: str,
+    message: str,
+    hint: str,
+    *,
+    as_json: bool,
+    show: Callable[[Console], None] = lambda _console: None,
+) -> NoReturn:
+    """Print a result that is no success and end the command as refused: the document, with the error in it."""
+    if as_json:
+        write_json({**document, "error": {"code": code, "message": message, "hint": hint}})
+    else:
+        show(people)
+        fail(code, message, hint, as_json=False)
+    raise typer.Exit(REFUSED)
 
 
 def refuse(failed: OpenKcmError, *, as_json: bool) -> None:

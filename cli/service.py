@@ -3,7 +3,6 @@
 The operator's role stores the request and reads the certificate; what lies between is the workflow's. No Vault here.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import output
+from cli.access import Tenant, ask_gateway, operator_database
 from cli.service_files import FolderRefused, ServiceFolder
 from cli.service_trial import try_service
-from cli.tenant import Tenant, of_service, operator_database
+from cli.tenant import of_service
 from config.settings import Settings, load_settings
 from database.connection import Database
 from database.interfaces import LeafRow, ServiceRequestRow, TenantRow
@@ -69,7 +69,7 @@ def connect(  # noqa: PLR0913 - one parameter an option
         csr_pem = _read_request(csr) if csr is not None else folder.request() if folder is not None else ""
         with database.tenant_tx(tenant_id) as tx:
             tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem))
-        _ask(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
+        ask_gateway(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
         with database.tenant_tx(tenant_id) as tx:
             leaf, chain = tx.services.issued(service, request_id)
     offer, written = _offer(settings), []
@@ -132,7 +132,7 @@ def _changed(tenant: str, name: str, change: "Callable[[Gateway, str, str, str],
             raise TenantUnknown
         if known is None:
             raise ServiceUnknown
-        _ask(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
+        ask_gateway(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
         with database.tenant_tx(tenant_id) as tx:
             known = tx.services.get(service) or known
     return {"tenant_id": tenant_id} | of_service(known)
@@ -161,15 +161,6 @@ def _read_request(file: Path) -> str:
 def _offer(settings: Settings) -> Offer:
     host = settings.crypto_name
     return Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
-
-
-def _ask(settings: Settings, what: "Callable[[Gateway], Awaitable[None]]") -> None:
-    from workflows.gateway import Gateway  # noqa: PLC0415 - Temporal's library is most of a command's start-up time
-
-    async def ask() -> None:
-        await what(await Gateway.connect(settings.temporal_address, settings.promise_seconds))
-
-    asyncio.run(ask())
 
 
 def _files(  # noqa: PLR0913, PLR0917 - what a folder is made of

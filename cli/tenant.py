@@ -1,9 +1,10 @@
-"""`openkcm tenant`: what there is of a tenant, read with the operator's role, and another try for one that failed."""
+"""`openkcm tenant`: what there is of a tenant, read with the operator's role, and another try for one that failed.
 
-import asyncio
+How a tenant stands is changed in `standing`.
+"""
+
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -11,42 +12,28 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import output, tenant_view
-from config.secrets import Role, context_key, database_password, read_secret
-from config.settings import Settings, load_settings
+from cli.access import Ask, Tenant, ask_gateway, operator_database
+from cli.standing import Standing
+from config.settings import load_settings
 from database.connection import Database
 from database.interfaces import ServiceRow, TenantRow, TenantTransaction
 from tenancy import ids
-from tenancy.errors import SettingsInvalid, TenantUnknown
+from tenancy.errors import TenantUnknown
 from tenancy.lifecycle import State
 from tenancy.provisioning import TITLES
 
 _PAGE = 500
 
-Tenant = Annotated[str, typer.Argument(help="The marketplace account id.")]
 
-
-def register(app: typer.Typer) -> None:
-    tenants = typer.Typer(help="Look at tenants and try failed ones again.", no_args_is_help=True)
+def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
+    tenants = typer.Typer(help="Look at tenants, lock and unlock them, try failed ones again.", no_args_is_help=True)
     tenants.command("list")(list_tenants)
     tenants.command("show")(show)
     tenants.command("retry")(retry)
+    standing = Standing(ask)
+    for command in (standing.suspend, standing.resume, standing.lock, standing.unlock):
+        tenants.command()(command)
     app.add_typer(tenants, name="tenant")
-
-
-@contextmanager
-def operator_database(settings: Settings) -> Iterator[Database]:
-    """Open the database as the operator, who looks at everything and writes requests only."""
-    folder = settings.secrets
-    try:
-        key = bytes.fromhex(read_secret(folder, context_key(Role.OPERATOR)))
-    except ValueError:
-        raise SettingsInvalid("the operator's context key is not hexadecimal", "openkcm up writes it") from None
-    password = read_secret(folder, database_password(Role.OPERATOR))
-    database = Database(settings.postgres_url, Role.OPERATOR, password, key, max_size=1)
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 def list_tenants(*, as_json: output.AsJson = False) -> None:
@@ -58,7 +45,8 @@ def list_tenants(*, as_json: output.AsJson = False) -> None:
         table = Table("tenant", "organization", "region", "state", "root key", "ready in")
         for tenant in tenants:
             seconds = tenant["ready_seconds"]
-            cells = [tenant[name] for name in ("tenant_id", "organization", "region", "state", "root_key_mode")]
+            cells = [tenant[name] for name in ("tenant_id", "organization", "region")]
+            cells += [tenant_view.state(tenant), tenant["root_key_mode"]]
             cells.append("" if seconds is None else f"{seconds:.2f} s")
             # As text, not as markup: a customer chose the organization's name.
             table.add_row(*(Text(cell) for cell in cells))
@@ -77,16 +65,8 @@ def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
 
 def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     """Provision a tenant again whose provisioning failed."""
-    from workflows.gateway import Gateway  # noqa: PLC0415 - Temporal's library is most of a command's start-up time
-
-    settings = load_settings()
     tenant_id = _named(tenant)
-
-    async def ask() -> None:
-        gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
-        await gateway.retry(tenant_id)
-
-    asyncio.run(ask())
+    ask_gateway(load_settings(), lambda gateway: gateway.retry(tenant_id))
     output.answer(
         {"tenant_id": tenant_id, "state": State.PROVISIONING},
         as_json=as_json,
@@ -165,6 +145,7 @@ def _of_row(row: TenantRow) -> dict[str, Any]:
         "organization": row.organization,
         "region": row.region,
         "state": row.state,
+        "locks": list(row.locks),
         "root_key_mode": row.root_key_mode,
         "l2_key": ids.l2_key(row.tenant_id),
         "requested_at": row.requested_at.isoformat(),

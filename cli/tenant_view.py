@@ -34,7 +34,7 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("tenant", tenant["tenant_id"]),
         ("organization", tenant["organization"]),
-        ("state", tenant["state"]),
+        ("state", state(tenant)),
         ("region", tenant["region"]),
         ("root key", tenant["root_key_mode"]),
         ("ready", ready),
@@ -48,6 +48,11 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
     if tenant["promise_broken_at"]:
         facts.append(("promise", f"broken at {tenant['promise_broken_at'][:19]}"))
     return facts
+
+
+def state(tenant: Mapping[str, Any]) -> str:
+    """Return a tenant's state in words, with what locks it."""
+    return f"{tenant['state']} by {', '.join(tenant['locks'])}" if tenant["locks"] else str(tenant["state"])
 
 
 def _service(service: Mapping[str, Any]) -> str:

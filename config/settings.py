@@ -6,6 +6,7 @@ is how a wall comes down. Secrets are never settings: they are files in `secrets
 """
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -20,7 +21,16 @@ CONFIG_VARIABLE = "OPENKCM_CONFIG"
 LOOPBACK = "127.0.0.1"
 """Where everything of the embedded stack listens; there is no setting to widen it."""
 
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError("a network such as 10.20.0.0/16") from None
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+Network = Annotated[str, AfterValidator(_network)]
 Region = Annotated[str, AfterValidator(parse_region)]
 
 
@@ -98,12 +108,16 @@ class Settings(BaseSettings):
     pkcs11_module: Path | None = Field(
         None, description="the PKCS#11 module (a shared library) of the HSM that tenants may hold a root key in"
     )
-    root_key_networks: tuple[str, ...] = Field(
-        (),
-        description="networks (CIDR) in which customers' key servers may be, beside public addresses",
+    root_key_networks: tuple[Network, ...] | None = Field(
+        None,
+        description="networks (CIDR) where customers' key servers may be, with or without TLS; elsewhere only public "
+        "addresses, and only by https; default: none, and with the embedded key server this machine's loopback",
     )
     root_key_timeout_seconds: float = Field(
-        2.0, gt=0, le=10, description="how long a customer's key server may take for one answer"
+        2.0,
+        gt=0,
+        le=10,
+        description="how long a customer's key server may take to take a connection, and then for one answer",
     )
     root_key_check_seconds: float = Field(
         1.0, gt=0, le=60, description="how often a customer's root key is tried while services of the tenant use it"
@@ -160,6 +174,13 @@ class Settings(BaseSettings):
     def postgres_url(self) -> str:
         """The address of the database without credentials, embedded or not."""
         return self.database_url or f"postgresql://{LOOPBACK}:{self.postgres_port}/openkcm"
+
+    @property
+    def key_server_networks(self) -> tuple[str, ...]:
+        """The networks in which customers' key servers may be, beside public addresses."""
+        if self.root_key_networks is not None:
+            return self.root_key_networks
+        return ("127.0.0.0/8",) if self.vault_address is None else ()
 
     @property
     def temporal_address(self) -> str | None:

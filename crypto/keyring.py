@@ -4,6 +4,10 @@ Opening is `L2.decrypt(L1.unwrap(wrapped, context), context)`: one root-key call
 own identity. Either layer alone opens nothing, so a customer who takes the root key away stops this service within
 the cache time, and at once for what is not in memory.
 
+A key in use is opened again when half of its time is over. So whoever took the root key away is noticed here too, with
+every other process down, and what is open is dropped at once; while a root key that is merely out of reach leaves at
+least the other half, which is the grace.
+
 The descent is checked before anything is opened, and the context is put together from the caller, never read from the
 row: a row that was copied to another tenant, service or version carries its own context along in vain.
 
@@ -23,15 +27,24 @@ from typing import NamedTuple
 import structlog
 
 from crypto.interfaces import Blocking, Caller, Changes, ServiceKey
-from database.interfaces import ServiceKeyRow, TenantDatabase, mark
-from keystores.interfaces import RootKey
+from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, mark
+from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, ObjectNotFound, OpenKcmError, WrongContext
+from tenancy.errors import (
+    CustomerKeyError,
+    KeyUnavailable,
+    ObjectNotFound,
+    OpenKcmError,
+    RootKeyDenied,
+    WrongContext,
+)
 from tenancy.ids import l2_key
 from vault.interfaces import TenantKeys
 
 MATERIAL = 32
 """Bytes of an L3."""
+_RENEWAL_PAUSE = 5.0
+"""Seconds between two tries to open a key again that is still good."""
 _BACK_OFF = 0.5
 """Seconds for which a failure is the answer: a key server in trouble is not asked again by every request."""
 
@@ -53,6 +66,7 @@ class _Kept:
     version: int
     material: bytearray = field(repr=False)
     until: float
+    renew_at: float
 
     def overwrite(self) -> None:
         self.material[:] = bytes(len(self.material))
@@ -79,17 +93,16 @@ class CachedKeyring:
         self,
         database: TenantDatabase,
         tenant_keys: TenantKeys,
-        root_key: Callable[[ServiceKeyRow, str], RootKey],
+        shelf: RootKeyShelf,
         blocking: Blocking,
         changes: Changes,
         *,
         cache_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`root_key` chooses the L1 for a row and the caller's region."""
         self._database = database
         self._tenant_keys = tenant_keys
-        self._root_key = root_key
+        self._shelf = shelf
         self._blocking = blocking
         self._cache_seconds = cache_seconds
         self._monotonic = monotonic
@@ -104,17 +117,13 @@ class CachedKeyring:
         now = self._monotonic()
         kept = tenant.kept.get(place)
         if kept is not None and now < kept.until:
+            if now >= kept.renew_at:
+                self._renew(place, tenant, kept)
             return ServiceKey(kept.version, bytes(kept.material))
         failed = tenant.failed.get(place)
         if failed is not None and now < failed[1]:
             raise failed[0].with_traceback(None)
-        task = tenant.opening.get(place)
-        if task is None:
-            self._marked[mark(caller.tenant_id)] = caller.tenant_id
-            task = asyncio.get_running_loop().create_task(self._open(place, tenant))
-            tenant.opening[place] = task
-            task.add_done_callback(partial(_settle, tenant, place))
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._opening(place, tenant))
 
     def forget(self, tenant: str | None) -> None:
         """Drop what is kept of a tenant (its `mark`), or of all, and whatever is just being opened when it comes."""
@@ -123,13 +132,27 @@ class CachedKeyring:
             old = self._tenants.pop(tenant_id, None)
             if old is not None:
                 old.replaced = True
-                for kept in old.kept.values():
-                    kept.overwrite()
-                old.kept.clear()
+                _empty(old)
+                self._shelf.forget(tenant_id)
 
     def close(self) -> None:
         """Drop everything."""
         self.forget(None)
+
+    def _opening(self, place: _Place, tenant: _Tenant) -> "asyncio.Task[ServiceKey]":
+        """Return the opening that is under way, begun if there is none."""
+        task = tenant.opening.get(place)
+        if task is None:
+            self._marked[mark(place.tenant_id)] = place.tenant_id
+            task = asyncio.get_running_loop().create_task(self._open(place, tenant))
+            tenant.opening[place] = task
+            task.add_done_callback(partial(_settle, tenant, place))
+        return task
+
+    def _renew(self, place: _Place, tenant: _Tenant, kept: _Kept) -> None:
+        """Open a key again while it is still good; nobody waits for it."""
+        kept.renew_at = self._monotonic() + _RENEWAL_PAUSE
+        self._opening(place, tenant)
 
     async def _open(self, place: _Place, tenant: _Tenant) -> ServiceKey:
         # Before the row is read: a key's time begins with the oldest thing it depends on.
@@ -144,6 +167,9 @@ class CachedKeyring:
         try:
             key = await self._blocking.run(place.tenant_id, work)
         except OpenKcmError as error:
+            if isinstance(error, CustomerKeyError) and not error.retryable:
+                # Taken away: what else is open of this tenant was opened with the same root key.
+                _empty(tenant)
             # A version that was never made is asked for by whoever invents one: nobody else's trouble, not remembered.
             if begun and not isinstance(error, ObjectNotFound):
                 tenant.failed[place] = (error, self._monotonic() + _BACK_OFF)
@@ -154,7 +180,7 @@ class CachedKeyring:
         return key
 
     def _keep(self, place: _Place, tenant: _Tenant, key: ServiceKey, until: float) -> None:
-        kept = _Kept(key.version, bytearray(key.material), until)
+        kept = _Kept(key.version, bytearray(key.material), until, until - self._cache_seconds / 2)
         for same in (place, place._replace(version=key.version)):
             tenant.kept[same] = kept
         asyncio.get_running_loop().call_later(until - self._monotonic(), _end, tenant, kept)
@@ -163,6 +189,7 @@ class CachedKeyring:
         """In a thread: read the row, check its descent, open both layers."""
         with self._database.tenant_tx(place.tenant_id) as tx:
             row = tx.services.key(place.service, place.version)
+            held = None if row is None or row.root_key_id is None else tx.root_keys.sealed(row.root_key_id)
         if row is None:
             raise ObjectNotFound
         if not _descends(place, row):
@@ -170,7 +197,7 @@ class CachedKeyring:
             raise ObjectNotFound
         context = Context(place.tenant_id, place.l2_key, place.service, Purpose.SERVICE_KEY, str(row.version))
         try:
-            inner = self._root_key(row, place.region).unwrap(context, row.wrapped)
+            inner = self._root_key(place, row, held).unwrap(context, row.wrapped)
             material = self._tenant_keys.decrypt(context, inner.decode("ascii"))
         except (WrongContext, UnicodeDecodeError):
             # Not told to the caller: what is stored was moved or altered, which is for the platform to look at.
@@ -180,6 +207,14 @@ class CachedKeyring:
             log.error("service key is of another size", tenant_id=place.tenant_id, service=place.service)
             raise KeyUnavailable
         return ServiceKey(row.version, material)
+
+    def _root_key(self, place: _Place, row: ServiceKeyRow, held: SealedRootKeyRow | None) -> RootKey:
+        """Return the L1 that the row lies under, and never another in its stead."""
+        if row.root_key_id is None:
+            return self._shelf.platform(place.region)
+        if held is None:
+            raise RootKeyDenied("the root key's credentials were forgotten when it was retired")
+        return self._shelf.held(place.tenant_id, held.root_key_id, held.place, held.credentials)
 
 
 def _descends(place: _Place, row: ServiceKeyRow) -> bool:
@@ -195,6 +230,12 @@ def _settle(tenant: _Tenant, place: _Place, task: "asyncio.Task[ServiceKey]") ->
     del tenant.opening[place]
     if not task.cancelled():
         task.exception()  # seen: whoever waits gets it, and all of them may have gone
+
+
+def _empty(tenant: _Tenant) -> None:
+    for kept in tenant.kept.values():
+        kept.overwrite()
+    tenant.kept.clear()
 
 
 def _end(tenant: _Tenant, kept: _Kept) -> None:

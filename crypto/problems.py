@@ -31,8 +31,16 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         # The platform did its part and the customer's key did not: a failed dependency, which only they can mend.
         errors.RootKeyDisabled: HTTPStatus.FAILED_DEPENDENCY,
         errors.RootKeyPendingDeletion: HTTPStatus.FAILED_DEPENDENCY,
+        errors.RootKeyMissing: HTTPStatus.FAILED_DEPENDENCY,
         errors.RootKeyDenied: HTTPStatus.FAILED_DEPENDENCY,
+        errors.RootKeyCredentialsRefused: HTTPStatus.FAILED_DEPENDENCY,
+        errors.RootKeySwapped: HTTPStatus.FAILED_DEPENDENCY,
+        errors.RootKeyUnsuitable: HTTPStatus.FAILED_DEPENDENCY,
+        # It does not answer as it should at the moment: trying again can help.
         errors.RootKeyUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.RootKeySlow: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.RootKeyFailing: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.RootKeyClockSkew: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.RootKeyThrottled: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.KeyUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.VaultUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -21,11 +21,10 @@ from crypto.operations import KeyedOperations
 from crypto.tls import IdentityShelf, ServerTls
 from database.connection import Database
 from database.feed import NotifyFeed
-from database.interfaces import ServiceKeyRow
-from keystores.interfaces import RootKey
+from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
+from keystores.providers import CustomerRootKeys, Reach
 from tenancy.client_files import Offer
-from tenancy.errors import KeyUnavailable
 from vault.root_keys import TransitRootKeys
 from vault.server_certificates import PkiServerCertificates
 from vault.session import VaultSession
@@ -36,8 +35,6 @@ _DATABASE_CONNECTIONS = 8
 _THREADS = 32
 _OPENING_THREADS = 32
 """For opening service keys alone: a Vault that hangs must not keep callers and objects from the database."""
-PLATFORM = "platform"
-"""The root key mode of tenants that bring none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +106,16 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
     # Subscribed to changes first, so that who asks for callers again asks one that has forgotten.
     callers = CertificateCallers(database, threads, journal, changes, cache_seconds=seconds)
 
-    def root_key(row: ServiceKeyRow, region: str) -> RootKey:
-        if row.root_key_mode != PLATFORM:
-            raise KeyUnavailable(f"the key lies under a root key that this version cannot reach: {row.root_key_mode}")
-        return PlatformRootKey(root_keys, region)
-
-    keyring = CachedKeyring(database, tenant_keys, root_key, opening, changes, cache_seconds=seconds)
+    reach = Reach(
+        aws_endpoint=settings.aws_kms_endpoint,
+        pkcs11_module=settings.pkcs11_module,
+        networks=settings.key_server_networks,
+        timeout_seconds=settings.root_key_timeout_seconds,
+    )
+    held = OpenedRootKeys(
+        lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach), tenant_keys.decrypt
+    )
+    keyring = CachedKeyring(database, tenant_keys, held, opening, changes, cache_seconds=seconds)
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
     parts = Parts(callers, KeyedOperations(callers, keyring, journal), journal, limits, threads, changes)
     connections = Connections(parts)

@@ -36,7 +36,7 @@ def ensure_secrets(folder: Path) -> None:
         (secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY),
     ):
         if not (folder / public).exists():
-            _ensure_pair(folder, private, public)
+            ensure_pair(folder, private, public)
 
 
 def webhook_secret() -> str:
@@ -44,7 +44,7 @@ def webhook_secret() -> str:
     return "whsec_" + base64.b64encode(os.urandom(_WEBHOOK_KEY_BYTES)).decode()
 
 
-def _ensure_pair(folder: Path, private: str, public: str) -> None:
+def ensure_pair(folder: Path, private: str, public: str) -> None:
     """Make a key pair, or its public half beside a private one that is there."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, and needed once
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - the same

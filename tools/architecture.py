@@ -100,7 +100,7 @@ OWNERS = {
     "psycopg_pool": ("database",),
     "temporalio": ("workflows", "activities", "worker", "devstack", "benchmarks"),
     "streamlit": ("dashboard",),
-    "boto3": ("keystores",),
+    "botocore": ("keystores",),
     "pkcs11": ("keystores",),
     "uvloop": ("crypto",),
     "httptools": ("crypto",),

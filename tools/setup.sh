@@ -7,7 +7,8 @@
 #
 # A second run with nothing changed is over at once: .venv carries a stamp of everything that went into it.
 # PYTHON names another interpreter. On Debian as root what is missing is installed, as anybody else it is named: the venv
-# module, chromium for the tests, the compiler. Without chromium everything but the browser's stories can be run.
+# module, chromium and SoftHSM2 for the tests, the compiler. Without chromium everything but the browser's stories can be
+# run; SoftHSM2 is unpacked into .venv where it cannot be installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,10 +48,29 @@ have_browser() {
     say "there is no chromium: the stories that show the dashboard in a browser will fail (as root: apt-get install chromium)"
 }
 
+have_softhsm() {
+    if [ "$kind" = runtime ] || [ -n "$(softhsm_module)" ]; then return; fi
+    if may_install && install_debian softhsm2; then return; fi
+    local packages="$venv/softhsm-packages"
+    mkdir -p "$packages"
+    if (cd "$packages" && apt-get download -qq softhsm2 libsofthsm2) >&2 </dev/null; then
+        for package in "$packages"/*.deb; do dpkg-deb -x "$package" "$venv/softhsm"; done
+    fi
+    rm -rf "$packages"
+    if [ -n "$(softhsm_module)" ]; then return; fi
+    say "there is no SoftHSM2: the tests of root keys in PKCS#11 tokens will fail (as root: apt-get install softhsm2)"
+}
+
+softhsm_module() {
+    # The places that tests/keystores/softhsm.py looks in.
+    ls "$venv/softhsm/usr/lib/softhsm/libsofthsm2.so" /usr/lib/softhsm/libsofthsm2.so \
+        /usr/lib64/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so 2>/dev/null | head -1 || true
+}
+
 have_compiler
 have_browser
 # Whatever holds the tests' packages holds those of the runtime too.
-if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then exit 0; fi
+if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -86,5 +106,6 @@ if ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/de
 "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/installer.lock
 install_locked "requirements/$kind.lock"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+have_softhsm
 stamp_of "$kind" >"$venv/stamp-$kind"
 say "set up in $((SECONDS - started)) s"

@@ -208,7 +208,7 @@ def reach(settings: Settings) -> Reach:
     return Reach(
         aws_endpoint=settings.aws_kms_endpoint,
         pkcs11_module=settings.pkcs11_module,
-        networks=settings.root_key_networks,
+        networks=settings.key_server_networks,
         timeout_seconds=settings.root_key_timeout_seconds,
     )
 

@@ -123,10 +123,10 @@ grant select on okcm.root_key_change to okcm_operator, okcm_dashboard;
 grant select (tenant_id, request_id, place, problems, requested_at), insert (tenant_id, request_id, place, sealed)
     on okcm.root_key_request to okcm_operator, okcm_dashboard;
 
--- How a key does decides what may stay in memory: whoever remembers looks again.
+-- Whoever remembers looks again. Not at a change of health: a key that is only out of reach leaves open what is open, and
+-- one that was taken away changes the tenant's state, which is announced.
 create trigger announce_change after update on okcm.root_key for each row
-    when (old.health is distinct from new.health or old.state is distinct from new.state
-          or old.credentials is distinct from new.credentials)
+    when (old.state is distinct from new.state or old.credentials is distinct from new.credentials)
     execute function okcm.announce_change();
 -- A wrap that only waits to take over changes nothing for anybody.
 drop trigger announce_change on okcm.service_key;

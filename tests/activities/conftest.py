@@ -19,6 +19,7 @@ from config import secrets
 from config.secrets import Role, ensure_secret
 from config.settings import Settings
 from database.connection import Database
+from devstack.secrets import ensure_pair
 from tenancy import ids
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID
@@ -109,6 +110,7 @@ def settings(field: Field, key_server: openbao.Server, tmp_path: Path) -> Settin
     secret_id = (key_server.folder / "worker.secret").read_text(encoding="ascii")
     ensure_secret(folder, secrets.vault_secret(Role.WORKER), secret_id)
     ensure_secret(folder, secrets.BOUNDARY_IDENTITY, key_server.identity_pem)
+    ensure_pair(folder, secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY)
     ensure_secret(folder, secrets.CALLBACK_SECRET, "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     return Settings(
         state_dir=tmp_path,

@@ -14,7 +14,7 @@ __all__ = ["connection", "operator"]  # fixtures that pytest finds here by their
 # How many effects (answers from Vault, commits) each step has at least, so that every death has its moment.
 EFFECTS = {
     "record-service": 1,
-    "create-service-key": 4,
+    "create-service-key": 3,
     "issue-certificate": 3,
     "mark-connected": 1,
     "plan-renewal": 1,

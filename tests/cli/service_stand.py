@@ -23,6 +23,7 @@ from config import secrets
 from config.secrets import Role, ensure_secret
 from config.settings import Settings
 from database.connection import Database
+from devstack.secrets import ensure_pair
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning, key_server, run_steps
@@ -72,6 +73,7 @@ def settings(field, key_server, temporal, tmp_path: Path) -> Settings:
         ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
     ensure_secret(folder, secrets.vault_secret(Role.WORKER), (key_server.folder / "worker.secret").read_text())
     ensure_secret(folder, secrets.BOUNDARY_IDENTITY, key_server.identity_pem)
+    ensure_pair(folder, secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY)
     return Settings(
         state_dir=tmp_path / "state",
         # Nobody else's worker listens in a region of our own.

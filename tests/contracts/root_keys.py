@@ -20,6 +20,7 @@ from tenancy.errors import (
     OpenKcmError,
     RootKeyDenied,
     RootKeyDisabled,
+    RootKeyMissing,
     RootKeyUnreachable,
     WrongContext,
 )
@@ -30,9 +31,20 @@ INNER = b"vault:v1:the-inner-layer-of-a-service-key"
 
 
 class Holder(Protocol):
-    """A root key together with whoever holds it and can take it away. Each switch is undone when its block ends."""
+    """A root key together with whoever holds it and can take it away. Each switch is undone when its block ends.
+
+    `another` is a second key of the same holder, `missing` one that does not exist. A holder whose refusals have a
+    class of their own, because its server knows credentials but no rights, says so as `refusal`; one whose missing keys
+    have, as `absence`.
+    """
 
     root_key: RootKey
+
+    @property
+    def another(self) -> RootKey: ...
+
+    @property
+    def missing(self) -> RootKey: ...
 
     @contextmanager
     def disabled(self) -> Iterator[None]: ...
@@ -90,6 +102,18 @@ class RootKeyContract:
         with pytest.raises(WrongContext):
             holder.root_key.unwrap(CONTEXT, alter(wrapped))
 
+    def test_what_another_key_wrapped_does_not_open(self, holder: Holder) -> None:
+        with pytest.raises(WrongContext):
+            holder.root_key.unwrap(CONTEXT, holder.another.wrap(CONTEXT, INNER))
+
+    def test_a_key_that_does_not_exist_is_not_made_by_using_it(self, holder: Holder) -> None:
+        wrapped = holder.root_key.wrap(CONTEXT, INNER)
+        absence = getattr(holder, "absence", (RootKeyMissing,))
+        for _ in range(2):
+            _both_fail_as(absence, holder.missing, wrapped)
+        (problem,) = holder.missing.validate()
+        assert type(problem) in absence
+
     def test_a_disabled_key_does_nothing_until_it_is_enabled(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with holder.disabled():
@@ -101,8 +125,9 @@ class RootKeyContract:
     def test_a_permission_that_was_taken_away_is_told_from_a_disabled_key(self, holder: Holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         with holder.denied():
-            _both_fail_as(RootKeyDenied, holder.root_key, wrapped)
-            assert [type(problem) for problem in holder.root_key.validate()] == [RootKeyDenied]
+            refusal = getattr(holder, "refusal", RootKeyDenied)
+            _both_fail_as(refusal, holder.root_key, wrapped)
+            assert [type(problem) for problem in holder.root_key.validate()] == [refusal]
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
     def test_a_server_that_is_down_is_unreachable_until_it_is_back(self, holder: Holder) -> None:
@@ -125,11 +150,13 @@ class RootKeyContract:
             assert all(pool.map(round_trip, range(40)))
 
 
-def _both_fail_as(expected: type[CustomerKeyError], root_key: RootKey, wrapped: bytes) -> None:
+def _both_fail_as(
+    expected: type[CustomerKeyError] | tuple[type[CustomerKeyError], ...], root_key: RootKey, wrapped: bytes
+) -> None:
     for use in (lambda: root_key.wrap(CONTEXT, INNER), lambda: root_key.unwrap(CONTEXT, wrapped)):
         with pytest.raises(OpenKcmError) as failed:
             use()
-        assert type(failed.value) is expected
+        assert type(failed.value) in (expected if isinstance(expected, tuple) else (expected,))
         said = " ".join(_texts(failed.value))
         for secret in (INNER, base64.b64encode(INNER), wrapped):
             assert secret.decode("latin-1") not in said

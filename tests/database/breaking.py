@@ -19,6 +19,7 @@ TABLES = (
     *("outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
+    *("root_key", "root_key_request", "root_key_change"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -80,6 +81,24 @@ _ALLOWED_WRITES = {
             "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
             " values ('{victim}', 'orders', 9, 'L2-{victim}-primary', 'platform', 'x', 'x')"
         ),
+        "update okcm.service_key set wrapped = 'x' where tenant_id = '{victim}'",
+        "update okcm.tenant set locks = '{{}}' where tenant_id = '{victim}'",
+        "update okcm.root_key set health = 'ok', credentials = 'x' where tenant_id = '{victim}'",
+        "update okcm.root_key_request set sealed = null where tenant_id = '{victim}'",
+        "update okcm.root_key_change set problem = 'x' where tenant_id = '{victim}'",
+        (
+            "insert into okcm.root_key (tenant_id, root_key_id, mode, name, place, credentials)"
+            " values ('{victim}', repeat('e', 32), 'openbao', 'x', '{{}}', 'x')"
+        ),
+        (
+            "insert into okcm.root_key_change (tenant_id, number, from_mode, from_name, to_mode, to_name)"
+            " values ('{victim}', 9, 'x', 'x', 'x', 'x')"
+        ),
+        # A service key of one's own under another's root key.
+        (
+            "update okcm.service_key set root_key_mode = 'openbao',"
+            " root_key_id = md5('{victim}') where tenant_id = '{attacker}'"
+        ),
     ),
     "marketplace": (
         "update okcm.marketplace_event set started_at = now() where tenant_id = '{victim}'",
@@ -93,6 +112,10 @@ _ALLOWED_WRITES = {
         (
             "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
             " values ('{victim}', 'new', 'orders', 'mongodb', 'x')"
+        ),
+        (
+            "insert into okcm.root_key_request (tenant_id, request_id, place, sealed)"
+            " values ('{victim}', repeat('e', 32), '{{}}', 'x')"
         ),
     ),
     "crypto": (
@@ -131,6 +154,10 @@ _ALLOWED_WRITES = {
             "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
             " values ('{victim}', 'new', 'orders', 'mongodb', 'x')"
         ),
+        (
+            "insert into okcm.root_key_request (tenant_id, request_id, place, sealed)"
+            " values ('{victim}', repeat('e', 32), '{{}}', 'x')"
+        ),
     ),
 }
 _READABLE = {
@@ -140,7 +167,7 @@ _READABLE = {
     "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
-        *("managed_object", "usage_minute", "usage_day", "usage_batch"),
+        *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key"),
     ),
 }
 # Granted to the dashboard's role alone, and to it for the platform's context alone.
@@ -157,6 +184,7 @@ _NEVER = {
         "select okcm.moved_heads(10)",
         "select okcm.waiting_outboxes(10)",
         "select okcm.unknown_serials('{{aa}}')",
+        "select okcm.watched_root_keys('eu-west-1', '1 minute')",
         (
             "insert into okcm.tenant (tenant_id, organization, region, state) values ('{attacker}', 'x', 'x', 'active')"
             " on conflict do nothing"
@@ -171,7 +199,11 @@ _NEVER = {
         "delete from okcm.service_certificate",
         "update okcm.service_certificate set not_after = now()",
         "delete from okcm.service_key",
-        "update okcm.service_key set wrapped = 'x'",
+        "update okcm.service_key set l2_key = 'x'",
+        "update okcm.root_key set place = '{{}}'",
+        "update okcm.root_key_request set place = '{{}}'",
+        "delete from okcm.root_key",
+        "delete from okcm.root_key_change",
         "delete from okcm.service",
         "update okcm.service_request set csr_pem = 'x'",
         *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
@@ -201,12 +233,22 @@ _NEVER = {
         "update okcm.service_request set csr_pem = 'x'",
         "update okcm.service set state = 'connected'",
         "select wrapped from okcm.service_key",
+        "select staged_wrapped from okcm.service_key",
         *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
+        *(f"select {column} from okcm.root_key" for column in ("credentials", "probe", "probe_digest")),
+        "select sealed from okcm.root_key_request",
+        "update okcm.root_key_request set problems = '[]'",
+        "update okcm.root_key set health = 'ok'",
         "select count from okcm.usage_day",
     ),
     # It faces the customers' networks: what it could change here, a hole in it could change.
     "crypto": (
         "select okcm.unknown_serials('{{aa}}')",
+        "select okcm.watched_root_keys('eu-west-1', '1 minute')",
+        "select probe from okcm.root_key",
+        "update okcm.root_key set health = 'ok'",
+        "select * from okcm.root_key_request",
+        "select * from okcm.root_key_change",
         "select okcm.moved_heads(10)",
         "select okcm.audit_save_signed_head(1, '', '', '')",
         *(f"select * from okcm.{table}" for table in ("audit_event", "key", "service_request", "outbox")),
@@ -239,6 +281,12 @@ _NEVER = {
         "update okcm.service_certificate set revoked_at = null",
         "update okcm.service_request set csr_pem = 'x'",
         "select wrapped from okcm.service_key",
+        "select staged_wrapped from okcm.service_key",
+        *(f"select {column} from okcm.root_key" for column in ("credentials", "probe", "probe_digest")),
+        "select sealed from okcm.root_key_request",
+        "update okcm.root_key_request set problems = '[]'",
+        "update okcm.root_key set health = 'ok'",
+        "update okcm.root_key_change set state = 'done'",
         *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
         "update okcm.audit_event set record = '{{}}'",
         "delete from okcm.audit_event",

@@ -1,5 +1,6 @@
 """Valid things by default; a test overrides what it is about."""
 
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +9,9 @@ from database.interfaces import (
     AuthorityRow,
     LeafRow,
     ObjectRow,
+    RootKeyRequestRow,
     RouteRow,
+    SealedRootKeyRow,
     ServiceKeyRow,
     ServiceRequestRow,
     SignedHead,
@@ -21,6 +24,7 @@ from tenancy.ids import ca_key, l2_key
 from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
 from tenancy.provisioning import Step
+from tenancy.root_keys import OpenBaoPlace
 from tenancy.services import CryptoOperation, ServiceKind
 from tests.database.fixtures import Field
 
@@ -92,6 +96,31 @@ def a_service_key(tenant_id: str, service: str = "orders", version: int = 1) -> 
 def an_object(tenant_id: str, object_id: str = "object-1", **changed: object) -> ObjectRow:
     row = ObjectRow(object_id, "orders", l2_key(tenant_id), 2, 1, ("first",), b"attributes", 1, b"sealed", 1)
     return replace(row, **changed)
+
+
+def a_place(**changed: object) -> OpenBaoPlace:
+    place = OpenBaoPlace(address="https://vault.example.com", key="openkcm", role_id="role")
+    return place.model_copy(update=changed)
+
+
+def a_root_key_id(tenant_id: str) -> str:
+    return hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()
+
+
+def a_root_key(field: Field, tenant_id: str, number: int = 1, root_key_id: str | None = None) -> str:
+    """Put a tenant's service keys under a root key of its own; returns its id."""
+    root_key_id, place = root_key_id or a_root_key_id(tenant_id), a_place()
+    with field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.root_keys.request(RootKeyRequestRow(root_key_id, place, "sealed"))
+    with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.root_keys.admit(SealedRootKeyRow(root_key_id, place, "credentials"))
+        tx.root_keys.begin(number, place.provider, place.name, root_key_id)
+        tx.root_keys.found(root_key_id, [])
+        tx.root_keys.prove(root_key_id, b"probe", bytes(32))
+        rows = tx.root_keys.unstaged(number, 1000)
+        tx.root_keys.stage(number, [(row, row.wrapped + b" anew") for row in rows])
+        assert tx.root_keys.switch(number)
+    return root_key_id
 
 
 def some_uses(service: str = "orders", **changed: object) -> UsesRow:

@@ -4,7 +4,7 @@ from database.attacks import RowSecurityProbe
 from database.connection import Database
 from tenancy.boundaries import breaches
 from tenancy.errors import CanaryMissing, DatabaseRefused, DatabaseUnavailable
-from tests.database.builders import a_connected_service, a_provisioned_tenant
+from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field
 
 
@@ -13,6 +13,7 @@ def probe(field: Field, worker: Database) -> RowSecurityProbe:
     for tenant in ("acme", "beta"):
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
+        a_root_key(field, tenant)
     return RowSecurityProbe(worker)
 
 

@@ -9,13 +9,17 @@ import pytest
 from database.connection import Database
 from database.feed import NotifyFeed
 from database.interfaces import TenantTransaction, mark, object_mark
+from tenancy.errors import RootKeyUnreachable
 from tenancy.lifecycle import Move
+from tenancy.root_keys import RootKeyMode
 from tenancy.services import ServiceKind
 from tests.database.builders import (
     NOW,
     a_connected_service,
     a_leaf,
     a_provisioned_tenant,
+    a_root_key,
+    a_root_key_id,
     a_route,
     a_service_key,
     an_audit_event,
@@ -61,6 +65,7 @@ def tenants(field: Field, worker: Database) -> Field:
     for tenant in ("acme", "beta"):
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
+        a_root_key(field, tenant)
     return field
 
 
@@ -84,6 +89,13 @@ def heard_before_the_next_change(listener: Listener, worker: Database) -> list[s
 
 Act = Callable[[TenantTransaction], object]
 
+
+def back_to_the_platforms_key(tx: TenantTransaction) -> None:
+    tx.root_keys.begin(2, RootKeyMode.PLATFORM, "root-eu-west-1", None)
+    tx.root_keys.stage(2, [(row, b"anew") for row in tx.root_keys.unstaged(2, 100)])
+    assert tx.root_keys.switch(2)
+
+
 CHANGES: dict[str, tuple[str, Act]] = {
     "tenant": ("worker", lambda tx: tx.tenants.move(Move.ACTIVATE)),
     "route": ("worker", lambda tx: tx.routes.publish(replace(a_route("acme"), region="us-east-1"))),
@@ -92,6 +104,7 @@ CHANGES: dict[str, tuple[str, Act]] = {
     "service_certificate": ("worker", lambda tx: tx.services.record_leaf(a_leaf("aa02", generation=2))),
     "service_certificate-revoked": ("worker", lambda tx: tx.services.disconnect("orders")),
     "service_key": ("worker", lambda tx: tx.services.record_key(a_service_key("acme", version=2))),
+    "root_key": ("worker", back_to_the_platforms_key),
 }  # fmt: skip
 DESTROYED = an_object("acme", "object-orders", state=5, material=None)
 OF_OBJECTS: dict[str, Act] = {
@@ -150,6 +163,10 @@ def test_what_changes_nothing_for_anybody_is_not_said(tenants: Field, listener: 
         tx.routes.publish(a_route("acme"))
         tx.services.connect("orders", KIND)
         tx.services.record_leaf(a_leaf())
+        # Out of reach is nobody's decision: what is open stays open.
+        assert tx.root_keys.report(a_root_key_id("acme"), RootKeyUnreachable.code)
+        tx.root_keys.begin(2, RootKeyMode.PLATFORM, "root-eu-west-1", None)
+        tx.root_keys.stage(2, [(row, b"anew") for row in tx.root_keys.unstaged(2, 100)])
     assert heard_before_the_next_change(listener, worker) == []
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from database.connection import Database
 from tests.database.breaking import ATTACKER, VICTIM, breaches_of
-from tests.database.builders import a_connected_service, a_provisioned_tenant
+from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field
 
 
@@ -13,6 +13,7 @@ def tenants(field: Field, worker: Database) -> Field:
     for tenant in (ATTACKER, VICTIM):
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
+        a_root_key(field, tenant)
     return field
 
 

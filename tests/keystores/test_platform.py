@@ -8,7 +8,7 @@ import pytest
 
 from keystores.platform import PlatformRootKey
 from tenancy import ids
-from tenancy.errors import RootKeyDenied, RootKeyDisabled, WrongContext
+from tenancy.errors import RootKeyDenied, RootKeyDisabled
 from tests.contracts.root_keys import CONTEXT, INNER, RootKeyContract
 from tests.vault.server import Server, start
 from vault.root_keys import TransitRootKeys
@@ -20,6 +20,15 @@ REGION = "eu-west-1"
 class PlatformHolder:
     root_key: PlatformRootKey
     server: Server
+    absence = (RootKeyDenied, RootKeyDisabled)
+
+    @property
+    def another(self) -> PlatformRootKey:
+        return PlatformRootKey(TransitRootKeys(self.server.session("crypto")), "us-east-1")
+
+    @property
+    def missing(self) -> PlatformRootKey:
+        return PlatformRootKey(TransitRootKeys(self.server.session("crypto")), "ap-south-1")
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -65,22 +74,6 @@ def holder(server: Server) -> PlatformHolder:
 
 class TestPlatformRootKey(RootKeyContract):
     pass
-
-
-def test_one_regions_key_does_not_open_what_anothers_wrapped(server: Server, holder: PlatformHolder) -> None:
-    other = PlatformRootKey(TransitRootKeys(server.session("crypto")), "us-east-1")
-    wrapped = other.wrap(CONTEXT, INNER)
-    with pytest.raises(WrongContext):
-        holder.root_key.unwrap(CONTEXT, wrapped)
-
-
-def test_the_worker_wraps_and_does_not_unwrap(server: Server, holder: PlatformHolder) -> None:
-    workers = PlatformRootKey(TransitRootKeys(server.session("worker")), REGION)
-    wrapped = workers.wrap(CONTEXT, INNER)
-    with pytest.raises(RootKeyDenied):
-        workers.unwrap(CONTEXT, wrapped)
-    assert workers.describe().enabled
-    assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
 
 def test_a_region_without_a_key_is_said_to_have_none(server: Server) -> None:

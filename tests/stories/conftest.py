@@ -9,6 +9,7 @@ from playwright.sync_api import Browser
 
 from tests.stories import browser
 from tests.stories.browser import Visitor
+from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
 
 
@@ -22,9 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def holders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Holders]:
+    """Customers' own key servers, which are there before the stack is told of them."""
+    with Holders(tmp_path_factory.mktemp("holders")).until_closed() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders) -> Iterator[Stack]:
     """A running installation, started by `openkcm up` in an empty folder."""
-    stack = Stack(tmp_path_factory.mktemp("stories"))
+    stack = Stack(tmp_path_factory.mktemp("stories"), **holders.settings())
     stack.command("up")
     yield stack
     stack.command("down")

@@ -61,7 +61,8 @@ def enabling(tenant_id: str, organization: str) -> MarketplaceEvent:
 class Stack:
     """One installation in a folder of its own, and those it tells."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: Any) -> None:
+        """`more` are further settings."""
         self.callback = CallbackReceiver()
         postgres, vault, temporal, ui, temporal_metrics, marketplace, codec, metrics, *others = free_ports(
             13, neighbours=1
@@ -87,6 +88,7 @@ class Stack:
             smtp_security="none",
             email_to="security@{tenant_id}.example",
             dashboard_port=dashboard,
+            **more,
         )
         self._opened: dict[Role, Database] = {}
 

@@ -49,7 +49,7 @@ WORKER_MUST_NOT: list[Attempt] = [
     ("POST", "transit/rewrap/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
     ("POST", "transit/datakey/plaintext/{l2}", {"context": "aGk="}),
     ("POST", "transit/datakey/wrapped/{l2}", {"context": "aGk="}),
-    ("POST", "transit/decrypt/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/decrypt/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk=", "associated_data": "aGk="}),
     ("POST", "transit/rewrap/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
     ("POST", "transit/datakey/plaintext/{root}", {"context": "aGk="}),
     ("POST", "transit/encrypt/{root}", {"plaintext": "aGk=", "context": "aGk=", "associated_data": "aGk="}),

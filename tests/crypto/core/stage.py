@@ -96,7 +96,7 @@ class Stage:
             self, self, self.journal, self.changes, cache_seconds=CACHE_SECONDS, monotonic=self.clock
         )
         self.keyring = CachedKeyring(
-            self, self, lambda *_: self, self, self.changes, cache_seconds=CACHE_SECONDS, monotonic=self.clock
+            self, self, self, self, self.changes, cache_seconds=CACHE_SECONDS, monotonic=self.clock
         )
         self.operations = KeyedOperations(self.callers, self, self.journal)
         self.acts: dict[str, Act] = {
@@ -291,6 +291,12 @@ class Stage:
         future = asyncio.get_running_loop().create_future()
         self.waiting.append((work, future))
         return await future
+
+    def platform(self, _region: str) -> "Stage":
+        return self
+
+    def forget(self, _tenant_id: str) -> None:
+        pass
 
     def unwrap(self, context: Context, text: bytes) -> bytes:
         if context.tenant_id == MINE:

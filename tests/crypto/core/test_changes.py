@@ -14,7 +14,7 @@ from database.feed import NotifyFeed
 from database.interfaces import mark
 from tenancy.errors import DatabaseUnavailable
 from tenancy.lifecycle import Move, State
-from tests.crypto.core.world import REGION, Looking, World, at_once
+from tests.crypto.core.world import REGION, Looking, Shelf, World, at_once
 
 
 class Heard:
@@ -59,7 +59,7 @@ async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: Fe
     keyring = CachedKeyring(
         world.crypto,
         world.own_keys,
-        lambda _row, _region: world.own_root,
+        Shelf(world.own_root),
         Looking(),
         feed_changes,
         cache_seconds=60,

@@ -24,7 +24,7 @@ from tenancy.errors import (
     TenantClosed,
 )
 from tenancy.lifecycle import Move
-from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, World, at_once
+from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, Shelf, World, at_once
 
 Call = Callable[[], Coroutine[Any, Any, object]]
 
@@ -48,7 +48,7 @@ def desk(world: World, journal: Journal, changes: Changes) -> Desk:
     keyring = CachedKeyring(
         world.crypto,
         world.own_keys,
-        lambda _row, _region: world.own_root,
+        Shelf(world.own_root),
         looking,
         changes,
         cache_seconds=60,
@@ -237,7 +237,7 @@ async def test_a_lock_that_is_heard_of_while_the_key_opens_stops_the_answer(
     keyring = CachedKeyring(
         world.crypto,
         world.own_keys,
-        lambda _row, _region: world.own_root,
+        Shelf(world.own_root),
         Looking(after_first=lock),
         changes,
         cache_seconds=60,

@@ -18,6 +18,7 @@ from crypto.drive import Finished, begin
 from crypto.interfaces import Entry
 from database.connection import Database
 from database.interfaces import AuthorityRow, LeafRow, RouteRow, ServiceKeyRow
+from keystores.interfaces import RootKey
 from keystores.platform import PlatformRootKey
 from tenancy import ids
 from tenancy.binding import Context, Purpose
@@ -38,6 +39,22 @@ REGION = "eu-west-1"
 ADDRESS = "192.0.2.7"
 Result = TypeVar("Result")
 _numbers = count(1)
+
+
+@dataclass
+class Shelf:
+    """One root key in the place of all."""
+
+    root: RootKey
+
+    def platform(self, _region: str) -> RootKey:
+        return self.root
+
+    def held(self, *_of: str) -> RootKey:
+        return self.root
+
+    def forget(self, _tenant_id: str) -> None:
+        pass
 
 
 @dataclass

@@ -1,8 +1,16 @@
+import inspect
+
 import pytest
 
 from crypto.problems import STATUS, from_error
 from tenancy import errors
 from tenancy.errors import OpenKcmError
+
+FAILURES_OF_THE_ROOT_KEY = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, errors.CustomerKeyError) and kind is not errors.CustomerKeyError
+]
 
 
 @pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.code)
@@ -23,6 +31,11 @@ def test_a_listed_error_keeps_its_code_text_and_hint(kind: type[OpenKcmError]):
 
 def test_errors_of_the_customers_key_are_told_apart_from_the_platforms():
     assert {from_error(error).status for error in (errors.RootKeyDisabled(), errors.RootKeyDenied())} == {424}
+
+
+@pytest.mark.parametrize("kind", FAILURES_OF_THE_ROOT_KEY, ids=lambda kind: kind.code)
+def test_every_failure_of_the_customers_key_is_424_or_to_be_tried_again(kind: type[errors.CustomerKeyError]):
+    assert from_error(kind()).status == (503 if kind.retryable else 424)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("hunter2"), errors.DatabaseRefused("hunter2"), errors.WrongContext()])

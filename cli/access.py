@@ -1,0 +1,48 @@
+"""How a command gets at a tenant: its rows with the operator's role, and its workflows through the gateway."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from config.secrets import Role, context_key, database_password, read_secret
+from config.settings import Settings
+from database.connection import Database
+from tenancy.errors import SettingsInvalid
+
+if TYPE_CHECKING:
+    from workflows.gateway import Gateway
+
+Tenant = Annotated[str, typer.Argument(help="The marketplace account id.")]
+
+Question = Callable[["Gateway"], Awaitable[None]]
+Ask = Callable[[Settings, Question], None]
+"""Puts a question to the gateway and returns when it is answered; raises what the gateway raises."""
+
+
+@contextmanager
+def operator_database(settings: Settings) -> Iterator[Database]:
+    """Open the database as the operator, who looks at everything and writes requests only."""
+    folder = settings.secrets
+    try:
+        key = bytes.fromhex(read_secret(folder, context_key(Role.OPERATOR)))
+    except ValueError:
+        raise SettingsInvalid("the operator's context key is not hexadecimal", "openkcm up writes it") from None
+    password = read_secret(folder, database_password(Role.OPERATOR))
+    database = Database(settings.postgres_url, Role.OPERATOR, password, key, max_size=1)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def ask_gateway(settings: Settings, question: Question) -> None:
+    """Connect to Temporal, ask, and wait for the answer; `Ask` as the command itself does it."""
+    from workflows.gateway import Gateway  # noqa: PLC0415 - Temporal's library is most of a command's start-up time
+
+    async def ask() -> None:
+        await question(await Gateway.connect(settings.temporal_address, settings.promise_seconds))
+
+    asyncio.run(ask())

@@ -1,0 +1,84 @@
+"""How root keys, their changes and what a preflight found look to a person."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from database.interfaces import RootKeyChangeRow
+
+_UNWATCHED = "not watched: the platform's own"
+
+
+def draw(console: Console, shown: Mapping[str, Any]) -> None:
+    """Print a root key as `root_key.everything` describes it."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(shown):
+        # As text, not as markup, and in one line each: a customer chose these names, and somebody copies them.
+        facts.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+    console.print(facts)
+    if shown["health_hint"]:
+        console.print(Text.assemble(("hint  ", "bold"), shown["health_hint"]), soft_wrap=True)
+    if shown["changes"]:
+        console.print()
+        console.print(_changes(shown["changes"]))
+    if shown["problems"]:
+        console.print()
+        draw_problems(console, shown["problems"])
+
+
+def draw_problems(console: Console, problems: Sequence[Mapping[str, Any]]) -> None:
+    """Print what a preflight found, each with what to do; a policy in a hint can be copied as it stands."""
+    for problem in problems:
+        console.print(
+            Text.assemble(("✗ ", "red"), (problem["code"], "bold"), f": {problem['message']}"), soft_wrap=True
+        )
+        for line in problem["hint"].splitlines():
+            console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def progress(change: RootKeyChangeRow) -> str:
+    """Return how far a change is, in words."""
+    return f"wrapped {change.wrapped:,} of {change.total:,} service keys"
+
+
+def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
+    health, since = shown["health"], shown["health_since"]
+    return [
+        ("tenant", shown["tenant_id"]),
+        ("root key", f"{shown['root_key_mode']} {shown['name']}"),
+        *(
+            (name.replace("_", " "), _value(name, value))
+            for name, value in shown["place"].items()
+            if name != "provider"
+        ),
+        ("health", _UNWATCHED if health is None else f"{health} since {_time(since)}: {shown['health_message']}"),
+        ("locked by", ", ".join(shown["locks"]) or "nothing"),
+        ("external id", f"{shown['external_id']} (what a role of yours at AWS must ask for)"),
+    ]
+
+
+def _value(name: str, value: str) -> str:
+    return f"{value.count('BEGIN CERTIFICATE')} certificates of your own" if name == "ca_pem" else value
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("change", "from", "to", "state", "wrapped", "began", "problem", box=None, pad_edge=False)
+    for change in changes:
+        cells = (
+            str(change["number"]),
+            change["from_mode"],
+            f"{change['to_mode']} {change['to_name']}",
+            change["state"],
+            f"{change['wrapped']:,} of {change['total']:,}",
+            _time(change["started_at"]),
+            change["problem"] or "",
+        )
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    return table
+
+
+def _time(at: str) -> str:
+    return at[:19].replace("T", " ")

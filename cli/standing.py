@@ -1,0 +1,170 @@
+"""`openkcm tenant suspend|resume|lock|unlock`: how a tenant stands, asked of its workflow and read back from its row.
+
+Locking stops every service of the tenant at once. It therefore shows beforehand what it would stop, and wants the
+tenant's id once more.
+"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli import output
+from cli.access import Ask, Tenant, operator_database
+from cli.health import healed_by
+from config.settings import load_settings
+from database.connection import Database
+from database.interfaces import TenantRow, TenantTransaction
+from tenancy.errors import CallerError, TenantUnknown
+from tenancy.ids import parse_tenant_id
+from tenancy.lifecycle import MEANING, Move, State, advance
+from tenancy.locks import LockReason
+from tenancy.messages import StandingMove
+from tenancy.services import ServiceState
+
+_LOCKED_AGAIN = "somebody locked it again; openkcm tenant unlock undoes that as well"
+
+
+class NotConfirmed(CallerError):
+    """What was typed is not what was to be confirmed; nothing was changed."""
+
+    code = "not_confirmed"
+    message = "this is not the tenant's id, so nothing was locked"
+    hint = "run the command again and type the id as it stands there"
+
+
+class Standing:
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def suspend(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+        """Let a tenant's services decrypt and no longer encrypt; `resume` undoes it."""
+        self._answer(self._moved(tenant, StandingMove.SUSPEND), as_json=as_json)
+
+    def resume(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+        """Let a suspended tenant's services encrypt again."""
+        self._answer(self._moved(tenant, StandingMove.RESUME), as_json=as_json)
+
+    def lock(
+        self,
+        tenant: Tenant,
+        *,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would stop and change nothing.")] = False,
+        confirm: Annotated[str | None, typer.Option(help="The tenant's id once more; for scripts.")] = None,
+        as_json: output.AsJson = False,
+    ) -> None:
+        """Pull the kill switch: nothing of a tenant works until `unlock`. Nothing is destroyed."""
+        tenant_id = parse_tenant_id(tenant)
+        if dry_run:
+            _show_stops(tenant_id, as_json=as_json)
+            return
+        _refuse_unconfirmed(tenant_id, confirm)
+        self._answer(self._moved(tenant_id, StandingMove.LOCK), as_json=as_json)
+
+    def unlock(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+        """Take the kill switch back; a tenant whose root key fails stays locked until the key works again."""
+        document = self._moved(tenant, StandingMove.UNLOCK)
+        if document["state"] != State.LOCKED:
+            self._answer(document, as_json=as_json)
+            return
+        with operator_database(load_settings()) as database, database.tenant_tx(document["tenant_id"]) as tx:
+            hint = _unlocked_by(tx, document["locks"])
+        output.answer_refused(
+            document,
+            "still_locked",
+            f"the tenant is still locked by: {', '.join(document['locks'])}",
+            hint,
+            as_json=as_json,
+        )
+
+    def _moved(self, tenant: str, move: StandingMove) -> dict[str, Any]:
+        """Have the tenant's workflow make a move and return how the tenant stands then."""
+        tenant_id, settings = parse_tenant_id(tenant), load_settings()
+        with operator_database(settings) as database:
+            _known(database, tenant_id)
+            self._ask(settings, lambda gateway: gateway.change_standing(tenant_id, move))
+            row = _known(database, tenant_id)
+        return {"tenant_id": tenant_id, "state": row.state, "locks": list(row.locks)}
+
+    @staticmethod
+    def _answer(document: dict[str, Any], *, as_json: bool) -> None:
+        told = f"{document['tenant_id']} is {document['state']}: {MEANING[document['state']]}"
+        output.answer(document, as_json=as_json, show=lambda console: console.print(Text(told)))
+
+
+def _known(database: Database, tenant_id: str) -> TenantRow:
+    with database.tenant_tx(tenant_id) as tx:
+        row = tx.tenants.get()
+    if row is None:
+        raise TenantUnknown
+    return row
+
+
+def _refuse_unconfirmed(tenant_id: str, confirm: str | None) -> None:
+    """Return if a person or a script means this very tenant."""
+    if confirm is not None:
+        if confirm != tenant_id:
+            raise typer.BadParameter("it is not the id of the tenant that would be locked", param_hint="--confirm")
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(
+            f"nobody is at a terminal to confirm this: add --confirm {tenant_id}; --dry-run shows what would stop",
+            param_hint="--confirm",
+        )
+    typed = typer.prompt(f"every service of {tenant_id} stops at once; type the tenant's id to lock it", err=True)
+    if typed.strip() != tenant_id:
+        raise NotConfirmed
+
+
+def _show_stops(tenant_id: str, *, as_json: bool) -> None:
+    with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
+        row = tx.tenants.get()
+        if row is None:
+            raise TenantUnknown
+        if row.state is not State.LOCKED:
+            advance(row.state, Move.LOCK)
+        document = {"tenant_id": tenant_id, "state": row.state, "would_stop": _stops(tx, row)}
+    output.answer(document, as_json=as_json, show=lambda console: _draw_stops(console, document))
+
+
+def _stops(tx: TenantTransaction, row: TenantRow) -> list[dict[str, Any]]:
+    """Return what works now and would not if the tenant were locked; of a locked one that is nothing."""
+    if row.state is State.LOCKED:
+        return []
+    return [
+        {
+            "service_id": service.service,
+            "kind": service.kind,
+            "state": service.state,
+            "last_seen_at": service.last_seen_at and service.last_seen_at.isoformat(),
+        }
+        for service in tx.services.all()
+        if service.state is not ServiceState.DISCONNECTED
+    ]
+
+
+def _draw_stops(console: Console, document: dict[str, Any]) -> None:
+    stops = document["would_stop"]
+    if not stops:
+        console.print(Text(f"{document['tenant_id']} is {document['state']}: no service of it would stop"))
+        return
+    table = Table("would stop", "kind", "state", "last seen")
+    for service in stops:
+        seen = (service["last_seen_at"] or "never")[:19].replace("T", " ")
+        table.add_row(*(Text(cell) for cell in (service["service_id"], service["kind"], service["state"], seen)))
+    console.print(table)
+    console.print(Text(f"{document['tenant_id']} is {document['state']} and nothing was changed"))
+
+
+def _unlocked_by(tx: TenantTransaction, locks: list[str]) -> str:
+    """Return what has to happen before a tenant opens that somebody has just unlocked."""
+    if LockReason.ROOT_KEY not in locks:
+        return _LOCKED_AGAIN
+    key = tx.root_keys.current()
+    cause = "" if key is None else f"the root key answers with {key.health}: {healed_by(key.health)}. "
+    return (
+        f"{cause}It opens by itself as soon as the root key works again; openkcm root-key show {tx.tenant_id} says more"
+    )

@@ -1,0 +1,55 @@
+"""What every root key is tried with: a round trip, and that another context is refused."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from keystores.interfaces import RootKey, RootKeyDescription
+from tenancy import ids
+from tenancy.binding import Context, Purpose
+from tenancy.errors import (
+    CustomerKeyError,
+    OpenKcmError,
+    RootKeyDisabled,
+    RootKeyPendingDeletion,
+    RootKeyUnsuitable,
+    WrongContext,
+)
+
+_BYTES = 32
+
+
+def probe_context(tenant_id: str) -> Context:
+    """Return the context that the tenant's root key is tried with, and nothing else is wrapped in."""
+    return Context(tenant_id, ids.l2_key(tenant_id), "", Purpose.VERIFY, "root-key")
+
+
+def probed_description(root_key: RootKey, tenant_id: str, mode: str, name: str) -> RootKeyDescription:
+    """Return what `RootKey.describe` gives, found out by wrapping; raises what wrapping raises."""
+    try:
+        root_key.wrap(probe_context(tenant_id), os.urandom(_BYTES))
+    except (RootKeyDisabled, RootKeyPendingDeletion):
+        return RootKeyDescription(mode, name, enabled=False)
+    return RootKeyDescription(mode, name, enabled=True)
+
+
+def round_trip_problems(root_key: RootKey, tenant_id: str) -> Iterator[OpenKcmError]:
+    """Yield what is wrong with wrapping, unwrapping and the refusal of another context, up to what hides the rest."""
+    context, material = probe_context(tenant_id), os.urandom(_BYTES)
+    try:
+        wrapped = root_key.wrap(context, material)
+        if root_key.unwrap(context, wrapped) != material:
+            yield RootKeyUnsuitable("the root key does not give back what it took")
+    except (CustomerKeyError, WrongContext) as problem:
+        yield problem
+        return
+    try:
+        root_key.unwrap(replace(context, object_id="elsewhere"), wrapped)
+    except WrongContext:
+        return
+    except CustomerKeyError as problem:
+        yield problem
+    else:
+        yield RootKeyUnsuitable(
+            "the root key opens what belongs to another context", "use a key server that honours associated data"
+        )

@@ -1,0 +1,60 @@
+"""What root keys outside the platform may be reached with, and where: the operator's choice, never the customer's."""
+
+import ipaddress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The settings aws_kms_endpoint, pkcs11_module, root_key_networks and root_key_timeout_seconds."""
+
+    aws_endpoint: str | None = None
+    pkcs11_module: Path | None = None
+    networks: tuple[str, ...] = ()
+    timeout_seconds: float = 2.0
+
+    @cached_property
+    def _networks(self) -> tuple[Network, ...]:
+        return tuple(ipaddress.ip_network(network) for network in self.networks)
+
+    def allows(self, address: str, *, encrypted: bool) -> bool:
+        """Return whether a customer may have us connect to `address`, a literal one.
+
+        Within the operator's networks everything goes. Elsewhere the address must be public and the connection TLS: a
+        customer who names an address would otherwise have this process speak to what only it can reach, such as the
+        metadata service of its cloud or the key server beside it.
+        """
+        plain = _plain(ipaddress.ip_address(address.partition("%")[0]))
+        if any(plain in network for network in self._networks):
+            return True
+        return encrypted and plain.is_global and not plain.is_multicast and not plain.is_reserved
+
+
+def _plain(address: _Address) -> _Address:
+    """Return the IPv4 address inside an IPv6 one that is only its wrapping, because that is where packets end up."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address.sixtofour is not None:
+            return address.sixtofour
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if address.teredo is not None:
+            return address.teredo[1]
+    return address
+
+
+def is_address(host: str) -> bool:
+    """Return whether `host` is a literal address and not a name."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""Short-lived credentials that were logged in for: kept until shortly before their end, shared between threads."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_USED_UNTIL = 0.8
+"""Part of a life after which the next use logs in again: no request then meets an end that is just passing."""
+_KEPT = 10_000
+
+
+@dataclass
+class _Kept(Generic[T]):
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    value: T | None = None
+    until: float = 0.0
+
+
+class Sessions(Generic[T]):
+    """One login for each key at a time; other keys never wait for it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kept: OrderedDict[bytes, _Kept[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def current(self, key: bytes, log_in: Callable[[], tuple[T, float]]) -> T:
+        """Return what `log_in` gave, which is the session and its life in seconds; calls it when none is good."""
+        kept = self._entry(key)
+        with kept.lock:
+            if kept.value is None or self._clock() >= kept.until:
+                kept.value, life = log_in()
+                kept.until = self._clock() + life * _USED_UNTIL
+            return kept.value
+
+    def forget(self, key: bytes, refused: T) -> None:
+        """Drop `refused`, unless another thread has replaced it."""
+        kept = self._entry(key)
+        with kept.lock:
+            if kept.value is refused:
+                kept.value = None
+
+    def _entry(self, key: bytes) -> _Kept[T]:
+        with self._lock:
+            kept = self._kept.setdefault(key, _Kept())
+            self._kept.move_to_end(key)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+            return kept

@@ -1,0 +1,235 @@
+"""The watch over root keys: real rows, root keys that can be taken away, and no workflow to be told."""
+
+import dataclasses
+import hashlib
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.watching import Pace, WatchActivities
+from database.interfaces import HeldKeyRow, RootKeyRequestRow, SealedRootKeyRow
+from tenancy.binding import Context
+from tenancy.errors import (
+    OpenKcmError,
+    RootKeyDenied,
+    RootKeyDisabled,
+    RootKeySwapped,
+    RootKeyUnreachable,
+    VaultUnavailable,
+    WrongContext,
+)
+from tenancy.lifecycle import Move
+from tenancy.locks import HEALTHY, LockReason
+from tenancy.messages import WatchRootKeysInput
+from tenancy.services import ServiceKind
+from tests.database.builders import a_place, a_provisioned_tenant, a_root_key_id, an_event
+from tests.database.fixtures import Field
+
+REGION = "eu-west-1"
+PROBE, DIGEST = b"probe", hashlib.sha256(b"known").digest()
+FAST = Pace(used=0.05, idle=0.05, grace=60.0)
+PATIENCE_SECONDS = 20
+
+
+class Holder:
+    """Every tenant's root key at once; `fails` says what a tenant's answers with."""
+
+    def __init__(self) -> None:
+        self.fails: dict[str, OpenKcmError | Exception] = {}
+        self.answer = b"known"
+        self.tries: dict[str, int] = {}
+        self.slow = 0.0
+
+    def held(self, tenant_id: str, _root_key_id: str, _place: object, credentials: str) -> "OneKey":
+        assert credentials == "credentials"
+        return OneKey(self, tenant_id)
+
+    def forget(self, _tenant_id: str) -> None:
+        pass
+
+
+@dataclasses.dataclass
+class OneKey:
+    holder: Holder
+    tenant_id: str
+
+    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+        assert (context.tenant_id, wrapped) == (self.tenant_id, PROBE)
+        self.holder.tries[self.tenant_id] = self.holder.tries.get(self.tenant_id, 0) + 1
+        failed = self.holder.fails.get(self.tenant_id)
+        if failed is not None:
+            time.sleep(self.holder.slow)
+            raise failed
+        return self.holder.answer
+
+
+class Scene:
+    def __init__(self, field: Field) -> None:
+        self.field, self.worker = field, field.open("worker")
+        self.holder = Holder()
+        self.later = timedelta()
+        self.environment = ActivityEnvironment()
+        self.watch = self.with_pace(FAST)
+
+    def with_pace(self, pace: Pace) -> WatchActivities:
+        return WatchActivities(self.worker, self.holder, pace, lambda: datetime.now(UTC) + self.later)
+
+    def holds(self, tenant_id: str) -> None:
+        """Give a tenant a root key of its own."""
+        a_provisioned_tenant(self.worker, tenant_id)
+        key = a_root_key_id(tenant_id)
+        with self.field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
+            tx.root_keys.request(RootKeyRequestRow(key, a_place(), "sealed"))
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tx.tenants.move(Move.ACTIVATE)
+            tx.root_keys.admit(SealedRootKeyRow(key, a_place(), "credentials"))
+            tx.root_keys.begin(1, a_place().provider, a_place().name, key)
+            tx.root_keys.prove(key, PROBE, DIGEST)
+            assert tx.root_keys.switch(1)
+
+    def key(self, tenant_id: str) -> HeldKeyRow:
+        with self.worker.tenant_tx(tenant_id) as tx:
+            key = tx.root_keys.current()
+        assert key is not None
+        return key
+
+    def run(self) -> tuple[str, ...]:
+        """Watch until somebody has to be told, or until the time is over."""
+        timer = threading.Timer(PATIENCE_SECONDS, self.environment.cancel)
+        timer.start()
+        try:
+            result = self.environment.run(self.watch.watch_root_keys, WatchRootKeysInput(region=REGION))
+        finally:
+            timer.cancel()
+        return tuple(result.tenants)
+
+    def run_for(self, seconds: float) -> tuple[str, ...]:
+        environment, self.environment = self.environment, ActivityEnvironment()
+        threading.Timer(seconds, self.environment.cancel).start()
+        try:
+            return self.run()
+        finally:
+            self.environment = environment
+
+
+@pytest.fixture
+def scene(field: Field) -> Scene:
+    scene = Scene(field)
+    scene.holds("acme")
+    return scene
+
+
+@pytest.mark.parametrize("failure", [RootKeyDisabled, RootKeyDenied])
+def test_a_key_that_was_taken_away_is_on_record_and_its_tenant_is_named(
+    scene: Scene, failure: type[OpenKcmError]
+) -> None:
+    scene.holder.fails["acme"] = failure()
+    assert scene.run() == ("acme",)
+    assert scene.key("acme").health == failure.code
+
+
+@pytest.mark.parametrize("swapped", ["another answer", "another context"])
+def test_another_key_in_its_place_is_told_from_a_missing_one(scene: Scene, swapped: str) -> None:
+    if swapped == "another answer":
+        scene.holder.answer = b"something else"
+    else:
+        scene.holder.fails["acme"] = WrongContext()
+    assert scene.run() == ("acme",)
+    assert scene.key("acme").health == RootKeySwapped.code
+
+
+def test_a_key_that_is_back_names_its_tenant_again(scene: Scene) -> None:
+    scene.holder.fails["acme"] = RootKeyDisabled()
+    scene.run()
+    with scene.worker.tenant_tx("acme") as tx:
+        tx.tenants.hold(LockReason.ROOT_KEY)
+    scene.holder.fails.clear()
+    assert scene.run() == ("acme",)
+    assert scene.key("acme").health == HEALTHY
+
+
+def test_a_key_out_of_reach_is_told_of_once_and_again_when_the_grace_is_over(scene: Scene) -> None:
+    scene.holder.fails["acme"] = RootKeyUnreachable()
+    assert scene.run() == ("acme",)
+    assert scene.run_for(1.5) == ()
+    scene.later = timedelta(seconds=61)
+    assert scene.run() == ("acme",)
+
+
+def test_a_signal_that_was_lost_is_sent_again(scene: Scene) -> None:
+    scene.holder.fails["acme"] = RootKeyDisabled()
+    assert scene.run() == scene.run() == ("acme",)
+
+
+@pytest.mark.parametrize("failure", [VaultUnavailable(), ValueError("a library's own")], ids=["ours", "unforeseen"])
+def test_trouble_of_our_own_is_nobodys_decision(scene: Scene, failure: Exception) -> None:
+    scene.holder.fails["acme"] = failure
+    assert scene.run_for(1.5) == ()
+    assert scene.holder.tries["acme"] > 3
+    assert scene.key("acme").health == HEALTHY
+
+
+def test_nothing_is_written_while_nothing_changes(scene: Scene) -> None:
+    def writes() -> object:
+        with scene.field.administrator() as administrator:
+            return administrator.execute(
+                "select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_user_tables where schemaname = 'okcm'"
+            ).fetchone()
+
+    before = writes()
+    assert scene.run_for(2.0) == ()
+    assert scene.holder.tries["acme"] > 5
+    time.sleep(1.2)  # statistics arrive within a second
+    assert writes() == before
+
+
+def test_those_out_of_reach_do_not_hold_up_the_others(scene: Scene) -> None:
+    slow = [f"slow-{number}" for number in range(40)]
+    for tenant in slow:
+        scene.holds(tenant)
+        scene.holder.fails[tenant] = RootKeyUnreachable()
+    told = set()
+    while told < set(slow):
+        told |= set(scene.run())
+    scene.holder.slow = 0.5
+    scene.holder.fails["acme"] = RootKeyDisabled()
+    began = time.monotonic()
+    while scene.run() != ("acme",):
+        pass
+    # 40 keys that each take half a second, eight at a time, would be two and a half.
+    assert time.monotonic() - began < 2
+
+
+def test_who_was_not_used_lately_is_tried_rarely_and_at_once_when_used(scene: Scene) -> None:
+    scene.watch = scene.with_pace(Pace(used=0.05, idle=3600, grace=60))
+    scene.run_for(1.5)
+    assert scene.holder.tries["acme"] == 1
+    with scene.field.open("worker", max_size=1).tenant_tx("acme") as tx:
+        tx.services.connect("orders", ServiceKind.MONGODB)
+    with scene.field.open("crypto", max_size=1).tenant_tx("acme") as tx:
+        tx.services.seen(["orders"], datetime.now(UTC))
+    scene.run_for(2.5)
+    assert scene.holder.tries["acme"] > 5
+
+
+def test_tenants_of_other_regions_and_of_the_platforms_key_are_left_alone(scene: Scene) -> None:
+    with scene.worker.tenant_tx("plain") as tx:
+        tx.tenants.request(an_event("plain"))
+    scene.holds("far")
+    with scene.field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set region = 'us-east-1' where tenant_id = 'far'")
+    scene.run_for(1.0)
+    assert set(scene.holder.tries) == {"acme"}
+
+
+def test_a_database_that_is_down_stops_nobodys_key_from_being_tried(scene: Scene) -> None:
+    scene.run_for(0.5)
+    tried = scene.holder.tries["acme"]
+    with scene.field.server.offline(scene.field.name):
+        assert scene.run_for(3.0) == ()
+    assert scene.holder.tries["acme"] > tried
+    scene.holder.fails["acme"] = RootKeyDisabled()
+    assert scene.run() == ("acme",)

@@ -1,0 +1,285 @@
+"""`openkcm root-key`: what is shown, what is asked of the workflow, and how each way it can end is told."""
+
+import io
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from cli import root_key_progress
+from cli.__main__ import main
+from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
+from tenancy.errors import OperationRunning, RootKeyRefused, RootKeyUnreachable, TemporalUnavailable, TenantUnknown
+from tenancy.root_keys import PlatformPlace, Problem, RootKeyMode
+from tests.cli.root_key_stand import (
+    ACME,
+    AWS,
+    BAO,
+    HSM,
+    KEY_ARN,
+    PLATFORM,
+    ROLE_ARN,
+    begin,
+    desk,
+    field,
+    hold_by_root_key,
+    refused,
+    secrets_folder,
+    server,
+    template,
+)
+from workflows.gateway import NotDoneInTime
+
+# Fixtures that pytest finds here by their names.
+__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+
+POLICY = '{\n  "Effect": "Allow",\n  "Action": ["kms:Encrypt", "kms:Decrypt"]\n}'
+DENIED = Problem(code="root_key_denied", message="access to the root key is denied", hint=f"add this:\n{POLICY}")
+SLOW = Problem(code="root_key_slow", message="it answers too late", hint="look at its load")
+
+
+def test_the_platforms_key_is_shown_as_what_it_is(desk) -> None:
+    assert desk.run("root-key", "show", ACME) == {
+        "tenant_id": ACME,
+        "root_key_mode": "platform",
+        "name": "root-eu-west-1",
+        "health": None,
+        "health_message": None,
+        "health_hint": None,
+        "health_since": None,
+        "place": {"provider": "platform"},
+        "external_id": "openkcm/acme-corp-12345",
+        "locks": [],
+        "changes": [],
+        "problems": [],
+    }
+    assert "not watched" in desk.invoke("root-key", "show", ACME).stdout
+
+
+def test_a_change_is_asked_for_and_told_and_shown(desk) -> None:
+    assert desk.run("root-key", "change", ACME, *AWS, "--role-arn", ROLE_ARN) == {
+        "tenant_id": ACME,
+        "root_key_mode": "aws-kms",
+        "problems": [],
+    }
+
+    shown = desk.run("root-key", "show", ACME)
+    assert (shown["name"], shown["health"], shown["health_message"]) == (KEY_ARN, "ok", "the root key does its part")
+    assert shown["place"] == {"provider": "aws-kms", "key_arn": KEY_ARN, "role_arn": ROLE_ARN}
+    [change] = shown["changes"]
+    assert (change["from_mode"], change["to_mode"], change["state"]) == ("platform", "aws-kms", "done")
+    assert (change["wrapped"], change["total"], change["problem"]) == (1, 1, None)
+    drawn = desk.invoke("root-key", "show", ACME).stdout
+    assert all(text in drawn for text in (KEY_ARN, ROLE_ARN, "openkcm/acme-corp-12345", "1 of 1"))
+
+
+def test_the_way_back_to_the_platform_needs_nothing(desk) -> None:
+    desk.run("root-key", "change", ACME, *HSM, "--credentials", desk.credentials(pin="1234"))
+
+    assert desk.run("root-key", "change", ACME, *PLATFORM)["root_key_mode"] == "platform"
+    assert [change["to_mode"] for change in desk.run("root-key", "show", ACME)["changes"]] == ["platform", "pkcs11"]
+
+
+def test_a_preflight_that_finds_nothing_changes_nothing(desk) -> None:
+    assert desk.run("root-key", "preflight", ACME, *AWS, "--role-arn", ROLE_ARN) == {
+        "tenant_id": ACME,
+        "root_key_mode": "platform",
+        "problems": [],
+    }
+    assert desk.run("root-key", "show", ACME)["changes"] == []
+    assert "can be the root key" in desk.invoke("root-key", "preflight", ACME, *PLATFORM).stdout
+
+
+@pytest.mark.parametrize("word", ["preflight", "change"])
+def test_problems_are_told_each_with_its_hint_and_end_with_one(desk, word) -> None:
+    desk.gateway.finds = [DENIED, SLOW]
+    credentials = desk.credentials(pin="1234")
+
+    document = desk.run("root-key", word, ACME, *HSM, "--credentials", credentials, status=1)
+
+    assert document["problems"] == [DENIED.model_dump(), SLOW.model_dump()]
+    assert (document["tenant_id"], document["root_key_mode"]) == (ACME, "platform")
+    assert document["error"]["code"] == "root_key_denied"
+    assert document["error"]["hint"].startswith("mend what was found")
+    shown = desk.invoke("root-key", word, ACME, *HSM, "--credentials", credentials)
+    assert shown.exit_code == 1
+    # A policy can be taken out of the hint as it stands.
+    lines = [line.removeprefix("  ") for line in shown.stdout.splitlines()]
+    assert POLICY in "\n".join(lines)
+    assert "root_key_slow: it answers too late" in shown.stdout
+    assert "root_key_denied" in shown.stderr
+
+
+def test_what_stopped_the_last_change_can_be_read_later(desk) -> None:
+    desk.gateway.finds = [DENIED]
+    desk.run("root-key", "change", ACME, *HSM, "--credentials", desk.credentials(pin="1234"), status=1)
+
+    shown = desk.run("root-key", "show", ACME)
+
+    assert shown["problems"] == [DENIED.model_dump()]
+    assert (shown["changes"][0]["state"], shown["changes"][0]["problem"]) == ("failed", "root_key_denied")
+    assert "add this:" in desk.invoke("root-key", "show", ACME).stdout
+
+
+def test_a_change_that_is_refused_at_the_door_is_the_same_document(desk) -> None:
+    desk.gateway.fails = refused(OperationRunning("a change of the root key"))
+
+    document = desk.run("root-key", "change", ACME, *PLATFORM, status=1)
+
+    assert (document["root_key_mode"], document["problems"]) == ("platform", [])
+    assert document["error"]["code"] == "operation_running"
+    assert document["error"]["hint"] == "wait for it to end, then ask again"
+
+
+def test_a_change_that_takes_longer_goes_on_and_says_where_to_look(desk) -> None:
+    desk.gateway.fails = NotDoneInTime()
+
+    document = desk.run("root-key", "change", ACME, *PLATFORM, status=1)
+
+    assert document["error"]["code"] == "not_done_in_time"
+    assert "goes on by itself" in document["error"]["hint"]
+    assert f"openkcm root-key show {ACME}" in document["error"]["hint"]
+
+
+def test_a_gateway_that_is_down_is_said_so(desk) -> None:
+    desk.gateway.fails = TemporalUnavailable()
+    for word in ("preflight", "change"):
+        with pytest.raises(TemporalUnavailable):
+            desk.run("root-key", word, ACME, *PLATFORM)
+
+
+@pytest.mark.usefixtures("desk")
+def test_the_real_gateway_is_asked_and_its_silence_is_one_document(monkeypatch, capsys, free_port) -> None:
+    monkeypatch.setenv("OPENKCM_TEMPORAL_PORT", str(free_port))
+    assert main(["root-key", "preflight", ACME, *PLATFORM, "--json"]) == 1
+    assert '"temporal_unavailable"' in capsys.readouterr().out
+
+
+def test_a_stranger_is_refused_before_anything_is_stored_or_asked(desk) -> None:
+    before = desk.everything_stored()
+    with pytest.raises(TenantUnknown):
+        desk.run("root-key", "show", "nobody-here")
+    for word in ("preflight", "change"):
+        with pytest.raises(TenantUnknown):
+            desk.run("root-key", word, "nobody-here", *PLATFORM)
+    assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
+
+
+@pytest.mark.parametrize("health", ["root_key_disabled", "root_key_unreachable", "root_key_of_a_later_version"])
+def test_a_root_key_that_fails_is_shown_in_words(desk, health) -> None:
+    hold_by_root_key(desk, health)
+
+    shown = desk.run("root-key", "show", ACME)
+
+    assert (shown["health"], shown["locks"]) == (health, ["root-key"])
+    if health == RootKeyUnreachable.code:
+        assert (shown["health_message"], shown["health_hint"]) == (RootKeyUnreachable.message, RootKeyUnreachable.hint)
+    assert health in desk.invoke("root-key", "show", ACME).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("--provider", "aws-kms"), "--key-arn"),
+        ((*HSM[:4],), "--key"),
+        ((*BAO[:2], "--key", "root"), "--address"),
+        ((*AWS, "--token", "acme"), "--token"),
+        ((*HSM, "--address", "https://bao.acme.example"), "--address"),
+        ((*BAO, "--token", "s.a-token"), "--token"),
+        ((*PLATFORM, "--key-arn", KEY_ARN), "--key-arn"),
+        ((*PLATFORM, "--credentials", "-"), "--credentials"),
+        ((*HSM, "--access-key-id", "AKIA"), "--access-key-id"),
+        (("--provider", "azure"), "--provider"),
+        ((), "--provider"),
+    ],
+)
+def test_an_option_that_is_missing_or_of_another_provider_is_wrong_usage(desk, words, option) -> None:
+    result = desk.invoke("root-key", "change", ACME, *words)
+    assert result.exit_code == 2
+    assert option in result.stderr
+    assert "s.a-token" not in result.output
+    assert desk.gateway.asked == []
+
+
+@pytest.mark.parametrize(
+    ("words", "field_name", "value"),
+    [
+        (("--provider", "aws-kms", "--key-arn", "arn:aws:kms:eu-west-1:111122223333:alias/x"), "key_arn", "alias/x"),
+        ((*AWS, "--role-arn", "arn:aws:iam::1:user/x"), "role_arn", "user/x"),
+        (("--provider", "pkcs11", "--token", "a\tb", "--key", "root"), "token", "a\tb"),
+        (("--provider", "pkcs11", "--token", "acme", "--key", "k" * 65), "key", "k" * 65),
+        (("--provider", "openbao", "--address", "https://me:pw@bao.example", "--key", "root"), "address", "pw"),
+        ((*BAO, "--mount", "../sys"), "mount", "../sys"),
+        ((*BAO, "--namespace", "a b"), "namespace", "a b"),
+        ((*BAO[:-1], "a/b"), "key", "a/b"),
+        ((*BAO, "--role-id", ""), "role_id", None),
+    ],
+)
+def test_an_option_that_cannot_be_right_names_the_field_and_never_the_value(desk, words, field_name, value) -> None:
+    before = desk.everything_stored()
+    with pytest.raises(RootKeyRefused) as wrong:
+        desk.run("root-key", "preflight", ACME, *words)
+    assert wrong.value.message.startswith(f"{field_name}: ")
+    assert value is None or value not in wrong.value.message + wrong.value.hint
+    assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
+
+
+A_CHANGE = RootKeyChangeRow(
+    3,
+    RootKeyMode.PLATFORM,
+    "root-eu-west-1",
+    RootKeyMode.PKCS11,
+    "acme/root",
+    "0" * 32,
+    "running",
+    1000,
+    0,
+    None,
+    datetime(2026, 1, 15, tzinfo=UTC),
+    None,
+)
+
+
+def test_progress_is_said_each_time_it_is_further_and_never_of_an_earlier_change() -> None:
+    earlier = replace(A_CHANGE, number=2, wrapped=1000, state="done")
+    unmeasured = replace(A_CHANGE, total=0)
+    further = [replace(A_CHANGE, wrapped=wrapped) for wrapped in (64, 340, 340)]
+    read = iter([None, earlier, unmeasured, *further, replace(A_CHANGE, wrapped=1000, state="done")])
+    said: list[str] = []
+
+    root_key_progress.follow(2, lambda: next(read), said.append, threading.Event(), pause=0)
+
+    assert said == [f"wrapped {wrapped} of 1,000 service keys" for wrapped in ("64", "340", "1,000")]
+
+
+class Screen(io.StringIO):
+    """Tells when something was written that is waited for."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__()
+        self.wanted, self.shown = wanted, threading.Event()
+
+    def write(self, text: str) -> int:
+        if self.wanted in text:
+            self.shown.set()
+        return super().write(text)
+
+
+def test_people_see_how_far_a_change_is_while_it_runs(desk) -> None:
+    screen = Screen("wrapped 1 of 1 service keys")
+    operator = desk.field.open("operator")
+    with operator.tenant_tx(ACME) as tx:
+        tx.root_keys.request(RootKeyRequestRow("0" * 32, PlatformPlace(), None))
+
+    with root_key_progress.shown(Console(file=screen), operator, ACME):
+        with desk.worker.tenant_tx(ACME) as tx:
+            number = begin(tx, "0" * 32)
+            tx.root_keys.stage(number, [(row, b"wrapped") for row in tx.root_keys.unstaged(number, 10)])
+        assert screen.shown.wait(20)
+
+
+def test_a_script_sees_no_progress(desk) -> None:
+    result = desk.invoke("root-key", "change", ACME, *PLATFORM, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")

@@ -1,0 +1,111 @@
+"""A customer's own OpenBao on loopback, with a root key in Transit and whoever may use it.
+
+bao = CustomerOpenBao.start(folder)
+root_key = CustomerRootKeys(Reach(networks=LOOPBACK)).open(TENANT, bao.place(), bao.token())
+bao.soft_delete(); bao.restore(); bao.allow(()); bao.allow(); bao.seal(); bao.unseal(); bao.pause(); bao.kill()
+"""
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from tenancy.root_keys import Credentials, OpenBaoPlace
+from tests.vault.server import Server, start
+from vault.session import TokenSession
+
+LOOPBACK = ("127.0.0.0/8",)
+KEY = "openkcm-root"
+POLICY = "openkcm"
+ALL = ("encrypt", "decrypt", "keys")
+_CAPABILITIES = {"encrypt": "update", "decrypt": "update", "keys": "read"}
+
+
+@dataclass
+class CustomerOpenBao:
+    server: Server
+    _admin: TokenSession
+
+    @classmethod
+    def start(cls, folder: Path, **key: Any) -> "CustomerOpenBao":
+        server = start(folder, bare=True)
+        bao = cls(server, server.admin())
+        bao._admin.write("sys/mounts/transit", {"type": "transit"})
+        bao.make_key(**key)
+        bao.allow()
+        bao._admin.write("auth/approle/role/openkcm", {"role_id": "openkcm", "token_policies": [POLICY]})
+        return bao
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def admin(self) -> TokenSession:
+        """The customer's administrator."""
+        return self._admin
+
+    def place(self, key: str = KEY, **more: Any) -> OpenBaoPlace:
+        return OpenBaoPlace(**{"address": self.url, "key": key, **more})
+
+    def token(self, **more: Any) -> Credentials:
+        """Return a token of the platform's policy."""
+        answer = self._admin.request("POST", "auth/token/create", {"policies": [POLICY], "no_parent": True, **more})
+        return Credentials(token=SecretStr(answer["auth"]["client_token"]))
+
+    def secret_id(self) -> Credentials:
+        """Return a secret id, to be used with `place(role_id="openkcm")`."""
+        return Credentials(secret_id=SecretStr(self._admin.write("auth/approle/role/openkcm/secret-id")["secret_id"]))
+
+    def revoke(self, credentials: Credentials) -> None:
+        assert credentials.token is not None
+        self._admin.write("auth/token/revoke", {"token": credentials.token.get_secret_value()})
+
+    def revoke_logins(self) -> None:
+        """End every token that an AppRole has logged in for, as an administrator may in an emergency."""
+        self._admin.write("sys/leases/revoke-force/auth/approle/login")
+        self._admin = self.server.admin()
+
+    def make_key(self, name: str = KEY, **fields: Any) -> None:
+        config = {what: fields.pop(what) for what in ("exportable", "allow_plaintext_backup") if what in fields}
+        self._admin.write(f"transit/keys/{name}", fields)
+        if config:
+            self._admin.write(f"transit/keys/{name}/config", config)
+
+    def destroy_key(self, name: str = KEY) -> None:
+        self._admin.write(f"transit/keys/{name}/config", {"deletion_allowed": True})
+        self._admin.delete(f"transit/keys/{name}")
+
+    def soft_delete(self, name: str = KEY) -> None:
+        self._admin.delete(f"transit/keys/{name}/soft-delete")
+
+    def restore(self, name: str = KEY) -> None:
+        self._admin.write(f"transit/keys/{name}/soft-delete-restore")
+
+    def allow(self, paths: tuple[str, ...] = ALL, **capabilities: str) -> None:
+        """Let the platform's policy hold these paths of every key, and no others."""
+        wanted = {**_CAPABILITIES, **capabilities}
+        lines = [f'path "transit/{path}/+" {{ capabilities = ["{wanted[path]}"] }}' for path in paths]
+        self._admin.write(f"sys/policies/acl/{POLICY}", {"policy": "\n".join(lines) or 'path "none" {}'})
+
+    def seal(self) -> None:
+        self._admin.request("PUT", "sys/seal")
+
+    def unseal(self) -> None:
+        """A static seal opens by itself at the next start."""
+        self.kill()
+        self.start_again()
+
+    def pause(self) -> None:
+        self.server.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.server.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def start_again(self) -> None:
+        self.server.start_again()

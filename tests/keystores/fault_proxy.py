@@ -1,0 +1,189 @@
+"""An HTTP proxy on loopback that passes everything to the server behind it, until it is told to spoil something.
+
+    proxy = FaultProxy.start(aws.url)
+    with proxy.spoiling(answering(429, {"__type": "ThrottlingException"}), only="Decrypt"):
+        ...
+    proxy.stop(); proxy.start_again(); proxy.seen
+
+`only` is looked for in the request's line, its X-Amz-Target and its body. Each request is seen before it is spoiled.
+"""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import urllib3
+
+Fault = Callable[[BaseHTTPRequestHandler], None]
+_NOT_PASSED = {"connection", "transfer-encoding", "content-length", "keep-alive", "accept-encoding"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it came; for tests that look at what leaves the platform."""
+
+    line: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def matches(self, only: str) -> bool:
+        return only in self.line or only in self.headers.get("X-Amz-Target", "") or only.encode() in self.body
+
+
+def answering(status: int, body: Any = b"", **headers: str) -> Fault:
+    """Answer this instead of the server behind."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    def fault(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return fault
+
+
+def hanging(seconds: float) -> Fault:
+    """Say nothing for so long, then hang up."""
+
+    def fault(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(seconds)
+        hanging_up(handler)
+
+    return fault
+
+
+def dripping(seconds: float) -> Fault:
+    """Answer a byte every fifth of a second, which no limit on a single read would end."""
+
+    def fault(handler: BaseHTTPRequestHandler) -> None:
+        until = time.monotonic() + seconds
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+        try:
+            while time.monotonic() < until:
+                handler.wfile.write(b".")
+                time.sleep(0.2)
+        except OSError:
+            pass
+        handler.close_connection = True
+
+    return fault
+
+
+def hanging_up(handler: BaseHTTPRequestHandler) -> None:
+    """Close the connection without an answer."""
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class FaultProxy:
+    behind: str
+    port: int = 0
+    seen: list[Seen] = field(default_factory=list)
+    _server: ThreadingHTTPServer | None = None
+    _faults: list[tuple[Fault, str]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, behind: str) -> "FaultProxy":
+        proxy = cls(behind)
+        proxy.start_again()
+        return proxy
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @contextmanager
+    def spoiling(self, fault: Fault, only: str = "") -> Iterator[None]:
+        """Spoil the requests that `only` occurs in, until the block ends."""
+        self._faults.append((fault, only))
+        try:
+            yield
+        finally:
+            self._faults.remove((fault, only))
+
+    def stop(self) -> None:
+        """Be away: connections are refused, and those there are end."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def start_again(self) -> None:
+        self._server = _Listener(("127.0.0.1", self.port), _handler(self))
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def fault_for(self, seen: Seen) -> Fault | None:
+        self.seen.append(seen)
+        return next((fault for fault, only in reversed(self._faults) if seen.matches(only)), None)
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._open: set[Any] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in list(self._open):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up is what half of the tests are about."""
+
+
+def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
+    pool = urllib3.PoolManager(retries=False, timeout=30, maxsize=32)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _pass(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = proxy.fault_for(Seen(self.requestline, dict(self.headers.items()), body))
+            if fault is not None:
+                fault(self)
+                return
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_PASSED}
+            answer = pool.request(
+                self.command, f"{proxy.behind}{self.path}", body=body, headers=headers, redirect=False
+            )
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                if name.lower() not in _NOT_PASSED:
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.data)))
+            self.end_headers()
+            self.wfile.write(answer.data)
+
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_LIST = _pass  # noqa: N815 - the base class asks for these names
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,309 @@
+"""A root key in a customer's own OpenBao under the contract of all root keys."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+from pydantic import SecretStr
+
+from keystores.interfaces import RootKey
+from keystores.providers import CustomerRootKeys, Reach
+from tenancy.errors import (
+    OpenKcmError,
+    RootKeyCredentialsRefused,
+    RootKeyDenied,
+    RootKeyDisabled,
+    RootKeyFailing,
+    RootKeyMissing,
+    RootKeySlow,
+    RootKeyThrottled,
+    RootKeyUnreachable,
+    RootKeyUnsuitable,
+    WrongContext,
+)
+from tenancy.root_keys import Credentials, OpenBaoPlace
+from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
+from tests.keystores.customer_openbao import ALL, KEY, LOOPBACK, CustomerOpenBao
+from tests.keystores.fault_proxy import Fault, FaultProxy, answering, dripping, hanging, hanging_up
+
+REACH = Reach(networks=LOOPBACK)
+
+
+def opened(place: OpenBaoPlace, credentials: Credentials, reach: Reach = REACH) -> RootKey:
+    return CustomerRootKeys(reach).open(TENANT, place, credentials)
+
+
+@dataclass
+class OpenBaoHolder:
+    root_key: RootKey
+    bao: CustomerOpenBao
+
+    @property
+    def another(self) -> RootKey:
+        self.bao.make_key("another")
+        return opened(self.bao.place("another"), self.bao.token())
+
+    @property
+    def missing(self) -> RootKey:
+        return opened(self.bao.place("nothing"), self.bao.token())
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        self.bao.soft_delete()
+        try:
+            yield
+        finally:
+            self.bao.restore()
+
+    @contextmanager
+    def denied(self) -> Iterator[None]:
+        self.bao.allow(())
+        try:
+            yield
+        finally:
+            self.bao.allow()
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        self.bao.kill()
+        try:
+            yield
+        finally:
+            self.bao.start_again()
+
+
+@pytest.fixture(scope="module")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CustomerOpenBao]:
+    bao = CustomerOpenBao.start(tmp_path_factory.mktemp("customer"))
+    yield bao
+    bao.kill()
+
+
+@pytest.fixture
+def holder(bao: CustomerOpenBao) -> OpenBaoHolder:
+    return OpenBaoHolder(opened(bao.place(), bao.token()), bao)
+
+
+class TestOpenBaoRootKey(RootKeyContract):
+    pass
+
+
+@pytest.fixture
+def quick(bao: CustomerOpenBao) -> Iterator[FaultProxy]:
+    proxy = FaultProxy.start(bao.url)
+    yield proxy
+    proxy.stop()
+
+
+def said(problems: Sequence[OpenKcmError]) -> list[tuple[type[OpenKcmError], str]]:
+    return [(type(problem), problem.message) for problem in problems]
+
+
+class TestWhatHappensToTheKey:
+    @pytest.mark.parametrize("capability", ["update", "create"])
+    def test_one_that_is_deleted_is_missed_and_not_made_anew(self, bao: CustomerOpenBao, capability: str) -> None:
+        bao.make_key("gone")
+        root_key = opened(bao.place("gone"), bao.token())
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        bao.destroy_key("gone")
+        bao.allow(encrypt=f'update", "{capability}')
+        try:
+            with pytest.raises(RootKeyMissing):
+                root_key.wrap(CONTEXT, INNER)
+            with pytest.raises(RootKeyMissing):
+                root_key.unwrap(CONTEXT, wrapped)
+        finally:
+            bao.allow()
+        assert bao.admin.read("transit/keys/gone") is None
+
+    def test_another_under_the_same_name_does_not_open_what_the_former_wrapped(self, bao: CustomerOpenBao) -> None:
+        bao.make_key("swapped")
+        root_key = opened(bao.place("swapped"), bao.token())
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        bao.destroy_key("swapped")
+        bao.make_key("swapped")
+        with pytest.raises(WrongContext):
+            root_key.unwrap(CONTEXT, wrapped)
+        assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
+
+    def test_a_derived_key_binds_the_context_as_well(self, bao: CustomerOpenBao) -> None:
+        bao.make_key("derived", derived=True)
+        root_key = opened(bao.place("derived"), bao.token())
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        assert root_key.unwrap(CONTEXT, wrapped) == INNER
+        with pytest.raises(WrongContext):
+            root_key.unwrap(replace(CONTEXT, object_id="2"), wrapped)
+        assert root_key.validate() == []
+
+    def test_a_ciphertext_below_the_least_version_is_not_opened(self, bao: CustomerOpenBao) -> None:
+        bao.make_key("rotated")
+        root_key = opened(bao.place("rotated"), bao.token())
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        bao.admin.write("transit/keys/rotated/rotate")
+        assert root_key.unwrap(CONTEXT, wrapped) == INNER
+        bao.admin.write("transit/keys/rotated/config", {"min_decryption_version": 2})
+        with pytest.raises(RootKeyDisabled):
+            root_key.unwrap(CONTEXT, wrapped)
+
+    def test_a_sealed_server_is_a_disabled_key(self, bao: CustomerOpenBao, holder: OpenBaoHolder) -> None:
+        bao.seal()
+        try:
+            with pytest.raises(RootKeyDisabled, match="sealed"):
+                holder.root_key.wrap(CONTEXT, INNER)
+            assert said(holder.root_key.validate()) == [(RootKeyDisabled, "the key server is sealed")]
+        finally:
+            bao.unseal()
+
+    def test_a_server_that_hangs_is_slow(self, bao: CustomerOpenBao) -> None:
+        root_key = opened(bao.place(), bao.token(), replace(REACH, timeout_seconds=0.3))
+        bao.pause()
+        try:
+            with pytest.raises(RootKeySlow):
+                root_key.wrap(CONTEXT, INNER)
+            assert [type(problem) for problem in root_key.validate()] == [RootKeySlow]
+        finally:
+            bao.resume()
+
+    @pytest.mark.parametrize("place", [{"mount": "elsewhere"}, {"namespace": "nobody"}], ids=str)
+    def test_a_place_that_is_not_there_is_missing(self, bao: CustomerOpenBao, place: dict[str, str]) -> None:
+        root_key = opened(bao.place(**place), bao.token())
+        problem = root_key.validate()[0]
+        assert isinstance(problem, RootKeyDenied | RootKeyMissing)
+
+
+class TestCredentials:
+    def test_a_token_that_was_revoked_is_told_from_a_policy(self, bao: CustomerOpenBao) -> None:
+        token = bao.token()
+        root_key = opened(bao.place(), token)
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        bao.revoke(token)
+        for use in (lambda: root_key.wrap(CONTEXT, INNER), lambda: root_key.unwrap(CONTEXT, wrapped)):
+            with pytest.raises(RootKeyCredentialsRefused):
+                use()
+        assert [type(problem) for problem in root_key.validate()] == [RootKeyCredentialsRefused]
+
+    @pytest.mark.parametrize("token", ["s.nobodys", "with space", "line\nbreak", "ümlaut"])
+    def test_nonsense_is_no_token(self, bao: CustomerOpenBao, token: str) -> None:
+        root_key = opened(bao.place(), Credentials(token=SecretStr(token)))
+        with pytest.raises(RootKeyCredentialsRefused) as failed:
+            root_key.wrap(CONTEXT, INNER)
+        assert token not in str(failed.value) + repr(failed.value.__context__)
+
+    def test_an_approle_logs_in_once_for_many(self, bao: CustomerOpenBao, quick: FaultProxy) -> None:
+        place, secret_id = bao.place(address=quick.url, role_id="openkcm"), bao.secret_id()
+        root_keys = CustomerRootKeys(REACH)
+        opened_keys = [root_keys.open(TENANT, place, secret_id) for _ in range(4)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: opened_keys[number % 4].wrap(CONTEXT, INNER), range(24)))
+        assert sum("approle/login" in seen.line for seen in quick.seen) == 1
+
+    def test_an_approles_token_that_was_revoked_is_replaced(self, bao: CustomerOpenBao) -> None:
+        root_key = opened(bao.place(role_id="openkcm"), bao.secret_id())
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        bao.revoke_logins()
+        assert root_key.unwrap(CONTEXT, wrapped) == INNER
+
+    def test_a_secret_id_that_is_not_the_roles_is_refused(self, bao: CustomerOpenBao) -> None:
+        root_key = opened(bao.place(role_id="openkcm"), Credentials(secret_id=SecretStr("wrong")))
+        with pytest.raises(RootKeyCredentialsRefused):
+            root_key.wrap(CONTEXT, INNER)
+        assert [type(problem) for problem in root_key.validate()] == [RootKeyCredentialsRefused]
+
+
+class TestPreflight:
+    @pytest.mark.parametrize(
+        "missing", [("encrypt",), ("decrypt",), ("keys",), ("encrypt", "decrypt"), ("keys", "decrypt")], ids=",".join
+    )
+    def test_it_names_the_paths_and_what_it_says_mends_them(
+        self, bao: CustomerOpenBao, holder: OpenBaoHolder, missing: tuple[str, ...]
+    ) -> None:
+        bao.allow(tuple(path for path in ALL if path not in missing))
+        try:
+            (denied,) = holder.root_key.validate()
+            assert type(denied) is RootKeyDenied
+            for path in ALL:
+                assert (f"transit/{path}/{KEY}" in denied.message) is (path in missing)
+            policy = denied.hint.removeprefix("let the policy say: ")
+            before = (bao.admin.read("sys/policies/acl/openkcm") or {})["policy"]
+            bao.admin.write("sys/policies/acl/openkcm", {"policy": f"{before}\n{policy}"})
+            assert holder.root_key.validate() == []
+        finally:
+            bao.allow()
+
+    @pytest.mark.parametrize(
+        ("fields", "told"),
+        [
+            ({"type": "ed25519"}, ["the key is of type ed25519", "the root key cannot do what is needed"]),
+            ({"type": "rsa-2048"}, ["the key is of type rsa-2048", "the root key cannot do what is needed"]),
+            ({"derived": True, "convergent_encryption": True}, ["the key is convergent"]),
+            ({"exportable": True}, ["the key is exportable"]),
+            (
+                {"exportable": True, "allow_plaintext_backup": True},
+                ["the key is exportable", "the key allows plaintext"],
+            ),
+            ({"type": "chacha20-poly1305"}, []),
+        ],
+        ids=str,
+    )
+    def test_it_tells_all_that_makes_a_key_unsuitable(
+        self, bao: CustomerOpenBao, fields: dict[str, object], told: list[str]
+    ) -> None:
+        name = "-".join(map(str, [*fields, *fields.values()])).lower()
+        bao.make_key(name, **fields)
+        problems = opened(bao.place(name), bao.token()).validate()
+        assert {type(problem) for problem in problems} <= {RootKeyUnsuitable}
+        assert [problem.message[: len(start)] for problem, start in zip(problems, told, strict=True)] == told
+
+    def test_it_warns_of_a_policy_by_which_a_key_would_be_made_unasked(
+        self, bao: CustomerOpenBao, holder: OpenBaoHolder
+    ) -> None:
+        bao.allow(encrypt='create", "update')
+        try:
+            (problem,) = holder.root_key.validate()
+            assert type(problem) is RootKeyUnsuitable
+            assert f'path "transit/encrypt/{KEY}" {{ capabilities = ["update"] }}' in problem.hint
+        finally:
+            bao.allow()
+
+
+HTML = b"<html>502 Bad Gateway</html>"
+
+
+class TestFaultsOnTheWay:
+    @pytest.mark.parametrize(
+        ("fault", "expected"),
+        [
+            (answering(429, {"errors": ["quota"]}), RootKeyThrottled),
+            (answering(500, {"errors": ["internal"]}), RootKeyFailing),
+            (answering(502, HTML), RootKeyFailing),
+            (answering(503, {"errors": ["Vault is sealed"]}), RootKeyDisabled),
+            (answering(503, b"overloaded"), RootKeyFailing),
+            (answering(200, HTML), RootKeyFailing),
+            (answering(200, {"data": None}), RootKeyFailing),
+            (answering(200, [1]), RootKeyFailing),
+            (answering(200, b"x" * 70_000), RootKeyFailing),
+            (answering(400, {"errors": ["nobody foresaw this"]}), RootKeyFailing),
+            (answering(307, b"", Location="http://169.254.169.254/"), RootKeyUnreachable),
+            (hanging(0.6), RootKeySlow),
+            (dripping(3), RootKeySlow),
+            (hanging_up, RootKeyUnreachable),
+        ],
+        ids=lambda value: getattr(value, "__name__", str(value)),
+    )
+    def test_each_is_its_own_error(
+        self, bao: CustomerOpenBao, quick: FaultProxy, fault: Fault, expected: type[OpenKcmError]
+    ) -> None:
+        root_key = opened(bao.place(address=quick.url), bao.token(), replace(REACH, timeout_seconds=0.4))
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        quick.seen.clear()
+        with quick.spoiling(fault):
+            began = time.monotonic()
+            with pytest.raises(OpenKcmError) as failed:
+                root_key.unwrap(CONTEXT, wrapped)
+            assert type(failed.value) is expected
+            assert time.monotonic() - began < 1.5
+        assert len(quick.seen) == 1, "nothing is tried again or followed"
+        assert root_key.unwrap(CONTEXT, wrapped) == INNER
