@@ -176,8 +176,8 @@ def _openbao(typed: Mapping[str, str]) -> tuple[Block, ...]:
             "hcl",
         ),
         Block(
-            "Give the platform an AppRole with this policy: it logs in anew by itself. A token does as well, but "
-            "nobody renews it: when it expires, nothing opens until you change to a new one here.",
+            "Give the platform an AppRole with this policy: it logs in anew by itself. A token does as well while you "
+            "renew it: when it ends your tenant is locked, and a token that has ended never works again.",
             "bao policy write openkcm openkcm.hcl\n"
             "bao write auth/approle/role/openkcm token_policies=openkcm token_ttl=1h\n"
             "bao read auth/approle/role/openkcm/role-id\n"
