@@ -37,6 +37,10 @@ class Seat:
     now: Callable[[], datetime]
     promise_seconds: float = 180.0
     """What tenants are promised, from the click to ready; the setting of the same name."""
+    grace_seconds: float = 60.0
+    """For how long a root key may be out of reach before its tenant is locked; the setting `root_key_grace_seconds`."""
+    intake_key: str = ""
+    """The public key (PEM) to which credentials of root keys are sealed at once; only the worker opens them."""
     present: Callable[[], bool] = lambda: True
     """Whether the sign-on still holds, which counts as a use of it; raises DatabaseUnavailable.
 

@@ -6,15 +6,15 @@ session of whoever asked for it, until they have it, and nowhere else.
 
 import io
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
+from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.interfaces import LeafRow, ServiceRequestRow, TenantRow
 from tenancy.audit import AuditName
 from tenancy.client_files import AUTHORITY, CERTIFICATE, KEY, Offer, certificates, configuration, parse_folder
-from tenancy.errors import ActionRefused, OpenKcmError, ServiceUnknown, SessionEnded, TenantUnknown
+from tenancy.errors import ServiceUnknown, TenantUnknown
 from tenancy.ids import parse_service_name
 from tenancy.people import Permission
 from tenancy.services import ServiceKind, refuse_unconnectable
@@ -74,7 +74,7 @@ def connect(seat: Seat, wanted: Wish) -> Delivery:
     Raises:
         OpenKcmError: refused, or not done yet; the same wish can be tried again.
     """
-    _require(seat, AuditName.SERVICE_CONNECT_REQUESTED, wanted.service)
+    require(seat, Permission.MANAGE_SERVICES, AuditName.SERVICE_CONNECT_REQUESTED, wanted.service)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant, known = tx.tenants.get(), tx.services.get(wanted.service)
         if tenant is None:
@@ -91,7 +91,7 @@ def connect(seat: Seat, wanted: Wish) -> Delivery:
                 key="made by the service" if not wanted.key_pem else "made by the dashboard",
             )
         )
-    _ask(
+    ask(
         seat,
         AuditName.SERVICE_CONNECT_REQUESTED,
         wanted.service,
@@ -110,7 +110,7 @@ def renew(seat: Seat, service: str) -> tuple[LeafRow, str]:
         OpenKcmError: refused, or not done yet; trying again does no harm.
     """
     tenant = _intend(seat, AuditName.SERVICE_RENEW_REQUESTED, service)
-    _ask(
+    ask(
         seat,
         AuditName.SERVICE_RENEW_REQUESTED,
         service,
@@ -126,7 +126,7 @@ def renew(seat: Seat, service: str) -> tuple[LeafRow, str]:
 def disconnect(seat: Seat, service: str) -> None:
     """Revoke every certificate of a service at once; raises OpenKcmError."""
     tenant = _intend(seat, AuditName.SERVICE_DISCONNECT_REQUESTED, service)
-    _ask(
+    ask(
         seat,
         AuditName.SERVICE_DISCONNECT_REQUESTED,
         service,
@@ -158,20 +158,9 @@ def _files(seat: Seat, wanted: Wish, leaf: LeafRow, chain: str) -> dict[str, str
     return own | {CERTIFICATE: presented, AUTHORITY: root} | files
 
 
-def _require(seat: Seat, name: AuditName, service: str) -> None:
-    """Raise SessionEnded when the sign-on is over, and ActionRefused, on record, when the role does not include it."""
-    if not seat.present():
-        raise SessionEnded
-    if seat.may(Permission.MANAGE_SERVICES):
-        return
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(AuditName.ACTION_REFUSED, service, "refused", action=name))
-    raise ActionRefused
-
-
 def _intend(seat: Seat, name: AuditName, service: str) -> TenantRow:
     """Put on record what is about to be asked of a known service and return its tenant."""
-    _require(seat, name, service)
+    require(seat, Permission.MANAGE_SERVICES, name, service)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
@@ -180,15 +169,3 @@ def _intend(seat: Seat, name: AuditName, service: str) -> TenantRow:
             raise ServiceUnknown
         tx.audit.append(seat.event(name, service, "intended"))
     return tenant
-
-
-def _ask(seat: Seat, name: AuditName, service: str, ask: Callable[[], None], **details: str) -> None:
-    """Ask a workflow and put on record what became of it."""
-    try:
-        ask()
-    except OpenKcmError as failed:
-        with seat.database.tenant_tx(seat.tenant_id) as tx:
-            tx.audit.append(seat.event(name, service, "failure", code=failed.code, **details))
-        raise
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(name, service, "success", **details))

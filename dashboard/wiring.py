@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from config.secrets import (
     DASHBOARD_COOKIE,
+    INTAKE_PUBLIC_KEY,
     MARKETPLACE_TOKEN,
     OIDC_CLIENT_SECRET,
     WEBHOOK_SECRETS,
@@ -46,6 +47,7 @@ class Parts:
     origin: str
     cookie_secret: str
     client_secret: str
+    intake_key: str
     operations: OperatorQuestions
     market: Market | None
 
@@ -70,6 +72,8 @@ class Parts:
             addresses=self.addresses,
             now=utc_now,
             promise_seconds=self.settings.promise_seconds,
+            grace_seconds=self.settings.root_key_grace_seconds,
+            intake_key=self.intake_key,
             present=lambda: self.guard.holds(sign_on, source),
             left=lambda: self.guard.has_ended(sign_on),
             platform=self.operations if sign_on.person.is_operator else None,
@@ -120,6 +124,7 @@ def build(settings: Settings) -> Parts:
         origin=f"{address.scheme}://{address.netloc}",
         cookie_secret=read_secret(folder, DASHBOARD_COOKIE),
         client_secret=read_secret(folder, OIDC_CLIENT_SECRET),
+        intake_key=read_secret(folder, INTAKE_PUBLIC_KEY),
         operations=Operations(database, settings.promise_seconds),
         market=_market(settings) if develops else None,
     )

@@ -9,10 +9,12 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard import paging, stream
 from dashboard.pages import audit_filters, audit_record
 from dashboard.pages.parts import part
+from dashboard.pages.standing_notices import draw_standing
 from dashboard.paging import Page, Turn
 from dashboard.seat import Seat
 from dashboard.views import audit as view
 from dashboard.views import words
+from dashboard.views.standing import UNDER_WAY
 from database.interfaces import StreamEnds
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import AuditBroken
@@ -40,7 +42,9 @@ def draw(seat: Seat) -> None:
         " or removed without the chain showing it."
     )
     with seat.database.tenant_tx(seat.tenant_id) as tx:
-        ends = tx.audit.ends()
+        tenant, ends = tx.tenants.get(), tx.audit.ends()
+    if tenant is not None and tenant.state not in UNDER_WAY:
+        draw_standing(seat, tenant)
     asked, answer = _draw_chain(seat, ends)
     if ends.last is None:
         st.header("Records")

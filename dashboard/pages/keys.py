@@ -5,13 +5,14 @@ from datetime import timedelta
 
 import streamlit as st
 
-from dashboard.pages.notices import admitted, draw_standing, draw_unknown
+from dashboard.pages import root_key_dialog, standing_part
+from dashboard.pages.notices import admitted, draw_unknown
+from dashboard.pages.root_key_card import draw_root_key
+from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import key_actions, keys, root_choices
 from dashboard.views.keys import ServiceKey
-from dashboard.views.standing import standing
 from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
-from tenancy.lifecycle import State
 from tenancy.people import Permission
 
 _DAY = timedelta(hours=24)
@@ -36,16 +37,18 @@ def draw(seat: Seat) -> None:
         return
     st.title("Keys", anchor=False)
     st.caption("Every key below wraps the next. None of them is ever shown, exported or stored in the clear.")
-    if rows.tenant.state is not State.ACTIVE:
-        draw_standing(standing(rows.tenant.state))
+    draw_standing(seat, rows.tenant)
     left, right = st.columns(2, gap="medium")
     with left:
-        _draw_root(rows)
+        draw_root_key(seat, rows.tenant)
     with right:
         _draw_tenant_keys(seat, rows)
+    standing_part.draw_part(seat, rows.tenant)
     _draw_service_keys(seat, rows)
     _draw_choices(rows)
     _draw_actions(seat, rows)
+    root_key_dialog.draw_open(seat, rows.tenant)
+    standing_part.draw_open(seat, rows.tenant)
 
 
 def _read(seat: Seat) -> _Rows | None:
@@ -62,15 +65,6 @@ def _read(seat: Seat) -> _Rows | None:
             list(tx.objects.counts()),
             list(tx.usage.totals(now - _DAY, now + timedelta(minutes=1))),
         )
-
-
-def _draw_root(rows: _Rows) -> None:
-    root = keys.root(rows.tenant, rows.service_keys)
-    with st.container(border=True, height="stretch"):
-        st.header("Root key (L1)", anchor=False)
-        st.markdown(f":material/key: **{root.mode}**")
-        st.markdown(f"`{root.name}`")
-        st.caption(root.state)
 
 
 def _draw_tenant_keys(seat: Seat, rows: _Rows) -> None:
@@ -113,21 +107,17 @@ def _draw_service_key(key: ServiceKey) -> None:
 
 def _draw_choices(rows: _Rows) -> None:
     st.header("Who holds the root key", anchor=False)
-    choices = root_choices.choices(rows.tenant.root_key_mode)
-    if not all(choice.offered for choice in choices):
-        st.caption(
-            "BYOK and HYOK are not offered in this version yet; they are explained so that you can plan. Changing the "
-            "root key wraps the service keys anew; your data is not encrypted anew."
-        )
+    st.caption(
+        "Changing the root key wraps the service keys anew; your data is not encrypted anew. Whoever holds it alone "
+        "decides: there is no silent fallback to a key of the platform."
+    )
     with st.grid(3, min_column_width=300):
-        for choice in choices:
+        for choice in root_choices.choices(rows.tenant.root_key_mode):
             with st.container(border=True, height="stretch", gap="xsmall"):
                 st.subheader(choice.name, anchor=False)
                 st.caption(choice.short)
                 if choice.in_force:
                     st.badge("In force", icon=":material/check:", color="green")
-                elif not choice.offered:
-                    st.badge("Not offered yet", icon=":material/schedule:", color="gray")
                 for question, answer in choice.facts:
                     st.markdown(f"**{question}**  \n{answer}")
 

@@ -1,6 +1,6 @@
 """What several pages say alike: a state that is not the normal one, a refusal, and a page that is not for somebody."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import streamlit as st
@@ -21,10 +21,11 @@ ICONS: Mapping[Tone, str] = MappingProxyType(
 _BOXES = MappingProxyType({Tone.GOOD: st.success, Tone.WORKING: st.info, Tone.WARNING: st.warning, Tone.BAD: st.error})
 
 
-def draw_standing(standing: Standing) -> None:
-    """Say what a state means and what to do about it."""
-    words = " ".join(part for part in (standing.meaning, standing.advice) if part)
-    _BOXES[standing.tone](words, title=standing.title, icon=ICONS[standing.tone])
+def draw_notices(said: Iterable[Standing]) -> None:
+    """Say what does not stand as it should, what that means and what to do about it."""
+    for one in said:
+        words = " ".join(part for part in (one.meaning, one.advice) if part)
+        _BOXES[one.tone](words, title=one.title, icon=ICONS[one.tone])
 
 
 def draw_refusal(refused: OpenKcmError, title: str, still: str = "") -> None:

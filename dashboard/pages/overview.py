@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from dashboard.pages.notices import ICONS, admitted, draw_refusal, draw_standing, draw_unknown
+from dashboard.pages.notices import ICONS, admitted, draw_refusal, draw_unknown
+from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
-from dashboard.views import chain, isolation, overview
+from dashboard.views import chain, isolation, overview, root_key
 from dashboard.views.isolation import Check
 from dashboard.views.progress import Progress, progress, ready, stopped
 from dashboard.views.standing import UNDER_WAY, sentence, standing
 from dashboard.views.words import count, moment, span
-from database.interfaces import RouteRow, ServiceRow, StepRow, TenantRow
+from database.interfaces import HeldKeyRow, RouteRow, ServiceRow, StepRow, TenantRow
 from tenancy.errors import DatabaseUnavailable
 from tenancy.lifecycle import State
 
@@ -28,6 +29,7 @@ class _Rows:
     chain: chain.Chain
     check: Check | None
     route: RouteRow | None
+    key: HeldKeyRow | None
 
 
 def draw(seat: Seat) -> None:
@@ -40,8 +42,7 @@ def draw(seat: Seat) -> None:
     tenant = rows.tenant
     st.title(overview.title(tenant), anchor=False)
     st.caption(f"Tenant `{tenant.tenant_id}`, enabled {moment(tenant.requested_at, seat.now())}")
-    if tenant.state is not State.ACTIVE:
-        draw_standing(standing(tenant.state))
+    draw_standing(seat, tenant)
     _draw_figures(seat, rows)
     if tenant.state in UNDER_WAY:
         _follow(seat)
@@ -68,6 +69,7 @@ def _read(seat: Seat) -> _Rows | None:
             chain.chain(tenant, tx.keys.all(), tx.services.keys()),
             isolation.check(tx.boundaries.latest_run()),
             tx.routes.get(),
+            tx.root_keys.current(),
         )
 
 
@@ -134,7 +136,8 @@ def _draw_failed(seat: Seat, rows: _Rows) -> None:
 def _draw_key_management(seat: Seat, rows: _Rows) -> None:
     with st.container(border=True):
         st.header("Key Management", anchor=False)
-        for line in overview.key_management(rows.tenant, rows.check, rows.route, seat.now()):
+        how = root_key.health(rows.tenant, rows.key, seat.grace_seconds, seat.now())
+        for line in overview.key_management(rows.tenant, rows.check, rows.route, seat.now(), how):
             with st.container(gap=None):
                 st.markdown(f"{ICONS[line.tone]} **{line.label}:** {line.value}")
                 st.caption(line.detail)

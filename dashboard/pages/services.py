@@ -5,13 +5,12 @@ from datetime import timedelta
 import streamlit as st
 
 from dashboard.pages import service_dialogs
-from dashboard.pages.notices import admitted, draw_standing, draw_unknown
+from dashboard.pages.notices import admitted, draw_unknown
+from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import guides, services
 from dashboard.views.services import Card, Facts, Group
-from dashboard.views.standing import standing
 from database.interfaces import TenantRow
-from tenancy.lifecycle import State
 from tenancy.people import Permission
 from tenancy.services import ServiceKind
 
@@ -29,8 +28,7 @@ def draw(seat: Seat) -> None:
     st.caption(
         "Databases and services that encrypt with keys of your tenant, each with a key and a certificate of its own."
     )
-    if rows.tenant.state is not State.ACTIVE:
-        draw_standing(standing(rows.tenant.state))
+    draw_standing(seat, rows.tenant)
     _draw_connect(seat, rows)
     st.header("Service Integration Status", anchor=False)
     wanted = st.text_input("Find a service", key="services.find") if len(rows.services) > services.MANY else ""

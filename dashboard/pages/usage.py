@@ -7,9 +7,11 @@ from functools import partial
 
 import streamlit as st
 
+from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import usage as view
 from dashboard.views import usage_period as periods
+from dashboard.views.standing import UNDER_WAY
 from dashboard.views.usage_file import file_name, to_csv
 from dashboard.views.usage_period import Choice, Period
 from dashboard.views.usage_words import DEFINITION
@@ -45,7 +47,9 @@ def draw(seat: Seat) -> None:
         return
     today = seat.now().astimezone(UTC).date()
     with seat.database.tenant_tx(seat.tenant_id) as tx:
-        services, first_day = len(tx.services.all()), tx.usage.first_day()
+        tenant, services, first_day = tx.tenants.get(), len(tx.services.all()), tx.usage.first_day()
+    if tenant is not None and tenant.state not in UNDER_WAY:
+        draw_standing(seat, tenant)
     if first_day is None:
         _draw_nothing_yet(services)
         return

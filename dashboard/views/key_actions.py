@@ -1,13 +1,15 @@
 """What can be done to keys, what happens then, and whether it can be undone; one table, which pages and dialogs read.
 
-An action that this version cannot do yet is explained and not offered. It becomes available by one entry in `BUILT` and
+An action that this version cannot do yet is explained and not offered. It becomes available by one entry in `WHERE` and
 its handler in the page.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
-from tenancy.lifecycle import Move, State, moves_from
+from tenancy.lifecycle import DECRYPTS, Move, State, moves_from
 from tenancy.people import Permission
 
 
@@ -16,7 +18,9 @@ class KeyAction(StrEnum):
     ROTATE_SERVICE_KEY = "rotate-service-key"
     CHANGE_ROOT_KEY = "change-root-key"
     SUSPEND = "suspend"
+    RESUME = "resume"
     LOCK = "lock"
+    UNLOCK = "unlock"
     DISCONNECT = "disconnect"
     OFFBOARD = "offboard"
 
@@ -53,18 +57,30 @@ ACTIONS = (
     Action(
         KeyAction.CHANGE_ROOT_KEY,
         "Change the root key (L1)",
-        "The new root key is tried first. Then every service key is wrapped anew under it; your data is not encrypted "
-        "anew and no service is interrupted. From then on the new root key decides whether anything opens.",
-        "Yes, by changing back while the former root key still exists.",
+        "The new root key is tried first. Then every service key is wrapped anew under it, opened once from there, and "
+        "all are switched together; until that moment the former root key is in force and nothing has changed. Your "
+        "data is not encrypted anew and no service is interrupted. From then on the new root key decides whether "
+        "anything opens, without a silent fallback to a key of the platform.",
+        "Yes, by changing back with the credentials of the former root key, as long as both keys work. Before all "
+        "service keys are switched, whatever stops the change leaves the former root key in force.",
         Permission.MANAGE_KEYS,
     ),
     Action(
         KeyAction.SUSPEND,
         "Suspend the tenant",
-        "Services go on decrypting and cannot encrypt anything new; no service can be connected.",
+        "Decrypt only: services go on reading what is encrypted, and cannot encrypt anything new; no service can be "
+        "connected. Locking is more: then nothing works, reading included.",
         "Yes, by resuming it.",
         Permission.MANAGE_KEYS,
         Move.SUSPEND,
+    ),
+    Action(
+        KeyAction.RESUME,
+        "Resume the tenant",
+        "Services encrypt again, and services can be connected again.",
+        "Yes, by suspending it.",
+        Permission.MANAGE_KEYS,
+        Move.RESUME,
     ),
     Action(
         KeyAction.LOCK,
@@ -74,6 +90,15 @@ ACTIONS = (
         "Yes, by unlocking it; nothing is destroyed.",
         Permission.MANAGE_KEYS,
         Move.LOCK,
+    ),
+    Action(
+        KeyAction.UNLOCK,
+        "Unlock the tenant",
+        "The kill switch is released: everything opens as before, and a tenant that was suspended is suspended again. "
+        "While your own root key does not work the tenant stays locked all the same, until it does.",
+        "Yes, by locking it again.",
+        Permission.MANAGE_KEYS,
+        Move.UNLOCK,
     ),
     Action(
         KeyAction.DISCONNECT,
@@ -93,10 +118,20 @@ ACTIONS = (
     ),
 )
 
-BUILT = frozenset({KeyAction.DISCONNECT})
+_STOP = "above, under Stop and start"
+WHERE: Mapping[KeyAction, str] = MappingProxyType(
+    {
+        KeyAction.CHANGE_ROOT_KEY: "above, at the root key",
+        KeyAction.SUSPEND: _STOP,
+        KeyAction.RESUME: _STOP,
+        KeyAction.LOCK: _STOP,
+        KeyAction.UNLOCK: _STOP,
+        KeyAction.DISCONNECT: "on the page Services",
+    }
+)
+"""Where an action is found."""
+BUILT = frozenset(WHERE)
 """What this version can do."""
-ELSEWHERE = {KeyAction.DISCONNECT: "on the page Services"}
-"""Where an action is found that is not on the page Keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +153,8 @@ def _offer(action: Action, state: State, permissions: frozenset[Permission]) -> 
         return Offer(action, available=False, words="Not in this version yet.")
     if action.move is not None and action.move not in moves_from(state):
         return Offer(action, available=False, words=f"Not while the tenant is {state}.")
+    if action.name is KeyAction.CHANGE_ROOT_KEY and state not in DECRYPTS:
+        return Offer(action, available=False, words=f"Not while the tenant is {state}.")
     if action.permission not in permissions:
         return Offer(action, available=False, words="Your role does not include it.")
-    where = ELSEWHERE.get(action.name)
-    return Offer(action, available=True, words=f"Available {where}." if where else "Available.")
+    return Offer(action, available=True, words=f"Available {WHERE[action.name]}.")

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from dashboard.views.chain import mode
 from dashboard.views.standing import UNDER_WAY
-from dashboard.views.words import count, listed, moment
-from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from dashboard.views.words import code, count, listed, moment
+from database.interfaces import HeldKeyRow, KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.ids import l2_key, root_key
 from tenancy.lifecycle import State
 
@@ -48,10 +48,9 @@ class ServiceKey:
     used: str
 
 
-def root(tenant: TenantRow, service_keys: Sequence[KeyVersionRow]) -> RootKey:
-    """Return the root key as it is on record: by which key the service keys are wrapped, and what the state allows."""
-    names = sorted({key.root_key for key in service_keys})
-    name = ", ".join(names) or (root_key(tenant.region) if tenant.root_key_mode == "platform" else "not used yet")
+def root(tenant: TenantRow, held: HeldKeyRow | None, service_keys: Sequence[KeyVersionRow]) -> RootKey:
+    """Return the root key as it is on record; `held` is the customer's own in force, None for the platform's."""
+    name = root_key(tenant.region) if held is None else held.name
     return RootKey(mode(tenant.root_key_mode), name, _root_state(tenant, len({key.service for key in service_keys})))
 
 
@@ -106,7 +105,8 @@ def found(keys: Sequence[ServiceKey], wanted: str) -> tuple[tuple[ServiceKey, ..
 
 
 def _version(key: KeyVersionRow, now: datetime) -> str:
-    return f"Version {key.version}, made {moment(key.created_at, now)}, wrapped by `{key.l2_key}` and `{key.root_key}`"
+    by = f"`{key.l2_key}` and {code(key.root_key)}"
+    return f"Version {key.version}, made {moment(key.created_at, now)}, wrapped by {by}"
 
 
 def _objects(rows: Iterable[ObjectCountRow]) -> str:

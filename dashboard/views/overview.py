@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from dashboard.views.chain import mode
 from dashboard.views.isolation import Check
+from dashboard.views.root_key import Health
 from dashboard.views.standing import UNDER_WAY, Tone
 from dashboard.views.words import count, plain, relative
 from database.interfaces import RouteRow, ServiceRow, TenantRow
@@ -49,19 +50,23 @@ def services_using(tenant: TenantRow, services: Sequence[ServiceRow], now: datet
     return f"{number:,}", f"{recent:,} of {number:,} seen in the last 24 hours"
 
 
-def key_management(tenant: TenantRow, check: Check | None, route: RouteRow | None, now: datetime) -> tuple[Line, ...]:
-    """Return the three lines of the key management card."""
-    return _master_key(tenant), _isolation(tenant, check, now), _integration(tenant, route)
+def key_management(
+    tenant: TenantRow, check: Check | None, route: RouteRow | None, now: datetime, how: Health | None = None
+) -> tuple[Line, ...]:
+    """Return the three lines of the key management card; `how` does the root key that the customer holds."""
+    return _master_key(tenant, how), _isolation(tenant, check, now), _integration(tenant, route)
 
 
-def _master_key(tenant: TenantRow) -> Line:
+def _master_key(tenant: TenantRow, how: Health | None) -> Line:
     if tenant.state is State.OFFBOARDED:
         return Line("Master Key", "Gone", Tone.BAD, "The tenant was offboarded and its keys were destroyed.")
+    if how is not None and how.tone is not Tone.GOOD:
+        return Line("Master Key", mode(tenant.root_key_mode), how.tone, f"{how.title} {how.since} See Keys.")
     platform = tenant.root_key_mode == "platform"
     detail = (
         "The platform holds your root key. Your tenant key is your own all the same; see Keys for the choices."
         if platform
-        else "You hold the root key: with it gone, nothing opens, whatever the platform does."
+        else "You hold the root key: with it gone, nothing opens, whatever the platform does. It answers now."
     )
     return Line("Master Key", mode(tenant.root_key_mode), Tone.GOOD, detail)
 

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-OFFERED = frozenset({"platform"})
-"""The root key modes that this version can change to."""
-
 _QUESTIONS = (
     "Who holds the root key",
     "Who can open your data",
@@ -25,7 +22,6 @@ class Choice:
     short: str
     facts: tuple[tuple[str, str], ...]
     in_force: bool
-    offered: bool
 
 
 _PLATFORM = (
@@ -44,10 +40,11 @@ _PLATFORM = (
 _BYOK = (
     "You, in AWS KMS in your own AWS account. The key never leaves AWS KMS.",
     "Your services, and the platform only while your key lets it. AWS operates the key store.",
-    "Disable the key, or withdraw the platform's right to use it, in your AWS account.",
+    "Disable the key, or withdraw the platform's right to use it, in your AWS account. It is noticed within seconds.",
     (
-        "No service key opens, and those that are open are forgotten within a minute. Your services fail until the key "
-        "works again. There is no fallback to a key of the platform."
+        "Disabled or withdrawn: your tenant is locked at once and what is open is dropped. Out of reach: what is open "
+        "serves for a minute at most, and after a short grace your tenant is locked. It unlocks by itself when the key "
+        "works again. There is no silent fallback to a key of the platform."
     ),
     "Nothing that was encrypted can be read again, by anybody. AWS waits 7 to 30 days before it deletes a key.",
     "One call to AWS KMS whenever a service key is opened: about once a minute for each service in use.",
@@ -57,13 +54,14 @@ _BYOK = (
 _HYOK = (
     "You, in your own HSM, or in your own OpenBao or Vault.",
     "Your services, and the platform only while your HSM or key server answers it.",
-    "Disable the key, or cut the connection, on your own premises.",
+    "Disable the key, or withdraw the platform's access to it, on your own premises. It is noticed within seconds.",
     (
-        "No service key opens, and those that are open are forgotten within a minute. How available your HSM is "
-        "decides how available your data is. There is no fallback to a key of the platform."
+        "Disabled or withdrawn: your tenant is locked at once and what is open is dropped. Out of reach: what is open "
+        "serves for a minute at most, and after a short grace your tenant is locked. How available your HSM or key "
+        "server is decides how available your data is. There is no silent fallback to a key of the platform."
     ),
     "Nothing that was encrypted can be read again, by anybody. Backups of the key are your duty alone.",
-    "One call over the network to your premises whenever a service key is opened.",
+    "One call to your HSM or key server whenever a service key is opened: about once a minute for each service in use.",
     "Your HSM or key server, and running it day and night.",
     "An HSM with PKCS#11 or an OpenBao or Vault that the platform can reach, and people who keep it up.",
 )
@@ -82,7 +80,6 @@ def choices(root_key_mode: str) -> tuple[Choice, ...]:
             short=short,
             facts=tuple(zip(_QUESTIONS, answers, strict=True)),
             in_force=root_key_mode in modes,
-            offered=bool(modes & OFFERED),
         )
         for name, short, modes, answers in _CHOICES
     )

@@ -1,11 +1,12 @@
 """What a tenant's state means to the customer and what they can do about it, in one table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from tenancy.lifecycle import MEANING, State
+from tenancy.locks import LockReason
 
 
 class Tone(StrEnum):
@@ -70,8 +71,8 @@ _ADVICE: Mapping[State, str] = MappingProxyType(
             "Nothing is lost, and the audit stream says who suspended it."
         ),
         State.LOCKED: (
-            "No service can read or write encrypted data. Nothing is destroyed: once the tenant is unlocked, or the "
-            "root key works again where it is held, everything opens as before. The audit stream says what happened."
+            "No service can read or write encrypted data. Nothing is destroyed: everything opens as before once the "
+            "tenant is unlocked. The audit stream says what happened."
         ),
         State.LEAVING: (
             "No service can read or write encrypted data. Until the grace period ends all of it can be restored; "
@@ -82,9 +83,40 @@ _ADVICE: Mapping[State, str] = MappingProxyType(
 )
 
 
-def standing(state: State) -> Standing:
-    """Return what to tell the customer about a tenant's state."""
-    return Standing(state.capitalize(), _TITLE[state], _TONE[state], sentence(MEANING[state]), _ADVICE[state])
+_SWITCH, _ROOT_KEY = frozenset({LockReason.SWITCH}), frozenset({LockReason.ROOT_KEY})
+_LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
+    {
+        _SWITCH: (
+            "nothing works: somebody pulled the kill switch here",
+            "It opens when a key administrator unlocks it on the page Keys, and in no other way.",
+        ),
+        _ROOT_KEY: (
+            "nothing works: the root key does not do its part where you hold it",
+            (
+                "It opens by itself, within seconds, when the root key works again; nobody can open it here before. "
+                "There is no fallback to a key of the platform."
+            ),
+        ),
+        _SWITCH | _ROOT_KEY: (
+            "nothing works: somebody pulled the kill switch here, and the root key does not do its part either",
+            (
+                "Both have to go: a key administrator unlocks it on the page Keys, and the root key works again where "
+                "you hold it. There is no fallback to a key of the platform."
+            ),
+        ),
+    }
+)
+"""Why a tenant is locked and exactly what unlocks it (tenancy/locks.py)."""
+
+
+def standing(state: State, locks: Iterable[LockReason] = ()) -> Standing:
+    """Return what to tell the customer about a tenant's state, and of a locked one by what it is locked."""
+    meaning, advice = MEANING[state], _ADVICE[state]
+    reasons = frozenset(locks)
+    if state is State.LOCKED and reasons:
+        meaning, opens = _LOCKED[reasons]
+        advice = f"{opens} Nothing is destroyed."
+    return Standing(state.capitalize(), _TITLE[state], _TONE[state], sentence(meaning), advice)
 
 
 def sentence(text: str) -> str:

@@ -89,6 +89,19 @@ _REASONS = MappingProxyType(
             "Root key access denied", "Whoever holds the root key no longer lets the platform use it."
         ),
         "root_key_unreachable": _failed("Root key unreachable", "The server that holds the root key did not answer."),
+        "root_key_missing": _failed("Root key missing", "There is no such root key where it should be."),
+        "root_key_credentials_refused": _failed(
+            "Root key credentials refused", "The platform's credentials for the root key are not accepted any more."
+        ),
+        "root_key_swapped": _failed("Root key replaced", "Another key answers in the place of the root key."),
+        "root_key_unsuitable": _failed("Root key unsuitable", "The root key cannot do what is needed."),
+        "root_key_slow": _failed("Root key too slow", "The server that holds the root key answered too late."),
+        "root_key_failing": _failed(
+            "Root key failing", "The server that holds the root key answered with errors of its own."
+        ),
+        "root_key_clock_skew": _failed(
+            "Clocks differ", "The clocks of the root key's server and the platform differ too much."
+        ),
         "root_key_throttled": _failed("Root key throttled", "The server that holds the root key asked to slow down."),
         "vault_unavailable": _failed("Key server unavailable", "The platform's key server did not answer."),
         "key_unavailable": _failed("Tenant key unavailable", "The platform's key server did not open the tenant key."),

@@ -55,6 +55,11 @@ def plain(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
+def code(name: str) -> str:
+    """Return a name from outside as code, which is neither markup nor turned into a link."""
+    return f"`{' '.join(name.split()).replace('`', chr(39))}`"
+
+
 def _largest(distance: timedelta) -> str:
     seconds = int(distance.total_seconds())
     for unit, size in _UNITS:

@@ -12,8 +12,11 @@ from database.connection import Database
 from database.interfaces import AuthorityRow, LeafRow
 from tenancy.errors import OpenKcmError, ServiceUnknown, TenantClosed
 from tenancy.ids import service_spiffe
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS
+from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move
+from tenancy.locks import LockReason
+from tenancy.messages import StandingMove
 from tenancy.services import ServiceState
+from tests.dashboard.root_key_door import RootKeyDoor
 from tests.database.builders import a_service_key
 from workflows.gateway import UpdateRefused
 
@@ -69,13 +72,41 @@ class FakeAuthority:
         return signed(service, key, "authority", self.key, service_spiffe(tenant_id, service))
 
 
-class FakeDoor:
+class FakeDoor(RootKeyDoor):
     """`fails` is what the next requests meet instead of an answer: Temporal down, say."""
 
     def __init__(self, worker: Database, authority: FakeAuthority) -> None:
-        self.worker, self.authority = worker, authority
+        super().__init__(worker)
+        self.authority = authority
         self.fails: OpenKcmError | None = None
         self.asked: list[str] = []
+
+    def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+        self._ask(f"{move} {tenant_id}")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            try:
+                match move:
+                    case StandingMove.LOCK:
+                        tx.tenants.hold(LockReason.SWITCH)
+                    case StandingMove.UNLOCK:
+                        tx.tenants.release(LockReason.SWITCH)
+                    case _:
+                        tx.tenants.move(Move(move))
+            except OpenKcmError as refused:
+                self._refuse(refused)
+
+    def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
+        self._ask(f"preflight {request_id}")
+        self.preflight(tenant_id, request_id)
+
+    def change_root_key(self, tenant_id: str, request_id: str) -> None:
+        self._ask(f"change {request_id}")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tenant = tx.tenants.get()
+        assert tenant is not None
+        if tenant.state not in DECRYPTS:
+            self._refuse(TenantClosed(tenant.state))
+        self.change(tenant_id, request_id)
 
     def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         self._ask(f"connect {service} {request_id}")

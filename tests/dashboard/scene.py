@@ -9,15 +9,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from streamlit.testing.v1 import AppTest
 
+from config.sealing import seal
 from dashboard.seat import Addresses, Seat
-from database.interfaces import ServiceRequestRow, UsesRow
+from dashboard.views.standing import standing
+from database.interfaces import RootKeyRequestRow, ServiceRequestRow, UsesRow
 from tenancy.boundaries import CheckResult
 from tenancy.ids import ca_key, l2_key
 from tenancy.lifecycle import Move, State
+from tenancy.locks import HEALTHY, LockReason, closes
 from tenancy.people import Person, PersonRole
 from tenancy.provisioning import Step, steps_of
+from tenancy.root_keys import Credentials, parse_place
 from tenancy.services import CryptoOperation, ServiceKind
 from tests.dashboard.door import FakeAuthority, FakeDoor
+from tests.dashboard.root_key_door import INTAKE_PUBLIC
 from tests.database.builders import a_route, an_event, an_object
 from tests.database.fixtures import Field
 
@@ -28,11 +33,13 @@ ADDRESSES = Addresses(
     crypto_kmip="127.0.0.1:15696",
     temporal_ui=None,
 )
+KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+ROLE_ARN = "arn:aws:iam::111122223333:role/openkcm"
 WALLS = ("U2", "U2", "C2", "C3", "M1", "M2", "M2", "A1", "A3")
 _MOVES = {
     State.ACTIVE: (Move.ACTIVATE,),
     State.SUSPENDED: (Move.ACTIVATE, Move.SUSPEND),
-    State.LOCKED: (Move.ACTIVATE, Move.LOCK),
+    State.LOCKED: (Move.ACTIVATE,),
     State.LEAVING: (Move.ACTIVATE, Move.LEAVE),
     State.OFFBOARDED: (Move.ACTIVATE, Move.LEAVE, Move.OFFBOARD),
     State.FAILED: (Move.FAIL,),
@@ -67,7 +74,15 @@ class Scene:
     def seat(self, tenant_id: str = "acme-corp-12345", *roles: PersonRole) -> Seat:
         person = Person("ada@acme.example", "Ada", tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
         return Seat(
-            person, tenant_id, "127.0.0.1", self.dashboard, self.door, ADDRESSES, lambda: datetime.now(UTC), 180.0
+            person,
+            tenant_id,
+            "127.0.0.1",
+            self.dashboard,
+            self.door,
+            ADDRESSES,
+            lambda: datetime.now(UTC),
+            180.0,
+            intake_key=INTAKE_PUBLIC,
         )
 
     def tenant(self, state: State, tenant_id: str = "acme-corp-12345", organization: str = "ACME Corporation") -> None:
@@ -97,6 +112,8 @@ class Scene:
                 tx.routes.publish(a_route(tenant_id))
             for move in _MOVES[state]:
                 tx.tenants.move(move)
+            if state is State.LOCKED:
+                tx.tenants.hold(LockReason.SWITCH)
 
     def service(self, name: str, kind: ServiceKind, tenant_id: str = "acme-corp-12345", uses: int = 0) -> None:
         """Connect a service of an active tenant and have it use its key."""
@@ -112,10 +129,43 @@ class Scene:
                 refused = replace(answered, refusal="object_not_found", count=3, bytes=0)
                 tx.usage.add([answered, refused], f"batch-{name}")
 
+    def held_key(self, health: str = HEALTHY, tenant_id: str = "acme-corp-12345") -> None:
+        """Have the customer hold the root key, and the key do as `health` says; what locks then does so."""
+        request_id = "5" * 32
+        place = parse_place({"provider": "aws-kms", "key_arn": KEY_ARN, "role_arn": ROLE_ARN})
+        with self.dashboard.tenant_tx(tenant_id) as tx:
+            sealed = seal(INTAKE_PUBLIC, tenant_id, request_id, Credentials())
+            tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
+        self.door.change(tenant_id, request_id)
+        self.report(health, tenant_id)
+
+    def report(self, health: str, tenant_id: str = "acme-corp-12345") -> None:
+        """Have the root key in force do as `health` says, and the tenant follow it as the watch has it."""
+        with self.worker.tenant_tx(tenant_id) as tx:
+            key, tenant = tx.root_keys.current(), tx.tenants.get()
+            assert key is not None
+            assert tenant is not None
+            tx.root_keys.report(key.root_key_id, health)
+            if closes(health, 0.0, 60.0):
+                tx.tenants.hold(LockReason.ROOT_KEY)
+            elif LockReason.ROOT_KEY in tenant.locks:
+                tx.tenants.release(LockReason.ROOT_KEY)
+
+    def standing(self, tenant_id: str = "acme-corp-12345") -> tuple[State, tuple[LockReason, ...]]:
+        with self.worker.tenant_tx(tenant_id) as tx:
+            row = tx.tenants.get()
+        assert row is not None
+        return row.state, row.locks
+
     def objects(self, service: str, *states: int, tenant_id: str = "acme-corp-12345") -> None:
         rows = [an_object(tenant_id, f"{service}-{n}", service=service, state=state) for n, state in enumerate(states)]
         with self.crypto.tenant_tx(tenant_id) as tx:
             tx.objects.add(rows)
+
+
+def meaning(state: State) -> str:
+    """Return what a page says of a tenant that this scene brought to a state."""
+    return standing(state, [LockReason.SWITCH]).meaning
 
 
 @pytest.fixture

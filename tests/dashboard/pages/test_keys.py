@@ -3,10 +3,10 @@
 import pytest
 
 from dashboard.views.key_actions import ACTIONS
-from tenancy.lifecycle import MEANING, State
+from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.services import ServiceKind
-from tests.dashboard.scene import Scene, scene, shown, text
+from tests.dashboard.scene import Scene, meaning, scene, shown, text
 
 __all__ = ["scene"]
 
@@ -30,26 +30,32 @@ def test_a_tenant_without_services_is_told_where_their_keys_come_from(scene: Sce
     assert "Connect one on the page Services" in text(shown("keys", scene.seat()))
 
 
-def test_the_three_choices_are_explained_and_two_are_not_offered_yet(scene: Scene) -> None:
+def test_the_three_choices_are_explained_and_the_one_in_force_is_marked(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     said = text(shown("keys", scene.seat()))
     assert "it does not exclude the platform" in said
-    assert said.count("Not offered yet") == 2
+    assert "there is no silent fallback to a key of the platform" in said
     assert said.count("In force") == 1
 
 
-def test_actions_are_explained_without_a_button_that_does_nothing(scene: Scene) -> None:
+def test_actions_are_explained_and_only_what_can_be_done_now_has_a_button(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     at = shown("keys", scene.seat())
     assert [expander.label for expander in at.expander] == [action.title for action in ACTIONS]
-    assert not at.button
+    assert [button.label for button in at.button] == ["Change the root key", "Suspend", "Lock (kill switch)"]
+    assert "Available above, at the root key." in text(at)
+
+
+def test_who_may_only_look_is_offered_no_action(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    assert not shown("keys", scene.seat("acme-corp-12345", PersonRole.AUDITOR)).button
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
 def test_every_other_state_is_said_first(scene: Scene, state: State) -> None:
     scene.tenant(state)
     at = shown("keys", scene.seat())
-    assert any(MEANING[state].lower() in box.value.lower() for box in [*at.info, *at.warning, *at.error])
+    assert any(meaning(state) in box.value for box in [*at.info, *at.warning, *at.error])
     assert "In use: it wraps" not in text(at)
 
 

@@ -3,10 +3,10 @@
 import pytest
 
 from tenancy.errors import TemporalUnavailable
-from tenancy.lifecycle import MEANING, State
+from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.services import ServiceKind, ServiceState
-from tests.dashboard.scene import Scene, a_request_pem, scene, shown, text
+from tests.dashboard.scene import Scene, a_request_pem, meaning, scene, shown, text
 
 __all__ = ["scene"]
 
@@ -144,7 +144,7 @@ def test_who_may_only_look_is_offered_no_action(scene: Scene, role: PersonRole) 
 def test_a_state_that_forbids_connecting_offers_no_button_and_says_why(scene: Scene, state: State) -> None:
     scene.tenant(state)
     at = shown("services", scene.seat())
-    assert any(MEANING[state].lower() in box.value.lower() for box in [*at.info, *at.warning, *at.error])
+    assert any(meaning(state) in box.value for box in [*at.info, *at.warning, *at.error])
     assert f"No service can be connected while the tenant is {state}." in text(at)
     assert not at.button
 

@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dashboard.views import key_actions, keys, root_choices
+from dashboard.views import keys, root_choices
 from dashboard.views.key_actions import ACTIONS, BUILT, KeyAction, offers
 from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.lifecycle import Move, State
 from tenancy.people import Permission
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tests.dashboard.views.held import KEY_ARN, a_held_key
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -31,18 +32,18 @@ def some_use(service: str, count: int, refused: int = 0) -> UsageTotalRow:
 
 
 def test_the_root_key_is_the_one_that_the_service_keys_are_wrapped_by() -> None:
-    assert keys.root(TENANT, []) == keys.RootKey(
+    assert keys.root(TENANT, None, []) == keys.RootKey(
         "Platform-Managed (default)", "root-eu-west-1", "Ready: it wraps no service key yet."
     )
-    changing = keys.root(TENANT, [a_key("a"), a_key("a", 2), a_key("b", root_key="arn:new")])
-    assert changing.name == "arn:new, root-eu-west-1"
-    assert changing.state == "In use: it wraps 2 service keys."
-    assert keys.root(replace(TENANT, root_key_mode="pkcs11"), []).name == "not used yet"
+    used = keys.root(TENANT, None, [a_key("a"), a_key("a", 2), a_key("b")])
+    assert used.state == "In use: it wraps 2 service keys."
+    own = keys.root(replace(TENANT, root_key_mode="aws-kms"), a_held_key(), [a_key("a")])
+    assert (own.mode, own.name) == ("Your own key in AWS KMS (BYOK)", KEY_ARN)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state not in {State.ACTIVE, State.SUSPENDED}])
 def test_a_root_key_that_opens_nothing_is_not_called_in_use(state: State) -> None:
-    said = keys.root(replace(TENANT, state=state), [a_key("a")]).state
+    said = keys.root(replace(TENANT, state=state), None, [a_key("a")]).state
     assert "it wraps" not in said
 
 
@@ -99,7 +100,6 @@ def test_one_choice_is_in_force_and_all_answer_the_same_questions(mode: str, nam
     choices = root_choices.choices(mode)
     assert [choice.name for choice in choices if choice.in_force] == [name]
     assert len({tuple(question for question, _ in choice.facts) for choice in choices}) == 1
-    assert [choice.name for choice in choices if choice.offered] == ["Platform-managed"]
 
 
 def test_every_action_says_what_happens_and_whether_it_can_be_undone() -> None:
@@ -109,17 +109,22 @@ def test_every_action_says_what_happens_and_whether_it_can_be_undone() -> None:
 
 def test_what_this_version_cannot_do_is_explained_and_not_offered() -> None:
     by_name = {offer.action.name: offer for offer in offers(State.ACTIVE, ALL)}
-    assert {name for name, offer in by_name.items() if offer.available} == BUILT
-    assert by_name[KeyAction.LOCK].words == "Not in this version yet."
+    assert {name for name, offer in by_name.items() if offer.available} == BUILT - {
+        KeyAction.RESUME,
+        KeyAction.UNLOCK,
+    }
+    assert by_name[KeyAction.OFFBOARD].words == "Not in this version yet."
+    assert by_name[KeyAction.LOCK].words == "Available above, under Stop and start."
     assert by_name[KeyAction.DISCONNECT].words == "Available on the page Services."
 
 
-def test_an_action_is_offered_to_those_who_may_where_the_state_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_actions, "BUILT", frozenset(KeyAction))
-
+def test_an_action_is_offered_to_those_who_may_where_the_state_allows_it() -> None:
     def words(state: State, permissions: frozenset[Permission]) -> str:
         return next(offer.words for offer in offers(state, permissions) if offer.action.move is Move.SUSPEND)
 
-    assert words(State.ACTIVE, ALL) == "Available."
+    assert words(State.ACTIVE, ALL) == "Available above, under Stop and start."
     assert words(State.LOCKED, ALL) == "Not while the tenant is locked."
+    root = {offer.action.name: offer.words for offer in offers(State.LOCKED, ALL)}
+    assert root[KeyAction.CHANGE_ROOT_KEY] == "Not while the tenant is locked."
+    assert root[KeyAction.UNLOCK] == "Available above, under Stop and start."
     assert words(State.ACTIVE, frozenset({Permission.VIEW})) == "Your role does not include it."

@@ -78,3 +78,7 @@ def test_no_time_at_all_is_no_second():
 
 def test_a_text_from_outside_is_shown_as_it_is():
     assert words.plain("ACME  *Corp* [x](y)\n# :material/key:") == (r"ACME \*Corp\* \[x\]\(y\) \# \:material/key\:")
+
+
+def test_a_name_as_code_is_neither_markup_nor_a_link() -> None:
+    assert words.code("https://bao.example/a`![x](b)`") == "`https://bao.example/a'![x](b)'`"

@@ -1,0 +1,30 @@
+"""What is said above every page of a tenant that does not stand as it should, the most urgent of it first."""
+
+from datetime import datetime
+
+from dashboard.views.root_key import health
+from dashboard.views.standing import Standing, Tone, standing
+from database.interfaces import HeldKeyRow, TenantRow
+from tenancy.lifecycle import DECRYPTS, State
+from tenancy.locks import LockReason
+
+
+def notices(tenant: TenantRow, key: HeldKeyRow | None, grace_seconds: float, now: datetime) -> tuple[Standing, ...]:
+    """Return what is to be said of the tenant's state and of its root key; empty where all is well."""
+    said = []
+    how = health(tenant, key, grace_seconds, now)
+    if tenant.state is not State.ACTIVE:
+        told = standing(tenant.state, tenant.locks)
+        if how is not None and LockReason.ROOT_KEY in tenant.locks and how.tone is not Tone.GOOD:
+            told = Standing(
+                told.name,
+                told.title,
+                told.tone,
+                told.meaning,
+                f"Of the root key is said: {how.title} {how.advice} {how.since} {told.advice}",
+            )
+        said.append(told)
+    if how is not None and how.tone is not Tone.GOOD and tenant.state in DECRYPTS:
+        title = "Your root key is out of reach" if how.tone is Tone.WARNING else "Your root key does not do its part"
+        said.insert(0, Standing("Root key", title, how.tone, how.title, f"{how.since} {how.meanwhile} {how.advice}"))
+    return tuple(said)

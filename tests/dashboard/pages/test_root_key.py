@@ -1,0 +1,204 @@
+"""The root key's card and the dialog that changes it, on a real database, with a door that takes what was sealed."""
+
+import json
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.views.root_key import NO_FALLBACK, PROBLEMS
+from dashboard.views.standing import sentence
+from tenancy.errors import TemporalUnavailable
+from tenancy.lifecycle import State
+from tenancy.people import PersonRole
+from tenancy.root_keys import Problem, RootKeyMode
+from tenancy.services import ServiceKind
+from tests.dashboard.scene import KEY_ARN, ROLE_ARN, Scene, scene, shown, text
+
+__all__ = ["scene"]
+
+ACME = "acme-corp-12345"
+SECRET = "hvs.very-secret-0123456789"
+TOKEN = "root-key.secret.openbao.token"
+
+
+def mode_of(scene: Scene) -> str:
+    with scene.worker.tenant_tx(ACME) as tx:
+        row = tx.tenants.get()
+    assert row is not None
+    return row.root_key_mode
+
+
+def opened(scene: Scene, provider: RootKeyMode = RootKeyMode.OPENBAO, *roles: PersonRole) -> AppTest:
+    at = shown("keys", scene.seat(ACME, *roles))
+    at.button(key="keys.root-key").click().run()
+    at.radio(key="root-key.provider").set_value(provider).run()
+    assert not at.exception
+    return at
+
+
+def fill(at: AppTest, secret: str = SECRET) -> None:
+    at.text_input(key="root-key.field.openbao.address").set_value("https://bao.acme.example:8200")
+    at.text_input(key="root-key.field.openbao.key").set_value("acme")
+    at.text_input(key=TOKEN).set_value(secret).run()
+
+
+def press(at: AppTest, button: str) -> str:
+    at.button(key=f"root-key.{button}").click().run()
+    assert not at.exception
+    return text(at)
+
+
+def test_a_key_is_checked_and_then_changed_to_with_the_credentials_given_once(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MONGODB)
+    at = opened(scene)
+    fill(at)
+    said = press(at, "check")
+    assert "This root key does what is needed" in said
+    assert mode_of(scene) == "platform"
+    assert at.text_input(key=TOKEN).value == ""
+    said = press(at, "change")
+    assert "The root key is changed" in said
+    assert NO_FALLBACK in said
+    assert mode_of(scene) == "openbao"
+    assert [one.token.get_secret_value() for one in scene.door.taken] == [SECRET, SECRET]
+    at.button(key="root-key.close").click().run()
+    assert not at.exception
+    said = text(at)
+    assert "Your own key in your key server (HYOK)" in said
+    assert "**Health:** It answers and opens what it wrapped." in said
+    assert "1 service key wrapped anew" in said
+
+
+def test_credentials_are_never_shown_and_leave_the_session_when_they_are_sealed(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = opened(scene)
+    fill(at)
+    said = press(at, "check")
+    assert "The credentials are sealed" in said
+    assert SECRET not in said
+    everything = object.__getattribute__(at.session_state._state, "_state")
+    assert "root-key.supply" in repr(everything)
+    assert SECRET not in repr(everything)
+    at.button(key="root-key.cancel").click().run()
+    assert "root-key.supply" not in at.session_state
+    assert TOKEN not in at.session_state
+
+
+def test_a_place_that_is_changed_asks_for_its_credentials_again(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = opened(scene)
+    fill(at)
+    press(at, "check")
+    at.text_input(key="root-key.field.openbao.address").set_value("https://other.example").run()
+    assert "openbao here needs token" in press(at, "change").lower()
+    assert mode_of(scene) == "platform"
+
+
+@pytest.mark.parametrize("button", ["check", "change"])
+def test_a_wrong_field_is_said_at_once_and_what_was_typed_stays(scene: Scene, button: str) -> None:
+    scene.tenant(State.ACTIVE)
+    at = opened(scene)
+    fill(at)
+    at.text_input(key="root-key.field.openbao.address").set_value("bao.acme.example").run()
+    said = press(at, button)
+    assert "Address: an address such as https://vault.example.com:8200" in said
+    assert at.text_input(key="root-key.field.openbao.key").value == "acme"
+    assert scene.door.asked == []
+
+
+def test_what_a_check_found_is_said_with_what_mends_it(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    statement = json.dumps({"Sid": "OpenKcmRootKey"})
+    scene.door.problems = [
+        Problem(code="root_key_denied", message="kms:Decrypt denied", hint=f"add to the key's policy: {statement}"),
+        Problem(code="root_key_disabled", message="the root key is disabled", hint="enable it"),
+    ]
+    at = opened(scene, RootKeyMode.AWS_KMS)
+    at.text_input(key="root-key.field.aws-kms.key_arn").set_value(KEY_ARN)
+    at.text_input(key="root-key.field.aws-kms.role_arn").set_value(ROLE_ARN).run()
+    said = press(at, "check")
+    assert "This root key would not do" in said
+    assert "The root key is disabled." in said
+    assert statement in [code.value for code in at.code]
+    assert "Kms:Decrypt denied." in said
+    scene.door.problems = []
+    assert "This root key does what is needed" in press(at, "check")
+
+
+def test_a_refused_change_says_why_and_that_the_former_key_is_in_force(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.door.problems = [Problem(code="root_key_missing", message="there is none", hint="make it")]
+    at = opened(scene)
+    fill(at)
+    said = press(at, "change")
+    assert "The root key was not changed" in said
+    assert "There is none." in said
+    assert "The former root key is in force." in said
+    at.button(key="root-key.cancel").click().run()
+    assert "ended without effect" in text(at)
+
+
+def test_a_change_that_takes_long_says_so_and_is_followed_on_the_page(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    for number in range(3):
+        scene.service(f"service-{number}", ServiceKind.MICROSERVICE)
+    scene.door.wraps = 1
+    at = opened(scene)
+    fill(at)
+    assert "It goes on by itself" in press(at, "change")
+    at.button(key="root-key.cancel").click().run()
+    said = text(at)
+    assert "1 of 3 service keys are wrapped" in said
+    assert "It can be changed again when the running change has ended." in said
+    assert "keys.root-key" not in [button.key for button in at.button]
+
+
+def test_with_temporal_down_nothing_is_lost(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.door.fails = TemporalUnavailable()
+    at = opened(scene)
+    fill(at)
+    assert "Not changed" in press(at, "change")
+    scene.door.fails = None
+    assert "The root key is changed" in press(at, "change")
+    assert len(set(scene.door.asked)) == 1
+
+
+@pytest.mark.parametrize("provider", list(RootKeyMode))
+def test_every_provider_says_what_to_do_first(scene: Scene, provider: RootKeyMode) -> None:
+    scene.tenant(State.ACTIVE)
+    if provider is RootKeyMode.PLATFORM:
+        scene.held_key()
+    said = text(opened(scene, provider))
+    assert "What to do first, where the key is held" in said
+    assert "without a silent fallback" in said
+    if provider is RootKeyMode.AWS_KMS:
+        assert "openkcm/acme-corp-12345" in said
+
+
+def test_the_platforms_key_can_be_taken_back_without_credentials(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.held_key()
+    assert "The root key is changed" in press(opened(scene, RootKeyMode.PLATFORM), "change")
+    assert mode_of(scene) == "platform"
+
+
+@pytest.mark.parametrize("code", ["ok", *sorted(PROBLEMS)])
+def test_the_card_says_how_the_root_key_does(scene: Scene, code: str) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.held_key(code)
+    said = text(shown("keys", scene.seat()))
+    if code == "ok":
+        assert "It answers" in said
+        assert "1111" in said  # the account in the key's ARN
+    else:
+        assert f"**Health:** {sentence(PROBLEMS[code].message)}" in said
+        assert NO_FALLBACK in said
+
+
+def test_who_may_only_look_changes_nothing(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    assert "A key administrator of your organization changes" in text(
+        shown("keys", scene.seat(ACME, PersonRole.AUDITOR))
+    )

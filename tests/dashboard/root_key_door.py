@@ -1,0 +1,83 @@
+"""What the workflows do to the rows of root keys: take the sealed credentials, try, wrap, switch or give up."""
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from config.sealing import unseal
+from database.connection import Database
+from database.interfaces import SealedRootKeyRow, ServiceKeyRow
+from tenancy.ids import root_key
+from tenancy.root_keys import Credentials, PlatformPlace, Problem, refuse_incomplete
+from workflows.gateway import NotDoneInTime, UpdateRefused
+
+_KEY = ec.generate_private_key(ec.SECP256R1())
+INTAKE_PRIVATE = _KEY.private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+).decode()
+INTAKE_PUBLIC = (
+    _KEY.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+)
+
+
+@dataclass
+class RootKeyDoor:
+    """`problems` is what a preflight finds; a change stops after `wraps` service keys and goes on when asked again."""
+
+    worker: Database
+    problems: list[Problem] = field(default_factory=list)
+    wraps: int | None = None
+    taken: list[Credentials] = field(default_factory=list)
+
+    def preflight(self, tenant_id: str, request_id: str) -> None:
+        with self.worker.tenant_tx(tenant_id) as tx:
+            self._take(tx, tenant_id, request_id)
+            tx.root_keys.found(request_id, self.problems)
+
+    def change(self, tenant_id: str, request_id: str) -> None:
+        number, refused = self._begin(tenant_id, request_id)
+        if refused is not None:
+            raise UpdateRefused(refused, "the root key was not changed and the former one is in force", "")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            rows = tx.root_keys.unstaged(number, 1000 if self.wraps is None else self.wraps)
+            tx.root_keys.stage(number, [(row, _wrap(row)) for row in rows])
+            if tx.root_keys.switch(number):
+                return
+        raise NotDoneInTime
+
+    def _begin(self, tenant_id: str, request_id: str) -> tuple[int, str | None]:
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tenant, before = tx.tenants.get(), tx.root_keys.changes()
+            assert tenant is not None
+            running = next((change for change in before if change.state == "running"), None)
+            if running is not None:
+                return running.number, None
+            number, place = len(before) + 1, tx.root_keys.requested(request_id).place
+            platform = isinstance(place, PlatformPlace)
+            self._take(tx, tenant_id, request_id)
+            if not platform:
+                tx.root_keys.admit(SealedRootKeyRow(request_id, place, "vault:v1:sealed"))
+            name = root_key(tenant.region) if platform else place.name
+            tx.root_keys.begin(number, place.provider, name, None if platform else request_id)
+            tx.root_keys.found(request_id, self.problems)
+            if self.problems:
+                tx.root_keys.abandon(number, self.problems[0].code)
+                return number, self.problems[0].code
+            if not platform:
+                tx.root_keys.prove(request_id, b"wrapped probe", sha256(b"probe").digest())
+            return number, None
+
+    def _take(self, tx, tenant_id: str, request_id: str) -> None:
+        request = tx.root_keys.requested(request_id)
+        if isinstance(request.place, PlatformPlace):
+            return
+        assert request.sealed is not None, "the credentials of a request are taken once"
+        credentials = unseal(INTAKE_PRIVATE, tenant_id, request_id, request.sealed)
+        refuse_incomplete(request.place, credentials)
+        self.taken.append(credentials)
+
+
+def _wrap(row: ServiceKeyRow) -> bytes:
+    return b"anew: " + row.wrapped

@@ -1,0 +1,70 @@
+"""What can be asked of a tenant's standing, and what is said to stop before it does."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from dashboard.views import stopping
+from database.interfaces import ServiceRow, TenantRow
+from tenancy.lifecycle import State
+from tenancy.locks import LockReason
+from tenancy.messages import StandingMove
+from tenancy.services import ServiceKind, ServiceState
+from tests.dashboard.views.held import NOW
+
+TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
+SUSPEND, RESUME, LOCK, UNLOCK = StandingMove
+
+
+def locked(*reasons: LockReason) -> TenantRow:
+    return replace(TENANT, state=State.LOCKED, locks=reasons)
+
+
+def a_service(name: str, seen: float | None = None, state: ServiceState = ServiceState.CONNECTED) -> ServiceRow:
+    last = None if seen is None else NOW - timedelta(hours=seen)
+    return ServiceRow(name, ServiceKind.MONGODB, state, NOW, None, last, NOW)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "moves"),
+    [
+        (TENANT, (SUSPEND, LOCK)),
+        (replace(TENANT, state=State.SUSPENDED), (RESUME, LOCK)),
+        (locked(LockReason.SWITCH), (UNLOCK,)),
+        (locked(LockReason.ROOT_KEY, LockReason.SWITCH), (UNLOCK,)),
+        (locked(LockReason.ROOT_KEY), (LOCK,)),
+        *((replace(TENANT, state=state), ()) for state in (State.REQUESTED, State.FAILED, State.LEAVING)),
+    ],
+)
+def test_only_what_changes_something_is_offered(tenant: TenantRow, moves: tuple[StandingMove, ...]) -> None:
+    assert stopping.moves(tenant) == moves
+
+
+def test_suspending_and_locking_are_told_apart() -> None:
+    said = stopping.explained(TENANT)
+    assert "decrypt only" in said
+    assert "no key opens" in said
+    assert "the kill switch and the root key" in stopping.explained(locked(LockReason.SWITCH, LockReason.ROOT_KEY))
+    assert "not on record" in stopping.explained(locked())
+    assert "nothing to stop" in stopping.explained(replace(TENANT, state=State.LEAVING))
+
+
+def test_what_stops_is_each_connected_service_the_last_used_first() -> None:
+    lines = stopping.stops(
+        [a_service("a"), a_service("b", 2), a_service("c", 1), a_service("d", 0, ServiceState.DISCONNECTED)], NOW
+    )
+    assert [line.partition(",")[0] for line in lines] == ["**c**", "**b**", "**a**"]
+    assert lines[0] == "**c**, MongoDB cluster: last used 25 Nov 2026, 11:00 UTC (1 hour ago)"
+    assert lines[2].endswith("not used so far")
+
+
+def test_many_services_are_counted() -> None:
+    lines = stopping.stops([a_service(f"service-{number}") for number in range(25)], NOW)
+    assert len(lines) == 21
+    assert lines[-1] == "and 5 more services"
+
+
+def test_an_unlocked_tenant_that_its_root_key_locks_says_so() -> None:
+    assert "stays locked until its root key works" in stopping.why_locked_still(locked(LockReason.ROOT_KEY))
+    assert stopping.why_locked_still(TENANT) == ""
