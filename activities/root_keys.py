@@ -21,7 +21,7 @@ from tenancy.binding import Context, Purpose
 from tenancy.errors import OpenKcmError, TenantClosed, TenantUnknown, WrongContext
 from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import DECRYPTS, State
-from tenancy.locks import LockReason
+from tenancy.locks import LockReason, may_change_root_key
 from tenancy.messages import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
 from tenancy.root_key_errors import RootKeyDenied, RootKeyRefused
 from tenancy.root_keys import (
@@ -129,6 +129,8 @@ class RootKeyActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant, progress = _known(tx), tx.root_keys.stage(step.number, ())
         new = self._by_id(tenant, progress.root_key_id)
+        # The same key with other credentials opens its own wraps, also when the former credentials no longer do.
+        same = (progress.to_mode, progress.to_name) == (progress.from_mode, progress.from_name)
         former: dict[str | None, RootKey] = {}
 
         def wrapped(row: ServiceKeyRow) -> tuple[ServiceKeyRow, bytes]:
@@ -143,7 +145,7 @@ class RootKeyActivities:
                 if not rows:
                     return WrapProgress(total=progress.total, wrapped=progress.wrapped)
                 for root_key_id in {row.root_key_id for row in rows} - former.keys():
-                    former[root_key_id] = self._by_id(tenant, root_key_id)
+                    former[root_key_id] = new if same else self._by_id(tenant, root_key_id)
                 wraps = list(pool.map(wrapped, rows))
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     progress = tx.root_keys.stage(step.number, wraps)
@@ -252,7 +254,7 @@ def _of_service_key(tenant_id: str, row: ServiceKeyRow) -> Context:
 
 def _open(tx: TenantTransaction) -> TenantRow:
     tenant = tx.tenants.lock()
-    if tenant.state not in DECRYPTS:
+    if not may_change_root_key(tenant.state, tenant.locks):
         raise TenantClosed(tenant.state)
     return tenant
 

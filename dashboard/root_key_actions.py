@@ -4,7 +4,7 @@ Credentials are in this process only until they are sealed, which is before anyt
 after that opens for the worker alone, and only for this tenant and this request.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -13,10 +13,11 @@ from pydantic import SecretStr
 from config.sealing import seal
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.interfaces import RootKeyRequestRow
+from database.interfaces import RootKeyRequestRow, TenantRow
 from tenancy.audit import AuditName
 from tenancy.errors import TenantClosed, TenantUnknown
 from tenancy.lifecycle import DECRYPTS, State
+from tenancy.locks import may_change_root_key
 from tenancy.people import Permission
 from tenancy.root_keys import Credentials, Place, PlatformPlace, Problem, parse_place, refuse_incomplete
 from workflows.gateway import NotDoneInTime
@@ -53,7 +54,7 @@ def wishes(seat: Seat, fields: Mapping[str, str], secrets: Mapping[str, str]) ->
 def check(seat: Seat, wish: Wish) -> Sequence[Problem]:
     """Try a root key, change nothing, and return what is wrong; empty when all works. Raises OpenKcmError."""
     name = AuditName.ROOT_KEY_PREFLIGHT_REQUESTED
-    _store(seat, name, wish, DECRYPTS | {State.LOCKED})
+    _store(seat, name, wish, lambda tenant: tenant.state in DECRYPTS | {State.LOCKED})
     ask(
         seat,
         name,
@@ -75,7 +76,7 @@ def change(seat: Seat, wish: Wish) -> None:
         OpenKcmError: refused, and the former root key is in force; `found` tells what the preflight said.
     """
     name = AuditName.ROOT_KEY_CHANGE_REQUESTED
-    _store(seat, name, wish, DECRYPTS)
+    _store(seat, name, wish, lambda tenant: may_change_root_key(tenant.state, tenant.locks))
     ask(
         seat,
         name,
@@ -101,14 +102,14 @@ def _wish(seat: Seat, request_id: str, place: Place, credentials: Credentials) -
     return Wish(request_id, place, seal(seat.intake_key, seat.tenant_id, request_id, credentials))
 
 
-def _store(seat: Seat, name: AuditName, wish: Wish, states: frozenset[State]) -> None:
+def _store(seat: Seat, name: AuditName, wish: Wish, admitted: Callable[[TenantRow], bool]) -> None:
     """Store the request and put on record that it is about to be made."""
     require(seat, Permission.MANAGE_KEYS, name, wish.place.name)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant = tx.tenants.get()
         if tenant is None:
             raise TenantUnknown
-        if tenant.state not in states:
+        if not admitted(tenant):
             raise TenantClosed(tenant.state)
         tx.root_keys.request(RootKeyRequestRow(wish.request_id, wish.place, wish.sealed))
         tx.audit.append(

@@ -4,10 +4,11 @@ A switch that a person pulled is not undone because the root key works, and a ro
 a person who unlocks. The tenant opens again, as it was, when the last reason has gone.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tenancy.lifecycle import Move, State, advance
+from tenancy.lifecycle import DECRYPTS, Move, State, advance
 from tenancy.root_key_errors import CustomerKeyError
 
 
@@ -35,7 +36,7 @@ def hold(standing: Standing, reason: LockReason) -> Standing:
 
 
 def release(standing: Standing, reason: LockReason) -> Standing:
-    """Return the standing once `reason` is gone; one that never held changes nothing.
+    """Return the standing once `reason` is gone; one that never held changes nothing where another holds.
 
     Raises:
         IllegalMove: the tenant is not locked, and not by `reason`.
@@ -43,9 +44,18 @@ def release(standing: Standing, reason: LockReason) -> Standing:
     if standing.state is not State.LOCKED:
         return Standing(advance(standing.state, Move.UNLOCK, State.ACTIVE))
     left = standing.locks - {reason}
-    if left or reason not in standing.locks:
+    if left or (standing.locks and reason not in standing.locks):
         return replace(standing, locks=left)
     return Standing(advance(State.LOCKED, Move.UNLOCK, standing.unlocks_to or State.ACTIVE))
+
+
+def may_change_root_key(state: State, locks: Collection[LockReason]) -> bool:
+    """Return whether the root key may be changed.
+
+    Where the root key alone locks the tenant too: to the same key, with credentials that work again. To another one the
+    change ends without effect, for nothing can be opened with the former key.
+    """
+    return state in DECRYPTS or (state is State.LOCKED and set(locks) == {LockReason.ROOT_KEY})
 
 
 HEALTHY = "ok"

@@ -22,7 +22,7 @@ class RootKeyDisabled(CustomerKeyError):
 class RootKeyPendingDeletion(CustomerKeyError):
     code = "root_key_pending_deletion"
     message = "the root key is about to be deleted"
-    hint = "cancel the deletion where the key is held, or change to another root key at once"
+    hint = "cancel the deletion where the key is held: once it is gone, nothing under it can be opened again"
 
 
 class RootKeyMissing(CustomerKeyError):

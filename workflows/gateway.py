@@ -132,7 +132,9 @@ class Gateway:
 
     async def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
         """Try the root key of a stored request; what was found is on record when this returns. Raises as above."""
-        await self._of_tenant(tenant_id, Tenant.preflight_root_key, RootKeyRequest(request_id=request_id), request_id)
+        await self._of_tenant(
+            tenant_id, Tenant.preflight_root_key, RootKeyRequest(request_id=request_id), f"preflight-{request_id}"
+        )
 
     async def change_root_key(self, tenant_id: str, request_id: str) -> None:
         """Put every service key under the root key of a stored request; it is in force when this returns.
@@ -140,7 +142,9 @@ class Gateway:
         Raises: as above; UpdateRefused with the code of what stopped it, after which the former key is in force. What
             a preflight found is on record.
         """
-        await self._of_tenant(tenant_id, Tenant.change_root_key, RootKeyRequest(request_id=request_id), request_id)
+        await self._of_tenant(
+            tenant_id, Tenant.change_root_key, RootKeyRequest(request_id=request_id), f"change-{request_id}"
+        )
 
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         """Connect a service, or give a connected one a further certificate, as the stored request says.

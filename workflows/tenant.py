@@ -157,7 +157,7 @@ class Tenant:
         del request
         if self._changing:
             raise refusal(OperationRunning("a change of the root key"))
-        if self._memory.state not in DECRYPTS:
+        if self._memory.state not in _LIVE:  # whether a locked one may is decided with its locks, which are on record
             raise refusal(TenantClosed(self._memory.state))
 
     async def _change(self, request: RootKeyRequest) -> None:

@@ -9,9 +9,9 @@ from dashboard.views.chain import mode
 from dashboard.views.standing import Tone, sentence
 from dashboard.views.words import count, moment, span
 from database.interfaces import HeldKeyRow, RootKeyChangeRow, TenantRow
-from tenancy.errors import CustomerKeyError
 from tenancy.lifecycle import DECRYPTS, State
-from tenancy.locks import HEALTHY, OUT_OF_REACH, LockReason
+from tenancy.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_root_key
+from tenancy.root_key_errors import CustomerKeyError
 
 NO_FALLBACK = "There is no silent fallback: without this root key nothing opens, not even under a key of the platform."
 
@@ -123,13 +123,10 @@ def why_no_change(tenant: TenantRow, change: RootKeyChangeRow | None) -> str:
     """Return why the root key cannot be changed now; empty when it can."""
     if change is not None and change.state == "running":
         return "It can be changed again when the running change has ended."
-    if tenant.state in DECRYPTS:
+    if may_change_root_key(tenant.state, tenant.locks):
         return ""
     if tenant.state is State.LOCKED:
-        return (
-            "It cannot be changed while the tenant is locked: every service key has to be opened once from the root "
-            "key in force."
-        )
+        return "It cannot be changed while somebody's lock is in force. Unlock the tenant first."
     return f"It cannot be changed while the tenant is {tenant.state}."
 
 

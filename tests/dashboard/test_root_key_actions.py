@@ -8,17 +8,10 @@ import pytest
 
 from dashboard import root_key_actions
 from dashboard.root_key_actions import Wish
-from tenancy.errors import (
-    ActionRefused,
-    RootKeyRefused,
-    RootKeyRequestUnknown,
-    SessionEnded,
-    TemporalUnavailable,
-    TenantClosed,
-    TenantUnknown,
-)
+from tenancy.errors import ActionRefused, SessionEnded, TemporalUnavailable, TenantClosed, TenantUnknown
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
+from tenancy.root_key_errors import RootKeyRefused, RootKeyRequestUnknown
 from tenancy.root_keys import Problem, RootKeyMode
 from tenancy.services import ServiceKind
 from tests.dashboard.scene import KEY_ARN, ROLE_ARN, Scene, scene

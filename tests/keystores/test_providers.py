@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from keystores.providers import PROVIDERS, CustomerRootKeys, Reach
 from keystores.sessions import Sessions
-from tenancy.errors import RootKeyRefused, RootKeySlow
+from tenancy.root_key_errors import RootKeyRefused, RootKeySlow
 from tenancy.root_keys import (
     AwsKmsPlace,
     Credentials,

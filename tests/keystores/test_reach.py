@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from keystores.providers import CustomerRootKeys, Reach
-from tenancy.errors import RootKeyFailing, RootKeyRefused, RootKeyUnreachable
+from tenancy.root_key_errors import RootKeyFailing, RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import Credentials, OpenBaoPlace
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT
 from tests.keystores.fault_proxy import FaultProxy, answering

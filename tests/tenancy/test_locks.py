@@ -4,7 +4,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tenancy.errors import IllegalMove
 from tenancy.lifecycle import State
-from tenancy.locks import HEALTHY, OUT_OF_REACH, LockReason, Standing, closes, hold, release
+from tenancy.locks import (
+    HEALTHY,
+    OUT_OF_REACH,
+    LockReason,
+    Standing,
+    closes,
+    hold,
+    may_change_root_key,
+    release,
+)
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDisabled, RootKeySlow, RootKeyUnreachable
 
 
@@ -77,6 +86,21 @@ def test_a_healthy_key_never_locks() -> None:
     assert not closes(HEALTHY, 1e9, 0)
     assert {RootKeySlow.code, RootKeyUnreachable.code} <= OUT_OF_REACH
     assert RootKeyDisabled.code not in OUT_OF_REACH
+
+
+def test_the_root_key_is_changed_where_nothing_but_it_locks() -> None:
+    root_key, switch = LockReason.ROOT_KEY, LockReason.SWITCH
+    assert may_change_root_key(State.ACTIVE, ())
+    assert may_change_root_key(State.SUSPENDED, ())
+    assert may_change_root_key(State.LOCKED, [root_key])
+    assert not may_change_root_key(State.LOCKED, [root_key, switch])
+    assert not may_change_root_key(State.LOCKED, [switch])
+    assert not may_change_root_key(State.LOCKED, [])
+    assert not may_change_root_key(State.LEAVING, ())
+
+
+def test_a_lock_from_before_there_were_reasons_opens() -> None:
+    assert release(Standing(State.LOCKED), LockReason.SWITCH) == Standing(State.ACTIVE)
 
 
 def test_a_code_nobody_knows_locks() -> None:

@@ -9,9 +9,9 @@ from dashboard.views import overview, root_key
 from dashboard.views.notices import notices
 from dashboard.views.standing import Tone, sentence
 from database.interfaces import TenantRow
-from tenancy.errors import CustomerKeyError
 from tenancy.lifecycle import State
 from tenancy.locks import OUT_OF_REACH, LockReason, closes
+from tenancy.root_key_errors import CustomerKeyError
 from tests.dashboard.views.held import NOW, a_change, a_held_key
 
 GRACE = 60.0
