@@ -1,8 +1,8 @@
 """One protocol for every root key.
 
 Failures are classes that a person acts on differently: those of `tenancy.root_key_errors.CustomerKeyError`, and
-WrongContext for a ciphertext of another context, another key, or altered. Nothing else leaves an implementation, and no failure says
-anything of what was wrapped or of the credentials. Nothing is tried again inside: the caller decides.
+WrongContext for a ciphertext of another context, another key, or altered. Nothing else leaves an implementation, and no
+failure says anything of what was wrapped or of the credentials. Nothing is tried again inside: the caller decides.
 """
 
 from collections.abc import Sequence

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import typer
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import cli.root_key
 import cli.tenant
+from cli import output
 from cli.access import Question
 from config import secrets
 from config.sealing import unseal
@@ -147,7 +149,9 @@ class Desk:
         app.callback()(lambda: None)
         cli.root_key.register(app, self._ask)
         cli.tenant.register(app, self._ask)
-        return CliRunner(env={"COLUMNS": "300"}).invoke(app, list(words), input=typed)
+        # A console keeps the width it was made with, which under xdist is the terminal's.
+        with patch.object(output.people, "_width", 300):
+            return CliRunner().invoke(app, list(words), input=typed)
 
     def run(self, *words: str, status: int = 0, typed: str | None = None) -> Any:
         """Run a command as a script does and return its document; a refusal is raised as `cli.__main__` gets it."""

@@ -65,6 +65,7 @@ def stand(field: Field) -> Stand:
         origin=ORIGIN,
         cookie_secret=SECRET,
         client_secret="",
+        intake_key="",
         operations=Operations(database, 180.0),
         market=None,
     )
