@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 
 from matplotlib.figure import Figure
 
-from benchmarks import burst, crypto_https, crypto_kmip, dashboard, fuzz_kmip, provision_latency, report, scale
+from benchmarks import (
+    burst,
+    crypto_https,
+    crypto_kmip,
+    dashboard,
+    fuzz_kmip,
+    provision_latency,
+    report,
+    revocation,
+    scale,
+)
 from benchmarks.report import Result
 
 BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
@@ -18,6 +28,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "crypto_kmip": crypto_kmip.run,
     "dashboard": dashboard.run,
     "fuzz_kmip": fuzz_kmip.run,
+    "revocation": revocation.run,
 }
 
 

@@ -8,7 +8,7 @@ from benchmarks.stack import Stack
 
 
 @contextmanager
-def connected_stack(tenant_id: str, kind: str, **settings: int) -> Iterator[tuple[Stack, Path]]:
+def connected_stack(tenant_id: str, kind: str, **settings: float | str) -> Iterator[tuple[Stack, Path]]:
     """Yield the stack and the folder with the service's key, certificate and configuration."""
     with Stack(**settings) as stack:
         folder = stack.folder / "service"

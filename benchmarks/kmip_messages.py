@@ -1,6 +1,6 @@
 """The few KMIP messages that the benchmarks send, made with the product's codec and understood by every server."""
 
-from crypto.kmip.enums import CryptographicAlgorithm, ObjectType, Operation
+from crypto.kmip.enums import BlockCipherMode, CryptographicAlgorithm, ObjectType, Operation
 from crypto.kmip.items import Item, ItemType, Value
 from crypto.kmip.tags import Tag
 from crypto.kmip.ttlv import decode, encode
@@ -31,6 +31,35 @@ def get(identifier: str) -> bytes:
     return _request(Operation.GET, Item(Tag.UNIQUE_IDENTIFIER, ItemType.TEXT_STRING, identifier))
 
 
+def activate(identifier: str) -> bytes:
+    """Return a request that makes a key fit for use."""
+    return _request(Operation.ACTIVATE, Item(Tag.UNIQUE_IDENTIFIER, ItemType.TEXT_STRING, identifier))
+
+
+def encrypt(identifier: str, data: bytes) -> bytes:
+    """Return a request to encrypt with AES-GCM under a nonce of the server's."""
+    return _request(
+        Operation.ENCRYPT,
+        Item(Tag.UNIQUE_IDENTIFIER, ItemType.TEXT_STRING, identifier),
+        _structure(Tag.CRYPTOGRAPHIC_PARAMETERS, _gcm(), Item(Tag.RANDOM_IV, ItemType.BOOLEAN, value=True)),
+        Item(Tag.DATA, ItemType.BYTE_STRING, data),
+    )
+
+
+def decrypt(identifier: str, encrypted: bytes) -> bytes:
+    """Return a request to decrypt what the answer to `encrypt` brought."""
+    [item] = decode(encrypted).all(Tag.BATCH_ITEM)
+    payload = item.first(Tag.RESPONSE_PAYLOAD)
+    assert payload is not None
+    parts = [payload.first(tag) for tag in (Tag.DATA, Tag.IV_COUNTER_NONCE, Tag.AUTHENTICATED_ENCRYPTION_TAG)]
+    return _request(
+        Operation.DECRYPT,
+        Item(Tag.UNIQUE_IDENTIFIER, ItemType.TEXT_STRING, identifier),
+        _structure(Tag.CRYPTOGRAPHIC_PARAMETERS, _gcm()),
+        *(part for part in parts if part is not None),
+    )
+
+
 def succeeded(answer: bytes) -> bool:
     """Whether the answer's one item says Success; looked for in the bytes, since decoding would cost like an answer."""
     return _SUCCESS in answer
@@ -44,6 +73,10 @@ def found_identifier(answer: bytes) -> str:
     if identifier is None:
         raise RuntimeError("the answer names no object")
     return str(identifier.value)
+
+
+def _gcm() -> Item:
+    return Item(Tag.BLOCK_CIPHER_MODE, ItemType.ENUMERATION, BlockCipherMode.GCM)
 
 
 def _request(operation: Operation, *payload: Item) -> bytes:

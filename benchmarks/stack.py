@@ -39,7 +39,7 @@ _BELOW_EPHEMERAL = (20000, 32000)
 class Stack:
     """`with Stack() as stack:` runs the whole product in a temporary folder on free ports."""
 
-    def __init__(self, **settings: int) -> None:
+    def __init__(self, **settings: float | str) -> None:
         """`settings` are of the product, beside ports and folder."""
         self.folder = Path(tempfile.mkdtemp(prefix="openkcm-bench-"))
         # PostgreSQL refuses to run as root and is then run as nobody, who must be able to reach its folder.
@@ -92,11 +92,11 @@ class Stack:
         password = read_secret(folder, secrets.database_password(role))
         return password, bytes.fromhex(read_secret(folder, secrets.context_key(role)))
 
-    def _configure(self, wanted: Mapping[str, int]) -> Settings:
+    def _configure(self, wanted: Mapping[str, float | str]) -> Settings:
         vault, *ports = free_ports(len(_PORTS))
         lines = [f'state_dir = "{self.folder / "state"}"', f"vault_port = {vault}"]
         lines += [f"{name} = {port}" for name, port in zip(_PORTS, ports, strict=True)]
-        lines += [f"{name} = {value}" for name, value in wanted.items()]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in wanted.items()]
         file = self.folder / "openkcm.toml"
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         for name in self._before:

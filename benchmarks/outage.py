@@ -1,0 +1,34 @@
+"""Taking servers of the stack away for as long as a benchmark needs them away."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.stack import Stack
+from devstack import process
+
+_GONE_SECONDS = 10.0
+
+
+@contextmanager
+def without(stack: Stack, components: Sequence[str]) -> Iterator[None]:
+    """Keep these dead at once; who starts them again is halted meanwhile, and goes on afterwards."""
+    pids = stack.pids()
+    victims = {name: process.identify(pids[name]) for name in components}
+    supervisor = _parent_of(pids[components[0]])
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        for name, victim in victims.items():
+            assert victim is not None
+            # PostgreSQL's sessions outlive a killed postmaster for a while; SIGQUIT ends them with it.
+            os.kill(victim.pid, signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
+        assert process.wait_until_gone([victim for victim in victims.values() if victim], _GONE_SECONDS)
+        yield
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
