@@ -17,6 +17,7 @@ from benchmarks import (
     report,
     revocation,
     scale,
+    watch,
 )
 from benchmarks.report import Result
 
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "dashboard": dashboard.run,
     "fuzz_kmip": fuzz_kmip.run,
     "revocation": revocation.run,
+    "watch": watch.run,
 }
 
 

@@ -20,7 +20,7 @@ from benchmarks.stack import Stack
 from benchmarks.statement_log import Message, StatementLog
 from worker.bootstrap import SCHEDULES
 
-_FLUSH_SECONDS = 11.5
+FLUSH_SECONDS = 11.5
 """An idle PostgreSQL backend hands its counters over after 10 seconds at the latest."""
 _TENANT_WORK = re.compile(r"transit/|pki/root/sign-intermediate|auth/jwt/login")
 _BACKGROUND = re.compile(r"audit-heads|payloads-platform")
@@ -61,11 +61,11 @@ class Counters:
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[Sequence[str], Callable[[str], object]], Work]]:
-        self._pause(paused=True)
+        pause_schedules(self._temporal, paused=True)
         with self._log.logging():
-            time.sleep(_FLUSH_SECONDS)  # until nothing that was done before is still to be counted
+            time.sleep(FLUSH_SECONDS)  # until nothing that was done before is still to be counted
             yield self._count
-        self._pause(paused=False)
+        pause_schedules(self._temporal, paused=False)
         self._log.close()
 
     def _count(self, tenants: Sequence[str], provision: Callable[[str], object]) -> Work:
@@ -86,7 +86,7 @@ class Counters:
     def _over(self, work: Callable[[], object]) -> tuple[_Reading, _Reading]:
         before = self._read()
         work()
-        time.sleep(_FLUSH_SECONDS)
+        time.sleep(FLUSH_SECONDS)
         return before, self._read()
 
     def _read(self) -> _Reading:
@@ -98,14 +98,17 @@ class Counters:
             raise LookupError("no statistics of the database openkcm")
         return _Reading(self._audit_log.stat().st_size, self._log.offset(), *row)
 
-    def _pause(self, *, paused: bool) -> None:
-        async def change() -> None:
-            client = await Client.connect(self._temporal)
-            for name in SCHEDULES:
-                handle = client.get_schedule_handle(name)
-                await (handle.pause() if paused else handle.unpause())
 
-        asyncio.run(change())
+def pause_schedules(temporal: str, *, paused: bool) -> None:
+    """Have the platform's own scheduled work rest, or go on."""
+
+    async def change() -> None:
+        client = await Client.connect(temporal)
+        for name in SCHEDULES:
+            handle = client.get_schedule_handle(name)
+            await (handle.pause() if paused else handle.unpause())
+
+    asyncio.run(change())
 
 
 def requests_between(audit_log: Path, start: int, end: int, tenants: Sequence[str]) -> Counter[str]:
