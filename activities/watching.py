@@ -3,12 +3,15 @@
 Nothing is written while nothing changes: one question to the database a second says which root keys there are, and a
 try is one call to whoever holds the key. Who is used, or not well, is tried every second, the others rarely: nothing of
 theirs is in memory, so a key that was taken away cannot be used until its holder is asked again anyway.
-Two pools of threads: those that are out of reach make their callers wait, and must not make the others wait.
+Two pools of threads: those that are out of reach make their callers wait, and must not make the others wait. Neither
+is given more than it gets done in a moment: among thousands that are due, one that is used is never far from its turn,
+and a round ends soon also when all of them have failed at once.
 """
 
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -34,6 +37,10 @@ _LATELY = timedelta(seconds=90)
 """Longer than a service key stays in memory: whoever was not used for so long has none there."""
 _TELL_AGAIN_SECONDS = 5.0
 _THREADS, _WAITING_THREADS = 24, 8
+_AHEAD = 4
+"""Tries begun for each thread: enough to keep it busy for a tick, few enough to be no queue."""
+_TOLD_AT_ONCE = 100
+"""Tenants named in one result; it and the signals that follow stay small when a whole region's keys have failed."""
 _BATCH = 200
 
 log = structlog.get_logger()
@@ -52,22 +59,41 @@ class Watched(TenantDatabase, PlatformDatabase, Protocol):
     """What the watch needs of the database."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Turn:
     """What is remembered of one root key between its tries."""
 
     key: WatchedKey
     due: float = 0.0
     running: "Future[str | None] | None" = None
+    tried: bool = False
     told: float = float("-inf")
     warned: bool = False
+
+    @property
+    def pressing(self) -> bool:
+        return self.key.used or self.key.held or self.key.health != HEALTHY
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Threads, and the tries that were given to them."""
+
+    threads: ThreadPoolExecutor
+    most: int
+    running: list[_Turn] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Region:
+    """What is known of one region; one attempt at a time goes its round."""
+
+    well: _Pool
+    waiting: _Pool
     turns: dict[tuple[str, str], _Turn] = field(default_factory=dict)
     looked: float = float("-inf")
     run: int = 0
+    round: threading.Lock = field(default_factory=threading.Lock)
 
 
 class WatchActivities:
@@ -94,15 +120,21 @@ class WatchActivities:
     @activity.defn(name="watch-root-keys", no_thread_cancel_exception=True)
     def watch_root_keys(self, watch: WatchRootKeysInput) -> WatchResult:
         """Try root keys until some tenant's standing must follow its own, and say which; empty when told to stop."""
-        region = self._regions.setdefault(watch.region, _Region())
+        region = self._regions.setdefault(
+            watch.region,
+            _Region(_Pool(self._well, _AHEAD * _THREADS), _Pool(self._waiting, _AHEAD * _WAITING_THREADS)),
+        )
         region.run += 1
         mine = region.run  # an attempt that Temporal has given up ends when the next one begins
         while mine == region.run and not (activity.is_cancelled() or activity.is_worker_shutdown()):
             activity.heartbeat(len(region.turns))
-            self._look(watch.region, region)
-            self._begin(region)
-            self._collect(region)
-            concerned = tuple(self._concerned(region))
+            # Who was given up may be in the middle of a round that takes its time.
+            if not region.round.acquire(timeout=_TICK_SECONDS):
+                continue
+            try:
+                concerned = self._round(watch.region, region)
+            finally:
+                region.round.release()
             if concerned:
                 return WatchResult(tenants=concerned)
             time.sleep(_TICK_SECONDS)
@@ -115,6 +147,12 @@ class WatchActivities:
             with self._database.tenant_tx(tenant_id) as tx:
                 tx.root_keys.forget_untaken()
             activity.heartbeat(tenant_id)
+
+    def _round(self, name: str, region: _Region) -> tuple[str, ...]:
+        self._look(name, region)
+        self._begin(region)
+        self._collect(region)
+        return self._concerned(region)
 
     def _look(self, name: str, region: _Region) -> None:
         """Ask which root keys there are; while the database is down those that were there are tried on."""
@@ -140,33 +178,59 @@ class WatchActivities:
                 del self._probes[gone]
 
     def _begin(self, region: _Region) -> None:
+        """Begin what is due and there is a place for, the pressing before the others."""
         now = self._monotonic()
-        for turn in region.turns.values():
-            if turn.running is None and now >= turn.due:
-                pool = self._waiting if turn.key.health in OUT_OF_REACH else self._well
-                turn.running = pool.submit(self._try, turn.key)
+        due = [turn for turn in region.turns.values() if turn.running is None and now >= turn.due]
+        due.sort(key=lambda turn: (not turn.pressing, turn.due))
+        for turn in due:
+            pool = region.waiting if turn.key.health in OUT_OF_REACH else region.well
+            if len(pool.running) < pool.most:
+                turn.running = pool.threads.submit(self._try, turn.key)
+                pool.running.append(turn)
 
     def _collect(self, region: _Region) -> None:
+        found: list[tuple[_Turn, str]] = []
         now = self._monotonic()
-        for turn in region.turns.values():
-            if turn.running is None or not turn.running.done():
-                continue
-            health, turn.running = turn.running.result(), None
-            pressing = turn.key.used or turn.key.held or health != HEALTHY
-            turn.due = now + (self._pace.used if pressing else self._pace.idle)
-            if health is not None and health != turn.key.health:
+        for pool in (region.well, region.waiting):
+            begun, pool.running = pool.running, []
+            for turn in begun:
+                if turn.running is None or not turn.running.done():
+                    pool.running.append(turn)
+                    continue
+                health, turn.running = turn.running.result(), None
+                turn.due, turn.tried = now + self._pause(turn, health), True
+                if health is not None and health != turn.key.health:
+                    found.append((turn, health))
+        # Last, for it may fail: what is not reported is found out again.
+        for turn, health in found:
+            if region.turns.get((turn.key.tenant_id, turn.key.root_key_id)) is turn:
                 self._report(turn, health)
 
-    def _concerned(self, region: _Region) -> Iterator[str]:
-        """Yield tenants whose standing is not what their root key asks for, and those to be warned."""
+    def _pause(self, turn: _Turn, health: str | None) -> float:
+        if turn.key.used or turn.key.held or health != HEALTHY:
+            return self._pace.used
+        # All are tried at once when the watch begins; from then on each at a time of its own, told by its random id.
+        return self._pace.idle if turn.tried else self._pace.idle * int(turn.key.root_key_id[:8], 16) / 2**32
+
+    def _concerned(self, region: _Region) -> tuple[str, ...]:
+        """Return tenants whose standing is not what their root key asks for, and those to be warned.
+
+        Who was not told yet comes first: those told before, whose turn has not come, must not keep out the others.
+        """
         now, present = self._monotonic(), self._clock()
+        found: list[tuple[_Turn, bool]] = []
         for turn in region.turns.values():
             key = turn.key
+            if (key.health == HEALTHY and not key.held) or now < turn.told + _TELL_AGAIN_SECONDS:
+                continue
             due = closes(key.health, (present - key.health_since).total_seconds(), self._pace.grace)
             warn = key.health != HEALTHY and not due and not turn.warned
-            if (due != key.held or warn) and now >= turn.told + _TELL_AGAIN_SECONDS:
-                turn.told, turn.warned = now, turn.warned or warn
-                yield key.tenant_id
+            if due != key.held or warn:
+                found.append((turn, warn))
+        found.sort(key=lambda one: one[0].told)
+        for turn, warn in found[:_TOLD_AT_ONCE]:
+            turn.told, turn.warned = now, turn.warned or warn
+        return tuple(turn.key.tenant_id for turn, _ in found[:_TOLD_AT_ONCE])
 
     def _try(self, key: WatchedKey) -> str | None:
         """Return how a root key does; None when that could not be found out for a reason of ours."""

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from temporalio.testing import ActivityEnvironment
 
+from activities import watching
 from activities.watching import Pace, WatchActivities
-from database.interfaces import HeldKeyRow, RootKeyRequestRow, SealedRootKeyRow
+from database.interfaces import HeldKeyRow, RootKeyRequestRow, SealedRootKeyRow, WatchedKey
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError, VaultUnavailable, WrongContext
 from tenancy.lifecycle import Move
@@ -35,6 +36,7 @@ class Holder:
         self.answer = b"known"
         self.tries: dict[str, int] = {}
         self.slow = 0.0
+        self.takes = 0.0
 
     def held(self, tenant_id: str, _root_key_id: str, _place: object, credentials: str) -> "OneKey":
         assert credentials == "credentials"
@@ -52,6 +54,7 @@ class OneKey:
     def unwrap(self, context: Context, wrapped: bytes) -> bytes:
         assert (context.tenant_id, wrapped) == (self.tenant_id, PROBE)
         self.holder.tries[self.tenant_id] = self.holder.tries.get(self.tenant_id, 0) + 1
+        time.sleep(self.holder.takes)
         failed = self.holder.fails.get(self.tenant_id)
         if failed is not None:
             time.sleep(self.holder.slow)
@@ -69,6 +72,13 @@ class Scene:
 
     def with_pace(self, pace: Pace) -> WatchActivities:
         return WatchActivities(self.worker, self.holder, pace, lambda: datetime.now(UTC) + self.later)
+
+    def uses(self, tenant_id: str) -> None:
+        """Have a service of a tenant be seen."""
+        with self.field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
+            tx.services.connect("orders", ServiceKind.MONGODB)
+        with self.field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
+            tx.services.seen(["orders"], datetime.now(UTC))
 
     def holds(self, tenant_id: str) -> None:
         """Give a tenant a root key of its own."""
@@ -172,6 +182,7 @@ def test_nothing_is_written_while_nothing_changes(scene: Scene) -> None:
                 "select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_user_tables where schemaname = 'okcm'"
             ).fetchone()
 
+    scene.run_for(1.5)  # what was written before arrives in the statistics
     before = writes()
     assert scene.run_for(2.0) == ()
     assert scene.holder.tries["acme"] > 5
@@ -200,12 +211,61 @@ def test_who_was_not_used_lately_is_tried_rarely_and_at_once_when_used(scene: Sc
     scene.watch = scene.with_pace(Pace(used=0.05, idle=3600, grace=60))
     scene.run_for(1.5)
     assert scene.holder.tries["acme"] == 1
-    with scene.field.open("worker", max_size=1).tenant_tx("acme") as tx:
-        tx.services.connect("orders", ServiceKind.MONGODB)
-    with scene.field.open("crypto", max_size=1).tenant_tx("acme") as tx:
-        tx.services.seen(["orders"], datetime.now(UTC))
+    scene.uses("acme")
     scene.run_for(2.5)
     assert scene.holder.tries["acme"] > 5
+
+
+def test_who_is_used_does_not_wait_behind_the_many_that_are_not(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_THREADS", 2)
+    scene.watch = scene.with_pace(FAST)
+    for number in range(40):
+        scene.holds(f"idle-{number}")
+    scene.uses("acme")
+    scene.holder.takes = 0.05
+    assert scene.run_for(4.0) == ()
+    # Two at a time, each in a twentieth of a second: in turn with the others it would be tried once a second.
+    assert scene.holder.tries["acme"] > 8
+    assert len(scene.holder.tries) > 20
+
+
+def test_those_tried_at_once_at_the_start_are_tried_apart_from_then_on(scene: Scene) -> None:
+    key = WatchedKey("acme", "80000000" + 24 * "0", HEALTHY, datetime.now(UTC), held=False, used=False)
+    turn = watching._Turn(key)
+    watch = scene.with_pace(Pace(used=1, idle=30, grace=60))
+    assert watch._pause(turn, HEALTHY) == 15
+    turn.tried = True
+    assert watch._pause(turn, HEALTHY) == 30
+    assert watch._pause(turn, RootKeyDisabled.code) == 1
+
+
+def test_when_many_fail_at_once_they_are_told_some_at_a_time_and_each_before_any_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_TOLD_AT_ONCE", 4)
+    tenants = {"acme", *(f"many-{number}" for number in range(9))}
+    for tenant in tenants - {"acme"}:
+        scene.holds(tenant)
+    scene.holder.fails = {tenant: RootKeyDisabled() for tenant in tenants}
+    monkeypatch.setattr(watching, "_TELL_AGAIN_SECONDS", 0.0)
+    told: list[str] = []
+    while set(told) != tenants:
+        some = scene.run()
+        assert len(some) <= 4
+        told += some
+    assert len(told) < 2 * len(tenants) + 4
+
+
+def test_an_attempt_that_was_given_up_leaves_the_round_to_the_next(scene: Scene) -> None:
+    scene.run_for(0.5)
+    region = scene.watch._regions[REGION]
+    with region.round:
+        assert scene.run_for(0.5) == ()
+        tried = scene.holder.tries["acme"]
+        assert scene.run_for(0.5) == ()
+    assert scene.holder.tries["acme"] == tried
+    scene.run_for(0.5)
+    assert scene.holder.tries["acme"] > tried
 
 
 def test_tenants_of_other_regions_and_of_the_platforms_key_are_left_alone(scene: Scene) -> None:
