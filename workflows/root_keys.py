@@ -5,6 +5,8 @@ check leaves no event behind. What it found is on record before this workflow he
 again, because the watch goes on to find that root key and standing do not agree.
 """
 
+import asyncio
+
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
@@ -31,11 +33,13 @@ class WatchRootKeys:
                 heartbeat_timeout=timing.WATCH_HEARTBEAT,
                 retry_policy=timing.RETRY,
             )
-            for tenant_id in changed.tenants:
-                try:
-                    await workflow.get_external_workflow_handle(ids.tenant_workflow(tenant_id)).signal(
-                        ROOT_KEY_REPORTED
-                    )
-                except ApplicationError:
-                    workflow.logger.warning("no entity to tell of its root key")
+            # All in one task: nobody's root key is tried while they are told.
+            await asyncio.gather(*map(_tell, changed.tenants))
         workflow.continue_as_new(watch)
+
+
+async def _tell(tenant_id: str) -> None:
+    try:
+        await workflow.get_external_workflow_handle(ids.tenant_workflow(tenant_id)).signal(ROOT_KEY_REPORTED)
+    except ApplicationError:
+        workflow.logger.warning("no entity to tell of its root key")
