@@ -146,6 +146,18 @@ Written by `python -m benchmarks` (`make bench`) from `benchmarks/results/*.json
 stack of its own with `openkcm up`: servers, marketplace endpoint and worker share the machine with what measures.
 Durations of tenants are the product's own `ready_seconds`, from the accepted event to `active`, both by the database's
 clock.
+
+Two are about root keys that customers hold ([root-keys.md](root-keys.md)):
+
+* `revocation` holds a tenant's root key in AWS KMS (MiniStack), in a token (SoftHSM2) and in an OpenBao of the
+  customer's in turn, has a service ask both fronts 200 times a second, and takes the key away and gives it back:
+  how long until the last success on each front, until the tenant is `locked`, until the first success. While the
+  key is away it tries 10,000 times to be served all the same. At the end it kills worker, Temporal and PostgreSQL
+  right before the key is taken away, which leaves the cache time (`crypto_cache_seconds`) as the only bound.
+* `watch` has one worker watch 5,000 root keys in one OpenBao, each tenant with real keys of its own at both key
+  servers: what that costs in CPU and memory, that nothing is written and no history grows while nothing changes,
+  how long a new worker takes to try every key once, and, with 50 of them in use, how long until a tenant whose key
+  is disabled is `locked`.
 """
 
 
