@@ -71,8 +71,11 @@ class _Turn:
     warned: bool = False
 
     @property
-    def pressing(self) -> bool:
-        return self.key.used or self.key.held or self.key.health != HEALTHY
+    def rank(self) -> int:
+        """Whose turn comes first: something of it may be in memory; something is to change; neither."""
+        if self.key.used and not self.key.held:
+            return 0
+        return 1 if self.key.held or self.key.health != HEALTHY else 2
 
 
 @dataclass(slots=True)
@@ -178,10 +181,10 @@ class WatchActivities:
                 del self._probes[gone]
 
     def _begin(self, region: _Region) -> None:
-        """Begin what is due and there is a place for, the pressing before the others."""
+        """Begin what is due and there is a place for, who is used before the others."""
         now = self._monotonic()
         due = [turn for turn in region.turns.values() if turn.running is None and now >= turn.due]
-        due.sort(key=lambda turn: (not turn.pressing, turn.due))
+        due.sort(key=lambda turn: (turn.rank, turn.due))
         for turn in due:
             pool = region.waiting if turn.key.health in OUT_OF_REACH else region.well
             if len(pool.running) < pool.most:
