@@ -28,7 +28,7 @@ _JWT_SECONDS = 60
 _REUSE = 0.5
 """Part of a token's life in which it is handed out again; the rest is left for the calls it was handed out for."""
 _KEPT = 256
-"""Tokens kept; beyond it those that have ended are forgotten."""
+"""Tokens kept before those that have ended are forgotten; afterwards there may be twice those that are left."""
 
 
 class TenantSessions(Protocol):
@@ -74,6 +74,7 @@ class TenantTokens:
         self._identity = TenantIdentity(identity_pem, process)
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
+        self._most = _KEPT
 
     def session(self, tenant_id: str) -> TokenSession:
         """Return a session that may encrypt and decrypt with this tenant's key for the next half minute.
@@ -88,8 +89,9 @@ class TenantTokens:
         auth = self._log_in(tenant_id)
         fresh = _Kept(self._nobody.for_token(auth["client_token"]), now + auth["lease_duration"] * _REUSE)
         with self._lock:
-            if len(self._kept) >= _KEPT:
+            if len(self._kept) >= self._most:
                 self._kept = {tenant: old for tenant, old in self._kept.items() if now < old.until}
+                self._most = max(_KEPT, 2 * len(self._kept))
             self._kept[tenant_id] = fresh
         return fresh.session
 

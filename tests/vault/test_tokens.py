@@ -34,6 +34,19 @@ def test_a_token_is_handed_out_again_for_the_same_tenant_alone(
     assert tokens.session(tenant) is not tokens.session(new_tenant())
 
 
+def test_those_that_have_ended_are_forgotten_and_not_looked_for_at_every_login(
+    tokens: TenantTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = {"client_token": "token", "lease_duration": 60}
+    monkeypatch.setattr(tokens, "_log_in", lambda _: life)
+    good = [tokens.session(f"good-{number}") for number in range(1000)]
+    assert [tokens.session(f"good-{number}") for number in range(1000)] == good
+    life["lease_duration"] = 0
+    for number in range(3000):
+        tokens.session(f"ended-{number}")
+    assert len(tokens._kept) <= 2 * 1024
+
+
 def test_a_later_login_of_the_same_process_changes_nothing_for_an_earlier_token(
     worker: VaultSession, tokens: TenantTokens, new_tenant: Callable[[], str]
 ) -> None:
