@@ -22,6 +22,7 @@ from benchmarks.stack import Stack
 from benchmarks.steady import Answered, Front, Steady, ask_fast, asking
 from config.secrets import Role
 from database.connection import Database
+from tenancy.errors import DatabaseUnavailable
 from tenancy.lifecycle import State
 from tests.stories.holders import Holder, Holders
 
@@ -64,6 +65,8 @@ class Series:
     """How long the customer's call took."""
     rate: list[float] = field(default_factory=list)
     """Answers a second while both fronts served."""
+    unserved: int = 0
+    """Requests that were not served though the key was there."""
     tried: dict[str, int] = field(default_factory=dict)
     cut_off: dict[str, float] = field(default_factory=dict)
     """The last success with three servers down."""
@@ -136,7 +139,8 @@ class _Customer:
         time.sleep(seconds)
         answers = seen.new()
         found = Counter(f"{answer.front} {answer.outcome}" for answer in answers)
-        assert found.keys() == {"https ok", "kmip ok"}, f"not all were served while the root key was there: {found}"
+        assert found.keys() >= {"https ok", "kmip ok"}, f"a front did not serve while the root key was there: {found}"
+        series.unserved += len(answers) - found["https ok"] - found["kmip ok"]
         series.rate.append(round(len(answers) / seconds, 1))
 
     def _revoke(self, holder: Holder, seen: Steady, series: Series) -> None:
@@ -189,7 +193,7 @@ class _Customer:
         try:
             with self._database.tenant_tx(TENANT) as tx:
                 row = tx.tenants.get()
-        except OSError:
+        except DatabaseUnavailable:
             return None
         return None if row is None else row.state
 
@@ -277,7 +281,7 @@ def _summary(series: dict[str, Series], tries: int) -> dict[str, Any]:
         told[f"{provider}, the customer's call (s)"] = spread(one.taking)
         told[f"{provider}, {tries:,} tries while it is away"] = one.tried
         told[f"{provider}, cut off, last success (s)"] = one.cut_off
-        told[f"{provider}, answers a second while it serves"] = {"p50": spread(one.rate)["p50"]}
+        told[f"{provider}, while it serves"] = {"answers/s": spread(one.rate)["p50"], "not served": one.unserved}
     return told
 
 
