@@ -1,7 +1,6 @@
 """A tenant with connected services whose root key is changed step by step, and what is on record of it afterwards."""
 
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +27,7 @@ from tenancy.services import ServiceKind
 from tests.activities.conftest import REGION, Provisioning, run_steps
 from tests.activities.connecting import KEY, Connection, csr_of, operator
 from tests.keystores.customer_openbao import CustomerOpenBao
+from tests.keystores.estate import assert_in_force
 from tests.keystores.opening import Estate, Opener
 from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
@@ -171,18 +171,7 @@ class Change:
         return [(record["event_id"].partition("/")[0], record["outcome"]) for record in found]
 
     def assert_in_force(self, mode: RootKeyMode, root_key_id: str | None) -> None:
-        """One root key, everything under it, nothing half done, and no credentials where they have no business."""
-        current = self.current
-        assert (None if current is None else current.root_key_id) == root_key_id
-        assert self.rows("select root_key_mode from okcm.tenant") == [(mode,)]
-        keys = self.rows("select root_key_mode, root_key_id, staged_for, staged_wrapped from okcm.service_key")
-        assert set(keys) == {(mode, root_key_id, None, None)}
-        states = Counter(state for (state,) in self.rows("select state from okcm.root_key"))
-        assert states["current"] == (root_key_id is not None)
-        assert states["candidate"] == 0
-        assert self.rows("select 1 from okcm.root_key where state <> 'current' and credentials is not null") == []
-        assert self.rows("select 1 from okcm.root_key_request where sealed is not null") == []
-        assert self.rows("select 1 from okcm.root_key_change where state = 'running'") == []
+        assert_in_force(self.tenant.database, self.tenant_id, mode, root_key_id)
 
 
 @pytest.fixture(scope="session")
