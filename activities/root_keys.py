@@ -157,7 +157,7 @@ class RootKeyActivities:
                     return WrapProgress(total=progress.total, wrapped=progress.wrapped)
                 for root_key_id in {row.root_key_id for row in rows} - former.keys():
                     former[root_key_id] = self._by_id(tenant, root_key_id)
-                wraps = []
+                wraps: list[tuple[ServiceKeyRow, bytes]] = []
                 for wrap in pool.map(wrapped, rows):
                     activity.heartbeat(progress.wrapped + len(wraps))
                     wraps.append(wrap)

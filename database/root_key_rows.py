@@ -126,7 +126,10 @@ class RootKeys(Protocol):
         ...
 
     def begin(self, number: int, to_mode: RootKeyMode, to_name: str, root_key_id: str | None) -> RootKeyChangeRow:
-        """Record a change from the key in force and return the one on record; the same number again changes nothing."""
+        """Record a change from the key in force and return the one on record; the same number again changes nothing.
+
+        A change before it that never ended is abandoned.
+        """
         ...
 
     def change(self, number: int) -> RootKeyChangeRow | None: ...

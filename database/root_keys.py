@@ -123,6 +123,12 @@ class RootKeys:
         tenant = self.connection.execute("select root_key_mode, region from okcm.tenant").fetchone()
         if tenant is None:
             raise TenantUnknown
+        # Of one whose workflow somebody terminated: nobody else would ever end it.
+        left = self.connection.execute(
+            "select number from okcm.root_key_change where state = 'running' and number < %s", [number]
+        ).fetchall()
+        for (unfinished,) in left:
+            self.abandon(unfinished, Overtaken.code)
         current = self.current()
         self.connection.execute(
             "insert into okcm.root_key_change (tenant_id, number, from_mode, from_name, to_mode, to_name, root_key_id)"

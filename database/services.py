@@ -193,9 +193,10 @@ class Services:
         found = self.connection.execute(_KEY_AND_ROOT, [service, version, version]).fetchone()
         if found is None:
             return None
-        *key, root_key_id, place, credentials = found
-        held = None if credentials is None else SealedRootKeyRow(root_key_id, parse_place(place), credentials)
-        return ServiceKeyRow(*key, root_key_id), held
+        key, (place, credentials) = ServiceKeyRow(*found[:-2]), found[-2:]
+        if key.root_key_id is None or credentials is None:
+            return key, None
+        return key, SealedRootKeyRow(key.root_key_id, parse_place(place), credentials)
 
     def keys(self) -> Sequence[KeyVersionRow]:
         rows = self.connection.execute(

@@ -293,6 +293,15 @@ def test_an_attempt_to_wrap_that_goes_on_after_the_switch_leaves_nothing(change,
     change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
 
 
+def test_a_change_that_nobody_ended_is_abandoned_when_the_next_one_begins(change, bao) -> None:
+    before, step = change.opened(), change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    following = change.to(bao.place("second"), bao.token())
+    assert (change.change(step.number).state, change.change(step.number).problem) == ("failed", Overtaken.code)
+    change.assert_in_force(RootKeyMode.OPENBAO, following.request_id)
+    assert change.opened() == before
+
+
 def test_wrapping_says_that_it_is_alive_after_every_key(change, bao) -> None:
     """A batch of them is longer than the heartbeat's time where the root key is far away."""
     step = change.ask(bao.place(), bao.token())
