@@ -163,7 +163,7 @@ class Reader:
                 try:
                     found = opener.open_all(self.tenant_id, REGION)
                 except OpenKcmError as told:
-                    if type(told) not in _OUTAGES.get(self.shot, ()):
+                    if not isinstance(told, _OUTAGES.get(self.shot, ())):
                         self.wrong.append(f"{told.code}: {told.message}")
                     time.sleep(_PAUSE_SECONDS)
                 except Exception as unexpected:  # noqa: BLE001 - whatever it is, the test must hear of it
