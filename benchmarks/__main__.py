@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 
 from matplotlib.figure import Figure
 
-from benchmarks import burst, crypto_https, crypto_kmip, dashboard, fuzz_kmip, provision_latency, report, scale
+from benchmarks import (
+    burst,
+    crypto_https,
+    crypto_kmip,
+    dashboard,
+    fuzz_kmip,
+    provision_latency,
+    report,
+    root_key_change,
+    scale,
+)
 from benchmarks.report import Result
 
 BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
@@ -17,6 +27,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "crypto_https": crypto_https.run,
     "crypto_kmip": crypto_kmip.run,
     "dashboard": dashboard.run,
+    "root_key_change": root_key_change.run,
     "fuzz_kmip": fuzz_kmip.run,
 }
 
