@@ -38,7 +38,7 @@ _KEY = f"select {_KEY_COLUMNS} from okcm.service_key where service = %s"  # noqa
 _KEY_AND_ROOT = (
     "select k.service, k.version, k.l2_key, k.root_key_mode, k.root_key, k.wrapped, k.root_key_id, r.place,"
     " r.credentials from okcm.service_key k left join okcm.root_key r using (tenant_id, root_key_id)"
-    " where k.service = %s and (%s::integer is null or k.version = %s) order by k.version desc limit 1"
+    " where k.service = %s and (%s::bigint is null or k.version = %s) order by k.version desc limit 1"
 )
 
 # One query, because each handshake waits for it. Everything is joined by the tenant that row security admits, so a

@@ -25,7 +25,7 @@ TENANT = "connecting-corp"
 # How many effects (answers from Vault, commits) each step has at least, so that every shot has a target.
 EFFECTS = {
     "record-service": 1,
-    "create-service-key": 4,
+    "create-service-key": 3,
     "issue-certificate": 3,
     "mark-connected": 1,
     "plan-renewal": 1,
