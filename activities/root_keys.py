@@ -29,6 +29,7 @@ from tenancy.root_keys import (
     Place,
     PlatformPlace,
     Problem,
+    RootKeyMode,
     credentials_context,
     probe_context,
     refuse_incomplete,
@@ -204,13 +205,18 @@ class RootKeyActivities:
         )
 
     @activity.defn(name="abandon-root-key")
-    def abandon_root_key(self, failure: AbandonInput) -> None:
-        """End a change without effect: the former root key is in force, and nothing is kept of the new one."""
+    def abandon_root_key(self, failure: AbandonInput) -> SwitchResult:
+        """End a change without effect: the former root key is in force, and nothing is kept of the new one.
+
+        One that was switched stays switched, which its workflow may not have heard of.
+        """
         with self._database.tenant_tx(failure.tenant_id) as tx:
-            tx.tenants.lock()
+            tenant = tx.tenants.lock()
             change = tx.root_keys.change(failure.number)
-            tx.root_keys.abandon(failure.number, failure.code)
             tx.root_keys.forget(failure.request_id)
+            if change is not None and change.state == "done":
+                return SwitchResult(state=tenant.state, switched=True, mode=change.to_mode)
+            tx.root_keys.abandon(failure.number, failure.code)
             record(
                 tx,
                 failure,
@@ -221,6 +227,7 @@ class RootKeyActivities:
                 at=failure.reason,
             )
         self._shelf.forget(failure.tenant_id)
+        return SwitchResult(state=tenant.state, switched=False, mode=RootKeyMode(tenant.root_key_mode))
 
     def _credentials(self, step: RootKeyStep, place: Place, sealed: str | None) -> Credentials:
         if sealed is None:

@@ -101,8 +101,8 @@ class Change:
         self.number -= 1
         return step.model_copy(update={"number": 0, "operation_id": "preflight-1"})
 
-    def abandon(self, step: RootKeyStep, code: str, reason: str) -> None:
-        self.run("abandon-root-key", AbandonInput(**step.model_dump(), code=code, reason=reason))
+    def abandon(self, step: RootKeyStep, code: str, reason: str) -> Any:
+        return self.run("abandon-root-key", AbandonInput(**step.model_dump(), code=code, reason=reason))
 
     def opened(self) -> Estate:
         """Open every service key as the crypto service does."""

@@ -294,6 +294,28 @@ def test_an_attempt_to_wrap_that_goes_on_after_the_switch_leaves_nothing(change,
     change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
 
 
+def test_a_change_that_was_switched_is_not_abandoned_any_more(change, bao) -> None:
+    step = change.to(bao.place(), bao.token())
+    ended = change.abandon(step, "internal", "switch-root-key")
+    assert (ended.switched, ended.mode) == (True, "openbao")
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+    given_up = change.ask(PlatformPlace(), None)
+    change.through(given_up, until="wrap-service-keys")
+    ended = change.abandon(given_up, "internal", "switch-root-key")
+    assert (ended.switched, ended.mode) == (False, "openbao")
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+
+
+def test_credentials_that_ended_are_given_anew_though_the_former_ones_open_nothing(change, bao) -> None:
+    former = bao.token()
+    change.to(bao.place(), former)
+    before = change.opened()
+    bao.revoke(former)
+    change.hold(LockReason.ROOT_KEY)
+    change.to(bao.place(), bao.token())
+    assert change.opened() == before
+
+
 def test_a_change_that_nobody_ended_is_abandoned_when_the_next_one_begins(change, bao) -> None:
     before, step = change.opened(), change.ask(bao.place(), bao.token())
     change.through(step, until="wrap-service-keys")

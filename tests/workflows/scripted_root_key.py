@@ -43,6 +43,8 @@ class RootKeyScript:
         self.problems = PreflightResult(problems=0)
         self.rounds = 1
         """How often all has to be wrapped before it can be switched: services come meanwhile."""
+        self.was_switched = False
+        """Whether a switch that was given up had been done after all."""
         self.follows = State.LOCKED
         self.reports: list[tuple[str, ...]] = []
         self.abandoned: list[AbandonInput] = []
@@ -99,9 +101,10 @@ class RootKeyScript:
         return SwitchResult(state=State.ACTIVE, switched=done, mode=RootKeyMode.OPENBAO, told=told)
 
     @activity.defn(name="abandon-root-key")
-    async def _abandon(self, failure: AbandonInput) -> None:
+    async def _abandon(self, failure: AbandonInput) -> SwitchResult:
         self._called("abandon-root-key", failure)
         self.abandoned.append(failure)
+        return SwitchResult(state=State.ACTIVE, switched=self.was_switched, mode=RootKeyMode.OPENBAO)
 
     @activity.defn(name="change-standing")
     async def _change_standing(self, step: StandingInput) -> StandingResult:

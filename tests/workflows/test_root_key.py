@@ -124,6 +124,14 @@ async def test_whatever_step_is_refused_the_change_is_abandoned_with_its_code(
     assert script.calls[-len(CHANGE) - 1 : -1] == CHANGE
 
 
+async def test_a_switch_that_was_given_up_too_soon_counts(entity: Entity, script: RootKeyScript) -> None:
+    script.refused["switch-root-key"] = "internal"
+    script.was_switched = True
+    await entity.change()
+    await entity.reaches(State.ACTIVE)
+    assert (await entity.state())[1] == "openbao"
+
+
 @pytest.mark.parametrize("step", CHANGE)
 async def test_a_step_that_fails_is_tried_again(entity: Entity, script: RootKeyScript, step: str) -> None:
     script.down.add(step)
