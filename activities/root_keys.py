@@ -6,7 +6,7 @@ what lies between is still encrypted under the tenant's L2, so no service key is
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from temporalio import activity
@@ -29,6 +29,7 @@ from tenancy.root_keys import (
     Place,
     PlatformPlace,
     Problem,
+    RootKeyMode,
     credentials_context,
     probe_context,
     refuse_incomplete,
@@ -36,7 +37,8 @@ from tenancy.root_keys import (
 from vault.interfaces import TenantKeys
 
 _PROBE_BYTES = 32
-_BATCH = 64
+_BATCH = 32
+"""Service keys that are wrapped between two commits: what a death costs at most."""
 _THREADS = 4
 
 Unseal = Callable[[str, str, str], Credentials]
@@ -97,11 +99,17 @@ class RootKeyActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = _known(tx)
             request, known = tx.root_keys.requested(step.request_id), tx.root_keys.sealed(step.request_id)
+            found = tx.root_keys.problems(step.request_id)
+        if not step.number and known is None and request.sealed is None and found is not None:
+            return _result(found)  # by an attempt before this one, which has no credentials any more
         proof = b""
         probe = os.urandom(_PROBE_BYTES)
         try:
             root_key = self._candidate(step, tenant, request.place, request.sealed, known)
-            problems = [_in_words(problem) for problem in root_key.validate()]
+            wrong = root_key.validate()
+            if isinstance(request.place, PlatformPlace) and wrong and wrong[0].retryable:
+                raise wrong[0]  # our own server is down, which ends no change; a customer's may be the wrong address
+            problems = [_in_words(problem) for problem in wrong]
             if not problems and known is not None:
                 proof = _proven(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
         except OpenKcmError as problem:
@@ -121,7 +129,7 @@ class RootKeyActivities:
                 provider=request.place.provider,
                 problems=", ".join(problem.code for problem in problems),
             )
-        return PreflightResult(problems=len(problems), code=problems[0].code if problems else "")
+        return _result(problems)
 
     @activity.defn(name="wrap-service-keys")
     def wrap_service_keys(self, step: RootKeyStep) -> WrapProgress:
@@ -146,7 +154,10 @@ class RootKeyActivities:
                     return WrapProgress(total=progress.total, wrapped=progress.wrapped)
                 for root_key_id in {row.root_key_id for row in rows} - former.keys():
                     former[root_key_id] = new if same else self._by_id(tenant, root_key_id)
-                wraps = list(pool.map(wrapped, rows))
+                wraps: list[tuple[ServiceKeyRow, bytes]] = []
+                for wrap in pool.map(wrapped, rows):
+                    activity.heartbeat(progress.wrapped + len(wraps))
+                    wraps.append(wrap)
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     progress = tx.root_keys.stage(step.number, wraps)
 
@@ -168,10 +179,12 @@ class RootKeyActivities:
             tenant = tx.tenants.lock()
             if tenant.state not in DECRYPTS | {State.LOCKED}:
                 raise TenantClosed(tenant.state)
+            before = tx.root_keys.change(step.number) or change
             if not tx.root_keys.switch(step.number):
                 return SwitchResult(state=tenant.state, switched=False, mode=change.to_mode)
             state = tenant.state
-            if LockReason.ROOT_KEY in tenant.locks:  # by the former key; the new one has just opened something
+            # By the former key, since the new one has just opened something; after the switch it is the new one's lock.
+            if LockReason.ROOT_KEY in tenant.locks and before.state != "done":
                 state = tx.tenants.release(LockReason.ROOT_KEY)
             record(
                 tx,
@@ -192,11 +205,17 @@ class RootKeyActivities:
         )
 
     @activity.defn(name="abandon-root-key")
-    def abandon_root_key(self, failure: AbandonInput) -> None:
-        """End a change without effect: the former root key is in force, and nothing is kept of the new one."""
+    def abandon_root_key(self, failure: AbandonInput) -> SwitchResult:
+        """End a change without effect: the former root key is in force, and nothing is kept of the new one.
+
+        One that was switched stays switched, which its workflow may not have heard of.
+        """
         with self._database.tenant_tx(failure.tenant_id) as tx:
-            tx.tenants.lock()
+            tenant = tx.tenants.lock()
             change = tx.root_keys.change(failure.number)
+            tx.root_keys.forget(failure.request_id)
+            if change is not None and change.state == "done":
+                return SwitchResult(state=tenant.state, switched=True, mode=change.to_mode)
             tx.root_keys.abandon(failure.number, failure.code)
             record(
                 tx,
@@ -208,6 +227,7 @@ class RootKeyActivities:
                 at=failure.reason,
             )
         self._shelf.forget(failure.tenant_id)
+        return SwitchResult(state=tenant.state, switched=False, mode=RootKeyMode(tenant.root_key_mode))
 
     def _credentials(self, step: RootKeyStep, place: Place, sealed: str | None) -> Credentials:
         if sealed is None:
@@ -264,6 +284,10 @@ def _known(tx: TenantTransaction) -> TenantRow:
     if tenant is None:
         raise TenantUnknown
     return tenant
+
+
+def _result(problems: Sequence[Problem]) -> PreflightResult:
+    return PreflightResult(problems=len(problems), code=problems[0].code if problems else "")
 
 
 def _in_words(problem: OpenKcmError) -> Problem:

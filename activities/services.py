@@ -100,6 +100,8 @@ class ServiceActivities:
             raise TenantUnknown
         if key is not None:
             return
+        if held is not None and sealed is None:
+            raise Overtaken("the root key was changed meanwhile", "the next attempt uses the new one")
         l2_key = ids.l2_key(step.tenant_id)
         context = Context(step.tenant_id, l2_key, step.service, Purpose.SERVICE_KEY, str(_FIRST_VERSION))
         if held is None:

@@ -16,6 +16,7 @@ from benchmarks import (
     provision_latency,
     report,
     revocation,
+    root_key_change,
     scale,
     watch,
 )
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "crypto_https": crypto_https.run,
     "crypto_kmip": crypto_kmip.run,
     "dashboard": dashboard.run,
+    "root_key_change": root_key_change.run,
     "fuzz_kmip": fuzz_kmip.run,
     "revocation": revocation.run,
     "watch": watch.run,

@@ -182,10 +182,10 @@ class CachedKeyring:
     def _read_and_open(self, place: _Place) -> ServiceKey:
         """In a thread: read the row, check its descent, open both layers."""
         with self._database.tenant_tx(place.tenant_id) as tx:
-            row = tx.services.key(place.service, place.version)
-            held = None if row is None or row.root_key_id is None else tx.root_keys.sealed(row.root_key_id)
-        if row is None:
+            found = tx.services.key_and_root(place.service, place.version)
+        if found is None:
             raise ObjectNotFound
+        row, held = found
         if not _descends(place, row):
             log.error("service key descends from elsewhere", tenant_id=place.tenant_id, service=place.service)
             raise ObjectNotFound

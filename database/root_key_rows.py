@@ -109,6 +109,10 @@ class RootKeys(Protocol):
         """Record a candidate under the id of its request, which forgets its credentials; again is no change."""
         ...
 
+    def forget(self, request_id: str) -> None:
+        """Forget a request's sealed credentials, which nobody takes any more."""
+        ...
+
     def prove(self, root_key_id: str, probe: bytes, digest: bytes) -> None:
         """Keep the value by which the key is tried from now on, and its SHA-256; the first one stays."""
         ...
@@ -126,7 +130,10 @@ class RootKeys(Protocol):
         ...
 
     def begin(self, number: int, to_mode: RootKeyMode, to_name: str, root_key_id: str | None) -> RootKeyChangeRow:
-        """Record a change from the key in force and return the one on record; the same number again changes nothing."""
+        """Record a change from the key in force and return the one on record; the same number again changes nothing.
+
+        A change before it that never ended is abandoned.
+        """
         ...
 
     def change(self, number: int) -> RootKeyChangeRow | None: ...
@@ -138,7 +145,7 @@ class RootKeys(Protocol):
     def stage(self, number: int, wraps: Sequence[tuple[ServiceKeyRow, bytes]]) -> RootKeyChangeRow:
         """Keep new wraps beside those in force and return how far the change is.
 
-        A key whose wrap in force is no longer the one that was read is left out.
+        A key whose wrap in force is no longer the one that was read is left out. Raises Overtaken once it has ended.
         """
         ...
 

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow, SealedRootKeyRow
 from database.rows import ServiceKeyRow
-from tenancy.errors import DatabaseRefused, TenantUnknown
+from tenancy.errors import DatabaseRefused, Overtaken, TenantUnknown
 from tenancy.ids import root_key
 from tenancy.root_key_errors import RootKeyRequestUnknown
 from tenancy.root_keys import Problem, RootKeyMode, RootKeyState, parse_place
@@ -95,6 +95,9 @@ class RootKeys:
             "update okcm.root_key_request set sealed = null where request_id = %s", [row.root_key_id]
         )
 
+    def forget(self, request_id: str) -> None:
+        self.connection.execute("update okcm.root_key_request set sealed = null where request_id = %s", [request_id])
+
     def prove(self, root_key_id: str, probe: bytes, digest: bytes) -> None:
         self.connection.execute(
             "update okcm.root_key set probe = %s, probe_digest = %s where root_key_id = %s and probe is null",
@@ -127,6 +130,12 @@ class RootKeys:
         tenant = self.connection.execute("select root_key_mode, region from okcm.tenant").fetchone()
         if tenant is None:
             raise TenantUnknown
+        # Of one whose workflow somebody terminated: nobody else would ever end it.
+        left = self.connection.execute(
+            "select number from okcm.root_key_change where state = 'running' and number < %s", [number]
+        ).fetchall()
+        for (unfinished,) in left:
+            self.abandon(unfinished, Overtaken.code)
         current = self.current()
         self.connection.execute(
             "insert into okcm.root_key_change (tenant_id, number, from_mode, from_name, to_mode, to_name, root_key_id)"
@@ -155,6 +164,10 @@ class RootKeys:
         return [ServiceKeyRow(*row) for row in rows]
 
     def stage(self, number: int, wraps: Sequence[tuple[ServiceKeyRow, bytes]]) -> RootKeyChangeRow:
+        # An attempt that was given up as lost can still be at work: of a change that has ended nothing is kept, and
+        # never among the wraps of the next one.
+        if self._locked(number).state != "running":
+            raise Overtaken
         self.connection.execute(
             "update okcm.service_key k set staged_for = %(number)s, staged_wrapped = w.staged"
             " from unnest(%(services)s::text[], %(versions)s::integer[], %(read)s::bytea[], %(staged)s::bytea[])"
@@ -171,7 +184,7 @@ class RootKeys:
         self.connection.execute(
             "update okcm.root_key_change c set (total, wrapped) ="  # noqa: S608 - constants
             f" (select count(*), count(*) filter (where not ({_UNSTAGED})) from okcm.service_key)"
-            " where number = %(number)s and state = 'running'",
+            " where number = %(number)s",
             {"number": number},
         )
         return self._progress(number)
@@ -185,7 +198,7 @@ class RootKeys:
         return None if row is None else (ServiceKeyRow(*row[:-1]), row[-1])
 
     def switch(self, number: int) -> bool:
-        change = self._progress(number)
+        change = self._locked(number)
         if change.state == "done":
             return True
         left = self.connection.execute(
@@ -196,8 +209,8 @@ class RootKeys:
             return False
         self.connection.execute(
             "update okcm.service_key set root_key_mode = %s, root_key = %s, root_key_id = %s, wrapped = staged_wrapped,"
-            " staged_for = null, staged_wrapped = null",
-            [change.to_mode, change.to_name, change.root_key_id],
+            " staged_for = null, staged_wrapped = null where staged_for = %s",
+            [change.to_mode, change.to_name, change.root_key_id, number],
         )
         self.connection.execute(
             "update okcm.root_key set state = 'retired', credentials = null"
@@ -214,8 +227,10 @@ class RootKeys:
         return True
 
     def abandon(self, number: int, problem: str) -> bool:
-        change = self.change(number)
-        if change is None or change.state != "running":
+        if self.change(number) is None:
+            return False
+        change = self._locked(number)
+        if change.state != "running":
             return False
         self.connection.execute(
             "update okcm.service_key set staged_for = null, staged_wrapped = null where staged_for = %s", [number]
@@ -234,6 +249,11 @@ class RootKeys:
             " where number = %s",
             [state, problem, number],
         )
+
+    def _locked(self, number: int) -> RootKeyChangeRow:
+        """Return a change and keep it as it is until the transaction ends; taken before any service key's row."""
+        self.connection.execute("select from okcm.root_key_change where number = %s for no key update", [number])
+        return self._progress(number)
 
     def _progress(self, number: int) -> RootKeyChangeRow:
         change = self.change(number)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from database.root_key_rows import SealedRootKeyRow
 from database.rows import (
     CallerRow,
     KeyVersionRow,
@@ -73,6 +74,15 @@ class Services(Protocol):
 
     def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
         """Return an L3 of a service, the newest without `version`."""
+        ...
+
+    def key_and_root(
+        self, service: str, version: int | None = None
+    ) -> tuple[ServiceKeyRow, SealedRootKeyRow | None] | None:
+        """Return an L3 as `key` does and what it takes to use its root key, both as of one moment.
+
+        The second is None for the platform's root key, and for one whose credentials were forgotten.
+        """
         ...
 
     def keys(self) -> Sequence[KeyVersionRow]:

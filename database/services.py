@@ -8,9 +8,18 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import CallerRow, KeyVersionRow, LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
+from database.interfaces import (
+    CallerRow,
+    KeyVersionRow,
+    LeafRow,
+    SealedRootKeyRow,
+    ServiceKeyRow,
+    ServiceRequestRow,
+    ServiceRow,
+)
 from tenancy.errors import DatabaseRefused, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
+from tenancy.root_keys import parse_place
 from tenancy.services import ServiceKind, ServiceState
 
 _SERVICE = (
@@ -24,6 +33,13 @@ _LEAF = (
 )
 _KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"
 _KEY = f"select {_KEY_COLUMNS} from okcm.service_key where service = %s"  # noqa: S608 - a constant
+
+# One query, because the root key may be changed between two: its former one, which is read then, is forgotten by now.
+_KEY_AND_ROOT = (
+    "select k.service, k.version, k.l2_key, k.root_key_mode, k.root_key, k.wrapped, k.root_key_id, r.place,"
+    " r.credentials from okcm.service_key k left join okcm.root_key r using (tenant_id, root_key_id)"
+    " where k.service = %s and (%s::bigint is null or k.version = %s) order by k.version desc limit 1"
+)
 
 # One query, because each handshake waits for it. Everything is joined by the tenant that row security admits, so a
 # serial of another tenant is not there.
@@ -170,6 +186,17 @@ class Services:
         else:
             found = self.connection.execute(f"{_KEY} and version = %s", [service, version]).fetchone()
         return None if found is None else ServiceKeyRow(*found)
+
+    def key_and_root(
+        self, service: str, version: int | None = None
+    ) -> tuple[ServiceKeyRow, SealedRootKeyRow | None] | None:
+        found = self.connection.execute(_KEY_AND_ROOT, [service, version, version]).fetchone()
+        if found is None:
+            return None
+        key, (place, credentials) = ServiceKeyRow(*found[:-2]), found[-2:]
+        if key.root_key_id is None or credentials is None:
+            return key, None
+        return key, SealedRootKeyRow(key.root_key_id, parse_place(place), credentials)
 
     def keys(self) -> Sequence[KeyVersionRow]:
         rows = self.connection.execute(

@@ -13,7 +13,7 @@ from tenancy.root_key_errors import CustomerKeyError, RootKeyDisabled, RootKeyPe
 _BYTES = 32
 
 
-def probe_context(tenant_id: str) -> Context:
+def trial_context(tenant_id: str) -> Context:
     """Return the context that the tenant's root key is tried with, and nothing else is wrapped in."""
     return Context(tenant_id, ids.l2_key(tenant_id), "", Purpose.VERIFY, "root-key")
 
@@ -21,7 +21,7 @@ def probe_context(tenant_id: str) -> Context:
 def probed_description(root_key: RootKey, tenant_id: str, mode: str, name: str) -> RootKeyDescription:
     """Return what `RootKey.describe` gives, found out by wrapping; raises what wrapping raises."""
     try:
-        root_key.wrap(probe_context(tenant_id), os.urandom(_BYTES))
+        root_key.wrap(trial_context(tenant_id), os.urandom(_BYTES))
     except (RootKeyDisabled, RootKeyPendingDeletion):
         return RootKeyDescription(mode, name, enabled=False)
     return RootKeyDescription(mode, name, enabled=True)
@@ -29,7 +29,7 @@ def probed_description(root_key: RootKey, tenant_id: str, mode: str, name: str) 
 
 def round_trip_problems(root_key: RootKey, tenant_id: str) -> Iterator[OpenKcmError]:
     """Yield what is wrong with wrapping, unwrapping and the refusal of another context, up to what hides the rest."""
-    context, material = probe_context(tenant_id), os.urandom(_BYTES)
+    context, material = trial_context(tenant_id), os.urandom(_BYTES)
     try:
         wrapped = root_key.wrap(context, material)
         if root_key.unwrap(context, wrapped) != material:

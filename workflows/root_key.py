@@ -48,8 +48,9 @@ class ChangeRootKey:
                 return ChangeRootKeyResult(code=checked.code, problems=checked.problems)
             switched = await self._switch()
         except ActivityError as failed:
-            await self._abandon(code_of(failed), failed.activity_type)
-            return ChangeRootKeyResult(code=code_of(failed))
+            switched = await self._abandon(code_of(failed), failed.activity_type)
+            if not switched.switched:
+                return ChangeRootKeyResult(code=code_of(failed))
         await self._announce(switched)
         return ChangeRootKeyResult(mode=switched.mode, state=switched.state)
 
@@ -65,13 +66,19 @@ class ChangeRootKey:
                 timing.WRAP_HEARTBEAT,
             )
             workflow.set_current_details(f"**{progress.wrapped} of {progress.total}** service keys are wrapped")
-            switched = await perform(RootKeyActivities.switch_root_key, self._step, "4 · switch all of them at once")
+            switched = await perform(
+                RootKeyActivities.switch_root_key,
+                self._step,
+                "4 · switch all of them at once",
+                patience=timing.WRAP_PATIENCE,
+            )
             if switched.switched:
                 return switched
 
-    async def _abandon(self, code: str, reason: str) -> None:
+    async def _abandon(self, code: str, reason: str) -> SwitchResult:
+        """End it without effect, unless it was switched in an attempt that was given up too soon."""
         workflow.set_current_details(f"**Not changed:** `{code}`. The former root key is in force.")
-        await note(
+        return await note(
             RootKeyActivities.abandon_root_key,
             AbandonInput(**self._step.model_dump(), code=code, reason=reason),
             "ended · forget the new wraps and the credentials",

@@ -104,11 +104,12 @@ def vault_admin(key_server: openbao.Server) -> TokenSession:
 @pytest.fixture
 def settings(field: Field, key_server: openbao.Server, tmp_path: Path) -> Settings:
     folder = tmp_path / "secrets"
-    for role in (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR):
+    for role in (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR, Role.CRYPTO):
         ensure_secret(folder, secrets.database_password(role), field.server.passwords[role])
         ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
-    secret_id = (key_server.folder / "worker.secret").read_text(encoding="ascii")
-    ensure_secret(folder, secrets.vault_secret(Role.WORKER), secret_id)
+    for role in (Role.WORKER, Role.CRYPTO):
+        secret_id = (key_server.folder / f"{role}.secret").read_text(encoding="ascii")
+        ensure_secret(folder, secrets.vault_secret(role), secret_id)
     ensure_secret(folder, secrets.BOUNDARY_IDENTITY, key_server.identity_pem)
     ensure_pair(folder, secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY)
     ensure_secret(folder, secrets.CALLBACK_SECRET, "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
@@ -116,6 +117,7 @@ def settings(field: Field, key_server: openbao.Server, tmp_path: Path) -> Settin
         state_dir=tmp_path,
         database_url=field.url,
         vault_address=key_server.url,
+        root_key_networks=("127.0.0.0/8",),
         callback_url=NOWHERE,
         smtp_host="127.0.0.1",
         smtp_port=9,

@@ -1,5 +1,6 @@
 """One service of an active tenant: asked for, made step by step, and looked at; and a process that dies half way."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from config.secrets import Role
 from database.connection import Database
 from database.interfaces import LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
+from keystores.transport import Transport
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
 from tenancy.provisioning import Step
@@ -129,13 +131,24 @@ def connection(tenant: Provisioning, operator: Database) -> Connection:
 
 @contextmanager
 def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) -> Iterator[list[int]]:
-    """Do something right after the nth answer from Vault or commit of a step; yields the numbers seen."""
+    """Do something right after the nth effect of a step; yields the number of those seen.
+
+    An effect is an answer from Vault or from a customer's key server, or a commit.
+    """
     vault_request, tenant_tx, seen = tenant.parts.vault.request, tenant.database.tenant_tx, [0]
+    customers_send, counting = Transport.send, threading.Lock()
 
     def effect() -> None:
-        seen[0] += 1
-        if seen[0] == number:
+        with counting:
+            seen[0] += 1
+            now = seen[0]
+        if now == number:
             then()
+
+    def send(*args: Any, **kwargs: Any) -> Any:
+        answer = customers_send(*args, **kwargs)
+        effect()
+        return answer
 
     def request(*args: Any, **kwargs: Any) -> Any:
         answer = vault_request(*args, **kwargs)
@@ -151,4 +164,5 @@ def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tenant.parts.vault, "request", request)
         patch.setattr(tenant.database, "tenant_tx", transaction)
+        patch.setattr(Transport, "send", send)
         yield seen

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,18 @@ from devstack.server import Server
 from devstack.temporal import TemporalServer
 from tenancy import ids
 from tenancy.audit import verify_chain
-from tenancy.errors import ComponentFailed, DatabaseUnavailable
+from tenancy.errors import ComponentFailed, DatabaseUnavailable, TemporalUnavailable
 from tenancy.events import AnnouncementKind, EventKind, MarketplaceEvent
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
 from vault.certificates import hex_serial
 from vault.session import VaultSession
-from workflows.gateway import Gateway
+from workflows.gateway import Gateway, NotDoneInTime
 
 REGION = "eu-west-1"
 _HERE = Path(__file__).parent
 _PATIENCE_SECONDS = 60
+_TRIES = 20
 
 
 class Receiver(ThreadingHTTPServer):
@@ -114,14 +115,26 @@ class Field:
 
     def run_worker(self, plan: dict[str, Any] | None = None) -> None:
         """Start the worker, with a plan to shoot by or a harmless one."""
-        self._plan = self.folder / "plan.json"
-        harmless = {"tenant": "-", "activity": "-", "moment": "-", "pid": 0, "spent": str(self.folder / "spent")}
-        self._plan.write_text(json.dumps(harmless if plan is None else plan), encoding="utf-8")
+        self._write(plan)
         fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
         env = os.environ | {f"OPENKCM_{k.upper()}": str(v) for k, v in fields.items()}
         command = [sys.executable, str(_HERE / "killing_worker.py"), str(self._plan)]
         with (self.folder / "worker.log").open("ab") as log:
             self._worker = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+
+    def aim(self, plan: dict[str, Any] | None = None) -> None:
+        """Give the worker that runs another plan, or start one."""
+        if self._worker is None or self._worker.poll() is not None:
+            self.run_worker(plan)
+        else:
+            self._write(plan)
+
+    def _write(self, plan: dict[str, Any] | None) -> None:
+        self._plan = self.folder / "plan.json"
+        harmless = {"tenant": "-", "activity": "-", "moment": "-", "pid": 0, "spent": str(self.folder / "spent")}
+        draft = self._plan.with_suffix(".new")
+        draft.write_text(json.dumps(harmless if plan is None else plan), encoding="utf-8")
+        draft.replace(self._plan)
 
     def stop_worker(self) -> None:
         if self._worker is not None:
@@ -137,6 +150,32 @@ class Field:
         for server in self.servers.values():
             if not server.alive:
                 server.start()
+
+    def ask(
+        self, what: Callable[[Gateway], Coroutine[Any, Any, None]], before_healing: Callable[[], None] = lambda: None
+    ) -> None:
+        """Ask as somebody would who does not give up, starting again whatever died meanwhile."""
+
+        async def asked() -> None:
+            gateway = await Gateway.connect(self.settings.temporal_address, self.settings.promise_seconds)
+            asking = asyncio.create_task(what(gateway))
+            while not asking.done():
+                before_healing()
+                # Here, not in a thread of the loop: a server dies with the thread that started it.
+                self.heal()
+                await asyncio.wait({asking}, timeout=0.05)
+            asking.result()
+
+        for _ in range(_TRIES):
+            try:
+                asyncio.run(asked())
+            except TemporalUnavailable:
+                self.wait_whole()
+            except NotDoneInTime:
+                continue
+            else:
+                return
+        raise AssertionError("it was never done")
 
     def wait_whole(self) -> None:
         """Start again whatever died, or dies while this waits, until all servers serve."""

@@ -1,10 +1,10 @@
 """A worker that kills: the real wiring, with a process shot at one chosen moment of one chosen step.
 
-Run as `python killing_worker.py PLAN` where PLAN is a JSON file
-`{"tenant", "activity", "moment", "pid", "spent"}`. `moment` is `start` (before the step runs), `effect-N` (right after
-its Nth effect outside the process: an answer from Vault or a commit) or `end` (after the step, before Temporal hears
-of it). `pid` is who dies, 0 for this process. The file `spent` is created just before the shot, so that the worker
-started next does not shoot again. No switch for any of this exists in the product.
+Run as `python killing_worker.py PLAN` where PLAN is a JSON file `{"tenant", "activity", "moment", "pid", "spent"}`,
+which may be replaced while it runs. `moment` is `start` (before the step runs), `effect-N` (right after its Nth
+effect outside the process: an answer from a key server, ours or a customer's, or a commit) or `end` (after the step,
+before Temporal hears of it). `pid` is who dies, 0 for this process. The file `spent` is created just before the shot,
+so that the worker started next does not shoot again. No switch for any of this exists in the product.
 """
 
 import asyncio
@@ -25,18 +25,34 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 import worker.__main__ as worker_main
 from config.logs import configure_logs
 from config.settings import load_settings
+from keystores.transport import Transport
 from worker import wiring
+
+_THREADS_OF_A_STEP = "wrap"
+"""Begins the names of the threads that a step starts itself; they know nothing of the step."""
 
 
 class Plan:
     def __init__(self, path: Path) -> None:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        self.tenant, self.activity, self.moment, self.pid = (plan[k] for k in ("tenant", "activity", "moment", "pid"))
-        if self.pid < 0:
-            raise ValueError("a negative pid is a group of processes")
-        self.spent = Path(plan["spent"])
-        self._effects = 0
+        self._path, self._read_at = path, -1
         self._lock = threading.Lock()
+        self._running = 0
+        self._look()
+
+    def _look(self) -> None:
+        """Read the plan if there is another one by now: whoever aims next need not start this process again."""
+        with self._lock:
+            written = self._path.stat().st_mtime_ns
+            if written == self._read_at:
+                return
+            plan = json.loads(self._path.read_text(encoding="utf-8"))
+            self._read_at, self._effects = written, 0
+            self.tenant, self.activity, self.moment, self.pid = (
+                plan[k] for k in ("tenant", "activity", "moment", "pid")
+            )
+            if self.pid < 0:
+                raise ValueError("a negative pid is a group of processes")
+            self.spent = Path(plan["spent"])
 
     def reached(self, moment: str) -> None:
         """Shoot if this is the moment; the shot is fired once."""
@@ -54,14 +70,29 @@ class Plan:
             count = self._effects
         self.reached(f"effect-{count}")
 
-    def _under_attack(self) -> bool:
-        if not activity.in_activity() or activity.info().activity_type != self.activity:
-            return False
-        return (activity.info().workflow_id or "").startswith(f"tenant/{self.tenant}/")
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Reach the moments before and after a step, if it is the one under attack."""
+        self._look()
+        if not self._is_the_step():
+            yield
+            return
+        self.reached("start")
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+        self.reached("end")
 
-    def at(self, name: str, workflow_id: str | None, moment: str) -> None:
-        if name == self.activity and (workflow_id or "").startswith(f"tenant/{self.tenant}/"):
-            self.reached(moment)
+    def _under_attack(self) -> bool:
+        if activity.in_activity():
+            return self._is_the_step()
+        return self._running > 0 and threading.current_thread().name.startswith(_THREADS_OF_A_STEP)
+
+    def _is_the_step(self) -> bool:
+        info = activity.info()
+        return info.activity_type == self.activity and (info.workflow_id or "").startswith(f"tenant/{self.tenant}/")
 
 
 class Moments(Interceptor):
@@ -78,16 +109,18 @@ class _Moments(ActivityInboundInterceptor):
         self._plan = plan
 
     async def execute_activity(self, input: ExecuteActivityInput) -> object:  # noqa: A002 - the SDK's name
-        info = activity.info()
-        self._plan.at(info.activity_type, info.workflow_id, "start")
-        result = await self.next.execute_activity(input)
-        self._plan.at(info.activity_type, info.workflow_id, "end")
-        return result
+        with self._plan.around():
+            return await self.next.execute_activity(input)
 
 
 def arm(parts: wiring.Parts, plan: Plan) -> wiring.Parts:
-    """Make every answer from Vault and every commit of these parts a moment, and put the shooter around the steps."""
-    vault_request, tenant_tx = parts.vault.request, parts.database.tenant_tx
+    """Make every answer from a key server and every commit a moment, and put the shooter around the steps."""
+    vault_request, tenant_tx, customers_send = parts.vault.request, parts.database.tenant_tx, Transport.send
+
+    def send(*args: Any, **kwargs: Any) -> Any:
+        answer = customers_send(*args, **kwargs)
+        plan.effect()
+        return answer
 
     def request(*args: Any, **kwargs: Any) -> Any:
         answer = vault_request(*args, **kwargs)
@@ -102,6 +135,7 @@ def arm(parts: wiring.Parts, plan: Plan) -> wiring.Parts:
 
     parts.vault.request = request  # type: ignore[method-assign] # this is the test's whole point
     parts.database.tenant_tx = transaction  # type: ignore[method-assign] # likewise
+    Transport.send = send  # type: ignore[method-assign] # likewise; what opens root keys is out of reach from here
     return dataclasses.replace(parts, interceptors=(Moments(plan), *parts.interceptors))
 
 

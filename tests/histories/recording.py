@@ -1,4 +1,4 @@
-"""Makes the recorded histories: each ending of provisioning and of a connection once, scripted, payloads in the clear.
+"""Makes the recorded histories: each way that a workflow ends, once, scripted, payloads in the clear.
 
 Nothing of a customer's or a server's is in them, so they are committed and replay on any machine without a key.
 `python tests/histories/test_replay.py --write` runs this against a Temporal server of its own.
@@ -19,13 +19,24 @@ from temporalio.worker import Worker
 
 from tenancy import ids
 from tenancy.lifecycle import State
-from tenancy.messages import MarketplaceSignal, ProvisionInput, TenantInput
+from tenancy.messages import (
+    MarketplaceSignal,
+    PreflightResult,
+    ProvisionInput,
+    StandingMove,
+    TenantInput,
+    TenantMemory,
+    WatchRootKeysInput,
+)
 from tenancy.provisioning import Step
 from tests.workflows.conftest import Script
+from tests.workflows.scripted_root_key import RootKeyScript
 from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility
 from workflows.gateway import Gateway, UpdateRefused
 from workflows.provision import ProvisionTenant
+from workflows.root_key import ChangeRootKey
+from workflows.root_keys import ROOT_KEY_REPORTED, WatchRootKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
@@ -44,7 +55,15 @@ async def record_all() -> Histories:
         dev_server_existing_path=str(Path(sys.executable).with_name("temporal")),
     ) as environment:
         recorded: Histories = {}
-        for scenario in (_ready, _late, _failed_and_retried, _service_renewed, _service_refused):
+        for scenario in (
+            _ready,
+            _late,
+            _failed_and_retried,
+            _service_renewed,
+            _service_refused,
+            _root_key_changed,
+            _watched,
+        ):
             recorded |= await scenario(environment.client)
         return recorded
 
@@ -111,6 +130,66 @@ async def _service_refused(client: Client) -> Histories:
         with suppress(UpdateRefused):
             await Gateway(client, _PATIENCE_SECONDS).connect_service("refused-corp", _REGION, service, "request-1")
         return {"service-refused": await _service_history(client, "refused-corp", service)}
+
+
+async def _root_key_changed(client: Client) -> Histories:
+    """Moved, changed in two rounds, refused by a preflight, tried alone, and following its root key."""
+    script, tenant_id = RootKeyScript(), "keyholder-corp"
+    script.rounds = 2
+    async with _root_key_worker(client, script):
+        handle = await _active(client, tenant_id)
+        gateway = Gateway(client, _PATIENCE_SECONDS)
+        for move in (StandingMove.SUSPEND, StandingMove.RESUME, StandingMove.LOCK, StandingMove.UNLOCK):
+            await gateway.change_standing(tenant_id, move)
+        await gateway.change_root_key(tenant_id, "a" * 32)
+        await gateway.preflight_root_key(tenant_id, "b" * 32)
+        script.problems = PreflightResult(problems=1, code="root_key_denied")
+        with suppress(UpdateRefused):
+            await gateway.change_root_key(tenant_id, "c" * 32)
+        await handle.signal(ROOT_KEY_REPORTED)
+        await _reach(handle, State.LOCKED)
+        changes = [client.get_workflow_handle(ids.root_key_workflow(tenant_id, number)) for number in (1, 2)]
+        return {
+            "tenant-moved": await handle.fetch_history(),
+            "root-key-changed": await changes[0].fetch_history(),
+            "root-key-refused": await changes[1].fetch_history(),
+        }
+
+
+async def _watched(client: Client) -> Histories:
+    """Told of a tenant and of one that is not there, then of nobody."""
+    script = RootKeyScript()
+    script.reports = [("watched-corp", "nobody-corp"), ()]
+    async with _root_key_worker(client, script):
+        await _active(client, "watched-corp")
+        watch = await client.start_workflow(
+            WatchRootKeys.run,
+            WatchRootKeysInput(region=_REGION),
+            id=ids.watch_workflow(_REGION),
+            task_queue=ids.task_queue(_REGION),
+        )
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while script.attempts["watch-root-keys"] < 3:  # noqa: ASYNC110 - another task is watched
+                await asyncio.sleep(0.02)
+        recorded = await watch.fetch_history()
+        await watch.terminate()
+        return {"root-keys-watched": recorded}
+
+
+async def _active(client: Client, tenant_id: str) -> WorkflowHandle[Any, Any]:
+    return await client.start_workflow(
+        Tenant.run,
+        TenantInput(tenant_id=tenant_id, region=_REGION, promise_seconds=60, memory=TenantMemory(state=State.ACTIVE)),
+        id=ids.tenant_workflow(tenant_id),
+        task_queue=ids.task_queue(_REGION),
+    )
+
+
+@asynccontextmanager
+async def _root_key_worker(client: Client, script: RootKeyScript) -> AsyncIterator[None]:
+    queue, workflows = ids.task_queue(_REGION), [Tenant, ChangeRootKey, WatchRootKeys]
+    async with Worker(client, task_queue=queue, workflows=workflows, activities=script.activities()):
+        yield
 
 
 async def _service_history(client: Client, tenant_id: str, service: str) -> WorkflowHistory:

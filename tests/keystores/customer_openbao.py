@@ -5,6 +5,7 @@ root_key = CustomerRootKeys(Reach(networks=LOOPBACK)).open(TENANT, bao.place(), 
 bao.soft_delete(); bao.restore(); bao.allow(()); bao.allow(); bao.seal(); bao.unseal(); bao.pause(); bao.kill()
 """
 
+import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,16 @@ class CustomerOpenBao:
         """A static seal opens by itself at the next start."""
         self.kill()
         self.start_again()
+
+    def count(self, what: str, name: str = KEY) -> int:
+        """Return how often the server was asked to `encrypt` or `decrypt` with a key, by its own audit file."""
+        wanted, found = f"transit/{what}/{name}", 0
+        with (self.server.folder / "logs" / "audit.log").open(encoding="utf-8") as log:
+            for line in log:
+                if wanted in line:
+                    record = json.loads(line)
+                    found += record["type"] == "request" and record["request"]["path"] == wanted
+        return found
 
     def pause(self) -> None:
         self.server.process.send_signal(signal.SIGSTOP)

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,21 @@ def test_i_change_between_keys_and_the_former_one_is_worth_nothing(
     third = holders.hold("openbao")
     change(third)
     assert works(program)
+    change(None)
+
+
+def test_credentials_that_ended_are_given_anew_while_the_tenant_is_locked(
+    stack: Stack, holders: Holders, program: Program, change: Any
+) -> None:
+    holder = holders.hold("openbao")
+    change(holder)
+    holders.bao.revoke(holder.credentials)
+    wait_until(lambda: standing(stack) == ("locked", ("root-key",)), lambda: f"not locked: {standing(stack)}")
+    assert health(stack) == "root_key_credentials_refused"
+    renewed = replace(holder, credentials=holders.bao.token())
+    assert change(renewed)["root_key_mode"] == "openbao"
+    wait_until(lambda: standing(stack) == ("active", ()), lambda: "it does not unlock")
+    wait_until(lambda: works(program), lambda: "what was encrypted before does not open")
     change(None)
 
 

@@ -1,0 +1,360 @@
+"""The steps of ChangeRootKey over real servers: where credentials lie, what is switched when, what overtakes what."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from database.interfaces import SealedRootKeyRow
+from tenancy.errors import Overtaken, TenantClosed, WrongContext
+from tenancy.lifecycle import Move, State
+from tenancy.locks import LockReason
+from tenancy.messages import PreflightResult, SwitchResult
+from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
+from tenancy.root_keys import PlatformPlace, RootKeyMode, credentials_context
+from tests.activities.changing import SERVICES, Change, bao, change, opener, operator
+from tests.activities.conftest import REGION, Provisioning, run_steps
+from tests.activities.connecting import Connection, after_effect
+from tests.stories.stack import wait_until
+
+__all__ = ["bao", "change", "opener", "operator"]  # fixtures that pytest finds here by their names
+
+
+def credentials_of(change: Change, root_key_id: str) -> SealedRootKeyRow:
+    with change.tenant.database.tenant_tx(change.tenant_id) as tx:
+        sealed = tx.root_keys.sealed(root_key_id)
+    assert sealed is not None
+    return sealed
+
+
+def opens(change: Change, row: SealedRootKeyRow, tenant_id: str | None = None) -> bytes:
+    return change.reveal(credentials_context(tenant_id or change.tenant_id, row.root_key_id), row.credentials)
+
+
+# ── admission ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_admitted_credentials_leave_the_request_and_lie_under_the_tenants_key_alone(change, bao, field) -> None:
+    credentials = bao.token()
+    assert credentials.token is not None
+    step = change.ask(bao.place(), credentials)
+    change.run("admit-root-key", step)
+    assert change.rows("select sealed from okcm.root_key_request") == [(None,)]
+    row = credentials_of(change, step.request_id)
+    assert row.credentials.startswith("vault:v1:")
+    assert opens(change, row) == credentials.dump()
+    with field.administrator() as connection:
+        tables = connection.execute(
+            "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname = 'okcm'"
+        ).fetchall()
+        for (table,) in tables:
+            secret = credentials.token.get_secret_value()
+            found = connection.execute(f"select 1 from {table} t where t::text like %s", [f"%{secret}%"]).fetchall()
+            assert found == [], table
+
+
+def test_credentials_that_were_moved_to_another_root_key_do_not_open(change, bao) -> None:
+    first = change.to(bao.place(), bao.token())
+    second = change.ask(bao.place("second"), bao.token())
+    change.run("admit-root-key", second)
+    mine, other = credentials_of(change, first.request_id), credentials_of(change, second.request_id)
+    with change.tenant.database.raw_tx(change.tenant_id) as connection:
+        for row, theirs in ((mine, other), (other, mine)):
+            connection.execute(
+                "update okcm.root_key set credentials = %s where root_key_id = %s",
+                [theirs.credentials, row.root_key_id],
+            )
+    for root_key_id in (first.request_id, second.request_id):
+        with pytest.raises(WrongContext):
+            opens(change, credentials_of(change, root_key_id))
+    result = change.run("preflight-root-key", second)
+    assert (result.problems, result.code) == (1, WrongContext.code)
+    with pytest.raises(WrongContext):
+        change.run("wrap-service-keys", second)
+
+
+def test_credentials_that_were_moved_to_another_tenant_do_not_open(change, bao, request_tenant) -> None:
+    step = change.to(bao.place(), bao.token())
+    theirs: Provisioning = request_tenant(organization="Globex")
+    run_steps(theirs, ["open-records", "create-keys", "create-authority", "activate"])
+    other = change.of(Connection(theirs, change.connection.operator))
+    other.add_service("orders")
+    admitted = other.ask(bao.place(), bao.token())
+    other.run("admit-root-key", admitted)
+    mine = credentials_of(change, step.request_id)
+    with theirs.database.raw_tx(theirs.tenant_id) as connection:
+        connection.execute("update okcm.root_key set credentials = %s", [mine.credentials])
+    with pytest.raises(WrongContext):
+        opens(change, credentials_of(other, admitted.request_id), theirs.tenant_id)
+    assert other.run("preflight-root-key", admitted).code == WrongContext.code
+    assert other.opened()
+
+
+def test_credentials_are_sealed_for_one_tenant_and_one_request(change, bao) -> None:
+    step, other = change.ask(bao.place(), bao.token()), change.ask(bao.place(), bao.token())
+    swap = "update okcm.root_key_request r set sealed = o.sealed from okcm.root_key_request o where r <> o"
+    with change.tenant.database.raw_tx(change.tenant_id) as connection:
+        connection.execute(swap)
+    for asked in (step, other):
+        with pytest.raises(RootKeyRefused):
+            change.run("admit-root-key", asked)
+        change.abandon(asked, RootKeyRefused.code, "admit-root-key")
+    change.assert_in_force(RootKeyMode.PLATFORM, None)
+
+
+def test_a_tenant_that_is_not_open_changes_nothing_and_keeps_no_credentials(change, bao) -> None:
+    step = change.ask(bao.place(), bao.token())
+    change.connection.move(Move.LEAVE)
+    with pytest.raises(TenantClosed):
+        change.run("admit-root-key", step)
+    change.abandon(step, TenantClosed.code, "admit-root-key")
+    change.assert_in_force(RootKeyMode.PLATFORM, None)
+    assert change.rows("select 1 from okcm.root_key") == []
+
+
+# ── preflight ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_preflight_alone_stores_what_it_found_and_nothing_else(change, bao) -> None:
+    good = change.preflight_alone(bao.place(), bao.token())
+    assert change.run("preflight-root-key", good) == PreflightResult(problems=0)
+    missing = change.preflight_alone(bao.place("nowhere"), bao.token())
+    result = change.run("preflight-root-key", missing)
+    assert (result.problems > 0, result.code) == (True, change.problem_codes(missing)[0])
+    assert change.problem_codes(good) == []
+    assert change.rows("select 1 from okcm.root_key") == change.rows("select 1 from okcm.root_key_change") == []
+    change.assert_in_force(RootKeyMode.PLATFORM, None)
+
+
+def test_a_preflight_that_found_problems_ends_the_change(change, bao) -> None:
+    before, step = change.opened(), change.ask(bao.place("nowhere"), bao.token())
+    change.run("admit-root-key", step)
+    result = change.run("preflight-root-key", step)
+    change.abandon(step, result.code, "preflight-root-key")
+    change.assert_in_force(RootKeyMode.PLATFORM, None)
+    assert change.opened() == before
+
+
+# ── wrap and switch ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_change_keeps_every_service_key_and_puts_all_of_them_under_the_new_root_key(change, bao) -> None:
+    before = change.opened()
+    step = change.to(bao.place(), bao.token())
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+    assert change.opened() == before
+    assert {row.root_key for row in map(change.row, SERVICES)} == {bao.place().name}
+    assert all(change.row(service).wrapped.startswith(b"vault:v1:") for service in SERVICES)
+    done = change.change(step.number)
+    assert (done.total, done.wrapped, done.state, done.problem) == (len(SERVICES), len(SERVICES), "done", None)
+
+
+def test_the_same_key_with_new_credentials_takes_over_from_the_old_ones(change, bao) -> None:
+    before, old = change.opened(), bao.token()
+    first = change.to(bao.place(), old)
+    second = change.to(bao.place(), bao.token())
+    bao.revoke(old)
+    change.assert_in_force(RootKeyMode.OPENBAO, second.request_id)
+    assert change.opened() == before
+    assert change.rows(f"select state, credentials from okcm.root_key where root_key_id = '{first.request_id}'") == [
+        ("retired", None)
+    ]
+
+
+def test_two_requests_one_after_the_other_both_take_effect(change, bao) -> None:
+    before = change.opened()
+    first, second = change.ask(bao.place(), bao.token()), change.ask(bao.place("second"), bao.token())
+    change.through(first)
+    assert change.rows("select count(*) from okcm.root_key_request where sealed is not null") == [(1,)]
+    change.through(second)
+    change.assert_in_force(RootKeyMode.OPENBAO, second.request_id)
+    assert change.opened() == before
+    back = change.to_platform()
+    change.assert_in_force(RootKeyMode.PLATFORM, None)
+    assert change.opened() == before
+    assert change.change(back.number).from_name == bao.place("second").name
+
+
+def test_a_service_that_is_connected_between_wrap_and_switch_is_wrapped_in_another_round(change, bao) -> None:
+    step = change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    staged = change.staged()
+    change.add_service("payroll")
+    before = change.opened()
+    assert change.row("payroll").root_key_mode == RootKeyMode.PLATFORM
+    result = change.run("switch-root-key", step)
+    assert (result.switched, change.current) == (False, None)
+    change.run("wrap-service-keys", step)
+    assert {service: wrap for service, wrap in change.staged().items() if service != "payroll"} == staged
+    assert change.run("switch-root-key", step).switched
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+    assert change.opened() == before
+    assert change.change(step.number).total == len(SERVICES) + 1
+
+
+def test_a_service_key_that_is_made_during_a_switch_waits_for_it_and_is_made_again_under_the_new_one(
+    change, bao, field
+) -> None:
+    step = change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    enrolled = change.enrol("payroll")
+    with ThreadPoolExecutor(1) as pool:
+        with change.tenant.database.tenant_tx(change.tenant_id) as tx:
+            tx.tenants.lock()
+            making = pool.submit(change.tenant.run_with, "create-service-key", enrolled)
+            wait_until(lambda: waiting(field), lambda: "nobody waits for the tenant's row")
+            assert tx.root_keys.switch(step.number)
+            assert not making.done()
+        with pytest.raises(Overtaken):
+            making.result(10)
+    change.tenant.run_with("create-service-key", enrolled)
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+    assert len(change.opened()) == len(SERVICES) + 1
+
+
+def waiting(field) -> bool:
+    with psycopg.connect(field.server.administrator(field.name)) as connection:
+        found = connection.execute(
+            "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        return found.fetchone() is not None
+
+
+def test_a_switch_unlocks_a_tenant_that_its_former_root_key_had_locked(change, bao) -> None:
+    change.to(bao.place(), bao.token())
+    step = change.ask(PlatformPlace(), None)
+    change.through(step, until="wrap-service-keys")
+    change.hold(LockReason.ROOT_KEY)
+    change.hold(LockReason.SWITCH)
+    assert change.run("switch-root-key", step).state is State.LOCKED
+    assert change.tenant_row.locks == (LockReason.SWITCH,)
+    other = change.ask(bao.place(), bao.token())
+    change.release(LockReason.SWITCH)
+    change.through(other, until="wrap-service-keys")
+    change.hold(LockReason.ROOT_KEY)
+    assert change.run("switch-root-key", other) == SwitchResult(
+        state=State.ACTIVE, switched=True, mode=RootKeyMode.OPENBAO, told="root-key-changed"
+    )
+    assert (change.tenant_row.state, change.tenant_row.locks) == (State.ACTIVE, ())
+
+
+def test_a_switch_that_is_repeated_leaves_a_lock_by_the_new_root_key_alone(change, bao) -> None:
+    step = change.to(bao.place(), bao.token())
+    change.hold(LockReason.ROOT_KEY)
+    result = change.run("switch-root-key", step)
+    assert (result.switched, result.state) == (True, State.LOCKED)
+    assert change.tenant_row.locks == (LockReason.ROOT_KEY,)
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+
+
+def test_a_suspended_tenant_changes_its_root_key_and_stays_suspended(change, bao) -> None:
+    change.connection.move(Move.SUSPEND)
+    step = change.to(bao.place(), bao.token())
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+    assert change.tenant_row.state is State.SUSPENDED
+
+
+# ── attempts that were given up as lost and go on ────────────────────────────────────────────────────────────────
+
+
+def test_an_attempt_to_wrap_that_outlives_its_change_leaves_nothing(change, bao) -> None:
+    before, step = change.opened(), change.ask(bao.place(), bao.token())
+    change.through(step, until="preflight-root-key")
+
+    def abandon() -> None:
+        change.abandon(step, "internal", "wrap-service-keys")
+
+    with after_effect(change.tenant, 6, abandon), pytest.raises(Overtaken):
+        change.run("wrap-service-keys", step)
+    change.assert_in_force(RootKeyMode.PLATFORM, None)
+    assert change.opened() == before
+
+
+def test_an_attempt_to_wrap_that_outlives_its_change_does_not_touch_the_next_one(change, bao) -> None:
+    before, step = change.opened(), change.ask(bao.place(), bao.token())
+    change.through(step, until="preflight-root-key")
+    following = change.ask(bao.place("second"), bao.token())
+
+    def overtake() -> None:
+        change.abandon(step, "internal", "wrap-service-keys")
+        change.through(following, until="wrap-service-keys")
+
+    with after_effect(change.tenant, 6, overtake), pytest.raises(Overtaken):
+        change.run("wrap-service-keys", step)
+    assert change.run("switch-root-key", following).switched
+    change.assert_in_force(RootKeyMode.OPENBAO, following.request_id)
+    assert change.opened() == before
+
+
+def test_an_attempt_to_wrap_that_goes_on_after_the_switch_leaves_nothing(change, bao) -> None:
+    step = change.to(bao.place(), bao.token())
+    with pytest.raises(Overtaken):
+        change.run("wrap-service-keys", step)
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+
+
+def test_a_change_that_was_switched_is_not_abandoned_any_more(change, bao) -> None:
+    step = change.to(bao.place(), bao.token())
+    ended = change.abandon(step, "internal", "switch-root-key")
+    assert (ended.switched, ended.mode) == (True, "openbao")
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+    given_up = change.ask(PlatformPlace(), None)
+    change.through(given_up, until="wrap-service-keys")
+    ended = change.abandon(given_up, "internal", "switch-root-key")
+    assert (ended.switched, ended.mode) == (False, "openbao")
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)
+
+
+def test_credentials_that_ended_are_given_anew_though_the_former_ones_open_nothing(change, bao) -> None:
+    former = bao.token()
+    change.to(bao.place(), former)
+    before = change.opened()
+    bao.revoke(former)
+    change.hold(LockReason.ROOT_KEY)
+    change.to(bao.place(), bao.token())
+    assert change.opened() == before
+
+
+def test_a_change_that_nobody_ended_is_abandoned_when_the_next_one_begins(change, bao) -> None:
+    before, step = change.opened(), change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    following = change.to(bao.place("second"), bao.token())
+    assert (change.change(step.number).state, change.change(step.number).problem) == ("failed", Overtaken.code)
+    change.assert_in_force(RootKeyMode.OPENBAO, following.request_id)
+    assert change.opened() == before
+
+
+def test_wrapping_says_that_it_is_alive_after_every_key(change, bao) -> None:
+    """A batch of them is longer than the heartbeat's time where the root key is far away."""
+    step = change.ask(bao.place(), bao.token())
+    change.through(step, until="preflight-root-key")
+    environment, beats = ActivityEnvironment(), []
+    environment.on_heartbeat = lambda *details: beats.append(details)
+    environment.run(change.tenant.parts.lifecycle[wraps_at(change)], step)
+    assert len(beats) >= len(SERVICES) + 1
+
+
+def wraps_at(change: Change) -> int:
+    names = [activity.__name__ for activity in change.tenant.parts.lifecycle]
+    return names.index("wrap_service_keys")
+
+
+def test_a_root_key_out_of_reach_is_waited_for_and_what_was_wrapped_is_kept(change, bao) -> None:
+    before, step = change.opened(), change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    staged = change.staged()
+    change.add_service("payroll")
+    bao.pause()
+    try:
+        with pytest.raises(RootKeyUnreachable):
+            change.run("wrap-service-keys", step)
+        assert {service: change.opener.open(change.tenant_id, REGION, service, 1) for service in SERVICES} == {
+            service: key for (service, _), key in before.items()
+        }
+    finally:
+        bao.resume()
+    change.run("wrap-service-keys", step)
+    assert staged.items() <= change.staged().items()
+    assert change.run("switch-root-key", step).switched
+    change.assert_in_force(RootKeyMode.OPENBAO, step.request_id)

@@ -1,0 +1,209 @@
+"""Every step of ChangeRootKey dies after each of its effects; and the new root key is taken away between any two steps.
+
+The first leaves what the next try finishes. The second leaves the tenant on the former root key, with everything
+opening as before.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from tenancy.errors import OpenKcmError
+from tenancy.messages import PreflightResult, RootKeyStep
+from tenancy.root_key_errors import CustomerKeyError, RootKeyCredentialsRefused, RootKeyDenied, RootKeyDisabled
+from tenancy.root_keys import PlatformPlace, RootKeyMode
+from tests.activities.changing import STEPS, Change, bao, change, opener, operator
+from tests.activities.connecting import after_effect
+
+__all__ = ["bao", "change", "opener", "operator"]  # fixtures that pytest finds here by their names
+
+# What each direction changes from (None: the platform) and to, by the names of the customer's keys.
+DIRECTIONS = {
+    "to the customer": (None, "openkcm-root"),
+    "to another key": ("openkcm-root", "second"),
+    "to the same key, anew": ("openkcm-root", "openkcm-root"),
+    "back to the platform": ("openkcm-root", None),
+}
+
+
+class Died(BaseException):
+    """The process is gone: no `except` of the product sees this."""
+
+
+def die() -> None:
+    raise Died
+
+
+def ask(change: Change, bao, key: str | None) -> RootKeyStep:
+    return change.ask(PlatformPlace(), None) if key is None else change.ask(bao.place(key), bao.token())
+
+
+def go(change: Change, bao, key: str | None) -> RootKeyStep:
+    step = ask(change, bao, key)
+    change.through(step)
+    return step
+
+
+@pytest.mark.parametrize("dying", STEPS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(change, bao, direction, dying) -> None:
+    former, new = DIRECTIONS[direction]
+    # All of them in the first direction, and every third in the others, which share its code.
+    stride = 1 if direction == "to the customer" else 3
+    before, effect, died = change.opened(), 1 - stride, True
+    while died:
+        go(change, bao, former)
+        step, effect = ask(change, bao, new), effect + stride
+        for name in STEPS:
+            if name == dying:
+                died = dies(change, step, name, effect)
+                assert change.opened() == before
+            change.run(name, step)
+        change.assert_in_force(
+            RootKeyMode.PLATFORM if new is None else RootKeyMode.OPENBAO, None if new is None else step.request_id
+        )
+        assert change.opened() == before
+        assert change.change(step.number).state == "done"
+    assert effect > 2, "a step has two effects at least"
+    change.tenant.assert_audited_once()
+    assert set(change.audited("root_key.changed")) == {
+        (f"root-key-{number}", outcome) for number in range(1, change.number + 1) for outcome in ("intended", "success")
+    }
+
+
+def dies(change: Change, step: RootKeyStep, name: str, effect: int) -> bool:
+    """Run a step until its nth effect; False when it has fewer."""
+    with after_effect(change.tenant, effect, die):
+        try:
+            change.run(name, step)
+        except Died:
+            return True
+    return False
+
+
+def test_abandoning_dies_after_its_commit_and_is_done_once(change, bao) -> None:
+    before = change.opened()
+    step = change.ask(bao.place(), bao.token())
+    change.through(step, until="wrap-service-keys")
+    with after_effect(change.tenant, 1, die), pytest.raises(Died):
+        change.abandon(step, "root_key_disabled", "switch-root-key")
+    change.abandon(step, "root_key_disabled", "switch-root-key")
+    change.assert_in_force(RootKeyMode.PLATFORM, None)
+    assert change.opened() == before
+    assert change.audited("root_key.changed") == [("root-key-1", "intended"), ("root-key-1", "failure")]
+
+
+def test_a_preflight_that_dies_after_its_commit_says_what_it_had_found(change, bao) -> None:
+    step = change.preflight_alone(bao.place(), bao.token())
+    with after_effect(change.tenant, 100, die) as seen:
+        change.run("preflight-root-key", step)
+    again = change.preflight_alone(bao.place(), bao.token())
+    with after_effect(change.tenant, seen[0], die), pytest.raises(Died):
+        change.run("preflight-root-key", again)
+    assert change.run("preflight-root-key", again) == PreflightResult(problems=0)
+    assert change.problem_codes(again) == []
+
+
+def disable(bao, _credentials) -> None:
+    bao.soft_delete()
+
+
+def revoke(bao, credentials) -> None:
+    bao.revoke(credentials)
+
+
+TAKEN = {"disabled": (disable, RootKeyDisabled.code), "revoked": (revoke, RootKeyCredentialsRefused.code)}
+
+
+def change_as_the_workflow_does(change: Change, step: RootKeyStep, between: Callable[[str], None]) -> str:
+    """Run the steps, `between` before each, and abandon at the first that fails; return its code."""
+    for name in STEPS:
+        between(name)
+        try:
+            result = change.run(name, step)
+            code = result.code if isinstance(result, PreflightResult) else ""
+        except OpenKcmError as failed:
+            if failed.retryable:
+                raise
+            code = failed.code
+        if code:
+            change.abandon(step, code, name)
+            return code
+    return ""
+
+
+@pytest.mark.parametrize("former", [None, "second"])
+@pytest.mark.parametrize("how", TAKEN)
+@pytest.mark.parametrize("moment", STEPS)
+def test_a_new_key_that_is_taken_away_before_a_step_leaves_the_former_one(change, bao, former, how, moment) -> None:
+    take, code = TAKEN[how]
+    held = go(change, bao, former).request_id if former else None
+    before, credentials = change.opened(), bao.token()
+    step = change.ask(bao.place(), credentials)
+    try:
+        ended = change_as_the_workflow_does(
+            change, step, lambda name: take(bao, credentials) if name == moment else None
+        )
+    finally:
+        bao.restore()
+    assert ended == code
+    assert_on_the_former(change, step, held, code)
+    assert change.opened() == before
+
+
+@pytest.mark.parametrize("former", [None, "second"])
+@pytest.mark.parametrize("how", TAKEN)
+def test_a_new_key_that_is_taken_away_after_half_of_the_wraps_leaves_the_former_one(change, bao, former, how) -> None:
+    take, code = TAKEN[how]
+    held = go(change, bao, former).request_id if former else None
+    credentials = bao.token()
+    step = change.ask(bao.place(), credentials)
+    change.through(step, until="preflight-root-key")
+    change.run("wrap-service-keys", step)
+    change.add_service("payroll")
+    before = change.opened()
+    try:
+        take(bao, credentials)
+        with pytest.raises(CustomerKeyError) as failed:
+            change.run("wrap-service-keys", step)
+    finally:
+        bao.restore()
+    assert failed.value.code == code
+    change.abandon(step, code, "wrap-service-keys")
+    assert_on_the_former(change, step, held, code)
+    assert change.opened() == before
+
+
+def test_a_new_key_that_may_not_decrypt_any_more_is_noticed_before_anything_lies_under_it(change, bao) -> None:
+    before, step = change.opened(), change.ask(bao.place(), bao.token())
+
+    def between(name: str) -> None:
+        if name == "wrap-service-keys":
+            bao.allow(("encrypt", "keys"))
+
+    assert change_as_the_workflow_does(change, step, between) == RootKeyDenied.code
+    assert_on_the_former(change, step, None, RootKeyDenied.code)
+    assert change.opened() == before
+
+
+def test_after_a_change_that_was_abandoned_the_same_key_with_new_credentials_takes_over(change, bao) -> None:
+    before, credentials = change.opened(), bao.token()
+    step = change.ask(bao.place(), credentials)
+    ended = change_as_the_workflow_does(
+        change, step, lambda name: bao.revoke(credentials) if name == "switch-root-key" else None
+    )
+    assert ended == RootKeyCredentialsRefused.code
+    again = go(change, bao, "openkcm-root")
+    change.assert_in_force(RootKeyMode.OPENBAO, again.request_id)
+    assert change.opened() == before
+
+
+def assert_on_the_former(change: Change, step: RootKeyStep, held: str | None, code: str) -> None:
+    change.assert_in_force(RootKeyMode.OPENBAO if held else RootKeyMode.PLATFORM, held)
+    ended = change.change(step.number)
+    assert (ended.state, ended.problem) == ("failed", code)
+    assert change.audited("root_key.changed")[-2:] == [
+        (step.operation_id, "intended"),
+        (step.operation_id, "failure"),
+    ]
+    change.tenant.assert_audited_once()

@@ -1,0 +1,186 @@
+"""Who holds root keys on the battlefield, a tenant that changes between them, and a reader that never stops reading."""
+
+import json
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from config import secrets
+from config.sealing import seal
+from config.secrets import Role, read_secret
+from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
+from tenancy.audit import verify_chain
+from tenancy.errors import DatabaseUnavailable, OpenKcmError, VaultUnavailable
+from tenancy.root_key_errors import RootKeyUnreachable
+from tenancy.root_keys import Credentials, Place, PlatformPlace
+from tests.chaos.field import REGION, Field
+from tests.keystores.customer_openbao import CustomerOpenBao
+from tests.keystores.estate import assert_in_force
+from tests.keystores.ministack import Key, MiniStack, User
+from tests.keystores.opening import Estate, Opener, decrypt, encrypt
+
+_PAUSE_SECONDS = 0.03
+"""Between two rounds of the reader, so that those that are read about have a processor, too."""
+_OUTAGES: dict[str, tuple[type[OpenKcmError], ...]] = {
+    # The platform's own root key lies there, too.
+    "openbao": (VaultUnavailable, RootKeyUnreachable),
+    "postgres": (DatabaseUnavailable,),
+}
+"""What a reader may be told when which server was shot; nothing at all while others are down."""
+
+
+@dataclass
+class Customers:
+    """The key servers of customers: an OpenBao with several keys, and AWS."""
+
+    bao: CustomerOpenBao
+    aws: MiniStack
+    user: User
+    key: Key
+
+    @classmethod
+    def start(cls, folder: Path) -> Self:
+        for name in ("bao", "aws"):
+            (folder / name).mkdir()
+        aws = MiniStack.start(folder / "aws")
+        user, key = aws.user("kcm"), aws.key()
+        key.allow(user.arn)
+        bao = CustomerOpenBao.start(folder / "bao")
+        bao.make_key("second")
+        bao.make_key("doomed")
+        return cls(bao, aws, user, key)
+
+    def holds(self, name: str) -> tuple[Place, Credentials | None]:
+        """Return where a root key lies and new credentials for it: `platform`, `aws`, or a key of the OpenBao."""
+        match name:
+            case "platform":
+                return PlatformPlace(), None
+            case "aws":
+                return self.key.place(), self.user.credentials()
+            case _:
+                return self.bao.place(name), self.bao.token()
+
+    def stop(self) -> None:
+        self.bao.kill()
+        self.aws.kill()
+
+
+@dataclass
+class Tenant:
+    """The tenant whose root key is changed, as somebody asks for it who does not give up."""
+
+    field: Field
+    customers: Customers
+    tenant_id: str
+    under: tuple[str, str | None] = ("platform", None)
+    """Who holds the root key in force, and its id."""
+
+    def request(self, holder: str) -> str:
+        self.field.wait_whole()
+        place, credentials = self.customers.holds(holder)
+        request_id = uuid.uuid4().hex
+        public = read_secret(self.field.settings.secrets, secrets.INTAKE_PUBLIC_KEY)
+        sealed = credentials and seal(public, self.tenant_id, request_id, credentials)
+        operator = self.field.database(Role.OPERATOR)
+        with operator.tenant_tx(self.tenant_id) as tx:
+            tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
+        operator.close()
+        return request_id
+
+    def change(self, holder: str, before_healing: Callable[[], None] = lambda: None) -> str:
+        """Change to another root key and return its id; raises UpdateRefused when it was abandoned."""
+        request_id = self.request(holder)
+        self.field.ask(lambda gateway: gateway.change_root_key(self.tenant_id, request_id), before_healing)
+        self.under = (holder, None if holder == "platform" else request_id)
+        return request_id
+
+    def bring_under(self, holder: str) -> None:
+        """See to it that a root key is in force, whatever a test before this one left."""
+        if self.under[0] != holder:
+            self.field.aim()
+            self.change(holder)
+
+    def assert_under(self) -> RootKeyChangeRow:
+        """Check what is on record, and return the last change."""
+        self.field.wait_whole()
+        database = self.field.database(Role.WORKER)
+        try:
+            holder, root_key_id = self.under
+            assert_in_force(database, self.tenant_id, self.customers.holds(holder)[0].provider, root_key_id)
+            with database.tenant_tx(self.tenant_id) as tx:
+                [last] = tx.root_keys.changes(1)
+                records = tx.audit.records()
+        finally:
+            database.close()
+        verify_chain(records)
+        counted = Counter(
+            (record["event_id"].partition("/")[0], record["name"], record["outcome"])
+            for record in (json.loads(stored.record) for stored in records)
+            if record["name"].startswith("root_key.")
+        )
+        assert set(counted.values()) <= {1}, counted
+        operation = f"root-key-{last.number}"
+        ended = "success" if last.state == "done" else "failure"
+        assert {outcome for (of, name, outcome) in counted if (of, name) == (operation, "root_key.changed")} == {
+            "intended",
+            ended,
+        }
+        return last
+
+
+@dataclass
+class Reader:
+    """`with Reader(...)`: opens every service key in a loop, in a thread, and keeps what went wrong.
+
+    A ciphertext is made in each round, so that there are some from before, during and after the change.
+    """
+
+    settings_of: Field
+    tenant_id: str
+    estate: Estate
+    shot: str
+    rounds: int = 0
+    wrong: list[str] = field(default_factory=list)
+    ciphertexts: list[tuple[tuple[str, int], bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_why: object) -> None:
+        self._enough.set()
+        self._thread.join(30)
+
+    def _read(self) -> None:
+        with Opener(self.settings_of.settings) as opener:
+            while not self._enough.is_set():
+                try:
+                    found = opener.open_all(self.tenant_id, REGION)
+                except OpenKcmError as told:
+                    if not isinstance(told, _OUTAGES.get(self.shot, ())):
+                        self.wrong.append(f"{told.code}: {told.message}")
+                    time.sleep(_PAUSE_SECONDS)
+                except Exception as unexpected:  # noqa: BLE001 - whatever it is, the test must hear of it
+                    self.wrong.append(repr(unexpected))
+                    return
+                else:
+                    self.rounds += 1
+                    if found != self.estate:
+                        self.wrong.append("another key came out")
+                    place = next(iter(found))
+                    self.ciphertexts.append((place, encrypt(found[place], b"meanwhile")))
+                    time.sleep(_PAUSE_SECONDS)
+
+    def assert_never_refused(self, estate: Estate) -> None:
+        """Check that nothing went wrong, and that what was encrypted meanwhile opens with the keys as they are now."""
+        assert not self.wrong, self.wrong
+        assert self.rounds > 1, "nobody read"
+        for place, ciphertext in self.ciphertexts:
+            assert decrypt(estate[place], ciphertext) == b"meanwhile"
