@@ -148,7 +148,9 @@ def test_what_i_take_away_locks_and_what_i_give_back_opens_and_the_page_says_so_
     with holder.taken_away():
         expect(notice(page, LOCKED)).to_be_visible(timeout=SOON_MS)
         expect(notice(page, "the root key does not do its part where you hold it")).to_be_visible()
-        expect(notice(page, "It opens by itself, within seconds, when the root key works again")).to_be_visible()
+        expect(
+            notice(page, "Your tenant opens by itself, within seconds, when the root key works again")
+        ).to_be_visible()
         expect(card(page).get_by_text("The tenant is locked until it works again.")).to_be_visible()
         expect(page.locator(".st-key-standing-unlock")).to_have_count(0)  # nobody here can
         wait_until(lambda: refuses_all(program), lambda: "what was open stays open", SOON_MS / 1000)
@@ -182,7 +184,7 @@ def test_the_kill_switch_says_what_stops_wants_the_tenants_name_and_is_undone_he
     close(dialog)
     expect(notice(page, LOCKED)).to_be_visible()
     expect(notice(page, "somebody pulled the kill switch here")).to_be_visible()
-    expect(notice(page, "It opens when a key administrator unlocks it on the page Keys")).to_be_visible()
+    expect(notice(page, "Your tenant opens when a key administrator unlocks it on the page Keys")).to_be_visible()
     expect(card(page).get_by_role("button", name="Change the root key")).to_have_count(0)
 
     dialog = ask_for(page, "unlock")
