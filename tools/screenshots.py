@@ -46,13 +46,14 @@ from tests.stories.wires import post
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 _WIDE, _PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
-_TALLEST = 1500
+_TALLEST, _TALLEST_DIALOG = 1500, 2300
 _FETCHES = 40
 _PAST_DAYS = 38
 _SATURDAY = 5
 _FROM_MEMORY = 0.985
 _CALM_MS = 1500
 """Until charts have stopped moving."""
+_AROUND_DIALOG = 96
 _MAIN, _DIALOG = "[data-testid=stMainBlockContainer]", "[role=dialog]"
 
 _SERVICES = (
@@ -241,7 +242,7 @@ def _take_root_keys(stack: Stack, chromium: Browser, holder: Holder, place: Path
             _take(page, look, "root-key-change", shows=_DIALOG)
             close(dialog, "Cancel")
             ask_for(page, "lock")
-            _take(page, look, "lock", grows=False)
+            _take(page, look, "lock", shows=_DIALOG)
     holder.take_away()
     wait_until(lambda: stack.command("tenant", "show", ACME)["state"] == "locked", lambda: "it is not locked")
     for look in LOOKS:
@@ -255,7 +256,8 @@ def _take(page: Page, look: Look, name: str, *, grows: bool = True, shows: str =
     _settle(page)
     if look.grows and grows:
         height = page.evaluate("shows => document.querySelector(shows).scrollHeight", shows)
-        page.set_viewport_size({"width": _WIDE["width"], "height": max(_WIDE["height"], min(height, _TALLEST))})
+        tallest, around = (_TALLEST, 0) if shows == _MAIN else (_TALLEST_DIALOG, _AROUND_DIALOG)
+        page.set_viewport_size({"width": _WIDE["width"], "height": max(_WIDE["height"], min(height + around, tallest))})
         _settle(page)
     file = FOLDER / f"{name}-{look.name}.png"
     page.screenshot(path=file)

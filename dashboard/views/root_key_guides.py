@@ -139,7 +139,7 @@ def _aws(tenant_id: str, typed: Mapping[str, str], platform: str | None) -> tupl
             "json",
         ),
         Block(
-            "Your kill switch: disable the key, or take this statement away. Keep kms:DisableKey and "
+            "Your kill switch: disable the key, or take these statements away. Keep kms:DisableKey and "
             "kms:ScheduleKeyDeletion for your own people."
         ),
     )
