@@ -47,8 +47,9 @@ def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
 
 def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     """Show who holds a tenant's root key, how it does, and what was changed."""
-    with operator_database(load_settings()) as database, database.tenant_tx(parse_tenant_id(tenant)) as tx:
-        shown = everything(tx)
+    settings = load_settings()
+    with operator_database(settings) as database, database.tenant_tx(parse_tenant_id(tenant)) as tx:
+        shown = everything(tx, settings.aws_principal)
     output.answer(shown, as_json=as_json, show=lambda console: root_key_view.draw(console, shown))
 
 
@@ -116,7 +117,7 @@ class RootKey:
         return None
 
 
-def everything(tx: TenantTransaction) -> dict[str, Any]:
+def everything(tx: TenantTransaction, aws_principal: str | None) -> dict[str, Any]:
     """Return what there is to know of the tenant's root key, as JSON's types; raises TenantUnknown."""
     row = tx.tenants.get()
     if row is None:
@@ -134,6 +135,7 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
         "health_since": None if key is None else key.health_since.isoformat(),
         "place": place.model_dump(mode="json", exclude_none=True),
         "external_id": external_id(row.tenant_id),
+        "aws_principal": aws_principal,
         "locks": list(row.locks),
         "changes": [_of_change(change) for change in changes],
         "problems": [_of_problem(problem) for problem in _last_found(tx, changes)],

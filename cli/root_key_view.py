@@ -57,6 +57,7 @@ def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("health", _UNWATCHED if health is None else f"{health} since {_time(since)}: {shown['health_message']}"),
         ("locked by", ", ".join(shown["locks"]) or "nothing"),
         ("external id", f"{shown['external_id']} (what a role of yours at AWS must ask for)"),
+        ("platform at AWS", shown["aws_principal"] or "not set (aws_principal): the operator knows whom to trust"),
     ]
 
 

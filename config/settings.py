@@ -6,6 +6,7 @@ is how a wall comes down. Secrets are never settings: they are files in `secrets
 """
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -22,6 +23,9 @@ LOOPBACK = "127.0.0.1"
 """Where everything of the embedded stack listens; there is no setting to widen it."""
 
 
+_AWS_PRINCIPAL = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:(?:role|user)/[\w+=,.@/-]{1,512}")
+
+
 def _network(text: str) -> str:
     try:
         return str(ip_network(text))
@@ -29,8 +33,15 @@ def _network(text: str) -> str:
         raise ValueError("a network such as 10.20.0.0/16") from None
 
 
+def _principal(text: str) -> str:
+    if not _AWS_PRINCIPAL.fullmatch(text):
+        raise ValueError("the ARN of a role or a user such as arn:aws:iam::111122223333:role/openkcm, not of a session")
+    return text
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Network = Annotated[str, AfterValidator(_network)]
+AwsPrincipal = Annotated[str, AfterValidator(_principal)]
 Region = Annotated[str, AfterValidator(parse_region)]
 
 
@@ -104,6 +115,11 @@ class Settings(BaseSettings):
 
     aws_kms_endpoint: str | None = Field(
         None, description="where AWS KMS and STS are asked instead of at AWS's own addresses, for tests"
+    )
+    aws_principal: AwsPrincipal | None = Field(
+        None,
+        description="ARN of the role or user that the platform is at AWS, which customers' roles trust; it is shown to "
+        "customers and gives nothing. Default: their guides say to ask the operator",
     )
     pkcs11_module: Path | None = Field(
         None, description="the PKCS#11 module (a shared library) of the HSM that tenants may hold a root key in"

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from streamlit import config
+from streamlit.runtime.pages_manager import PagesManager
 
 from config.logs import configure_logs
 from dashboard import downloads, wiring
@@ -45,6 +46,9 @@ def create_app(parts: Parts) -> Edge:
         )
         routes += sign_on.routes(DEVELOPMENT_PATH)
     routes += downloads.routes(parts)
+    # Else Streamlit takes the folder `pages` for its own until somebody's script has called `st.navigation`: whoever
+    # comes first after a start, by the address of a page, would see a menu of our modules and nothing else.
+    PagesManager.uses_pages_directory = False
     app = st.App(
         _SCRIPT,
         routes=routes,

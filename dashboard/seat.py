@@ -41,6 +41,8 @@ class Seat:
     """For how long a root key may be out of reach before its tenant is locked; the setting `root_key_grace_seconds`."""
     intake_key: str = ""
     """The public key (PEM) to which credentials of root keys are sealed at once; only the worker opens them."""
+    aws_principal: str | None = None
+    """Whom customers' roles at AWS trust; the setting of the same name."""
     present: Callable[[], bool] = lambda: True
     """Whether the sign-on still holds, which counts as a use of it; raises DatabaseUnavailable.
 

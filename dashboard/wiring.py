@@ -74,6 +74,7 @@ class Parts:
             promise_seconds=self.settings.promise_seconds,
             grace_seconds=self.settings.root_key_grace_seconds,
             intake_key=self.intake_key,
+            aws_principal=self.settings.aws_principal,
             present=lambda: self.guard.holds(sign_on, source),
             left=lambda: self.guard.has_ended(sign_on),
             platform=self.operations if sign_on.person.is_operator else None,

@@ -29,6 +29,7 @@ from tenancy import ids
 from tenancy.latency import BOUNDS, BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
 from tenancy.provisioning import Step
+from tenancy.root_keys import RootKeyMode
 from tenancy.services import CryptoOperation
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import creation
@@ -37,19 +38,23 @@ from tests.stories.browser import Visitor, drawn
 from tests.stories.clients import Program, data_key
 from tests.stories.connected import Service
 from tests.stories.dashboard_pages import ADA, OLGA, fill_connect
+from tests.stories.holders import Holder, Holders
 from tests.stories.kmip_wire import ask
-from tests.stories.stack import ACME, Stack, enabling
+from tests.stories.root_key_pages import ask_for, close, labelled, open_change
+from tests.stories.stack import ACME, Stack, enabling, wait_until
 from tests.stories.wires import post
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 _WIDE, _PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
-_TALLEST = 1500
+_TALLEST, _TALLEST_DIALOG = 1500, 2300
 _FETCHES = 40
 _PAST_DAYS = 38
 _SATURDAY = 5
 _FROM_MEMORY = 0.985
 _CALM_MS = 1500
 """Until charts have stopped moving."""
+_AROUND_DIALOG = 96
+_MAIN, _DIALOG = "[data-testid=stMainBlockContainer]", "[role=dialog]"
 
 _SERVICES = (
     ("customer-records", "mongodb"),
@@ -70,6 +75,7 @@ _CUSTOMERS = (
     ("litware-10078", "Litware Insurance SE"),
     ("adatum-10090", "Adatum Bank"),
 )
+_AWS_PRINCIPAL = "arn:aws:iam::999988887777:role/openkcm-platform"
 _STUCK = ("wingtip-10101", "Wingtip Airlines")
 _FAILED = ("proseware-10115", "Proseware Media")
 
@@ -93,20 +99,23 @@ LOOKS = (
 def main() -> int:
     """Take all pictures; returns the exit status."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as place, installation(Path(place)) as stack:
-        furnish(stack, Path(place))
-        with browser.chromium() as chromium:
-            for look in LOOKS:
-                _take_all(stack, chromium, look)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        with Holders(place / "holders").until_closed() as holders, installation(place, holders) as stack:
+            furnish(stack, place)
+            with browser.chromium() as chromium:
+                for look in LOOKS:
+                    _take_all(stack, chromium, look)
+                _take_root_keys(stack, chromium, holders.hold("aws-kms"), place)
     for picture in sorted(FOLDER.glob("*.png")):
         sys.stdout.write(f"{picture.stat().st_size / 1024:6.0f} KB  {picture.relative_to(FOLDER.parents[1])}\n")
     return 0
 
 
 @contextmanager
-def installation(place: Path) -> Iterator[Stack]:
+def installation(place: Path, holders: Holders) -> Iterator[Stack]:
     """Run everything on free ports, for as long as it is needed."""
-    with closing(Stack(place)) as stack:
+    with closing(Stack(place, aws_principal=_AWS_PRINCIPAL, **holders.settings())) as stack:
         try:
             stack.command("up")
             yield stack
@@ -219,12 +228,36 @@ def _take_all(stack: Stack, chromium: Browser, look: Look) -> None:
         _take(window.sign_in(OLGA), look, "operations")
 
 
-def _take(page: Page, look: Look, name: str, *, grows: bool = True) -> None:
+def _take_root_keys(stack: Stack, chromium: Browser, holder: Holder, place: Path) -> None:
+    """Take what a customer sees who holds the root key, and what everybody sees once it is taken away."""
+    stack.command("root-key", "change", ACME, *holder.words(place))
+    for look in LOOKS:
+        with closing(Visitor(chromium, stack.settings.dashboard_url, **look.options)) as window:
+            page = window.sign_in(ADA, f"/tenant/{ACME}/keys")
+            window.open(f"/tenant/{ACME}/keys")
+            _take(page, look, "root-key")
+            dialog = open_change(page, RootKeyMode.AWS_KMS)
+            labelled(dialog, "Key ARN").fill(holder.place.name)
+            dialog.get_by_text("What to do first, where the key is held").click()
+            _take(page, look, "root-key-change", shows=_DIALOG)
+            close(dialog, "Cancel")
+            ask_for(page, "lock")
+            _take(page, look, "lock", shows=_DIALOG)
+    holder.take_away()
+    wait_until(lambda: stack.command("tenant", "show", ACME)["state"] == "locked", lambda: "it is not locked")
+    for look in LOOKS:
+        with closing(Visitor(chromium, stack.settings.dashboard_url, **look.options)) as window:
+            window.sign_in(ADA, f"/tenant/{ACME}/keys")
+            _take(window.open(f"/tenant/{ACME}/keys"), look, "locked")
+
+
+def _take(page: Page, look: Look, name: str, *, grows: bool = True, shows: str = _MAIN) -> None:
     """Wait until everything is there and still, and keep the picture in few colours, which makes it small."""
     _settle(page)
     if look.grows and grows:
-        height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
-        page.set_viewport_size({"width": _WIDE["width"], "height": max(_WIDE["height"], min(height, _TALLEST))})
+        height = page.evaluate("shows => document.querySelector(shows).scrollHeight", shows)
+        tallest, around = (_TALLEST, 0) if shows == _MAIN else (_TALLEST_DIALOG, _AROUND_DIALOG)
+        page.set_viewport_size({"width": _WIDE["width"], "height": max(_WIDE["height"], min(height + around, tallest))})
         _settle(page)
     file = FOLDER / f"{name}-{look.name}.png"
     page.screenshot(path=file)

@@ -125,7 +125,7 @@ def _draw_choices(rows: _Rows) -> None:
 def _draw_actions(seat: Seat, rows: _Rows) -> None:
     st.header("What you can do, and what happens then", anchor=False)
     permissions = frozenset(permission for permission in Permission if seat.may(permission))
-    for offer in key_actions.offers(rows.tenant.state, permissions):
+    for offer in key_actions.offers(rows.tenant.state, permissions, rows.tenant.locks):
         with st.expander(offer.action.title, key=f"keys.action.{offer.action.name}"):
             st.markdown(f"**What happens**  \n{offer.action.happens}")
             st.markdown(f"**Can it be undone?**  \n{offer.action.undone}")

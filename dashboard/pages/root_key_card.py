@@ -43,7 +43,7 @@ def draw_root_key(seat: Seat, drawn: TenantRow) -> None:
             st.progress(going.share, text=going.words)
             st.caption("Until all of them are switched together, the former root key is in force.")
         st.caption(root_key.last_change(rows.changes, seat.now()))
-        _draw_offer(seat, root_key.why_no_change(rows.tenant, newest))
+        _draw_offer(seat, rows.tenant, root_key.why_no_change(rows.tenant, newest))
 
 
 def _read(seat: Seat) -> _Rows:
@@ -61,11 +61,15 @@ def _draw_health(how: Health) -> None:
             st.caption(words)
 
 
-def _draw_offer(seat: Seat, why_not: str) -> None:
+def _draw_offer(seat: Seat, tenant: TenantRow, why_not: str) -> None:
     if not seat.may(Permission.MANAGE_KEYS):
         st.caption("Your role lets you look at keys. A key administrator of your organization changes the root key.")
-    elif why_not:
+        return
+    if why_not:
         st.caption(why_not)
-    elif st.button("Change the root key", icon=":material/swap_horiz:", key="keys.root-key"):
+        return
+    if note := root_key.only_credentials(tenant):
+        st.caption(note)
+    if st.button("Change the root key", icon=":material/swap_horiz:", key="keys.root-key"):
         root_key_dialog.open_change()
         st.rerun()

@@ -105,7 +105,7 @@ def _draw_form(seat: Seat, tenant: TenantRow) -> _Result | None:
     )
     # One place for what differs between providers: what comes after it stays where it is.
     with st.empty().container():
-        _draw_guide(provider, seat.tenant_id)
+        _draw_guide(provider, seat)
         for entry in ENTRIES[provider]:
             _draw_entry(provider, entry)
         if any(entry.secret for entry in ENTRIES[provider]):
@@ -134,9 +134,10 @@ def _draw_form(seat: Seat, tenant: TenantRow) -> _Result | None:
     return result
 
 
-def _draw_guide(provider: RootKeyMode, tenant_id: str) -> None:
+def _draw_guide(provider: RootKeyMode, seat: Seat) -> None:
+    told = blocks(provider, seat.tenant_id, _fields(provider), seat.aws_principal)
     with st.expander("What to do first, where the key is held", icon=":material/checklist:", key="root-key.guide"):
-        for number, block in enumerate(blocks(provider, tenant_id, _fields(provider)), start=1):
+        for number, block in enumerate(told, start=1):
             st.markdown(f"{number}. {block.words}")
             if block.code:
                 st.code(block.code, language=block.language or None, wrap_lines=True)

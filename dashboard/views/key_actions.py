@@ -4,12 +4,13 @@ An action that this version cannot do yet is explained and not offered. It becom
 its handler in the page.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from tenancy.lifecycle import DECRYPTS, Move, State, moves_from
+from tenancy.lifecycle import Move, State, moves_from
+from tenancy.locks import LockReason, may_change_root_key
 from tenancy.people import Permission
 
 
@@ -143,18 +144,25 @@ class Offer:
     words: str
 
 
-def offers(state: State, permissions: frozenset[Permission]) -> tuple[Offer, ...]:
-    """Return every action with whether somebody with these permissions can take it in this state."""
-    return tuple(_offer(action, state, permissions) for action in ACTIONS)
+def offers(state: State, permissions: frozenset[Permission], locks: Collection[LockReason] = ()) -> tuple[Offer, ...]:
+    """Return every action with whether somebody with these permissions can take it in this state, locked by `locks`."""
+    return tuple(_offer(action, state, permissions, locks) for action in ACTIONS)
 
 
-def _offer(action: Action, state: State, permissions: frozenset[Permission]) -> Offer:
+def _offer(action: Action, state: State, permissions: frozenset[Permission], locks: Collection[LockReason]) -> Offer:
     if action.name not in BUILT:
         return Offer(action, available=False, words="Not in this version yet.")
-    if action.move is not None and action.move not in moves_from(state):
-        return Offer(action, available=False, words=f"Not while the tenant is {state}.")
-    if action.name is KeyAction.CHANGE_ROOT_KEY and state not in DECRYPTS:
+    if not _possible(action, state, locks):
         return Offer(action, available=False, words=f"Not while the tenant is {state}.")
     if action.permission not in permissions:
         return Offer(action, available=False, words="Your role does not include it.")
     return Offer(action, available=True, words=f"Available {WHERE[action.name]}.")
+
+
+def _possible(action: Action, state: State, locks: Collection[LockReason]) -> bool:
+    """Return what the switch and the root key allow: each of the two locks and unlocks for itself."""
+    if action.name is KeyAction.CHANGE_ROOT_KEY:
+        return may_change_root_key(state, locks)
+    if state is State.LOCKED and action.move in {Move.LOCK, Move.UNLOCK}:
+        return (action.move is Move.UNLOCK) == (LockReason.SWITCH in locks)
+    return action.move is None or action.move in moves_from(state)

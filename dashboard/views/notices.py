@@ -21,7 +21,7 @@ def notices(tenant: TenantRow, key: HeldKeyRow | None, grace_seconds: float, now
                 told.title,
                 told.tone,
                 told.meaning,
-                f"Of the root key is said: {how.title} {how.advice} {how.since} {told.advice}",
+                f"{how.title} {how.since} {how.advice} {told.advice}",
             )
         said.append(told)
     if how is not None and how.tone is not Tone.GOOD and tenant.state in DECRYPTS:

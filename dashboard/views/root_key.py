@@ -130,6 +130,16 @@ def why_no_change(tenant: TenantRow, change: RootKeyChangeRow | None) -> str:
     return f"It cannot be changed while the tenant is {tenant.state}."
 
 
+def only_credentials(tenant: TenantRow) -> str:
+    """Return what a change can be for while the root key itself locks the tenant; empty while it works."""
+    if LockReason.ROOT_KEY not in tenant.locks:
+        return ""
+    return (
+        "While it does not work, a change can only give new credentials for this same key, where the former ones "
+        "ended. To change to another key this one has to work first, because nothing opens without it."
+    )
+
+
 def hint_parts(hint: str) -> tuple[str, str]:
     """Return a hint as words and what is to be pasted somewhere (JSON or a policy's HCL), either of them empty."""
     starts = [place for mark in ('{"', 'path "') if (place := hint.find(mark)) >= 0]

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from tenancy.root_keys import RootKeyMode, external_id
 
-_PLATFORM_ARN = "ARN OF THE PLATFORM: ASK YOUR OPERATOR, OR PRESS CHECK, WHOSE ANSWER NAMES IT"
+_PLATFORM_ARN = "ARN OF THE PLATFORM, ASK YOUR OPERATOR"
 _ROLE_ARN = "arn:aws:iam::YOUR-ACCOUNT:role/openkcm"
 
 
@@ -75,11 +75,13 @@ ENTRIES: Mapping[RootKeyMode, tuple[Entry, ...]] = MappingProxyType(
 )
 
 
-def blocks(provider: RootKeyMode, tenant_id: str, typed: Mapping[str, str]) -> tuple[Block, ...]:
-    """Return what to do first; `typed` fills in what is known of the place already."""
+def blocks(
+    provider: RootKeyMode, tenant_id: str, typed: Mapping[str, str], aws_principal: str | None = None
+) -> tuple[Block, ...]:
+    """Return what to do first; `typed` fills in what is known of the place already, `aws_principal` who trusts whom."""
     match provider:
         case RootKeyMode.AWS_KMS:
-            return _aws(tenant_id, typed)
+            return _aws(tenant_id, typed, aws_principal)
         case RootKeyMode.PKCS11:
             return _pkcs11(typed)
         case RootKeyMode.OPENBAO:
@@ -92,36 +94,52 @@ def blocks(provider: RootKeyMode, tenant_id: str, typed: Mapping[str, str]) -> t
             )
 
 
-def _aws(tenant_id: str, typed: Mapping[str, str]) -> tuple[Block, ...]:
+def _aws(tenant_id: str, typed: Mapping[str, str], platform: str | None) -> tuple[Block, ...]:
+    principal = {"AWS": typed.get("role_arn") or _ROLE_ARN}
     trust = {
         "Effect": "Allow",
-        "Principal": {"AWS": _PLATFORM_ARN},
+        "Principal": {"AWS": platform or _PLATFORM_ARN},
         "Action": "sts:AssumeRole",
         "Condition": {"StringEquals": {"sts:ExternalId": external_id(tenant_id)}},
     }
     use = {
         "Sid": "OpenKcmRootKey",
         "Effect": "Allow",
-        "Principal": {"AWS": typed.get("role_arn") or _ROLE_ARN},
-        "Action": ["kms:Encrypt", "kms:Decrypt", "kms:DescribeKey"],
+        "Principal": principal,
+        "Action": ["kms:Encrypt", "kms:Decrypt"],
+        "Resource": "*",
+        "Condition": {"StringEquals": {"kms:EncryptionContext:openkcm:tenant": tenant_id}},
+    }
+    look = {
+        "Sid": "OpenKcmRootKeyLook",
+        "Effect": "Allow",
+        "Principal": principal,
+        "Action": "kms:DescribeKey",
         "Resource": "*",
     }
+    ask = (
+        ""
+        if platform
+        else " Ask your platform's operator for the ARN that it has to name, or press Check with the role given: the "
+        "answer names it."
+    )
     return (
         Block("Make a symmetric key (SYMMETRIC_DEFAULT, encrypt and decrypt) in the region of your tenant."),
         Block(
             "Make a role with this trust policy. The external id is your tenant's own: by it AWS tells your tenant's "
-            "requests from those of another one that names your role.",
+            f"requests from those of another one that names your role.{ask}",
             _policy(trust),
             "json",
         ),
         Block(
-            "Add this statement to the key's policy. Leave the statement for your own account's root in it, or nobody, "
-            "AWS included, can ever change that policy again.",
-            json.dumps(use, indent=2),
+            "Add these two statements to the key's policy. The condition lets the role use the key for your tenant and "
+            "nothing else; looking at a key carries no such context, so it stands apart. Leave the statement for your "
+            "own account's root in the policy, or nobody, AWS included, can ever change it again.",
+            json.dumps([use, look], indent=2),
             "json",
         ),
         Block(
-            "Your kill switch: disable the key, or take this statement away. Keep kms:DisableKey and "
+            "Your kill switch: disable the key, or take these statements away. Keep kms:DisableKey and "
             "kms:ScheduleKeyDeletion for your own people."
         ),
     )
@@ -142,7 +160,8 @@ def _pkcs11(typed: Mapping[str, str]) -> tuple[Block, ...]:
         "CKA_ENCRYPT      true\n"
         "CKA_DECRYPT      true\n"
         "CKA_SENSITIVE    true\n"
-        "CKA_EXTRACTABLE  false"
+        "CKA_EXTRACTABLE  false\n"
+        "CKA_MODIFIABLE   true"
     )
     return (
         Block("Have the operator set up the PKCS#11 module of your HSM; tenants cannot choose what is loaded."),

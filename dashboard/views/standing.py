@@ -88,12 +88,13 @@ _LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
     {
         _SWITCH: (
             "nothing works: somebody pulled the kill switch here",
-            "It opens when a key administrator unlocks it on the page Keys, and in no other way.",
+            "Your tenant opens when a key administrator unlocks it on the page Keys, and in no other way.",
         ),
         _ROOT_KEY: (
             "nothing works: the root key does not do its part where you hold it",
             (
-                "It opens by itself, within seconds, when the root key works again; nobody can open it here before. "
+                "Your tenant opens by itself, within seconds, when the root key works again; nobody can open it here "
+                "before. "
                 "There is no fallback to a key of the platform."
             ),
         ),

@@ -52,11 +52,19 @@ def test_the_platforms_key_is_shown_as_what_it_is(desk) -> None:
         "health_since": None,
         "place": {"provider": "platform"},
         "external_id": "openkcm/acme-corp-12345",
+        "aws_principal": None,
         "locks": [],
         "changes": [],
         "problems": [],
     }
     assert "not watched" in desk.invoke("root-key", "show", ACME).stdout
+
+
+def test_whom_a_role_at_aws_has_to_trust_is_shown(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "the operator knows whom to trust" in desk.invoke("root-key", "show", ACME).stdout
+    monkeypatch.setenv("OPENKCM_AWS_PRINCIPAL", "arn:aws:iam::999988887777:role/openkcm-platform")
+    assert desk.run("root-key", "show", ACME)["aws_principal"] == "arn:aws:iam::999988887777:role/openkcm-platform"
+    assert "role/openkcm-platform" in desk.invoke("root-key", "show", ACME).stdout
 
 
 def test_a_change_is_asked_for_and_told_and_shown(desk) -> None:

@@ -27,6 +27,15 @@ class Holder:
     taken: str
     """The code that a key has that was taken away like this."""
 
+    @contextmanager
+    def taken_away(self) -> Iterator[None]:
+        """Keep the key taken away until the block ends."""
+        self.take_away()
+        try:
+            yield
+        finally:
+            self.give_back()
+
     def words(self, folder: Path) -> tuple[str, ...]:
         """Return the options by which the command is told of it; credentials go through a file."""
         file = folder / f"{self.place.provider}.json"

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.stories.browser import title
+from tests.stories.browser import SIGN_IN, title
 from tests.stories.dashboard_pages import ADA, fill_connect, go_to
 from tests.stories.outages import down
 
@@ -60,3 +60,11 @@ def test_without_the_database_nobody_is_let_in_and_it_is_said(stack, acme, visit
         assert_plain(page)
     window.open(f"/tenant/{acme}/")
     expect(title(page)).to_have_text("ACME Corporation - Encryption Dashboard")
+
+
+def test_whoever_comes_first_after_a_start_by_the_address_of_a_page_is_let_in(stack, acme, visitor):
+    with down(stack, "dashboard"):
+        pass
+    page = visitor().open(f"/tenant/{acme}/keys")
+    expect(page.get_by_role("button", name=SIGN_IN)).to_be_visible()
+    expect(page.get_by_role("navigation")).to_have_count(0)  # no menu, of the pages' files least of all

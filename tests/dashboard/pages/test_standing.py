@@ -116,7 +116,7 @@ def test_every_page_says_why_the_tenant_is_locked_and_what_unlocks_it(scene: Sce
     [error] = at.error
     assert "Your tenant is locked" in text(at)
     assert "The root key is about to be deleted." in error.value
-    assert "It opens by itself" in error.value
+    assert "Your tenant opens by itself" in error.value
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -9,6 +9,7 @@ from dashboard.views import keys, root_choices
 from dashboard.views.key_actions import ACTIONS, BUILT, KeyAction, offers
 from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.lifecycle import Move, State
+from tenancy.locks import LockReason
 from tenancy.people import Permission
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
 from tests.dashboard.views.held import KEY_ARN, a_held_key
@@ -124,7 +125,17 @@ def test_an_action_is_offered_to_those_who_may_where_the_state_allows_it() -> No
 
     assert words(State.ACTIVE, ALL) == "Available above, under Stop and start."
     assert words(State.LOCKED, ALL) == "Not while the tenant is locked."
-    root = {offer.action.name: offer.words for offer in offers(State.LOCKED, ALL)}
-    assert root[KeyAction.CHANGE_ROOT_KEY] == "Not while the tenant is locked."
-    assert root[KeyAction.UNLOCK] == "Available above, under Stop and start."
     assert words(State.ACTIVE, frozenset({Permission.VIEW})) == "Your role does not include it."
+
+
+@pytest.mark.parametrize(
+    ("lock", "possible"),
+    [
+        (LockReason.SWITCH, {KeyAction.UNLOCK}),
+        # Its credentials may have ended and be given anew; and it can be locked here as well, to stay so.
+        (LockReason.ROOT_KEY, {KeyAction.LOCK, KeyAction.CHANGE_ROOT_KEY}),
+    ],
+)
+def test_what_a_locked_tenant_is_offered_is_what_the_page_lets_do(lock: LockReason, possible: set[KeyAction]) -> None:
+    offered = {offer.action.name for offer in offers(State.LOCKED, ALL, [lock]) if offer.available}
+    assert offered - {KeyAction.DISCONNECT} == possible

@@ -95,7 +95,13 @@ def test_a_lock_says_why_and_exactly_what_unlocks_it(tenant: TenantRow, unlocks:
 
 def test_a_lock_for_a_key_that_works_already_does_not_blame_it() -> None:
     [said] = notices(GONE, a_held_key(), GRACE, NOW)
-    assert "Of the root key is said" not in said.advice
+    assert "It answers" not in said.advice
+    assert "The root key is" not in said.advice
+
+
+def test_what_a_change_can_be_for_is_said_while_the_root_key_locks() -> None:
+    assert "new credentials for this same key" in root_key.only_credentials(GONE)
+    assert not root_key.only_credentials(replace(GONE, state=State.ACTIVE, locks=()))
 
 
 @pytest.mark.parametrize(

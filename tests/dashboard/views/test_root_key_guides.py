@@ -36,10 +36,24 @@ def test_the_policies_of_aws_are_json_and_name_the_external_id_and_the_role() ->
         for block in blocks(RootKeyMode.AWS_KMS, "acme-corp-12345", {"role_arn": role})
         if block.language == "json"
     )
+    use, look = use
     condition = trust["Statement"][0]["Condition"]
     assert condition == {"StringEquals": {"sts:ExternalId": "openkcm/acme-corp-12345"}}
     assert use["Principal"] == {"AWS": role}
-    assert use["Action"] == ["kms:Encrypt", "kms:Decrypt", "kms:DescribeKey"]
+    assert use["Action"] == ["kms:Encrypt", "kms:Decrypt"]
+    assert use["Condition"] == {"StringEquals": {"kms:EncryptionContext:openkcm:tenant": "acme-corp-12345"}}
+    # It carries no encryption context: under the condition it would never be allowed.
+    assert (look["Action"], "Condition" in look) == ("kms:DescribeKey", False)
+    assert look["Principal"] == use["Principal"]
+
+
+def test_whom_a_role_trusts_is_filled_in_or_the_operator_is_to_be_asked() -> None:
+    ours = "arn:aws:iam::999988887777:role/openkcm-platform"
+    known, unknown = (blocks(RootKeyMode.AWS_KMS, "acme", {}, platform)[1] for platform in (ours, None))
+    assert json.loads(known.code)["Statement"][0]["Principal"] == {"AWS": ours}
+    assert "operator" not in known.words
+    assert "ASK YOUR OPERATOR" in unknown.code
+    assert "Ask your platform's operator" in unknown.words
 
 
 def test_the_policy_of_openbao_is_for_the_key_that_was_typed_and_creates_none() -> None:

@@ -1,0 +1,93 @@
+"""What people do to the root key and to the kill switch on the page Keys, by the names that they read there."""
+
+from playwright.sync_api import Locator, Page, expect
+
+from dashboard.views.root_key_guides import ENTRIES, NAMES
+from tenancy.root_keys import RootKeyMode
+from tests.stories.browser import drawn
+from tests.stories.holders import Holder
+
+LOCKED, SUSPENDED = "Your tenant is locked", "Your tenant is suspended"
+SOON_MS = 10_000
+"""Within which a page shows by itself what happened elsewhere: a try of the watch, and the page's next look."""
+
+# All that a window keeps: its document, what is in its fields, its address and its storages.
+_KEPT = """
+() => JSON.stringify([
+    document.documentElement.outerHTML,
+    [...document.querySelectorAll("input, textarea")].map(field => field.value),
+    location.href,
+    history.state,
+    {...localStorage},
+    {...sessionStorage},
+    document.cookie,
+])
+"""
+
+
+def card(page: Page) -> Locator:
+    """Return the root key's card."""
+    return page.get_by_test_id("stVerticalBlock").filter(has=page.get_by_role("heading", name="Root key (L1)")).last
+
+
+def notice(page: Page, title: str) -> Locator:
+    """Return the notice above the page that has this title."""
+    return page.get_by_test_id("stAlert").filter(has_text=title)
+
+
+def open_change(page: Page, provider: RootKeyMode) -> Locator:
+    """Open the dialog that changes the root key and choose who holds it from then on; return the dialog."""
+    page.get_by_role("button", name="Change the root key").click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator(".st-key-root-key-provider").get_by_text(NAMES[provider], exact=True).click()
+    drawn(page)
+    return dialog
+
+
+def fill_in(dialog: Locator, holder: Holder) -> list[str]:
+    """Type where the key is and what opens it; return what was typed that is secret."""
+    place = holder.place.model_dump(mode="json", exclude_none=True, exclude={"provider"})
+    told = {name: secret.get_secret_value() for name, secret in holder.credentials if secret is not None}
+    secrets = []
+    for entry in ENTRIES[RootKeyMode(holder.place.provider)]:
+        text = (told if entry.secret else place).get(entry.name)
+        if text is not None:
+            labelled(dialog, entry.label).fill(text)
+            secrets += [text] if entry.secret else []
+    return secrets
+
+
+def labelled(dialog: Locator, label: str) -> Locator:
+    return dialog.get_by_label(label, exact=True)
+
+
+def press(dialog: Locator, button: str, says: str) -> None:
+    """Press a button of a dialog and wait until it says what came of it."""
+    dialog.get_by_role("button", name=button, exact=True).click()
+    expect(dialog.get_by_text(says)).to_be_visible()
+
+
+def close(dialog: Locator, button: str = "Close") -> None:
+    dialog.get_by_role("button", name=button, exact=True).last.click()
+    expect(dialog).to_have_count(0)
+
+
+def change(page: Page, provider: RootKeyMode, holder: Holder | None = None) -> list[str]:
+    """Change the root key in the dialog; return what was typed that is secret."""
+    dialog = open_change(page, provider)
+    typed = [] if holder is None else fill_in(dialog, holder)
+    press(dialog, "Change", "The root key is changed")
+    close(dialog)
+    return typed
+
+
+def ask_for(page: Page, move: str) -> Locator:
+    """Open the dialog of one of the buttons under Stop and start; return the dialog."""
+    page.locator(f".st-key-standing-{move}").get_by_role("button").click()
+    return page.get_by_role("dialog")
+
+
+def kept_by(page: Page) -> str:
+    """Return everything that the window keeps."""
+    kept: str = page.evaluate(_KEPT)
+    return kept
