@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
 
 from keystores.transport import Answer
+from tenancy.aws_policies import key_policy_statements, trust_statement
 from tenancy.errors import OpenKcmError, WrongContext
 from tenancy.root_key_errors import (
     RootKeyClockSkew,
@@ -92,27 +92,16 @@ def state_problem(state: str) -> OpenKcmError:
             return RootKeyDisabled("the root key is not usable in its present state", "look at its state in AWS KMS")
 
 
-def key_policy_hint(actions: Sequence[str], principal: str | None) -> str:
-    """Return the statement of a key policy that allows `actions` to `principal`, an ARN."""
-    statement = {
-        "Sid": "OpenKcmRootKey",
-        "Effect": "Allow",
-        "Principal": {"AWS": principal or "ARN OF THE USER WHOSE ACCESS KEYS WERE GIVEN"},
-        "Action": list(actions),
-        "Resource": "*",
-    }
-    return f"add to the key's policy: {json.dumps(statement)}"
+def key_policy_hint(tenant_id: str, principal: str | None) -> str:
+    """Return what a key's policy has to say for `principal`, an ARN, None where it could not be found out."""
+    wanted = key_policy_statements(tenant_id, principal or "ARN OF THE USER WHOSE ACCESS KEYS WERE GIVEN")
+    return f"add to the key's policy: {json.dumps(wanted)}"
 
 
-def trust_policy_hint(external_id: str, principal: str | None) -> str:
-    """Return the statement of a role's trust policy that lets `principal` assume it with `external_id`."""
-    statement = {
-        "Effect": "Allow",
-        "Principal": {"AWS": principal or "ARN OF THE PLATFORM, ASK THE OPERATOR"},
-        "Action": "sts:AssumeRole",
-        "Condition": {"StringEquals": {"sts:ExternalId": external_id}},
-    }
-    return f"add to the role's trust policy: {json.dumps(statement)}"
+def trust_policy_hint(tenant_id: str, principal: str | None) -> str:
+    """Return what a role's trust policy has to say for `principal`, an ARN, None where it could not be found out."""
+    wanted = trust_statement(tenant_id, principal or "ARN OF THE PLATFORM, ASK THE OPERATOR")
+    return f"add to the role's trust policy: {json.dumps([wanted])}"
 
 
 def lasting_arn(arn: str) -> str:

@@ -58,20 +58,21 @@ class AwsKms:
         region = Region(place.region, place.key_arn.split(":")[1])
         if not region.is_known:
             raise RootKeyRefused("key_arn: this partition of AWS is not supported", "use aws, aws-cn or aws-us-gov")
-        identity = AwsIdentity(external_id(tenant_id), place.role_arn, credentials, region, self._shared)
+        identity = AwsIdentity(tenant_id, place.role_arn, credentials, region, self._shared)
         return AwsKmsRootKey(tenant_id, place, region, self._shared.calls, identity)
 
 
 class AwsIdentity:
     """As whom one root key is used: a role, or the owner of access keys."""
 
-    def __init__(self, external_id: str, role: str | None, given: Credentials, region: Region, shared: _Shared) -> None:
-        self._external_id = external_id
+    def __init__(self, tenant_id: str, role: str | None, given: Credentials, region: Region, shared: _Shared) -> None:
+        self._tenant_id = tenant_id
+        self._external_id = external_id(tenant_id)
         self._role = role
         self._given = given
         self._region = region
         self._shared = shared
-        said = json.dumps([external_id, role, region.name, given.dump().decode()])
+        said = json.dumps([tenant_id, role, region.name, given.dump().decode()])
         self._session = hashlib.sha256(said.encode()).digest()
 
     def credentials(self) -> ReadOnlyCredentials:
@@ -101,7 +102,7 @@ class AwsIdentity:
         except RootKeyCredentialsRefused:
             raise
         except RootKeyDenied as denied:
-            hint = trust_policy_hint(self._external_id, self._caller())
+            hint = trust_policy_hint(self._tenant_id, self._caller())
             raise RootKeyDenied(denied.message, hint) from None
 
     def _own(self) -> ReadOnlyCredentials:
@@ -157,7 +158,7 @@ class AwsKmsRootKey:
         except CustomerKeyError as problem:
             return (problem,)
         if denied:
-            hint = key_policy_hint(ACTIONS, self._identity.principal())
+            hint = key_policy_hint(self._tenant_id, self._identity.principal())
             # Who may nothing else in the account is not told by AWS whether a key exists.
             doubt = ", or the key is not there" if {"kms:Encrypt", "kms:DescribeKey"} <= set(denied) else ""
             problems.insert(0, RootKeyDenied(f"{' and '.join(denied)} denied for the platform{doubt}", hint))

@@ -142,7 +142,7 @@ def only_credentials(tenant: TenantRow) -> str:
 
 def hint_parts(hint: str) -> tuple[str, str]:
     """Return a hint as words and what is to be pasted somewhere (JSON or a policy's HCL), either of them empty."""
-    starts = [place for mark in ('{"', 'path "') if (place := hint.find(mark)) >= 0]
+    starts = [place for mark in ('[{"', '{"', 'path "') if (place := hint.find(mark)) >= 0]
     if not starts:
         return hint, ""
     cut = min(starts)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tenancy.root_keys import RootKeyMode, external_id
+from tenancy.aws_policies import key_policy_statements, trust_statement
+from tenancy.root_keys import RootKeyMode
 
 _PLATFORM_ARN = "ARN OF THE PLATFORM, ASK YOUR OPERATOR"
 _ROLE_ARN = "arn:aws:iam::YOUR-ACCOUNT:role/openkcm"
@@ -95,28 +96,6 @@ def blocks(
 
 
 def _aws(tenant_id: str, typed: Mapping[str, str], platform: str | None) -> tuple[Block, ...]:
-    principal = {"AWS": typed.get("role_arn") or _ROLE_ARN}
-    trust = {
-        "Effect": "Allow",
-        "Principal": {"AWS": platform or _PLATFORM_ARN},
-        "Action": "sts:AssumeRole",
-        "Condition": {"StringEquals": {"sts:ExternalId": external_id(tenant_id)}},
-    }
-    use = {
-        "Sid": "OpenKcmRootKey",
-        "Effect": "Allow",
-        "Principal": principal,
-        "Action": ["kms:Encrypt", "kms:Decrypt"],
-        "Resource": "*",
-        "Condition": {"StringEquals": {"kms:EncryptionContext:openkcm:tenant": tenant_id}},
-    }
-    look = {
-        "Sid": "OpenKcmRootKeyLook",
-        "Effect": "Allow",
-        "Principal": principal,
-        "Action": "kms:DescribeKey",
-        "Resource": "*",
-    }
     ask = (
         ""
         if platform
@@ -128,14 +107,14 @@ def _aws(tenant_id: str, typed: Mapping[str, str], platform: str | None) -> tupl
         Block(
             "Make a role with this trust policy. The external id is your tenant's own: by it AWS tells your tenant's "
             f"requests from those of another one that names your role.{ask}",
-            _policy(trust),
+            _policy(trust_statement(tenant_id, platform or _PLATFORM_ARN)),
             "json",
         ),
         Block(
             "Add these two statements to the key's policy. The condition lets the role use the key for your tenant and "
             "nothing else; looking at a key carries no such context, so it stands apart. Leave the statement for your "
             "own account's root in the policy, or nobody, AWS included, can ever change it again.",
-            json.dumps([use, look], indent=2),
+            json.dumps(key_policy_statements(tenant_id, typed.get("role_arn") or _ROLE_ARN), indent=2),
             "json",
         ),
         Block(

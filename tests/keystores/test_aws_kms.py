@@ -133,8 +133,8 @@ class TestAwsRootKey(RootKeyContract):
     pass
 
 
-def statement_in(hint: str) -> Any:
-    return json.loads(hint[hint.index("{") :])
+def statements_in(hint: str) -> Any:
+    return json.loads(hint[hint.index("[") :])
 
 
 def types(problems: Sequence[OpenKcmError]) -> list[type[OpenKcmError]]:
@@ -232,9 +232,9 @@ class TestCredentials:
         root_key = holder.opened(holder.key.place(role), Credentials())
         (denied,) = root_key.validate()
         assert (type(denied), denied.message) == (RootKeyDenied, "sts:AssumeRole is denied")
-        statement = statement_in(denied.hint)
-        assert statement["Principal"] == {"AWS": platform.arn}
-        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        statements = statements_in(denied.hint)
+        assert [statement["Principal"] for statement in statements] == [{"AWS": platform.arn}]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
         holder.aws.client("iam").update_assume_role_policy(RoleName=unique, PolicyDocument=policy)
         assert root_key.validate() == []
 
@@ -275,9 +275,11 @@ def test_the_preflight_names_each_action_that_is_denied_and_what_it_says_mends_t
     assert [action for action in ACTIONS if f"{action} " in denied.message.replace("perhaps kms:Decrypt ", "")] == [
         action for action in ACTIONS if action in missing
     ]
-    statement = statement_in(denied.hint)
-    assert statement["Principal"] == {"AWS": holder.user.arn}
-    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    statements = statements_in(denied.hint)
+    assert {statement["Principal"]["AWS"] for statement in statements} == {holder.user.arn}
+    condition = statements[0].pop("Condition")  # MiniStack knows no condition on the encryption context
+    assert condition == {"StringEquals": {"kms:EncryptionContext:openkcm:tenant": TENANT}}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
     holder.key.client.put_key_policy(KeyId=holder.key.arn, PolicyName="default", Policy=policy)
     assert holder.root_key.validate() == []
 
