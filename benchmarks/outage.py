@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +14,20 @@ _GONE_SECONDS = 10.0
 
 
 @contextmanager
-def without(stack: Stack, components: Sequence[str]) -> Iterator[None]:
-    """Keep these dead at once; who starts them again is halted meanwhile, and goes on afterwards."""
+def without(stack: Stack, components: Sequence[str]) -> Iterator[float]:
+    """Keep these dead and yield when they were killed; who starts them again is halted meanwhile."""
     pids = stack.pids()
     victims = {name: process.identify(pids[name]) for name in components}
     supervisor = _parent_of(pids[components[0]])
     os.kill(supervisor, signal.SIGSTOP)
+    killed = time.monotonic()
     try:
         for name, victim in victims.items():
             assert victim is not None
             # PostgreSQL's sessions outlive a killed postmaster for a while; SIGQUIT ends them with it.
             os.kill(victim.pid, signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
         assert process.wait_until_gone([victim for victim in victims.values() if victim], _GONE_SECONDS)
-        yield
+        yield killed
     finally:
         os.kill(supervisor, signal.SIGCONT)
 

@@ -70,6 +70,8 @@ class Series:
     tried: dict[str, int] = field(default_factory=dict)
     cut_off: dict[str, float] = field(default_factory=dict)
     """The last success with three servers down."""
+    dead_for: float = 0.0
+    """How long they had been when the key was taken away."""
 
 
 def run(*, quick: bool) -> tuple[Result, Figure]:
@@ -178,12 +180,13 @@ class _Customer:
     def _cut_off(self, holder: Holder, seen: Steady, series: Series) -> None:
         """Take the key away where nobody is left who could hear of it but the crypto service itself."""
         seen.new()
-        with without(self._stack, _SERVERS):
+        with without(self._stack, _SERVERS) as killed:
             began = time.monotonic()
             holder.take_away()
             returned = time.monotonic()
             found = _last_successes(seen, began, returned, 2 * self._stack.settings.crypto_cache_seconds + 20)
             series.cut_off = {front: round(at - returned, 3) for front, at in found.items()}
+            series.dead_for = round(returned - killed, 3)
             print(f"  {holder.place.provider} cut off: last success {max(series.cut_off.values()):.1f} s", flush=True)
             holder.give_back()
         self._wait(lambda: _all_served(seen), "served after the outage", 3 * _PATIENCE_SECONDS)
@@ -280,7 +283,7 @@ def _summary(series: dict[str, Series], tries: int) -> dict[str, Any]:
         told |= {f"{provider}, first success over {front} (s)": spread(times) for front, times in one.first.items()}
         told[f"{provider}, the customer's call (s)"] = spread(one.taking)
         told[f"{provider}, {tries:,} tries while it is away"] = one.tried
-        told[f"{provider}, cut off, last success (s)"] = one.cut_off
+        told[f"{provider}, cut off, last success (s)"] = one.cut_off | {"servers dead before": one.dead_for}
         told[f"{provider}, while it serves"] = {"answers/s": spread(one.rate)["p50"], "not served": one.unserved}
     return told
 
