@@ -140,10 +140,14 @@ class StandingMove(StrEnum):
     UNLOCK = "unlock"
 
 
-class StandingInput(StepInput):
-    """Input of a step that moves a tenant's standing."""
+class StandingRequest(Message):
+    """What somebody asks of a tenant's standing."""
 
     move: StandingMove
+
+
+class StandingInput(StepInput, StandingRequest):
+    """Input of a step that moves a tenant's standing."""
 
 
 class StandingResult(Message):

@@ -36,6 +36,7 @@ from tenancy.messages import (
     RootKeyRequest,
     ServiceInput,
     StandingMove,
+    StandingRequest,
     TenantInput,
 )
 from workflows import priorities, visibility
@@ -128,7 +129,7 @@ class Gateway:
 
         Raises: TenantUnknown, TemporalUnavailable, NotDoneInTime, or the refusal of the validator or of the move.
         """
-        await self._of_tenant(tenant_id, Tenant.change_standing, move)
+        await self._of_tenant(tenant_id, Tenant.change_standing, StandingRequest(move=move))
 
     async def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
         """Try the root key of a stored request; what was found is on record when this returns. Raises as above."""

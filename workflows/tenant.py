@@ -29,7 +29,7 @@ with workflow.unsafe.imports_passed_through():
         RootKeyRequest,
         RootKeyStep,
         StandingInput,
-        StandingMove,
+        StandingRequest,
         StandingResult,
         StepInput,
         TenantInput,
@@ -108,18 +108,18 @@ class Tenant:
             raise refusal(illegal) from None
 
     @workflow.update(name="change-standing", description="Suspend, resume, lock or unlock the tenant")
-    async def change_standing(self, move: StandingMove) -> None:
+    async def change_standing(self, request: StandingRequest) -> None:
         async with self._standing:
-            step = StandingInput(**self._step(move).model_dump(), move=move)
+            step = StandingInput(**self._step(request.move).model_dump(), move=request.move)
             try:
-                self._stand(step, await note(StandingActivities.change_standing, step, f"{move} the tenant"))
+                self._stand(step, await note(StandingActivities.change_standing, step, f"{step.move} the tenant"))
             except ActivityError as failed:
                 raise refusal_of(failed) from None
 
     @change_standing.validator
-    def _may_change_standing(self, move: StandingMove) -> None:
+    def _may_change_standing(self, request: StandingRequest) -> None:
         if self._memory.state not in _LIVE:
-            raise refusal(IllegalMove(self._memory.state, Move(move), moves_from(self._memory.state)))
+            raise refusal(IllegalMove(self._memory.state, Move(request.move), moves_from(self._memory.state)))
 
     @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health asks for another standing")
     async def root_key_reported(self) -> None:

@@ -64,7 +64,7 @@ def test_five_thousand_cost_little_and_open_nothing(kind: int) -> None:
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert kept / len(opened) < 5_000
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
 
 class TestSessions:

@@ -28,7 +28,7 @@ LOCAL_ACTIVITY_FIELDS = {
 }
 PLAIN_FIELDS = {
     *("tenant_id", "region", "promise_seconds", "memory", "event_id", "kind"),
-    *("state", "seen_events", "provisions", "promises"),
+    *("state", "seen_events", "provisions", "promises", "changes", "operations", "move"),
     *("service", "request_id"),
 }
 """What the marketplace and the operator's command, which hold no key, may write in the clear: ids and settings."""

@@ -1,5 +1,6 @@
 """Real servers for the worker: Temporal without any of our declarations, and what the activities' tests use."""
 
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -44,4 +45,7 @@ def port_of(client: Client) -> int:
 def process_environment(settings: Settings) -> dict[str, str]:
     """Return the environment by which a process gets these settings."""
     fields = settings.model_dump(exclude_none=True, exclude_unset=True)
-    return dict(os.environ) | {f"OPENKCM_{name.upper()}": str(value) for name, value in fields.items()}
+    return dict(os.environ) | {
+        f"OPENKCM_{name.upper()}": json.dumps(value) if isinstance(value, tuple) else str(value)
+        for name, value in fields.items()
+    }

@@ -8,7 +8,7 @@ from tenancy.errors import OpenKcmError
 
 FAILURES_OF_THE_ROOT_KEY = [
     kind
-    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    for _, kind in inspect.getmembers(root_key_errors, inspect.isclass)
     if issubclass(kind, root_key_errors.CustomerKeyError) and kind is not root_key_errors.CustomerKeyError
 ]
 

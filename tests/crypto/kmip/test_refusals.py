@@ -4,11 +4,11 @@ import pytest
 
 from crypto.kmip.enums import ResultReason
 from crypto.kmip.refusals import reason_and_message
-from tenancy import errors, root_key_errors
+from tenancy import root_key_errors
 
 FAILURES_OF_THE_ROOT_KEY = [
     kind
-    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    for _, kind in inspect.getmembers(root_key_errors, inspect.isclass)
     if issubclass(kind, root_key_errors.CustomerKeyError)
 ]
 
