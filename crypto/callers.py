@@ -8,7 +8,8 @@
 5. The tenant's state lets services in.
 
 What was found is kept for at most the cache time and looked up again when the tenant changed, so until then `refresh`
-costs a look into memory. The certificate's own end is looked at every time.
+costs a look into memory. In use, it is looked up again when half of its time is over: a database that goes down leaves
+at least the other half, whenever that is. The certificate's own end is looked at every time.
 """
 
 import asyncio
@@ -37,6 +38,8 @@ from vault.certificates import hex_serial
 
 _MOST = 16_384
 """Certificates remembered; beyond it those that were not asked for the longest are forgotten."""
+_RENEWAL_PAUSE = 5.0
+"""Seconds between two looks at what is still good."""
 _LOOKS = 3
 """How often a look is repeated because the tenant changed during it."""
 
@@ -73,7 +76,7 @@ class _Tenant:
     changes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
     """What was found for a certificate whose issuer is proven, and at which count of changes it was read."""
 
@@ -83,6 +86,7 @@ class _Known:
     until: float
     tenant: _Tenant
     read_at: int
+    renew_at: float
 
 
 class CertificateCallers:
@@ -162,7 +166,13 @@ class CertificateCallers:
         raise error
 
     def _is_fresh(self, known: _Known) -> bool:
-        return known.read_at == known.tenant.changes and self._monotonic() < known.until
+        now = self._monotonic()
+        if known.read_at != known.tenant.changes or now >= known.until:
+            return False
+        if now >= known.renew_at:
+            known.renew_at = now + _RENEWAL_PAUSE
+            self._begin(known.leaf, known.tenant)  # nobody waits for it
+        return True
 
     async def _look(self, leaf: _Leaf) -> _Known:
         """Look it up, once for all who ask meanwhile, and again when the tenant changed before the answer came.
@@ -174,13 +184,17 @@ class CertificateCallers:
         for _ in range(_LOOKS):
             digest, read_at, task = self._looking.get(leaf.key, (b"", -1, None))
             if task is None or digest != leaf.digest or read_at != tenant.changes:
-                task = asyncio.get_running_loop().create_task(self._found(leaf, tenant))
-                self._looking[leaf.key] = (leaf.digest, tenant.changes, task)
-                task.add_done_callback(partial(self._looked, leaf.key))
+                task = self._begin(leaf, tenant)
             known = await asyncio.shield(task)
             if known.read_at == tenant.changes:
                 break
         return known
+
+    def _begin(self, leaf: _Leaf, tenant: _Tenant) -> "asyncio.Task[_Known]":
+        task = asyncio.get_running_loop().create_task(self._found(leaf, tenant))
+        self._looking[leaf.key] = (leaf.digest, tenant.changes, task)
+        task.add_done_callback(partial(self._looked, leaf.key))
+        return task
 
     def _looked(self, key: Key, task: "asyncio.Task[_Known]") -> None:
         if key in self._looking and self._looking[key][2] is task:
@@ -192,7 +206,10 @@ class CertificateCallers:
         # Both before the read: what changes or ages during it counts against the answer.
         read_at, until = tenant.changes, self._monotonic() + self._cache_seconds
         found, not_after = await self._blocking.run(leaf.tenant_id, partial(self._read, leaf))
-        known = _Known(leaf, found, not_after, until, tenant, read_at)
+        before = self._known.get(leaf.key)
+        if before is not None and before.found == found:
+            found = before.found  # the very same, by which open connections recognise it at once
+        known = _Known(leaf, found, not_after, until, tenant, read_at, until - self._cache_seconds / 2)
         self._known[leaf.key] = known
         self._known.move_to_end(leaf.key)
         if len(self._known) > _MOST:

@@ -87,6 +87,32 @@ async def test_after_the_cache_time_it_is_looked_up_again(
         await callers.refresh(caller)
 
 
+async def test_at_half_its_time_it_is_looked_up_again_and_nobody_waits(
+    world: World, home: Home, journal: Journal, changes: Changes, clock: Clock
+) -> None:
+    """A database that goes down at any moment leaves at least the other half."""
+    looks = Looking()
+    callers = CertificateCallers(world.crypto, looks, journal, changes, cache_seconds=60, monotonic=clock)
+    caller = await callers.identify(home.connect("orders"), ADDRESS)
+    clock.now += 29
+    assert at_once(callers.refresh(caller)) is caller
+    clock.now += 2
+    assert at_once(callers.refresh(caller)) is caller
+    async with asyncio.timeout(10):
+        while callers._known[home.tenant_id, caller.serial].until < clock.now + 59:  # noqa: ASYNC110 - done in a thread
+            await asyncio.sleep(0.01)
+    assert looks.count == 2
+    with world.field.server.offline(world.field.name):
+        clock.now += 45  # past the next half, which finds no database, and within its time
+        assert at_once(callers.refresh(caller)) is caller
+        await asyncio.sleep(0.1)
+        clock.now += 10
+        assert at_once(callers.refresh(caller)) is caller
+        clock.now += 6
+        with pytest.raises(DatabaseUnavailable):
+            await callers.refresh(caller)
+
+
 @pytest.mark.parametrize("word", ["of the tenant", "of everything"])
 async def test_word_of_a_change_makes_the_next_answer_a_new_one(
     callers: CertificateCallers, home: Home, changes: Changes, word: str
