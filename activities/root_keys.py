@@ -163,7 +163,7 @@ class RootKeyActivities:
 
     @activity.defn(name="switch-root-key")
     def switch_root_key(self, step: RootKeyStep) -> SwitchResult:
-        """Step 4: one last look that the new root key opens, then every service key, the tenant and the route of both.
+        """Step 4: one last look that the new root key opens, then every service key and the tenant at once.
 
         Under the tenant's row lock, which whoever makes a service key takes too: none is left under the former key.
         """

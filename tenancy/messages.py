@@ -185,7 +185,6 @@ class ChangeRootKeyResult(Message):
     """How a change ended: with the root key of `mode` in force, or with `code` and no effect."""
 
     mode: RootKeyMode | None = None
-    state: State | None = Field(None, description="of the tenant, once the root key was changed")
     code: str = ""
     problems: int = Field(0, description="how many the preflight found")
 

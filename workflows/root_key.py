@@ -52,7 +52,7 @@ class ChangeRootKey:
             if not switched.switched:
                 return ChangeRootKeyResult(code=code_of(failed))
         await self._announce(switched)
-        return ChangeRootKeyResult(mode=switched.mode, state=switched.state)
+        return ChangeRootKeyResult(mode=switched.mode)
 
     async def _switch(self) -> SwitchResult:
         """Wrap and switch; a service that was connected in between has its key wrapped in another round."""

@@ -123,6 +123,9 @@ class Tenant:
 
     @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health asks for another standing")
     async def root_key_reported(self) -> None:
+        await self._follow_root_key()
+
+    async def _follow_root_key(self) -> None:
         async with self._standing:
             step = self._step("root-key-health")
             try:
@@ -176,7 +179,7 @@ class Tenant:
             static_summary=f"change the root key of {tenant.tenant_id}",
             search_attributes=self._found_by(),
         )
-        if result.mode is None or result.state is None:
+        if result.mode is None:
             raise ApplicationError(
                 "the root key was not changed and the former one is in force\n"
                 f"openkcm root-key show {tenant.tenant_id} says what was found",
@@ -184,7 +187,8 @@ class Tenant:
                 non_retryable=True,
             )
         workflow.upsert_search_attributes([visibility.ROOT_KEY_MODE.value_set(result.mode)])
-        self._enter(result.state)
+        # How the tenant stands now is asked of its row: it may have been moved while the change ran, or just after.
+        await self._follow_root_key()
 
     async def _provision(self, move: Move) -> None:
         self._enter(advance(self._memory.state, move))

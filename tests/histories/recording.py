@@ -146,6 +146,7 @@ async def _root_key_changed(client: Client) -> Histories:
         script.problems = PreflightResult(problems=1, code="root_key_denied")
         with suppress(UpdateRefused):
             await gateway.change_root_key(tenant_id, "c" * 32)
+        script.follows = State.LOCKED
         await handle.signal(ROOT_KEY_REPORTED)
         await _reach(handle, State.LOCKED)
         changes = [client.get_workflow_handle(ids.root_key_workflow(tenant_id, number)) for number in (1, 2)]

@@ -45,7 +45,7 @@ class RootKeyScript:
         """How often all has to be wrapped before it can be switched: services come meanwhile."""
         self.was_switched = False
         """Whether a switch that was given up had been done after all."""
-        self.follows = State.LOCKED
+        self.follows = State.ACTIVE
         self.reports: list[tuple[str, ...]] = []
         self.abandoned: list[AbandonInput] = []
         self.operations: list[str] = []

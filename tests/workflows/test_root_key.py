@@ -88,7 +88,7 @@ async def test_a_change_goes_through_every_step_and_says_who_holds_the_key(
     entity: Entity, script: RootKeyScript
 ) -> None:
     await entity.change()
-    assert script.calls == [*CHANGE, "announce root-key-changed"]
+    assert script.calls == [*CHANGE, "announce root-key-changed", "follow-root-key"]
     await entity.reaches(State.ACTIVE)
     assert (await entity.state())[1] == "openbao"
 
@@ -98,7 +98,7 @@ async def test_a_service_that_comes_meanwhile_is_wrapped_in_another_round(
 ) -> None:
     script.rounds = 3
     await entity.change()
-    assert script.calls[:-1] == [*CHANGE, *CHANGE[2:], *CHANGE[2:]]
+    assert script.calls[:-2] == [*CHANGE, *CHANGE[2:], *CHANGE[2:]]
 
 
 async def test_what_the_preflight_finds_ends_the_change_without_effect(entity: Entity, script: RootKeyScript) -> None:
@@ -121,7 +121,7 @@ async def test_whatever_step_is_refused_the_change_is_abandoned_with_its_code(
     assert (script.abandoned[0].code, script.abandoned[0].reason) == ("root_key_disabled", step)
     script.refused.clear()
     await entity.change()
-    assert script.calls[-len(CHANGE) - 1 : -1] == CHANGE
+    assert script.calls[-len(CHANGE) - 2 : -2] == CHANGE
 
 
 async def test_a_switch_that_was_given_up_too_soon_counts(entity: Entity, script: RootKeyScript) -> None:
@@ -171,6 +171,12 @@ async def test_a_second_change_is_refused_while_one_runs_and_a_lock_waits_for_no
     assert script.calls[-1] in {"change-standing", "announce locked"}
     script.down.clear()
     await first
+
+
+async def test_a_lock_that_comes_while_the_change_ends_is_not_forgotten(entity: Entity, script: RootKeyScript) -> None:
+    script.on("announce root-key-changed", lambda: setattr(script, "follows", State.LOCKED))
+    await entity.change()
+    await entity.reaches(State.LOCKED)
 
 
 async def test_a_change_that_takes_long_goes_on_by_itself(
@@ -230,6 +236,7 @@ async def test_the_watch_tells_those_concerned_and_leaves_no_event_for_a_check(
     client: Client, queue: str, entity: Entity, script: RootKeyScript
 ) -> None:
     region = queue.removeprefix("lifecycle.")
+    script.follows = State.LOCKED
     script.reports = [(entity.tenant_id, "nobody-there"), (), (entity.tenant_id,)]
     watch = await client.start_workflow(
         WatchRootKeys.run, WatchRootKeysInput(region=region), id=ids.watch_workflow(region), task_queue=queue
