@@ -47,6 +47,7 @@ from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
+from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 
 __all__ = [
@@ -124,6 +125,14 @@ class Tenants(Protocol):
     def break_promise(self) -> bool:
         """Record that the promise was broken; False when that was already on record."""
         ...
+
+
+class Policies(Protocol):
+    def get(self) -> TenantPolicy:
+        """Return what the tenant chose; the defaults where it chose nothing."""
+        ...
+
+    def set(self, policy: TenantPolicy) -> None: ...
 
 
 class Steps(Protocol):
@@ -231,6 +240,7 @@ class TenantTransaction(Protocol):
 
     tenant_id: str
     tenants: Tenants
+    policy: Policies
     audit: AuditStream
     steps: Steps
     keys: Keys

@@ -11,6 +11,7 @@ from database.inbox import Inbox
 from database.keys import Keys
 from database.objects import ManagedObjects
 from database.outbox import Outbox
+from database.policies import Policies
 from database.root_keys import RootKeys
 from database.routes import Routes
 from database.services import Services
@@ -26,6 +27,7 @@ class Transaction:
     def __init__(self, connection: Connection[TupleRow], tenant_id: str) -> None:
         self.tenant_id = tenant_id
         self.tenants: interfaces.Tenants = Tenants(connection, tenant_id)
+        self.policy: interfaces.Policies = Policies(connection, tenant_id)
         self.audit: interfaces.AuditStream = AuditStream(connection, tenant_id)
         self.steps: interfaces.Steps = Steps(connection, tenant_id)
         self.keys: interfaces.Keys = Keys(connection, tenant_id)

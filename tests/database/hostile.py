@@ -5,7 +5,7 @@ TABLES = (
     *("outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
-    *("root_key", "root_key_request", "root_key_change"),
+    *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
