@@ -91,6 +91,27 @@ class ManagedObjects:
         )
         return changed.rowcount == 1
 
+    def sealed(self, service: str, version: int, after: str, limit: int) -> Sequence[ObjectRow]:
+        rows = self.connection.execute(
+            f"{_SELECT} and key_version = %s and material is not null and object_id > %s order by object_id limit %s",
+            [service, version, after, limit],
+        )
+        return [_object(row) for row in rows]
+
+    def reseal(self, rows: Sequence[ObjectRow]) -> int:
+        # The revision moves, although nothing that a client sees does: whoever read the row before and changes it now
+        # would put the former seal back, under a key that may be about to end.
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                "update okcm.managed_object set key_version = %s, material = %s, revision = revision + 1"
+                " where service = %s and object_id = %s and l2_key = %s and revision = %s and material is not null",
+                [
+                    [row.key_version, row.material, row.service, row.object_id, row.l2_key, row.revision]
+                    for row in sorted(rows, key=lambda row: row.object_id)
+                ],
+            )
+            return cursor.rowcount
+
     def remove(self, service: str, object_id: str) -> bool:
         removed = self.connection.execute(
             "delete from okcm.managed_object where service = %s and object_id = %s and material is null",
