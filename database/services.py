@@ -20,7 +20,7 @@ from database.interfaces import (
 from tenancy.errors import DatabaseRefused, KeyVersionRetired, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.root_keys import parse_place
-from tenancy.services import KeyState, ServiceKind, ServiceState
+from tenancy.services import OPENING, KeyState, ServiceKind, ServiceState
 
 _SERVICE = (
     "select service, kind, state, connected_at, disconnected_at, last_seen_at,"
@@ -33,7 +33,6 @@ _LEAF = (
 )
 _KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id, state, l2_version"
 _KEY = f"select {_KEY_COLUMNS} from okcm.service_key where service = %s"  # noqa: S608 - a constant
-_OPENING = "state in ('active', 'deactivated', 'compromised')"
 
 # One query, because the root key may be changed between two: its former one, which is read then, is forgotten by now.
 _KEY_AND_ROOT = (
@@ -190,28 +189,21 @@ class Services:
         return _service_key(kept)
 
     def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
-        if version is None:
-            found = self.connection.execute(f"{_KEY} and state = 'active'", [service]).fetchone()
-        else:
-            found = self.connection.execute(
-                f"{_KEY} and version = %s::bigint and {_OPENING}", [service, version]
-            ).fetchone()
-        return None if found is None else _service_key(found)
+        found = self._one(_KEY, "", service, version)
+        key = None if found is None else _service_key(found)
+        return key if key is not None and key.state in OPENING else None
 
     def key_and_root(
         self, service: str, version: int | None = None
     ) -> tuple[ServiceKeyRow, SealedRootKeyRow | None] | None:
-        if version is None:
-            found = self.connection.execute(f"{_KEY_AND_ROOT} and k.state = 'active'", [service]).fetchone()
-        else:
-            found = self.connection.execute(
-                f"{_KEY_AND_ROOT} and k.version = %s::bigint and k.state <> 'prepared'", [service, version]
-            ).fetchone()
+        found = self._one(_KEY_AND_ROOT, "k.", service, version)
         if found is None:
             return None
         key, (place, credentials) = _service_key(found[:-2]), found[-2:]
         if key.state is KeyState.DESTROYED:
             raise KeyVersionRetired
+        if key.state not in OPENING:
+            return None
         if key.root_key_id is None or credentials is None:
             return key, None
         return key, SealedRootKeyRow(key.root_key_id, parse_place(place), credentials)
@@ -267,6 +259,13 @@ class Services:
             "  order by service for no key update) as older where s.service = older.service",
             {"at": at, "services": list(services)},
         )
+
+    def _one(self, query: str, table: str, service: str, version: int | None) -> tuple[Any, ...] | None:
+        """Return the row of a version, of the active one without `version`; `table` is its name in the query."""
+        if version is None:
+            return self.connection.execute(f"{query} and {table}state = 'active'", [service]).fetchone()
+        # bigint, because a text may name any version.
+        return self.connection.execute(f"{query} and {table}version = %s::bigint", [service, version]).fetchone()
 
     def _lock(self, service: str) -> tuple[ServiceKind, ServiceState]:
         found = self.connection.execute(

@@ -230,7 +230,8 @@ class Home:
 
     def version(self, service: str, version: int) -> KeyVersionRow:
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
-            return next(row for row in tx.services.keys() if (row.service, row.version) == (service, version))
+            found = {(row.service, row.version): row for row in list(tx.services.keys())}
+        return found[service, version]
 
 
 class World:
