@@ -100,17 +100,30 @@ class ManagedObjects:
 
     def reseal(self, rows: Sequence[ObjectRow]) -> int:
         # The revision moves, although nothing that a client sees does: whoever read the row before and changes it now
-        # would put the former seal back, under a key that may be about to end.
-        with self.connection.cursor() as cursor:
-            cursor.executemany(
-                "update okcm.managed_object set key_version = %s, material = %s, revision = revision + 1"
-                " where service = %s and object_id = %s and l2_key = %s and revision = %s and material is not null",
-                [
-                    [row.key_version, row.material, row.service, row.object_id, row.l2_key, row.revision]
-                    for row in sorted(rows, key=lambda row: row.object_id)
-                ],
-            )
-            return cursor.rowcount
+        # would put the former seal back, under a key that may be about to end. One statement, because each asks for
+        # the context's signature; locked in one order, so that two processes with the same rows do not wait for each
+        # other.
+        changed = self.connection.execute(
+            "update okcm.managed_object o set key_version = w.key_version, material = w.material,"
+            " revision = o.revision + 1 from ("
+            "  select f.service, f.object_id, r.key_version, r.material from okcm.managed_object f"
+            "  join unnest(%(services)s::text[], %(objects)s::text[], %(l2_keys)s::text[], %(revisions)s::integer[],"
+            "   %(versions)s::integer[], %(materials)s::bytea[])"
+            "   as r (service, object_id, l2_key, revision, key_version, material)"
+            "  on f.service = r.service and f.object_id = r.object_id and f.l2_key = r.l2_key"
+            "  and f.revision = r.revision and f.material is not null"
+            "  order by f.service, f.object_id for no key update of f"
+            " ) as w where o.service = w.service and o.object_id = w.object_id",
+            {
+                "services": [row.service for row in rows],
+                "objects": [row.object_id for row in rows],
+                "l2_keys": [row.l2_key for row in rows],
+                "revisions": [row.revision for row in rows],
+                "versions": [row.key_version for row in rows],
+                "materials": [row.material for row in rows],
+            },
+        )
+        return changed.rowcount
 
     def remove(self, service: str, object_id: str) -> bool:
         removed = self.connection.execute(

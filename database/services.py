@@ -236,13 +236,12 @@ class Services:
             " for no key update",
             [service],
         ).fetchall()
-        rows = self.connection.execute(
-            "update okcm.service_key k set emptied_at = clock_timestamp() where service = %s and version = any(%s)"
-            " and not exists (select from okcm.managed_object o where o.service = k.service"
-            "  and o.key_version = k.version and o.material is not null) returning version",
-            [service, [version for (version,) in locked]],
+        emptied = [version for (version,) in locked if not self._seals(service, version)]
+        self.connection.execute(
+            "update okcm.service_key set emptied_at = clock_timestamp() where service = %s and version = any(%s)",
+            [service, emptied],
         )
-        return sorted(version for (version,) in rows)
+        return emptied
 
     def caller(self, serial: str) -> CallerRow | None:
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
@@ -259,6 +258,15 @@ class Services:
             "  order by service for no key update) as older where s.service = older.service",
             {"at": at, "services": list(services)},
         )
+
+    def _seals(self, service: str, version: int) -> bool:
+        """Return whether an object is sealed under a version; ordered, so that it is looked for in the index alone."""
+        found = self.connection.execute(
+            "select from okcm.managed_object where service = %s and key_version = %s and material is not null"
+            " order by object_id limit 1",
+            [service, version],
+        )
+        return found.fetchone() is not None
 
     def _one(self, query: str, table: str, service: str, version: int | None) -> tuple[Any, ...] | None:
         """Return the row of a version, of the active one without `version`; `table` is its name in the query."""
