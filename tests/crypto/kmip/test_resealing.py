@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from crypto.kmip.enums import Operation, ResultReason
-from crypto.resealing import Resealing
 from database.interfaces import ObjectRow, mark
 from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move, State
@@ -196,8 +195,9 @@ async def test_a_lock_that_comes_between_opening_and_storing_stores_nothing(stan
                 tx.tenants.hold(LockReason.SWITCH)
             return key
 
-    slow = Resealing(stand.world.crypto, Slow(), stand.threads, stand.one.changes, pace=FAST)  # type: ignore[arg-type]
-    await slow.once()
+    slow = stand.process()
+    slow.resealing._keyring = Slow()  # type: ignore[assignment]  # all that is called
+    await slow.resealing.once()
     assert stand.rows() == rows
 
 
