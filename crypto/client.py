@@ -42,6 +42,7 @@ from crypto.client_errors import (
     CertificateUnusable,
     CiphertextRefused,
     ClientError,
+    KeyVersionRetired,
     RequestRefused,
     RootKeyFailed,
     ServiceFailed,
@@ -60,6 +61,7 @@ __all__ = [
     "ClientError",
     "DataKey",
     "Identity",
+    "KeyVersionRetired",
     "LocalLimits",
     "Options",
     "RequestRefused",
@@ -164,7 +166,7 @@ class Client(_Core):
         return self._do(perform(calls.decrypt(ciphertext, resource), self._retry))
 
     def rewrap(self, ciphertext: str, resource: str) -> str:
-        """Bring a ciphertext or a wrapped data key under the newest service key."""
+        """Bring a ciphertext or a wrapped data key under the service's active key."""
         return self._do(perform(calls.rewrap(ciphertext, resource), self._retry))
 
     def new_data_key(self, resource: str) -> DataKey:

@@ -30,6 +30,10 @@ class CiphertextRefused(ClientError):
     """Altered, moved, or encrypted by another service or under another resource."""
 
 
+class KeyVersionRetired(ClientError):
+    """Encrypted under a version of the service's key that is compromised or destroyed; nothing opens it any more."""
+
+
 class AccessRefused(ClientError):
     """The certificate opens nothing, or the tenant's state forbids the operation."""
 
@@ -76,6 +80,8 @@ def from_problem(status: int, problem: Mapping[str, Any], retry_after: float | N
     kind: type[ClientError] = RequestRefused
     if status >= 500:
         kind = ServiceFailed
+    elif code == "key_version_retired":
+        kind = KeyVersionRetired
     elif status == 403:
         kind = AccessRefused
     elif status == 422:

@@ -152,7 +152,7 @@ _REWRAP = Endpoint(
     "rewrap",
     "POST",
     "/v1/rewrap",
-    "Bring a ciphertext or wrapped data key under the newest service key",
+    "Bring a ciphertext or wrapped data key under the service's active key",
     api.CiphertextRequest,
     api.CiphertextAnswer,
     _rewrap,

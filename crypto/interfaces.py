@@ -33,6 +33,8 @@ class ServiceKey:
 
     version: int
     material: bytes = field(repr=False)
+    compromised: bool = False
+    """Whether it may open nothing but what is kept here, until that is sealed anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,11 @@ class Keyring(Protocol):
     """Opened L3s, in memory for at most the cache time, dropped at once when something changed."""
 
     async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
-        """Return the newest L3 of the caller's service, or one version of it.
+        """Return the active L3 of the caller's service, or one version of it.
 
         A miss costs one Vault call and one root-key call, made once for all who wait. Raises: ObjectNotFound,
-        KeyUnavailable, VaultUnavailable, DatabaseUnavailable, TooManyRequests, and the CustomerKeyErrors.
+        KeyVersionRetired when it was destroyed, KeyUnavailable, VaultUnavailable, DatabaseUnavailable,
+        TooManyRequests, and the CustomerKeyErrors.
         """
         ...
 
@@ -116,11 +119,11 @@ class Operations(Protocol):
     async def encrypt(self, caller: Caller, resource: str, plaintext: bytes) -> str: ...
 
     async def decrypt(self, caller: Caller, resource: str, ciphertext: str) -> bytes:
-        """Raises CiphertextRefused."""
+        """Raises CiphertextRefused, KeyVersionRetired."""
         ...
 
     async def rewrap(self, caller: Caller, resource: str, ciphertext: str) -> str:
-        """Return the same plaintext, or the same data key, under the newest service key."""
+        """Return the same plaintext, or the same data key, under the active service key."""
         ...
 
     async def new_data_key(self, caller: Caller, resource: str, *, with_plaintext: bool) -> DataKey: ...

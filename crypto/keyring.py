@@ -8,6 +8,10 @@ A key in use is opened again when half of its time is over. So whoever took the 
 every other process down, and what is open is dropped at once; while a root key that is merely out of reach leaves at
 least the other half, which is the grace.
 
+What encrypts is the version on record as active when it was read; a change of any version's state is announced like
+every other and drops what is open. Wraps that are only made anew, under a newer L2, are not announced, because they
+open to the very same key: an opening that read the former wrap and comes too late for its L2 reads the row once more.
+
 The descent is checked before anything is opened, and the context is put together from the caller, never read from the
 row: a row that was copied to another tenant, service or version carries its own context along in vain.
 
@@ -30,9 +34,10 @@ from crypto.interfaces import Blocking, Caller, Changes, ServiceKey
 from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, mark
 from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, ObjectNotFound, OpenKcmError, WrongContext
+from tenancy.errors import KeyUnavailable, KeyVersionRetired, ObjectNotFound, OpenKcmError, WrongContext
 from tenancy.ids import l2_key
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied
+from tenancy.services import KeyState
 from vault.interfaces import TenantKeys
 
 MATERIAL = 32
@@ -46,7 +51,7 @@ log = structlog.get_logger()
 
 
 class _Place(NamedTuple):
-    """Whose key: all of the caller that decides, so no entry can answer for another; `version` None is the newest."""
+    """Whose key: all of the caller that decides, so no entry can answer for another; `version` None: the active one."""
 
     tenant_id: str
     service: str
@@ -59,6 +64,7 @@ class _Place(NamedTuple):
 class _Kept:
     version: int
     material: bytearray = field(repr=False)
+    compromised: bool
     until: float
     renew_at: float
 
@@ -92,20 +98,23 @@ class CachedKeyring:
         changes: Changes,
         *,
         cache_seconds: float,
+        opened: Callable[[str, str, int], None] = lambda *_: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`opened` is told tenant, service and version of each key that was really opened."""
         self._database = database
         self._tenant_keys = tenant_keys
         self._shelf = shelf
         self._blocking = blocking
         self._cache_seconds = cache_seconds
+        self._opened = opened
         self._monotonic = monotonic
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
         self._marked: dict[str, str] = {}
         changes.subscribe(self.forget)
 
     async def key(self, caller: Caller, version: int | None = None) -> ServiceKey:
-        """Return the newest L3 of the caller's service, or one version of it; see `interfaces.Keyring`."""
+        """Return the active L3 of the caller's service, or one version of it; see `interfaces.Keyring`."""
         place = _Place(caller.tenant_id, caller.service, caller.l2_key, caller.region, version)
         tenant = self._tenants[caller.tenant_id]
         now = self._monotonic()
@@ -113,7 +122,7 @@ class CachedKeyring:
         if kept is not None and now < kept.until:
             if now >= kept.renew_at:
                 self._renew(place, tenant, kept)
-            return ServiceKey(kept.version, bytes(kept.material))
+            return ServiceKey(kept.version, bytes(kept.material), kept.compromised)
         failed = tenant.failed.get(place)
         if failed is not None and now < failed[1]:
             raise failed[0].with_traceback(None)
@@ -164,31 +173,45 @@ class CachedKeyring:
             if isinstance(error, CustomerKeyError) and not error.retryable:
                 # Taken away: what else is open of this tenant was opened with the same root key.
                 _empty(tenant)
-            # A version that was never made is asked for by whoever invents one: nobody else's trouble, not remembered.
-            if begun and not isinstance(error, ObjectNotFound):
+            # A version that is not there is asked for by whoever invents one: nobody else's trouble, not remembered.
+            if begun and not isinstance(error, (ObjectNotFound, KeyVersionRetired)):
                 tenant.failed[place] = (error, self._monotonic() + _BACK_OFF)
                 asyncio.get_running_loop().call_later(_BACK_OFF, tenant.failed.pop, place, None)
             raise
         if not tenant.replaced:
             self._keep(place, tenant, key, until)
+        self._opened(place.tenant_id, place.service, key.version)
         return key
 
     def _keep(self, place: _Place, tenant: _Tenant, key: ServiceKey, until: float) -> None:
-        kept = _Kept(key.version, bytearray(key.material), until, until - self._cache_seconds / 2)
+        kept = _Kept(key.version, bytearray(key.material), key.compromised, until, until - self._cache_seconds / 2)
         for same in (place, place._replace(version=key.version)):
             tenant.kept[same] = kept
         asyncio.get_running_loop().call_later(until - self._monotonic(), _end, tenant, kept)
 
     def _read_and_open(self, place: _Place) -> ServiceKey:
         """In a thread: read the row, check its descent, open both layers."""
+        read = self._read(place)
+        try:
+            return self._open_row(place, *read)
+        except KeyUnavailable:
+            # L2 is gone, or only the version of it that the row lay under when it was read.
+            again = self._read(place)
+            if again == read:
+                raise
+            return self._open_row(place, *again)
+
+    def _read(self, place: _Place) -> tuple[ServiceKeyRow, SealedRootKeyRow | None]:
         with self._database.tenant_tx(place.tenant_id) as tx:
             found = tx.services.key_and_root(place.service, place.version)
         if found is None:
             raise ObjectNotFound
-        row, held = found
-        if not _descends(place, row):
+        if not _descends(place, found[0]):
             log.error("service key descends from elsewhere", tenant_id=place.tenant_id, service=place.service)
             raise ObjectNotFound
+        return found
+
+    def _open_row(self, place: _Place, row: ServiceKeyRow, held: SealedRootKeyRow | None) -> ServiceKey:
         context = Context(place.tenant_id, place.l2_key, place.service, Purpose.SERVICE_KEY, str(row.version))
         try:
             inner = self._root_key(place, row, held).unwrap(context, row.wrapped)
@@ -200,7 +223,7 @@ class CachedKeyring:
         if len(material) != MATERIAL:
             log.error("service key is of another size", tenant_id=place.tenant_id, service=place.service)
             raise KeyUnavailable
-        return ServiceKey(row.version, material)
+        return ServiceKey(row.version, material, row.state is KeyState.COMPROMISED)
 
     def _root_key(self, place: _Place, row: ServiceKeyRow, held: SealedRootKeyRow | None) -> RootKey:
         """Return the L1 that the row lies under, and never another in its stead."""

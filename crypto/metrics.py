@@ -24,6 +24,10 @@ COUNTERS = {
     "openkcm_crypto_delivered_lines": "journal lines that reached the audit streams",
     "openkcm_crypto_set_aside_lines": "journal lines the database would not take, kept for a person",
     "openkcm_crypto_damaged_lines": "journal lines whose checksum does not fit",
+    "openkcm_crypto_resealed_objects": "managed objects sealed anew under the active version of their service's key",
+    "openkcm_crypto_resealing_overtaken": "managed objects that somebody else changed before they were sealed anew",
+    "openkcm_crypto_resealing_failed": "times that a tenant's objects could not be sealed anew and wait",
+    "openkcm_crypto_damaged_objects": "managed objects met that do not open in their place",
     "openkcm_crypto_restarts": "processes that ended without being asked to",
 }
 SUMS = {

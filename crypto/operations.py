@@ -20,7 +20,15 @@ from crypto import ciphertext as form
 from crypto.correlation import correlation_id, new_correlation_id
 from crypto.interfaces import Caller, Callers, DataKey, Entry, Journal, Keyring, ServiceKey
 from tenancy.binding import Context, Purpose
-from tenancy.errors import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound, OpenKcmError, TenantClosed
+from tenancy.errors import (
+    CallerRefused,
+    CiphertextRefused,
+    InvalidRequest,
+    KeyVersionRetired,
+    ObjectNotFound,
+    OpenKcmError,
+    TenantClosed,
+)
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 from tenancy.services import CryptoOperation
 
@@ -60,12 +68,12 @@ class KeyedOperations:
         return await self._recorded(caller, CryptoOperation.ENCRYPT, resource, len(plaintext), work)
 
     async def decrypt(self, caller: Caller, resource: str, ciphertext: str) -> bytes:
-        """Return the plaintext; raises CiphertextRefused, and as `encrypt`."""
+        """Return the plaintext; raises CiphertextRefused, KeyVersionRetired, and as `encrypt`."""
         work = self._decrypt(caller, Purpose.DATA, resource, ciphertext)
         return await self._recorded(caller, CryptoOperation.DECRYPT, resource, len(ciphertext), work)
 
     async def rewrap(self, caller: Caller, resource: str, ciphertext: str) -> str:
-        """Return the same plaintext, or the same data key, under the newest service key; raises as `decrypt`."""
+        """Return the same plaintext, or the same data key, under the active service key; raises as `decrypt`."""
         work = self._rewrap(caller, resource, ciphertext)
         return await self._recorded(caller, CryptoOperation.REWRAP, resource, len(ciphertext), work)
 
@@ -89,9 +97,13 @@ class KeyedOperations:
         return key.version, form.seal(key, place, material, self._random)
 
     async def open_object(self, caller: Caller, object_id: str, key_version: int, sealed: bytes) -> bytes:
-        """Return the material; writes no journal (the caller MUST, before it answers). Raises CiphertextRefused."""
+        """Return the material; writes no journal (the caller MUST, before it answers).
+
+        A compromised version opens here too: nobody but us had the sealed bytes, and `resealing` is on its way to them.
+        Raises: CiphertextRefused, KeyVersionRetired when the version is destroyed, and as `encrypt`.
+        """
         place = _place(caller, Purpose.MANAGED_OBJECT, object_id)
-        key = await self._key_of_text(caller, DECRYPTS, key_version)
+        key = await self._key_of(caller, DECRYPTS, key_version)
         return form.unseal(key, place, sealed)
 
     async def _encrypt(self, caller: Caller, purpose: Purpose, resource: str, plaintext: bytes) -> str:
@@ -112,8 +124,8 @@ class KeyedOperations:
             raise CiphertextRefused
         place = _place(caller, head.purpose, resource)
         old = await self._key_of_text(caller, ENCRYPTS, head.key_version)
-        newest = await self._key(caller, ENCRYPTS)
-        return form.to_text(form.seal(newest, place, form.unseal(old, place, sealed), self._random))
+        active = await self._key(caller, ENCRYPTS)
+        return form.to_text(form.seal(active, place, form.unseal(old, place, sealed), self._random))
 
     async def _key(self, caller: Caller, allowed: frozenset[State], version: int | None = None) -> ServiceKey:
         """Return a key that may be used now; see the module for the order."""
@@ -127,6 +139,13 @@ class KeyedOperations:
         return key
 
     async def _key_of_text(self, caller: Caller, allowed: frozenset[State], version: int) -> ServiceKey:
+        """Return the key that a text names; whoever has a compromised one can have made the text, too."""
+        key = await self._key_of(caller, allowed, version)
+        if key.compromised:
+            raise KeyVersionRetired
+        return key
+
+    async def _key_of(self, caller: Caller, allowed: frozenset[State], version: int) -> ServiceKey:
         try:
             return await self._key(caller, allowed, version)
         except ObjectNotFound:  # a version that was never made: whoever wrote that into a text learns nothing

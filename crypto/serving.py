@@ -68,7 +68,7 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         await _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
         await _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
     ]
-    renewing = asyncio.create_task(tls.keep(identity))
+    beside = [asyncio.create_task(tls.keep(identity)), asyncio.create_task(service.resealing.run())]
     # What was built up to here lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -79,7 +79,8 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
             _tell(reports, _report(service))
             await asyncio.sleep(_REPORT_SECONDS)
     finally:
-        renewing.cancel()
+        for task in beside:
+            task.cancel()
         for server in servers:
             server.close()
         log.info("draining", connections=len(service.connections))
@@ -117,6 +118,10 @@ def _report(service: Service, *, ready: bool = True) -> Report:
         ("openkcm_crypto_connections_opened", ()): connections.opened,
         ("openkcm_crypto_connections_refused", ()): connections.refused,
         ("openkcm_crypto_limited", ()): service.limits.refused,
+        ("openkcm_crypto_resealed_objects", ()): service.resealing.totals.resealed,
+        ("openkcm_crypto_resealing_overtaken", ()): service.resealing.totals.overtaken,
+        ("openkcm_crypto_resealing_failed", ()): service.resealing.totals.failed,
+        ("openkcm_crypto_damaged_objects", ()): service.resealing.totals.damaged,
     }
     report.gauges["openkcm_crypto_connections", ()] = len(connections)
     if service.tls.identity is not None:

@@ -17,7 +17,9 @@ from crypto.keyring import CachedKeyring
 from crypto.kmip.objects import ObjectStore
 from crypto.kmip.server import KmipFront
 from crypto.limits import TenantLimits
+from crypto.openings import Openings
 from crypto.operations import KeyedOperations
+from crypto.resealing import Resealing
 from crypto.tls import IdentityShelf, ServerTls
 from database.connection import Database
 from database.feed import NotifyFeed
@@ -57,6 +59,7 @@ class Service:
     journal: FileJournal
     limits: TenantLimits
     keyring: CachedKeyring
+    resealing: Resealing
     threads: FairThreads
     opening: FairThreads
     connections: Connections
@@ -115,7 +118,10 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
     held = OpenedRootKeys(
         lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach), tenant_keys.decrypt
     )
-    keyring = CachedKeyring(database, tenant_keys, held, opening, changes, cache_seconds=seconds)
+    openings = Openings(database, threads)
+    keyring = CachedKeyring(
+        database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=openings.opened
+    )
     limits = TenantLimits(settings.crypto_tenant_rate, settings.crypto_tenant_places)
     parts = Parts(callers, KeyedOperations(callers, keyring, journal), journal, limits, threads, changes)
     connections = Connections(parts)
@@ -131,6 +137,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
         journal,
         limits,
         keyring,
+        Resealing(database, keyring, threads, changes),
         threads,
         opening,
         connections,

@@ -141,6 +141,11 @@ class Database:
         with self.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.untaken_credentials(%s)", [limit])]
 
+    def stale_services(self, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.stale_services(%s, %s, %s)", [*after, limit])
+            return [(tenant_id, service) for tenant_id, service in rows]
+
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant
         with self.raw_tx(PLATFORM) as connection:

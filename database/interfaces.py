@@ -294,6 +294,10 @@ class PlatformDatabase(Protocol):
         """Return tenants with sealed credentials that nobody came for in a quarter of an hour (worker)."""
         ...
 
+    def stale_services(self, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant id, service) where objects may have to be sealed anew, in order, behind `after` (crypto)."""
+        ...
+
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         """Return tenants in order of id, from the first one behind `after` (operator)."""
         ...

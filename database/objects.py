@@ -91,6 +91,40 @@ class ManagedObjects:
         )
         return changed.rowcount == 1
 
+    def sealed(self, service: str, version: int, after: str, limit: int) -> Sequence[ObjectRow]:
+        rows = self.connection.execute(
+            f"{_SELECT} and key_version = %s and material is not null and object_id > %s order by object_id limit %s",
+            [service, version, after, limit],
+        )
+        return [_object(row) for row in rows]
+
+    def reseal(self, rows: Sequence[ObjectRow]) -> int:
+        # The revision moves, although nothing that a client sees does: whoever read the row before and changes it now
+        # would put the former seal back, under a key that may be about to end. One statement, because each asks for
+        # the context's signature; locked in one order, so that two processes with the same rows do not wait for each
+        # other.
+        changed = self.connection.execute(
+            "update okcm.managed_object o set key_version = w.key_version, material = w.material,"
+            " revision = o.revision + 1 from ("
+            "  select f.service, f.object_id, r.key_version, r.material from okcm.managed_object f"
+            "  join unnest(%(services)s::text[], %(objects)s::text[], %(l2_keys)s::text[], %(revisions)s::integer[],"
+            "   %(versions)s::integer[], %(materials)s::bytea[])"
+            "   as r (service, object_id, l2_key, revision, key_version, material)"
+            "  on f.service = r.service and f.object_id = r.object_id and f.l2_key = r.l2_key"
+            "  and f.revision = r.revision and f.material is not null"
+            "  order by f.service, f.object_id for no key update of f"
+            " ) as w where o.service = w.service and o.object_id = w.object_id",
+            {
+                "services": [row.service for row in rows],
+                "objects": [row.object_id for row in rows],
+                "l2_keys": [row.l2_key for row in rows],
+                "revisions": [row.revision for row in rows],
+                "versions": [row.key_version for row in rows],
+                "materials": [row.material for row in rows],
+            },
+        )
+        return changed.rowcount
+
     def remove(self, service: str, object_id: str) -> bool:
         removed = self.connection.execute(
             "delete from okcm.managed_object where service = %s and object_id = %s and material is null",

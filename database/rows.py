@@ -9,7 +9,7 @@ from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.provisioning import Step, StepState
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import KeyState, ServiceKind, ServiceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,9 @@ class ServiceKeyRow:
     wrapped: bytes
     root_key_id: str | None = None
     """Which of the customer's keys it is; None: the platform's."""
+    state: KeyState = KeyState.ACTIVE
+    l2_version: int = 1
+    """The version of L2 that the wrap lies under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,14 @@ class KeyVersionRow:
     root_key_mode: str
     root_key: str
     created_at: datetime
+    state: KeyState = KeyState.ACTIVE
+    activated_at: datetime | None = None
+    deactivated_at: datetime | None = None
+    destroyed_at: datetime | None = None
+    last_opened_at: datetime | None = None
+    """When the crypto service last opened it, to the minute."""
+    emptied_at: datetime | None = None
+    """When no managed object was left under it; from then on none may be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class Services(Protocol):
         ...
 
     def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
-        """Return an L3 of a service, the newest without `version`."""
+        """Return the active L3 of a service, or a version that still opens something."""
         ...
 
     def key_and_root(
@@ -82,11 +82,25 @@ class Services(Protocol):
         """Return an L3 as `key` does and what it takes to use its root key, both as of one moment.
 
         The second is None for the platform's root key, and for one whose credentials were forgotten.
+
+        Raises: KeyVersionRetired when the version was destroyed, which is more than that it is not there.
         """
         ...
 
     def keys(self) -> Sequence[KeyVersionRow]:
         """Return every version of every L3 by service and version, without what is wrapped."""
+        ...
+
+    def opened(self, service: str, version: int) -> None:
+        """Note that a version was opened; within a minute of the last note nothing is written."""
+        ...
+
+    def unemptied(self, service: str) -> Sequence[int]:
+        """Return the versions under which objects may still be sealed and new ones are not, compromised ones first."""
+        ...
+
+    def note_emptied(self, service: str) -> Sequence[int]:
+        """Note which of the `unemptied` nothing is sealed under, and return those; from now on nothing can be."""
         ...
 
     def caller(self, serial: str) -> CallerRow | None:
@@ -117,6 +131,17 @@ class ManagedObjects(Protocol):
 
     def change(self, row: ObjectRow) -> bool:
         """Replace a row if it still has `row.revision`, which becomes one more; False when somebody was faster."""
+        ...
+
+    def sealed(self, service: str, version: int, after: str, limit: int) -> Sequence[ObjectRow]:
+        """Return objects that are sealed under a version, in order of id, from the first one behind `after`."""
+        ...
+
+    def reseal(self, rows: Sequence[ObjectRow]) -> int:
+        """Give objects another seal (`key_version`, `material`) and change nothing else; return how many got it.
+
+        As with `change`, those whose revision is another by now keep what they have.
+        """
         ...
 
     def remove(self, service: str, object_id: str) -> bool:

@@ -17,10 +17,10 @@ from database.interfaces import (
     ServiceRequestRow,
     ServiceRow,
 )
-from tenancy.errors import DatabaseRefused, Overtaken, ServiceConflict, ServiceUnknown
+from tenancy.errors import DatabaseRefused, KeyVersionRetired, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.root_keys import parse_place
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import OPENING, KeyState, ServiceKind, ServiceState
 
 _SERVICE = (
     "select service, kind, state, connected_at, disconnected_at, last_seen_at,"
@@ -31,15 +31,19 @@ _LEAF = (
     "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
     " from okcm.service_certificate where service = %s"
 )
-_KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"
+_KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id, state, l2_version"
 _KEY = f"select {_KEY_COLUMNS} from okcm.service_key where service = %s"  # noqa: S608 - a constant
 
 # One query, because the root key may be changed between two: its former one, which is read then, is forgotten by now.
 _KEY_AND_ROOT = (
-    "select k.service, k.version, k.l2_key, k.root_key_mode, k.root_key, k.wrapped, k.root_key_id, r.place,"
-    " r.credentials from okcm.service_key k left join okcm.root_key r using (tenant_id, root_key_id)"
-    " where k.service = %s and (%s::bigint is null or k.version = %s) order by k.version desc limit 1"
+    "select k.service, k.version, k.l2_key, k.root_key_mode, k.root_key, k.wrapped, k.root_key_id, k.state,"
+    " k.l2_version, r.place, r.credentials"
+    " from okcm.service_key k left join okcm.root_key r using (tenant_id, root_key_id) where k.service = %s"
 )
+# Under these objects may lie that new ones do not join. A process that was told too late of its end may still store one
+# for as long as it remembers the version, which is a minute at most.
+_UNEMPTIED = "service = %s and state in ('deactivated', 'compromised') and emptied_at is null"
+_SETTLED = "coalesce(deactivated_at, activated_at, created_at) < clock_timestamp() - interval '2 minutes'"
 
 # One query, because each handshake waits for it. Everything is joined by the tenant that row security admits, so a
 # serial of another tenant is not there.
@@ -162,8 +166,9 @@ class Services:
 
     def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
         self.connection.execute(
-            f"insert into okcm.service_key (tenant_id, {_KEY_COLUMNS})"  # noqa: S608 - a constant
-            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            f"insert into okcm.service_key (tenant_id, {_KEY_COLUMNS}, activated_at)"  # noqa: S608 - a constant
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s then clock_timestamp() end)"
+            " on conflict do nothing",
             [
                 self.tenant_id,
                 key.service,
@@ -173,37 +178,72 @@ class Services:
                 key.root_key,
                 key.wrapped,
                 key.root_key_id,
+                key.state,
+                key.l2_version,
+                key.state is KeyState.ACTIVE,
             ],
         )
-        kept = self.key(key.service, key.version)
+        kept = self.connection.execute(f"{_KEY} and version = %s", [key.service, key.version]).fetchone()
         if kept is None:
             raise DatabaseRefused
-        return kept
+        return _service_key(kept)
 
     def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
-        if version is None:
-            found = self.connection.execute(f"{_KEY} order by version desc limit 1", [service]).fetchone()
-        else:
-            found = self.connection.execute(f"{_KEY} and version = %s", [service, version]).fetchone()
-        return None if found is None else ServiceKeyRow(*found)
+        found = self._one(_KEY, "", service, version)
+        key = None if found is None else _service_key(found)
+        return key if key is not None and key.state in OPENING else None
 
     def key_and_root(
         self, service: str, version: int | None = None
     ) -> tuple[ServiceKeyRow, SealedRootKeyRow | None] | None:
-        found = self.connection.execute(_KEY_AND_ROOT, [service, version, version]).fetchone()
+        found = self._one(_KEY_AND_ROOT, "k.", service, version)
         if found is None:
             return None
-        key, (place, credentials) = ServiceKeyRow(*found[:-2]), found[-2:]
+        key, (place, credentials) = _service_key(found[:-2]), found[-2:]
+        if key.state is KeyState.DESTROYED:
+            raise KeyVersionRetired
+        if key.state not in OPENING:
+            return None
         if key.root_key_id is None or credentials is None:
             return key, None
         return key, SealedRootKeyRow(key.root_key_id, parse_place(place), credentials)
 
     def keys(self) -> Sequence[KeyVersionRow]:
         rows = self.connection.execute(
-            "select service, version, l2_key, root_key_mode, root_key, created_at from okcm.service_key"
-            " order by service, version"
+            "select service, version, l2_key, root_key_mode, root_key, created_at, state, activated_at, deactivated_at,"
+            " destroyed_at, last_opened_at, emptied_at from okcm.service_key order by service, version"
         )
-        return [KeyVersionRow(*row) for row in rows]
+        return [_key_version(row) for row in rows]
+
+    def opened(self, service: str, version: int) -> None:
+        self.connection.execute(
+            "update okcm.service_key set last_opened_at = clock_timestamp() where service = %s and version = %s"
+            " and (last_opened_at is null or last_opened_at < clock_timestamp() - interval '1 minute')",
+            [service, version],
+        )
+
+    def unemptied(self, service: str) -> Sequence[int]:
+        rows = self.connection.execute(
+            f"select version from okcm.service_key where {_UNEMPTIED} order by state, version",  # noqa: S608 - a constant
+            [service],
+        )
+        return [version for (version,) in rows]
+
+    def note_emptied(self, service: str) -> Sequence[int]:
+        # Looked through first without a lock: after very many updates the first look takes seconds, the next one none.
+        empty = [version for version in self.unemptied(service) if not self._seals(service, version)]
+        # Then under one: whoever stores an object under a version holds a share of its row, and is seen afterwards.
+        locked = self.connection.execute(
+            f"select version from okcm.service_key where {_UNEMPTIED} and {_SETTLED} and version = any(%s)"  # noqa: S608 - constants
+            " order by version for no key update",
+            [service, empty],
+        ).fetchall()
+        emptied = [version for (version,) in locked if not self._seals(service, version)]
+        self.connection.execute(
+            "update okcm.service_key set emptied_at = clock_timestamp() where service = %s and version = any(%s)",
+            [service, emptied],
+        )
+        return emptied
 
     def caller(self, serial: str) -> CallerRow | None:
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
@@ -221,6 +261,22 @@ class Services:
             {"at": at, "services": list(services)},
         )
 
+    def _seals(self, service: str, version: int) -> bool:
+        """Return whether an object is sealed under a version; ordered, so that it is looked for in the index alone."""
+        found = self.connection.execute(
+            "select from okcm.managed_object where service = %s and key_version = %s and material is not null"
+            " order by object_id limit 1",
+            [service, version],
+        )
+        return found.fetchone() is not None
+
+    def _one(self, query: str, table: str, service: str, version: int | None) -> tuple[Any, ...] | None:
+        """Return the row of a version, of the active one without `version`; `table` is its name in the query."""
+        if version is None:
+            return self.connection.execute(f"{query} and {table}state = 'active'", [service]).fetchone()
+        # bigint, because a text may name any version.
+        return self.connection.execute(f"{query} and {table}version = %s::bigint", [service, version]).fetchone()
+
     def _lock(self, service: str) -> tuple[ServiceKind, ServiceState]:
         found = self.connection.execute(
             "select kind, state from okcm.service where service = %s for no key update", [service]
@@ -234,6 +290,16 @@ class Services:
         if found is None:
             raise ServiceUnknown
         return found
+
+
+def _service_key(row: tuple[Any, ...]) -> ServiceKeyRow:
+    service, version, l2_key, mode, root_key, wrapped, root_key_id, state, l2_version = row
+    return ServiceKeyRow(service, version, l2_key, mode, root_key, wrapped, root_key_id, KeyState(state), l2_version)
+
+
+def _key_version(row: tuple[Any, ...]) -> KeyVersionRow:
+    service, version, l2_key, mode, root_key, created_at, state, *rest = row
+    return KeyVersionRow(service, version, l2_key, mode, root_key, created_at, KeyState(state), *rest)
 
 
 def _service(row: tuple[Any, ...]) -> ServiceRow:

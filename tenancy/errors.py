@@ -306,6 +306,14 @@ class CiphertextRefused(CallerError):
     hint = "send it unaltered, from the service that encrypted it, with the same resource"
 
 
+class KeyVersionRetired(CallerError):
+    """Sealed under a version of the service's key that is compromised or destroyed: genuine or not, it stays closed."""
+
+    code = "key_version_retired"
+    message = "this was encrypted under a version of the service's key that was retired"
+    hint = "ask the security administrator why it was retired; store the data anew from its source"
+
+
 class ObjectNotFound(CallerError):
     """Not there, or not the caller's; nobody outside can tell which."""
 

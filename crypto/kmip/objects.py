@@ -22,7 +22,7 @@ from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
 from crypto.kmip.refusals import KmipRefused
 from database.interfaces import ObjectRow, TenantDatabase, TenantTransaction, mark, object_mark
-from tenancy.errors import ObjectNotFound, Overtaken
+from tenancy.errors import KeyVersionRetired, ObjectNotFound, Overtaken
 
 _ATTEMPTS = 20
 _KEPT_OF_TENANT = 4096
@@ -90,10 +90,14 @@ class ObjectStore:
 
         Nothing opened is kept here: it opens as long as the keyring has the service key, and not a moment longer.
         """
-        row = managed.row
-        if row.material is None:
-            raise ObjectNotFound
-        return await self._parts.operations.open_object(caller, row.object_id, row.key_version, row.material)
+        try:
+            return await self._open(caller, managed.row)
+        except KeyVersionRetired:
+            # It may have been sealed anew after this was read, and the older version destroyed since.
+            now = await self._read(caller, managed.row.object_id)
+            if now.row.key_version == managed.row.key_version:
+                raise
+            return await self._open(caller, now.row)
 
     async def add(self, caller: Caller, *drafts: Draft) -> Sequence[Managed]:
         """Store new objects, all or none."""
@@ -172,6 +176,11 @@ class ObjectStore:
             return [managed for managed in found if wanted(managed)]
 
         return await self._parts.blocking.run(caller.tenant_id, work)
+
+    async def _open(self, caller: Caller, row: ObjectRow) -> bytes:
+        if row.material is None:
+            raise ObjectNotFound
+        return await self._parts.operations.open_object(caller, row.object_id, row.key_version, row.material)
 
     async def _race(self, caller: Caller, work: Callable[[], Managed]) -> Managed:
         for _ in range(_ATTEMPTS):

@@ -14,6 +14,7 @@ from tenancy.errors import (
     InvalidName,
     InvalidRequest,
     KeyNotUsable,
+    KeyVersionRetired,
     ObjectNotFound,
     OpenKcmError,
     PlatformError,
@@ -30,6 +31,8 @@ REASONS: Mapping[type[OpenKcmError], ResultReason] = MappingProxyType(
         # "Not there" and "not yours" are the same class, so that they are the same answer.
         ObjectNotFound: ResultReason.ITEM_NOT_FOUND,
         KeyNotUsable: ResultReason.PERMISSION_DENIED,
+        # Key Value Not Present would say it better, and clients of 1.0 and 1.1 do not know it.
+        KeyVersionRetired: ResultReason.CRYPTOGRAPHIC_FAILURE,
         TenantClosed: ResultReason.PERMISSION_DENIED,
         CallerRefused: ResultReason.PERMISSION_DENIED,
         CiphertextRefused: ResultReason.CRYPTOGRAPHIC_FAILURE,

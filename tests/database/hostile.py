@@ -104,6 +104,7 @@ ALLOWED_WRITES = {
     ),
     "crypto": (
         "update okcm.service set last_seen_at = now() where tenant_id = '{victim}'",
+        "update okcm.service_key set last_opened_at = now(), emptied_at = now() where tenant_id = '{victim}'",
         "update okcm.managed_object set material = null where tenant_id = '{victim}'",
         "delete from okcm.managed_object where tenant_id = '{victim}'",
         "delete from okcm.usage_batch where tenant_id = '{victim}'",
@@ -249,7 +250,8 @@ NEVER = {
             " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after)"
             " values ('{attacker}', 'ff', 'orders', 9, 'x', 'x', now(), now() + interval '1 hour')"
         ),
-        "update okcm.service_key set wrapped = 'x'",
+        *(f"update okcm.service_key set {what}" for what in ("wrapped = 'x'", "state = 'active'", "l2_version = 9")),
+        "select okcm.stale_services('', '', 10)",
         "update okcm.managed_object set service = 'another'",
         "update okcm.managed_object set l2_key = 'another'",
         "update okcm.managed_object set object_id = 'another'",

@@ -1,14 +1,14 @@
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
 
 from database.connection import Database
-from tenancy.errors import DatabaseRefused, ServiceConflict, ServiceUnknown
+from tenancy.errors import DatabaseRefused, KeyVersionRetired, ServiceConflict, ServiceUnknown
 from tenancy.ids import l2_key
 from tenancy.lifecycle import Move, State
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import OPENING, KeyState, ServiceKind, ServiceState
 from tests.database.builders import (
     NOW,
     a_connected_service,
@@ -124,24 +124,76 @@ def test_the_first_certificate_of_a_generation_stays(worker: Database) -> None:
     assert service.certificate_not_after == later.not_after
 
 
-def test_the_first_key_of_a_version_stays_and_the_newest_is_the_default(worker: Database) -> None:
+def test_the_first_key_of_a_version_stays_and_the_active_one_is_the_default(worker: Database) -> None:
     a_provisioned_tenant(worker, "acme")
     with worker.tenant_tx("acme") as tx:
         tx.services.connect("orders", ServiceKind.MONGODB)
         first = tx.services.record_key(a_service_key("acme"))
         assert tx.services.record_key(replace(first, wrapped=b"another")) == first
-        second = tx.services.record_key(a_service_key("acme", version=2))
-        assert tx.services.key("orders") == second
-        assert tx.services.key("orders", 1) == first
+        second = replace(a_service_key("acme", version=2), state=KeyState.DEACTIVATED, l2_version=3)
+        assert tx.services.record_key(second) == second
+        assert tx.services.key("orders") == first
+        assert tx.services.key("orders", 2) == second
         assert tx.services.key("orders", 3) is None
+        activated = [row.activated_at is not None for row in list(tx.services.keys())]
+        assert activated == [True, False]
+
+
+def test_a_second_key_cannot_be_active(connected: Field) -> None:
+    with pytest.raises(DatabaseRefused), connected.open("worker").tenant_tx("acme") as tx:
+        tx.services.record_key(a_service_key("acme", version=2))
+
+
+@pytest.mark.parametrize("state", KeyState)
+def test_a_version_opens_by_its_state_and_a_destroyed_one_says_so(connected: Field, state: KeyState) -> None:
+    with connected.open("worker").tenant_tx("acme") as tx:
+        tx.services.record_key(replace(a_service_key("acme", version=2), state=KeyState.PREPARED))
+    with connected.open("worker").raw_tx("acme") as connection:
+        if state is KeyState.ACTIVE:
+            connection.execute("update okcm.service_key set state = 'deactivated' where version = 1")
+        connection.execute(
+            "update okcm.service_key set state = %s, wrapped = case when %s then null else wrapped end"
+            " where version = 2",
+            [state, state is KeyState.DESTROYED],
+        )
+    crypto = connected.open("crypto")
+    with crypto.tenant_tx("acme") as tx:
+        active = tx.services.key_and_root("orders")
+        assert active is not None
+        assert active[0].version == (2 if state is KeyState.ACTIVE else 1)
+        assert (tx.services.key("orders", 2) is not None) is (state in OPENING)
+        if state is not KeyState.DESTROYED:
+            found = tx.services.key_and_root("orders", 2)
+            assert (found and found[0].state) == (state if state in OPENING else None)
+    if state is KeyState.DESTROYED:
+        with pytest.raises(KeyVersionRetired), crypto.tenant_tx("acme") as tx:
+            tx.services.key_and_root("orders", 2)
+
+
+def test_an_opening_is_noted_once_a_minute(connected: Field) -> None:
+    def note() -> datetime | None:
+        with connected.open("crypto").tenant_tx("acme") as tx:
+            tx.services.opened("orders", 1)
+        with connected.open("dashboard").tenant_tx("acme") as tx:
+            return next(iter(list(tx.services.keys()))).last_opened_at
+
+    first = note()
+    assert first is not None
+    assert note() == first
+    with connected.open("crypto").raw_tx("acme") as connection:
+        connection.execute("update okcm.service_key set last_opened_at = last_opened_at - interval '61 seconds'")
+    later = note()
+    assert later is not None
+    assert later > first
 
 
 def test_the_dashboard_sees_which_versions_of_keys_there_are_and_nothing_wrapped(connected: Field) -> None:
     with connected.open("worker").tenant_tx("acme") as tx:
-        tx.services.record_key(a_service_key("acme", version=2))
+        tx.services.record_key(replace(a_service_key("acme", version=2), state=KeyState.PREPARED))
     with connected.open("dashboard").tenant_tx("acme") as tx:
         first, second = tx.services.keys()
         assert (first.service, first.version, second.version) == ("orders", 1, 2)
+        assert (first.state, second.state) == (KeyState.ACTIVE, KeyState.PREPARED)
         assert (second.l2_key, second.root_key_mode, second.root_key) == (
             l2_key("acme"),
             "platform",

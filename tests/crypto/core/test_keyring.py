@@ -17,6 +17,7 @@ from tenancy.errors import DatabaseUnavailable, KeyUnavailable, ObjectNotFound, 
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.root_key_errors import RootKeyDisabled
+from tenancy.services import KeyState
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Looking, Shelf, World, at_once
 
 
@@ -252,7 +253,7 @@ async def test_a_key_under_another_l2_than_the_tenants_own_is_not_opened(
         tx.keys.record(finance, "L2", 1)
         row = tx.services.key("orders")
         assert row is not None
-        tx.services.record_key(replace(row, version=2, l2_key=finance))
+        tx.services.record_key(replace(row, version=2, l2_key=finance, state=KeyState.DEACTIVATED))
     for l2 in (home.l2_key, finance):
         with pytest.raises(ObjectNotFound):
             await keyring.key(caller_of(home, l2_key=l2), 2)

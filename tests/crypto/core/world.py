@@ -17,14 +17,14 @@ from cryptography.x509.oid import NameOID
 from crypto.drive import Finished, begin
 from crypto.interfaces import Entry
 from database.connection import Database
-from database.interfaces import AuthorityRow, LeafRow, RouteRow, ServiceKeyRow
+from database.interfaces import AuthorityRow, KeyVersionRow, LeafRow, RouteRow, ServiceKeyRow
 from keystores.interfaces import RootKey
 from keystores.platform import PlatformRootKey
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.errors import AuditUnavailable
 from tenancy.lifecycle import Move, State
-from tenancy.services import ServiceKind
+from tenancy.services import KeyState, ServiceKind
 from tests.contracts.authorities import nothing_recorded, p256, request
 from tests.database.builders import an_event
 from tests.database.fixtures import Field
@@ -189,6 +189,7 @@ class Home:
         return self.world.root.wrap(context, inner.encode("ascii"))
 
     def new_key(self, service: str, version: int, wrapped: bytes | None = None) -> None:
+        """Make a version the active one, as the worker does: prepared, then in the place of the former one."""
         row = ServiceKeyRow(
             service,
             version,
@@ -196,9 +197,41 @@ class Home:
             "platform",
             ids.root_key(REGION),
             wrapped if wrapped is not None else self.wrapped_key(service, version),
+            state=KeyState.PREPARED,
         )
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.services.record_key(row)
+        with self.world.worker.raw_tx(self.tenant_id) as connection:
+            connection.execute(
+                "update okcm.service_key set state = 'deactivated', deactivated_at = clock_timestamp()"
+                " where service = %s and state = 'active'",
+                [service],
+            )
+            connection.execute(
+                "update okcm.service_key set state = 'active', activated_at = clock_timestamp()"
+                " where service = %s and version = %s",
+                [service, version],
+            )
+
+    def compromised(self, service: str, version: int) -> None:
+        with self.world.worker.raw_tx(self.tenant_id) as connection:
+            connection.execute(
+                "update okcm.service_key set state = 'compromised' where service = %s and version = %s",
+                [service, version],
+            )
+
+    def destroyed(self, service: str, version: int) -> None:
+        with self.world.worker.raw_tx(self.tenant_id) as connection:
+            connection.execute(
+                "update okcm.service_key set state = 'destroyed', wrapped = null, destroyed_at = clock_timestamp()"
+                " where service = %s and version = %s",
+                [service, version],
+            )
+
+    def version(self, service: str, version: int) -> KeyVersionRow:
+        with self.world.worker.tenant_tx(self.tenant_id) as tx:
+            found = {(row.service, row.version): row for row in list(tx.services.keys())}
+        return found[service, version]
 
 
 class World:

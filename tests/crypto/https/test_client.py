@@ -20,6 +20,7 @@ from crypto.client import (
     ClientError,
     DataKey,
     Identity,
+    KeyVersionRetired,
     LocalLimits,
     Options,
     RequestRefused,
@@ -120,6 +121,7 @@ def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
         (errors.CallerRefused(), AccessRefused),
         (root_key_errors.RootKeyDisabled(), RootKeyFailed),
         (errors.KeyNotUsable("destroyed"), RequestRefused),
+        (errors.KeyVersionRetired(), KeyVersionRetired),
         (RuntimeError("hunter2"), ServiceFailed),
     ],
 )

@@ -1,0 +1,129 @@
+"""A tenant with real keys and real objects, and processes of the crypto service that seal them anew."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crypto.blocking import FairThreads
+from crypto.interfaces import Caller, Parts
+from crypto.keyring import CachedKeyring
+from crypto.kmip.dispatch import Dispatcher
+from crypto.kmip.enums import Operation
+from crypto.kmip.fields import octets
+from crypto.kmip.objects import ObjectStore
+from crypto.kmip.tags import Tag
+from crypto.limits import TenantLimits
+from crypto.operations import KeyedOperations
+from crypto.resealing import Pace, Resealing
+from database.interfaces import ObjectRow, mark
+from tenancy.lifecycle import State
+from tests.crypto.core.world import REGION, Home, Shelf, World
+from tests.crypto.kmip.scene import Callers, Changes, Client, Clock, Journal, a_name, cbc, custom
+
+FAST = Pace(batch=8, pause=0.0, between=0.02, at_most=0.2, first_wait=0.05)
+
+
+@dataclass
+class Process:
+    """One process of the crypto service: what it remembers and what it opens are its own."""
+
+    parts: Parts
+    objects: ObjectStore
+    dispatcher: Dispatcher
+    changes: Changes
+    keyring: CachedKeyring
+    resealing: Resealing
+
+
+class Stand:
+    def __init__(self, world: World) -> None:
+        self.world, self.home = world, world.tenant()
+        self.home.connect("orders")
+        self.callers, self.journal, self.clock = Callers(), Journal(), Clock()
+        self.threads = FairThreads(8)
+        self.one, self.two = self.process(), self.process()
+
+    def process(self, pace: Pace = FAST) -> Process:
+        changes = Changes()
+        keyring = CachedKeyring(
+            self.world.crypto,
+            self.world.own_keys,
+            Shelf(self.world.own_root),
+            self.threads,
+            changes,
+            cache_seconds=60,
+        )
+        operations = KeyedOperations(self.callers, keyring, self.journal)
+        parts = Parts(self.callers, operations, self.journal, TenantLimits(1_000_000, 100), self.threads, changes)
+        objects = ObjectStore(self.world.crypto, parts, 60.0, self.clock)
+        resealing = Resealing(self.world.crypto, keyring, self.threads, changes, pace=pace)
+        return Process(parts, objects, Dispatcher(parts, objects), changes, keyring, resealing)
+
+    def client(self, process: Process | None = None, service: str = "orders", home: Home | None = None) -> Client:
+        home = home or self.home
+        caller = Caller(home.tenant_id, service, home.l2_key, REGION, "1a2b", State.ACTIVE)
+        return Client(self, process or self.one, caller)  # type: ignore[arg-type]  # what a client uses of both
+
+    def tell(self) -> None:
+        """Have both processes hear that something of the tenant changed."""
+        for process in (self.one, self.two):
+            process.changes.tell(mark(self.home.tenant_id))
+
+    def rotate(self, version: int, service: str = "orders") -> None:
+        self.home.new_key(service, version)
+        self.tell()
+
+    def rows(self, service: str = "orders", home: Home | None = None) -> Sequence[ObjectRow]:
+        with self.world.crypto.tenant_tx((home or self.home).tenant_id) as tx:
+            return tx.objects.of_service(service)
+
+    def versions(self, service: str = "orders") -> set[int]:
+        """Return the versions that the service's objects lie under."""
+        return {row.key_version for row in self.rows(service)}
+
+    def close(self) -> None:
+        self.one.keyring.close()
+        self.two.keyring.close()
+        self.threads.close()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that a client can find out about an object."""
+
+    material: bytes
+    attributes: dict[str, object]
+    decrypted: bytes
+    located: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Known:
+    """An object, and a text that was encrypted with it."""
+
+    object_id: str
+    name: str
+    iv: bytes
+    text: bytes
+
+    async def seen_by(self, client: Client) -> Seen:
+        got = await client.get(self.object_id)
+        shown = await client.about(Operation.GET_ATTRIBUTES, self.object_id)
+        opened = await client.about(
+            Operation.DECRYPT,
+            self.object_id,
+            cbc(random=False),
+            octets(Tag.DATA, self.text),
+            octets(Tag.IV_COUNTER_NONCE, self.iv),
+        )
+        located = await client.ask(Operation.LOCATE, a_name(self.name))
+        return Seen(got.material, dict(shown.attributes), opened.value(Tag.DATA), tuple(located.ids))
+
+
+async def some_objects(client: Client, count: int) -> list[Known]:
+    made = []
+    for number in range(count):
+        name = f"object {number}"
+        object_id = await client.activated(a_name(name), custom("x-number", str(number)))
+        sealed = await client.encrypt(object_id, f"text {number}".encode())
+        made.append(Known(object_id, name, sealed.value(Tag.IV_COUNTER_NONCE), sealed.value(Tag.DATA)))
+    return made
