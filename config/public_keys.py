@@ -1,8 +1,8 @@
 """The platform's public keys as a file that anybody can keep, and the check of a signature with them.
 
-Heads of audit streams and crypto-shred certificates are signed by ECDSA over P-256 and SHA-256. A file has one block for
-each version of the key: its name and its fingerprint as lines before the PEM, where OpenSSL skips them (RFC 7468, 5.2).
-A file that has nothing but a PEM is taken as well.
+Heads of audit streams and crypto-shred certificates are signed by ECDSA over P-256 and SHA-256. A file has one block
+for each version of the key: its name and its fingerprint as lines before the PEM, where OpenSSL skips them (RFC 7468,
+5.2). A file that has nothing but a PEM is taken as well.
 """
 
 import base64
@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -72,6 +73,15 @@ class PublicKeys:
             raise PublicKeyRefused
         return cls(keys)
 
+    @classmethod
+    def on_record(cls, keys: Mapping[str, str]) -> "PublicKeys":
+        """Return the keys of the database; what cannot be read there is left out, and then signs nothing."""
+        readable = {}
+        for name, pem in keys.items():
+            with suppress(PublicKeyRefused):
+                readable[name] = PublicKey(name, _loaded(pem)).pem
+        return cls(readable)
+
     def all(self) -> tuple[PublicKey, ...]:
         """Return the keys in order of their versions."""
         return tuple(sorted(self._keys.values(), key=lambda one: (len(one.name), one.name)))
@@ -89,8 +99,8 @@ class PublicKeys:
         """Return what came of checking a signature; implements `tenancy.proofs.SignatureCheck`."""
         key = self._keys.get(name) or self._keys.get("")
         if key is None:
-            names = ", ".join(one.name for one in self.all())
-            return CheckedSignature(name, problem=f"it is by the key {name!r}, and the public keys given are {names}")
+            names = ", ".join(one.name for one in self.all()) or "none"
+            return CheckedSignature(name, problem=f"it is by the key {name!r}, and the public keys known are: {names}")
         try:
             der = _canonical(signature)
             key.key.verify(der, message, ec.ECDSA(hashes.SHA256()))

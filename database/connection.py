@@ -130,7 +130,8 @@ class Database:
 
     def audit_keys(self) -> Mapping[str, str]:
         with self.raw_tx(PLATFORM) as connection:
-            return {key: pem for key, pem in connection.execute("select key, public_key_pem from okcm.audit_keys()")}
+            rows = connection.execute("select key, public_key_pem from okcm.audit_keys()")
+            return {str(key): str(pem) for key, pem in rows}
 
     def record_audit_keys(self, keys: Mapping[str, str]) -> None:
         with self.raw_tx(PLATFORM) as connection:

@@ -83,7 +83,9 @@ def end_line(records: int) -> str:
 
 
 def export_lines(
-    header: ExportHeader, pieces: Iterable[Iterable[tuple[StoredRecord, bytes | None]]], handed_out: Callable[[int], None]
+    header: ExportHeader,
+    pieces: Iterable[Iterable[tuple[StoredRecord, bytes | None]]],
+    handed_out: Callable[[int], None],
 ) -> Iterator[str]:
     """Yield a whole file, a piece of lines at a time; a piece is records with the chain hash before each.
 

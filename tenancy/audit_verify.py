@@ -36,22 +36,21 @@ def verify_export(
     Without `check` the signature is not looked at. `compared` says that the caller holds the records against a whole
     export besides: nothing ties a selection to a signed head, so one alone is not passed as signed.
     """
-    verdict = Verdict(Kind.EXPORT)
+    verdict, events, last = Verdict(Kind.EXPORT), 0, 0
     try:
         header, records = read_export(lines)
-        verdict = _of_header(header)
-        at_head: StoredRecord | None = None
+        verdict, at_head = _of_header(header), None
         for stored in _linked(header, records):
-            verdict = replace(verdict, events=verdict.events + 1)
-            if header.signed_head is not None and stored.seq == header.signed_head.seq:
+            events, last = events + 1, stored.seq
+            if last == verdict.signed:
                 at_head = stored
             seen(stored)
-            last = stored.seq
         if not header.selection:
-            _ends_as_said(header, 0 if not verdict.events else last)
+            _ends_as_said(header, last)
             _holds_head(header.signed_head, at_head)
     except AuditBroken as broken:
-        return replace(verdict, problem=broken.message)
+        return replace(verdict, events=events, problem=broken.message)
+    verdict = replace(verdict, events=events)
     return verdict if check is None else _signed(header, verdict, check, compared=compared)
 
 

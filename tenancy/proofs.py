@@ -26,6 +26,7 @@ SignatureCheck = Callable[[str, bytes, str], CheckedSignature]
 class Kind(StrEnum):
     EXPORT = "audit export"
     CERTIFICATE = "crypto-shred certificate"
+    NEITHER = "file of neither kind"
 
 
 class SignatureState(StrEnum):

@@ -128,7 +128,9 @@ def verify_certificate(document: bytes, check: SignatureCheck | None) -> tuple[V
     except CertificateBroken as broken:
         return Verdict(Kind.CERTIFICATE, problem=broken.message), None
     statement = found.statement
-    checked = None if check is None else check(found.key, shred_message(statement.tenant_id, found.text), found.signature)
+    checked = (
+        None if check is None else check(found.key, shred_message(statement.tenant_id, found.text), found.signature)
+    )
     problem, state = None, SignatureState.NOT_CHECKED
     if checked is not None:
         state = SignatureState.VERIFIED if checked.problem is None else SignatureState.REFUSED

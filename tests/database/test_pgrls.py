@@ -77,7 +77,7 @@ def test_no_role_and_no_view_gets_around_the_policies(field: Field, mode: str) -
 
 # What the linter says and why it may.
 ALLOWED = {
-    "SEC001": r"okcm\.(context_key|schema_migration|audit_key)",  # the owner's alone; the gate refuses any grant on them
+    "SEC001": r"okcm\.(context_key|schema_migration|audit_key)",  # the owner's alone; the gate refuses a grant
     "SEC005": r"okcm\.\w+\.(signed|every_tenant|platform_questions)",  # about the session, on purpose: see 0003
     "SEC009": r"okcm\.audit_event_\d\d",  # no policy means nobody, which is meant
     # These triggers only ever raise, or hash the row's own tenant into a NOTIFY.
