@@ -24,6 +24,9 @@ from tests.tenancy.proving import (
     KEYS,
     TENANT,
     a_certificate,
+    a_file,
+    a_head,
+    a_header,
     a_selection,
     a_statement,
     a_stream,
@@ -284,7 +287,11 @@ def test_a_report_on_a_broken_file_tells_nothing_of_what_it_claims(files: Path, 
 
 
 def test_what_a_hostile_file_says_reaches_no_terminal_as_it_is(files: Path) -> None:
-    (files / "audit.jsonl").write_bytes(an_export(1).replace(b'"selection":{}', b'"selection":{"a":"\\u001b[31m"}'))
+    records, hostile = a_stream(1), "\x1b[31m\u202e"
+    head = a_head(records[0]).model_copy(update={"key": hostile})
+    header = a_header(records, head, selection={hostile: hostile})
+    (files / "audit.jsonl").write_bytes(a_file(header, records))
     for words in (("audit.jsonl",), ("audit.jsonl", "--public-key", "key.pem")):
         told = offline.verify(files, *words, as_json=False)
-        assert "\x1b" not in told.stdout + told.stderr
+        assert "audit export of acme-corp-12345" in told.stdout
+        assert not {"\x1b", "\u202e"} & set(told.stdout + told.stderr)
