@@ -41,7 +41,7 @@ class Export:
 def begin_export(
     tx: TenantTransaction, chosen: AuditFilter, at: datetime, fingerprint_of: Callable[[str], str]
 ) -> Export:
-    """Begin an export in the caller's transaction; `fingerprint_of` is of a public key by its name, empty if unknown."""
+    """Begin an export in the caller's transaction; `fingerprint_of` is a key's by its name, empty if unknown."""
     ends, among = tx.audit.ends(), tx.audit.numbers(chosen)
     header = ExportHeader(
         tenant_id=tx.tenant_id,

@@ -64,7 +64,7 @@ def test_a_bare_pem_stands_for_whichever_name_a_signature_gives():
     assert bare.check(name, b"head", TWO.sign(b"head")[0]).problem is not None
 
 
-def test_a_signature_has_one_text(monkeypatch):
+def test_a_signature_has_one_text():
     signature, name = ONE.sign(b"head")
     der = base64.b64decode(signature)
     r, s = decode_dss_signature(der)

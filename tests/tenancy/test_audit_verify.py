@@ -274,13 +274,15 @@ def test_two_files_without_a_record_in_common_say_nothing(here, there):
         compare(here, there)
 
 
+def numbered(numbers: set[int]) -> list[tuple[int, bytes]]:
+    return [(number, bytes([number])) for number in sorted(numbers)]
+
+
 @given(st.sets(st.integers(1, 30)), st.sets(st.integers(1, 30)))
 def test_comparing_counts_as_sets_do(here, there):
-    def of(numbers):
-        return [(number, bytes([number])) for number in sorted(numbers)]
-
     if here & there:
-        assert compare(of(here), of(there)) == Compared(len(here & there), len(here - there), len(there - here))
+        found = compare(numbered(here), numbered(there))
+        assert found == Compared(len(here & there), len(here - there), len(there - here))
 
 
 def test_what_is_read_is_what_was_written():

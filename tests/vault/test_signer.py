@@ -3,7 +3,6 @@ import pytest
 from config.public_keys import PublicKeys
 from tenancy.proofs import SignatureState
 from tenancy.shred import certificate_file, shred_message, statement_text, verify_certificate
-
 from tests.contracts.audit_signer import AuditSignerContract
 from tests.tenancy.proving import TENANT, a_statement, a_stream
 from vault.session import VaultSession
