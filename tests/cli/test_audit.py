@@ -90,6 +90,18 @@ def test_an_export_verifies_offline_with_the_public_key(stand: Path, run: Any) -
     assert (found["signature"], found["signed"], found["tenant_id"]) == ("verified", 21, TENANT)
 
 
+def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_says_where(
+    stand: Path, run: Any, field: Field
+) -> None:
+    """What lies there is the evidence: a broken stream must not be one that cannot be taken away."""
+    with field.administrator() as administrator:
+        administrator.execute("alter table okcm.audit_event disable trigger append_only")
+        administrator.execute("delete from okcm.audit_event where seq = 7")
+    assert run("export", TENANT, "--out", str(stand / "audit.jsonl"))[1]["events"] == 20
+    found = offline.verdict(stand, "audit.jsonl")
+    assert (found["events"], found["problem"]) == (6, "record 7 is missing or out of order (line 8)")
+
+
 def test_public_keys_are_printed_as_the_file_they_can_be_kept_in(
     stand: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

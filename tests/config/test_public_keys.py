@@ -96,23 +96,23 @@ RSA = rsa.generate_private_key(65537, 2048)
 PRIVATE = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "key: audit-heads:1\n",
-        PRIVATE.decode(),
-        pem_of(RSA.public_key()),
-        pem_of(ec.generate_private_key(ec.SECP384R1()).public_key()),
-        ONE.public_keys()["audit-heads:1"].replace("M", "N"),
-        ONE.public_keys()["audit-heads:1"] * 2,
-        BOTH.file() + BOTH.file(),
-        BOTH.file().replace(BOTH.fingerprint("audit-heads:1"), BOTH.fingerprint("audit-heads:2")),
-    ],
-)
-def test_what_is_no_key_of_the_platform_is_refused(text: str):
+REFUSED = {
+    "nothing": "",
+    "a name without a key": "key: audit-heads:1\n",
+    "a private key": PRIVATE.decode(),
+    "RSA": pem_of(RSA.public_key()),
+    "another curve": pem_of(ec.generate_private_key(ec.SECP384R1()).public_key()),
+    "a damaged key": ONE.public_keys()["audit-heads:1"].replace("M", "N"),
+    "two without a name": ONE.public_keys()["audit-heads:1"] * 2,
+    "two of one name": BOTH.file() + BOTH.file(),
+    "another fingerprint": BOTH.file().replace(BOTH.fingerprint("audit-heads:1"), BOTH.fingerprint("audit-heads:2")),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_key_of_the_platform_is_refused(what: str):
     with pytest.raises(PublicKeyRefused):
-        PublicKeys.read(text)
+        PublicKeys.read(REFUSED[what])
 
 
 def test_what_is_on_record_and_no_key_is_left_out():
