@@ -22,6 +22,7 @@ class AuditHeadActivities:
         self._database = database
         self._platform = platform
         self._signer = signer
+        self._known: frozenset[str] = frozenset()
 
     @activity.defn(name="sign-audit-heads")
     def sign_audit_heads(self) -> SignHeadsResult:
@@ -39,6 +40,14 @@ class AuditHeadActivities:
         if head is None:
             return
         signature, key = self._signer.sign(head_message(tenant_id, head.seq, head.chain_hash))
+        self._know(key)
         with self._database.tenant_tx(tenant_id) as tx:
             tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, signature, key))
         log.info("audit head signed", tenant_id=tenant_id, seq=head.seq, hash=head.chain_hash.hex(), head=signature)
+
+    def _know(self, key: str) -> None:
+        """Have the public key on record before anything signed with it: the signer rotates without telling us."""
+        if key not in self._known:
+            keys = self._signer.public_keys()
+            self._platform.record_audit_keys(keys)
+            self._known = frozenset(keys)

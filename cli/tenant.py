@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import output, tenant_view
-from cli.access import Ask, Tenant, ask_gateway, operator_database
+from cli.access import Ask, Tenant, ask_gateway, named, operator_database
 from cli.standing import Standing
 from config.settings import load_settings
 from database.connection import Database
@@ -57,7 +57,7 @@ def list_tenants(*, as_json: output.AsJson = False) -> None:
 
 def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     """Show one tenant: state, keys, services, authority, route, steps, boundary checks, end of the audit stream."""
-    with operator_database(load_settings()) as database, database.tenant_tx(_named(tenant)) as tx:
+    with operator_database(load_settings()) as database, database.tenant_tx(named(tenant)) as tx:
         shown = everything(tx)
 
     output.answer(shown, as_json=as_json, show=lambda console: tenant_view.draw(console, shown))
@@ -65,7 +65,7 @@ def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
 
 def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     """Provision a tenant again whose provisioning failed."""
-    tenant_id = _named(tenant)
+    tenant_id = named(tenant)
     ask_gateway(load_settings(), lambda gateway: gateway.retry(tenant_id))
     output.answer(
         {"tenant_id": tenant_id, "state": State.PROVISIONING},
@@ -153,8 +153,3 @@ def _of_row(row: TenantRow) -> dict[str, Any]:
         "ready_seconds": None if row.ready_at is None else (row.ready_at - row.requested_at).total_seconds(),
         "promise_broken_at": row.promise_broken_at and row.promise_broken_at.isoformat(),
     }
-
-
-def _named(tenant: str) -> str:
-    """Admit the canary too: operators look at it, though nobody can enable it."""
-    return tenant if tenant == ids.CANARY_TENANT_ID else ids.parse_tenant_id(tenant)

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from database.interfaces import OperatorQuestions, TenantDatabase
+from database.interfaces import AuditDatabase, OperatorQuestions, TenantDatabase
 from tenancy.messages import StandingMove
 
 
@@ -52,4 +52,4 @@ class MarketplaceSender(Protocol):
         ...
 
 
-__all__ = ["Door", "MarketplaceSender", "OperatorQuestions", "TenantDatabase"]
+__all__ = ["AuditDatabase", "Door", "MarketplaceSender", "OperatorQuestions", "TenantDatabase"]

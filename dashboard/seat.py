@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
-from dashboard.interfaces import Door, OperatorQuestions, TenantDatabase
+from dashboard.interfaces import AuditDatabase, Door, OperatorQuestions
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.people import Permission, Person
 
@@ -31,7 +31,7 @@ class Seat:
     person: Person
     tenant_id: str
     source: str
-    database: TenantDatabase
+    database: AuditDatabase
     door: Door
     addresses: Addresses
     now: Callable[[], datetime]

@@ -9,19 +9,26 @@ from dataclasses import dataclass
 
 import structlog
 
+from config.public_keys import PublicKeys
 from dashboard.seat import Seat
-from database.interfaces import AuditStream, FoundRecord, SignedHead, StreamEnds, TenantDatabase
-from tenancy.audit import AuditName, StoredRecord, verify_chain
-from tenancy.audit_export import ExportHeader, SignedPlace, end_line, header_line, record_line
+from database.audit_reading import PIECE, begin_export
+from database.interfaces import (
+    AuditDatabase,
+    AuditKeys,
+    AuditStream,
+    FoundRecord,
+    SignedHead,
+    StreamEnds,
+    TenantDatabase,
+)
+from tenancy.audit import AuditName, StoredRecord, head_message, verify_chain
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import AuditBroken
 from tenancy.people import Permission
+from tenancy.proofs import CheckedSignature
 
 WINDOW = 10_000
 """Records looked at by one query: some 20 ms."""
-
-_PIECE = 5_000
-"""Records verified or exported between two looks at whether to go on; a few megabytes."""
 
 log = structlog.get_logger()
 
@@ -59,14 +66,30 @@ def look(  # noqa: PLR0913 - where, what, how much, and when to stop
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A whole stream was verified. `signed` is the number up to which a signed head stands for it, 0 for none."""
+    """A whole stream was verified. `signed` is the number up to which a signed head stands for it, 0 for none.
+
+    `signature` is what came of checking that head's signature; None where no head is signed.
+    """
 
     records: int
     signed: int
+    signature: CheckedSignature | None
     seconds: float
 
 
-def verify(database: TenantDatabase, tenant_id: str, progressed: Callable[[int, int], None]) -> Verified:
+def signature(keys: AuditKeys, tenant_id: str, ends: StreamEnds) -> CheckedSignature | None:
+    """Check the signature of the newest head with the public key on record; None where no head is signed.
+
+    The key comes from the database that holds the stream, so this finds what was altered by anybody who cannot also add
+    a key there. Against whoever can, people compare the fingerprint with the one they noted.
+    """
+    if (head := ends.signed) is None:
+        return None
+    known = PublicKeys.on_record(keys.audit_keys())
+    return known.check(head.key, head_message(tenant_id, head.seq, head.chain_hash), head.signature)
+
+
+def verify(database: AuditDatabase, tenant_id: str, progressed: Callable[[int, int], None]) -> Verified:
     """Verify the stream from its first record to what is now its last; `progressed` gets (done, of) now and then.
 
     Raises: AuditBroken, whose message names the position.
@@ -74,12 +97,14 @@ def verify(database: TenantDatabase, tenant_id: str, progressed: Callable[[int, 
     began = time.monotonic()
     with database.tenant_tx(tenant_id) as tx:
         ends = tx.audit.ends()
+    checked = signature(database, tenant_id, ends)
     try:
         _verify_pieces(database, tenant_id, ends, progressed)
+        _believe(ends, checked)
     except AuditBroken as broken:
         log.error("audit stream broken", tenant_id=tenant_id, problem=broken.message)  # noqa: TRY400 - no trace helps
         raise
-    return Verified(_number(ends.last), _number(ends.signed), time.monotonic() - began)
+    return Verified(_number(ends.last), _number(ends.signed), checked, time.monotonic() - began)
 
 
 def _verify_pieces(
@@ -90,7 +115,7 @@ def _verify_pieces(
     while _number(last) < end:
         done = _number(last)
         with database.tenant_tx(tenant_id) as tx:
-            piece = tx.audit.records(after=done, limit=min(_PIECE, end - done))
+            piece = tx.audit.records(after=done, limit=min(PIECE, end - done))
         last = verify_chain(piece, after=last)
         if signed is not None and any(r.seq == signed.seq and r.chain_hash != signed.chain_hash for r in piece):
             raise AuditBroken(f"record {signed.seq} is not the one that was signed")
@@ -99,6 +124,11 @@ def _verify_pieces(
         progressed(_number(last), end)
     if signed is not None and end < signed.seq:
         raise AuditBroken(f"record {end + 1} is missing: the stream was signed up to record {signed.seq}")
+
+
+def _believe(ends: StreamEnds, checked: CheckedSignature | None) -> None:
+    if checked is not None and checked.problem is not None:
+        raise AuditBroken(f"the signed head of record {_number(ends.signed)}: {checked.problem}")
 
 
 def _number(one: StoredRecord | SignedHead | None) -> int:
@@ -116,35 +146,13 @@ def export(seat: Seat, chosen: AuditFilter) -> Iterator[str] | None:
         if allowed
         else seat.event(AuditName.ACTION_REFUSED, "audit stream", "refused", action="export")
     )
+    keys = PublicKeys.on_record(seat.database.audit_keys())
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tx.audit.append(event)
-        ends, among = tx.audit.ends(), tx.audit.numbers(chosen)
-    return _lines(seat, chosen, ends, among) if allowed else None
+        begun = begin_export(tx, chosen, seat.now(), keys.fingerprint)
 
-
-def _lines(seat: Seat, chosen: AuditFilter, ends: StreamEnds, among: range) -> Iterator[str]:
-    yield header_line(_header(seat, chosen, ends))
-    records = 0
-    while among:
-        window, among = among[:_PIECE], among[_PIECE:]
+    def handed_out(records: int) -> None:
         with seat.database.tenant_tx(seat.tenant_id) as tx:
-            found = tx.audit.found(chosen, window, _PIECE, newest_first=False)
-        records += len(found)
-        if found:
-            yield "".join(record_line(one.stored) for one in found)
-    with seat.database.tenant_tx(seat.tenant_id) as tx:
-        tx.audit.append(seat.event(AuditName.EXPORTED, "audit stream", "success", records=str(records)))
-    yield end_line(records)
+            tx.audit.append(seat.event(AuditName.EXPORTED, "audit stream", "success", records=str(records)))
 
-
-def _header(seat: Seat, chosen: AuditFilter, ends: StreamEnds) -> ExportHeader:
-    head, signed = ends.signed, None
-    if head is not None:
-        signed = SignedPlace(seq=head.seq, chain_hash=head.chain_hash.hex(), signature=head.signature, key=head.key)
-    return ExportHeader(
-        tenant_id=seat.tenant_id,
-        exported_at=seat.now(),
-        last_seq=_number(ends.last),
-        selection=chosen.words(),
-        signed_head=signed,
-    )
+    return begun.lines(seat.database, handed_out) if allowed else None

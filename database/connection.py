@@ -9,7 +9,7 @@ however it came back.
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
@@ -127,6 +127,16 @@ class Database:
     def moved_heads(self, limit: int) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.moved_heads(%s)", [limit])]
+
+    def audit_keys(self) -> Mapping[str, str]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select key, public_key_pem from okcm.audit_keys()")
+            return {str(key): str(pem) for key, pem in rows}
+
+    def record_audit_keys(self, keys: Mapping[str, str]) -> None:
+        with self.raw_tx(PLATFORM) as connection:
+            for key, pem in keys.items():
+                connection.execute("select okcm.record_audit_key(%s, %s)", [key, pem])
 
     def waiting_outboxes(self, limit: int) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:

@@ -7,7 +7,7 @@ record, the step and the announcement that follow from it.
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -235,6 +235,16 @@ class Sessions(Protocol):
         ...
 
 
+class Shreds(Protocol):
+    def record(self, statement: str, signature: str, key: str, issued_at: datetime) -> None:
+        """Store the tenant's one crypto-shred certificate; a second call changes nothing."""
+        ...
+
+    def get(self) -> tuple[str, str, str] | None:
+        """Return statement, signature and key of the certificate; None while nothing was destroyed."""
+        ...
+
+
 class TenantTransaction(Protocol):
     """One transaction over one tenant's rows."""
 
@@ -254,6 +264,7 @@ class TenantTransaction(Protocol):
     objects: ManagedObjects
     usage: Usage
     sessions: Sessions
+    shreds: Shreds
 
 
 class TenantDatabase(Protocol):
@@ -267,7 +278,19 @@ class TenantDatabase(Protocol):
         ...
 
 
-class PlatformDatabase(Protocol):
+class AuditKeys(Protocol):
+    """The public keys by which heads and certificates are checked: the platform's, no tenant's."""
+
+    def audit_keys(self) -> Mapping[str, str]:
+        """Return `key:version` → PEM of every public key on record (operator, dashboard, worker, crypto)."""
+        ...
+
+
+class AuditDatabase(TenantDatabase, AuditKeys, Protocol):
+    """Streams, and the public keys by which to check them."""
+
+
+class PlatformDatabase(AuditKeys, Protocol):
     """The few questions that span tenants, each a function or a policy of its own with its own grant."""
 
     def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str]]:
@@ -280,6 +303,10 @@ class PlatformDatabase(Protocol):
 
     def moved_heads(self, limit: int) -> Sequence[str]:
         """Return tenants whose audit stream grew since its head was last signed (worker)."""
+        ...
+
+    def record_audit_keys(self, keys: Mapping[str, str]) -> None:
+        """Record public keys, each once and for good (worker); raises DatabaseRefused for another of a known name."""
         ...
 
     def waiting_outboxes(self, limit: int) -> Sequence[str]:

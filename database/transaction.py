@@ -16,6 +16,7 @@ from database.root_keys import RootKeys
 from database.routes import Routes
 from database.services import Services
 from database.sessions import Sessions
+from database.shreds import Shreds
 from database.steps import Steps
 from database.tenants import Tenants
 from database.usage import Usage
@@ -41,3 +42,4 @@ class Transaction:
         self.objects: interfaces.ManagedObjects = ManagedObjects(connection, tenant_id)
         self.usage: interfaces.Usage = Usage(connection, tenant_id)
         self.sessions: interfaces.Sessions = Sessions(connection, tenant_id)
+        self.shreds: interfaces.Shreds = Shreds(connection, tenant_id)

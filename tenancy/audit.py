@@ -141,7 +141,7 @@ def _says_its_place(record: str, position: int) -> bool:
     """Whether the text itself carries its number, so that no renumbering outside of it goes unseen."""
     try:
         fields = json.loads(record)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested as deep as no record of ours, to bring the reader down
         return False
     return isinstance(fields, dict) and type(fields.get("seq")) is int and fields["seq"] == position
 

@@ -67,6 +67,6 @@ def fields_of(record: str) -> dict[str, object]:
     """Return the fields of a record's text; empty for a text that is none, which only tampering can leave."""
     try:
         fields = json.loads(record)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}

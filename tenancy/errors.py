@@ -252,6 +252,30 @@ class AuditBroken(OpenKcmError):
     hint = "keep the export and the database as they are and follow docs/runbook.md"
 
 
+class CertificateBroken(OpenKcmError):
+    code = "certificate_broken"
+    message = "the crypto-shred certificate does not verify"
+    hint = "keep the file as it is, and ask for the certificate again: openkcm audit certificate <tenant>"
+
+
+class CertificateMissing(CallerError):
+    code = "certificate_missing"
+    message = "nothing was destroyed for this tenant, so there is no crypto-shred certificate"
+    hint = "it is made at the end of leaving; openkcm tenant show <tenant> says how the tenant stands"
+
+
+class PublicKeyRefused(CallerError):
+    code = "public_key_refused"
+    message = "the file holds no public key of the platform"
+    hint = "ask the platform for it: openkcm audit public-key"
+
+
+class FileRefused(CallerError):
+    code = "file_refused"
+    message = "the file cannot be used"
+    hint = "choose another file"
+
+
 class ComponentFailed(PlatformError):
     code = "component_failed"
     message = "a server of the embedded stack did not start"

@@ -62,7 +62,8 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         # And what a certificate request must be, which is said before one is stored; no key server in it.
         "vault": ("vault.signing_requests",),
         "keystores": (),
-        "database": ("database.interfaces",),
+        # And the one way an audit stream is handed out, which the command shares; it knows the interfaces alone.
+        "database": ("database.interfaces", "database.audit_reading"),
         "storefront": (),
         "activities": (),
         "workflows": ("workflows.gateway",),

@@ -59,6 +59,9 @@ async def _start(settings: Settings, parts: wiring.Parts) -> tuple[Client, Runti
     await _until_done(
         "root keys", lambda: asyncio.to_thread(bootstrap.ensure_root_keys, parts.root_keys, settings.regions)
     )
+    await _until_done(
+        "audit keys", lambda: asyncio.to_thread(bootstrap.record_audit_keys, parts.signer, parts.database)
+    )
     runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
     return await _until_done("temporal", lambda: _connect(settings, parts, runtime)), runtime
 

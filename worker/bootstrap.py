@@ -1,4 +1,4 @@
-"""What must exist before the first tenant: root keys, and in Temporal search attributes, schedules and the canary.
+"""What must exist before the first tenant: root keys, public audit keys, and in Temporal attributes, schedules, canary.
 
 Declared here once and reconciled at every start of a worker; running it twice, or from two workers, changes nothing.
 """
@@ -22,13 +22,13 @@ from temporalio.client import (
 )
 from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflictPolicy
 
-from database.interfaces import TenantDatabase
+from database.interfaces import PlatformDatabase, TenantDatabase
 from tenancy.errors import CanaryMissing
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID, task_queue, watch_workflow
 from tenancy.lifecycle import State
 from tenancy.messages import WatchRootKeysInput
-from vault.interfaces import RootKeys
+from vault.interfaces import AuditSigner, RootKeys
 from workflows import visibility
 from workflows.gateway import Gateway
 from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
@@ -101,6 +101,13 @@ def ensure_root_keys(root_keys: RootKeys, regions: Sequence[str]) -> None:
     for region in regions:
         key = root_keys.ensure(region)
         log.info("root key ready", key=key.name, version=key.version)
+
+
+def record_audit_keys(signer: AuditSigner, database: PlatformDatabase) -> None:
+    """Put the public keys of the audit signer on record, for those who check and hold no identity at the key server."""
+    keys = signer.public_keys()
+    database.record_audit_keys(keys)
+    log.info("audit keys on record", keys=sorted(keys))
 
 
 async def ensure_watches(client: Client, regions: Sequence[str]) -> None:

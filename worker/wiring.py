@@ -35,7 +35,7 @@ from keystores.providers import CustomerRootKeys, Reach
 from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
-from vault.interfaces import RootKeys
+from vault.interfaces import AuditSigner, RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
 from vault.root_keys import TransitRootKeys
@@ -76,6 +76,7 @@ class Parts:
     vault: VaultSession
     keyring: Keyring
     root_keys: RootKeys
+    signer: AuditSigner
     lifecycle: tuple[Callable[..., Any], ...]
     platform: tuple[Callable[..., Any], ...]
     interceptors: tuple[Interceptor, ...]
@@ -133,13 +134,15 @@ def build(settings: Settings) -> Parts:
         timedelta(hours=settings.service_certificate_hours),
         utc_now,
     )
-    heads = AuditHeadActivities(database, database, TransitAuditSigner(vault))
+    signer = TransitAuditSigner(vault)
+    heads = AuditHeadActivities(database, database, signer)
     return Parts(
         settings=settings,
         database=database,
         vault=vault,
         keyring=keyring,
         root_keys=root_keys,
+        signer=signer,
         lifecycle=(
             records.open_records,
             keys.create_keys,

@@ -57,11 +57,13 @@ def draw(seat: Seat) -> None:
 
 def _draw_chain(seat: Seat, ends: StreamEnds) -> tuple[bool, DeltaGenerator]:
     """Draw how the chain stands; return whether to verify it, and where to say what came of it."""
-    status = view.status(ends, seat.now())
+    status = view.status(ends, stream.signature(seat.database, seat.tenant_id, ends), seat.now())
     with st.container(border=True):
         with st.container(horizontal=True):
             st.metric("Records", status.records)
             st.metric("Signed up to record", status.signed)
+            if status.signature:
+                st.metric("Signature", status.signature)
         if status.alarming:
             st.error(f"{status.said} {view.BROKEN_ADVICE}", title="The stream is not whole", icon=":material/gpp_bad:")
         else:
@@ -73,6 +75,14 @@ def _draw_chain(seat: Seat, ends: StreamEnds) -> tuple[bool, DeltaGenerator]:
                 "It stands for all records before it: whoever has it can tell whether one of them was changed."
             )
             hidden.code(status.head, language=None, wrap_lines=True)
+        if status.fingerprint:
+            key = st.expander("Fingerprint of the signing key", key="audit-key", on_change="rerun")
+            if key.open:
+                key.caption(
+                    "SHA-256 of the public key by which the signature was checked. Compare it with the one that you"
+                    " noted earlier: a download is verified with that key and without us (`openkcm audit verify`)."
+                )
+                key.code(status.fingerprint, language=None, wrap_lines=True)
         asked = st.button(
             "Verify the whole stream",
             key="audit-verify",

@@ -10,6 +10,7 @@ from dashboard.views import words
 from database.interfaces import FoundRecord, SignedHead, StreamEnds
 from tenancy.audit import AuditName, Outcome, StoredRecord, is_linked
 from tenancy.audit_search import fields_of
+from tenancy.proofs import CheckedSignature
 
 FAMILIES = {
     "crypto": "Use of keys",
@@ -69,6 +70,7 @@ class Chain(StrEnum):
     SIGNED = "signed"
     TRUNCATED = "truncated"
     REPLACED = "replaced"
+    FORGED = "forged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,10 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The chain at a glance. `said` says what it means; `alarming` that somebody must act on it."""
+    """The chain at a glance. `said` says what it means; `alarming` that somebody must act on it.
+
+    `signature` is whether the newest head's is verified, and `fingerprint` of which key; both empty without a head.
+    """
 
     chain: Chain
     records: str
@@ -108,6 +113,8 @@ class Status:
     head: str
     said: str
     alarming: bool
+    signature: str = ""
+    fingerprint: str = ""
 
 
 def family_of(name: str) -> str:
@@ -207,17 +214,29 @@ def links(rows: Sequence[Row]) -> tuple[bool, str]:
     return True, f"The links of {len(rows):,} shown records to the one before each were checked and hold."
 
 
-def status(ends: StreamEnds, now: datetime) -> Status:
-    """Return how the chain stands by its newest signed head."""
+def status(ends: StreamEnds, checked: CheckedSignature | None, now: datetime) -> Status:
+    """Return how the chain stands by its newest signed head; `checked` is what came of checking its signature."""
     length = 0 if ends.last is None else ends.last.seq
     head = "none" if ends.last is None else ends.last.chain_hash.hex()
-    if ends.signed is None:
+    if ends.signed is None or checked is None:
         if not length:
             return Status(Chain.EMPTY, "0", "none", head, "Nothing is recorded for this tenant yet.", alarming=False)
         said = f"No head is signed yet; {words.count(length, 'record')} will be signed within a minute."
         return Status(Chain.UNSIGNED, f"{length:,}", "none yet", head, said, alarming=False)
     chain, said = _by_signed_head(length, ends.signed, ends.at_signed, words.moment(ends.signed_at, now))
-    return Status(chain, f"{length:,}", f"{ends.signed.seq:,}", head, said, alarming=chain is not Chain.SIGNED)
+    if chain is Chain.SIGNED and checked.problem is not None:
+        chain = Chain.FORGED
+        said = f"The signature over record {ends.signed.seq:,} does not verify: {checked.problem}."
+    return Status(
+        chain,
+        f"{length:,}",
+        f"{ends.signed.seq:,}",
+        head,
+        said,
+        alarming=chain is not Chain.SIGNED,
+        signature="Verified" if checked.problem is None else "Not verified",
+        fingerprint=checked.fingerprint,
+    )
 
 
 def _by_signed_head(length: int, signed: SignedHead, there: StoredRecord | None, at: str) -> tuple[Chain, str]:
@@ -238,7 +257,7 @@ def _by_signed_head(length: int, signed: SignedHead, there: StoredRecord | None,
 def verdict(records: int, signed: int, seconds: float, at: datetime) -> str:
     """Return what a verification that found nothing wrong says; `signed` is the newest signed record, 0 for none."""
     head = (
-        f"The newest signed head, of record {signed:,}, is in its place."
+        f"The newest signed head, of record {signed:,}, is in its place, and its signature is verified."
         if signed
         else "No head is signed yet, so a missing end would not show."
     )

@@ -7,10 +7,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from config.public_keys import PublicKeys
 from database.interfaces import SignedHead
 from tenancy.audit import head_message, verify_chain
+from tenancy.errors import DatabaseRefused
 from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning
+from tests.database.signing import Signer
 from vault.signer import TransitAuditSigner
 
 
@@ -66,3 +69,30 @@ def test_each_tenants_stream_gets_a_head_of_its_own(request_tenant):
     for tenant in tenants:
         [head] = heads_of(tenant)
         verify(tenant, head, head_message(tenant.tenant_id, head.seq, head.chain_hash))
+
+
+def test_the_public_key_is_on_record_before_a_head_signed_with_it(tenant, vault_admin):
+    """Whoever checks a head has no identity at the key server; after a rotation there the new key comes of itself."""
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run_platform("sign-audit-heads")
+    assert tenant.parts.database.audit_keys() == tenant.parts.signer.public_keys()
+    vault_admin.write("transit/keys/audit-heads/rotate", {})
+    tenant.run(Step.CREATE_KEYS)
+    tenant.run_platform("sign-audit-heads")
+    known = tenant.parts.database.audit_keys()
+    first, second = heads_of(tenant)
+    assert first.key != second.key
+    keys = PublicKeys(known)
+    for head in (first, second):
+        message = head_message(tenant.tenant_id, head.seq, head.chain_hash)
+        assert keys.check(head.key, message, head.signature).problem is None
+
+
+def test_no_head_is_kept_whose_public_key_would_replace_another(tenant, field):
+    """A key server that was made anew begins at version 1 again: its heads would pass as by the key before."""
+    tenant.run(Step.OPEN_RECORDS)
+    [name] = list(tenant.parts.signer.public_keys())[-1:]
+    field.open("worker", max_size=1).record_audit_keys(Signer(name).public_keys())
+    with pytest.raises(DatabaseRefused):
+        tenant.run_platform("sign-audit-heads")
+    assert heads_of(tenant) == []

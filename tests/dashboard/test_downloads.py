@@ -80,8 +80,8 @@ def test_the_stream_is_a_file_that_verifies(stand: Stand, role: str) -> None:
     assert answer.headers["content-type"].startswith("application/jsonl")
     assert answer.headers["content-disposition"].startswith(f'attachment; filename="{ACME}-audit-2')
     assert answer.headers["cache-control"] == "no-store"
-    header, records = read_export(answer.text.splitlines(keepends=True))
-    read = list(records)
+    header, records = read_export(answer.content.splitlines(keepends=True))
+    read = [one.stored for one in records]
     assert header.tenant_id == ACME
     assert header.signed_head is not None
     assert verify_chain(read) == read[-1]
@@ -91,10 +91,10 @@ def test_the_stream_is_a_file_that_verifies(stand: Stand, role: str) -> None:
 
 def test_a_selection_is_a_file_too(stand: Stand) -> None:
     answer = stand.ask(f"{FILE}?text=of+{ACME}")
-    header, records = read_export(answer.text.splitlines(keepends=True))
+    header, records = read_export(answer.content.splitlines(keepends=True))
     assert header.selection == {"text": f"of {ACME}"}
     assert "audit-selection" in answer.headers["content-disposition"]
-    assert json.loads(next(records).record)["subject"] == f"of {ACME}"
+    assert json.loads(next(records).stored.record)["subject"] == f"of {ACME}"
 
 
 def test_a_query_that_no_link_asks_gets_nothing(stand: Stand) -> None:

@@ -1,6 +1,7 @@
 """Verifying and handing out a tenant's audit stream from the dashboard, on a real database."""
 
 import json
+from collections.abc import Iterable
 
 import pytest
 
@@ -15,6 +16,7 @@ from tenancy.people import PersonRole
 from tests.dashboard.seats import TENANT, a_seat
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field
+from tests.database.signing import sign_head
 
 MANY = 5_010
 """More than one piece."""
@@ -30,12 +32,11 @@ def dashboard(field: Field, worker: Database) -> Database:
 
 
 def sign(worker: Database) -> SignedHead:
-    with worker.tenant_tx(TENANT) as tx:
-        head = tx.audit.head()
-        assert head is not None
-        signed = SignedHead(head.seq, head.chain_hash, "MEUC", "audit:1")
-        tx.audit.save_signed_head(signed)
-    return signed
+    return sign_head(worker, TENANT)
+
+
+def lines_of(texts: Iterable[str]) -> list[bytes]:
+    return "".join(texts).encode().splitlines(keepends=True)
 
 
 def tamper(field: Field, *statements: str) -> None:
@@ -92,8 +93,8 @@ def test_a_download_is_the_stream_and_on_record_before_and_after(dashboard: Data
     signed = sign(worker)
     lines = stream.export(a_seat(dashboard), AuditFilter())
     assert lines is not None
-    header, records = read_export("".join(lines).splitlines(keepends=True))
-    last = verify_chain(records)
+    header, records = read_export(lines_of(lines))
+    last = verify_chain(one.stored for one in records)
     assert (header.tenant_id, header.selection) == (TENANT, {})
     assert header.signed_head is not None
     assert (header.signed_head.seq, bytes.fromhex(header.signed_head.chain_hash)) == (signed.seq, signed.chain_hash)
@@ -109,18 +110,18 @@ def test_a_download_is_the_stream_and_on_record_before_and_after(dashboard: Data
 def test_a_selection_is_handed_out_and_says_what_it_is(dashboard: Database) -> None:
     lines = stream.export(a_seat(dashboard), AuditFilter(subject="object 12"))
     assert lines is not None
-    header, records = read_export("".join(lines).splitlines(keepends=True))
+    header, records = read_export(lines_of(lines))
     assert header.selection == {"object": "object 12"}
     assert header.signed_head is None
-    subjects = [json.loads(one.record)["subject"] for one in records]
+    subjects = [json.loads(one.stored.record)["subject"] for one in records]
     assert subjects == [f"object {n}" for n in range(MANY) if "object 12" in f"object {n}"]
 
 
 def test_nothing_found_is_a_file_too(dashboard: Database) -> None:
     lines = stream.export(a_seat(dashboard), AuditFilter(text="object of another"))
     assert lines is not None
-    _, records = read_export(lines)
-    found = [json.loads(one.record)["name"] for one in records]
+    _, records = read_export(lines_of(lines))
+    found = [json.loads(one.stored.record)["name"] for one in records]
     assert found == ["dashboard.exported"]  # which tells of the text that was asked for
 
 
@@ -139,7 +140,7 @@ def test_a_download_that_breaks_off_says_so(dashboard: Database, field: Field) -
     handed_out = [next(lines), next(lines)]
     with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
         next(lines)
-    _, records = read_export("".join(handed_out).splitlines(keepends=True))
+    _, records = read_export(lines_of(handed_out))
     with pytest.raises(AuditBroken, match="breaks off"):
         list(records)
 

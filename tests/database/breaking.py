@@ -127,7 +127,12 @@ def _by_superuser(administrator: psycopg.Connection) -> Iterator[str]:
         "update okcm.audit_event set record = '{}'",
         "delete from okcm.audit_event",
         "delete from okcm.audit_signed_head",
-        *(f"truncate okcm.{stream}" for stream in ("audit_head", "audit_signed_head", "audit_event", *PARTITIONS)),
+        "update okcm.audit_key set public_key_pem = 'x'",
+        "delete from okcm.audit_key",
+        *(
+            f"truncate okcm.{stream}"
+            for stream in ("audit_head", "audit_signed_head", "audit_key", "audit_event", *PARTITIONS)
+        ),
     ]
     for preparation in ("set local session_replication_role = origin", "set local session_replication_role = replica"):
         with administrator.transaction(force_rollback=True):

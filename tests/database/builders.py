@@ -14,7 +14,6 @@ from database.interfaces import (
     SealedRootKeyRow,
     ServiceKeyRow,
     ServiceRequestRow,
-    SignedHead,
     UsesRow,
 )
 from tenancy.audit import AuditEvent, AuditName
@@ -27,6 +26,7 @@ from tenancy.provisioning import Step
 from tenancy.root_keys import OpenBaoPlace
 from tenancy.services import CryptoOperation, ServiceKind
 from tests.database.fixtures import Field
+from tests.database.signing import sign_head
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -148,9 +148,7 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.boundaries.record("provision-1", [a_result()])
         tx.outbox.add(an_announcement(tenant_id))
         tx.audit.append(an_audit_event())
-        head = tx.audit.head()
-        assert head is not None
-        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
+    sign_head(worker, tenant_id)
 
 
 def a_connected_service(field: Field, tenant_id: str, service: str = "orders", serial: str = "1a2b") -> None:

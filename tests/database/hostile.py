@@ -287,6 +287,12 @@ NEVER = {
 NEVER_ANYBODY = (
     "select * from okcm.context_key",
     "select * from okcm.schema_migration",
+    "select * from okcm.audit_key",
+    "select count(*) from okcm.audit_keys()",
+    "select okcm.record_audit_key('audit-heads:9', 'x')",
+    "insert into okcm.audit_key (key, public_key_pem) values ('audit-heads:9', 'x')",
+    "update okcm.audit_key set public_key_pem = 'x'",
+    "delete from okcm.audit_key",
     "set role okcm_owner",
     "set role okcm_migrator",
     "set session authorization postgres",

@@ -49,6 +49,8 @@ MORE = [
     ("role-too-powerful", "alter role okcm_marketplace inherit"),
     ("audit-not-append-only", "alter table okcm.audit_signed_head enable trigger append_only"),
     ("audit-not-append-only", "drop trigger append_only on okcm.audit_event"),
+    ("audit-not-append-only", "alter table okcm.audit_key disable trigger append_only"),
+    ("reachable-without-tenant-id", "grant select on okcm.audit_key to okcm_dashboard"),
 ]  # fmt: skip
 
 

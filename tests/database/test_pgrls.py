@@ -78,15 +78,15 @@ def test_no_role_and_no_view_gets_around_the_policies(field: Field, mode: str) -
 
 # What the linter says and why it may.
 ALLOWED = {
-    "SEC001": r"okcm\.(context_key|schema_migration)",  # the owner's alone; the gate refuses any grant on them
+    "SEC001": r"okcm\.(context_key|schema_migration|audit_key)",  # the owner's alone; the gate refuses a grant
     "SEC005": r"okcm\.\w+\.(signed|every_tenant|platform_questions)",  # about the session, on purpose: see 0003
     "SEC009": r"okcm\.audit_event_\d\d",  # no policy means nobody, which is meant
     # These triggers only ever raise, or hash the row's own tenant into a NOTIFY.
     "SEC013": r"okcm\.(audit_\w+|\w+\.announce_(change|rewrap|update)|managed_object\.refuse_ended_version\w*)",
     "SEC014": (  # each asks for the context first, runs under FORCE, and is attacked in breaking.py
         r"okcm\.(ctx_ok|audit_append_all|audit_save_signed_head|unstarted_events|unknown_serials|moved_heads"
-        r"|waiting_outboxes|watched_root_keys|untaken_credentials|stale_services|count_tenants|page_of_tenants"
-        r"|stuck_tenants|provisioning_times)"
+        r"|audit_keys|record_audit_key|waiting_outboxes|watched_root_keys|untaken_credentials|stale_services"
+        r"|count_tenants|page_of_tenants|stuck_tenants|provisioning_times)"
     ),
     "PERF003": r"okcm\.(outbox\.ready_text|tenant\.begins_requested)",  # beside a tenant predicate that has its index
 }

@@ -6,14 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenancy.audit import GENESIS, StoredRecord, link, verify_chain
-from tenancy.audit_export import ExportHeader, SignedPlace, end_line, header_line, read_export, record_line
+from tenancy.audit_export import (
+    ExportHeader,
+    SignedPlace,
+    end_line,
+    export_lines,
+    header_line,
+    read_export,
+    record_line,
+)
 from tenancy.errors import AuditBroken
 
 HEADER = ExportHeader(
     tenant_id="acme",
     exported_at=datetime(2026, 11, 25, tzinfo=UTC),
     last_seq=3,
-    signed_head=SignedPlace(seq=2, chain_hash="ab" * 32, signature="MEUC", key="audit:1"),
+    signed_head=SignedPlace(seq=2, chain_hash="ab" * 32, signature="MEUC", key="audit:1", fingerprint="cd" * 32),
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -27,6 +35,10 @@ def stream(subjects):
     return records
 
 
+def lines_of(text):
+    return text.encode().splitlines(keepends=True)
+
+
 def file_of(records, header=HEADER):
     return "".join([header_line(header), *map(record_line, records), end_line(len(records))])
 
@@ -34,52 +46,89 @@ def file_of(records, header=HEADER):
 @given(st.lists(TEXT, max_size=6))
 def test_a_file_is_read_back_as_it_was_and_verifies(subjects):
     records = stream(subjects)
-    lines = file_of(records).encode().decode().split("\n")
-    assert lines.pop() == ""
-    header, read = read_export(f"{line}\n" for line in lines)
+    header, read = read_export(lines_of(file_of(records)))
     read = list(read)
-    assert (header, read) == (HEADER, records)
-    assert verify_chain(read) == (records[-1] if records else None)
+    assert (header, [one.stored for one in read]) == (HEADER, records)
+    assert {one.previous for one in read} <= {None}
+    assert verify_chain(one.stored for one in read) == (records[-1] if records else None)
 
 
-def test_a_selection_says_what_was_asked():
+def test_a_selection_says_what_was_asked_and_what_each_record_follows():
     chosen = HEADER.model_copy(update={"selection": {"text": "ada"}, "signed_head": None})
-    assert read_export([header_line(chosen)])[0] == chosen
+    records = stream("abcde")
+    pieces = [[(records[1], records[0].chain_hash), (records[2], records[1].chain_hash)], []]
+    pieces.append([(records[4], records[3].chain_hash)])
+    told = []
+    header, read = read_export(lines_of("".join(export_lines(chosen, pieces, told.append))))
+    assert header == chosen
+    assert [(one.stored, one.previous) for one in read] == [
+        (records[1], records[0].chain_hash),
+        (records[2], None),
+        (records[4], records[3].chain_hash),
+    ]
+    assert told == [3]
 
 
 @given(st.integers(0, 3))
 def test_a_file_that_breaks_off_is_not_taken_for_a_stream_that_ends(kept):
-    lines = file_of(stream("abc")).splitlines(keepends=True)[: 1 + kept]
-    _, read = read_export(lines)
+    _, read = read_export(lines_of(file_of(stream("abc")))[: 1 + kept])
     with pytest.raises(AuditBroken, match=f"breaks off after line {kept + 1}"):
         list(read)
 
 
 def test_a_line_cut_in_its_middle_is_found():
     whole = file_of(stream("abc"))
-    _, read = read_export(whole[: whole.index('"seq": 2')].splitlines(keepends=True))
+    _, read = read_export(lines_of(whole[: whole.index('"seq": 2')]))
     with pytest.raises(AuditBroken, match="line 3 is not a record"):
         list(read)
 
 
 def test_a_missing_line_is_found_by_the_last_one():
-    lines = file_of(stream("abc")).splitlines(keepends=True)
+    lines = lines_of(file_of(stream("abc")))
     del lines[2]
     _, read = read_export(lines)
-    with pytest.raises(AuditBroken, match="says 3 records and holds 2"):
+    with pytest.raises(AuditBroken, match="line 4, the last, does not say that the file holds 2 records"):
         list(read)
 
 
 def test_nothing_may_follow_the_last_line():
-    _, read = read_export([*file_of(stream("a")).splitlines(keepends=True), "more"])
+    _, read = read_export([*lines_of(file_of(stream("a"))), b"more"])
     with pytest.raises(AuditBroken, match="line 4 follows the last line"):
         list(read)
 
 
-@pytest.mark.parametrize("line", ["", "no json", "{}", "[]", '{"format": "openkcm-audit/9"}'])
+@pytest.mark.parametrize("line", ["", "no json", "{}", "[]", '{"format": "openkcm-audit/9"}', "[" * 100_000])
 def test_what_is_no_export_is_refused_at_once(line):
     with pytest.raises(AuditBroken, match="line 1 is not the header"):
-        read_export([line] if line else [])
+        read_export([line.encode()] if line else [])
+
+
+def test_a_header_of_the_older_format_is_told_as_that():
+    with pytest.raises(AuditBroken, match="older format, openkcm-audit/1: export the stream again"):
+        read_export([header_line(HEADER).replace("audit/2", "audit/1").encode()])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        header_line(HEADER).replace("2026", "2025"),
+        header_line(HEADER).replace('"acme"', '"beta"'),
+        header_line(HEADER).replace('"last_seq":3', '"last_seq":4'),
+        header_line(HEADER).replace(",", ", ", 1),
+        header_line(HEADER).replace("acme", "ac\\u006de"),
+        header_line(HEADER).removesuffix("\n"),
+        header_line(HEADER).replace("{", '{"more":1,', 1),
+    ],
+)
+def test_a_header_that_was_changed_does_not_fit_its_checksum(changed):
+    with pytest.raises(AuditBroken, match="line 1, the header, was altered"):
+        read_export([changed.encode()])
+
+
+def test_what_is_no_text_is_named_by_its_place():
+    _, read = read_export([header_line(HEADER).encode(), b'{"seq": \xff'])
+    with pytest.raises(AuditBroken, match=r"line 2 is not text \(byte 9\)"):
+        list(read)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +139,45 @@ def test_what_is_no_export_is_refused_at_once(line):
         "{}",
         '{"seq": "1", "chain_hash": "00", "record": "x"}',
         '{"seq": true, "chain_hash": "00", "record": "x"}',
+        '{"seq": 0, "chain_hash": "00", "record": "x"}',
+        '{"seq": 9223372036854775808, "chain_hash": "00", "record": "x"}',
         '{"seq": 1, "chain_hash": "zz", "record": "x"}',
         '{"seq": 1, "chain_hash": 0, "record": "x"}',
         '{"seq": 1, "chain_hash": "00", "record": {}}',
         '{"seq": 1, "chain_hash": "00"}',
+        '{"seq": 1, "chain_hash": "00", "record": "x", "previous": 0}',
+        "[" * 100_000,
+        f'{{"seq": {"9" * 5_000}, "chain_hash": "00", "record": "x"}}',
     ],
 )
 def test_a_line_that_is_no_record_is_named(line):
-    _, read = read_export([header_line(HEADER), line])
+    _, read = read_export([header_line(HEADER).encode(), f"{line}\n".encode()])
     with pytest.raises(AuditBroken, match="line 2 is not a record"):
+        list(read)
+
+
+@pytest.mark.parametrize(
+    ("line", "at"),
+    [
+        ('{"seq":1, "chain_hash": "00", "record": "x"}\n', 8),
+        ('{"seq": 1, "chain_hash": "AA", "record": "x"}\n', 27),
+        ('{"seq": 1, "chain_hash": "00", "record": "\\u0078"}\n', 43),
+        ('{"seq": 2, "seq": 1, "chain_hash": "00", "record": "x"}\n', 9),
+        ('{"chain_hash": "00", "seq": 1, "record": "x"}\n', 3),
+        ('{"seq": 1, "chain_hash": "00", "record": "x", "more": 1}\n', 45),
+        ('{"seq": 1, "chain_hash": "00", "record": "x"}', 46),
+        ('{"seq": 1, "chain_hash": "00", "record": "x"}\r\n', 46),
+        ('{"seq": 1, "chain_hash": "00", "record": "\\ud800"}\n', 43),
+    ],
+)
+def test_a_record_that_is_said_in_another_way_is_not_as_it_was_written(line, at):
+    _, read = read_export([header_line(HEADER).encode(), line.encode()])
+    with pytest.raises(AuditBroken, match=f"line 2 is not as it was written: it differs at character {at}$"):
+        list(read)
+
+
+def test_a_hash_to_follow_is_said_only_where_the_record_before_is_not_there():
+    one, two = stream("ab")
+    _, read = read_export([header_line(HEADER).encode(), *(record_line(r, bytes(32)).encode() for r in (one, two))])
+    with pytest.raises(AuditBroken, match="line 2 has a hash to follow that the line before it has too"):
         list(read)

@@ -84,3 +84,10 @@ async def test_the_root_key_of_each_region_is_made_once(parts, vault_admin):
             True,
             False,
         )
+
+
+async def test_the_public_keys_of_the_signer_are_on_record_once_a_worker_started(parts):
+    for _ in range(2):
+        bootstrap.record_audit_keys(parts.signer, parts.database)
+    assert parts.database.audit_keys() == parts.signer.public_keys()
+    assert parts.database.audit_keys()

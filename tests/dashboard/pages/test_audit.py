@@ -5,14 +5,16 @@ import json
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from config.public_keys import PublicKeys
 from dashboard.seat import Seat
 from database.connection import Database
 from database.interfaces import SignedHead
-from tenancy.audit import AuditName
+from tenancy.audit import AuditName, head_message
 from tenancy.people import PersonRole
 from tests.dashboard.seats import TENANT, a_seat
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field
+from tests.database.signing import SIGNER, Signer, sign_head
 
 HOSTILE = "[click](https://evil.example) ![x](https://evil.example/x.png) <script>alert(1)</script>"
 
@@ -37,10 +39,7 @@ def fill(worker: Database, number: int, tenant: str = TENANT, **changed: object)
 
 
 def sign(worker: Database) -> None:
-    with worker.tenant_tx(TENANT) as tx:
-        head = tx.audit.head()
-        assert head is not None
-        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "MEUC", "audit:1"))
+    sign_head(worker, TENANT)
 
 
 def tamper(field: Field, statement: str) -> None:
@@ -81,7 +80,7 @@ def test_the_newest_records_are_shown_and_how_the_chain_stands(
     fill(worker, 1, "beta", subject="of another")
     page = run(a_seat(dashboard, role))
     assert numbers(page) == list(range(60, 10, -1))
-    assert [metric.value for metric in page.metric] == ["60", "50"]
+    assert [metric.value for metric in page.metric] == ["60", "50", "Verified"]
     assert "Signed up to record 50" in said(page)
     assert "the 10 records after it will be signed within a minute" in said(page)
     assert "The links of 50 shown records" in said(page)
@@ -185,6 +184,49 @@ def test_a_stream_whose_end_is_gone_says_so_at_once(dashboard: Database, worker:
     tamper(field, "delete from okcm.audit_event where seq > 7")
     page = run(a_seat(dashboard))
     assert "Records are missing at the end" in page.error[0].value
+
+
+def test_the_signature_is_verified_and_the_keys_fingerprint_can_be_compared(
+    dashboard: Database, worker: Database
+) -> None:
+    fill(worker, 3)
+    sign(worker)
+    page = run(a_seat(dashboard))
+    assert {metric.label: metric.value for metric in page.metric}["Signature"] == "Verified"
+    page.session_state["audit-key"] = True
+    page.run()
+    [fingerprint] = (key.fingerprint for key in PublicKeys(SIGNER.public_keys()).all())
+    assert fingerprint in [code.value for code in page.code]
+
+
+def test_a_rechained_stream_with_a_head_by_somebody_else_is_alarming(
+    dashboard: Database, worker: Database, field: Field
+) -> None:
+    """Whoever can write every row can chain it anew, but not sign it."""
+    fill(worker, 3)
+    sign(worker)
+    forged, key = Signer().sign(b"anything")
+    assert key == SIGNER.name
+    with field.administrator() as administrator:
+        administrator.execute("alter table okcm.audit_signed_head disable trigger append_only")
+        administrator.execute("update okcm.audit_signed_head set signature = %s", [forged])
+    page = run(a_seat(dashboard))
+    assert {metric.label: metric.value for metric in page.metric}["Signature"] == "Not verified"
+    assert "The signature over record 3 does not verify" in page.error[0].value
+    page.button(key="audit-verify").click().run()
+    assert "the signed head of record 3: the signature is not by the public key" in said(page)
+    assert not page.success
+
+
+def test_a_head_by_a_key_that_is_not_on_record_is_not_believed(dashboard: Database, worker: Database) -> None:
+    fill(worker, 3)
+    with worker.tenant_tx(TENANT) as tx:
+        head = tx.audit.head()
+        assert head is not None
+        signature, key = Signer("audit:2").sign(head_message(TENANT, head.seq, head.chain_hash))
+        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, signature, key))
+    page = run(a_seat(dashboard))
+    assert "it is by the key 'audit:2', and the public keys known are: none" in page.error[0].value
 
 
 def test_a_record_opens_whole_and_what_it_says_is_no_markup(dashboard: Database, worker: Database) -> None:

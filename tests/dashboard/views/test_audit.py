@@ -7,6 +7,7 @@ import pytest
 from dashboard.views import audit as view
 from database.interfaces import FoundRecord, SignedHead, StreamEnds
 from tenancy.audit import GENESIS, AuditName, StoredRecord, link
+from tenancy.proofs import CheckedSignature
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 FIELDS = {
@@ -134,6 +135,7 @@ def test_links_are_told_together_and_broken_ones_by_their_numbers():
 
 LAST = StoredRecord(10, "x", b"l" * 32)
 HEAD = SignedHead(8, b"s" * 32, "MEUC", "audit:1")
+VALID = CheckedSignature("audit:1", "f" * 64)
 THERE = StoredRecord(8, "y", b"s" * 32)
 
 
@@ -155,21 +157,29 @@ THERE = StoredRecord(8, "y", b"s" * 32)
     ],
 )
 def test_the_newest_signed_head_says_how_the_chain_stands(ends, chain, said):
-    status = view.status(ends, NOW)
+    status = view.status(ends, None if ends.signed is None else VALID, NOW)
     assert status.chain is chain
     assert said in status.said
     assert status.alarming is (chain in {view.Chain.TRUNCATED, view.Chain.REPLACED})
+    assert (status.signature, status.fingerprint) == (("Verified", "f" * 64) if ends.signed else ("", ""))
+
+
+def test_a_head_whose_signature_does_not_verify_is_alarming_and_says_why():
+    ends = StreamEnds(LAST, HEAD, NOW, THERE)
+    status = view.status(ends, replace(VALID, problem="the signature is not by the public key"), NOW)
+    assert (status.chain, status.alarming, status.signature) == (view.Chain.FORGED, True, "Not verified")
+    assert "over record 8 does not verify: the signature is not by the public key." in status.said
 
 
 def test_the_status_counts_for_people():
-    status = view.status(StreamEnds(replace(LAST, seq=1_000_000), HEAD, NOW, THERE), NOW)
+    status = view.status(StreamEnds(replace(LAST, seq=1_000_000), HEAD, NOW, THERE), VALID, NOW)
     assert (status.records, status.signed, status.head) == ("1,000,000", "8", (b"l" * 32).hex())
 
 
 def test_a_verification_says_what_was_found_and_what_it_cannot_show():
     assert view.verdict(1_000, 990, 2.04, NOW) == (
         "1,000 records verified in 2.0 s, 25 Nov 2026, 12:00 UTC: nothing is missing, altered or out of order."
-        " The newest signed head, of record 990, is in its place."
+        " The newest signed head, of record 990, is in its place, and its signature is verified."
     )
     assert "a missing end would not show" in view.verdict(1, 0, 0.1, NOW)
 

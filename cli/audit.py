@@ -1,0 +1,184 @@
+"""`openkcm audit`: hand out a tenant's audit stream, its crypto-shred certificate and the public keys, and verify them.
+
+`verify` is for whoever was given a file: it reads no settings, connects to nothing and writes nothing but the report
+it is asked for, so it runs on a machine that has only the file and the public key.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from cli import audit_report, output
+from cli.access import Tenant, named, operator_database
+from cli.audit_file import Checked, check_file, compare_files
+from cli.new_file import new_file
+from config.public_keys import PublicKeys
+from config.settings import load_settings
+from database.audit_reading import begin_export
+from tenancy.audit_search import AuditFilter
+from tenancy.errors import CertificateMissing, FileRefused, PublicKeyRefused, TenantUnknown
+from tenancy.proofs import SignatureCheck
+from tenancy.shred import certificate_file
+
+File = Annotated[Path, typer.Argument(help="An audit export, or a crypto-shred certificate.")]
+Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]
+KeysOut = Annotated[Path | None, typer.Option("--out", help="The file to make; default: print them.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--public-key", help="The platform's public keys, or one in PEM; without it no signature is checked."),
+]
+Against = Annotated[
+    Path | None,
+    typer.Option("--against", help="Another export of the same stream, or the tenant's certificate, to compare with."),
+]
+Report = Annotated[Path | None, typer.Option("--report", help="The file for a short report for people to read.")]
+
+_LONGEST_KEY_FILE = 1_000_000
+
+
+def register(app: typer.Typer) -> None:
+    audit = typer.Typer(help="Hand out and verify audit streams and crypto-shred certificates.", no_args_is_help=True)
+    audit.command("export")(export)
+    audit.command("certificate")(certificate)
+    audit.command("public-key")(public_key)
+    audit.command("verify")(verify)
+    app.add_typer(audit, name="audit")
+
+
+def export(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
+    """Write a tenant's whole audit stream into a file that anybody can verify."""
+    tenant_id, records = named(tenant), 0
+
+    def handed_out(number: int) -> None:
+        nonlocal records
+        records = number
+
+    with operator_database(load_settings()) as database:
+        keys = PublicKeys.on_record(database.audit_keys())
+        with database.tenant_tx(tenant_id) as tx:
+            if tx.tenants.get() is None:
+                raise TenantUnknown
+            begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
+        with new_file(out) as file:
+            for lines in begun.lines(database, handed_out):
+                file.write(lines.encode())
+    head = begun.header.signed_head
+    document = {
+        "tenant_id": tenant_id,
+        "file": str(out),
+        "events": records,
+        "signed": 0 if head is None else head.seq,
+        "key": "" if head is None else head.key,
+        "fingerprint": "" if head is None else head.fingerprint,
+    }
+
+    def show(console: Console) -> None:
+        console.print(Text(f"{out}: {records} records, signed up to record {document['signed']}"))
+        if head is not None:
+            console.print(Text(f"the signature is by {head.key}, fingerprint {head.fingerprint or 'unknown'}"))
+
+    output.answer(document, as_json=as_json, show=show)
+
+
+def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
+    """Write the certificate of what was destroyed when a tenant left into a file that anybody can verify."""
+    tenant_id = named(tenant)
+    with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
+        if tx.tenants.get() is None:
+            raise TenantUnknown
+        stored = tx.shreds.get()
+    if stored is None:
+        raise CertificateMissing
+    with new_file(out) as file:
+        file.write(certificate_file(*stored).encode())
+    document = {"tenant_id": tenant_id, "file": str(out), "key": stored[2]}
+    output.answer(document, as_json=as_json, show=lambda console: console.print(Text(f"{out}: signed by {stored[2]}")))
+
+
+def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:
+    """Hand out the public keys by which audit streams and certificates are verified."""
+    with operator_database(load_settings()) as database:
+        keys = PublicKeys.on_record(database.audit_keys())
+    if not keys.all():
+        raise PublicKeyRefused(
+            "no public key is on record yet", "the worker records them when it starts: openkcm status"
+        )
+    if out is not None:
+        with new_file(out) as file:
+            file.write(keys.file().encode())
+    listed = [{"key": one.name, "fingerprint": one.fingerprint, "pem": one.pem} for one in keys.all()]
+
+    def show(console: Console) -> None:
+        if out is None:
+            console.print(Text(keys.file()), soft_wrap=True, end="")
+        for one in keys.all() if out is not None else ():
+            console.print(Text(f"{one.name}  {one.fingerprint}"), soft_wrap=True)
+
+    output.answer({"file": out and str(out), "keys": listed}, as_json=as_json, show=show)
+
+
+def verify(
+    file: File,
+    public_key: KeyFile = None,
+    against: Against = None,
+    report: Report = None,
+    *,
+    as_json: output.AsJson = False,
+) -> None:
+    """Verify an audit export or a crypto-shred certificate, offline; the exit status is 1 when it is not intact."""
+    check = None if public_key is None else _keys(public_key).check
+    checked = _checked(file, check, against)
+    if report is not None:
+        with new_file(report) as written:
+            written.write(audit_report.render(checked, datetime.now(UTC)).encode())
+    document = _document(checked)
+
+    def show(console: Console) -> None:
+        for line in audit_report.short(checked):
+            console.print(Text(line), soft_wrap=True)
+
+    if checked.verdict.intact:
+        output.answer(document, as_json=as_json, show=show)
+    else:
+        refusal = checked.refusal()
+        output.answer_refused(document, refusal.code, refusal.message, refusal.hint, as_json=as_json, show=show)
+
+
+def _checked(file: Path, check: SignatureCheck | None, against: Path | None) -> Checked:
+    if against is None:
+        return check_file(file, check)
+    return compare_files(file, against, check)
+
+
+def _document(checked: Checked) -> Mapping[str, Any]:
+    verdict, compared = checked.verdict, checked.compared
+    return {
+        "events": verdict.events,
+        "intact": verdict.intact,
+        "problem": verdict.problem,
+        "kind": verdict.kind,
+        "tenant_id": verdict.tenant_id,
+        "signature": verdict.signature,
+        "signed": verdict.signed,
+        "key": verdict.key,
+        "fingerprint": verdict.fingerprint,
+        "selection": dict(verdict.selection),
+        "against": compared
+        and {"same": compared.same, "only_here": compared.only_here, "only_there": compared.only_there},
+    }
+
+
+def _keys(path: Path) -> PublicKeys:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LONGEST_KEY_FILE).decode("ascii")
+    except OSError as failed:
+        raise FileRefused(f"{path} cannot be read: {failed.strerror}", "name the file with the public key") from None
+    except UnicodeDecodeError:
+        raise PublicKeyRefused from None
+    return PublicKeys.read(text)

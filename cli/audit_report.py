@@ -1,0 +1,108 @@
+"""What a checked file is said to be, in a few lines and as a report.
+
+A file that is being checked may be hostile, so nothing of it is printed as it is: what is not a plain character becomes
+a replacement, and what is long is cut.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from cli.audit_file import Checked
+from tenancy.proofs import Kind, SignatureState
+from tenancy.shred import ShredStatement
+
+_LONGEST = 300
+_LISTED = 40
+"""How many kinds of events a report lists; the rest is summed up."""
+
+
+def short(checked: Checked) -> Iterator[str]:
+    """Yield what is to be said of a file, a sentence each."""
+    verdict = checked.verdict
+    what = f"{verdict.kind} of {_plain(verdict.tenant_id)}" if verdict.tenant_id else str(verdict.kind)
+    counted = "destructions" if verdict.kind is Kind.CERTIFICATE else "records"
+    yield f"{'intact' if verdict.intact else 'NOT INTACT'}: {what}, {verdict.events} {counted}"
+    if verdict.problem is not None:
+        yield f"problem: {_plain(verdict.problem)}"
+    yield from _signature(checked)
+    if verdict.selection:
+        chosen = "; ".join(f"{name}: {value}" for name, value in verdict.selection.items())
+        yield f"a selection, not the whole stream: {_plain(chosen)}"
+    if checked.compared is not None:
+        found = checked.compared
+        yield (
+            f"compared with {checked.against}: {found.same} records are the same,"
+            f" {found.only_here} are in this file only, {found.only_there} in the other only"
+        )
+
+
+def render(checked: Checked, at: datetime) -> str:
+    """Return the report; `at` is when the file was checked."""
+    verdict = checked.verdict
+    lines = [
+        f"# {verdict.kind} {_plain(verdict.tenant_id)}".rstrip(),
+        "",
+        f"File: {_plain(str(checked.path))}",
+        f"Checked: {_moment(at)}",
+        "",
+        *short(checked),
+    ]
+    if checked.contents.names and verdict.intact:
+        lines += ["", "## What happened", "", *_contents(checked)]
+    if checked.statement is not None and verdict.intact:
+        lines += ["", *_statement(checked.statement)]
+    return "\n".join(lines) + "\n"
+
+
+def _signature(checked: Checked) -> Iterator[str]:
+    verdict = checked.verdict
+    key = f"the key {_plain(verdict.key)}, fingerprint {verdict.fingerprint or 'not told by the file'}"
+    if verdict.signature is SignatureState.VERIFIED:
+        yield f"signature: verified, by {key}"
+    elif verdict.signature is SignatureState.NOT_CHECKED:
+        yield f"signature: NOT CHECKED, no public key was given; it claims to be by {key}"
+    elif verdict.signature is SignatureState.REFUSED:
+        yield f"signature: refused; it claims to be by {key}"
+    elif verdict.intact:
+        yield "signature: none in this file, so nothing shows whose records these are"
+    if verdict.kind is Kind.EXPORT and verdict.intact and not verdict.selection and verdict.signed < verdict.events:
+        yield (
+            f"records {verdict.signed + 1} to {verdict.events} came after the signed one: chained, but signed by nobody"
+            " yet; a later export has them signed"
+        )
+
+
+def _contents(checked: Checked) -> Iterator[str]:
+    contents = checked.contents
+    yield f"From {_plain(contents.first)} to {_plain(contents.last)}"
+    yield ""
+    listed = contents.names.most_common()
+    for name, times in listed[:_LISTED]:
+        yield f"{times:>8}  {_plain(name)}"
+    if rest := sum(times for _, times in listed[_LISTED:]):
+        yield f"{rest:>8}  others"
+
+
+def _statement(statement: ShredStatement) -> Iterator[str]:
+    yield f"Issued: {_moment(statement.issued_at)}"
+    yield f"The grace began: {_moment(statement.grace_began_at)}"
+    yield f"End of the audit stream: record {statement.audit_seq}, hash {statement.audit_hash}"
+    yield from ("", "## Destroyed", "")
+    for one in statement.destroyed:
+        what = f"{one.kind}  {_plain(one.name)}  versions {_plain(one.versions)}  {one.fingerprint}"
+        yield f"{_moment(one.destroyed_at)}  {what}"
+    yield from ("", "## Erased", "")
+    yield from (f"{rows:>8}  {_plain(table)}" for table, rows in sorted(statement.erased.items()))
+    yield from ("", "## Kept", "")
+    yield from (f"{_plain(what)}: {_plain(why)}" for what, why in sorted(statement.kept.items()))
+    yield from ("", "## Remains", "")
+    yield from (f"{_plain(one.what)}, until {_plain(one.until)}" for one in statement.remains)
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _plain(text: str) -> str:
+    shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"

@@ -1,0 +1,309 @@
+"""`openkcm audit` as people and scripts use it: on a real database, and on a machine that has only the files."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.__main__ import main
+from config import secrets
+from config.public_keys import PublicKeys
+from config.secrets import Role
+from database.connection import Database
+from tenancy.shred import shred_message, statement_text
+from tests.cli import offline
+from tests.database.builders import a_provisioned_tenant, an_audit_event
+from tests.database.fixtures import Field, field, server, template, worker
+from tests.database.signing import SIGNER, sign_head
+from tests.tenancy.proving import (
+    FINGERPRINT,
+    KEYS,
+    TENANT,
+    a_certificate,
+    a_file,
+    a_head,
+    a_header,
+    a_selection,
+    a_statement,
+    a_stream,
+    an_export,
+)
+
+__all__ = ["field", "server", "template", "worker"]
+
+
+@pytest.fixture
+def stand(field: Field, worker: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tenant with a signed stream, and the operator's secrets; returns a folder for files."""
+    folder = tmp_path / "secrets"
+    secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
+    secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
+    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
+    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
+    monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
+    a_provisioned_tenant(worker, TENANT)
+    with worker.tenant_tx(TENANT) as tx:
+        tx.audit.append_all([an_audit_event(f"e{n}", subject=f"Schlüssel {n}") for n in range(20)])
+    sign_head(worker, TENANT)
+    files = tmp_path / "files"
+    files.mkdir()
+    return files
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with files made without a database."""
+    (tmp_path / "audit.jsonl").write_bytes(an_export(5, signed=4))
+    (tmp_path / "later.jsonl").write_bytes(an_export(8))
+    (tmp_path / "certificate.json").write_bytes(a_certificate(a_stream(5)))
+    (tmp_path / "key.pem").write_text(KEYS.file())
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command of `openkcm audit` and return its exit status and document."""
+
+    def ask(*words: str) -> tuple[int, dict[str, Any]]:
+        status = main(["audit", *words, "--json"])
+        return status, json.loads(capsys.readouterr().out)
+
+    return ask
+
+
+# ── handing out ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_export_verifies_offline_with_the_public_key(stand: Path, run: Any) -> None:
+    status, exported = run("export", TENANT, "--out", str(stand / "audit.jsonl"))
+    assert (status, exported["events"], exported["signed"]) == (0, 21, 21)
+    assert (exported["key"], exported["fingerprint"]) == ("audit:1", FINGERPRINT)
+    assert (stand / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+    _, keys = run("public-key", "--out", str(stand / "key.pem"))
+    assert keys["keys"] == [{"key": "audit:1", "fingerprint": FINGERPRINT, "pem": SIGNER.public_keys()["audit:1"]}]
+    found = offline.verdict(stand, "audit.jsonl", "--public-key", "key.pem")
+    assert (found["events"], found["intact"], found["problem"]) == (21, True, None)
+    assert (found["signature"], found["signed"], found["tenant_id"]) == ("verified", 21, TENANT)
+
+
+def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_says_where(
+    stand: Path, run: Any, field: Field
+) -> None:
+    """What lies there is the evidence: a broken stream must not be one that cannot be taken away."""
+    with field.administrator() as administrator:
+        administrator.execute("alter table okcm.audit_event disable trigger append_only")
+        administrator.execute("delete from okcm.audit_event where seq = 7")
+    assert run("export", TENANT, "--out", str(stand / "audit.jsonl"))[1]["events"] == 20
+    found = offline.verdict(stand, "audit.jsonl")
+    assert (found["events"], found["problem"]) == (6, "record 7 is missing or out of order (line 8)")
+
+
+def test_public_keys_are_printed_as_the_file_they_can_be_kept_in(
+    stand: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stand.exists()
+    assert main(["audit", "public-key"]) == 0
+    assert PublicKeys.read(capsys.readouterr().out).file() == KEYS.file()
+
+
+def test_an_export_is_never_written_over_another(stand: Path, run: Any) -> None:
+    (stand / "audit.jsonl").write_text("the evidence")
+    status, document = run("export", TENANT, "--out", str(stand / "audit.jsonl"))
+    assert (status, document["error"]["code"]) == (1, "file_refused")
+    assert (stand / "audit.jsonl").read_text() == "the evidence"
+
+
+def test_an_export_that_breaks_off_leaves_no_file(stand: Path, run: Any, field: Field) -> None:
+    @contextmanager
+    def gone(*_: object) -> Iterator[None]:
+        with field.server.offline(field.name):
+            yield
+
+    with gone():
+        status, document = run("export", TENANT, "--out", str(stand / "audit.jsonl"))
+    assert (status, document["error"]["code"]) == (1, "database_unavailable")
+    assert not (stand / "audit.jsonl").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said(stand: Path, run: Any) -> None:
+    status, document = run("export", TENANT, "--out", str(stand / "nowhere" / "audit.jsonl"))
+    assert (status, document["error"]["code"]) == (1, "file_refused")
+
+
+@pytest.mark.parametrize("command", ["export", "certificate"])
+def test_a_stranger_has_nothing_to_hand_out(stand: Path, run: Any, command: str) -> None:
+    status, document = run(command, "nobody-here", "--out", str(stand / "file"))
+    assert (status, document["error"]["code"]) == (1, "tenant_unknown")
+    assert list(stand.iterdir()) == []
+
+
+def test_a_tenant_of_whom_nothing_was_destroyed_has_no_certificate(stand: Path, run: Any) -> None:
+    status, document = run("certificate", TENANT, "--out", str(stand / "certificate.json"))
+    assert (status, document["error"]["code"]) == (1, "certificate_missing")
+    assert list(stand.iterdir()) == []
+
+
+def test_the_stored_certificate_verifies_offline_and_against_the_stream(
+    stand: Path, run: Any, worker: Database
+) -> None:
+    with worker.tenant_tx(TENANT) as tx:
+        text = statement_text(a_statement(list(tx.audit.records())))
+        tx.shreds.record(text, *SIGNER.sign(shred_message(TENANT, text)), datetime.now(UTC))
+    status, document = run("certificate", TENANT, "--out", str(stand / "certificate.json"))
+    assert (status, document["key"]) == (0, "audit:1")
+    run("export", TENANT, "--out", str(stand / "audit.jsonl"))
+    run("public-key", "--out", str(stand / "key.pem"))
+    words = ("certificate.json", "--public-key", "key.pem", "--against", "audit.jsonl")
+    found = offline.verdict(stand, *words)
+    assert (found["intact"], found["kind"], found["signature"]) == (True, "crypto-shred certificate", "verified")
+    assert found["against"] == {"same": 1, "only_here": 0, "only_there": 20}
+
+
+def test_without_a_key_on_record_none_is_handed_out(
+    field: Field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
+    folder = tmp_path / "secrets"
+    secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
+    secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
+    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
+    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
+    status, document = run("public-key")
+    assert (status, document["error"]["code"]) == (1, "public_key_refused")
+
+
+# ── verifying, with nothing but the files ────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_a_key_it_is_said_plainly_that_no_signature_was_checked(files: Path) -> None:
+    found = offline.verdict(files, "audit.jsonl")
+    assert (found["intact"], found["signature"], found["fingerprint"]) == (True, "not checked", FINGERPRINT)
+    told = offline.verify(files, "audit.jsonl", as_json=False)
+    assert "signature: NOT CHECKED, no public key was given" in told.stdout
+    assert f"audit:1, fingerprint {FINGERPRINT}" in told.stdout
+    assert "records 5 to 5 came after the signed one" in told.stdout
+    assert "not told by the file" in offline.verify(files, "certificate.json", as_json=False).stdout
+
+
+def test_a_flipped_bit_is_1_and_is_told_with_its_place(files: Path) -> None:
+    whole = (files / "audit.jsonl").read_bytes()
+    place = whole.index("Schlüssel 3".encode())
+    (files / "audit.jsonl").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    found = offline.verdict(files, "audit.jsonl", "--public-key", "key.pem")
+    assert (found["intact"], found["problem"]) == (False, "record 3 was altered (line 4)")
+    assert found["error"]["code"] == "audit_broken"
+    told = offline.verify(files, "audit.jsonl", "--public-key", "key.pem", as_json=False)
+    assert told.returncode == 1
+    assert "NOT INTACT: audit export of acme-corp-12345" in told.stdout
+    assert "record 3 was altered (line 4)" in told.stderr
+
+
+def test_a_flipped_bit_of_a_certificate_is_told_with_its_part(files: Path) -> None:
+    whole = (files / "certificate.json").read_bytes()
+    place = whole.index(b"L2 tenant key")
+    (files / "certificate.json").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    found = offline.verdict(files, "certificate.json")
+    assert (found["intact"], found["error"]["code"]) == (False, "certificate_broken")
+    assert found["problem"] == "the part statement was altered: it does not fit its checksum"
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\0" * 100, b'{"format', b"[" * 100_000, b'{"kex":"', b"\n\n"])
+def test_what_is_neither_kind_is_said_to_be_that(files: Path, content: bytes) -> None:
+    (files / "other").write_bytes(content)
+    found = offline.verdict(files, "other", "--public-key", "key.pem")
+    assert (found["intact"], found["events"]) == (False, 0)
+    assert "line 1" in found["problem"]
+
+
+def test_a_line_as_long_as_none_of_ours_is_not_read_whole(files: Path) -> None:
+    with (files / "audit.jsonl").open("ab") as file:
+        file.truncate(200_000_000)
+    found = offline.verdict(files, "audit.jsonl")
+    assert found["problem"] == "line 8 follows the last line"
+
+
+def test_two_exports_of_one_stream_agree(files: Path) -> None:
+    found = offline.verdict(files, "audit.jsonl", "--public-key", "key.pem", "--against", "later.jsonl")
+    assert found["against"] == {"same": 5, "only_here": 0, "only_there": 3}
+    found = offline.verdict(files, "certificate.json", "--public-key", "key.pem", "--against", "later.jsonl")
+    assert found["against"] == {"same": 1, "only_here": 0, "only_there": 7}
+
+
+def test_a_stream_that_was_rewritten_after_its_certificate_is_found(files: Path) -> None:
+    (files / "forged.jsonl").write_bytes(an_export(8, subject="harmless"))
+    found = offline.verdict(files, "certificate.json", "--against", "forged.jsonl")
+    assert (found["intact"], found["problem"]) == (False, "record 5 is not the same in both files")
+    found = offline.verdict(files, "audit.jsonl", "--against", "forged.jsonl")
+    assert (found["intact"], found["problem"]) == (False, "record 1 is not the same in both files")
+
+
+def test_what_is_compared_with_must_be_intact_and_of_the_same_tenant(files: Path) -> None:
+    whole = (files / "later.jsonl").read_bytes()
+    (files / "later.jsonl").write_bytes(whole.replace("Schlüssel 7".encode(), "Schlüssel 1".encode()))
+    found = offline.verdict(files, "audit.jsonl", "--against", "later.jsonl")
+    assert found["problem"] == "the file to compare with is not intact: record 7 was altered (line 8)"
+    other = an_export(3).replace(TENANT.encode(), b"beta-corp-12345")
+    (files / "other.jsonl").write_bytes(other)
+    assert not offline.verdict(files, "audit.jsonl", "--against", "other.jsonl")["intact"]
+
+
+def test_a_selection_counts_as_signed_beside_a_whole_export_that_has_all_of_it(files: Path) -> None:
+    (files / "selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 5))
+    alone = offline.verdict(files, "selection.jsonl", "--public-key", "key.pem")
+    assert "a selection is not tied to the signed head" in alone["problem"]
+    found = offline.verdict(files, "selection.jsonl", "--public-key", "key.pem", "--against", "later.jsonl")
+    assert (found["intact"], found["signed"], found["selection"]) == (True, 8, {"text": "x"})
+    (files / "selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 7))
+    beyond = offline.verdict(files, "selection.jsonl", "--public-key", "key.pem", "--against", "audit.jsonl")
+    assert beyond["problem"] == "the other file does not have 1 of the selection's records"
+    beside = offline.verdict(files, "selection.jsonl", "--public-key", "key.pem", "--against", "certificate.json")
+    assert "a selection is not tied to the signed head" in beside["problem"]
+
+
+@pytest.mark.parametrize("words", [("missing",), ("audit.jsonl", "--public-key", "missing"), (".",)])
+def test_a_file_that_cannot_be_read_is_refused(files: Path, words: tuple[str, ...]) -> None:
+    done = offline.verify(files, *words)
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "file_refused")
+
+
+def test_a_key_that_is_none_is_refused_before_anything_is_said_of_the_file(files: Path) -> None:
+    (files / "key.pem").write_text("not a key")
+    done = offline.verify(files, "audit.jsonl", "--public-key", "key.pem")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "public_key_refused")
+
+
+def test_a_report_tells_what_is_in_the_file_and_how_it_was_found(files: Path, run: Any) -> None:
+    words = ("--public-key", str(files / "key.pem"), "--report")
+    assert run("verify", str(files / "later.jsonl"), *words, str(files / "export.txt"))[0] == 0
+    report = (files / "export.txt").read_text()
+    assert f"signature: verified, by the key audit:1, fingerprint {FINGERPRINT}" in report
+    assert "From 2026-11-25T12:00:01.000000Z to 2026-11-25T12:00:08.000000Z" in report
+    assert "       8  crypto.used" in report
+    assert run("verify", str(files / "certificate.json"), *words, str(files / "shred.txt"))[0] == 0
+    report = (files / "shred.txt").read_text()
+    for said in ("L2 tenant key  L2-acme-corp-12345-primary  versions 1-2", "3  service_key", "für den Nachweis"):
+        assert said in report
+    assert "backups of PostgreSQL, until 2026-12-25" in report
+
+
+def test_a_report_on_a_broken_file_tells_nothing_of_what_it_claims(files: Path, run: Any) -> None:
+    whole = (files / "later.jsonl").read_bytes()
+    (files / "later.jsonl").write_bytes(whole.replace("Schlüssel 7".encode(), "Schlüssel 1".encode()))
+    assert run("verify", str(files / "later.jsonl"), "--report", str(files / "report.txt"))[0] == 1
+    report = (files / "report.txt").read_text()
+    assert "problem: record 7 was altered (line 8)" in report
+    assert "crypto.used" not in report
+
+
+def test_what_a_hostile_file_says_reaches_no_terminal_as_it_is(files: Path) -> None:
+    records, hostile = a_stream(1), "\x1b[31m\u202e"
+    head = a_head(records[0]).model_copy(update={"key": hostile})
+    header = a_header(records, head, selection={hostile: hostile})
+    (files / "audit.jsonl").write_bytes(a_file(header, records))
+    for words in (("audit.jsonl",), ("audit.jsonl", "--public-key", "key.pem")):
+        told = offline.verify(files, *words, as_json=False)
+        assert "audit export of acme-corp-12345" in told.stdout
+        assert not {"\x1b", "\u202e"} & set(told.stdout + told.stderr)

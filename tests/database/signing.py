@@ -1,0 +1,40 @@
+"""An audit signing key for tests that have no key server; it signs as `vault.signer` does and no differently."""
+
+import base64
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from database.connection import Database
+from database.interfaces import SignedHead
+from tenancy.audit import head_message
+
+
+class Signer:
+    """`vault.interfaces.AuditSigner` with a key of its own."""
+
+    def __init__(self, name: str = "audit:1") -> None:
+        self.name, self._key = name, ec.generate_private_key(ec.SECP256R1())
+
+    def sign(self, message: bytes) -> tuple[str, str]:
+        return base64.b64encode(self._key.sign(message, ec.ECDSA(hashes.SHA256()))).decode(), self.name
+
+    def public_keys(self) -> dict[str, str]:
+        pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return {self.name: pem.decode()}
+
+
+SIGNER = Signer()
+
+
+def sign_head(worker: Database, tenant_id: str, signer: Signer = SIGNER) -> SignedHead:
+    """Sign the end of a tenant's stream and have the public key on record, as the worker does."""
+    worker.record_audit_keys(signer.public_keys())
+    with worker.tenant_tx(tenant_id) as tx:
+        head = tx.audit.head()
+        assert head is not None
+        signature, key = signer.sign(head_message(tenant_id, head.seq, head.chain_hash))
+        signed = SignedHead(head.seq, head.chain_hash, signature, key)
+        tx.audit.save_signed_head(signed)
+    return signed

@@ -1,0 +1,51 @@
+"""The public keys of the audit signer: whoever checks may have them, the worker alone adds one, nobody changes one."""
+
+import pytest
+
+from database.connection import Database
+from tenancy.errors import DatabaseRefused
+from tests.database.fixtures import Field
+from tests.database.signing import Signer
+
+ONE, TWO = Signer("audit-heads:1"), Signer("audit-heads:2")
+
+
+@pytest.fixture(autouse=True)
+def recorded(worker: Database) -> None:
+    worker.record_audit_keys(ONE.public_keys())
+
+
+@pytest.mark.parametrize("role", ["worker", "operator", "dashboard", "crypto"])
+def test_who_checks_has_them(field: Field, role: str) -> None:
+    assert field.open(role).audit_keys() == ONE.public_keys()
+
+
+def test_the_marketplace_has_no_use_for_them(field: Field) -> None:
+    with pytest.raises(DatabaseRefused):
+        field.open("marketplace").audit_keys()
+
+
+def test_a_key_comes_beside_the_ones_before_and_repeating_it_changes_nothing(worker: Database) -> None:
+    both = ONE.public_keys() | TWO.public_keys()
+    for _ in range(2):
+        worker.record_audit_keys(both)
+    assert worker.audit_keys() == both
+
+
+def test_another_key_under_a_known_name_is_refused_and_leaves_the_first(worker: Database) -> None:
+    with pytest.raises(DatabaseRefused):
+        worker.record_audit_keys(TWO.public_keys() | Signer("audit-heads:1").public_keys())
+    assert worker.audit_keys() == ONE.public_keys()
+
+
+@pytest.mark.parametrize("role", ["operator", "dashboard", "crypto", "marketplace"])
+def test_nobody_but_the_worker_adds_one(field: Field, role: str) -> None:
+    with pytest.raises(DatabaseRefused):
+        field.open(role).record_audit_keys(TWO.public_keys())
+    assert field.open("operator").audit_keys() == ONE.public_keys()
+
+
+@pytest.mark.parametrize("name", ["", "audit-heads", "audit-heads:0", "audit heads:1", "audit-heads:1\nx"])
+def test_a_name_without_its_version_is_refused(worker: Database, name: str) -> None:
+    with pytest.raises(DatabaseRefused):
+        worker.record_audit_keys({name: "x"})

@@ -1,0 +1,91 @@
+"""Files to be verified, made by the same writers as the product's, and signed by a key of the test's own."""
+
+import io
+import json
+from datetime import UTC, datetime
+
+from config.public_keys import PublicKeys
+from tenancy.audit import GENESIS, StoredRecord, head_message, link
+from tenancy.audit_export import ExportHeader, SignedPlace, export_lines
+from tenancy.shred import Destroyed, Remains, ShredStatement, certificate_file, shred_message, statement_text
+from tests.database.signing import SIGNER, Signer
+
+TENANT = "acme-corp-12345"
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+KEYS = PublicKeys(SIGNER.public_keys())
+FINGERPRINT = KEYS.fingerprint(SIGNER.name)
+
+
+def a_stream(length: int, tenant_id: str = TENANT, subject: str = "Schlüssel") -> list[StoredRecord]:
+    previous, records = GENESIS, []
+    for seq in range(1, length + 1):
+        fields = {"seq": seq, "name": "crypto.used", "subject": f"{subject} {seq}", "tenant_id": tenant_id}
+        record = json.dumps(fields | {"time": f"2026-11-25T12:00:{seq % 60:02}.000000Z"}, ensure_ascii=False)
+        previous = link(previous, record)
+        records.append(StoredRecord(seq, record, previous))
+    return records
+
+
+def a_head(record: StoredRecord, tenant_id: str = TENANT, signer: Signer = SIGNER) -> SignedPlace:
+    signature, key = signer.sign(head_message(tenant_id, record.seq, record.chain_hash))
+    return SignedPlace(
+        seq=record.seq,
+        chain_hash=record.chain_hash.hex(),
+        signature=signature,
+        key=key,
+        fingerprint=PublicKeys(signer.public_keys()).fingerprint(key),
+    )
+
+
+def a_header(records: list[StoredRecord], signed: SignedPlace | None, **changed: object) -> ExportHeader:
+    header = ExportHeader(tenant_id=TENANT, exported_at=NOW, last_seq=len(records), signed_head=signed)
+    return header.model_copy(update=changed)
+
+
+def a_file(header: ExportHeader, records: list[StoredRecord], whole: list[StoredRecord] | None = None) -> bytes:
+    """Return a file with these records; `whole` is the stream they were chosen from."""
+    before = {one.seq + 1: one.chain_hash for one in whole or records} | {1: GENESIS}
+    pieces = [[(one, before.get(one.seq)) for one in records]]
+    return "".join(export_lines(header, pieces, lambda _number: None)).encode()
+
+
+def an_export(length: int = 5, signed: int | None = None, signer: Signer = SIGNER, subject: str = "Schlüssel") -> bytes:
+    """Return a whole export of so many records, signed at the last or at another one; 0 for no signed head."""
+    records, signed = a_stream(length, subject=subject), length if signed is None else signed
+    return a_file(a_header(records, a_head(records[signed - 1], signer=signer) if signed else None), records)
+
+
+def a_selection(records: list[StoredRecord], *numbers: int) -> bytes:
+    header = a_header(records, a_head(records[-1]), selection={"text": "x"})
+    return a_file(header, [records[number - 1] for number in numbers], records)
+
+
+def a_statement(records: list[StoredRecord]) -> ShredStatement:
+    return ShredStatement(
+        tenant_id=TENANT,
+        issued_at=NOW,
+        grace_began_at=NOW,
+        destroyed=(
+            Destroyed(
+                kind="L2 tenant key",
+                name=f"L2-{TENANT}-primary",
+                versions="1-2",
+                fingerprint="ab" * 32,
+                destroyed_at=NOW,
+            ),
+        ),
+        erased={"service_key": 3, "managed_object": 2},
+        kept={"audit_event": "für den Nachweis"},
+        remains=(Remains(what="backups of PostgreSQL", until="2026-12-25"),),
+        audit_seq=records[-1].seq,
+        audit_hash=records[-1].chain_hash.hex(),
+    )
+
+
+def a_certificate(records: list[StoredRecord] | None = None, signer: Signer = SIGNER) -> bytes:
+    text = statement_text(a_statement(records or a_stream(5)))
+    return certificate_file(text, *signer.sign(shred_message(TENANT, text))).encode()
+
+
+def lines_of(file: bytes) -> list[bytes]:
+    return list(io.BytesIO(file))  # by newlines alone, as the command reads

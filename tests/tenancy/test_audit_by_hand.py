@@ -1,0 +1,57 @@
+"""The lines in docs/audit.md by which anybody can check a file without our code do what they say."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.database.signing import Signer
+from tests.tenancy.proving import KEYS, a_certificate, a_stream, an_export
+
+PAGE = Path(__file__).parents[2] / "docs/audit.md"
+CHAIN, SIGNER_OF, SHRED = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "audit.jsonl").write_bytes(an_export(5, signed=4))
+    (tmp_path / "certificate.json").write_bytes(a_certificate(a_stream(5)))
+    (tmp_path / "key.pem").write_text(KEYS.file())
+    return tmp_path
+
+
+def run(folder: Path, lines: str) -> tuple[bool, str]:
+    done = subprocess.run(["sh", "-e"], input=lines, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("lines", [CHAIN, SHRED])
+def test_a_true_file_verifies(folder: Path, lines: str) -> None:
+    assert run(folder, lines) == (True, "Verified OK\n")
+
+
+def test_an_altered_record_breaks_the_chain(folder: Path) -> None:
+    altered = an_export(5, signed=4).replace("Schlüssel 2".encode(), "Schlüssel 3".encode())
+    (folder / "audit.jsonl").write_bytes(altered)
+    held, said = run(folder, CHAIN)
+    assert not held
+    assert "AssertionError" in said
+
+
+@pytest.mark.parametrize("lines", [CHAIN, SHRED])
+def test_what_another_key_signed_does_not_verify(folder: Path, lines: str) -> None:
+    (folder / "audit.jsonl").write_bytes(an_export(5, signer=Signer()))
+    (folder / "certificate.json").write_bytes(a_certificate(signer=Signer()))
+    held, said = run(folder, lines)
+    assert not held
+    assert "Verification failure" in said
+
+
+def test_the_key_that_signed_is_taken_by_its_name_and_its_fingerprint_is_the_one_we_say(folder: Path) -> None:
+    other = Signer("audit-heads:2")
+    keys = KEYS.file().replace("audit:1", "audit-heads:1")
+    (folder / "key.pem").write_text(type(KEYS)(other.public_keys()).file() + keys)
+    held, said = run(folder, SIGNER_OF)
+    assert held
+    assert said.strip().endswith(KEYS.fingerprint("audit:1"))
