@@ -68,8 +68,11 @@ class Services(Protocol):
         """Return the generation of a service's newest certificate, revoked ones included; 0 before the first."""
         ...
 
-    def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
-        """Record an L3 and return the one on record for its service and version, which is the first."""
+    def record_key(self, key: ServiceKeyRow, l2_version: int = 1) -> ServiceKeyRow:
+        """Record an L3 that encrypts from now on and return the one on record for its service and version: the first.
+
+        Under a version of the tenant key that is taken for older than it is, it is merely wrapped anew once more.
+        """
         ...
 
     def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:

@@ -20,6 +20,7 @@ from database.interfaces import (
 from tenancy.errors import DatabaseRefused, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.root_keys import parse_place
+from tenancy.rotation import KeyState
 from tenancy.services import ServiceKind, ServiceState
 
 _SERVICE = (
@@ -160,10 +161,10 @@ class Services:
         ).fetchone()
         return 0 if newest is None else int(newest[0])
 
-    def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
+    def record_key(self, key: ServiceKeyRow, l2_version: int = 1) -> ServiceKeyRow:
         self.connection.execute(
-            f"insert into okcm.service_key (tenant_id, {_KEY_COLUMNS})"  # noqa: S608 - a constant
-            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            f"insert into okcm.service_key (tenant_id, {_KEY_COLUMNS}, l2_version)"  # noqa: S608 - a constant
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
             [
                 self.tenant_id,
                 key.service,
@@ -173,6 +174,7 @@ class Services:
                 key.root_key,
                 key.wrapped,
                 key.root_key_id,
+                l2_version,
             ],
         )
         kept = self.key(key.service, key.version)
@@ -200,10 +202,10 @@ class Services:
 
     def keys(self) -> Sequence[KeyVersionRow]:
         rows = self.connection.execute(
-            "select service, version, l2_key, root_key_mode, root_key, created_at from okcm.service_key"
-            " order by service, version"
+            "select service, version, l2_key, root_key_mode, root_key, created_at, state, l2_version, activated_at,"
+            " last_opened_at from okcm.service_key order by service, version"
         )
-        return [KeyVersionRow(*row) for row in rows]
+        return [_key_version(row) for row in rows]
 
     def caller(self, serial: str) -> CallerRow | None:
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
@@ -234,6 +236,11 @@ class Services:
         if found is None:
             raise ServiceUnknown
         return found
+
+
+def _key_version(row: tuple[Any, ...]) -> KeyVersionRow:
+    service, version, l2_key, root_key_mode, root_key, created_at, state, *rest = row
+    return KeyVersionRow(service, version, l2_key, root_key_mode, root_key, created_at, KeyState(state), *rest)
 
 
 def _service(row: tuple[Any, ...]) -> ServiceRow:

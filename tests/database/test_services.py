@@ -8,11 +8,13 @@ from database.connection import Database
 from tenancy.errors import DatabaseRefused, ServiceConflict, ServiceUnknown
 from tenancy.ids import l2_key
 from tenancy.lifecycle import Move, State
+from tenancy.rotation import KeyState
 from tenancy.services import ServiceKind, ServiceState
 from tests.database.builders import (
     NOW,
     a_connected_service,
     a_leaf,
+    a_new_version,
     a_provisioned_tenant,
     a_request,
     a_route,
@@ -130,18 +132,19 @@ def test_the_first_key_of_a_version_stays_and_the_newest_is_the_default(worker: 
         tx.services.connect("orders", ServiceKind.MONGODB)
         first = tx.services.record_key(a_service_key("acme"))
         assert tx.services.record_key(replace(first, wrapped=b"another")) == first
-        second = tx.services.record_key(a_service_key("acme", version=2))
-        assert tx.services.key("orders") == second
+    a_new_version(worker, "acme")
+    with worker.tenant_tx("acme") as tx:
+        assert tx.services.key("orders") == a_service_key("acme", version=2)
         assert tx.services.key("orders", 1) == first
         assert tx.services.key("orders", 3) is None
 
 
 def test_the_dashboard_sees_which_versions_of_keys_there_are_and_nothing_wrapped(connected: Field) -> None:
-    with connected.open("worker").tenant_tx("acme") as tx:
-        tx.services.record_key(a_service_key("acme", version=2))
+    a_new_version(connected.open("worker"), "acme")
     with connected.open("dashboard").tenant_tx("acme") as tx:
         first, second = tx.services.keys()
         assert (first.service, first.version, second.version) == ("orders", 1, 2)
+        assert (first.state, second.state) == (KeyState.DEACTIVATED, KeyState.ACTIVE)
         assert (second.l2_key, second.root_key_mode, second.root_key) == (
             l2_key("acme"),
             "platform",
