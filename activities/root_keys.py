@@ -13,17 +13,17 @@ from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.journal import record
+from activities.wrapping import context_of, opened, proven, refuse_retired
 from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, TenantRow, TenantTransaction
 from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy import ids
 from tenancy.audit import AuditName
-from tenancy.binding import Context, Purpose
-from tenancy.errors import OpenKcmError, TenantClosed, TenantUnknown, WrongContext
+from tenancy.errors import OpenKcmError, TenantClosed, TenantUnknown
 from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.locks import LockReason, may_change_root_key
 from tenancy.messages import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
-from tenancy.root_key_errors import RootKeyDenied, RootKeyRefused
+from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import (
     Credentials,
     Place,
@@ -34,7 +34,7 @@ from tenancy.root_keys import (
     probe_context,
     refuse_incomplete,
 )
-from vault.interfaces import TenantKeys
+from vault.interfaces import TenantKeys, ciphertext_version
 
 _PROBE_BYTES = 32
 _BATCH = 32
@@ -77,7 +77,9 @@ class RootKeyActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             if admitted is not None:
-                tx.root_keys.admit(admitted)
+                l2_version = ciphertext_version(admitted.credentials)
+                refuse_retired(tx, l2_version)
+                tx.root_keys.admit(admitted, l2_version)
             root_key_id = None if isinstance(place, PlatformPlace) else step.request_id
             change = tx.root_keys.begin(step.number, place.provider, name, root_key_id)
             record(
@@ -111,7 +113,7 @@ class RootKeyActivities:
                 raise wrong[0]  # our own server is down, which ends no change; a customer's may be the wrong address
             problems = [_in_words(problem) for problem in wrong]
             if not problems and known is not None:
-                proof = _proven(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
+                proof = proven(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
         except OpenKcmError as problem:
             if problem.retryable and step.number:
                 raise
@@ -142,8 +144,8 @@ class RootKeyActivities:
         former: dict[str | None, RootKey] = {}
 
         def wrapped(row: ServiceKeyRow) -> tuple[ServiceKeyRow, bytes]:
-            context = _of_service_key(step.tenant_id, row)
-            return row, _proven(new, context, former[row.root_key_id].unwrap(context, row.wrapped))
+            context = context_of(step.tenant_id, row.service, row.version)
+            return row, proven(new, context, former[row.root_key_id].unwrap(context, row.wrapped))
 
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="wrap") as pool:
             while True:
@@ -174,7 +176,7 @@ class RootKeyActivities:
             raise RootKeyRefused("the change was never begun", "ask for it again")
         if staged is not None:
             row, wrap = staged
-            self._by_id(tenant, change.root_key_id).unwrap(_of_service_key(step.tenant_id, row), wrap)
+            self._by_id(tenant, change.root_key_id).unwrap(context_of(step.tenant_id, row.service, row.version), wrap)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             if tenant.state not in DECRYPTS | {State.LOCKED}:
@@ -251,25 +253,6 @@ class RootKeyActivities:
         with self._database.tenant_tx(tenant.tenant_id) as tx:
             row = tx.root_keys.sealed(root_key_id)
         return opened(self._shelf, tenant.tenant_id, row)
-
-
-def opened(shelf: RootKeyShelf, tenant_id: str, row: SealedRootKeyRow | None) -> RootKey:
-    """Return a root key on record, ready for use; raises RootKeyDenied when its credentials were forgotten."""
-    if row is None:
-        raise RootKeyDenied("the root key's credentials were forgotten when it was retired")
-    return shelf.held(tenant_id, row.root_key_id, row.place, row.credentials)
-
-
-def _proven(root_key: RootKey, context: Context, inner: bytes) -> bytes:
-    """Return `inner` wrapped, seen to open again."""
-    wrapped = root_key.wrap(context, inner)
-    if root_key.unwrap(context, wrapped) != inner:
-        raise WrongContext("the root key does not open what it has just wrapped")
-    return wrapped
-
-
-def _of_service_key(tenant_id: str, row: ServiceKeyRow) -> Context:
-    return Context(tenant_id, ids.l2_key(tenant_id), row.service, Purpose.SERVICE_KEY, str(row.version))
 
 
 def _open(tx: TenantTransaction) -> TenantRow:

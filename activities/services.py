@@ -11,20 +11,17 @@ from cryptography import x509
 from temporalio import activity
 
 from activities.journal import Clock, record
-from activities.root_keys import opened
+from activities.wrapping import context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from database.interfaces import (
     AuthorityRow,
     LeafRow,
-    ServiceKeyRow,
     ServiceRow,
     TenantDatabase,
     TenantTransaction,
 )
 from keystores.interfaces import RootKeyShelf
-from tenancy import ids
 from tenancy.audit import AuditName
-from tenancy.binding import Context, Purpose
-from tenancy.errors import ConflictingResource, Overtaken, ServiceUnknown, TenantClosed, TenantUnknown
+from tenancy.errors import ConflictingResource, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 from tenancy.messages import (
     CertificatePlan,
@@ -34,9 +31,8 @@ from tenancy.messages import (
     EnrolStep,
     ServiceStep,
 )
-from tenancy.root_keys import RootKeyMode
 from tenancy.services import ServiceState
-from vault.interfaces import Authority, CertificateAuthorities, TenantKeys
+from vault.interfaces import Authority, CertificateAuthorities, TenantKeys, ciphertext_version
 
 _FIRST_VERSION = 1
 
@@ -94,33 +90,20 @@ class ServiceActivities:
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
             _still_wanted(tx, step)
-            tenant, key, held = tx.tenants.get(), tx.services.key(step.service), tx.root_keys.current()
-            sealed = None if held is None else tx.root_keys.sealed(held.root_key_id)
-        if tenant is None:
-            raise TenantUnknown
-        if key is not None:
-            return
-        if held is not None and sealed is None:
-            raise Overtaken("the root key was changed meanwhile", "the next attempt uses the new one")
-        l2_key = ids.l2_key(step.tenant_id)
-        context = Context(step.tenant_id, l2_key, step.service, Purpose.SERVICE_KEY, str(_FIRST_VERSION))
-        if held is None:
-            root_key, mode, name = (
-                self._shelf.platform(tenant.region),
-                RootKeyMode.PLATFORM,
-                ids.root_key(tenant.region),
-            )
-        else:
-            root_key, mode, name = opened(self._shelf, step.tenant_id, sealed), held.mode, held.name
-        wrapped = root_key.wrap(context, self._tenant_keys.new_wrapped_key(context).encode("ascii"))
-        root_key_id = None if held is None else held.root_key_id
-        made = ServiceKeyRow(step.service, _FIRST_VERSION, l2_key, mode, name, wrapped, root_key_id)
+            if tx.services.key(step.service) is not None:
+                return
+            tenant = tx.tenants.get()
+            if tenant is None:
+                raise TenantUnknown
+            in_force = root_key_in_force(tx, tenant)
+        context = context_of(step.tenant_id, step.service, _FIRST_VERSION)
+        inner = self._tenant_keys.new_wrapped_key(context)
+        wrapped = in_force.open(self._shelf).wrap(context, inner.encode("ascii"))
+        made = in_force.row(step.service, _FIRST_VERSION, wrapped, ciphertext_version(inner))
         with self._database.tenant_tx(step.tenant_id) as tx:
-            # Against a root key that is being changed: whoever switches takes this lock too.
             tx.tenants.lock()
-            now = tx.root_keys.current()
-            if (None if now is None else now.root_key_id) != root_key_id:
-                raise Overtaken("the root key was changed meanwhile", "the next attempt uses the new one")
+            refuse_overtaken_root_key(tx, in_force)
+            refuse_retired(tx, made.l2_version)
             tx.services.record_key(made)
             record(
                 tx,
@@ -128,8 +111,8 @@ class ServiceActivities:
                 AuditName.SERVICE_KEY_CREATED,
                 step.service,
                 version=str(_FIRST_VERSION),
-                l2_key=l2_key,
-                root_key=name,
+                l2_key=made.l2_key,
+                root_key=made.root_key,
             )
 
     @activity.defn(name="issue-certificate")

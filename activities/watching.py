@@ -21,7 +21,7 @@ import structlog
 from temporalio import activity
 
 from activities.journal import Clock
-from activities.root_keys import opened
+from activities.wrapping import opened
 from database.interfaces import PlatformDatabase, SealedRootKeyRow, TenantDatabase, WatchedKey
 from keystores.interfaces import RootKeyShelf
 from tenancy.audit import AuditEvent, AuditName

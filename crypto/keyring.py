@@ -37,7 +37,7 @@ from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable, KeyVersionRetired, ObjectNotFound, OpenKcmError, WrongContext
 from tenancy.ids import l2_key
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied
-from tenancy.services import KeyState
+from tenancy.rotation import KeyState
 from vault.interfaces import TenantKeys
 
 MATERIAL = 32

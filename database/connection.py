@@ -26,6 +26,7 @@ from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
 from tenancy.errors import DatabaseRefused, IllegalTenantId
 from tenancy.ids import TENANT_ID_PATTERN
+from tenancy.policy import TenantPolicy
 
 _WAIT_SECONDS = 2.0
 """How long a caller waits for a connection before DatabaseUnavailable."""
@@ -155,6 +156,14 @@ class Database:
         with self.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.stale_services(%s, %s, %s)", [*after, limit])
             return [(tenant_id, service) for tenant_id, service in rows]
+
+    def due_rotations(self, limit: int) -> Sequence[str]:
+        default = TenantPolicy()
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select okcm.due_rotations(%s, %s, %s)", [default.tenant_key_days, default.service_key_days, limit]
+            )
+            return [tenant for (tenant,) in rows]
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant

@@ -22,6 +22,14 @@ from database.root_key_rows import (
     SealedRootKeyRow,
     WatchedKey,
 )
+from database.rotation_rows import (
+    DueRow,
+    RewrappedRow,
+    RotationRow,
+    Rotations,
+    VersionUseRow,
+    WantedRotation,
+)
 from database.rows import (
     AuthorityRow,
     BoundaryRunRow,
@@ -56,6 +64,7 @@ __all__ = [
     "BoundaryRunRow",
     "CallerRow",
     "DayCount",
+    "DueRow",
     "FoundRecord",
     "HeldKeyRow",
     "KeyRow",
@@ -66,9 +75,12 @@ __all__ = [
     "ObjectRow",
     "OperatorQuestions",
     "ProvisioningTime",
+    "RewrappedRow",
     "RootKeyChangeRow",
     "RootKeyRequestRow",
     "RootKeys",
+    "RotationRow",
+    "Rotations",
     "RouteRow",
     "SealedRootKeyRow",
     "ServiceKeyRow",
@@ -90,6 +102,8 @@ __all__ = [
     "UsageSum",
     "UsageTotalRow",
     "UsesRow",
+    "VersionUseRow",
+    "WantedRotation",
     "WatchedKey",
 ]
 """The rows belong to these contracts: whoever may see these need not look further."""
@@ -159,6 +173,8 @@ class Keys(Protocol):
     def record(self, name: str, kind: str, version: int) -> None:
         """Record a key once; the same name again must be the same kind and version or it raises."""
         ...
+
+    def get(self, name: str) -> KeyRow | None: ...
 
     def all(self) -> Sequence[KeyRow]: ...
 
@@ -257,6 +273,7 @@ class TenantTransaction(Protocol):
     certificates: Certificates
     routes: Routes
     root_keys: RootKeys
+    rotations: Rotations
     boundaries: Boundaries
     inbox: Inbox
     outbox: Outbox
@@ -323,6 +340,10 @@ class PlatformDatabase(AuditKeys, Protocol):
 
     def stale_services(self, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]:
         """Return (tenant id, service) where objects may have to be sealed anew, in order, behind `after` (crypto)."""
+        ...
+
+    def due_rotations(self, limit: int) -> Sequence[str]:
+        """Return tenants with a key that is older than they want, or with a rotation to be finished (worker)."""
         ...
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:

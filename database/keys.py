@@ -9,6 +9,8 @@ from psycopg.rows import TupleRow
 from database.interfaces import KeyRow
 from tenancy.errors import ConflictingResource
 
+_KEY = "select name, kind, version, created_at, oldest, rotated_at from okcm.key"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -26,6 +28,9 @@ class Keys:
         if kept != (kind, version):
             raise ConflictingResource("key", name, f"on record is {kept}, not {(kind, version)}")
 
+    def get(self, name: str) -> KeyRow | None:
+        row = self.connection.execute(f"{_KEY} where name = %s", [name]).fetchone()
+        return None if row is None else KeyRow(*row)
+
     def all(self) -> Sequence[KeyRow]:
-        rows = self.connection.execute("select name, kind, version, created_at from okcm.key order by name")
-        return [KeyRow(*row) for row in rows]
+        return [KeyRow(*row) for row in self.connection.execute(f"{_KEY} order by name")]

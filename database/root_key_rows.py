@@ -105,8 +105,11 @@ class RootKeys(Protocol):
         """Empty the sealed credentials that nobody came for in a quarter of an hour; returns how many."""
         ...
 
-    def admit(self, row: SealedRootKeyRow) -> None:
-        """Record a candidate under the id of its request, which forgets its credentials; again is no change."""
+    def admit(self, row: SealedRootKeyRow, l2_version: int = 1) -> None:
+        """Record a candidate under the id of its request, which forgets its credentials; again is no change.
+
+        `l2_version`: of the tenant key that the credentials lie under.
+        """
         ...
 
     def forget(self, request_id: str) -> None:

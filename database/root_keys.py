@@ -25,7 +25,7 @@ _CHANGE = (
     " finished_at from okcm.root_key_change"
 )
 _SERVICE_KEY = "select service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"
-_UNSTAGED = "staged_for is distinct from %(number)s"
+_UNSTAGED = "state <> 'destroyed' and staged_for is distinct from %(number)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ class RootKeys:
             " where sealed is not null and requested_at < now() - interval '15 minutes'"
         ).rowcount
 
-    def admit(self, row: SealedRootKeyRow) -> None:
+    def admit(self, row: SealedRootKeyRow, l2_version: int = 1) -> None:
         self.connection.execute(
-            "insert into okcm.root_key (tenant_id, root_key_id, mode, name, place, credentials)"
-            " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
+            "insert into okcm.root_key (tenant_id, root_key_id, mode, name, place, credentials, l2_version)"
+            " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
             [
                 self.tenant_id,
                 row.root_key_id,
@@ -89,6 +89,7 @@ class RootKeys:
                 row.place.name,
                 row.place.model_dump_json(),
                 row.credentials,
+                l2_version,
             ],
         )
         self.connection.execute(
@@ -183,7 +184,8 @@ class RootKeys:
         )
         self.connection.execute(
             "update okcm.root_key_change c set (total, wrapped) ="  # noqa: S608 - constants
-            f" (select count(*), count(*) filter (where not ({_UNSTAGED})) from okcm.service_key)"
+            f" (select count(*), count(*) filter (where not ({_UNSTAGED})) from okcm.service_key"
+            " where state <> 'destroyed')"
             " where number = %(number)s",
             {"number": number},
         )

@@ -9,7 +9,8 @@ from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.provisioning import Step, StepState
-from tenancy.services import KeyState, ServiceKind, ServiceState
+from tenancy.rotation import KeyState
+from tenancy.services import ServiceKind, ServiceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,14 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key held by Vault, by name; `kind` is L2, CA or payload."""
+    """A key held by Vault, by name; `kind` is L2, CA or payload. `oldest` is the first version that opens anything."""
 
     name: str
     kind: str
     version: int
     created_at: datetime
+    oldest: int
+    rotated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ class KeyVersionRow:
     root_key: str
     created_at: datetime
     state: KeyState = KeyState.ACTIVE
+    l2_version: int = 1
     activated_at: datetime | None = None
     deactivated_at: datetime | None = None
     destroyed_at: datetime | None = None

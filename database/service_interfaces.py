@@ -69,7 +69,11 @@ class Services(Protocol):
         ...
 
     def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
-        """Record an L3 and return the one on record for its service and version, which is the first."""
+        """Record an L3 and return the one on record for its service and version, which is the first.
+
+        An active one encrypts from now on. Said to lie under an older version of the tenant key than it does, it is
+        merely wrapped anew once more.
+        """
         ...
 
     def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:

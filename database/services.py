@@ -20,7 +20,8 @@ from database.interfaces import (
 from tenancy.errors import DatabaseRefused, KeyVersionRetired, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.root_keys import parse_place
-from tenancy.services import OPENING, KeyState, ServiceKind, ServiceState
+from tenancy.rotation import OPENING, KeyState
+from tenancy.services import ServiceKind, ServiceState
 
 _SERVICE = (
     "select service, kind, state, connected_at, disconnected_at, last_seen_at,"
@@ -210,8 +211,8 @@ class Services:
 
     def keys(self) -> Sequence[KeyVersionRow]:
         rows = self.connection.execute(
-            "select service, version, l2_key, root_key_mode, root_key, created_at, state, activated_at, deactivated_at,"
-            " destroyed_at, last_opened_at, emptied_at from okcm.service_key order by service, version"
+            "select service, version, l2_key, root_key_mode, root_key, created_at, state, l2_version, activated_at,"
+            " deactivated_at, destroyed_at, last_opened_at, emptied_at from okcm.service_key order by service, version"
         )
         return [_key_version(row) for row in rows]
 

@@ -13,6 +13,7 @@ from database.objects import ManagedObjects
 from database.outbox import Outbox
 from database.policies import Policies
 from database.root_keys import RootKeys
+from database.rotations import Rotations
 from database.routes import Routes
 from database.services import Services
 from database.sessions import Sessions
@@ -35,6 +36,7 @@ class Transaction:
         self.certificates: interfaces.Certificates = Certificates(connection, tenant_id)
         self.routes: interfaces.Routes = Routes(connection, tenant_id)
         self.root_keys: interfaces.RootKeys = RootKeys(connection, tenant_id)
+        self.rotations: interfaces.Rotations = Rotations(connection, tenant_id)
         self.boundaries: interfaces.Boundaries = Boundaries(connection, tenant_id)
         self.inbox: interfaces.Inbox = Inbox(connection, tenant_id)
         self.outbox: interfaces.Outbox = Outbox(connection, tenant_id)

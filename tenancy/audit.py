@@ -64,6 +64,13 @@ class AuditName(StrEnum):
     UNLOCK_REQUESTED = "tenant.unlock_requested"
     SUSPEND_REQUESTED = "tenant.suspend_requested"
     RESUME_REQUESTED = "tenant.resume_requested"
+    KEYS_ROTATED = "key.rotated"
+    TENANT_KEY_ROTATED = "key.tenant_key_rotated"
+    TENANT_KEY_RETIRED = "key.tenant_key_versions_retired"
+    TENANT_KEY_TRIMMED = "key.tenant_key_versions_deleted"
+    SERVICE_KEY_ROTATED = "key.service_key_rotated"
+    SERVICE_KEY_COMPROMISED = "key.service_key_compromised"
+    SERVICE_KEY_DESTROYED = "key.service_key_destroyed"
     ROOT_KEY_CHECKED = "root_key.preflight_ended"
     ROOT_KEY_CHANGED = "root_key.changed"
     ROOT_KEY_UNAVAILABLE = "root_key.unavailable"
@@ -81,6 +88,10 @@ UPSTREAM_NAME: dict[AuditName, str] = {
     AuditName.ROUTE_PUBLISHED: "configurationCreate",
     AuditName.ROUTE_WITHDRAWN: "configurationDelete",
     AuditName.SERVICE_KEY_CREATED: "keyCreate",
+    AuditName.TENANT_KEY_ROTATED: "keyRotate",
+    AuditName.SERVICE_KEY_ROTATED: "keyRotate",
+    AuditName.TENANT_KEY_TRIMMED: "keyPurge",
+    AuditName.SERVICE_KEY_DESTROYED: "keyPurge",
     AuditName.SERVICE_CERTIFICATE_ISSUED: "credentialCreate",
     AuditName.SERVICE_DISCONNECTED: "credentialDelete",
     AuditName.CRYPTO_REFUSED: "unauthorizedRequest",

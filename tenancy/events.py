@@ -33,6 +33,7 @@ class AnnouncementKind(StrEnum):
     UNLOCKED = "unlocked"
     ROOT_KEY_WARNING = "root-key-warning"
     ROOT_KEY_CHANGED = "root-key-changed"
+    KEYS_ROTATED = "keys-rotated"
 
 
 class Channel(StrEnum):
@@ -112,5 +113,12 @@ def announcement_text(kind: AnnouncementKind, organization: str, url: str) -> tu
                 f"{subject}\n\n"
                 "Every service key now lies under the new root key; your data was not encrypted anew and no service "
                 f"was interrupted. If this was not you, look at once: {url}\n"
+            )
+        case AnnouncementKind.KEYS_ROTATED:
+            subject = f"Keys of {organization} were rotated"
+            body = (
+                f"{subject}\n\n"
+                "New versions encrypt from now on. Nothing of your data was encrypted anew and no service was "
+                f"interrupted. Which keys, why, and what the versions before still open: {url}\n"
             )
     return subject, body

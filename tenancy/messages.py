@@ -14,6 +14,7 @@ from tenancy.events import AnnouncementKind
 from tenancy.ids import TenantId, parse_service_name
 from tenancy.lifecycle import State
 from tenancy.root_keys import RootKeyMode
+from tenancy.rotation import Scope
 
 ServiceName = Annotated[str, AfterValidator(parse_service_name)]
 
@@ -29,6 +30,7 @@ class TenantMemory(Message):
     seen_events: tuple[str, ...] = ()
     provisions: int = 0
     changes: int = Field(0, description="changes of the root key that were begun")
+    rotations: int = Field(0, description="rotations of its keys that were begun")
     operations: int = Field(0, description="moves of its standing and preflights; makes their operation ids unique")
 
 
@@ -212,3 +214,94 @@ class WrapProgress(Message):
 class SwitchResult(StandingResult):
     switched: bool = Field(description="false while a service key has no wrap under the new root key")
     mode: RootKeyMode
+
+
+class RotateRequest(Message):
+    """What is asked of a rotation; with neither services nor tenant key it finishes what an earlier one left."""
+
+    request_id: str
+    services: Scope
+    service: ServiceName | None = Field(None, description="for the scope `one`")
+    tenant_key: bool
+    compromised: bool = Field(
+        default=False, description="whether what is replaced may be known to somebody, so that it must open nothing"
+    )
+
+
+class RotateInput(Message):
+    tenant_id: TenantId
+    region: str
+    number: int = Field(description="counts the tenant's rotations, from 1; part of the workflow's id")
+    request: RotateRequest
+    scheduled: bool = False
+
+
+class RotationStep(StepInput):
+    """Input of a step of a rotation."""
+
+    number: int
+
+
+class PlanRotationStep(RotationStep):
+    request: RotateRequest
+    scheduled: bool = False
+
+
+class RotationPlan(Message):
+    """Which of its steps a rotation has to take."""
+
+    services: int = Field(description="how many service keys get a new version")
+    retires: bool = Field(description="whether versions of the tenant key are to be retired")
+    destroys: bool = Field(description="whether there are, or will be, compromised service keys")
+
+
+class RotationProgress(Message):
+    total: int
+    done: int
+
+
+class RetireResult(Message):
+    retired: bool = Field(description="false while something lies under an older version")
+
+
+class DestroyResult(Message):
+    objects: int = Field(description="how many objects are still sealed under compromised service keys")
+
+
+class RotationEnded(Message):
+    told: AnnouncementKind | None = Field(None, description="of the announcement that now waits in the outbox")
+
+
+class RotationFailedStep(RotationStep):
+    code: str
+    reason: str = Field(description="the activity that failed")
+
+
+class RotateResult(Message):
+    """How a rotation ended; a code says why it did not get to its end, with every key working as before or anew."""
+
+    code: str = ""
+
+
+class DueRotation(Message):
+    """What the tenant's policy asks for now; None: nothing."""
+
+    request: RotateRequest | None = None
+
+
+class DueTenants(Message):
+    """Tenants with keys that are due, for their entities to look at."""
+
+    tenants: tuple[TenantId, ...]
+
+
+class RetireVersionStep(StepInput):
+    """Input of the step that destroys a version of a service key which encrypts nothing any more."""
+
+    service: ServiceName
+    version: int
+
+
+class RetireVersionRequest(Message):
+    service: ServiceName
+    version: int

@@ -19,22 +19,6 @@ class ServiceState(StrEnum):
     """Its certificates are revoked; its key stays, so that what it encrypted opens when it is connected again."""
 
 
-class KeyState(StrEnum):
-    """How far a version of a service key is in its life (NIST SP 800-57 part 1, section 7)."""
-
-    PREPARED = "prepared"
-    ACTIVE = "active"
-    """The one that encrypts; each service has one."""
-    DEACTIVATED = "deactivated"
-    COMPROMISED = "compromised"
-    """Opens what we keep, until that is sealed anew, and nothing that a caller brings."""
-    DESTROYED = "destroyed"
-
-
-OPENING = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED})
-"""What still opens anything at all."""
-
-
 class CryptoOperation(StrEnum):
     """What a service can ask of the crypto service; the words of audit records and usage counters.
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tenancy.binding import Context
 from tenancy.boundaries import CheckResult
+from tenancy.errors import WrongContext
 
 
 class Capability(StrEnum):
@@ -24,8 +25,11 @@ class Capability(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TransitKey:
+    """A key by name; `version` is its newest one, `oldest` the first that still opens anything."""
+
     name: str
     version: int
+    oldest: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,18 @@ class Leaf:
     serial: str
     certificate_pem: str
     not_after: datetime
+
+
+REWRAP_BATCH = 100
+"""Ciphertexts in one call: the server's listener takes 1,000 strings of JSON by default, and each item has four."""
+
+
+def ciphertext_version(ciphertext: str) -> int:
+    """Return the version of the Transit key that a ciphertext lies under, which it says in the clear."""
+    scheme, version, rest = (*ciphertext.split(":", 2), "", "")[:3]
+    if scheme != "vault" or not version.startswith("v") or not version[1:].isdecimal() or not rest:
+        raise WrongContext
+    return int(version[1:])
 
 
 class TenantKeys(Protocol):
@@ -67,6 +83,35 @@ class TenantKeys(Protocol):
 
     def disable(self, tenant_id: str) -> None:
         """Make the key refuse everything, reversibly, at once. A key that does not exist is already disabled."""
+        ...
+
+    def newest(self, tenant_id: str) -> TransitKey:
+        """Return the key as it is, with its newest version; raises KeyUnavailable when there is none."""
+        ...
+
+    def rotate(self, tenant_id: str, expected_version: int) -> TransitKey:
+        """Make the next version if the newest is still `expected_version`; return the key with its newest version.
+
+        Two that do so at the same moment can make two versions, which does no harm.
+        """
+        ...
+
+    def rewrap(self, items: Sequence[tuple[Context, str]]) -> Sequence[str]:
+        """Return ciphertexts of one tenant under the newest version, each seen to open; at most `REWRAP_BATCH`.
+
+        The plaintexts never leave Vault. Raises WrongContext when one does not open, KeyUnavailable.
+        """
+        ...
+
+    def retire(self, tenant_id: str, oldest: int) -> None:
+        """Let no version before `oldest` encrypt or decrypt. A key that is further already stays so.
+
+        An administrator of the server can undo it until it is trimmed.
+        """
+        ...
+
+    def trim(self, tenant_id: str, oldest: int) -> None:
+        """Delete the versions before `oldest`, which are retired, for good; no backup of the database opens again."""
         ...
 
 

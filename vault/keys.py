@@ -62,7 +62,7 @@ def require_key(record: dict[str, Any], name: str, kind: str, *, derived: bool) 
 
 def transit_key(name: str, record: dict[str, Any]) -> TransitKey:
     """Return what the rest of the controller knows of a key."""
-    return TransitKey(name, int(record["latest_version"]))
+    return TransitKey(name, int(record["latest_version"]), int(record.get("min_decryption_version", 1)))
 
 
 def disable_key(session: VaultCalls, name: str) -> None:

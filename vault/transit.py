@@ -4,19 +4,23 @@ Why a ciphertext cannot be moved: the whole context goes into Transit's key deri
 has an AES-GCM key of its own and any other context fails authentication. It does not go into `associated_data`, which
 Transit's `rewrap` ignores: a binding made there could not survive a rotation of the key.
 
-Keys are made and disabled by the process's session. They are used only under the tenant's own identity, so that no
-process holds a right to any L2 key and the server's audit names the tenant of every use.
+Keys are made, rotated, retired and disabled by the process's session. They are used only
+under the tenant's own identity, so that no process holds a right to any L2 key and the server's audit names the tenant
+of every use.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tenancy import ids
 from tenancy.binding import Context
 from tenancy.errors import KeyUnavailable, VaultRefused
-from vault.interfaces import TransitKey
-from vault.keys import decoded, disable_key, encoded, ensure_key, key_errors, transit_key
-from vault.session import VaultCalls
+from vault.interfaces import REWRAP_BATCH, TransitKey
+from vault.keys import decoded, disable_key, encoded, ensure_key, key_errors, require_key, transit_key
+from vault.session import VaultCalls, VaultRejected
 from vault.tokens import TenantSessions
+
+_KIND = "aes256-gcm96"
 
 
 class TransitTenantKeys:
@@ -29,7 +33,7 @@ class TransitTenantKeys:
     def ensure(self, tenant_id: str) -> TransitKey:
         """Return the tenant's key, made if missing, enabled if it was disabled; one call when it is not disabled."""
         name = ids.l2_key(tenant_id)
-        return transit_key(name, ensure_key(self._session, name, "aes256-gcm96", derived=True))
+        return transit_key(name, ensure_key(self._session, name, _KIND, derived=True))
 
     def encrypt(self, context: Context, plaintext: bytes) -> str:
         """Encrypt under `context.l2_key`; see the module for why it is bound to the whole context."""
@@ -58,7 +62,75 @@ class TransitTenantKeys:
         """Make the key refuse everything, reversibly, at once. A key that does not exist is already disabled."""
         disable_key(self._session, ids.l2_key(tenant_id))
 
+    def newest(self, tenant_id: str) -> TransitKey:
+        """Return the key as it is, with its newest version; raises KeyUnavailable when there is none."""
+        return transit_key(ids.l2_key(tenant_id), self._record(tenant_id))
+
+    def rotate(self, tenant_id: str, expected_version: int) -> TransitKey:
+        """Make the next version if the newest is still `expected_version`; see `interfaces.TenantKeys`."""
+        now = self.newest(tenant_id)
+        if now.version != expected_version:
+            return now
+        with key_errors():
+            self._session.write(f"transit/keys/{now.name}/rotate")
+        return self.newest(tenant_id)
+
+    def rewrap(self, items: Sequence[tuple[Context, str]]) -> Sequence[str]:
+        """Return ciphertexts of one tenant under the newest version, each seen to open.
+
+        Transit authenticates whatever it rewraps, so rewrapping the results once more, for nothing, is how they are
+        opened without a plaintext that would have to be trusted to anybody.
+        """
+        if not items:
+            return []
+        rewrapped = self._rewrapped(items)
+        self._rewrapped([(context, ciphertext) for (context, _), ciphertext in zip(items, rewrapped, strict=True)])
+        return rewrapped
+
+    def retire(self, tenant_id: str, oldest: int) -> None:
+        """Let no version before `oldest` encrypt or decrypt. A key that is further already stays so."""
+        record = self._record(tenant_id)
+        if int(record["min_decryption_version"]) < oldest or int(record["min_encryption_version"]) < oldest:
+            least = max(oldest, int(record["min_decryption_version"]))
+            self._session.write(
+                f"transit/keys/{ids.l2_key(tenant_id)}/config",
+                {"min_decryption_version": least, "min_encryption_version": least},
+            )
+
+    def trim(self, tenant_id: str, oldest: int) -> None:
+        """Delete the versions before `oldest` for good; the server does so only with those that are retired."""
+        if int(self._record(tenant_id).get("min_available_version", 0)) < oldest:
+            self._session.write(f"transit/keys/{ids.l2_key(tenant_id)}/trim", {"min_available_version": oldest})
+
+    def _record(self, tenant_id: str) -> dict[str, Any]:
+        name = ids.l2_key(tenant_id)
+        record = self._session.read(f"transit/keys/{name}")
+        if record is None:
+            raise KeyUnavailable
+        require_key(record, name, _KIND, derived=True)
+        return record
+
+    def _rewrapped(self, items: Sequence[tuple[Context, str]]) -> list[str]:
+        place = items[0][0]
+        if len(items) > REWRAP_BATCH or any(
+            (c.tenant_id, c.l2_key) != (place.tenant_id, place.l2_key) for c, _ in items
+        ):
+            raise ValueError("one call rewraps a batch of one tenant's ciphertexts")
+        batch = [{"ciphertext": ciphertext, "context": encoded(context.encode())} for context, ciphertext in items]
+        with key_errors():
+            answer = self._tenants.session(place.tenant_id).write(
+                f"transit/rewrap/{place.l2_key}", {"batch_input": batch}
+            )
+            # The whole is a success for the server whatever came of each.
+            return [_rewrapped(result) for result in answer["batch_results"]]
+
     def _use(self, operation: str, context: Context, data: dict[str, Any]) -> dict[str, Any]:
         calls = self._tenants.session(context.tenant_id)
         with key_errors():
             return calls.write(f"transit/{operation}/{context.l2_key}", data | {"context": encoded(context.encode())})
+
+
+def _rewrapped(result: dict[str, Any]) -> str:
+    if result.get("error") or not result.get("ciphertext"):
+        raise VaultRejected(400, str(result.get("error")))
+    return str(result["ciphertext"])

@@ -20,6 +20,7 @@ from activities.keys import KeyActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.records import RecordActivities
 from activities.root_keys import RootKeyActivities
+from activities.rotation import RotationActivities
 from activities.services import ServiceActivities
 from activities.standing import StandingActivities
 from activities.watching import Pace, WatchActivities
@@ -52,10 +53,11 @@ from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOu
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
+from workflows.rotate import RotateKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
-LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys)
+LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, WatchRootKeys)
 PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox, ForgetUntakenCredentials)
 
 _STICKY = timedelta(seconds=2)
@@ -120,6 +122,7 @@ def build(settings: Settings) -> Parts:
     changes = RootKeyActivities(
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
+    rotation = RotationActivities(database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, utc_now)
     pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
@@ -168,6 +171,18 @@ def build(settings: Settings) -> Parts:
             changes.wrap_service_keys,
             changes.switch_root_key,
             changes.abandon_root_key,
+            rotation.look_for_due_rotation,
+            rotation.plan_rotation,
+            rotation.rotate_tenant_key,
+            rotation.prepare_service_keys,
+            rotation.activate_service_keys,
+            rotation.rewrap_keys,
+            rotation.retire_tenant_key,
+            rotation.trim_tenant_key,
+            rotation.destroy_service_keys,
+            rotation.finish_rotation,
+            rotation.abandon_rotation,
+            rotation.retire_service_key,
             watch.watch_root_keys,
         ),
         platform=(heads.sign_audit_heads, notifications.sweep_outbox, watch.forget_untaken_credentials),

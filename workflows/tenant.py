@@ -17,14 +17,14 @@ with workflow.unsafe.imports_passed_through():
     from workflows import priorities
     from workflows.provision import ProvisionTenant
     from workflows.refusals import refusal
-    from workflows.tenant_root_key import RootKeyPart
+    from workflows.tenant_rotation import RotationPart
 
 _REMEMBERED_EVENTS = 64
 """PostgreSQL refuses repeated events for good; this many are remembered here for those that slip past a crash there."""
 
 
 @workflow.defn(name="Tenant")
-class Tenant(RootKeyPart):
+class Tenant(RotationPart):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)

@@ -37,6 +37,12 @@ WRAP_ATTEMPT = timedelta(minutes=10)
 WRAP_HEARTBEAT = timedelta(seconds=6)
 WRAP_PATIENCE = timedelta(hours=1)
 """How long a change of the root key waits for a root key that is out of reach; the former key is in force meanwhile."""
+SETTLE = timedelta(seconds=10)
+"""Between the last new wrap and the end of the version before: longer than a customer's key server is waited for by who
+has read an old wrap and opens its outer layer."""
+RESEAL_PATIENCE = timedelta(minutes=10)
+"""How long a rotation waits for objects to be sealed anew; afterwards the hourly look at what is due comes back."""
+RESEAL_PAUSE = timedelta(seconds=10)
 WATCH_ATTEMPT = timedelta(hours=1)
 WATCH_HEARTBEAT = timedelta(seconds=4)
 """After so long another worker takes up the watch of one that died."""

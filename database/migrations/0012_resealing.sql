@@ -51,8 +51,6 @@ create trigger announce_update after update on okcm.managed_object for each row
 
 -- Services with a version under which objects may lie and new ones do not, of tenants whose state decrypts. Names alone:
 -- everything that follows is read, opened and changed tenant by tenant.
-create policy platform_questions on okcm.service_key for select to okcm_owner
-    using ((select current_setting('app.tenant_id', true)) = '*');
 create function okcm.stale_services(after_tenant text, after_service text, at_most integer)
 returns table (tenant_id text, service text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp

@@ -15,6 +15,7 @@ from database.interfaces import (
     ServiceKeyRow,
     ServiceRequestRow,
     UsesRow,
+    WantedRotation,
 )
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.boundaries import CheckResult
@@ -22,8 +23,10 @@ from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, M
 from tenancy.ids import ca_key, l2_key
 from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
+from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 from tenancy.root_keys import OpenBaoPlace
+from tenancy.rotation import Scope
 from tenancy.services import CryptoOperation, ServiceKind
 from tests.database.fixtures import Field
 from tests.database.signing import sign_head
@@ -123,6 +126,23 @@ def a_root_key(field: Field, tenant_id: str, number: int = 1, root_key_id: str |
     return root_key_id
 
 
+def a_wanted_rotation(**changed: object) -> WantedRotation:
+    return replace(WantedRotation(tenant_key=False, services=Scope.ALL), **changed)
+
+
+def a_new_version(worker: Database, tenant_id: str, service: str = "orders", **changed: object) -> int:
+    """Let the next version of a service's key take over; returns its number."""
+    with worker.tenant_tx(tenant_id) as tx:
+        number = tx.rotations.all()[0].number + 1
+        wanted = a_wanted_rotation(services=Scope.ONE, service=service, **changed)
+        tx.rotations.begin(number, wanted, 1)
+        [(_, version)] = tx.rotations.unprepared(number, TenantPolicy())
+        tx.rotations.prepare(number, a_service_key(tenant_id, service, version))
+        assert tx.rotations.activate(number) == [(service, version)]
+        assert tx.rotations.end(number)
+    return version
+
+
 def some_uses(service: str = "orders", **changed: object) -> UsesRow:
     return replace(UsesRow(NOW, service, CryptoOperation.ENCRYPT, "", 10, 1000), **changed)
 
@@ -148,6 +168,9 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.boundaries.record("provision-1", [a_result()])
         tx.outbox.add(an_announcement(tenant_id))
         tx.audit.append(an_audit_event())
+        tx.policy.set(TenantPolicy(service_key_days=30))
+        tx.rotations.begin(1, a_wanted_rotation(tenant_key=True, services=Scope.NONE), 1)
+        tx.rotations.end(1)
     sign_head(worker, tenant_id)
 
 

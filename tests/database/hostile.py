@@ -78,6 +78,19 @@ ALLOWED_WRITES = {
             "insert into okcm.root_key_change (tenant_id, number, from_mode, from_name, to_mode, to_name)"
             " values ('{victim}', 9, 'x', 'x', 'x', 'x')"
         ),
+        "update okcm.key set version = 2, oldest = 2 where tenant_id = '{victim}'",
+        "update okcm.service_key set state = 'destroyed', wrapped = null where tenant_id = '{victim}'",
+        "update okcm.root_key set credentials = 'x', l2_version = 2 where tenant_id = '{victim}'",
+        "update okcm.tenant_policy set tenant_key_days = 700 where tenant_id = '{victim}'",
+        "update okcm.rotation set problem = 'x' where tenant_id = '{victim}'",
+        (
+            "insert into okcm.tenant_policy (tenant_id, tenant_key_days, service_key_days) values ('{victim}', 30, 7)"
+            " on conflict do nothing"
+        ),
+        (
+            "insert into okcm.rotation (tenant_id, number, tenant_key, from_version, services)"
+            " values ('{victim}', 9, true, 1, 'none')"
+        ),
         # A service key of one's own under another's root key.
         (
             "update okcm.service_key set root_key_mode = 'openbao',"
@@ -181,7 +194,11 @@ NEVER = {
         "delete from okcm.audit_event",
         "delete from okcm.audit_signed_head",
         "delete from okcm.boundary_result",
-        "update okcm.key set version = 2",
+        "update okcm.key set name = 'x'",
+        "select okcm.due_rotations(1, 1, 10)",
+        "delete from okcm.rotation",
+        *(f"update okcm.rotation set {column}" for column in ("services = 'all'", "from_version = 9", "number = 9")),
+        "delete from okcm.tenant_policy",
         "delete from okcm.service_certificate",
         "update okcm.service_certificate set not_after = now()",
         "delete from okcm.service_key",
@@ -252,6 +269,9 @@ NEVER = {
         ),
         *(f"update okcm.service_key set {what}" for what in ("wrapped = 'x'", "state = 'active'", "l2_version = 9")),
         "select okcm.stale_services('', '', 10)",
+        "select okcm.due_rotations(1, 1, 10)",
+        "select okcm.objects_sealed('orders', 1)",
+        *(f"select * from okcm.{table}" for table in ("tenant_policy", "rotation")),
         "update okcm.managed_object set service = 'another'",
         "update okcm.managed_object set l2_key = 'another'",
         "update okcm.managed_object set object_id = 'another'",
@@ -272,6 +292,9 @@ NEVER = {
         "select staged_wrapped from okcm.service_key",
         *(f"select {column} from okcm.root_key" for column in ("credentials", "probe", "probe_digest")),
         "select sealed from okcm.root_key_request",
+        "update okcm.tenant_policy set service_key_days = 300",
+        "update okcm.rotation set problem = null",
+        "update okcm.service_key set state = 'active'",
         "update okcm.root_key_request set problems = '[]'",
         "update okcm.root_key set health = 'ok'",
         "update okcm.root_key_change set state = 'done'",

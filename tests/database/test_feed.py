@@ -8,7 +8,7 @@ import pytest
 
 from database.connection import Database
 from database.feed import NotifyFeed
-from database.interfaces import TenantTransaction, mark, object_mark
+from database.interfaces import RewrappedRow, TenantTransaction, mark, object_mark
 from tenancy.lifecycle import Move
 from tenancy.root_key_errors import RootKeyUnreachable
 from tenancy.root_keys import RootKeyMode
@@ -22,6 +22,7 @@ from tests.database.builders import (
     a_root_key_id,
     a_route,
     a_service_key,
+    a_wanted_rotation,
     an_audit_event,
     an_authority,
     an_event,
@@ -66,6 +67,9 @@ def tenants(field: Field, worker: Database) -> Field:
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
         a_root_key(field, tenant)
+    with worker.tenant_tx("acme") as tx:
+        tx.rotations.begin(2, a_wanted_rotation(), 1)
+        tx.rotations.prepare(2, a_service_key("acme", version=2))
     return field
 
 
@@ -80,7 +84,8 @@ def listener(tenants: Field) -> Iterator[Listener]:
 def heard_before_the_next_change(listener: Listener, worker: Database) -> list[str]:
     """Return what was heard until a change of beta's, which every test may make as its last."""
     with worker.tenant_tx("beta") as tx:
-        tx.services.record_key(a_service_key("beta", version=9))
+        tx.services.connect("next", KIND)
+        tx.services.connected("next")
     heard = []
     while (word := listener.hears()) != mark("beta"):
         heard.append(word)
@@ -103,7 +108,12 @@ CHANGES: dict[str, tuple[str, Act]] = {
     "service": ("worker", lambda tx: (tx.services.connect("users", KIND), tx.services.connected("users"))),
     "service_certificate": ("worker", lambda tx: tx.services.record_leaf(a_leaf("aa02", generation=2))),
     "service_certificate-revoked": ("worker", lambda tx: tx.services.disconnect("orders")),
-    "service_key": ("worker", lambda tx: tx.services.record_key(a_service_key("acme", version=2))),
+    "service_key": (
+        "worker",
+        lambda tx: (tx.services.connect("users", KIND), tx.services.record_key(a_service_key("acme", "users"))),
+    ),
+    "service_key-rotated": ("worker", lambda tx: tx.rotations.activate(2)),
+    "service_key-destroyed": ("worker", lambda tx: tx.rotations.end(2)),
     "root_key": ("worker", back_to_the_platforms_key),
 }  # fmt: skip
 DESTROYED = an_object("acme", "object-orders", state=5, material=None)
@@ -163,6 +173,10 @@ def test_what_changes_nothing_for_anybody_is_not_said(tenants: Field, listener: 
         tx.routes.publish(a_route("acme"))
         tx.services.connect("orders", KIND)
         tx.services.record_leaf(a_leaf())
+        # A version that nobody uses yet, and a wrap that opens to the very same key.
+        tx.rotations.prepare(2, a_service_key("acme", version=3))
+        tx.rotations.rotated(2, 2)
+        tx.rotations.rewrap(2, [RewrappedRow(row, b"anew", 2) for row in tx.rotations.outdated(10)])
         # Out of reach is nobody's decision: what is open stays open.
         assert tx.root_keys.report(a_root_key_id("acme"), RootKeyUnreachable.code)
         tx.root_keys.begin(2, RootKeyMode.PLATFORM, "root-eu-west-1", None)

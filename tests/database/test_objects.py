@@ -5,8 +5,7 @@ import pytest
 from database.connection import Database
 from tenancy.errors import DatabaseRefused
 from tenancy.ids import l2_key
-from tenancy.services import KeyState
-from tests.database.builders import a_connected_service, a_provisioned_tenant, a_service_key, an_object
+from tests.database.builders import a_connected_service, a_new_version, a_provisioned_tenant, an_object
 from tests.database.fixtures import Field
 
 
@@ -119,8 +118,7 @@ def test_an_object_is_resealed_under_a_newer_key_only_when_that_is_on_record(
     resealed = an_object("acme", key_version=2, material=b"sealed by the second")
     with pytest.raises(DatabaseRefused, match="23503"), crypto.tenant_tx("acme") as tx:
         tx.objects.change(resealed)
-    with worker.tenant_tx("acme") as tx:
-        tx.services.record_key(replace(a_service_key("acme", version=2), state=KeyState.PREPARED))
+    a_new_version(worker, "acme")
     with crypto.tenant_tx("acme") as tx:
         assert tx.objects.change(resealed)
 

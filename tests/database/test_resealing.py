@@ -10,7 +10,7 @@ from database.interfaces import ObjectRow, mark, object_mark
 from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move
 from tenancy.locks import LockReason
-from tenancy.services import KeyState
+from tenancy.rotation import KeyState
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_route, a_service_key, an_object
 from tests.database.fixtures import Field
 from tests.database.test_feed import LOST, Listener

@@ -8,7 +8,8 @@ from database.connection import Database
 from tenancy.errors import DatabaseRefused, KeyVersionRetired, ServiceConflict, ServiceUnknown
 from tenancy.ids import l2_key
 from tenancy.lifecycle import Move, State
-from tenancy.services import OPENING, KeyState, ServiceKind, ServiceState
+from tenancy.rotation import OPENING, KeyState
+from tenancy.services import ServiceKind, ServiceState
 from tests.database.builders import (
     NOW,
     a_connected_service,

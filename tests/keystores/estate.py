@@ -46,6 +46,7 @@ def assert_in_force(database: Database, tenant_id: str, mode: RootKeyMode, root_
         assert connection.execute("select root_key_mode from okcm.tenant").fetchall() == [(mode,)]
         keys = connection.execute(
             "select distinct root_key_mode, root_key_id, staged_for, staged_wrapped from okcm.service_key"
+            " where state <> 'destroyed'"
         ).fetchall()
         assert keys == [(mode, root_key_id, None, None)]
         states = Counter(state for (state,) in connection.execute("select state from okcm.root_key"))

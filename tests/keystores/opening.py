@@ -22,6 +22,7 @@ from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys
 from tenancy import ids
 from tenancy.lifecycle import State
+from tenancy.rotation import KeyState
 from vault.root_keys import TransitRootKeys
 from vault.session import VaultSession
 from vault.tokens import InlineTenants
@@ -30,7 +31,7 @@ from worker.wiring import reach
 
 Result = TypeVar("Result")
 Estate = dict[tuple[str, int], bytes]
-"""Every service key of a tenant, opened."""
+"""Every version of a service key that opens what a caller brings, opened."""
 
 
 class _Here:
@@ -72,7 +73,11 @@ class Opener:
     def open_all(self, tenant_id: str, region: str) -> Estate:
         with self.database.tenant_tx(tenant_id) as tx:
             keys = tx.services.keys()
-        return {(key.service, key.version): self.open(tenant_id, region, key.service, key.version) for key in keys}
+        return {
+            (key.service, key.version): self.open(tenant_id, region, key.service, key.version)
+            for key in keys
+            if key.state in {KeyState.ACTIVE, KeyState.DEACTIVATED}
+        }
 
     def _new_keyring(self) -> CachedKeyring:
         known, settings, here = self._known, self._settings, _Here()

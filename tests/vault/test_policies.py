@@ -61,8 +61,22 @@ WORKER_MUST_NOT: list[Attempt] = [
     ("DELETE", "transit/keys/{l2}", None),
     ("POST", "transit/keys/{l2}/config", {"deletion_allowed": True}),
     ("POST", "transit/keys/{l2}/config", {"exportable": True}),
-    ("POST", "transit/keys/{l2}/trim", {"min_available_version": 1}),
-    ("POST", "transit/keys/{l2}/rotate", {}),
+    ("POST", "transit/keys/{l2}/config", {"min_decryption_version": 1, "deletion_allowed": True}),
+    ("POST", "transit/keys/{l2}/config", {"allow_plaintext_backup": True}),
+    ("POST", "transit/keys/{l2}/config", {"auto_rotate_period": "1h"}),
+    *(
+        ("POST", f"transit/keys/{key}/{change}", data)
+        for key in ("{root}", "audit-heads", "payloads-platform")
+        for change, data in (
+            ("config", {"min_decryption_version": 1, "min_encryption_version": 1}),
+            ("config", {"deletion_allowed": True}),
+            ("trim", {"min_available_version": 1}),
+        )
+    ),
+    *(("POST", f"transit/keys/{key}/rotate", {}) for key in ("audit-heads", "payloads-platform")),
+    *(("DELETE", f"transit/keys/{key}/soft-delete", None) for key in ("{root}", "audit-heads", "payloads-platform")),
+    ("DELETE", "transit/keys/{root}", None),
+    ("POST", "transit/keys/{root}/import", {"type": "aes256-gcm96", "ciphertext": "aGk="}),
     ("POST", "transit/keys/{ca}/set-certificate", {"certificate_chain": "x"}),
     ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "exportable": True}),
     ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "allow_plaintext_backup": True}),
@@ -120,6 +134,12 @@ def test_the_worker_must_not(worker: VaultSession, admin: TokenSession, tenant: 
 TENANT_MUST_NOT: list[Attempt] = [
     ("GET", "transit/keys/{l2}", None),
     ("POST", "transit/rewrap/{l2}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/rewrap/{l2}", {"batch_input": [], "key_version": 1}),
+    ("POST", "transit/rewrap/L2-other-primary", {"batch_input": [{"ciphertext": "vault:v1:aGk=", "context": "aGk="}]}),
+    ("POST", "transit/rewrap/{root}", {"batch_input": [{"ciphertext": "vault:v1:aGk=", "context": "aGk="}]}),
+    ("POST", "transit/keys/{l2}/rotate", {}),
+    ("POST", "transit/keys/{l2}/config", {"min_decryption_version": 1}),
+    ("POST", "transit/keys/{l2}/trim", {"min_available_version": 1}),
     ("POST", "transit/datakey/plaintext/{l2}", {"context": "aGk="}),
     ("POST", "transit/datakey/wrapped/{l2}", {"context": "aGk=", "bits": 128}),
     ("POST", "transit/datakey/wrapped/{l2}", {"context": "aGk=", "associated_data": "aGk="}),
@@ -167,7 +187,9 @@ CRYPTO_MUST_NOT: list[Attempt] = [
     ),
     ("DELETE", "transit/keys/{root}/soft-delete", None),
     ("POST", "transit/keys/{root}/soft-delete-restore", {}),
-    ("POST", "transit/keys/{root}/rotate", {}),
+    *(("POST", f"transit/keys/{key}/rotate", {}) for key in ("{l2}", "{root}")),
+    *(("POST", f"transit/keys/{key}/config", {"min_decryption_version": 1}) for key in ("{l2}", "{root}")),
+    *(("POST", f"transit/keys/{key}/trim", {"min_available_version": 1}) for key in ("{l2}", "{root}")),
     ("POST", "transit/keys/{root}/config", {"deletion_allowed": True}),
     ("POST", "transit/rewrap/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
     ("POST", "transit/datakey/plaintext/{root}", {"context": "aGk="}),

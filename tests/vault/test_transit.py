@@ -1,15 +1,14 @@
-import base64
 from collections.abc import Callable
 from threading import Barrier, Thread
 
 import pytest
 
 from tenancy import ids
-from tenancy.errors import ConflictingResource, VaultRefused
+from tenancy.errors import ConflictingResource, VaultRefused, WrongContext
 from tests.contracts.tenant_keys import TenantKeysContract, context_of
 from tests.vault.server import Server
-from vault.interfaces import TransitKey
-from vault.session import TokenSession, VaultSession
+from vault.interfaces import REWRAP_BATCH, TransitKey, ciphertext_version
+from vault.session import TokenSession, VaultRejected, VaultSession
 from vault.tokens import InlineTenants, TenantTokens
 from vault.transit import TransitTenantKeys
 
@@ -75,18 +74,37 @@ def test_two_threads_make_one_key(keys: TransitTenantKeys, new_tenant: Callable[
     assert made == [TransitKey(ids.l2_key(tenant), 1)] * 2
 
 
-def test_a_ciphertext_opens_after_the_key_was_rotated_and_it_was_rewrapped(
+@pytest.mark.parametrize("text", ["", "vault:v1", "vault:v1:", "vault:1:x", "vault:vx:x", "bault:v1:x", "vault:v-1:x"])
+def test_what_is_no_ciphertext_has_no_version(text: str) -> None:
+    with pytest.raises(WrongContext):
+        ciphertext_version(text)
+
+
+def test_one_call_rewraps_one_tenants_ciphertexts_and_no_more_than_a_batch(
+    keys: TransitTenantKeys, new_tenant: Callable[[], str]
+) -> None:
+    mine, theirs = new_tenant(), new_tenant()
+    item = (context_of(mine), "vault:v1:x")
+    for items in ([item] * (REWRAP_BATCH + 1), [item, (context_of(theirs), "vault:v1:x")]):
+        with pytest.raises(ValueError, match="one tenant"):
+            keys.rewrap(items)
+
+
+def test_an_administrator_can_bring_back_what_was_retired_until_it_is_trimmed(
     keys: TransitTenantKeys, admin: TokenSession, new_tenant: Callable[[], str]
 ) -> None:
     tenant = new_tenant()
     keys.ensure(tenant)
-    context = context_of(tenant)
-    old = keys.encrypt(context, b"secret")
-    admin.write(f"transit/keys/{context.l2_key}/rotate")
-    wrapped = {"ciphertext": old, "context": base64.b64encode(context.encode()).decode()}
-    new = admin.write(f"transit/rewrap/{context.l2_key}", wrapped)["ciphertext"]
-    assert new.startswith("vault:v2:")
-    assert keys.decrypt(context, new) == keys.decrypt(context, old) == b"secret"
+    old = keys.encrypt(context_of(tenant), b"secret")
+    keys.rotate(tenant, 1)
+    keys.retire(tenant, 2)
+    back = {"min_decryption_version": 1}
+    admin.write(f"transit/keys/{ids.l2_key(tenant)}/config", back)
+    assert keys.decrypt(context_of(tenant), old) == b"secret"
+    keys.retire(tenant, 2)
+    keys.trim(tenant, 2)
+    with pytest.raises(VaultRejected):
+        admin.write(f"transit/keys/{ids.l2_key(tenant)}/config", back)
 
 
 def test_one_tenants_token_does_not_reach_another_tenants_key(
@@ -96,7 +114,11 @@ def test_one_tenants_token_does_not_reach_another_tenants_key(
     keys.ensure(mine)
     keys.ensure(theirs)
     ciphertext = keys.encrypt(context_of(theirs), b"secret")
-    for operation, data in (("encrypt", {"plaintext": "aGk="}), ("decrypt", {"ciphertext": ciphertext})):
+    for operation, data in (
+        ("encrypt", {"plaintext": "aGk="}),
+        ("decrypt", {"ciphertext": ciphertext}),
+        ("rewrap", {"batch_input": [{"ciphertext": ciphertext, "context": "aGk="}]}),
+    ):
         with pytest.raises(VaultRefused):
             tokens.session(mine).write(f"transit/{operation}/{ids.l2_key(theirs)}", data)
     assert keys.decrypt(context_of(theirs), ciphertext) == b"secret"

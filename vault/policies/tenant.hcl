@@ -11,6 +11,15 @@ path "transit/decrypt/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" 
   capabilities = ["update"]
 }
 
+# The same plaintext under the key's newest version, which leaves the server as little as it enters it. A batch is all that
+# is taken: beside it a single ciphertext's version could be chosen.
+path "transit/rewrap/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
+  capabilities       = ["update"]
+  allowed_parameters = {
+    "batch_input" = []
+  }
+}
+
 # A key made in Vault and returned only encrypted. Never datakey/plaintext, and nothing but the context is taken: a size
 # or associated data of the caller's choice would make keys of another kind.
 path "transit/datakey/wrapped/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {

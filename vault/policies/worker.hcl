@@ -1,7 +1,7 @@
-# The tenant controller. It makes, disables and enables keys and signs certificates; it cannot use an L2 key (that is
-# for a tenant's token), export or delete any key, change what may be exported or deleted, or write policies and roles.
+# The tenant controller. It makes, rotates, disables and enables keys and signs certificates; it cannot use an L2 key (that
+# is for a tenant's token), export or delete any key, change what may be exported or deleted, or write policies and roles.
 
-# Make and inspect keys. `+` is exactly one path segment, so keys/<name>/config, /import, /trim and /rotate are not
+# Make and inspect keys. `+` is exactly one path segment, so keys/<name>/import and whatever else is below a key is not
 # reached. Only these parameters are taken: a key made here can never be exportable or backed up in plain text.
 path "transit/keys/+" {
   capabilities       = ["create", "update", "read"]
@@ -17,6 +17,45 @@ path "transit/keys/+/soft-delete" {
 }
 path "transit/keys/+/soft-delete-restore" {
   capabilities = ["update"]
+}
+
+# Rotate a tenant's keys: the next version; from which version on it decrypts and encrypts, and nothing else of its
+# configuration; and, after a compromise, the end of the versions before it. A pattern cannot say "L2-, and then one of
+# these words": of the paths that match, the one whose first wildcard stands further to the right decides, so the
+# platform's own keys are taken out by longer ones below.
+path "transit/keys/+/rotate" {
+  capabilities = ["update"]
+}
+path "transit/keys/+/config" {
+  capabilities       = ["update"]
+  allowed_parameters = {
+    "min_decryption_version" = []
+    "min_encryption_version" = []
+  }
+}
+path "transit/keys/+/trim" {
+  capabilities       = ["update"]
+  allowed_parameters = {
+    "min_available_version" = []
+  }
+}
+
+# A region's root key is made and never taken back: what lies under its versions are all tenants' service keys. This
+# reaches everything below it too, so its parameters are what keeps out config and trim; a new version that nobody asked
+# for could be made by it and would take nothing away.
+path "transit/keys/root-*" {
+  capabilities       = ["create", "update", "read"]
+  allowed_parameters = {
+    "type"    = ["aes256-gcm96"]
+    "derived" = [true]
+  }
+}
+# Made when the server is set up, and the worker's only to use.
+path "transit/keys/audit-heads/*" {
+  capabilities = ["deny"]
+}
+path "transit/keys/payloads-platform/*" {
+  capabilities = ["deny"]
 }
 
 # Put a service key under the platform's root key, and take it from there to a customer's and back when a tenant changes

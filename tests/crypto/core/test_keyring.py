@@ -17,7 +17,7 @@ from tenancy.errors import DatabaseUnavailable, KeyUnavailable, ObjectNotFound, 
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.root_key_errors import RootKeyDisabled
-from tenancy.services import KeyState
+from tenancy.rotation import KeyState
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Looking, Shelf, World, at_once
 
 

@@ -24,7 +24,8 @@ from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.errors import AuditUnavailable
 from tenancy.lifecycle import Move, State
-from tenancy.services import KeyState, ServiceKind
+from tenancy.rotation import KeyState
+from tenancy.services import ServiceKind
 from tests.contracts.authorities import nothing_recorded, p256, request
 from tests.database.builders import an_event
 from tests.database.fixtures import Field

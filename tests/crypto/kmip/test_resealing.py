@@ -12,7 +12,7 @@ from database.interfaces import ObjectRow, mark
 from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
-from tenancy.services import KeyState
+from tenancy.rotation import KeyState
 from tests.crypto.core.conftest import vault, world
 from tests.crypto.core.world import World
 from tests.crypto.kmip.resealing import FAST, Known, Process, Stand, some_objects

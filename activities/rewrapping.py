@@ -1,0 +1,99 @@
+"""Wrapping service keys, and the credentials of root keys, under the newest version of the tenant key.
+
+Batch by batch, and no more of them in a second than is allowed: a tenant's thousands of keys must not take the key
+server, or a customer's, away from those who use them. Each new wrap is opened before it replaces the one that was read.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from temporalio import activity
+
+from activities.wrapping import context_of, opened, proven
+from database.interfaces import RewrappedRow, ServiceKeyRow, TenantDatabase
+from keystores.interfaces import RootKey, RootKeyShelf
+from tenancy.errors import TenantUnknown
+from tenancy.messages import RotationProgress, RotationStep
+from tenancy.root_keys import credentials_context
+from vault.interfaces import REWRAP_BATCH, TenantKeys, ciphertext_version
+
+_THREADS = 4
+_BREATH_SECONDS = 1.0
+"""The longest that is rested without a sign of life."""
+
+
+class Rewrapping:
+    def __init__(
+        self, database: TenantDatabase, tenant_keys: TenantKeys, shelf: RootKeyShelf, per_second: float
+    ) -> None:
+        self._database = database
+        self._tenant_keys = tenant_keys
+        self._shelf = shelf
+        self._per_second = per_second
+
+    def run(self, step: RotationStep) -> RotationProgress:
+        """Wrap anew until nothing is outdated; returns how far the rotation has come with this and earlier tries."""
+        self._rewrap_credentials(step)
+        total = done = 0
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="rewrap") as pool:
+            while True:
+                activity.heartbeat(done)
+                began = time.monotonic()
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    rows = tx.rotations.outdated(REWRAP_BATCH)
+                if not rows:
+                    return RotationProgress(total=total, done=done)
+                rewrapped = self._rewrapped(pool, step, rows)
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    progress = tx.rotations.rewrap(step.number, rewrapped)
+                total, done = progress.total, progress.done
+                self._rest(len(rows), time.monotonic() - began)
+
+    def _rewrap_credentials(self, step: RotationStep) -> None:
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            outdated = tx.rotations.outdated_credentials()
+        for read in outdated:
+            context = credentials_context(step.tenant_id, read.root_key_id)
+            [credentials] = self._tenant_keys.rewrap([(context, read.credentials)])
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                tx.rotations.rewrap_credentials(step.number, read, credentials, ciphertext_version(credentials))
+
+    def _rewrapped(
+        self, pool: ThreadPoolExecutor, step: RotationStep, rows: Sequence[ServiceKeyRow]
+    ) -> list[RewrappedRow]:
+        root_keys = {root_key_id: self._by_id(step, root_key_id) for root_key_id in {row.root_key_id for row in rows}}
+        contexts = [context_of(step.tenant_id, row.service, row.version) for row in rows]
+        inners: list[str] = []
+        for plain in pool.map(lambda row, c: root_keys[row.root_key_id].unwrap(c, row.wrapped), rows, contexts):
+            activity.heartbeat()
+            inners.append(plain.decode("ascii"))
+        anew = self._tenant_keys.rewrap(list(zip(contexts, inners, strict=True)))
+        wraps: list[bytes] = []
+        for wrap in pool.map(
+            lambda row, c, inner: proven(root_keys[row.root_key_id], c, inner.encode("ascii")), rows, contexts, anew
+        ):
+            activity.heartbeat()
+            wraps.append(wrap)
+        return [
+            RewrappedRow(row, wrap, ciphertext_version(inner))
+            for row, wrap, inner in zip(rows, wraps, anew, strict=True)
+        ]
+
+    def _by_id(self, step: RotationStep, root_key_id: str | None) -> RootKey:
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = tx.tenants.get()
+            sealed = None if root_key_id is None else tx.root_keys.sealed(root_key_id)
+        if tenant is None:
+            raise TenantUnknown
+        if root_key_id is None:
+            return self._shelf.platform(tenant.region)
+        return opened(self._shelf, step.tenant_id, sealed)
+
+    def _rest(self, wraps: int, took: float) -> None:
+        """Wait until as much time has passed as this many may take."""
+        left = wraps / self._per_second - took if self._per_second else 0.0
+        while left > 0:
+            activity.heartbeat()
+            time.sleep(min(left, _BREATH_SECONDS))
+            left -= _BREATH_SECONDS

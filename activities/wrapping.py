@@ -1,0 +1,87 @@
+"""A service key under both its layers: made, wrapped by the root key in force, and admitted to the records.
+
+Making takes calls to two servers, in which the root key can be changed and the tenant key rotated. So what was made is
+admitted only under the tenant's row lock, which those take too, and only while it still lies under what is in force:
+whoever comes too late makes it again.
+"""
+
+from dataclasses import dataclass
+
+from database.interfaces import HeldKeyRow, SealedRootKeyRow, ServiceKeyRow, TenantRow, TenantTransaction
+from keystores.interfaces import RootKey, RootKeyShelf
+from tenancy import ids
+from tenancy.binding import Context, Purpose
+from tenancy.errors import Overtaken, WrongContext
+from tenancy.root_key_errors import RootKeyDenied
+from tenancy.root_keys import RootKeyMode
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyInForce:
+    """Under which root key a tenant's service keys lie, as it was read."""
+
+    tenant: TenantRow
+    held: HeldKeyRow | None
+    sealed: SealedRootKeyRow | None
+
+    @property
+    def root_key_id(self) -> str | None:
+        """Which of the customer's keys it is; None: the platform's."""
+        return None if self.held is None else self.held.root_key_id
+
+    def open(self, shelf: RootKeyShelf) -> RootKey:
+        """Return it ready for use."""
+        if self.held is None:
+            return shelf.platform(self.tenant.region)
+        return opened(shelf, self.tenant.tenant_id, self.sealed)
+
+    def row(self, service: str, version: int, wrapped: bytes, l2_version: int) -> ServiceKeyRow:
+        """Return the record of a service key that it has wrapped."""
+        mode, name = RootKeyMode.PLATFORM, ids.root_key(self.tenant.region)
+        if self.held is not None:
+            mode, name = self.held.mode, self.held.name
+        l2_key = ids.l2_key(self.tenant.tenant_id)
+        return ServiceKeyRow(service, version, l2_key, mode, name, wrapped, self.root_key_id, l2_version=l2_version)
+
+
+def root_key_in_force(tx: TenantTransaction, tenant: TenantRow) -> RootKeyInForce:
+    """Read it; raises Overtaken when it is being replaced at this moment."""
+    held = tx.root_keys.current()
+    sealed = None if held is None else tx.root_keys.sealed(held.root_key_id)
+    if held is not None and sealed is None:
+        raise Overtaken("the root key was changed meanwhile", "the next attempt uses the new one")
+    return RootKeyInForce(tenant, held, sealed)
+
+
+def refuse_overtaken_root_key(tx: TenantTransaction, read: RootKeyInForce) -> None:
+    """Raise Overtaken when the root key is no longer the one that was read; the caller holds the tenant's row lock."""
+    now = tx.root_keys.current()
+    if (None if now is None else now.root_key_id) != read.root_key_id:
+        raise Overtaken("the root key was changed meanwhile", "the next attempt uses the new one")
+
+
+def refuse_retired(tx: TenantTransaction, l2_version: int) -> None:
+    """Raise Overtaken when a version of the tenant key opens nothing any more; the caller holds the row lock."""
+    key = tx.keys.get(ids.l2_key(tx.tenant_id))
+    if key is not None and l2_version < key.oldest:
+        raise Overtaken("the tenant key was rotated meanwhile", "the next attempt uses the new version")
+
+
+def opened(shelf: RootKeyShelf, tenant_id: str, row: SealedRootKeyRow | None) -> RootKey:
+    """Return a root key on record, ready for use; raises RootKeyDenied when its credentials were forgotten."""
+    if row is None:
+        raise RootKeyDenied("the root key's credentials were forgotten when it was retired")
+    return shelf.held(tenant_id, row.root_key_id, row.place, row.credentials)
+
+
+def proven(root_key: RootKey, context: Context, inner: bytes) -> bytes:
+    """Return `inner` wrapped, seen to open again."""
+    wrapped = root_key.wrap(context, inner)
+    if root_key.unwrap(context, wrapped) != inner:
+        raise WrongContext("the root key does not open what it has just wrapped")
+    return wrapped
+
+
+def context_of(tenant_id: str, service: str, version: int) -> Context:
+    """Return what binds both layers of a service key to its place."""
+    return Context(tenant_id, ids.l2_key(tenant_id), service, Purpose.SERVICE_KEY, str(version))

@@ -1,0 +1,281 @@
+"""Rotations of a tenant's keys (migrations/0011_rotation.sql).
+
+Whoever changes a key for a rotation locks the rotation's row first and finds it running, so that of a rotation that has
+ended nothing comes afterwards. A wrap is replaced only where it is still the one that was read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.root_key_rows import SealedRootKeyRow
+from database.rotation_rows import DueRow, RewrappedRow, RotationRow, VersionUseRow, WantedRotation
+from database.rows import ServiceKeyRow
+from tenancy.errors import DatabaseRefused, Overtaken
+from tenancy.policy import TenantPolicy
+from tenancy.root_keys import parse_place
+from tenancy.rotation import KeyState, Scope, Stage
+from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
+
+_ROTATION = (
+    "select number, tenant_key, services, service, compromised, scheduled, from_version, state, stage, total, done,"
+    " problem, started_at, finished_at from okcm.rotation"
+)
+_NEWEST = "(select version from okcm.key where kind = 'L2')"
+_OUTDATED = f"okcm.service_key where state <> 'destroyed' and l2_version < {_NEWEST}"
+_OLD_CREDENTIALS = f"okcm.root_key where credentials is not null and l2_version < {_NEWEST}"
+# Of a service that is not connected any more nothing is encrypted, so that its key does not grow old.
+_DUE = (
+    "from okcm.service_key k join okcm.service s using (tenant_id, service) where k.state = 'active'"
+    " and s.state <> 'disconnected' and k.activated_at < clock_timestamp() - %(age)s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotations:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def get(self, number: int) -> RotationRow | None:
+        row = self.connection.execute(f"{_ROTATION} where number = %s", [number]).fetchone()
+        return None if row is None else _rotation(row)
+
+    def all(self, limit: int = 20) -> Sequence[RotationRow]:
+        return [
+            _rotation(row) for row in self.connection.execute(f"{_ROTATION} order by number desc limit %s", [limit])
+        ]
+
+    def due(self, policy: TenantPolicy) -> DueRow:
+        row = self.connection.execute(
+            "select coalesce((select rotated_at < clock_timestamp() - %(l2)s from okcm.key where kind = 'L2'), false),"  # noqa: S608 - constants
+            f" exists (select {_DUE}),"
+            " coalesce((select oldest < version from okcm.key where kind = 'L2'), false)"
+            " or exists (select from okcm.service_key where state = 'compromised'"
+            " and okcm.objects_sealed(service, version) = 0)",
+            {"l2": policy.tenant_key_age, "age": policy.service_key_age},
+        ).fetchone()
+        if row is None:
+            raise DatabaseRefused
+        return DueRow(*row)
+
+    def begin(self, number: int, wanted: WantedRotation, from_version: int) -> RotationRow:
+        # Of one whose workflow somebody terminated: nobody else would ever end it.
+        left = self.connection.execute(
+            "select number from okcm.rotation where state = 'running' and number < %s", [number]
+        ).fetchall()
+        for (unfinished,) in left:
+            self.end(unfinished, Overtaken.code)
+        self.connection.execute(
+            "insert into okcm.rotation"
+            " (tenant_id, number, tenant_key, services, service, compromised, scheduled, from_version)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                number,
+                wanted.tenant_key,
+                wanted.services,
+                wanted.service,
+                wanted.compromised,
+                wanted.scheduled,
+                from_version,
+            ],
+        )
+        rotation = self._locked(number)
+        if rotation.state != "running":
+            raise DatabaseRefused("a rotation of this number has ended", "ask for another one")
+        return rotation
+
+    def enter(self, number: int, stage: Stage) -> RotationRow:
+        if self._running(number).stage is not stage:
+            self.connection.execute(
+                "update okcm.rotation set stage = %s, done = 0, total = 0 where number = %s", [stage, number]
+            )
+        return self._known(number)
+
+    def rotated(self, number: int, version: int) -> None:
+        self._running(number)
+        self.connection.execute(
+            "update okcm.key set version = %(version)s, rotated_at = clock_timestamp()"
+            " where kind = 'L2' and version < %(version)s",
+            {"version": version},
+        )
+
+    def unprepared(self, number: int, policy: TenantPolicy) -> Sequence[tuple[str, int]]:
+        rotation = self._known(number)
+        wanted = {
+            Scope.NONE: "false",
+            Scope.DUE: "s.state <> 'disconnected' and k.activated_at < %(started)s::timestamptz - %(age)s",
+            Scope.ALL: "true",
+            Scope.ONE: "k.service = %(service)s",
+        }[rotation.wanted.services]
+        # What was activated after the rotation began was made by it, or by a service that was connected meanwhile.
+        rows = self.connection.execute(
+            "select k.service, (select max(v.version) + 1 from okcm.service_key v where v.service = k.service)"  # noqa: S608 - constants
+            " from okcm.service_key k join okcm.service s using (tenant_id, service)"
+            f" where k.state = 'active' and k.activated_at < %(started)s and {wanted}"
+            " and not exists (select from okcm.service_key p where p.service = k.service and p.state = 'prepared')"
+            " order by k.service",
+            {
+                "started": rotation.started_at,
+                "age": policy.service_key_age,
+                "service": rotation.wanted.service,
+            },
+        )
+        return [(service, version) for service, version in rows]
+
+    def prepare(self, number: int, key: ServiceKeyRow) -> RotationRow:
+        self._running(number)
+        self.connection.execute(
+            "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped,"
+            " root_key_id, l2_version, state, activated_at)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, 'prepared', null)"
+            " on conflict do nothing",
+            [
+                self.tenant_id,
+                key.service,
+                key.version,
+                key.l2_key,
+                key.root_key_mode,
+                key.root_key,
+                key.wrapped,
+                key.root_key_id,
+                key.l2_version,
+            ],
+        )
+        return self._known(number)
+
+    def activate(self, number: int) -> Sequence[tuple[str, int]]:
+        rotation = self._running(number)
+        succeeded = "service in (select p.service from okcm.service_key p where p.state = 'prepared')"
+        former = KeyState.COMPROMISED if rotation.wanted.compromised else KeyState.DEACTIVATED
+        # Two statements, because the index that admits one active version looks at each row as it is written; who
+        # reads sees both or neither.
+        self.connection.execute(
+            "update okcm.service_key set state = %(former)s,"  # noqa: S608 - constants
+            " deactivated_at = coalesce(deactivated_at, clock_timestamp())"
+            f" where (state = 'active' or (state = 'deactivated' and %(compromised)s)) and {succeeded}",
+            {"former": former, "compromised": rotation.wanted.compromised},
+        )
+        rows = self.connection.execute(
+            "update okcm.service_key set state = 'active', activated_at = clock_timestamp() where state = 'prepared'"
+            " returning service, version"
+        )
+        return sorted((service, version) for service, version in rows)
+
+    def outdated(self, limit: int) -> Sequence[ServiceKeyRow]:
+        rows = self.connection.execute(
+            "select service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"  # noqa: S608 - constants
+            f" from {_OUTDATED} order by service, version limit %s",
+            [limit],
+        )
+        return [ServiceKeyRow(*row) for row in rows]
+
+    def outdated_credentials(self) -> Sequence[SealedRootKeyRow]:
+        rows = self.connection.execute(f"select root_key_id, place, credentials from {_OLD_CREDENTIALS}")  # noqa: S608 - a constant
+        return [SealedRootKeyRow(root_key_id, parse_place(place), sealed) for root_key_id, place, sealed in rows]
+
+    def rewrap(self, number: int, rows: Sequence[RewrappedRow]) -> RotationRow:
+        self._running(number)
+        # A wrap that waits for a change of the root key was made from the one that is replaced, so it is made again.
+        done = self.connection.execute(
+            "update okcm.service_key k set wrapped = w.wrapped, l2_version = w.l2_version, staged_for = null,"
+            " staged_wrapped = null"
+            " from unnest(%(services)s::text[], %(versions)s::integer[], %(read)s::bytea[], %(wrapped)s::bytea[],"
+            " %(l2)s::integer[]) as w (service, version, read, wrapped, l2_version)"
+            " where k.service = w.service and k.version = w.version and k.wrapped = w.read",
+            {
+                "services": [row.read.service for row in rows],
+                "versions": [row.read.version for row in rows],
+                "read": [row.read.wrapped for row in rows],
+                "wrapped": [row.wrapped for row in rows],
+                "l2": [row.l2_version for row in rows],
+            },
+        ).rowcount
+        self.connection.execute(
+            "update okcm.rotation set done = done + %(done)s,"  # noqa: S608 - a constant
+            f" total = done + %(done)s + (select count(*) from {_OUTDATED}) where number = %(number)s",
+            {"done": done, "number": number},
+        )
+        return self._known(number)
+
+    def rewrap_credentials(self, number: int, read: SealedRootKeyRow, credentials: str, l2_version: int) -> None:
+        self._running(number)
+        self.connection.execute(
+            "update okcm.root_key set credentials = %s, l2_version = %s where root_key_id = %s and credentials = %s",
+            [credentials, l2_version, read.root_key_id, read.credentials],
+        )
+
+    def retire_tenant_key(self, number: int) -> int | None:
+        self._running(number)
+        left = self.connection.execute(
+            f"select exists (select from {_OUTDATED}) or exists (select from {_OLD_CREDENTIALS}), {_NEWEST}"  # noqa: S608 - constants
+        ).fetchone()
+        if left is None or left[0]:
+            return None
+        self.connection.execute("update okcm.key set oldest = version where kind = 'L2' and oldest < version")
+        return int(left[1])
+
+    def compromised(self) -> Sequence[VersionUseRow]:
+        rows = self.connection.execute(
+            "select service, version, okcm.objects_sealed(service, version) from okcm.service_key"
+            " where state = 'compromised' order by service, version"
+        )
+        return [VersionUseRow(*row) for row in rows]
+
+    def destroy(self, service: str, version: int) -> int:
+        # FOR UPDATE waits for whoever is sealing an object under this version, and makes those that come later wait
+        # (okcm.refuse_ended_version): what is counted then is all there will ever be.
+        found = self.connection.execute(
+            "select state from okcm.service_key where service = %s and version = %s for update", [service, version]
+        ).fetchone()
+        if found is None:
+            raise KeyVersionUnknown
+        if found[0] in {KeyState.ACTIVE, KeyState.PREPARED}:
+            raise KeyVersionInUse(service, version, f"it is {found[0]}")
+        [(objects,)] = self.connection.execute("select okcm.objects_sealed(%s, %s)", [service, version]).fetchall()
+        if not objects:
+            self._destroy("service = %s and version = %s and state <> 'destroyed'", [service, version])
+        return int(objects)
+
+    def end(self, number: int, problem: str | None = None) -> bool:
+        if self._locked(number).state != "running":
+            return False
+        self._destroy("state = 'prepared'", [])
+        self.connection.execute(
+            "update okcm.rotation set state = %s, problem = %s, finished_at = clock_timestamp() where number = %s",
+            ["done" if problem is None else "failed", problem, number],
+        )
+        return True
+
+    def _destroy(self, which: str, values: list[Any]) -> None:
+        self.connection.execute(
+            "update okcm.service_key set state = 'destroyed', wrapped = null, staged_for = null, staged_wrapped = null,"  # noqa: S608 - constants
+            f" destroyed_at = clock_timestamp() where {which}",
+            values,
+        )
+
+    def _running(self, number: int) -> RotationRow:
+        rotation = self._locked(number)
+        if rotation.state != "running":
+            raise Overtaken
+        return rotation
+
+    def _locked(self, number: int) -> RotationRow:
+        """Return a rotation and keep it as it is until the transaction ends; taken before any key's row."""
+        self.connection.execute("select from okcm.rotation where number = %s for no key update", [number])
+        return self._known(number)
+
+    def _known(self, number: int) -> RotationRow:
+        rotation = self.get(number)
+        if rotation is None:
+            raise DatabaseRefused("there is no such rotation", "begin it first")
+        return rotation
+
+
+def _rotation(row: tuple[Any, ...]) -> RotationRow:
+    number, tenant_key, services, service, compromised, scheduled, from_version, state, stage, *rest = row
+    wanted = WantedRotation(tenant_key, Scope(services), service, compromised, scheduled)
+    return RotationRow(number, wanted, from_version, state, Stage(stage), *rest)

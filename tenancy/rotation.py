@@ -1,0 +1,62 @@
+"""Versions of keys: the states they go through, what a rotation is asked for, and the stages it shows.
+
+The states are those of NIST SP 800-57 part 1 (section 7) as far as they mean anything for a key that wraps or derives
+others; docs/rotation.md says who may use a version in which.
+"""
+
+from enum import StrEnum
+
+
+class KeyState(StrEnum):
+    """What a version of a service key is good for."""
+
+    PREPARED = "prepared"
+    """Made and seen to open, and nobody's yet."""
+    ACTIVE = "active"
+    """The one that encrypts; exactly one of a service."""
+    DEACTIVATED = "deactivated"
+    """Opens what it encrypted and encrypts nothing."""
+    COMPROMISED = "compromised"
+    """Opens nothing that a caller brings; only what is sealed here, until that is sealed anew."""
+    DESTROYED = "destroyed"
+    """There is no wrap of it any more."""
+
+
+OPENING = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED})
+"""The states of a version that still opens anything at all."""
+
+
+class Scope(StrEnum):
+    """Whose service keys get a new version."""
+
+    NONE = "none"
+    DUE = "due"
+    """Of connected services, those that are older than their tenant wants."""
+    ALL = "all"
+    ONE = "one"
+
+
+class Stage(StrEnum):
+    """How far a rotation is, in this order."""
+
+    PLAN = "plan"
+    TENANT_KEY = "tenant-key"
+    PREPARE = "prepare"
+    ACTIVATE = "activate"
+    REWRAP = "rewrap"
+    RETIRE = "retire"
+    TRIM = "trim"
+    DESTROY = "destroy"
+
+
+MEANING = {
+    Stage.PLAN: "what is rotated is written down",
+    Stage.TENANT_KEY: "the tenant key gets a new version",
+    Stage.PREPARE: "new versions of service keys are made and opened once",
+    Stage.ACTIVATE: "the new versions take over, all at once",
+    Stage.REWRAP: "everything under older versions of the tenant key is wrapped anew",
+    Stage.RETIRE: "older versions of the tenant key stop opening anything",
+    Stage.TRIM: "older versions of the tenant key are deleted for good",
+    Stage.DESTROY: "compromised service keys are destroyed once nothing is sealed under them",
+}
+"""What happens in a stage, for whoever looks on."""

@@ -1,0 +1,108 @@
+"""Every step of RotateKeys dies after each of its effects, and is given up between any two.
+
+The first leaves what the next try finishes; the second leaves keys that work, and a later rotation finishes the rest.
+"""
+
+import pytest
+
+from tenancy.errors import KeyUnavailable
+from tenancy.messages import PlanRotationStep
+from tenancy.rotation import KeyState, Scope
+from tests.activities.connecting import after_effect, operator
+from tests.activities.rotating import STEPS, Rotating, bao, opener, rotating
+
+__all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
+
+KINDS = {
+    "everything": {},
+    "the tenant key alone": {"services": Scope.NONE},
+    "the services alone": {"tenant_key": False},
+    "compromised": {"compromised": True},
+}
+
+
+class Died(BaseException):
+    """The process is gone: no `except` of the product sees this."""
+
+
+def die() -> None:
+    raise Died
+
+
+def dies(rotating: Rotating, step: PlanRotationStep, name: str, effect: int) -> bool:
+    """Run a step until its nth effect; False when it has fewer."""
+    with after_effect(rotating.tenant, effect, die):
+        try:
+            rotating.step_of(name, step)
+        except Died:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("dying", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(rotating, kind, dying) -> None:
+    effect, died = 0, True
+    while died:
+        effect += 1
+        before, copies = rotating.opened(), rotating.copies()
+        step = rotating.wants(**KINDS[kind])
+        died = dying == "plan-rotation" and dies(rotating, step, dying, effect)
+        plan = rotating.step_of("plan-rotation", step)
+        for name in rotating.path(step, plan):
+            if name == dying:
+                died = dies(rotating, step, name, effect)
+                rotating.assert_whole()
+            rotating.step_of(name, step)
+        rotating.assert_whole()
+        assert_as_asked(rotating, step, before, copies)
+    rotating.tenant.assert_audited_once()
+
+
+def assert_as_asked(rotating: Rotating, step: PlanRotationStep, before, copies) -> None:
+    now, request = rotating.opened(), step.request
+    if request.compromised:
+        assert not set(before) & set(now), "a compromised version opens nothing a caller brings"
+        assert set(rotating.states().values()) == {KeyState.ACTIVE, KeyState.DESTROYED}
+    else:
+        assert {version: now[version] for version in before} == before
+    rotated = request.services is Scope.ALL
+    assert len(set(now.values())) == len(now), "two versions are never the same key"
+    assert len(now) == (3 if request.compromised else len(before) + 3 * rotated)
+    assert rotating.rotation(step.number).state == "done"
+    if request.tenant_key:
+        key = rotating.l2
+        assert (key.version, key.oldest) == (step.number + 1, step.number + 1)
+        for copy in copies:
+            with pytest.raises(KeyUnavailable):
+                rotating.open_copy(copy)
+
+
+@pytest.mark.parametrize("last", STEPS[:-1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rotation_that_is_given_up_leaves_keys_that_work_and_the_next_one_finishes(rotating, kind, last) -> None:
+    before, step = rotating.opened(), rotating.wants(**KINDS[kind])
+    rotating.rotate(step, until=last)
+    rotating.give_up(step, "root_key_unreachable", last)
+    rotating.assert_whole()
+    if not step.request.compromised:
+        assert before.items() <= rotating.opened().items()
+    assert KeyState.PREPARED not in rotating.states().values()
+    ended = rotating.rotation(step.number)
+    assert (ended.state, ended.problem) == ("failed", "root_key_unreachable")
+    # Nothing is asked for but to finish what is left.
+    rotating.rotate(rotating.wants(services=Scope.NONE, tenant_key=False))
+    assert rotating.l2.oldest == rotating.l2.version
+    assert rotating.tenant_keys.newest(rotating.tenant_id).oldest == rotating.l2.version
+    assert KeyState.COMPROMISED not in rotating.states().values()
+    rotating.assert_whole()
+    rotating.tenant.assert_audited_once()
+
+
+def test_every_step_can_be_run_twice(rotating) -> None:
+    before = rotating.opened()
+    rotating.rotate(rotating.wants(), again=True)
+    assert rotating.l2.version == 2
+    assert before.items() <= rotating.opened().items()
+    assert len(rotating.states()) == 6
+    rotating.tenant.assert_audited_once()
