@@ -181,7 +181,7 @@ class Services:
                 key.root_key_id,
                 key.state,
                 key.l2_version,
-                key.state is KeyState.ACTIVE,
+                key.state is not KeyState.PREPARED,
             ],
         )
         kept = self.connection.execute(f"{_KEY} and version = %s", [key.service, key.version]).fetchone()

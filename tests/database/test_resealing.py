@@ -37,7 +37,10 @@ def rotate(worker: Database, tenant: str, version: int = 2) -> None:
             "update okcm.service_key set state = 'deactivated', deactivated_at = clock_timestamp()"
             " where state = 'active' and service = 'orders'"
         )
-        connection.execute("update okcm.service_key set state = 'active' where version = %s", [version])
+        connection.execute(
+            "update okcm.service_key set state = 'active', activated_at = clock_timestamp() where version = %s",
+            [version],
+        )
 
 
 def resealed(row: ObjectRow, version: int = 2) -> ObjectRow:

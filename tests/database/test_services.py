@@ -137,7 +137,7 @@ def test_the_first_key_of_a_version_stays_and_the_active_one_is_the_default(work
         assert tx.services.key("orders", 2) == second
         assert tx.services.key("orders", 3) is None
         activated = [row.activated_at is not None for row in list(tx.services.keys())]
-        assert activated == [True, False]
+        assert activated == [True, True]
 
 
 def test_a_second_key_cannot_be_active(connected: Field) -> None:
@@ -153,8 +153,8 @@ def test_a_version_opens_by_its_state_and_a_destroyed_one_says_so(connected: Fie
         if state is KeyState.ACTIVE:
             connection.execute("update okcm.service_key set state = 'deactivated' where version = 1")
         connection.execute(
-            "update okcm.service_key set state = %s, wrapped = case when %s then null else wrapped end"
-            " where version = 2",
+            "update okcm.service_key set state = %s, wrapped = case when %s then null else wrapped end,"
+            " activated_at = clock_timestamp() where version = 2",
             [state, state is KeyState.DESTROYED],
         )
     crypto = connected.open("crypto")
