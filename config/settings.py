@@ -145,6 +145,10 @@ class Settings(BaseSettings):
         60.0, ge=0, le=3600, description="how long a root key may be out of reach before its tenant is locked"
     )
 
+    approval_hours: float = Field(
+        24.0, gt=0, le=168, description="how long a request waits for a second person before it is over"
+    )
+
     dashboard_host: str = Field(LOOPBACK, description="address the dashboard listens on")
     dashboard_port: Port = Field(18501, description="port of the dashboard")
     dashboard_idle_minutes: float = Field(30.0, gt=0, description="a session nobody used for so long has ended")

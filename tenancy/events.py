@@ -33,6 +33,7 @@ class AnnouncementKind(StrEnum):
     UNLOCKED = "unlocked"
     ROOT_KEY_WARNING = "root-key-warning"
     ROOT_KEY_CHANGED = "root-key-changed"
+    APPROVAL_WAITING = "approval-waiting"
 
 
 class Channel(StrEnum):
@@ -112,5 +113,13 @@ def announcement_text(kind: AnnouncementKind, organization: str, url: str) -> tu
                 f"{subject}\n\n"
                 "Every service key now lies under the new root key; your data was not encrypted anew and no service "
                 f"was interrupted. If this was not you, look at once: {url}\n"
+            )
+        case AnnouncementKind.APPROVAL_WAITING:
+            subject = f"A second person is asked for at {organization}"
+            body = (
+                f"{subject}\n\n"
+                "Somebody of your organization asked for something that takes two of you. Nothing has happened yet, "
+                "and nothing will unless another person who manages keys approves it in time. What it is, and until "
+                f"when: {url}/settings\n"
             )
     return subject, body
