@@ -1,7 +1,7 @@
 """Asking, deciding and doing on a real database; every way around the second person, and every step that dies."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -249,10 +249,9 @@ def test_every_step_dies_after_its_commit_and_is_done_once(scene: Scene) -> None
     assert again(scene.approvals.admit_approval, scene.of(approval_id)).state is ApprovalState.PENDING
     scene.says(KAI, approval_id)
     assert again(scene.approvals.decide_approval, scene.of(approval_id)).state is ApprovalState.APPROVED
-    lock: Callable[[], None] = lambda: scene.move(StandingMove.LOCK, approval_id, "lock-of-one")  # noqa: E731
     with dying_after_the_commit(scene):
-        lock()
-    lock()
+        scene.move(StandingMove.LOCK, approval_id, "lock-of-one")
+    scene.move(StandingMove.LOCK, approval_id, "lock-of-one")
     assert scene.state is State.LOCKED
     with pytest.raises(ApprovalRequired):
         scene.move(StandingMove.LOCK, approval_id, "lock-of-another")
