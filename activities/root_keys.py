@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from temporalio import activity
 
 from activities.announcing import Announcer
+from activities.approving import require_approval
 from activities.journal import record
 from activities.wrapping import context_of, opened, proven, refuse_retired
 from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, TenantRow, TenantTransaction
 from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy import ids
+from tenancy.approvals import Action
 from tenancy.audit import AuditName
 from tenancy.errors import OpenKcmError, TenantClosed, TenantUnknown
 from tenancy.events import AnnouncementKind
@@ -76,6 +78,9 @@ class RootKeyActivities:
         name = ids.root_key(tenant.region) if isinstance(place, PlatformPlace) else place.name
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
+            if isinstance(place, PlatformPlace):
+                argument = {"request_id": step.request_id}
+                require_approval(tx, step, Action.ROOT_KEY_TO_PLATFORM, argument, step.approval_id)
             if admitted is not None:
                 l2_version = ciphertext_version(admitted.credentials)
                 refuse_retired(tx, l2_version)

@@ -6,8 +6,10 @@ The crypto service hears of a new state by the commit itself: it drops what it h
 from temporalio import activity
 
 from activities.announcing import Announcer
+from activities.approving import require_approval
 from activities.journal import Clock, record
 from database.interfaces import HeldKeyRow, TenantDatabase, TenantRow, TenantTransaction
+from tenancy.approvals import Action
 from tenancy.audit import AuditName
 from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import DECRYPTS, Move, State
@@ -35,6 +37,8 @@ class StandingActivities:
         """Do what somebody asked for; a tenant that stands so already stays so."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
+            if step.move is StandingMove.LOCK:
+                require_approval(tx, step, Action.LOCK, {}, step.approval_id)
             state = _moved(tx, row, step.move)
             record(
                 tx,
@@ -50,6 +54,8 @@ class StandingActivities:
     @activity.defn(name="follow-root-key")
     def follow_root_key(self, step: StepInput) -> StandingResult:
         """Lock the tenant when its root key was taken away or out of reach for too long; unlock it when it is back.
+
+        Nobody of ours decides that, so it waits for no second person (docs/approvals.md).
 
         A root key that has just stopped to answer is told of and locks nothing yet.
         """

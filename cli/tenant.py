@@ -1,6 +1,6 @@
 """`openkcm tenant`: what there is of a tenant, read with the operator's role, and another try for one that failed.
 
-How a tenant stands is changed in `standing`.
+How a tenant stands is changed in `standing`, what it asks of its keys in `policy`.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cli import output, tenant_view
 from cli.access import Ask, Tenant, ask_gateway, named, operator_database
+from cli.policy import Policy
 from cli.standing import Standing
 from config.settings import load_settings
 from database.connection import Database
@@ -33,6 +34,7 @@ def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
     standing = Standing(ask)
     for command in (standing.suspend, standing.resume, standing.lock, standing.unlock):
         tenants.command()(command)
+    tenants.command()(Policy(ask).policy)
     app.add_typer(tenants, name="tenant")
 
 

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from database.interfaces import AuditDatabase, OperatorQuestions, TenantDatabase
 from tenancy.messages import StandingMove
+from tenancy.policy import TenantPolicy
 
 
 class Door(Protocol):
@@ -33,6 +34,18 @@ class Door(Protocol):
 
         Refused with the code of what stopped it, after which the former key is in force; NotDoneInTime: it goes on.
         """
+        ...
+
+    def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
+        """Put another policy in force; it is so when this returns."""
+        ...
+
+    def propose(self, tenant_id: str, approval_id: str) -> None:
+        """Let a stored request wait for a second person; it does when this returns."""
+        ...
+
+    def decide(self, tenant_id: str, approval_id: str) -> None:
+        """Do what the votes on a request say; what was approved is done when this returns."""
         ...
 
     def retry(self, tenant_id: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dashboard.pages import audit, keys, operations, overview, services, usage
+from dashboard.pages import audit, keys, operations, overview, services, settings, usage
 from dashboard.seat import Seat
 
 
@@ -23,5 +23,6 @@ TENANT = (
     Entry("Services", ":material/hub:", "services", services.draw),
     Entry("Usage", ":material/bar_chart:", "usage", usage.draw),
     Entry("Audit", ":material/fact_check:", "audit", audit.draw),
+    Entry("Settings", ":material/tune:", "settings", settings.draw),
 )
 OPERATIONS = (Entry("Operations", ":material/monitoring:", "", operations.draw),)

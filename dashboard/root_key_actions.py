@@ -11,9 +11,11 @@ from uuid import uuid4
 from pydantic import SecretStr
 
 from config.sealing import seal
+from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.interfaces import RootKeyRequestRow, TenantRow
+from tenancy.approvals import Action, Approval
 from tenancy.audit import AuditName
 from tenancy.errors import TenantClosed, TenantUnknown
 from tenancy.lifecycle import DECRYPTS, State
@@ -84,6 +86,13 @@ def change(seat: Seat, wish: Wish) -> None:
         lambda: seat.door.change_root_key(seat.tenant_id, wish.request_id),
         request=wish.request_id,
     )
+
+
+def ask_for_platform(seat: Seat, wish: Wish) -> Approval:
+    """Ask a second person to have the root key given back to the platform; return the request. Raises OpenKcmError."""
+    name = AuditName.ROOT_KEY_CHANGE_REQUESTED
+    _store(seat, name, wish, lambda tenant: may_change_root_key(tenant.state, tenant.locks))
+    return approval_actions.ask_for(seat, Action.ROOT_KEY_TO_PLATFORM, {"request_id": wish.request_id})
 
 
 def found(seat: Seat, wish: Wish) -> Sequence[Problem]:

@@ -39,6 +39,8 @@ class Seat:
     """What tenants are promised, from the click to ready; the setting of the same name."""
     grace_seconds: float = 60.0
     """For how long a root key may be out of reach before its tenant is locked; the setting `root_key_grace_seconds`."""
+    approval_hours: float = 24.0
+    """How long what takes two people waits for the second; the setting of the same name."""
     intake_key: str = ""
     """The public key (PEM) to which credentials of root keys are sealed at once; only the worker opens them."""
     aws_principal: str | None = None

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.interfaces import TenantRow
+from tenancy.approvals import Action, Approval
 from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
 from tenancy.messages import StandingMove
@@ -34,6 +36,11 @@ def resume(seat: Seat) -> TenantRow:
 def lock(seat: Seat) -> TenantRow:
     """Pull the kill switch; return the tenant as it stands then. Raises OpenKcmError."""
     return _change(seat, StandingMove.LOCK)
+
+
+def ask_to_lock(seat: Seat) -> Approval:
+    """Ask a second person to have the kill switch pulled; return the request. Raises OpenKcmError."""
+    return approval_actions.ask_for(seat, Action.LOCK, {})
 
 
 def unlock(seat: Seat) -> TenantRow:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tenancy.errors import TemporalUnavailable
 from tenancy.messages import StandingMove
+from tenancy.policy import TenantPolicy
 from workflows.gateway import Gateway
 
 _PATIENCE_SECONDS = 90.0
@@ -43,6 +44,15 @@ class TemporalBridge:
 
     def change_root_key(self, tenant_id: str, request_id: str) -> None:
         self._ask(lambda gateway: gateway.change_root_key(tenant_id, request_id))
+
+    def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
+        self._ask(lambda gateway: gateway.change_policy(tenant_id, policy))
+
+    def propose(self, tenant_id: str, approval_id: str) -> None:
+        self._ask(lambda gateway: gateway.propose(tenant_id, approval_id))
+
+    def decide(self, tenant_id: str, approval_id: str) -> None:
+        self._ask(lambda gateway: gateway.decide(tenant_id, approval_id))
 
     def retry(self, tenant_id: str) -> None:
         self._ask(lambda gateway: gateway.retry(tenant_id))

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditStream, FoundRecord, StreamEnds
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
@@ -59,6 +60,7 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 
 __all__ = [
+    "Approvals",
     "AuditStream",
     "AuthorityRow",
     "BoundaryRunRow",
@@ -267,6 +269,7 @@ class TenantTransaction(Protocol):
     tenant_id: str
     tenants: Tenants
     policy: Policies
+    approvals: Approvals
     audit: AuditStream
     steps: Steps
     keys: Keys

@@ -4,6 +4,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from database import interfaces
+from database.approvals import Approvals
 from database.audit_log import AuditStream
 from database.boundaries import Boundaries
 from database.certificates import Certificates
@@ -30,6 +31,7 @@ class Transaction:
         self.tenant_id = tenant_id
         self.tenants: interfaces.Tenants = Tenants(connection, tenant_id)
         self.policy: interfaces.Policies = Policies(connection, tenant_id)
+        self.approvals: interfaces.Approvals = Approvals(connection, tenant_id)
         self.audit: interfaces.AuditStream = AuditStream(connection, tenant_id)
         self.steps: interfaces.Steps = Steps(connection, tenant_id)
         self.keys: interfaces.Keys = Keys(connection, tenant_id)

@@ -77,6 +77,16 @@ class AuditName(StrEnum):
     ROOT_KEY_AVAILABLE = "root_key.available"
     ROOT_KEY_PREFLIGHT_REQUESTED = "root_key.preflight_requested"
     ROOT_KEY_CHANGE_REQUESTED = "root_key.change_requested"
+    POLICY_CHANGED = "policy.changed"
+    POLICY_CHANGE_REQUESTED = "policy.change_requested"
+    APPROVAL_REQUESTED = "approval.requested"
+    APPROVAL_GRANTED = "approval.granted"
+    APPROVAL_DECLINED = "approval.declined"
+    APPROVAL_EXPIRED = "approval.expired"
+    APPROVAL_WITHDRAWN = "approval.withdrawn"
+    APPROVAL_EXECUTED = "approval.executed"
+    APPROVAL_ASKED = "approval.ask_requested"
+    APPROVAL_VOTED = "approval.vote_requested"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {

@@ -34,6 +34,7 @@ class AnnouncementKind(StrEnum):
     ROOT_KEY_WARNING = "root-key-warning"
     ROOT_KEY_CHANGED = "root-key-changed"
     KEYS_ROTATED = "keys-rotated"
+    APPROVAL_WAITING = "approval-waiting"
 
 
 class Channel(StrEnum):
@@ -120,5 +121,13 @@ def announcement_text(kind: AnnouncementKind, organization: str, url: str) -> tu
                 f"{subject}\n\n"
                 "New versions encrypt from now on. Nothing of your data was encrypted anew and no service was "
                 f"interrupted. Which keys, why, and what the versions before still open: {url}\n"
+            )
+        case AnnouncementKind.APPROVAL_WAITING:
+            subject = f"A second person is asked for at {organization}"
+            body = (
+                f"{subject}\n\n"
+                "Somebody of your organization asked for something that takes two of you. Nothing has happened yet, "
+                "and nothing will unless another person who manages keys approves it in time. What it is, and until "
+                f"when: {url}/settings\n"
             )
     return subject, body

@@ -8,8 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from tenancy.approvals import Action, ApprovalState
 from tenancy.events import AnnouncementKind
 from tenancy.ids import TenantId, parse_service_name
 from tenancy.lifecycle import State
@@ -23,6 +24,14 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class PendingApproval(Message):
+    """A request that waits for a second person; who asked lies in PostgreSQL."""
+
+    approval_id: str
+    action: Action
+    expires_at: datetime
+
+
 class TenantMemory(Message):
     """What the tenant entity remembers from one run to the next."""
 
@@ -32,6 +41,7 @@ class TenantMemory(Message):
     changes: int = Field(0, description="changes of the root key that were begun")
     rotations: int = Field(0, description="rotations of its keys that were begun")
     operations: int = Field(0, description="moves of its standing and preflights; makes their operation ids unique")
+    waiting: tuple[PendingApproval, ...] = ()
 
 
 class TenantInput(Message):
@@ -142,7 +152,13 @@ class StandingMove(StrEnum):
     UNLOCK = "unlock"
 
 
-class StandingRequest(Message):
+class Approved(Message):
+    """What may need a second person."""
+
+    approval_id: str | None = Field(None, description="of the request that somebody else approved, where there is one")
+
+
+class StandingRequest(Approved):
     """What somebody asks of a tenant's standing."""
 
     move: StandingMove
@@ -157,7 +173,7 @@ class StandingResult(Message):
     told: AnnouncementKind | None = Field(None, description="of the announcement that now waits in the outbox")
 
 
-class RootKeyRequest(Message):
+class RootKeyRequest(Approved):
     """A stored request about the root key; place and sealed credentials lie in PostgreSQL under (tenant, request)."""
 
     request_id: str
@@ -169,7 +185,7 @@ class RootKeyStep(StepInput, RootKeyRequest):
     number: int = 0
 
 
-class ChangeRootKeyInput(Message):
+class ChangeRootKeyInput(Approved):
     tenant_id: TenantId
     region: str
     number: int = Field(description="counts the tenant's changes, from 1; part of the workflow's id")
@@ -305,3 +321,43 @@ class RetireVersionStep(StepInput):
 class RetireVersionRequest(Message):
     service: ServiceName
     version: int
+
+
+class PolicyRequest(Approved):
+    """A policy that somebody asks for, as they said it: its bounds are looked at where it can still be refused."""
+
+    tenant_key_days: int
+    service_key_days: int
+    four_eyes: tuple[str, ...] = ()
+
+
+class PolicyInput(StepInput, PolicyRequest):
+    """Input of the step that changes the policy."""
+
+
+class ApprovalRequest(Message):
+    """A stored request for a second person; what and who lies in PostgreSQL under (tenant, approval)."""
+
+    approval_id: str
+
+
+class ApprovalStep(StepInput, ApprovalRequest):
+    """Input of a step of one request."""
+
+
+class CloseApprovalInput(ApprovalStep):
+    code: str = Field("", description="of what stopped the action; empty when it is done")
+
+
+class WaitingResult(Message):
+    """All that waits for a second person then, the first to expire first."""
+
+    waiting: tuple[PendingApproval, ...] = ()
+
+
+class ApprovalResult(WaitingResult):
+    action: Action
+    argument: dict[str, JsonValue] = Field(default_factory=dict)
+    state: ApprovalState
+    code: str = Field("", description="why it was not admitted")
+    told: AnnouncementKind | None = None

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from config.settings import CONFIG_VARIABLE, PREFIX, Settings
+from tenancy.approval_errors import ApprovalRequired
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import MEANING, TRANSITIONS, State, moves_from
 from tenancy.root_key_errors import CustomerKeyError
@@ -70,10 +71,13 @@ refused. Secrets are no settings: they are files with mode 0600 in `secrets_dir`
 {table}"""
 
 
+_VOCABULARY = {found.__module__ for found in (OpenKcmError, CustomerKeyError, ApprovalRequired)}
+
+
 def error_classes(base: type[OpenKcmError] = OpenKcmError) -> Iterator[type[OpenKcmError]]:
     """Yield every class of the vocabulary that has a code; an adapter may have more of its own."""
     for child in base.__subclasses__():
-        if "code" in vars(child) and child.__module__ in {OpenKcmError.__module__, CustomerKeyError.__module__}:
+        if "code" in vars(child) and child.__module__ in _VOCABULARY:
             yield child
         yield from error_classes(child)
 
@@ -105,7 +109,7 @@ def errors_page() -> str:
     ).replace("<", "&lt;")
     return f"""# Errors
 
-{_ORIGIN.format(origin="tenancy/errors.py and tenancy/root_key_errors.py")}
+{_ORIGIN.format(origin="tenancy/errors.py and its neighbours *_errors.py")}
 
 The code is stable; text and hint are for people and may say more where the error is raised. *Fault* says who can mend
 it. *Tried again* is what workflows do by themselves. Anything that is not listed becomes `internal` at every edge,

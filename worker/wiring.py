@@ -12,12 +12,14 @@ from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
 from activities.announcing import Announcer
+from activities.approvals import ApprovalActivities
 from activities.audit_heads import AuditHeadActivities
 from activities.certificates import CertificateActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.isolation import IsolationActivities
 from activities.keys import KeyActivities
 from activities.notifications import NotificationActivities, Sender
+from activities.policies import PolicyActivities
 from activities.records import RecordActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
@@ -125,6 +127,7 @@ def build(settings: Settings) -> Parts:
     rotation = RotationActivities(database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, utc_now)
+    approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
     pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
     watch = WatchActivities(database, shelf, pace, utc_now)
     isolation = IsolationActivities(database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens), utc_now)
@@ -184,6 +187,11 @@ def build(settings: Settings) -> Parts:
             rotation.abandon_rotation,
             rotation.retire_service_key,
             watch.watch_root_keys,
+            PolicyActivities(database).change_policy,
+            approvals.admit_approval,
+            approvals.decide_approval,
+            approvals.close_approval,
+            approvals.expire_approvals,
         ),
         platform=(heads.sign_audit_heads, notifications.sweep_outbox, watch.forget_untaken_credentials),
         interceptors=(FailureInterceptor(database),),

@@ -101,4 +101,7 @@ class Entity:
         self._show(state)
 
     def _show(self, state: State) -> None:
-        workflow.set_current_details(f"**{state}**: {MEANING[state]}")
+        workflow.set_current_details(self._shown(state))
+
+    def _shown(self, state: State) -> str:
+        return f"**{state}**: {MEANING[state]}"

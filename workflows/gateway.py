@@ -31,14 +31,17 @@ from tenancy.errors import CallerError, PlatformError, SettingsInvalid, Temporal
 from tenancy.events import EventKind
 from tenancy.lifecycle import State
 from tenancy.messages import (
+    ApprovalRequest,
     EnrolInput,
     MarketplaceSignal,
+    PolicyRequest,
     RootKeyRequest,
     ServiceInput,
     StandingMove,
     StandingRequest,
     TenantInput,
 )
+from tenancy.policy import TenantPolicy
 from workflows import priorities, visibility
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
@@ -146,6 +149,21 @@ class Gateway:
         await self._of_tenant(
             tenant_id, Tenant.change_root_key, RootKeyRequest(request_id=request_id), f"change-{request_id}"
         )
+
+    async def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
+        """Put another policy in force; it is so when this returns. Raises as above."""
+        request = PolicyRequest.model_validate(policy.as_argument())
+        await self._of_tenant(tenant_id, Tenant.change_policy, request)
+
+    async def propose(self, tenant_id: str, approval_id: str) -> None:
+        """Let a stored request wait for a second person; it does when this returns. Raises as above."""
+        await self._of_tenant(
+            tenant_id, Tenant.propose, ApprovalRequest(approval_id=approval_id), f"propose-{approval_id}"
+        )
+
+    async def decide(self, tenant_id: str, approval_id: str) -> None:
+        """Do what the votes on a request say; what was approved is done when this returns. Raises as above."""
+        await self._of_tenant(tenant_id, Tenant.decide, ApprovalRequest(approval_id=approval_id))
 
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         """Connect a service, or give a connected one a further certificate, as the stored request says.

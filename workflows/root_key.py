@@ -31,6 +31,7 @@ class ChangeRootKey:
             tenant_id=change.tenant_id,
             operation_id=f"root-key-{change.number}",
             request_id=change.request_id,
+            approval_id=change.approval_id,
             number=change.number,
         )
 

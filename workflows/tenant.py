@@ -6,6 +6,8 @@ workflow, with the events, provisioning and the loop. The history is kept short 
 `TenantMemory`, which is all there is to remember.
 """
 
+from contextlib import suppress
+
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
@@ -17,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows import priorities
     from workflows.provision import ProvisionTenant
     from workflows.refusals import refusal
+    from workflows.tenant_approvals import ApprovalPart
     from workflows.tenant_rotation import RotationPart
 
 _REMEMBERED_EVENTS = 64
@@ -24,7 +27,7 @@ _REMEMBERED_EVENTS = 64
 
 
 @workflow.defn(name="Tenant")
-class Tenant(RotationPart):
+class Tenant(ApprovalPart, RotationPart):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
@@ -34,18 +37,26 @@ class Tenant(RotationPart):
     async def run(self, tenant: TenantInput) -> None:
         self._show(self._memory.state)
         while True:
-            await workflow.wait_condition(
-                lambda: (
-                    self._asked is not None or bool(self._to_tell) or workflow.info().is_continue_as_new_suggested()
-                ),
-                timeout_summary="waiting for the next event",
-            )
+            ends = self._next_end()
+            with suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: (
+                        self._asked is not None
+                        or bool(self._to_tell)
+                        or self._next_end() != ends  # noqa: B023 - asked before the loop goes on
+                        or workflow.info().is_continue_as_new_suggested()
+                    ),
+                    timeout=self._until(ends),
+                    timeout_summary="until what waits for a second person is over",
+                )
             if self._asked is not None:
                 await self._provision(self._asked)
                 self._asked = None
             elif self._to_tell:
                 await self._tell(self._to_tell.pop(0))
-            else:
+            elif self._is_overdue():
+                await self._expire()
+            elif workflow.info().is_continue_as_new_suggested():
                 break
         await workflow.wait_condition(workflow.all_handlers_finished)
         while self._to_tell:

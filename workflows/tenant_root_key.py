@@ -50,6 +50,7 @@ class RootKeyPart(StandingPart):
                 region=tenant.region,
                 number=self._memory.changes,
                 request_id=request.request_id,
+                approval_id=request.approval_id,
             ),
             id=ids.root_key_workflow(tenant.tenant_id, self._memory.changes),
             priority=priorities.service(tenant.tenant_id),

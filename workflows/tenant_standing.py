@@ -17,17 +17,20 @@ with workflow.unsafe.imports_passed_through():
 class StandingPart(Entity):
     @workflow.update(name="change-standing", description="Suspend, resume, lock or unlock the tenant")
     async def change_standing(self, request: StandingRequest) -> None:
-        async with self._standing:
-            step = StandingInput(**self._step(request.move).model_dump(), move=request.move)
-            try:
-                self._stand(step, await note(StandingActivities.change_standing, step, f"{step.move} the tenant"))
-            except ActivityError as failed:
-                raise refusal_of(failed) from None
+        await self._move(request)
 
     @change_standing.validator
     def _may_change_standing(self, request: StandingRequest) -> None:
         if self._memory.state not in LIVE:
             raise refusal(IllegalMove(self._memory.state, Move(request.move), moves_from(self._memory.state)))
+
+    async def _move(self, request: StandingRequest) -> None:
+        async with self._standing:
+            step = StandingInput(**self._step(request.move).model_dump(), **request.model_dump())
+            try:
+                self._stand(step, await note(StandingActivities.change_standing, step, f"{step.move} the tenant"))
+            except ActivityError as failed:
+                raise refusal_of(failed) from None
 
     @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health asks for another standing")
     async def root_key_reported(self) -> None:

@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from dashboard import root_key_actions
+from dashboard import approval_actions, root_key_actions
 from dashboard.pages.notices import ICONS
 from dashboard.pages.parts import alone
 from dashboard.root_key_actions import Wish
 from dashboard.seat import Seat
-from dashboard.views import root_key
+from dashboard.views import approvals, root_key
 from dashboard.views.key_actions import ACTIONS, KeyAction
 from dashboard.views.root_key_guides import ENTRIES, NAMES, Entry, blocks, in_labels
 from dashboard.views.standing import Tone, sentence
 from dashboard.views.words import code
 from database.interfaces import TenantRow
+from tenancy.approvals import Action
 from tenancy.errors import OpenKcmError
 from tenancy.root_keys import Problem, RootKeyMode
 from workflows.gateway import NotDoneInTime, UpdateRefused
@@ -111,10 +112,13 @@ def _draw_form(seat: Seat, tenant: TenantRow) -> _Result | None:
         if any(entry.secret for entry in ENTRIES[provider]):
             _draw_sealed(provider)
     _draw_meaning()
+    two = _takes_two(seat, provider)
+    if two:
+        st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
     with st.container(horizontal=True):
         st.button("Check", icon=":material/fact_check:", key="root-key.check", on_click=_ask, args=(seat, _CHECK))
         st.button(
-            "Change",
+            "Ask for approval" if two else "Change",
             type="primary",
             icon=":material/swap_horiz:",
             key="root-key.change",
@@ -132,6 +136,12 @@ def _draw_form(seat: Seat, tenant: TenantRow) -> _Result | None:
         with place.container():
             _draw_result(result)
     return result
+
+
+def _takes_two(seat: Seat, provider: RootKeyMode) -> bool:
+    return provider is RootKeyMode.PLATFORM and approval_actions.policy_of(seat).wants_two_for(
+        Action.ROOT_KEY_TO_PLATFORM
+    )
 
 
 def _draw_guide(provider: RootKeyMode, seat: Seat) -> None:
@@ -244,6 +254,9 @@ def _checked(seat: Seat, wish: Wish) -> _Result:
 
 
 def _changed(seat: Seat, wish: Wish) -> _Result:
+    if _takes_two(seat, wish.place.provider):
+        asked = root_key_actions.ask_for_platform(seat, wish)
+        return _Result(Tone.WORKING, "Somebody else has to approve", approvals.asked(asked, seat.now()), changed=True)
     root_key_actions.change(seat, wish)
     return _Result(
         Tone.GOOD,

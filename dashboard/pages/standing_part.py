@@ -6,14 +6,15 @@ from types import MappingProxyType
 
 import streamlit as st
 
-from dashboard import standing_actions
+from dashboard import approval_actions, standing_actions
 from dashboard.pages.notices import draw_refusal
 from dashboard.pages.parts import alone
 from dashboard.seat import Seat
-from dashboard.views import root_key, stopping
+from dashboard.views import approvals, root_key, stopping
 from dashboard.views.key_actions import ACTIONS
 from dashboard.views.standing import standing
 from database.interfaces import TenantRow
+from tenancy.approvals import Action, Approval
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
@@ -90,7 +91,7 @@ def _title(move: StandingMove) -> str:
 
 def _draw_dialog(seat: Seat, tenant: TenantRow, move: StandingMove) -> None:
     slot = st.empty()
-    after: TenantRow | None = st.session_state.get(_DONE)
+    after: TenantRow | Approval | None = st.session_state.get(_DONE)
     if after is None:
         with slot.container():
             after = _draw_question(seat, tenant, move)
@@ -98,13 +99,18 @@ def _draw_dialog(seat: Seat, tenant: TenantRow, move: StandingMove) -> None:
             return
         st.session_state[_DONE] = after
         slot.empty()
-    _draw_answer(move, after)
+    if isinstance(after, Approval):
+        st.info(approvals.asked(after, seat.now()), title="Somebody else has to approve", icon=":material/group:")
+    else:
+        _draw_answer(move, after)
     if st.button("Close", key="standing.close"):
         _close()
 
 
-def _draw_question(seat: Seat, tenant: TenantRow, move: StandingMove) -> TenantRow | None:
+def _draw_question(seat: Seat, tenant: TenantRow, move: StandingMove) -> TenantRow | Approval | None:
     face = _FACES[move]
+    two = move is StandingMove.LOCK and approval_actions.policy_of(seat).wants_two_for(Action.LOCK)
+    button = "Ask for approval" if two else face.button
     action = next(action for action in ACTIONS if action.move is not None and action.move.value == move.value)
     if move is StandingMove.LOCK:
         _draw_stops(seat)
@@ -117,21 +123,23 @@ def _draw_question(seat: Seat, tenant: TenantRow, move: StandingMove) -> TenantR
             title="It will stay locked for now",
             icon=":material/warning:",
         )
+    if two:
+        st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
     typed = seat.tenant_id
     if move is StandingMove.LOCK:
         typed = st.text_input(f"Type {seat.tenant_id} to confirm", key="standing.confirm").strip()
     with st.container(horizontal=True):
-        asked = st.button(face.button, type="primary", icon=f":material/{face.icon}:", key=f"standing.{move}.do")
+        asked = st.button(button, type="primary", icon=f":material/{face.icon}:", key=f"standing.{move}.do")
         if st.button("Cancel", key="standing.cancel"):
             _close()
     if not asked:
         return None
     if typed != seat.tenant_id:
-        st.warning(f"Nothing was done. Type {seat.tenant_id} into the field, then press {face.button} again.")
+        st.warning(f"Nothing was done. Type {seat.tenant_id} into the field, then press {button} again.")
         return None
     try:
         with st.spinner(face.doing):
-            return face.act(seat)
+            return standing_actions.ask_to_lock(seat) if two else face.act(seat)
     except OpenKcmError as failed:
         draw_refusal(failed, f"Not {face.done} yet", "Look at the tenant's state before you try again.")
         return None

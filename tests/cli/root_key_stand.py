@@ -25,11 +25,14 @@ from config.settings import Settings
 from database.connection import Database
 from database.interfaces import SealedRootKeyRow, TenantTransaction
 from devstack.secrets import ensure_secrets
+from tenancy.approval_errors import ApprovalRequired
+from tenancy.approvals import Action
 from tenancy.errors import OpenKcmError
 from tenancy.ids import root_key
 from tenancy.lifecycle import DECRYPTS, Move
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove
+from tenancy.policy import TenantPolicy
 from tenancy.root_keys import Credentials, PlatformPlace, Problem
 from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field, field, server, template
@@ -69,6 +72,8 @@ class FakeGateway:
         try:
             with self.worker.tenant_tx(tenant_id) as tx:
                 row = tx.tenants.lock()
+                if move is StandingMove.LOCK and tx.policy.get().wants_two_for(Action.LOCK):
+                    raise ApprovalRequired(Action.LOCK)
                 if move is StandingMove.LOCK:
                     tx.tenants.hold(LockReason.SWITCH)
                 elif move is not StandingMove.UNLOCK:
@@ -77,6 +82,13 @@ class FakeGateway:
                     tx.tenants.release(LockReason.SWITCH)
         except OpenKcmError as illegal:
             raise refused(illegal) from None
+
+    async def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
+        self._ask(f"policy {tenant_id}")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            if tx.policy.get().wants_two_for(Action.CHANGE_POLICY):
+                raise refused(ApprovalRequired(Action.CHANGE_POLICY))
+            tx.policy.set(policy)
 
     async def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
         self._ask(f"preflight {tenant_id}")

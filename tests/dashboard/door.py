@@ -10,12 +10,16 @@ from cryptography.x509.oid import NameOID
 
 from database.connection import Database
 from database.interfaces import AuthorityRow, LeafRow
+from tenancy.approval_errors import ApprovalRequired
+from tenancy.approvals import Action
 from tenancy.errors import OpenKcmError, ServiceUnknown, TenantClosed
 from tenancy.ids import service_spiffe
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove
+from tenancy.policy import TenantPolicy
 from tenancy.services import ServiceState
+from tests.dashboard.approval_door import ApprovalDoor
 from tests.dashboard.root_key_door import RootKeyDoor
 from tests.database.builders import a_service_key
 from workflows.gateway import UpdateRefused
@@ -72,11 +76,12 @@ class FakeAuthority:
         return signed(service, key, "authority", self.key, service_spiffe(tenant_id, service))
 
 
-class FakeDoor(RootKeyDoor):
+class FakeDoor(RootKeyDoor, ApprovalDoor):
     """`fails` is what the next requests meet instead of an answer: Temporal down, say."""
 
     def __init__(self, worker: Database, authority: FakeAuthority) -> None:
-        super().__init__(worker)
+        RootKeyDoor.__init__(self, worker)
+        ApprovalDoor.__init__(self, worker)
         self.authority = authority
         self.fails: OpenKcmError | None = None
         self.asked: list[str] = []
@@ -86,6 +91,8 @@ class FakeDoor(RootKeyDoor):
         with self.worker.tenant_tx(tenant_id) as tx:
             try:
                 match move:
+                    case StandingMove.LOCK if tx.policy.get().wants_two_for(Action.LOCK):
+                        self._refuse(ApprovalRequired(Action.LOCK))
                     case StandingMove.LOCK:
                         tx.tenants.hold(LockReason.SWITCH)
                     case StandingMove.UNLOCK:
@@ -107,6 +114,18 @@ class FakeDoor(RootKeyDoor):
         if tenant.state not in DECRYPTS:
             self._refuse(TenantClosed(tenant.state))
         self.change(tenant_id, request_id)
+
+    def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
+        self._ask(f"policy {tenant_id}")
+        self.set_policy(tenant_id, policy)
+
+    def propose(self, tenant_id: str, approval_id: str) -> None:
+        self._ask(f"propose {approval_id}")
+        self.admit_approval(tenant_id, approval_id)
+
+    def decide(self, tenant_id: str, approval_id: str) -> None:
+        self._ask(f"decide {approval_id}")
+        self.decide_approval(tenant_id, approval_id)
 
     def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         self._ask(f"connect {service} {request_id}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import pytest
 from cryptography import x509
@@ -13,11 +14,13 @@ from config.sealing import seal
 from dashboard.seat import Addresses, Seat
 from dashboard.views.standing import standing
 from database.interfaces import RootKeyRequestRow, ServiceRequestRow, UsesRow
+from tenancy.approvals import Action
 from tenancy.boundaries import CheckResult
 from tenancy.ids import ca_key, l2_key
 from tenancy.lifecycle import Move, State
 from tenancy.locks import HEALTHY, LockReason, closes
 from tenancy.people import Person, PersonRole
+from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step, steps_of
 from tenancy.root_keys import Credentials, parse_place
 from tenancy.services import CryptoOperation, ServiceKind
@@ -71,8 +74,12 @@ class Scene:
         self.authority = FakeAuthority()
         self.door = FakeDoor(self.worker, self.authority)
 
-    def seat(self, tenant_id: str = "acme-corp-12345", *roles: PersonRole) -> Seat:
-        person = Person("ada@acme.example", "Ada", tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
+    def seat(self, tenant_id: str = "acme-corp-12345", *roles: PersonRole, name: str = "Ada") -> Seat:
+        subject = f"{name.lower()}@acme.example"
+        person = Person(subject, name, tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
+        with self.dashboard.tenant_tx(tenant_id) as tx:
+            session = sha256(f"{tenant_id} {subject}".encode()).hexdigest()
+            tx.sessions.begin(session, subject, datetime.now(UTC) + timedelta(hours=1))
         return Seat(
             person,
             tenant_id,
@@ -150,6 +157,10 @@ class Scene:
                 tx.tenants.hold(LockReason.ROOT_KEY)
             elif LockReason.ROOT_KEY in tenant.locks:
                 tx.tenants.release(LockReason.ROOT_KEY)
+
+    def wants_two_for(self, *actions: Action, tenant_id: str = "acme-corp-12345") -> None:
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tx.policy.set(TenantPolicy(four_eyes=frozenset(actions)))
 
     def standing(self, tenant_id: str = "acme-corp-12345") -> tuple[State, tuple[LockReason, ...]]:
         with self.worker.tenant_tx(tenant_id) as tx:

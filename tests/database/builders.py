@@ -17,12 +17,14 @@ from database.interfaces import (
     UsesRow,
     WantedRotation,
 )
+from tenancy.approvals import Action, Choice
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, MarketplaceEvent
 from tenancy.ids import ca_key, l2_key
 from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
+from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 from tenancy.root_keys import OpenBaoPlace
@@ -143,6 +145,10 @@ def a_new_version(worker: Database, tenant_id: str, service: str = "orders", **c
     return version
 
 
+def a_person(tenant_id: str, subject: str = "ada", *roles: PersonRole) -> Person:
+    return Person(subject, subject.capitalize(), tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
+
+
 def some_uses(service: str = "orders", **changed: object) -> UsesRow:
     return replace(UsesRow(NOW, service, CryptoOperation.ENCRYPT, "", 10, 1000), **changed)
 
@@ -188,3 +194,6 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         tx.usage.add([some_uses(service)], f"batch-{service}")
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))
+        approval_id = hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()
+        tx.approvals.ask(approval_id, Action.LOCK, {}, a_person(tenant_id))
+        tx.approvals.vote(approval_id, a_person(tenant_id), Choice.WITHDRAW)

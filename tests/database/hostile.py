@@ -6,6 +6,7 @@ TABLES = (
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation"),
+    *("approval", "approval_vote"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -91,6 +92,7 @@ ALLOWED_WRITES = {
             "insert into okcm.rotation (tenant_id, number, tenant_key, from_version, services)"
             " values ('{victim}', 9, true, 1, 'none')"
         ),
+        "update okcm.approval set reason = 'x' where tenant_id = '{victim}'",
         # A service key of one's own under another's root key.
         (
             "update okcm.service_key set root_key_mode = 'openbao',"
@@ -142,6 +144,14 @@ ALLOWED_WRITES = {
         "insert into okcm.usage_day values ('{victim}', now(), '', 'x', '', 1, 0, 0, array_fill(0::bigint, array[40]))",
     ),
     "dashboard": (
+        (
+            "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name)"
+            " values ('{victim}', repeat('e', 32), 'lock', 'ada', 'Ada')"
+        ),
+        (
+            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
+            " values ('{victim}', md5('{victim}'), 'kai', 'Kai', '{{administrator}}', 'approve')"
+        ),
         "update okcm.dashboard_session set ended_at = now() where tenant_id = '{victim}'",
         "delete from okcm.dashboard_session where tenant_id = '{victim}'",
         (
@@ -206,6 +216,20 @@ NEVER = {
         "update okcm.root_key set place = '{{}}'",
         "update okcm.root_key_request set place = '{{}}'",
         "delete from okcm.root_key",
+        # It decides by what people said, and says nothing in their place.
+        (
+            "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name)"
+            " values ('{attacker}', repeat('e', 32), 'lock', 'ada', 'Ada')"
+        ),
+        (
+            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
+            " values ('{attacker}', md5('{attacker}'), 'ada', 'Ada', '{{administrator}}', 'approve')"
+        ),
+        "update okcm.approval set requested_by = 'x'",
+        "update okcm.approval set action = 'lock', argument = '{{}}'",
+        "delete from okcm.approval",
+        "update okcm.approval_vote set choice = 'approve'",
+        "delete from okcm.approval_vote",
         "delete from okcm.root_key_change",
         "delete from okcm.service",
         "update okcm.service_request set csr_pem = 'x'",
@@ -298,6 +322,24 @@ NEVER = {
         "update okcm.root_key_request set problems = '[]'",
         "update okcm.root_key set health = 'ok'",
         "update okcm.root_key_change set state = 'done'",
+        # Nobody decides here, and nobody speaks who is not signed on, or speaks twice.
+        "update okcm.approval set state = 'approved'",
+        (
+            "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name, state)"
+            " values ('{attacker}', repeat('e', 32), 'lock', 'ada', 'Ada', 'approved')"
+        ),
+        (
+            "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name)"
+            " values ('{attacker}', repeat('e', 32), 'lock', 'nobody', 'Ada')"
+        ),
+        (
+            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
+            " values ('{attacker}', md5('{attacker}'), 'nobody', 'Ada', '{{administrator}}', 'approve')"
+        ),
+        "update okcm.approval_vote set choice = 'approve'",
+        "delete from okcm.approval_vote",
+        "update okcm.tenant_policy set four_eyes = '{{}}'",
+        "delete from okcm.tenant_policy",
         *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
         "update okcm.audit_event set record = '{{}}'",
         "delete from okcm.audit_event",

@@ -155,10 +155,24 @@ def test_a_grant_too_many_is_noticed(populated: Field) -> None:
         "grant update (expires_at) on okcm.dashboard_session to okcm_dashboard",
         "grant update (state) on okcm.service to okcm_dashboard",
         "grant select (wrapped) on okcm.service_key to okcm_dashboard",
+        "grant update (state) on okcm.approval to okcm_dashboard",
+        "grant insert (state) on okcm.approval to okcm_dashboard",
+        "grant update (choice) on okcm.approval_vote to okcm_dashboard",
+        "grant insert on okcm.approval to okcm_worker",
+        "grant insert on okcm.approval_vote to okcm_worker",
         # Two locks on one door: the grant leaves out the column, the policy its value. Only both gone lets it through.
         "grant insert on okcm.tenant to okcm_marketplace; drop policy begins_requested on okcm.tenant",
     ]
     assert survivors(populated, mutants) == []
+
+
+def test_a_word_of_somebody_who_is_not_signed_on_is_noticed(populated: Field) -> None:
+    rows = _ask(
+        populated,
+        "select format('drop trigger %I on %s', tgname, tgrelid::regclass) from pg_trigger"
+        " where tgfoid = 'okcm.require_signed_on()'::regprocedure",
+    )
+    assert survivors(populated, [mutant for (mutant,) in rows]) == []
 
 
 def test_an_object_without_its_descent_is_noticed(populated: Field) -> None:

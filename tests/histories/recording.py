@@ -18,6 +18,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from tenancy import ids
+from tenancy.approvals import ApprovalState
 from tenancy.lifecycle import State
 from tenancy.messages import (
     MarketplaceSignal,
@@ -28,8 +29,10 @@ from tenancy.messages import (
     TenantMemory,
     WatchRootKeysInput,
 )
+from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 from tests.workflows.conftest import Script
+from tests.workflows.scripted_approvals import ApprovalScript
 from tests.workflows.scripted_root_key import RootKeyScript
 from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility
@@ -63,6 +66,7 @@ async def record_all() -> Histories:
             _service_refused,
             _root_key_changed,
             _watched,
+            _approved,
         ):
             recorded |= await scenario(environment.client)
         return recorded
@@ -175,6 +179,26 @@ async def _watched(client: Client) -> Histories:
         recorded = await watch.fetch_history()
         await watch.terminate()
         return {"root-keys-watched": recorded}
+
+
+async def _approved(client: Client) -> Histories:
+    """One request approved and done, one declined, one that nobody decided in time; then the policy is changed."""
+    script, tenant_id = ApprovalScript(), "approved-corp"
+    async with _root_key_worker(client, script):
+        handle = await _active(client, tenant_id)
+        gateway = Gateway(client, _PATIENCE_SECONDS)
+        await gateway.propose(tenant_id, "a" * 32)
+        await gateway.decide(tenant_id, "a" * 32)
+        await gateway.propose(tenant_id, "b" * 32)
+        script.says = ApprovalState.REFUSED
+        await gateway.decide(tenant_id, "b" * 32)
+        script.lasts = timedelta(seconds=1)
+        await gateway.propose(tenant_id, "c" * 32)
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while script.waiting:  # noqa: ASYNC110 - another task is watched
+                await asyncio.sleep(0.02)
+        await gateway.change_policy(tenant_id, TenantPolicy())
+        return {"tenant-approved": await handle.fetch_history()}
 
 
 async def _active(client: Client, tenant_id: str) -> WorkflowHandle[Any, Any]:

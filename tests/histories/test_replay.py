@@ -76,6 +76,7 @@ def test_every_ending_is_recorded():
         "root-keys-watched",
         "service-refused",
         "service-renewed",
+        "tenant-approved",
         "tenant-moved",
         "tenant-ready",
         "tenant-retried",

@@ -1,0 +1,147 @@
+"""Admitting, deciding, closing and expiring requests for a second person; rows of PostgreSQL only (docs/approvals.md).
+
+Each reads the votes itself, under the tenant's row lock, and believes nobody about them: whoever asks for a decision
+may be anybody who reaches Temporal.
+"""
+
+from datetime import timedelta
+
+from temporalio import activity
+
+from activities.announcing import Announcer
+from activities.journal import record
+from database.interfaces import TenantDatabase, TenantTransaction
+from tenancy.approval_errors import ApprovalNotNeeded, ApprovalUnknown, ApprovalWaits, TooManyApprovals, VoteNotCounted
+from tenancy.approvals import MOST_PENDING, Approval, ApprovalState, decide, is_over
+from tenancy.audit import AuditName, Outcome
+from tenancy.events import AnnouncementKind
+from tenancy.messages import (
+    ApprovalResult,
+    ApprovalStep,
+    CloseApprovalInput,
+    PendingApproval,
+    StepInput,
+    WaitingResult,
+)
+
+_NAMES: dict[ApprovalState, tuple[AuditName, Outcome]] = {
+    ApprovalState.APPROVED: (AuditName.APPROVAL_GRANTED, "success"),
+    ApprovalState.REFUSED: (AuditName.APPROVAL_DECLINED, "refused"),
+    ApprovalState.EXPIRED: (AuditName.APPROVAL_EXPIRED, "refused"),
+    ApprovalState.WITHDRAWN: (AuditName.APPROVAL_WITHDRAWN, "success"),
+}
+
+
+class ApprovalActivities:
+    def __init__(self, database: TenantDatabase, announcer: Announcer, lasts: timedelta) -> None:
+        """Take for how long a request waits for a second person."""
+        self._database = database
+        self._announcer = announcer
+        self._lasts = lasts
+
+    @activity.defn(name="admit-approval")
+    def admit_approval(self, step: ApprovalStep) -> ApprovalResult:
+        """Let a stored request wait for a second person, and have the customer told; or say why it need not."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row, approval, told = tx.tenants.lock(), _known(tx, step), False
+            if approval.state is ApprovalState.ASKED:
+                code = _not_admitted(tx, approval)
+                if code:
+                    tx.approvals.settle(step.approval_id, ApprovalState.REFUSED, reason=code)
+                else:
+                    tx.approvals.admit(step.approval_id, self._lasts)
+                    told = self._announcer.store(tx, step, row, AnnouncementKind.APPROVAL_WAITING)
+                _record(tx, step, AuditName.APPROVAL_REQUESTED, "refused" if code else "success", code=code)
+            return _result(tx, step, AnnouncementKind.APPROVAL_WAITING if told else None)
+
+    @activity.defn(name="decide-approval")
+    def decide_approval(self, step: ApprovalStep) -> ApprovalResult:
+        """Do what the votes say; what was decided before stays so."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            approval = _known(tx, step)
+            decision = decide(approval, tx.approvals.votes(step.approval_id), tx.approvals.now())
+            if decision.state in {ApprovalState.ASKED, ApprovalState.PENDING}:
+                raise VoteNotCounted
+            if approval.state is ApprovalState.PENDING:
+                tx.approvals.settle(step.approval_id, decision.state, decision.vote)
+                name, outcome = _NAMES[decision.state]
+                _record(tx, step, name, outcome)
+            return _result(tx, step)
+
+    @activity.defn(name="close-approval")
+    def close_approval(self, step: CloseApprovalInput) -> WaitingResult:
+        """Write down that what was approved is done, or what stopped it."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            if _known(tx, step).state is ApprovalState.APPROVED:
+                state = ApprovalState.FAILED if step.code else ApprovalState.DONE
+                tx.approvals.settle(step.approval_id, state, reason=step.code)
+                _record(tx, step, AuditName.APPROVAL_EXECUTED, "failure" if step.code else "success", code=step.code)
+            return WaitingResult(waiting=_waiting(tx))
+
+    @activity.defn(name="expire-approvals")
+    def expire_approvals(self, step: StepInput) -> WaitingResult:
+        """End every request whose time is over."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            now = tx.approvals.now()
+            for approval in tx.approvals.pending():
+                if is_over(approval, now):
+                    tx.approvals.settle(approval.approval_id, ApprovalState.EXPIRED)
+                    name, outcome = _NAMES[ApprovalState.EXPIRED]
+                    one = ApprovalStep(**step.model_dump(), approval_id=approval.approval_id)
+                    _record(tx, one, name, outcome)
+            return WaitingResult(waiting=_waiting(tx))
+
+
+def _not_admitted(tx: TenantTransaction, approval: Approval) -> str:
+    """Return the code for which a request is not admitted; empty when it is."""
+    if not tx.policy.get().wants_two_for(approval.action):
+        return ApprovalNotNeeded.code
+    now = tx.approvals.now()
+    waiting = [one for one in tx.approvals.pending() if not is_over(one, now)]
+    if any((one.action, one.argument) == (approval.action, approval.argument) for one in waiting):
+        return ApprovalWaits.code
+    return TooManyApprovals.code if len(waiting) >= MOST_PENDING else ""
+
+
+def _known(tx: TenantTransaction, step: ApprovalStep) -> Approval:
+    approval = tx.approvals.get(step.approval_id)
+    if approval is None:
+        raise ApprovalUnknown
+    return approval
+
+
+def _record(tx: TenantTransaction, step: ApprovalStep, name: AuditName, outcome: Outcome, **details: str) -> None:
+    """Put on record what became of a request, with both people."""
+    approval = _known(tx, step)
+    told = {
+        "action": approval.action,
+        "argument": "; ".join(f"{key}: {value}" for key, value in sorted(approval.argument.items())),
+        "requested_by": approval.requested_by,
+        "decided_by": approval.decided_by or "",
+        "expires_at": approval.expires_at.isoformat() if approval.expires_at else "",
+        **details,
+    }
+    record(tx, step, name, step.approval_id, outcome, **{key: value for key, value in told.items() if value})
+
+
+def _waiting(tx: TenantTransaction) -> tuple[PendingApproval, ...]:
+    return tuple(
+        PendingApproval(approval_id=one.approval_id, action=one.action, expires_at=one.expires_at)
+        for one in tx.approvals.pending()
+        if one.expires_at is not None
+    )
+
+
+def _result(tx: TenantTransaction, step: ApprovalStep, told: AnnouncementKind | None = None) -> ApprovalResult:
+    approval = _known(tx, step)
+    return ApprovalResult(
+        waiting=_waiting(tx),
+        action=approval.action,
+        argument=dict(approval.argument),
+        state=approval.state,
+        code=approval.reason or "",
+        told=told,
+    )

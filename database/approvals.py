@@ -1,0 +1,108 @@
+"""Requests that wait for a second person, and what people said of them (migrations/0015_approvals.sql)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from tenancy.approvals import Action, Approval, ApprovalState, Argument, Choice, Vote
+from tenancy.people import Person, PersonRole
+
+_READ = (
+    "select approval_id, action, argument, requested_by, requested_name, requested_at, state, expires_at, decided_by,"
+    " decided_name, decided_at, used_by, reason from okcm.approval"
+)
+_NAME = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def now(self) -> datetime:
+        now: datetime
+        (now,) = self.connection.execute("select clock_timestamp()").fetchall()[0]
+        return now
+
+    def ask(self, approval_id: str, action: Action, argument: Argument, person: Person) -> None:
+        self.connection.execute(
+            "insert into okcm.approval (tenant_id, approval_id, action, argument, requested_by, requested_name)"
+            " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                approval_id,
+                action,
+                json.dumps(dict(argument)),
+                person.subject,
+                person.name[:_NAME],
+            ],
+        )
+
+    def vote(self, approval_id: str, person: Person, choice: str) -> bool:
+        stored = self.connection.execute(
+            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
+            " values (%s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                approval_id,
+                person.subject,
+                person.name[:_NAME],
+                sorted(person.roles),
+                choice,
+            ],
+        )
+        return stored.rowcount == 1
+
+    def get(self, approval_id: str) -> Approval | None:
+        row = self.connection.execute(f"{_READ} where approval_id = %s", [approval_id]).fetchone()
+        return None if row is None else _approval(row)
+
+    def votes(self, approval_id: str) -> Sequence[Vote]:
+        rows = self.connection.execute(
+            "select subject, name, roles, choice, voted_at from okcm.approval_vote where approval_id = %s"
+            " order by voted_at, subject",
+            [approval_id],
+        ).fetchall()
+        return [Vote(row[0], row[1], frozenset(map(PersonRole, row[2])), Choice(row[3]), row[4]) for row in rows]
+
+    def pending(self) -> Sequence[Approval]:
+        rows = self.connection.execute(f"{_READ} where state = 'pending' order by expires_at, approval_id").fetchall()
+        return [_approval(row) for row in rows]
+
+    def latest(self, limit: int = 10) -> Sequence[Approval]:
+        rows = self.connection.execute(
+            f"{_READ} where state not in ('asked', 'pending') order by requested_at desc, approval_id limit %s", [limit]
+        ).fetchall()
+        return [_approval(row) for row in rows]
+
+    def admit(self, approval_id: str, lasts: timedelta) -> None:
+        self.connection.execute(
+            "update okcm.approval set state = 'pending', expires_at = clock_timestamp() + %s"
+            " where approval_id = %s and state = 'asked'",
+            [lasts, approval_id],
+        )
+
+    def settle(self, approval_id: str, state: ApprovalState, vote: Vote | None = None, reason: str = "") -> None:
+        by, name = (None, None) if vote is None else (vote.subject, vote.name)
+        self.connection.execute(
+            "update okcm.approval set state = %s, decided_by = coalesce(%s, decided_by),"
+            " decided_name = coalesce(%s, decided_name), decided_at = coalesce(decided_at, clock_timestamp()),"
+            " reason = nullif(%s, '') where approval_id = %s",
+            [state, by, name, reason, approval_id],
+        )
+
+    def use(self, approval_id: str, operation_id: str) -> None:
+        self.connection.execute(
+            "update okcm.approval set used_by = %s where approval_id = %s and used_by is null",
+            [operation_id, approval_id],
+        )
+
+
+def _approval(row: tuple[Any, ...]) -> Approval:
+    approval_id, action, argument, by, name, at, state, *rest = row
+    return Approval(approval_id, Action(action), argument, by, name, at, ApprovalState(state), *rest)

@@ -1,0 +1,163 @@
+"""A tenant whose policy wants two people, its people, and the steps in which they ask, say yes and do something."""
+
+import json
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.announcing import Announcer
+from activities.approvals import ApprovalActivities
+from activities.policies import PolicyActivities
+from activities.standing import StandingActivities
+from tenancy.approvals import Action, Approval, ApprovalState, Argument, Choice
+from tenancy.events import Channel
+from tenancy.lifecycle import Move, State
+from tenancy.messages import (
+    ApprovalResult,
+    ApprovalStep,
+    CloseApprovalInput,
+    PolicyInput,
+    StandingInput,
+    StandingMove,
+    StepInput,
+)
+from tenancy.people import Person, PersonRole
+from tenancy.policy import TenantPolicy
+from tests.database.builders import a_person, a_provisioned_tenant
+from tests.database.fixtures import Field
+
+TENANT = "acme"
+ADA = a_person(TENANT, "ada")
+KAI = a_person(TENANT, "kai", PersonRole.KEY_ADMINISTRATOR)
+UMA = a_person(TENANT, "uma", PersonRole.AUDITOR)
+DAY = timedelta(hours=24)
+
+
+class Scene:
+    def __init__(self, field: Field) -> None:
+        self.field, self.worker, self.dashboard = field, field.open("worker"), field.open("dashboard")
+        announcer = Announcer((Channel.EMAIL,), "https://cmk.example/tenant")
+        self.approvals = ApprovalActivities(self.worker, announcer, DAY)
+        self.policies = PolicyActivities(self.worker)
+        self.standings = StandingActivities(self.worker, announcer, 60.0, lambda: datetime.now(UTC))
+        self._steps = 0
+
+    def step(self, what: str = "step") -> StepInput:
+        self._steps += 1
+        return StepInput(tenant_id=TENANT, operation_id=f"{what}-{self._steps}")
+
+    def run(self, activity: Any, step: StepInput) -> Any:
+        return ActivityEnvironment().run(activity, step)
+
+    # ── what people do in the dashboard ──────────────────────────────────────────────────────────────────────────
+
+    def asks(self, person: Person, action: Action = Action.LOCK, argument: Argument | None = None) -> str:
+        approval_id = uuid.uuid4().hex
+        with self.dashboard.tenant_tx(TENANT) as tx:
+            tx.approvals.ask(approval_id, action, argument or {}, person)
+        return approval_id
+
+    def says(self, person: Person, approval_id: str, choice: Choice = Choice.APPROVE) -> None:
+        with self.dashboard.tenant_tx(TENANT) as tx:
+            assert tx.approvals.vote(approval_id, person, choice)
+
+    # ── the steps ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def of(self, approval_id: str) -> ApprovalStep:
+        return ApprovalStep(**self.step("approval").model_dump(), approval_id=approval_id)
+
+    def admit(self, approval_id: str) -> ApprovalResult:
+        return self.run(self.approvals.admit_approval, self.of(approval_id))
+
+    def decide(self, approval_id: str) -> ApprovalResult:
+        return self.run(self.approvals.decide_approval, self.of(approval_id))
+
+    def close(self, approval_id: str, code: str = "") -> Any:
+        step = CloseApprovalInput(**self.of(approval_id).model_dump(), code=code)
+        return self.run(self.approvals.close_approval, step)
+
+    def expire(self) -> Any:
+        return self.run(self.approvals.expire_approvals, self.step("expiry"))
+
+    def move(self, move: StandingMove, approval_id: str | None = None, operation_id: str = "") -> None:
+        step = self.step(move)
+        self.run(
+            self.standings.change_standing,
+            StandingInput(
+                tenant_id=TENANT, operation_id=operation_id or step.operation_id, move=move, approval_id=approval_id
+            ),
+        )
+
+    def set_policy(self, policy: TenantPolicy, approval_id: str | None = None) -> None:
+        request = policy.as_argument() | {"approval_id": approval_id}
+        self.run(self.policies.change_policy, PolicyInput.model_validate(self.step().model_dump() | request))
+
+    def approved(self, action: Action = Action.LOCK, argument: Argument | None = None) -> str:
+        """Have Ada ask and Kai approve; return the request's id."""
+        approval_id = self.asks(ADA, action, argument)
+        self.admit(approval_id)
+        self.says(KAI, approval_id)
+        assert self.decide(approval_id).state is ApprovalState.APPROVED
+        return approval_id
+
+    # ── what is on record ────────────────────────────────────────────────────────────────────────────────────────
+
+    def wants_two_for(self, *actions: Action) -> None:
+        with self.worker.tenant_tx(TENANT) as tx:
+            tx.policy.set(TenantPolicy(four_eyes=frozenset(actions)))
+
+    @property
+    def policy(self) -> TenantPolicy:
+        with self.worker.tenant_tx(TENANT) as tx:
+            return tx.policy.get()
+
+    @property
+    def state(self) -> State:
+        with self.worker.tenant_tx(TENANT) as tx:
+            row = tx.tenants.get()
+        assert row is not None
+        return row.state
+
+    def get(self, approval_id: str) -> Approval:
+        with self.worker.tenant_tx(TENANT) as tx:
+            found = tx.approvals.get(approval_id)
+        assert found is not None
+        return found
+
+    def let_its_time_pass(self, approval_id: str) -> None:
+        with self.field.administrator() as administrator:
+            administrator.execute(
+                "update okcm.approval set expires_at = clock_timestamp() where approval_id = %s", [approval_id]
+            )
+
+    def audited(self, prefix: str = "approval.") -> list[dict[str, Any]]:
+        with self.worker.tenant_tx(TENANT) as tx:
+            records = [json.loads(stored.record) for stored in tx.audit.records()]
+        return [record for record in records if record["name"].startswith(prefix)]
+
+    def messages(self) -> list[str]:
+        with self.worker.tenant_tx(TENANT) as tx:
+            return [announcement.kind for announcement, _ in tx.outbox.all()]
+
+
+def sign_on(field: Field, people: Iterable[Person]) -> None:
+    with field.open("dashboard", max_size=1).tenant_tx(TENANT) as tx:
+        for number, person in enumerate(people):
+            tx.sessions.begin(f"{number:064x}", person.subject, datetime.now(UTC) + timedelta(hours=1))
+
+
+@pytest.fixture
+def scene(field: Field) -> Scene:
+    """An active tenant, which wants two people for a lock; Ada, Kai and Uma are signed on."""
+    worker = field.open("worker")
+    a_provisioned_tenant(worker, TENANT)
+    with worker.tenant_tx(TENANT) as tx:
+        tx.tenants.move(Move.ACTIVATE)
+    sign_on(field, (ADA, KAI, UMA))
+    made = Scene(field)
+    made.wants_two_for(Action.LOCK)
+    return made

@@ -1,0 +1,276 @@
+"""Asking, deciding and doing on a real database; every way around the second person, and every step that dies."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tenancy.approval_errors import (
+    ApprovalNotNeeded,
+    ApprovalRequired,
+    ApprovalUnknown,
+    ApprovalWaits,
+    PolicyRefused,
+    TooManyApprovals,
+    VoteNotCounted,
+)
+from tenancy.approvals import MOST_PENDING, Action, ApprovalState, Choice
+from tenancy.events import AnnouncementKind
+from tenancy.lifecycle import State
+from tenancy.messages import PolicyInput, StandingMove
+from tenancy.people import Person, PersonRole
+from tenancy.policy import TenantPolicy
+from tenancy.root_key_errors import RootKeyDisabled
+from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, scene
+from tests.database.builders import a_connected_service, a_root_key
+
+__all__ = ["scene"]  # a fixture that pytest finds here by its name
+
+OTHERS_POLICY = TenantPolicy(tenant_key_days=100)
+
+
+def test_one_asks_another_approves_and_it_is_done_once_with_both_on_record(scene: Scene) -> None:
+    approval_id = scene.asks(ADA)
+    admitted = scene.admit(approval_id)
+    assert (admitted.state, admitted.told) == (ApprovalState.PENDING, AnnouncementKind.APPROVAL_WAITING)
+    assert [one.approval_id for one in admitted.waiting] == [approval_id]
+    assert scene.messages().count("approval-waiting") == 1
+    scene.says(KAI, approval_id)
+    decided = scene.decide(approval_id)
+    assert (decided.state, decided.action, decided.waiting) == (ApprovalState.APPROVED, Action.LOCK, ())
+    scene.move(StandingMove.LOCK, approval_id)
+    scene.close(approval_id)
+    assert scene.state is State.LOCKED
+    assert scene.get(approval_id).state is ApprovalState.DONE
+    told = [(one["name"], one["outcome"], one["details"].get("decided_by", "")) for one in scene.audited()]
+    assert told == [
+        ("approval.requested", "success", ""),
+        ("approval.granted", "success", "kai"),
+        ("approval.executed", "intended", "kai"),
+        ("approval.executed", "success", "kai"),
+    ]
+    assert {one["details"]["requested_by"] for one in scene.audited()} == {"ada"}
+
+
+@pytest.mark.parametrize("approval_id", [None, "f" * 32])
+def test_a_lock_that_nobody_else_approved_is_refused_and_other_moves_are_not(
+    scene: Scene, approval_id: str | None
+) -> None:
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, approval_id)
+    scene.move(StandingMove.SUSPEND)
+    assert scene.state is State.SUSPENDED
+
+
+def test_where_the_policy_asks_for_nobody_one_person_is_enough(scene: Scene) -> None:
+    scene.wants_two_for(Action.OFFBOARD)
+    scene.move(StandingMove.LOCK)
+    assert scene.state is State.LOCKED
+
+
+def test_an_approval_that_only_waits_or_was_declined_or_is_over_or_was_used_opens_nothing(scene: Scene) -> None:
+    waits = scene.asks(ADA)
+    scene.admit(waits)
+    scene.says(KAI, waits)  # said, and not counted yet
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, waits)
+    scene.decide(waits)
+    scene.let_its_time_pass(waits)
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, waits)
+
+    declined = scene.asks(ADA)
+    scene.admit(declined)
+    scene.says(KAI, declined, Choice.DECLINE)
+    assert scene.decide(declined).state is ApprovalState.REFUSED
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, declined)
+
+    used = scene.approved()
+    scene.move(StandingMove.LOCK, used)
+    scene.move(StandingMove.UNLOCK)
+    for _ in range(2):
+        with pytest.raises(ApprovalRequired):
+            scene.move(StandingMove.LOCK, used)
+        scene.close(used)
+    assert scene.state is State.ACTIVE
+
+
+def test_an_approval_for_one_thing_opens_no_other(scene: Scene) -> None:
+    scene.wants_two_for(Action.LOCK)
+    policy = scene.approved(Action.CHANGE_POLICY, OTHERS_POLICY.as_argument())
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, policy)
+    with pytest.raises(ApprovalRequired):
+        scene.set_policy(TenantPolicy(), policy)  # the wall taken down with the word for another number
+    scene.set_policy(OTHERS_POLICY, policy)
+    assert scene.policy == OTHERS_POLICY
+
+
+def test_whoever_asked_does_not_approve_whatever_they_call_themselves(scene: Scene) -> None:
+    approval_id = scene.asks(ADA)
+    scene.admit(approval_id)
+    scene.says(Person("ada", "Kai", TENANT, frozenset({PersonRole.KEY_ADMINISTRATOR})), approval_id)
+    with pytest.raises(VoteNotCounted):
+        scene.decide(approval_id)
+    scene.says(UMA, approval_id)
+    with pytest.raises(VoteNotCounted):
+        scene.decide(approval_id)
+    assert scene.get(approval_id).state is ApprovalState.PENDING
+    scene.says(KAI, approval_id)
+    assert scene.decide(approval_id).state is ApprovalState.APPROVED
+
+
+def test_nothing_is_decided_before_it_is_admitted_or_when_it_is_not_there(scene: Scene) -> None:
+    approval_id = scene.asks(ADA)
+    scene.says(KAI, approval_id)
+    with pytest.raises(VoteNotCounted):
+        scene.decide(approval_id)
+    for step in (scene.admit, scene.decide, scene.close):
+        with pytest.raises(ApprovalUnknown):
+            step("f" * 32)
+
+
+def test_what_needs_nobody_or_waits_already_or_is_too_much_is_not_admitted(scene: Scene) -> None:
+    assert scene.admit(scene.asks(ADA, Action.OFFBOARD)).code == ApprovalNotNeeded.code
+    scene.admit(scene.asks(ADA))
+    again = scene.asks(KAI)
+    for _ in range(2):
+        result = scene.admit(again)
+        assert (result.state, result.code) == (ApprovalState.REFUSED, ApprovalWaits.code)
+    for number in range(MOST_PENDING - 1):
+        assert not scene.admit(scene.asks(ADA, Action.LOCK, {"n": number})).code
+    assert scene.admit(scene.asks(ADA, Action.LOCK, {"n": 99})).code == TooManyApprovals.code
+
+
+def test_whoever_asked_withdraws_it(scene: Scene) -> None:
+    approval_id = scene.asks(ADA)
+    scene.admit(approval_id)
+    scene.says(ADA, approval_id, Choice.WITHDRAW)
+    assert scene.decide(approval_id).state is ApprovalState.WITHDRAWN
+    scene.says(KAI, approval_id)
+    assert scene.decide(approval_id).state is ApprovalState.WITHDRAWN
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, approval_id)
+    assert scene.audited()[-1]["name"] == "approval.withdrawn"
+
+
+def test_what_nobody_decided_in_time_is_over_and_another_can_be_asked_for(scene: Scene) -> None:
+    old, new = scene.asks(ADA), scene.asks(KAI)
+    scene.admit(old)
+    scene.let_its_time_pass(old)
+    assert not scene.admit(new).code
+    scene.says(KAI, old)
+    assert [one.approval_id for one in scene.expire().waiting] == [new]
+    assert scene.decide(old).state is ApprovalState.EXPIRED
+    assert [one["name"] for one in scene.audited()].count("approval.expired") == 1
+
+
+def test_a_yes_that_comes_too_late_counts_for_nothing(scene: Scene) -> None:
+    approval_id = scene.asks(ADA)
+    scene.admit(approval_id)
+    scene.says(KAI, approval_id)
+    scene.let_its_time_pass(approval_id)
+    assert scene.decide(approval_id).state is ApprovalState.EXPIRED
+
+
+def test_the_policy_changes_alone_until_it_wants_two_people_for_anything(scene: Scene) -> None:
+    scene.wants_two_for()
+    wants = TenantPolicy(service_key_days=30, four_eyes=frozenset({Action.OFFBOARD}))
+    scene.set_policy(wants)
+    with pytest.raises(ApprovalRequired):
+        scene.set_policy(TenantPolicy())
+    assert scene.policy == wants
+    [changed] = scene.audited("policy.")
+    assert changed["details"] == {
+        "before": "tenant key 365 d, service keys 90 d, two people for nothing",
+        "after": "tenant key 365 d, service keys 30 d, two people for offboard",
+    }
+
+
+def test_a_policy_outside_of_its_bounds_changes_nothing(scene: Scene) -> None:
+    step = PolicyInput(**scene.step().model_dump(), tenant_key_days=29, service_key_days=90)
+    with pytest.raises(PolicyRefused):
+        scene.run(scene.policies.change_policy, step)
+
+
+def test_the_lock_that_follows_a_root_key_waits_for_nobody(scene: Scene) -> None:
+    a_connected_service(scene.field, TENANT)
+    a_root_key(scene.field, TENANT)
+    with scene.worker.tenant_tx(TENANT) as tx:
+        key = tx.root_keys.current()
+        assert key is not None
+        tx.root_keys.report(key.root_key_id, RootKeyDisabled.code)
+    scene.run(scene.standings.follow_root_key, scene.step())
+    assert scene.state is State.LOCKED
+
+
+def test_what_stopped_it_stays_on_record(scene: Scene) -> None:
+    approval_id = scene.approved()
+    for _ in range(2):
+        scene.close(approval_id, "illegal_move")
+    found = scene.get(approval_id)
+    assert (found.state, found.reason) == (ApprovalState.FAILED, "illegal_move")
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, approval_id)
+
+
+class Died(BaseException):
+    """The process is gone: no `except` of the product sees this."""
+
+
+@contextmanager
+def dying_after_the_commit(scene: Scene) -> Iterator[None]:
+    """Every step of an approval has one effect, its commit."""
+    tenant_tx = scene.worker.tenant_tx
+
+    @contextmanager
+    def transaction(tenant_id: str) -> Iterator[Any]:
+        with tenant_tx(tenant_id) as tx:
+            yield tx
+        raise Died
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene.worker, "tenant_tx", transaction)
+        with pytest.raises(Died):
+            yield
+
+
+def test_every_step_dies_after_its_commit_and_is_done_once(scene: Scene) -> None:
+    approval_id = scene.asks(ADA)
+
+    def again(activity: Any, step: Any) -> Any:
+        with dying_after_the_commit(scene):
+            scene.run(activity, step)
+        return scene.run(activity, step)
+
+    assert again(scene.approvals.admit_approval, scene.of(approval_id)).state is ApprovalState.PENDING
+    scene.says(KAI, approval_id)
+    assert again(scene.approvals.decide_approval, scene.of(approval_id)).state is ApprovalState.APPROVED
+    with dying_after_the_commit(scene):
+        scene.move(StandingMove.LOCK, approval_id, "lock-of-one")
+    scene.move(StandingMove.LOCK, approval_id, "lock-of-one")
+    assert scene.state is State.LOCKED
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, approval_id, "lock-of-another")
+    scene.close(approval_id)
+    over = scene.asks(ADA)
+    scene.admit(over)
+    scene.let_its_time_pass(over)
+    assert again(scene.approvals.expire_approvals, scene.step("expiry")).waiting == ()
+    policy = scene.approved(Action.CHANGE_POLICY, OTHERS_POLICY.as_argument())
+    request = OTHERS_POLICY.as_argument() | {"approval_id": policy} | scene.step("policy").model_dump()
+    again(scene.policies.change_policy, PolicyInput.model_validate(request))
+    events = Counter(record["event_id"] for record in scene.audited(""))
+    assert set(events.values()) == {1}
+    names = Counter((one["name"], one["outcome"]) for one in scene.audited())
+    assert names == {
+        ("approval.requested", "success"): 3,
+        ("approval.granted", "success"): 2,
+        ("approval.executed", "intended"): 2,
+        ("approval.executed", "success"): 1,
+        ("approval.expired", "refused"): 1,
+    }
+    assert scene.messages().count("approval-waiting") == 3

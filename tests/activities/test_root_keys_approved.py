@@ -1,0 +1,68 @@
+"""Going back to the platform's root key where the policy wants two people for it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tenancy.approval_errors import ApprovalRequired
+from tenancy.approvals import Action, Choice
+from tenancy.messages import ApprovalStep, RootKeyStep
+from tenancy.policy import TenantPolicy
+from tenancy.root_keys import PlatformPlace, RootKeyMode
+from tests.activities.changing import Change, bao, change, opener, operator
+from tests.database.builders import a_person
+
+__all__ = ["bao", "change", "opener", "operator"]  # fixtures that pytest finds here by their names
+
+
+@pytest.fixture
+def guarded(change: Change) -> Change:
+    with change.tenant.database.tenant_tx(change.tenant_id) as tx:
+        tx.policy.set(TenantPolicy(four_eyes=frozenset({Action.ROOT_KEY_TO_PLATFORM})))
+    return change
+
+
+def approved(change: Change, field, request_id: str) -> str:
+    """Have Ada ask to go back to the platform by this request, and Kai approve it; return the approval's id."""
+    approval_id, tenant_id = f"{len(change.audited('approval.granted')) + 1:032x}", change.tenant_id
+    ada, kai = a_person(tenant_id, "ada"), a_person(tenant_id, "kai")
+    with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
+        for number, person in enumerate((ada, kai)):
+            tx.sessions.begin(f"{number:064x}", person.subject, datetime.now(UTC) + timedelta(hours=1))
+        tx.approvals.ask(approval_id, Action.ROOT_KEY_TO_PLATFORM, {"request_id": request_id}, ada)
+    step = ApprovalStep(tenant_id=tenant_id, operation_id=f"approval-{approval_id}", approval_id=approval_id)
+    change.tenant.run_with("admit-approval", step)
+    with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.approvals.vote(approval_id, kai, Choice.APPROVE)
+    change.tenant.run_with("decide-approval", step)
+    return approval_id
+
+
+def with_approval(step: RootKeyStep, approval_id: str) -> RootKeyStep:
+    return step.model_copy(update={"approval_id": approval_id})
+
+
+def test_to_a_key_of_ones_own_needs_nobody_and_back_needs_two(guarded: Change, bao, field) -> None:
+    held = guarded.to(bao.place(), bao.token())
+    back = guarded.ask(PlatformPlace(), None)
+    with pytest.raises(ApprovalRequired):
+        guarded.through(back)
+    guarded.assert_in_force(RootKeyMode.OPENBAO, held.request_id)
+    assert ("root-key-2", "intended") not in guarded.audited("root_key.changed")
+    guarded.through(with_approval(back, approved(guarded, field, back.request_id)))
+    guarded.assert_in_force(RootKeyMode.PLATFORM, None)
+
+
+def test_the_word_for_one_request_opens_no_other_and_no_second_change(guarded: Change, bao, field) -> None:
+    guarded.to(bao.place(), bao.token())
+    back, other = guarded.ask(PlatformPlace(), None), guarded.ask(PlatformPlace(), None)
+    approval_id = approved(guarded, field, back.request_id)
+    with pytest.raises(ApprovalRequired):
+        guarded.through(with_approval(other, approval_id))
+    guarded.through(with_approval(back, approval_id))
+    guarded.to(bao.place(), bao.token())
+    guarded.number += 1
+    with pytest.raises(ApprovalRequired):
+        guarded.through(with_approval(guarded.step(back.request_id, guarded.number), approval_id))
+    with pytest.raises(ApprovalRequired):
+        guarded.to_platform()

@@ -1,0 +1,192 @@
+"""Requests and votes as rows: who may write which, and what PostgreSQL refuses whoever asks for it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from database.connection import Database
+from tenancy.approvals import Action, Approval, ApprovalState, Choice
+from tenancy.errors import DatabaseRefused
+from tenancy.people import Person, PersonRole
+from tenancy.policy import TenantPolicy
+from tests.database.builders import a_person, a_provisioned_tenant
+from tests.database.fixtures import Field
+
+TENANT, OTHER = "acme", "beta"
+ID = "1" * 32
+DAY = timedelta(hours=24)
+
+
+class Rows:
+    def __init__(self, field: Field) -> None:
+        self.field, self.worker, self.dashboard = field, field.open("worker"), field.open("dashboard")
+        for tenant_id in (TENANT, OTHER):
+            a_provisioned_tenant(self.worker, tenant_id)
+        self.sign_on("ada", "1")
+        self.sign_on("kai", "2")
+
+    def sign_on(self, subject: str, number: str, tenant_id: str = TENANT) -> None:
+        with self.dashboard.tenant_tx(tenant_id) as tx:
+            tx.sessions.begin(number * 64, subject, datetime.now(UTC) + timedelta(hours=1))
+
+    def ask(self, subject: str = "ada", approval_id: str = ID, tenant_id: str = TENANT) -> None:
+        with self.dashboard.tenant_tx(tenant_id) as tx:
+            tx.approvals.ask(approval_id, Action.CHANGE_POLICY, TenantPolicy().as_argument(), a_person(TENANT, subject))
+
+    def vote(self, person: Person, choice: Choice = Choice.APPROVE, tenant_id: str = TENANT) -> bool:
+        with self.dashboard.tenant_tx(tenant_id) as tx:
+            return tx.approvals.vote(ID, person, choice)
+
+    def settle(self, state: ApprovalState) -> None:
+        with self.worker.tenant_tx(TENANT) as tx:
+            votes = tx.approvals.votes(ID)
+            tx.approvals.settle(ID, state, votes[0] if votes else None)
+
+    def get(self, database: Database | None = None) -> Approval:
+        with (database or self.worker).tenant_tx(TENANT) as tx:
+            found = tx.approvals.get(ID)
+        assert found is not None
+        return found
+
+    def sql(self, role: str, statement: str, tenant_id: str = TENANT) -> int:
+        with self.field.open(role, max_size=1).raw_tx(tenant_id) as connection:
+            return connection.execute(statement.encode()).rowcount
+
+
+@pytest.fixture
+def rows(field: Field) -> Rows:
+    return Rows(field)
+
+
+KAI = a_person(TENANT, "kai", PersonRole.KEY_ADMINISTRATOR)
+
+
+def test_a_request_is_read_back_as_it_was_asked_and_once(rows: Rows) -> None:
+    rows.ask()
+    rows.ask("kai")
+    found = rows.get()
+    assert (found.action, found.argument) == (Action.CHANGE_POLICY, TenantPolicy().as_argument())
+    assert (found.requested_by, found.requested_name) == ("ada", "Ada")
+    assert (found.state, found.expires_at) == (ApprovalState.ASKED, None)
+    for role in ("operator", "dashboard"):
+        assert rows.get(rows.field.open(role)) == found
+
+
+def test_its_time_begins_when_it_is_admitted_and_once(rows: Rows) -> None:
+    rows.ask()
+    with rows.worker.tenant_tx(TENANT) as tx:
+        now = tx.approvals.now()
+        tx.approvals.admit(ID, DAY)
+        [waiting] = tx.approvals.pending()
+        tx.approvals.admit(ID, 3 * DAY)
+    assert rows.get() == waiting
+    assert waiting.expires_at is not None
+    assert abs(waiting.expires_at - now - DAY) < timedelta(minutes=1)
+
+
+def test_everybody_speaks_once_and_is_read_in_order(rows: Rows) -> None:
+    rows.ask()
+    assert rows.vote(KAI)
+    assert not rows.vote(KAI, Choice.DECLINE)
+    assert rows.vote(a_person(TENANT), Choice.WITHDRAW)
+    with rows.worker.tenant_tx(TENANT) as tx:
+        first, second = tx.approvals.votes(ID)
+    assert (first.subject, first.roles, first.choice) == ("kai", KAI.roles, Choice.APPROVE)
+    assert (second.subject, second.choice) == ("ada", Choice.WITHDRAW)
+
+
+def test_what_became_of_it_keeps_who_said_so_and_one_operation(rows: Rows) -> None:
+    rows.ask()
+    rows.vote(KAI)
+    with rows.worker.tenant_tx(TENANT) as tx:
+        tx.approvals.admit(ID, DAY)
+        tx.approvals.settle(ID, ApprovalState.APPROVED, tx.approvals.votes(ID)[0])
+        tx.approvals.use(ID, "policy-1")
+        tx.approvals.use(ID, "policy-2")
+        tx.approvals.settle(ID, ApprovalState.DONE)
+        [latest] = tx.approvals.latest()
+    assert (latest.state, latest.decided_by, latest.used_by) == (ApprovalState.DONE, "kai", "policy-1")
+
+
+@pytest.mark.parametrize("state", [ApprovalState.APPROVED, ApprovalState.DONE, ApprovalState.FAILED])
+def test_not_even_the_worker_counts_a_request_as_approved_by_one_person_or_by_nobody(rows: Rows, state) -> None:
+    rows.ask()
+    with rows.worker.tenant_tx(TENANT) as tx:
+        tx.approvals.admit(ID, DAY)
+    with pytest.raises(DatabaseRefused, match="two_people"):
+        rows.settle(state)
+    rows.vote(a_person(TENANT))
+    with pytest.raises(DatabaseRefused, match="two_people"):
+        rows.settle(state)
+    with pytest.raises(DatabaseRefused, match="decided_by_fkey"):  # of kai there is no word
+        rows.sql("worker", f"update okcm.approval set state = '{state}', decided_by = 'kai'")
+    assert rows.get().state is ApprovalState.PENDING
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update okcm.approval set state = 'approved', decided_by = 'kai'",
+        "update okcm.approval set expires_at = now() + interval '1 year'",
+        "delete from okcm.approval",
+        "update okcm.approval_vote set choice = 'approve'",
+        "delete from okcm.approval_vote",
+        "update okcm.tenant_policy set four_eyes = '{}'",
+        (
+            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice, voted_at)"
+            " values ('acme', repeat('1', 32), 'kai', 'Kai', '{administrator}', 'approve', '2020-01-01')"
+        ),
+    ],
+)
+def test_the_dashboards_role_decides_nothing_by_sql(rows: Rows, statement: str) -> None:
+    rows.ask()
+    rows.vote(a_person(TENANT))
+    with pytest.raises(DatabaseRefused):
+        rows.sql("dashboard", statement)
+
+
+@pytest.mark.parametrize("statement", ["insert into okcm.approval_vote", "insert into okcm.approval"])
+@pytest.mark.parametrize("role", ["worker", "operator", "marketplace", "crypto"])
+def test_nobody_but_the_dashboard_asks_or_votes(rows: Rows, role: str, statement: str) -> None:
+    with pytest.raises(DatabaseRefused):
+        rows.sql(role, f"{statement} (tenant_id, approval_id) values ('acme', repeat('1', 32))")
+
+
+def test_nobody_votes_or_asks_for_another_tenant(rows: Rows) -> None:
+    rows.ask()
+    rows.sign_on("kai", "3", OTHER)
+    with pytest.raises(DatabaseRefused):  # there is no such request there
+        rows.vote(KAI, tenant_id=OTHER)
+    for table, more, values in (
+        ("approval_vote", "subject, name, roles, choice", "'kai', 'Kai', '{administrator}', 'approve'"),
+        ("approval", "action, requested_by, requested_name", "'lock', 'kai', 'Kai'"),
+    ):
+        statement = f"insert into okcm.{table} (tenant_id, approval_id, {more}) values"
+        with pytest.raises(DatabaseRefused):
+            rows.sql("dashboard", f"{statement} ('acme', repeat('1', 32), {values})", OTHER)
+    with rows.dashboard.tenant_tx(OTHER) as tx:
+        assert tx.approvals.get(ID) is None
+        assert tx.approvals.votes(ID) == []
+
+
+def test_who_is_not_signed_on_neither_asks_nor_votes(rows: Rows) -> None:
+    rows.ask()
+    with pytest.raises(DatabaseRefused, match="42501"):
+        rows.vote(a_person(TENANT, "nobody"))
+    with pytest.raises(DatabaseRefused, match="42501"):
+        rows.ask("nobody", "2" * 32)
+    with rows.dashboard.tenant_tx(TENANT) as tx:
+        tx.sessions.end("2" * 64)
+    with pytest.raises(DatabaseRefused, match="42501"):
+        rows.vote(KAI)
+
+
+def test_the_policy_keeps_what_needs_two_people(rows: Rows) -> None:
+    policy = TenantPolicy(tenant_key_days=30, four_eyes=frozenset({Action.LOCK, Action.OFFBOARD}))
+    with rows.worker.tenant_tx(TENANT) as tx:
+        assert tx.policy.get() == TenantPolicy()
+        tx.policy.set(policy)
+        tx.policy.set(policy)
+        assert tx.policy.get() == policy
+    with rows.worker.tenant_tx(OTHER) as tx:
+        assert tx.policy.get() == TenantPolicy()
