@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from database.audit_interfaces import AuditStream, FoundRecord, StreamEnds
+from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
     HeldKeyRow,
@@ -56,11 +57,14 @@ __all__ = [
     "BoundaryRunRow",
     "CallerRow",
     "DayCount",
+    "DoomedRow",
     "FoundRecord",
     "HeldKeyRow",
     "KeyRow",
     "KeyVersionRow",
     "LeafRow",
+    "Leaving",
+    "LeavingRow",
     "ManagedObjects",
     "ObjectCountRow",
     "ObjectRow",
@@ -76,6 +80,7 @@ __all__ = [
     "ServiceRow",
     "Services",
     "SessionRow",
+    "ShredRow",
     "SignedHead",
     "StepRow",
     "StreamEnds",
@@ -240,6 +245,7 @@ class TenantTransaction(Protocol):
 
     tenant_id: str
     tenants: Tenants
+    leaving: Leaving
     policy: Policies
     audit: AuditStream
     steps: Steps
@@ -270,8 +276,8 @@ class TenantDatabase(Protocol):
 class PlatformDatabase(Protocol):
     """The few questions that span tenants, each a function or a policy of its own with its own grant."""
 
-    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str]]:
-        """Return (tenant id, event id, region) of accepted events no workflow has yet, oldest first (marketplace)."""
+    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
+        """Return (tenant id, event id, region, kind) of events no workflow has yet, oldest first (marketplace)."""
         ...
 
     def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:

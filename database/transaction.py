@@ -9,6 +9,7 @@ from database.boundaries import Boundaries
 from database.certificates import Certificates
 from database.inbox import Inbox
 from database.keys import Keys
+from database.leaving import Leaving
 from database.objects import ManagedObjects
 from database.outbox import Outbox
 from database.policies import Policies
@@ -27,6 +28,7 @@ class Transaction:
     def __init__(self, connection: Connection[TupleRow], tenant_id: str) -> None:
         self.tenant_id = tenant_id
         self.tenants: interfaces.Tenants = Tenants(connection, tenant_id)
+        self.leaving: interfaces.Leaving = Leaving(connection, tenant_id)
         self.policy: interfaces.Policies = Policies(connection, tenant_id)
         self.audit: interfaces.AuditStream = AuditStream(connection, tenant_id)
         self.steps: interfaces.Steps = Steps(connection, tenant_id)

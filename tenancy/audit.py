@@ -70,6 +70,13 @@ class AuditName(StrEnum):
     ROOT_KEY_AVAILABLE = "root_key.available"
     ROOT_KEY_PREFLIGHT_REQUESTED = "root_key.preflight_requested"
     ROOT_KEY_CHANGE_REQUESTED = "root_key.change_requested"
+    LEAVING_BEGUN = "tenant.leaving_begun"
+    RESTORED = "tenant.restored"
+    DESTRUCTION_BEGUN = "tenant.destruction_begun"
+    KEY_DESTROYED = "key.destroyed"
+    ROWS_ERASED = "tenant.rows_erased"
+    SHRED_CERTIFIED = "tenant.shred_certified"
+    OFFBOARDED = "tenant.offboarded"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {
@@ -87,6 +94,8 @@ UPSTREAM_NAME: dict[AuditName, str] = {
     AuditName.SIGNED_IN: "userLoginSuccess",
     AuditName.ACCESS_REFUSED: "unauthorizedRequest",
     AuditName.ACTION_REFUSED: "unauthorizedRequest",
+    AuditName.KEY_DESTROYED: "keyPurge",
+    AuditName.OFFBOARDED: "tenantOffboarding",
 }
 
 ActorKind = Literal["human", "service", "system"]

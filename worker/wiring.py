@@ -14,9 +14,12 @@ from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 from activities.announcing import Announcer
 from activities.audit_heads import AuditHeadActivities
 from activities.certificates import CertificateActivities
+from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
+from activities.destruction import DestructionActivities
 from activities.isolation import IsolationActivities
 from activities.keys import KeyActivities
+from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.records import RecordActivities
 from activities.root_keys import RootKeyActivities
@@ -35,6 +38,7 @@ from keystores.providers import CustomerRootKeys, Reach
 from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
+from vault.destroyer import TransitDestroyer
 from vault.interfaces import RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
@@ -48,6 +52,7 @@ from worker.codec import TenantCodec, TenantConverter
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
+from workflows.offboard import OffboardTenant
 from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
@@ -55,7 +60,7 @@ from workflows.root_keys import WatchRootKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
-LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys)
+LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys, OffboardTenant)
 PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox, ForgetUntakenCredentials)
 
 _STICKY = timedelta(seconds=2)
@@ -74,6 +79,7 @@ class Parts:
     settings: Settings
     database: Database
     vault: VaultSession
+    offboarding: VaultSession
     keyring: Keyring
     root_keys: RootKeys
     lifecycle: tuple[Callable[..., Any], ...]
@@ -134,10 +140,22 @@ def build(settings: Settings) -> Parts:
         utc_now,
     )
     heads = AuditHeadActivities(database, database, TransitAuditSigner(vault))
+    offboarding = open_vault(settings, Role.OFFBOARDING)
+    leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), utc_now)
+    destruction = DestructionActivities(
+        database,
+        TransitDestroyer(offboarding),
+        keyring,
+        TransitAuditSigner(vault),
+        announcer,
+        settings.backup_days,
+        utc_now,
+    )
     return Parts(
         settings=settings,
         database=database,
         vault=vault,
+        offboarding=offboarding,
         keyring=keyring,
         root_keys=root_keys,
         lifecycle=(
@@ -166,6 +184,19 @@ def build(settings: Settings) -> Parts:
             changes.switch_root_key,
             changes.abandon_root_key,
             watch.watch_root_keys,
+            leaving.begin_leaving,
+            leaving.remind_of_leaving,
+            leaving.restore_tenant,
+            leaving.begin_destruction,
+            destruction.take_stock,
+            destruction.disconnect_services,
+            destruction.destroy_service_keys,
+            destruction.destroy_tenant_key,
+            destruction.destroy_authority_key,
+            destruction.erase_rows,
+            destruction.destroy_payload_key,
+            destruction.certify_destruction,
+            ClosingActivities().close_workflows,
         ),
         platform=(heads.sign_audit_heads, notifications.sweep_outbox, watch.forget_untaken_credentials),
         interceptors=(FailureInterceptor(database),),

@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows import priorities
     from workflows.provision import ProvisionTenant
     from workflows.refusals import refusal
+    from workflows.tenant_leaving import LeavingPart
     from workflows.tenant_root_key import RootKeyPart
 
 _REMEMBERED_EVENTS = 64
@@ -24,7 +25,7 @@ _REMEMBERED_EVENTS = 64
 
 
 @workflow.defn(name="Tenant")
-class Tenant(RootKeyPart):
+class Tenant(RootKeyPart, LeavingPart):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
@@ -36,13 +37,22 @@ class Tenant(RootKeyPart):
         while True:
             await workflow.wait_condition(
                 lambda: (
-                    self._asked is not None or bool(self._to_tell) or workflow.info().is_continue_as_new_suggested()
+                    self._asked is not None
+                    or bool(self._to_tell)
+                    or self._may_follow_wish
+                    or self._gone
+                    or workflow.info().is_continue_as_new_suggested()
                 ),
                 timeout_summary="waiting for the next event",
             )
+            if self._gone:
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                return  # what is left to be told was erased
             if self._asked is not None:
                 await self._provision(self._asked)
                 self._asked = None
+            elif self._may_follow_wish:
+                await self._follow_wish()
             elif self._to_tell:
                 await self._tell(self._to_tell.pop(0))
             else:
@@ -58,6 +68,12 @@ class Tenant(RootKeyPart):
             return
         seen = (*self._memory.seen_events, event.event_id)[-_REMEMBERED_EVENTS:]
         self._remember(seen_events=seen)
+        if event.kind == EventKind.SERVICE_DISABLED:
+            self._wish_for(EventKind.SERVICE_DISABLED)
+            return
+        if self._memory.state is State.LEAVING or self._memory.wish is not None:
+            self._wish_for(EventKind.SERVICE_ENABLED)
+            return
         if event.kind != EventKind.SERVICE_ENABLED or self._asked is not None:
             return
         if self._memory.state is State.REQUESTED:
