@@ -148,8 +148,9 @@ def _show_plan(database: Database, tenant_id: str, grace: timedelta, *, as_json:
 
 
 def _doomed(tx: TenantTransaction) -> list[dict[str, str]]:
+    versions = tx.services.keys()
     keys = [{"kind": key.kind, "name": key.name} for key in tx.keys.all()]
-    return keys + [{"kind": "service key", "name": f"{key.service} {key.version}"} for key in tx.services.keys()]
+    return keys + [{"kind": "service key", "name": f"{key.service} {key.version}"} for key in versions]
 
 
 def _draw_plan(console: Console, document: dict[str, Any]) -> None:

@@ -152,8 +152,8 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=3650,
-        description="how long backups of database and key server are kept, as certificates of destruction say; default: "
-        "they say that it is not known",
+        description="how long backups of database and key server are kept, as certificates of destruction say; "
+        "default: they say that it is not known",
     )
 
     dashboard_host: str = Field(LOOPBACK, description="address the dashboard listens on")

@@ -64,9 +64,9 @@ grant select, insert (tenant_id, kind, name, versions, fingerprint), update (des
 grant select, insert on okcm.shred_certificate to okcm_worker;
 grant select on okcm.destruction, okcm.shred_certificate to okcm_operator, okcm_dashboard;
 
--- The owner sees and changes rows of the tenant whose context is signed, and of it only while it is being destroyed. It
--- is asked here, inside every policy, and not by the function alone that erases: another function of the owner's, or a
--- fault in that one, meets the same wall.
+-- The owner reaches rows of the tenant whose context is signed (erase), and of it only while it is being destroyed
+-- (while_destroying). Both are asked with every row, and not by the function alone that erases: another function of the
+-- owner's, or a fault in that one, meets the same wall. Two policies, because pgrls can prove the first by itself.
 create function okcm.is_destroying() returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -77,22 +77,23 @@ end
 $$;
 revoke execute on function okcm.is_destroying() from public;
 
-create policy erase on okcm.tenant to okcm_owner
-    using (tenant_id = (select current_setting('app.tenant_id', true)) and state = 'leaving' and destroying_at is not null)
-    with check (tenant_id = (select current_setting('app.tenant_id', true)) and state = 'leaving'
-                and destroying_at is not null);
 do $$
 declare
     tenant_table text;
-    doomed constant text := '(tenant_id = (select current_setting(''app.tenant_id'', true))'
-                            ' and (select okcm.is_destroying()))';
+    mine constant text := '(tenant_id = (select current_setting(''app.tenant_id'', true)))';
+    for_all constant text := '(select current_setting(''app.tenant_id'', true)) = ''*''';
 begin
-    foreach tenant_table in array array['marketplace_event', 'operation_step', 'key', 'route', 'outbox', 'service',
+    foreach tenant_table in array array['tenant', 'marketplace_event', 'operation_step', 'key', 'route', 'outbox', 'service',
                                         'service_request', 'service_certificate', 'service_key', 'managed_object',
                                         'usage_minute', 'usage_day', 'usage_batch', 'dashboard_session', 'root_key',
                                         'root_key_request', 'root_key_change', 'tenant_policy', 'rotation',
                                         'destruction'] loop
-        execute format('create policy erase on okcm.%I to okcm_owner using %s with check %s', tenant_table, doomed, doomed);
+        execute format('create policy erase on okcm.%I to okcm_owner using %s with check %s', tenant_table, mine, mine);
+        -- The platform's questions (0005) are the owner's too.
+        execute format('create policy while_destroying on okcm.%I as restrictive to okcm_owner using (%s or %s)',
+                       tenant_table, for_all,
+                       case tenant_table when 'tenant' then '(state = ''leaving'' and destroying_at is not null)'
+                                         else '(select okcm.is_destroying())' end);
     end loop;
 end
 $$;
@@ -105,21 +106,21 @@ create function okcm.erase_tenant(at_most integer) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    tenant text := current_setting('app.tenant_id', true);
+    leaver text := current_setting('app.tenant_id', true);
     counts jsonb;
     doomed text;
     gone   bigint;
 begin
-    if not okcm.ctx_ok() or tenant = '*' then
+    if not okcm.ctx_ok() or leaver = '*' then
         raise insufficient_privilege using message = 'the context is not signed for a tenant';
     end if;
-    select coalesce(t.erased, '{}') into counts from okcm.tenant t where t.tenant_id = tenant
+    select coalesce(t.erased, '{}') into counts from okcm.tenant t where t.tenant_id = leaver
         and t.state = 'leaving' and t.destroying_at is not null for no key update;
     if not found then
         raise insufficient_privilege using message = 'the tenant is not being destroyed';
     end if;
     perform from okcm.destruction d
-        where d.tenant_id = tenant and d.destroyed_at is null and d.kind <> 'payload key';
+        where d.tenant_id = leaver and d.destroyed_at is null and d.kind <> 'payload key';
     if found then
         raise check_violation using message = 'a key of the tenant is not destroyed yet';
     end if;
@@ -130,18 +131,18 @@ begin
                                   'operation_step', 'route', 'key'] loop
         execute format('delete from okcm.%I where ctid = any (array('
                        'select ctid from okcm.%I where tenant_id = $1 limit $2))', doomed, doomed)
-            using tenant, at_most;
+            using leaver, at_most;
         get diagnostics gone = row_count;
         counts := counts || jsonb_build_object(doomed, coalesce((counts ->> doomed)::bigint, 0) + gone);
         if gone >= at_most then
-            update okcm.tenant set erased = counts where tenant_id = tenant;
+            update okcm.tenant set erased = counts where tenant_id = leaver;
             return false;
         end if;
     end loop;
     -- The customer's name goes; that there was such an event stays, so that none of them is ever taken for new.
     update okcm.marketplace_event set organization = '(erased)', started_at = coalesce(started_at, clock_timestamp())
-        where tenant_id = tenant and (organization <> '(erased)' or started_at is null);
-    update okcm.tenant set organization = '(erased)', erased = counts where tenant_id = tenant;
+        where tenant_id = leaver and (organization <> '(erased)' or started_at is null);
+    update okcm.tenant set organization = '(erased)', erased = counts where tenant_id = leaver;
     return true;
 end
 $$;

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from database.connection import Database
 from database.interfaces import (
     AuthorityRow,
+    DoomedRow,
     LeafRow,
     ObjectRow,
     RootKeyRequestRow,
@@ -14,6 +15,7 @@ from database.interfaces import (
     SealedRootKeyRow,
     ServiceKeyRow,
     ServiceRequestRow,
+    ShredRow,
     SignedHead,
     UsesRow,
 )
@@ -121,6 +123,17 @@ def a_root_key(field: Field, tenant_id: str, number: int = 1, root_key_id: str |
         tx.root_keys.stage(number, [(row, row.wrapped + b" anew") for row in rows])
         assert tx.root_keys.switch(number)
     return root_key_id
+
+
+def a_doomed_key(tenant_id: str, **changed: object) -> DoomedRow:
+    return replace(DoomedRow("L2 tenant key", l2_key(tenant_id), "1-1", "ab" * 32), **changed)
+
+
+def a_leaving(field: Field, tenant_id: str) -> None:
+    """Give a tenant what is on record of one that left, while it is there still."""
+    with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.leaving.gather([a_doomed_key(tenant_id)])
+        tx.leaving.certify(ShredRow("{}", "signature", "audit:1", NOW))
 
 
 def some_uses(service: str = "orders", **changed: object) -> UsesRow:
