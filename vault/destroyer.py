@@ -27,15 +27,17 @@ _NAMES: Mapping[TenantKeyKind, Callable[[str], str]] = MappingProxyType(
 
 
 class TransitDestroyer:
-    """`interfaces.Destroyer` over Transit, with the identity `offboarding`."""
+    """`interfaces.Destroyer` over Transit."""
 
-    def __init__(self, session: VaultCalls) -> None:
-        self._session = session
+    def __init__(self, destroying: VaultCalls, looking: VaultCalls) -> None:
+        """Take the identity `offboarding`, which can do nothing but destroy, and one that may look at keys."""
+        self._destroying = destroying
+        self._looking = looking
 
     def describe(self, kind: TenantKeyKind, tenant_id: str) -> DoomedKey | None:
         """Return what will be known of the key once it is gone; None when there is no such key."""
         name = _NAMES[kind](tenant_id)
-        record = self._session.read(f"transit/keys/{name}")
+        record = self._looking.read(f"transit/keys/{name}")
         if record is None:
             return None
         versions = record["keys"]
@@ -49,16 +51,16 @@ class TransitDestroyer:
             KeyUnavailable: it is there after it was destroyed; tried again.
         """
         path = f"transit/keys/{_NAMES[kind](tenant_id)}"
-        if self._session.read(path) is None:
+        if self._looking.read(path) is None:
             return
         try:
-            self._session.write(f"{path}/config", {"deletion_allowed": True})
-            self._session.delete(path)
+            self._destroying.write(f"{path}/config", {"deletion_allowed": True})
+            self._destroying.delete(path)
         except VaultRejected:
             # Another attempt, taken for dead, may have been faster; anything else is found by looking.
-            if self._session.read(path) is not None:
+            if self._looking.read(path) is not None:
                 raise
-        if self._session.read(path) is not None:
+        if self._looking.read(path) is not None:
             raise KeyUnavailable("the key is still there after it was destroyed")
 
 

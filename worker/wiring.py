@@ -144,7 +144,7 @@ def build(settings: Settings) -> Parts:
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), utc_now)
     destruction = DestructionActivities(
         database,
-        TransitDestroyer(offboarding),
+        TransitDestroyer(offboarding, vault),
         keyring,
         TransitAuditSigner(vault),
         announcer,
