@@ -103,7 +103,7 @@ class LeavingPart(StandingPart):
         """Begin the workflow of the grace; False when there is one."""
         tenant = self._tenant
         try:
-            await workflow.start_child_workflow(
+            child = await workflow.start_child_workflow(
                 OffboardTenant.run,
                 OffboardInput(
                     tenant_id=tenant.tenant_id,
@@ -120,6 +120,8 @@ class LeavingPart(StandingPart):
             )
         except WorkflowAlreadyStartedError:
             return False
+        # It ends as it may, cancelled for one; how is on record and not looked at here.
+        child.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return True
 
     async def _come_back(self) -> None:

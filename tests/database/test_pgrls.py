@@ -78,7 +78,8 @@ def test_no_role_and_no_view_gets_around_the_policies(field: Field, mode: str) -
 # What the linter says and why it may.
 ALLOWED = {
     "SEC001": r"okcm\.(context_key|schema_migration)",  # the owner's alone; the gate refuses any grant on them
-    "SEC005": r"okcm\.\w+\.(signed|every_tenant|platform_questions|while_destroying)",  # about the session, on purpose: see 0003
+    # About the session, on purpose: see 0003 and 0013.
+    "SEC005": r"okcm\.\w+\.(signed|every_tenant|platform_questions|while_destroying)",
     "SEC009": r"okcm\.audit_event_\d\d",  # no policy means nobody, which is meant
     # These triggers only ever raise, or hash the row's own tenant into a NOTIFY.
     "SEC013": r"okcm\.(audit_\w+|\w+\.announce_(change|rewrap))",
@@ -86,7 +87,8 @@ ALLOWED = {
         r"okcm\.(ctx_ok|audit_append_all|audit_save_signed_head|unstarted_events|unknown_serials|moved_heads"
         r"|waiting_outboxes|erase_tenant|watched_root_keys|untaken_credentials|count_tenants|page_of_tenants|stuck_tenants|provisioning_times)"
     ),
-    "PERF003": r"okcm\.(outbox\.ready_text|tenant\.(begins_requested|while_destroying))",  # beside a tenant predicate that has its index
+    # Beside a tenant predicate that has its index.
+    "PERF003": r"okcm\.(outbox\.ready_text|tenant\.(begins_requested|while_destroying))",
 }
 
 
