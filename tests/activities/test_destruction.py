@@ -16,7 +16,7 @@ from tenancy.errors import KeyUnavailable, OpenKcmError
 from tenancy.leaving import KEPT
 from tenancy.lifecycle import State
 from tenancy.shred import ShredStatement, shred_message, statement_text
-from tests.activities.conftest import REGION
+from tests.activities.conftest import REGION, Provisioning
 from tests.activities.connecting import SERVICE
 from tests.activities.leaving import STEPS, add_service, leaving, operator
 from vault.payload_keys import TransitPayloadKeys
@@ -125,7 +125,7 @@ def test_no_other_tenants_keys_or_rows_are_touched(leaving, request_tenant, oper
         assert leaving.admin.read(f"transit/keys/{name}") is not None
 
 
-def _active(tenant):
+def _active(tenant: Provisioning) -> Provisioning:
     for step in ("open-records", "create-keys", "create-authority", "activate"):
         tenant.run(step)
     return tenant

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+import cli.leaving
 import cli.root_key
 import cli.tenant
 from cli import output
@@ -29,7 +31,7 @@ from tenancy.errors import OpenKcmError
 from tenancy.ids import root_key
 from tenancy.lifecycle import DECRYPTS, Move
 from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
+from tenancy.messages import LeaveRequest, StandingMove
 from tenancy.root_keys import Credentials, PlatformPlace, Problem
 from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field, field, server, template
@@ -63,6 +65,7 @@ class FakeGateway:
     finds: Sequence[Problem] = ()
     opened: list[Credentials] = dataclasses.field(default_factory=list)
     asked: list[str] = dataclasses.field(default_factory=list)
+    left: list[LeaveRequest] = dataclasses.field(default_factory=list)
 
     async def change_standing(self, tenant_id: str, move: StandingMove) -> None:
         self._ask(f"{move} {tenant_id}")
@@ -75,6 +78,21 @@ class FakeGateway:
                     tx.tenants.move(Move(move))
                 elif row.state not in DECRYPTS:
                     tx.tenants.release(LockReason.SWITCH)
+        except OpenKcmError as illegal:
+            raise refused(illegal) from None
+
+    async def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
+        self._ask(f"offboard {tenant_id}")
+        self.left.append(request)
+        grace = timedelta() if request.now else timedelta(seconds=request.grace_seconds or 30 * 86400)
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tx.leaving.begin(grace)
+
+    async def restore(self, tenant_id: str) -> None:
+        self._ask(f"restore {tenant_id}")
+        try:
+            with self.worker.tenant_tx(tenant_id) as tx:
+                tx.leaving.restore()
         except OpenKcmError as illegal:
             raise refused(illegal) from None
 
@@ -149,6 +167,7 @@ class Desk:
         app.callback()(lambda: None)
         cli.root_key.register(app, self._ask)
         cli.tenant.register(app, self._ask)
+        cli.leaving.register(app, self._ask)
         # A console keeps the width it was made with, which under xdist is the terminal's.
         with patch.object(output.people, "_width", 300):
             return CliRunner().invoke(app, list(words), input=typed)

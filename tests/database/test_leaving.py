@@ -1,4 +1,4 @@
-"""A tenant's leaving on record: who wins between restoring and destroying, and what erasing takes, leaves and refuses."""
+"""A tenant's leaving on record: who wins between restoring and destroying; what erasing takes, leaves and refuses."""
 
 import threading
 from datetime import UTC, datetime, timedelta
