@@ -115,7 +115,7 @@ class LeavingPart(StandingPart):
                 id=ids.offboard_workflow(tenant.tenant_id),
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 priority=priorities.service(tenant.tenant_id),
-                static_summary=f"offboard {tenant.tenant_id}",
+                # No static summary: that would lie under this workflow's own key, which does not outlive it.
                 search_attributes=self._found_by(),
             )
         except WorkflowAlreadyStartedError:

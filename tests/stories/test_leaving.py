@@ -1,10 +1,11 @@
-"""I leave: nothing works, I come back and everything does; and then I leave for good, and nobody opens anything again."""
+"""I leave: nothing works, I come back and everything does; then I leave for good, and nobody opens anything again."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from temporalio.worker import Replayer
 
 from config.secrets import BOUNDARY_IDENTITY, Role
 from tenancy import ids
@@ -146,12 +147,13 @@ async def test_the_payloads_of_its_workflows_do_not_decode_but_those_of_its_leav
     parts.keyring.open_platform_key()
     codec = parts.converter.payload_codec
     assert codec is not None
-    closed = 0
+    replayer, closed = Replayer(workflows=wiring.LIFECYCLE_WORKFLOWS, data_converter=parts.converter), 0
     for workflow_id, history in histories:
         sealed = [p for p in payloads_of([(workflow_id, history)]) if p.metadata["encoding"] == ENCODING]
         if ids.payloads_of_tenant(workflow_id) is None:
             assert {p.metadata["key"] for p in sealed} == {b"payloads-platform"}
             await codec.decode(sealed)
+            await replayer.replay_workflow(history)
             continue
         for payload in sealed:
             if payload.metadata["key"] == ids.payload_key(TENANT).encode():

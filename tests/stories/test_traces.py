@@ -142,7 +142,7 @@ async def test_each_tenants_payloads_lie_under_its_own_key(histories):
 
 
 async def readable(stack: Stack, histories: Exported) -> Exported:
-    """Leave out those of tenants that have left: the key of their payloads is destroyed (tests/stories/test_leaving.py)."""
+    """Leave out those of tenants that have left: the key of their payloads is destroyed (test_leaving.py)."""
     vault, tenants = stack.vault(), {ids.payloads_of_tenant(workflow_id) for workflow_id, _ in histories} - {None}
     left = {tenant for tenant in tenants if vault.read(f"transit/keys/{ids.payload_key(tenant or '')}") is None}
     return [(workflow_id, one) for workflow_id, one in histories if ids.payloads_of_tenant(workflow_id) not in left]
