@@ -81,7 +81,7 @@ class LeavingActivities:
 
     @activity.defn(name="begin-destruction")
     def begin_destruction(self, step: StepInput) -> BegunResult:
-        """Step 3: pass the point of no return, unless the tenant was restored; on record before anything is destroyed."""
+        """Step 3: pass the point of no return, on record before anything goes, unless the tenant was restored."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             begun = tx.leaving.begin_destruction(self._clock())
             if begun:
