@@ -112,10 +112,10 @@ def _by_careless_function(field: Field, administrator: psycopg.Connection) -> It
             own = (ATTACKER, _signed(field, "worker", ATTACKER))
             if not table.startswith("audit_") and _reached(administrator, own, "select okcm.idle()"):
                 yield f"a function of the owner's while nothing is destroyed: {table}"
+            # While both are destroyed: the moment at which the owner reaches most.
             administrator.execute(
                 "reset session authorization;"
-                "update okcm.tenant set state = 'leaving', destroying_at = now()"
-                f" where tenant_id = '{ATTACKER}';"
+                "update okcm.tenant set state = 'leaving', destroying_at = now();"
                 "set local session authorization okcm_worker"
             )
             for pretence in (own, (VICTIM, "")):
