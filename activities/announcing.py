@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from database.interfaces import TenantRow, TenantTransaction
 from tenancy import ids
@@ -16,11 +17,18 @@ class Announcer:
     channels: Sequence[Channel]
     base_url: str
 
-    def store(self, tx: TenantTransaction, step: StepInput, row: TenantRow, kind: AnnouncementKind) -> bool:
-        """Store one message for each channel; False when there is nobody to tell."""
+    def store(
+        self,
+        tx: TenantTransaction,
+        step: StepInput,
+        row: TenantRow,
+        kind: AnnouncementKind,
+        until: datetime | None = None,
+    ) -> bool:
+        """Store one message for each channel; False when there is nobody to tell. `until`: of one who leaves."""
         if step.tenant_id == ids.CANARY_TENANT_ID:  # nobody enabled it
             return False
-        subject, body = announcement_text(kind, row.organization, dashboard_url(self.base_url, step.tenant_id))
+        subject, body = announcement_text(kind, row.organization, dashboard_url(self.base_url, step.tenant_id), until)
         for channel in self.channels:
             tx.outbox.add(
                 Announcement(

@@ -91,13 +91,13 @@ def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> 
     with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
         if tx.tenants.get() is None:
             raise TenantUnknown
-        stored = tx.shreds.get()
+        stored = tx.leaving.certificate()
     if stored is None:
         raise CertificateMissing
     with new_file(out) as file:
-        file.write(certificate_file(*stored).encode())
-    document = {"tenant_id": tenant_id, "file": str(out), "key": stored[2]}
-    output.answer(document, as_json=as_json, show=lambda console: console.print(Text(f"{out}: signed by {stored[2]}")))
+        file.write(certificate_file(stored.statement, stored.signature, stored.key).encode())
+    document = {"tenant_id": tenant_id, "file": str(out), "key": stored.key}
+    output.answer(document, as_json=as_json, show=lambda console: console.print(Text(f"{out}: signed by {stored.key}")))
 
 
 def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:

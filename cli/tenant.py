@@ -17,7 +17,7 @@ from cli.policy import Policy
 from cli.standing import Standing
 from config.settings import load_settings
 from database.connection import Database
-from database.interfaces import ServiceRow, TenantRow, TenantTransaction
+from database.interfaces import LeavingRow, ServiceRow, TenantRow, TenantTransaction
 from tenancy import ids
 from tenancy.errors import TenantUnknown
 from tenancy.lifecycle import State
@@ -119,8 +119,18 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
             {"clause": check.clause, "name": check.name, "outcome": check.outcome, "seconds": check.seconds}
             for check in tx.boundaries.latest()
         ],
+        "leaving": of_leaving(tx.leaving.get()),
         "audit": {"events": head.seq if head else 0, "head": head.chain_hash.hex() if head else None},
     }
+
+
+def of_leaving(row: LeavingRow | None) -> dict[str, Any] | None:
+    """Return how far a tenant's leaving is, as JSON's types; None while it stays."""
+    if row is None or row.since is None:
+        return None
+    times = {"since": row.since, "until": row.until, "destroying_at": row.destroying_at, "ended_at": row.offboarded_at}
+    restorable = row.destroying_at is None and row.state is State.LEAVING
+    return {name: at and at.isoformat() for name, at in times.items()} | {"restorable": restorable}
 
 
 def of_service(row: ServiceRow) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("boundaries", f"{checks['held']} of {checks.total()} attacks refused" if checks else "not attacked yet"),
         ("audit stream", f"{audit['events']} records, head {(audit['head'] or '')[:16]}…"),
     ]
+    if tenant["leaving"]:
+        facts.append(("leaving", _leaving(tenant["leaving"])))
     if tenant["promise_broken_at"]:
         facts.append(("promise", f"broken at {tenant['promise_broken_at'][:19]}"))
     return facts
@@ -52,7 +54,20 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def state(tenant: Mapping[str, Any]) -> str:
     """Return a tenant's state in words, with what locks it."""
-    return f"{tenant['state']} by {', '.join(tenant['locks'])}" if tenant["locks"] else str(tenant["state"])
+    locked = tenant["state"] == "locked" and tenant["locks"]
+    return f"{tenant['state']} by {', '.join(tenant['locks'])}" if locked else str(tenant["state"])
+
+
+def _leaving(leaving: Mapping[str, Any]) -> str:
+    if leaving["ended_at"]:
+        return f"everything was destroyed at {_moment(leaving['ended_at'])}"
+    if leaving["destroying_at"]:
+        return f"its keys are being destroyed since {_moment(leaving['destroying_at'])}; nothing can be restored"
+    return f"since {_moment(leaving['since'])}; it can be restored until {_moment(leaving['until'])}"
+
+
+def _moment(text: str) -> str:
+    return f"{text[:16].replace('T', ' ')} UTC"
 
 
 def _service(service: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ _OTHERS = 0o077
 
 
 class Role(StrEnum):
-    """The processes that have an identity of their own at PostgreSQL and at Vault."""
+    """Who has an identity of its own at PostgreSQL, at Vault or at both: the processes, and one use of the worker's."""
 
     WORKER = "worker"
     MARKETPLACE = "marketplace"
@@ -22,6 +22,8 @@ class Role(StrEnum):
     CODEC = "codec"
     CRYPTO = "crypto"
     DASHBOARD = "dashboard"
+    OFFBOARDING = "offboarding"
+    """With which the worker destroys the keys of tenants that left; its everyday identity cannot."""
 
 
 def database_password(role: str) -> str:

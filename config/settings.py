@@ -151,6 +151,16 @@ class Settings(BaseSettings):
     approval_hours: float = Field(
         24.0, gt=0, le=168, description="how long a request waits for a second person before it is over"
     )
+    offboard_grace_days: float = Field(
+        30.0, ge=1, le=365, description="how long a tenant that leaves can be restored before its keys are destroyed"
+    )
+    backup_days: int | None = Field(
+        None,
+        ge=0,
+        le=3650,
+        description="how long backups of database and key server are kept, as certificates of destruction say; "
+        "default: they say that it is not known",
+    )
 
     dashboard_host: str = Field(LOOPBACK, description="address the dashboard listens on")
     dashboard_port: Port = Field(18501, description="port of the dashboard")

@@ -30,8 +30,8 @@ _TABLES = (
     *("outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
-    *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation"),
-    *("approval", "approval_vote"),
+    *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
+    *("approval", "approval_vote", "shred_certificate"),
 )
 
 # Each counts the rows it reached. $1 is whose they are, $2 in whose name a row is written, $3 a key, $4 a fresh name.

@@ -115,10 +115,12 @@ class Database:
         finally:
             self._inside.open = False
 
-    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str]]:
+    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
         with self.raw_tx(PLATFORM) as connection:
-            rows = connection.execute("select tenant_id, event_id, region from okcm.unstarted_events(%s)", [limit])
-            return [(tenant_id, event_id, region) for tenant_id, event_id, region in rows]
+            rows = connection.execute(
+                "select tenant_id, event_id, region, kind from okcm.unstarted_events(%s)", [limit]
+            )
+            return [(tenant_id, event_id, region, kind) for tenant_id, event_id, region, kind in rows]
 
     def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditStream, FoundRecord, StreamEnds
+from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
     HeldKeyRow,
@@ -66,12 +67,15 @@ __all__ = [
     "BoundaryRunRow",
     "CallerRow",
     "DayCount",
+    "DoomedRow",
     "DueRow",
     "FoundRecord",
     "HeldKeyRow",
     "KeyRow",
     "KeyVersionRow",
     "LeafRow",
+    "Leaving",
+    "LeavingRow",
     "ManagedObjects",
     "ObjectCountRow",
     "ObjectRow",
@@ -90,6 +94,7 @@ __all__ = [
     "ServiceRow",
     "Services",
     "SessionRow",
+    "ShredRow",
     "SignedHead",
     "StepRow",
     "StreamEnds",
@@ -253,21 +258,12 @@ class Sessions(Protocol):
         ...
 
 
-class Shreds(Protocol):
-    def record(self, statement: str, signature: str, key: str, issued_at: datetime) -> None:
-        """Store the tenant's one crypto-shred certificate; a second call changes nothing."""
-        ...
-
-    def get(self) -> tuple[str, str, str] | None:
-        """Return statement, signature and key of the certificate; None while nothing was destroyed."""
-        ...
-
-
 class TenantTransaction(Protocol):
     """One transaction over one tenant's rows."""
 
     tenant_id: str
     tenants: Tenants
+    leaving: Leaving
     policy: Policies
     approvals: Approvals
     audit: AuditStream
@@ -284,7 +280,6 @@ class TenantTransaction(Protocol):
     objects: ManagedObjects
     usage: Usage
     sessions: Sessions
-    shreds: Shreds
 
 
 class TenantDatabase(Protocol):
@@ -313,8 +308,8 @@ class AuditDatabase(TenantDatabase, AuditKeys, Protocol):
 class PlatformDatabase(AuditKeys, Protocol):
     """The few questions that span tenants, each a function or a policy of its own with its own grant."""
 
-    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str]]:
-        """Return (tenant id, event id, region) of accepted events no workflow has yet, oldest first (marketplace)."""
+    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
+        """Return (tenant id, event id, region, kind) of events no workflow has yet, oldest first (marketplace)."""
         ...
 
     def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:

@@ -64,6 +64,10 @@ class Services(Protocol):
         """Return the newest certificate of a service that is not revoked."""
         ...
 
+    def valid_leaves(self, at: datetime) -> Sequence[LeafRow]:
+        """Return every certificate that is neither revoked nor expired."""
+        ...
+
     def generation(self, service: str) -> int:
         """Return the generation of a service's newest certificate, revoked ones included; 0 before the first."""
         ...

@@ -150,6 +150,14 @@ class Services:
         ).fetchone()
         return None if found is None else LeafRow(*found)
 
+    def valid_leaves(self, at: datetime) -> Sequence[LeafRow]:
+        rows = self.connection.execute(
+            "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
+            " from okcm.service_certificate where revoked_at is null and not_after > %s order by service, generation",
+            [at],
+        )
+        return [LeafRow(*row) for row in rows]
+
     def issued(self, service: str, request_id: str) -> tuple[LeafRow, str]:
         leaf = self.leaf(service)
         chain = self.connection.execute("select chain_pem from okcm.certificate_authority").fetchone()

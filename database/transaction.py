@@ -10,6 +10,7 @@ from database.boundaries import Boundaries
 from database.certificates import Certificates
 from database.inbox import Inbox
 from database.keys import Keys
+from database.leaving import Leaving
 from database.objects import ManagedObjects
 from database.outbox import Outbox
 from database.policies import Policies
@@ -18,7 +19,6 @@ from database.rotations import Rotations
 from database.routes import Routes
 from database.services import Services
 from database.sessions import Sessions
-from database.shreds import Shreds
 from database.steps import Steps
 from database.tenants import Tenants
 from database.usage import Usage
@@ -30,6 +30,7 @@ class Transaction:
     def __init__(self, connection: Connection[TupleRow], tenant_id: str) -> None:
         self.tenant_id = tenant_id
         self.tenants: interfaces.Tenants = Tenants(connection, tenant_id)
+        self.leaving: interfaces.Leaving = Leaving(connection, tenant_id)
         self.policy: interfaces.Policies = Policies(connection, tenant_id)
         self.approvals: interfaces.Approvals = Approvals(connection, tenant_id)
         self.audit: interfaces.AuditStream = AuditStream(connection, tenant_id)
@@ -46,4 +47,3 @@ class Transaction:
         self.objects: interfaces.ManagedObjects = ManagedObjects(connection, tenant_id)
         self.usage: interfaces.Usage = Usage(connection, tenant_id)
         self.sessions: interfaces.Sessions = Sessions(connection, tenant_id)
-        self.shreds: interfaces.Shreds = Shreds(connection, tenant_id)

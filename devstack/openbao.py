@@ -27,8 +27,8 @@ from tenancy.errors import ComponentFailed, VaultRefused
 if TYPE_CHECKING:
     from vault.setup import Wanted
 
-ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO)
-"""The processes that log in at the key server."""
+ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO, Role.OFFBOARDING)
+"""Who logs in at the key server."""
 _SEAL_KEY_BYTES = 32
 _SETUP_SECRET = "setup-secret-id"  # noqa: S105 - a file name
 

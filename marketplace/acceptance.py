@@ -23,8 +23,7 @@ class Accepted:
 def accept(database: TenantDatabase, event: MarketplaceEvent, source: str) -> Accepted:
     """Store an event with its audit record and, when it enables a new tenant, the tenant's row; all or nothing.
 
-    A second delivery, however many at once, finds the first by (tenant, event id) and adds nothing. An event that
-    disables is kept for offboarding; no workflow waits for it, so it is marked and the sweep leaves it alone.
+    A second delivery, however many at once, finds the first by (tenant, event id) and adds nothing.
 
     Args:
         database: of the role `marketplace`.
@@ -40,7 +39,8 @@ def accept(database: TenantDatabase, event: MarketplaceEvent, source: str) -> Ac
         row = tx.tenants.request(event) if event.kind is EventKind.SERVICE_ENABLED else tx.tenants.get()
         if row is None:
             raise TenantUnknown
-        _refuse_what_cannot_be(row, event)
+        leaving = tx.leaving.get()
+        _refuse_what_cannot_be(row, event, destroying=leaving is not None and leaving.destroying_at is not None)
         fresh = tx.inbox.accept(event)
         if fresh:
             _record(tx, event, source)
@@ -62,8 +62,9 @@ def mark_started(database: TenantDatabase, tenant_id: str, event_id: str) -> Non
         tx.inbox.mark_started(event_id)
 
 
-def _refuse_what_cannot_be(row: TenantRow, event: MarketplaceEvent) -> None:
-    if row.state is State.OFFBOARDED:
+def _refuse_what_cannot_be(row: TenantRow, event: MarketplaceEvent, *, destroying: bool) -> None:
+    # Once its keys are being destroyed it has as good as left: there is nothing to come back to.
+    if row.state is State.OFFBOARDED or destroying:
         raise TenantOffboarded
     if row.region != event.region:
         raise TenantConflict
@@ -83,5 +84,3 @@ def _record(tx: TenantTransaction, event: MarketplaceEvent, source: str) -> None
             details={"region": event.region, "occurred_at": event.timestamp.isoformat()},
         )
     )
-    if event.kind is EventKind.SERVICE_DISABLED:
-        tx.inbox.mark_started(event.event_id)

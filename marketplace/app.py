@@ -24,7 +24,6 @@ from marketplace.signature import SignatureCheck
 from marketplace.sweep import Sweep
 from marketplace.transactions import Transactions
 from tenancy.errors import BodyTooLarge, MalformedEvent, OpenKcmError, Unauthorized
-from tenancy.events import EventKind
 from tenancy.ids import parse_tenant_id
 
 _BODY_SECONDS = 10.0
@@ -80,8 +79,8 @@ def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> Fas
         event = read_event(body, headers, check.verify(headers, body), offer.regions)
         source = request.client.host if request.client else ""
         accepted = await transactions.run(partial(accept, database, event, source))
-        if event.kind is EventKind.SERVICE_ENABLED and not accepted.duplicate:
-            sweep.offer((event.tenant_id, event.event_id, event.region))
+        if not accepted.duplicate:
+            sweep.offer((event.tenant_id, event.event_id, event.region, event.kind))
         status_url = str(request.url_for("show_tenant", tenant_id=event.tenant_id))
         stored = EventAnswer(
             tenant_id=event.tenant_id,

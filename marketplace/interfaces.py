@@ -13,10 +13,14 @@ class WorkflowDoor(Protocol):
         """Start or signal the tenant's workflow, safe to repeat; raises TemporalUnavailable."""
         ...
 
+    async def disable(self, tenant_id: str, event_id: str) -> None:
+        """Tell the tenant's workflow; raises TenantUnknown while it is not there, and TemporalUnavailable."""
+        ...
+
 
 class EventDatabase(TenantDatabase, Protocol):
     """The database as the role `marketplace` sees it."""
 
-    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str]]:
-        """Return (tenant id, event id, region) of accepted events no workflow has yet, oldest first."""
+    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
+        """Return (tenant id, event id, region, kind) of accepted events no workflow has yet, oldest first."""
         ...

@@ -15,6 +15,7 @@ from marketplace.acceptance import mark_started
 from marketplace.interfaces import EventDatabase, WorkflowDoor
 from marketplace.transactions import Transactions
 from tenancy.errors import DatabaseUnavailable, TemporalUnavailable
+from tenancy.events import EventKind
 
 _INTERVAL_SECONDS = 2.0
 _SLOWEST_SECONDS = 5.0
@@ -24,8 +25,8 @@ _REFUSED_REST_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
-Waiting = tuple[str, str, str]
-"""Tenant id, event id, region."""
+Waiting = tuple[str, str, str, str]
+"""Tenant id, event id, region, kind."""
 
 
 class Sweep:
@@ -91,9 +92,12 @@ class Sweep:
         return task
 
     async def _hand_over(self, waiting: Waiting) -> None:
-        tenant_id, event_id, region = waiting
+        tenant_id, event_id, region, kind = waiting
         async with self._places:
-            await self._door.enable(tenant_id, region, event_id)
+            if kind == EventKind.SERVICE_DISABLED:
+                await self._door.disable(tenant_id, event_id)
+            else:
+                await self._door.enable(tenant_id, region, event_id)
         # Dying here hands the event over once more, which the tenant's workflow knows by the event's id.
         await self._transactions.run(partial(mark_started, self._database, tenant_id, event_id))
 

@@ -87,6 +87,13 @@ class AuditName(StrEnum):
     APPROVAL_EXECUTED = "approval.executed"
     APPROVAL_ASKED = "approval.ask_requested"
     APPROVAL_VOTED = "approval.vote_requested"
+    LEAVING_BEGUN = "tenant.leaving_begun"
+    RESTORED = "tenant.restored"
+    DESTRUCTION_BEGUN = "tenant.destruction_begun"
+    KEY_DESTROYED = "key.destroyed"
+    ROWS_ERASED = "tenant.rows_erased"
+    SHRED_CERTIFIED = "tenant.shred_certified"
+    OFFBOARDED = "tenant.offboarded"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {
@@ -108,6 +115,8 @@ UPSTREAM_NAME: dict[AuditName, str] = {
     AuditName.SIGNED_IN: "userLoginSuccess",
     AuditName.ACCESS_REFUSED: "unauthorizedRequest",
     AuditName.ACTION_REFUSED: "unauthorizedRequest",
+    AuditName.KEY_DESTROYED: "keyPurge",
+    AuditName.OFFBOARDED: "tenantOffboarding",
 }
 
 ActorKind = Literal["human", "service", "system"]

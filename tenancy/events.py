@@ -35,6 +35,10 @@ class AnnouncementKind(StrEnum):
     ROOT_KEY_CHANGED = "root-key-changed"
     KEYS_ROTATED = "keys-rotated"
     APPROVAL_WAITING = "approval-waiting"
+    LEAVING = "leaving"
+    LEAVING_REMINDER = "leaving-reminder"
+    RESTORED = "restored"
+    FAREWELL = "farewell"
 
 
 class Channel(StrEnum):
@@ -65,8 +69,13 @@ def dashboard_url(base_url: str, tenant_id: str) -> str:
     return f"{base_url.rstrip('/')}/tenant/{tenant_id}"
 
 
-def announcement_text(kind: AnnouncementKind, organization: str, url: str) -> tuple[str, str]:
-    """Return subject and body of an announcement; the ready text is the customer's own wording."""
+def announcement_text(
+    kind: AnnouncementKind, organization: str, url: str, until: datetime | None = None
+) -> tuple[str, str]:
+    """Return subject and body of an announcement; the ready text is the customer's own wording.
+
+    `until` is when the grace of one who leaves is over. The farewell names nobody: the name is erased by then.
+    """
     match kind:
         case AnnouncementKind.READY:
             subject = f"OpenKCM is ready for {organization}!"
@@ -129,5 +138,37 @@ def announcement_text(kind: AnnouncementKind, organization: str, url: str) -> tu
                 "Somebody of your organization asked for something that takes two of you. Nothing has happened yet, "
                 "and nothing will unless another person who manages keys approves it in time. What it is, and until "
                 f"when: {url}/settings\n"
+            )
+        case _:
+            return _leaving_text(kind, organization, url, until)
+    return subject, body
+
+
+def _leaving_text(kind: AnnouncementKind, organization: str, url: str, until: datetime | None) -> tuple[str, str]:
+    match kind:
+        case AnnouncementKind.LEAVING | AnnouncementKind.LEAVING_REMINDER:
+            again = "still " if kind is AnnouncementKind.LEAVING_REMINDER else ""
+            end = "the grace is over" if until is None else f"{until:%Y-%m-%d %H:%M} UTC"
+            subject = f"OpenKCM for {organization} is {again}leaving"
+            body = (
+                f"{subject}\n\n"
+                "Nothing of yours can be encrypted or decrypted, and nothing is destroyed yet. Until "
+                f"{end} all of it can be restored. After that your keys are destroyed for good, and whatever they "
+                f"encrypted can never be read again by anybody. If this was not you, restore it now: {url}\n"
+            )
+        case AnnouncementKind.RESTORED:
+            subject = f"OpenKCM for {organization} is restored"
+            body = (
+                f"{subject}\n\n"
+                "Nothing was destroyed. A service whose certificate expired meanwhile has to be connected again; its "
+                f"key is the same. How you stand: {url}\n"
+            )
+        case _:
+            subject = "OpenKCM: your keys are destroyed"
+            body = (
+                f"{subject}\n\n"
+                "Your keys are destroyed for good, your records are erased, and your account id is never used again. A "
+                "signed certificate says what was destroyed, what is kept and why, and what remains in backups until "
+                "when; your operator gives it to you.\n"
             )
     return subject, body

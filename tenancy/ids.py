@@ -108,6 +108,11 @@ def rotation_workflow(tenant_id: str, number: int) -> str:
     return f"{tenant_workflow(tenant_id)}/rotate/{number}"
 
 
+def offboard_workflow(tenant_id: str) -> str:
+    """Return the workflow id of the tenant's leaving, from the grace to the destruction of its keys."""
+    return f"{tenant_workflow(tenant_id)}/offboard"
+
+
 def watch_workflow(region: str) -> str:
     """Return the workflow id of the watch over a region's root keys."""
     return f"root-keys/{region}"
@@ -119,6 +124,15 @@ def tenant_of_workflow(workflow_id: str) -> str | None:
     if len(parts) < 2 or parts[0] != "tenant" or not _TENANT_ID.fullmatch(parts[1]):
         return None
     return parts[1]
+
+
+def payloads_of_tenant(workflow_id: str) -> str | None:
+    """Return the tenant under whose key a workflow's payloads lie, None for the platform's key.
+
+    A tenant's leaving outlives the tenant's key, which it destroys, so its own payloads lie under the platform's.
+    """
+    tenant_id = tenant_of_workflow(workflow_id)
+    return None if tenant_id is None or workflow_id == offboard_workflow(tenant_id) else tenant_id
 
 
 def task_queue(region: str) -> str:

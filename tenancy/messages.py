@@ -11,8 +11,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from tenancy.approvals import Action, ApprovalState
-from tenancy.events import AnnouncementKind
+from tenancy.events import AnnouncementKind, EventKind
 from tenancy.ids import TenantId, parse_service_name
+from tenancy.leaving import LONGEST_GRACE
 from tenancy.lifecycle import State
 from tenancy.root_keys import RootKeyMode
 from tenancy.rotation import Scope
@@ -32,6 +33,14 @@ class PendingApproval(Message):
     expires_at: datetime
 
 
+class LeaveReason(StrEnum):
+    """Who let a tenant leave; no words of theirs, which would stay in histories."""
+
+    OPERATOR = "operator"
+    CUSTOMER = "customer"
+    MARKETPLACE = "marketplace"
+
+
 class TenantMemory(Message):
     """What the tenant entity remembers from one run to the next."""
 
@@ -42,6 +51,8 @@ class TenantMemory(Message):
     rotations: int = Field(0, description="rotations of its keys that were begun")
     operations: int = Field(0, description="moves of its standing and preflights; makes their operation ids unique")
     waiting: tuple[PendingApproval, ...] = ()
+    leavings: int = Field(0, description="how often it began to leave")
+    wish: EventKind | None = Field(None, description="the marketplace's last word, when it could not be done at once")
 
 
 class TenantInput(Message):
@@ -361,3 +372,42 @@ class ApprovalResult(WaitingResult):
     state: ApprovalState
     code: str = Field("", description="why it was not admitted")
     told: AnnouncementKind | None = None
+
+
+class LeaveRequest(Message):
+    """What somebody asks for who lets a tenant leave; `now` is without any grace."""
+
+    grace_seconds: float | None = Field(None, gt=0, le=LONGEST_GRACE.total_seconds(), description="None: the usual")
+    reason: LeaveReason = LeaveReason.OPERATOR
+    now: bool = False
+
+
+class LeaveInput(StepInput, LeaveRequest):
+    """Input of the step that lets a tenant leave."""
+
+
+class LeavingResult(StandingResult):
+    since: datetime
+    until: datetime
+
+
+class OffboardInput(Message):
+    tenant_id: TenantId
+    region: str
+    number: int = Field(description="counts how often the tenant began to leave, from 1")
+    since: datetime
+    until: datetime
+
+
+class BegunResult(Message):
+    begun: bool = Field(description="false when the tenant was restored")
+
+
+class Stock(Message):
+    """What there is to destroy, as far as a workflow has to know it."""
+
+    services: tuple[ServiceName, ...] = Field(description="those that are connected or have a workflow")
+
+
+class OffboardResult(Message):
+    destroyed: bool = Field(description="false when the tenant was restored in the last moment")

@@ -179,6 +179,35 @@ class AuditSigner(Protocol):
         ...
 
 
+class TenantKeyKind(StrEnum):
+    """The keys that a tenant has at the key server."""
+
+    TENANT = "tenant"
+    AUTHORITY = "authority"
+    PAYLOAD = "payload"
+
+
+@dataclass(frozen=True, slots=True)
+class DoomedKey:
+    """What is known of a key before it is destroyed; `fingerprint` is a SHA-256, hex."""
+
+    name: str
+    versions: str
+    fingerprint: str
+
+
+class Destroyer(Protocol):
+    """Destroys the keys of a tenant that has left, with an identity that can do nothing else."""
+
+    def describe(self, kind: TenantKeyKind, tenant_id: str) -> DoomedKey | None:
+        """Return what will be known of the key once it is gone; None when there is no such key."""
+        ...
+
+    def destroy(self, kind: TenantKeyKind, tenant_id: str) -> None:
+        """Destroy the key and see that it is gone; one that is gone already stays so."""
+        ...
+
+
 class BoundaryProbe(Protocol):
     """Attacks on keys and certificates across two tenants (MTCI U2, C2, C3, A1, A3)."""
 

@@ -75,10 +75,10 @@ class SetupRequest:
 class Wanted:
     """What differs from one installation to another.
 
-    `secret_id_files`: AppRole role (`worker`, `codec`, `crypto`, and `setup` where `apply` is to be run later without
-    an administrator) → file with its secret id, 0600. `boundary_public_key_file`: public key (PEM) of the identity
-    that signs tenant JWTs. `server_names`: DNS names and IP addresses that the crypto service's certificate may have.
-    `policies`: folder of `<role>.hcl` and `tenant.hcl`.
+    `secret_id_files`: AppRole role (`worker`, `codec`, `crypto`, `offboarding`, and `setup` where `apply` is to be run
+    later without an administrator) → file with its secret id, 0600. `boundary_public_key_file`: public key (PEM) of
+    the identity that signs tenant JWTs. `server_names`: DNS names and IP addresses that the crypto service's
+    certificate may have. `policies`: folder of `<role>.hcl` and `tenant.hcl`.
     """
 
     secret_id_files: Mapping[str, Path]

@@ -27,7 +27,7 @@ from temporalio.converter import (
 
 from tenancy import ids
 from tenancy.errors import WrongContext
-from tenancy.ids import tenant_of_workflow
+from tenancy.ids import payloads_of_tenant
 from worker.keyring import PLATFORM_KEY, Keyring
 
 ENCODING = b"binary/openkcm-aes256gcm"
@@ -46,7 +46,7 @@ class TenantCodec(PayloadCodec, WithSerializationContext):
         workflow_id = None
         if isinstance(context, WorkflowSerializationContext | ActivitySerializationContext):
             workflow_id = context.workflow_id
-        tenant_id = tenant_of_workflow(workflow_id or "")
+        tenant_id = payloads_of_tenant(workflow_id or "")
         return self if tenant_id == self._tenant_id else type(self)(self._keyring, tenant_id)
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:

@@ -3,8 +3,9 @@
 Until a tenant's payload key exists its few payloads, which carry ids only, lie under the platform's key. From
 `learn` on (or from the first payload of the tenant that is opened here) they lie under the tenant's, so deleting that
 one Transit key makes every later payload of the tenant unreadable, in histories and in backups alike. Nothing here
-asks Vault while a payload is written: an alarm can be raised in a workflow while Vault is down. Nothing is evicted:
-a tenant has one data key of a few hundred bytes, and forgetting it would put its payloads back under the platform's.
+asks Vault while a payload is written: an alarm can be raised in a workflow while Vault is down. Nothing is evicted
+but on purpose, when a tenant has left: a tenant has one data key of a few hundred bytes, and forgetting it puts its
+payloads back under the platform's.
 """
 
 import asyncio
@@ -42,6 +43,13 @@ class Keyring:
     def learn(self, tenant_id: str, data_key: bytes, wrapped: str) -> None:
         """Use this data key for the tenant from now on; the first one learned stays."""
         self._keep(DataKey(ids.payload_key(tenant_id), wrapped, data_key))
+
+    def forget(self, tenant_id: str) -> None:
+        """Forget the tenant's data keys, whose Transit key is destroyed: nothing here opens its payloads any more."""
+        name = ids.payload_key(tenant_id)
+        with self._lock:
+            self._current.pop(name, None)
+            self._opened = {wrapped: key for wrapped, key in self._opened.items() if key.key_name != name}
 
     def current(self, tenant_id: str | None) -> DataKey:
         """Return the key to write a payload with; `tenant_id` is None for the platform's own workflows."""

@@ -15,9 +15,12 @@ from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
 from activities.audit_heads import AuditHeadActivities
 from activities.certificates import CertificateActivities
+from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
+from activities.destruction import DestructionActivities
 from activities.isolation import IsolationActivities
 from activities.keys import KeyActivities
+from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
 from activities.records import RecordActivities
@@ -38,6 +41,7 @@ from keystores.providers import CustomerRootKeys, Reach
 from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
+from vault.destroyer import TransitDestroyer
 from vault.interfaces import AuditSigner, RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
@@ -51,6 +55,7 @@ from worker.codec import TenantCodec, TenantConverter
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
+from workflows.offboard import OffboardTenant
 from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
@@ -59,7 +64,15 @@ from workflows.rotate import RotateKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
-LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, WatchRootKeys)
+LIFECYCLE_WORKFLOWS = (
+    Tenant,
+    ProvisionTenant,
+    ConnectService,
+    ChangeRootKey,
+    RotateKeys,
+    WatchRootKeys,
+    OffboardTenant,
+)
 PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox, ForgetUntakenCredentials)
 
 _STICKY = timedelta(seconds=2)
@@ -78,6 +91,7 @@ class Parts:
     settings: Settings
     database: Database
     vault: VaultSession
+    offboarding: VaultSession
     keyring: Keyring
     root_keys: RootKeys
     signer: AuditSigner
@@ -142,10 +156,22 @@ def build(settings: Settings) -> Parts:
     )
     signer = TransitAuditSigner(vault)
     heads = AuditHeadActivities(database, database, signer)
+    offboarding = open_vault(settings, Role.OFFBOARDING)
+    leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), utc_now)
+    destruction = DestructionActivities(
+        database,
+        TransitDestroyer(offboarding, vault),
+        keyring,
+        signer,
+        announcer,
+        settings.backup_days,
+        utc_now,
+    )
     return Parts(
         settings=settings,
         database=database,
         vault=vault,
+        offboarding=offboarding,
         keyring=keyring,
         root_keys=root_keys,
         signer=signer,
@@ -192,6 +218,19 @@ def build(settings: Settings) -> Parts:
             approvals.decide_approval,
             approvals.close_approval,
             approvals.expire_approvals,
+            leaving.begin_leaving,
+            leaving.remind_of_leaving,
+            leaving.restore_tenant,
+            leaving.begin_destruction,
+            destruction.take_stock,
+            destruction.disconnect_services,
+            destruction.destroy_service_keys,
+            destruction.destroy_tenant_key,
+            destruction.destroy_authority_key,
+            destruction.erase_rows,
+            destruction.destroy_payload_key,
+            destruction.certify_destruction,
+            ClosingActivities().close_workflows,
         ),
         platform=(heads.sign_audit_heads, notifications.sweep_outbox, watch.forget_untaken_credentials),
         interceptors=(FailureInterceptor(database),),

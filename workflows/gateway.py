@@ -33,6 +33,7 @@ from tenancy.lifecycle import State
 from tenancy.messages import (
     ApprovalRequest,
     EnrolInput,
+    LeaveRequest,
     MarketplaceSignal,
     PolicyRequest,
     RootKeyRequest,
@@ -115,6 +116,35 @@ class Gateway:
         except _DOWN as failed:
             raise TemporalUnavailable from failed
 
+    async def disable(self, tenant_id: str, event_id: str) -> None:
+        """Tell the tenant's workflow that the marketplace disabled it; it leaves as soon as nothing else runs.
+
+        Raises: TenantUnknown while nobody is there to be told, TemporalUnavailable.
+        """
+        handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
+        try:
+            await handle.signal(
+                Tenant.marketplace_event,
+                MarketplaceSignal(event_id=event_id, kind=EventKind.SERVICE_DISABLED),
+                rpc_timeout=_RPC_TIMEOUT,
+            )
+        except _DOWN as failed:
+            if isinstance(failed, RPCError) and failed.status is RPCStatusCode.NOT_FOUND:
+                raise TenantUnknown from None
+            raise TemporalUnavailable from failed
+
+    async def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
+        """Let a tenant leave; nothing of it works when this returns, and until the grace is over it can be restored.
+
+        Raises: TenantUnknown, TemporalUnavailable, NotDoneInTime, or UpdateRefused, when it is leaving at another time
+            already or something else runs.
+        """
+        await self._of_tenant(tenant_id, Tenant.offboard, [request])
+
+    async def restore(self, tenant_id: str) -> None:
+        """Bring a tenant back that is leaving; raises as above, `destruction_begun` when it is too late."""
+        await self._of_tenant(tenant_id, Tenant.restore, [])
+
     async def retry(self, tenant_id: str) -> None:
         """Provision a failed tenant again; raises TenantUnknown, TemporalUnavailable or the validator's refusal."""
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
@@ -132,12 +162,12 @@ class Gateway:
 
         Raises: TenantUnknown, TemporalUnavailable, NotDoneInTime, or the refusal of the validator or of the move.
         """
-        await self._of_tenant(tenant_id, Tenant.change_standing, StandingRequest(move=move))
+        await self._of_tenant(tenant_id, Tenant.change_standing, [StandingRequest(move=move)])
 
     async def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
         """Try the root key of a stored request; what was found is on record when this returns. Raises as above."""
         await self._of_tenant(
-            tenant_id, Tenant.preflight_root_key, RootKeyRequest(request_id=request_id), f"preflight-{request_id}"
+            tenant_id, Tenant.preflight_root_key, [RootKeyRequest(request_id=request_id)], f"preflight-{request_id}"
         )
 
     async def change_root_key(self, tenant_id: str, request_id: str) -> None:
@@ -147,23 +177,23 @@ class Gateway:
             a preflight found is on record.
         """
         await self._of_tenant(
-            tenant_id, Tenant.change_root_key, RootKeyRequest(request_id=request_id), f"change-{request_id}"
+            tenant_id, Tenant.change_root_key, [RootKeyRequest(request_id=request_id)], f"change-{request_id}"
         )
 
     async def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
         """Put another policy in force; it is so when this returns. Raises as above."""
         request = PolicyRequest.model_validate(policy.as_argument())
-        await self._of_tenant(tenant_id, Tenant.change_policy, request)
+        await self._of_tenant(tenant_id, Tenant.change_policy, [request])
 
     async def propose(self, tenant_id: str, approval_id: str) -> None:
         """Let a stored request wait for a second person; it does when this returns. Raises as above."""
         await self._of_tenant(
-            tenant_id, Tenant.propose, ApprovalRequest(approval_id=approval_id), f"propose-{approval_id}"
+            tenant_id, Tenant.propose, [ApprovalRequest(approval_id=approval_id)], f"propose-{approval_id}"
         )
 
     async def decide(self, tenant_id: str, approval_id: str) -> None:
         """Do what the votes on a request say; what was approved is done when this returns. Raises as above."""
-        await self._of_tenant(tenant_id, Tenant.decide, ApprovalRequest(approval_id=approval_id))
+        await self._of_tenant(tenant_id, Tenant.decide, [ApprovalRequest(approval_id=approval_id)])
 
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         """Connect a service, or give a connected one a further certificate, as the stored request says.
@@ -187,12 +217,14 @@ class Gateway:
         """Revoke all certificates of a service at once; raises as `connect_service`."""
         await self._ask(tenant_id, region, service, ConnectService.disconnect)
 
-    async def _of_tenant(self, tenant_id: str, update: Any, argument: Any, update_id: str | None = None) -> None:
+    async def _of_tenant(
+        self, tenant_id: str, update: Any, arguments: Sequence[Any], update_id: str | None = None
+    ) -> None:
         """Ask the tenant's entity, which runs as long as there is the tenant."""
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
         try:
             async with asyncio.timeout(self._patience_seconds):
-                await _until_taken(lambda: handle.execute_update(update, argument, id=update_id))
+                await _until_taken(lambda: handle.execute_update(update, args=arguments, id=update_id))
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             raise NotDoneInTime from None
         except _DOWN as failed:

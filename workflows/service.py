@@ -30,6 +30,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.refusals import code_of, refusal, refusal_of
     from workflows.steps import note, perform
 
+TENANT_GONE = "tenant-gone"
+"""The signal by which the tenant's other workflows end when it has left. It carries nothing: there is no key for it."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -105,6 +108,10 @@ class ConnectService:
             raise refusal_of(failed) from None
         self._disconnected = True
         self._show()
+
+    @workflow.signal(name=TENANT_GONE, description="The tenant has left: every certificate is revoked")
+    def tenant_gone(self) -> None:
+        self._disconnected = True
 
     async def _connect(self, request_id: str) -> None:
         plan = await note(

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.provision import ProvisionTenant
     from workflows.refusals import refusal
     from workflows.tenant_approvals import ApprovalPart
+    from workflows.tenant_leaving import LeavingPart
     from workflows.tenant_rotation import RotationPart
 
 _REMEMBERED_EVENTS = 64
@@ -27,7 +28,7 @@ _REMEMBERED_EVENTS = 64
 
 
 @workflow.defn(name="Tenant")
-class Tenant(ApprovalPart, RotationPart):
+class Tenant(ApprovalPart, RotationPart, LeavingPart):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
@@ -43,15 +44,22 @@ class Tenant(ApprovalPart, RotationPart):
                     lambda: (
                         self._asked is not None
                         or bool(self._to_tell)
+                        or self._may_follow_wish
+                        or self._gone
                         or self._next_end() != ends  # noqa: B023 - asked before the loop goes on
                         or workflow.info().is_continue_as_new_suggested()
                     ),
                     timeout=self._until(ends),
                     timeout_summary="until what waits for a second person is over",
                 )
+            if self._gone:
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                return  # what is left to be told was erased
             if self._asked is not None:
                 await self._provision(self._asked)
                 self._asked = None
+            elif self._may_follow_wish:
+                await self._follow_wish()
             elif self._to_tell:
                 await self._tell(self._to_tell.pop(0))
             elif self._is_overdue():
@@ -69,6 +77,12 @@ class Tenant(ApprovalPart, RotationPart):
             return
         seen = (*self._memory.seen_events, event.event_id)[-_REMEMBERED_EVENTS:]
         self._remember(seen_events=seen)
+        if event.kind == EventKind.SERVICE_DISABLED:
+            self._wish_for(EventKind.SERVICE_DISABLED)
+            return
+        if self._memory.state is State.LEAVING or self._memory.wish is not None:
+            self._wish_for(EventKind.SERVICE_ENABLED)
+            return
         if event.kind != EventKind.SERVICE_ENABLED or self._asked is not None:
             return
         if self._memory.state is State.REQUESTED:

@@ -47,6 +47,9 @@ WATCH_ATTEMPT = timedelta(hours=1)
 WATCH_HEARTBEAT = timedelta(seconds=4)
 """After so long another worker takes up the watch of one that died."""
 
+ERASE_ATTEMPT = timedelta(minutes=10)
+"""Years of usage are erased piece by piece; a heartbeat says that it goes on."""
+
 RENEWAL_PAUSE = timedelta(hours=1)
 """How long a renewal rests that was refused, because the tenant is locked for instance; a third of the certificate's
 life is left when it is first tried, so some twenty tries."""

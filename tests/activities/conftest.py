@@ -107,7 +107,7 @@ def settings(field: Field, key_server: openbao.Server, tmp_path: Path) -> Settin
     for role in (Role.WORKER, Role.MARKETPLACE, Role.OPERATOR, Role.CRYPTO):
         ensure_secret(folder, secrets.database_password(role), field.server.passwords[role])
         ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
-    for role in (Role.WORKER, Role.CRYPTO):
+    for role in (Role.WORKER, Role.CRYPTO, Role.OFFBOARDING):
         secret_id = (key_server.folder / f"{role}.secret").read_text(encoding="ascii")
         ensure_secret(folder, secrets.vault_secret(role), secret_id)
     ensure_secret(folder, secrets.BOUNDARY_IDENTITY, key_server.identity_pem)

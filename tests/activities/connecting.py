@@ -19,6 +19,7 @@ from tenancy.messages import CertificatePlan, CertificateStep, EnrolStep, Servic
 from tenancy.provisioning import Step
 from tenancy.services import ServiceKind
 from tests.activities.conftest import Provisioning, run_steps
+from vault.session import VaultSession
 from worker import wiring
 
 SERVICE = "orders-db"
@@ -135,7 +136,7 @@ def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) 
 
     An effect is an answer from Vault or from a customer's key server, or a commit.
     """
-    vault_request, tenant_tx, seen = tenant.parts.vault.request, tenant.database.tenant_tx, [0]
+    tenant_tx, seen = tenant.database.tenant_tx, [0]
     customers_send, counting = Transport.send, threading.Lock()
 
     def effect() -> None:
@@ -150,10 +151,15 @@ def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) 
         effect()
         return answer
 
-    def request(*args: Any, **kwargs: Any) -> Any:
-        answer = vault_request(*args, **kwargs)
-        effect()
-        return answer
+    def counted(session: VaultSession) -> Callable[..., Any]:
+        vault_request = session.request
+
+        def request(*args: Any, **kwargs: Any) -> Any:
+            answer = vault_request(*args, **kwargs)
+            effect()
+            return answer
+
+        return request
 
     @contextmanager
     def transaction(tenant_id: str) -> Iterator[Any]:
@@ -162,7 +168,8 @@ def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) 
         effect()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tenant.parts.vault, "request", request)
+        for session in (tenant.parts.vault, tenant.parts.offboarding):
+            patch.setattr(session, "request", counted(session))
         patch.setattr(tenant.database, "tenant_tx", transaction)
         patch.setattr(Transport, "send", send)
         yield seen

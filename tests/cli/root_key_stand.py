@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+import cli.leaving
 import cli.root_key
 import cli.tenant
 from cli import output
@@ -31,7 +33,7 @@ from tenancy.errors import OpenKcmError
 from tenancy.ids import root_key
 from tenancy.lifecycle import DECRYPTS, Move
 from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
+from tenancy.messages import LeaveRequest, StandingMove
 from tenancy.policy import TenantPolicy
 from tenancy.root_keys import Credentials, PlatformPlace, Problem
 from tests.database.builders import a_connected_service, a_provisioned_tenant
@@ -66,6 +68,7 @@ class FakeGateway:
     finds: Sequence[Problem] = ()
     opened: list[Credentials] = dataclasses.field(default_factory=list)
     asked: list[str] = dataclasses.field(default_factory=list)
+    left: list[LeaveRequest] = dataclasses.field(default_factory=list)
 
     async def change_standing(self, tenant_id: str, move: StandingMove) -> None:
         self._ask(f"{move} {tenant_id}")
@@ -89,6 +92,21 @@ class FakeGateway:
             if tx.policy.get().wants_two_for(Action.CHANGE_POLICY):
                 raise refused(ApprovalRequired(Action.CHANGE_POLICY))
             tx.policy.set(policy)
+
+    async def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
+        self._ask(f"offboard {tenant_id}")
+        self.left.append(request)
+        grace = timedelta() if request.now else timedelta(seconds=request.grace_seconds or 30 * 86400)
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tx.leaving.begin(grace)
+
+    async def restore(self, tenant_id: str) -> None:
+        self._ask(f"restore {tenant_id}")
+        try:
+            with self.worker.tenant_tx(tenant_id) as tx:
+                tx.leaving.restore()
+        except OpenKcmError as illegal:
+            raise refused(illegal) from None
 
     async def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
         self._ask(f"preflight {tenant_id}")
@@ -161,6 +179,7 @@ class Desk:
         app.callback()(lambda: None)
         cli.root_key.register(app, self._ask)
         cli.tenant.register(app, self._ask)
+        cli.leaving.register(app, self._ask)
         # A console keeps the width it was made with, which under xdist is the terminal's.
         with patch.object(output.people, "_width", 300):
             return CliRunner().invoke(app, list(words), input=typed)

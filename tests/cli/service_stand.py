@@ -71,7 +71,8 @@ def settings(field, key_server, temporal, tmp_path: Path) -> Settings:
     for role in (Role.WORKER, Role.OPERATOR):
         ensure_secret(folder, secrets.database_password(role), field.server.passwords[role])
         ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
-    ensure_secret(folder, secrets.vault_secret(Role.WORKER), (key_server.folder / "worker.secret").read_text())
+    for role in (Role.WORKER, Role.OFFBOARDING):
+        ensure_secret(folder, secrets.vault_secret(role), (key_server.folder / f"{role}.secret").read_text())
     ensure_secret(folder, secrets.BOUNDARY_IDENTITY, key_server.identity_pem)
     ensure_pair(folder, secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY)
     return Settings(

@@ -14,6 +14,7 @@ from config import secrets
 from config.public_keys import PublicKeys
 from config.secrets import Role
 from database.connection import Database
+from database.interfaces import ShredRow
 from tenancy.shred import shred_message, statement_text
 from tests.cli import offline
 from tests.database.builders import a_provisioned_tenant, an_audit_event
@@ -152,7 +153,7 @@ def test_the_stored_certificate_verifies_offline_and_against_the_stream(
 ) -> None:
     with worker.tenant_tx(TENANT) as tx:
         text = statement_text(a_statement(list(tx.audit.records())))
-        tx.shreds.record(text, *SIGNER.sign(shred_message(TENANT, text)), datetime.now(UTC))
+        tx.leaving.certify(ShredRow(text, *SIGNER.sign(shred_message(TENANT, text)), datetime.now(UTC)))
     status, document = run("certificate", TENANT, "--out", str(stand / "certificate.json"))
     assert (status, document["key"]) == (0, "audit:1")
     run("export", TENANT, "--out", str(stand / "audit.jsonl"))

@@ -103,10 +103,22 @@ def _by_careless_function(field: Field, administrator: psycopg.Connection) -> It
             administrator.execute(
                 "create function okcm.careless() returns bigint language sql security definer"
                 f" as $$ select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}' $$;"
-                "alter function okcm.careless() owner to okcm_owner;"
+                "create function okcm.idle() returns bigint language sql security definer"
+                f" as $$ select count(*) from okcm.{table} $$;"
+                "alter function okcm.careless() owner to okcm_owner; alter function okcm.idle() owner to okcm_owner;"
                 "set local session authorization okcm_worker"
             )
-            for pretence in ((ATTACKER, _signed(field, "worker", ATTACKER)), (VICTIM, "")):
+            # But for the audit stream, which it keeps, the owner has to do with a tenant only while it is destroyed.
+            own = (ATTACKER, _signed(field, "worker", ATTACKER))
+            if not table.startswith("audit_") and _reached(administrator, own, "select okcm.idle()"):
+                yield f"a function of the owner's while nothing is destroyed: {table}"
+            # While both are destroyed: the moment at which the owner reaches most.
+            administrator.execute(
+                "reset session authorization;"
+                "update okcm.tenant set state = 'leaving', destroying_at = now();"
+                "set local session authorization okcm_worker"
+            )
+            for pretence in (own, (VICTIM, "")):
                 if _reached(administrator, pretence, "select okcm.careless()"):
                     yield f"a careless function of the owner: {table}"
 

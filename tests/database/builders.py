@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from database.connection import Database
 from database.interfaces import (
     AuthorityRow,
+    DoomedRow,
     LeafRow,
     ObjectRow,
     RootKeyRequestRow,
@@ -14,6 +15,7 @@ from database.interfaces import (
     SealedRootKeyRow,
     ServiceKeyRow,
     ServiceRequestRow,
+    ShredRow,
     UsesRow,
     WantedRotation,
 )
@@ -147,6 +149,17 @@ def a_new_version(worker: Database, tenant_id: str, service: str = "orders", **c
 
 def a_person(tenant_id: str, subject: str = "ada", *roles: PersonRole) -> Person:
     return Person(subject, subject.capitalize(), tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
+
+
+def a_doomed_key(tenant_id: str, **changed: object) -> DoomedRow:
+    return replace(DoomedRow("L2 tenant key", l2_key(tenant_id), "1-1", "ab" * 32), **changed)
+
+
+def a_leaving(field: Field, tenant_id: str) -> None:
+    """Give a tenant what is on record of one that left, while it is there still."""
+    with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.leaving.gather([a_doomed_key(tenant_id)])
+        tx.leaving.certify(ShredRow("{}", "signature", "audit:1", NOW))
 
 
 def some_uses(service: str = "orders", **changed: object) -> UsesRow:

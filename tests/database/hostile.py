@@ -5,8 +5,8 @@ TABLES = (
     *("outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
-    *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation"),
-    *("approval", "approval_vote"),
+    *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
+    *("approval", "approval_vote", "shred_certificate"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -93,6 +93,13 @@ ALLOWED_WRITES = {
             " values ('{victim}', 9, true, 1, 'none')"
         ),
         "update okcm.approval set reason = 'x' where tenant_id = '{victim}'",
+        "update okcm.tenant set destroying_at = now() where tenant_id = '{victim}'",
+        "update okcm.destruction set destroyed_at = now() where tenant_id = '{victim}'",
+        (
+            "insert into okcm.destruction (tenant_id, kind, name, versions, fingerprint)"
+            " values ('{victim}', 'service key', 'x', '1', repeat('0', 64))"
+        ),
+        "insert into okcm.shred_certificate values ('{victim}', 'x', 'x', 'x', now()) on conflict do nothing",
         # A service key of one's own under another's root key.
         (
             "update okcm.service_key set root_key_mode = 'openbao',"
@@ -237,6 +244,9 @@ NEVER = {
         "delete from okcm.managed_object",
         *(f"select count from okcm.{table}" for table in ("usage_minute", "usage_day")),
         "select subject from okcm.dashboard_session",
+        "update okcm.destruction set fingerprint = repeat('0', 64)",
+        "update okcm.shred_certificate set statement = 'x'",
+        *(f"delete from okcm.{table}" for table in ("destruction", "shred_certificate")),
     ),
     "marketplace": (
         "select okcm.unstarted_events(10)",
@@ -368,6 +378,9 @@ NEVER_ANYBODY = (
     "create function okcm.mine() returns int language sql as 'select 1'",
     "alter function okcm.ctx_ok() rename to mine",
     "select okcm.require_platform_context()",
+    # Granted to the worker, and to it for a tenant that is being destroyed.
+    "select okcm.erase_tenant(10)",
+    "select okcm.is_destroying()",
     "copy (select 1) to program 'true'",
     "select pg_read_file('PG_VERSION')",
     "set session_replication_role = replica",

@@ -4,7 +4,7 @@ from database.attacks import RowSecurityProbe
 from database.connection import Database
 from tenancy.boundaries import breaches
 from tenancy.errors import CanaryMissing, DatabaseRefused, DatabaseUnavailable
-from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
+from tests.database.builders import a_connected_service, a_leaving, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field
 
 
@@ -14,6 +14,7 @@ def probe(field: Field, worker: Database) -> RowSecurityProbe:
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
         a_root_key(field, tenant)
+        a_leaving(field, tenant)
     return RowSecurityProbe(worker)
 
 

@@ -213,7 +213,10 @@ def test_the_platforms_questions(field: Field, worker: Database) -> None:
     for tenant in ("beta", "acme", "gamma"):
         a_provisioned_tenant(worker, tenant)
     marketplace, operator = field.open("marketplace"), field.open("operator")
-    assert marketplace.unstarted_events(2) == [("beta", "event-1", "eu-west-1"), ("acme", "event-1", "eu-west-1")]
+    assert marketplace.unstarted_events(2) == [
+        ("beta", "event-1", "eu-west-1", "service_enabled"),
+        ("acme", "event-1", "eu-west-1", "service_enabled"),
+    ]
     with marketplace.tenant_tx("beta") as tx:
         tx.inbox.mark_started("event-1")
     assert [event[0] for event in marketplace.unstarted_events(9)] == ["acme", "gamma"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.database.breaking import ATTACKER, VICTIM, breaches_of
-from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
+from tests.database.builders import a_connected_service, a_leaving, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field, Server, clone
 
 _CTX_OK = (
@@ -27,6 +27,7 @@ def populated(server: Server, template: str) -> Iterator[Field]:
             a_provisioned_tenant(worker, tenant)
             a_connected_service(field, tenant)
             a_root_key(field, tenant)
+            a_leaving(field, tenant)
         field.close()
         yield field
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
@@ -21,6 +21,7 @@ from tenancy import ids
 from tenancy.approvals import ApprovalState
 from tenancy.lifecycle import State
 from tenancy.messages import (
+    LeaveRequest,
     MarketplaceSignal,
     PreflightResult,
     ProvisionInput,
@@ -33,10 +34,12 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 from tests.workflows.conftest import Script
 from tests.workflows.scripted_approvals import ApprovalScript
+from tests.workflows.scripted_leaving import LeavingScript
 from tests.workflows.scripted_root_key import RootKeyScript
 from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility
 from workflows.gateway import Gateway, UpdateRefused
+from workflows.offboard import OffboardTenant
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import ROOT_KEY_REPORTED, WatchRootKeys
@@ -67,6 +70,7 @@ async def record_all() -> Histories:
             _root_key_changed,
             _watched,
             _approved,
+            _left,
         ):
             recorded |= await scenario(environment.client)
         return recorded
@@ -199,6 +203,29 @@ async def _approved(client: Client) -> Histories:
                 await asyncio.sleep(0.02)
         await gateway.change_policy(tenant_id, TenantPolicy())
         return {"tenant-approved": await handle.fetch_history()}
+
+
+async def _left(client: Client) -> Histories:
+    """Disabled by the marketplace and enabled again within the grace; then gone at once, with its service."""
+    script, tenant_id = LeavingScript(services=("orders-db",)), "leaver-corp"
+    workflows = [Tenant, OffboardTenant]
+    async with Worker(client, task_queue=ids.task_queue(_REGION), workflows=workflows, activities=script.activities()):
+        entity, gateway = await _active(client, tenant_id), Gateway(client, _PATIENCE_SECONDS)
+        offboarding = client.get_workflow_handle(ids.offboard_workflow(tenant_id))
+        await gateway.disable(tenant_id, "event-off")
+        await _reach(entity, State.LEAVING)
+        await gateway.enable(tenant_id, _REGION, "event-on")
+        await _reach(entity, State.ACTIVE)
+        with suppress(WorkflowFailureError):  # it was cancelled
+            await offboarding.result()
+        restored = await offboarding.fetch_history()
+        await gateway.offboard(tenant_id, LeaveRequest(now=True))
+        await client.get_workflow_handle(ids.offboard_workflow(tenant_id)).result()
+        return {
+            "offboard-restored": restored,
+            "offboard-destroyed": await offboarding.fetch_history(),
+            "tenant-left": await entity.fetch_history(),
+        }
 
 
 async def _active(client: Client, tenant_id: str) -> WorkflowHandle[Any, Any]:

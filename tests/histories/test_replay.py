@@ -21,6 +21,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from tests.histories.recording import record_all
+from workflows.offboard import OffboardTenant
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
@@ -67,6 +68,8 @@ def edited_workflow(folder: Path, edit: dict[str, str]) -> type:
 
 def test_every_ending_is_recorded():
     assert set(RECORDED) == {
+        "offboard-destroyed",
+        "offboard-restored",
         "provision-failed",
         "provision-late",
         "provision-ready",
@@ -77,6 +80,7 @@ def test_every_ending_is_recorded():
         "service-refused",
         "service-renewed",
         "tenant-approved",
+        "tenant-left",
         "tenant-moved",
         "tenant-ready",
         "tenant-retried",
@@ -85,7 +89,7 @@ def test_every_ending_is_recorded():
 
 @pytest.mark.parametrize("name", RECORDED)
 async def test_a_recorded_history_replays_with_todays_workflows(name):
-    workflows = [Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys]
+    workflows = [Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys, OffboardTenant]
     replayer = Replayer(workflows=workflows, data_converter=pydantic_data_converter)
     await replayer.replay_workflow(recorded(name))
 

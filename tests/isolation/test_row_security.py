@@ -4,7 +4,7 @@ import pytest
 
 from database.connection import Database
 from tests.database.breaking import ATTACKER, VICTIM, breaches_of
-from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
+from tests.database.builders import a_connected_service, a_leaving, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field
 
 
@@ -14,6 +14,7 @@ def tenants(field: Field, worker: Database) -> Field:
         a_provisioned_tenant(worker, tenant)
         a_connected_service(field, tenant)
         a_root_key(field, tenant)
+        a_leaving(field, tenant)
     return field
 
 

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 
 from marketplace.app import Offer, create_app
 from marketplace.interfaces import WorkflowDoor
-from tenancy.errors import TemporalUnavailable
+from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tests.database.fixtures import field, server, template
 
 __all__ = ["field", "server", "template"]
@@ -61,6 +61,7 @@ class RecordingDoor:
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, str, str]] = []
+        self.disabled: list[tuple[str, str]] = []
         self.down = False
         self.broken_for: set[str] = set()
 
@@ -71,6 +72,14 @@ class RecordingDoor:
         if tenant_id in self.broken_for:
             raise RuntimeError("not a workflow id")
         self.taken.append((tenant_id, region, event_id))
+
+    async def disable(self, tenant_id: str, event_id: str) -> None:
+        await asyncio.sleep(0)
+        if self.down:
+            raise TemporalUnavailable
+        if tenant_id not in {taken for taken, _, _ in self.taken}:
+            raise TenantUnknown
+        self.disabled.append((tenant_id, event_id))
 
 
 class Endpoint:

@@ -177,15 +177,30 @@ async def test_a_tenant_stays_in_its_region(endpoint):
     assert endpoint.count("marketplace_event") == 1
 
 
-async def test_a_disable_is_recorded_and_starts_nothing(endpoint):
+async def test_a_disable_is_recorded_and_told_to_the_tenants_workflow(endpoint):
     await endpoint.post(an_event(), event_id="msg_on")
     await until(lambda: endpoint.waiting() == 0)
 
-    answer = await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
+    answers = [await endpoint.post(an_event(event="service_disabled"), event_id="msg_off") for _ in range(2)]
 
-    assert answer.status_code == 202
-    assert (endpoint.count("marketplace_event"), endpoint.count("audit_event"), endpoint.waiting()) == (2, 2, 0)
+    assert [answer.status_code for answer in answers] == [202, 202]
+    await until(lambda: endpoint.waiting() == 0)
+    assert (endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (2, 2)
+    assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]
     assert [event_id for (_, _, event_id) in endpoint.door.taken] == ["msg_on"]
+
+
+async def test_a_tenant_whose_keys_are_being_destroyed_is_not_enabled_any_more(endpoint):
+    await endpoint.post(an_event())
+    await until(lambda: endpoint.waiting() == 0)
+    with endpoint.field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set state = 'leaving'")
+        assert (await endpoint.post(an_event())).status_code == 202
+        administrator.execute("update okcm.tenant set destroying_at = now()")
+
+    answer = await endpoint.post(an_event())
+    assert_refused(answer, 409, "tenant_offboarded")
+    assert answer.json()["hint"] == "enable OpenKCM under a new account id"
 
 
 async def test_what_is_ours_is_answered_with_a_reference_only(endpoint):

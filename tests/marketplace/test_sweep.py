@@ -87,7 +87,7 @@ async def test_what_was_handed_over_while_a_round_was_reading_is_not_handed_over
     async with running(field, door) as endpoint:
         await endpoint.post(an_event(), event_id="msg_once")
     door.down = False
-    waiting = ("acme-corp-12345", "msg_once", "eu-west-1")
+    waiting = ("acme-corp-12345", "msg_once", "eu-west-1", "service_enabled")
     database, transactions = StaleReads(field.open("marketplace")), Transactions()
     sweep = Sweep(database, door, transactions)
     rounds = asyncio.create_task(sweep.run())
@@ -103,3 +103,29 @@ async def test_what_was_handed_over_while_a_round_was_reading_is_not_handed_over
         transactions.close()
 
     assert [event_id for _, _, event_id in door.taken] == ["msg_once"]
+
+
+async def test_a_disable_that_nobody_is_there_for_yet_waits_and_holds_up_no_other(field, door):
+    async with running(field, door) as endpoint:
+        door.broken_for = {"acme-corp-12345"}
+        await endpoint.post(an_event(), event_id="msg_on")
+        await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
+        await endpoint.post(an_event(customer="tenant-good"))
+        await until(lambda: endpoint.waiting() == 2)
+        assert door.disabled == []
+    door.broken_for = set()
+
+    async with running(field, door) as endpoint:
+        await until(lambda: [event for _, _, event in door.taken if event == "msg_on"])
+        await until(lambda: door.disabled == [("acme-corp-12345", "msg_off")])
+
+
+async def test_what_disables_and_came_while_temporal_was_down_is_told_when_it_is_back(endpoint):
+    await endpoint.post(an_event())
+    await until(lambda: endpoint.waiting() == 0)
+    endpoint.door.down = True
+    await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
+    assert endpoint.waiting() == 1
+    endpoint.door.down = False
+    await until(lambda: endpoint.waiting() == 0)
+    assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]

@@ -12,6 +12,7 @@ from temporalio.api.common.v1 import Payload
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
+from tenancy import ids
 from tests.stories.stack import Stack
 from worker import wiring
 from worker.codec import ENCODING
@@ -30,6 +31,7 @@ PLAIN_FIELDS = {
     *("tenant_id", "region", "promise_seconds", "memory", "event_id", "kind"),
     *("state", "seen_events", "provisions", "promises", "changes", "operations", "move"),
     *("service", "request_id"),
+    *("grace_seconds", "reason", "now"),
 }
 """What the marketplace and the operator's command, which hold no key, may write in the clear: ids and settings."""
 
@@ -139,12 +141,19 @@ async def test_each_tenants_payloads_lie_under_its_own_key(histories):
             assert f"payload-{tenant_id}".encode() in under
 
 
+async def readable(stack: Stack, histories: Exported) -> Exported:
+    """Leave out those of tenants that have left: the key of their payloads is destroyed (test_leaving.py)."""
+    vault, tenants = stack.vault(), {ids.payloads_of_tenant(workflow_id) for workflow_id, _ in histories} - {None}
+    left = {tenant for tenant in tenants if vault.read(f"transit/keys/{ids.payload_key(tenant or '')}") is None}
+    return [(workflow_id, one) for workflow_id, one in histories if ids.payloads_of_tenant(workflow_id) not in left]
+
+
 async def test_even_decrypted_they_hold_no_customers_name_and_no_secret(stack, histories):
     parts = wiring.build(stack.settings)
     parts.keyring.open_platform_key()
     codec = parts.converter.payload_codec
     assert codec is not None
-    decoded = await codec.decode(payloads_of(histories))
+    decoded = await codec.decode(payloads_of(await readable(stack, histories)))
     parts.database.close()
     assert ENCODING not in {payload.metadata["encoding"] for payload in decoded}
     assert_tells_nothing(stack, b"\n".join(payload.data for payload in decoded))
@@ -156,7 +165,7 @@ async def test_they_replay_with_the_workflows_of_today(stack, histories):
     replayer = Replayer(
         workflows=[*wiring.LIFECYCLE_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS], data_converter=parts.converter
     )
-    for _, history in histories:
+    for _, history in await readable(stack, histories):
         await replayer.replay_workflow(history)
     parts.database.close()
 

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime
 from itertools import product
 
 import pytest
@@ -39,3 +40,17 @@ def test_each_announcement_has_an_id_of_its_own_that_every_attempt_repeats():
     made = [message_id(*case) for case in cases]
     assert len(set(made)) == len(cases)
     assert [message_id(*case) for case in cases] == made
+
+
+@pytest.mark.parametrize("kind", [AnnouncementKind.LEAVING, AnnouncementKind.LEAVING_REMINDER])
+def test_who_leaves_is_told_until_when_and_where_it_can_be_undone(kind):
+    until = datetime(2026, 12, 25, 10, 30, tzinfo=UTC)
+    _, body = announcement_text(kind, "ACME Corporation", "https://cmk.openkcm.io/tenant/acme-corp-12345", until)
+    assert "Until 2026-12-25 10:30 UTC" in body
+    assert "https://cmk.openkcm.io/tenant/acme-corp-12345" in body
+    assert "ACME Corporation" in body
+
+
+def test_the_farewell_names_nobody():
+    texts = announcement_text(AnnouncementKind.FAREWELL, "ACME Corporation", "https://cmk.openkcm.io/tenant/acme")
+    assert not [text for text in texts if "ACME" in text or "acme" in text]

@@ -109,3 +109,18 @@ def test_the_seeds_own_names():
 def test_every_refusal_is_the_callers_fault():
     assert issubclass(IllegalTenantId, CallerError)
     assert issubclass(InvalidName, CallerError)
+
+
+def test_a_leavings_payloads_lie_under_the_platforms_key_and_all_others_under_the_tenants():
+    assert ids.payloads_of_tenant(ids.offboard_workflow("acme-corp-12345")) is None
+    assert ids.tenant_of_workflow(ids.offboard_workflow("acme-corp-12345")) == "acme-corp-12345"
+    for workflow_id in (
+        ids.tenant_workflow("acme-corp-12345"),
+        ids.provision_workflow("acme-corp-12345"),
+        ids.service_workflow("acme-corp-12345", "offboard"),
+        ids.root_key_workflow("acme-corp-12345", 1),
+        "tenant/acme-corp-12345/offboard/x",
+    ):
+        assert ids.payloads_of_tenant(workflow_id) == "acme-corp-12345"
+    assert ids.payloads_of_tenant("root-keys/eu-west-1") is None
+    assert ids.payloads_of_tenant("") is None

@@ -33,6 +33,11 @@ def crypto(server: Server) -> VaultSession:
 
 
 @pytest.fixture(scope="session")
+def offboarding(server: Server) -> VaultSession:
+    return server.session("offboarding")
+
+
+@pytest.fixture(scope="session")
 def admin(server: Server) -> TokenSession:
     return server.admin()
 

@@ -18,7 +18,7 @@ from vault.self_init import self_init_stanzas
 from vault.session import TokenSession, VaultSession, token_session
 from vault.setup import Wanted
 
-ROLES = ("worker", "codec", "crypto", "setup")
+ROLES = ("worker", "codec", "crypto", "offboarding", "setup")
 _ADMIN_POLICY = 'path "*" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }'
 
 _LOGIN = """

@@ -8,6 +8,7 @@ from tenancy import ids
 from tenancy.errors import VaultRefused
 from tests.contracts.authorities import nothing_recorded
 from tests.vault.server import Server
+from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
 from vault.root_keys import TransitRootKeys
 from vault.session import TokenSession, VaultCalls, VaultSession
@@ -243,3 +244,74 @@ CODEC_MUST_NOT: list[Attempt] = [
 @pytest.mark.parametrize("attempt", CODEC_MUST_NOT, ids=_spelled)
 def test_the_codec_must_not(codec: VaultSession, tenant: str, attempt: Attempt) -> None:
     assert _is_refused(codec, tenant, attempt)
+
+
+PLATFORMS_KEYS = ("root-eu-west-1", "audit-heads", "payloads-platform", "somebody-elses")
+OFFBOARDING_MUST_NOT: list[Attempt] = [
+    *(
+        (method, f"transit/keys/{name}{path}", data)
+        for name in PLATFORMS_KEYS
+        for method, path, data in (
+            ("GET", "", None),
+            ("DELETE", "", None),
+            ("DELETE", "/soft-delete", None),
+            ("POST", "/config", {"deletion_allowed": True}),
+            ("POST", "/rotate", {"deletion_allowed": True}),
+        )
+    ),
+    *(
+        (method, path, data)
+        for key in ("{l2}", "{ca}", "payload-{tenant}")
+        for method, path, data in (
+            ("POST", f"transit/keys/{key}/config", {"exportable": True}),
+            ("POST", f"transit/keys/{key}/config", {"deletion_allowed": True, "exportable": True}),
+            ("POST", f"transit/keys/{key}/config", {"deletion_allowed": True, "allow_plaintext_backup": True}),
+            ("POST", f"transit/keys/{key}/config", {"deletion_allowed": False}),
+            ("POST", f"transit/keys/{key}/config", {"deletion_allowed": True, "min_decryption_version": 1}),
+            ("POST", f"transit/keys/{key}/rotate", {}),
+            ("POST", f"transit/keys/{key}/trim", {"deletion_allowed": True, "min_available_version": 1}),
+            ("POST", f"transit/keys/{key}/import", {"deletion_allowed": True, "ciphertext": "aGk="}),
+            ("GET", f"transit/keys/{key}", None),
+            ("GET", f"transit/export/encryption-key/{key}", None),
+            ("GET", f"transit/backup/{key}", None),
+        )
+    ),
+    *(
+        ("POST", f"transit/{operation}/{{l2}}", {"context": "aGk=", **fields})
+        for operation, fields in {
+            "encrypt": {"plaintext": "aGk="},
+            "decrypt": {"ciphertext": "vault:v1:aGk="},
+            "rewrap": {"ciphertext": "vault:v1:aGk="},
+            "datakey/plaintext": {},
+            "datakey/wrapped": {},
+        }.items()
+    ),
+    ("POST", "transit/decrypt/payload-{tenant}", {"ciphertext": "vault:v1:aGk="}),
+    ("POST", "transit/sign/{ca}/sha2-256", {"input": "aGk="}),
+    ("POST", "transit/sign/audit-heads/sha2-256", {"input": "aGk="}),
+    ("POST", "transit/keys/L2-smuggled-primary", {"type": "aes256-gcm96", "derived": True}),
+    ("POST", "transit/keys/L2-smuggled-primary", {"deletion_allowed": True, "exportable": True}),
+    ("POST", "transit/restore/{l2}", {"backup": "aGk="}),
+    ("POST", "transit/config/keys", {"disable_upsert": False}),
+    ("LIST", "transit/keys", None),
+    ("POST", "pki/revoke", {"serial_number": "00"}),
+    ("DELETE", "pki/root", None),
+    ("DELETE", "sys/mounts/transit", None),
+    ("POST", "sys/policies/acl/openkcm-offboarding", {"policy": ""}),
+    ("POST", "auth/approle/role/openkcm-worker", {"token_policies": ["root"]}),
+    ("POST", "auth/token/create", {"policies": ["root"]}),
+]
+
+
+@pytest.mark.parametrize("attempt", OFFBOARDING_MUST_NOT, ids=_spelled)
+def test_who_destroys_keys_must_not(
+    offboarding: VaultSession, worker: VaultSession, admin: TokenSession, tenant: str, attempt: Attempt
+) -> None:
+    TransitPayloadKeys(worker).ensure(tenant)
+    admin.write("transit/keys/somebody-elses", {"type": "aes256-gcm96"})
+    names = (ids.l2_key(tenant), ids.ca_key(tenant), ids.payload_key(tenant), *PLATFORMS_KEYS)
+    before = [admin.read(f"transit/keys/{name}") for name in names]
+    method, path, data = attempt
+    assert _is_refused(offboarding, tenant, (method, path.replace("{tenant}", tenant), data))
+    assert [admin.read(f"transit/keys/{name}") for name in names] == before
+    assert None not in before

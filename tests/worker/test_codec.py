@@ -141,3 +141,14 @@ async def test_a_converter_encrypts_for_the_tenant_of_the_workflow_and_shares_th
     assert await acme.decode([sealed], [str]) == ["secret"]
     assert beta.payload_converter is converter.payload_converter
     assert beta.with_context(WorkflowSerializationContext("default", ids.provision_workflow(BETA))) is beta
+
+
+async def test_a_leavings_payloads_outlive_the_tenants_key(keys):
+    keyring = Keyring(keys)
+    keyring.open_platform_key()
+    keyring.learn(ACME, *keys.new_data_key(f"payload-{ACME}"))
+    codec = TenantCodec(keyring).with_context(WorkflowSerializationContext("default", ids.offboard_workflow(ACME)))
+    (sealed,) = await codec.encode([Payload(data=b"ids")])
+    assert sealed.metadata["key"].decode() == PLATFORM_KEY
+    keys.shred(f"payload-{ACME}")
+    assert await codec.decode([sealed]) == [Payload(data=b"ids")]

@@ -66,3 +66,19 @@ async def test_many_readers_of_a_new_key_all_get_it(keyring, transit):
     opened = await asyncio.gather(*(keyring.open("payload-many-keyring", wrapped) for _ in range(16)))
     assert set(opened) == {plain}
     assert keyring.current("many-keyring").wrapped == wrapped
+
+
+async def test_what_is_forgotten_is_neither_written_under_nor_opened_from_memory(keyring, transit, key_server):
+    gone, stays = transit.ensure("gone-keyring").name, transit.ensure("stays-keyring").name
+    for tenant_id, name in (("gone-keyring", gone), ("stays-keyring", stays)):
+        keyring.learn(tenant_id, *transit.new_data_key(name))
+    wrapped = keyring.current("gone-keyring").wrapped
+    admin = key_server.admin()
+    admin.write(f"transit/keys/{gone}/config", {"deletion_allowed": True})
+    admin.delete(f"transit/keys/{gone}")
+    keyring.forget("gone-keyring")
+    assert keyring.current("gone-keyring").key_name == PLATFORM_KEY
+    assert keyring.current("stays-keyring").key_name == stays
+    with pytest.raises(KeyUnavailable):
+        await keyring.open(gone, wrapped)
+    keyring.forget("gone-keyring")

@@ -19,6 +19,7 @@ COMMANDS = {
     "workflow.execute_activity_method",
     "workflow.execute_local_activity_method",
     "workflow.execute_child_workflow",
+    "workflow.start_child_workflow",
     "workflow.sleep",
     "workflow.wait_condition",
     "workflow.upsert_search_attributes",

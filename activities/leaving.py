@@ -1,0 +1,101 @@
+"""The grace of a tenant that leaves: its beginning, its reminders, its undoing and its end; rows of PostgreSQL only.
+
+Who restores and who begins to destroy both lock the tenant's row, so that one of them comes first and the other is
+refused. The crypto service hears of the state by the commit itself: it drops what it has open.
+"""
+
+from datetime import datetime, timedelta
+
+from temporalio import activity
+
+from activities.announcing import Announcer
+from activities.journal import Clock, record
+from database.interfaces import LeavingRow, TenantDatabase
+from tenancy.audit import AuditName
+from tenancy.errors import IllegalTenantId, LeavingOtherwise, TenantUnknown
+from tenancy.events import AnnouncementKind
+from tenancy.ids import RESERVED_PREFIX
+from tenancy.lifecycle import State
+from tenancy.messages import BegunResult, LeaveInput, LeavingResult, StandingResult, StepInput
+
+
+class LeavingActivities:
+    def __init__(self, database: TenantDatabase, announcer: Announcer, usual: timedelta, clock: Clock) -> None:
+        """Take the grace of those who ask for none in particular."""
+        self._database = database
+        self._announcer = announcer
+        self._usual = usual
+        self._clock = clock
+
+    @activity.defn(name="begin-leaving")
+    def begin_leaving(self, step: LeaveInput) -> LeavingResult:
+        """Step 1: nothing of the tenant works from this commit on, nothing is destroyed, and all of it can come back.
+
+        Asked again it goes on as it was begun, whatever it has come to; who asks for another end is refused.
+        """
+        # The platform's own tenants are what all others are attacked against: none would become ready without them.
+        if step.tenant_id.startswith(RESERVED_PREFIX):
+            raise IllegalTenantId("the platform's own tenants do not leave", "choose a customer's tenant")
+        grace = self._grace(step)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            before = tx.tenants.lock()
+            row = tx.leaving.begin(self._usual if grace is None else grace)
+            since, until = _span(row)
+            if before.state is State.LEAVING:
+                if grace is not None and until - since != grace:
+                    raise LeavingOtherwise(f"the tenant is leaving already, until {until:%Y-%m-%d %H:%M} UTC")
+                return LeavingResult(state=State.LEAVING, since=since, until=until)
+            record(
+                tx,
+                step,
+                AuditName.LEAVING_BEGUN,
+                step.tenant_id,
+                before=before.state,
+                until=until.isoformat(),
+                asked_by=step.reason,
+            )
+            told = self._announcer.store(tx, step, before, AnnouncementKind.LEAVING, until)
+        return LeavingResult(
+            state=State.LEAVING, since=since, until=until, told=AnnouncementKind.LEAVING if told else None
+        )
+
+    @activity.defn(name="remind-of-leaving")
+    def remind_of_leaving(self, step: StepInput) -> None:
+        """Store the reminder that the grace is nearly over; one who is back is not told."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row, leaving = tx.tenants.lock(), tx.leaving.get()
+            if row.state is State.LEAVING and leaving is not None:
+                self._announcer.store(tx, step, row, AnnouncementKind.LEAVING_REMINDER, leaving.until)
+
+    @activity.defn(name="restore-tenant")
+    def restore_tenant(self, step: StepInput) -> StandingResult:
+        """Bring the tenant back to where it was, with the locks it had; raises DestructionBegun when it is too late."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            before = tx.tenants.lock()
+            state = tx.leaving.restore()
+            if before.state is not State.LEAVING:
+                return StandingResult(state=state)
+            record(tx, step, AuditName.RESTORED, step.tenant_id, after=state)
+            told = self._announcer.store(tx, step, before, AnnouncementKind.RESTORED)
+        return StandingResult(state=state, told=AnnouncementKind.RESTORED if told else None)
+
+    @activity.defn(name="begin-destruction")
+    def begin_destruction(self, step: StepInput) -> BegunResult:
+        """Step 3: pass the point of no return, on record before anything goes, unless the tenant was restored."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            begun = tx.leaving.begin_destruction(self._clock())
+            if begun:
+                record(tx, step, AuditName.DESTRUCTION_BEGUN, step.tenant_id, "intended")
+        return BegunResult(begun=begun)
+
+    def _grace(self, step: LeaveInput) -> timedelta | None:
+        """Return what is asked for; None for whatever is usual, or under way."""
+        if step.now:
+            return timedelta()
+        return None if step.grace_seconds is None else timedelta(seconds=step.grace_seconds)
+
+
+def _span(row: LeavingRow) -> tuple[datetime, datetime]:
+    if row.since is None or row.until is None:
+        raise TenantUnknown
+    return row.since, row.until

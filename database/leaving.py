@@ -1,0 +1,141 @@
+"""A tenant's leaving (migrations/0013_leaving.sql).
+
+Its row decides. Who restores and who destroys both lock it first, so that one of them finds what the other did; and a
+check of the table lets no tenant out of leaving once its destruction has begun.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
+from tenancy.errors import DatabaseRefused, DestructionBegun, GraceNotOver, TenantUnknown
+from tenancy.lifecycle import DECRYPTS, Move, State, advance
+from tenancy.shred import DestroyedKind
+
+_ROW = (
+    "select state, leaving_since, leaves_at, returns_to, destroying_at, offboarded_at, erased from okcm.tenant"
+    " where tenant_id = %s"
+)
+_DOOMED = "select kind, name, versions, fingerprint, destroyed_at from okcm.destruction"
+_CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_certificate"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def get(self) -> LeavingRow | None:
+        found = self.connection.execute(_ROW, [self.tenant_id]).fetchone()
+        if found is None:
+            return None
+        state, since, until, returns_to, destroying_at, offboarded_at, erased = found
+        back_to = None if returns_to is None else State(returns_to)
+        return LeavingRow(State(state), since, until, back_to, destroying_at, offboarded_at, erased or {})
+
+    def doomed(self) -> Sequence[DoomedRow]:
+        return [DoomedRow(*row) for row in self.connection.execute(f"{_DOOMED} order by kind, name")]
+
+    def certificate(self) -> ShredRow | None:
+        found = self.connection.execute(_CERTIFICATE).fetchone()
+        return None if found is None else ShredRow(*found)
+
+    def begin(self, grace: timedelta) -> LeavingRow:
+        row = self._locked()
+        if row.state is not State.LEAVING:
+            # Locks and what they open to stay where they are: they are those of the tenant that comes back.
+            self.connection.execute(
+                "update okcm.tenant set state = %s, returns_to = %s, leaving_since = now(), leaves_at = now() + %s",
+                [advance(row.state, Move.LEAVE), row.state, grace],
+            )
+        return self._existing()
+
+    def restore(self) -> State:
+        row = self._locked()
+        if row.destroying_at is not None:
+            raise DestructionBegun
+        if row.state in DECRYPTS | {State.LOCKED}:
+            return row.state
+        state = advance(row.state, Move.RESTORE, row.returns_to)
+        self.connection.execute(
+            "update okcm.tenant set state = %s, returns_to = null, leaving_since = null, leaves_at = null", [state]
+        )
+        return state
+
+    def begin_destruction(self, now: datetime) -> bool:
+        row = self._locked()
+        if row.destroying_at is not None:
+            return True
+        if row.state is not State.LEAVING:
+            return False
+        # Of a leaving that somebody undid and began anew there can still be an old timer; it is told by the time.
+        if row.until is None or now < row.until:
+            raise GraceNotOver
+        self.connection.execute("update okcm.tenant set destroying_at = clock_timestamp()")
+        return True
+
+    def gather(self, rows: Sequence[DoomedRow]) -> None:
+        for row in rows:
+            self.connection.execute(
+                "insert into okcm.destruction (tenant_id, kind, name, versions, fingerprint)"
+                " values (%s, %s, %s, %s, %s) on conflict do nothing",
+                [self.tenant_id, row.kind, row.name, row.versions, row.fingerprint],
+            )
+
+    def unwrapped(self) -> Sequence[DoomedRow]:
+        rows = self.connection.execute(
+            "select service || ' ' || version, version::text, encode(sha256(wrapped), 'hex') from okcm.service_key"
+            " where wrapped is not null order by service, version"
+        )
+        return [DoomedRow("service key", *row) for row in rows]
+
+    def destroy_service_keys(self) -> int:
+        return self.connection.execute(
+            "update okcm.service_key set state = 'destroyed', destroyed_at = clock_timestamp(), wrapped = null,"
+            " staged_for = null, staged_wrapped = null where wrapped is not null"
+        ).rowcount
+
+    def destroyed(self, kind: DestroyedKind) -> None:
+        self.connection.execute(
+            "update okcm.destruction set destroyed_at = clock_timestamp() where kind = %s and destroyed_at is null",
+            [kind],
+        )
+
+    def erase(self, at_most: int) -> bool:
+        return self.connection.execute("select okcm.erase_tenant(%s)", [at_most]).fetchone() == (True,)
+
+    def certify(self, row: ShredRow) -> ShredRow:
+        self.connection.execute(
+            "insert into okcm.shred_certificate (tenant_id, statement, signature, key, issued_at)"
+            " values (%s, %s, %s, %s, %s) on conflict do nothing",
+            [self.tenant_id, row.statement, row.signature, row.key, row.issued_at],
+        )
+        kept = self.certificate()
+        if kept is None:
+            raise DatabaseRefused
+        return kept
+
+    def end(self) -> State:
+        row = self._locked()
+        if row.state is not State.OFFBOARDED:
+            self.connection.execute(
+                "update okcm.tenant set state = %s, offboarded_at = clock_timestamp()",
+                [advance(row.state, Move.OFFBOARD)],
+            )
+        return State.OFFBOARDED
+
+    def _locked(self) -> LeavingRow:
+        self.connection.execute(
+            "select from okcm.tenant where tenant_id = %s for no key update", [self.tenant_id]
+        ).fetchone()
+        return self._existing()
+
+    def _existing(self) -> LeavingRow:
+        row = self.get()
+        if row is None:
+            raise TenantUnknown
+        return row

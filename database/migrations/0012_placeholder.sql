@@ -1,0 +1,1 @@
+-- Holds the number of a migration that is written elsewhere; whoever brings both together takes this file away.
