@@ -10,10 +10,10 @@ from datetime import timedelta
 from cryptography import x509
 from temporalio import activity
 
+from activities.authorities import as_authority
 from activities.journal import Clock, record
 from activities.root_keys import opened
 from database.interfaces import (
-    AuthorityRow,
     LeafRow,
     ServiceKeyRow,
     ServiceRow,
@@ -36,7 +36,7 @@ from tenancy.messages import (
 )
 from tenancy.root_keys import RootKeyMode
 from tenancy.services import ServiceState
-from vault.interfaces import Authority, CertificateAuthorities, TenantKeys
+from vault.interfaces import CertificateAuthorities, TenantKeys
 
 _FIRST_VERSION = 1
 
@@ -144,7 +144,7 @@ class ServiceActivities:
         if authority is None:
             raise ConflictingResource("authority", step.tenant_id, "it is not on record although the tenant is active")
         signed = self._authorities.issue(
-            _as_authority(authority), step.tenant_id, step.service, request.csr_pem, self._lifetime
+            as_authority(authority), step.tenant_id, step.service, request.csr_pem, self._lifetime
         )
         leaf = LeafRow(
             serial=signed.serial,
@@ -154,10 +154,13 @@ class ServiceActivities:
             certificate_pem=signed.certificate_pem,
             not_before=x509.load_pem_x509_certificate(signed.certificate_pem.encode()).not_valid_before_utc,
             not_after=signed.not_after,
+            authority=authority.serial,
         )
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             _still_wanted(tx, step)
+            if tx.certificates.authority() != authority:
+                raise Overtaken("the authority was rolled meanwhile", "the next attempt uses the new one")
             recorded = tx.services.record_leaf(leaf)
             record(
                 tx,
@@ -258,13 +261,3 @@ def _still_wanted(tx: TenantTransaction, step: ServiceStep) -> ServiceRow:
     if service.state is ServiceState.DISCONNECTED:
         raise ServiceUnknown("the service was disconnected", "connect it again: openkcm service connect")
     return service
-
-
-def _as_authority(row: AuthorityRow) -> Authority:
-    return Authority(
-        serial=row.serial,
-        certificate_pem=row.certificate_pem,
-        chain_pem=row.chain_pem,
-        not_after=row.not_after,
-        fingerprint=row.fingerprint,
-    )

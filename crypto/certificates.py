@@ -29,7 +29,7 @@ class CertificatesOnRecord:
     def _read(self, caller: Caller) -> tuple[LeafRow, AuthorityRow]:
         with self._database.tenant_tx(caller.tenant_id) as tx:
             leaf = tx.services.leaf(caller.service)
-            authority = tx.certificates.authority()
+            authority = None if leaf is None else tx.certificates.issuer(leaf.authority)
         if leaf is None or authority is None:
             raise ObjectNotFound("there is no certificate on record", "connect the service again")
         return leaf, authority

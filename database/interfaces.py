@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from database.audit_interfaces import AuditStream, FoundRecord, StreamEnds
+from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
     HeldKeyRow,
@@ -55,7 +56,9 @@ __all__ = [
     "AuthorityRow",
     "BoundaryRunRow",
     "CallerRow",
+    "Certificates",
     "DayCount",
+    "EndingRow",
     "FoundRecord",
     "HeldKeyRow",
     "KeyRow",
@@ -66,6 +69,8 @@ __all__ = [
     "ObjectRow",
     "OperatorQuestions",
     "ProvisioningTime",
+    "RevocationListRow",
+    "RevokedRow",
     "RootKeyChangeRow",
     "RootKeyRequestRow",
     "RootKeys",
@@ -161,14 +166,6 @@ class Keys(Protocol):
         ...
 
     def all(self) -> Sequence[KeyRow]: ...
-
-
-class Certificates(Protocol):
-    def record_authority(self, authority: AuthorityRow) -> AuthorityRow:
-        """Record the tenant's one authority and return the one on record, which is the first ever recorded."""
-        ...
-
-    def authority(self) -> AuthorityRow | None: ...
 
 
 class Routes(Protocol):
@@ -292,6 +289,22 @@ class PlatformDatabase(Protocol):
 
     def untaken_credentials(self, limit: int) -> Sequence[str]:
         """Return tenants with sealed credentials that nobody came for in a quarter of an hour (worker)."""
+        ...
+
+    def due_authorities(self, limit: int) -> Sequence[str]:
+        """Return tenants whose authority has a third of its life left and can be rolled (worker)."""
+        ...
+
+    def outlived_authorities(self, limit: int) -> Sequence[str]:
+        """Return tenants whose former authority's certificates have all expired (worker)."""
+        ...
+
+    def stale_revocation_lists(self, oldest: timedelta, limit: int) -> Sequence[str]:
+        """Return tenants with a revocation list that is missing, older than that, or lacks a revocation (worker)."""
+        ...
+
+    def expiring(self, limit: int) -> Sequence[EndingRow]:
+        """Return what is late or lapsed (tenancy/expiry.py) of tenants that were opened and have not left (worker)."""
         ...
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:

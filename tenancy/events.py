@@ -33,6 +33,8 @@ class AnnouncementKind(StrEnum):
     UNLOCKED = "unlocked"
     ROOT_KEY_WARNING = "root-key-warning"
     ROOT_KEY_CHANGED = "root-key-changed"
+    EXPIRY_LATE = "expiry-late"
+    EXPIRY_LAPSED = "expiry-lapsed"
 
 
 class Channel(StrEnum):
@@ -112,5 +114,19 @@ def announcement_text(kind: AnnouncementKind, organization: str, url: str) -> tu
                 f"{subject}\n\n"
                 "Every service key now lies under the new root key; your data was not encrypted anew and no service "
                 f"was interrupted. If this was not you, look at once: {url}\n"
+            )
+        case AnnouncementKind.EXPIRY_LATE:
+            subject = f"A certificate of {organization} was not renewed in time"
+            body = (
+                f"{subject}\n\n"
+                "It still works. It is tried again every hour, and our operators have been alerted. Which one it is, "
+                f"when it ends and what you can do: {url}\n"
+            )
+        case AnnouncementKind.EXPIRY_LAPSED:
+            subject = f"A certificate of {organization} has expired"
+            body = (
+                f"{subject}\n\n"
+                "What presents it is refused until it has a new one. Which one it is, and how its service is connected "
+                f"again: {url}\n"
             )
     return subject, body

@@ -103,6 +103,11 @@ def root_key_workflow(tenant_id: str, number: int) -> str:
     return f"{tenant_workflow(tenant_id)}/root-key/{number}"
 
 
+def authority_workflow(tenant_id: str, number: int) -> str:
+    """Return the workflow id of one roll of the tenant's certificate authority."""
+    return f"{tenant_workflow(tenant_id)}/authority/{number}"
+
+
 def watch_workflow(region: str) -> str:
     """Return the workflow id of the watch over a region's root keys."""
     return f"root-keys/{region}"

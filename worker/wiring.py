@@ -13,12 +13,15 @@ from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
 from activities.announcing import Announcer
 from activities.audit_heads import AuditHeadActivities
+from activities.authorities import AuthorityActivities
 from activities.certificates import CertificateActivities
 from activities.delivery import CallbackSender, EmailSender
+from activities.expiry import ExpiryActivities
 from activities.isolation import IsolationActivities
 from activities.keys import KeyActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.records import RecordActivities
+from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.services import ServiceActivities
 from activities.standing import StandingActivities
@@ -48,6 +51,8 @@ from worker.codec import TenantCodec, TenantConverter
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
+from workflows.authority import RollAuthority
+from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
@@ -55,8 +60,11 @@ from workflows.root_keys import WatchRootKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
-LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys)
-PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox, ForgetUntakenCredentials)
+LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RollAuthority, WatchRootKeys)
+PLATFORM_WORKFLOWS = (
+    *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials),
+    *(RollDueAuthorities, PublishRevocationLists, CheckExpiry),
+)
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -133,6 +141,9 @@ def build(settings: Settings) -> Parts:
         timedelta(hours=settings.service_certificate_hours),
         utc_now,
     )
+    rolls = AuthorityActivities(database, database, authorities)
+    revocation = RevocationActivities(database, database, authorities)
+    expiry = ExpiryActivities(database, database, announcer, utc_now)
     heads = AuditHeadActivities(database, database, TransitAuditSigner(vault))
     return Parts(
         settings=settings,
@@ -166,8 +177,23 @@ def build(settings: Settings) -> Parts:
             changes.switch_root_key,
             changes.abandon_root_key,
             watch.watch_root_keys,
+            rolls.plan_authority,
+            rolls.prepare_authority,
+            rolls.verify_authority,
+            rolls.activate_authority,
+            rolls.unrenewed_services,
+            rolls.abandon_authority,
+            revocation.publish_revocation_list,
         ),
-        platform=(heads.sign_audit_heads, notifications.sweep_outbox, watch.forget_untaken_credentials),
+        platform=(
+            heads.sign_audit_heads,
+            notifications.sweep_outbox,
+            watch.forget_untaken_credentials,
+            rolls.due_authorities,
+            revocation.end_authorities,
+            revocation.publish_revocation_lists,
+            expiry.check_expiry,
+        ),
         interceptors=(FailureInterceptor(database),),
     )
 

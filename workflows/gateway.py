@@ -147,6 +147,10 @@ class Gateway:
             tenant_id, Tenant.change_root_key, RootKeyRequest(request_id=request_id), f"change-{request_id}"
         )
 
+    async def roll_authority(self, tenant_id: str) -> None:
+        """Have new certificates come from another authority; the former's go on until they expire. Raises as above."""
+        await self._of_tenant(tenant_id, Tenant.roll_authority)
+
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         """Connect a service, or give a connected one a further certificate, as the stored request says.
 
@@ -169,12 +173,13 @@ class Gateway:
         """Revoke all certificates of a service at once; raises as `connect_service`."""
         await self._ask(tenant_id, region, service, ConnectService.disconnect)
 
-    async def _of_tenant(self, tenant_id: str, update: Any, argument: Any, update_id: str | None = None) -> None:
+    async def _of_tenant(self, tenant_id: str, update: Any, argument: Any = None, update_id: str | None = None) -> None:
         """Ask the tenant's entity, which runs as long as there is the tenant."""
         handle = self._client.get_workflow_handle(ids.tenant_workflow(tenant_id))
+        arguments = [] if argument is None else [argument]
         try:
             async with asyncio.timeout(self._patience_seconds):
-                await _until_taken(lambda: handle.execute_update(update, argument, id=update_id))
+                await _until_taken(lambda: handle.execute_update(update, args=arguments, id=update_id))
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             raise NotDoneInTime from None
         except _DOWN as failed:

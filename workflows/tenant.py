@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows import priorities
     from workflows.provision import ProvisionTenant
     from workflows.refusals import refusal
+    from workflows.tenant_authority import AuthorityPart
     from workflows.tenant_root_key import RootKeyPart
 
 _REMEMBERED_EVENTS = 64
@@ -24,7 +25,7 @@ _REMEMBERED_EVENTS = 64
 
 
 @workflow.defn(name="Tenant")
-class Tenant(RootKeyPart):
+class Tenant(AuthorityPart, RootKeyPart):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)

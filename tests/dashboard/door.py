@@ -165,6 +165,7 @@ class FakeDoor(RootKeyDoor):
                 pem(leaf),
                 leaf.not_valid_before_utc,
                 leaf.not_valid_after_utc,
+                self.authority.row().serial,
             )
         )
 

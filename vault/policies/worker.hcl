@@ -1,7 +1,7 @@
 # The tenant controller. It makes, disables and enables keys and signs certificates; it cannot use an L2 key (that is
 # for a tenant's token), export or delete any key, change what may be exported or deleted, or write policies and roles.
 
-# Make and inspect keys. `+` is exactly one path segment, so keys/<name>/config, /import, /trim and /rotate are not
+# Make and inspect keys. `+` is exactly one path segment, so keys/<name>/config, /import and /trim are not
 # reached. Only these parameters are taken: a key made here can never be exportable or backed up in plain text.
 path "transit/keys/+" {
   capabilities       = ["create", "update", "read"]
@@ -36,7 +36,12 @@ path "transit/decrypt/root-*" {
   }
 }
 
-# A tenant's authority: a request for its certificate, and its signature under leaves.
+# A new version of a key: of a tenant's authority when it is rolled. What the versions before it made goes on working.
+path "transit/keys/+/rotate" {
+  capabilities = ["update"]
+}
+
+# A tenant's authority: a request for its certificate, and its signature under leaves and revocation lists.
 path "transit/keys/+/csr" {
   capabilities = ["update"]
 }

@@ -173,6 +173,7 @@ class Home:
                     leaf.certificate_pem,
                     certificate.not_valid_before_utc,
                     certificate.not_valid_after_utc,
+                    self.authority.serial,
                 )
             )
         return der

@@ -111,7 +111,14 @@ class MemoryCertificates:
             raise ObjectNotFound
         found = leaf.certificate
         row = LeafRow(
-            leaf.serial, caller.service, 1, "request", leaf.pem, found.not_valid_before_utc, found.not_valid_after_utc
+            leaf.serial,
+            caller.service,
+            1,
+            "request",
+            leaf.pem,
+            found.not_valid_before_utc,
+            found.not_valid_after_utc,
+            "1",
         )
         authority = tenant_authority(caller.tenant_id)
         return row, AuthorityRow("1", authority.pem, authority.pem + root().pem, _end(authority.certificate))
