@@ -110,7 +110,7 @@ class ServiceRow:
     disconnected_at: datetime | None
     last_seen_at: datetime | None
     certificate_not_after: datetime | None
-    certificate_not_before: datetime | None = None
+    certificate_not_before: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

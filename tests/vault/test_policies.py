@@ -62,7 +62,6 @@ WORKER_MUST_NOT: list[Attempt] = [
     ("POST", "transit/keys/{l2}/config", {"deletion_allowed": True}),
     ("POST", "transit/keys/{l2}/config", {"exportable": True}),
     ("POST", "transit/keys/{l2}/trim", {"min_available_version": 1}),
-    ("POST", "transit/keys/{l2}/rotate", {}),
     ("POST", "transit/keys/{ca}/set-certificate", {"certificate_chain": "x"}),
     ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "exportable": True}),
     ("POST", "transit/keys/smuggled", {"type": "aes256-gcm96", "allow_plaintext_backup": True}),
