@@ -135,6 +135,8 @@ class AuthorityActivities:
                 raise _missing(step)
             if prepared == current:
                 return
+            if prepared.state is not AuthorityState.PREPARED:
+                raise ConflictingResource("authority", prepared.serial, f"it is {prepared.state}")
             tx.certificates.activate(prepared.serial)
             tx.routes.publish(
                 replace(

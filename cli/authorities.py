@@ -35,7 +35,8 @@ class Authorities:
                 of_authority(row, tx.certificates.issued_until(row.serial)) for row in tx.certificates.authorities()
             ]
         current = next(row for row in rows if row["state"] == AuthorityState.CURRENT)
-        told = f"certificates of {tenant_id} come from authority {current['serial']} now, until {current['not_after'][:10]}"
+        until = current["not_after"][:10]
+        told = f"certificates of {tenant_id} come from authority {current['serial']} now, which lasts until {until}"
         output.answer(
             {"tenant_id": tenant_id, "authorities": rows},
             as_json=as_json,

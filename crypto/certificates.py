@@ -1,4 +1,4 @@
-"""The caller's own newest certificate, so that a service can fetch the one the workflow has renewed; revocation lists."""
+"""What the caller may fetch: its own newest certificate, which the workflow has renewed, and revocation lists."""
 
 from typing import Protocol
 

@@ -17,7 +17,7 @@ TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, N
 
 
 def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, **changed: object) -> ServiceRow:
-    row = ServiceRow(name, ServiceKind.MONGODB, state, NOW - HOUR, None, NOW - HOUR, NOW + 48 * HOUR)
+    row = ServiceRow(name, ServiceKind.MONGODB, state, NOW - HOUR, None, NOW - HOUR, NOW + 48 * HOUR, NOW - HOUR)
     return replace(row, **changed)
 
 
