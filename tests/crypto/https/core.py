@@ -123,6 +123,11 @@ class MemoryCertificates:
         authority = tenant_authority(caller.tenant_id)
         return row, AuthorityRow("1", authority.pem, authority.pem + root().pem, _end(authority.certificate))
 
+    async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
+        if former:
+            raise ObjectNotFound
+        return f"list of {caller.tenant_id}".encode()
+
 
 def _end(certificate: x509.Certificate) -> datetime:
     return certificate.not_valid_after_utc
