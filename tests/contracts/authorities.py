@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from tenancy import ids
-from tenancy.errors import AuthorityLapsed, CallerError, ConflictingResource, InvalidName, KeyUnavailable
+from tenancy.errors import CallerError, ConflictingResource, InvalidName, KeyUnavailable
 from vault.interfaces import Authority, CertificateAuthorities, Leaf, RevocationList
 
 DAY = timedelta(days=1)
@@ -247,15 +247,6 @@ class CertificateAuthoritiesContract:
             assert (found.last_update_utc, found.next_update_utc) == (now, now + DAY)
             assert [format(entry.serial_number, "x") for entry in found] == [revoked.serial.lstrip("0")]
         assert_openssl_reads(tmp_path, authorities, tenant, first, revoked, kept)
-
-    def test_an_authority_that_has_expired_issues_nothing_and_says_what_to_do(
-        self, authorities: CertificateAuthorities, new_tenant: Callable[[], str]
-    ) -> None:
-        tenant = new_tenant()
-        authority = authorities.ensure(tenant, nothing_recorded)
-        later = type(authorities)(authorities._session, lambda: authority.not_after)  # type: ignore[attr-defined,call-arg]
-        with pytest.raises(AuthorityLapsed):
-            later.issue(authority, tenant, "orders", request(p256()), DAY)
 
     def test_disabling_an_authority_that_was_never_made_changes_nothing(
         self, authorities: CertificateAuthorities, new_tenant: Callable[[], str]

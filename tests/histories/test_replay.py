@@ -21,6 +21,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from tests.histories.recording import record_all
+from workflows.authority import RollAuthority
+from workflows.certificates import CheckExpiry
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
@@ -67,6 +69,9 @@ def edited_workflow(folder: Path, edit: dict[str, str]) -> type:
 
 def test_every_ending_is_recorded():
     assert set(RECORDED) == {
+        "authority-refused",
+        "authority-rolled",
+        "expiry-checked",
         "provision-failed",
         "provision-late",
         "provision-ready",
@@ -76,6 +81,7 @@ def test_every_ending_is_recorded():
         "root-keys-watched",
         "service-refused",
         "service-renewed",
+        "tenant-rolled",
         "tenant-moved",
         "tenant-ready",
         "tenant-retried",
@@ -84,7 +90,7 @@ def test_every_ending_is_recorded():
 
 @pytest.mark.parametrize("name", RECORDED)
 async def test_a_recorded_history_replays_with_todays_workflows(name):
-    workflows = [Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys]
+    workflows = [Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys, RollAuthority, CheckExpiry]
     replayer = Replayer(workflows=workflows, data_converter=pydantic_data_converter)
     await replayer.replay_workflow(recorded(name))
 

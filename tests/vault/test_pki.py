@@ -7,8 +7,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from tenancy import ids
-from tenancy.errors import ConflictingResource
-from tests.contracts.authorities import CertificateAuthoritiesContract, nothing_recorded, p256
+from tenancy.errors import AuthorityLapsed, ConflictingResource
+from tests.contracts.authorities import CertificateAuthoritiesContract, nothing_recorded, p256, request
 from vault.pki import PkiAuthorities
 from vault.session import TokenSession, VaultSession
 
@@ -126,3 +126,14 @@ def test_a_leaf_of_a_root_that_is_not_trusted_does_not_prove(
     stranger = replace(authority, chain_pem=same_name.public_bytes(serialization.Encoding.PEM).decode())
     with pytest.raises(ConflictingResource, match="does not verify"):
         authorities.prove(authority, tenant, stranger)
+
+
+def test_an_authority_that_has_expired_issues_nothing_and_says_what_to_do(
+    worker: VaultSession, authorities: PkiAuthorities, new_tenant: Callable[[], str]
+) -> None:
+    tenant = new_tenant()
+    authority = authorities.ensure(tenant, nothing_recorded)
+    later = PkiAuthorities(worker, lambda: authority.not_after)
+    with pytest.raises(AuthorityLapsed) as lapsed:
+        later.issue(authority, tenant, "orders", request(p256()), timedelta(days=1))
+    assert "roll-authority" in lapsed.value.hint

@@ -78,7 +78,7 @@ def publish(home: Home, number: int, *revoked: str) -> bytes:
 
 def test_a_client_goes_through_a_roll_without_an_error_and_the_former_is_worth_nothing_at_its_end(
     serving: Service, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
-):
+) -> None:
     folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
     _folder(tmp_path / "left-behind", home, "users", _second_key(home), serving.https)
     with Client.from_folder(folder) as client, Client.from_folder(tmp_path / "left-behind") as left_behind:
@@ -93,13 +93,20 @@ def test_a_client_goes_through_a_roll_without_an_error_and_the_former_is_worth_n
         leaf, issuer = x509.load_pem_x509_certificates((folder / "client.pem").read_bytes())
         leaf.verify_directly_issued_by(issuer)
         assert issuer == x509.load_pem_x509_certificate(rolled.authority.certificate_pem.encode())
-        deadline = time.monotonic() + 2
-        with pytest.raises(AccessRefused) as refused:
-            while time.monotonic() < deadline:
-                left_behind.decrypt(sealed, "users/1")
-        assert refused.value.code == "caller_refused"
+        assert _end_of(left_behind, sealed).code == "caller_refused"
     answer = fetch(serving, tmp_path / "left-behind")
     assert (answer.status_code, answer.json()["code"]) == (403, "caller_refused")
+
+
+def _end_of(client: Client, sealed: str) -> AccessRefused:
+    """Ask until the word of the end has come: at most 2 s later, in truth a few milliseconds."""
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        try:
+            client.decrypt(sealed, "users/1")
+        except AccessRefused as refused:
+            return refused
+    pytest.fail("still served")
 
 
 def _second_key(home: Home) -> ec.EllipticCurvePrivateKey:
@@ -109,7 +116,7 @@ def _second_key(home: Home) -> ec.EllipticCurvePrivateKey:
 
 def test_the_revocation_lists_of_both_authorities_are_served_as_they_were_signed(
     serving: Service, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
-):
+) -> None:
     folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
     missing = fetch(serving, folder)
     assert (missing.status_code, missing.json()["code"]) == (404, "object_not_found")
@@ -124,7 +131,7 @@ def test_the_revocation_lists_of_both_authorities_are_served_as_they_were_signed
 
 def test_another_tenants_list_is_not_to_be_had(
     serving: Service, world: World, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
-):
+) -> None:
     folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
     other = world.tenant()
     publish(other, 1)
