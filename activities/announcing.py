@@ -6,7 +6,8 @@ from datetime import datetime
 
 from database.interfaces import TenantRow, TenantTransaction
 from tenancy import ids
-from tenancy.events import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
+from tenancy.announcements import announcement_text
+from tenancy.events import Announcement, AnnouncementKind, Channel, dashboard_url, message_id
 from tenancy.messages import StepInput
 
 

@@ -8,9 +8,10 @@ from functools import partial
 from temporalio import activity
 
 from activities import metrics
+from activities.authorities import as_authority
 from activities.journal import Clock, finish, record
-from database.interfaces import AuthorityRow, TenantDatabase
 from database.interfaces import BoundaryProbe as DatabaseProbe
+from database.interfaces import TenantDatabase
 from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.errors import BoundaryBreached, CanaryMissing
@@ -84,18 +85,8 @@ class IsolationActivities:
             row = tx.certificates.authority()
         if row is None:
             raise CanaryMissing
-        return _as_authority(row)
+        return as_authority(row)
 
 
 def _named(attacker: str, results: Sequence[CheckResult]) -> Iterator[CheckResult]:
     return (result.model_copy(update={"name": f"{attacker}/{result.name}"}) for result in results)
-
-
-def _as_authority(row: AuthorityRow) -> Authority:
-    return Authority(
-        serial=row.serial,
-        certificate_pem=row.certificate_pem,
-        chain_pem=row.chain_pem,
-        not_after=row.not_after,
-        fingerprint=row.fingerprint,
-    )

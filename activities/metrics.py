@@ -1,6 +1,11 @@
 """OpenKCM's own metrics, served beside Temporal's at the worker's Prometheus endpoint. No tenant is ever a label."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 from temporalio import activity
+
+from tenancy.expiry import Ending, Stage
 
 
 def ready(seconds: float) -> None:
@@ -23,3 +28,15 @@ def boundaries_checked(held: int, breached: int) -> None:
     for outcome, number in (("held", held), ("breached", breached)):
         if number:
             counter.add(number, {"outcome": outcome})
+
+
+def endings(found: Iterable[tuple[Ending, Stage]]) -> None:
+    """Count what was found not renewed, at each look; alert on any increase.
+
+    A counter and no gauge: another worker may make the next look, and a gauge would stay with the one that saw it last.
+    """
+    counter = activity.metric_meter().create_counter(
+        "openkcm_not_renewed", "Certificates, authorities and revocation lists found late or lapsed"
+    )
+    for (kind, stage), number in Counter(found).items():
+        counter.add(number, {"kind": kind, "stage": stage})

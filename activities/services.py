@@ -10,10 +10,10 @@ from datetime import timedelta
 from cryptography import x509
 from temporalio import activity
 
+from activities.authorities import as_authority
 from activities.journal import Clock, record
 from activities.wrapping import context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from database.interfaces import (
-    AuthorityRow,
     LeafRow,
     ServiceRow,
     TenantDatabase,
@@ -21,7 +21,7 @@ from database.interfaces import (
 )
 from keystores.interfaces import RootKeyShelf
 from tenancy.audit import AuditName
-from tenancy.errors import ConflictingResource, ServiceUnknown, TenantClosed, TenantUnknown
+from tenancy.errors import ConflictingResource, Overtaken, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 from tenancy.messages import (
     CertificatePlan,
@@ -32,7 +32,7 @@ from tenancy.messages import (
     ServiceStep,
 )
 from tenancy.services import ServiceState
-from vault.interfaces import Authority, CertificateAuthorities, TenantKeys, ciphertext_version
+from vault.interfaces import CertificateAuthorities, TenantKeys, ciphertext_version
 
 _FIRST_VERSION = 1
 
@@ -127,7 +127,7 @@ class ServiceActivities:
         if authority is None:
             raise ConflictingResource("authority", step.tenant_id, "it is not on record although the tenant is active")
         signed = self._authorities.issue(
-            _as_authority(authority), step.tenant_id, step.service, request.csr_pem, self._lifetime
+            as_authority(authority), step.tenant_id, step.service, request.csr_pem, self._lifetime
         )
         leaf = LeafRow(
             serial=signed.serial,
@@ -137,10 +137,13 @@ class ServiceActivities:
             certificate_pem=signed.certificate_pem,
             not_before=x509.load_pem_x509_certificate(signed.certificate_pem.encode()).not_valid_before_utc,
             not_after=signed.not_after,
+            authority=authority.serial,
         )
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()
             _still_wanted(tx, step)
+            if tx.certificates.authority() != authority:
+                raise Overtaken("the authority was rolled meanwhile", "the next attempt uses the new one")
             recorded = tx.services.record_leaf(leaf)
             record(
                 tx,
@@ -241,13 +244,3 @@ def _still_wanted(tx: TenantTransaction, step: ServiceStep) -> ServiceRow:
     if service.state is ServiceState.DISCONNECTED:
         raise ServiceUnknown("the service was disconnected", "connect it again: openkcm service connect")
     return service
-
-
-def _as_authority(row: AuthorityRow) -> Authority:
-    return Authority(
-        serial=row.serial,
-        certificate_pem=row.certificate_pem,
-        chain_pem=row.chain_pem,
-        not_after=row.not_after,
-        fingerprint=row.fingerprint,
-    )

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cli import output, tenant_view
 from cli.access import Ask, Tenant, ask_gateway, named, operator_database
+from cli.authorities import Authorities, of_authority
 from cli.policy import Policy
 from cli.standing import Standing
 from config.settings import load_settings
@@ -32,6 +33,9 @@ def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
     tenants.command("show")(show)
     tenants.command("retry")(retry)
     standing = Standing(ask)
+    authorities = Authorities(ask)
+    tenants.command("roll-authority")(authorities.roll)
+    tenants.command("crl")(authorities.crl)
     for command in (standing.suspend, standing.resume, standing.lock, standing.unlock):
         tenants.command()(command)
     tenants.command()(Policy(ask).policy)
@@ -90,6 +94,7 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
     if row is None:
         raise TenantUnknown
     authority, route, head = tx.certificates.authority(), tx.routes.get(), tx.audit.head()
+    lists = {listed.authority: listed for listed in tx.certificates.revocation_lists()}
     return _of_row(row) | {
         "services": [of_service(service) for service in tx.services.all()],
         "keys": [
@@ -99,9 +104,18 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
         "authority": None
         if authority is None
         else {"serial": authority.serial, "not_after": authority.not_after.isoformat()},
+        "authorities": [
+            of_authority(row, tx.certificates.issued_until(row.serial), lists.get(row.serial))
+            for row in tx.certificates.authorities()
+        ],
         "route": None
         if route is None
-        else {"l2_key": route.l2_key, "issuer_fingerprint": route.issuer_fingerprint, "region": route.region},
+        else {
+            "l2_key": route.l2_key,
+            "issuer_fingerprint": route.issuer_fingerprint,
+            "former_issuer_fingerprint": route.former_issuer_fingerprint,
+            "region": route.region,
+        },
         "steps": [
             {
                 "number": step.number,

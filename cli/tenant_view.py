@@ -1,13 +1,15 @@
 """How `openkcm tenant show` looks to a person: what it is, what it has, how far it got, whether its walls held."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from tenancy.authorities import BELIEVED, AuthorityState
 
 _MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "retrying": "[yellow]…[/]", "pending": "·"}
 
@@ -28,7 +30,7 @@ def draw(console: Console, tenant: Mapping[str, Any]) -> None:
 
 
 def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
-    authority, route, audit = tenant["authority"], tenant["route"], tenant["audit"]
+    route, audit = tenant["route"], tenant["audit"]
     checks = Counter(check["outcome"] for check in tenant["boundary_checks"])
     ready = f"{tenant['ready_seconds']:.2f} s after the event" if tenant["ready_seconds"] is not None else "not yet"
     facts = [
@@ -40,7 +42,7 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("ready", ready),
         ("keys", ", ".join(f"{key['name']} (version {key['version']})" for key in tenant["keys"]) or "none yet"),
         ("services", ", ".join(map(_service, tenant["services"])) or "none"),
-        ("authority", f"{authority['serial']}, until {authority['not_after'][:10]}" if authority else "none yet"),
+        *_authorities(tenant["authorities"]),
         ("route", f"by issuer {route['issuer_fingerprint'][:16]}…" if route else "none"),
         ("boundaries", f"{checks['held']} of {checks.total()} attacks refused" if checks else "not attacked yet"),
         ("audit stream", f"{audit['events']} records, head {(audit['head'] or '')[:16]}…"),
@@ -49,6 +51,25 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("leaving", _leaving(tenant["leaving"])))
     if tenant["promise_broken_at"]:
         facts.append(("promise", f"broken at {tenant['promise_broken_at'][:19]}"))
+    return facts
+
+
+def _authorities(authorities: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the authorities that are believed; one that has ended is of no interest here."""
+    believed = [one for one in authorities if one["state"] in BELIEVED]
+    if not believed:
+        return [("authority", "none yet")]
+    facts = []
+    for one in believed:
+        if one["state"] == AuthorityState.CURRENT:
+            facts.append(("authority", f"{one['serial']}, until {one['not_after'][:10]}"))
+        else:
+            last = (one["issued_until"] or "")[:16].replace("T", " ")
+            facts.append(("former authority", f"{one['serial']}, its last certificate ends {last} UTC"))
+        listed = one["revocation_list"]
+        if listed:
+            valid = listed["next_update"][:16].replace("T", " ")
+            facts.append(("revocation list", f"number {listed['number']}, valid until {valid} UTC"))
     return facts
 
 

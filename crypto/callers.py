@@ -2,8 +2,9 @@
 
 1. TLS has verified the chain up to our root, the name constraints and the time (RFC 5280, section 6).
 2. The leaf's one DNS name says in which tenant to look for its serial. It is believed no further than that.
-3. The leaf is signed by the tenant's authority on record, whose SHA-256 is the one in the tenant's route. Only this
-   makes it the tenant's: the *issuer* decides (MTCI A1). From here on a refusal goes into the tenant's audit stream.
+3. The leaf is signed by the very authority that issued it by the tenant's records, whose SHA-256 is one that the
+   tenant's route names: the current authority's, or the former's for as long as its leaves last. Only this makes it
+   the tenant's: the *issuer* decides (MTCI A1). From here on a refusal goes into the tenant's audit stream.
 4. The serial is on record, not revoked, and its service is connected; the service's name is taken from that record.
 5. The tenant's state lets services in.
 
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives import serialization
 from crypto.correlation import correlation_id, new_correlation_id
 from crypto.interfaces import Blocking, Caller, Changes, Entry, Journal
 from database.interfaces import CallerRow, TenantDatabase, mark
+from tenancy.authorities import BELIEVED
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
 from tenancy.ids import TENANT_DOMAIN, TENANT_ID_PATTERN
 from tenancy.lifecycle import DECRYPTS
@@ -220,14 +222,15 @@ class CertificateCallers:
         """In a thread: read what is on record and prove the issuer; raises CallerRefused when it is not proven."""
         with self._database.tenant_tx(leaf.tenant_id) as tx:
             row = tx.services.caller(leaf.serial)
-            authority = None if row is not None else tx.certificates.authority()
+            believed = (
+                [] if row is not None else [one for one in tx.certificates.authorities() if one.state in BELIEVED]
+            )
         if row is not None:
-            _prove(leaf, row.authority_pem, row.issuer_fingerprint)
+            _prove(leaf, row)
             ends = min(row.not_after, leaf.certificate.not_valid_after_utc)
             return _verdict(leaf, row), ends.timestamp()
-        if authority is None:
-            _unproven(leaf, "no authority")
-        _prove(leaf, authority.certificate_pem, authority.fingerprint)
+        if not any(_signed(leaf, authority.certificate_pem) for authority in believed):
+            _unproven(leaf, "another issuer")
         return _Refusal("", CallerRefused, "not on record"), leaf.certificate.not_valid_after_utc.timestamp()
 
 
@@ -247,16 +250,27 @@ def _presented(certificate_der: bytes) -> _Leaf:
     return _Leaf(tenant_id, serial, hashlib.sha256(certificate_der).digest(), certificate)
 
 
-def _prove(leaf: _Leaf, authority_pem: str, fingerprint: str) -> None:
-    """Return only when the authority with this fingerprint signed the leaf, itself and directly."""
-    authority = x509.load_pem_x509_certificate(authority_pem.encode())
-    der = authority.public_bytes(serialization.Encoding.DER)
-    if hashlib.sha256(der).hexdigest() != fingerprint:
+def _prove(leaf: _Leaf, row: CallerRow) -> None:
+    """Return only when the leaf's authority on record is one that the route names and signed it, itself and directly.
+
+    State and route change together; both are asked, so that neither alone lets in what the other has shut out.
+    """
+    authority = x509.load_pem_x509_certificate(row.authority_pem.encode())
+    fingerprint = hashlib.sha256(authority.public_bytes(serialization.Encoding.DER)).hexdigest()
+    if row.authority_state not in BELIEVED:
+        _unproven(leaf, "its authority has ended")
+    if fingerprint not in {row.issuer_fingerprint, row.former_issuer_fingerprint}:
         _unproven(leaf, "the route names another authority")
-    try:
-        leaf.certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
+    if not _signed(leaf, row.authority_pem):
         _unproven(leaf, "another issuer")
+
+
+def _signed(leaf: _Leaf, authority_pem: str) -> bool:
+    try:
+        leaf.certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority_pem.encode()))
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
 
 
 def _unproven(leaf: _Leaf, why: str) -> NoReturn:

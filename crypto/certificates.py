@@ -1,15 +1,26 @@
-"""The caller's own newest certificate, so that a service can fetch the one the workflow has renewed."""
+"""What the caller may fetch: its own newest certificate, which the workflow has renewed, and revocation lists."""
 
 from typing import Protocol
 
 from crypto.interfaces import Blocking, Caller
 from database.interfaces import AuthorityRow, LeafRow, TenantDatabase
+from tenancy.authorities import AuthorityState
 from tenancy.errors import ObjectNotFound
+
+_NOT_YET = "a tenant's first list is published within minutes of its beginning; ask again then"
+_NO_FORMER = "there is one only while certificates of a former authority last"
 
 
 class Certificates(Protocol):
     async def newest(self, caller: Caller) -> tuple[LeafRow, AuthorityRow]:
         """Return the newest certificate of the caller's service that is not revoked, and who issued it.
+
+        Raises: ObjectNotFound, DatabaseUnavailable, TooManyRequests.
+        """
+        ...
+
+    async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
+        """Return the newest list of the tenant's current authority, or of the former one, in DER.
 
         Raises: ObjectNotFound, DatabaseUnavailable, TooManyRequests.
         """
@@ -26,10 +37,22 @@ class CertificatesOnRecord:
     async def newest(self, caller: Caller) -> tuple[LeafRow, AuthorityRow]:
         return await self._blocking.run(caller.tenant_id, lambda: self._read(caller))
 
+    async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
+        return await self._blocking.run(caller.tenant_id, lambda: self._listed(caller, former=former))
+
+    def _listed(self, caller: Caller, *, former: bool) -> bytes:
+        wanted = AuthorityState.FORMER if former else AuthorityState.CURRENT
+        with self._database.tenant_tx(caller.tenant_id) as tx:
+            issuers = {row.serial for row in tx.certificates.authorities() if row.state is wanted}
+            found = next((listed for listed in tx.certificates.revocation_lists() if listed.authority in issuers), None)
+        if found is None:
+            raise ObjectNotFound("there is no revocation list", _NO_FORMER if former else _NOT_YET)
+        return found.der
+
     def _read(self, caller: Caller) -> tuple[LeafRow, AuthorityRow]:
         with self._database.tenant_tx(caller.tenant_id) as tx:
             leaf = tx.services.leaf(caller.service)
-            authority = tx.certificates.authority()
+            authority = None if leaf is None else tx.certificates.issuer(leaf.authority)
         if leaf is None or authority is None:
             raise ObjectNotFound("there is no certificate on record", "connect the service again")
         return leaf, authority

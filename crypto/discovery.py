@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from crypto import api
-from crypto.endpoints import ENDPOINTS, Endpoint
+from crypto.endpoints import ENDPOINTS, JSON, Endpoint
 from crypto.http_reader import HEAD_BYTES, HEADERS
 from crypto.interfaces import Caller
 from crypto.problems import CONTENT_TYPE
@@ -79,7 +79,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "operationId": endpoint.name,
         "summary": endpoint.summary,
         "responses": {
-            "200": {"description": "done", "content": {"application/json": {"schema": _answer_schema(endpoint)}}},
+            "200": {"description": "done", "content": {endpoint.media_type: {"schema": _answer_schema(endpoint)}}},
             **{status: {"description": meaning, **problem} for status, meaning in _REFUSALS.items()},
         },
     }
@@ -102,6 +102,8 @@ def _request_schema(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _answer_schema(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.media_type != JSON:
+        return {}  # bytes: OpenAPI 3.1 describes what has no schema by its media type alone
     if endpoint.answer is None:
         return {"type": "object"}
     if endpoint.batch_of is None:

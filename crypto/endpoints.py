@@ -32,12 +32,17 @@ class Desk:
     openapi: Fields
 
 
-Act = Callable[[Desk, Caller, Any], Awaitable[Fields]]
+JSON = "application/json"
+CRL = "application/pkix-crl"
+Act = Callable[[Desk, Caller, Any], Awaitable[Fields | bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One method of one path. `batch_of` names the endpoint whose requests are its items."""
+    """One method of one path. `batch_of` names the endpoint whose requests are its items.
+
+    What is not JSON is answered as the bytes that `act` returns.
+    """
 
     name: str
     method: str
@@ -47,6 +52,7 @@ class Endpoint:
     answer: type[BaseModel] | None
     act: Act
     batch_of: str | None = None
+    media_type: str = JSON
 
 
 def _text(data: bytes) -> str:
@@ -89,6 +95,14 @@ async def _certificate(desk: Desk, caller: Caller, _request: None) -> Fields:
     return answer.model_dump(mode="json")
 
 
+async def _revocation_list(desk: Desk, caller: Caller, _request: None) -> bytes:
+    return await desk.certificates.revocation_list(caller, former=False)
+
+
+async def _former_revocation_list(desk: Desk, caller: Caller, _request: None) -> bytes:
+    return await desk.certificates.revocation_list(caller, former=True)
+
+
 async def _discovery(desk: Desk, caller: Caller, _request: None) -> Fields:
     return desk.discovery(caller)
 
@@ -118,7 +132,8 @@ def _in_batches(single: Endpoint) -> Endpoint:
                 answers.append(left)
                 continue
             try:
-                answers.append(await single.act(desk, caller, api.parse_item(request_model, item)))
+                answer = await single.act(desk, caller, api.parse_item(request_model, item))
+                answers.append(cast("Fields", answer))
                 done += 1
             except Exception as refused:
                 if not isinstance(refused, OF_ONE_ITEM) and not done:
@@ -186,6 +201,26 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         _certificate,
     ),
     Endpoint("discovery", "GET", "/.well-known/openkcm", "What this service offers", None, None, _discovery),
+    Endpoint(
+        "crl",
+        "GET",
+        "/.well-known/openkcm/crl",
+        "The revocation list of the tenant's authority",
+        None,
+        None,
+        _revocation_list,
+        media_type=CRL,
+    ),
+    Endpoint(
+        "former-crl",
+        "GET",
+        "/.well-known/openkcm/crl/former",
+        "The revocation list of the authority before it, while its certificates last",
+        None,
+        None,
+        _former_revocation_list,
+        media_type=CRL,
+    ),
     Endpoint("health", "GET", "/healthz", "Whether this process serves", None, api.HealthAnswer, _health),
     Endpoint("openapi", "GET", "/openapi.json", "This API in OpenAPI 3.1", None, None, _openapi),
 )

@@ -16,7 +16,7 @@ from crypto.certificates import Certificates
 from crypto.connections import Connection, Connections
 from crypto.correlation import correlation_id, new_correlation_id
 from crypto.discovery import describe, openapi
-from crypto.endpoints import Desk, routes
+from crypto.endpoints import CRL, JSON, Desk, routes
 from crypto.http_reader import HttpReader, Message, Routes
 from crypto.interfaces import Caller, Parts
 from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
@@ -25,7 +25,10 @@ from tenancy.errors import CallerRefused, OpenKcmError
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _COMMON = b"\r\ncache-control: no-store\r\ndate: %b\r\nx-request-id: %b\r\ncontent-length: %d"
-_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json" + _COMMON
+_OK = {
+    media_type: b"HTTP/1.1 200 OK\r\ncontent-type: " + media_type.encode("ascii") + _COMMON
+    for media_type in (JSON, CRL)
+}
 _PROBLEM = b"HTTP/1.1 %d %b\r\ncontent-type: " + CONTENT_TYPE.encode() + _COMMON
 _CLOSE = b"\r\nconnection: close"
 _END = b"\r\n\r\n"
@@ -107,7 +110,8 @@ class _HttpsConnection(Connection):
         except Exception as refused:  # noqa: BLE001 - what is not listed becomes a reference into the log
             answer = from_error(refused)
             last = last or isinstance(refused, CallerRefused)
-        data = _render(answer, message.correlation_id, last=last, head_only=message.head_only)
+        media_type = JSON if message.endpoint is None else message.endpoint.media_type
+        data = _render(answer, message.correlation_id, last=last, head_only=message.head_only, media_type=media_type)
         return _Reply(data, last, message.unread)
 
     async def _admitted(self, message: Message, caller: Caller) -> bytes | Problem:
@@ -126,7 +130,8 @@ class _HttpsConnection(Connection):
                 holds = False
                 limits.enter(tenant_id, len(request.items) - 1)
                 holds = True
-            return orjson.dumps(await endpoint.act(self._desk, caller, request))
+            answer = await endpoint.act(self._desk, caller, request)
+            return answer if isinstance(answer, bytes) else orjson.dumps(answer)
         finally:
             if holds:
                 limits.leave(tenant_id)
@@ -140,12 +145,14 @@ async def _nothing() -> None:
     """Stand in the queue, so that what is sent after it keeps its place."""
 
 
-def _render(answer: bytes | Problem, request_id: str, *, last: bool, head_only: bool = False) -> bytes:
+def _render(
+    answer: bytes | Problem, request_id: str, *, last: bool, head_only: bool = False, media_type: str = JSON
+) -> bytes:
     """Return head and body of an answer; to a HEAD the head that GET would have had."""
     date, name = _clock.line(), request_id.encode("ascii")
     if isinstance(answer, bytes):
         body = answer
-        head = _JSON % (date, name, len(body))
+        head = _OK[media_type] % (date, name, len(body))
     else:
         body = orjson.dumps(answer.document())
         head = _PROBLEM % (answer.status, answer.status.phrase.encode("ascii"), date, name, len(body))

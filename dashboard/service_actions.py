@@ -117,7 +117,8 @@ def renew(seat: Seat, service: str) -> tuple[LeafRow, str]:
         lambda: seat.door.renew_service(seat.tenant_id, tenant.region, service),
     )
     with seat.database.tenant_tx(seat.tenant_id) as tx:
-        leaf, authority = tx.services.leaf(service), tx.certificates.authority()
+        leaf = tx.services.leaf(service)
+        authority = None if leaf is None else tx.certificates.issuer(leaf.authority)
     if leaf is None or authority is None:
         raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
     return leaf, certificates(leaf.certificate_pem, authority.chain_pem)[0]

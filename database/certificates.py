@@ -1,12 +1,22 @@
-"""The tenant's certificate authority. The first one recorded stays: a second signature must never replace it."""
+"""The tenant's certificate authorities and their revocation lists.
 
-from dataclasses import dataclass
+The first one recorded for a version of the tenant's key stays: a second signature must never replace it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import AuthorityRow
+from database.interfaces import AuthorityRow, RevocationListRow, RevokedRow
+from tenancy.authorities import AuthorityState
 from tenancy.errors import DatabaseRefused
+from tenancy.ids import ca_key
+
+_AUTHORITY = "select serial, certificate_pem, chain_pem, not_after, key_version, state from okcm.certificate_authority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +25,113 @@ class Certificates:
     tenant_id: str
 
     def record_authority(self, authority: AuthorityRow) -> AuthorityRow:
-        recorded = self.connection.execute(
-            "insert into okcm.certificate_authority (tenant_id, serial, certificate_pem, chain_pem, not_after)"
-            " values (%s, %s, %s, %s, %s) on conflict do nothing",
-            [self.tenant_id, authority.serial, authority.certificate_pem, authority.chain_pem, authority.not_after],
+        self.connection.execute(
+            "insert into okcm.certificate_authority"
+            " (tenant_id, serial, certificate_pem, chain_pem, not_after, key_version, state)"
+            " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                authority.serial,
+                authority.certificate_pem,
+                authority.chain_pem,
+                authority.not_after,
+                authority.key_version,
+                authority.state,
+            ],
         )
-        if recorded.rowcount == 1:
-            return authority
-        kept = self.authority()
+        kept = self._one("key_version = %s", authority.key_version)
         if kept is None:
             raise DatabaseRefused
         return kept
 
     def authority(self) -> AuthorityRow | None:
+        return self._one("state = %s", AuthorityState.CURRENT)
+
+    def issuer(self, serial: str) -> AuthorityRow | None:
+        return self._one("serial = %s", serial)
+
+    def authorities(self) -> Sequence[AuthorityRow]:
+        rows = self.connection.execute(f"{_AUTHORITY} order by key_version desc")
+        return [_authority(row) for row in rows]
+
+    def activate(self, serial: str) -> None:
+        # In this order: of each kind there is one at every moment.
+        self._enter(AuthorityState.FORMER, "state = %s", AuthorityState.CURRENT)
+        if not self._enter(AuthorityState.CURRENT, "state = 'prepared' and serial = %s", serial):
+            raise DatabaseRefused
+        self.connection.execute(
+            "update okcm.key k set version = a.key_version, rotated_at = clock_timestamp()"
+            " from okcm.certificate_authority a where a.serial = %s and k.name = %s",
+            [serial, ca_key(self.tenant_id)],
+        )
+
+    def end(self, serial: str) -> bool:
+        return self._enter(AuthorityState.ENDED, "state in ('prepared', 'former') and serial = %s", serial)
+
+    def issued_until(self, serial: str) -> datetime | None:
         found = self.connection.execute(
-            "select serial, certificate_pem, chain_pem, not_after from okcm.certificate_authority"
+            "select max(not_after) from okcm.service_certificate where authority = %s", [serial]
         ).fetchone()
-        return None if found is None else AuthorityRow(*found)
+        return None if found is None else found[0]
+
+    def unrenewed(self, limit: int) -> Sequence[str]:
+        rows = self.connection.execute(
+            "select s.service from okcm.service s where s.state = 'connected' and not exists ("
+            " select from okcm.service_certificate c join okcm.certificate_authority a on a.serial = c.authority"
+            " where c.service = s.service and c.revoked_at is null and a.state = 'current')"
+            " order by s.service limit %s",
+            [limit],
+        )
+        return [service for (service,) in rows]
+
+    def revoked(self, serial: str) -> tuple[Sequence[RevokedRow], datetime]:
+        rows = self.connection.execute(
+            "select serial, revoked_at from okcm.service_certificate"
+            " where authority = %s and revoked_at is not null and not_after > clock_timestamp() order by revoked_at",
+            [serial],
+        ).fetchall()
+        now = self.connection.execute("select clock_timestamp()").fetchone()
+        if now is None:
+            raise DatabaseRefused
+        return [RevokedRow(*row) for row in rows], now[0]
+
+    def revocation_lists(self) -> Sequence[RevocationListRow]:
+        rows = self.connection.execute(
+            "select authority, number, der, this_update, next_update from okcm.certificate_revocation_list"
+            " order by number desc"
+        )
+        return [RevocationListRow(*row) for row in rows]
+
+    def publish(self, listed: RevocationListRow) -> bool:
+        # Numbers are given before a list is signed: of two that were made at once, the second finds its number taken.
+        published = self.connection.execute(
+            "insert into okcm.certificate_revocation_list as kept"
+            " (tenant_id, authority, number, der, this_update, next_update)"
+            " select %(tenant)s, %(authority)s, %(number)s, %(der)s, %(this)s, %(next)s"
+            " where %(number)s > (select coalesce(max(number), 0) from okcm.certificate_revocation_list)"
+            " on conflict (tenant_id, authority) do update set number = excluded.number, der = excluded.der,"
+            " this_update = excluded.this_update, next_update = excluded.next_update"
+            " where kept.number < excluded.number",
+            {
+                "tenant": self.tenant_id,
+                "authority": listed.authority,
+                "number": listed.number,
+                "der": listed.der,
+                "this": listed.this_update,
+                "next": listed.next_update,
+            },
+        )
+        return published.rowcount == 1
+
+    def _one(self, condition: str, value: object) -> AuthorityRow | None:
+        found = self.connection.execute(f"{_AUTHORITY} where {condition}", [value]).fetchone()
+        return None if found is None else _authority(found)
+
+    def _enter(self, state: AuthorityState, condition: str, value: object) -> bool:
+        statement = f"update okcm.certificate_authority set state = %s where {condition}"  # noqa: S608 - constants
+        return self.connection.execute(statement, [state, value]).rowcount == 1
+
+
+def _authority(row: tuple[Any, ...]) -> AuthorityRow:
+    read = AuthorityRow(*row)
+    return replace(read, state=AuthorityState(read.state))

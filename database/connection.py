@@ -20,11 +20,12 @@ from psycopg_pool import ConnectionPool
 
 from database.context import LIFETIME_SECONDS, PLATFORM, sign
 from database.failures import translated
-from database.interfaces import TenantRow, TenantTransaction, WatchedKey
+from database.interfaces import EndingRow, TenantRow, TenantTransaction, WatchedKey
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
 from tenancy.errors import DatabaseRefused, IllegalTenantId
+from tenancy.expiry import Ending
 from tenancy.ids import TENANT_ID_PATTERN
 from tenancy.policy import TenantPolicy
 
@@ -166,6 +167,24 @@ class Database:
                 "select okcm.due_rotations(%s, %s, %s)", [default.tenant_key_days, default.service_key_days, limit]
             )
             return [tenant for (tenant,) in rows]
+
+    def due_authorities(self, limit: int) -> Sequence[str]:
+        with self.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.due_authorities(%s)", [limit])]
+
+    def outlived_authorities(self, limit: int) -> Sequence[str]:
+        with self.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.outlived_authorities(%s)", [limit])]
+
+    def stale_revocation_lists(self, oldest: timedelta, limit: int) -> Sequence[str]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select okcm.stale_revocation_lists(%s, %s)", [oldest, limit])
+            return [tenant for (tenant,) in rows]
+
+    def expiring(self, limit: int) -> Sequence[EndingRow]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.expiring(%s)", [limit])
+            return [EndingRow(tenant, region, Ending(kind), *rest) for tenant, region, kind, *rest in rows]
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant

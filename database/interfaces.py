@@ -14,6 +14,7 @@ from typing import Protocol
 
 from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditStream, FoundRecord, StreamEnds
+from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
@@ -66,9 +67,11 @@ __all__ = [
     "AuthorityRow",
     "BoundaryRunRow",
     "CallerRow",
+    "Certificates",
     "DayCount",
     "DoomedRow",
     "DueRow",
+    "EndingRow",
     "FoundRecord",
     "HeldKeyRow",
     "KeyRow",
@@ -81,6 +84,8 @@ __all__ = [
     "ObjectRow",
     "OperatorQuestions",
     "ProvisioningTime",
+    "RevocationListRow",
+    "RevokedRow",
     "RewrappedRow",
     "RootKeyChangeRow",
     "RootKeyRequestRow",
@@ -184,14 +189,6 @@ class Keys(Protocol):
     def get(self, name: str) -> KeyRow | None: ...
 
     def all(self) -> Sequence[KeyRow]: ...
-
-
-class Certificates(Protocol):
-    def record_authority(self, authority: AuthorityRow) -> AuthorityRow:
-        """Record the tenant's one authority and return the one on record, which is the first ever recorded."""
-        ...
-
-    def authority(self) -> AuthorityRow | None: ...
 
 
 class Routes(Protocol):
@@ -342,6 +339,22 @@ class PlatformDatabase(AuditKeys, Protocol):
 
     def due_rotations(self, limit: int) -> Sequence[str]:
         """Return tenants with a key that is older than they want, or with a rotation to be finished (worker)."""
+        ...
+
+    def due_authorities(self, limit: int) -> Sequence[str]:
+        """Return tenants whose authority has a third of its life left and can be rolled (worker)."""
+        ...
+
+    def outlived_authorities(self, limit: int) -> Sequence[str]:
+        """Return tenants whose former authority's certificates have all expired (worker)."""
+        ...
+
+    def stale_revocation_lists(self, oldest: timedelta, limit: int) -> Sequence[str]:
+        """Return tenants with a revocation list that is missing, older than that, or lacks a revocation (worker)."""
+        ...
+
+    def expiring(self, limit: int) -> Sequence[EndingRow]:
+        """Return what is late or lapsed (tenancy/expiry.py) of tenants that were opened and have not left (worker)."""
         ...
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:

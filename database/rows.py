@@ -5,6 +5,7 @@ import ssl
 from dataclasses import dataclass
 from datetime import datetime
 
+from tenancy.authorities import AuthorityState
 from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
@@ -68,6 +69,9 @@ class AuthorityRow:
     certificate_pem: str
     chain_pem: str
     not_after: datetime
+    key_version: int = 1
+    """Of the tenant's Transit key, which alone signs for this authority."""
+    state: AuthorityState = AuthorityState.CURRENT
 
     @property
     def fingerprint(self) -> str:
@@ -77,11 +81,15 @@ class AuthorityRow:
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """Where the crypto service finds a tenant's keys; `issuer_fingerprint` (SHA-256 hex of the CA) selects it."""
+    """Where the crypto service finds a tenant's keys, and by which issuers' certificates (SHA-256 of the CA, hex).
+
+    `former_issuer_fingerprint` is that of the former authority, for as long as its certificates last.
+    """
 
     l2_key: str
     issuer_fingerprint: str
     region: str
+    former_issuer_fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,7 @@ class ServiceRow:
     disconnected_at: datetime | None
     last_seen_at: datetime | None
     certificate_not_after: datetime | None
+    certificate_not_before: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,8 @@ class LeafRow:
     certificate_pem: str
     not_before: datetime
     not_after: datetime
+    authority: str
+    """The serial of the authority that signed it."""
     revoked_at: datetime | None = None
 
 
@@ -179,7 +190,9 @@ class CallerRow:
     region: str
     l2_key: str
     issuer_fingerprint: str
+    former_issuer_fingerprint: str | None
     authority_pem: str
+    authority_state: AuthorityState
     not_after: datetime
     revoked_at: datetime | None
 

@@ -17,6 +17,7 @@ from database.interfaces import (
     ServiceRequestRow,
     ServiceRow,
 )
+from tenancy.authorities import AuthorityState
 from tenancy.errors import DatabaseRefused, KeyVersionRetired, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.root_keys import parse_place
@@ -24,12 +25,12 @@ from tenancy.rotation import OPENING, KeyState
 from tenancy.services import ServiceKind, ServiceState
 
 _SERVICE = (
-    "select service, kind, state, connected_at, disconnected_at, last_seen_at,"
-    " (select not_after from okcm.service_certificate c where c.service = s.service and revoked_at is null"
-    " order by generation desc limit 1) from okcm.service s"
+    "select service, kind, state, connected_at, disconnected_at, last_seen_at, newest.not_after, newest.not_before"
+    " from okcm.service s left join lateral (select not_after, not_before from okcm.service_certificate c"
+    " where c.service = s.service and revoked_at is null order by generation desc limit 1) as newest on true"
 )
 _LEAF = (
-    "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
+    "select serial, service, generation, request_id, certificate_pem, not_before, not_after, authority, revoked_at"
     " from okcm.service_certificate where service = %s"
 )
 _KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id, state, l2_version"
@@ -49,11 +50,11 @@ _SETTLED = "coalesce(deactivated_at, activated_at, created_at) < clock_timestamp
 # One query, because each handshake waits for it. Everything is joined by the tenant that row security admits, so a
 # serial of another tenant is not there.
 _CALLER = (
-    "select c.service, s.state, t.state, r.region, r.l2_key, r.issuer_fingerprint, a.certificate_pem,"
-    " c.not_after, c.revoked_at"
+    "select c.service, s.state, t.state, r.region, r.l2_key, r.issuer_fingerprint, r.former_issuer_fingerprint,"
+    " a.certificate_pem, a.state, c.not_after, c.revoked_at"
     " from okcm.service_certificate c join okcm.service s using (tenant_id, service)"
     " join okcm.tenant t using (tenant_id) join okcm.route r using (tenant_id)"
-    " join okcm.certificate_authority a using (tenant_id)"
+    " join okcm.certificate_authority a on a.tenant_id = c.tenant_id and a.serial = c.authority"
     " where c.tenant_id = %s and c.serial = %s"
 )
 
@@ -126,8 +127,8 @@ class Services:
     def record_leaf(self, leaf: LeafRow) -> LeafRow:
         self.connection.execute(
             "insert into okcm.service_certificate"
-            " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after, authority)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
             [
                 self.tenant_id,
                 leaf.serial,
@@ -137,6 +138,7 @@ class Services:
                 leaf.certificate_pem,
                 leaf.not_before,
                 leaf.not_after,
+                leaf.authority,
             ],
         )
         kept = self.connection.execute(f"{_LEAF} and generation = %s", [leaf.service, leaf.generation]).fetchone()
@@ -160,11 +162,15 @@ class Services:
 
     def issued(self, service: str, request_id: str) -> tuple[LeafRow, str]:
         leaf = self.leaf(service)
-        chain = self.connection.execute("select chain_pem from okcm.certificate_authority").fetchone()
-        if leaf is None or chain is None:
+        if leaf is None:
             raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
         if leaf.request_id != request_id:
             raise Overtaken("another request for this service got its certificate after this one", "connect it again")
+        chain = self.connection.execute(
+            "select chain_pem from okcm.certificate_authority where serial = %s", [leaf.authority]
+        ).fetchone()
+        if chain is None:
+            raise DatabaseRefused
         return leaf, str(chain[0])
 
     def generation(self, service: str) -> int:
@@ -258,8 +264,19 @@ class Services:
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
         if found is None:
             return None
-        service, service_state, tenant_state, *rest = found
-        return CallerRow(service, ServiceState(service_state), State(tenant_state), *rest)
+        service, service_state, tenant_state, region, l2_key, issuer, former, authority_pem, state, *life = found
+        return CallerRow(
+            service,
+            ServiceState(service_state),
+            State(tenant_state),
+            region,
+            l2_key,
+            issuer,
+            former,
+            authority_pem,
+            AuthorityState(state),
+            *life,
+        )
 
     def seen(self, services: Sequence[str], at: datetime) -> None:
         # Locked in one order, so that two processes that saw the same services do not wait for each other.

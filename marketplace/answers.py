@@ -5,7 +5,8 @@ from datetime import datetime
 from pydantic import BaseModel
 
 from database.interfaces import StepRow, TenantRow
-from tenancy.events import AnnouncementKind, announcement_text, dashboard_url
+from tenancy.announcements import announcement_text
+from tenancy.events import AnnouncementKind, dashboard_url
 from tenancy.lifecycle import State
 from tenancy.provisioning import TITLES, StepState
 

@@ -71,6 +71,12 @@ class AuditName(StrEnum):
     SERVICE_KEY_ROTATED = "key.service_key_rotated"
     SERVICE_KEY_COMPROMISED = "key.service_key_compromised"
     SERVICE_KEY_DESTROYED = "key.service_key_destroyed"
+    AUTHORITY_ROLL_INTENDED = "certificate.authority_roll_intended"
+    AUTHORITY_ROLLED = "certificate.authority_rolled"
+    AUTHORITY_ENDED = "certificate.authority_ended"
+    REVOCATION_LIST_PUBLISHED = "certificate.revocation_list_published"
+    EXPIRY_LATE = "certificate.expiry_late"
+    EXPIRY_LAPSED = "certificate.expiry_lapsed"
     ROOT_KEY_CHECKED = "root_key.preflight_ended"
     ROOT_KEY_CHANGED = "root_key.changed"
     ROOT_KEY_UNAVAILABLE = "root_key.unavailable"
@@ -101,6 +107,8 @@ UPSTREAM_NAME: dict[AuditName, str] = {
     AuditName.TENANT_KEY_CREATED: "keyCreate",
     AuditName.PAYLOAD_KEY_CREATED: "keyCreate",
     AuditName.AUTHORITY_CREATED: "credentialCreate",
+    AuditName.AUTHORITY_ROLLED: "credentialCreate",
+    AuditName.AUTHORITY_ENDED: "credentialDelete",
     AuditName.TENANT_ACTIVATED: "tenantOnboarding",
     AuditName.ROUTE_PUBLISHED: "configurationCreate",
     AuditName.ROUTE_WITHDRAWN: "configurationDelete",

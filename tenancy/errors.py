@@ -336,6 +336,20 @@ class ServiceConflict(CallerError):
     hint = "choose another name, or connect it as the kind it was connected as"
 
 
+class AuthorityOverlaps(CallerError):
+    """Two authorities of a tenant are believed while the leaves of the former last; a third never."""
+
+    code = "authority_overlaps"
+    message = "certificates of the former authority are still in use, so the current one is not rolled"
+    hint = "they end within three days by themselves; openkcm tenant show says when, ask again after that"
+
+
+class AuthorityLapsed(PlatformError):
+    code = "authority_lapsed"
+    message = "the tenant's certificate authority has expired, so it issues nothing"
+    hint = "have a new one made: openkcm tenant roll-authority"
+
+
 class InvalidRequest(CallerError):
     """The request is not one the crypto service understands; the message names the field and never its value."""
 

@@ -113,6 +113,11 @@ def offboard_workflow(tenant_id: str) -> str:
     return f"{tenant_workflow(tenant_id)}/offboard"
 
 
+def authority_workflow(tenant_id: str, number: int) -> str:
+    """Return the workflow id of one roll of the tenant's certificate authority."""
+    return f"{tenant_workflow(tenant_id)}/authority/{number}"
+
+
 def watch_workflow(region: str) -> str:
     """Return the workflow id of the watch over a region's root keys."""
     return f"root-keys/{region}"

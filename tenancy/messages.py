@@ -49,6 +49,7 @@ class TenantMemory(Message):
     provisions: int = 0
     changes: int = Field(0, description="changes of the root key that were begun")
     rotations: int = Field(0, description="rotations of its keys that were begun")
+    rolls: int = Field(0, description="of its certificate authority that were begun")
     operations: int = Field(0, description="moves of its standing and preflights; makes their operation ids unique")
     waiting: tuple[PendingApproval, ...] = ()
     leavings: int = Field(0, description="how often it began to leave")
@@ -231,6 +232,52 @@ class WatchResult(Message):
     """Tenants whose root key asks for another standing than theirs, for the entity to look at."""
 
     tenants: tuple[TenantId, ...]
+
+
+class RollAuthorityInput(Message):
+    tenant_id: TenantId
+    region: str
+    number: int = Field(description="counts the tenant's rolls, from 1; part of the workflow's id")
+
+
+class RollAuthorityResult(Message):
+    """How a roll ended: with another authority in force, or with `code` and no effect."""
+
+    code: str = ""
+
+
+class AuthorityPlan(Message):
+    version: int = Field(description="of the tenant's Transit key that the new authority is to certify")
+
+
+class AuthorityStep(StepInput, AuthorityPlan):
+    """Input of the steps between a plan and its end."""
+
+
+class AuthorityFailureInput(AuthorityStep):
+    code: str
+    reason: str = Field(description="the activity that failed")
+
+
+class ServicesResult(Message):
+    services: tuple[ServiceName, ...]
+
+
+class TenantsResult(Message):
+    tenants: tuple[TenantId, ...]
+
+
+class LateService(Message):
+    """A connected service whose newest certificate was not renewed; `generation` is that certificate's."""
+
+    tenant_id: TenantId
+    region: str
+    service: ServiceName
+    generation: int
+
+
+class ExpiryResult(Message):
+    services: tuple[LateService, ...]
 
 
 class WrapProgress(Message):

@@ -71,7 +71,7 @@ class VaultBoundaryProbe:
         self, attacker: str, victim: str, attacker_ca: Authority, victim_ca: Authority
     ) -> tuple[CheckResult, ...]:
         thief = _Forger(
-            load_issuer(self._session, attacker, attacker_ca.certificate_pem),
+            load_issuer(self._session, attacker, attacker_ca.certificate_pem, attacker_ca.key_version),
             x509.load_pem_x509_certificates(attacker_ca.chain_pem.encode())[-1],
             self._now(),
         )

@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tenancy.errors import ConflictingResource
 from tenancy.ids import TENANT_DOMAIN, ca_key
+from vault.interfaces import RevocationList
 from vault.keys import encoded, key_errors
 from vault.session import VaultCalls
 from vault.signing_requests import LeafKey
@@ -33,11 +34,16 @@ class LeafNames:
 
 
 class TransitSigningKey(ec.EllipticCurvePrivateKey):
-    """A P-256 key in Transit, in the form in which `cryptography` signs certificates with it."""
+    """One version of a P-256 key in Transit, in the form in which `cryptography` signs certificates with it.
 
-    def __init__(self, session: VaultCalls, name: str, public_key: ec.EllipticCurvePublicKey) -> None:
+    The version is always named: without it Transit takes the newest, which need not be the one that a certificate is
+    about, and what it signs then would verify under no certificate at all.
+    """
+
+    def __init__(self, session: VaultCalls, name: str, version: int, public_key: ec.EllipticCurvePublicKey) -> None:
         self._session = session
         self._name = name
+        self._version = version
         self._public_key = public_key
 
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
@@ -46,7 +52,8 @@ class TransitSigningKey(ec.EllipticCurvePrivateKey):
             _only_signs()
         with key_errors():
             answer = self._session.write(
-                f"transit/sign/{self._name}/sha2-256", {"input": encoded(bytes(data)), "marshaling_algorithm": "asn1"}
+                f"transit/sign/{self._name}/sha2-256",
+                {"input": encoded(bytes(data)), "marshaling_algorithm": "asn1", "key_version": self._version},
             )
         return base64.b64decode(str(answer["signature"]).rpartition(":")[2])
 
@@ -89,8 +96,8 @@ class Issuer:
     key: TransitSigningKey
 
 
-def load_issuer(session: VaultCalls, tenant_id: str, certificate_pem: str) -> Issuer:
-    """Return the CA of `tenant_id`, ready to sign.
+def load_issuer(session: VaultCalls, tenant_id: str, certificate_pem: str, key_version: int) -> Issuer:
+    """Return the CA of `tenant_id`, ready to sign with the version of its key that the certificate is about.
 
     Raises:
         ConflictingResource: the certificate is not this tenant's.
@@ -99,7 +106,7 @@ def load_issuer(session: VaultCalls, tenant_id: str, certificate_pem: str) -> Is
     key = certificate.public_key()
     if tenant_of_authority(certificate) != tenant_id or not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConflictingResource("authority", hex_serial(certificate), "it is another tenant's")
-    return Issuer(certificate, TransitSigningKey(session, ca_key(tenant_id), key))
+    return Issuer(certificate, TransitSigningKey(session, ca_key(tenant_id), key_version, key))
 
 
 def build_leaf(
@@ -142,6 +149,27 @@ def build_leaf(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_key_id), critical=False)
     )
     return builder.sign(issuer.key, hashes.SHA256())
+
+
+def build_revocation_list(issuer: Issuer, wanted: RevocationList) -> bytes:
+    """Return a revocation list (RFC 5280, section 5) in DER.
+
+    No entry gives a reason: a service is disconnected because somebody wants so, and why is not asked.
+    """
+    ca = issuer.certificate
+    ca_key_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.subject)
+        .last_update(wanted.this_update)
+        .next_update(wanted.next_update)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_key_id), critical=False)
+        .add_extension(x509.CRLNumber(wanted.number), critical=False)
+    )
+    for serial, revoked_at in wanted.revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(revoked_at)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
 def tenant_of_authority(ca: x509.Certificate) -> str:

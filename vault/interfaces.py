@@ -34,13 +34,17 @@ class TransitKey:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A tenant's CA certificate. `serial` is lower-case hex without separators, `chain_pem` ends in the root."""
+    """A tenant's CA certificate. `serial` is lower-case hex without separators, `chain_pem` ends in the root.
+
+    `key_version` is the version of the tenant's key that it is about, which alone signs for it.
+    """
 
     serial: str
     certificate_pem: str
     chain_pem: str
     not_after: datetime
     fingerprint: str
+    key_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,16 @@ class Leaf:
     serial: str
     certificate_pem: str
     not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """What a revocation list (RFC 5280, section 5) is to say; `revoked` are serials with the moment of each."""
+
+    number: int
+    this_update: datetime
+    next_update: datetime
+    revoked: Sequence[tuple[str, datetime]]
 
 
 REWRAP_BATCH = 100
@@ -140,8 +154,13 @@ class ServerCertificates(Protocol):
 
 
 class CertificateAuthorities(Protocol):
-    def ensure(self, tenant_id: str, unknown_serials: Callable[[Sequence[str]], Sequence[str]]) -> Authority:
+    def ensure(
+        self, tenant_id: str, unknown_serials: Callable[[Sequence[str]], Sequence[str]], version: int = 1
+    ) -> Authority:
         """Return the tenant's CA: a Transit key of its own, signed by the PKI root, constrained to the tenant's name.
+
+        `version` is that of the key; asked for the one after the newest, it is made, which is how an authority is
+        rolled. An older version goes on signing for its own authority.
 
         Signing cannot be repeated without leaving a second certificate behind, so a certificate that was signed but
         never recorded is looked for first: `unknown_serials` tells which of PKI's serials no tenant has on record.
@@ -149,7 +168,21 @@ class CertificateAuthorities(Protocol):
         ...
 
     def issue(self, authority: Authority, tenant_id: str, service: str, csr_pem: str, lifetime: timedelta) -> Leaf:
-        """Issue a leaf (RFC 5280) for a CSR: only its public key is taken, the names come from the arguments."""
+        """Issue a leaf (RFC 5280) for a CSR: only its public key is taken, the names come from the arguments.
+
+        Raises: AuthorityLapsed, among others.
+        """
+        ...
+
+    def prove(self, authority: Authority, tenant_id: str, trusted: Authority) -> None:
+        """Have an authority issue a leaf that nobody keeps, and verify it up to the root of one that is trusted.
+
+        Raises: ConflictingResource when it does not verify, or the authority may not sign revocation lists.
+        """
+        ...
+
+    def revoke(self, authority: Authority, tenant_id: str, wanted: RevocationList) -> bytes:
+        """Return the authority's revocation list, signed by its own version of the key, in DER."""
         ...
 
     def disable(self, tenant_id: str) -> None:

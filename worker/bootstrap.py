@@ -30,6 +30,7 @@ from tenancy.lifecycle import State
 from tenancy.messages import WatchRootKeysInput
 from vault.interfaces import AuditSigner, RootKeys
 from workflows import visibility
+from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.gateway import Gateway
 from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
 from workflows.root_keys import WatchRootKeys
@@ -54,6 +55,25 @@ SCHEDULES = {
             ForgetUntakenCredentials.run, id="platform/untaken-credentials", task_queue=PLATFORM_QUEUE
         ),
         spec=_every(minutes=5),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "authorities": Schedule(
+        action=ScheduleActionStartWorkflow(
+            RollDueAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
+        ),
+        spec=_every(minutes=60),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "revocation-lists": Schedule(
+        action=ScheduleActionStartWorkflow(
+            PublishRevocationLists.run, id="platform/revocation-lists", task_queue=PLATFORM_QUEUE
+        ),
+        spec=_every(minutes=10),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "expiry": Schedule(
+        action=ScheduleActionStartWorkflow(CheckExpiry.run, id="platform/expiry", task_queue=PLATFORM_QUEUE),
+        spec=_every(minutes=60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "outbox": Schedule(

@@ -14,16 +14,19 @@ from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
 from activities.audit_heads import AuditHeadActivities
+from activities.authorities import AuthorityActivities
 from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
+from activities.expiry import ExpiryActivities
 from activities.isolation import IsolationActivities
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
 from activities.records import RecordActivities
+from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
 from activities.services import ServiceActivities
@@ -55,6 +58,8 @@ from worker.codec import TenantCodec, TenantConverter
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
+from workflows.authority import RollAuthority
+from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.offboard import OffboardTenant
 from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
@@ -65,15 +70,13 @@ from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (
-    Tenant,
-    ProvisionTenant,
-    ConnectService,
-    ChangeRootKey,
-    RotateKeys,
-    WatchRootKeys,
-    OffboardTenant,
+    *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
+    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys),
 )
-PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox, ForgetUntakenCredentials)
+PLATFORM_WORKFLOWS = (
+    *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials),
+    *(RollDueAuthorities, PublishRevocationLists, CheckExpiry),
+)
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -167,6 +170,9 @@ def build(settings: Settings) -> Parts:
         settings.backup_days,
         utc_now,
     )
+    rolls = AuthorityActivities(database, database, authorities)
+    revocation = RevocationActivities(database, database, authorities)
+    expiry = ExpiryActivities(database, database, announcer, utc_now)
     return Parts(
         settings=settings,
         database=database,
@@ -231,8 +237,23 @@ def build(settings: Settings) -> Parts:
             destruction.destroy_payload_key,
             destruction.certify_destruction,
             ClosingActivities().close_workflows,
+            rolls.plan_authority,
+            rolls.prepare_authority,
+            rolls.verify_authority,
+            rolls.activate_authority,
+            rolls.unrenewed_services,
+            rolls.abandon_authority,
+            revocation.publish_revocation_list,
         ),
-        platform=(heads.sign_audit_heads, notifications.sweep_outbox, watch.forget_untaken_credentials),
+        platform=(
+            heads.sign_audit_heads,
+            notifications.sweep_outbox,
+            watch.forget_untaken_credentials,
+            rolls.due_authorities,
+            revocation.end_authorities,
+            revocation.publish_revocation_lists,
+            expiry.check_expiry,
+        ),
         interceptors=(FailureInterceptor(database),),
     )
 

@@ -195,6 +195,10 @@ class Gateway:
         """Do what the votes on a request say; what was approved is done when this returns. Raises as above."""
         await self._of_tenant(tenant_id, Tenant.decide, [ApprovalRequest(approval_id=approval_id)])
 
+    async def roll_authority(self, tenant_id: str) -> None:
+        """Have new certificates come from another authority; the former's go on until they expire. Raises as above."""
+        await self._of_tenant(tenant_id, Tenant.roll_authority, [])
+
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         """Connect a service, or give a connected one a further certificate, as the stored request says.
 

@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.services import ServiceActivities, service_operation
+    from tenancy import ids
     from tenancy.errors import InvalidName, OperationRunning, ServiceUnknown
     from tenancy.messages import (
         CertificatePlan,
@@ -33,6 +34,10 @@ with workflow.unsafe.imports_passed_through():
 TENANT_GONE = "tenant-gone"
 """The signal by which the tenant's other workflows end when it has left. It carries nothing: there is no key for it."""
 
+RENEW_SOON = "renew-soon"
+"""The signal by which a service's certificate is renewed before its time."""
+CERTIFICATES_REVOKED = "certificates-revoked"
+"""The signal by which a tenant's entity is told to publish its revocation list."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -108,6 +113,23 @@ class ConnectService:
             raise refusal_of(failed) from None
         self._disconnected = True
         self._show()
+        await self._tell_of_revocation()
+
+    @workflow.signal(name=RENEW_SOON, description="The certificate is to be renewed before its time")
+    def renew_soon(self) -> None:
+        if self._memory.generation and not self._disconnected:
+            self._remember(self._memory.generation, workflow.now())
+
+    async def _tell_of_revocation(self) -> None:
+        """Have the revocation list made anew; nobody waits for it, and the crypto service needs none."""
+        if not workflow.patched("revocation-list"):
+            return
+        try:
+            await workflow.get_external_workflow_handle(ids.tenant_workflow(self._service.tenant_id)).signal(
+                CERTIFICATES_REVOKED
+            )
+        except ApplicationError:
+            workflow.logger.warning("revocation list left to the schedule")
 
     @workflow.signal(name=TENANT_GONE, description="The tenant has left: every certificate is revoked")
     def tenant_gone(self) -> None:

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.provision import ProvisionTenant
     from workflows.refusals import refusal
     from workflows.tenant_approvals import ApprovalPart
+    from workflows.tenant_authority import AuthorityPart
     from workflows.tenant_leaving import LeavingPart
     from workflows.tenant_rotation import RotationPart
 
@@ -28,7 +29,7 @@ _REMEMBERED_EVENTS = 64
 
 
 @workflow.defn(name="Tenant")
-class Tenant(ApprovalPart, RotationPart, LeavingPart):
+class Tenant(ApprovalPart, RotationPart, AuthorityPart, LeavingPart):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)

@@ -1,12 +1,13 @@
 """What the page Services says of each connected service, by kind, from what is on record and nothing else."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
 from dashboard.views.words import count, listed, moment
 from database.interfaces import ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from tenancy.expiry import Stage, stage
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
 
@@ -82,7 +83,7 @@ def groups(facts: Facts, now: datetime, wanted: str = "") -> tuple[Group, ...]:
     for kind, title in TITLES.items():
         mine = [service for service in facts.services if service.kind is kind]
         matching = [service for service in mine if wanted.strip().lower() in service.service]
-        cards = tuple(_card(service, facts.usage, facts.objects, now) for service in matching[:_SHOWN])
+        cards = tuple(_card(service, facts, now) for service in matching[:_SHOWN])
         made.append(
             Group(kind, f"{title}: {_summary(facts.tenant, mine, facts.usage)}", cards, max(len(matching) - _SHOWN, 0))
         )
@@ -115,20 +116,18 @@ def _says(row: UsageTotalRow) -> bool:
     return any(row.operation in operations for operations, _ in _USES)
 
 
-def _card(
-    service: ServiceRow, usage: Iterable[UsageTotalRow], objects: Iterable[ObjectCountRow], now: datetime
-) -> Card:
-    mine = [row for row in usage if row.service == service.service]
+def _card(service: ServiceRow, facts: Facts, now: datetime) -> Card:
+    mine = [row for row in facts.usage if row.service == service.service]
     icon, state = _state(service, now)
     done, refused = sum(row.count - row.refused for row in mine), sum(row.refused for row in mine)
-    kept = sum(row.count for row in objects if row.service == service.service and row.state not in _DESTROYED)
+    kept = sum(row.count for row in facts.objects if row.service == service.service and row.state not in _DESTROYED)
     return Card(
         service=service.service,
         kind=service.kind,
         icon=icon,
         state=state,
         operations=f"{done:,} operations/day" + (f", {refused:,} more refused" if refused else ""),
-        certificate=_certificate(service, now),
+        certificate=_certificate(service, facts.tenant, now),
         seen=f"Last seen {moment(service.last_seen_at, now)}" if service.last_seen_at else "Not seen so far",
         protects=_protects(mine, kept),
         connected=service.state is ServiceState.CONNECTED,
@@ -146,13 +145,19 @@ def _state(service: ServiceRow, now: datetime) -> tuple[str, str]:
             return "link_off", f"Disconnected {when}; its certificates are revoked and its key is kept"
 
 
-def _certificate(service: ServiceRow, now: datetime) -> str:
-    ends = service.certificate_not_after
-    if ends is None:
+def _certificate(service: ServiceRow, tenant: TenantRow, now: datetime) -> str:
+    begins, ends = service.certificate_not_before, service.certificate_not_after
+    if begins is None or ends is None:
         return "No certificate that opens anything"
-    if ends <= now:
-        return f"Certificate expired {moment(ends, now)}; renew it, or connect the service again"
-    return f"Certificate valid until {moment(ends, now)}"
+    closed = why_no_renewal(tenant)
+    match stage(begins, ends, now):
+        case Stage.LAPSED:
+            return f"Certificate expired {moment(ends, now)}; {closed or 'renew it, or connect the service again'}"
+        case Stage.LATE:
+            to_do = closed or "It is tried every hour; renew it here to see what stops it"
+            return f"Certificate not renewed; expires {moment(ends, now)}. {to_do}"
+        case Stage.DUE | Stage.FRESH:
+            return f"Certificate valid until {moment(ends, now)}"
 
 
 def _protects(usage: Sequence[UsageTotalRow], kept: int) -> str:

@@ -32,7 +32,9 @@ def issue(authorities) -> Callable[[Provisioning], str]:
 
     def issue(tenant: Provisioning) -> str:
         row = recorded(tenant)
-        authority = Authority(row.serial, row.certificate_pem, row.chain_pem, row.not_after, fingerprint="")
+        authority = Authority(
+            row.serial, row.certificate_pem, row.chain_pem, row.not_after, fingerprint="", key_version=1
+        )
         return authorities.issue(authority, tenant.tenant_id, "orders", csr_pem, timedelta(hours=1)).serial
 
     return issue

@@ -13,8 +13,9 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from standardwebhooks import Webhook
 
 from activities.delivery import CallbackSender, EmailSender
+from tenancy.announcements import announcement_text
 from tenancy.errors import AnnouncementUndelivered, SettingsInvalid
-from tenancy.events import Announcement, AnnouncementKind, Channel, announcement_text
+from tenancy.events import Announcement, AnnouncementKind, Channel
 
 SECRET = "whsec_" + "Q2FsbGJhY2sgc2VjcmV0IG9mIHRoZSB0ZXN0cw=="
 URL = "https://cmk.openkcm.io/tenant/acme-corp-12345"

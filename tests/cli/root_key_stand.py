@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from database.interfaces import SealedRootKeyRow, TenantTransaction
 from devstack.secrets import ensure_secrets
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
+from tenancy.authorities import AuthorityState
 from tenancy.errors import OpenKcmError
 from tenancy.ids import root_key
 from tenancy.lifecycle import DECRYPTS, Move
@@ -36,7 +37,7 @@ from tenancy.locks import LockReason
 from tenancy.messages import LeaveRequest, StandingMove
 from tenancy.policy import TenantPolicy
 from tenancy.root_keys import Credentials, PlatformPlace, Problem
-from tests.database.builders import a_connected_service, a_provisioned_tenant
+from tests.database.builders import a_connected_service, a_provisioned_tenant, an_authority
 from tests.database.fixtures import Field, field, server, template
 from workflows.gateway import UpdateRefused
 
@@ -133,6 +134,13 @@ class FakeGateway:
                 "the root key was not changed and the former one is in force",
                 f"openkcm root-key show {tenant_id} says what was found",
             )
+
+    async def roll_authority(self, tenant_id: str) -> None:
+        self._ask(f"roll {tenant_id}")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            made = replace(an_authority("0c0d"), key_version=2, state=AuthorityState.PREPARED)
+            tx.certificates.record_authority(made)
+            tx.certificates.activate(made.serial)
 
     def _ask(self, what: str) -> None:
         self.asked.append(what)

@@ -4,8 +4,12 @@ A subclass gives the fixture `authorities`, whose clock is the real one.
 """
 
 import hashlib
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Barrier, Thread
 
 import pytest
@@ -17,7 +21,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from tenancy import ids
 from tenancy.errors import CallerError, ConflictingResource, InvalidName, KeyUnavailable
-from vault.interfaces import Authority, CertificateAuthorities
+from vault.interfaces import Authority, CertificateAuthorities, Leaf, RevocationList
 
 DAY = timedelta(days=1)
 RequestKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
@@ -180,10 +184,99 @@ class CertificateAuthoritiesContract:
         assert authorities.ensure(tenant, nothing_recorded) == authority
         authorities.issue(authority, tenant, "orders", request(p256()), DAY)
 
+    def test_a_second_version_is_an_authority_beside_the_first_and_each_issues_its_own(
+        self, authorities: CertificateAuthorities, new_tenant: Callable[[], str]
+    ) -> None:
+        tenant = new_tenant()
+        first = authorities.ensure(tenant, nothing_recorded)
+        second = authorities.ensure(tenant, nothing_recorded, 2)
+        assert (first.key_version, second.key_version) == (1, 2)
+        assert first.serial != second.serial
+        for authority in (first, second):
+            leaf = authorities.issue(authority, tenant, "orders", request(p256()), DAY)
+            ca, root = x509.load_pem_x509_certificates(authority.chain_pem.encode())
+            certificate = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
+            PolicyBuilder().store(Store([root])).build_client_verifier().verify(certificate, [ca])
+            authorities.prove(authority, tenant, first)
+        subjects = {x509.load_pem_x509_certificate(one.certificate_pem.encode()).subject for one in (first, second)}
+        assert len(subjects) == 2
+
+    def test_a_version_that_was_signed_but_not_recorded_is_adopted_and_none_is_made_beside_it(
+        self, authorities: CertificateAuthorities, new_tenant: Callable[[], str]
+    ) -> None:
+        tenant = new_tenant()
+        first = authorities.ensure(tenant, nothing_recorded)
+        second = authorities.ensure(tenant, nothing_recorded, 2)
+        assert authorities.ensure(tenant, nothing_recorded, 2) == second
+        assert authorities.ensure(tenant, nothing_recorded) == first
+
+    def test_a_version_that_is_not_the_next_is_refused(
+        self, authorities: CertificateAuthorities, new_tenant: Callable[[], str]
+    ) -> None:
+        tenant = new_tenant()
+        authorities.ensure(tenant, nothing_recorded)
+        with pytest.raises(ConflictingResource):
+            authorities.ensure(tenant, nothing_recorded, 3)
+
+    def test_an_authority_with_another_versions_key_does_not_prove(
+        self, authorities: CertificateAuthorities, new_tenant: Callable[[], str]
+    ) -> None:
+        tenant = new_tenant()
+        first = authorities.ensure(tenant, nothing_recorded)
+        authorities.ensure(tenant, nothing_recorded, 2)
+        with pytest.raises(ConflictingResource, match="does not verify"):
+            authorities.prove(replace(first, key_version=2), tenant, first)
+
+    def test_a_revocation_list_is_signed_by_its_own_version_also_after_the_next_was_made(
+        self, authorities: CertificateAuthorities, new_tenant: Callable[[], str], tmp_path: Path
+    ) -> None:
+        tenant, now = new_tenant(), datetime.now(UTC).replace(microsecond=0)
+        first = authorities.ensure(tenant, nothing_recorded)
+        revoked, kept = (authorities.issue(first, tenant, "orders", request(p256()), DAY) for _ in range(2))
+        second = authorities.ensure(tenant, nothing_recorded, 2)
+        for number, authority in enumerate((first, second), 7):
+            wanted = RevocationList(number, now, now + DAY, [(revoked.serial, now)])
+            der = authorities.revoke(authority, tenant, wanted)
+            found = x509.load_der_x509_crl(der)
+            ca = x509.load_pem_x509_certificate(authority.certificate_pem.encode())
+            key = ca.public_key()
+            assert isinstance(key, ec.EllipticCurvePublicKey)
+            assert found.is_signature_valid(key)
+            assert found.issuer == ca.subject
+            assert found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == number
+            assert (found.last_update_utc, found.next_update_utc) == (now, now + DAY)
+            assert [format(entry.serial_number, "x") for entry in found] == [revoked.serial.lstrip("0")]
+        assert_openssl_reads(tmp_path, authorities, tenant, first, revoked, kept)
+
     def test_disabling_an_authority_that_was_never_made_changes_nothing(
         self, authorities: CertificateAuthorities, new_tenant: Callable[[], str]
     ) -> None:
         authorities.disable(new_tenant())
+
+
+def assert_openssl_reads(  # noqa: PLR0917 - whose list, and what is on it and what is not
+    folder: Path, authorities: CertificateAuthorities, tenant: str, issuer: Authority, revoked: Leaf, kept: Leaf
+) -> None:
+    """Let OpenSSL judge the list, and with it a certificate that is on it and one that is not."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl here")
+    now = datetime.now(UTC) - timedelta(minutes=1)
+    der = authorities.revoke(issuer, tenant, RevocationList(9, now, now + DAY, [(revoked.serial, now)]))
+    (folder / "ca.pem").write_text(issuer.certificate_pem)
+    (folder / "root.pem").write_text(issuer.chain_pem.removeprefix(issuer.certificate_pem))
+    (folder / "crl.der").write_bytes(der)
+    (folder / "crl.pem").write_bytes(x509.load_der_x509_crl(der).public_bytes(serialization.Encoding.PEM))
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([openssl, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    assert "verify OK" in run(*["crl", "-inform", "DER", "-in", "crl.der", "-CAfile", "ca.pem", "-noout", "-verify"])
+    check = ["verify", "-crl_check", "-CAfile", "root.pem", "-untrusted", "ca.pem", "-CRLfile", "crl.pem"]
+    for leaf, answer in ((kept, "leaf.pem: OK"), (revoked, "certificate revoked")):
+        (folder / "leaf.pem").write_text(leaf.certificate_pem)
+        assert answer in run(*check, "leaf.pem")
 
 
 def _point(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -184,6 +184,7 @@ class FakeDoor(RootKeyDoor, ApprovalDoor):
                 pem(leaf),
                 leaf.not_valid_before_utc,
                 leaf.not_valid_after_utc,
+                self.authority.row().serial,
             )
         )
 

@@ -10,6 +10,7 @@ from database.interfaces import (
     DoomedRow,
     LeafRow,
     ObjectRow,
+    RevocationListRow,
     RootKeyRequestRow,
     RouteRow,
     SealedRootKeyRow,
@@ -67,6 +68,11 @@ def an_authority(serial: str = "0a1b") -> AuthorityRow:
     return AuthorityRow(serial, "certificate", "chain", NOW + timedelta(days=365))
 
 
+def an_authority_serial(tenant_id: str) -> str:
+    """Return the serial of the one that `a_provisioned_tenant` records."""
+    return tenant_id.encode().hex()
+
+
 def a_route(tenant_id: str) -> RouteRow:
     return RouteRow(l2_key(tenant_id), "ab" * 32, "eu-west-1")
 
@@ -92,8 +98,14 @@ def a_request(request_id: str = "request-1", service: str = "orders") -> Service
     return ServiceRequestRow(request_id, service, ServiceKind.MONGODB, "a signing request")
 
 
-def a_leaf(serial: str = "1a2b", service: str = "orders", generation: int = 1) -> LeafRow:
-    return LeafRow(serial, service, generation, "request-1", "certificate", NOW, NOW + timedelta(hours=72))
+def a_leaf(serial: str = "1a2b", service: str = "orders", generation: int = 1, tenant_id: str = "acme") -> LeafRow:
+    authority = an_authority_serial(tenant_id)
+    ends = NOW + timedelta(hours=72)
+    return LeafRow(serial, service, generation, "request-1", "certificate", NOW, ends, authority)
+
+
+def a_revocation_list(authority: str, number: int = 1, at: datetime = NOW) -> RevocationListRow:
+    return RevocationListRow(authority, number, b"der", at, at + timedelta(hours=24))
 
 
 def a_service_key(tenant_id: str, service: str = "orders", version: int = 1) -> ServiceKeyRow:
@@ -182,7 +194,8 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.steps.plan("provision-1", [Step.OPEN_RECORDS, Step.CREATE_KEYS])
         tx.keys.record(l2_key(tenant_id), "L2", 1)
         tx.keys.record(ca_key(tenant_id), "CA", 1)
-        tx.certificates.record_authority(an_authority(tenant_id.encode().hex()))
+        authority = tx.certificates.record_authority(an_authority(an_authority_serial(tenant_id)))
+        tx.certificates.publish(a_revocation_list(authority.serial))
         tx.routes.publish(a_route(tenant_id))
         tx.boundaries.record("provision-1", [a_result()])
         tx.outbox.add(an_announcement(tenant_id))
@@ -200,7 +213,9 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
     with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
         tx.services.connect(service, ServiceKind.MONGODB)
         tx.services.record_key(a_service_key(tenant_id, service))
-        tx.services.record_leaf(a_leaf(serial, service))
+        authority = tx.certificates.authority()
+        assert authority is not None
+        tx.services.record_leaf(replace(a_leaf(serial, service), authority=authority.serial))
         tx.services.connected(service)
     with field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
         tx.objects.add([an_object(tenant_id, f"object-{service}", service=service)])

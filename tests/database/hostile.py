@@ -2,7 +2,7 @@
 
 TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
-    *("outbox", "audit_event", "audit_head", "audit_signed_head"),
+    *("certificate_revocation_list", "outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
@@ -58,9 +58,25 @@ ALLOWED_WRITES = {
         "update okcm.service_certificate set revoked_at = null where tenant_id = '{victim}'",
         "insert into okcm.service (tenant_id, service, kind) values ('{victim}', 'new', 'mongodb')",
         (
-            "insert into okcm.service_certificate"
-            " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after)"
-            " values ('{victim}', 'ff', 'orders', 9, 'x', 'x', now(), now() + interval '1 hour')"
+            "insert into okcm.service_certificate (tenant_id, serial, service, generation, request_id,"
+            " certificate_pem, not_before, not_after, authority)"
+            " values ('{victim}', 'ff', 'orders', 9, 'x', 'x', now(), now() + interval '1 hour',"
+            " encode('{victim}', 'hex'))"
+        ),
+        # A certificate of one's own that claims another's authority as its issuer.
+        (
+            "insert into okcm.service_certificate (tenant_id, serial, service, generation, request_id,"
+            " certificate_pem, not_before, not_after, authority)"
+            " values ('{attacker}', 'ff', 'orders', 9, 'x', 'x', now(), now() + interval '1 hour',"
+            " encode('{victim}', 'hex'))"
+        ),
+        "update okcm.certificate_authority set state = 'ended' where tenant_id = '{victim}'",
+        "update okcm.route set former_issuer_fingerprint = repeat('f', 64) where tenant_id = '{victim}'",
+        "update okcm.certificate_revocation_list set number = 9 where tenant_id = '{victim}'",
+        (
+            "insert into okcm.certificate_revocation_list (tenant_id, authority, number, der, this_update, next_update)"
+            " values ('{victim}', encode('{victim}', 'hex'), 9, 'x', now(), now() + interval '1 hour')"
+            " on conflict do nothing"
         ),
         (
             "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
@@ -182,7 +198,7 @@ READABLE = {
     "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
-        *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key"),
+        *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key", "certificate_revocation_list"),
     ),
 }
 # Granted to the dashboard's role alone, and to it for the platform's context alone.
@@ -198,6 +214,13 @@ NEVER = {
         "select okcm.unstarted_events(10)",
         "select okcm.moved_heads(10)",
         "select okcm.waiting_outboxes(10)",
+        "select okcm.due_authorities(10)",
+        "select okcm.outlived_authorities(10)",
+        "select okcm.stale_revocation_lists('12 hours', 10)",
+        "select okcm.expiring(10)",
+        "update okcm.certificate_authority set certificate_pem = 'x'",
+        "update okcm.service_certificate set authority = 'x'",
+        *(f"delete from okcm.{table}" for table in ("certificate_authority", "certificate_revocation_list")),
         "select okcm.unknown_serials('{{aa}}')",
         "select okcm.watched_root_keys('eu-west-1', '1 minute')",
         "select okcm.untaken_credentials(10)",
@@ -293,6 +316,10 @@ NEVER = {
         "update okcm.tenant set state = 'active'",
         "update okcm.route set region = 'x'",
         "update okcm.certificate_authority set serial = 'ff'",
+        "update okcm.certificate_authority set state = 'current'",
+        "update okcm.route set former_issuer_fingerprint = repeat('f', 64)",
+        "update okcm.certificate_revocation_list set der = 'x'",
+        "select okcm.expiring(10)",
         "update okcm.service set state = 'connected'",
         "insert into okcm.service (tenant_id, service, kind) values ('{attacker}', 'new', 'mongodb')",
         "update okcm.service_certificate set revoked_at = null",

@@ -21,6 +21,7 @@ from tenancy import ids
 from tenancy.approvals import ApprovalState
 from tenancy.lifecycle import State
 from tenancy.messages import (
+    LateService,
     LeaveRequest,
     MarketplaceSignal,
     PreflightResult,
@@ -34,10 +35,13 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 from tests.workflows.conftest import Script
 from tests.workflows.scripted_approvals import ApprovalScript
+from tests.workflows.scripted_authority import AuthorityScript
 from tests.workflows.scripted_leaving import LeavingScript
 from tests.workflows.scripted_root_key import RootKeyScript
 from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility
+from workflows.authority import RollAuthority
+from workflows.certificates import CheckExpiry
 from workflows.gateway import Gateway, UpdateRefused
 from workflows.offboard import OffboardTenant
 from workflows.provision import ProvisionTenant
@@ -71,6 +75,7 @@ async def record_all() -> Histories:
             _watched,
             _approved,
             _left,
+            _authority_rolled,
         ):
             recorded |= await scenario(environment.client)
         return recorded
@@ -128,6 +133,40 @@ async def _service_renewed(client: Client) -> Histories:
         await gateway.connect_service("service-corp", _REGION, service, "request-2")
         await gateway.disconnect_service("service-corp", _REGION, service)
         return {"service-renewed": await _service_history(client, "service-corp", service)}
+
+
+async def _authority_rolled(client: Client) -> Histories:
+    """Rolled with a service that is told; refused when it does not verify; and the hourly look at all that ends."""
+    script, services, tenant_id = AuthorityScript(), ServiceScript(), "rolled-corp"
+    script.unrenewed = ("orders-db",)
+    script.late = (LateService(tenant_id=tenant_id, region=_REGION, service="users-db", generation=1),)
+    activities = [*script.activities(), *script.platforms(), *services.activities()]
+    workflows = [Tenant, RollAuthority, ConnectService, CheckExpiry]
+    queue = ids.task_queue(_REGION)
+    async with Worker(client, task_queue=queue, workflows=workflows, activities=activities):
+        gateway = Gateway(client, _PATIENCE_SECONDS)
+        handle = await client.start_workflow(
+            Tenant.run,
+            TenantInput(
+                tenant_id=tenant_id, region=_REGION, promise_seconds=60, memory=TenantMemory(state=State.ACTIVE)
+            ),
+            id=ids.tenant_workflow(tenant_id),
+            task_queue=queue,
+        )
+        await gateway.connect_service(tenant_id, _REGION, "orders-db", "request-1")
+        await gateway.roll_authority(tenant_id)
+        script.refused["verify-authority"] = "conflicting_resource"
+        with suppress(UpdateRefused):
+            await gateway.roll_authority(tenant_id)
+        await gateway.disconnect_service(tenant_id, _REGION, "orders-db")
+        await client.execute_workflow(CheckExpiry.run, id="platform/expiry", task_queue=queue)
+        rolls = [client.get_workflow_handle(ids.authority_workflow(tenant_id, number)) for number in (1, 2)]
+        return {
+            "authority-rolled": await rolls[0].fetch_history(),
+            "authority-refused": await rolls[1].fetch_history(),
+            "expiry-checked": await client.get_workflow_handle("platform/expiry").fetch_history(),
+            "tenant-rolled": await handle.fetch_history(),
+        }
 
 
 async def _service_refused(client: Client) -> Histories:

@@ -21,6 +21,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from tests.histories.recording import record_all
+from workflows.authority import RollAuthority
+from workflows.certificates import CheckExpiry
 from workflows.offboard import OffboardTenant
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
@@ -70,6 +72,9 @@ def test_every_ending_is_recorded():
     assert set(RECORDED) == {
         "offboard-destroyed",
         "offboard-restored",
+        "authority-refused",
+        "authority-rolled",
+        "expiry-checked",
         "provision-failed",
         "provision-late",
         "provision-ready",
@@ -81,6 +86,7 @@ def test_every_ending_is_recorded():
         "service-renewed",
         "tenant-approved",
         "tenant-left",
+        "tenant-rolled",
         "tenant-moved",
         "tenant-ready",
         "tenant-retried",
@@ -89,7 +95,10 @@ def test_every_ending_is_recorded():
 
 @pytest.mark.parametrize("name", RECORDED)
 async def test_a_recorded_history_replays_with_todays_workflows(name):
-    workflows = [Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys, OffboardTenant]
+    workflows = [
+        *(Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys, OffboardTenant),
+        *(RollAuthority, CheckExpiry),
+    ]
     replayer = Replayer(workflows=workflows, data_converter=pydantic_data_converter)
     await replayer.replay_workflow(recorded(name))
 

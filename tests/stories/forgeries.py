@@ -50,8 +50,8 @@ class Forger:
         with stack.database().tenant_tx(service.tenant_id) as tx:
             authority = tx.certificates.authority()
         assert authority is not None
-        self._chain = authority.chain_pem
-        self._issuer = load_issuer(stack.vault(), service.tenant_id, authority.certificate_pem)
+        self._authority, self._chain = authority.serial, authority.chain_pem
+        self._issuer = load_issuer(stack.vault(), service.tenant_id, authority.certificate_pem, authority.key_version)
 
     def names(self, tenant_id: str = "", service: str = "", dns: str = "") -> LeafNames:
         """Return the names that a genuine certificate has, with those given instead."""
@@ -70,7 +70,9 @@ class Forger:
         serial, dates = hex_serial(leaf), (leaf.not_valid_before_utc, leaf.not_valid_after_utc)
         with self._stack.database().tenant_tx(self._service.tenant_id) as tx:
             generation = tx.services.generation(self._service.name) + 1
-            tx.services.record_leaf(LeafRow(serial, self._service.name, generation, f"forged-{serial}", pem, *dates))
+            tx.services.record_leaf(
+                LeafRow(serial, self._service.name, generation, f"forged-{serial}", pem, *dates, self._authority)
+            )
         return serial
 
     def context(self, pem: str, key: Key, chain: str | None = None, *, newest: bool = True) -> ssl.SSLContext:

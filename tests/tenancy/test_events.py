@@ -3,7 +3,8 @@ from itertools import product
 
 import pytest
 
-from tenancy.events import AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
+from tenancy.announcements import announcement_text
+from tenancy.events import AnnouncementKind, Channel, dashboard_url, message_id
 
 
 def test_the_ready_message_is_the_customers_own_wording():

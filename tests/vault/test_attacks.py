@@ -115,7 +115,7 @@ def test_an_authority_constrained_to_all_tenants_is_not_attacked_with_but_refuse
         },
     )
     forged = Authority(
-        "00", loose["certificate"], loose["certificate"] + loose["issuing_ca"], pair.attacker_ca.not_after, ""
+        "00", loose["certificate"], loose["certificate"] + loose["issuing_ca"], pair.attacker_ca.not_after, "", 1
     )
     with pytest.raises(ConflictingResource, match="not constrained to one tenant"):
         probe.attack_each_other(pair.attacker, pair.victim, forged, pair.victim_ca)

@@ -75,7 +75,12 @@ path "transit/decrypt/root-*" {
   }
 }
 
-# A tenant's authority: a request for its certificate, and its signature under leaves.
+# A new version of a key: of a tenant's authority when it is rolled. What the versions before it made goes on working.
+path "transit/keys/+/rotate" {
+  capabilities = ["update"]
+}
+
+# A tenant's authority: a request for its certificate, and its signature under leaves and revocation lists.
 path "transit/keys/+/csr" {
   capabilities = ["update"]
 }

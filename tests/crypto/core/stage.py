@@ -24,6 +24,7 @@ from crypto.interfaces import Caller, ServiceKey
 from crypto.keyring import CachedKeyring
 from crypto.operations import KeyedOperations
 from database.interfaces import CallerRow, ServiceKeyRow, mark
+from tenancy.authorities import AuthorityState
 from tenancy.binding import Context, Purpose
 from tenancy.errors import OpenKcmError
 from tenancy.ids import l2_key
@@ -275,7 +276,9 @@ class Stage:
             REGION,
             l2_key(tenant_id),
             one.fingerprint,
+            None,
             one.authority_pem,
+            AuthorityState.CURRENT,
             datetime.now(UTC) + timedelta(hours=1),
             None,
         )

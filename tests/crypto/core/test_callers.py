@@ -192,7 +192,7 @@ async def test_the_issuer_decides_whatever_a_certificate_says_of_itself(
     serial = x509.load_der_x509_certificate(home.connect("orders")).serial_number
     authority = x509.load_pem_x509_certificate(home.authority.certificate_pem.encode())
     other = world.tenant()
-    foreign = load_issuer(world.vault.session("worker"), other.tenant_id, other.authority.certificate_pem)
+    foreign = load_issuer(world.vault.session("worker"), other.tenant_id, other.authority.certificate_pem, 1)
     attacks = {
         "self-signed": signed_by(authority.subject, p256(), home.tenant_id, "orders", serial),
         "by another tenant's authority": signed_by(
@@ -212,7 +212,7 @@ async def test_a_serial_of_another_tenant_is_not_there(
 ) -> None:
     theirs = world.tenant()
     serial = x509.load_der_x509_certificate(theirs.connect("orders")).serial_number
-    own = load_issuer(world.vault.session("worker"), home.tenant_id, home.authority.certificate_pem)
+    own = load_issuer(world.vault.session("worker"), home.tenant_id, home.authority.certificate_pem, 1)
     certificate = signed_by(own.certificate.subject, own.key, home.tenant_id, "orders", serial)
     with pytest.raises(CallerRefused):
         await callers.identify(certificate, ADDRESS)
@@ -224,7 +224,7 @@ async def test_a_leaf_for_another_tenants_name_is_looked_for_there_and_not_belie
 ) -> None:
     other = world.tenant()
     serial = x509.load_der_x509_certificate(home.connect("orders")).serial_number
-    own = load_issuer(world.vault.session("worker"), home.tenant_id, home.authority.certificate_pem)
+    own = load_issuer(world.vault.session("worker"), home.tenant_id, home.authority.certificate_pem, 1)
     certificate = signed_by(own.certificate.subject, own.key, other.tenant_id, "orders", serial)
     with pytest.raises(CallerRefused):
         await callers.identify(certificate, ADDRESS)

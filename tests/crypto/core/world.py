@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from database.interfaces import AuthorityRow, KeyVersionRow, LeafRow, RouteRow, 
 from keystores.interfaces import RootKey
 from keystores.platform import PlatformRootKey
 from tenancy import ids
+from tenancy.authorities import AuthorityState
 from tenancy.binding import Context, Purpose
 from tenancy.errors import AuditUnavailable
 from tenancy.lifecycle import Move, State
@@ -133,6 +134,30 @@ class Home:
     def l2_key(self) -> str:
         return ids.l2_key(self.tenant_id)
 
+    def roll(self) -> "Home":
+        """Put another authority in force, with this one the former; return the tenant as it is then."""
+        before = self.authority
+        made = self.world.authorities.ensure(self.tenant_id, nothing_recorded, before.key_version + 1)
+        row = AuthorityRow(
+            made.serial,
+            made.certificate_pem,
+            made.chain_pem,
+            made.not_after,
+            made.key_version,
+            AuthorityState.PREPARED,
+        )
+        with self.world.worker.tenant_tx(self.tenant_id) as tx:
+            tx.certificates.record_authority(row)
+            tx.certificates.activate(row.serial)
+            tx.routes.publish(RouteRow(self.l2_key, made.fingerprint, REGION, before.fingerprint))
+        return replace(self, authority=made)
+
+    def end(self, former: Authority) -> None:
+        """End a former authority."""
+        with self.world.worker.tenant_tx(self.tenant_id) as tx:
+            assert tx.certificates.end(former.serial)
+            tx.routes.publish(RouteRow(self.l2_key, self.authority.fingerprint, REGION))
+
     def move(self, move: Move, back_to: State | None = None) -> None:
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.tenants.move(move, back_to)
@@ -174,6 +199,7 @@ class Home:
                     leaf.certificate_pem,
                     certificate.not_valid_before_utc,
                     certificate.not_valid_after_utc,
+                    self.authority.serial,
                 )
             )
         return der
@@ -261,6 +287,7 @@ class World:
             tx.tenants.request(an_event(tenant_id))
             tx.tenants.move(Move.PROVISION)
             tx.keys.record(key.name, "L2", key.version)
+            tx.keys.record(ids.ca_key(tenant_id), "CA", 1)
             tx.certificates.record_authority(row)
             tx.routes.publish(RouteRow(key.name, authority.fingerprint, REGION))
             tx.tenants.move(Move.ACTIVATE)

@@ -111,10 +111,22 @@ class MemoryCertificates:
             raise ObjectNotFound
         found = leaf.certificate
         row = LeafRow(
-            leaf.serial, caller.service, 1, "request", leaf.pem, found.not_valid_before_utc, found.not_valid_after_utc
+            leaf.serial,
+            caller.service,
+            1,
+            "request",
+            leaf.pem,
+            found.not_valid_before_utc,
+            found.not_valid_after_utc,
+            "1",
         )
         authority = tenant_authority(caller.tenant_id)
         return row, AuthorityRow("1", authority.pem, authority.pem + root().pem, _end(authority.certificate))
+
+    async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
+        if former:
+            raise ObjectNotFound
+        return f"list of {caller.tenant_id}".encode()
 
 
 def _end(certificate: x509.Certificate) -> datetime:

@@ -32,7 +32,7 @@ async def test_the_newest_certificate_of_the_callers_service_is_read(reader: Cer
     leaf, authority = await reader.newest(_caller("acme-corp", "orders"))
     assert (leaf.serial, authority.serial) == ("1a2b", b"acme-corp".hex())
     with worker.tenant_tx("acme-corp") as tx:
-        tx.services.record_leaf(builders.a_leaf("5e6f", generation=2))
+        tx.services.record_leaf(builders.a_leaf("5e6f", generation=2, tenant_id="acme-corp"))
     leaf, _ = await reader.newest(_caller("acme-corp", "orders"))
     assert leaf.serial == "5e6f"
 

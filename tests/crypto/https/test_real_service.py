@@ -33,7 +33,9 @@ def _issue(home: Home, name: str, key: ec.EllipticCurvePrivateKey, generation: i
     found = x509.load_pem_x509_certificate(issued.certificate_pem.encode())
     dates = (found.not_valid_before_utc, found.not_valid_after_utc)
     with home.world.worker.tenant_tx(home.tenant_id) as tx:
-        tx.services.record_leaf(LeafRow(issued.serial, name, generation, "request", issued.certificate_pem, *dates))
+        tx.services.record_leaf(
+            LeafRow(issued.serial, name, generation, "request", issued.certificate_pem, *dates, home.authority.serial)
+        )
     return issued.certificate_pem
 
 

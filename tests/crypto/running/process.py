@@ -159,7 +159,9 @@ def connect_service(home: Home, name: str, folder: Path) -> ssl.SSLContext:
     dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     with world.worker.tenant_tx(home.tenant_id) as tx:
         tx.services.connect(name, ServiceKind.MICROSERVICE)
-        tx.services.record_leaf(LeafRow(leaf.serial, name, 2, "request-2", leaf.certificate_pem, *dates))
+        tx.services.record_leaf(
+            LeafRow(leaf.serial, name, 2, "request-2", leaf.certificate_pem, *dates, home.authority.serial)
+        )
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

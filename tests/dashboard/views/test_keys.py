@@ -25,7 +25,7 @@ def a_key(service: str, version: int = 1, root_key: str = "root-eu-west-1") -> K
 
 
 def a_service(name: str, seen: datetime | None = None) -> ServiceRow:
-    return ServiceRow(name, ServiceKind.MONGODB, ServiceState.CONNECTED, NOW, None, seen, NOW)
+    return ServiceRow(name, ServiceKind.MONGODB, ServiceState.CONNECTED, NOW, None, seen, NOW, NOW)
 
 
 def some_use(service: str, count: int, refused: int = 0) -> UsageTotalRow:

@@ -37,7 +37,7 @@ def a_key(service: str, version: int = 1) -> KeyVersionRow:
 
 
 def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, seen: datetime | None = None) -> ServiceRow:
-    return ServiceRow(name, ServiceKind.MONGODB, state, NOW, None, seen, NOW)
+    return ServiceRow(name, ServiceKind.MONGODB, state, NOW, None, seen, NOW, NOW)
 
 
 def a_step(step: Step, state: StepState = StepState.DONE, **changed: object) -> StepRow:

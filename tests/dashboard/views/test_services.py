@@ -17,7 +17,7 @@ TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, N
 
 
 def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, **changed: object) -> ServiceRow:
-    row = ServiceRow(name, ServiceKind.MONGODB, state, NOW - HOUR, None, NOW - HOUR, NOW + 48 * HOUR)
+    row = ServiceRow(name, ServiceKind.MONGODB, state, NOW - HOUR, None, NOW - HOUR, NOW + 48 * HOUR, NOW - HOUR)
     return replace(row, **changed)
 
 
@@ -83,6 +83,19 @@ def test_what_is_not_known_is_not_claimed() -> None:
     assert card.protects.startswith("Nothing seen yet")
     [expired] = groups(facts(a_service("a", certificate_not_after=NOW - HOUR)), NOW)[0].cards
     assert expired.certificate.startswith("Certificate expired")
+    assert expired.certificate.endswith("renew it, or connect the service again")
+
+
+def test_a_certificate_that_was_not_renewed_says_when_it_ends_and_what_to_do() -> None:
+    late = a_service("a", certificate_not_before=NOW - 62 * HOUR, certificate_not_after=NOW + 10 * HOUR)
+    [card] = groups(facts(late), NOW)[0].cards
+    assert card.certificate.startswith("Certificate not renewed; expires 25 Nov 2026, 22:00 UTC (in 10 hours)")
+    assert "renew it here" in card.certificate
+    locked = replace(TENANT, state=State.LOCKED)
+    [card] = groups(facts(late, tenant=locked), NOW)[0].cards
+    assert card.certificate.endswith("No certificate can be renewed while the tenant is locked.")
+    [card] = groups(facts(a_service("a", certificate_not_before=NOW - 50 * HOUR)), NOW)[0].cards
+    assert card.certificate.startswith("Certificate valid until")
 
 
 def test_many_services_are_searched_and_shown_up_to_a_page() -> None:

@@ -23,7 +23,7 @@ def locked(*reasons: LockReason) -> TenantRow:
 
 def a_service(name: str, seen: float | None = None, state: ServiceState = ServiceState.CONNECTED) -> ServiceRow:
     last = None if seen is None else NOW - timedelta(hours=seen)
-    return ServiceRow(name, ServiceKind.MONGODB, state, NOW, None, last, NOW)
+    return ServiceRow(name, ServiceKind.MONGODB, state, NOW, None, last, NOW, NOW)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""The hourly look for what should have been renewed and was not: put on record, counted, told, and tried once more."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import structlog
+from temporalio import activity
+
+from activities import metrics
+from activities.announcing import Announcer
+from activities.journal import Clock
+from database.interfaces import EndingRow, PlatformDatabase, TenantDatabase
+from tenancy.audit import AuditEvent, AuditName
+from tenancy.errors import OpenKcmError
+from tenancy.events import AnnouncementKind
+from tenancy.expiry import ALARMING, Ending, Stage, stage
+from tenancy.messages import ExpiryResult, LateService, StepInput
+
+_BATCH = 1000
+_NAMES = {Stage.LATE: AuditName.EXPIRY_LATE, Stage.LAPSED: AuditName.EXPIRY_LAPSED}
+_KINDS = {Stage.LATE: AnnouncementKind.EXPIRY_LATE, Stage.LAPSED: AnnouncementKind.EXPIRY_LAPSED}
+_TOLD = frozenset({Ending.CERTIFICATE, Ending.AUTHORITY})
+"""What customers are written to about; a revocation list is for our operators to look after."""
+
+log = structlog.get_logger()
+
+
+class ExpiryActivities:
+    def __init__(
+        self, database: TenantDatabase, platform: PlatformDatabase, announcer: Announcer, clock: Clock
+    ) -> None:
+        self._database = database
+        self._platform = platform
+        self._announcer = announcer
+        self._clock = clock
+
+    @activity.defn(name="check-expiry")
+    def check_expiry(self) -> ExpiryResult:
+        """Raise the alarm for what is late or lapsed, what can still be saved first; returns services to try again."""
+        now = self._clock()
+        found = [(row, stage(row.begins, row.ends, now)) for row in self._platform.expiring(_BATCH)]
+        alarming = [(row, at) for row, at in found if at in ALARMING]
+        metrics.endings((row.kind, at) for row, at in alarming)
+        by_tenant = sorted(alarming, key=lambda one: one[0].tenant_id)
+        for tenant_id, of_tenant in groupby(by_tenant, key=lambda one: one[0].tenant_id):
+            try:
+                self._tell(tenant_id, list(of_tenant))
+            except OpenKcmError as failed:
+                log.warning("expiry not told", tenant_id=tenant_id, code=failed.code)
+            activity.heartbeat(tenant_id)
+        services = [
+            LateService(tenant_id=row.tenant_id, region=row.region, service=row.name, generation=row.generation)
+            for row, _ in alarming
+            if row.kind is Ending.CERTIFICATE
+        ]
+        return ExpiryResult(services=tuple(services))
+
+    def _tell(self, tenant_id: str, found: Sequence[tuple[EndingRow, Stage]]) -> None:
+        """Put on record what is not, and write to the customer once about all that is new."""
+        with self._database.tenant_tx(tenant_id) as tx:
+            tenant, head = tx.tenants.lock(), tx.audit.head()
+            known = 0 if head is None else head.seq
+            new = [(row, at) for row, at in found if tx.audit.append(_event(row, at)) > known]
+            for row, at in new:
+                log.warning("not renewed", tenant_id=tenant_id, kind=row.kind, name=row.name, stage=at)
+            for at in ALARMING:
+                first = next((row for row, now_at in new if now_at is at and row.kind in _TOLD), None)
+                if first is not None:
+                    step = StepInput(tenant_id=tenant_id, operation_id=_operation(first, at))
+                    self._announcer.store(tx, step, tenant, _KINDS[at])
+
+
+def _operation(row: EndingRow, at: Stage) -> str:
+    return f"expiry-{row.kind}-{row.serial}-{at}"
+
+
+def _event(row: EndingRow, at: Stage) -> AuditEvent:
+    return AuditEvent(
+        event_id=_operation(row, at),
+        name=_NAMES[at],
+        actor_kind="system",
+        actor="worker",
+        subject=row.name,
+        outcome="failure",
+        correlation_id=activity.info().workflow_id or "",
+        details={"kind": row.kind, "serial": row.serial, "ends": row.ends.isoformat()},
+    )

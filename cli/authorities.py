@@ -1,0 +1,98 @@
+"""`openkcm tenant roll-authority|crl`: another authority for a tenant's certificates, and what it has revoked."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cli import output
+from cli.access import Ask, Tenant, operator_database
+from config.settings import load_settings
+from database.interfaces import AuthorityRow, RevocationListRow
+from tenancy.authorities import AuthorityState
+from tenancy.errors import CallerError, TenantUnknown
+from tenancy.ids import CANARY_TENANT_ID, parse_tenant_id
+
+
+class NoRevocationList(CallerError):
+    code = "no_revocation_list"
+    message = "there is no revocation list of this authority"
+    hint = "the first is published within minutes; a former authority has one while its certificates last"
+
+
+class Authorities:
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def roll(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+        """Have new certificates come from another authority; those of the one before go on until they expire."""
+        tenant_id, settings = _named(tenant), load_settings()
+        self._ask(settings, lambda gateway: gateway.roll_authority(tenant_id))
+        with operator_database(settings) as database, database.tenant_tx(tenant_id) as tx:
+            rows = [
+                of_authority(row, tx.certificates.issued_until(row.serial)) for row in tx.certificates.authorities()
+            ]
+        current = next(row for row in rows if row["state"] == AuthorityState.CURRENT)
+        until = current["not_after"][:10]
+        told = f"certificates of {tenant_id} come from authority {current['serial']} now, which lasts until {until}"
+        output.answer(
+            {"tenant_id": tenant_id, "authorities": rows},
+            as_json=as_json,
+            show=lambda console: console.print(Text(told)),
+        )
+
+    def crl(
+        self,
+        tenant: Tenant,
+        *,
+        out: Annotated[Path, typer.Option(help="Write the list here, in DER.", dir_okay=False)],
+        former: Annotated[bool, typer.Option("--former", help="That of the authority before the current one.")] = False,
+        as_json: output.AsJson = False,
+    ) -> None:
+        """Write the revocation list of a tenant's authority (RFC 5280) into a file."""
+        tenant_id = _named(tenant)
+        wanted = AuthorityState.FORMER if former else AuthorityState.CURRENT
+        with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
+            if tx.tenants.get() is None:
+                raise TenantUnknown
+            issuers = {row.serial for row in tx.certificates.authorities() if row.state is wanted}
+            found = next((one for one in tx.certificates.revocation_lists() if one.authority in issuers), None)
+        if found is None:
+            raise NoRevocationList
+        out.write_bytes(found.der)
+        told = f"number {found.number}, valid until {found.next_update:%Y-%m-%d %H:%M} UTC, written to {out}"
+        output.answer(
+            {"tenant_id": tenant_id, "authority": found.authority, "file": str(out)} | of_list(found),
+            as_json=as_json,
+            show=lambda console: console.print(Text(told)),
+        )
+
+
+def of_authority(
+    row: AuthorityRow, issued_until: datetime | None, listed: RevocationListRow | None = None
+) -> dict[str, Any]:
+    """Return an authority as JSON's types."""
+    return {
+        "serial": row.serial,
+        "state": row.state,
+        "key_version": row.key_version,
+        "not_after": row.not_after.isoformat(),
+        "issued_until": issued_until and issued_until.isoformat(),
+        "revocation_list": listed and of_list(listed),
+    }
+
+
+def of_list(listed: RevocationListRow) -> dict[str, Any]:
+    """Return what a revocation list says of itself, as JSON's types."""
+    return {
+        "number": listed.number,
+        "this_update": listed.this_update.isoformat(),
+        "next_update": listed.next_update.isoformat(),
+    }
+
+
+def _named(tenant: str) -> str:
+    """Admit the canary too: its authority ends like any other."""
+    return tenant if tenant == CANARY_TENANT_ID else parse_tenant_id(tenant)

@@ -1,0 +1,43 @@
+"""When something that ends is renewed, and when somebody must be told that it was not.
+
+Everything that ends is renewed when a third of its life is left: a leaf by its service's workflow, an authority by a
+roll. That leaves half of this third for failures that pass by themselves. What has less than a sixth of its life left
+should have been renewed long ago: from then on people are told, while what they are told of still works.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+RENEWED_AT_THIRDS = 3
+LATE_AT_SIXTHS = 6
+"""Also in `okcm.expiring` and `okcm.due_authorities` (0014), which find what lies here among all tenants."""
+
+
+class Ending(StrEnum):
+    """What ends, by the word of audit records and metrics."""
+
+    CERTIFICATE = "certificate"
+    AUTHORITY = "authority"
+    REVOCATION_LIST = "revocation-list"
+
+
+class Stage(StrEnum):
+    FRESH = "fresh"
+    DUE = "due"
+    """It is to be renewed now; that this takes a while is no news."""
+    LATE = "late"
+    """It should have been renewed and was not."""
+    LAPSED = "lapsed"
+
+
+ALARMING = (Stage.LATE, Stage.LAPSED)
+
+
+def stage(begins: datetime, ends: datetime, now: datetime) -> Stage:
+    """Return how far the life between two moments has gone; the least of it is left at the last stage."""
+    left, life = ends - now, ends - begins
+    if left.total_seconds() <= 0:
+        return Stage.LAPSED
+    if left * LATE_AT_SIXTHS < life:
+        return Stage.LATE
+    return Stage.DUE if left * RENEWED_AT_THIRDS <= life else Stage.FRESH

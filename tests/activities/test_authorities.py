@@ -1,0 +1,254 @@
+"""A tenant's authority is rolled with an overlap, ends when its leaves have, and says what it has revoked."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from cryptography import x509
+
+from tenancy.authorities import AuthorityState
+from tenancy.errors import AuthorityOverlaps, ConflictingResource, Overtaken, TenantClosed
+from tenancy.lifecycle import Move, State
+from tenancy.messages import AuthorityPlan
+from tests.activities.connecting import SERVICE, Connection, after_effect, connection, operator
+from tests.activities.rolling import STEPS, Roll
+from tests.activities.test_services_dying import Died, die
+from tests.database.fixtures import Field
+from vault.pki import PkiAuthorities
+
+__all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.fixture
+def roll(connection: Connection, field: Field) -> Roll:
+    """A tenant with a connected service; its authority is the first."""
+    connection.connect()
+    return Roll(connection, field)
+
+
+def issued_by(roll: Roll) -> str:
+    leaf = roll.connection.leaf
+    assert leaf is not None
+    issuer = next(row for row in roll.authorities if row.serial == leaf.authority)
+    certificate = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(issuer.certificate_pem.encode()))
+    return issuer.state.value
+
+
+def test_a_roll_lets_new_leaves_come_from_the_new_authority_and_the_route_name_both(roll: Roll) -> None:
+    first = roll.authorities[0]
+    roll.roll()
+    assert roll.states == {2: "current", 1: "former"}
+    second = roll.authorities[0]
+    assert (roll.route.issuer_fingerprint, roll.route.former_issuer_fingerprint) == (
+        second.fingerprint,
+        first.fingerprint,
+    )
+    assert issued_by(roll) == "former"
+    assert roll.unrenewed() == (SERVICE,)
+    roll.connection.certify(roll.connection.plan_renewal())
+    assert issued_by(roll) == "current"
+    assert roll.unrenewed() == ()
+    roll.tenant.assert_audited_once()
+
+
+def test_until_it_is_activated_the_authority_before_issues_with_its_own_key(roll: Roll) -> None:
+    plan = roll.plan()
+    roll.run("prepare-authority", plan)
+    assert roll.states == {2: "prepared", 1: "current"}
+    assert roll.route.former_issuer_fingerprint is None
+    roll.connection.certify(roll.connection.plan_renewal())
+    assert issued_by(roll) == "current"
+
+
+def test_a_third_authority_is_refused_while_the_former_lasts(roll: Roll) -> None:
+    roll.roll()
+    with pytest.raises(AuthorityOverlaps):
+        roll.plan(2)
+
+
+def test_the_former_ends_when_its_last_leaf_has_expired_and_not_before(roll: Roll) -> None:
+    first = roll.authorities[0]
+    roll.roll()
+    roll.tenant.run_platform("end-authorities")
+    assert roll.states == {2: "current", 1: "former"}
+    roll.connection.disconnect()  # revoked is not expired: the list must go on telling of it
+    roll.tenant.run_platform("end-authorities")
+    assert roll.states == {2: "current", 1: "former"}
+    roll.age(73 * HOUR)
+    roll.tenant.run_platform("end-authorities")
+    assert roll.states == {2: "current", 1: "ended"}
+    assert roll.route.former_issuer_fingerprint is None
+    last = next(row for row in roll.lists if row.authority == first.serial)
+    assert last.next_update > last.this_update + 300 * DAY
+    assert roll.listed(first.serial) == set()
+    roll.roll(2)
+    assert roll.states == {3: "current", 2: "former", 1: "ended"}
+    roll.tenant.assert_audited_once()
+
+
+def test_a_former_authority_whose_key_is_disabled_ends_all_the_same(roll: Roll) -> None:
+    roll.roll()
+    roll.tenant.parts.vault.delete(f"transit/keys/ca-{roll.tenant.tenant_id}/soft-delete")
+    roll.age(73 * HOUR)
+    roll.tenant.run_platform("end-authorities")
+    assert roll.states == {2: "current", 1: "ended"}
+
+
+def test_an_authority_is_due_when_a_third_of_its_life_is_left_and_not_while_another_overlaps(roll: Roll) -> None:
+    def due() -> bool:
+        return roll.tenant.tenant_id in roll.tenant.run_platform("due-authorities").tenants
+
+    roll.age(240 * DAY)
+    assert not due()
+    roll.age(5 * DAY)
+    assert due()
+    roll.connection.move(Move.LOCK)
+    assert due()  # locked or not, a year goes by
+    roll.roll()
+    assert not due()
+    roll.connection.move(Move.LEAVE)
+    assert not due()
+
+
+def test_an_authority_whose_leaves_do_not_verify_is_never_activated(
+    roll: Roll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = roll.plan()
+    roll.run("prepare-authority", plan)
+    issue = PkiAuthorities.issue
+    monkeypatch.setattr(
+        PkiAuthorities,
+        "issue",
+        lambda self, authority, *more: issue(self, replace(authority, key_version=1), *more),
+    )
+    with pytest.raises(ConflictingResource):
+        roll.run("verify-authority", plan)
+    assert roll.abandon(plan).code == "vault_refused"
+    assert roll.states == {2: "ended", 1: "current"}
+    monkeypatch.undo()
+    with pytest.raises(ConflictingResource):
+        roll.run("activate-authority", plan)
+    assert roll.plan(2).version == 3
+    roll.roll(3)
+    assert roll.states == {3: "current", 2: "ended", 1: "former"}
+
+
+def test_abandoning_what_was_activated_changes_nothing(roll: Roll) -> None:
+    plan = roll.plan()
+    for name in STEPS:
+        roll.run(name, plan)
+    assert not roll.abandon(plan).code
+    assert roll.states == {2: "current", 1: "former"}
+
+
+def test_a_prepared_authority_is_taken_up_by_the_next_roll(roll: Roll) -> None:
+    roll.run("prepare-authority", roll.plan())
+    roll.roll(2)
+    assert roll.states == {2: "current", 1: "former"}
+
+
+@pytest.mark.parametrize("name", ["plan", "activate"])
+def test_a_tenant_that_is_leaving_is_not_rolled(roll: Roll, name: str) -> None:
+    plan = roll.plan()
+    roll.run("prepare-authority", plan)
+    roll.connection.move(Move.LEAVE)
+    with pytest.raises(TenantClosed, match=State.LEAVING):
+        roll.plan(2) if name == "plan" else roll.run("activate-authority", plan)
+
+
+def test_a_leaf_that_was_signed_before_an_activation_is_not_recorded_after_it(roll: Roll) -> None:
+    """Else the former could have a leaf that ends after the overlap was taken to be over."""
+    plan = roll.plan()
+    roll.run("prepare-authority", plan)
+    renewal = roll.connection.plan_renewal()
+    step = roll.connection.step(renewal)
+    activate = partial(roll.run, "activate-authority", plan)
+    with after_effect(roll.tenant, 2, activate), pytest.raises(Overtaken, match="rolled meanwhile"):  # it is signed
+        roll.tenant.run_with("issue-certificate", step)
+    roll.tenant.run_with("issue-certificate", step)
+    assert issued_by(roll) == "current"
+
+
+# How many effects (answers from Vault, commits) each step has at least, so that every death has its moment.
+EFFECTS = {"plan": 1, "prepare-authority": 6, "verify-authority": 2, "activate-authority": 1, "publish": 6, "end": 3}
+
+
+@pytest.mark.parametrize(("name", "effect"), [(name, n) for name, most in EFFECTS.items() for n in range(1, most + 1)])
+def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(
+    roll: Roll, name: str, effect: int
+) -> None:
+    steps: dict[str, Callable[[], object]] = {
+        "plan": roll.plan,
+        **{step: partial(roll.run, step, AuthorityPlan(version=2)) for step in STEPS},
+        "publish": roll.publish,
+        "end": lambda: roll.tenant.run_platform("end-authorities"),
+    }
+
+    for step, perform in steps.items():
+        if step == "end":
+            roll.age(73 * HOUR)
+        if step == name:
+            with after_effect(roll.tenant, effect, die), pytest.raises(Died):
+                perform()
+        perform()
+    assert roll.states == {2: "current", 1: "ended"}
+    assert len(roll.authorities) == 2
+    assert {row.authority for row in roll.lists} == {row.serial for row in roll.authorities}
+    roll.tenant.assert_audited_once()
+
+
+def test_a_list_has_what_was_revoked_and_has_not_expired(roll: Roll) -> None:
+    (first,) = roll.authorities
+    roll.publish()
+    assert roll.listed(first.serial) == set()
+    leaf = roll.connection.leaf
+    assert leaf is not None
+    roll.connection.disconnect()
+    roll.publish()
+    assert roll.listed(first.serial) == {leaf.serial.lstrip("0")}
+    assert [row.number for row in roll.lists] == [2]
+    roll.age(73 * HOUR)
+    roll.publish()
+    assert roll.listed(first.serial) == set()
+
+
+def test_the_sweep_makes_what_is_missing_lacks_a_revocation_or_is_half_over_and_nothing_else(roll: Roll) -> None:
+    def number() -> int:
+        roll.tenant.run_platform("publish-revocation-lists")
+        return roll.lists[0].number
+
+    assert [number(), number()] == [1, 1]
+    roll.connection.disconnect()
+    assert [number(), number()] == [2, 2]
+    roll.age(13 * HOUR)
+    assert [number(), number()] == [3, 3]
+    published = [r for r in roll.tenant.audited() if r["name"] == "certificate.revocation_list_published"]
+    assert [r["details"]["number"] for r in published] == ["1", "2"]  # the third says what the second said
+
+
+def test_each_authority_has_its_own_list_and_numbers_go_up_over_both(roll: Roll) -> None:
+    roll.publish()
+    roll.roll()
+    roll.publish()
+    assert sorted(row.number for row in roll.lists) == [2, 3]
+    for row in roll.authorities:
+        assert roll.listed(row.serial) == set()
+
+
+def test_two_lists_made_at_once_never_share_a_number(roll: Roll) -> None:
+    with after_effect(roll.tenant, 3, roll.publish), pytest.raises(Overtaken):
+        roll.publish()
+    roll.publish()
+    assert [row.number for row in roll.lists] == [2]
+
+
+def test_one_tenants_disabled_authority_does_not_keep_others_from_their_lists(roll: Roll) -> None:
+    roll.tenant.parts.vault.delete(f"transit/keys/ca-{roll.tenant.tenant_id}/soft-delete")
+    roll.tenant.run_platform("publish-revocation-lists")
+    assert roll.lists == []
+    assert roll.states == {1: AuthorityState.CURRENT}

@@ -1,0 +1,140 @@
+"""A tenant's authority is rolled under `python -m crypto` while its client goes on asking; its lists are fetched."""
+
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from crypto.client import AccessRefused, Client, ClientError
+from database.interfaces import RevocationListRow
+from tests.contracts.authorities import p256
+from tests.crypto.core.world import Home, World
+from tests.crypto.https.test_real_service import _folder, _issue, home, key, serving
+from tests.crypto.running.process import Service
+from vault.interfaces import RevocationList
+
+__all__ = ["home", "key", "serving"]  # fixtures that pytest finds here by their names
+
+CRL = "/.well-known/openkcm/crl"
+HOUR = timedelta(hours=1)
+
+
+@contextmanager
+def hammering(client: Client) -> Iterator[list[ClientError]]:
+    """Have the client encrypt and decrypt without a pause; yields what went wrong."""
+    wrong: list[ClientError] = []
+    done, rounds = threading.Event(), [0]
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                assert client.decrypt(client.encrypt(b"card", "orders/1"), "orders/1") == b"card"
+                rounds[0] += 1
+            except ClientError as failed:
+                wrong.append(failed)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+
+    def goes_on() -> None:
+        until = rounds[0] + 50
+        while rounds[0] < until and not wrong:
+            time.sleep(0.005)
+
+    goes_on()
+    try:
+        yield wrong
+        goes_on()
+    finally:
+        done.set()
+        thread.join(20)
+    assert rounds[0] > 50
+
+
+def fetch(serving: Service, folder: Path, path: str = CRL) -> httpx.Response:
+    """Ask as any HTTP client would, on a connection of its own."""
+    tls = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    tls.load_cert_chain(folder / "client.pem", folder / "client.key")
+    with httpx.Client(verify=tls, trust_env=False) as http:
+        return http.get(f"https://localhost:{serving.https}{path}")
+
+
+def publish(home: Home, number: int, *revoked: str) -> bytes:
+    now = datetime.now(UTC).replace(microsecond=0)
+    wanted = RevocationList(number, now, now + HOUR, [(serial, now) for serial in revoked])
+    der = home.world.authorities.revoke(home.authority, home.tenant_id, wanted)
+    with home.world.worker.tenant_tx(home.tenant_id) as tx:
+        assert tx.certificates.publish(RevocationListRow(home.authority.serial, number, der, now, now + HOUR))
+    return der
+
+
+def test_a_client_goes_through_a_roll_without_an_error_and_the_former_is_worth_nothing_at_its_end(
+    serving: Service, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
+) -> None:
+    folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
+    _folder(tmp_path / "left-behind", home, "users", _second_key(home), serving.https)
+    with Client.from_folder(folder) as client, Client.from_folder(tmp_path / "left-behind") as left_behind:
+        with hammering(client) as wrong:
+            sealed = left_behind.encrypt(b"card", "users/1")
+            rolled = home.roll()
+            _issue(rolled, "orders", key, 3, 2 * HOUR)
+            assert client.renew_certificate()
+            assert left_behind.decrypt(sealed, "users/1") == b"card"  # the overlap
+            rolled.end(home.authority)
+        assert wrong == []
+        leaf, issuer = x509.load_pem_x509_certificates((folder / "client.pem").read_bytes())
+        leaf.verify_directly_issued_by(issuer)
+        assert issuer == x509.load_pem_x509_certificate(rolled.authority.certificate_pem.encode())
+        assert _end_of(left_behind, sealed).code == "caller_refused"
+    answer = fetch(serving, tmp_path / "left-behind")
+    assert (answer.status_code, answer.json()["code"]) == (403, "caller_refused")
+
+
+def _end_of(client: Client, sealed: str) -> AccessRefused:
+    """Ask until the word of the end has come: at most 2 s later, in truth a few milliseconds."""
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        try:
+            client.decrypt(sealed, "users/1")
+        except AccessRefused as refused:
+            return refused
+    pytest.fail("still served")
+
+
+def _second_key(home: Home) -> ec.EllipticCurvePrivateKey:
+    home.connect("users")
+    return p256()
+
+
+def test_the_revocation_lists_of_both_authorities_are_served_as_they_were_signed(
+    serving: Service, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
+) -> None:
+    folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
+    missing = fetch(serving, folder)
+    assert (missing.status_code, missing.json()["code"]) == (404, "object_not_found")
+    first = publish(home, 1)
+    answer = fetch(serving, folder)
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "application/pkix-crl", first)
+    assert fetch(serving, folder, f"{CRL}/former").status_code == 404
+    second = publish(home.roll(), 2, "0a1b")
+    assert fetch(serving, folder).content == second
+    assert fetch(serving, folder, f"{CRL}/former").content == first
+
+
+def test_another_tenants_list_is_not_to_be_had(
+    serving: Service, world: World, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
+) -> None:
+    folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
+    other = world.tenant()
+    publish(other, 1)
+    assert fetch(serving, folder).status_code == 404
+    mine = publish(home, 1)
+    assert fetch(serving, folder).content == mine

@@ -1,0 +1,134 @@
+"""Several authorities of a tenant, their leaves and their lists, as rows."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from database.connection import Database
+from database.interfaces import AuthorityRow
+from tenancy.authorities import AuthorityState
+from tenancy.errors import DatabaseRefused
+from tests.database.builders import (
+    NOW,
+    a_connected_service,
+    a_leaf,
+    a_provisioned_tenant,
+    a_revocation_list,
+    a_route,
+    an_authority,
+    an_authority_serial,
+)
+from tests.database.fixtures import Field
+
+FIRST = an_authority_serial("acme")
+NEXT = replace(an_authority("bb"), key_version=2, state=AuthorityState.PREPARED)
+
+
+@pytest.fixture
+def acme(field: Field, worker: Database) -> Database:
+    """A tenant with a connected service; another beside it."""
+    for tenant in ("acme", "beta"):
+        a_provisioned_tenant(worker, tenant)
+        a_connected_service(field, tenant)
+    return worker
+
+
+def states(worker: Database) -> dict[str, str]:
+    with worker.tenant_tx("acme") as tx:
+        return {row.serial: row.state.value for row in tx.certificates.authorities()}
+
+
+def roll(worker: Database, row: AuthorityRow = NEXT) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.certificates.record_authority(row)
+        tx.certificates.activate(row.serial)
+
+
+def test_there_is_one_current_authority_and_one_former(acme: Database) -> None:
+    roll(acme)
+    assert states(acme) == {"bb": "current", FIRST: "former"}
+    with acme.tenant_tx("acme") as tx:
+        assert tx.certificates.authority() == replace(NEXT, state=AuthorityState.CURRENT)
+        assert {key.name: key.version for key in tx.keys.all()}["ca-acme"] == 2
+    third = replace(NEXT, serial="cc", key_version=3)
+    with pytest.raises(DatabaseRefused):
+        roll(acme, third)
+    assert states(acme) == {"bb": "current", FIRST: "former"}
+    with acme.tenant_tx("acme") as tx:
+        assert tx.certificates.end(FIRST)
+        assert not tx.certificates.end(FIRST)
+        assert not tx.certificates.end("bb")  # what issues is never ended
+    roll(acme, third)
+    assert states(acme) == {"cc": "current", "bb": "former", FIRST: "ended"}
+
+
+def test_what_has_ended_is_never_activated(acme: Database) -> None:
+    with acme.tenant_tx("acme") as tx:
+        tx.certificates.record_authority(NEXT)
+        tx.certificates.end("bb")
+    with pytest.raises(DatabaseRefused), acme.tenant_tx("acme") as tx:
+        tx.certificates.activate("bb")
+    assert states(acme)[FIRST] == "current"
+
+
+def test_the_first_recorded_for_a_version_stays(acme: Database) -> None:
+    with acme.tenant_tx("acme") as tx:
+        assert tx.certificates.record_authority(NEXT) == NEXT
+        assert tx.certificates.record_authority(replace(NEXT, serial="cc")) == NEXT
+
+
+def test_each_leaf_knows_its_issuer_and_a_chain_is_its_issuers(acme: Database) -> None:
+    roll(acme, replace(NEXT, chain_pem="chain of bb"))
+    with acme.tenant_tx("acme") as tx:
+        assert tx.certificates.unrenewed(10) == ["orders"]
+        assert tx.services.issued("orders", "request-1")[1] == "chain"
+        tx.services.record_leaf(replace(a_leaf("aa02", generation=2), authority="bb"))
+        assert tx.services.issued("orders", "request-1")[1] == "chain of bb"
+        assert tx.certificates.unrenewed(10) == []
+        old, new = tx.services.caller("1a2b"), tx.services.caller("aa02")
+        assert tx.certificates.issued_until(FIRST) == NOW + timedelta(hours=72)
+        assert tx.certificates.issued_until("bb") == NOW + timedelta(hours=72)
+    assert (old.authority_state, new.authority_state) == ("former", "current")
+
+
+def test_a_leaf_of_an_authority_that_is_not_the_tenants_cannot_be_recorded(acme: Database) -> None:
+    stolen = replace(a_leaf("aa02", generation=2), authority=an_authority_serial("beta"))
+    with pytest.raises(DatabaseRefused), acme.tenant_tx("acme") as tx:
+        tx.services.record_leaf(stolen)
+
+
+def test_a_list_never_goes_back_in_number(acme: Database) -> None:
+    roll(acme)
+    with acme.tenant_tx("acme") as tx:
+        assert not tx.certificates.publish(a_revocation_list(FIRST, 1))
+        assert tx.certificates.publish(a_revocation_list("bb", 2))
+        assert not tx.certificates.publish(a_revocation_list(FIRST, 2))
+        assert tx.certificates.publish(a_revocation_list(FIRST, 3))
+        assert [(row.authority, row.number) for row in tx.certificates.revocation_lists()] == [(FIRST, 3), ("bb", 2)]
+
+
+def test_the_route_names_a_former_issuer_until_it_is_published_without(acme: Database) -> None:
+    both = replace(a_route("acme"), former_issuer_fingerprint="cd" * 32)
+    with acme.tenant_tx("acme") as tx:
+        tx.routes.publish(both)
+        assert tx.routes.get() == both
+        tx.routes.publish(a_route("acme"))
+        assert tx.routes.get() == a_route("acme")
+
+
+@pytest.mark.usefixtures("acme")
+@pytest.mark.parametrize("role", ["crypto", "operator", "dashboard"])
+def test_who_only_reads_reads_the_list_and_writes_none(field: Field, role: str) -> None:
+    with field.open(role).tenant_tx("acme") as tx:
+        (listed,) = tx.certificates.revocation_lists()
+    assert (listed.authority, listed.der) == (FIRST, b"der")
+    with pytest.raises(DatabaseRefused), field.open(role).tenant_tx("acme") as tx:
+        tx.certificates.publish(a_revocation_list(FIRST, 9))
+
+
+def test_no_two_authorities_of_a_kind_even_by_hand(acme: Database, field: Field) -> None:
+    roll(acme)
+    with field.administrator() as administrator, pytest.raises(psycopg.errors.UniqueViolation):
+        administrator.execute("update okcm.certificate_authority set state = 'current' where tenant_id = 'acme'")
