@@ -49,7 +49,7 @@ from worker.codec import TenantCodec, TenantConverter
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
-from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
+from workflows.platform import ForgetUntakenCredentials, RotateDueKeys, SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
@@ -58,7 +58,7 @@ from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, WatchRootKeys)
-PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox, ForgetUntakenCredentials)
+PLATFORM_WORKFLOWS = (SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys)
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -121,7 +121,7 @@ def build(settings: Settings) -> Parts:
     changes = RootKeyActivities(
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
-    rotation = RotationActivities(database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
+    rotation = RotationActivities(database, database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, utc_now)
     pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
@@ -182,7 +182,12 @@ def build(settings: Settings) -> Parts:
             rotation.retire_service_key,
             watch.watch_root_keys,
         ),
-        platform=(heads.sign_audit_heads, notifications.sweep_outbox, watch.forget_untaken_credentials),
+        platform=(
+            heads.sign_audit_heads,
+            notifications.sweep_outbox,
+            watch.forget_untaken_credentials,
+            rotation.find_due_rotations,
+        ),
         interceptors=(FailureInterceptor(database),),
     )
 

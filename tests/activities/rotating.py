@@ -16,6 +16,7 @@ from tenancy.messages import (
     DestroyResult,
     PlanRotationStep,
     RetireResult,
+    RetireVersionStep,
     RotateRequest,
     RotationFailedStep,
     RotationPlan,
@@ -100,6 +101,18 @@ class Rotating(Change):
     def give_up(self, step: PlanRotationStep, code: str, reason: str) -> None:
         failed = RotationFailedStep(**step.model_dump(exclude={"request", "scheduled"}), code=code, reason=reason)
         self.tenant.run_with("abandon-rotation", failed)
+
+    def retire(self, service: str, version: int, operation: str = "retire-1") -> None:
+        """Destroy a version that encrypts nothing any more, as somebody may ask."""
+        self.tenant.run_with(
+            "retire-service-key",
+            RetireVersionStep(tenant_id=self.tenant_id, operation_id=operation, service=service, version=version),
+        )
+
+    def retire_all(self) -> None:
+        for (service, version), state in self.states().items():
+            if state is KeyState.DEACTIVATED:
+                self.retire(service, version)
 
     # ── what is on record ────────────────────────────────────────────────────────────────────────────────────────
 
