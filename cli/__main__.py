@@ -21,6 +21,7 @@ _MODULES = {
     "cli.tenant": ("tenant",),
     "cli.service": ("service",),
     "cli.root_key": ("root-key",),
+    "cli.rotate": ("rotate",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

@@ -4,7 +4,6 @@ Locking stops every service of the tenant at once. It therefore shows beforehand
 tenant's id once more.
 """
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -14,11 +13,12 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Ask, Tenant, operator_database
+from cli.confirmation import refuse_unconfirmed
 from cli.health import healed_by
 from config.settings import load_settings
 from database.connection import Database
 from database.interfaces import TenantRow, TenantTransaction
-from tenancy.errors import CallerError, TenantUnknown
+from tenancy.errors import TenantUnknown
 from tenancy.ids import parse_tenant_id
 from tenancy.lifecycle import MEANING, Move, State, advance
 from tenancy.locks import LockReason
@@ -26,14 +26,6 @@ from tenancy.messages import StandingMove
 from tenancy.services import ServiceState
 
 _LOCKED_AGAIN = "somebody locked it again; openkcm tenant unlock undoes that as well"
-
-
-class NotConfirmed(CallerError):
-    """What was typed is not what was to be confirmed; nothing was changed."""
-
-    code = "not_confirmed"
-    message = "this is not the tenant's id, so nothing was locked"
-    hint = "run the command again and type the id as it stands there"
 
 
 class Standing:
@@ -61,7 +53,7 @@ class Standing:
         if dry_run:
             _show_stops(tenant_id, as_json=as_json)
             return
-        _refuse_unconfirmed(tenant_id, confirm)
+        refuse_unconfirmed(tenant_id, confirm, f"every service of {tenant_id} stops at once")
         self._answer(self._moved(tenant_id, StandingMove.LOCK), as_json=as_json)
 
     def unlock(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
@@ -101,22 +93,6 @@ def _known(database: Database, tenant_id: str) -> TenantRow:
     if row is None:
         raise TenantUnknown
     return row
-
-
-def _refuse_unconfirmed(tenant_id: str, confirm: str | None) -> None:
-    """Return if a person or a script means this very tenant."""
-    if confirm is not None:
-        if confirm != tenant_id:
-            raise typer.BadParameter("it is not the id of the tenant that would be locked", param_hint="--confirm")
-        return
-    if not sys.stdin.isatty():
-        raise typer.BadParameter(
-            f"nobody is at a terminal to confirm this: add --confirm {tenant_id}; --dry-run shows what would stop",
-            param_hint="--confirm",
-        )
-    typed = typer.prompt(f"every service of {tenant_id} stops at once; type the tenant's id to lock it", err=True)
-    if typed.strip() != tenant_id:
-        raise NotConfirmed
 
 
 def _show_stops(tenant_id: str, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cli import output, tenant_view
 from cli.access import Ask, Tenant, ask_gateway, operator_database
+from cli.rotate import of_rotation, of_version
 from cli.standing import Standing
 from config.settings import load_settings
 from database.connection import Database
@@ -87,13 +88,23 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
     row = tx.tenants.get()
     if row is None:
         raise TenantUnknown
+    versions, rotations = tx.services.keys(), tx.rotations.all(5)
     authority, route, head = tx.certificates.authority(), tx.routes.get(), tx.audit.head()
     return _of_row(row) | {
         "services": [of_service(service) for service in tx.services.all()],
         "keys": [
-            {"name": key.name, "kind": key.kind, "version": key.version, "created_at": key.created_at.isoformat()}
+            {
+                "name": key.name,
+                "kind": key.kind,
+                "version": key.version,
+                "oldest": key.oldest,
+                "created_at": key.created_at.isoformat(),
+                "rotated_at": key.rotated_at.isoformat(),
+            }
             for key in tx.keys.all()
         ],
+        "service_keys": [of_version(key) for key in versions],
+        "rotations": [of_rotation(row.tenant_id, rotation) for rotation in rotations],
         "authority": None
         if authority is None
         else {"serial": authority.serial, "not_after": authority.not_after.isoformat()},

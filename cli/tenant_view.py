@@ -38,7 +38,7 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("region", tenant["region"]),
         ("root key", tenant["root_key_mode"]),
         ("ready", ready),
-        ("keys", ", ".join(f"{key['name']} (version {key['version']})" for key in tenant["keys"]) or "none yet"),
+        ("keys", ", ".join(map(_key, tenant["keys"])) or "none yet"),
         ("services", ", ".join(map(_service, tenant["services"])) or "none"),
         ("authority", f"{authority['serial']}, until {authority['not_after'][:10]}" if authority else "none yet"),
         ("route", f"by issuer {route['issuer_fingerprint'][:16]}…" if route else "none"),
@@ -53,6 +53,11 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
 def state(tenant: Mapping[str, Any]) -> str:
     """Return a tenant's state in words, with what locks it."""
     return f"{tenant['state']} by {', '.join(tenant['locks'])}" if tenant["locks"] else str(tenant["state"])
+
+
+def _key(key: Mapping[str, Any]) -> str:
+    since = f", opens from {key['oldest']}" if key["oldest"] > 1 else ""
+    return f"{key['name']} (version {key['version']}{since})"
 
 
 def _service(service: Mapping[str, Any]) -> str:
