@@ -305,7 +305,7 @@ class RotationActivities:
             objects = tx.rotations.destroy(step.service, step.version)
             record(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "refused" if objects else "success")
         if objects:
-            raise KeyVersionInUse(step.service, step.version, f"{objects} managed objects are sealed under it")
+            raise KeyVersionInUse(step.service, step.version, f"objects sealed under it: {objects}")
 
     def _entered(self, step: RotationStep, stage: Stage) -> RotationRow:
         with self._database.tenant_tx(step.tenant_id) as tx:

@@ -20,23 +20,29 @@ from temporalio.worker import Worker
 from tenancy import ids
 from tenancy.lifecycle import State
 from tenancy.messages import (
+    DueRotation,
     MarketplaceSignal,
     PreflightResult,
     ProvisionInput,
+    RotateRequest,
+    RotationPlan,
     StandingMove,
     TenantInput,
     TenantMemory,
     WatchRootKeysInput,
 )
 from tenancy.provisioning import Step
+from tenancy.rotation import Scope
 from tests.workflows.conftest import Script
 from tests.workflows.scripted_root_key import RootKeyScript
+from tests.workflows.scripted_rotation import RotationScript
 from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility
 from workflows.gateway import Gateway, UpdateRefused
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import ROOT_KEY_REPORTED, WatchRootKeys
+from workflows.rotate import ROTATION_DUE, RotateKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
@@ -63,6 +69,7 @@ async def record_all() -> Histories:
             _service_refused,
             _root_key_changed,
             _watched,
+            _rotated,
         ):
             recorded |= await scenario(environment.client)
         return recorded
@@ -175,6 +182,39 @@ async def _watched(client: Client) -> Histories:
         recorded = await watch.fetch_history()
         await watch.terminate()
         return {"root-keys-watched": recorded}
+
+
+async def _rotated(client: Client) -> Histories:
+    """Everything for a compromise in two rounds, refused half way, one version retired, and what was due."""
+    script, tenant_id = RotationScript(), "rotating-corp"
+    script.plan, script.rounds, script.rewrapped = RotationPlan(services=2, retires=True, destroys=True), 2, 1
+    queue, workflows = ids.task_queue(_REGION), [Tenant, RotateKeys]
+    async with Worker(client, task_queue=queue, workflows=workflows, activities=script.activities()):
+        handle = await _active(client, tenant_id)
+        gateway = Gateway(client, _PATIENCE_SECONDS)
+        everything = RotateRequest(request_id="a" * 32, services=Scope.ALL, tenant_key=True, compromised=True)
+        await gateway.rotate_keys(tenant_id, everything)
+        script.refused["prepare-service-keys"] = "root_key_disabled"
+        with suppress(UpdateRefused):
+            await gateway.rotate_keys(tenant_id, everything.model_copy(update={"request_id": "b" * 32}))
+        script.refused.clear()
+        await gateway.retire_service_key(tenant_id, "orders", 1)
+        await handle.signal(ROTATION_DUE)
+        script.due = DueRotation(request=RotateRequest(request_id="due-2", services=Scope.DUE, tenant_key=False))
+        script.plan = RotationPlan(services=1, retires=False, destroys=False)
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while script.calls.count("finish-rotation") < 2:
+                await handle.signal(ROTATION_DUE)
+                await asyncio.sleep(0.5)
+        rotations = [client.get_workflow_handle(ids.rotation_workflow(tenant_id, number)) for number in (1, 2, 3)]
+        for rotation in rotations:
+            await rotation.result()
+        return {
+            "tenant-rotated": await handle.fetch_history(),
+            "keys-compromised": await rotations[0].fetch_history(),
+            "keys-not-rotated": await rotations[1].fetch_history(),
+            "keys-due": await rotations[2].fetch_history(),
+        }
 
 
 async def _active(client: Client, tenant_id: str) -> WorkflowHandle[Any, Any]:

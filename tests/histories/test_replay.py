@@ -24,6 +24,7 @@ from tests.histories.recording import record_all
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
+from workflows.rotate import RotateKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
@@ -67,6 +68,9 @@ def edited_workflow(folder: Path, edit: dict[str, str]) -> type:
 
 def test_every_ending_is_recorded():
     assert set(RECORDED) == {
+        "keys-compromised",
+        "keys-due",
+        "keys-not-rotated",
         "provision-failed",
         "provision-late",
         "provision-ready",
@@ -79,12 +83,13 @@ def test_every_ending_is_recorded():
         "tenant-moved",
         "tenant-ready",
         "tenant-retried",
+        "tenant-rotated",
     }
 
 
 @pytest.mark.parametrize("name", RECORDED)
 async def test_a_recorded_history_replays_with_todays_workflows(name):
-    workflows = [Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys]
+    workflows = [Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, WatchRootKeys]
     replayer = Replayer(workflows=workflows, data_converter=pydantic_data_converter)
     await replayer.replay_workflow(recorded(name))
 
