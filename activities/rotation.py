@@ -14,7 +14,14 @@ from activities.announcing import Announcer
 from activities.journal import record
 from activities.rewrapping import Rewrapping
 from activities.wrapping import context_of, proven, refuse_overtaken_root_key, refuse_retired, root_key_in_force
-from database.interfaces import RotationRow, TenantDatabase, TenantRow, TenantTransaction, WantedRotation
+from database.interfaces import (
+    PlatformDatabase,
+    RotationRow,
+    TenantDatabase,
+    TenantRow,
+    TenantTransaction,
+    WantedRotation,
+)
 from keystores.interfaces import RootKeyShelf
 from tenancy import ids
 from tenancy.audit import AuditName
@@ -25,6 +32,7 @@ from tenancy.lifecycle import DECRYPTS, State
 from tenancy.messages import (
     DestroyResult,
     DueRotation,
+    DueTenants,
     PlanRotationStep,
     RetireResult,
     RetireVersionStep,
@@ -44,12 +52,15 @@ _PROOF = b"openkcm tenant key round trip"
 _BATCH = 32
 """Service keys that are prepared between two commits: what a death costs at most."""
 _THREADS = 4
+_DUE_BATCH = 200
+"""Tenants told in one look: however many keys were made on the same day, an hour never rotates more tenants."""
 
 
 class RotationActivities:
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that a rotation touches
         self,
         database: TenantDatabase,
+        platform: PlatformDatabase,
         tenant_keys: TenantKeys,
         shelf: RootKeyShelf,
         announcer: Announcer,
@@ -57,6 +68,7 @@ class RotationActivities:
     ) -> None:
         """Take how many service keys are wrapped anew in a second, 0 for as many as go."""
         self._database = database
+        self._platform = platform
         self._tenant_keys = tenant_keys
         self._shelf = shelf
         self._announcer = announcer
@@ -73,6 +85,15 @@ class RotationActivities:
         return DueRotation(
             request=RotateRequest(request_id=step.operation_id, services=services, tenant_key=due.tenant_key)
         )
+
+    @activity.defn(name="find-due-rotations")
+    def find_due_rotations(self) -> DueTenants:
+        """Return tenants with something to rotate or to finish, at most a batch of them; the next look finds the rest.
+
+        The platform's canary is among them: its keys grow old like any other's, and what a rotation breaks there
+        breaks nothing of a customer's.
+        """
+        return DueTenants(tenants=tuple(self._platform.due_rotations(_DUE_BATCH)))
 
     @activity.defn(name="plan-rotation")
     def plan_rotation(self, step: PlanRotationStep) -> RotationPlan:
@@ -283,7 +304,7 @@ class RotationActivities:
             objects = tx.rotations.destroy(step.service, step.version)
             record(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "refused" if objects else "success")
         if objects:
-            raise KeyVersionInUse(step.service, step.version, f"{objects} managed objects are sealed under it")
+            raise KeyVersionInUse(step.service, step.version, f"objects sealed under it: {objects}")
 
     def _entered(self, step: RotationStep, stage: Stage) -> RotationRow:
         with self._database.tenant_tx(step.tenant_id) as tx:

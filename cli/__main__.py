@@ -23,6 +23,7 @@ _MODULES = {
     "cli.root_key": ("root-key",),
     "cli.audit": ("audit",),
     "cli.leaving": ("offboard", "restore"),
+    "cli.rotate": ("rotate",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

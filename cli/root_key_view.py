@@ -40,8 +40,8 @@ def draw_problems(console: Console, problems: Sequence[Mapping[str, Any]]) -> No
 
 
 def progress(change: RootKeyChangeRow) -> str:
-    """Return how far a change is, in words."""
-    return f"wrapped {change.wrapped:,} of {change.total:,} service keys"
+    """Return how far a change is, in words; none before its keys were counted."""
+    return "" if not change.total else f"wrapped {change.wrapped:,} of {change.total:,} service keys"
 
 
 def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from cli import output, tenant_view
 from cli.access import Ask, Tenant, ask_gateway, named, operator_database
 from cli.authorities import Authorities, of_authority
 from cli.policy import Policy
+from cli.rotate import of_rotation, of_version
 from cli.standing import Standing
 from config.settings import load_settings
 from database.connection import Database
@@ -93,14 +94,24 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
     row = tx.tenants.get()
     if row is None:
         raise TenantUnknown
+    versions, rotations = tx.services.keys(), tx.rotations.all(5)
     authority, route, head = tx.certificates.authority(), tx.routes.get(), tx.audit.head()
     lists = {listed.authority: listed for listed in tx.certificates.revocation_lists()}
     return _of_row(row) | {
         "services": [of_service(service) for service in tx.services.all()],
         "keys": [
-            {"name": key.name, "kind": key.kind, "version": key.version, "created_at": key.created_at.isoformat()}
+            {
+                "name": key.name,
+                "kind": key.kind,
+                "version": key.version,
+                "oldest": key.oldest,
+                "created_at": key.created_at.isoformat(),
+                "rotated_at": key.rotated_at.isoformat(),
+            }
             for key in tx.keys.all()
         ],
+        "service_keys": [of_version(key) for key in versions],
+        "rotations": [of_rotation(row.tenant_id, rotation) for rotation in rotations],
         "authority": None
         if authority is None
         else {"serial": authority.serial, "not_after": authority.not_after.isoformat()},

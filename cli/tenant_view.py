@@ -40,7 +40,7 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("region", tenant["region"]),
         ("root key", tenant["root_key_mode"]),
         ("ready", ready),
-        ("keys", ", ".join(f"{key['name']} (version {key['version']})" for key in tenant["keys"]) or "none yet"),
+        ("keys", ", ".join(map(_key, tenant["keys"])) or "none yet"),
         ("services", ", ".join(map(_service, tenant["services"])) or "none"),
         *_authorities(tenant["authorities"]),
         ("route", f"by issuer {route['issuer_fingerprint'][:16]}…" if route else "none"),
@@ -89,6 +89,11 @@ def _leaving(leaving: Mapping[str, Any]) -> str:
 
 def _moment(text: str) -> str:
     return f"{text[:16].replace('T', ' ')} UTC"
+
+
+def _key(key: Mapping[str, Any]) -> str:
+    since = f", opens from {key['oldest']}" if key["oldest"] > 1 else ""
+    return f"{key['name']} (version {key['version']}{since})"
 
 
 def _service(service: Mapping[str, Any]) -> str:

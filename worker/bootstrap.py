@@ -4,8 +4,11 @@ Declared here once and reconciled at every start of a worker; running it twice, 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 from temporalio.api.enums.v1 import IndexedValueType
@@ -19,8 +22,11 @@ from temporalio.client import (
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
 )
 from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
 
 from database.interfaces import PlatformDatabase, TenantDatabase
 from tenancy.errors import CanaryMissing
@@ -32,10 +38,11 @@ from vault.interfaces import AuditSigner, RootKeys
 from workflows import visibility
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.gateway import Gateway
-from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
+from workflows.platform import ForgetUntakenCredentials, RotateDueKeys, SignAuditHeads, SweepOutbox
 from workflows.root_keys import WatchRootKeys
 
 PLATFORM_QUEUE = "platform"
+_PLATFORM_WORKFLOWS = "platform/"
 
 
 def _every(minutes: int) -> ScheduleSpec:
@@ -76,6 +83,11 @@ SCHEDULES = {
         spec=_every(minutes=60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
+    "rotations": Schedule(
+        action=ScheduleActionStartWorkflow(RotateDueKeys.run, id="platform/rotations", task_queue=PLATFORM_QUEUE),
+        spec=_every(minutes=60),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
     "outbox": Schedule(
         action=ScheduleActionStartWorkflow(SweepOutbox.run, id="platform/outbox", task_queue=PLATFORM_QUEUE),
         spec=_every(minutes=1),
@@ -107,13 +119,58 @@ async def declare_search_attributes(client: Client) -> None:
 
 
 async def declare_schedules(client: Client) -> None:
-    """Create the schedules that are missing."""
+    """Make the schedules those of the table: create, change, and delete those of ours that it has no longer.
+
+    Ours is what starts a workflow of the platform on the platform's queue. One that an operator paused stays paused.
+    """
     for name, schedule in SCHEDULES.items():
         try:
             await client.create_schedule(name, schedule)
             log.info("schedule created", name=name)
         except ScheduleAlreadyRunningError:
-            continue
+            await client.get_schedule_handle(name).update(partial(_changed, name, schedule))
+    for name in [listed.id async for listed in await client.list_schedules() if listed.id not in SCHEDULES]:
+        handle = client.get_schedule_handle(name)
+        with _gone_meanwhile():
+            if _is_ours((await handle.describe()).schedule):
+                await handle.delete()
+                log.info("schedule deleted", name=name)
+
+
+def _changed(name: str, declared: Schedule, found: ScheduleUpdateInput) -> ScheduleUpdate | None:
+    there = found.description.schedule
+    if _essence(there) == _essence(declared):
+        return None
+    log.info("schedule changed", name=name)
+    return ScheduleUpdate(schedule=replace(declared, state=there.state))
+
+
+def _essence(schedule: Schedule) -> tuple[object, ...]:
+    """Return what we declare of a schedule, without what the server fills in."""
+    action, spec = schedule.action, schedule.spec
+    started = (
+        (action.workflow, action.id, action.task_queue) if isinstance(action, ScheduleActionStartWorkflow) else None
+    )
+    return started, [interval.every for interval in spec.intervals], spec.jitter, schedule.policy.overlap
+
+
+def _is_ours(schedule: Schedule) -> bool:
+    action = schedule.action
+    return (
+        isinstance(action, ScheduleActionStartWorkflow)
+        and action.task_queue == PLATFORM_QUEUE
+        and action.id.startswith(_PLATFORM_WORKFLOWS)
+    )
+
+
+@contextmanager
+def _gone_meanwhile() -> Iterator[None]:
+    """Pass over a schedule that another worker, starting at the same moment, has deleted."""
+    try:
+        yield
+    except RPCError as failed:
+        if failed.status is not RPCStatusCode.NOT_FOUND:
+            raise
 
 
 def ensure_root_keys(root_keys: RootKeys, regions: Sequence[str]) -> None:

@@ -61,7 +61,7 @@ from worker.keyring import Keyring
 from workflows.authority import RollAuthority
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.offboard import OffboardTenant
-from workflows.platform import ForgetUntakenCredentials, SignAuditHeads, SweepOutbox
+from workflows.platform import ForgetUntakenCredentials, RotateDueKeys, SignAuditHeads, SweepOutbox
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
@@ -74,7 +74,7 @@ LIFECYCLE_WORKFLOWS = (
     *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys),
 )
 PLATFORM_WORKFLOWS = (
-    *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials),
+    *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry),
 )
 
@@ -141,7 +141,7 @@ def build(settings: Settings) -> Parts:
     changes = RootKeyActivities(
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
-    rotation = RotationActivities(database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
+    rotation = RotationActivities(database, database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, utc_now)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
@@ -253,6 +253,7 @@ def build(settings: Settings) -> Parts:
             revocation.end_authorities,
             revocation.publish_revocation_lists,
             expiry.check_expiry,
+            rotation.find_due_rotations,
         ),
         interceptors=(FailureInterceptor(database),),
     )

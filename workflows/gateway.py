@@ -36,7 +36,9 @@ from tenancy.messages import (
     LeaveRequest,
     MarketplaceSignal,
     PolicyRequest,
+    RetireVersionRequest,
     RootKeyRequest,
+    RotateRequest,
     ServiceInput,
     StandingMove,
     StandingRequest,
@@ -198,6 +200,19 @@ class Gateway:
     async def roll_authority(self, tenant_id: str) -> None:
         """Have new certificates come from another authority; the former's go on until they expire. Raises as above."""
         await self._of_tenant(tenant_id, Tenant.roll_authority, [])
+
+    async def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
+        """Rotate keys of a tenant; it is done when this returns, and what became of it is on record. Raises as above.
+
+        UpdateRefused with the code of what stopped it: every key that worked works, and what took over stays.
+        """
+        await self._of_tenant(tenant_id, Tenant.rotate_keys, [request], f"rotate-{request.request_id}")
+
+    async def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
+        """Destroy a version of a service key that encrypts nothing any more, for good. Raises as above."""
+        await self._of_tenant(
+            tenant_id, Tenant.retire_service_key, [RetireVersionRequest(service=service, version=version)]
+        )
 
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
         """Connect a service, or give a connected one a further certificate, as the stored request says.

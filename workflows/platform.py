@@ -1,12 +1,18 @@
-"""The platform's own scheduled work: audit heads, the outbox, credentials that nobody came for."""
+"""The platform's own scheduled work: audit heads, the outbox, credentials that nobody came for, keys that are due."""
+
+import asyncio
 
 from temporalio import workflow
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.audit_heads import AuditHeadActivities
     from activities.notifications import NotificationActivities
+    from activities.rotation import RotationActivities
     from activities.watching import WatchActivities
+    from tenancy import ids
     from workflows import timing
+    from workflows.rotate import ROTATION_DUE
 
 
 @workflow.defn(name="SignAuditHeads")
@@ -46,3 +52,25 @@ class ForgetUntakenCredentials:
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )
+
+
+@workflow.defn(name="RotateDueKeys")
+class RotateDueKeys:
+    """Tells those concerned; whether and what is rotated is each tenant's entity's to decide."""
+
+    @workflow.run
+    async def run(self) -> None:
+        due = await workflow.execute_activity_method(
+            RotationActivities.find_due_rotations,
+            summary="find whose keys are older than they want",
+            start_to_close_timeout=timing.HEADS_ATTEMPT,
+            retry_policy=timing.RETRY,
+        )
+        await asyncio.gather(*map(_tell_due, due.tenants))
+
+
+async def _tell_due(tenant_id: str) -> None:
+    try:
+        await workflow.get_external_workflow_handle(ids.tenant_workflow(tenant_id)).signal(ROTATION_DUE)
+    except ApplicationError:
+        workflow.logger.warning("no entity to tell of its keys")

@@ -1,9 +1,10 @@
 """A tenant with connected services whose keys are rotated step by step, and what is on record of it afterwards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from temporalio.testing import ActivityEnvironment
 
 from activities.wrapping import context_of
 from config import secrets
@@ -16,6 +17,7 @@ from tenancy.messages import (
     DestroyResult,
     PlanRotationStep,
     RetireResult,
+    RetireVersionStep,
     RotateRequest,
     RotationFailedStep,
     RotationPlan,
@@ -100,6 +102,23 @@ class Rotating(Change):
     def give_up(self, step: PlanRotationStep, code: str, reason: str) -> None:
         failed = RotationFailedStep(**step.model_dump(exclude={"request", "scheduled"}), code=code, reason=reason)
         self.tenant.run_with("abandon-rotation", failed)
+
+    @staticmethod
+    def in_activity(work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a part of an activity as if it were one."""
+        return ActivityEnvironment().run(work, *arguments)
+
+    def retire(self, service: str, version: int, operation: str = "retire-1") -> None:
+        """Destroy a version that encrypts nothing any more, as somebody may ask."""
+        self.tenant.run_with(
+            "retire-service-key",
+            RetireVersionStep(tenant_id=self.tenant_id, operation_id=operation, service=service, version=version),
+        )
+
+    def retire_all(self) -> None:
+        for (service, version), state in self.states().items():
+            if state is KeyState.DEACTIVATED:
+                self.retire(service, version)
 
     # ── what is on record ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -42,9 +42,11 @@ def dies(rotating: Rotating, step: PlanRotationStep, name: str, effect: int) -> 
 @pytest.mark.parametrize("dying", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(rotating, kind, dying) -> None:
-    effect, died = 0, True
+    # All of them in the first kind, and every third in the others, which share its code.
+    stride = 1 if kind == "everything" else 3
+    effect, died = 1 - stride, True
     while died:
-        effect += 1
+        effect += stride
         before, copies = rotating.opened(), rotating.copies()
         step = rotating.wants(**KINDS[kind])
         died = dying == "plan-rotation" and dies(rotating, step, dying, effect)
@@ -56,6 +58,7 @@ def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(ro
             rotating.step_of(name, step)
         rotating.assert_whole()
         assert_as_asked(rotating, step, before, copies)
+        rotating.retire_all()  # or each round would have more effects than the one before
     rotating.tenant.assert_audited_once()
 
 

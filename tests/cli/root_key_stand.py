@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import cli.leaving
 import cli.root_key
+import cli.rotate
 import cli.tenant
 from cli import output
 from cli.access import Question
@@ -25,19 +26,20 @@ from config.sealing import unseal
 from config.secrets import Role
 from config.settings import Settings
 from database.connection import Database
-from database.interfaces import SealedRootKeyRow, TenantTransaction
+from database.interfaces import RewrappedRow, SealedRootKeyRow, TenantTransaction, WantedRotation
 from devstack.secrets import ensure_secrets
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
 from tenancy.authorities import AuthorityState
 from tenancy.errors import OpenKcmError
-from tenancy.ids import root_key
+from tenancy.ids import l2_key, root_key
 from tenancy.lifecycle import DECRYPTS, Move
 from tenancy.locks import LockReason
-from tenancy.messages import LeaveRequest, StandingMove
+from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
 from tenancy.policy import TenantPolicy
 from tenancy.root_keys import Credentials, PlatformPlace, Problem
-from tests.database.builders import a_connected_service, a_provisioned_tenant, an_authority
+from tenancy.rotation_errors import KeyVersionInUse
+from tests.database.builders import a_connected_service, a_provisioned_tenant, a_service_key, an_authority
 from tests.database.fixtures import Field, field, server, template
 from workflows.gateway import UpdateRefused
 
@@ -70,6 +72,7 @@ class FakeGateway:
     opened: list[Credentials] = dataclasses.field(default_factory=list)
     asked: list[str] = dataclasses.field(default_factory=list)
     left: list[LeaveRequest] = dataclasses.field(default_factory=list)
+    rotations: list[RotateRequest] = dataclasses.field(default_factory=list)
 
     async def change_standing(self, tenant_id: str, move: StandingMove) -> None:
         self._ask(f"{move} {tenant_id}")
@@ -142,6 +145,36 @@ class FakeGateway:
             tx.certificates.record_authority(made)
             tx.certificates.activate(made.serial)
 
+    async def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
+        self._ask(f"rotate {tenant_id}")
+        self.rotations.append(request)
+        wanted = WantedRotation(request.tenant_key, request.services, request.service, request.compromised)
+        with self.worker.tenant_tx(tenant_id) as tx:
+            number, newest = len(tx.rotations.all()) + 1, tx.keys.get(l2_key(tenant_id))
+            assert newest is not None
+            tx.rotations.begin(number, wanted, newest.version)
+            if request.tenant_key:
+                tx.rotations.rotated(number, newest.version + 1)
+            for service, version in tx.rotations.unprepared(number, TenantPolicy()):
+                tx.rotations.prepare(
+                    number, replace(a_service_key(tenant_id, service, version), l2_version=newest.version + 1)
+                )
+            tx.rotations.activate(number)
+            outdated = tx.rotations.outdated(100)
+            tx.rotations.rewrap(number, [RewrappedRow(row, b"wrapped anew", newest.version + 1) for row in outdated])
+            assert tx.rotations.retire_tenant_key(number)
+            tx.rotations.end(number)
+
+    async def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
+        self._ask(f"retire {tenant_id} {service} {version}")
+        try:
+            with self.worker.tenant_tx(tenant_id) as tx:
+                objects = tx.rotations.destroy(service, version)
+        except OpenKcmError as wrong:
+            raise refused(wrong) from None
+        if objects:
+            raise refused(KeyVersionInUse(service, version, f"objects sealed under it: {objects}"))
+
     def _ask(self, what: str) -> None:
         self.asked.append(what)
         if self.fails is not None:
@@ -186,6 +219,7 @@ class Desk:
         app = typer.Typer()
         app.callback()(lambda: None)
         cli.root_key.register(app, self._ask)
+        cli.rotate.register(app, self._ask)
         cli.tenant.register(app, self._ask)
         cli.leaving.register(app, self._ask)
         # A console keeps the width it was made with, which under xdist is the terminal's.

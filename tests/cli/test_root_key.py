@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from cli import root_key_progress
+from cli import progress, root_key, root_key_view
 from cli.__main__ import main
 from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
 from tenancy.errors import OperationRunning, TemporalUnavailable, TenantUnknown
@@ -258,7 +258,7 @@ def test_progress_is_said_each_time_it_is_further_and_never_of_an_earlier_change
     read = iter([None, earlier, unmeasured, *further, replace(A_CHANGE, wrapped=1000, state="done")])
     said: list[str] = []
 
-    root_key_progress.follow(2, lambda: next(read), said.append, threading.Event(), pause=0)
+    progress.follow(2, lambda: next(read), root_key_view.progress, said.append, threading.Event(), pause=0)
 
     assert said == [f"wrapped {wrapped} of 1,000 service keys" for wrapped in ("64", "340", "1,000")]
 
@@ -282,7 +282,7 @@ def test_people_see_how_far_a_change_is_while_it_runs(desk) -> None:
     with operator.tenant_tx(ACME) as tx:
         tx.root_keys.request(RootKeyRequestRow("0" * 32, PlatformPlace(), None))
 
-    with root_key_progress.shown(Console(file=screen), operator, ACME):
+    with root_key.shown(Console(file=screen), operator, ACME):
         with desk.worker.tenant_tx(ACME) as tx:
             number = begin(tx, "0" * 32)
             tx.root_keys.stage(number, [(row, b"wrapped") for row in tx.root_keys.unstaged(number, 10)])

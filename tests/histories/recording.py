@@ -21,11 +21,14 @@ from tenancy import ids
 from tenancy.approvals import ApprovalState
 from tenancy.lifecycle import State
 from tenancy.messages import (
+    DueRotation,
     LateService,
     LeaveRequest,
     MarketplaceSignal,
     PreflightResult,
     ProvisionInput,
+    RotateRequest,
+    RotationPlan,
     StandingMove,
     TenantInput,
     TenantMemory,
@@ -33,11 +36,13 @@ from tenancy.messages import (
 )
 from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
+from tenancy.rotation import Scope
 from tests.workflows.conftest import Script
 from tests.workflows.scripted_approvals import ApprovalScript
 from tests.workflows.scripted_authority import AuthorityScript
 from tests.workflows.scripted_leaving import LeavingScript
 from tests.workflows.scripted_root_key import RootKeyScript
+from tests.workflows.scripted_rotation import RotationScript
 from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility
 from workflows.authority import RollAuthority
@@ -47,6 +52,7 @@ from workflows.offboard import OffboardTenant
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import ROOT_KEY_REPORTED, WatchRootKeys
+from workflows.rotate import ROTATION_DUE, RotateKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
@@ -76,6 +82,7 @@ async def record_all() -> Histories:
             _approved,
             _left,
             _authority_rolled,
+            _rotated,
         ):
             recorded |= await scenario(environment.client)
         return recorded
@@ -264,6 +271,39 @@ async def _left(client: Client) -> Histories:
             "offboard-restored": restored,
             "offboard-destroyed": await offboarding.fetch_history(),
             "tenant-left": await entity.fetch_history(),
+        }
+
+
+async def _rotated(client: Client) -> Histories:
+    """Everything for a compromise in two rounds, refused half way, one version retired, and what was due."""
+    script, tenant_id = RotationScript(), "rotating-corp"
+    script.plan, script.rounds, script.rewrapped = RotationPlan(services=2, retires=True, destroys=True), 2, 1
+    queue, workflows = ids.task_queue(_REGION), [Tenant, RotateKeys]
+    async with Worker(client, task_queue=queue, workflows=workflows, activities=script.activities()):
+        handle = await _active(client, tenant_id)
+        gateway = Gateway(client, _PATIENCE_SECONDS)
+        everything = RotateRequest(request_id="a" * 32, services=Scope.ALL, tenant_key=True, compromised=True)
+        await gateway.rotate_keys(tenant_id, everything)
+        script.refused["prepare-service-keys"] = "root_key_disabled"
+        with suppress(UpdateRefused):
+            await gateway.rotate_keys(tenant_id, everything.model_copy(update={"request_id": "b" * 32}))
+        script.refused.clear()
+        await gateway.retire_service_key(tenant_id, "orders", 1)
+        await handle.signal(ROTATION_DUE)
+        script.due = DueRotation(request=RotateRequest(request_id="due-2", services=Scope.DUE, tenant_key=False))
+        script.plan = RotationPlan(services=1, retires=False, destroys=False)
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while script.calls.count("finish-rotation") < 2:
+                await handle.signal(ROTATION_DUE)
+                await asyncio.sleep(0.5)
+        rotations = [client.get_workflow_handle(ids.rotation_workflow(tenant_id, number)) for number in (1, 2, 3)]
+        for rotation in rotations:
+            await rotation.result()
+        return {
+            "tenant-rotated": await handle.fetch_history(),
+            "keys-compromised": await rotations[0].fetch_history(),
+            "keys-not-rotated": await rotations[1].fetch_history(),
+            "keys-due": await rotations[2].fetch_history(),
         }
 
 

@@ -27,6 +27,7 @@ from workflows.offboard import OffboardTenant
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
+from workflows.rotate import RotateKeys
 from workflows.service import ConnectService
 from workflows.tenant import Tenant
 
@@ -75,6 +76,9 @@ def test_every_ending_is_recorded():
         "authority-refused",
         "authority-rolled",
         "expiry-checked",
+        "keys-compromised",
+        "keys-due",
+        "keys-not-rotated",
         "provision-failed",
         "provision-late",
         "provision-ready",
@@ -90,13 +94,14 @@ def test_every_ending_is_recorded():
         "tenant-moved",
         "tenant-ready",
         "tenant-retried",
+        "tenant-rotated",
     }
 
 
 @pytest.mark.parametrize("name", RECORDED)
 async def test_a_recorded_history_replays_with_todays_workflows(name):
     workflows = [
-        *(Tenant, ProvisionTenant, ConnectService, ChangeRootKey, WatchRootKeys, OffboardTenant),
+        *(Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, WatchRootKeys, OffboardTenant),
         *(RollAuthority, CheckExpiry),
     ]
     replayer = Replayer(workflows=workflows, data_converter=pydantic_data_converter)

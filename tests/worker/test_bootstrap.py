@@ -1,11 +1,19 @@
 """What must exist in Temporal is declared once, however many workers start; the canary is provisioned like anyone."""
 
 import asyncio
+from datetime import datetime, timedelta
 
 import pytest
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
-from temporalio.client import Client
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleIntervalSpec,
+    ScheduleSpec,
+    ScheduleState,
+)
 
 from tenancy.errors import CanaryMissing
 from tenancy.ids import CANARY_TENANT_ID, root_key, tenant_workflow
@@ -43,6 +51,40 @@ async def test_workers_that_start_together_declare_each_schedule_once(temporal_c
     async with asyncio.timeout(10):
         while await scheduled(temporal_client) != set(bootstrap.SCHEDULES):  # noqa: ASYNC110 - a list lags behind
             await asyncio.sleep(0.05)
+
+
+def of(workflow_id: str, queue: str = bootstrap.PLATFORM_QUEUE, hours: int = 7) -> Schedule:
+    return Schedule(
+        action=ScheduleActionStartWorkflow("Retired", id=workflow_id, task_queue=queue),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(hours=hours))]),
+        state=ScheduleState(paused=True, note="by an operator"),
+    )
+
+
+async def test_schedules_become_those_of_the_table_and_others_are_left_alone(temporal_client):
+    await temporal_client.create_schedule("rotations", of("platform/rotations"))
+    await temporal_client.create_schedule("of-an-older-version", of("platform/of-an-older-version"))
+    await temporal_client.create_schedule("of-somebody-else", of("theirs", "theirs"))
+    await temporal_client.create_schedule("of-the-operators", of("report"))
+    wanted = {*bootstrap.SCHEDULES, "of-somebody-else", "of-the-operators"}
+    async with asyncio.timeout(20):
+        while await scheduled(temporal_client) != wanted:
+            await asyncio.gather(*(bootstrap.declare_schedules(temporal_client) for _ in range(2)))
+    described = await temporal_client.get_schedule_handle("rotations").describe()
+    assert described.schedule.action.workflow == "RotateDueKeys"
+    assert [interval.every for interval in described.schedule.spec.intervals] == [timedelta(hours=1)]
+    assert (described.schedule.state.paused, described.schedule.state.note) == (True, "by an operator")
+
+
+async def test_a_schedule_that_is_as_declared_is_not_written_again(temporal_client):
+    await bootstrap.declare_schedules(temporal_client)
+    before = {name: await updated_at(temporal_client, name) for name in bootstrap.SCHEDULES}
+    await bootstrap.declare_schedules(temporal_client)
+    assert {name: await updated_at(temporal_client, name) for name in bootstrap.SCHEDULES} == before
+
+
+async def updated_at(client: Client, name: str) -> datetime | None:
+    return (await client.get_schedule_handle(name).describe()).info.last_updated_at
 
 
 @pytest.fixture

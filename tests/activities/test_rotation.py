@@ -1,0 +1,298 @@
+"""The steps of RotateKeys against real servers: what opens before, meanwhile and after, and for whom nothing does."""
+
+import time
+from datetime import timedelta
+
+import pytest
+
+from activities.rewrapping import Rewrapping
+from tenancy.binding import Context
+from tenancy.errors import KeyUnavailable, Overtaken, ServiceUnknown, TenantClosed
+from tenancy.lifecycle import Move
+from tenancy.locks import LockReason
+from tenancy.messages import RetireVersionStep, RotateRequest, RotationStep, StepInput
+from tenancy.policy import TenantPolicy
+from tenancy.root_key_errors import RootKeyDisabled
+from tenancy.root_keys import Credentials, RootKeyMode, credentials_context
+from tenancy.rotation import KeyState, Scope
+from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
+from tests.activities.changing import SERVICES
+from tests.activities.connecting import after_effect, operator
+from tests.activities.rotating import Rotating, bao, opener, rotating
+from tests.database.builders import an_object
+from tests.database.fixtures import Field
+from vault.interfaces import ciphertext_version
+from vault.transit import TransitTenantKeys
+
+__all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
+
+
+def looked(rotating: Rotating) -> RotateRequest | None:
+    step = StepInput(tenant_id=rotating.tenant_id, operation_id="due-1")
+    found = rotating.tenant.run_with("look-for-due-rotation", step)
+    return found.request
+
+
+def age(field: Field, what: str, days: int) -> None:
+    with field.administrator() as administrator:
+        administrator.execute(f"update okcm.{what} = now() - make_interval(days => {days})")
+
+
+def test_a_rotation_gives_every_service_a_new_key_and_nothing_is_lost(rotating) -> None:
+    before = rotating.opened()
+    rotating.rotate(rotating.wants())
+    after = rotating.opened()
+    assert before.items() < after.items()
+    assert {version for _, version in after} == {1, 2}
+    assert len(set(after.values())) == 6
+    rotating.assert_whole()
+
+
+def test_no_service_key_is_ever_in_the_workers_memory(rotating, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one call of the worker's opens a service key: it decrypts its own proof and nothing else under L2."""
+    opened: list[Context] = []
+    decrypt = type(rotating.tenant_keys).decrypt
+    monkeypatch.setattr(
+        type(rotating.tenant_keys), "decrypt", lambda self, c, text: (opened.append(c), decrypt(self, c, text))[1]
+    )
+    rotating.rotate(rotating.wants())
+    assert [context.purpose for context in opened] == ["verify"]
+
+
+def test_old_copies_of_the_database_do_not_open_once_the_old_version_is_retired(rotating) -> None:
+    copies = rotating.copies()
+    step = rotating.wants(services=Scope.NONE)
+    rotating.rotate(step, until="rewrap-keys")
+    assert [len(rotating.open_copy(copy)) for copy in copies] == [32] * len(SERVICES)
+    rotating.step_of("retire-tenant-key", step)
+    for copy in copies:
+        with pytest.raises(KeyUnavailable):
+            rotating.open_copy(copy)
+    assert rotating.audited("key.tenant_key_versions_retired") == [("rotate-1", "intended"), ("rotate-1", "success")]
+
+
+def test_after_a_compromise_the_old_version_is_gone_for_good_and_so_are_the_service_keys(rotating, vault_admin) -> None:
+    before = rotating.opened()
+    rotating.rotate(rotating.wants(compromised=True))
+    assert not before.keys() & rotating.opened().keys()
+    record = vault_admin.read(f"transit/keys/L2-{rotating.tenant_id}-primary")
+    assert (record["min_available_version"], record["min_decryption_version"]) == (2, 2)
+    with rotating.tenant.database.raw_tx(rotating.tenant_id) as connection:
+        left = connection.execute("select count(*) from okcm.service_key where version = 1 and wrapped is not null")
+        assert left.fetchall() == [(0,)]
+    for name in ("key.tenant_key_versions_deleted", "key.service_key_destroyed"):
+        outcomes = [outcome for _, outcome in rotating.audited(name)]
+        assert outcomes[0] == "intended"
+        assert "success" in outcomes
+
+
+def test_a_compromised_key_is_kept_for_as_long_as_an_object_is_sealed_under_it(rotating, field) -> None:
+    crypto = field.open("crypto")
+    sealed = an_object(rotating.tenant_id, service="orders")
+    with crypto.tenant_tx(rotating.tenant_id) as tx:
+        tx.objects.add([sealed])
+    step = rotating.wants(services=Scope.ONE, service="orders", tenant_key=False, compromised=True)
+    rotating.rotate(step, until="activate-service-keys")
+    last = RotationStep(**step.model_dump(exclude={"request", "scheduled"}))
+    assert rotating.tenant.run_with("destroy-service-keys", last).objects == 1
+    assert rotating.states()["orders", 1] is KeyState.COMPROMISED
+    assert looked(rotating) is None
+    with crypto.tenant_tx(rotating.tenant_id) as tx:
+        assert tx.objects.change(an_object(rotating.tenant_id, service="orders", key_version=2))
+    request = looked(rotating)
+    assert request is not None
+    assert (request.services, request.tenant_key) == (Scope.NONE, False)
+    assert rotating.tenant.run_with("destroy-service-keys", last).objects == 0
+    assert rotating.states()["orders", 1] is KeyState.DESTROYED
+
+
+def test_what_is_rotated_is_what_was_asked_for(rotating) -> None:
+    plan = rotating.rotate(rotating.wants(services=Scope.ONE, service="orders", tenant_key=False))
+    assert (plan.services, plan.retires, plan.destroys) == (1, False, False)
+    assert rotating.l2.version == 1
+    assert [place for place in rotating.states() if place[1] == 2] == [("orders", 2)]
+    with pytest.raises(ServiceUnknown):
+        rotating.rotate(rotating.wants(services=Scope.ONE, service="nobody", tenant_key=False))
+
+
+@pytest.mark.parametrize("standing", ["locked", "leaving"])
+def test_a_tenant_that_is_not_in_use_rotates_nothing(rotating, standing) -> None:
+    if standing == "locked":
+        rotating.hold(LockReason.SWITCH)
+    else:
+        with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+            tx.tenants.move(Move.LEAVE)
+    with pytest.raises(TenantClosed):
+        rotating.rotate(rotating.wants())
+    assert rotating.l2.version == 1
+
+
+def test_a_suspended_tenant_rotates_like_an_active_one(rotating) -> None:
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        tx.tenants.move(Move.SUSPEND)
+    rotating.rotate(rotating.wants())
+    rotating.assert_whole()
+
+
+def test_what_is_due_follows_the_tenants_policy(rotating, field) -> None:
+    assert looked(rotating) is None
+    age(field, "service_key set activated_at", 91)
+    request = looked(rotating)
+    assert request is not None
+    assert (request.services, request.tenant_key) == (Scope.DUE, False)
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        tx.policy.set(TenantPolicy(service_key_days=180, tenant_key_days=30))
+    assert looked(rotating) is None
+    age(field, "key set rotated_at", 31)
+    assert rotating.tenant.run_platform("find-due-rotations").tenants == (rotating.tenant_id,)
+    request = looked(rotating)
+    assert request is not None
+    rotating.rotate(rotating.wants(services=request.services, tenant_key=request.tenant_key))
+    assert rotating.l2.version == 2
+    assert looked(rotating) is None
+    assert rotating.tenant.run_platform("find-due-rotations").tenants == ()
+
+
+def test_under_a_customers_root_key_everything_is_rotated_and_so_are_its_credentials(rotating, bao) -> None:
+    changed = rotating.to(bao.place(), bao.token())
+    before = rotating.opened()
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        old = tx.root_keys.sealed(changed.request_id)
+    rotating.rotate(rotating.wants(), again=True)
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        new = tx.root_keys.sealed(changed.request_id)
+    assert old is not None
+    assert new is not None
+    context = credentials_context(rotating.tenant_id, changed.request_id)
+    assert ciphertext_version(new.credentials) == 2
+    assert Credentials.load(rotating.reveal(context, new.credentials)).token is not None
+    with pytest.raises(KeyUnavailable):
+        rotating.reveal(context, old.credentials)
+    assert before.items() < rotating.opened().items()
+    rotating.assert_in_force(RootKeyMode.OPENBAO, changed.request_id)
+    rotating.to_platform()
+    assert before.items() < rotating.opened().items()
+    rotating.assert_whole()
+
+
+@pytest.mark.parametrize("moment", ["prepare-service-keys", "rewrap-keys"])
+def test_a_root_key_that_is_taken_away_ends_the_rotation_and_the_next_one_finishes_it(rotating, bao, moment) -> None:
+    rotating.to(bao.place(), bao.token())
+    before, step = rotating.opened(), rotating.wants()
+    order = ["rotate-tenant-key", "prepare-service-keys", "activate-service-keys", "rewrap-keys"]
+    rotating.step_of("plan-rotation", step)
+    for name in order[: order.index(moment)]:
+        rotating.step_of(name, step)
+    bao.soft_delete()
+    try:
+        with pytest.raises(RootKeyDisabled):
+            rotating.step_of(moment, step)
+    finally:
+        bao.restore()
+    rotating.give_up(step, RootKeyDisabled.code, moment)
+    assert before.items() <= rotating.opened().items()
+    assert rotating.l2.oldest == 1
+    rotating.assert_whole()
+    assert rotating.tenant.run_platform("find-due-rotations").tenants == (rotating.tenant_id,)
+    rotating.rotate(rotating.wants(services=Scope.NONE, tenant_key=False))
+    assert (rotating.l2.version, rotating.l2.oldest) == (2, 2)
+    assert before.items() <= rotating.opened().items()
+
+
+def test_a_service_key_that_was_made_under_a_version_that_is_retired_meanwhile_is_made_again(rotating) -> None:
+    step = rotating.enrol("payroll")
+
+    def rotate() -> None:
+        rotating.rotate(rotating.wants(services=Scope.NONE))
+
+    # Its first effect reads; its second has wrapped the key.
+    with after_effect(rotating.tenant, 2, rotate), pytest.raises(Overtaken):
+        rotating.tenant.run_with("create-service-key", step)
+    rotating.tenant.run_with("create-service-key", step)
+    assert ("payroll", 1) in rotating.opened()
+    assert rotating.rows("select l2_version from okcm.service_key where service = 'payroll'") == [(2,)]
+
+
+def test_credentials_that_were_encrypted_under_a_version_that_is_retired_meanwhile_are_encrypted_again(
+    rotating, bao
+) -> None:
+    step = rotating.ask(bao.place(), bao.token())
+
+    encrypt = type(rotating.tenant_keys).encrypt
+    meanwhile = iter([lambda: rotating.rotate(rotating.wants(services=Scope.NONE))])
+
+    def encrypted(keys: TransitTenantKeys, context: Context, plaintext: bytes) -> str:
+        ciphertext = encrypt(keys, context, plaintext)
+        next(meanwhile, lambda: None)()
+        return ciphertext
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(rotating.tenant_keys), "encrypt", encrypted)
+        with pytest.raises(Overtaken):
+            rotating.run("admit-root-key", step)
+    rotating.through(step)
+    assert rotating.rows("select l2_version from okcm.root_key") == [(2,)]
+    rotating.assert_whole()
+
+
+def test_a_service_that_is_connected_while_keys_are_rotated_keeps_its_new_key(rotating) -> None:
+    step = rotating.wants()
+    rotating.rotate(step, until="prepare-service-keys")
+    rotating.add_service("payroll")
+    for name in ("activate-service-keys", "rewrap-keys", "retire-tenant-key", "finish-rotation"):
+        rotating.step_of(name, step)
+    assert [version for service, version in rotating.states() if service == "payroll"] == [1]
+    assert ("payroll", 1) in rotating.opened()
+
+
+def test_rewrapping_takes_as_long_as_it_may(rotating) -> None:
+    parts = rotating.tenant.parts
+    step = rotating.wants(services=Scope.NONE)
+    rotating.rotate(step, until="rotate-tenant-key")
+    shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
+    slow = Rewrapping(parts.database, rotating.tenant_keys, shelf, per_second=len(SERVICES) * 2)
+    began = time.monotonic()
+    rotating.in_activity(slow.run, RotationStep(**step.model_dump(exclude={"request", "scheduled"})))
+    assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=0.5)
+
+
+def test_a_version_is_retired_by_hand_when_it_neither_encrypts_nor_holds_an_object(rotating, field) -> None:
+    rotating.rotate(rotating.wants(tenant_key=False))
+    for version, error in ((2, KeyVersionInUse), (3, KeyVersionUnknown)):
+        with pytest.raises(error):
+            rotating.retire("orders", version)
+    with field.open("crypto").tenant_tx(rotating.tenant_id) as tx:
+        tx.objects.add([an_object(rotating.tenant_id, service="orders")])
+    with pytest.raises(KeyVersionInUse, match="objects sealed under it: 1"):
+        rotating.retire("orders", 1)
+    rotating.retire("billing", 1)
+    rotating.retire("billing", 1, "retire-2")
+    assert rotating.states()["billing", 1] is KeyState.DESTROYED
+    assert rotating.states()["orders", 1] is KeyState.DEACTIVATED
+    assert ("billing", 1) not in rotating.opened()
+    assert rotating.audited("key.service_key_destroyed")[:2] == [("retire-1", "intended"), ("retire-1", "refused")]
+
+
+def test_retiring_by_hand_dies_after_its_intention_and_is_done_once(rotating) -> None:
+    rotating.rotate(rotating.wants(tenant_key=False))
+    step = RetireVersionStep(tenant_id=rotating.tenant_id, operation_id="retire-1", service="orders", version=1)
+
+    class Died(BaseException):
+        pass
+
+    def die() -> None:
+        raise Died
+
+    for effect in (1, 2):
+        with after_effect(rotating.tenant, effect, die), pytest.raises(Died):
+            rotating.tenant.run_with("retire-service-key", step)
+    rotating.tenant.run_with("retire-service-key", step)
+    assert rotating.audited("key.service_key_destroyed") == [("retire-1", "intended"), ("retire-1", "success")]
+
+
+def test_the_customer_is_told_of_a_rotation_that_came_to_its_end(rotating) -> None:
+    step = rotating.wants(services=Scope.NONE)
+    rotating.rotate(step, until="retire-tenant-key")
+    assert rotating.step_of("finish-rotation", step).told == "keys-rotated"
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        assert {message.kind for message in tx.outbox.unsent()} == {"ready", "keys-rotated"}
