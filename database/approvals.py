@@ -1,4 +1,4 @@
-"""Requests that wait for a second person, and what people said of them (migrations/0015_approvals.sql)."""
+"""Requests that wait for a second person, and what people said of them (migrations/0014_approvals.sql)."""
 
 import json
 from collections.abc import Sequence

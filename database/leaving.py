@@ -1,4 +1,4 @@
-"""A tenant's leaving (migrations/0013_leaving.sql).
+"""A tenant's leaving (migrations/0016_leaving.sql).
 
 Its row decides. Who restores and who destroys both lock it first, so that one of them finds what the other did; and a
 check of the table lets no tenant out of leaving once its destruction has begun.

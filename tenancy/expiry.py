@@ -10,7 +10,7 @@ from enum import StrEnum
 
 RENEWED_AT_THIRDS = 3
 LATE_AT_SIXTHS = 6
-"""Also in `okcm.expiring` and `okcm.due_authorities` (0014), which find what lies here among all tenants."""
+"""Also in `okcm.expiring` and `okcm.due_authorities` (0013), which find what lies here among all tenants."""
 
 
 class Ending(StrEnum):

@@ -16,7 +16,10 @@ alter table okcm.key
     add column oldest     integer not null default 1 check (oldest > 0),
     add column rotated_at timestamptz not null default clock_timestamp(),
     add constraint key_versions_check check (oldest <= version);
+-- Their owner does not see a tenant's rows while row security is forced; this is one transaction.
+alter table okcm.key no force row level security;
 update okcm.key set rotated_at = created_at;
+alter table okcm.key force row level security;
 
 -- The states of NIST SP 800-57 part 1 (7) that a version goes through. `prepared`: nobody uses it yet. `active`: the one
 -- that encrypts. `deactivated`: decrypts only. `compromised`: opens nothing of a caller's, only what is sealed here anew.
@@ -32,7 +35,9 @@ alter table okcm.service_key
     alter column wrapped drop not null,
     add constraint service_key_destroyed_check
         check ((state = 'destroyed') = (wrapped is null) and (wrapped is not null or staged_wrapped is null));
+alter table okcm.service_key no force row level security;
 update okcm.service_key set activated_at = created_at;
+alter table okcm.service_key force row level security;
 alter table okcm.service_key add constraint service_key_activated_check
     check (state in ('prepared', 'destroyed') or activated_at is not null);
 create unique index service_key_active on okcm.service_key (tenant_id, service) where state = 'active';

@@ -85,7 +85,7 @@ def test_no_role_and_no_view_gets_around_the_policies(field: Field, mode: str) -
 # What the linter says and why it may.
 ALLOWED = {
     "SEC001": r"okcm\.(context_key|schema_migration|audit_key)",  # the owner's alone; the gate refuses a grant
-    # About the session, on purpose: see 0003 and 0013.
+    # About the session, on purpose: see 0003 and 0016.
     "SEC005": r"okcm\.\w+\.(signed|every_tenant|platform_questions|while_destroying)",
     "SEC009": r"okcm\.audit_event_\d\d",  # no policy means nobody, which is meant
     # These triggers only ever raise or look, or hash the row's own tenant into a NOTIFY; or read as the writer may.

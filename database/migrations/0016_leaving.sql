@@ -87,13 +87,20 @@ begin
                                         'service_request', 'service_certificate', 'service_key', 'managed_object',
                                         'usage_minute', 'usage_day', 'usage_batch', 'dashboard_session', 'root_key',
                                         'root_key_request', 'root_key_change', 'tenant_policy', 'rotation',
+                                        'certificate_revocation_list', 'approval', 'approval_vote',
                                         'destruction'] loop
-        execute format('create policy erase on okcm.%I to okcm_owner using %s with check %s', tenant_table, mine, mine);
         -- The platform's questions (0005) are the owner's too.
-        execute format('create policy while_destroying on okcm.%I as restrictive to okcm_owner using (%s or %s)',
-                       tenant_table, for_all,
+        execute format('create policy while_destroying on okcm.%I as restrictive %s to okcm_owner using (%s or %s)',
+                       tenant_table, case tenant_table when 'managed_object' then 'for delete' else 'for all' end, for_all,
                        case tenant_table when 'tenant' then '(state = ''leaving'' and destroying_at is not null)'
                                          else '(select okcm.is_destroying())' end);
+        -- Objects are counted by the owner at any time (0011), and only erased while the tenant is destroyed.
+        if tenant_table = 'managed_object' then
+            execute format('create policy erase on okcm.managed_object for delete to okcm_owner using %s', mine);
+        else
+            execute format('create policy erase on okcm.%I to okcm_owner using %s with check %s',
+                           tenant_table, mine, mine);
+        end if;
     end loop;
 end
 $$;
@@ -127,7 +134,8 @@ begin
     -- Who is referred to comes after who refers.
     foreach doomed in array array['managed_object', 'service_key', 'service_certificate', 'service_request', 'service',
                                   'root_key_change', 'root_key_request', 'root_key', 'tenant_policy', 'rotation',
-                                  'usage_minute', 'usage_day', 'usage_batch', 'dashboard_session', 'outbox',
+                                  'usage_minute', 'usage_day', 'usage_batch', 'approval', 'approval_vote',
+                                  'dashboard_session', 'certificate_revocation_list', 'outbox',
                                   'operation_step', 'route', 'key'] loop
         execute format('delete from okcm.%I where ctid = any (array('
                        'select ctid from okcm.%I where tenant_id = $1 limit $2))', doomed, doomed)
@@ -151,8 +159,8 @@ grant execute on function okcm.erase_tenant(integer) to okcm_worker;
 
 alter table okcm.outbox drop constraint outbox_kind_check;
 alter table okcm.outbox add constraint outbox_kind_check check (kind in (
-    'ready', 'late', 'failed', 'locked', 'unlocked', 'root-key-warning', 'root-key-changed', 'leaving',
-    'leaving-reminder', 'restored', 'farewell'));
+    'ready', 'late', 'failed', 'locked', 'unlocked', 'root-key-warning', 'root-key-changed', 'keys-rotated',
+    'expiry-late', 'expiry-lapsed', 'approval-waiting', 'leaving', 'leaving-reminder', 'restored', 'farewell'));
 
 -- As in 0005, and of which kind: an event that disables leads to another message.
 drop function okcm.unstarted_events(integer);

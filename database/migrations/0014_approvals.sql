@@ -41,7 +41,8 @@ create table okcm.approval_vote (
     choice      text not null check (choice in ('approve', 'decline', 'withdraw')),
     voted_at    timestamptz not null default clock_timestamp(),
     primary key (tenant_id, approval_id, subject),
-    foreign key (tenant_id, approval_id) references okcm.approval
+    -- They refer to each other, so that what nobody but the end of a tenant deletes (0016) goes together.
+    foreign key (tenant_id, approval_id) references okcm.approval on delete cascade
 );
 -- Nor by somebody of whom there is no word.
 alter table okcm.approval add constraint approval_decided_by_fkey

@@ -75,7 +75,7 @@ grant select on okcm.certificate_revocation_list to okcm_operator, okcm_dashboar
 
 alter table okcm.outbox drop constraint outbox_kind_check;
 alter table okcm.outbox add constraint outbox_kind_check check (kind in (
-    'ready', 'late', 'failed', 'locked', 'unlocked', 'root-key-warning', 'root-key-changed',
+    'ready', 'late', 'failed', 'locked', 'unlocked', 'root-key-warning', 'root-key-changed', 'keys-rotated',
     'expiry-late', 'expiry-lapsed'));
 
 -- What the platform asks of all tenants that were opened and have not left: ids, times and states.

@@ -1,1 +1,0 @@
--- Holds the number of a migration that is written elsewhere; whoever brings both together takes this file away.
