@@ -131,11 +131,11 @@ begin
     if found then
         raise check_violation using message = 'a key of the tenant is not destroyed yet';
     end if;
-    -- Who is referred to comes after who refers.
+    -- Who is referred to comes after who refers; votes go with what they were about (0014).
     foreach doomed in array array['managed_object', 'service_key', 'service_certificate', 'service_request', 'service',
                                   'root_key_change', 'root_key_request', 'root_key', 'tenant_policy', 'rotation',
-                                  'usage_minute', 'usage_day', 'usage_batch', 'approval', 'approval_vote',
-                                  'dashboard_session', 'certificate_revocation_list', 'outbox',
+                                  'usage_minute', 'usage_day', 'usage_batch', 'approval', 'dashboard_session',
+                                  'certificate_revocation_list', 'outbox',
                                   'operation_step', 'route', 'key'] loop
         execute format('delete from okcm.%I where ctid = any (array('
                        'select ctid from okcm.%I where tenant_id = $1 limit $2))', doomed, doomed)

@@ -183,10 +183,12 @@ def test_who_is_not_signed_on_neither_asks_nor_votes(rows: Rows) -> None:
 
 def test_the_policy_keeps_what_needs_two_people(rows: Rows) -> None:
     policy = TenantPolicy(tenant_key_days=30, four_eyes=frozenset({Action.LOCK, Action.OFFBOARD}))
+    with rows.worker.tenant_tx(OTHER) as tx:
+        another = tx.policy.get()
     with rows.worker.tenant_tx(TENANT) as tx:
-        assert tx.policy.get() == TenantPolicy()
+        assert not tx.policy.get().four_eyes
         tx.policy.set(policy)
         tx.policy.set(policy)
         assert tx.policy.get() == policy
     with rows.worker.tenant_tx(OTHER) as tx:
-        assert tx.policy.get() == TenantPolicy()
+        assert tx.policy.get() == another
