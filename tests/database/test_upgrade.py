@@ -104,6 +104,9 @@ def test_a_database_from_before_the_crypto_service_keeps_its_rows_and_gets_the_r
     assert prepare(older.server, NAME) == ()
 
     assert what_is_there(worker) == standing
+    with worker.tenant_tx("acme") as tx:
+        [key] = tx.keys.all()
+        assert key.rotated_at == key.created_at
     a_connected_service(older, "acme", serial="aa01")
     with older.open("crypto").tenant_tx("acme") as tx:
         assert tx.services.caller("aa01") is not None
