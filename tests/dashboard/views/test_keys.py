@@ -50,9 +50,9 @@ def test_a_root_key_that_opens_nothing_is_not_called_in_use(state: State) -> Non
 
 def test_the_tenant_key_comes_before_others_of_its_kind_and_no_authority_is_among_them() -> None:
     rows = [
-        KeyRow("L2-acme-finance", "L2", 1, NOW),
-        KeyRow("L2-acme-primary", "L2", 2, NOW),
-        KeyRow("ca", "CA", 1, NOW),
+        KeyRow("L2-acme-finance", "L2", 1, NOW, 1, NOW),
+        KeyRow("L2-acme-primary", "L2", 2, NOW, 1, NOW),
+        KeyRow("ca", "CA", 1, NOW, 1, NOW),
     ]
     made = keys.tenant_keys(TENANT, rows, NOW)
     assert [name for name, _ in made] == ["L2-acme-primary", "L2-acme-finance"]
