@@ -9,14 +9,16 @@ from datetime import datetime, timedelta
 from temporalio import activity
 
 from activities.announcing import Announcer
+from activities.approving import require_approval
 from activities.journal import Clock, record
-from database.interfaces import LeavingRow, TenantDatabase
+from database.interfaces import LeavingRow, TenantDatabase, TenantTransaction
+from tenancy.approvals import Action, Argument
 from tenancy.audit import AuditName
 from tenancy.errors import IllegalTenantId, LeavingOtherwise, TenantUnknown
-from tenancy.events import AnnouncementKind
+from tenancy.events import AnnouncementKind, EventKind
 from tenancy.ids import RESERVED_PREFIX
 from tenancy.lifecycle import State
-from tenancy.messages import BegunResult, LeaveInput, LeavingResult, StandingResult, StepInput
+from tenancy.messages import BegunResult, LeaveInput, LeaveReason, LeavingResult, StandingResult, StepInput
 
 
 class LeavingActivities:
@@ -45,6 +47,8 @@ class LeavingActivities:
                 if grace is not None and until - since != grace:
                     raise LeavingOtherwise(f"the tenant is leaving already, until {until:%Y-%m-%d %H:%M} UTC")
                 return LeavingResult(state=State.LEAVING, since=since, until=until)
+            if not self._asked_by_marketplace(tx, step):
+                require_approval(tx, step, Action.OFFBOARD, _argument(step), step.approval_id)
             record(
                 tx,
                 step,
@@ -88,11 +92,26 @@ class LeavingActivities:
                 record(tx, step, AuditName.DESTRUCTION_BEGUN, step.tenant_id, "intended")
         return BegunResult(begun=begun)
 
+    @staticmethod
+    def _asked_by_marketplace(tx: TenantTransaction, step: LeaveInput) -> bool:
+        """Whether the signed event is on record: whoever else says that it was the marketplace is not believed.
+
+        A customer may end the service at their platform without a second person here, and has the grace to undo it.
+        """
+        usual = not step.now and step.grace_seconds is None
+        return usual and step.reason is LeaveReason.MARKETPLACE and tx.inbox.newest() is EventKind.SERVICE_DISABLED
+
     def _grace(self, step: LeaveInput) -> timedelta | None:
         """Return what is asked for; None for whatever is usual, or under way."""
         if step.now:
             return timedelta()
         return None if step.grace_seconds is None else timedelta(seconds=step.grace_seconds)
+
+
+def _argument(step: LeaveInput) -> Argument:
+    """Return what two people agree on: how soon the keys are gone, where it is not the usual grace."""
+    sooner = {} if step.grace_seconds is None else {"grace_seconds": step.grace_seconds}
+    return {"now": step.now, **sooner}
 
 
 def _span(row: LeavingRow) -> tuple[datetime, datetime]:

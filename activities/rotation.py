@@ -11,6 +11,7 @@ from itertools import repeat
 from temporalio import activity
 
 from activities.announcing import Announcer
+from activities.approving import require_approval
 from activities.journal import record
 from activities.rewrapping import Rewrapping
 from activities.wrapping import context_of, proven, refuse_overtaken_root_key, refuse_retired, root_key_in_force
@@ -24,6 +25,7 @@ from database.interfaces import (
 )
 from keystores.interfaces import RootKeyShelf
 from tenancy import ids
+from tenancy.approvals import Action, Argument
 from tenancy.audit import AuditName
 from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable, ServiceUnknown, TenantClosed, TenantUnknown
@@ -108,6 +110,10 @@ class RotationActivities:
                 raise TenantClosed(tenant.state)
             if request.service is not None and tx.services.key(request.service) is None:
                 raise ServiceUnknown
+            if request.compromised:
+                # What is replaced opens nothing afterwards, so that two people may be wanted for it.
+                argument = request.model_dump(mode="json", include={"services", "service", "tenant_key"})
+                require_approval(tx, step, Action.COMPROMISE, argument, request.approval_id)
             tx.rotations.begin(step.number, wanted, key.version)
             services, on_record = tx.rotations.unprepared(step.number, tx.policy.get()), tx.keys.get(key.name)
             if on_record is None:
@@ -298,6 +304,8 @@ class RotationActivities:
                 raise KeyVersionUnknown
             if state in {KeyState.ACTIVE, KeyState.PREPARED}:
                 raise KeyVersionInUse(step.service, step.version, f"it is {state}")
+            argument: Argument = {"service": step.service, "version": step.version}
+            require_approval(tx, step, Action.RETIRE_KEY_VERSION, argument, step.approval_id)
             record(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "intended")
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.tenants.lock()

@@ -290,7 +290,7 @@ class SwitchResult(StandingResult):
     mode: RootKeyMode
 
 
-class RotateRequest(Message):
+class RotateRequest(Approved):
     """What is asked of a rotation; with neither services nor tenant key it finishes what an earlier one left."""
 
     request_id: str
@@ -369,16 +369,13 @@ class DueTenants(Message):
     tenants: tuple[TenantId, ...]
 
 
-class RetireVersionStep(StepInput):
+class RetireVersionRequest(Approved):
+    service: ServiceName
+    version: int
+
+
+class RetireVersionStep(StepInput, RetireVersionRequest):
     """Input of the step that destroys a version of a service key which encrypts nothing any more."""
-
-    service: ServiceName
-    version: int
-
-
-class RetireVersionRequest(Message):
-    service: ServiceName
-    version: int
 
 
 class PolicyRequest(Approved):
@@ -421,7 +418,7 @@ class ApprovalResult(WaitingResult):
     told: AnnouncementKind | None = None
 
 
-class LeaveRequest(Message):
+class LeaveRequest(Approved):
     """What somebody asks for who lets a tenant leave; `now` is without any grace."""
 
     grace_seconds: float | None = Field(None, gt=0, le=LONGEST_GRACE.total_seconds(), description="None: the usual")

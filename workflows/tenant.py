@@ -21,15 +21,13 @@ with workflow.unsafe.imports_passed_through():
     from workflows.refusals import refusal
     from workflows.tenant_approvals import ApprovalPart
     from workflows.tenant_authority import AuthorityPart
-    from workflows.tenant_leaving import LeavingPart
-    from workflows.tenant_rotation import RotationPart
 
 _REMEMBERED_EVENTS = 64
 """PostgreSQL refuses repeated events for good; this many are remembered here for those that slip past a crash there."""
 
 
 @workflow.defn(name="Tenant")
-class Tenant(ApprovalPart, RotationPart, AuthorityPart, LeavingPart):
+class Tenant(ApprovalPart, AuthorityPart):
     @workflow.init
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)

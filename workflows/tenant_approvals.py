@@ -6,8 +6,9 @@ forged or was started anew opens nothing by that.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -22,9 +23,14 @@ with workflow.unsafe.imports_passed_through():
         ApprovalRequest,
         ApprovalResult,
         ApprovalStep,
+        Approved,
         CloseApprovalInput,
+        LeaveReason,
+        LeaveRequest,
         PolicyRequest,
+        RetireVersionRequest,
         RootKeyRequest,
+        RotateRequest,
         StandingMove,
         StandingRequest,
         TenantInput,
@@ -33,13 +39,18 @@ with workflow.unsafe.imports_passed_through():
     from workflows.entity import LIVE
     from workflows.refusals import refusal, refusal_of
     from workflows.steps import note
+    from workflows.tenant_leaving import LEAVING, LeavingPart
     from workflows.tenant_policy import PolicyPart
+    from workflows.tenant_root_key import ROOT_KEY_CHANGE
+    from workflows.tenant_rotation import RETIREMENT, ROTATION, RotationPart
+
+Request = TypeVar("Request", bound=Approved)
 
 _SHORTEST = timedelta(seconds=1)
 """The least time to the next look at what expires: PostgreSQL's clock decides, and may be a little behind."""
 
 
-class ApprovalPart(PolicyPart):
+class ApprovalPart(PolicyPart, RotationPart, LeavingPart):
     def __init__(self, tenant: TenantInput) -> None:
         super().__init__(tenant)
         self._approving = asyncio.Lock()
@@ -102,19 +113,25 @@ class ApprovalPart(PolicyPart):
         match result.action:
             case Action.LOCK:
                 return self._move(StandingRequest(move=StandingMove.LOCK, approval_id=approval_id))
-            case Action.ROOT_KEY_TO_PLATFORM:
-                return self._change_when_free(RootKeyRequest.model_validate(argument))
             case Action.CHANGE_POLICY:
                 return self._set_policy(PolicyRequest.model_validate(argument))
-            case _:
-                raise refusal(ApprovalUnknown(f"nothing here does {result.action}"))
+            case Action.ROOT_KEY_TO_PLATFORM:
+                return self._when_free(ROOT_KEY_CHANGE, self._change, RootKeyRequest.model_validate(argument))
+            case Action.OFFBOARD:
+                leave = LeaveRequest.model_validate(argument | {"reason": LeaveReason.CUSTOMER})
+                return self._when_free(LEAVING, self._leave_on_demand, leave)
+            case Action.COMPROMISE:
+                rotate = RotateRequest.model_validate(argument | {"request_id": approval_id, "compromised": True})
+                return self._when_free(ROTATION, self._rotate_on_demand, rotate)
+            case Action.RETIRE_KEY_VERSION:
+                return self._when_free(RETIREMENT, self._retire, RetireVersionRequest.model_validate(argument))
 
-    async def _change_when_free(self, request: RootKeyRequest) -> None:
-        """Change the root key after what runs: two people have agreed, and would have to do so again."""
+    async def _when_free(self, operation: str, do: Callable[[Request], Awaitable[None]], request: Request) -> None:
+        """Do it after what runs: two people have agreed, and would have to do so again."""
         while self._operation is not None:
             await workflow.wait_condition(lambda: self._operation is None)
-        with self._at_work("a change of the root key"):
-            await self._change(request)
+        with self._at_work(operation):
+            await do(request)
 
     def _next_end(self) -> datetime | None:
         """Return when the next request that waits is over; None while none waits."""

@@ -24,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.steps import note
     from workflows.tenant_standing import StandingPart
 
+LEAVING = "leaving"
 _STILL_ENDING = timedelta(seconds=1)
 """How long the run of a leaving that was undone is given to end before the next one is tried to be begun again."""
 
@@ -33,11 +34,14 @@ class LeavingPart(StandingPart):
 
     @workflow.update(name="offboard", description="Let the tenant leave: a grace, then its keys are destroyed for good")
     async def offboard(self, request: LeaveRequest) -> None:
-        with self._at_work("leaving"):
-            try:
-                await self._leave(request)
-            except ActivityError as failed:
-                raise refusal_of(failed) from None
+        with self._at_work(LEAVING):
+            await self._leave_on_demand(request)
+
+    async def _leave_on_demand(self, request: LeaveRequest) -> None:
+        try:
+            await self._leave(request)
+        except ActivityError as failed:
+            raise refusal_of(failed) from None
 
     @offboard.validator
     def _may_offboard(self, request: LeaveRequest) -> None:
@@ -79,7 +83,7 @@ class LeavingPart(StandingPart):
         self._remember(wish=None)
         try:
             if wish is EventKind.SERVICE_DISABLED and self._memory.state in LIVE:
-                with self._at_work("leaving"):
+                with self._at_work(LEAVING):
                     await self._leave(LeaveRequest(reason=LeaveReason.MARKETPLACE))
             elif wish is EventKind.SERVICE_ENABLED and self._memory.state is State.LEAVING:
                 # A customer who enables again within the grace wants the same tenant back.

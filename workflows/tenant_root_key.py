@@ -14,6 +14,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.steps import perform
     from workflows.tenant_standing import StandingPart
 
+ROOT_KEY_CHANGE = "a change of the root key"
+
 
 class RootKeyPart(StandingPart):
     @workflow.update(name="preflight-root-key", description="Try the root key of a stored request, change nothing")
@@ -31,7 +33,7 @@ class RootKeyPart(StandingPart):
 
     @workflow.update(name="change-root-key", description="Put every service key under the root key of a stored request")
     async def change_root_key(self, request: RootKeyRequest) -> None:
-        with self._at_work("a change of the root key"):
+        with self._at_work(ROOT_KEY_CHANGE):
             await self._change(request)
 
     @change_root_key.validator

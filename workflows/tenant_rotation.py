@@ -14,14 +14,17 @@ with workflow.unsafe.imports_passed_through():
     from workflows.steps import note
     from workflows.tenant_root_key import RootKeyPart
 
-_ROTATION = "a rotation of keys"
+ROTATION, RETIREMENT = "a rotation of keys", "the end of a version of a service key"
 
 
 class RotationPart(RootKeyPart):
     @workflow.update(name="rotate-keys", description="Make new versions of keys and wrap everything under them")
     async def rotate_keys(self, request: RotateRequest) -> None:
-        with self._at_work(_ROTATION):
-            result = await self._rotate(request, scheduled=False)
+        with self._at_work(ROTATION):
+            await self._rotate_on_demand(request)
+
+    async def _rotate_on_demand(self, request: RotateRequest) -> None:
+        result = await self._rotate(request, scheduled=False)
         if result.code:
             raise ApplicationError(
                 "the rotation did not get to its end; every key that worked works\n"
@@ -38,12 +41,8 @@ class RotationPart(RootKeyPart):
 
     @workflow.update(name="retire-service-key", description="Destroy a version of a service key that encrypts nothing")
     async def retire_service_key(self, request: RetireVersionRequest) -> None:
-        with self._at_work("the end of a version of a service key"):
-            step = RetireVersionStep(**self._step("retire").model_dump(), **request.model_dump())
-            try:
-                await note(RotationActivities.retire_service_key, step, "destroy a version of a service key")
-            except ActivityError as failed:
-                raise refusal_of(failed) from None
+        with self._at_work(RETIREMENT):
+            await self._retire(request)
 
     @retire_service_key.validator
     def _may_retire_service_key(self, request: RetireVersionRequest) -> None:
@@ -56,13 +55,20 @@ class RotationPart(RootKeyPart):
         # Whoever is at work is left alone; what is due then still is an hour later.
         if self._operation is not None or self._memory.state not in DECRYPTS:
             return
-        with self._at_work(_ROTATION):
+        with self._at_work(ROTATION):
             try:
                 due = await note(RotationActivities.look_for_due_rotation, self._step("due"), "look what is due")
                 if due.request is not None:
                     await self._rotate(due.request, scheduled=True)
             except (ActivityError, ChildWorkflowError):
                 workflow.logger.warning("keys that are due were not rotated")
+
+    async def _retire(self, request: RetireVersionRequest) -> None:
+        step = RetireVersionStep(**self._step("retire").model_dump(), **request.model_dump())
+        try:
+            await note(RotationActivities.retire_service_key, step, "destroy a version of a service key")
+        except ActivityError as failed:
+            raise refusal_of(failed) from None
 
     async def _rotate(self, request: RotateRequest, *, scheduled: bool) -> RotateResult:
         tenant = self._tenant

@@ -11,6 +11,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
+from activities.leaving import LeavingActivities
 from activities.policies import PolicyActivities
 from activities.standing import StandingActivities
 from tenancy.approvals import Action, Approval, ApprovalState, Argument, Choice
@@ -20,6 +21,8 @@ from tenancy.messages import (
     ApprovalResult,
     ApprovalStep,
     CloseApprovalInput,
+    LeaveInput,
+    LeavingResult,
     PolicyInput,
     StandingInput,
     StandingMove,
@@ -43,6 +46,7 @@ class Scene:
         announcer = Announcer((Channel.EMAIL,), "https://cmk.example/tenant")
         self.approvals = ApprovalActivities(self.worker, announcer, DAY)
         self.policies = PolicyActivities(self.worker)
+        self.leaving = LeavingActivities(self.worker, announcer, timedelta(days=30), lambda: datetime.now(UTC))
         self.standings = StandingActivities(self.worker, announcer, 60.0, lambda: datetime.now(UTC))
         self._steps = 0
 
@@ -91,6 +95,10 @@ class Scene:
                 tenant_id=TENANT, operation_id=operation_id or step.operation_id, move=move, approval_id=approval_id
             ),
         )
+
+    def leave(self, approval_id: str | None = None, **request: Any) -> LeavingResult:
+        fields = self.step("leave").model_dump() | {"approval_id": approval_id} | request
+        return self.run(self.leaving.begin_leaving, LeaveInput.model_validate(fields))
 
     def set_policy(self, policy: TenantPolicy, approval_id: str | None = None) -> None:
         request = policy.as_argument() | {"approval_id": approval_id}

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,14 +18,14 @@ from tenancy.approval_errors import (
     VoteNotCounted,
 )
 from tenancy.approvals import MOST_PENDING, Action, ApprovalState, Choice
-from tenancy.events import AnnouncementKind
+from tenancy.events import AnnouncementKind, EventKind
 from tenancy.lifecycle import State
-from tenancy.messages import PolicyInput, StandingMove
+from tenancy.messages import LeaveReason, PolicyInput, StandingMove
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
 from tenancy.root_key_errors import RootKeyDisabled
 from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, scene
-from tests.database.builders import a_connected_service, a_root_key
+from tests.database.builders import a_connected_service, a_root_key, an_event
 
 __all__ = ["scene"]  # a fixture that pytest finds here by its name
 
@@ -107,6 +108,30 @@ def test_an_approval_for_one_thing_opens_no_other(scene: Scene) -> None:
         scene.set_policy(TenantPolicy(), policy)  # the wall taken down with the word for another number
     scene.set_policy(OTHERS_POLICY, policy)
     assert scene.policy == OTHERS_POLICY
+
+
+def test_leaving_takes_two_people_and_how_soon_is_what_they_agreed_on(scene: Scene) -> None:
+    scene.wants_two_for(Action.OFFBOARD)
+    usual = scene.approved(Action.OFFBOARD, {"now": False})
+    for request in ({}, {"now": True}, {"approval_id": usual, "now": True}, {"approval_id": usual, "grace_seconds": 1}):
+        with pytest.raises(ApprovalRequired):
+            scene.leave(**request)
+    assert scene.state is State.ACTIVE
+    left = scene.leave(usual)
+    assert (scene.state, left.until - left.since) == (State.LEAVING, timedelta(days=30))
+
+
+def test_only_the_marketplaces_own_word_lets_a_tenant_leave_without_a_second_person(scene: Scene) -> None:
+    scene.wants_two_for(Action.OFFBOARD)
+    said = {"reason": LeaveReason.MARKETPLACE}
+    with pytest.raises(ApprovalRequired):
+        scene.leave(**said)
+    with scene.field.open("marketplace").tenant_tx(TENANT) as tx:
+        tx.inbox.accept(an_event(TENANT, event_id="off", kind=EventKind.SERVICE_DISABLED))
+    for sooner in ({"now": True}, {"grace_seconds": 1}, {"reason": LeaveReason.OPERATOR}):
+        with pytest.raises(ApprovalRequired):
+            scene.leave(**said | sooner)
+    assert scene.leave(**said).state is State.LEAVING
 
 
 def test_whoever_asked_does_not_approve_whatever_they_call_themselves(scene: Scene) -> None:

@@ -6,6 +6,8 @@ from datetime import timedelta
 import pytest
 
 from activities.rewrapping import Rewrapping
+from tenancy.approval_errors import ApprovalRequired
+from tenancy.approvals import Action
 from tenancy.binding import Context
 from tenancy.errors import KeyUnavailable, Overtaken, ServiceUnknown, TenantClosed
 from tenancy.lifecycle import Move
@@ -296,3 +298,14 @@ def test_the_customer_is_told_of_a_rotation_that_came_to_its_end(rotating) -> No
     assert rotating.step_of("finish-rotation", step).told == "keys-rotated"
     with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
         assert {message.kind for message in tx.outbox.unsent()} == {"ready", "keys-rotated"}
+
+
+def test_what_takes_a_version_away_takes_two_people_where_the_policy_says_so(rotating: Rotating) -> None:
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        tx.policy.set(TenantPolicy(four_eyes=frozenset({Action.COMPROMISE, Action.RETIRE_KEY_VERSION})))
+    with pytest.raises(ApprovalRequired):
+        rotating.rotate(rotating.wants(compromised=True))
+    rotating.rotate(rotating.wants())
+    with pytest.raises(ApprovalRequired):
+        rotating.retire(SERVICES[0], 1)
+    assert rotating.states[SERVICES[0], 1] is KeyState.DEACTIVATED

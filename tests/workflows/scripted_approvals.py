@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import NoReturn
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from tenancy.approvals import Action, ApprovalState
 from tenancy.events import AnnouncementKind
@@ -11,8 +13,14 @@ from tenancy.messages import (
     ApprovalResult,
     ApprovalStep,
     CloseApprovalInput,
+    LeaveInput,
+    LeavingResult,
     PendingApproval,
+    PlanRotationStep,
     PolicyInput,
+    RetireVersionStep,
+    RotationFailedStep,
+    RotationPlan,
     StandingInput,
     StandingResult,
     StepInput,
@@ -40,7 +48,8 @@ class ApprovalScript(RootKeyScript):
 
     def activities(self) -> list[Callable[..., object]]:
         own = [self._admit_approval, self._decide, self._close, self._expire, self._change_policy]
-        return [*super().activities(), *own]
+        others = [self._begin_leaving, self._plan_rotation, self._abandon_rotation, self._retire_version]
+        return [*super().activities(), *own, *others]
 
     @activity.defn(name="admit-approval")
     async def _admit_approval(self, step: ApprovalStep) -> ApprovalResult:
@@ -80,6 +89,28 @@ class ApprovalScript(RootKeyScript):
     async def _change_standing(self, step: StandingInput) -> StandingResult:
         self.with_approval.append(step.approval_id)
         return await super()._change_standing(step)
+
+    # What else takes two people: that its first step is asked for with the approval is all that is looked at here.
+    @activity.defn(name="begin-leaving")
+    async def _begin_leaving(self, step: LeaveInput) -> LeavingResult:
+        self._asked_with("begin-leaving", step.approval_id)
+
+    @activity.defn(name="plan-rotation")
+    async def _plan_rotation(self, step: PlanRotationStep) -> RotationPlan:
+        self._asked_with("plan-rotation", step.request.approval_id)
+
+    @activity.defn(name="abandon-rotation")
+    async def _abandon_rotation(self, step: RotationFailedStep) -> None:
+        self._called("abandon-rotation", step)
+
+    @activity.defn(name="retire-service-key")
+    async def _retire_version(self, step: RetireVersionStep) -> None:
+        self._asked_with("retire-service-key", step.approval_id)
+
+    def _asked_with(self, name: str, approval_id: str | None) -> NoReturn:
+        self.calls.append(name)
+        self.with_approval.append(approval_id)
+        raise ApplicationError("seen", "nothing", type="seen", non_retryable=True)
 
     def _result(self, state: ApprovalState, **more: object) -> ApprovalResult:
         return ApprovalResult.model_validate(

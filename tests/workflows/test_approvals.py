@@ -19,6 +19,7 @@ from tests.workflows.scripted_approvals import ApprovalScript
 from workflows import visibility
 from workflows.gateway import Gateway, UpdateRefused
 from workflows.root_key import ChangeRootKey
+from workflows.rotate import RotateKeys
 from workflows.tenant import Tenant
 
 
@@ -30,7 +31,9 @@ def script() -> ApprovalScript:
 @pytest.fixture
 async def queue(client: Client, script: ApprovalScript) -> AsyncIterator[str]:
     name = ids.task_queue(f"eu-{uuid.uuid4().hex}-1")
-    async with Worker(client, task_queue=name, workflows=[Tenant, ChangeRootKey], activities=script.activities()):
+    async with Worker(
+        client, task_queue=name, workflows=[Tenant, ChangeRootKey, RotateKeys], activities=script.activities()
+    ):
         yield name
 
 
@@ -151,12 +154,24 @@ async def test_what_stops_an_approved_action_is_told_and_on_record(entity: Entit
     assert script.closed == [(approval_id, "illegal_move")]
 
 
-async def test_an_action_that_nothing_here_does_fails_visibly(entity: Entity, script: ApprovalScript) -> None:
-    script.asks = Action.OFFBOARD
+@pytest.mark.parametrize(
+    ("action", "argument", "step"),
+    [
+        (Action.OFFBOARD, {"now": True}, "begin-leaving"),
+        (Action.COMPROMISE, {"services": "all", "service": None, "tenant_key": True}, "plan-rotation"),
+        (Action.RETIRE_KEY_VERSION, {"service": "orders", "version": 1}, "retire-service-key"),
+    ],
+)
+async def test_each_action_is_begun_with_its_approval(
+    entity: Entity, script: ApprovalScript, action: Action, argument: dict[str, object], step: str
+) -> None:
+    script.asks, script.argument = action, argument
     approval_id = await entity.propose()
-    with pytest.raises(UpdateRefused):
+    with pytest.raises(UpdateRefused) as refused:
         await entity.decide(approval_id)
-    assert script.closed == [(approval_id, "approval_unknown")]
+    assert (refused.value.code, script.with_approval) == ("seen", [approval_id])
+    assert step in script.calls
+    assert script.closed == [(approval_id, "seen")]
 
 
 async def test_two_who_decide_at_once_do_it_once(entity: Entity, script: ApprovalScript) -> None:
