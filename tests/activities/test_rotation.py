@@ -308,4 +308,4 @@ def test_what_takes_a_version_away_takes_two_people_where_the_policy_says_so(rot
     rotating.rotate(rotating.wants())
     with pytest.raises(ApprovalRequired):
         rotating.retire(SERVICES[0], 1)
-    assert rotating.states[SERVICES[0], 1] is KeyState.DEACTIVATED
+    assert rotating.states()[SERVICES[0], 1] is KeyState.DEACTIVATED
