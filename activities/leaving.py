@@ -14,9 +14,10 @@ from activities.journal import Clock, record
 from database.interfaces import LeavingRow, TenantDatabase, TenantTransaction
 from tenancy.approvals import Action, Argument
 from tenancy.audit import AuditName
-from tenancy.errors import IllegalTenantId, LeavingOtherwise, TenantUnknown
+from tenancy.errors import IllegalTenantId, TenantUnknown
 from tenancy.events import AnnouncementKind, EventKind
 from tenancy.ids import RESERVED_PREFIX
+from tenancy.leaving_errors import LeavingOtherwise
 from tenancy.lifecycle import State
 from tenancy.messages import BegunResult, LeaveInput, LeaveReason, LeavingResult, StandingResult, StepInput
 

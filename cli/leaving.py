@@ -20,9 +20,10 @@ from cli.tenant import of_leaving
 from config.settings import load_settings
 from database.connection import Database
 from database.interfaces import TenantRow, TenantTransaction
-from tenancy.errors import CallerError, DestructionBegun, TenantOffboarded, TenantUnknown
+from tenancy.errors import CallerError, TenantOffboarded, TenantUnknown
 from tenancy.ids import offboard_workflow, parse_tenant_id, tenant_workflow
 from tenancy.leaving import parse_grace
+from tenancy.leaving_errors import DestructionBegun
 from tenancy.lifecycle import Move, State, advance
 from tenancy.messages import LeaveRequest
 

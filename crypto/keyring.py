@@ -34,10 +34,11 @@ from crypto.interfaces import Blocking, Caller, Changes, ServiceKey
 from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, mark
 from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, KeyVersionRetired, ObjectNotFound, OpenKcmError, WrongContext
+from tenancy.errors import KeyUnavailable, ObjectNotFound, OpenKcmError, WrongContext
 from tenancy.ids import l2_key
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied
 from tenancy.rotation import KeyState
+from tenancy.rotation_errors import KeyVersionRetired
 from vault.interfaces import TenantKeys
 
 MATERIAL = 32

@@ -20,16 +20,9 @@ from crypto import ciphertext as form
 from crypto.correlation import correlation_id, new_correlation_id
 from crypto.interfaces import Caller, Callers, DataKey, Entry, Journal, Keyring, ServiceKey
 from tenancy.binding import Context, Purpose
-from tenancy.errors import (
-    CallerRefused,
-    CiphertextRefused,
-    InvalidRequest,
-    KeyVersionRetired,
-    ObjectNotFound,
-    OpenKcmError,
-    TenantClosed,
-)
+from tenancy.errors import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound, OpenKcmError, TenantClosed
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
+from tenancy.rotation_errors import KeyVersionRetired
 from tenancy.services import CryptoOperation
 
 DATA_KEY = 32

@@ -27,7 +27,7 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         errors.ObjectNotFound: HTTPStatus.NOT_FOUND,
         errors.KeyNotUsable: HTTPStatus.CONFLICT,
         # Not 410: what is gone is not the resource that the request names (RFC 9110, 15.5.11), which is the operation.
-        errors.KeyVersionRetired: HTTPStatus.CONFLICT,
+        rotation_errors.KeyVersionRetired: HTTPStatus.CONFLICT,
         errors.CiphertextRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
         # The platform did its part and the customer's key did not: a failed dependency, which only they can mend.
@@ -58,7 +58,7 @@ OF_ONE_ITEM = (
     errors.CiphertextRefused,
     errors.ObjectNotFound,
     errors.KeyNotUsable,
-    errors.KeyVersionRetired,
+    rotation_errors.KeyVersionRetired,
 )
 """Refusals that say nothing of a batch's other items."""
 

@@ -1,6 +1,6 @@
 """What one may do with a tenant's audit stream; part of `interfaces`, where everybody else finds it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -57,4 +57,12 @@ class AuditStream(Protocol):
         No index knows what is in a record, so the time this takes grows with the length of `among`: the caller MUST
         keep that short and ask again for what is beyond.
         """
+        ...
+
+
+class AuditKeys(Protocol):
+    """The public keys by which heads and certificates are checked: the platform's, no tenant's."""
+
+    def audit_keys(self) -> Mapping[str, str]:
+        """Return `key:version` → PEM of every public key on record (operator, dashboard, worker, crypto)."""
         ...

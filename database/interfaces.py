@@ -7,15 +7,16 @@ record, the step and the announcement that follow from it.
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 from database.approval_interfaces import Approvals
-from database.audit_interfaces import AuditStream, FoundRecord, StreamEnds
+from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
+from database.platform_interfaces import PlatformDatabase
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
     HeldKeyRow,
@@ -63,6 +64,7 @@ from tenancy.provisioning import Step
 
 __all__ = [
     "Approvals",
+    "AuditKeys",
     "AuditStream",
     "AuthorityRow",
     "BoundaryRunRow",
@@ -83,6 +85,7 @@ __all__ = [
     "ObjectCountRow",
     "ObjectRow",
     "OperatorQuestions",
+    "PlatformDatabase",
     "ProvisioningTime",
     "RevocationListRow",
     "RevokedRow",
@@ -294,76 +297,8 @@ class TenantDatabase(Protocol):
         ...
 
 
-class AuditKeys(Protocol):
-    """The public keys by which heads and certificates are checked: the platform's, no tenant's."""
-
-    def audit_keys(self) -> Mapping[str, str]:
-        """Return `key:version` → PEM of every public key on record (operator, dashboard, worker, crypto)."""
-        ...
-
-
 class AuditDatabase(TenantDatabase, AuditKeys, Protocol):
     """Streams, and the public keys by which to check them."""
-
-
-class PlatformDatabase(AuditKeys, Protocol):
-    """The few questions that span tenants, each a function or a policy of its own with its own grant."""
-
-    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
-        """Return (tenant id, event id, region, kind) of events no workflow has yet, oldest first (marketplace)."""
-        ...
-
-    def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:
-        """Return those serials that are on record for no tenant (worker)."""
-        ...
-
-    def moved_heads(self, limit: int) -> Sequence[str]:
-        """Return tenants whose audit stream grew since its head was last signed (worker)."""
-        ...
-
-    def record_audit_keys(self, keys: Mapping[str, str]) -> None:
-        """Record public keys, each once and for good (worker); raises DatabaseRefused for another of a known name."""
-        ...
-
-    def waiting_outboxes(self, limit: int) -> Sequence[str]:
-        """Return tenants with announcements that were stored over a minute ago and are still unsent (worker)."""
-        ...
-
-    def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[WatchedKey]:
-        """Return the root keys in force that customers of a region hold; `used` within `lately` (worker)."""
-        ...
-
-    def untaken_credentials(self, limit: int) -> Sequence[str]:
-        """Return tenants with sealed credentials that nobody came for in a quarter of an hour (worker)."""
-        ...
-
-    def stale_services(self, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]:
-        """Return (tenant id, service) where objects may have to be sealed anew, in order, behind `after` (crypto)."""
-        ...
-
-    def due_rotations(self, limit: int) -> Sequence[str]:
-        """Return tenants with a key that is older than they want, or with a rotation to be finished (worker)."""
-        ...
-
-    def due_authorities(self, limit: int) -> Sequence[str]:
-        """Return tenants whose authority has a third of its life left and can be rolled (worker)."""
-        ...
-
-    def outlived_authorities(self, limit: int) -> Sequence[str]:
-        """Return tenants whose former authority's certificates have all expired (worker)."""
-        ...
-
-    def stale_revocation_lists(self, oldest: timedelta, limit: int) -> Sequence[str]:
-        """Return tenants with a revocation list that is missing, older than that, or lacks a revocation (worker)."""
-        ...
-
-    def expiring(self, limit: int) -> Sequence[EndingRow]:
-        """Return what is late or lapsed (tenancy/expiry.py) of tenants that were opened and have not left (worker)."""
-        ...
-
-    def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
-        """Return tenants in order of id, from the first one behind `after` (operator)."""
-        ...
 
 
 class ChangeFeed(Protocol):

@@ -12,7 +12,8 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
-from tenancy.errors import DatabaseRefused, DestructionBegun, GraceNotOver, TenantUnknown
+from tenancy.errors import DatabaseRefused, TenantUnknown
+from tenancy.leaving_errors import DestructionBegun, GraceNotOver
 from tenancy.lifecycle import DECRYPTS, Move, State, advance
 from tenancy.shred import DestroyedKind
 

@@ -18,10 +18,11 @@ from database.interfaces import (
     ServiceRow,
 )
 from tenancy.authorities import AuthorityState
-from tenancy.errors import DatabaseRefused, KeyVersionRetired, Overtaken, ServiceConflict, ServiceUnknown
+from tenancy.errors import DatabaseRefused, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.root_keys import parse_place
 from tenancy.rotation import OPENING, KeyState
+from tenancy.rotation_errors import KeyVersionRetired
 from tenancy.services import ServiceKind, ServiceState
 
 _SERVICE = (

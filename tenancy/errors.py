@@ -136,28 +136,6 @@ class IllegalMove(CallerError):
         )
 
 
-class DestructionBegun(CallerError):
-    """The grace is over and the tenant's keys are being destroyed, or are."""
-
-    code = "destruction_begun"
-    message = "the destruction of the tenant's keys has begun"
-    hint = "nothing can be restored any more; the certificate says what was destroyed: openkcm tenant show"
-
-
-class LeavingOtherwise(CallerError):
-    """The tenant is leaving already, at another time than is asked for now."""
-
-    code = "leaving_otherwise"
-    message = "the tenant is leaving already, and at another time"
-    hint = "to change the time restore it first, then let it leave again"
-
-
-class GraceNotOver(PlatformError):
-    code = "grace_not_over"
-    message = "the grace of the tenant is not over"
-    hint = "nothing is wrong unless it stays: then compare the clocks of the worker and of temporal"
-
-
 class OperationRunning(CallerError):
     code = "operation_running"
 
@@ -364,14 +342,6 @@ class CiphertextRefused(CallerError):
     code = "ciphertext_refused"
     message = "the ciphertext does not open for this caller and resource"
     hint = "send it unaltered, from the service that encrypted it, with the same resource"
-
-
-class KeyVersionRetired(CallerError):
-    """Sealed under a version of the service's key that is compromised or destroyed: genuine or not, it stays closed."""
-
-    code = "key_version_retired"
-    message = "this was encrypted under a version of the service's key that was retired"
-    hint = "ask the security administrator why it was retired; store the data anew from its source"
 
 
 class ObjectNotFound(CallerError):

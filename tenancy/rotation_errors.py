@@ -19,3 +19,11 @@ class KeyVersionInUse(CallerError):
             f"version {version} of the key of {service} is in use: {use}",
             "rotate the service first, and retire only versions that encrypt nothing and hold no objects",
         )
+
+
+class KeyVersionRetired(CallerError):
+    """Sealed under a version of the service's key that is compromised or destroyed: genuine or not, it stays closed."""
+
+    code = "key_version_retired"
+    message = "this was encrypted under a version of the service's key that was retired"
+    hint = "ask the security administrator why it was retired; store the data anew from its source"

@@ -22,7 +22,8 @@ from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
 from crypto.kmip.refusals import KmipRefused
 from database.interfaces import ObjectRow, TenantDatabase, TenantTransaction, mark, object_mark
-from tenancy.errors import KeyVersionRetired, ObjectNotFound, Overtaken
+from tenancy.errors import ObjectNotFound, Overtaken
+from tenancy.rotation_errors import KeyVersionRetired
 
 _ATTEMPTS = 20
 _KEPT_OF_TENANT = 4096

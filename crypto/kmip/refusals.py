@@ -14,7 +14,6 @@ from tenancy.errors import (
     InvalidName,
     InvalidRequest,
     KeyNotUsable,
-    KeyVersionRetired,
     ObjectNotFound,
     OpenKcmError,
     PlatformError,
@@ -23,6 +22,7 @@ from tenancy.errors import (
     WrongContext,
 )
 from tenancy.root_key_errors import CustomerKeyError
+from tenancy.rotation_errors import KeyVersionRetired
 
 log = structlog.get_logger()
 

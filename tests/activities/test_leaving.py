@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from tenancy.errors import DestructionBegun, GraceNotOver, IllegalMove, IllegalTenantId, LeavingOtherwise
+from tenancy.errors import IllegalMove, IllegalTenantId
 from tenancy.events import AnnouncementKind
 from tenancy.ids import CANARY_TENANT_ID
+from tenancy.leaving_errors import DestructionBegun, GraceNotOver, LeavingOtherwise
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tenancy.messages import LeaveInput, LeaveReason, StandingInput, StandingMove

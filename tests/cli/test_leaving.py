@@ -4,14 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenancy.errors import (
-    DestructionBegun,
-    InvalidName,
-    LeavingOtherwise,
-    OpenKcmError,
-    TenantOffboarded,
-    TenantUnknown,
-)
+from tenancy.errors import InvalidName, OpenKcmError, TenantOffboarded, TenantUnknown
+from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
 from tenancy.messages import LeaveReason
 from tests.cli.root_key_stand import ACME, desk, field, secrets_folder, server, template
 

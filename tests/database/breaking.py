@@ -13,18 +13,8 @@ from psycopg import errors
 from database.context import sign
 from database.roles import PROCESSES
 from tests.database.fixtures import Field
-from tests.database.hostile import (
-    ALLOWED_WRITES,
-    ATTACKER,
-    NEVER,
-    NEVER_ANYBODY,
-    NEVER_ON_ANY_TABLE,
-    OPERATORS_QUESTIONS,
-    PARTITIONS,
-    READABLE,
-    TABLES,
-    VICTIM,
-)
+from tests.database.forbidden import NEVER, NEVER_ANYBODY, OPERATORS_QUESTIONS, READABLE
+from tests.database.hostile import ALLOWED_WRITES, ATTACKER, NEVER_ON_ANY_TABLE, PARTITIONS, TABLES, VICTIM
 
 # Refused by grant, row security or trigger, or by a reference. Anything else is a mistake of the attack.
 _REFUSED = (errors.InsufficientPrivilege, errors.ForeignKeyViolation)

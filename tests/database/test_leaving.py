@@ -8,8 +8,9 @@ import pytest
 
 from database.connection import Database
 from database.interfaces import LeavingRow, TenantTransaction
-from tenancy.errors import DatabaseRefused, DestructionBegun, GraceNotOver, IllegalMove, TenantUnknown
+from tenancy.errors import DatabaseRefused, IllegalMove, TenantUnknown
 from tenancy.leaving import KEPT
+from tenancy.leaving_errors import DestructionBegun, GraceNotOver
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tests.database.builders import (

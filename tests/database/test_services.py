@@ -5,10 +5,11 @@ import psycopg
 import pytest
 
 from database.connection import Database
-from tenancy.errors import DatabaseRefused, KeyVersionRetired, ServiceConflict, ServiceUnknown
+from tenancy.errors import DatabaseRefused, ServiceConflict, ServiceUnknown
 from tenancy.ids import l2_key
 from tenancy.lifecycle import Move, State
 from tenancy.rotation import OPENING, KeyState
+from tenancy.rotation_errors import KeyVersionRetired
 from tenancy.services import ServiceKind, ServiceState
 from tests.database.builders import (
     NOW,

@@ -8,8 +8,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.closing import ClosingActivities
-from tenancy.errors import DestructionBegun, LeavingOtherwise
 from tenancy.events import AnnouncementKind
+from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
 from tenancy.lifecycle import State
 from tenancy.messages import (
     AnnounceInput,

@@ -13,7 +13,8 @@ from crypto.openings import Openings
 from database.interfaces import mark
 from keystores.interfaces import RootKey
 from tenancy.binding import Context, Purpose
-from tenancy.errors import CiphertextRefused, DatabaseUnavailable, KeyUnavailable, KeyVersionRetired
+from tenancy.errors import CiphertextRefused, DatabaseUnavailable, KeyUnavailable
+from tenancy.rotation_errors import KeyVersionRetired
 from tests.crypto.core.test_keyring import a_keyring, caller_of, clock, home
 from tests.crypto.core.test_keyring_root_keys import until
 from tests.crypto.core.test_operations import Desk, desk

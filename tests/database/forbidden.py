@@ -1,0 +1,225 @@
+"""What no process may, whatever its rows: by the process in whose session it is tried; `breaking` tries it."""
+
+from tests.database.hostile import TABLES
+
+READABLE = {
+    "worker": TABLES,
+    "marketplace": ("tenant", "marketplace_event", "operation_step", "outbox"),
+    "operator": tuple(table for table in TABLES if table not in {"usage_day", "dashboard_session"}),
+    "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
+    "crypto": (
+        *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
+        *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key", "certificate_revocation_list"),
+    ),
+}
+# Granted to the dashboard's role alone, and to it for the platform's context alone.
+OPERATORS_QUESTIONS = (
+    "select count(*) from okcm.count_tenants('3 minutes')",
+    "select count(*) from okcm.page_of_tenants(null, null, false, null, '3 minutes', '', 10)",
+    "select count(*) from okcm.stuck_tenants('3 minutes', 10)",
+    "select count(*) from okcm.provisioning_times(10)",
+)
+# Inside its own tenant a process may still not do these.
+NEVER = {
+    "worker": (
+        "select okcm.unstarted_events(10)",
+        "select okcm.moved_heads(10)",
+        "select okcm.waiting_outboxes(10)",
+        "select okcm.due_authorities(10)",
+        "select okcm.outlived_authorities(10)",
+        "select okcm.stale_revocation_lists('12 hours', 10)",
+        "select okcm.expiring(10)",
+        "update okcm.certificate_authority set certificate_pem = 'x'",
+        "update okcm.service_certificate set authority = 'x'",
+        *(f"delete from okcm.{table}" for table in ("certificate_authority", "certificate_revocation_list")),
+        "select okcm.unknown_serials('{{aa}}')",
+        "select okcm.watched_root_keys('eu-west-1', '1 minute')",
+        "select okcm.untaken_credentials(10)",
+        (
+            "insert into okcm.tenant (tenant_id, organization, region, state) values ('{attacker}', 'x', 'x', 'active')"
+            " on conflict do nothing"
+        ),
+        "insert into okcm.audit_event values ('{attacker}', 99, 'x', '{{}}', sha256(''))",
+        "update okcm.audit_head set seq = 0",
+        "update okcm.audit_event set record = '{{}}'",
+        "delete from okcm.audit_event",
+        "delete from okcm.audit_signed_head",
+        "delete from okcm.boundary_result",
+        "update okcm.key set name = 'x'",
+        "select okcm.due_rotations(1, 1, 10)",
+        "delete from okcm.rotation",
+        *(f"update okcm.rotation set {column}" for column in ("services = 'all'", "from_version = 9", "number = 9")),
+        "delete from okcm.tenant_policy",
+        "delete from okcm.service_certificate",
+        "update okcm.service_certificate set not_after = now()",
+        "delete from okcm.service_key",
+        "update okcm.service_key set l2_key = 'x'",
+        "update okcm.root_key set place = '{{}}'",
+        "update okcm.root_key_request set place = '{{}}'",
+        "delete from okcm.root_key",
+        # It decides by what people said, and says nothing in their place.
+        (
+            "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name)"
+            " values ('{attacker}', repeat('e', 32), 'lock', 'ada', 'Ada')"
+        ),
+        (
+            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
+            " values ('{attacker}', md5('{attacker}'), 'ada', 'Ada', '{{administrator}}', 'approve')"
+        ),
+        "update okcm.approval set requested_by = 'x'",
+        "update okcm.approval set action = 'lock', argument = '{{}}'",
+        "delete from okcm.approval",
+        "update okcm.approval_vote set choice = 'approve'",
+        "delete from okcm.approval_vote",
+        "delete from okcm.root_key_change",
+        "delete from okcm.service",
+        "update okcm.service_request set csr_pem = 'x'",
+        *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
+        "delete from okcm.managed_object",
+        *(f"select count from okcm.{table}" for table in ("usage_minute", "usage_day")),
+        "select subject from okcm.dashboard_session",
+        "update okcm.destruction set fingerprint = repeat('0', 64)",
+        "update okcm.shred_certificate set statement = 'x'",
+        *(f"delete from okcm.{table}" for table in ("destruction", "shred_certificate")),
+    ),
+    "marketplace": (
+        "select okcm.unstarted_events(10)",
+        "select okcm.moved_heads(10)",
+        "select okcm.unknown_serials('{{aa}}')",
+        (
+            "insert into okcm.tenant (tenant_id, organization, region, state) values ('{attacker}', 'x', 'x', 'active')"
+            " on conflict do nothing"
+        ),
+        "select * from okcm.audit_event",
+        "select * from okcm.key",
+        "update okcm.tenant set state = 'active'",
+        "update okcm.marketplace_event set organization = 'x'",
+        *(f"select * from okcm.{table}" for table in ("service", "service_key", "managed_object", "usage_minute")),
+    ),
+    "operator": (
+        'select okcm.audit_append(\'{{"event_id": "x"}}\')',
+        "select okcm.unstarted_events(10)",
+        "update okcm.tenant set state = 'active'",
+        "delete from okcm.route",
+        "update okcm.service_request set csr_pem = 'x'",
+        "update okcm.service set state = 'connected'",
+        "select wrapped from okcm.service_key",
+        "select staged_wrapped from okcm.service_key",
+        *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
+        *(f"select {column} from okcm.root_key" for column in ("credentials", "probe", "probe_digest")),
+        "select sealed from okcm.root_key_request",
+        "update okcm.root_key_request set problems = '[]'",
+        "update okcm.root_key set health = 'ok'",
+        "select count from okcm.usage_day",
+    ),
+    # It faces the customers' networks: what it could change here, a hole in it could change.
+    "crypto": (
+        "select okcm.unknown_serials('{{aa}}')",
+        "select okcm.watched_root_keys('eu-west-1', '1 minute')",
+        "select okcm.untaken_credentials(10)",
+        "select probe from okcm.root_key",
+        "update okcm.root_key set health = 'ok'",
+        "select * from okcm.root_key_request",
+        "select * from okcm.root_key_change",
+        "select okcm.moved_heads(10)",
+        "select okcm.audit_save_signed_head(1, '', '', '')",
+        *(f"select * from okcm.{table}" for table in ("audit_event", "key", "service_request", "outbox")),
+        "update okcm.tenant set state = 'active'",
+        "update okcm.route set region = 'x'",
+        "update okcm.certificate_authority set serial = 'ff'",
+        "update okcm.certificate_authority set state = 'current'",
+        "update okcm.route set former_issuer_fingerprint = repeat('f', 64)",
+        "update okcm.certificate_revocation_list set der = 'x'",
+        "select okcm.expiring(10)",
+        "update okcm.service set state = 'connected'",
+        "insert into okcm.service (tenant_id, service, kind) values ('{attacker}', 'new', 'mongodb')",
+        "update okcm.service_certificate set revoked_at = null",
+        (
+            "insert into okcm.service_certificate"
+            " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after)"
+            " values ('{attacker}', 'ff', 'orders', 9, 'x', 'x', now(), now() + interval '1 hour')"
+        ),
+        *(f"update okcm.service_key set {what}" for what in ("wrapped = 'x'", "state = 'active'", "l2_version = 9")),
+        "select okcm.stale_services('', '', 10)",
+        "select okcm.due_rotations(1, 1, 10)",
+        "select okcm.objects_sealed('orders', 1)",
+        *(f"select * from okcm.{table}" for table in ("tenant_policy", "rotation")),
+        "update okcm.managed_object set service = 'another'",
+        "update okcm.managed_object set l2_key = 'another'",
+        "update okcm.managed_object set object_id = 'another'",
+        "update okcm.managed_object set object_type = 9",
+        *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
+        "select * from okcm.dashboard_session",
+    ),
+    # People's browsers end here: it looks, asks, and changes nothing but who is signed on.
+    "dashboard": (
+        "select okcm.unstarted_events(10)",
+        "select okcm.audit_save_signed_head(1, '', '', '')",
+        *(f"select * from okcm.{table}" for table in ("marketplace_event", "outbox", "usage_batch")),
+        "update okcm.tenant set state = 'active'",
+        "update okcm.service set state = 'connected'",
+        "update okcm.service_certificate set revoked_at = null",
+        "update okcm.service_request set csr_pem = 'x'",
+        "select wrapped from okcm.service_key",
+        "select staged_wrapped from okcm.service_key",
+        *(f"select {column} from okcm.root_key" for column in ("credentials", "probe", "probe_digest")),
+        "select sealed from okcm.root_key_request",
+        "update okcm.tenant_policy set service_key_days = 300",
+        "update okcm.rotation set problem = null",
+        "update okcm.service_key set state = 'active'",
+        "update okcm.root_key_request set problems = '[]'",
+        "update okcm.root_key set health = 'ok'",
+        "update okcm.root_key_change set state = 'done'",
+        # Nobody decides here, and nobody speaks who is not signed on, or speaks twice.
+        "update okcm.approval set state = 'approved'",
+        (
+            "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name, state)"
+            " values ('{attacker}', repeat('e', 32), 'lock', 'ada', 'Ada', 'approved')"
+        ),
+        (
+            "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name)"
+            " values ('{attacker}', repeat('e', 32), 'lock', 'nobody', 'Ada')"
+        ),
+        (
+            "insert into okcm.approval_vote (tenant_id, approval_id, subject, name, roles, choice)"
+            " values ('{attacker}', md5('{attacker}'), 'nobody', 'Ada', '{{administrator}}', 'approve')"
+        ),
+        "update okcm.approval_vote set choice = 'approve'",
+        "delete from okcm.approval_vote",
+        "update okcm.tenant_policy set four_eyes = '{{}}'",
+        "delete from okcm.tenant_policy",
+        *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
+        "update okcm.audit_event set record = '{{}}'",
+        "delete from okcm.audit_event",
+        "update okcm.dashboard_session set subject = 'mallory'",
+        "update okcm.dashboard_session set expires_at = now()",
+        "update okcm.usage_day set count = 0",
+        *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
+    ),
+}
+NEVER_ANYBODY = (
+    "select * from okcm.context_key",
+    "select * from okcm.schema_migration",
+    "select * from okcm.audit_key",
+    "select count(*) from okcm.audit_keys()",
+    "select okcm.record_audit_key('audit-heads:9', 'x')",
+    "insert into okcm.audit_key (key, public_key_pem) values ('audit-heads:9', 'x')",
+    "update okcm.audit_key set public_key_pem = 'x'",
+    "delete from okcm.audit_key",
+    "set role okcm_owner",
+    "set role okcm_migrator",
+    "set session authorization postgres",
+    "alter table okcm.tenant disable row level security",
+    "drop policy signed on okcm.tenant",
+    "create table okcm.mine ()",
+    "create temporary table mine ()",
+    "create function okcm.mine() returns int language sql as 'select 1'",
+    "alter function okcm.ctx_ok() rename to mine",
+    "select okcm.require_platform_context()",
+    # Granted to the worker, and to it for a tenant that is being destroyed.
+    "select okcm.erase_tenant(10)",
+    "select okcm.is_destroying()",
+    "copy (select 1) to program 'true'",
+    "select pg_read_file('PG_VERSION')",
+    "set session_replication_role = replica",
+)
