@@ -1,4 +1,4 @@
-"""A tenant whose keys are rotated on the battlefield, a thief with an old copy of them, and what must be so afterwards."""
+"""A tenant whose keys are rotated on the battlefield, a thief with an old copy, and what must be so afterwards."""
 
 import uuid
 from collections import Counter
@@ -46,8 +46,9 @@ def copy_wraps(field: Field, tenant_id: str) -> Loot:
     with adapters(field) as parts:
         root_key = PlatformRootKey(parts.root_keys, REGION)
         with parts.database.tenant_tx(tenant_id) as tx:
-            versions = [(key.service, key.version) for key in tx.services.keys() if key.state is not KeyState.DESTROYED]
-            rows = [found[0] for at in versions if (found := tx.services.key_and_root(*at)) is not None]
+            versions = tx.services.keys()
+            live = [(key.service, key.version) for key in versions if key.state is not KeyState.DESTROYED]
+            rows = [found[0] for at in live if (found := tx.services.key_and_root(*at)) is not None]
         contexts = [context_of(tenant_id, row.service, row.version) for row in rows]
         loot = [(c, root_key.unwrap(c, row.wrapped).decode("ascii")) for c, row in zip(contexts, rows, strict=True)]
         # Or nothing would be shown by what it opens later.
@@ -93,7 +94,8 @@ class Rotating:
     def _states(self) -> dict[tuple[str, int], KeyState]:
         self.field.wait_whole()
         with adapters(self.field) as parts, parts.database.tenant_tx(self.tenant_id) as tx:
-            return {(key.service, key.version): key.state for key in tx.services.keys()}
+            versions = tx.services.keys()
+        return {(key.service, key.version): key.state for key in versions}
 
     def assert_rotated(self, *, compromised: bool = False) -> None:
         """One version of each service encrypts, everything lies under the newest L2, and no older one opens."""
