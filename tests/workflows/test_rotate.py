@@ -10,7 +10,7 @@ from temporalio.worker import Worker
 
 from tenancy import ids
 from tenancy.lifecycle import State
-from tenancy.messages import DueRotation, RotateRequest, RotationPlan
+from tenancy.messages import DueRotation, LeaveRequest, RotateRequest, RotationPlan
 from tenancy.rotation import Scope
 from tests.workflows.entities import Entity, an_entity
 from tests.workflows.scripted_rotation import RotationScript
@@ -141,10 +141,14 @@ async def test_a_second_operation_is_refused_while_one_runs(entity: Entity, scri
         rotate(entity),
         entity.change(),
         entity.gateway.retire_service_key(entity.tenant_id, "orders", 1),
+        entity.gateway.roll_authority(entity.tenant_id),
+        entity.gateway.offboard(entity.tenant_id, LeaveRequest(now=True)),
+        entity.gateway.restore(entity.tenant_id),
     ):
         with pytest.raises(UpdateRefused) as refused:
             await second
         assert refused.value.code == "operation_running"
+        assert "a rotation of keys" in str(refused.value)
     await entity.handle.signal(ROTATION_DUE)
     script.down.clear()
     await first
