@@ -154,7 +154,8 @@ class Leaving:
         assert {message.kind for message, _ in announced} <= {"farewell"}
         assert kept is not None
         at = ShredStatement.model_validate_json(kept.statement).audit_seq
-        assert [record["name"] for record in records[at:]] == [AuditName.SHRED_CERTIFIED, AuditName.OFFBOARDED]
+        after = [record["name"] for record in records[at:]]
+        assert after == [AuditName.SHRED_CERTIFIED, AuditName.OFFBOARDED, AuditName.ANNOUNCED], after
         assert_recorded_once(records, "offboard-1")
         destroyed = [(r["subject"], r["outcome"]) for r in records if r["name"] == AuditName.KEY_DESTROYED]
         assert destroyed == [
