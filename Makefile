@@ -49,7 +49,7 @@ bench: setup-bench ## measure, one JSON file and one plot each under benchmarks/
 screenshots: setup-test ## take a picture of every page of the dashboard into docs/screenshots
 	@$(BIN)/python -m tools.screenshots
 
-chaos: setup-test ## kill every process at every moment of provisioning (long)
+chaos: setup-test ## kill every process at every moment of every operation (long)
 	@$(BIN)/pytest tests/chaos --long -n $(JOBS)
 
 setup-runtime:

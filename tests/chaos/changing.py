@@ -1,12 +1,10 @@
-"""Who holds root keys on the battlefield, a tenant that changes between them, and a reader that never stops reading."""
+"""Who holds root keys on the battlefield, and a tenant that changes between them."""
 
 import json
-import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,23 +13,11 @@ from config.sealing import seal
 from config.secrets import Role, read_secret
 from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
 from tenancy.audit import verify_chain
-from tenancy.errors import DatabaseUnavailable, OpenKcmError, VaultUnavailable
-from tenancy.root_key_errors import RootKeyUnreachable
 from tenancy.root_keys import Credentials, Place, PlatformPlace
-from tests.chaos.field import REGION, Field
+from tests.chaos.field import Field
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.estate import assert_in_force
 from tests.keystores.ministack import Key, MiniStack, User
-from tests.keystores.opening import Estate, Opener, decrypt, encrypt
-
-_PAUSE_SECONDS = 0.03
-"""Between two rounds of the reader, so that those that are read about have a processor, too."""
-_OUTAGES: dict[str, tuple[type[OpenKcmError], ...]] = {
-    # The platform's own root key lies there, too.
-    "openbao": (VaultUnavailable, RootKeyUnreachable),
-    "postgres": (DatabaseUnavailable,),
-}
-"""What a reader may be told when which server was shot; nothing at all while others are down."""
 
 
 @dataclass
@@ -131,56 +117,3 @@ class Tenant:
             ended,
         }
         return last
-
-
-@dataclass
-class Reader:
-    """`with Reader(...)`: opens every service key in a loop, in a thread, and keeps what went wrong.
-
-    A ciphertext is made in each round, so that there are some from before, during and after the change.
-    """
-
-    settings_of: Field
-    tenant_id: str
-    estate: Estate
-    shot: str
-    rounds: int = 0
-    wrong: list[str] = field(default_factory=list)
-    ciphertexts: list[tuple[tuple[str, int], bytes]] = field(default_factory=list)
-
-    def __enter__(self) -> Self:
-        self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_why: object) -> None:
-        self._enough.set()
-        self._thread.join(30)
-
-    def _read(self) -> None:
-        with Opener(self.settings_of.settings) as opener:
-            while not self._enough.is_set():
-                try:
-                    found = opener.open_all(self.tenant_id, REGION)
-                except OpenKcmError as told:
-                    if not isinstance(told, _OUTAGES.get(self.shot, ())):
-                        self.wrong.append(f"{told.code}: {told.message}")
-                    time.sleep(_PAUSE_SECONDS)
-                except Exception as unexpected:  # noqa: BLE001 - whatever it is, the test must hear of it
-                    self.wrong.append(repr(unexpected))
-                    return
-                else:
-                    self.rounds += 1
-                    if found != self.estate:
-                        self.wrong.append("another key came out")
-                    place = next(iter(found))
-                    self.ciphertexts.append((place, encrypt(found[place], b"meanwhile")))
-                    time.sleep(_PAUSE_SECONDS)
-
-    def assert_never_refused(self, estate: Estate) -> None:
-        """Check that nothing went wrong, and that what was encrypted meanwhile opens with the keys as they are now."""
-        assert not self.wrong, self.wrong
-        assert self.rounds > 1, "nobody read"
-        for place, ciphertext in self.ciphertexts:
-            assert decrypt(estate[place], ciphertext) == b"meanwhile"

@@ -38,7 +38,7 @@ from workflows.gateway import Gateway, NotDoneInTime
 
 REGION = "eu-west-1"
 _HERE = Path(__file__).parent
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS = 180
 _TRIES = 20
 
 

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ import worker.__main__ as worker_main
 from config.logs import configure_logs
 from config.settings import load_settings
 from keystores.transport import Transport
+from tenancy.ids import tenant_of_workflow
 from worker import wiring
 
-_THREADS_OF_A_STEP = "wrap"
+_THREADS_OF_A_STEP = ("wrap", "prepare", "rewrap")
 """Begins the names of the threads that a step starts itself; they know nothing of the step."""
 
 
@@ -58,8 +59,9 @@ class Plan:
         """Shoot if this is the moment; the shot is fired once."""
         if moment != self.moment or self.spent.exists():
             return
+        target = self.pid or os.getpid()  # before it is spent: whoever sees that may aim at somebody else
         self.spent.touch()
-        os.kill(self.pid or os.getpid(), signal.SIGKILL)
+        os.kill(target, signal.SIGKILL)
 
     def effect(self) -> None:
         """Count an effect of the step under attack."""
@@ -92,7 +94,7 @@ class Plan:
 
     def _is_the_step(self) -> bool:
         info = activity.info()
-        return info.activity_type == self.activity and (info.workflow_id or "").startswith(f"tenant/{self.tenant}/")
+        return info.activity_type == self.activity and tenant_of_workflow(info.workflow_id or "") == self.tenant
 
 
 class Moments(Interceptor):
@@ -115,17 +117,20 @@ class _Moments(ActivityInboundInterceptor):
 
 def arm(parts: wiring.Parts, plan: Plan) -> wiring.Parts:
     """Make every answer from a key server and every commit a moment, and put the shooter around the steps."""
-    vault_request, tenant_tx, customers_send = parts.vault.request, parts.database.tenant_tx, Transport.send
+    tenant_tx, customers_send = parts.database.tenant_tx, Transport.send
 
     def send(*args: Any, **kwargs: Any) -> Any:
         answer = customers_send(*args, **kwargs)
         plan.effect()
         return answer
 
-    def request(*args: Any, **kwargs: Any) -> Any:
-        answer = vault_request(*args, **kwargs)
-        plan.effect()
-        return answer
+    def counted(vault_request: Callable[..., Any]) -> Callable[..., Any]:
+        def request(*args: Any, **kwargs: Any) -> Any:
+            answer = vault_request(*args, **kwargs)
+            plan.effect()
+            return answer
+
+        return request
 
     @contextmanager
     def transaction(tenant_id: str) -> Iterator[Any]:
@@ -133,7 +138,8 @@ def arm(parts: wiring.Parts, plan: Plan) -> wiring.Parts:
             yield tx
         plan.effect()
 
-    parts.vault.request = request  # type: ignore[method-assign] # this is the test's whole point
+    for session in (parts.vault, parts.offboarding):
+        session.request = counted(session.request)  # type: ignore[method-assign] # this is the test's whole point
     parts.database.tenant_tx = transaction  # type: ignore[method-assign] # likewise
     Transport.send = send  # type: ignore[method-assign] # likewise; what opens root keys is out of reach from here
     return dataclasses.replace(parts, interceptors=(Moments(plan), *parts.interceptors))

@@ -13,8 +13,9 @@ import pytest
 from config.secrets import Role
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.root_keys import RootKeyMode
-from tests.chaos.changing import Customers, Reader, Tenant
+from tests.chaos.changing import Customers, Tenant
 from tests.chaos.field import REGION, Field
+from tests.chaos.reading import Reader
 from tests.keystores.estate import make_service_keys
 from tests.keystores.opening import Opener, decrypt, encrypt
 from worker import wiring
@@ -129,7 +130,7 @@ def test_services_go_on_decrypting_whatever_dies_while_the_root_key_is_changed(t
         estate = opener.open_all(TENANT, REGION)
         before = {place: encrypt(key, b"before") for place, key in estate.items()}
         tenant.field.aim(plan(tenant, target, step, moment, name))
-        with Reader(tenant.field, TENANT, estate, target) as reader:
+        with Reader(tenant.field, TENANT, estate, [target]) as reader:
             tenant.change(new)
             assert is_spent(tenant, name), "the shot was never fired, so nothing was shown"
             last = tenant.assert_under()
@@ -159,7 +160,7 @@ def test_a_new_key_that_is_taken_away_while_something_is_dead_leaves_the_former_
                 bao.soft_delete("doomed")
 
         try:
-            with Reader(tenant.field, TENANT, estate, target) as reader:
+            with Reader(tenant.field, TENANT, estate, [target]) as reader:
                 with pytest.raises(UpdateRefused) as refused:
                     tenant.change("doomed", take_away)
                 assert is_spent(tenant, name), "the shot was never fired, so nothing was shown"

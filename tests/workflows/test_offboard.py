@@ -16,12 +16,14 @@ from tenancy.lifecycle import State
 from tenancy.messages import (
     LeaveReason,
     LeaveRequest,
+    RotateRequest,
     ServiceInput,
     ServiceMemory,
     StandingMove,
     TenantInput,
     TenantMemory,
 )
+from tenancy.rotation import Scope
 from tests.workflows.scripted_leaving import DESTRUCTION, LeavingScript
 from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility
@@ -203,7 +205,14 @@ async def test_while_it_leaves_everything_else_is_refused(stand) -> None:
         await stand.assert_refused(
             "illegal_move", lambda move=move: stand.gateway.change_standing(stand.tenant_id, move)
         )
-    await stand.assert_refused("tenant_closed", lambda: stand.gateway.change_root_key(stand.tenant_id, "a" * 32))
+    rotation = RotateRequest(request_id="a" * 32, services=Scope.ALL, tenant_key=True)
+    for ask in (
+        lambda: stand.gateway.change_root_key(stand.tenant_id, "a" * 32),
+        lambda: stand.gateway.rotate_keys(stand.tenant_id, rotation),
+        lambda: stand.gateway.retire_service_key(stand.tenant_id, "orders-db", 1),
+        lambda: stand.gateway.roll_authority(stand.tenant_id),
+    ):
+        await stand.assert_refused("tenant_closed", ask)
     assert stand.script.attempts["lock"] == 0
 
 
@@ -247,6 +256,8 @@ async def test_behind_the_point_of_no_return_a_restore_is_refused_and_a_cancel_i
     await called(stand.script, "destroy-service-keys")
     await stand.assert_refused("destruction_begun", stand.restore)
     await stand.assert_reaches(State.LEAVING)
+    await stand.offboard(NOW)
+    await stand.assert_refused("leaving_otherwise", lambda: stand.offboard(HOUR))
     await stand.offboarding.cancel()
     await asyncio.sleep(0.5)
     stand.script.down.clear()

@@ -10,7 +10,7 @@ from temporalio.worker import Worker
 
 from tenancy import ids
 from tenancy.lifecycle import State
-from tenancy.messages import DueRotation, RotateRequest, RotationPlan
+from tenancy.messages import DueRotation, LeaveRequest, RotateRequest, RotationPlan
 from tenancy.rotation import Scope
 from tests.workflows.entities import Entity, an_entity
 from tests.workflows.scripted_rotation import RotationScript
@@ -78,7 +78,7 @@ async def test_a_rotation_takes_only_the_steps_that_it_needs(entity: Entity, scr
 async def test_what_is_compromised_is_deleted_and_destroyed_last(entity: Entity, script: RotationScript) -> None:
     script.plan = RotationPlan(services=2, retires=True, destroys=True)
     await rotate(entity, compromised=True)
-    assert script.calls == [*EVERYTHING[:-1], "trim-tenant-key", "destroy-service-keys", EVERYTHING[-1], TOLD]
+    assert script.calls == [*EVERYTHING[:-1], "trim-tenant-key", "destroy-compromised-keys", EVERYTHING[-1], TOLD]
 
 
 async def test_what_is_stored_under_the_old_version_meanwhile_is_wrapped_in_another_round(
@@ -141,10 +141,14 @@ async def test_a_second_operation_is_refused_while_one_runs(entity: Entity, scri
         rotate(entity),
         entity.change(),
         entity.gateway.retire_service_key(entity.tenant_id, "orders", 1),
+        entity.gateway.roll_authority(entity.tenant_id),
+        entity.gateway.offboard(entity.tenant_id, LeaveRequest(now=True)),
+        entity.gateway.restore(entity.tenant_id),
     ):
         with pytest.raises(UpdateRefused) as refused:
             await second
         assert refused.value.code == "operation_running"
+        assert "a rotation of keys" in str(refused.value)
     await entity.handle.signal(ROTATION_DUE)
     script.down.clear()
     await first

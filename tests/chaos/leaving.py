@@ -1,0 +1,214 @@
+"""A tenant that leaves on the battlefield, and what must be so once it is gone."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from psycopg import sql
+
+from config.secrets import Role
+from database.interfaces import ServiceRequestRow, ShredRow
+from devstack.postgres import PostgresServer
+from tenancy import ids
+from tenancy.audit import AuditName
+from tenancy.errors import DatabaseUnavailable, KeyUnavailable, TenantUnknown
+from tenancy.leaving import KEPT
+from tenancy.lifecycle import State
+from tenancy.messages import LeaveRequest
+from tenancy.services import ServiceKind
+from tenancy.shred import ShredStatement, shred_message, statement_text
+from tests.activities.test_destruction import verified
+from tests.chaos.audited import assert_recorded_once, whole_stream
+from tests.chaos.field import REGION, Field
+from tests.chaos.rotating import adapters
+from tests.stories.test_traces import payloads_of
+from vault.signer import TransitAuditSigner
+from worker.codec import ENCODING
+from workflows.gateway import UpdateRefused, connect_client
+
+_PATIENCE_SECONDS = 600
+"""A worker that is shot in every step is started a dozen times, each of which a busy machine may take a minute for."""
+_NAMES = (ids.l2_key, ids.ca_key, ids.payload_key)
+
+
+@dataclass
+class Leaving:
+    """The tenant, as somebody asks for it who does not give up."""
+
+    field: Field
+    tenant_id: str
+    service: str = "ledger"
+    came_back: int = 0
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(name(self.tenant_id) for name in _NAMES)
+
+    def become_active(self) -> None:
+        """Be provisioned and connect a service, so that it has a workflow, a key and a certificate to lose."""
+        self.field.aim()
+        with self._database(Role.MARKETPLACE) as marketplace, self._database(Role.WORKER) as worker:
+            self.field.enable(marketplace, self.tenant_id)
+            self.field.wait_active(worker, self.tenant_id)
+        key = ec.generate_private_key(ec.SECP256R1())
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+        with self._database(Role.OPERATOR) as operator, operator.tenant_tx(self.tenant_id) as tx:
+            tx.services.request(ServiceRequestRow("request-1", self.service, ServiceKind.MICROSERVICE, pem))
+        self.field.ask(lambda gateway: gateway.connect_service(self.tenant_id, REGION, self.service, "request-1"))
+
+    def offboard(self, request: LeaveRequest, before_healing: Callable[[], None]) -> None:
+        """Leave. Who asks again, because the answer was lost, may find that it is over already."""
+        try:
+            self.field.ask(lambda gateway: gateway.offboard(self.tenant_id, request), before_healing)
+        except (TenantUnknown, UpdateRefused):
+            assert self.state() in {State.LEAVING, State.OFFBOARDED}
+
+    def restore(self, before_healing: Callable[[], None]) -> None:
+        """Come back. Who asks again, because the answer was lost, may find that it is done already."""
+        try:
+            self.field.ask(lambda gateway: gateway.restore(self.tenant_id), before_healing)
+        except UpdateRefused:
+            self.assert_is(State.ACTIVE)
+        self.came_back += 1
+
+    def state(self) -> State | None:
+        """Return the state on record, None while the database is down."""
+        with self._database(Role.WORKER) as database:
+            try:
+                with database.tenant_tx(self.tenant_id) as tx:
+                    row = tx.tenants.get()
+            except DatabaseUnavailable:
+                return None
+        assert row is not None
+        return row.state
+
+    def assert_is(self, state: State) -> None:
+        self.field.wait_whole()
+        assert self.state() is state
+
+    def wait_gone(self, before_healing: Callable[[], None]) -> None:
+        """Heal what dies until the tenant is offboarded and no workflow of it runs."""
+        self._wait(lambda: self.state() is State.OFFBOARDED, before_healing)
+        self._wait(lambda: not asyncio.run(self._running()), before_healing)
+
+    def _wait(self, true: Callable[[], bool], before_healing: Callable[[], None]) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            before_healing()
+            self.field.wait_whole()
+            if true():
+                return
+            assert time.monotonic() < deadline, f"{self.tenant_id} is {self.state()}"
+            time.sleep(0.05)
+
+    async def _running(self) -> list[str]:
+        client = await connect_client(self.field.settings.temporal_address)
+        query = f"TenantId = '{self.tenant_id}' and ExecutionStatus = 'Running'"
+        return [run.id async for run in client.list_workflows(query)]
+
+    @contextmanager
+    def _database(self, role: Role) -> Iterator[Any]:
+        database = self.field.database(role)
+        yield database
+        database.close()
+
+    # ── what is there still ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Return the key server's own record of each of the tenant's keys that it has."""
+        with adapters(self.field) as parts:
+            records = {name: parts.vault.read(f"transit/keys/{name}") for name in self.keys}
+        return {name: record["keys"] for name, record in records.items() if record is not None}
+
+    def assert_left_and_came_back_once(self) -> None:
+        """Check that each time it was asked to leave and to come back is on record once, whatever was repeated."""
+        with adapters(self.field) as parts:
+            names = Counter(record["name"] for record in whole_stream(parts.database, self.tenant_id))
+        assert (names[AuditName.LEAVING_BEGUN], names[AuditName.RESTORED]) == (self.came_back, self.came_back)
+        assert not names[AuditName.DESTRUCTION_BEGUN]
+
+    def assert_gone(self) -> None:
+        """Check that nothing is left of it but what is kept, and that the certificate says so."""
+        self.field.wait_whole()
+        assert self.fingerprints() == {}
+        left = self._tables() - KEPT.keys()
+        assert left <= {"outbox"}, left
+        asyncio.run(self._assert_payloads_closed())
+        with adapters(self.field) as parts:
+            with parts.database.tenant_tx(self.tenant_id) as tx:
+                row, kept, announced = tx.tenants.get(), tx.leaving.certificate(), tx.outbox.all()
+            assert row is not None
+            assert (row.state, row.organization) == (State.OFFBOARDED, "(erased)")
+            self._assert_certified(kept, TransitAuditSigner(parts.vault).public_keys())
+            records = whole_stream(parts.database, self.tenant_id)
+        assert {message.kind for message, _ in announced} <= {"farewell"}
+        assert kept is not None
+        at = ShredStatement.model_validate_json(kept.statement).audit_seq
+        after = [record["name"] for record in records[at:]]
+        assert after == [AuditName.SHRED_CERTIFIED, AuditName.OFFBOARDED, AuditName.ANNOUNCED], after
+        assert_recorded_once(records, "offboard-1")
+        destroyed = [(r["subject"], r["outcome"]) for r in records if r["name"] == AuditName.KEY_DESTROYED]
+        assert destroyed == [
+            (subject, outcome) for subject in ("service keys", *self.keys) for outcome in ("intended", "success")
+        ]
+
+    def _assert_certified(self, kept: ShredRow | None, public_keys: dict[str, str]) -> None:
+        assert kept is not None
+        assert verified(public_keys[kept.key], kept.signature, shred_message(self.tenant_id, kept.statement))
+        statement = ShredStatement.model_validate_json(kept.statement)
+        assert statement_text(statement) == kept.statement
+        assert sorted(one.kind for one in statement.destroyed) == [
+            *("L2 tenant key", "certificate authority key", "payload key", "service certificate", "service key")
+        ]
+        assert {table: number for table, number in statement.erased.items() if table.startswith("service")} == {
+            **dict.fromkeys(("service", "service_certificate", "service_key", "service_request"), 1)
+        }
+
+    def _tables(self) -> set[str]:
+        """Return the tables that have a row of the tenant, as the database's owner sees them."""
+        postgres = self.field.servers["postgres"]
+        assert isinstance(postgres, PostgresServer)
+        with psycopg.connect(postgres.admin_conninfo) as owner:
+            tables = owner.execute(
+                "select relname from pg_class join pg_attribute on attrelid = pg_class.oid"
+                " where relnamespace = 'okcm'::regnamespace and relkind in ('r', 'p') and not relispartition"
+                " and attname = 'tenant_id'"
+            ).fetchall()
+            assert len(tables) > len(KEPT)
+            found = sql.SQL("select 1 from okcm.{} where tenant_id = %s limit 1")
+            return {
+                name
+                for (name,) in tables
+                if owner.execute(found.format(sql.Identifier(name)), [self.tenant_id]).fetchall()
+            }
+
+    async def _assert_payloads_closed(self) -> None:
+        """No payload of its workflows decodes, but those of its leaving, which lie under the platform's key."""
+        client = await connect_client(self.field.settings.temporal_address)
+        query = f"TenantId = '{self.tenant_id}'"
+        histories = [(h.workflow_id, h) async for h in client.list_workflows(query).map_histories()]
+        with adapters(self.field) as parts:
+            parts.keyring.open_platform_key()
+            codec = parts.converter.payload_codec
+            assert codec is not None
+            closed = 0
+            for payload in payloads_of(histories):
+                if payload.metadata.get("encoding") != ENCODING:
+                    continue
+                if payload.metadata["key"] != ids.payload_key(self.tenant_id).encode():
+                    await codec.decode([payload])
+                    continue
+                with pytest.raises(KeyUnavailable):
+                    await codec.decode([payload])
+                closed += 1
+        assert closed > 5

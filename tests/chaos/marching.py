@@ -1,0 +1,59 @@
+"""Several shots in one operation: each is aimed as soon as the one before it was fired."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.chaos.field import Field
+
+TARGETS = ("worker", "openbao", "postgres", "temporal")
+Shot = tuple[str, str, str]
+"""Who is shot, in which step, at which moment of it (killing_worker.py)."""
+
+
+def every(effects: Mapping[str, int]) -> list[Shot]:
+    """Return every moment of every step, aimed at each process in turn."""
+    return [
+        (target, step, moment)
+        for target in TARGETS
+        for step, most in effects.items()
+        for moment in ("start", *(f"effect-{n}" for n in range(1, most + 1)), "end")
+    ]
+
+
+def last(target: str, effects: Mapping[str, int]) -> list[Shot]:
+    """Return a shot at the last effect of every step."""
+    return [(target, step, f"effect-{most}" if most else "start") for step, most in effects.items()]
+
+
+class March:
+    """The steps must come in the order in which the operation takes them, and no server may be in it twice: it has
+    another pid once it was started again."""
+
+    def __init__(self, field: Field, tenant_id: str, name: str, shots: Sequence[Shot]) -> None:
+        self._field = field
+        self._plans = [
+            {
+                "tenant": tenant_id,
+                "activity": step,
+                "moment": moment,
+                "pid": field.pid_of(target),
+                "spent": str(field.folder / f"spent-{name}-{number}"),
+            }
+            for number, (target, step, moment) in enumerate(shots)
+        ]
+        self._next = 0
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Aim the next shot if the one before it was fired; to be called before anything is healed."""
+        if self._next < len(self._plans) and self.fired(self._next):
+            self._field.aim(self._plans[self._next])
+            self._next += 1
+
+    def fired(self, number: int) -> bool:
+        """Whether so many shots, or more, were fired."""
+        return number == 0 or Path(str(self._plans[number - 1]["spent"])).exists()
+
+    def assert_over(self) -> None:
+        left = [plan["activity"] for plan in self._plans if not Path(str(plan["spent"])).exists()]
+        assert not left, f"shots were never fired, so nothing was shown: {left}"

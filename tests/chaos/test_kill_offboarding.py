@@ -1,0 +1,131 @@
+"""Kill -9 inside every step of OffboardTenant, and of the grace before it, aimed at each process in turn.
+
+Whatever is shot whenever, a tenant that leaves is gone: none of its keys is at the key server, no row of it is left but
+those that are kept for a reason, the signed certificate is on record, none of its workflows runs and none of their
+payloads decodes. In the grace it is either leaving or restored, with every key as it was. A tenant beside it never
+notices, but for the outage of the very server that was shot. The short form shoots the worker in every step of one
+leaving, and the servers in another; the long form takes one tenant for every moment of every step for all four.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from config.secrets import Role
+from tenancy.ids import CANARY_TENANT_ID
+from tenancy.lifecycle import State
+from tenancy.messages import LeaveRequest
+from tests.chaos.field import REGION, Field
+from tests.chaos.leaving import Leaving
+from tests.chaos.marching import March, every, last
+from tests.chaos.reading import Reader
+from tests.chaos.rotating import assert_worthless, copy_wraps
+from tests.keystores.opening import Opener
+
+# How many effects (answers from the key server, commits) each step has at least, so that every shot has a target.
+EFFECTS = {
+    "begin-leaving": 1,
+    "begin-destruction": 1,
+    "take-stock": 5,
+    "disconnect-services": 1,
+    "destroy-service-keys": 2,
+    "destroy-tenant-key": 5,
+    "destroy-authority-key": 5,
+    "erase-rows": 2,
+    "close-workflows": 0,
+    "destroy-payload-key": 5,
+    "certify-destruction": 3,
+    "announce": 3,
+}
+GRACE = {"begin-leaving": 1, "restore-tenant": 1}
+
+SHORT = [
+    last("worker", EFFECTS),
+    [
+        ("openbao", "destroy-tenant-key", "effect-3"),
+        ("postgres", "erase-rows", "effect-1"),
+        ("temporal", "destroy-payload-key", "end"),
+    ],
+]
+SHORT_GRACE = [
+    last("worker", GRACE),
+    [("postgres", "begin-leaving", "effect-1"), ("temporal", "restore-tenant", "end")],
+]
+
+
+def pytest_generate_tests(metafunc):
+    long = metafunc.config.getoption("--long")
+    for argument, short, effects in (("shots", SHORT, EFFECTS), ("grace", SHORT_GRACE, GRACE)):
+        if argument in metafunc.fixturenames:
+            cases = [[shot] for shot in every(effects)] if long else short
+            ids = ["-".join(shots[0]) if len(shots) == 1 else f"{len(shots)}-in-a-row" for shots in cases]
+            metafunc.parametrize(argument, cases, ids=ids)
+
+
+@pytest.fixture(scope="module")
+def ready_field(field: Field) -> Iterator[Field]:
+    """The field with its canary provisioned."""
+    field.run_worker()
+    worker = field.database(Role.WORKER)
+    field.wait_active(worker, CANARY_TENANT_ID)
+    worker.close()
+    yield field
+    field.stop_worker()
+
+
+@pytest.fixture(scope="module")
+def neighbour(ready_field: Field) -> Leaving:
+    """A tenant that stays."""
+    staying = Leaving(ready_field, "staying-corp")
+    staying.become_active()
+    return staying
+
+
+@pytest.fixture(scope="module")
+def wavering(ready_field: Field) -> Leaving:
+    """A tenant that leaves and always comes back."""
+    wavering = Leaving(ready_field, "wavering-corp")
+    wavering.become_active()
+    return wavering
+
+
+@pytest.mark.chaos
+def test_a_tenant_that_leaves_is_gone_whatever_dies_meanwhile(neighbour, shots, request):
+    field = neighbour.field
+    number = request.node.callspec.indices["shots"]
+    tenant = Leaving(field, f"leaving-{number}-corp")
+    tenant.become_active()
+    loot, stays = copy_wraps(field, tenant.tenant_id), neighbour.fingerprints()
+    assert len(tenant.fingerprints()) == len(stays) == 3
+    march = March(field, tenant.tenant_id, f"leaving-{number}", shots)
+    with Opener(field.settings) as opener:
+        estate = opener.open_all(neighbour.tenant_id, REGION)
+        with Reader(field, neighbour.tenant_id, estate, [target for target, _, _ in shots]) as reader:
+            tenant.offboard(LeaveRequest(now=True), march.go_on)
+            tenant.wait_gone(march.go_on)
+            march.assert_over()
+            tenant.assert_gone()
+        assert_worthless(field, loot)
+        assert opener.open_all(neighbour.tenant_id, REGION) == estate
+    assert neighbour.fingerprints() == stays
+    assert neighbour.state() is State.ACTIVE
+    reader.assert_never_refused(estate)
+
+
+@pytest.mark.chaos
+def test_in_the_grace_a_tenant_is_leaving_or_restored_whatever_dies_meanwhile(wavering, grace, request):
+    field = wavering.field
+    field.wait_whole()
+    before = wavering.fingerprints()
+    march = March(field, wavering.tenant_id, f"grace-{request.node.callspec.indices['grace']}", grace)
+    with Opener(field.settings) as opener:
+        estate = opener.open_all(wavering.tenant_id, REGION)
+        wavering.offboard(LeaveRequest(grace_seconds=3600), march.go_on)
+        wavering.assert_is(State.LEAVING)
+        assert wavering.fingerprints() == before
+        wavering.restore(march.go_on)
+        march.assert_over()
+        wavering.assert_is(State.ACTIVE)
+        assert opener.open_all(wavering.tenant_id, REGION) == estate
+    assert wavering.fingerprints() == before
+    wavering.assert_left_and_came_back_once()
