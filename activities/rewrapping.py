@@ -7,17 +7,20 @@ server, or a customer's, away from those who use them. Each new wrap is opened b
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 
 from temporalio import activity
 
-from activities.wrapping import context_of, opened, proven
+from activities.wrapping import all_proven, all_unwrapped, context_of, opened
 from database.interfaces import RewrappedRow, ServiceKeyRow, TenantDatabase
 from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy.errors import TenantUnknown
 from tenancy.messages import RotationProgress, RotationStep
 from tenancy.root_keys import credentials_context
-from vault.interfaces import REWRAP_BATCH, TenantKeys, ciphertext_version
+from vault.interfaces import TenantKeys, ciphertext_version
 
+_BATCH = 50
+"""Of service keys: what is done for it at once must be over soon, since whoever uses the servers meanwhile waits."""
 _THREADS = 4
 _BREATH_SECONDS = 1.0
 """The longest that is rested without a sign of life."""
@@ -41,7 +44,7 @@ class Rewrapping:
                 activity.heartbeat(done)
                 began = time.monotonic()
                 with self._database.tenant_tx(step.tenant_id) as tx:
-                    rows = tx.rotations.outdated(REWRAP_BATCH)
+                    rows = tx.rotations.outdated(_BATCH)
                 if not rows:
                     return RotationProgress(total=total, done=done)
                 rewrapped = self._rewrapped(pool, step, rows)
@@ -62,22 +65,23 @@ class Rewrapping:
     def _rewrapped(
         self, pool: ThreadPoolExecutor, step: RotationStep, rows: Sequence[ServiceKeyRow]
     ) -> list[RewrappedRow]:
-        root_keys = {root_key_id: self._by_id(step, root_key_id) for root_key_id in {row.root_key_id for row in rows}}
+        anew: list[RewrappedRow] = []
+        for root_key_id, of_one in groupby(rows, lambda row: row.root_key_id):
+            anew += self._rewrapped_under(pool, step, self._by_id(step, root_key_id), list(of_one))
+        return anew
+
+    def _rewrapped_under(
+        self, pool: ThreadPoolExecutor, step: RotationStep, root_key: RootKey, rows: Sequence[ServiceKeyRow]
+    ) -> list[RewrappedRow]:
         contexts = [context_of(step.tenant_id, row.service, row.version) for row in rows]
-        inners: list[str] = []
-        for plain in pool.map(lambda row, c: root_keys[row.root_key_id].unwrap(c, row.wrapped), rows, contexts):
-            activity.heartbeat()
-            inners.append(plain.decode("ascii"))
-        anew = self._tenant_keys.rewrap(list(zip(contexts, inners, strict=True)))
-        wraps: list[bytes] = []
-        for wrap in pool.map(
-            lambda row, c, inner: proven(root_keys[row.root_key_id], c, inner.encode("ascii")), rows, contexts, anew
-        ):
-            activity.heartbeat()
-            wraps.append(wrap)
+        former = all_unwrapped(pool, root_key, contexts, [row.wrapped for row in rows])
+        inners = self._tenant_keys.rewrap(
+            [(context, inner.decode("ascii")) for context, inner in zip(contexts, former, strict=True)]
+        )
+        wraps = all_proven(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
         return [
             RewrappedRow(row, wrap, ciphertext_version(inner))
-            for row, wrap, inner in zip(rows, wraps, anew, strict=True)
+            for row, wrap, inner in zip(rows, wraps, inners, strict=True)
         ]
 
     def _by_id(self, step: RotationStep, root_key_id: str | None) -> RootKey:

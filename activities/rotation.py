@@ -6,7 +6,6 @@ Whatever a step did before it died, the next try finds on record or at the key s
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 
 from temporalio import activity
 
@@ -14,7 +13,7 @@ from activities.announcing import Announcer
 from activities.approving import require_approval
 from activities.journal import record
 from activities.rewrapping import Rewrapping
-from activities.wrapping import context_of, proven, refuse_overtaken_root_key, refuse_retired, root_key_in_force
+from activities.wrapping import all_proven, context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from database.interfaces import (
     PlatformDatabase,
     RotationRow,
@@ -170,10 +169,7 @@ class RotationActivities:
                 made = list(pool.map(self._tenant_keys.new_wrapped_key, contexts))
                 # By being rewrapped each is seen to open; what comes of it is the same key.
                 inners = self._tenant_keys.rewrap(list(zip(contexts, made, strict=True)))
-                wraps: list[bytes] = []
-                for wrap in pool.map(proven, repeat(root_key), contexts, (inner.encode("ascii") for inner in inners)):
-                    activity.heartbeat(done + len(wraps))
-                    wraps.append(wrap)
+                wraps = all_proven(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     tx.tenants.lock()
                     refuse_overtaken_root_key(tx, in_force)

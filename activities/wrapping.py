@@ -5,10 +5,15 @@ admitted only under the tenant's row lock, which those take too, and only while 
 whoever comes too late makes it again.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
+
+from temporalio import activity
 
 from database.interfaces import HeldKeyRow, SealedRootKeyRow, ServiceKeyRow, TenantRow, TenantTransaction
-from keystores.interfaces import RootKey, RootKeyShelf
+from keystores.interfaces import BatchRootKey, RootKey, RootKeyShelf
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.errors import Overtaken, WrongContext
@@ -80,6 +85,33 @@ def proven(root_key: RootKey, context: Context, inner: bytes) -> bytes:
     if root_key.unwrap(context, wrapped) != inner:
         raise WrongContext("the root key does not open what it has just wrapped")
     return wrapped
+
+
+def all_unwrapped(
+    pool: ThreadPoolExecutor, root_key: RootKey, contexts: Sequence[Context], wraps: Sequence[bytes]
+) -> Sequence[bytes]:
+    """Return what lies under the root key, in one call where its server takes many; with a sign of life for each."""
+    if isinstance(root_key, BatchRootKey):
+        return root_key.unwrap_all(list(zip(contexts, wraps, strict=True)))
+    return list(_beating(pool.map(root_key.unwrap, contexts, wraps)))
+
+
+def all_proven(
+    pool: ThreadPoolExecutor, root_key: RootKey, contexts: Sequence[Context], inners: Sequence[bytes]
+) -> Sequence[bytes]:
+    """Return each of `inners` wrapped, seen to open again; as above."""
+    if isinstance(root_key, BatchRootKey):
+        wraps = root_key.wrap_all(list(zip(contexts, inners, strict=True)))
+        if list(root_key.unwrap_all(list(zip(contexts, wraps, strict=True)))) != list(inners):
+            raise WrongContext("the root key does not open what it has just wrapped")
+        return wraps
+    return list(_beating(pool.map(proven, repeat(root_key), contexts, inners)))
+
+
+def _beating(results: Iterable[bytes]) -> Iterator[bytes]:
+    for result in results:
+        activity.heartbeat()
+        yield result
 
 
 def context_of(tenant_id: str, service: str, version: int) -> Context:

@@ -17,6 +17,7 @@ from benchmarks import (
     report,
     revocation,
     root_key_change,
+    rotation,
     scale,
     watch,
 )
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "fuzz_kmip": fuzz_kmip.run,
     "revocation": revocation.run,
     "watch": watch.run,
+    "rotation": rotation.run,
 }
 
 

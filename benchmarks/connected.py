@@ -1,17 +1,58 @@
-"""A stack with one tenant and one connected service, for the benchmarks of the crypto service."""
+"""A stack with one tenant and connected services, for the benchmarks of the crypto service, and what they ask of it."""
 
+import base64
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from benchmarks import kmip_messages, load
 from benchmarks.stack import Stack
+from benchmarks.steady import Front
 
 
 @contextmanager
 def connected_stack(tenant_id: str, kind: str, **settings: float | str) -> Iterator[tuple[Stack, Path]]:
     """Yield the stack and the folder with the service's key, certificate and configuration."""
     with Stack(**settings) as stack:
-        folder = stack.folder / "service"
         stack.openkcm("enable", tenant_id, "--organization", "Bench Corp", "--region", "eu-west-1", "--wait")
-        stack.openkcm("service", "connect", tenant_id, "--kind", kind, "--name", "bench", "--out", str(folder))
-        yield stack, folder
+        yield stack, connect(stack, tenant_id, kind, "bench")
+
+
+def connect(stack: Stack, tenant_id: str, kind: str, service: str) -> Path:
+    """Connect a service and return the folder as above."""
+    folder = stack.folder / f"service-{service}"
+    stack.openkcm("service", "connect", tenant_id, "--kind", kind, "--name", service, "--out", str(folder))
+    return folder
+
+
+def fronts(stack: Stack, folder: Path, *, encrypts: bool = False) -> tuple[Front, ...]:
+    """Make a ciphertext on one front and a key with one on the other; return what is asked from then on.
+
+    That is to decrypt over HTTPS (with `encrypts` to encrypt too), and to get the key and to decrypt over KMIP.
+    """
+    https, kmip = stack.settings.crypto_https_port, stack.settings.crypto_kmip_port
+    client = folder / "client.pem", folder / "client.key"
+
+    def ask(port: int, protocol: Any, request: bytes) -> bytes:
+        return load.one(load.Target(port, request, protocol, folder / "ca.pem", client))
+
+    plain = {"resource": "bench/record/1", "plaintext": base64.b64encode(bytes(64)).decode()}
+    encrypting = _post("/v1/encrypt", plain)
+    answer = json.loads(ask(https, "http", encrypting).partition(b"\r\n\r\n")[2])
+    decrypting = _post("/v1/decrypt", {"resource": plain["resource"], "ciphertext": answer["ciphertext"]})
+    identifier = kmip_messages.found_identifier(ask(kmip, "ttlv", kmip_messages.create()))
+    ask(kmip, "ttlv", kmip_messages.activate(identifier))
+    encrypted = ask(kmip, "ttlv", kmip_messages.encrypt(identifier, bytes(64)))
+    over_https = (encrypting, decrypting) if encrypts else (decrypting,)
+    over_kmip = kmip_messages.get(identifier), kmip_messages.decrypt(identifier, encrypted)
+    return Front("https", "http", https, folder, over_https), Front("kmip", "ttlv", kmip, folder, over_kmip)
+
+
+def _post(path: str, body: Any) -> bytes:
+    data = json.dumps(body)
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n{data}"
+    ).encode()

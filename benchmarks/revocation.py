@@ -1,7 +1,5 @@
 """How soon is a root key that its customer took away worth nothing, and how soon worth something again?"""
 
-import base64
-import json
 import random
 import tempfile
 import time
@@ -14,8 +12,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import kmip_messages, load, report
-from benchmarks.connected import connected_stack
+from benchmarks import report
+from benchmarks.connected import connected_stack, fronts
 from benchmarks.outage import without
 from benchmarks.report import Check, Result, percentile, spread
 from benchmarks.stack import Stack
@@ -79,7 +77,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     with tempfile.TemporaryDirectory(prefix="openkcm-holders-") as place, _holders(Path(place)) as holders:
         settings = {name: str(value) for name, value in holders.settings().items()}
         with connected_stack(TENANT, "microservice", crypto_cache_seconds=cache, **settings) as (stack, folder):
-            customer = _Customer(stack, _fronts(stack, folder), Path(place))
+            customer = _Customer(stack, fronts(stack, folder), Path(place))
             series = {provider: customer.measure(holders.hold(provider), runs, tries) for provider in PROVIDERS}
             customer.close()
     protocol = _PROTOCOL.format(
@@ -236,32 +234,6 @@ def _all_served(seen: Steady) -> bool:
 def _holders(folder: Path) -> Iterator[Holders]:
     with Holders(folder / "holders").until_closed() as holders:
         yield holders
-
-
-def _fronts(stack: Stack, folder: Path) -> tuple[Front, ...]:
-    """Make a ciphertext on one front and a key with one on the other; return what is asked from then on."""
-    https, kmip = stack.settings.crypto_https_port, stack.settings.crypto_kmip_port
-    client = folder / "client.pem", folder / "client.key"
-
-    def ask(port: int, protocol: Any, request: bytes) -> bytes:
-        return load.one(load.Target(port, request, protocol, folder / "ca.pem", client))
-
-    plain = {"resource": "bench/record/1", "plaintext": base64.b64encode(bytes(64)).decode()}
-    answer = json.loads(ask(https, "http", _post("/v1/encrypt", plain)).partition(b"\r\n\r\n")[2])
-    decrypting = _post("/v1/decrypt", {"resource": plain["resource"], "ciphertext": answer["ciphertext"]})
-    identifier = kmip_messages.found_identifier(ask(kmip, "ttlv", kmip_messages.create()))
-    ask(kmip, "ttlv", kmip_messages.activate(identifier))
-    encrypted = ask(kmip, "ttlv", kmip_messages.encrypt(identifier, bytes(64)))
-    asked = kmip_messages.get(identifier), kmip_messages.decrypt(identifier, encrypted)
-    return Front("https", "http", https, folder, (decrypting,)), Front("kmip", "ttlv", kmip, folder, asked)
-
-
-def _post(path: str, body: Any) -> bytes:
-    data = json.dumps(body)
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n{data}"
-    ).encode()
 
 
 def _checks(series: dict[str, Series], tries: int, cache: float) -> Iterator[Check]:

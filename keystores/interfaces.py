@@ -6,7 +6,7 @@ failure says anything of what was wrapped or of the credentials. Nothing is trie
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError
@@ -32,6 +32,19 @@ class RootKey(Protocol):
 
     def validate(self) -> Sequence[OpenKcmError]:
         """Try everything a tenant will need and return what is wrong; empty when all works."""
+        ...
+
+
+@runtime_checkable
+class BatchRootKey(RootKey, Protocol):
+    """A root key whose server takes many in one call, at most a hundred; customers' own take one."""
+
+    def wrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
+        """Encrypt each bound to its context."""
+        ...
+
+    def unwrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
+        """Decrypt each; raises WrongContext when one does not open."""
         ...
 
 

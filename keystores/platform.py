@@ -27,9 +27,13 @@ class PlatformKeys(Protocol):
 
     def unwrap(self, root_key: str, context: bytes, wrapped: bytes) -> bytes: ...
 
+    def wrap_all(self, root_key: str, items: Sequence[tuple[bytes, bytes]]) -> Sequence[bytes]: ...
+
+    def unwrap_all(self, root_key: str, items: Sequence[tuple[bytes, bytes]]) -> Sequence[bytes]: ...
+
 
 class PlatformRootKey:
-    """`interfaces.RootKey` over the region's key. Safe to share between threads when `root_keys` is."""
+    """`interfaces.BatchRootKey` over the region's key. Safe to share between threads when `root_keys` is."""
 
     def __init__(self, root_keys: PlatformKeys, region: str) -> None:
         self._keys = root_keys
@@ -44,6 +48,16 @@ class PlatformRootKey:
         """Decrypt; one call."""
         with _root_key_errors():
             return self._keys.unwrap(self._name, context.encode(), wrapped)
+
+    def wrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
+        """Encrypt each bound to its context; one call."""
+        with _root_key_errors():
+            return self._keys.wrap_all(self._name, [(context.encode(), inner) for context, inner in items])
+
+    def unwrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
+        """Decrypt each; one call."""
+        with _root_key_errors():
+            return self._keys.unwrap_all(self._name, [(context.encode(), wrapped) for context, wrapped in items])
 
     def version_of(self, wrapped: bytes) -> int | None:
         """Return the version in Transit's own text form."""

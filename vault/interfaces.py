@@ -141,7 +141,15 @@ class RootKeys(Protocol):
         ...
 
     def unwrap(self, root_key: str, context: bytes, wrapped: bytes) -> bytes:
-        """Decrypt (crypto service); raises WrongContext, KeyUnavailable."""
+        """Decrypt (worker and crypto service); raises WrongContext, KeyUnavailable."""
+        ...
+
+    def wrap_all(self, root_key: str, items: Sequence[tuple[bytes, bytes]]) -> Sequence[bytes]:
+        """Encrypt at most `REWRAP_BATCH` of context and bytes in one call (worker)."""
+        ...
+
+    def unwrap_all(self, root_key: str, items: Sequence[tuple[bytes, bytes]]) -> Sequence[bytes]:
+        """Decrypt at most `REWRAP_BATCH` of context and wrap in one call (worker); raises when one does not open."""
         ...
 
 

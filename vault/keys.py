@@ -102,6 +102,15 @@ def key_error(rejected: VaultRejected | VaultFailed) -> OpenKcmError:
     return rejected
 
 
+def batch_results(answer: dict[str, Any], field: str) -> list[str]:
+    """Return what came of each item of a batch; for the server the whole is a success even where an item failed."""
+    results = answer["batch_results"]
+    for result in results:
+        if result.get("error") or not result.get(field):
+            raise VaultRejected(400, str(result.get("error")))
+    return [str(result[field]) for result in results]
+
+
 def encoded(raw: bytes) -> str:
     """Return bytes as Transit takes them."""
     return base64.b64encode(raw).decode("ascii")

@@ -5,12 +5,14 @@ tenant changes its root key; the crypto service wraps and unwraps and can do not
 policies/crypto.hcl).
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tenancy import ids
 from tenancy.errors import KeyUnavailable, VaultRefused, WrongContext
 from vault.interfaces import TransitKey
-from vault.keys import decoded, encoded, ensure_key, key_errors, transit_key
+from vault.keys import batch_results, decoded, encoded, ensure_key, key_errors, transit_key
 from vault.session import VaultCalls
 
 
@@ -27,24 +29,57 @@ class TransitRootKeys:
 
     def wrap(self, root_key: str, context: bytes, inner: bytes) -> bytes:
         """Encrypt `inner` bound to `context`; raises KeyUnavailable."""
-        try:
-            answer = self._use("encrypt", root_key, context, {"plaintext": encoded(inner)})
-        except VaultRefused:
-            # A missing key is refused like everything else (see transit.encrypt); a process that may not look at keys
-            # is refused once more, and says that it was refused.
-            if self._session.read(f"transit/keys/{root_key}") is None:
-                raise KeyUnavailable from None
-            raise
+        with self._missing_told(root_key):
+            answer = self._use("encrypt", root_key, {"plaintext": encoded(inner), "context": encoded(context)})
         return str(answer["ciphertext"]).encode("ascii")
 
     def unwrap(self, root_key: str, context: bytes, wrapped: bytes) -> bytes:
         """Decrypt; raises WrongContext when key or context differ from wrapping, KeyUnavailable."""
-        try:
-            ciphertext = wrapped.decode("ascii")
-        except UnicodeDecodeError:
-            raise WrongContext from None
-        return decoded(self._use("decrypt", root_key, context, {"ciphertext": ciphertext})["plaintext"])
+        item = {"ciphertext": _text(wrapped), "context": encoded(context)}
+        return decoded(self._use("decrypt", root_key, item)["plaintext"])
 
-    def _use(self, operation: str, root_key: str, context: bytes, data: dict[str, Any]) -> dict[str, Any]:
+    def wrap_all(self, root_key: str, items: Sequence[tuple[bytes, bytes]]) -> Sequence[bytes]:
+        """Encrypt each, by its context, in one call; raises as `wrap`. The worker's policy alone admits it."""
+        batch = [{"plaintext": encoded(inner), "context": encoded(context)} for context, inner in items]
+        with self._missing_told(root_key):
+            return [
+                ciphertext.encode("ascii") for ciphertext in self._use_all("encrypt", root_key, batch, "ciphertext")
+            ]
+
+    def unwrap_all(self, root_key: str, items: Sequence[tuple[bytes, bytes]]) -> Sequence[bytes]:
+        """Decrypt each, by its context, in one call; raises as `unwrap` when one does not open."""
+        batch = [{"ciphertext": _text(wrapped), "context": encoded(context)} for context, wrapped in items]
+        return [decoded(plaintext) for plaintext in self._use_all("decrypt", root_key, batch, "plaintext")]
+
+    def _use(self, operation: str, root_key: str, data: dict[str, Any]) -> dict[str, Any]:
         with key_errors():
-            return self._session.write(f"transit/{operation}/{root_key}", data | {"context": encoded(context)})
+            return self._session.write(f"transit/{operation}/{root_key}", data)
+
+    def _use_all(self, operation: str, root_key: str, batch: list[dict[str, str]], field: str) -> list[str]:
+        if not batch:
+            return []
+        with key_errors():
+            # Else one that fails makes the whole a failure that does not say why.
+            answer = self._use(operation, root_key, {"batch_input": batch, "partial_failure_response_code": 200})
+            return batch_results(answer, field)
+
+    @contextmanager
+    def _missing_told(self, root_key: str) -> Iterator[None]:
+        """Tell a key that is missing from one that is refused.
+
+        A missing key is refused like everything else (see transit.encrypt); a process that may not look at keys is
+        refused once more, and says that it was refused.
+        """
+        try:
+            yield
+        except VaultRefused:
+            if self._session.read(f"transit/keys/{root_key}") is None:
+                raise KeyUnavailable from None
+            raise
+
+
+def _text(wrapped: bytes) -> str:
+    try:
+        return wrapped.decode("ascii")
+    except UnicodeDecodeError:
+        raise WrongContext from None

@@ -16,8 +16,8 @@ from tenancy import ids
 from tenancy.binding import Context
 from tenancy.errors import KeyUnavailable, VaultRefused
 from vault.interfaces import REWRAP_BATCH, TransitKey
-from vault.keys import decoded, disable_key, encoded, ensure_key, key_errors, require_key, transit_key
-from vault.session import VaultCalls, VaultRejected
+from vault.keys import batch_results, decoded, disable_key, encoded, ensure_key, key_errors, require_key, transit_key
+from vault.session import VaultCalls
 from vault.tokens import TenantSessions
 
 _KIND = "aes256-gcm96"
@@ -121,16 +121,9 @@ class TransitTenantKeys:
             answer = self._tenants.session(place.tenant_id).write(
                 f"transit/rewrap/{place.l2_key}", {"batch_input": batch}
             )
-            # The whole is a success for the server whatever came of each.
-            return [_rewrapped(result) for result in answer["batch_results"]]
+            return batch_results(answer, "ciphertext")
 
     def _use(self, operation: str, context: Context, data: dict[str, Any]) -> dict[str, Any]:
         calls = self._tenants.session(context.tenant_id)
         with key_errors():
             return calls.write(f"transit/{operation}/{context.l2_key}", data | {"context": encoded(context.encode())})
-
-
-def _rewrapped(result: dict[str, Any]) -> str:
-    if result.get("error") or not result.get("ciphertext"):
-        raise VaultRejected(400, str(result.get("error")))
-    return str(result["ciphertext"])

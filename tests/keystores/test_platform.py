@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from keystores.platform import PlatformRootKey
 from tenancy import ids
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled
 from tests.contracts.root_keys import CONTEXT, INNER, RootKeyContract
 from tests.vault.server import Server, start
+from vault.interfaces import REWRAP_BATCH
 from vault.root_keys import TransitRootKeys
 
 REGION = "eu-west-1"
@@ -75,6 +77,35 @@ def holder(server: Server) -> PlatformHolder:
 
 class TestPlatformRootKey(RootKeyContract):
     pass
+
+
+def test_the_worker_wraps_and_opens_many_in_one_call_each_bound_to_its_own_context(server: Server) -> None:
+    root_key = PlatformRootKey(TransitRootKeys(server.session("worker")), REGION)
+    contexts = [replace(CONTEXT, object_id=f"service-{place}") for place in range(REWRAP_BATCH)]
+    inners = [INNER + bytes([place]) for place in range(REWRAP_BATCH)]
+    wraps = root_key.wrap_all(list(zip(contexts, inners, strict=True)))
+    assert list(root_key.unwrap_all(list(zip(contexts, wraps, strict=True)))) == inners
+    assert [root_key.unwrap(context, wrap) for context, wrap in zip(contexts[:2], wraps[:2], strict=True)] == inners[:2]
+    moved = [contexts[1], contexts[0], *contexts[2:]]
+    with pytest.raises(WrongContext):
+        root_key.unwrap_all(list(zip(moved, wraps, strict=True)))
+    with pytest.raises(WrongContext):
+        root_key.unwrap_all([*zip(contexts[:2], wraps[:2], strict=True), (contexts[2], b"\xff")])
+    assert list(root_key.wrap_all([])) == list(root_key.unwrap_all([])) == []
+
+
+def test_many_at_once_are_refused_to_the_crypto_service(holder: PlatformHolder) -> None:
+    wrapped = holder.root_key.wrap(CONTEXT, INNER)
+    with pytest.raises(RootKeyDenied):
+        holder.root_key.wrap_all([(CONTEXT, INNER)])
+    with pytest.raises(RootKeyDenied):
+        holder.root_key.unwrap_all([(CONTEXT, wrapped)])
+
+
+def test_a_region_without_a_key_has_none_for_many_either(server: Server) -> None:
+    nowhere = PlatformRootKey(TransitRootKeys(server.session("worker")), "ap-south-1")
+    with pytest.raises(RootKeyDisabled):
+        nowhere.wrap_all([(CONTEXT, INNER)])
 
 
 def test_a_region_without_a_key_is_said_to_have_none(server: Server) -> None:

@@ -60,18 +60,23 @@ path "transit/keys/payloads-platform/*" {
 
 # Put a service key under the platform's root key, and take it from there to a customer's and back when a tenant changes
 # its root key. What lies beneath is still encrypted under the tenant's L2, which only the tenant's identity may use.
+# A rotation does so with thousands of them, many in one call.
 path "transit/encrypt/root-*" {
   capabilities       = ["update"]
   allowed_parameters = {
-    "plaintext" = []
-    "context"   = []
+    "plaintext"                     = []
+    "context"                       = []
+    "batch_input"                   = []
+    "partial_failure_response_code" = []
   }
 }
 path "transit/decrypt/root-*" {
   capabilities       = ["update"]
   allowed_parameters = {
-    "ciphertext" = []
-    "context"    = []
+    "ciphertext"                    = []
+    "context"                       = []
+    "batch_input"                   = []
+    "partial_failure_response_code" = []
   }
 }
 
