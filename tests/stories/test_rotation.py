@@ -91,11 +91,12 @@ def rotated(stack: Stack, busy: list[Busy]) -> Told:
     with ExitStack() as working, ThreadPoolExecutor(1) as beside:
         for one in busy:
             working.enter_context(one.at_work())
+        wait_until(lambda: all(one.texts and one.data_keys and one.sealed for one in busy), lambda: "nothing is sealed")
+        told.objects = sealed_objects(stack, "ledger")
         for number in range(1, ROTATIONS + 1):
             thief = Thief(stack, TENANT)
             assert {len(key) for key in thief.opened()} == {32}
             told.thieves.append(thief)
-            told.objects = told.objects or sealed_objects(stack, "ledger")
             first: Future[dict[str, Any]] = beside.submit(stack.command, "rotate", TENANT)
             wait_until(partial(_began, stack, number), lambda: "no rotation began")
             told.second.append(refused(stack.run("rotate", TENANT, "--json")))
