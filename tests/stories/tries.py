@@ -97,13 +97,17 @@ class Kept:
     def over_kmip(self) -> list[Try]:
         return self._kept_alive(_items)
 
+    def without_a_key(self) -> list[Try]:
+        """Ask for what stands in rows, so that no key is needed for it."""
+        return self._kept_alive(_keyless)
+
     def by_handshakes(self) -> list[Try]:
         """Connect anew for each request, as who has never connected yet."""
 
         def tried(one: Busy, *, https: bool) -> str:
             alone = Program(one.service)
             try:
-                return _asked(alone, data_key("record/1") if https else batch_item(Operation.LOCATE))
+                return _asked(alone, data_key("record/1") if https else batch_item(*creation()))
             finally:
                 alone.hang_up()
 
@@ -259,7 +263,7 @@ def _asked(program: Program, request: bytes | Item) -> str:
         return NO_CONNECTION
 
 
-def _requests(one: Busy) -> list[bytes]:
+def _requests(one: Busy) -> list[bytes | Item]:
     sealed, wrapped = one.texts[0], one.data_keys[0]
     by_text = {"ciphertext": sealed.sealed, "resource": sealed.resource}
     return [
@@ -269,18 +273,24 @@ def _requests(one: Busy) -> list[bytes]:
         data_key("record/1"),
         post("/v1/data-keys/open", {"wrapped": wrapped.sealed, "resource": wrapped.resource}),
         post("/v1/decrypt:batch", {"items": [by_text]}),
-        post("/v1/certificate", None),
     ]
 
 
-def _items(one: Busy) -> list[Item]:
+def _items(one: Busy) -> list[bytes | Item]:
     object_id, sealed, _ = one.sealed[0]
     it = text(Tag.UNIQUE_IDENTIFIER, object_id)
     return [
         batch_item(Operation.GET, it),
-        batch_item(Operation.GET_ATTRIBUTES, it),
         batch_item(Operation.ENCRYPT, it, gcm(), octets(Tag.DATA, b"data")),
         batch_item(Operation.DECRYPT, it, gcm(), *sealed),
-        batch_item(Operation.LOCATE),
         batch_item(*creation()),
+    ]
+
+
+def _keyless(one: Busy) -> list[bytes | Item]:
+    it = text(Tag.UNIQUE_IDENTIFIER, one.sealed[0][0])
+    return [
+        post("/v1/certificate", None),
+        batch_item(Operation.GET_ATTRIBUTES, it),
+        batch_item(Operation.LOCATE),
     ]
