@@ -72,24 +72,26 @@ class Busy:
                 thread.join()
 
     def still_open(self) -> int:
-        """Open everything there ever was, each answer compared; return how much that was."""
+        """Open everything there is by now, each answer compared; return how much that was. It may be at work."""
+        texts, data_keys = list(self.texts), list(self.data_keys)
         with Client.from_folder(self.service.folder, ONCE) as client:
-            for first in range(0, len(self.texts), _BATCH):
-                some = self.texts[first : first + _BATCH]
+            for first in range(0, len(texts), _BATCH):
+                some = texts[first : first + _BATCH]
                 opened = client.decrypt_many([(one.sealed, one.resource) for one in some])
                 assert opened == [one.plain for one in some]
-            for one in self.data_keys:
+            for one in data_keys:
                 assert client.open_data_key(one.sealed, one.resource) == one.plain
-        return len(self.texts) + len(self.data_keys) + self.objects_open()
+        return len(texts) + len(data_keys) + self.objects_open()
 
     def objects_open(self) -> int:
         """Ask for every object and decrypt everything that they encrypted; return how much that was."""
+        objects, encrypted = dict(self.objects), list(self.sealed)
         with self.service.open_kmip() as kmip:
-            for object_id, material in self.objects.items():
+            for object_id, material in objects.items():
                 assert _material(kmip, object_id) == material
-            for object_id, sealed, plain in self.sealed:
+            for object_id, sealed, plain in encrypted:
                 assert _decrypted(kmip, object_id, sealed) == plain
-        return len(self.objects) + len(self.sealed)
+        return len(objects) + len(encrypted)
 
     def answers(self, texts: list[Text]) -> Counter[str]:
         """Return what asking for texts comes to now: `open`, `wrong`, or the code of the refusal."""

@@ -55,6 +55,7 @@ def bystander(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     busy = Busy(connect(stack, BYSTANDER, "microservice", "ledger", tmp_path_factory.mktemp("bystander") / "ledger"))
     with busy.at_work():
         yield busy
+    assert busy.problems == []
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,8 @@ def test_the_certificate_verifies_with_the_file_and_the_public_key_alone(home: P
 
 def test_the_certificate_and_the_stream_tell_the_same_story(home: Path) -> None:
     after = verdict(home, "after.jsonl", "--public-key", "key.pem", "--against", "before.jsonl")
-    assert (after["intact"], after["signature"], after["against"]["only_there"]) == (True, "verified", 0)
+    assert (after["intact"], after["problem"], after["signature"]) == (True, None, "verified")
+    assert after["against"]["only_there"] == 0
     assert after["against"]["same"] == verdict(home, "before.jsonl")["events"]
     found = verdict(home, "certificate.json", "--public-key", "key.pem", "--against", "after.jsonl")
     assert (found["intact"], found["against"]["same"]) == (True, 1)
@@ -220,7 +222,7 @@ def test_the_certificate_and_the_stream_tell_the_same_story(home: Path) -> None:
 def test_one_flipped_bit_is_found_and_located_in_either_file(home: Path) -> None:
     for name, located in (("certificate.json", r"part|character \d+|byte \d+|line \d+"), ("after.jsonl", r"line \d+")):
         content = (home / name).read_bytes()
-        places = random.Random(content[-100:]).sample(range(len(content) * 8), 8)  # noqa: S311 - places in a file
+        places = random.Random(content[-100:]).sample(range(len(content) * 8), 4)  # noqa: S311 - places in a file
         for place in (0, *places, len(content) * 8 - 1):
             altered = bytearray(content)
             altered[place // 8] ^= 1 << place % 8
