@@ -1,5 +1,6 @@
 """I rotate my keys: my services go on, what they encrypted before opens, and the old tenant key opens nothing."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -19,6 +21,8 @@ from crypto.kmip.tags import Tag
 from database.interfaces import object_mark
 from tenancy import ids
 from tenancy.errors import KeyUnavailable, KeyVersionRetired, VaultRefused
+from tenancy.messages import RotateRequest
+from tenancy.rotation import Scope
 from tests.crypto.kmip.messages import batch_item
 from tests.keystores.fault_proxy import answering
 from tests.stories.busy import Busy, Text
@@ -28,7 +32,9 @@ from tests.stories.holders import Holders
 from tests.stories.kmip_wire import reason_of, send
 from tests.stories.stack import Stack, wait_until
 from tests.stories.thief import Thief
+from tests.stories.tries import code_of
 from vault.session import VaultRejected
+from workflows.gateway import Gateway
 
 TENANT, SERVICES = "rotating-corp-6", ("ledger", "billing")
 KEYHOLDER = "turning-corp-6"
@@ -99,10 +105,18 @@ def rotated(stack: Stack, busy: list[Busy]) -> Told:
             told.thieves.append(thief)
             first: Future[dict[str, Any]] = beside.submit(stack.command, "rotate", TENANT)
             wait_until(partial(_began, stack, number), lambda: "no rotation began")
-            told.second.append(refused(stack.run("rotate", TENANT, "--json")))
+            told.second.append(code_of(lambda: asyncio.run(_ask_again(stack))))
             told.document = first.result()
             assert told.document["operation"]["state"] == "done"
     return told
+
+
+async def _ask_again(stack: Stack) -> None:
+    """Ask as the command does, but at once: a process that starts on a busy machine may come when the first is over."""
+    gateway = await Gateway.connect(stack.settings.temporal_address, 180)
+    await gateway.rotate_keys(
+        TENANT, RotateRequest(request_id=uuid4().hex, services=Scope.ALL, service=None, tenant_key=True)
+    )
 
 
 def _began(stack: Stack, number: int) -> bool:
