@@ -80,6 +80,7 @@ def kept(stack: Stack, bystander: Busy, before: Path, tmp_path_factory: pytest.T
     payload = thief.session.write(f"transit/datakey/plaintext/{ids.payload_key(TENANT)}", {"bits": 256})["ciphertext"]
     kept = Kept(stack, services, thief, session_of(stack), list(thief.inner()), payload)
     copy_rows(stack, TENANT)
+    asyncio.run(sign_to_the_end(stack, TENANT))
     stack.command("audit", "export", TENANT, "--out", str(before))
     alive = kept.counted(Kind(one.name, len(one.tries), one.tries) for one in after_leaving(kept) if one.once_worked)
     assert {outcome for outcomes in alive.values() for outcome in outcomes} == {OK}, alive
