@@ -7,21 +7,18 @@ from pathlib import Path
 import pytest
 from temporalio.worker import Replayer
 
-from config.secrets import BOUNDARY_IDENTITY, Role
+from config.secrets import Role
 from tenancy import ids
-from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable
 from tenancy.shred import shred_message
 from tests.activities.test_destruction import verified
 from tests.stories.clients import OK, Program
 from tests.stories.connected import connect
-from tests.stories.stack import REGION, Stack, wait_until
+from tests.stories.stack import Stack, wait_until
 from tests.stories.test_story_1_enable import assert_refused
 from tests.stories.test_traces import payloads_of
-from vault.root_keys import TransitRootKeys
+from tests.stories.thief import Thief
 from vault.signer import TransitAuditSigner
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
 from worker import wiring
 from worker.codec import ENCODING
 
@@ -93,32 +90,10 @@ def test_the_marketplace_lets_me_leave_and_come_back(stack: Stack, program: Prog
     wait_until(lambda: works(program), lambda: "what was encrypted before does not open")
 
 
-class Thief:
-    """An operator with the key server and a copy of every row and history from before."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        with stack.owner() as owner:
-            self.wraps = owner.execute(
-                "select service, version, wrapped from okcm.service_key where tenant_id = %s", [TENANT]
-            ).fetchall()
-
-    def opened(self) -> list[bytes]:
-        """Open what can be opened: the outer layer under the platform's root key, and then the inner one."""
-        vault = self.stack.vault()
-        keys = TransitTenantKeys(vault, TenantTokens(vault, self.stack.secret(BOUNDARY_IDENTITY)))
-        found = []
-        for service, version, wrapped in self.wraps:
-            context = Context(TENANT, ids.l2_key(TENANT), service, Purpose.SERVICE_KEY, str(version))
-            inner = TransitRootKeys(vault).unwrap(ids.root_key(REGION), context.encode(), wrapped)
-            found.append(keys.decrypt(context, inner.decode()))
-        return found
-
-
 @pytest.fixture(scope="module")
 def gone(stack: Stack, program: Program) -> Thief:
     """Leave for good, after a thief has copied everything: by a grace of seconds that ends by itself."""
-    thief = Thief(stack)
+    thief = Thief(stack, TENANT)
     assert [len(key) for key in thief.opened()] == [32]
     stack.command("offboard", TENANT, "--grace", "3s", *YES)
     wait_until(lambda: state(stack) == "offboarded", lambda: f"it is {state(stack)}")

@@ -1,0 +1,66 @@
+"""The administrator of the database puts a tenant's rows back from a copy, past every policy, trigger and reference."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from psycopg import Connection, sql
+
+from database.interfaces import mark, object_mark
+from tests.stories.stack import Stack
+
+TABLES = (
+    *("tenant", "key", "certificate_authority", "route", "service", "service_certificate", "service_key"),
+    "managed_object",
+)
+"""What the crypto service reads before it lets somebody in and opens something."""
+_BEFORE, _AFTER = "copied_before", "copied_after"
+
+
+def copy_rows(stack: Stack, tenant_id: str) -> None:
+    """Take the copy."""
+    with stack.owner() as owner:
+        _copy(owner, _BEFORE, tenant_id)
+
+
+@contextmanager
+def rows_put_back(stack: Stack, tenant_id: str) -> Iterator[None]:
+    """Have the rows as they were copied, and everybody told of it, until the block ends."""
+    with stack.owner() as owner:
+        owner.execute("set session_replication_role = replica")
+        _copy(owner, _AFTER, tenant_id)
+        _replace(owner, _BEFORE, tenant_id)
+        try:
+            yield
+        finally:
+            _replace(owner, _AFTER, tenant_id)
+            for schema in (_BEFORE, _AFTER):
+                owner.execute(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
+
+
+def _copy(owner: Connection, schema: str, tenant_id: str) -> None:
+    owner.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+    for table in TABLES:
+        copied, original = sql.Identifier(schema, table), sql.Identifier("okcm", table)
+        owner.execute(
+            sql.SQL("create table {} as select * from {} where tenant_id = {}").format(copied, original, tenant_id)
+        )
+
+
+def _replace(owner: Connection, schema: str, tenant_id: str) -> None:
+    with owner.transaction():
+        for table in TABLES:
+            original = sql.Identifier("okcm", table)
+            columns = owner.execute(
+                "select column_name from information_schema.columns"
+                " where table_schema = 'okcm' and table_name = %s and is_generated = 'NEVER' order by 1",
+                [table],
+            ).fetchall()
+            names = sql.SQL(", ").join(sql.Identifier(name) for (name,) in columns)
+            owner.execute(sql.SQL("delete from {} where tenant_id = {}").format(original, tenant_id))
+            owner.execute(
+                sql.SQL("insert into {} ({}) overriding system value select {} from {}").format(
+                    original, names, names, sql.Identifier(schema, table)
+                )
+            )
+        for changed in (mark(tenant_id), object_mark(tenant_id)):
+            owner.execute("select pg_notify('okcm_changed', %s)", [changed])

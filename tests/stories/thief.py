@@ -1,0 +1,37 @@
+"""An operator with the key server, every secret file of the worker, and a copy of rows from before."""
+
+from collections.abc import Iterator
+
+from config.secrets import BOUNDARY_IDENTITY, Role
+from tenancy import ids
+from tenancy.binding import Context, Purpose
+from tests.stories.stack import REGION, Stack
+from vault.root_keys import TransitRootKeys
+from vault.tokens import TenantTokens
+from vault.transit import TransitTenantKeys
+
+
+class Thief:
+    """The copy is of every service key's wrap, as they lay when this was made."""
+
+    def __init__(self, stack: Stack, tenant_id: str, region: str = REGION) -> None:
+        self.stack, self.tenant_id, self._region = stack, tenant_id, region
+        self.session = stack.vault(Role.WORKER)
+        self.keys = TransitTenantKeys(self.session, TenantTokens(self.session, stack.secret(BOUNDARY_IDENTITY)))
+        with stack.owner() as owner:
+            self.wraps = owner.execute(
+                "select service, version, wrapped from okcm.service_key"
+                " where tenant_id = %s and wrapped is not null order by service, version",
+                [tenant_id],
+            ).fetchall()
+
+    def inner(self) -> Iterator[tuple[Context, str]]:
+        """Open the outer layer of each wrap under the platform's root key, which no tenant's leaving takes away."""
+        for service, version, wrapped in self.wraps:
+            context = Context(self.tenant_id, ids.l2_key(self.tenant_id), service, Purpose.SERVICE_KEY, str(version))
+            text = TransitRootKeys(self.session).unwrap(ids.root_key(self._region), context.encode(), wrapped)
+            yield context, text.decode("ascii")
+
+    def opened(self) -> list[bytes]:
+        """Open what can be opened: the outer layer, and then the inner one with the tenant's identity."""
+        return [self.keys.decrypt(context, text) for context, text in self.inner()]
