@@ -41,8 +41,8 @@ def notice(told: Standing, left: LeavingRow | None, now: datetime) -> Standing:
     return replace(
         told,
         title=f"Your tenant is leaving: restorable until {at(left.until)} ({relative(left.until, now)})",
-        advice="No service can read or write encrypted data. Until then somebody who manages keys can restore all of it here. After that the keys are destroyed and "
-        "what they encrypted can never be read again.",
+        advice="No service can read or write encrypted data. Until then somebody who manages keys can restore all of "
+        "it here. After that the keys are destroyed and what they encrypted can never be read again.",
     )
 
 
