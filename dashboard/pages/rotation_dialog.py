@@ -16,7 +16,6 @@ from dashboard.pages.parts import alone
 from dashboard.seat import Seat
 from dashboard.views import approvals, rotation
 from dashboard.views.key_actions import KeyAction, action_of
-from dashboard.views.rotation import Old
 from database.interfaces import WantedRotation
 from tenancy.approvals import Action, Approval
 from tenancy.errors import OpenKcmError
@@ -141,17 +140,18 @@ def _draw_retire_question(seat: Seat, service: str) -> _End | Approval | None:
     two = approval_actions.policy_of(seat).wants_two_for(Action.RETIRE_KEY_VERSION)
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         there = rotation.old(tx.services.keys(), tx.objects.versions(), service, seat.now())
-    chosen: Old | None = st.selectbox(
-        "Which version", there, format_func=lambda one: one.words, key="rotation.version", placeholder="None is left"
+    # By number, so that what is said of a version may change while it stays chosen.
+    named = {one.version: one for one in there}
+    version: int | None = st.selectbox(
+        "Which version", list(named), format_func=lambda number: named[number].words, key="rotation.version"
     )
     _draw_consequences(KeyAction.RETIRE_VERSION, ())
-    why_not = "There is no version of this key." if chosen is None else chosen.why_not
+    why_not = "There is no version of this key." if version is None else named[version].why_not
     if why_not:
         st.warning(why_not, title="This version stays", icon=":material/lock:")
     button = "Ask for approval" if two else "Destroy this version"
-    if not _is_confirmed(seat, button, typed=True, two=two, disabled=bool(why_not)) or chosen is None:
+    if not _is_confirmed(seat, button, typed=True, two=two, disabled=bool(why_not)) or version is None:
         return None
-    version = chosen.version
     return _act(
         seat,
         (lambda: rotation_actions.ask_to_retire(seat, service, version))
