@@ -239,8 +239,8 @@ class RotationActivities:
         with self._database.tenant_tx(step.tenant_id) as tx:
             record(tx, step, AuditName.TENANT_KEY_TRIMMED, name, oldest=str(key.oldest))
 
-    @activity.defn(name="destroy-service-keys")
-    def destroy_service_keys(self, step: RotationStep) -> DestroyResult:
+    @activity.defn(name="destroy-compromised-keys")
+    def destroy_compromised_keys(self, step: RotationStep) -> DestroyResult:
         """Step 8: compromised versions under which nothing is sealed any more lose their wrap. It cannot be undone."""
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.rotations.enter(step.number, Stage.DESTROY)

@@ -214,7 +214,7 @@ def build(settings: Settings) -> Parts:
             rotation.rewrap_keys,
             rotation.retire_tenant_key,
             rotation.trim_tenant_key,
-            rotation.destroy_service_keys,
+            rotation.destroy_compromised_keys,
             rotation.finish_rotation,
             rotation.abandon_rotation,
             rotation.retire_service_key,

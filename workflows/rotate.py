@@ -110,7 +110,7 @@ class RotateKeys:
         deadline = workflow.now() + timing.RESEAL_PATIENCE
         while True:
             left = await perform(
-                RotationActivities.destroy_service_keys,
+                RotationActivities.destroy_compromised_keys,
                 self._step,
                 "8 · destroy compromised service keys that nothing is sealed under",
             )

@@ -42,7 +42,7 @@ STEPS = (
     "rewrap-keys",
     "retire-tenant-key",
     "trim-tenant-key",
-    "destroy-service-keys",
+    "destroy-compromised-keys",
     "finish-rotation",
 )
 Copy = tuple[ServiceKeyRow, bytes]
@@ -86,7 +86,7 @@ class Rotating(Change):
             "rewrap-keys": plan.retires,
             "retire-tenant-key": plan.retires,
             "trim-tenant-key": request.tenant_key and request.compromised,
-            "destroy-service-keys": plan.destroys,
+            "destroy-compromised-keys": plan.destroys,
             "finish-rotation": True,
         }
         return [name for name in STEPS[1:] if taken[name]]

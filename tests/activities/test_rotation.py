@@ -94,7 +94,7 @@ def test_a_compromised_key_is_kept_for_as_long_as_an_object_is_sealed_under_it(r
     step = rotating.wants(services=Scope.ONE, service="orders", tenant_key=False, compromised=True)
     rotating.rotate(step, until="activate-service-keys")
     last = RotationStep(**step.model_dump(exclude={"request", "scheduled"}))
-    assert rotating.tenant.run_with("destroy-service-keys", last).objects == 1
+    assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 1
     assert rotating.states()["orders", 1] is KeyState.COMPROMISED
     assert looked(rotating) is None
     with crypto.tenant_tx(rotating.tenant_id) as tx:
@@ -102,7 +102,7 @@ def test_a_compromised_key_is_kept_for_as_long_as_an_object_is_sealed_under_it(r
     request = looked(rotating)
     assert request is not None
     assert (request.services, request.tenant_key) == (Scope.NONE, False)
-    assert rotating.tenant.run_with("destroy-service-keys", last).objects == 0
+    assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 0
     assert rotating.states()["orders", 1] is KeyState.DESTROYED
 
 

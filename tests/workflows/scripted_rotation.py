@@ -109,10 +109,10 @@ class RotationScript:
         self._called("retire-tenant-key")
         return RetireResult(retired=self.calls.count("retire-tenant-key") >= self.rounds)
 
-    @activity.defn(name="destroy-service-keys")
+    @activity.defn(name="destroy-compromised-keys")
     async def _destroy(self, step: RotationStep) -> DestroyResult:
         assert step.number
-        self._called("destroy-service-keys")
+        self._called("destroy-compromised-keys")
         return DestroyResult(objects=0)
 
     @activity.defn(name="finish-rotation")

@@ -78,7 +78,7 @@ async def test_a_rotation_takes_only_the_steps_that_it_needs(entity: Entity, scr
 async def test_what_is_compromised_is_deleted_and_destroyed_last(entity: Entity, script: RotationScript) -> None:
     script.plan = RotationPlan(services=2, retires=True, destroys=True)
     await rotate(entity, compromised=True)
-    assert script.calls == [*EVERYTHING[:-1], "trim-tenant-key", "destroy-service-keys", EVERYTHING[-1], TOLD]
+    assert script.calls == [*EVERYTHING[:-1], "trim-tenant-key", "destroy-compromised-keys", EVERYTHING[-1], TOLD]
 
 
 async def test_what_is_stored_under_the_old_version_meanwhile_is_wrapped_in_another_round(
