@@ -148,7 +148,7 @@ def test_the_certificate_of_destruction_is_the_same_file_that_the_command_writes
 
 
 def test_nobody_gets_the_certificate_of_another_tenant_or_one_that_is_not_there(stand: Stand) -> None:
-    assert stand.ask(PROOF).status_code == 400
+    assert stand.ask(PROOF).status_code == 404
     a_certificate(stand)
     assert stand.ask(f"/tenant/{BETA}/destruction-certificate.json").status_code == 403
     assert stand.ask(PROOF, openkcm_tenant=BETA).status_code == 403
