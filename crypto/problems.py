@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import structlog
 
-from tenancy import errors, root_key_errors
+from tenancy import errors, root_key_errors, rotation_errors
 from tenancy.errors import OpenKcmError
 
 CONTENT_TYPE = "application/problem+json"

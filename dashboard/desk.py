@@ -53,6 +53,7 @@ def _draw_signed_in(parts: Parts, place: Place) -> None:
     source = st.context.headers.get(SOURCE_HEADER, "")
     try:
         sign_on = parts.guard.admit(st.user.to_dict(), place, st.query_params.to_dict(), source)
+        entries = navigation.LEFT if parts.guard.has_left(sign_on) else _ENTRIES[place.kind]
     except (AccessRefused, SessionEnded, DatabaseUnavailable) as refused:
         _draw_alone(place, partial(front_door.draw_refusal, refused))
         st.stop()
@@ -66,7 +67,7 @@ def _draw_signed_in(parts: Parts, place: Place) -> None:
                 url_path=entry.path,
                 default=not entry.path,
             )
-            for entry in _ENTRIES[place.kind]
+            for entry in entries
         ]
     )
     with st.sidebar:

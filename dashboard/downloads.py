@@ -4,6 +4,7 @@ Such an answer is made while it is sent, and a browser that is slow or gone hold
 """
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
@@ -11,17 +12,24 @@ from starlette.routing import BaseRoute, Route
 
 from dashboard import cookies, refusal_page, stream
 from dashboard.edge import PLACE_HEADER, SOURCE_HEADER
+from dashboard.pages import left
 from dashboard.places import Place, PlaceKind, named
+from dashboard.seat import Seat
 from dashboard.views import audit_query
 from dashboard.wiring import Parts
 from tenancy.audit_search import AuditFilter
-from tenancy.errors import AccessRefused, OpenKcmError, SessionEnded
+from tenancy.errors import AccessRefused, CertificateMissing, OpenKcmError, SessionEnded
+from tenancy.people import Permission
+from tenancy.shred import certificate_file
 
 
 def routes(parts: Parts) -> list[BaseRoute]:
     """Return the routes, as the application sees their paths once the edge has found the place."""
     downloads = Downloads(parts)
-    return [Route(f"/{audit_query.DOWNLOAD}", downloads.audit)]
+    return [
+        Route(f"/{audit_query.DOWNLOAD}", downloads.audit),
+        Route(f"/{left.CERTIFICATE}", downloads.certificate),
+    ]
 
 
 class Downloads:
@@ -30,16 +38,43 @@ class Downloads:
 
     async def audit(self, request: Request) -> Response:
         """Answer with the records of the tenant's audit stream that the query asks for, as JSON Lines."""
+        return await self._answer(request, self._audit)
+
+    async def certificate(self, request: Request) -> Response:
+        """Answer with the signed statement of what was destroyed when the tenant left, as anybody can verify it."""
+        return await self._answer(request, self._certificate)
+
+    async def _answer(self, request: Request, make: Callable[[Request, Seat], Response]) -> Response:
         place = named(request.headers.get(PLACE_HEADER, ""))
         try:
             if place is None or place.kind is not PlaceKind.TENANT:
                 raise AccessRefused
-            chosen = audit_query.decode(request.url.query)
-            return await asyncio.to_thread(self._audit, request, place, chosen)
+            return await asyncio.to_thread(lambda: make(request, self._seat(request, place)))
         except OpenKcmError as refused:
             return HTMLResponse(refusal_page.render(refused), refusal_page.status(refused))
 
-    def _audit(self, request: Request, place: Place, chosen: AuditFilter) -> Response:
+    def _audit(self, request: Request, seat: Seat) -> Response:
+        chosen = audit_query.decode(request.url.query)
+        lines = stream.export(seat, chosen)
+        if lines is None:
+            raise AccessRefused("your role does not show the audit stream", "ask an administrator or an auditor")
+        what = "audit-selection" if chosen != AuditFilter() else "audit"
+        name = f"{seat.tenant_id}-{what}-{seat.now():%Y%m%dT%H%M%SZ}.jsonl"
+        return StreamingResponse(lines, media_type="application/jsonl", headers=_saved_as(name))
+
+    @staticmethod
+    def _certificate(_: Request, seat: Seat) -> Response:
+        if not seat.may(Permission.VIEW):
+            raise AccessRefused("your role does not show this tenant", "ask an administrator of your organization")
+        with seat.database.tenant_tx(seat.tenant_id) as tx:
+            kept = tx.leaving.certificate()
+        if kept is None:
+            raise CertificateMissing
+        document = certificate_file(kept.statement, kept.signature, kept.key)
+        headers = _saved_as(f"{seat.tenant_id}-{left.CERTIFICATE}")
+        return Response(document, media_type="application/json", headers=headers)
+
+    def _seat(self, request: Request, place: Place) -> Seat:
         parts, source = self._parts, request.headers.get(SOURCE_HEADER, "")
         try:
             claims = cookies.read_claims(request.cookies, parts.cookie_secret, parts.origin)
@@ -47,11 +82,8 @@ class Downloads:
             raise SessionEnded from None
         if claims is None:
             raise SessionEnded
-        seat = parts.seat(parts.guard.admit(claims, place, {}, source), source)
-        lines = stream.export(seat, chosen)
-        if lines is None:
-            raise AccessRefused("your role does not show the audit stream", "ask an administrator or an auditor")
-        what = "audit-selection" if chosen != AuditFilter() else "audit"
-        name = f"{seat.tenant_id}-{what}-{seat.now():%Y%m%dT%H%M%SZ}.jsonl"
-        disposition = {"content-disposition": f'attachment; filename="{name}"'}
-        return StreamingResponse(lines, media_type="application/jsonl", headers=disposition)
+        return parts.seat(parts.guard.admit(claims, place, {}, source), source)
+
+
+def _saved_as(name: str) -> dict[str, str]:
+    return {"content-disposition": f'attachment; filename="{name}"'}

@@ -17,6 +17,7 @@ from dashboard.interfaces import TenantDatabase
 from dashboard.places import Place, PlaceKind
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.errors import AccessRefused, DatabaseUnavailable, OpenKcmError, SessionEnded
+from tenancy.lifecycle import State
 from tenancy.people import OPERATORS
 
 _SEEN_EVERY = timedelta(seconds=30)
@@ -81,6 +82,17 @@ class Guard:
         except DatabaseUnavailable:
             return False  # nothing is shown anew meanwhile: every rerun asks `admit`, or `holds` if it is of a part
         return row is None or row.ended_at is not None or self.now() - row.last_seen_at > self.idle
+
+    def has_left(self, sign_on: SignOn) -> bool:
+        """Return whether the tenant of somebody who was admitted is destroyed, so that only what proves it is left.
+
+        Their sign-ons were erased with it. Who signs on again may still look: the proof is the customer's.
+        """
+        if sign_on.person.is_operator:
+            return False
+        with self.database.tenant_tx(sign_on.person.tenant_id) as tx:
+            tenant = tx.tenants.get()
+        return tenant is not None and tenant.state is State.OFFBOARDED
 
     def end(self, sign_on: SignOn, source: str) -> None:
         """End a session for all its tabs; ending it again changes nothing."""

@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from database.interfaces import AuditDatabase, OperatorQuestions, TenantDatabase
-from tenancy.messages import StandingMove
+from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
 from tenancy.policy import TenantPolicy
 
 
@@ -34,6 +34,29 @@ class Door(Protocol):
 
         Refused with the code of what stopped it, after which the former key is in force; NotDoneInTime: it goes on.
         """
+        ...
+
+    def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
+        """Rotate keys of a tenant; it is done when this returns, and what became of it is on record.
+
+        Refused with the code of what stopped it, after which every key that worked works; NotDoneInTime: it goes on.
+        """
+        ...
+
+    def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
+        """Destroy a version of a service key that encrypts nothing any more, for good."""
+        ...
+
+    def roll_authority(self, tenant_id: str) -> None:
+        """Have new certificates come from another authority; those of the one before go on until they expire."""
+        ...
+
+    def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
+        """Let a tenant leave; nothing of it works when this returns, and until the grace is over it can be restored."""
+        ...
+
+    def restore(self, tenant_id: str) -> None:
+        """Bring a tenant back that is leaving; it stands as before when this returns."""
         ...
 
     def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:

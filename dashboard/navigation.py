@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dashboard.pages import audit, keys, operations, overview, services, settings, usage
+from dashboard.pages import audit, keys, left, operations, overview, services, settings, usage
 from dashboard.seat import Seat
 
 
@@ -25,4 +25,6 @@ TENANT = (
     Entry("Audit", ":material/fact_check:", "audit", audit.draw),
     Entry("Settings", ":material/tune:", "settings", settings.draw),
 )
+LEFT = (Entry("Farewell", ":material/waving_hand:", "", left.draw), TENANT[4])
+"""Of a tenant that has left there is nothing else to look at: everything that the other pages show is erased."""
 OPERATIONS = (Entry("Operations", ":material/monitoring:", "", operations.draw),)

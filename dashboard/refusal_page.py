@@ -3,7 +3,7 @@
 from html import escape
 from http import HTTPStatus
 
-from tenancy.errors import AccessRefused, InvalidRequest, OpenKcmError, PlatformError, SessionEnded
+from tenancy.errors import AccessRefused, CertificateMissing, InvalidRequest, OpenKcmError, PlatformError, SessionEnded
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -44,9 +44,11 @@ _AGAIN = (("Try again", ""),)
 
 
 def status(refused: OpenKcmError) -> HTTPStatus:
-    """Return 403 for whoever may not, 400 for what cannot be asked, 503 when nobody can tell."""
+    """Return 403 for whoever may not, 400 for what cannot be, 404 for what is not there, 503 when nobody can tell."""
     if isinstance(refused, PlatformError):
         return HTTPStatus.SERVICE_UNAVAILABLE
+    if isinstance(refused, CertificateMissing):
+        return HTTPStatus.NOT_FOUND
     return HTTPStatus.BAD_REQUEST if isinstance(refused, InvalidRequest) else HTTPStatus.FORBIDDEN
 
 

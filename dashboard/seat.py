@@ -41,6 +41,8 @@ class Seat:
     """For how long a root key may be out of reach before its tenant is locked; the setting `root_key_grace_seconds`."""
     approval_hours: float = 24.0
     """How long what takes two people waits for the second; the setting of the same name."""
+    offboard_grace_days: float = 30.0
+    """How long a tenant that leaves can be restored; the setting of the same name."""
     intake_key: str = ""
     """The public key (PEM) to which credentials of root keys are sealed at once; only the worker opens them."""
     aws_principal: str | None = None

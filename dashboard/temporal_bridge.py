@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from tenancy.errors import TemporalUnavailable
-from tenancy.messages import StandingMove
+from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
 from tenancy.policy import TenantPolicy
 from workflows.gateway import Gateway
 
@@ -44,6 +44,21 @@ class TemporalBridge:
 
     def change_root_key(self, tenant_id: str, request_id: str) -> None:
         self._ask(lambda gateway: gateway.change_root_key(tenant_id, request_id))
+
+    def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
+        self._ask(lambda gateway: gateway.rotate_keys(tenant_id, request))
+
+    def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
+        self._ask(lambda gateway: gateway.retire_service_key(tenant_id, service, version))
+
+    def roll_authority(self, tenant_id: str) -> None:
+        self._ask(lambda gateway: gateway.roll_authority(tenant_id))
+
+    def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
+        self._ask(lambda gateway: gateway.offboard(tenant_id, request))
+
+    def restore(self, tenant_id: str) -> None:
+        self._ask(lambda gateway: gateway.restore(tenant_id))
 
     def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
         self._ask(lambda gateway: gateway.change_policy(tenant_id, policy))

@@ -74,6 +74,7 @@ class Parts:
             promise_seconds=self.settings.promise_seconds,
             grace_seconds=self.settings.root_key_grace_seconds,
             approval_hours=self.settings.approval_hours,
+            offboard_grace_days=self.settings.offboard_grace_days,
             intake_key=self.intake_key,
             aws_principal=self.settings.aws_principal,
             present=lambda: self.guard.holds(sign_on, source),

@@ -7,7 +7,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import ObjectCountRow, ObjectRow
+from database.interfaces import ObjectCountRow, ObjectRow, VersionUseRow
 
 _COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, key_version, material, revision"
 _SELECT = f"select {_COLUMNS} from okcm.managed_object where service = %s"  # noqa: S608 - a constant
@@ -70,6 +70,14 @@ class ManagedObjects:
             "select service, state, count(*) from okcm.managed_object group by service, state order by service, state"
         )
         return [ObjectCountRow(*row) for row in rows]
+
+    def versions(self) -> Sequence[VersionUseRow]:
+        # What is destroyed in KMIP's words has no material any more, which not every role may look at.
+        rows = self.connection.execute(
+            "select service, key_version, count(*) from okcm.managed_object where state not in (5, 6)"
+            " group by service, key_version order by service, key_version"
+        )
+        return [VersionUseRow(*row) for row in rows]
 
     def change(self, row: ObjectRow) -> bool:
         changed = self.connection.execute(

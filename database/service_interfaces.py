@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from database.root_key_rows import SealedRootKeyRow
+from database.rotation_rows import VersionUseRow
 from database.rows import (
     CallerRow,
     KeyVersionRow,
@@ -135,6 +136,10 @@ class ManagedObjects(Protocol):
 
     def counts(self) -> Sequence[ObjectCountRow]:
         """Return how many objects each service has in each state, destroyed ones among them."""
+        ...
+
+    def versions(self) -> Sequence[VersionUseRow]:
+        """Return how many objects lie under each version of a service key; versions that have none are left out."""
         ...
 
     def change(self, row: ObjectRow) -> bool:

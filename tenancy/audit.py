@@ -100,6 +100,11 @@ class AuditName(StrEnum):
     ROWS_ERASED = "tenant.rows_erased"
     SHRED_CERTIFIED = "tenant.shred_certified"
     OFFBOARDED = "tenant.offboarded"
+    ROTATE_REQUESTED = "key.rotate_requested"
+    RETIRE_REQUESTED = "key.retire_requested"
+    AUTHORITY_ROLL_REQUESTED = "certificate.authority_roll_requested"
+    OFFBOARD_REQUESTED = "tenant.offboard_requested"
+    RESTORE_REQUESTED = "tenant.restore_requested"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {

@@ -5,15 +5,25 @@ from datetime import timedelta
 
 import streamlit as st
 
-from dashboard.pages import root_key_dialog, standing_part
+from dashboard.pages import root_key_dialog, rotation_card, rotation_dialog, standing_part
 from dashboard.pages.notices import admitted, draw_unknown
 from dashboard.pages.root_key_card import draw_root_key
+from dashboard.pages.rotation_dialog import draw_button, draw_retire_button
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
-from dashboard.views import key_actions, keys, root_choices
+from dashboard.views import key_actions, keys, root_choices, rotation
 from dashboard.views.keys import ServiceKey
-from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from database.interfaces import (
+    KeyVersionRow,
+    ObjectCountRow,
+    RotationRow,
+    ServiceRow,
+    TenantRow,
+    UsageTotalRow,
+    VersionUseRow,
+)
 from tenancy.people import Permission
+from tenancy.policy import TenantPolicy
 
 _DAY = timedelta(hours=24)
 
@@ -21,10 +31,12 @@ _DAY = timedelta(hours=24)
 @dataclass(frozen=True, slots=True)
 class _Rows:
     tenant: TenantRow
-    keys: list[KeyRow]
+    policy: TenantPolicy
+    rotation: RotationRow | None
     service_keys: list[KeyVersionRow]
     services: list[ServiceRow]
     objects: list[ObjectCountRow]
+    uses: list[VersionUseRow]
     usage: list[UsageTotalRow]
 
 
@@ -42,12 +54,13 @@ def draw(seat: Seat) -> None:
     with left:
         draw_root_key(seat, rows.tenant)
     with right:
-        _draw_tenant_keys(seat, rows)
+        rotation_card.draw_tenant_key(seat, rows.tenant, rows.rotation)
     standing_part.draw_part(seat, rows.tenant)
     _draw_service_keys(seat, rows)
     _draw_choices(rows)
     _draw_actions(seat, rows)
     root_key_dialog.draw_open(seat, rows.tenant)
+    rotation_dialog.draw_open(seat)
     standing_part.draw_open(seat, rows.tenant)
 
 
@@ -59,28 +72,20 @@ def _read(seat: Seat) -> _Rows | None:
             return None
         return _Rows(
             tenant,
-            list(tx.keys.all()),
+            tx.policy.get(),
+            next(iter(tx.rotations.all(1)), None),
             list(tx.services.keys()),
             list(tx.services.all()),
             list(tx.objects.counts()),
+            list(tx.objects.versions()),
             list(tx.usage.totals(now - _DAY, now + timedelta(minutes=1))),
         )
 
 
-def _draw_tenant_keys(seat: Seat, rows: _Rows) -> None:
-    made = keys.tenant_keys(rows.tenant, rows.keys, seat.now())
-    with st.container(border=True, height="stretch"):
-        st.header("Tenant key (L2)", anchor=False)
-        if not made:
-            st.caption("Your tenant key is made while the tenant is provisioned and appears here.")
-        for name, words in made:
-            st.markdown(f":material/key: `{name}`")
-            st.caption(f"Yours alone, {words}. It never leaves the key server.")
-
-
 def _draw_service_keys(seat: Seat, rows: _Rows) -> None:
     st.header("Service keys (L3)", anchor=False)
-    made = keys.service_keys(rows.services, rows.service_keys, rows.objects, rows.usage, seat.now())
+    versions = keys.Versions(rows.service_keys, rows.uses, rows.policy)
+    made = keys.service_keys(rows.services, versions, rows.objects, rows.usage, seat.now())
     if not made:
         st.info(
             "Each service you connect gets a key of its own, and it appears here. Connect one on the page Services.",
@@ -93,16 +98,29 @@ def _draw_service_keys(seat: Seat, rows: _Rows) -> None:
         st.caption("No service has a name like that.")
     with st.grid(2, min_column_width=340):
         for key in shown:
-            _draw_service_key(key)
+            _draw_service_key(seat, rows, key)
     if more:
         st.caption(f"{more:,} more; type a part of the name to find them.")
 
 
-def _draw_service_key(key: ServiceKey) -> None:
+def _draw_service_key(seat: Seat, rows: _Rows, key: ServiceKey) -> None:
     with st.container(border=True, height="stretch", gap="xsmall"):
         st.markdown(f":material/key: **{key.service}** ({key.kind})")
         st.markdown("\n".join(f"- {version}" for version in key.versions))
         st.caption(f"{key.used} {key.objects}")
+        if not seat.may(Permission.MANAGE_KEYS):
+            return
+        why_not, own = rotation.why_not(rows.tenant, rows.rotation), rotation.of_service(key.service)
+        with st.container(horizontal=True):
+            draw_button(f"rotation.one.{key.service}", "Rotate", "autorenew", own, why_not)
+            draw_button(
+                f"rotation.compromised.{key.service}",
+                "It may be compromised",
+                "gpp_maybe",
+                rotation.compromised(own),
+                why_not,
+            )
+            draw_retire_button(key.service, why_not)
 
 
 def _draw_choices(rows: _Rows) -> None:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import streamlit as st
 
-from dashboard.pages import service_dialogs
+from dashboard.pages import authorities_part, service_dialogs
 from dashboard.pages.notices import admitted, draw_unknown
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
@@ -38,8 +38,10 @@ def draw(seat: Seat) -> None:
         "OpenKCM sees what is asked of it and never your data. Whether all of a service's data is encrypted is for the "
         "service's own settings to say."
     )
+    authorities_part.draw_part(seat, rows.tenant)
     _draw_guide()
     service_dialogs.draw_open(seat, rows.tenant)
+    authorities_part.draw_open(seat)
 
 
 def _read(seat: Seat) -> Facts | None:

@@ -5,7 +5,7 @@ from datetime import datetime
 import streamlit as st
 
 from dashboard import approval_actions
-from dashboard.pages import approvals_part
+from dashboard.pages import approvals_part, leaving_part
 from dashboard.pages.notices import admitted, draw_refusal, draw_unknown
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
@@ -35,7 +35,9 @@ def draw(seat: Seat) -> None:
     draw_standing(seat, tenant)
     approvals_part.draw_part(seat)
     _draw_policy(seat, tenant, policy)
+    leaving_part.draw_part(seat, tenant)
     approvals_part.draw_open(seat)
+    leaving_part.draw_leaving(seat, tenant)
 
 
 def _draw_policy(seat: Seat, tenant: TenantRow, policy: TenantPolicy) -> None:

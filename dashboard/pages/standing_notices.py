@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from dashboard.pages import leaving_part
 from dashboard.pages.notices import draw_notices
 from dashboard.pages.parts import following
 from dashboard.seat import Seat
@@ -10,14 +11,22 @@ from dashboard.views.notices import notices
 from database.interfaces import TenantRow
 
 
-@following
 def draw_standing(seat: Seat, drawn: TenantRow) -> None:
-    """Say what does not stand as it should; the whole page is drawn anew when the tenant is not as it was `drawn`."""
+    """Say what does not stand as it should, and offer on every page to restore a tenant that is leaving."""
+    _draw_notices(seat, drawn)
+    leaving_part.draw_restoring(seat)
+
+
+@following
+def _draw_notices(seat: Seat, drawn: TenantRow) -> None:
+    """Draw the notices; the whole page is drawn anew when the tenant is not as it was `drawn`."""
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant, key, waiting = tx.tenants.get(), tx.root_keys.current(), tx.approvals.pending()
+        left = tx.leaving.get()
     if tenant is None:
         return
     if (tenant.state, tenant.locks) != (drawn.state, drawn.locks):
         st.rerun()
-    said = notices(tenant, key, seat.grace_seconds, seat.now())
+    said = notices(tenant, key, seat.grace_seconds, seat.now(), left)
     draw_notices((*said, *approvals.notice(waiting, seat.person, seat.now())))
+    leaving_part.draw_restore_button(seat, left)

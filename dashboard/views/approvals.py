@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-from dashboard.views.key_actions import ACTIONS, KeyAction
+from dashboard.views.key_actions import KeyAction, action_of
 from dashboard.views.standing import Standing, Tone
 from dashboard.views.words import code, count, listed, moment, plain
 from tenancy.approvals import Action, Approval, ApprovalState, Choice, Obstacle, is_over, obstacle
 from tenancy.people import Person
 from tenancy.policy import TenantPolicy
+from tenancy.rotation import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Words:
 
 
 def _happens(name: KeyAction) -> str:
-    return next(action.happens for action in ACTIONS if action.name is name)
+    return action_of(name).happens
 
 
 WORDS: Mapping[Action, Words] = MappingProxyType(
@@ -52,13 +53,12 @@ WORDS: Mapping[Action, Words] = MappingProxyType(
         ),
         Action.COMPROMISE: Words(
             "Rotate a key as compromised",
-            "The versions that were in use open nothing a service brings any more, so that what was encrypted under "
-            "them cannot be read through the services.",
+            _happens(KeyAction.COMPROMISE),
             "One person alone can then not make data unreadable by calling a key compromised.",
         ),
         Action.RETIRE_KEY_VERSION: Words(
             "Destroy an old version of a key",
-            "What was encrypted under that version and not since then can never be read again.",
+            _happens(KeyAction.RETIRE_VERSION),
             "One person alone can then not destroy what still opens something.",
         ),
     }
@@ -124,6 +124,14 @@ def exactly(approval: Approval, policy: TenantPolicy) -> tuple[str, ...]:
     """Return the particulars of what is asked for, beside its title."""
     if approval.action is Action.CHANGE_POLICY:
         return differences(policy, TenantPolicy.model_validate(dict(approval.argument)))
+    if approval.action is Action.OFFBOARD:
+        at_once = approval.argument.get("now") is True
+        return ("At once, without any grace: nothing can be restored",) if at_once else ("At the end of the grace",)
+    if approval.action is Action.COMPROMISE:
+        service = approval.argument.get("service")
+        own = f"The key of {code(str(service))}" if service is not None else "Every service key"
+        parts = [own] if approval.argument.get("services") != Scope.NONE else []
+        return (*parts, *(["The tenant key"] if approval.argument.get("tenant_key") is True else []))
     return tuple(f"{plain(name.replace('_', ' '))}: {code(str(value))}" for name, value in approval.argument.items())
 
 

@@ -1,15 +1,11 @@
-"""What can be done to keys, what happens then, and whether it can be undone; one table, which pages and dialogs read.
-
-An action that this version cannot do yet is explained and not offered. It becomes available by one entry in `WHERE` and
-its handler in the page.
-"""
+"""What can be done to keys, what happens then, and whether it can be undone; one table for pages and dialogs."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from tenancy.lifecycle import Move, State, moves_from
+from tenancy.lifecycle import DECRYPTS, Move, State, moves_from
 from tenancy.locks import LockReason, may_change_root_key
 from tenancy.people import Permission
 
@@ -17,6 +13,8 @@ from tenancy.people import Permission
 class KeyAction(StrEnum):
     ROTATE_TENANT_KEY = "rotate-tenant-key"
     ROTATE_SERVICE_KEY = "rotate-service-key"
+    COMPROMISE = "compromise"
+    RETIRE_VERSION = "retire-version"
     CHANGE_ROOT_KEY = "change-root-key"
     SUSPEND = "suspend"
     RESUME = "resume"
@@ -24,6 +22,7 @@ class KeyAction(StrEnum):
     UNLOCK = "unlock"
     DISCONNECT = "disconnect"
     OFFBOARD = "offboard"
+    RESTORE = "restore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,10 @@ ACTIONS = (
         KeyAction.ROTATE_TENANT_KEY,
         "Rotate the tenant key (L2)",
         "Your tenant key gets a new version, and every service key is wrapped anew under it. Your data is not "
-        "encrypted anew and no service is interrupted. The old wrapping is kept until the new one was seen to open.",
-        "No, and there is no need: older versions still open what they wrapped.",
+        "encrypted anew and no service is interrupted. The old wrapping is kept until the new one was seen to open; "
+        "older versions are retired once nothing lies under them.",
+        "No, and there is no need: nothing becomes unreadable. A copy of the database from before opens only after the "
+        "platform's operator has brought the older version back.",
         Permission.MANAGE_KEYS,
     ),
     Action(
@@ -53,6 +54,24 @@ ACTIONS = (
         "The service gets a new version of its key for what it encrypts from then on. Older versions go on opening "
         "what was encrypted before.",
         "No, and there is no need: nothing becomes unreadable.",
+        Permission.MANAGE_KEYS,
+    ),
+    Action(
+        KeyAction.COMPROMISE,
+        "Replace keys that may be compromised",
+        "New versions take over at once, and the versions before open nothing that a service brings any more: data "
+        "that services encrypted under them and keep themselves cannot be read through us again. KMIP objects are kept "
+        "here; they are sealed anew and stay readable, and then the old versions are destroyed. Where the tenant key "
+        "is replaced too, its older versions are deleted for good, also for backups of the database.",
+        "No. What was encrypted under those versions has to be stored anew from its source.",
+        Permission.MANAGE_KEYS,
+    ),
+    Action(
+        KeyAction.RETIRE_VERSION,
+        "Retire an old version of a service key",
+        "The version is destroyed. Data that the service encrypted under it, and not since then, can never be read "
+        "again. It is refused while the version encrypts, or while KMIP objects lie under it.",
+        "No, by nobody.",
         Permission.MANAGE_KEYS,
     ),
     Action(
@@ -117,22 +136,45 @@ ACTIONS = (
         Permission.MANAGE_KEYS,
         Move.LEAVE,
     ),
+    Action(
+        KeyAction.RESTORE,
+        "Restore the tenant",
+        "The tenant stands as it did before it left, a locked one locked for the same reasons, and its services work "
+        "again. A service whose certificate has expired meanwhile has to be connected again; its key is the same.",
+        "Yes, by leaving again.",
+        Permission.MANAGE_KEYS,
+        Move.RESTORE,
+    ),
 )
 
+_AT_SERVICE = "above, at each service key"
 _STOP = "above, under Stop and start"
 WHERE: Mapping[KeyAction, str] = MappingProxyType(
     {
+        KeyAction.ROTATE_TENANT_KEY: "above, at the tenant key",
+        KeyAction.ROTATE_SERVICE_KEY: _AT_SERVICE,
+        KeyAction.COMPROMISE: "above, at the tenant key and at each service key",
+        KeyAction.RETIRE_VERSION: _AT_SERVICE,
         KeyAction.CHANGE_ROOT_KEY: "above, at the root key",
         KeyAction.SUSPEND: _STOP,
         KeyAction.RESUME: _STOP,
         KeyAction.LOCK: _STOP,
         KeyAction.UNLOCK: _STOP,
         KeyAction.DISCONNECT: "on the page Services",
+        KeyAction.OFFBOARD: "on the page Settings",
+        KeyAction.RESTORE: "at the top of every page",
     }
 )
 """Where an action is found."""
-BUILT = frozenset(WHERE)
-"""What this version can do."""
+_OF_KEYS = frozenset(
+    {KeyAction.ROTATE_TENANT_KEY, KeyAction.ROTATE_SERVICE_KEY, KeyAction.COMPROMISE, KeyAction.RETIRE_VERSION}
+)
+"""What needs keys that open, and is therefore possible only where services decrypt."""
+
+
+def action_of(name: KeyAction) -> Action:
+    """Return an action with its words."""
+    return next(action for action in ACTIONS if action.name is name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +192,6 @@ def offers(state: State, permissions: frozenset[Permission], locks: Collection[L
 
 
 def _offer(action: Action, state: State, permissions: frozenset[Permission], locks: Collection[LockReason]) -> Offer:
-    if action.name not in BUILT:
-        return Offer(action, available=False, words="Not in this version yet.")
     if not _possible(action, state, locks):
         return Offer(action, available=False, words=f"Not while the tenant is {state}.")
     if action.permission not in permissions:
@@ -161,6 +201,8 @@ def _offer(action: Action, state: State, permissions: frozenset[Permission], loc
 
 def _possible(action: Action, state: State, locks: Collection[LockReason]) -> bool:
     """Return what the switch and the root key allow: each of the two locks and unlocks for itself."""
+    if action.name in _OF_KEYS:
+        return state in DECRYPTS
     if action.name is KeyAction.CHANGE_ROOT_KEY:
         return may_change_root_key(state, locks)
     if state is State.LOCKED and action.move in {Move.LOCK, Move.UNLOCK}:

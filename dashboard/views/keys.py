@@ -5,12 +5,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
+from dashboard.views import rotation
 from dashboard.views.chain import mode
 from dashboard.views.standing import UNDER_WAY
-from dashboard.views.words import code, count, listed, moment
-from database.interfaces import HeldKeyRow, KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
-from tenancy.ids import l2_key, root_key
+from dashboard.views.words import count, listed, moment
+from database.interfaces import (
+    HeldKeyRow,
+    KeyVersionRow,
+    ObjectCountRow,
+    ServiceRow,
+    TenantRow,
+    UsageTotalRow,
+    VersionUseRow,
+)
+from tenancy.ids import root_key
 from tenancy.lifecycle import State
+from tenancy.policy import TenantPolicy
 
 OBJECT_STATES: Mapping[int, str] = MappingProxyType(
     {
@@ -35,6 +45,15 @@ class RootKey:
     mode: str
     name: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The versions of all service keys, how many objects lie under each, and how old the tenant lets them become."""
+
+    keys: Sequence[KeyVersionRow]
+    uses: Sequence[VersionUseRow]
+    policy: TenantPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +86,9 @@ def _root_state(tenant: TenantRow, wrapped: int) -> str:
     return f"In use: it wraps {count(wrapped, 'service key')}." if wrapped else "Ready: it wraps no service key yet."
 
 
-def tenant_keys(tenant: TenantRow, keys: Sequence[KeyRow], now: datetime) -> tuple[tuple[str, str], ...]:
-    """Return name and words of each L2."""
-    first = l2_key(tenant.tenant_id)
-    ordered = sorted((key for key in keys if key.kind == "L2"), key=lambda key: (key.name != first, key.name))
-    return tuple((key.name, f"version {key.version}, made {moment(key.created_at, now)}") for key in ordered)
-
-
 def service_keys(
     services: Sequence[ServiceRow],
-    keys: Sequence[KeyVersionRow],
+    held: Versions,
     objects: Sequence[ObjectCountRow],
     usage: Sequence[UsageTotalRow],
     now: datetime,
@@ -84,13 +96,19 @@ def service_keys(
     """Return the key of each service that has one, by name."""
     kinds = {service.service: service for service in services}
     versions: dict[str, list[KeyVersionRow]] = {}
-    for key in keys:
+    for key in held.keys:
         versions.setdefault(key.service, []).append(key)
     return tuple(
         ServiceKey(
             service=name,
             kind=kinds[name].kind.value if name in kinds else "",
-            versions=tuple(_version(key, now) for key in sorted(versions[name], key=lambda key: -key.version)),
+            versions=rotation.versions(
+                kinds.get(name),
+                versions[name],
+                [use for use in held.uses if use.service == name],
+                held.policy,
+                now,
+            ),
             objects=_objects(row for row in objects if row.service == name),
             used=_used(kinds.get(name), [row for row in usage if row.service == name], now),
         )
@@ -102,11 +120,6 @@ def found(keys: Sequence[ServiceKey], wanted: str) -> tuple[tuple[ServiceKey, ..
     """Return the keys to show of those whose name contains what was typed, and how many more there are."""
     matching = [key for key in keys if wanted.strip().lower() in key.service]
     return tuple(matching[:_SHOWN]), max(len(matching) - _SHOWN, 0)
-
-
-def _version(key: KeyVersionRow, now: datetime) -> str:
-    by = f"`{key.l2_key}` and {code(key.root_key)}"
-    return f"Version {key.version}, made {moment(key.created_at, now)}, wrapped by {by}"
 
 
 def _objects(rows: Iterable[ObjectCountRow]) -> str:

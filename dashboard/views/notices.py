@@ -2,15 +2,25 @@
 
 from datetime import datetime
 
+from dashboard.views import leaving
 from dashboard.views.root_key import health
 from dashboard.views.standing import Standing, Tone, standing
-from database.interfaces import HeldKeyRow, TenantRow
+from database.interfaces import HeldKeyRow, LeavingRow, TenantRow
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.locks import LockReason
 
 
-def notices(tenant: TenantRow, key: HeldKeyRow | None, grace_seconds: float, now: datetime) -> tuple[Standing, ...]:
-    """Return what is to be said of the tenant's state and of its root key; empty where all is well."""
+def notices(
+    tenant: TenantRow,
+    key: HeldKeyRow | None,
+    grace_seconds: float,
+    now: datetime,
+    left: LeavingRow | None = None,
+) -> tuple[Standing, ...]:
+    """Return what is to be said of the tenant's state and of its root key; empty where all is well.
+
+    `left` is how far a tenant that leaves is.
+    """
     said = []
     how = health(tenant, key, grace_seconds, now)
     if tenant.state is not State.ACTIVE:
@@ -23,7 +33,7 @@ def notices(tenant: TenantRow, key: HeldKeyRow | None, grace_seconds: float, now
                 told.meaning,
                 f"{how.title} {how.since} {how.advice} {told.advice}",
             )
-        said.append(told)
+        said.append(leaving.notice(told, left, now))
     if how is not None and how.tone is not Tone.GOOD and tenant.state in DECRYPTS:
         title = "Your root key is out of reach" if how.tone is Tone.WARNING else "Your root key does not do its part"
         said.insert(0, Standing("Root key", title, how.tone, how.title, f"{how.since} {how.meanwhile} {how.advice}"))

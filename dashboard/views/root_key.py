@@ -1,12 +1,14 @@
 """What is said of a root key (L1): how it does, since when, what that means until it works again, and its changes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
+from dashboard.views import refusals
 from dashboard.views.chain import mode
-from dashboard.views.standing import Tone, sentence
+from dashboard.views.refusals import family
+from dashboard.views.standing import Tone
 from dashboard.views.words import count, moment, span
 from database.interfaces import HeldKeyRow, RootKeyChangeRow, TenantRow
 from tenancy.lifecycle import DECRYPTS, State
@@ -16,14 +18,8 @@ from tenancy.root_key_errors import CustomerKeyError
 NO_FALLBACK = "There is no silent fallback: without this root key nothing opens, not even under a key of the platform."
 
 
-def _family(kind: type[CustomerKeyError]) -> Iterator[type[CustomerKeyError]]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _family(below)
-
-
 PROBLEMS: Mapping[str, type[CustomerKeyError]] = MappingProxyType(
-    {kind.code: kind for kind in _family(CustomerKeyError)}
+    {kind.code: kind for kind in family(CustomerKeyError)}
 )
 """Every way in which a root key can fail to do its part, by its code."""
 
@@ -49,10 +45,7 @@ class Progress:
 
 def in_words(code: str) -> tuple[str, str]:
     """Return message and hint of a code as sentences; one that is not known is named."""
-    known = PROBLEMS.get(code)
-    if known is None:
-        return f"It failed with {code}.", "The audit stream has the details."
-    return sentence(known.message), sentence(known.hint)
+    return refusals.in_words(code, PROBLEMS.get(code))
 
 
 def health(tenant: TenantRow, key: HeldKeyRow | None, grace_seconds: float, now: datetime) -> Health | None:

@@ -1,6 +1,6 @@
 """A door that does what the workflows do, to the rows of a real database, and refuses what they refuse."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -12,19 +12,22 @@ from database.connection import Database
 from database.interfaces import AuthorityRow, LeafRow
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
+from tenancy.authorities import AuthorityState
 from tenancy.errors import OpenKcmError, ServiceUnknown, TenantClosed
 from tenancy.ids import service_spiffe
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move
 from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
+from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
 from tenancy.policy import TenantPolicy
 from tenancy.services import ServiceState
 from tests.dashboard.approval_door import ApprovalDoor
 from tests.dashboard.root_key_door import RootKeyDoor
+from tests.dashboard.rotation_door import RotationDoor
 from tests.database.builders import a_service_key
 from workflows.gateway import UpdateRefused
 
 LIFE = timedelta(hours=72)
+GRACE = timedelta(days=30)
 
 
 def a_name(text: str) -> x509.Name:
@@ -76,12 +79,13 @@ class FakeAuthority:
         return signed(service, key, "authority", self.key, service_spiffe(tenant_id, service))
 
 
-class FakeDoor(RootKeyDoor, ApprovalDoor):
+class FakeDoor(RootKeyDoor, ApprovalDoor, RotationDoor):
     """`fails` is what the next requests meet instead of an answer: Temporal down, say."""
 
     def __init__(self, worker: Database, authority: FakeAuthority) -> None:
         RootKeyDoor.__init__(self, worker)
         ApprovalDoor.__init__(self, worker)
+        RotationDoor.__init__(self, worker)
         self.authority = authority
         self.fails: OpenKcmError | None = None
         self.asked: list[str] = []
@@ -114,6 +118,26 @@ class FakeDoor(RootKeyDoor, ApprovalDoor):
         if tenant.state not in DECRYPTS:
             self._refuse(TenantClosed(tenant.state))
         self.change(tenant_id, request_id)
+
+    def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
+        self._ask(f"rotate {request.services} {request.service} {request.tenant_key} {request.compromised}")
+        self.rotate(tenant_id, request)
+
+    def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
+        self._ask(f"retire {service} {version}")
+        self.retire(tenant_id, service, version)
+
+    def roll_authority(self, tenant_id: str) -> None:
+        self._ask(f"roll {tenant_id}")
+        self.roll(tenant_id, replace(FakeAuthority().row(), key_version=2, state=AuthorityState.PREPARED))
+
+    def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
+        self._ask(f"offboard {tenant_id} {request.reason}")
+        self.leave(tenant_id, request, GRACE)
+
+    def restore(self, tenant_id: str) -> None:
+        self._ask(f"restore {tenant_id}")
+        self.come_back(tenant_id)
 
     def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
         self._ask(f"policy {tenant_id}")

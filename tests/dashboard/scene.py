@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from config.sealing import seal
 from dashboard.seat import Addresses, Seat
 from dashboard.views.standing import standing
-from database.interfaces import RootKeyRequestRow, ServiceRequestRow, UsesRow
+from database.interfaces import DoomedRow, RootKeyRequestRow, ServiceRequestRow, ShredRow, UsesRow
 from tenancy.approvals import Action
 from tenancy.boundaries import CheckResult
 from tenancy.ids import ca_key, l2_key
@@ -24,7 +24,7 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step, steps_of
 from tenancy.root_keys import Credentials, parse_place
 from tenancy.services import CryptoOperation, ServiceKind
-from tests.dashboard.door import FakeAuthority, FakeDoor
+from tests.dashboard.door import GRACE, FakeAuthority, FakeDoor
 from tests.dashboard.root_key_door import INTAKE_PUBLIC
 from tests.database.builders import a_route, an_event, an_object
 from tests.database.fixtures import Field
@@ -43,8 +43,8 @@ _MOVES = {
     State.ACTIVE: (Move.ACTIVATE,),
     State.SUSPENDED: (Move.ACTIVATE, Move.SUSPEND),
     State.LOCKED: (Move.ACTIVATE,),
-    State.LEAVING: (Move.ACTIVATE, Move.LEAVE),
-    State.OFFBOARDED: (Move.ACTIVATE, Move.LEAVE, Move.OFFBOARD),
+    State.LEAVING: (Move.ACTIVATE,),
+    State.OFFBOARDED: (Move.ACTIVATE,),
     State.FAILED: (Move.FAIL,),
     State.PROVISIONING: (),
 }
@@ -121,6 +121,21 @@ class Scene:
                 tx.tenants.move(move)
             if state is State.LOCKED:
                 tx.tenants.hold(LockReason.SWITCH)
+            elif state is State.LEAVING:
+                tx.leaving.begin(GRACE)
+            elif state is State.OFFBOARDED:
+                tx.leaving.begin(timedelta())
+        if state is State.OFFBOARDED:
+            self._destroy(tenant_id)
+
+    def _destroy(self, tenant_id: str) -> None:
+        """Have a tenant that is leaving pass the point of no return and get its certificate."""
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
+            tx.leaving.gather([DoomedRow("L2 tenant key", l2_key(tenant_id), "1", "a" * 64)])
+            tx.leaving.destroyed("L2 tenant key")
+            tx.leaving.certify(ShredRow("{}", "signature", "audit-heads:1", datetime.now(UTC)))
+            tx.leaving.end()
 
     def service(self, name: str, kind: ServiceKind, tenant_id: str = "acme-corp-12345", uses: int = 0) -> None:
         """Connect a service of an active tenant and have it use its key."""

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,15 +15,18 @@ from dashboard import downloads
 from dashboard.edge import PLACE_HEADER, Edge
 from dashboard.wiring import Parts
 from database.connection import Database
+from database.interfaces import ShredRow
 from database.operations import Operations
 from tenancy.audit import AuditName, verify_chain
 from tenancy.audit_export import read_export
+from tenancy.shred import certificate_file
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
 from tests.dashboard.seats import ADDRESSES, ClosedDoor
 from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
 
 FILE = f"/tenant/{ACME}/audit.jsonl"
+PROOF = f"/tenant/{ACME}/destruction-certificate.json"
 
 
 @dataclass
@@ -124,6 +128,34 @@ def test_another_tenants_stream_is_refused_by_the_edge_and_by_the_route_itself(s
         for place in (f"/tenant/{BETA}", "/operations", ""):
             assert browser.get("/audit.jsonl", headers={PLACE_HEADER: place}).status_code == 403
     assert {name for name, _ in stand.names(BETA)[before:]} == {AuditName.ACCESS_REFUSED}
+
+
+def a_certificate(stand: Stand) -> str:
+    """Have ACME's destruction certified; return the document."""
+    kept = ShredRow("{}", "signature", "audit-heads:1", datetime.now(UTC))
+    with stand.field.open("worker").tenant_tx(ACME) as tx:
+        tx.leaving.certify(kept)
+    return certificate_file(kept.statement, kept.signature, kept.key)
+
+
+@pytest.mark.parametrize("role", ["administrator", "key-administrator", "auditor"])
+def test_the_certificate_of_destruction_is_the_same_file_that_the_command_writes(stand: Stand, role: str) -> None:
+    document = a_certificate(stand)
+    answer = stand.ask(PROOF, openkcm_roles=[role])
+    assert (answer.status_code, answer.text) == (200, document)
+    assert answer.headers["content-disposition"] == f'attachment; filename="{ACME}-destruction-certificate.json"'
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_nobody_gets_the_certificate_of_another_tenant_or_one_that_is_not_there(stand: Stand) -> None:
+    assert stand.ask(PROOF).status_code == 404
+    a_certificate(stand)
+    assert stand.ask(f"/tenant/{BETA}/destruction-certificate.json").status_code == 403
+    assert stand.ask(PROOF, openkcm_tenant=BETA).status_code == 403
+    assert stand.ask("/operations/destruction-certificate.json").status_code == 403
+    with TestClient(stand.inner, base_url=ORIGIN, cookies={}) as browser:
+        headers = {PLACE_HEADER: f"/tenant/{ACME}"}
+        assert browser.get("/destruction-certificate.json", headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize("cookies", [{}, {"_streamlit_user": "forged"}])

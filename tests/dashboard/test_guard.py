@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from database.connection import Database
 from database.interfaces import TenantDatabase
 from tenancy.audit import AuditName, verify_chain
 from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
+from tenancy.lifecycle import Move
 from tenancy.people import OPERATORS
 from tests.dashboard.people import ACME, BETA, Clock, a_guard, claims_of
 from tests.database.builders import a_provisioned_tenant
@@ -207,3 +209,24 @@ def test_without_a_database_no_part_is_shown_and_a_token_still_expires(field: Fi
 def test_an_operator_sits_at_the_operators_desk_alone(guard: Guard, clock: Clock) -> None:
     claims = claims_of(clock, openkcm_roles=["operator"], openkcm_tenant=None)
     assert guard.admit(claims, OPERATIONS, {}, "").person.is_operator
+
+
+def test_only_of_a_tenant_that_is_destroyed_nothing_but_its_proof_is_left(
+    guard: Guard, field: Field, clock: Clock
+) -> None:
+    person, operator = (
+        guard.admit(claims_of(clock), HOME, {}, ""),
+        guard.admit(claims_of(clock, openkcm_roles=["operator"], openkcm_tenant=None), OPERATIONS, {}, ""),
+    )
+    worker = field.open("worker")
+    assert not guard.has_left(person)
+    with worker.tenant_tx(ACME) as tx:
+        tx.tenants.move(Move.ACTIVATE)
+        tx.leaving.begin(timedelta())
+        tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
+    assert not guard.has_left(person)
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.end()
+    assert guard.has_left(person)
+    assert not guard.has_left(operator)
+    assert guard.admit(claims_of(clock), HOME, {}, "").person == person.person  # and they may still look at that

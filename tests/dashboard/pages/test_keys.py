@@ -42,7 +42,14 @@ def test_actions_are_explained_and_only_what_can_be_done_now_has_a_button(scene:
     scene.tenant(State.ACTIVE)
     at = shown("keys", scene.seat())
     assert [expander.label for expander in at.expander] == [action.title for action in ACTIONS]
-    assert [button.label for button in at.button] == ["Change the root key", "Suspend", "Lock (kill switch)"]
+    assert [button.label for button in at.button] == [
+        "Change the root key",
+        "Rotate all keys",
+        "Rotate the tenant key",
+        "They may be compromised",
+        "Suspend",
+        "Lock (kill switch)",
+    ]
     assert "Available above, at the root key." in text(at)
 
 

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dashboard.views import keys, root_choices
-from dashboard.views.key_actions import ACTIONS, BUILT, KeyAction, offers
-from database.interfaces import KeyRow, KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from dashboard.views.key_actions import ACTIONS, WHERE, KeyAction, offers
+from database.interfaces import KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tenancy.people import Permission
+from tenancy.policy import TenantPolicy
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
 from tests.dashboard.views.held import KEY_ARN, a_held_key
 
@@ -18,6 +19,10 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
 ALL = frozenset(Permission)
+
+
+def held(*rows: KeyVersionRow) -> keys.Versions:
+    return keys.Versions(rows, [], TenantPolicy())
 
 
 def a_key(service: str, version: int = 1, root_key: str = "root-eu-west-1") -> KeyVersionRow:
@@ -48,6 +53,7 @@ def test_a_root_key_that_opens_nothing_is_not_called_in_use(state: State) -> Non
     assert "it wraps" not in said
 
 
+<<<<<<< HEAD
 def test_the_tenant_key_comes_before_others_of_its_kind_and_no_authority_is_among_them() -> None:
     rows = [
         KeyRow("L2-acme-finance", "L2", 1, NOW, 1, NOW),
@@ -59,34 +65,36 @@ def test_the_tenant_key_comes_before_others_of_its_kind_and_no_authority_is_amon
     assert made[0][1] == "version 2, made 25 Nov 2026, 12:00 UTC (just now)"
 
 
+=======
+>>>>>>> dash6
 def test_a_service_key_says_its_versions_its_objects_and_its_last_use() -> None:
     [one] = keys.service_keys(
         [a_service("orders", NOW - HOUR)],
-        [a_key("orders"), a_key("orders", 2)],
+        held(a_key("orders"), a_key("orders", 2)),
         [ObjectCountRow("orders", 2, 1200), ObjectCountRow("orders", 9, 1), ObjectCountRow("users", 2, 7)],
         [some_use("orders", 10, 3), some_use("users", 99)],
         NOW,
     )
-    assert [version.partition(",")[0] for version in one.versions] == ["Version 2", "Version 1"]
+    assert [version.partition(":")[0] for version in one.versions] == ["**Version 2**", "**Version 1**"]
     assert one.objects == "1,201 KMIP objects lie under it: 1,200 active and 1 of another state."
     assert one.used == "Last used 25 Nov 2026, 11:00 UTC (1 hour ago). 7 operations in the last 24 hours."
     assert one.kind == "mongodb"
 
 
 def test_a_key_that_was_only_refused_was_not_used() -> None:
-    [one] = keys.service_keys([a_service("orders")], [a_key("orders")], [], [some_use("orders", 5, 5)], NOW)
+    [one] = keys.service_keys([a_service("orders")], held(a_key("orders")), [], [some_use("orders", 5, 5)], NOW)
     assert one.used == "Not used so far."
     assert one.objects == "No KMIP objects lie under it."
 
 
 def test_a_use_in_a_minute_counts_where_nobody_wrote_down_when_the_service_was_seen() -> None:
-    [one] = keys.service_keys([], [a_key("orders")], [], [some_use("orders", 5)], NOW)
+    [one] = keys.service_keys([], held(a_key("orders")), [], [some_use("orders", 5)], NOW)
     assert "2 hours ago" in one.used
     assert one.kind == ""
 
 
 def test_many_keys_are_searched_by_name_and_shown_up_to_a_page() -> None:
-    made = keys.service_keys([], [a_key(f"service-{number}") for number in range(100)], [], [], NOW)
+    made = keys.service_keys([], held(*(a_key(f"service-{number}") for number in range(100))), [], [], NOW)
     shown, more = keys.found(made, "")
     assert (len(shown), more) == (24, 76)
     assert [key.service for key in keys.found(made, " SERVICE-42 ")[0]] == ["service-42"]
@@ -108,13 +116,12 @@ def test_every_action_says_what_happens_and_whether_it_can_be_undone() -> None:
     assert all(action.happens.endswith(".") and action.undone.endswith(".") for action in ACTIONS)
 
 
-def test_what_this_version_cannot_do_is_explained_and_not_offered() -> None:
+def test_everything_is_offered_somewhere_but_what_undoes_something_else() -> None:
     by_name = {offer.action.name: offer for offer in offers(State.ACTIVE, ALL)}
-    assert {name for name, offer in by_name.items() if offer.available} == BUILT - {
-        KeyAction.RESUME,
-        KeyAction.UNLOCK,
-    }
-    assert by_name[KeyAction.OFFBOARD].words == "Not in this version yet."
+    undo = {KeyAction.RESUME, KeyAction.UNLOCK, KeyAction.RESTORE}
+    assert {name for name, offer in by_name.items() if offer.available} == WHERE.keys() - undo == set(KeyAction) - undo
+    assert by_name[KeyAction.OFFBOARD].words == "Available on the page Settings."
+    assert by_name[KeyAction.COMPROMISE].words == "Available above, at the tenant key and at each service key."
     assert by_name[KeyAction.LOCK].words == "Available above, under Stop and start."
     assert by_name[KeyAction.DISCONNECT].words == "Available on the page Services."
 
@@ -138,4 +145,4 @@ def test_an_action_is_offered_to_those_who_may_where_the_state_allows_it() -> No
 )
 def test_what_a_locked_tenant_is_offered_is_what_the_page_lets_do(lock: LockReason, possible: set[KeyAction]) -> None:
     offered = {offer.action.name for offer in offers(State.LOCKED, ALL, [lock]) if offer.available}
-    assert offered - {KeyAction.DISCONNECT} == possible
+    assert offered - {KeyAction.DISCONNECT, KeyAction.OFFBOARD} == possible

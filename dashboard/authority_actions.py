@@ -1,0 +1,15 @@
+"""Rolling the tenant's certificate authority from the dashboard."""
+
+from dashboard.acting import ask, require
+from dashboard.seat import Seat
+from tenancy.audit import AuditName
+from tenancy.people import Permission
+
+
+def roll(seat: Seat) -> None:
+    """Have new certificates come from another authority; it issues them when this returns. Raises OpenKcmError."""
+    name = AuditName.AUTHORITY_ROLL_REQUESTED
+    require(seat, Permission.MANAGE_SERVICES, name, seat.tenant_id)
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        tx.audit.append(seat.event(name, seat.tenant_id, "intended"))
+    ask(seat, name, seat.tenant_id, lambda: seat.door.roll_authority(seat.tenant_id))

@@ -1,0 +1,163 @@
+"""Leaving OpenKCM on the page Settings, and restoring a tenant that is leaving from any page; their dialogs."""
+
+from enum import StrEnum
+
+import streamlit as st
+
+from dashboard import approval_actions, leaving_actions
+from dashboard.pages.notices import draw_refusal
+from dashboard.pages.parts import alone
+from dashboard.seat import Seat
+from dashboard.views import approvals, leaving, stopping
+from dashboard.views.key_actions import KeyAction, action_of
+from dashboard.views.standing import standing
+from database.interfaces import LeavingRow, TenantRow
+from tenancy.approvals import Action, Approval
+from tenancy.errors import OpenKcmError
+from tenancy.people import Permission
+
+_OPEN, _DONE = "leaving.open", "leaving.done"
+
+
+class _Way(StrEnum):
+    LEAVE = "leave"
+    RESTORE = "restore"
+
+
+def draw_part(seat: Seat, tenant: TenantRow) -> None:
+    """Draw the part of the page Settings by which the tenant leaves."""
+    if not leaving.may_leave(tenant):
+        return
+    st.header("Leave OpenKCM", anchor="leave")
+    st.markdown(action_of(KeyAction.OFFBOARD).happens)
+    if not seat.may(Permission.MANAGE_KEYS):
+        st.caption("Your role lets you look at this. A key administrator of your organization does it.")
+        return
+    if st.button("Leave OpenKCM", icon=":material/logout:", key="leaving.leave"):
+        _open(_Way.LEAVE)
+
+
+def draw_leaving(seat: Seat, tenant: TenantRow) -> None:
+    """Draw the dialog of leaving, if it is open."""
+    if st.session_state.get(_OPEN) is _Way.LEAVE:
+        st.dialog("Leave OpenKCM", dismissible=False)(alone(_draw_leave))(seat, tenant)
+
+
+def draw_restore_button(seat: Seat, left: LeavingRow | None) -> None:
+    """Draw the button that brings a tenant back, for whoever may, as long as there is a way back."""
+    if not leaving.is_restorable(left) or not seat.may(Permission.MANAGE_KEYS):
+        return
+    if st.button("Restore the tenant", icon=":material/settings_backup_restore:", key="leaving.restore"):
+        _open(_Way.RESTORE)
+
+
+def draw_restoring(seat: Seat) -> None:
+    """Draw the dialog of restoring, if it is open."""
+    if st.session_state.get(_OPEN) is _Way.RESTORE:
+        st.dialog("Restore the tenant", dismissible=False)(alone(_draw_restore))(seat)
+
+
+def _open(way: _Way) -> None:
+    st.session_state[_OPEN] = way
+    st.session_state.pop(_DONE, None)
+    st.rerun()
+
+
+def _close() -> None:
+    for name in (_OPEN, _DONE):
+        st.session_state.pop(name, None)
+    st.rerun()
+
+
+def _draw_leave(seat: Seat, tenant: TenantRow) -> None:
+    slot = st.empty()
+    after: TenantRow | Approval | None = st.session_state.get(_DONE)
+    if after is None:
+        with slot.container():
+            after = _draw_leave_question(seat, tenant)
+        if after is None:
+            return
+        st.session_state[_DONE] = after
+        slot.empty()
+    if isinstance(after, Approval):
+        st.info(approvals.asked(after, seat.now()), title="Somebody else has to approve", icon=":material/group:")
+    else:
+        with seat.database.tenant_tx(seat.tenant_id) as tx:
+            told = leaving.notice(standing(after.state, after.locks), tx.leaving.get(), seat.now())
+        st.success(f"{told.meaning} {told.advice}", title=told.title, icon=":material/check:")
+    if st.button("Close", key="leaving.close"):
+        _close()
+
+
+def _draw_leave_question(seat: Seat, tenant: TenantRow) -> TenantRow | Approval | None:
+    two = approval_actions.policy_of(seat).wants_two_for(Action.OFFBOARD)
+    button = "Ask for approval" if two else "Leave"
+    _draw_dry_run(seat)
+    action = action_of(KeyAction.OFFBOARD)
+    st.markdown(f"**What happens**  \n{action.happens}")
+    st.markdown(f"**Can it be undone?**  \n{action.undone}")
+    if two:
+        st.info(approvals.needs_two(seat.approval_hours), title="This takes two people", icon=":material/group:")
+    typed = st.text_input(f"Type {tenant.tenant_id} to confirm", key="leaving.confirm").strip()
+    with st.container(horizontal=True):
+        asked = st.button(button, type="primary", icon=":material/logout:", key="leaving.leave.do")
+        if st.button("Cancel", key="leaving.cancel"):
+            _close()
+    if not asked:
+        return None
+    if typed != tenant.tenant_id:
+        st.warning(f"Nothing was done. Type {tenant.tenant_id} into the field, then press {button} again.")
+        return None
+    try:
+        with st.spinner("Asking" if two else "Leaving"):
+            return leaving_actions.ask_to_leave(seat) if two else leaving_actions.leave(seat)
+    except OpenKcmError as failed:
+        draw_refusal(failed, "Not leaving yet", "Look at the tenant's state before you try again.")
+        return None
+
+
+def _draw_dry_run(seat: Seat) -> None:
+    """List what stops now and what is destroyed when the grace is over, from what is on record."""
+    now = seat.now()
+    with seat.database.tenant_tx(seat.tenant_id) as tx:
+        stops = stopping.stops(tx.services.all(), now)
+        doomed = leaving.doomed(tx.keys.all(), tx.services.keys())
+    st.markdown("**What stops at once**")
+    st.markdown("\n".join(f"- {line}" for line in stops) or "No service is connected, so nothing stops.")
+    st.markdown(f"**What is destroyed after {leaving.until(seat.offboard_grace_days, now)}**")
+    st.markdown("\n".join(f"- {line}" for line in doomed))
+    st.caption("With the keys every record about your tenant goes, but for what proves it: see the certificate then.")
+
+
+def _draw_restore(seat: Seat) -> None:
+    slot = st.empty()
+    after: TenantRow | None = st.session_state.get(_DONE)
+    if after is None:
+        with slot.container():
+            after = _draw_restore_question(seat)
+        if after is None:
+            return
+        st.session_state[_DONE] = after
+        slot.empty()
+    told = standing(after.state, after.locks)
+    st.success(f"{told.meaning} {told.advice}", title="The tenant is restored", icon=":material/check:")
+    if st.button("Close", key="leaving.close"):
+        _close()
+
+
+def _draw_restore_question(seat: Seat) -> TenantRow | None:
+    action = action_of(KeyAction.RESTORE)
+    st.markdown(f"**What happens**  \n{action.happens}")
+    st.markdown(f"**Can it be undone?**  \n{action.undone}")
+    with st.container(horizontal=True):
+        asked = st.button("Restore", type="primary", key="leaving.restore.do")
+        if st.button("Cancel", key="leaving.cancel"):
+            _close()
+    if not asked:
+        return None
+    try:
+        with st.spinner("Restoring"):
+            return leaving_actions.restore(seat)
+    except OpenKcmError as failed:
+        draw_refusal(failed, "Not restored", "The notice above the page says how far the leaving is.")
+        return None
