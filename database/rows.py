@@ -178,7 +178,6 @@ class KeyVersionRow:
     """When the crypto service last opened it, to the minute."""
     emptied_at: datetime | None = None
     """When no managed object was left under it; from then on none may be."""
-    l2_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)

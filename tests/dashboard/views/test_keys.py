@@ -53,20 +53,6 @@ def test_a_root_key_that_opens_nothing_is_not_called_in_use(state: State) -> Non
     assert "it wraps" not in said
 
 
-<<<<<<< HEAD
-def test_the_tenant_key_comes_before_others_of_its_kind_and_no_authority_is_among_them() -> None:
-    rows = [
-        KeyRow("L2-acme-finance", "L2", 1, NOW, 1, NOW),
-        KeyRow("L2-acme-primary", "L2", 2, NOW, 1, NOW),
-        KeyRow("ca", "CA", 1, NOW, 1, NOW),
-    ]
-    made = keys.tenant_keys(TENANT, rows, NOW)
-    assert [name for name, _ in made] == ["L2-acme-primary", "L2-acme-finance"]
-    assert made[0][1] == "version 2, made 25 Nov 2026, 12:00 UTC (just now)"
-
-
-=======
->>>>>>> dash6
 def test_a_service_key_says_its_versions_its_objects_and_its_last_use() -> None:
     [one] = keys.service_keys(
         [a_service("orders", NOW - HOUR)],

@@ -18,11 +18,7 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW - 60 * SECOND, NOW - 50 * SECOND, None)
 ROUTE = RouteRow("L2-acme-primary", "ab" * 32, "eu-west-1")
-<<<<<<< HEAD
-L2 = KeyRow("L2-acme-primary", "L2", 3, NOW, 1, NOW)
-=======
 L2 = KeyRow("L2-acme-primary", "L2", 3, NOW, 3, NOW)
->>>>>>> dash6
 MADE = replace(TENANT, state=State.PROVISIONING, ready_at=None)
 
 
