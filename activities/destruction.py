@@ -20,7 +20,8 @@ from tenancy.audit import AuditName
 from tenancy.errors import DatabaseRefused, TenantUnknown
 from tenancy.events import AnnouncementKind
 from tenancy.leaving import KEPT, remains
-from tenancy.messages import StepInput, Stock
+from tenancy.leaving_messages import Stock
+from tenancy.messages import StepInput
 from tenancy.shred import Destroyed, DestroyedKind, ShredStatement, shred_message, statement_text
 from vault.interfaces import AuditSigner, Destroyer, TenantKeyKind
 

@@ -18,8 +18,9 @@ from tenancy.errors import IllegalTenantId, TenantUnknown
 from tenancy.events import AnnouncementKind, EventKind
 from tenancy.ids import RESERVED_PREFIX
 from tenancy.leaving_errors import LeavingOtherwise
+from tenancy.leaving_messages import BegunResult, LeaveInput, LeaveReason, LeavingResult
 from tenancy.lifecycle import State
-from tenancy.messages import BegunResult, LeaveInput, LeaveReason, LeavingResult, StandingResult, StepInput
+from tenancy.messages import StandingResult, StepInput
 
 
 class LeavingActivities:

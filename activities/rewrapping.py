@@ -15,8 +15,8 @@ from activities.wrapping import all_proven, all_unwrapped, context_of, opened
 from database.interfaces import RewrappedRow, ServiceKeyRow, TenantDatabase
 from keystores.interfaces import RootKey, RootKeyShelf
 from tenancy.errors import TenantUnknown
-from tenancy.messages import RotationProgress, RotationStep
 from tenancy.root_keys import credentials_context
+from tenancy.rotation_messages import RotationProgress, RotationStep
 from vault.interfaces import TenantKeys, ciphertext_version
 
 _BATCH = 50

@@ -30,7 +30,10 @@ from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import DECRYPTS, State
-from tenancy.messages import (
+from tenancy.messages import StepInput
+from tenancy.rotation import KeyState, Scope, Stage
+from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
+from tenancy.rotation_messages import (
     DestroyResult,
     DueRotation,
     DueTenants,
@@ -43,10 +46,7 @@ from tenancy.messages import (
     RotationPlan,
     RotationProgress,
     RotationStep,
-    StepInput,
 )
-from tenancy.rotation import KeyState, Scope, Stage
-from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
 from vault.interfaces import TenantKeys, ciphertext_version
 
 _PROOF = b"openkcm tenant key round trip"

@@ -24,8 +24,8 @@ from benchmarks.steady import Answered, Steady, asking
 from config.secrets import Role
 from database.interfaces import RotationRow
 from tenancy.ids import l2_key
-from tenancy.messages import RotateRequest
 from tenancy.rotation import Scope, Stage
+from tenancy.rotation_messages import RotateRequest
 from tests.keystores.estate import make_service_keys
 from tests.keystores.opening import Opener
 from worker import wiring

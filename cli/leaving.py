@@ -24,8 +24,8 @@ from tenancy.errors import CallerError, TenantOffboarded, TenantUnknown
 from tenancy.ids import offboard_workflow, parse_tenant_id, tenant_workflow
 from tenancy.leaving import parse_grace
 from tenancy.leaving_errors import DestructionBegun
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import Move, State, advance
-from tenancy.messages import LeaveRequest
 
 
 class GraceUnclear(CallerError):

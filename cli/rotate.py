@@ -23,9 +23,9 @@ from database.interfaces import KeyVersionRow, RotationRow, TenantTransaction
 from tenancy import ids
 from tenancy.errors import CallerError, OpenKcmError, ServiceUnknown, TenantUnknown
 from tenancy.ids import parse_service_name, parse_tenant_id
-from tenancy.messages import RotateRequest
 from tenancy.rotation import MEANING, KeyState, Scope
 from tenancy.rotation_errors import KeyVersionUnknown
+from tenancy.rotation_messages import RotateRequest
 
 Service = Annotated[str | None, typer.Option("--service", help="Rotate the key of this service alone.")]
 TenantKeyOnly = Annotated[bool, typer.Option("--tenant-key-only", help="Rotate the tenant key and no service key.")]

@@ -3,8 +3,10 @@
 from typing import Any, Protocol
 
 from database.interfaces import AuditDatabase, OperatorQuestions, TenantDatabase
-from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
+from tenancy.leaving_messages import LeaveRequest
+from tenancy.messages import StandingMove
 from tenancy.policy import TenantPolicy
+from tenancy.rotation_messages import RotateRequest
 
 
 class Door(Protocol):

@@ -7,7 +7,7 @@ from database.interfaces import TenantRow
 from tenancy.approvals import Action, Approval
 from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
-from tenancy.messages import LeaveReason, LeaveRequest
+from tenancy.leaving_messages import LeaveReason, LeaveRequest
 from tenancy.people import Permission
 
 

@@ -12,8 +12,8 @@ from dashboard.seat import Seat
 from database.interfaces import WantedRotation
 from tenancy.approvals import Action, Approval, Argument
 from tenancy.audit import AuditName
-from tenancy.messages import RotateRequest
 from tenancy.people import Permission
+from tenancy.rotation_messages import RotateRequest
 
 
 def rotate(seat: Seat, wanted: WantedRotation) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from tenancy.errors import TemporalUnavailable
-from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
+from tenancy.leaving_messages import LeaveRequest
+from tenancy.messages import StandingMove
 from tenancy.policy import TenantPolicy
+from tenancy.rotation_messages import RotateRequest
 from workflows.gateway import Gateway
 
 _PATIENCE_SECONDS = 90.0

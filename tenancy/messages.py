@@ -13,10 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from tenancy.approvals import Action, ApprovalState
 from tenancy.events import AnnouncementKind, EventKind
 from tenancy.ids import TenantId, parse_service_name
-from tenancy.leaving import LONGEST_GRACE
 from tenancy.lifecycle import State
 from tenancy.root_keys import RootKeyMode
-from tenancy.rotation import Scope
 
 ServiceName = Annotated[str, AfterValidator(parse_service_name)]
 
@@ -31,14 +29,6 @@ class PendingApproval(Message):
     approval_id: str
     action: Action
     expires_at: datetime
-
-
-class LeaveReason(StrEnum):
-    """Who let a tenant leave; no words of theirs, which would stay in histories."""
-
-    OPERATOR = "operator"
-    CUSTOMER = "customer"
-    MARKETPLACE = "marketplace"
 
 
 class TenantMemory(Message):
@@ -290,94 +280,6 @@ class SwitchResult(StandingResult):
     mode: RootKeyMode
 
 
-class RotateRequest(Approved):
-    """What is asked of a rotation; with neither services nor tenant key it finishes what an earlier one left."""
-
-    request_id: str
-    services: Scope
-    service: ServiceName | None = Field(None, description="for the scope `one`")
-    tenant_key: bool
-    compromised: bool = Field(
-        default=False, description="whether what is replaced may be known to somebody, so that it must open nothing"
-    )
-
-
-class RotateInput(Message):
-    tenant_id: TenantId
-    region: str
-    number: int = Field(description="counts the tenant's rotations, from 1; part of the workflow's id")
-    request: RotateRequest
-    scheduled: bool = False
-
-
-class RotationStep(StepInput):
-    """Input of a step of a rotation."""
-
-    number: int
-
-
-class PlanRotationStep(RotationStep):
-    request: RotateRequest
-    scheduled: bool = False
-
-
-class RotationPlan(Message):
-    """Which of its steps a rotation has to take."""
-
-    services: int = Field(description="how many service keys get a new version")
-    retires: bool = Field(description="whether versions of the tenant key are to be retired")
-    destroys: bool = Field(description="whether there are, or will be, compromised service keys")
-
-
-class RotationProgress(Message):
-    total: int
-    done: int
-
-
-class RetireResult(Message):
-    retired: bool = Field(description="false while something lies under an older version")
-
-
-class DestroyResult(Message):
-    objects: int = Field(description="how many objects are still sealed under compromised service keys")
-
-
-class RotationEnded(Message):
-    told: AnnouncementKind | None = Field(None, description="of the announcement that now waits in the outbox")
-
-
-class RotationFailedStep(RotationStep):
-    code: str
-    reason: str = Field(description="the activity that failed")
-
-
-class RotateResult(Message):
-    """How a rotation ended; a code says why it did not get to its end, with every key working as before or anew."""
-
-    code: str = ""
-
-
-class DueRotation(Message):
-    """What the tenant's policy asks for now; None: nothing."""
-
-    request: RotateRequest | None = None
-
-
-class DueTenants(Message):
-    """Tenants with keys that are due, for their entities to look at."""
-
-    tenants: tuple[TenantId, ...]
-
-
-class RetireVersionRequest(Approved):
-    service: ServiceName
-    version: int
-
-
-class RetireVersionStep(StepInput, RetireVersionRequest):
-    """Input of the step that destroys a version of a service key which encrypts nothing any more."""
-
-
 class PolicyRequest(Approved):
     """A policy that somebody asks for, as they said it: its bounds are looked at where it can still be refused."""
 
@@ -416,42 +318,3 @@ class ApprovalResult(WaitingResult):
     state: ApprovalState
     code: str = Field("", description="why it was not admitted")
     told: AnnouncementKind | None = None
-
-
-class LeaveRequest(Approved):
-    """What somebody asks for who lets a tenant leave; `now` is without any grace."""
-
-    grace_seconds: float | None = Field(None, gt=0, le=LONGEST_GRACE.total_seconds(), description="None: the usual")
-    reason: LeaveReason = LeaveReason.OPERATOR
-    now: bool = False
-
-
-class LeaveInput(StepInput, LeaveRequest):
-    """Input of the step that lets a tenant leave."""
-
-
-class LeavingResult(StandingResult):
-    since: datetime
-    until: datetime
-
-
-class OffboardInput(Message):
-    tenant_id: TenantId
-    region: str
-    number: int = Field(description="counts how often the tenant began to leave, from 1")
-    since: datetime
-    until: datetime
-
-
-class BegunResult(Message):
-    begun: bool = Field(description="false when the tenant was restored")
-
-
-class Stock(Message):
-    """What there is to destroy, as far as a workflow has to know it."""
-
-    services: tuple[ServiceName, ...] = Field(description="those that are connected or have a workflow")
-
-
-class OffboardResult(Message):
-    destroyed: bool = Field(description="false when the tenant was restored in the last moment")

@@ -29,22 +29,21 @@ from temporalio.service import GrpcCompression, RPCError, RPCStatusCode
 from tenancy import ids
 from tenancy.errors import CallerError, PlatformError, SettingsInvalid, TemporalUnavailable, TenantUnknown
 from tenancy.events import EventKind
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
 from tenancy.messages import (
     ApprovalRequest,
     EnrolInput,
-    LeaveRequest,
     MarketplaceSignal,
     PolicyRequest,
-    RetireVersionRequest,
     RootKeyRequest,
-    RotateRequest,
     ServiceInput,
     StandingMove,
     StandingRequest,
     TenantInput,
 )
 from tenancy.policy import TenantPolicy
+from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
 from workflows import priorities, visibility
 from workflows.service import ConnectService
 from workflows.tenant import Tenant

@@ -22,7 +22,8 @@ with workflow.unsafe.imports_passed_through():
     from tenancy import ids
     from tenancy.events import AnnouncementKind
     from tenancy.leaving import reminders
-    from tenancy.messages import AnnounceInput, OffboardInput, OffboardResult, StepInput
+    from tenancy.leaving_messages import OffboardInput, OffboardResult
+    from tenancy.messages import AnnounceInput, StepInput
     from workflows import timing
     from workflows.service import TENANT_GONE
     from workflows.steps import note, perform

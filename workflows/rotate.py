@@ -11,14 +11,8 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
     from activities.rotation import RotationActivities
-    from tenancy.messages import (
-        AnnounceInput,
-        PlanRotationStep,
-        RotateInput,
-        RotateResult,
-        RotationFailedStep,
-        RotationStep,
-    )
+    from tenancy.messages import AnnounceInput
+    from tenancy.rotation_messages import PlanRotationStep, RotateInput, RotateResult, RotationFailedStep, RotationStep
     from workflows import timing
     from workflows.refusals import code_of
     from workflows.steps import note, perform

@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.approvals import ApprovalActivities
     from tenancy.approval_errors import REFUSALS, ApprovalUnknown
     from tenancy.approvals import Action, ApprovalState
+    from tenancy.leaving_messages import LeaveReason, LeaveRequest
     from tenancy.lifecycle import State
     from tenancy.messages import (
         AnnounceInput,
@@ -25,17 +26,14 @@ with workflow.unsafe.imports_passed_through():
         ApprovalStep,
         Approved,
         CloseApprovalInput,
-        LeaveReason,
-        LeaveRequest,
         PolicyRequest,
-        RetireVersionRequest,
         RootKeyRequest,
-        RotateRequest,
         StandingMove,
         StandingRequest,
         TenantInput,
         WaitingResult,
     )
+    from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
     from workflows.entity import LIVE
     from workflows.refusals import refusal, refusal_of
     from workflows.steps import note

@@ -14,8 +14,8 @@ with workflow.unsafe.imports_passed_through():
     from tenancy import ids
     from tenancy.errors import IllegalMove
     from tenancy.events import EventKind
+    from tenancy.leaving_messages import LeaveInput, LeaveReason, LeaveRequest, LeavingResult, OffboardInput
     from tenancy.lifecycle import Move, State, moves_from
-    from tenancy.messages import LeaveInput, LeaveReason, LeaveRequest, LeavingResult, OffboardInput
     from workflows import priorities
     from workflows.entity import LIVE
     from workflows.offboard import OffboardTenant

@@ -7,7 +7,13 @@ with workflow.unsafe.imports_passed_through():
     from activities.rotation import RotationActivities
     from tenancy import ids
     from tenancy.lifecycle import DECRYPTS
-    from tenancy.messages import RetireVersionRequest, RetireVersionStep, RotateInput, RotateRequest, RotateResult
+    from tenancy.rotation_messages import (
+        RetireVersionRequest,
+        RetireVersionStep,
+        RotateInput,
+        RotateRequest,
+        RotateResult,
+    )
     from workflows import priorities
     from workflows.refusals import refusal_of
     from workflows.rotate import ROTATION_DUE, RotateKeys

@@ -16,13 +16,12 @@ from activities.policies import PolicyActivities
 from activities.standing import StandingActivities
 from tenancy.approvals import Action, Approval, ApprovalState, Argument, Choice
 from tenancy.events import Channel
+from tenancy.leaving_messages import LeaveInput, LeavingResult
 from tenancy.lifecycle import Move, State
 from tenancy.messages import (
     ApprovalResult,
     ApprovalStep,
     CloseApprovalInput,
-    LeaveInput,
-    LeavingResult,
     PolicyInput,
     StandingInput,
     StandingMove,

@@ -12,7 +12,8 @@ from database.connection import Database
 from database.interfaces import LeavingRow, ServiceKeyRow, TenantRow
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.messages import BegunResult, LeaveInput, LeavingResult, StandingResult, StepInput, Stock
+from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock
+from tenancy.messages import StandingResult, StepInput
 from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning, run_steps
 from tests.activities.connecting import SERVICE, Connection, operator

@@ -13,7 +13,9 @@ from config.settings import Settings
 from database.interfaces import KeyRow, RotationRow, ServiceKeyRow
 from keystores.platform import PlatformRootKey
 from tenancy import ids
-from tenancy.messages import (
+from tenancy.provisioning import Step
+from tenancy.rotation import KeyState, Scope
+from tenancy.rotation_messages import (
     DestroyResult,
     PlanRotationStep,
     RetireResult,
@@ -23,8 +25,6 @@ from tenancy.messages import (
     RotationPlan,
     RotationStep,
 )
-from tenancy.provisioning import Step
-from tenancy.rotation import KeyState, Scope
 from tests.activities.changing import SERVICES, Change
 from tests.activities.conftest import REGION, Provisioning, run_steps
 from tests.activities.connecting import Connection

@@ -19,8 +19,9 @@ from tenancy.approval_errors import (
 )
 from tenancy.approvals import MOST_PENDING, Action, ApprovalState, Choice
 from tenancy.events import AnnouncementKind, EventKind
+from tenancy.leaving_messages import LeaveReason
 from tenancy.lifecycle import State
-from tenancy.messages import LeaveReason, PolicyInput, StandingMove
+from tenancy.messages import PolicyInput, StandingMove
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
 from tenancy.root_key_errors import RootKeyDisabled

@@ -8,9 +8,10 @@ from tenancy.errors import IllegalMove, IllegalTenantId
 from tenancy.events import AnnouncementKind
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.leaving_errors import DestructionBegun, GraceNotOver, LeavingOtherwise
+from tenancy.leaving_messages import LeaveInput, LeaveReason
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
-from tenancy.messages import LeaveInput, LeaveReason, StandingInput, StandingMove
+from tenancy.messages import StandingInput, StandingMove
 from tests.activities.leaving import leaving, operator
 
 __all__ = ["leaving", "operator"]  # fixtures that pytest finds here by their names

@@ -12,12 +12,13 @@ from tenancy.binding import Context
 from tenancy.errors import KeyUnavailable, Overtaken, ServiceUnknown, TenantClosed
 from tenancy.lifecycle import Move
 from tenancy.locks import LockReason
-from tenancy.messages import RetireVersionStep, RotateRequest, RotationStep, StepInput
+from tenancy.messages import StepInput
 from tenancy.policy import TenantPolicy
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import Credentials, RootKeyMode, credentials_context
 from tenancy.rotation import KeyState, Scope
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
+from tenancy.rotation_messages import RetireVersionStep, RotateRequest, RotationStep
 from tests.activities.changing import SERVICES
 from tests.activities.connecting import after_effect, operator
 from tests.activities.rotating import Rotating, bao, opener, rotating

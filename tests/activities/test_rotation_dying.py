@@ -6,8 +6,8 @@ The first leaves what the next try finishes; the second leaves keys that work, a
 import pytest
 
 from tenancy.errors import KeyUnavailable
-from tenancy.messages import PlanRotationStep
 from tenancy.rotation import KeyState, Scope
+from tenancy.rotation_messages import PlanRotationStep
 from tests.activities.connecting import after_effect, operator
 from tests.activities.rotating import STEPS, Rotating, bao, opener, rotating
 

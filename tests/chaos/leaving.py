@@ -22,8 +22,8 @@ from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.errors import DatabaseUnavailable, KeyUnavailable, TenantUnknown
 from tenancy.leaving import KEPT
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
-from tenancy.messages import LeaveRequest
 from tenancy.services import ServiceKind
 from tenancy.shred import ShredStatement, shred_message, statement_text
 from tests.activities.test_destruction import verified

@@ -16,8 +16,8 @@ from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.binding import Context
 from tenancy.errors import KeyUnavailable
-from tenancy.messages import RotateRequest
 from tenancy.rotation import KeyState, Scope
+from tenancy.rotation_messages import RotateRequest
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
 from vault.tokens import TenantTokens

@@ -13,8 +13,8 @@ import pytest
 
 from config.secrets import Role
 from tenancy.ids import CANARY_TENANT_ID
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
-from tenancy.messages import LeaveRequest
 from tests.chaos.field import REGION, Field
 from tests.chaos.leaving import Leaving
 from tests.chaos.marching import March, every, last

@@ -33,12 +33,14 @@ from tenancy.approvals import Action
 from tenancy.authorities import AuthorityState
 from tenancy.errors import OpenKcmError
 from tenancy.ids import l2_key, root_key
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import DECRYPTS, Move
 from tenancy.locks import LockReason
-from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
+from tenancy.messages import StandingMove
 from tenancy.policy import TenantPolicy
 from tenancy.root_keys import Credentials, PlatformPlace, Problem
 from tenancy.rotation_errors import KeyVersionInUse
+from tenancy.rotation_messages import RotateRequest
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_service_key, an_authority
 from tests.database.fixtures import Field, field, server, template
 from workflows.gateway import UpdateRefused

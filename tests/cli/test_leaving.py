@@ -6,7 +6,7 @@ import pytest
 
 from tenancy.errors import InvalidName, OpenKcmError, TenantOffboarded, TenantUnknown
 from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
-from tenancy.messages import LeaveReason
+from tenancy.leaving_messages import LeaveReason
 from tests.cli.root_key_stand import ACME, desk, field, secrets_folder, server, template
 
 # Fixtures that pytest finds here by their names.

@@ -15,10 +15,12 @@ from tenancy.approvals import Action
 from tenancy.authorities import AuthorityState
 from tenancy.errors import OpenKcmError, ServiceUnknown, TenantClosed
 from tenancy.ids import service_spiffe
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move
 from tenancy.locks import LockReason
-from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
+from tenancy.messages import StandingMove
 from tenancy.policy import TenantPolicy
+from tenancy.rotation_messages import RotateRequest
 from tenancy.services import ServiceState
 from tests.dashboard.approval_door import ApprovalDoor
 from tests.dashboard.root_key_door import RootKeyDoor

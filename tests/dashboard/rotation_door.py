@@ -8,11 +8,12 @@ from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
 from tenancy.errors import OpenKcmError, TenantClosed
 from tenancy.ids import l2_key
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import DECRYPTS
-from tenancy.messages import LeaveRequest, RotateRequest
 from tenancy.policy import TenantPolicy
 from tenancy.rotation import Stage
 from tenancy.rotation_errors import KeyVersionInUse
+from tenancy.rotation_messages import RotateRequest
 from workflows.gateway import UpdateRefused
 
 

@@ -19,16 +19,13 @@ from temporalio.worker import Worker
 
 from tenancy import ids
 from tenancy.approvals import ApprovalState
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
 from tenancy.messages import (
-    DueRotation,
     LateService,
-    LeaveRequest,
     MarketplaceSignal,
     PreflightResult,
     ProvisionInput,
-    RotateRequest,
-    RotationPlan,
     StandingMove,
     TenantInput,
     TenantMemory,
@@ -37,6 +34,7 @@ from tenancy.messages import (
 from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 from tenancy.rotation import Scope
+from tenancy.rotation_messages import DueRotation, RotateRequest, RotationPlan
 from tests.workflows.conftest import Script
 from tests.workflows.scripted_approvals import ApprovalScript
 from tests.workflows.scripted_authority import AuthorityScript

@@ -21,8 +21,8 @@ from crypto.kmip.tags import Tag
 from database.interfaces import object_mark
 from tenancy import ids
 from tenancy.errors import KeyUnavailable, KeyVersionRetired, VaultRefused
-from tenancy.messages import RotateRequest
 from tenancy.rotation import Scope
+from tenancy.rotation_messages import RotateRequest
 from tests.crypto.kmip.messages import batch_item
 from tests.keystores.fault_proxy import answering
 from tests.stories.busy import Busy, Text

@@ -24,9 +24,11 @@ from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from tenancy import ids
 from tenancy.errors import OpenKcmError
-from tenancy.messages import LeaveRequest, RotateRequest, StandingMove
+from tenancy.leaving_messages import LeaveRequest
+from tenancy.messages import StandingMove
 from tenancy.policy import TenantPolicy
 from tenancy.rotation import Scope
+from tenancy.rotation_messages import RotateRequest
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import creation, gcm
 from tests.stories.busy import ONCE, Busy

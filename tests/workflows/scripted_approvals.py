@@ -9,23 +9,19 @@ from temporalio.exceptions import ApplicationError
 
 from tenancy.approvals import Action, ApprovalState
 from tenancy.events import AnnouncementKind
+from tenancy.leaving_messages import LeaveInput, LeavingResult
 from tenancy.messages import (
     ApprovalResult,
     ApprovalStep,
     CloseApprovalInput,
-    LeaveInput,
-    LeavingResult,
     PendingApproval,
-    PlanRotationStep,
     PolicyInput,
-    RetireVersionStep,
-    RotationFailedStep,
-    RotationPlan,
     StandingInput,
     StandingResult,
     StepInput,
     WaitingResult,
 )
+from tenancy.rotation_messages import PlanRotationStep, RetireVersionStep, RotationFailedStep, RotationPlan
 from tests.workflows.scripted_root_key import RootKeyScript
 
 

@@ -10,17 +10,9 @@ from temporalio.exceptions import ApplicationError
 from activities.closing import ClosingActivities
 from tenancy.events import AnnouncementKind
 from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
+from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock
 from tenancy.lifecycle import State
-from tenancy.messages import (
-    AnnounceInput,
-    BegunResult,
-    LeaveInput,
-    LeavingResult,
-    StandingInput,
-    StandingResult,
-    StepInput,
-    Stock,
-)
+from tenancy.messages import AnnounceInput, StandingInput, StandingResult, StepInput
 
 DESTRUCTION = [
     "begin-destruction",

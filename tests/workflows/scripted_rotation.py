@@ -7,8 +7,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from tenancy.events import AnnouncementKind
-from tenancy.messages import (
-    AnnounceInput,
+from tenancy.messages import AnnounceInput, StepInput
+from tenancy.rotation_messages import (
     DestroyResult,
     DueRotation,
     DueTenants,
@@ -20,7 +20,6 @@ from tenancy.messages import (
     RotationPlan,
     RotationProgress,
     RotationStep,
-    StepInput,
 )
 
 

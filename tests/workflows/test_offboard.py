@@ -12,18 +12,11 @@ from temporalio.testing import TimeSkipper, TimeSkippingConfig
 from temporalio.worker import Worker
 
 from tenancy import ids
+from tenancy.leaving_messages import LeaveReason, LeaveRequest
 from tenancy.lifecycle import State
-from tenancy.messages import (
-    LeaveReason,
-    LeaveRequest,
-    RotateRequest,
-    ServiceInput,
-    ServiceMemory,
-    StandingMove,
-    TenantInput,
-    TenantMemory,
-)
+from tenancy.messages import ServiceInput, ServiceMemory, StandingMove, TenantInput, TenantMemory
 from tenancy.rotation import Scope
+from tenancy.rotation_messages import RotateRequest
 from tests.workflows.scripted_leaving import DESTRUCTION, LeavingScript
 from tests.workflows.scripted_service import ServiceScript
 from workflows import visibility

@@ -9,9 +9,10 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from tenancy import ids
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
-from tenancy.messages import DueRotation, LeaveRequest, RotateRequest, RotationPlan
 from tenancy.rotation import Scope
+from tenancy.rotation_messages import DueRotation, RotateRequest, RotationPlan
 from tests.workflows.entities import Entity, an_entity
 from tests.workflows.scripted_rotation import RotationScript
 from workflows.gateway import UpdateRefused
