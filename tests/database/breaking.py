@@ -86,17 +86,24 @@ def _pretences(field: Field, role: str) -> dict[str, Pretence]:
     return pretences if role == "operator" else pretences | {"platform": ("*", _signed(field, role, "*"))}
 
 
-_IDLE = {"managed_object": "with gone as (delete from okcm.managed_object returning 1) select count(*) from gone"}
+_GONE = "with gone as (delete from okcm.managed_object returning 1) select"
+_IDLE = {"managed_object": f"{_GONE} count(*) from gone"}
 """What the owner must not do while nothing is destroyed, where that is not to look: objects it counts at any time."""
+_CARELESS = {
+    "managed_object": f"{_GONE} greatest(count(*) - (select count(*) from okcm.managed_object"
+    f" where tenant_id = '{ATTACKER}'), 0) from gone"
+}
+"""What it must never do, where looking is fended off by another policy than deleting."""
 
 
 def _by_careless_function(field: Field, administrator: psycopg.Connection) -> Iterator[str]:
     """Stand for a future SECURITY DEFINER function of ours that forgot to ask whose rows it returns."""
     for table in TABLES:
+        others = _CARELESS.get(table, f"select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'")
         with administrator.transaction(force_rollback=True):
             administrator.execute(
                 "create function okcm.careless() returns bigint language sql security definer"
-                f" as $$ select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}' $$;"
+                f" as $$ {others} $$;"
                 "create function okcm.idle() returns bigint language sql security definer"
                 f" as $$ {_IDLE.get(table, f'select count(*) from okcm.{table}')} $$;"
                 "alter function okcm.careless() owner to okcm_owner; alter function okcm.idle() owner to okcm_owner;"
