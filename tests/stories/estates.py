@@ -299,6 +299,8 @@ WITHOUT_TEXT: Mapping[str, Any] = MappingProxyType(
         "/v1/data-keys:batch": {"items": [{"resource": "r"}]},
         "/v1/certificate": None,
         "/.well-known/openkcm": None,
+        "/.well-known/openkcm/crl": None,
+        "/.well-known/openkcm/crl/former": None,
         "/healthz": None,
         "/openapi.json": None,
     }
