@@ -35,7 +35,7 @@ EFFECTS = {
     "close-workflows": 0,
     "destroy-payload-key": 5,
     "certify-destruction": 3,
-    "announce": 3,
+    "announce": 1,
 }
 GRACE = {"begin-leaving": 1, "restore-tenant": 1}
 
