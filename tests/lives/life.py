@@ -47,7 +47,7 @@ STEP = 2
 """Days between two looks at what is due: on the others nothing but questions would be asked."""
 TENANT = "long-lived-corp"
 SERVICE = "orders-db"
-EVENTS = 200
+EVENTS = 64
 """After so many events the server suggests to continue as new; as it comes it does after 4096, and years have more."""
 
 _PATIENCE_SECONDS = 30
@@ -55,11 +55,17 @@ _BATCH = 100
 
 
 class ImpatientTemporal(TemporalServer):
-    """Suggests to continue as new early, so that years need it often."""
+    """Suggests to continue as new early, so that years need it often, and looks more often for timers that are over."""
 
     def command(self) -> Sequence[str]:
-        limit = f"limit.historyCount.suggestContinueAsNew={EVENTS}"
-        return [*super().command(), "--dynamic-config-value", limit]
+        command = [*super().command()]
+        for told in (
+            f"limit.historyCount.suggestContinueAsNew={EVENTS}",
+            # As it comes it fires a timer within a second, which nobody notices unless there are hundreds of them.
+            'history.timerProcessorMaxTimeShift="10ms"',
+        ):
+            command += ["--dynamic-config-value", told]
+        return command
 
 
 @dataclass(frozen=True)
