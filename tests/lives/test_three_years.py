@@ -142,7 +142,7 @@ def assert_told(receiver: CallbackReceiver) -> None:
 async def assert_bounded(life: Life) -> None:
     """Nothing failed, no history grew beyond what its workflow needs to come to a rest, and clocks agree."""
     assert await life.failed() == []
-    for handle, least in ((life.entity, 3), (life.service, 20)):
+    for handle, least in ((life.entity, 3), (life.service, 40)):
         histories = await life.histories(handle)
         assert max(histories) < 2 * EVENTS
         assert len(histories) > least
