@@ -27,9 +27,9 @@ SERVICES = ("billing", "ledger", "orders")
 BEGINNING = {
     "plan-rotation": 2,
     "rotate-tenant-key": 5,
-    "prepare-service-keys": 10,
+    "prepare-service-keys": 5,
     "activate-service-keys": 1,
-    "rewrap-keys": 15,
+    "rewrap-keys": 9,
     "retire-tenant-key": 4,
 }
 COMPROMISED = {"trim-tenant-key": 4, "destroy-compromised-keys": 2}

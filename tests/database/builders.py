@@ -200,7 +200,7 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.boundaries.record("provision-1", [a_result()])
         tx.outbox.add(an_announcement(tenant_id))
         tx.audit.append(an_audit_event())
-        tx.policy.set(TenantPolicy(service_key_days=30))
+        tx.policy.set(TenantPolicy())
         tx.rotations.begin(1, a_wanted_rotation(tenant_key=True, services=Scope.NONE), 1)
         tx.rotations.end(1)
     sign_head(worker, tenant_id)
