@@ -20,8 +20,9 @@ from crypto.kmip.fields import text
 from crypto.kmip.tags import Tag
 from database.interfaces import object_mark
 from tenancy import ids
-from tenancy.errors import KeyUnavailable, KeyVersionRetired, VaultRefused
+from tenancy.errors import KeyUnavailable, VaultRefused
 from tenancy.rotation import Scope
+from tenancy.rotation_errors import KeyVersionRetired
 from tenancy.rotation_messages import RotateRequest
 from tests.crypto.kmip.messages import batch_item
 from tests.keystores.fault_proxy import answering
