@@ -306,3 +306,5 @@ WITHOUT_TEXT: Mapping[str, Any] = MappingProxyType(
     }
 )
 """The others: they make something new for the caller or tell him something; without a body it is a GET."""
+PERHAPS_NOT_THERE = frozenset({"/.well-known/openkcm/crl", "/.well-known/openkcm/crl/former"})
+"""What the owner may ask for too soon: a list before the first was made, that of a former authority without one."""

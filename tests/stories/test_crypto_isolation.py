@@ -96,7 +96,7 @@ def test_what_is_refused_to_others_is_given_to_the_owner(all_of_them):
                 sealed = estate.wrapped if path == "/v1/data-keys/open" else estate.ciphertext
                 assert https.ask(post(path, body(sealed, estate.resource))).get("refused", 0) == 0
             for path, plain in WITHOUT_TEXT.items():
-                assert https.ask(post(path, plain)).get("refused", 0) == 0
+                assert path in estates.PERHAPS_NOT_THERE or https.ask(post(path, plain)).get("refused", 0) == 0
 
 
 CLAIMS = ("x-tenant-id", "x-openkcm-tenant", "x-forwarded-client-cert", "x-ssl-client-s-dn", "forwarded", "from")
