@@ -45,12 +45,14 @@ def _commands(function: ast.AST) -> list[str]:
 
 
 def fingerprints(source: str) -> dict[str, dict[str, list[str]]]:
-    """Return the commands of every workflow class in `source`, by method."""
+    """Return the commands of every class in `source` that gives any, by method: workflows and parts of them."""
     result = {}
     for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef) and any("workflow.defn" in ast.unparse(d) for d in node.decorator_list):
+        if isinstance(node, ast.ClassDef):
             methods = [m for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)]
-            result[node.name] = {m.name: commands for m in methods if (commands := _commands(m))}
+            found = {m.name: commands for m in methods if (commands := _commands(m))}
+            if found:
+                result[node.name] = found
     return result
 
 

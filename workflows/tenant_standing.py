@@ -1,0 +1,42 @@
+"""The part of a tenant's entity that moves its standing: suspended or not, locked or not."""
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.standing import StandingActivities
+    from tenancy.errors import IllegalMove
+    from tenancy.lifecycle import Move, moves_from
+    from tenancy.messages import StandingInput, StandingRequest
+    from workflows.entity import LIVE, Entity
+    from workflows.refusals import code_of, refusal, refusal_of
+    from workflows.root_keys import ROOT_KEY_REPORTED
+    from workflows.steps import note
+
+
+class StandingPart(Entity):
+    @workflow.update(name="change-standing", description="Suspend, resume, lock or unlock the tenant")
+    async def change_standing(self, request: StandingRequest) -> None:
+        async with self._standing:
+            step = StandingInput(**self._step(request.move).model_dump(), move=request.move)
+            try:
+                self._stand(step, await note(StandingActivities.change_standing, step, f"{step.move} the tenant"))
+            except ActivityError as failed:
+                raise refusal_of(failed) from None
+
+    @change_standing.validator
+    def _may_change_standing(self, request: StandingRequest) -> None:
+        if self._memory.state not in LIVE:
+            raise refusal(IllegalMove(self._memory.state, Move(request.move), moves_from(self._memory.state)))
+
+    @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health asks for another standing")
+    async def root_key_reported(self) -> None:
+        await self._follow_root_key()
+
+    async def _follow_root_key(self) -> None:
+        async with self._standing:
+            step = self._step("root-key-health")
+            try:
+                self._stand(step, await note(StandingActivities.follow_root_key, step, "follow the root key"))
+            except ActivityError as failed:
+                workflow.logger.warning("standing not changed", extra={"code": code_of(failed)})
