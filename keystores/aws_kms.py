@@ -17,8 +17,8 @@ from botocore.credentials import ReadOnlyCredentials
 
 from keystores.aws_answers import key_policy_hint, lasting_arn, state_problem, trust_policy_hint
 from keystores.aws_calls import AwsCalls, PlatformIdentity, Region
-from keystores.interfaces import RootKey, RootKeyDescription
-from keystores.probing import probed_description, round_trip_problems
+from keystores.interfaces import RootKey
+from keystores.probing import round_trip_problems
 from keystores.reach import Reach
 from keystores.sessions import Sessions
 from keystores.transport import Transport
@@ -33,7 +33,7 @@ from tenancy.root_key_errors import (
     RootKeyRefused,
     RootKeyUnsuitable,
 )
-from tenancy.root_keys import AwsKmsPlace, Credentials, RootKeyMode, external_id
+from tenancy.root_keys import AwsKmsPlace, Credentials, external_id
 
 ACTIONS = ("kms:Encrypt", "kms:Decrypt", "kms:DescribeKey")
 _LARGEST_CIPHERTEXT = 6144
@@ -142,9 +142,10 @@ class AwsKmsRootKey:
         answer = self._call("Decrypt", CiphertextBlob=_text(wrapped), EncryptionContext=encryption_context(context))
         return _bytes(answer, "Plaintext")
 
-    def describe(self) -> RootKeyDescription:
-        """Return mode, name and whether the key works, found out by wrapping with it."""
-        return probed_description(self, self._tenant_id, RootKeyMode.AWS_KMS, self._place.name)
+    def version_of(self, wrapped: bytes) -> int | None:
+        """Return None: AWS KMS tells nobody which material of a key it used."""
+        del wrapped
+        return None
 
     def validate(self) -> Sequence[OpenKcmError]:
         """Assume the role anew, look at the key, try it; every action that is denied is named with its remedy."""

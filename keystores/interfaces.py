@@ -6,21 +6,11 @@ failure says anything of what was wrapped or of the credentials. Nothing is trie
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError
 from tenancy.root_keys import Credentials, Place
-
-
-@dataclass(frozen=True, slots=True)
-class RootKeyDescription:
-    """What a person should know of a root key: who holds it (`platform`, `aws-kms`, …), its name, its state there."""
-
-    mode: str
-    name: str
-    enabled: bool
 
 
 class RootKey(Protocol):
@@ -32,7 +22,13 @@ class RootKey(Protocol):
         """Decrypt; raises WrongContext when key or context differ from wrapping."""
         ...
 
-    def describe(self) -> RootKeyDescription: ...
+    def version_of(self, wrapped: bytes) -> int | None:
+        """Return the version of the key that a wrap of its lies under; None where its holder numbers none.
+
+        No call is made. AWS KMS keeps every material of a key behind the same name and opens with whichever it needs; a
+        key in a token is one key, and another is another name.
+        """
+        ...
 
     def validate(self) -> Sequence[OpenKcmError]:
         """Try everything a tenant will need and return what is wrong; empty when all works."""

@@ -17,9 +17,9 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
 
-from keystores.interfaces import RootKey, RootKeyDescription
+from keystores.interfaces import RootKey
 from keystores.openbao_calls import OpenBaoCalls, not_transit, soft_deleted
-from keystores.probing import probed_description, round_trip_problems
+from keystores.probing import round_trip_problems, transit_version
 from keystores.reach import Reach, is_address
 from keystores.sessions import Sessions
 from keystores.transport import Server, Transport
@@ -33,7 +33,7 @@ from tenancy.root_key_errors import (
     RootKeyRefused,
     RootKeyUnsuitable,
 )
-from tenancy.root_keys import Credentials, OpenBaoPlace, RootKeyMode
+from tenancy.root_keys import Credentials, OpenBaoPlace
 
 _SUITABLE = ("aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305")
 
@@ -94,9 +94,9 @@ class OpenBaoRootKey:
         except (binascii.Error, ValueError, TypeError):
             raise not_transit() from None
 
-    def describe(self) -> RootKeyDescription:
-        """Return mode, name and whether the key works, found out by wrapping with it."""
-        return probed_description(self, self._tenant_id, RootKeyMode.OPENBAO, self._place.name)
+    def version_of(self, wrapped: bytes) -> int | None:
+        """Return the version in Transit's own text form."""
+        return transit_version(wrapped)
 
     def validate(self) -> Sequence[OpenKcmError]:
         """Look at the key, then try it; every path that is refused is named, with the policy that would allow it."""

@@ -18,10 +18,10 @@ from typing import TypeVar, cast
 import pkcs11
 from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass, exceptions
 
-from keystores.interfaces import RootKey, RootKeyDescription
+from keystores.interfaces import RootKey
 from keystores.pkcs11_module import Module
 from keystores.pkcs11_thread import ModuleThread
-from keystores.probing import probed_description, round_trip_problems
+from keystores.probing import round_trip_problems
 from keystores.reach import Reach
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError, WrongContext
@@ -34,7 +34,7 @@ from tenancy.root_key_errors import (
     RootKeyUnreachable,
     RootKeyUnsuitable,
 )
-from tenancy.root_keys import Credentials, Pkcs11Place, RootKeyMode
+from tenancy.root_keys import Credentials, Pkcs11Place
 
 T = TypeVar("T")
 _VERSION = b"\x01"
@@ -101,9 +101,10 @@ class Pkcs11RootKey:
         associated = context.encode()
         return self._in_module(lambda: self._unwrap(associated, wrapped))
 
-    def describe(self) -> RootKeyDescription:
-        """Return mode, name and whether the key works, found out by wrapping with it."""
-        return probed_description(self, self._tenant_id, RootKeyMode.PKCS11, self._place.name)
+    def version_of(self, wrapped: bytes) -> int | None:
+        """Return None: a key in a token has one version."""
+        del wrapped
+        return None
 
     def validate(self) -> Sequence[OpenKcmError]:
         """Show the PIN again, look at token and key, then try the key."""

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from keystores.interfaces import RootKeyDescription
+from keystores.probing import transit_version
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable, OpenKcmError, VaultUnavailable, WrongContext
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 
-_MODE = "platform"
 _PROBE_BYTES = 32
 
 
@@ -46,13 +45,9 @@ class PlatformRootKey:
         with _root_key_errors():
             return self._keys.unwrap(self._name, context.encode(), wrapped)
 
-    def describe(self) -> RootKeyDescription:
-        """Return mode, name and whether the key works, found out by wrapping with it."""
-        try:
-            self.wrap(self._probe(), os.urandom(_PROBE_BYTES))
-        except RootKeyDisabled:
-            return RootKeyDescription(_MODE, self._name, enabled=False)
-        return RootKeyDescription(_MODE, self._name, enabled=True)
+    def version_of(self, wrapped: bytes) -> int | None:
+        """Return the version in Transit's own text form."""
+        return transit_version(wrapped)
 
     def validate(self) -> Sequence[OpenKcmError]:
         """Try a round trip, and that another context is refused.

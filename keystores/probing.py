@@ -1,16 +1,18 @@
-"""What every root key is tried with: a round trip, and that another context is refused."""
+"""What every root key is tried with: a round trip, and that another context is refused; and how a wrap is read."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from keystores.interfaces import RootKey, RootKeyDescription
+from keystores.interfaces import RootKey
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.errors import OpenKcmError, WrongContext
-from tenancy.root_key_errors import CustomerKeyError, RootKeyDisabled, RootKeyPendingDeletion, RootKeyUnsuitable
+from tenancy.root_key_errors import CustomerKeyError, RootKeyUnsuitable
 
 _BYTES = 32
+_TRANSIT = re.compile(rb"vault:v(\d{1,9}):")
 
 
 def trial_context(tenant_id: str) -> Context:
@@ -18,13 +20,10 @@ def trial_context(tenant_id: str) -> Context:
     return Context(tenant_id, ids.l2_key(tenant_id), "", Purpose.VERIFY, "root-key")
 
 
-def probed_description(root_key: RootKey, tenant_id: str, mode: str, name: str) -> RootKeyDescription:
-    """Return what `RootKey.describe` gives, found out by wrapping; raises what wrapping raises."""
-    try:
-        root_key.wrap(trial_context(tenant_id), os.urandom(_BYTES))
-    except (RootKeyDisabled, RootKeyPendingDeletion):
-        return RootKeyDescription(mode, name, enabled=False)
-    return RootKeyDescription(mode, name, enabled=True)
+def transit_version(wrapped: bytes) -> int | None:
+    """Return the version of the Transit key that a ciphertext names in front; None when it is no such ciphertext."""
+    named = _TRANSIT.match(wrapped)
+    return None if named is None else int(named[1])
 
 
 def round_trip_problems(root_key: RootKey, tenant_id: str) -> Iterator[OpenKcmError]:

@@ -150,7 +150,6 @@ class TestWhatHappensToTheKey:
         with pytest.raises(RootKeyPendingDeletion):
             holder.root_key.unwrap(CONTEXT, wrapped)
         assert types(holder.root_key.validate()) == [RootKeyPendingDeletion]
-        assert not holder.root_key.describe().enabled
         holder.key.cancel_deletion()
         with pytest.raises(RootKeyDisabled):
             holder.root_key.unwrap(CONTEXT, wrapped)

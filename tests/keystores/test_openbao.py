@@ -39,6 +39,7 @@ def opened(place: OpenBaoPlace, credentials: Credentials, reach: Reach = REACH) 
 class OpenBaoHolder:
     root_key: RootKey
     bao: CustomerOpenBao
+    version = 1
 
     @property
     def another(self) -> RootKey:

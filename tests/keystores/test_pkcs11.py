@@ -83,7 +83,7 @@ def until_reached(root_key: RootKey) -> None:
 
     def is_reached() -> bool:
         try:
-            root_key.describe()
+            root_key.wrap(CONTEXT, INNER)
         except RootKeyUnreachable:
             return False
         return True
