@@ -171,10 +171,10 @@ NEVER = {
         "update okcm.root_key set health = 'ok'",
         "update okcm.root_key_change set state = 'done'",
         # Nobody decides here, and nobody speaks who is not signed on, or speaks twice.
-        "update okcm.approval set state = 'approved'",
+        "update okcm.approval set state = 'withdrawn'",
         (
             "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name, state)"
-            " values ('{attacker}', repeat('e', 32), 'lock', 'ada', 'Ada', 'approved')"
+            " values ('{attacker}', repeat('e', 32), 'lock', 'ada', 'Ada', 'withdrawn')"
         ),
         (
             "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name)"

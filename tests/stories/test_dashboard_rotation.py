@@ -4,7 +4,7 @@ An installation of its own, because its tenant is gone at the end.
 """
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -130,8 +130,12 @@ def test_i_leave_come_back_from_any_page_and_everything_works(
         page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
         drawn(page)
         expect(notice(page, RESTORABLE)).to_be_visible(timeout=SOON_MS)
-    button(page, "leaving-restore").click()
     dialog = page.get_by_role("dialog")
+    with suppress(AssertionError):  # pressed while the page was drawn anew it can be lost, and is pressed once more
+        button(page, "leaving-restore").click()
+        expect(dialog).to_be_visible(timeout=SOON_MS / 2)
+    if not dialog.is_visible():
+        button(page, "leaving-restore").click()
     press(dialog, "Restore", "The tenant is restored")
     close(dialog)
     assert state_of(installation) == "active"

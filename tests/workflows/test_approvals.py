@@ -198,7 +198,7 @@ async def test_a_direct_request_that_needs_two_people_says_so(entity: Entity, sc
 async def test_a_policy_outside_of_its_bounds_never_enters_the_history(entity: Entity, script: ApprovalScript) -> None:
     with pytest.raises(UpdateRefused) as refused:
         await entity.gateway._of_tenant(
-            entity.tenant_id, Tenant.change_policy, PolicyRequest(tenant_key_days=1, service_key_days=90)
+            entity.tenant_id, Tenant.change_policy, [PolicyRequest(tenant_key_days=1, service_key_days=90)]
         )
     assert (refused.value.code, refused.value.hint) == ("policy_refused", "tenant key days: 30 to 730")
     assert script.policies == []
