@@ -21,7 +21,6 @@ from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
 from activities.expiry import ExpiryActivities
 from activities.isolation import IsolationActivities
-from activities.journal import Clock
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
@@ -120,21 +119,21 @@ def open_database(settings: Settings, role: Role) -> Database:
     )
 
 
-def build(settings: Settings, clock: Clock = utc_now) -> Parts:
+def build(settings: Settings) -> Parts:
     """Build everything; nothing is connected yet, so nothing can fail for a server that is down."""
     database, vault = open_database(settings, Role.WORKER), open_vault(settings, Role.WORKER)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
     tenant_keys, payload_keys, authorities = (
         TransitTenantKeys(vault, tokens),
         TransitPayloadKeys(vault),
-        PkiAuthorities(vault, clock),
+        PkiAuthorities(vault),
     )
     keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
     senders = _senders(settings)
-    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, clock)
-    certificates = CertificateActivities(database, database, authorities, clock)
+    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, utc_now)
+    certificates = CertificateActivities(database, database, authorities, utc_now)
     announcer = Announcer(tuple(senders), settings.dashboard_url)
-    records = RecordActivities(database, announcer, clock)
+    records = RecordActivities(database, announcer, utc_now)
     shelf = OpenedRootKeys(
         lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
     )
@@ -144,24 +143,24 @@ def build(settings: Settings, clock: Clock = utc_now) -> Parts:
     )
     rotation = RotationActivities(database, database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
     grace = settings.root_key_grace_seconds
-    standing = StandingActivities(database, announcer, grace, clock)
+    standing = StandingActivities(database, announcer, grace, utc_now)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
     pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
-    watch = WatchActivities(database, shelf, pace, clock)
-    isolation = IsolationActivities(database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens), clock)
-    notifications = NotificationActivities(database, database, senders, clock)
+    watch = WatchActivities(database, shelf, pace, utc_now)
+    isolation = IsolationActivities(database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens), utc_now)
+    notifications = NotificationActivities(database, database, senders, utc_now)
     services = ServiceActivities(
         database,
         tenant_keys,
         shelf,
         authorities,
         timedelta(hours=settings.service_certificate_hours),
-        clock,
+        utc_now,
     )
     signer = TransitAuditSigner(vault)
     heads = AuditHeadActivities(database, database, signer)
     offboarding = open_vault(settings, Role.OFFBOARDING)
-    leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
+    leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), utc_now)
     destruction = DestructionActivities(
         database,
         TransitDestroyer(offboarding, vault),
@@ -169,11 +168,11 @@ def build(settings: Settings, clock: Clock = utc_now) -> Parts:
         signer,
         announcer,
         settings.backup_days,
-        clock,
+        utc_now,
     )
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
-    expiry = ExpiryActivities(database, database, announcer, clock)
+    expiry = ExpiryActivities(database, database, announcer, utc_now)
     return Parts(
         settings=settings,
         database=database,
