@@ -29,7 +29,7 @@ from crypto.client import (
     ServiceFailed,
     Unavailable,
 )
-from tenancy import errors, root_key_errors
+from tenancy import errors, root_key_errors, rotation_errors
 from tenancy.lifecycle import State
 from tests.crypto.https.authority import Leaf, service_leaf
 from tests.crypto.https.stage import BODY_LIMIT, OTHER_TENANT, SERVICE, TENANT, Stage
@@ -121,7 +121,7 @@ def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
         (errors.CallerRefused(), AccessRefused),
         (root_key_errors.RootKeyDisabled(), RootKeyFailed),
         (errors.KeyNotUsable("destroyed"), RequestRefused),
-        (errors.KeyVersionRetired(), KeyVersionRetired),
+        (rotation_errors.KeyVersionRetired(), KeyVersionRetired),
         (RuntimeError("hunter2"), ServiceFailed),
     ],
 )
