@@ -15,7 +15,7 @@ from database.interfaces import LeavingRow, TenantDatabase, TenantTransaction
 from tenancy.approvals import Action, Argument
 from tenancy.audit import AuditName
 from tenancy.errors import IllegalTenantId, TenantUnknown
-from tenancy.events import AnnouncementKind, EventKind
+from tenancy.events import AnnouncementKind
 from tenancy.ids import RESERVED_PREFIX
 from tenancy.leaving_errors import LeavingOtherwise
 from tenancy.leaving_messages import BegunResult, LeaveInput, LeaveReason, LeavingResult
@@ -101,7 +101,7 @@ class LeavingActivities:
         A customer may end the service at their platform without a second person here, and has the grace to undo it.
         """
         usual = not step.now and step.grace_seconds is None
-        return usual and step.reason is LeaveReason.MARKETPLACE and tx.inbox.newest() is EventKind.SERVICE_DISABLED
+        return usual and step.reason is LeaveReason.MARKETPLACE and tx.leaving.asked_by_marketplace()
 
     def _grace(self, step: LeaveInput) -> timedelta | None:
         """Return what is asked for; None for whatever is usual, or under way."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from tenancy.events import EventKind, MarketplaceEvent
+from tenancy.events import MarketplaceEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,6 @@ class Inbox:
             [event.tenant_id, event.event_id, event.kind, event.organization, event.region, event.timestamp],
         )
         return stored.rowcount == 1
-
-    def newest(self) -> EventKind | None:
-        row = self.connection.execute(
-            "select kind from okcm.marketplace_event order by accepted_at desc, event_id limit 1"
-        ).fetchone()
-        return None if row is None else EventKind(row[0])
 
     def mark_started(self, event_id: str) -> None:
         self.connection.execute(

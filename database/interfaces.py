@@ -56,7 +56,7 @@ from database.service_interfaces import ManagedObjects, Services
 from database.usage_interfaces import Usage, UsagePart
 from database.usage_rows import DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
 from tenancy.boundaries import CheckResult
-from tenancy.events import Announcement, EventKind, MarketplaceEvent
+from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tenancy.policy import TenantPolicy
@@ -221,10 +221,6 @@ class Boundaries(Protocol):
 class Inbox(Protocol):
     def accept(self, event: MarketplaceEvent) -> bool:
         """Store an event; False when (tenant, event id) was stored before."""
-        ...
-
-    def newest(self) -> EventKind | None:
-        """Return what the marketplace said last."""
         ...
 
     def mark_started(self, event_id: str) -> None:

@@ -21,6 +21,11 @@ _ROW = (
     "select state, leaving_since, leaves_at, returns_to, destroying_at, offboarded_at, erased from okcm.tenant"
     " where tenant_id = %s"
 )
+_LAST_WORD = (
+    "select e.kind = 'service_disabled' and (t.restored_at is null or e.accepted_at > t.restored_at)"
+    " from okcm.marketplace_event e join okcm.tenant t using (tenant_id) where t.tenant_id = %s"
+    " order by e.accepted_at desc, e.event_id limit 1"
+)
 _DOOMED = "select kind, name, versions, fingerprint, destroyed_at from okcm.destruction"
 _CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_certificate"
 
@@ -45,6 +50,9 @@ class Leaving:
         found = self.connection.execute(_CERTIFICATE).fetchone()
         return None if found is None else ShredRow(*found)
 
+    def asked_by_marketplace(self) -> bool:
+        return self.connection.execute(_LAST_WORD, [self.tenant_id]).fetchone() == (True,)
+
     def begin(self, grace: timedelta) -> LeavingRow:
         row = self._locked()
         if row.state is not State.LEAVING:
@@ -63,7 +71,9 @@ class Leaving:
             return row.state
         state = advance(row.state, Move.RESTORE, row.returns_to)
         self.connection.execute(
-            "update okcm.tenant set state = %s, returns_to = null, leaving_since = null, leaves_at = null", [state]
+            "update okcm.tenant set state = %s, returns_to = null, leaving_since = null, leaves_at = null,"
+            " restored_at = clock_timestamp()",
+            [state],
         )
         return state
 

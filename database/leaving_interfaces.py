@@ -56,6 +56,10 @@ class Leaving(Protocol):
 
     def certificate(self) -> ShredRow | None: ...
 
+    def asked_by_marketplace(self) -> bool:
+        """Whether the marketplace's last word is that the tenant leaves, and was said since it was last restored."""
+        ...
+
     def begin(self, grace: timedelta) -> LeavingRow:
         """Let the tenant leave, for good after `grace`; one that is leaving already goes on as it was.
 

@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from tenancy.messages import LateService, ServiceInput, ServiceMemory
     from workflows import priorities, timing
     from workflows.service import RENEW_SOON, ConnectService
+    from workflows.telling import tell
 
 AUTHORITY_DUE = "authority-due"
 """The signal by which a tenant's entity is asked to roll its authority."""
@@ -41,7 +42,7 @@ class RollDueAuthorities:
             start_to_close_timeout=timing.ATTEMPT,
             retry_policy=timing.RETRY,
         )
-        await asyncio.gather(*map(_tell_tenant, due.tenants))
+        await asyncio.gather(*(tell(tenant_id, AUTHORITY_DUE) for tenant_id in due.tenants))
 
 
 @workflow.defn(name="PublishRevocationLists")
@@ -70,13 +71,6 @@ class CheckExpiry:
         )
         for first in range(0, len(late.services), _TOLD_AT_ONCE):
             await asyncio.gather(*map(_try_again, late.services[first : first + _TOLD_AT_ONCE]))
-
-
-async def _tell_tenant(tenant_id: str) -> None:
-    try:
-        await workflow.get_external_workflow_handle(ids.tenant_workflow(tenant_id)).signal(AUTHORITY_DUE)
-    except ApplicationError:
-        workflow.logger.warning("no entity to tell of its authority")
 
 
 async def _try_again(late: LateService) -> None:

@@ -3,16 +3,15 @@
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.audit_heads import AuditHeadActivities
     from activities.notifications import NotificationActivities
     from activities.rotation import RotationActivities
     from activities.watching import WatchActivities
-    from tenancy import ids
     from workflows import timing
     from workflows.rotate import ROTATION_DUE
+    from workflows.telling import tell
 
 
 @workflow.defn(name="SignAuditHeads")
@@ -66,11 +65,4 @@ class RotateDueKeys:
             start_to_close_timeout=timing.HEADS_ATTEMPT,
             retry_policy=timing.RETRY,
         )
-        await asyncio.gather(*map(_tell_due, due.tenants))
-
-
-async def _tell_due(tenant_id: str) -> None:
-    try:
-        await workflow.get_external_workflow_handle(ids.tenant_workflow(tenant_id)).signal(ROTATION_DUE)
-    except ApplicationError:
-        workflow.logger.warning("no entity to tell of its keys")
+        await asyncio.gather(*(tell(tenant_id, ROTATION_DUE) for tenant_id in due.tenants))

@@ -8,13 +8,12 @@ again, because the watch goes on to find that root key and standing do not agree
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.watching import WatchActivities
-    from tenancy import ids
     from tenancy.messages import WatchRootKeysInput
     from workflows import timing
+    from workflows.telling import tell
 
 ROOT_KEY_REPORTED = "root-key-reported"
 """The signal by which a tenant's entity is asked to look at its root key."""
@@ -34,12 +33,5 @@ class WatchRootKeys:
                 retry_policy=timing.RETRY,
             )
             # All in one task: nobody's root key is tried while they are told.
-            await asyncio.gather(*map(_tell, changed.tenants))
+            await asyncio.gather(*(tell(tenant_id, ROOT_KEY_REPORTED) for tenant_id in changed.tenants))
         workflow.continue_as_new(watch)
-
-
-async def _tell(tenant_id: str) -> None:
-    try:
-        await workflow.get_external_workflow_handle(ids.tenant_workflow(tenant_id)).signal(ROOT_KEY_REPORTED)
-    except ApplicationError:
-        workflow.logger.warning("no entity to tell of its root key")

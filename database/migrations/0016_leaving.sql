@@ -2,10 +2,12 @@
 -- then, and the statement of it that stays.
 
 -- `returns_to` is the state before, to which a restored tenant goes back with the locks it had. From `destroying_at` on
--- there is no way back, which the check says whatever a process believes. `erased` counts the rows that are gone.
+-- there is no way back, which the check says whatever a process believes. `erased` counts the rows that are gone. What
+-- the marketplace said before `restored_at` has been done and undone: it lets nobody leave a second time.
 alter table okcm.tenant
     add column leaving_since timestamptz,
     add column leaves_at     timestamptz,
+    add column restored_at   timestamptz,
     add column returns_to    text check (returns_to in ('active', 'suspended', 'locked')),
     add column destroying_at timestamptz,
     add column offboarded_at timestamptz,
@@ -58,7 +60,7 @@ begin
 end
 $$;
 
-grant update (leaving_since, leaves_at, returns_to, destroying_at, offboarded_at) on okcm.tenant to okcm_worker;
+grant update (leaving_since, leaves_at, restored_at, returns_to, destroying_at, offboarded_at) on okcm.tenant to okcm_worker;
 -- What was gathered and certified is rewritten by nobody.
 grant select, insert (tenant_id, kind, name, versions, fingerprint), update (destroyed_at) on okcm.destruction to okcm_worker;
 grant select, insert on okcm.shred_certificate to okcm_worker;

@@ -99,6 +99,9 @@ class Scene:
         fields = self.step("leave").model_dump() | {"approval_id": approval_id} | request
         return self.run(self.leaving.begin_leaving, LeaveInput.model_validate(fields))
 
+    def restore(self) -> None:
+        self.run(self.leaving.restore_tenant, self.step("restore"))
+
     def set_policy(self, policy: TenantPolicy, approval_id: str | None = None) -> None:
         request = policy.as_argument() | {"approval_id": approval_id}
         self.run(self.policies.change_policy, PolicyInput.model_validate(self.step().model_dump() | request))

@@ -127,11 +127,18 @@ def test_only_the_marketplaces_own_word_lets_a_tenant_leave_without_a_second_per
     said = {"reason": LeaveReason.MARKETPLACE}
     with pytest.raises(ApprovalRequired):
         scene.leave(**said)
-    with scene.field.open("marketplace").tenant_tx(TENANT) as tx:
+    marketplace = scene.field.open("marketplace")
+    with marketplace.tenant_tx(TENANT) as tx:
         tx.inbox.accept(an_event(TENANT, event_id="off", kind=EventKind.SERVICE_DISABLED))
     for sooner in ({"now": True}, {"grace_seconds": 1}, {"reason": LeaveReason.OPERATOR}):
         with pytest.raises(ApprovalRequired):
             scene.leave(**said | sooner)
+    assert scene.leave(**said).state is State.LEAVING
+    scene.restore()
+    with pytest.raises(ApprovalRequired):
+        scene.leave(**said)  # the word of before, which was done and undone
+    with marketplace.tenant_tx(TENANT) as tx:
+        tx.inbox.accept(an_event(TENANT, event_id="off again", kind=EventKind.SERVICE_DISABLED))
     assert scene.leave(**said).state is State.LEAVING
 
 

@@ -19,7 +19,7 @@ path "transit/keys/+/soft-delete-restore" {
   capabilities = ["update"]
 }
 
-# Rotate a tenant's keys: the next version; from which version on it decrypts and encrypts, and nothing else of its
+# Rotate a tenant's keys, its authority's among them: the next version; from which version on it decrypts and encrypts, and nothing else of its
 # configuration; and, after a compromise, the end of the versions before it. A pattern cannot say "L2-, and then one of
 # these words": of the paths that match, the one whose first wildcard stands further to the right decides, so the
 # platform's own keys are taken out by longer ones below.
@@ -78,11 +78,6 @@ path "transit/decrypt/root-*" {
     "batch_input"                   = []
     "partial_failure_response_code" = []
   }
-}
-
-# A new version of a key: of a tenant's authority when it is rolled. What the versions before it made goes on working.
-path "transit/keys/+/rotate" {
-  capabilities = ["update"]
 }
 
 # A tenant's authority: a request for its certificate, and its signature under leaves and revocation lists.
