@@ -5,7 +5,7 @@ server, or a customer's, away from those who use them. Each new wrap is opened b
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
@@ -19,8 +19,10 @@ from tenancy.root_keys import credentials_context
 from tenancy.rotation_messages import RotationProgress, RotationStep
 from vault.interfaces import TenantKeys, ciphertext_version
 
-_BATCH = 50
+_BATCH = 10
 """Of service keys: what is done for it at once must be over soon, since whoever uses the servers meanwhile waits."""
+_READ = 50 * _BATCH
+"""Read at once: finding what is outdated takes PostgreSQL a look at every service key of the tenant."""
 _THREADS = 4
 _BREATH_SECONDS = 1.0
 """The longest that is rested without a sign of life."""
@@ -42,16 +44,19 @@ class Rewrapping:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="rewrap") as pool:
             while True:
                 activity.heartbeat(done)
-                began = time.monotonic()
                 with self._database.tenant_tx(step.tenant_id) as tx:
-                    rows = tx.rotations.outdated(_BATCH)
-                if not rows:
+                    tx.rotations.count_outdated(step.number)
+                    read = tx.rotations.outdated(_READ)
+                if not read:
                     return RotationProgress(total=total, done=done)
-                rewrapped = self._rewrapped(pool, step, rows)
-                with self._database.tenant_tx(step.tenant_id) as tx:
-                    progress = tx.rotations.rewrap(step.number, rewrapped)
-                total, done = progress.total, progress.done
-                self._rest(len(rows), time.monotonic() - began)
+                for root_key, rows in self._batches(step, read):
+                    activity.heartbeat(done)
+                    began = time.monotonic()
+                    rewrapped = self._rewrapped(pool, step, root_key, rows)
+                    with self._database.tenant_tx(step.tenant_id) as tx:
+                        progress = tx.rotations.rewrap(step.number, rewrapped)
+                    total, done = progress.total, progress.done
+                    self._rest(len(rows), time.monotonic() - began)
 
     def _rewrap_credentials(self, step: RotationStep) -> None:
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -62,15 +67,15 @@ class Rewrapping:
             with self._database.tenant_tx(step.tenant_id) as tx:
                 tx.rotations.rewrap_credentials(step.number, read, credentials, ciphertext_version(credentials))
 
-    def _rewrapped(
-        self, pool: ThreadPoolExecutor, step: RotationStep, rows: Sequence[ServiceKeyRow]
-    ) -> list[RewrappedRow]:
-        anew: list[RewrappedRow] = []
-        for root_key_id, of_one in groupby(rows, lambda row: row.root_key_id):
-            anew += self._rewrapped_under(pool, step, self._by_id(step, root_key_id), list(of_one))
-        return anew
+    def _batches(
+        self, step: RotationStep, read: Sequence[ServiceKeyRow]
+    ) -> Iterator[tuple[RootKey, Sequence[ServiceKeyRow]]]:
+        for root_key_id, of_one in groupby(read, lambda row: row.root_key_id):
+            root_key, rows = self._by_id(step, root_key_id), list(of_one)
+            for begin in range(0, len(rows), _BATCH):
+                yield root_key, rows[begin : begin + _BATCH]
 
-    def _rewrapped_under(
+    def _rewrapped(
         self, pool: ThreadPoolExecutor, step: RotationStep, root_key: RootKey, rows: Sequence[ServiceKeyRow]
     ) -> list[RewrappedRow]:
         contexts = [context_of(step.tenant_id, row.service, row.version) for row in rows]

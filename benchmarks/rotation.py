@@ -37,6 +37,7 @@ _CONNECTED = 4
 _RATE, _CONNECTIONS = 200.0, 2
 _MOST_RATIO = 1.2
 _MOST_LATE = 1.2
+_MOST_QUIET_SECONDS = 60.0
 _SAMPLE = 50
 _WARM_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
@@ -103,7 +104,8 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         with asking(asked, _RATE, _CONNECTIONS, stack.folder / "answers") as seen:
             rotations = _Rotations(stack, seen)
             time.sleep(_WARM_SECONDS)
-            windows = list(rotations.alternating(pairs, rows / throttle))
+            quiet = min(rows / throttle, _MOST_QUIET_SECONDS)
+            windows = list(rotations.alternating(pairs, quiet))
             rotations.know_no_limit()
             windows.append(rotations.rotate(_TENANT, "without a limit", tenant_key=True))
             left = estate.outdated()
@@ -121,7 +123,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         rate=_RATE,
         connections=_CONNECTIONS,
         pairs=pairs,
-        quiet=rows / throttle,
+        quiet=quiet,
         throttle=throttle,
         new=new,
         cores=os.cpu_count(),

@@ -117,6 +117,10 @@ class Rotations(Protocol):
         """Return service keys whose wrap lies under an older version of the tenant key than the newest on record."""
         ...
 
+    def count_outdated(self, number: int) -> None:
+        """Say how many service keys a rotation has to wrap in all: those that it has, and those that are outdated."""
+        ...
+
     def outdated_credentials(self) -> Sequence[SealedRootKeyRow]:
         """Return root keys whose credentials do."""
         ...

@@ -173,6 +173,13 @@ class Rotations:
         )
         return [ServiceKeyRow(*row) for row in rows]
 
+    def count_outdated(self, number: int) -> None:
+        self._running(number)
+        self.connection.execute(
+            f"update okcm.rotation set total = done + (select count(*) from {_OUTDATED}) where number = %s",  # noqa: S608 - a constant
+            [number],
+        )
+
     def outdated_credentials(self) -> Sequence[SealedRootKeyRow]:
         rows = self.connection.execute(f"select root_key_id, place, credentials from {_OLD_CREDENTIALS}")  # noqa: S608 - a constant
         return [SealedRootKeyRow(root_key_id, parse_place(place), sealed) for root_key_id, place, sealed in rows]
@@ -195,8 +202,8 @@ class Rotations:
             },
         ).rowcount
         self.connection.execute(
-            "update okcm.rotation set done = done + %(done)s,"  # noqa: S608 - a constant
-            f" total = done + %(done)s + (select count(*) from {_OUTDATED}) where number = %(number)s",
+            "update okcm.rotation set done = done + %(done)s, total = greatest(total, done + %(done)s)"
+            " where number = %(number)s",
             {"done": done, "number": number},
         )
         return self._known(number)

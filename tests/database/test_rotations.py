@@ -188,8 +188,11 @@ def test_wraps_are_replaced_until_none_is_outdated_and_only_then_the_older_versi
         tx.rotations.rotated(2, 2)
         tx.rotations.enter(2, Stage.REWRAP)
         assert tx.rotations.retire_tenant_key(2) is None
+        tx.rotations.count_outdated(2)
         progress = tx.rotations.rewrap(2, rewrapped(tx)[:1])
         assert (progress.done, progress.total) == (1, 2)
+        tx.rotations.count_outdated(2)
+        assert tx.rotations.get(2) == progress
         assert tx.rotations.retire_tenant_key(2) is None
         progress = tx.rotations.rewrap(2, rewrapped(tx))
         assert (progress.stage, progress.done, progress.total) == (Stage.REWRAP, 2, 2)
@@ -245,6 +248,7 @@ def test_of_a_rotation_that_has_ended_nothing_comes_afterwards(tenants: Database
         lambda tx: tx.rotations.rotated(2, 3),
         lambda tx: tx.rotations.prepare(2, key),
         lambda tx: tx.rotations.activate(2),
+        lambda tx: tx.rotations.count_outdated(2),
         lambda tx: tx.rotations.rewrap(2, rows),
         lambda tx: tx.rotations.rewrap_credentials(2, sealed, "y", 2),
         lambda tx: tx.rotations.retire_tenant_key(2),

@@ -131,8 +131,8 @@ async def test_every_payload_is_encrypted_or_holds_ids_only(histories):
         if isinstance(value, str):  # the summary that a start from outside carries
             assert re.fullmatch(r"(tenant|service [a-z0-9-]+ of) [a-z0-9-]+", value)
         else:
-            # Only ids and numbers: what our callers outside start with, or what the SDK notes about a local activity, or
-            # about a workflow that changed since older histories were written.
+            # Only ids and numbers: what our callers outside start with, or what the SDK notes about a local activity
+            # or about a workflow that changed since older histories were written.
             assert value.keys() <= PLAIN_FIELDS or value.keys() in (LOCAL_ACTIVITY_FIELDS, PATCH_FIELDS)
 
 
