@@ -14,7 +14,6 @@ the check of the signature, on one.
 
 import json
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -162,7 +161,7 @@ class RowSecurityProbe:
 
     def _plan(self, attacker: str, victim: str, read: str, references: Sequence[str]) -> _Plan:
         """Return the attacks by `attacker`, of which those that meet one policy alone read by `read`."""
-        now = int(time.time())
+        now = int(self._database.now().timestamp())
         own = self._database.sign(attacker, now + 60)
         forged = f"{victim}|{now + 60}|{secrets.token_hex(32)}"
         plain = _Pretence("plain", attacker, own, read)

@@ -8,10 +8,9 @@ however it came back.
 
 import re
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 from psycopg import Connection
@@ -54,16 +53,32 @@ _TOO_POWERFUL = """
 """
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Database:
     """Implements `interfaces.TenantDatabase` and `interfaces.PlatformDatabase`; safe to share between threads.
 
     Nothing is connected before the first transaction, so a process can start while its database is down.
     """
 
-    def __init__(  # noqa: PLR0913 - where, who, two proofs of it, and two sizes
-        self, url: str, role: str, password: str, context_key: bytes, *, min_size: int = 1, max_size: int = 16
+    def __init__(  # noqa: PLR0913 - where, who, two proofs of it, two sizes, and the time
+        self,
+        url: str,
+        role: str,
+        password: str,
+        context_key: bytes,
+        *,
+        min_size: int = 1,
+        max_size: int = 16,
+        now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """`url` has no user and password; `role` is a process's name (`worker`), not PostgreSQL's."""
+        """`url` has no user and password; `role` is a process's name (`worker`), not PostgreSQL's.
+
+        `now` is the clock that contexts are signed by, and MUST agree with the server's to within minutes.
+        """
+        self.now = now
         self._context_key = context_key
         self._refusal: str | None = None
         self._inside = threading.local()
@@ -226,7 +241,7 @@ class Database:
         # to write the id into the text (a context consists of the id, digits and two bars).
         if not _TENANT.fullmatch(tenant_id):
             raise IllegalTenantId
-        context = self.sign(tenant_id, int(time.time()) + LIFETIME_SECONDS)
+        context = self.sign(tenant_id, int(self.now().timestamp()) + LIFETIME_SECONDS)
         return (
             f"{_CLEAN}; begin;"
             f" select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true)"

@@ -21,6 +21,7 @@ from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
 from activities.expiry import ExpiryActivities
 from activities.isolation import IsolationActivities
+from activities.journal import Clock
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
@@ -83,7 +84,7 @@ _STICKY = timedelta(seconds=2)
 
 
 def utc_now() -> datetime:
-    """Return the present; the only clock of the worker outside workflows."""
+    """Return the present."""
     return datetime.now(UTC)
 
 
@@ -108,7 +109,7 @@ class Parts:
         return TenantConverter(TenantCodec(self.keyring))
 
 
-def open_database(settings: Settings, role: Role) -> Database:
+def open_database(settings: Settings, role: Role, clock: Clock = utc_now) -> Database:
     """Return the database as this process may use it."""
     folder = settings.secrets
     return Database(
@@ -116,24 +117,28 @@ def open_database(settings: Settings, role: Role) -> Database:
         role,
         read_secret(folder, secrets.database_password(role)),
         bytes.fromhex(read_secret(folder, secrets.context_key(role))),
+        now=clock,
     )
 
 
-def build(settings: Settings) -> Parts:
-    """Build everything; nothing is connected yet, so nothing can fail for a server that is down."""
-    database, vault = open_database(settings, Role.WORKER), open_vault(settings, Role.WORKER)
+def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None = None) -> Parts:
+    """Build everything; nothing is connected yet, so nothing can fail for a server that is down.
+
+    `clock` is what rows, their contexts and certificates go by; `vault` is the worker's session, opened unless given.
+    """
+    database, vault = open_database(settings, Role.WORKER, clock), vault or open_vault(settings, Role.WORKER)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
     tenant_keys, payload_keys, authorities = (
         TransitTenantKeys(vault, tokens),
         TransitPayloadKeys(vault),
-        PkiAuthorities(vault),
+        PkiAuthorities(vault, clock),
     )
     keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
     senders = _senders(settings)
-    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, utc_now)
-    certificates = CertificateActivities(database, database, authorities, utc_now)
+    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, clock)
+    certificates = CertificateActivities(database, database, authorities, clock)
     announcer = Announcer(tuple(senders), settings.dashboard_url)
-    records = RecordActivities(database, announcer, utc_now)
+    records = RecordActivities(database, announcer, clock)
     shelf = OpenedRootKeys(
         lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
     )
@@ -143,24 +148,26 @@ def build(settings: Settings) -> Parts:
     )
     rotation = RotationActivities(database, database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
     grace = settings.root_key_grace_seconds
-    standing = StandingActivities(database, announcer, grace, utc_now)
+    standing = StandingActivities(database, announcer, grace, clock)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
     pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
-    watch = WatchActivities(database, shelf, pace, utc_now)
-    isolation = IsolationActivities(database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens), utc_now)
-    notifications = NotificationActivities(database, database, senders, utc_now)
+    watch = WatchActivities(database, shelf, pace, clock)
+    isolation = IsolationActivities(
+        database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens, clock), clock
+    )
+    notifications = NotificationActivities(database, database, senders, clock)
     services = ServiceActivities(
         database,
         tenant_keys,
         shelf,
         authorities,
         timedelta(hours=settings.service_certificate_hours),
-        utc_now,
+        clock,
     )
     signer = TransitAuditSigner(vault)
     heads = AuditHeadActivities(database, database, signer)
     offboarding = open_vault(settings, Role.OFFBOARDING)
-    leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), utc_now)
+    leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(
         database,
         TransitDestroyer(offboarding, vault),
@@ -168,11 +175,11 @@ def build(settings: Settings) -> Parts:
         signer,
         announcer,
         settings.backup_days,
-        utc_now,
+        clock,
     )
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
-    expiry = ExpiryActivities(database, database, announcer, utc_now)
+    expiry = ExpiryActivities(database, database, announcer, clock)
     return Parts(
         settings=settings,
         database=database,

@@ -17,6 +17,7 @@ from config.settings import Settings
 from crypto import wiring
 from crypto.interfaces import Caller
 from crypto.keyring import CachedKeyring
+from database.connection import Database
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys
@@ -47,10 +48,10 @@ class _Here:
 class Opener:
     """Used from one thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: Database | None = None) -> None:
         self._known = wiring.read_credentials(settings)
         self._settings = settings
-        self.database = wiring.open_database(settings, self._known, 2)
+        self.database = database or wiring.open_database(settings, self._known, 2)
         self._keyring = self._new_keyring()
 
     def __enter__(self) -> Self:
