@@ -11,6 +11,7 @@ from itertools import groupby
 
 from temporalio import activity
 
+from activities.pacing import rest
 from activities.wrapping import all_proven, all_unwrapped, context_of, opened
 from database.interfaces import RewrappedRow, ServiceKeyRow, TenantDatabase
 from keystores.interfaces import RootKey, RootKeyShelf
@@ -22,8 +23,6 @@ from vault.interfaces import TenantKeys, ciphertext_version
 _BATCH = 50
 """Of service keys: what is done for it at once must be over soon, since whoever uses the servers meanwhile waits."""
 _THREADS = 4
-_BREATH_SECONDS = 1.0
-"""The longest that is rested without a sign of life."""
 
 
 class Rewrapping:
@@ -51,7 +50,7 @@ class Rewrapping:
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     progress = tx.rotations.rewrap(step.number, rewrapped)
                 total, done = progress.total, progress.done
-                self._rest(len(rows), time.monotonic() - began)
+                rest(len(rows), time.monotonic() - began, self._per_second)
 
     def _rewrap_credentials(self, step: RotationStep) -> None:
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -93,11 +92,3 @@ class Rewrapping:
         if root_key_id is None:
             return self._shelf.platform(tenant.region)
         return opened(self._shelf, step.tenant_id, sealed)
-
-    def _rest(self, wraps: int, took: float) -> None:
-        """Wait until as much time has passed as this many may take."""
-        left = wraps / self._per_second - took if self._per_second else 0.0
-        while left > 0:
-            activity.heartbeat()
-            time.sleep(min(left, _BREATH_SECONDS))
-            left -= _BREATH_SECONDS

@@ -105,6 +105,10 @@ class Rotations(Protocol):
         """Record a version that nobody uses yet; the first one of its number stays."""
         ...
 
+    def came(self, number: int, keys: int, left: int) -> RotationRow:
+        """Record that so many more keys are through the stage and how many are left; return how far it is."""
+        ...
+
     def activate(self, number: int) -> Sequence[tuple[str, int]]:
         """Let every prepared version take over at once and return what encrypts from now on.
 

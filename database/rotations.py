@@ -147,6 +147,15 @@ class Rotations:
         )
         return self._known(number)
 
+    def came(self, number: int, keys: int, left: int) -> RotationRow:
+        self._running(number)
+        self.connection.execute(
+            "update okcm.rotation set done = done + %(keys)s, total = done + %(keys)s + %(left)s"
+            " where number = %(number)s",
+            {"keys": keys, "left": left, "number": number},
+        )
+        return self._known(number)
+
     def activate(self, number: int) -> Sequence[tuple[str, int]]:
         rotation = self._running(number)
         succeeded = "service in (select p.service from okcm.service_key p where p.state = 'prepared')"
@@ -194,12 +203,8 @@ class Rotations:
                 "l2": [row.l2_version for row in rows],
             },
         ).rowcount
-        self.connection.execute(
-            "update okcm.rotation set done = done + %(done)s,"  # noqa: S608 - a constant
-            f" total = done + %(done)s + (select count(*) from {_OUTDATED}) where number = %(number)s",
-            {"done": done, "number": number},
-        )
-        return self._known(number)
+        [(left,)] = self.connection.execute(f"select count(*) from {_OUTDATED}").fetchall()  # noqa: S608 - a constant
+        return self.came(number, done, left)
 
     def rewrap_credentials(self, number: int, read: SealedRootKeyRow, credentials: str, l2_version: int) -> None:
         self._running(number)

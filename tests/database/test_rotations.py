@@ -76,6 +76,18 @@ def test_a_rotation_begins_once_and_ends_the_one_that_was_left_running(tenants: 
     assert states(tenants)["orders", 2] is KeyState.DESTROYED
 
 
+def test_how_far_a_stage_is_stays_over_a_second_try_and_begins_anew_with_the_next_stage(tenants: Database) -> None:
+    begin(tenants)
+    with tenants.tenant_tx("acme") as tx:
+        tx.rotations.enter(2, Stage.PREPARE)
+        tx.rotations.came(2, 32, 68)
+        again = tx.rotations.enter(2, Stage.PREPARE)
+        assert (again.done, again.total) == (32, 100)
+        further = tx.rotations.came(2, 32, 40)  # some were disconnected, or gone, or came meanwhile
+        assert (further.done, further.total) == (64, 104)
+        assert tx.rotations.enter(2, Stage.ACTIVATE).total == 0
+
+
 def test_every_prepared_version_takes_over_at_once_and_what_was_active_decrypts_only(tenants: Database) -> None:
     begin(tenants)
     prepare(tenants)
@@ -244,6 +256,7 @@ def test_of_a_rotation_that_has_ended_nothing_comes_afterwards(tenants: Database
         lambda tx: tx.rotations.enter(2, Stage.REWRAP),
         lambda tx: tx.rotations.rotated(2, 3),
         lambda tx: tx.rotations.prepare(2, key),
+        lambda tx: tx.rotations.came(2, 1, 0),
         lambda tx: tx.rotations.activate(2),
         lambda tx: tx.rotations.rewrap(2, rows),
         lambda tx: tx.rotations.rewrap_credentials(2, sealed, "y", 2),
