@@ -8,7 +8,7 @@ from typing import Protocol
 from database.root_key_rows import SealedRootKeyRow
 from database.rows import ServiceKeyRow
 from tenancy.policy import TenantPolicy
-from tenancy.rotation import Scope, Stage
+from tenancy.rotation import Scope, Stage, Stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,17 @@ class RewrappedRow:
     read: ServiceKeyRow
     wrapped: bytes
     l2_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class StuckRotationRow:
+    """A tenant whose keys are not rotated; `number` is its last rotation, `done` the last that came to its end."""
+
+    tenant_id: str
+    why: Stuck
+    number: int
+    problem: str
+    done: int
 
 
 @dataclass(frozen=True, slots=True)

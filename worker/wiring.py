@@ -31,6 +31,7 @@ from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
 from activities.services import ServiceActivities
 from activities.standing import StandingActivities
+from activities.stuck_rotations import StuckRotationActivities
 from activities.watching import Pace, WatchActivities
 from config import secrets
 from config.sealing import unseal
@@ -254,6 +255,7 @@ def build(settings: Settings) -> Parts:
             revocation.publish_revocation_lists,
             expiry.check_expiry,
             rotation.find_due_rotations,
+            StuckRotationActivities(database, database, announcer).check_rotations,
         ),
         interceptors=(FailureInterceptor(database),),
     )
