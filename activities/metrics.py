@@ -37,7 +37,7 @@ def endings(found: Iterable[tuple[Ending, Stage]]) -> None:
     A counter and no gauge: another worker may make the next look, and a gauge would stay with the one that saw it last.
     """
     counter = activity.metric_meter().create_counter(
-        "openkcm_not_renewed", "Certificates, authorities and revocation lists found late or lapsed"
+        "openkcm_not_renewed", "Certificates, authorities, revocation lists and the PKI root found late or lapsed"
     )
     for (kind, stage), number in Counter(found).items():
         counter.add(number, {"kind": kind, "stage": stage})

@@ -173,7 +173,7 @@ def build(settings: Settings) -> Parts:
     )
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
-    expiry = ExpiryActivities(database, database, announcer, utc_now)
+    expiry = ExpiryActivities(database, database, authorities, announcer, utc_now)
     return Parts(
         settings=settings,
         database=database,
