@@ -1,6 +1,7 @@
 """The hourly look for what should have been renewed and was not: put on record, counted, told, and tried once more."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import groupby
 
 import structlog
@@ -15,6 +16,7 @@ from tenancy.errors import OpenKcmError
 from tenancy.events import AnnouncementKind
 from tenancy.expiry import ALARMING, Ending, Stage, stage
 from tenancy.messages import ExpiryResult, LateService, StepInput
+from vault.interfaces import CertificateAuthorities
 
 _BATCH = 1000
 _NAMES = {Stage.LATE: AuditName.EXPIRY_LATE, Stage.LAPSED: AuditName.EXPIRY_LAPSED}
@@ -27,10 +29,16 @@ log = structlog.get_logger()
 
 class ExpiryActivities:
     def __init__(
-        self, database: TenantDatabase, platform: PlatformDatabase, announcer: Announcer, clock: Clock
+        self,
+        database: TenantDatabase,
+        platform: PlatformDatabase,
+        authorities: CertificateAuthorities,
+        announcer: Announcer,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._platform = platform
+        self._authorities = authorities
         self._announcer = announcer
         self._clock = clock
 
@@ -48,12 +56,25 @@ class ExpiryActivities:
             except OpenKcmError as failed:
                 log.warning("expiry not told", tenant_id=tenant_id, code=failed.code)
             activity.heartbeat(tenant_id)
+        self._look_at_root(now)
         services = [
             LateService(tenant_id=row.tenant_id, region=row.region, service=row.name, generation=row.generation)
             for row, _ in alarming
             if row.kind is Ending.CERTIFICATE
         ]
         return ExpiryResult(services=tuple(services))
+
+    def _look_at_root(self, now: datetime) -> None:
+        """Raise the alarm for the PKI root, which nobody but an operator can renew; no tenant is told of it."""
+        try:
+            root = self._authorities.root()
+        except OpenKcmError as failed:
+            log.warning("pki root not looked at", code=failed.code)
+            return
+        at = stage(root.begins, root.ends, now)
+        if at in ALARMING:
+            metrics.endings([(Ending.ROOT, at)])
+            log.warning("pki root not renewed", serial=root.serial, ends=root.ends.isoformat(), stage=at)
 
     def _tell(self, tenant_id: str, found: Sequence[tuple[EndingRow, Stage]]) -> None:
         """Put on record what is not, and write to the customer once about all that is new."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from temporalio import activity
 
 from tenancy.expiry import Ending, Stage
+from tenancy.rotation import Stuck
 
 
 def ready(seconds: float) -> None:
@@ -36,7 +37,16 @@ def endings(found: Iterable[tuple[Ending, Stage]]) -> None:
     A counter and no gauge: another worker may make the next look, and a gauge would stay with the one that saw it last.
     """
     counter = activity.metric_meter().create_counter(
-        "openkcm_not_renewed", "Certificates, authorities and revocation lists found late or lapsed"
+        "openkcm_not_renewed", "Certificates, authorities, revocation lists and the PKI root found late or lapsed"
     )
     for (kind, stage), number in Counter(found).items():
         counter.add(number, {"kind": kind, "stage": stage})
+
+
+def stuck_rotations(found: Iterable[Stuck]) -> None:
+    """Count rotations that did not come to their end, at each look; alert on any increase. A counter, as above."""
+    counter = activity.metric_meter().create_counter(
+        "openkcm_rotations_stuck", "Tenants found with keys that are to be rotated and are not"
+    )
+    for why, number in Counter(found).items():
+        counter.add(number, {"why": why})

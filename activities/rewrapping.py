@@ -11,6 +11,7 @@ from itertools import groupby
 
 from temporalio import activity
 
+from activities.pacing import rest
 from activities.wrapping import all_proven, all_unwrapped, context_of, opened
 from database.interfaces import RewrappedRow, ServiceKeyRow, TenantDatabase
 from keystores.interfaces import RootKey, RootKeyShelf
@@ -24,8 +25,6 @@ _BATCH = 10
 _READ = 50 * _BATCH
 """Read at once: finding what is outdated takes PostgreSQL a look at every service key of the tenant."""
 _THREADS = 4
-_BREATH_SECONDS = 1.0
-"""The longest that is rested without a sign of life."""
 
 
 class Rewrapping:
@@ -56,7 +55,7 @@ class Rewrapping:
                     with self._database.tenant_tx(step.tenant_id) as tx:
                         progress = tx.rotations.rewrap(step.number, rewrapped)
                     total, done = progress.total, progress.done
-                    self._rest(len(rows), time.monotonic() - began)
+                    rest(len(rows), time.monotonic() - began, self._per_second)
 
     def _rewrap_credentials(self, step: RotationStep) -> None:
         with self._database.tenant_tx(step.tenant_id) as tx:
@@ -98,11 +97,3 @@ class Rewrapping:
         if root_key_id is None:
             return self._shelf.platform(tenant.region)
         return opened(self._shelf, step.tenant_id, sealed)
-
-    def _rest(self, wraps: int, took: float) -> None:
-        """Wait until as much time has passed as this many may take."""
-        left = wraps / self._per_second - took if self._per_second else 0.0
-        while left > 0:
-            activity.heartbeat()
-            time.sleep(min(left, _BREATH_SECONDS))
-            left -= _BREATH_SECONDS

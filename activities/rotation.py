@@ -5,6 +5,7 @@ an older version of the tenant key is rewrapped there. Of a service key's two la
 Whatever a step did before it died, the next try finds on record or at the key server and goes on from.
 """
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from temporalio import activity
@@ -12,6 +13,7 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.approving import require_approval
 from activities.journal import record
+from activities.pacing import rest
 from activities.rewrapping import Rewrapping
 from activities.wrapping import all_proven, context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from database.interfaces import (
@@ -67,12 +69,13 @@ class RotationActivities:
         announcer: Announcer,
         rewrap_per_second: float,
     ) -> None:
-        """Take how many service keys are wrapped anew in a second, 0 for as many as go."""
+        """Take how many service keys are made or wrapped anew in a second, 0 for as many as go."""
         self._database = database
         self._platform = platform
         self._tenant_keys = tenant_keys
         self._shelf = shelf
         self._announcer = announcer
+        self._per_second = rewrap_per_second
         self._rewrapping = Rewrapping(database, tenant_keys, shelf, rewrap_per_second)
 
     @activity.defn(name="look-for-due-rotation")
@@ -153,17 +156,21 @@ class RotationActivities:
 
     @activity.defn(name="prepare-service-keys")
     def prepare_service_keys(self, step: RotationStep) -> RotationProgress:
-        """Step 3: a new version of each service key that wants one: made in Vault, wrapped, and opened once."""
-        done = 0
-        self._entered(step, Stage.PREPARE)
+        """Step 3: a new version of each service key that wants one: made in Vault, wrapped, and opened once.
+
+        Returns how far the rotation has come with this and earlier tries.
+        """
+        rotation = self._entered(step, Stage.PREPARE)
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare") as pool:
             while True:
-                activity.heartbeat(done)
+                activity.heartbeat(rotation.done)
+                began = time.monotonic()
                 with self._database.tenant_tx(step.tenant_id) as tx:
-                    places = tx.rotations.unprepared(step.number, tx.policy.get())[:_BATCH]
+                    unprepared = tx.rotations.unprepared(step.number, tx.policy.get())
                     in_force = root_key_in_force(tx, _known(tx))
-                if not places:
-                    return RotationProgress(total=done, done=done)
+                if not unprepared:
+                    return RotationProgress(total=rotation.total, done=rotation.done)
+                places = unprepared[:_BATCH]
                 root_key = in_force.open(self._shelf)
                 contexts = [context_of(step.tenant_id, service, version) for service, version in places]
                 made = list(pool.map(self._tenant_keys.new_wrapped_key, contexts))
@@ -186,7 +193,8 @@ class RotationActivities:
                             l2_key=row.l2_key,
                             root_key=row.root_key,
                         )
-                done += len(places)
+                    rotation = tx.rotations.came(step.number, len(places), len(unprepared) - len(places))
+                rest(len(places), time.monotonic() - began, self._per_second)
 
     @activity.defn(name="activate-service-keys")
     def activate_service_keys(self, step: RotationStep) -> None:
@@ -200,6 +208,7 @@ class RotationActivities:
                 record(tx, step, AuditName.SERVICE_KEY_ROTATED, service, before=str(version - 1), after=str(version))
                 if rotation.wanted.compromised:
                     record(tx, step, AuditName.SERVICE_KEY_COMPROMISED, service, versions=f"before {version}")
+                activity.heartbeat()
 
     @activity.defn(name="rewrap-keys")
     def rewrap_keys(self, step: RotationStep) -> RotationProgress:

@@ -22,7 +22,7 @@ from database.interfaces import (
 from keystores.interfaces import RootKeyShelf
 from tenancy.audit import AuditName
 from tenancy.errors import ConflictingResource, Overtaken, ServiceUnknown, TenantClosed, TenantUnknown
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
+from tenancy.lifecycle import ENCRYPTS, State
 from tenancy.messages import (
     CertificatePlan,
     CertificateResult,
@@ -31,7 +31,7 @@ from tenancy.messages import (
     EnrolStep,
     ServiceStep,
 )
-from tenancy.services import ServiceState
+from tenancy.services import RENEWED, ServiceState
 from vault.interfaces import CertificateAuthorities, TenantKeys, ciphertext_version
 
 _FIRST_VERSION = 1
@@ -183,10 +183,11 @@ class ServiceActivities:
     def plan_renewal(self, step: ServiceStep) -> CertificatePlan:
         """Say which certificate comes next, for the key of the newest one, and that it is about to be made.
 
-        A suspended tenant's services go on decrypting, so their certificates are renewed as well.
+        A suspended tenant's services go on decrypting, so their certificates are renewed as well; and a locked one's,
+        which open nothing before it is unlocked, so that they open something from the first moment after it.
         """
         with self._database.tenant_tx(step.tenant_id) as tx:
-            _admitted(tx, DECRYPTS)
+            _admitted(tx, RENEWED)
             service, newest = _still_wanted(tx, step), tx.services.leaf(step.service)
             if newest is None or service.state is not ServiceState.CONNECTED:
                 raise ServiceUnknown("the service has no certificate to renew", "connect it first")

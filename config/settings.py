@@ -146,7 +146,9 @@ class Settings(BaseSettings):
     )
 
     rewrap_per_second: float = Field(
-        50.0, ge=0, description="service keys of a tenant that a rotation wraps anew in a second; 0: as many as go"
+        50.0,
+        ge=0,
+        description="service keys of a tenant that a rotation makes or wraps anew in a second; 0: as many as go",
     )
     approval_hours: float = Field(
         24.0, gt=0, le=168, description="how long a request waits for a second person before it is over"

@@ -6,7 +6,8 @@
    tenant's route names: the current authority's, or the former's for as long as its leaves last. Only this makes it
    the tenant's: the *issuer* decides (MTCI A1). From here on a refusal goes into the tenant's audit stream.
 4. The serial is on record, not revoked, and its service is connected; the service's name is taken from that record.
-5. The tenant's state lets services in.
+5. The tenant's state lets services in. Whom nothing but a lock keeps out may still fetch its next certificate
+   (`locked`), as a caller of a locked tenant, for whom nothing opens.
 
 What was found is kept for at most the cache time and looked up again when the tenant changed, so until then `refresh`
 costs a look into memory. In use, it is looked up again when half of its time is over: a database that goes down leaves
@@ -34,7 +35,7 @@ from database.interfaces import CallerRow, TenantDatabase, mark
 from tenancy.authorities import BELIEVED
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
 from tenancy.ids import TENANT_DOMAIN, TENANT_ID_PATTERN
-from tenancy.lifecycle import DECRYPTS
+from tenancy.lifecycle import DECRYPTS, State
 from tenancy.services import CryptoOperation, ServiceState
 from vault.certificates import hex_serial
 
@@ -66,9 +67,12 @@ class _Leaf:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
+    """Why somebody is not let in; `locked` is who it is where nothing but its tenant's lock is in the way."""
+
     service: str
     error: Callable[[], OpenKcmError]
     why: str
+    locked: Caller | None = None
 
 
 @dataclass(slots=True)
@@ -134,6 +138,18 @@ class CertificateCallers:
             return caller
         return await self._admit(known.leaf, caller.address)
 
+    async def locked(self, certificate_der: bytes) -> Caller:
+        """Return whom `identify` has just refused, and put on record, for its tenant's lock and nothing else.
+
+        Raises: CallerRefused; DatabaseUnavailable, DatabaseRefused, TooManyRequests.
+        """
+        leaf = _presented(certificate_der)
+        known = await self._fresh(leaf)
+        found = known.found
+        if not isinstance(found, _Refusal) or found.locked is None or self._clock() >= known.not_after:
+            raise CallerRefused
+        return found.locked
+
     def forget(self, tenant: str | None) -> None:
         """Have what is known of a tenant (its `mark`), or of all, looked up again before it is next used."""
         if tenant is None:
@@ -143,9 +159,7 @@ class CertificateCallers:
             self._tenants[tenant].changes += 1
 
     async def _admit(self, leaf: _Leaf, address: str) -> Caller:
-        known = self._known.get(leaf.key)
-        if known is None or known.leaf.digest != leaf.digest or not self._is_fresh(known):
-            known = await self._look(leaf)
+        known = await self._fresh(leaf)
         found = known.found
         if isinstance(found, Caller):
             if self._clock() < known.not_after:
@@ -166,6 +180,12 @@ class CertificateCallers:
             )
         )
         raise error
+
+    async def _fresh(self, leaf: _Leaf) -> _Known:
+        known = self._known.get(leaf.key)
+        if known is None or known.leaf.digest != leaf.digest or not self._is_fresh(known):
+            known = await self._look(leaf)
+        return known
 
     def _is_fresh(self, known: _Known) -> bool:
         now = self._monotonic()
@@ -284,6 +304,8 @@ def _verdict(leaf: _Leaf, row: CallerRow) -> Caller | _Refusal:
         return _Refusal(row.service, CallerRefused, "revoked")
     if row.service_state is not ServiceState.CONNECTED:
         return _Refusal(row.service, CallerRefused, "service not connected")
+    caller = Caller(leaf.tenant_id, row.service, row.l2_key, row.region, leaf.serial, row.tenant_state)
     if row.tenant_state not in DECRYPTS:
-        return _Refusal(row.service, partial(TenantClosed, row.tenant_state), "tenant closed")
-    return Caller(leaf.tenant_id, row.service, row.l2_key, row.region, leaf.serial, row.tenant_state)
+        locked = caller if row.tenant_state is State.LOCKED else None
+        return _Refusal(row.service, partial(TenantClosed, row.tenant_state), "tenant closed", locked)
+    return caller

@@ -64,8 +64,9 @@ class Connection(asyncio.Protocol):
         """Take what the client sent; never called before `caller` is known, nor after `close`."""
         raise NotImplementedError
 
-    def refused(self, error: OpenKcmError, received: bytes) -> None:
-        """Answer a client that will not be served, with `send`; `received` is what it sent first."""
+    async def refused(self, error: OpenKcmError, received: bytes) -> bytes:  # noqa: ARG002 - for whoever answers
+        """Return what a client that will not be served is told; `received` is what it sent first."""
+        return b""
 
     def send(self, data: bytes) -> None:
         """Send, unless the connection is closed already."""
@@ -115,6 +116,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     @property
+    def certificate(self) -> bytes | None:
+        """The client's certificate in DER, whose chain TLS has verified."""
+        tls = self._transport.get_extra_info("ssl_object")
+        return tls.getpeercert(binary_form=True) if tls else None
+
+    @property
     def busy(self) -> bool:
         """Whether the service owes this client an answer; while it does, no deadline of the client's runs."""
         return self._running or bool(self._queue)
@@ -142,8 +149,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.deadline = self._loop.time() + self.connections.bounds.identify_seconds
-        tls = transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls else None
+        certificate = self.certificate
         if not self.connections.enter(self) or certificate is None:
             self.abort()
             return
@@ -209,12 +215,15 @@ class Connection(asyncio.Protocol):
             self._refuse()
 
     def _refuse(self) -> None:
+        """Answer once, to what has come by now, and close."""
         assert self._refusal is not None  # noqa: S101 - both callers have just looked
+        refusal, self._refusal = self._refusal, None
         self.connections.refused += 1
-        try:
-            self.refused(self._refusal, bytes(self._early))
-        finally:
-            self.close()
+        self.run(self.refused(refusal, bytes(self._early)), self._told)
+
+    def _told(self, answer: bytes) -> None:
+        self.send(answer)
+        self.close()
 
     def recheck(self, outcome: CallerRefused | TenantClosed | Caller) -> None:
         """Take what the caller has become: refused means the end of this connection."""

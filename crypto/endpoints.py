@@ -34,6 +34,8 @@ class Desk:
 
 JSON = "application/json"
 CRL = "application/pkix-crl"
+CERTIFICATE = "certificate"
+"""The one endpoint that answers a locked tenant's service."""
 Act = Callable[[Desk, Caller, Any], Awaitable[Fields | bytes]]
 
 
@@ -192,7 +194,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     *map(_in_batches, (_ENCRYPT, _DECRYPT, _REWRAP, _DATA_KEY)),
     Endpoint(
-        "certificate",
+        CERTIFICATE,
         "GET",
         "/v1/certificate",
         "Fetch the caller's newest certificate",

@@ -16,12 +16,12 @@ from crypto.certificates import Certificates
 from crypto.connections import Connection, Connections
 from crypto.correlation import correlation_id, new_correlation_id
 from crypto.discovery import describe, openapi
-from crypto.endpoints import CRL, JSON, Desk, routes
+from crypto.endpoints import CERTIFICATE, CRL, JSON, Desk, routes
 from crypto.http_reader import HttpReader, Message, Routes
 from crypto.interfaces import Caller, Parts
 from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
 from tenancy.client_files import Offer
-from tenancy.errors import CallerRefused, OpenKcmError
+from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _COMMON = b"\r\ncache-control: no-store\r\ndate: %b\r\nx-request-id: %b\r\ncontent-length: %d"
@@ -89,8 +89,28 @@ class _HttpsConnection(Connection):
         else:
             self.awaiting(None)
 
-    def refused(self, error: OpenKcmError, received: bytes) -> None:  # noqa: ARG002 - whatever was asked, the answer is the same
-        self.send(_render(from_error(error), new_correlation_id(), last=True))
+    async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
+        """Return the refusal, whatever was asked; a locked tenant's service gets its own certificate, if that was it.
+
+        It is nothing secret and opens nothing while the tenant is locked. Without it a lock that lasts longer than a
+        certificate would leave the service with one that has expired, with which nobody can fetch the next.
+        """
+        if isinstance(error, TenantClosed):
+            asked = next(iter(self._reader.feed(received)), None)
+            if asked is not None and asked.endpoint is not None and asked.endpoint.name == CERTIFICATE:
+                return await self._locked(error, asked)
+        return _render(from_error(error), new_correlation_id(), last=True)
+
+    async def _locked(self, closed: TenantClosed, asked: Message) -> bytes:
+        correlation_id.set(asked.correlation_id)
+        answer: bytes | Problem
+        try:
+            answer = await self._admitted(asked, await self.parts.callers.locked(self.certificate or b""))
+        except CallerRefused:  # it is more than locked, or is no longer
+            answer = from_error(closed)
+        except OpenKcmError as refused:
+            answer = from_error(refused)
+        return _render(answer, asked.correlation_id, last=True, head_only=asked.head_only)
 
     def _sent(self, reply: _Reply) -> None:
         self.send(reply.data)

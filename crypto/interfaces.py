@@ -95,6 +95,13 @@ class Callers(Protocol):
         """Return the caller as it is now; raises as `identify`. Free while nothing changed."""
         ...
 
+    async def locked(self, certificate_der: bytes) -> Caller:
+        """Return whom `identify` refused for its tenant's lock and nothing else, to fetch its next certificate.
+
+        Its state is `locked`, so that it opens nothing. Raises: CallerRefused, DatabaseUnavailable, TooManyRequests.
+        """
+        ...
+
 
 class Keyring(Protocol):
     """Opened L3s, in memory for at most the cache time, dropped at once when something changed."""

@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 
 from database.context import LIFETIME_SECONDS, PLATFORM, sign
 from database.failures import translated
-from database.interfaces import EndingRow, TenantRow, TenantTransaction, WatchedKey
+from database.interfaces import EndingRow, StuckRotationRow, TenantRow, TenantTransaction, WatchedKey
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
@@ -27,6 +27,7 @@ from tenancy.errors import DatabaseRefused, IllegalTenantId
 from tenancy.expiry import Ending
 from tenancy.ids import TENANT_ID_PATTERN
 from tenancy.policy import TenantPolicy
+from tenancy.rotation import Stuck
 
 _WAIT_SECONDS = 2.0
 """How long a caller waits for a connection before DatabaseUnavailable."""
@@ -182,6 +183,15 @@ class Database:
                 "select okcm.due_rotations(%s, %s, %s)", [default.tenant_key_days, default.service_key_days, limit]
             )
             return [tenant for (tenant,) in rows]
+
+    def stuck_rotations(self, unfinished: timedelta, overdue: timedelta, limit: int) -> Sequence[StuckRotationRow]:
+        default = TenantPolicy()
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select * from okcm.stuck_rotations(%s, %s, %s, %s, %s)",
+                [default.tenant_key_days, default.service_key_days, unfinished, overdue, limit],
+            )
+            return [StuckRotationRow(tenant, Stuck(why), *rest) for tenant, why, *rest in rows]
 
     def due_authorities(self, limit: int) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:

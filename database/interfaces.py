@@ -31,6 +31,7 @@ from database.rotation_rows import (
     RewrappedRow,
     RotationRow,
     Rotations,
+    StuckRotationRow,
     VersionUseRow,
     WantedRotation,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "SignedHead",
     "StepRow",
     "StreamEnds",
+    "StuckRotationRow",
     "StuckTenant",
     "TenantCount",
     "TenantFilter",

@@ -7,6 +7,7 @@ from typing import Protocol
 from database.audit_interfaces import AuditKeys
 from database.certificate_rows import EndingRow
 from database.root_key_rows import WatchedKey
+from database.rotation_rows import StuckRotationRow
 from database.rows import TenantRow
 
 
@@ -47,6 +48,10 @@ class PlatformDatabase(AuditKeys, Protocol):
 
     def due_rotations(self, limit: int) -> Sequence[str]:
         """Return tenants with a key that is older than they want, or with a rotation to be finished (worker)."""
+        ...
+
+    def stuck_rotations(self, unfinished: timedelta, overdue: timedelta, limit: int) -> Sequence[StuckRotationRow]:
+        """Return rotations that failed, have run for longer, or are due for longer than these times (worker)."""
         ...
 
     def due_authorities(self, limit: int) -> Sequence[str]:

@@ -8,7 +8,7 @@ from typing import Protocol
 from database.root_key_rows import SealedRootKeyRow
 from database.rows import ServiceKeyRow
 from tenancy.policy import TenantPolicy
-from tenancy.rotation import Scope, Stage
+from tenancy.rotation import Scope, Stage, Stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,17 @@ class RewrappedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class StuckRotationRow:
+    """A tenant whose keys are not rotated; `number` is its last rotation, `done` the last that came to its end."""
+
+    tenant_id: str
+    why: Stuck
+    number: int
+    problem: str
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
 class VersionUseRow:
     """A version of a service key and how many managed objects are sealed under it."""
 
@@ -103,6 +114,10 @@ class Rotations(Protocol):
 
     def prepare(self, number: int, key: ServiceKeyRow) -> RotationRow:
         """Record a version that nobody uses yet; the first one of its number stays."""
+        ...
+
+    def came(self, number: int, keys: int, left: int) -> RotationRow:
+        """Record that so many more keys are through the stage and how many are left; return how far it is."""
         ...
 
     def activate(self, number: int) -> Sequence[tuple[str, int]]:

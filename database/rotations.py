@@ -147,6 +147,15 @@ class Rotations:
         )
         return self._known(number)
 
+    def came(self, number: int, keys: int, left: int) -> RotationRow:
+        self._running(number)
+        self.connection.execute(
+            "update okcm.rotation set done = done + %(keys)s, total = done + %(keys)s + %(left)s"
+            " where number = %(number)s",
+            {"keys": keys, "left": left, "number": number},
+        )
+        return self._known(number)
+
     def activate(self, number: int) -> Sequence[tuple[str, int]]:
         rotation = self._running(number)
         succeeded = "service in (select p.service from okcm.service_key p where p.state = 'prepared')"
@@ -201,12 +210,8 @@ class Rotations:
                 "l2": [row.l2_version for row in rows],
             },
         ).rowcount
-        self.connection.execute(
-            "update okcm.rotation set done = done + %(done)s, total = greatest(total, done + %(done)s)"
-            " where number = %(number)s",
-            {"done": done, "number": number},
-        )
-        return self._known(number)
+        known = self._known(number)
+        return self.came(number, done, max(0, known.total - known.done - done))
 
     def rewrap_credentials(self, number: int, read: SealedRootKeyRow, credentials: str, l2_version: int) -> None:
         self._running(number)

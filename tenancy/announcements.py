@@ -67,6 +67,13 @@ _TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
                 "interrupted. Which keys, why, and what the versions before still open: {url}\n"
             ),
         ),
+        AnnouncementKind.ROTATION_STUCK: (
+            "Keys of {organization} were not rotated as they should have been",
+            (
+                "Every key works as before. It is tried again every hour, and our operators have been alerted. How far "
+                "it got, what stopped it and what you can do: {url}/keys\n"
+            ),
+        ),
         AnnouncementKind.APPROVAL_WAITING: (
             "A second person is asked for at {organization}",
             (

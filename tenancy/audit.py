@@ -65,6 +65,7 @@ class AuditName(StrEnum):
     SUSPEND_REQUESTED = "tenant.suspend_requested"
     RESUME_REQUESTED = "tenant.resume_requested"
     KEYS_ROTATED = "key.rotated"
+    ROTATION_STUCK = "key.rotation_stuck"
     TENANT_KEY_ROTATED = "key.tenant_key_rotated"
     TENANT_KEY_RETIRED = "key.tenant_key_versions_retired"
     TENANT_KEY_TRIMMED = "key.tenant_key_versions_deleted"

@@ -34,6 +34,7 @@ class AnnouncementKind(StrEnum):
     ROOT_KEY_WARNING = "root-key-warning"
     ROOT_KEY_CHANGED = "root-key-changed"
     KEYS_ROTATED = "keys-rotated"
+    ROTATION_STUCK = "rotation-stuck"
     APPROVAL_WAITING = "approval-waiting"
     LEAVING = "leaving"
     LEAVING_REMINDER = "leaving-reminder"

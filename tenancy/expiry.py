@@ -19,6 +19,8 @@ class Ending(StrEnum):
     CERTIFICATE = "certificate"
     AUTHORITY = "authority"
     REVOCATION_LIST = "revocation-list"
+    ROOT = "root"
+    """The PKI root, which all authorities hang from. It is no tenant's, so it is in no audit stream."""
 
 
 class Stage(StrEnum):

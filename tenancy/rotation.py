@@ -4,6 +4,7 @@ The states are those of NIST SP 800-57 part 1 (section 7) as far as they mean an
 others; docs/rotation.md says who may use a version in which.
 """
 
+from datetime import timedelta
 from enum import StrEnum
 
 
@@ -48,6 +49,20 @@ class Stage(StrEnum):
     TRIM = "trim"
     DESTROY = "destroy"
 
+
+class Stuck(StrEnum):
+    """Why keys that are to be rotated are not, by the word of audit records and metrics."""
+
+    FAILED = "failed"
+    """The last rotation, which was begun by the schedule, did not get to its end, and something is still due."""
+    UNFINISHED = "unfinished"
+    """One has run for longer than any should."""
+    OVERDUE = "overdue"
+    """A key is due for long, and none was begun."""
+
+
+LONGEST = timedelta(hours=3)
+"""What a rotation takes at most: two steps wait for a root key, an hour each, and objects are sealed anew meanwhile."""
 
 MEANING = {
     Stage.PLAN: "what is rotated is written down",

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from tenancy.errors import ServiceConflict, TenantClosed
-from tenancy.lifecycle import ENCRYPTS, State
+from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 
 
 class ServiceKind(StrEnum):
@@ -17,6 +17,10 @@ class ServiceState(StrEnum):
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
     """Its certificates are revoked; its key stays, so that what it encrypted opens when it is connected again."""
+
+
+RENEWED = DECRYPTS | {State.LOCKED}
+"""The states of a tenant whose services' certificates are renewed. A locked one's open nothing until it is unlocked."""
 
 
 class CryptoOperation(StrEnum):

@@ -48,6 +48,15 @@ class Authority:
 
 
 @dataclass(frozen=True, slots=True)
+class PkiRoot:
+    """The certificate that every authority hangs from; no other ends later."""
+
+    serial: str
+    begins: datetime
+    ends: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Leaf:
     serial: str
     certificate_pem: str
@@ -191,6 +200,10 @@ class CertificateAuthorities(Protocol):
 
     def revoke(self, authority: Authority, tenant_id: str, wanted: RevocationList) -> bytes:
         """Return the authority's revocation list, signed by its own version of the key, in DER."""
+        ...
+
+    def root(self) -> PkiRoot:
+        """Return the root that signs authorities today; raises KeyUnavailable when there is none."""
         ...
 
     def disable(self, tenant_id: str) -> None:

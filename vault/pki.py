@@ -33,7 +33,7 @@ from vault.certificates import (
     load_issuer,
     tenant_of_authority,
 )
-from vault.interfaces import Authority, Leaf, RevocationList
+from vault.interfaces import Authority, Leaf, PkiRoot, RevocationList
 from vault.keys import disable_key, ensure_key, require_key
 from vault.session import VaultCalls
 from vault.signing_requests import new_key, request_of, requested_key
@@ -135,6 +135,11 @@ class PkiAuthorities:
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         return build_revocation_list(issuer, wanted)
 
+    def root(self) -> PkiRoot:
+        """Return the root that signs authorities today; raises KeyUnavailable when there is none. One call."""
+        root = x509.load_pem_x509_certificate(self._root_pem().encode())
+        return PkiRoot(hex_serial(root), root.not_valid_before_utc, root.not_valid_after_utc)
+
     def disable(self, tenant_id: str) -> None:
         """Stop the CA from signing, reversibly. One that does not exist is left so."""
         disable_key(self._session, ids.ca_key(tenant_id))
@@ -190,10 +195,13 @@ class PkiAuthorities:
         if not found:
             return None
         oldest = min(found, key=lambda certificate: (certificate.not_valid_before_utc, certificate.serial_number))
+        return _checked(tenant_id, key, _pem(oldest), self._root_pem())
+
+    def _root_pem(self) -> str:
         root = self._session.read("pki/cert/ca")
         if root is None:
             raise KeyUnavailable("the pki root is missing")
-        return _checked(tenant_id, key, _pem(oldest), root["certificate"])
+        return str(root["certificate"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
 from activities.services import ServiceActivities
 from activities.standing import StandingActivities
+from activities.stuck_rotations import StuckRotationActivities
 from activities.watching import Pace, WatchActivities
 from config import secrets
 from config.sealing import unseal
@@ -179,7 +180,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     )
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
-    expiry = ExpiryActivities(database, database, announcer, clock)
+    expiry = ExpiryActivities(database, database, authorities, announcer, clock)
     return Parts(
         settings=settings,
         database=database,
@@ -261,6 +262,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             revocation.publish_revocation_lists,
             expiry.check_expiry,
             rotation.find_due_rotations,
+            StuckRotationActivities(database, database, announcer).check_rotations,
         ),
         interceptors=(FailureInterceptor(database),),
     )

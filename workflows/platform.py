@@ -3,11 +3,13 @@
 import asyncio
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.audit_heads import AuditHeadActivities
     from activities.notifications import NotificationActivities
     from activities.rotation import RotationActivities
+    from activities.stuck_rotations import StuckRotationActivities
     from activities.watching import WatchActivities
     from workflows import timing
     from workflows.rotate import ROTATION_DUE
@@ -59,6 +61,8 @@ class RotateDueKeys:
 
     @workflow.run
     async def run(self) -> None:
+        if workflow.patched("stuck-rotations"):
+            await self._tell_of_stuck_rotations()
         due = await workflow.execute_activity_method(
             RotationActivities.find_due_rotations,
             summary="find whose keys are older than they want",
@@ -66,3 +70,17 @@ class RotateDueKeys:
             retry_policy=timing.RETRY,
         )
         await asyncio.gather(*(tell(tenant_id, ROTATION_DUE) for tenant_id in due.tenants))
+
+    async def _tell_of_stuck_rotations(self) -> None:
+        """Before they are tried again; but that nobody can be told keeps no key from being rotated."""
+        try:
+            await workflow.execute_activity_method(
+                StuckRotationActivities.check_rotations,
+                summary="raise the alarm for rotations that did not come to their end",
+                start_to_close_timeout=timing.HEADS_ATTEMPT,
+                schedule_to_close_timeout=timing.ALARM_PATIENCE,
+                heartbeat_timeout=timing.HEARTBEAT,
+                retry_policy=timing.RETRY,
+            )
+        except ActivityError:
+            workflow.logger.warning("stuck rotations were not told of")

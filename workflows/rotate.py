@@ -76,7 +76,11 @@ class RotateKeys:
             timing.WRAP_HEARTBEAT,
         )
         await perform(
-            RotationActivities.activate_service_keys, self._step, "4 · the new versions take over, all at once"
+            RotationActivities.activate_service_keys,
+            self._step,
+            "4 · the new versions take over, all at once",
+            timing.WRAP_ATTEMPT,
+            heartbeat=timing.WRAP_HEARTBEAT,
         )
 
     async def _retire_tenant_key(self) -> None:

@@ -31,6 +31,9 @@ free for its next operation."""
 HEADS_ATTEMPT = timedelta(minutes=2)
 HEARTBEAT = timedelta(seconds=15)
 
+ALARM_PATIENCE = timedelta(minutes=5)
+"""How long an hourly look for what to tell people of may hold up the work that comes after it."""
+
 PREFLIGHT_ATTEMPT = timedelta(seconds=30)
 """A preflight makes some eight calls to a customer's server, each of which may take its whole time."""
 WRAP_ATTEMPT = timedelta(minutes=10)

@@ -42,8 +42,8 @@ class KmipConnection(Connection):
         self._unread += data
         self._take()
 
-    def refused(self, error: OpenKcmError, received: bytes) -> None:
-        self.send(framing.refuse(received, framing.Refusal(*reason_and_message(error))))
+    async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
+        return framing.refuse(received, framing.Refusal(*reason_and_message(error)))
 
     def _take(self) -> None:
         """Begin with the next message that is whole; one at a time, so what follows it stays bytes and is bounded."""

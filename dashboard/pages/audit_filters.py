@@ -23,7 +23,7 @@ def draw(seat: Seat) -> AuditFilter:
             "Search",
             key="audit-text",
             icon=":material/search:",
-            placeholder="anything that stands in a record",
+            placeholder="any text of it",
             max_chars=_LONGEST,
         )
         names = st.multiselect(

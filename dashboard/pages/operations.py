@@ -143,7 +143,7 @@ def _draw_filter(totals: view.Totals) -> TenantFilter:
     with st.container(horizontal=True, vertical_alignment="bottom", key="operations-filter"):
         search = st.text_input(
             "Find",
-            placeholder="beginning of an id, or part of an organization's name",
+            placeholder="id or organization",
             max_chars=200,
             key="operations-search",
             on_change=_from_the_start,

@@ -6,7 +6,7 @@ from dashboard.pages import leaving_part
 from dashboard.pages.notices import draw_notices
 from dashboard.pages.parts import following
 from dashboard.seat import Seat
-from dashboard.views import approvals
+from dashboard.views import approvals, rotation
 from dashboard.views.notices import notices
 from database.interfaces import TenantRow
 
@@ -22,11 +22,12 @@ def _draw_notices(seat: Seat, drawn: TenantRow) -> None:
     """Draw the notices; the whole page is drawn anew when the tenant is not as it was `drawn`."""
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tenant, key, waiting = tx.tenants.get(), tx.root_keys.current(), tx.approvals.pending()
-        left = tx.leaving.get()
+        left, newest = tx.leaving.get(), next(iter(tx.rotations.all(1)), None)
     if tenant is None:
         return
     if (tenant.state, tenant.locks) != (drawn.state, drawn.locks):
         st.rerun()
     said = notices(tenant, key, seat.grace_seconds, seat.now(), left)
+    said += rotation.notice(newest, tenant, seat.now())
     draw_notices((*said, *approvals.notice(waiting, seat.person, seat.now())))
     leaving_part.draw_restore_button(seat, left)

@@ -46,6 +46,7 @@ _WORDS = {
     AuditName.ROOT_KEY_CHECKED: "Root key tried",
     AuditName.ROOT_KEY_CHANGED: "Root key changed",
     AuditName.KEYS_ROTATED: "Keys rotated",
+    AuditName.ROTATION_STUCK: "Keys not rotated in time",
     AuditName.TENANT_KEY_ROTATED: "Tenant key rotated",
     AuditName.TENANT_KEY_RETIRED: "Older versions of the tenant key retired",
     AuditName.TENANT_KEY_TRIMMED: "Older versions of the tenant key deleted",

@@ -14,7 +14,7 @@ from tenancy import ids
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import DECRYPTS
 from tenancy.policy import TenantPolicy
-from tenancy.rotation import MEANING, KeyState, Scope, Stage
+from tenancy.rotation import LONGEST, MEANING, KeyState, Scope, Stage
 from tenancy.services import ServiceState
 
 _RUNNING = "running"
@@ -196,8 +196,42 @@ def ended(rotations: Sequence[RotationRow], now: datetime) -> Standing | None:
         "The last rotation did not get to its end",
         Tone.WARNING,
         f"{what} It stopped while {MEANING[row.stage]} ({code(problem)}). {told}",
-        f"{hint} Every key that worked works. Once this is mended, ask again.",
+        f"{hint} Every key that worked works. Once this is mended, ask again"
+        + ("; it is tried again by itself every hour." if row.wanted.scheduled else "."),
     )
+
+
+def notice(newest: RotationRow | None, tenant: TenantRow, now: datetime) -> tuple[Standing, ...]:
+    """Return what is said above every page of a rotation that the schedule began and nobody was there to see fail.
+
+    And of one that runs for longer than any should, whoever asked for it. Empty where all is well.
+    """
+    if newest is None or tenant.state not in DECRYPTS:
+        return ()
+    if newest.state == "failed" and newest.wanted.scheduled:
+        problem = newest.problem or "an unknown reason"
+        told, hint = in_words(problem)
+        return (
+            Standing(
+                "Keys",
+                "Your keys were not rotated as your policy wants",
+                Tone.WARNING,
+                f"It stopped {moment(newest.finished_at, now)} while {MEANING[newest.stage]} ({code(problem)}). {told}",
+                f"{hint} Every key that worked works, and while a key is due it is tried again every hour. The page "
+                "Keys shows how far it got.",
+            ),
+        )
+    if newest.state == _RUNNING and now - newest.started_at > LONGEST:
+        return (
+            Standing(
+                "Keys",
+                "A rotation of your keys does not come to its end",
+                Tone.WARNING,
+                f"It began {moment(newest.started_at, now)}, and {MEANING[newest.stage]}.",
+                "Every key works meanwhile. Our operators have been alerted; the page Keys shows how far it is.",
+            ),
+        )
+    return ()
 
 
 def in_words(problem: str) -> tuple[str, str]:
@@ -225,8 +259,10 @@ def happens(wanted: WantedRotation, keys: Iterable[KeyVersionRow], l2: KeyRow | 
     )
     lines = []
     if wanted.tenant_key and l2 is not None:
-        gone = "deleted for good, also for backups of the database" if wanted.compromised else "retired"
-        lines.append(f"{code(l2.name)} version {l2.version}: {gone} once nothing lies under it")
+        gone, also = (
+            ("deleted for good", ", also for backups of the database") if wanted.compromised else ("retired", "")
+        )
+        lines.append(f"{code(l2.name)} version {l2.version}: {gone} once nothing lies under it{also}")
     lines += [
         f"**{key.service}** version {key.version}: {end}; last opened {moment(key.last_opened_at, now, _NEVER)}"
         for key in sorted(keys, key=lambda key: (key.service, -key.version))

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from dashboard.views.words import count, listed, moment
 from database.interfaces import ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.expiry import Stage, stage
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS
-from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tenancy.lifecycle import ENCRYPTS
+from tenancy.services import RENEWED, CryptoOperation, ServiceKind, ServiceState
 
 TITLES: Mapping[ServiceKind, str] = MappingProxyType(
     {
@@ -97,7 +97,7 @@ def why_not(tenant: TenantRow) -> str:
 
 def why_no_renewal(tenant: TenantRow) -> str:
     """Return why no certificate can be renewed now; empty when one can."""
-    return "" if tenant.state in DECRYPTS else f"No certificate can be renewed while the tenant is {tenant.state}."
+    return "" if tenant.state in RENEWED else f"No certificate can be renewed while the tenant is {tenant.state}."
 
 
 def _summary(tenant: TenantRow, services: Sequence[ServiceRow], usage: Sequence[UsageTotalRow]) -> str:

@@ -1,14 +1,22 @@
 """What was not renewed is put on record, told and tried again, once for each thing and stage."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
+from activities.announcing import Announcer
+from activities.expiry import ExpiryActivities
+from tenancy.errors import VaultUnavailable
+from tenancy.events import Channel
 from tenancy.lifecycle import Move
 from tenancy.messages import ExpiryResult
 from tests.activities.connecting import SERVICE, Connection, connection, operator
+from tests.activities.counting import counting
 from tests.activities.rolling import Roll
 from tests.database.fixtures import Field
+from vault.interfaces import PkiRoot
+from vault.pki import PkiAuthorities
 
 __all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
 
@@ -33,6 +41,25 @@ def alarms(roll: Roll) -> list[tuple[str, str]]:
         for record in roll.tenant.audited()
         if record["name"].startswith("certificate.expiry_")
     ]
+
+
+class Unavailable:
+    """A key server that does not answer."""
+
+    def root(self) -> PkiRoot:
+        raise VaultUnavailable
+
+
+def a_look(roll: Roll, authorities: PkiAuthorities | Unavailable, years: int = 0) -> ExpiryActivities:
+    """Return the look as it is made so many years from now."""
+    database = roll.tenant.database
+    return ExpiryActivities(
+        database,
+        database,
+        authorities,
+        Announcer((Channel.EMAIL,), ""),
+        lambda: datetime.now(UTC) + years * 365 * DAY,
+    )
 
 
 def told(roll: Roll) -> list[str]:
@@ -90,6 +117,26 @@ def test_an_authority_and_a_list_that_were_not_renewed_are_told_of(roll: Roll) -
     check(roll)
     assert set(alarms(roll)) == {("late", "revocation-list"), ("lapsed", "revocation-list"), ("late", "authority")}
     assert told(roll) == ["expiry-late"]
+
+
+@pytest.mark.parametrize(
+    ("years", "found"), [(1, []), (9, [("root", "late")]), (11, [("root", "lapsed")])], ids=["fresh", "late", "lapsed"]
+)
+def test_the_pki_root_is_counted_and_logged_and_no_tenant_is_told(
+    roll: Roll, years: int, found: list[tuple[str, str]]
+) -> None:
+    with capture_logs() as logs:
+        counted = counting(a_look(roll, PkiAuthorities(roll.tenant.parts.vault), years).check_expiry)
+    assert [(one["kind"], one["stage"]) for one in counted.of("openkcm_not_renewed") if one["kind"] == "root"] == found
+    assert [line["stage"] for line in logs if line["event"] == "pki root not renewed"] == [stage for _, stage in found]
+    assert "root" not in {kind for _, kind in alarms(roll)}
+
+
+def test_a_key_server_that_is_down_hides_nothing_of_what_is_late(roll: Roll) -> None:
+    roll.age(61 * HOUR)
+    counted = counting(a_look(roll, Unavailable()).check_expiry)
+    assert counted.of("openkcm_not_renewed") == [{"kind": "certificate", "stage": "late"}]
+    assert alarms(roll) == [("late", "certificate")]
 
 
 def test_dying_between_the_record_and_the_message_loses_neither(roll: Roll) -> None:

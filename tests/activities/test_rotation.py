@@ -4,8 +4,11 @@ import time
 from datetime import timedelta
 
 import pytest
+from temporalio.testing import ActivityEnvironment
 
+from activities.announcing import Announcer
 from activities.rewrapping import Rewrapping
+from activities.rotation import RotationActivities
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
 from tenancy.binding import Context
@@ -16,7 +19,7 @@ from tenancy.messages import StepInput
 from tenancy.policy import TenantPolicy
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import Credentials, RootKeyMode, credentials_context
-from tenancy.rotation import KeyState, Scope
+from tenancy.rotation import KeyState, Scope, Stage
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
 from tenancy.rotation_messages import RetireVersionStep, RotateRequest, RotationStep
 from tests.activities.changing import SERVICES
@@ -257,6 +260,26 @@ def test_rewrapping_takes_as_long_as_it_may(rotating) -> None:
     began = time.monotonic()
     rotating.in_activity(slow.run, RotationStep(**step.model_dump(exclude={"request", "scheduled"})))
     assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=0.5)
+
+
+def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rotating) -> None:
+    parts, beats = rotating.tenant.parts, list[object]()
+    step = rotating.wants(tenant_key=False)
+    rotating.step_of("plan-rotation", step)
+    shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
+    slow = RotationActivities(
+        parts.database, parts.database, rotating.tenant_keys, shelf, Announcer((), ""), len(SERVICES) / 2
+    )
+    environment = ActivityEnvironment()
+    environment.on_heartbeat = lambda *details: beats.append(details)
+    last, began = RotationStep(**step.model_dump(exclude={"request", "scheduled"})), time.monotonic()
+    for _ in range(2):  # the second finds nothing to do, and says how far it all is
+        progress = environment.run(slow.prepare_service_keys, last)
+        assert (progress.done, progress.total) == (len(SERVICES), len(SERVICES))
+    assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=2)
+    assert beats[:2] == [(0,), ()]  # the second while it rests
+    shown = rotating.rotation(step.number)
+    assert (shown.stage, shown.done, shown.total) == (Stage.PREPARE, len(SERVICES), len(SERVICES))
 
 
 def test_a_version_is_retired_by_hand_when_it_neither_encrypts_nor_holds_an_object(rotating, field) -> None:

@@ -173,11 +173,15 @@ def test_a_tenant_that_is_not_active_connects_nothing(connection, move) -> None:
         assert tx.services.all() == []
 
 
-def test_a_suspended_tenants_certificates_are_renewed_and_a_locked_ones_are_not(connection) -> None:
+def test_a_suspended_tenants_certificates_are_renewed_and_a_locked_ones_but_not_of_one_that_leaves(connection) -> None:
     connection.connect()
-    connection.move(Move.SUSPEND)
-    assert connection.plan_renewal().generation == 2
-    connection.move(Move.LOCK)
+    for generation, move in ((2, Move.SUSPEND), (3, Move.LOCK)):
+        connection.move(move)
+        plan = connection.plan_renewal()
+        assert plan.generation == generation
+        connection.certify(plan)
+        assert connection.leaf.generation == generation
+    connection.move(Move.LEAVE)
     with pytest.raises(TenantClosed):
         connection.plan_renewal()
     connection.disconnect()

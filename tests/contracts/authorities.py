@@ -121,6 +121,9 @@ class CertificateAuthoritiesContract:
         certificate = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
         verified = PolicyBuilder().store(Store([root])).build_client_verifier().verify(certificate, [ca])
         assert verified.chain == [certificate, ca, root]
+        told = authorities.root()
+        assert int(told.serial, 16) == root.serial_number
+        assert (told.begins, told.ends) == (root.not_valid_before_utc, root.not_valid_after_utc)
 
     @pytest.mark.parametrize(
         "pem",

@@ -105,8 +105,10 @@ class Echo(Connection):
 class PoliteEcho(Echo):
     ANSWERS_REFUSAL = True
 
-    def refused(self, error: OpenKcmError, received: bytes) -> None:
-        self.send(error.code.encode() + b" " + received)
+    async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
+        if received == b"wait\n":
+            await self.go.wait()
+        return error.code.encode() + b" " + received
 
 
 @dataclass

@@ -97,6 +97,20 @@ async def test_a_front_may_answer_a_refusal_to_what_the_client_sent():
 
 
 @on_both_loops
+async def test_a_refusal_that_has_to_wait_is_said_once_whatever_comes_meanwhile():
+    async with place(front=PoliteEcho) as here:
+        here.callers.refusals[ACME] = TenantClosed("locked")
+        reader, writer = await here.connect()
+        writer.write(b"wait\n")
+        await until(lambda: here.made[0].busy)
+        writer.write(b"and more\n")
+        await until(lambda: bytes(here.made[0]._early) == b"wait\nand more\n")
+        Echo.go.set()
+        assert await asyncio.wait_for(reader.read(), 5) == b"tenant_closed wait\n"
+        assert here.connections.refused == 1
+
+
+@on_both_loops
 async def test_a_client_that_is_refused_and_says_nothing_is_closed_in_time():
     async with place(Bounds(identify_seconds=0.1, look_seconds=0.02), PoliteEcho) as here:
         here.callers.refusals[ACME] = CallerRefused()

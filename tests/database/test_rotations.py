@@ -26,8 +26,6 @@ from tests.database.builders import (
 )
 from tests.database.fixtures import Field
 
-NOTHING_DUE = TenantPolicy(tenant_key_days=730, service_key_days=365)
-
 
 @pytest.fixture
 def tenants(field: Field, worker: Database) -> Database:
@@ -59,11 +57,6 @@ def states(worker: Database, tenant: str = "acme") -> dict[tuple[str, int], KeyS
     return {(row.service, row.version): row.state for row in rows}
 
 
-def age(field: Field, what: str, days: int) -> None:
-    with field.administrator() as administrator:
-        administrator.execute(f"update okcm.{what} = now() - make_interval(days => {days}) where tenant_id = 'acme'")
-
-
 def test_a_rotation_begins_once_and_ends_the_one_that_was_left_running(tenants: Database) -> None:
     first = begin(tenants, services=Scope.ONE, service="orders", compromised=True)
     assert begin(tenants, tenant_key=True) == first
@@ -74,6 +67,18 @@ def test_a_rotation_begins_once_and_ends_the_one_that_was_left_running(tenants: 
     assert (third.number, third.state, third.stage, third.from_version) == (3, "running", Stage.PLAN, 1)
     assert (second.state, second.problem) == ("failed", Overtaken.code)
     assert states(tenants)["orders", 2] is KeyState.DESTROYED
+
+
+def test_how_far_a_stage_is_stays_over_a_second_try_and_begins_anew_with_the_next_stage(tenants: Database) -> None:
+    begin(tenants)
+    with tenants.tenant_tx("acme") as tx:
+        tx.rotations.enter(2, Stage.PREPARE)
+        tx.rotations.came(2, 32, 68)
+        again = tx.rotations.enter(2, Stage.PREPARE)
+        assert (again.done, again.total) == (32, 100)
+        further = tx.rotations.came(2, 32, 40)  # some were disconnected, or gone, or came meanwhile
+        assert (further.done, further.total) == (64, 104)
+        assert tx.rotations.enter(2, Stage.ACTIVATE).total == 0
 
 
 def test_every_prepared_version_takes_over_at_once_and_what_was_active_decrypts_only(tenants: Database) -> None:
@@ -112,67 +117,6 @@ def test_the_database_admits_one_active_version(tenants: Database) -> None:
     a_new_version(tenants, "acme")
     with pytest.raises(DatabaseRefused, match="23505"), tenants.raw_tx("acme") as connection:
         connection.execute("update okcm.service_key set state = 'active' where service = 'orders'")
-
-
-def test_what_is_due_is_what_is_older_than_the_tenant_wants_and_still_connected(
-    tenants: Database, field: Field
-) -> None:
-    age(field, "service_key set activated_at", 100)
-    with tenants.tenant_tx("acme") as tx:
-        assert not tx.rotations.due(NOTHING_DUE).services
-        due = tx.rotations.due(TenantPolicy(service_key_days=90))
-        assert (due.tenant_key, due.services, due.unfinished) == (False, True, False)
-        tx.services.disconnect("users")
-        tx.rotations.begin(2, a_wanted_rotation(services=Scope.DUE), 1)
-        assert tx.rotations.unprepared(2, TenantPolicy(service_key_days=90)) == [("orders", 2)]
-        assert tx.rotations.unprepared(2, TenantPolicy(service_key_days=365)) == []
-        tx.services.disconnect("orders")
-        assert not tx.rotations.due(TenantPolicy(service_key_days=90)).services
-    age(field, "key set rotated_at", 400)
-    with tenants.tenant_tx("acme") as tx:
-        assert tx.rotations.due(TenantPolicy()).tenant_key
-        assert not tx.rotations.due(NOTHING_DUE).tenant_key
-
-
-def test_the_schedule_is_told_whose_keys_are_old_and_whose_rotation_was_not_finished(
-    tenants: Database, field: Field
-) -> None:
-    assert tenants.due_rotations(10) == []
-    for what in ("service_key set activated_at", "key set rotated_at"):
-        age(field, what, 400)
-        assert tenants.due_rotations(10) == ["acme"]
-        age(field, what, 0)
-    with tenants.tenant_tx("acme") as tx:
-        tx.policy.set(NOTHING_DUE)
-    age(field, "service_key set activated_at", 100)
-    assert tenants.due_rotations(10) == []
-    begin(tenants, tenant_key=True)
-    with tenants.tenant_tx("acme") as tx:
-        tx.rotations.rotated(2, 2)
-        assert tx.rotations.due(NOTHING_DUE).unfinished
-    assert tenants.due_rotations(10) == ["acme"]
-    with tenants.tenant_tx("acme") as tx:
-        tx.tenants.move(Move.LEAVE)
-    assert tenants.due_rotations(10) == []
-
-
-def test_the_schedule_asks_in_turn_and_for_no_more_than_it_wants(tenants: Database, field: Field) -> None:
-    with field.administrator() as administrator:
-        administrator.execute("update okcm.key set rotated_at = now() - interval '400 days'")
-    assert tenants.due_rotations(10) == ["acme", "beta"]
-    begin(tenants)
-    assert tenants.due_rotations(10) == ["beta", "acme"]
-    assert tenants.due_rotations(1) == ["beta"]
-
-
-def test_compromised_versions_are_due_once_nothing_is_sealed_under_them(tenants: Database, field: Field) -> None:
-    a_new_version(tenants, "acme", compromised=True)
-    with field.open("crypto").tenant_tx("acme") as tx:
-        assert tenants.due_rotations(10) == []
-        assert tx.objects.change(an_object("acme", "object-orders", key_version=2))
-    assert tenants.due_rotations(10) == ["acme"]
-    with tenants.tenant_tx("acme") as tx:
-        assert tx.rotations.due(NOTHING_DUE).unfinished
 
 
 def rewrapped(tx, version: int = 2) -> list[RewrappedRow]:
@@ -247,6 +191,7 @@ def test_of_a_rotation_that_has_ended_nothing_comes_afterwards(tenants: Database
         lambda tx: tx.rotations.enter(2, Stage.REWRAP),
         lambda tx: tx.rotations.rotated(2, 3),
         lambda tx: tx.rotations.prepare(2, key),
+        lambda tx: tx.rotations.came(2, 1, 0),
         lambda tx: tx.rotations.activate(2),
         lambda tx: tx.rotations.count_outdated(2),
         lambda tx: tx.rotations.rewrap(2, rows),

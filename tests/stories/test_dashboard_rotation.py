@@ -114,6 +114,44 @@ def test_i_rotate_one_service_and_destroy_what_is_old(installation: Stack, windo
     assert states(installation)[1] == "destroyed"
 
 
+def test_i_replace_keys_that_may_be_compromised_after_reading_what_it_costs(
+    installation: Stack, program: Program, window: Visitor
+) -> None:
+    program.settle()  # anew: what it has of before was destroyed above
+    assert works(program)
+    before = states(installation)
+    page = window.sign_in(ADA, f"/tenant/{ACME}/")
+    go_to(page, "Keys")
+    button(page, "rotation-compromised").click()
+    dialog = page.get_by_role("dialog")
+    for said in (
+        "Replace as compromised: the tenant key and every service key",
+        "data that services encrypted under them and keep themselves cannot be read through us again",
+        "KMIP objects are kept here; they are sealed anew and stay readable",
+        "What was encrypted under those versions has to be stored anew from its source.",
+        "deleted for good once nothing lies under it, also for backups of the database",
+        f"{SERVICE} version 2: becomes compromised",
+        f"{SERVICE} version 3: becomes compromised",
+    ):
+        expect(dialog.get_by_text(said)).to_be_visible()
+    press(dialog, "Replace them", "Nothing was done.")
+    assert states(installation) == before
+    assert works(program)
+    confirm(dialog)
+    press(dialog, "Replace them", "The keys are rotated")
+    close(dialog)
+    done = notice(page, "The last rotation is done")
+    expect(done.get_by_text("The versions before count as compromised.")).to_be_visible()
+    expect(page.get_by_text("3 older versions destroyed")).to_be_visible()
+    assert states(installation) == {1: "destroyed", 2: "destroyed", 3: "destroyed", 4: "active"}
+    refused = {name: said for name, said in program.probe().items() if said != OK}
+    assert refused == {"decrypt": "key_version_retired"}  # the text that the service keeps itself, and nothing else
+    program.settle()
+    assert works(program)
+    go_to(page, "Audit")
+    expect(page.get_by_text("Service key declared compromised").first).to_be_attached()
+
+
 def test_i_leave_come_back_from_any_page_and_everything_works(
     installation: Stack, program: Program, window: Visitor
 ) -> None:

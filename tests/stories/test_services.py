@@ -250,6 +250,14 @@ def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_
         with Client.from_folder(orders.folder, ONCE) as kcm, pytest.raises(AccessRefused) as refused:
             kcm.decrypt(sealed, "orders/7")
         assert refused.value.code == "tenant_closed"
+        # A lock lets no certificate lapse: the next one is made and can be fetched, and opens nothing yet.
+        before = leaf_of(orders.folder)
+        stack.command("service", "renew", acme, "orders")
+        with Client.from_folder(orders.folder, ONCE) as kcm:
+            assert kcm.renew_certificate()
+            assert leaf_of(orders.folder).serial_number != before.serial_number
+            with pytest.raises(AccessRefused):
+                kcm.decrypt(sealed, "orders/7")
     assert_serves(orders, 200, None)
     with Client.from_folder(orders.folder) as kcm:
         assert kcm.decrypt(sealed, "orders/7") == b"a secret"

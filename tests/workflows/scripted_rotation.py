@@ -57,6 +57,7 @@ class RotationScript:
             self._finish,
             self._abandon,
             self._retire_version,
+            self._check,
             self._find_due,
             self._announce,
         ]
@@ -128,6 +129,10 @@ class RotationScript:
     @activity.defn(name="retire-service-key")
     async def _retire_version(self, step: RetireVersionStep) -> None:
         self._called(f"retire-service-key {step.service} {step.version}")
+
+    @activity.defn(name="check-rotations")
+    async def _check(self) -> None:
+        self._called("check-rotations")
 
     @activity.defn(name="find-due-rotations")
     async def _find_due(self) -> DueTenants:

@@ -221,3 +221,14 @@ async def test_the_schedule_tells_those_who_are_due_and_passes_over_who_is_not_t
     script.due_tenants = ("nobody-there", entity.tenant_id)
     await client.execute_workflow(RotateDueKeys.run, id=f"platform/rotations-{uuid.uuid4().hex}", task_queue=queue)
     await calls(script, "look-for-due-rotation")
+    # What failed is told before it is tried again.
+    assert script.calls == ["check-rotations", "find-due-rotations", "look-for-due-rotation"]
+
+
+async def test_that_nobody_can_be_told_of_a_stuck_rotation_keeps_no_key_from_being_rotated(
+    client: Client, queue: str, entity: Entity, script: RotationScript
+) -> None:
+    script.due_tenants = (entity.tenant_id,)
+    script.refused["check-rotations"] = "database_refused"
+    await client.execute_workflow(RotateDueKeys.run, id=f"platform/rotations-{uuid.uuid4().hex}", task_queue=queue)
+    await calls(script, "look-for-due-rotation")

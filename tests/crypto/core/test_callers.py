@@ -150,6 +150,37 @@ async def test_a_locked_tenant_is_closed_and_the_denial_is_in_its_stream(
     assert journal.entries[0].subject.endswith(": tenant closed")
 
 
+async def test_whom_only_the_lock_keeps_out_may_ask_for_a_certificate_and_is_of_a_locked_tenant(
+    callers: CertificateCallers, home: Home, changes: Changes, wall: Clock
+) -> None:
+    certificate = home.connect("orders")
+    caller = await callers.identify(certificate, ADDRESS)
+    with pytest.raises(CallerRefused):  # nothing keeps it out
+        await callers.locked(certificate)
+    home.move(Move.LOCK)
+    changes.tell(mark(home.tenant_id))
+    assert await callers.locked(certificate) == replace(caller, tenant_state=State.LOCKED, address="")
+    with pytest.raises(TenantClosed):
+        await callers.refresh(caller)
+    now, wall.now = wall.now, wall.now + 73 * 3600
+    with pytest.raises(CallerRefused):
+        await callers.locked(certificate)
+    wall.now = now
+    home.disconnect("orders")
+    changes.tell(mark(home.tenant_id))
+    with pytest.raises(CallerRefused):
+        await callers.locked(certificate)
+
+
+async def test_of_a_tenant_that_leaves_nobody_may_ask_for_a_certificate(
+    callers: CertificateCallers, home: Home
+) -> None:
+    certificate = home.connect("orders")
+    home.move(Move.LEAVE)
+    with pytest.raises(CallerRefused):
+        await callers.locked(certificate)
+
+
 async def test_a_disconnected_service_is_refused_with_every_certificate_it_had(
     callers: CertificateCallers, home: Home, journal: Journal
 ) -> None:

@@ -65,6 +65,12 @@ class MemoryCore:
     async def refresh(self, caller: Caller) -> Caller:
         return self._now(caller.serial)
 
+    async def locked(self, certificate_der: bytes) -> Caller:
+        found = self.callers.get(f"{x509.load_der_x509_certificate(certificate_der).serial_number:x}")
+        if found is None or found.tenant_state is not State.LOCKED:
+            raise CallerRefused
+        return found
+
     def _now(self, serial: str) -> Caller:
         found = self.callers.get(serial)
         if found is None:

@@ -263,6 +263,35 @@ def test_a_suspended_tenant_decrypts_only_and_a_locked_one_does_nothing(ask: Cal
     assert (refused.status, refused.json["code"]) == (403, "tenant_closed")
 
 
+@pytest.mark.parametrize("state", [State.LOCKED, State.LEAVING])
+def test_a_locked_tenants_service_fetches_its_certificate_on_a_new_connection_and_nothing_else(
+    stage: Stage, state: State
+):
+    stage.on_loop(lambda: stage.core.move(TENANT, state))
+    others = [
+        *(get(path) for path in ("/healthz", "/openapi.json", "/.well-known/openkcm", "/.well-known/openkcm/crl")),
+        *(post(path, encrypt_body()) for path in ("/v1/encrypt", "/v1/certificate", "/v1/data-keys")),
+        get("/v1/certificate?service=billing"),
+        b"GET /v1/certificate HTTP/1.1\r\n",
+    ]
+    for request in others:
+        with Wire(stage.dial()) as wire:
+            wire.send(request)
+            refused = wire.reply()
+            assert (refused.status, refused.json["code"]) == (403, "tenant_closed")
+            assert wire.closed()
+    with Wire(stage.dial()) as wire:
+        wire.send(get("/v1/certificate") + get("/v1/certificate") + post("/v1/encrypt", encrypt_body()))
+        answered = wire.reply()
+        if state is State.LOCKED:
+            assert (answered.status, answered.json["certificate"]) == (200, stage.leaf.pem)
+        else:
+            assert (answered.status, answered.json["code"]) == (403, "tenant_closed")
+        assert wire.closed()
+    assert stage.certificates.asked == ([SERVICE] if state is State.LOCKED else [])
+    assert stage.on_loop(lambda: stage.core.asked) == []
+
+
 @pytest.mark.parametrize(("tenant_id", "service"), [(OTHER_TENANT, SERVICE), (TENANT, "billing")])
 def test_another_tenant_or_service_opens_nothing(stage: Stage, ask: Callable[..., Reply], tenant_id: str, service: str):
     sealed = ask("/v1/encrypt", {"plaintext": _text(b"card"), "resource": "a"}).json["ciphertext"]

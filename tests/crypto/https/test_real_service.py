@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from crypto.client import AccessRefused, CiphertextRefused, Client
 from database.interfaces import LeafRow
 from tenancy.client_files import Offer, configuration
-from tenancy.lifecycle import Move
+from tenancy.lifecycle import Move, State
 from tenancy.services import ServiceKind
 from tests.contracts.authorities import p256, request
 from tests.crypto.core.world import Home, World
@@ -84,6 +84,17 @@ def _refusal(client: Client, sealed: str) -> AccessRefused:
     pytest.fail("still served")
 
 
+def _until_served(client: Client, sealed: str) -> None:
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        try:
+            assert client.decrypt(sealed, "orders/1") == b"card"
+        except AccessRefused:
+            continue
+        return
+    pytest.fail("not served")
+
+
 def test_a_service_encrypts_decrypts_and_stops_with_its_tenant(client: Client, home: Home):
     sealed, message = client.encrypt(b"card", "orders/1"), client.encrypt_local(b"card", "orders/2")
     assert client.decrypt(sealed, "orders/1") == b"card"
@@ -106,6 +117,20 @@ def test_a_renewed_certificate_is_fetched_and_shown(
     assert not client.renew_certificate()
     home.disconnect("orders")
     assert _refusal(client, sealed).code == "caller_refused"
+
+
+def test_a_service_whose_certificate_ends_in_a_lock_has_the_next_one_and_works_when_it_is_over(
+    client: Client, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
+):
+    sealed = client.encrypt(b"card", "orders/1")
+    home.move(Move.LOCK)
+    assert _refusal(client, sealed).code == "tenant_closed"
+    renewed = _issue(home, "orders", key, 3, timedelta(hours=2))
+    assert client.renew_certificate()
+    assert (tmp_path / "orders" / "client.pem").read_text().strip().startswith(renewed.strip())
+    assert _refusal(client, sealed).code == "tenant_closed"
+    home.move(Move.UNLOCK, State.ACTIVE)
+    _until_served(client, sealed)
 
 
 def test_the_same_service_of_another_tenant_opens_nothing(

@@ -71,6 +71,15 @@ def test_keys_that_may_be_compromised_take_the_tenants_id(acme: Scene) -> None:
     assert states(acme) == {1: KeyState.COMPROMISED, 2: KeyState.ACTIVE}
 
 
+def test_a_scheduled_rotation_that_failed_is_said_on_every_page(acme: Scene) -> None:
+    with acme.worker.tenant_tx(ACME) as tx:
+        tx.rotations.begin(1, WantedRotation(tenant_key=False, services=Scope.DUE, scheduled=True), 1)
+        tx.rotations.enter(1, Stage.PREPARE)
+        tx.rotations.end(1, "root_key_disabled")
+    for page in PAGES:
+        assert "The root key is disabled." in text(shown(page, acme.seat(ACME, PersonRole.ADMINISTRATOR))), page
+
+
 def test_only_an_old_and_empty_version_is_destroyed_and_the_reason_is_said(acme: Scene) -> None:
     acme.objects("orders", 2, 2)
     at = shown("keys", acme.seat(ACME, KEYS))

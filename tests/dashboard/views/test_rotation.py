@@ -124,6 +124,24 @@ def test_what_became_of_the_last_one_is_said_with_the_words_of_its_code() -> Non
     assert "It failed with of_the_future." in unknown.meaning
 
 
+def test_what_nobody_was_there_to_see_is_said_above_every_page() -> None:
+    due = WantedRotation(tenant_key=False, services=Scope.DUE, scheduled=True)
+    failed = a_rotation("failed", problem="root_key_disabled", wanted=due)
+    [said] = rotation.notice(failed, TENANT, NOW)
+    assert said.title == "Your keys were not rotated as your policy wants"
+    assert MEANING[Stage.REWRAP] in said.meaning
+    assert "The root key is disabled." in said.meaning
+    assert "it is tried again every hour" in said.advice
+    ended = rotation.ended([failed], NOW)
+    assert ended is not None
+    assert ended.advice.endswith("Once this is mended, ask again; it is tried again by itself every hour.")
+    [said] = rotation.notice(a_rotation(started_at=NOW - timedelta(hours=4)), TENANT, NOW)
+    assert said.title == "A rotation of your keys does not come to its end"
+    for quiet in (None, a_rotation(started_at=NOW), a_rotation("failed"), a_rotation("done", wanted=due)):
+        assert rotation.notice(quiet, TENANT, NOW) == ()
+    assert rotation.notice(failed, replace(TENANT, state=State.LOCKED), NOW) == ()
+
+
 def test_it_cannot_be_asked_for_while_one_runs_or_nothing_opens() -> None:
     assert rotation.why_not(TENANT, None) == ""
     assert rotation.why_not(TENANT, a_rotation("failed")) == ""
@@ -138,7 +156,7 @@ def test_a_dry_run_lists_what_becomes_of_each_version() -> None:
     assert [line.partition(":")[0] for line in plain] == ["`L2-acme-primary` version 1", "**orders** version 2"]
     bad = rotation.happens(rotation.compromised(rotation.EVERYTHING), keys, L2, NOW)
     assert len(bad) == 3
-    assert "deleted for good, also for backups" in bad[0]
+    assert bad[0].endswith("deleted for good once nothing lies under it, also for backups of the database")
     assert all("becomes compromised" in line for line in bad[1:])
     assert rotation.happens(rotation.TENANT_KEY, keys, L2, NOW) == plain[:1]
     assert rotation.happens(rotation.of_service("other"), keys, L2, NOW) == ()

@@ -91,9 +91,9 @@ def test_a_certificate_that_was_not_renewed_says_when_it_ends_and_what_to_do() -
     [card] = groups(facts(late), NOW)[0].cards
     assert card.certificate.startswith("Certificate not renewed; expires 25 Nov 2026, 22:00 UTC (in 10 hours)")
     assert "renew it here" in card.certificate
-    locked = replace(TENANT, state=State.LOCKED)
-    [card] = groups(facts(late, tenant=locked), NOW)[0].cards
-    assert card.certificate.endswith("No certificate can be renewed while the tenant is locked.")
+    leaving = replace(TENANT, state=State.LEAVING)
+    [card] = groups(facts(late, tenant=leaving), NOW)[0].cards
+    assert card.certificate.endswith("No certificate can be renewed while the tenant is leaving.")
     [card] = groups(facts(a_service("a", certificate_not_before=NOW - 50 * HOUR)), NOW)[0].cards
     assert card.certificate.startswith("Certificate valid until")
 
@@ -106,10 +106,12 @@ def test_many_services_are_searched_and_shown_up_to_a_page() -> None:
 
 
 def test_what_a_state_forbids_is_said_with_the_reason() -> None:
-    suspended = replace(TENANT, state=State.SUSPENDED)
-    assert (why_not(TENANT), why_no_renewal(TENANT), why_no_renewal(suspended)) == ("", "", "")
+    suspended, locked = replace(TENANT, state=State.SUSPENDED), replace(TENANT, state=State.LOCKED)
+    assert [why_no_renewal(tenant) for tenant in (TENANT, suspended, locked)] == ["", "", ""]
+    assert why_not(TENANT) == ""
     assert "suspended" in why_not(suspended)
-    assert "locked" in why_no_renewal(replace(TENANT, state=State.LOCKED))
+    assert "locked" in why_not(locked)
+    assert "leaving" in why_no_renewal(replace(TENANT, state=State.LEAVING))
 
 
 def test_a_command_quotes_the_folder_it_was_given() -> None:

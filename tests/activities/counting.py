@@ -1,0 +1,41 @@
+"""What an activity counts, run by itself."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from temporalio.testing import ActivityEnvironment
+
+
+class Counted:
+    """Stands in for the meter of an activity; keeps the labels of each time that a counter went up."""
+
+    def __init__(self) -> None:
+        self._up: list[tuple[str, dict[str, str]]] = []
+
+    def with_additional_attributes(self, _: object) -> "Counted":
+        return self
+
+    def create_counter(self, name: str, *_: str) -> "_Counter":
+        return _Counter(lambda labels: self._up.append((name, labels)))
+
+    def of(self, name: str) -> list[dict[str, str]]:
+        return [labels for counter, labels in self._up if counter == name]
+
+
+class _Counter:
+    def __init__(self, up: Callable[[dict[str, str]], None]) -> None:
+        self._up = up
+
+    def add(self, value: int, labels: dict[str, str]) -> None:
+        for _ in range(value):
+            self._up({name: str(label) for name, label in labels.items()})
+
+
+def counting(work: Callable[..., Any], *arguments: Any) -> Counted:
+    """Run an activity and return what it counted."""
+    environment, counted = ActivityEnvironment(), Counted()
+    environment.info = dataclasses.replace(environment.info, workflow_id="platform/test")
+    environment.metric_meter = counted
+    environment.run(work, *arguments)
+    return counted
