@@ -20,9 +20,11 @@ from database.platform_interfaces import PlatformDatabase
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
     HeldKeyRow,
+    NumberedKey,
     RootKeyChangeRow,
     RootKeyRequestRow,
     RootKeys,
+    RootKeyVersionsRow,
     SealedRootKeyRow,
     WatchedKey,
 )
@@ -82,6 +84,7 @@ __all__ = [
     "Leaving",
     "LeavingRow",
     "ManagedObjects",
+    "NumberedKey",
     "ObjectCountRow",
     "ObjectRow",
     "OperatorQuestions",
@@ -92,6 +95,7 @@ __all__ = [
     "RewrappedRow",
     "RootKeyChangeRow",
     "RootKeyRequestRow",
+    "RootKeyVersionsRow",
     "RootKeys",
     "RotationRow",
     "Rotations",

@@ -97,7 +97,8 @@ ALLOWED = {
         r"okcm\.(ctx_ok|audit_append_all|audit_save_signed_head|unstarted_events|unknown_serials|moved_heads"
         r"|audit_keys|record_audit_key|waiting_outboxes|erase_tenant|watched_root_keys|untaken_credentials"
         r"|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
-        r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|objects_sealed)"
+        r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|objects_sealed"
+        r"|numbered_root_keys)"
     ),
     # Beside a tenant predicate that has its index.
     "PERF003": r"okcm\.(outbox\.ready_text|tenant\.(begins_requested|while_destroying))",
