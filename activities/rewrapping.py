@@ -1,9 +1,10 @@
-"""Wrapping service keys, and the credentials of root keys, under the newest version of the tenant key.
+"""Wrapping anew: service keys and the credentials of root keys, under the newest versions of tenant key and root key.
 
 Batch by batch, and no more of them in a second than is allowed: a tenant's thousands of keys must not take the key
 server, or a customer's, away from those who use them. Each new wrap is opened before it replaces the one that was read.
 """
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,12 @@ from itertools import groupby
 from temporalio import activity
 
 from activities.pacing import rest
-from activities.wrapping import all_proven, all_unwrapped, context_of, opened
+from activities.wrapping import all_proven, all_unwrapped, context_of, opened, proven
 from database.interfaces import RewrappedRow, ServiceKeyRow, TenantDatabase
 from keystores.interfaces import RootKey, RootKeyShelf
-from tenancy.errors import TenantUnknown
-from tenancy.root_keys import credentials_context
+from tenancy.errors import TenantUnknown, WrongContext
+from tenancy.root_key_errors import RootKeyFailing
+from tenancy.root_keys import credentials_context, probe_context
 from tenancy.rotation_messages import RotationProgress, RotationStep
 from vault.interfaces import TenantKeys, ciphertext_version
 
@@ -36,22 +38,30 @@ class Rewrapping:
         self._shelf = shelf
         self._per_second = per_second
 
-    def run(self, step: RotationStep) -> RotationProgress:
-        """Wrap anew until nothing is outdated; returns how far the rotation has come with this and earlier tries."""
+    def run(self, step: RotationStep, root_key_version: int | None = None) -> RotationProgress:
+        """Wrap anew until nothing is outdated; returns how far the rotation has come with this and earlier tries.
+
+        Outdated is also what lies under an older version of the root key than `root_key_version`.
+        """
         self._rewrap_credentials(step)
+        if root_key_version is not None:
+            # Before the service keys: whoever sees none of them left may end the older versions.
+            self._rewrap_probe(step, root_key_version)
         total = done = 0
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="rewrap") as pool:
             while True:
                 activity.heartbeat(done)
                 with self._database.tenant_tx(step.tenant_id) as tx:
                     tx.rotations.count_outdated(step.number)
-                    read = tx.rotations.outdated(_READ)
+                    read = tx.rotations.outdated(_READ, root_key_version)
                 if not read:
                     return RotationProgress(total=total, done=done)
                 for root_key, rows in self._batches(step, read):
                     activity.heartbeat(done)
                     began = time.monotonic()
                     rewrapped = self._rewrapped(pool, step, root_key, rows)
+                    if root_key_version is not None:
+                        _refuse_older(root_key, [row.wrapped for row in rewrapped], root_key_version)
                     with self._database.tenant_tx(step.tenant_id) as tx:
                         progress = tx.rotations.rewrap(step.number, rewrapped)
                     total, done = progress.total, progress.done
@@ -65,6 +75,25 @@ class Rewrapping:
             [credentials] = self._tenant_keys.rewrap([(context, read.credentials)])
             with self._database.tenant_tx(step.tenant_id) as tx:
                 tx.rotations.rewrap_credentials(step.number, read, credentials, ciphertext_version(credentials))
+
+    def _rewrap_probe(self, step: RotationStep, version: int) -> None:
+        """Wrap anew the known value by which the watch tries a customer's root key: it opens by the newer version."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            held = tx.root_keys.current()
+            kept = None if held is None else tx.root_keys.probe(held.root_key_id)
+        if held is None or kept is None:
+            return
+        probe, digest = kept
+        root_key, context = self._by_id(step, held.root_key_id), probe_context(step.tenant_id, held.root_key_id)
+        if (root_key.version_of(probe) or version) >= version:
+            return
+        plain = root_key.unwrap(context, probe)
+        if hashlib.sha256(plain).digest() != digest:
+            raise WrongContext("the root key opens its probe to something else")
+        anew = proven(root_key, context, plain)
+        _refuse_older(root_key, [anew], version)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.rotations.rewrap_probe(step.number, held.root_key_id, probe, anew)
 
     def _batches(
         self, step: RotationStep, read: Sequence[ServiceKeyRow]
@@ -97,3 +126,12 @@ class Rewrapping:
         if root_key_id is None:
             return self._shelf.platform(tenant.region)
         return opened(self._shelf, step.tenant_id, sealed)
+
+
+def _refuse_older(root_key: RootKey, wraps: Sequence[bytes], version: int) -> None:
+    """Raise RootKeyFailing for a new wrap under an older version: its server fell behind, and it would never end."""
+    if any((root_key.version_of(wrap) or version) < version for wrap in wraps):
+        raise RootKeyFailing(
+            f"the root key wraps under an older version than {version}, which it had",
+            "look whether each node of its server knows the newest version",
+        )

@@ -80,10 +80,10 @@ class RotationActivities:
 
     @activity.defn(name="look-for-due-rotation")
     def look_for_due_rotation(self, step: StepInput) -> DueRotation:
-        """Say what the tenant's policy wants rotated, or an earlier rotation left unfinished."""
+        """Say what the policy wants rotated, a new version of the root key asks for, or a rotation left unfinished."""
         with self._database.tenant_tx(step.tenant_id) as tx:
-            due = tx.rotations.due(tx.policy.get())
-        if not (due.tenant_key or due.services or due.unfinished):
+            due, followed = tx.rotations.due(tx.policy.get()), _followed(tx)
+        if not (due.tenant_key or due.services or due.unfinished or followed):
             return DueRotation()
         services = Scope.DUE if due.services else Scope.NONE
         return DueRotation(
@@ -103,9 +103,6 @@ class RotationActivities:
     def plan_rotation(self, step: PlanRotationStep) -> RotationPlan:
         """Step 1: put on record what is about to be rotated, before anything is made or taken back."""
         key, request = self._tenant_keys.newest(step.tenant_id), step.request
-        wanted = WantedRotation(
-            request.tenant_key, request.services, request.service, request.compromised, step.scheduled
-        )
         with self._database.tenant_tx(step.tenant_id) as tx:
             tenant = tx.tenants.lock()
             if tenant.state not in DECRYPTS:
@@ -116,7 +113,15 @@ class RotationActivities:
                 # What is replaced opens nothing afterwards, so that two people may be wanted for it.
                 argument = request.model_dump(mode="json", include={"services", "service", "tenant_key"})
                 require_approval(tx, step, Action.COMPROMISE, argument, request.approval_id)
-            tx.rotations.begin(step.number, wanted, key.version)
+            wanted = WantedRotation(
+                request.tenant_key,
+                request.services,
+                request.service,
+                request.compromised,
+                step.scheduled,
+                _followed(tx),
+            )
+            followed = tx.rotations.begin(step.number, wanted, key.version).wanted.root_key_version
             services, on_record = tx.rotations.unprepared(step.number, tx.policy.get()), tx.keys.get(key.name)
             if on_record is None:
                 raise KeyUnavailable
@@ -129,6 +134,7 @@ class RotationActivities:
                 "intended",
                 tenant_key="rotated" if request.tenant_key else "kept",
                 services=", ".join(service for service, _ in services),
+                root_key="kept" if followed is None else f"version {followed} is followed",
                 compromised=str(request.compromised).lower(),
                 request=request.request_id,
                 scheduled=str(step.scheduled).lower(),
@@ -138,6 +144,7 @@ class RotationActivities:
             # Also where an earlier rotation was not finished, or got as far as the records and not to the key server.
             retires=request.tenant_key or on_record.oldest < on_record.version or key.oldest < on_record.oldest,
             destroys=compromised or (request.compromised and bool(services)),
+            follows=followed is not None,
         )
 
     @activity.defn(name="rotate-tenant-key")
@@ -212,9 +219,14 @@ class RotationActivities:
 
     @activity.defn(name="rewrap-keys")
     def rewrap_keys(self, step: RotationStep) -> RotationProgress:
-        """Step 5: whatever lies under an older version of the tenant key, under the newest; what does is left."""
-        self._entered(step, Stage.REWRAP)
-        return self._rewrapping.run(step)
+        """Step 5: what lies under an older version of tenant key or root key, under the newest; the rest stays."""
+        followed = self._entered(step, Stage.REWRAP).wanted.root_key_version
+        progress = self._rewrapping.run(step, followed)
+        if followed is not None:
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                root_key = root_key_in_force(tx, _known(tx))
+                record(tx, step, AuditName.ROOT_KEY_VERSION_FOLLOWED, root_key.name, version=str(followed))
+        return progress
 
     @activity.defn(name="retire-tenant-key")
     def retire_tenant_key(self, step: RotationStep) -> RetireResult:
@@ -329,6 +341,12 @@ def _known(tx: TenantTransaction) -> TenantRow:
     if tenant is None:
         raise TenantUnknown
     return tenant
+
+
+def _followed(tx: TenantTransaction) -> int | None:
+    """Return the newest version of the root key when something lies under an older one."""
+    versions = tx.root_keys.versions()
+    return versions.newest if versions is not None and versions.older else None
 
 
 def _version(service: str, version: int) -> str:

@@ -237,6 +237,17 @@ class WatchActivities:
 
     def _try(self, key: WatchedKey) -> str | None:
         """Return how a root key does; None when that could not be found out for a reason of ours."""
+        health = self._tried(key)
+        if health in {HEALTHY, key.health}:
+            return health
+        # Before it is called news: a rotation wraps probe and credentials anew, and what was kept may be outdated.
+        kept = self._probes.pop((key.tenant_id, key.root_key_id), None)
+        try:
+            return health if kept is None or kept == self._probe(key) else self._tried(key)
+        except OpenKcmError:
+            return health
+
+    def _tried(self, key: WatchedKey) -> str | None:
         try:
             row, probe, digest = self._probe(key)
             root_key = opened(self._shelf, key.tenant_id, row)

@@ -34,6 +34,11 @@ class RootKeyInForce:
         """Which of the customer's keys it is; None: the platform's."""
         return None if self.held is None else self.held.root_key_id
 
+    @property
+    def name(self) -> str:
+        """How people know it."""
+        return ids.root_key(self.tenant.region) if self.held is None else self.held.name
+
     def open(self, shelf: RootKeyShelf) -> RootKey:
         """Return it ready for use."""
         if self.held is None:
@@ -42,11 +47,11 @@ class RootKeyInForce:
 
     def row(self, service: str, version: int, wrapped: bytes, l2_version: int) -> ServiceKeyRow:
         """Return the record of a service key that it has wrapped."""
-        mode, name = RootKeyMode.PLATFORM, ids.root_key(self.tenant.region)
-        if self.held is not None:
-            mode, name = self.held.mode, self.held.name
+        mode = RootKeyMode.PLATFORM if self.held is None else self.held.mode
         l2_key = ids.l2_key(self.tenant.tenant_id)
-        return ServiceKeyRow(service, version, l2_key, mode, name, wrapped, self.root_key_id, l2_version=l2_version)
+        return ServiceKeyRow(
+            service, version, l2_key, mode, self.name, wrapped, self.root_key_id, l2_version=l2_version
+        )
 
 
 def root_key_in_force(tx: TenantTransaction, tenant: TenantRow) -> RootKeyInForce:

@@ -123,12 +123,15 @@ def everything(tx: TenantTransaction, aws_principal: str | None) -> dict[str, An
     row = tx.tenants.get()
     if row is None:
         raise TenantUnknown
-    key, changes = tx.root_keys.current(), tx.root_keys.changes()
+    key, changes, versions = tx.root_keys.current(), tx.root_keys.changes(), tx.root_keys.versions()
     place: Place = PlatformPlace() if key is None else key.place
     return {
         "tenant_id": row.tenant_id,
         "root_key_mode": row.root_key_mode,
         "name": ids.root_key(row.region) if key is None else key.name,
+        # Of a key whose holder numbers its versions, once something lies under it.
+        "version": None if versions is None else versions.newest,
+        "older_wraps": 0 if versions is None else versions.older,
         # The platform's own is not tried by the watch, so nothing is on record of it.
         "health": None if key is None else key.health,
         "health_message": None if key is None else health.meaning(key.health),

@@ -49,6 +49,7 @@ def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("tenant", shown["tenant_id"]),
         ("root key", f"{shown['root_key_mode']} {shown['name']}"),
+        *([] if shown["version"] is None else [("version", _version(shown["version"], shown["older_wraps"]))]),
         *(
             (name.replace("_", " "), _value(name, value))
             for name, value in shown["place"].items()
@@ -59,6 +60,13 @@ def _facts(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("external id", f"{shown['external_id']} (what a role of yours at AWS must ask for)"),
         ("platform at AWS", shown["aws_principal"] or "not set (aws_principal): the operator knows whom to trust"),
     ]
+
+
+def _version(newest: int, older: int) -> str:
+    if not older:
+        return f"{newest}; nothing lies under an older one"
+    wraps = "1 wrap lies" if older == 1 else f"{older:,} wraps lie"
+    return f"{newest}; {wraps} under an older one, to be made anew by the platform within about an hour"
 
 
 def _value(name: str, value: str) -> str:

@@ -176,6 +176,7 @@ def of_rotation(tenant_id: str, rotation: RotationRow) -> dict[str, Any]:
         "done": rotation.done,
         "total": rotation.total,
         "problem": rotation.problem,
+        "root_key_version": rotation.wanted.root_key_version,
         "scheduled": rotation.wanted.scheduled,
         "started_at": rotation.started_at.isoformat(),
         "finished_at": rotation.finished_at and rotation.finished_at.isoformat(),

@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool
 
 from database.context import LIFETIME_SECONDS, PLATFORM, sign
 from database.failures import translated
-from database.interfaces import EndingRow, StuckRotationRow, TenantRow, TenantTransaction, WatchedKey
+from database.interfaces import EndingRow, NumberedKey, StuckRotationRow, TenantRow, TenantTransaction, WatchedKey
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
@@ -166,6 +166,10 @@ class Database:
         with self.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.watched_root_keys(%s, %s)", [region, lately])
             return [WatchedKey(*row) for row in rows]
+
+    def numbered_root_keys(self) -> Sequence[NumberedKey]:
+        with self.raw_tx(PLATFORM) as connection:
+            return [NumberedKey(*row) for row in connection.execute("select * from okcm.numbered_root_keys()")]
 
     def untaken_credentials(self, limit: int) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:

@@ -20,9 +20,11 @@ from database.platform_interfaces import PlatformDatabase
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
     HeldKeyRow,
+    NumberedKey,
     RootKeyChangeRow,
     RootKeyRequestRow,
     RootKeys,
+    RootKeyVersionsRow,
     SealedRootKeyRow,
     WatchedKey,
 )
@@ -83,6 +85,7 @@ __all__ = [
     "Leaving",
     "LeavingRow",
     "ManagedObjects",
+    "NumberedKey",
     "ObjectCountRow",
     "ObjectRow",
     "OperatorQuestions",
@@ -93,6 +96,7 @@ __all__ = [
     "RewrappedRow",
     "RootKeyChangeRow",
     "RootKeyRequestRow",
+    "RootKeyVersionsRow",
     "RootKeys",
     "RotationRow",
     "Rotations",

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from database.audit_interfaces import AuditKeys
 from database.certificate_rows import EndingRow
-from database.root_key_rows import WatchedKey
+from database.root_key_rows import NumberedKey, WatchedKey
 from database.rotation_rows import StuckRotationRow
 from database.rows import TenantRow
 
@@ -36,6 +36,13 @@ class PlatformDatabase(AuditKeys, Protocol):
 
     def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[WatchedKey]:
         """Return the root keys in force that customers of a region hold; `used` within `lately` (worker)."""
+        ...
+
+    def numbered_root_keys(self) -> Sequence[NumberedKey]:
+        """Return the root keys in force of tenants in use that number their versions and are well (worker).
+
+        Tenants that were rotated longest ago come first.
+        """
         ...
 
     def untaken_credentials(self, limit: int) -> Sequence[str]:

@@ -72,8 +72,32 @@ class WatchedKey:
     used: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RootKeyVersionsRow:
+    """Under which versions of the root key in force a tenant's wraps lie, the probe among them."""
+
+    newest: int
+    """The newest that is known of."""
+    older: int
+    """How many of them lie under an older one."""
+    wraps: int
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedKey:
+    """A root key whose holder numbers its versions; `root_key_id` None: the platform's of the region."""
+
+    tenant_id: str
+    region: str
+    root_key_id: str | None
+    oldest: int
+    """The version that the oldest wrap lies under."""
+    noticed: int | None
+    """The newest version on record, if it was ever newer than a wrap's."""
+
+
 class RootKeys(Protocol):
-    """The tenant's own root keys; the first five are for everybody who may look, the rest for the worker."""
+    """The tenant's own root keys; the first six are for everybody who may look, the rest for the worker."""
 
     def request(self, request: RootKeyRequestRow) -> None:
         """Store what is asked for (operator, dashboard); the same request id again changes nothing."""
@@ -91,6 +115,10 @@ class RootKeys(Protocol):
 
     def changes(self, limit: int = 20) -> Sequence[RootKeyChangeRow]:
         """Return the changes, newest first."""
+        ...
+
+    def versions(self) -> RootKeyVersionsRow | None:
+        """Return the versions that wraps lie under; None where there is no wrap, or its holder numbers none."""
         ...
 
     def requested(self, request_id: str) -> RootKeyRequestRow:
@@ -126,6 +154,13 @@ class RootKeys(Protocol):
 
     def probe(self, root_key_id: str) -> tuple[bytes, bytes] | None:
         """Return probe and digest; None while there is none."""
+        ...
+
+    def notice(self, root_key_id: str | None, newest: int) -> bool:
+        """Record which version of the key in force is the newest; False when it was on record or is not in force.
+
+        The caller holds the tenant's row lock, which a change of the root key takes too.
+        """
         ...
 
     def report(self, root_key_id: str, health: str) -> bool:

@@ -12,7 +12,13 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow, SealedRootKeyRow
+from database.root_key_rows import (
+    HeldKeyRow,
+    RootKeyChangeRow,
+    RootKeyRequestRow,
+    RootKeyVersionsRow,
+    SealedRootKeyRow,
+)
 from database.rows import ServiceKeyRow
 from tenancy.errors import DatabaseRefused, Overtaken, TenantUnknown
 from tenancy.ids import root_key
@@ -57,6 +63,18 @@ class RootKeys:
     def changes(self, limit: int = 20) -> Sequence[RootKeyChangeRow]:
         rows = self.connection.execute(f"{_CHANGE} order by number desc limit %s", [limit])
         return [_change(row) for row in rows]
+
+    def versions(self) -> RootKeyVersionsRow | None:
+        row = self.connection.execute(
+            "with wraps (version) as (select root_key_version from okcm.service_key union all"
+            " select probe_version from okcm.root_key where state = 'current'),"
+            " known (newest) as (select greatest((select max(version) from wraps),"
+            " (select root_key_newest from okcm.tenant where tenant_id = %s)))"
+            " select newest, count(*) filter (where version < newest), count(version) from wraps, known"
+            " group by newest",
+            [self.tenant_id],
+        ).fetchone()
+        return RootKeyVersionsRow(*row) if row is not None and row[2] else None
 
     def requested(self, request_id: str) -> RootKeyRequestRow:
         row = self.connection.execute(
@@ -118,6 +136,15 @@ class RootKeys:
             "select probe, probe_digest from okcm.root_key where root_key_id = %s and probe is not null", [root_key_id]
         ).fetchone()
         return None if row is None else (row[0], row[1])
+
+    def notice(self, root_key_id: str | None, newest: int) -> bool:
+        changed = self.connection.execute(
+            "update okcm.tenant set root_key_newest = %(newest)s where tenant_id = %(tenant)s"
+            " and root_key_newest is distinct from %(newest)s"
+            " and (select root_key_id from okcm.root_key where state = 'current') is not distinct from %(key)s",
+            {"newest": newest, "tenant": self.tenant_id, "key": root_key_id},
+        )
+        return changed.rowcount == 1
 
     def report(self, root_key_id: str, health: str) -> bool:
         changed = self.connection.execute(
@@ -224,7 +251,8 @@ class RootKeys:
             " where root_key_id = %s",
             [change.root_key_id],
         )
-        self.connection.execute("update okcm.tenant set root_key_mode = %s", [change.to_mode])
+        # Another key counts its versions anew.
+        self.connection.execute("update okcm.tenant set root_key_mode = %s, root_key_newest = null", [change.to_mode])
         self._end(number, "done", None)
         return True
 

@@ -20,6 +20,8 @@ class WantedRotation:
     service: str | None = None
     compromised: bool = False
     scheduled: bool = False
+    root_key_version: int | None = None
+    """The version of the root key that everything is to lie under, at the least; None: there is none to follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class DueRow:
 
 @dataclass(frozen=True, slots=True)
 class RewrappedRow:
-    """A service key with its wrap under a newer version of the tenant key."""
+    """A service key with its wrap under newer versions of tenant key or root key."""
 
     read: ServiceKeyRow
     wrapped: bytes
@@ -128,8 +130,11 @@ class Rotations(Protocol):
         """
         ...
 
-    def outdated(self, limit: int) -> Sequence[ServiceKeyRow]:
-        """Return service keys whose wrap lies under an older version of the tenant key than the newest on record."""
+    def outdated(self, limit: int, root_key_version: int | None = None) -> Sequence[ServiceKeyRow]:
+        """Return service keys whose wrap lies under an older version of the tenant key than the newest on record.
+
+        Or under an older one of the root key than `root_key_version`.
+        """
         ...
 
     def count_outdated(self, number: int) -> None:
@@ -142,6 +147,10 @@ class Rotations(Protocol):
 
     def rewrap(self, number: int, rows: Sequence[RewrappedRow]) -> RotationRow:
         """Replace wraps that are still the ones that were read, and return how far the rotation is."""
+        ...
+
+    def rewrap_probe(self, number: int, root_key_id: str, read: bytes, probe: bytes) -> None:
+        """Replace the known value by which a root key is tried, where it is still the one that was read."""
         ...
 
     def rewrap_credentials(self, number: int, read: SealedRootKeyRow, credentials: str, l2_version: int) -> None:

@@ -22,10 +22,13 @@ from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
 
 _ROTATION = (
     "select number, tenant_key, services, service, compromised, scheduled, from_version, state, stage, total, done,"
-    " problem, started_at, finished_at from okcm.rotation"
+    " problem, started_at, finished_at, root_key_version from okcm.rotation"
 )
 _NEWEST = "(select version from okcm.key where kind = 'L2')"
-_OUTDATED = f"okcm.service_key where state <> 'destroyed' and l2_version < {_NEWEST}"
+_OUTDATED = (
+    "okcm.service_key where state <> 'destroyed'"
+    f" and (l2_version < {_NEWEST} or root_key_version < %(root_key)s::integer)"
+)
 _OLD_CREDENTIALS = f"okcm.root_key where credentials is not null and l2_version < {_NEWEST}"
 # Of a service that is not connected any more nothing is encrypted, so that its key does not grow old.
 _DUE = (
@@ -70,8 +73,9 @@ class Rotations:
             self.end(unfinished, Overtaken.code)
         self.connection.execute(
             "insert into okcm.rotation"
-            " (tenant_id, number, tenant_key, services, service, compromised, scheduled, from_version)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            " (tenant_id, number, tenant_key, services, service, compromised, scheduled, from_version,"
+            " root_key_version)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
             [
                 self.tenant_id,
                 number,
@@ -81,6 +85,7 @@ class Rotations:
                 wanted.compromised,
                 wanted.scheduled,
                 from_version,
+                wanted.root_key_version,
             ],
         )
         rotation = self._locked(number)
@@ -174,19 +179,19 @@ class Rotations:
         )
         return sorted((service, version) for service, version in rows)
 
-    def outdated(self, limit: int) -> Sequence[ServiceKeyRow]:
+    def outdated(self, limit: int, root_key_version: int | None = None) -> Sequence[ServiceKeyRow]:
         rows = self.connection.execute(
             "select service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"  # noqa: S608 - constants
-            f" from {_OUTDATED} order by service, version limit %s",
-            [limit],
+            f" from {_OUTDATED} order by service, version limit %(limit)s",
+            {"limit": limit, "root_key": root_key_version},
         )
         return [ServiceKeyRow(*row) for row in rows]
 
     def count_outdated(self, number: int) -> None:
-        self._running(number)
+        rotation = self._running(number)
         self.connection.execute(
-            f"update okcm.rotation set total = done + (select count(*) from {_OUTDATED}) where number = %s",  # noqa: S608 - a constant
-            [number],
+            f"update okcm.rotation set total = done + (select count(*) from {_OUTDATED}) where number = %(number)s",  # noqa: S608 - a constant
+            {"number": number, "root_key": rotation.wanted.root_key_version},
         )
 
     def outdated_credentials(self) -> Sequence[SealedRootKeyRow]:
@@ -194,7 +199,7 @@ class Rotations:
         return [SealedRootKeyRow(root_key_id, parse_place(place), sealed) for root_key_id, place, sealed in rows]
 
     def rewrap(self, number: int, rows: Sequence[RewrappedRow]) -> RotationRow:
-        self._running(number)
+        rotation = self._running(number)
         # A wrap that waits for a change of the root key was made from the one that is replaced, so it is made again.
         done = self.connection.execute(
             "update okcm.service_key k set wrapped = w.wrapped, l2_version = w.l2_version, staged_for = null,"
@@ -210,8 +215,13 @@ class Rotations:
                 "l2": [row.l2_version for row in rows],
             },
         ).rowcount
-        known = self._known(number)
-        return self.came(number, done, max(0, known.total - known.done - done))
+        return self.came(number, done, max(0, rotation.total - rotation.done - done))
+
+    def rewrap_probe(self, number: int, root_key_id: str, read: bytes, probe: bytes) -> None:
+        self._running(number)
+        self.connection.execute(
+            "update okcm.root_key set probe = %s where root_key_id = %s and probe = %s", [probe, root_key_id, read]
+        )
 
     def rewrap_credentials(self, number: int, read: SealedRootKeyRow, credentials: str, l2_version: int) -> None:
         self._running(number)
@@ -223,7 +233,8 @@ class Rotations:
     def retire_tenant_key(self, number: int) -> int | None:
         self._running(number)
         left = self.connection.execute(
-            f"select exists (select from {_OUTDATED}) or exists (select from {_OLD_CREDENTIALS}), {_NEWEST}"  # noqa: S608 - constants
+            f"select exists (select from {_OUTDATED}) or exists (select from {_OLD_CREDENTIALS}), {_NEWEST}",  # noqa: S608 - constants
+            {"root_key": None},
         ).fetchone()
         if left is None or left[0]:
             return None
@@ -288,6 +299,18 @@ class Rotations:
 
 
 def _rotation(row: tuple[Any, ...]) -> RotationRow:
-    number, tenant_key, services, service, compromised, scheduled, from_version, state, stage, *rest = row
-    wanted = WantedRotation(tenant_key, Scope(services), service, compromised, scheduled)
+    (
+        number,
+        tenant_key,
+        services,
+        service,
+        compromised,
+        scheduled,
+        from_version,
+        state,
+        stage,
+        *rest,
+        root_key_version,
+    ) = row
+    wanted = WantedRotation(tenant_key, Scope(services), service, compromised, scheduled, root_key_version)
     return RotationRow(number, wanted, from_version, state, Stage(stage), *rest)

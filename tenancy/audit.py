@@ -82,6 +82,8 @@ class AuditName(StrEnum):
     ROOT_KEY_CHANGED = "root_key.changed"
     ROOT_KEY_UNAVAILABLE = "root_key.unavailable"
     ROOT_KEY_AVAILABLE = "root_key.available"
+    ROOT_KEY_VERSION_NOTICED = "root_key.version_noticed"
+    ROOT_KEY_VERSION_FOLLOWED = "root_key.version_followed"
     ROOT_KEY_PREFLIGHT_REQUESTED = "root_key.preflight_requested"
     ROOT_KEY_CHANGE_REQUESTED = "root_key.change_requested"
     POLICY_CHANGED = "policy.changed"

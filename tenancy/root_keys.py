@@ -204,6 +204,11 @@ def probe_context(tenant_id: str, root_key_id: str) -> Context:
     return Context(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, root_key_id)
 
 
+def version_context(tenant_id: str) -> Context:
+    """Return what a root key wraps something of no worth in, so that it tells its newest version."""
+    return Context(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, "version")
+
+
 class Problem(_Model):
     """What a preflight found, as a person should read it."""
 

@@ -69,7 +69,7 @@ MEANING = {
     Stage.TENANT_KEY: "the tenant key gets a new version",
     Stage.PREPARE: "new versions of service keys are made and opened once",
     Stage.ACTIVATE: "the new versions take over, all at once",
-    Stage.REWRAP: "everything under older versions of the tenant key is wrapped anew",
+    Stage.REWRAP: "everything under older versions of the tenant key or the root key is wrapped anew",
     Stage.RETIRE: "older versions of the tenant key stop opening anything",
     Stage.TRIM: "older versions of the tenant key are deleted for good",
     Stage.DESTROY: "compromised service keys are destroyed once nothing is sealed under them",

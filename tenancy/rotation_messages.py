@@ -45,6 +45,7 @@ class RotationPlan(Message):
     services: int = Field(description="how many service keys get a new version")
     retires: bool = Field(description="whether versions of the tenant key are to be retired")
     destroys: bool = Field(description="whether there are, or will be, compromised service keys")
+    follows: bool = Field(default=False, description="whether something lies under an older version of the root key")
 
 
 class RotationProgress(Message):

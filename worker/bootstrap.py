@@ -38,7 +38,13 @@ from vault.interfaces import AuditSigner, RootKeys
 from workflows import visibility
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.gateway import Gateway
-from workflows.platform import ForgetUntakenCredentials, RotateDueKeys, SignAuditHeads, SweepOutbox
+from workflows.platform import (
+    ForgetUntakenCredentials,
+    NoticeRootKeyVersions,
+    RotateDueKeys,
+    SignAuditHeads,
+    SweepOutbox,
+)
 from workflows.root_keys import WatchRootKeys
 
 PLATFORM_QUEUE = "platform"
@@ -85,6 +91,13 @@ SCHEDULES = {
     ),
     "rotations": Schedule(
         action=ScheduleActionStartWorkflow(RotateDueKeys.run, id="platform/rotations", task_queue=PLATFORM_QUEUE),
+        spec=_every(minutes=60),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "root-key-versions": Schedule(
+        action=ScheduleActionStartWorkflow(
+            NoticeRootKeyVersions.run, id="platform/root-key-versions", task_queue=PLATFORM_QUEUE
+        ),
         spec=_every(minutes=60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),

@@ -20,6 +20,7 @@ from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
 from activities.expiry import ExpiryActivities
+from activities.following import FollowActivities
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
 from activities.keys import KeyActivities
@@ -63,7 +64,13 @@ from worker.keyring import Keyring
 from workflows.authority import RollAuthority
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.offboard import OffboardTenant
-from workflows.platform import ForgetUntakenCredentials, RotateDueKeys, SignAuditHeads, SweepOutbox
+from workflows.platform import (
+    ForgetUntakenCredentials,
+    NoticeRootKeyVersions,
+    RotateDueKeys,
+    SignAuditHeads,
+    SweepOutbox,
+)
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
@@ -77,7 +84,7 @@ LIFECYCLE_WORKFLOWS = (
 )
 PLATFORM_WORKFLOWS = (
     *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
-    *(RollDueAuthorities, PublishRevocationLists, CheckExpiry),
+    *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
 )
 
 _STICKY = timedelta(seconds=2)
@@ -263,6 +270,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             expiry.check_expiry,
             rotation.find_due_rotations,
             StuckRotationActivities(database, database, announcer).check_rotations,
+            FollowActivities(database, shelf).notice_root_key_versions,
         ),
         interceptors=(FailureInterceptor(database),),
     )

@@ -7,6 +7,7 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.audit_heads import AuditHeadActivities
+    from activities.following import FollowActivities
     from activities.notifications import NotificationActivities
     from activities.rotation import RotationActivities
     from activities.stuck_rotations import StuckRotationActivities
@@ -84,3 +85,19 @@ class RotateDueKeys:
             )
         except ActivityError:
             workflow.logger.warning("stuck rotations were not told of")
+
+
+@workflow.defn(name="NoticeRootKeyVersions")
+class NoticeRootKeyVersions:
+    """Tells those whose root key has a newer version, on record by then; their entities wrap everything anew."""
+
+    @workflow.run
+    async def run(self) -> None:
+        behind = await workflow.execute_activity_method(
+            FollowActivities.notice_root_key_versions,
+            summary="ask each root key for its newest version",
+            start_to_close_timeout=timing.NOTICE_ATTEMPT,
+            heartbeat_timeout=timing.HEARTBEAT,
+            retry_policy=timing.RETRY,
+        )
+        await asyncio.gather(*(tell(tenant_id, ROTATION_DUE) for tenant_id in behind.tenants))

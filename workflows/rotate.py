@@ -1,4 +1,6 @@
-"""RotateKeys: new versions of the tenant key and of service keys, and everything that lay under the old ones.
+"""RotateKeys: new versions of the tenant key and of service keys, and everything that lay under older ones.
+
+A version of the root key is made where that is held; here what lay under the older ones is wrapped anew.
 
 The steps carry the numbers of docs/rotation.md, which argues their order. Whatever ends it early leaves keys that work:
 a new version takes over only when it was seen to open, and an older one of the tenant key is retired only when nothing
@@ -12,7 +14,14 @@ with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
     from activities.rotation import RotationActivities
     from tenancy.messages import AnnounceInput
-    from tenancy.rotation_messages import PlanRotationStep, RotateInput, RotateResult, RotationFailedStep, RotationStep
+    from tenancy.rotation_messages import (
+        PlanRotationStep,
+        RotateInput,
+        RotateResult,
+        RotationFailedStep,
+        RotationProgress,
+        RotationStep,
+    )
     from workflows import timing
     from workflows.refusals import code_of
     from workflows.steps import note, perform
@@ -44,6 +53,8 @@ class RotateKeys:
                 await self._rotate_service_keys()
             if plan.retires:
                 await self._retire_tenant_key()
+            elif plan.follows:
+                await self._rewrap()
             if request.tenant_key and request.compromised:
                 await perform(
                     RotationActivities.trim_tenant_key, step, "7 · delete the retired versions of the tenant key"
@@ -86,15 +97,7 @@ class RotateKeys:
     async def _retire_tenant_key(self) -> None:
         """Wrap anew and retire; what was stored under an older version in between is wrapped in another round."""
         while True:
-            progress = await perform(
-                RotationActivities.rewrap_keys,
-                self._step,
-                "5 · wrap everything under the newest version of the tenant key, and open it from there",
-                timing.WRAP_ATTEMPT,
-                timing.WRAP_PATIENCE,
-                timing.WRAP_HEARTBEAT,
-            )
-            workflow.set_current_details(f"**{progress.done} of {progress.total}** service keys are wrapped anew")
+            progress = await self._rewrap()
             if progress.total:
                 await workflow.sleep(timing.SETTLE, summary="whoever has read an old wrap opens it")
             retired = await perform(
@@ -102,6 +105,18 @@ class RotateKeys:
             )
             if retired.retired:
                 return
+
+    async def _rewrap(self) -> RotationProgress:
+        progress = await perform(
+            RotationActivities.rewrap_keys,
+            self._step,
+            "5 · wrap everything under the newest versions of tenant key and root key, and open it from there",
+            timing.WRAP_ATTEMPT,
+            timing.WRAP_PATIENCE,
+            timing.WRAP_HEARTBEAT,
+        )
+        workflow.set_current_details(f"**{progress.done} of {progress.total}** service keys are wrapped anew")
+        return progress
 
     async def _destroy_service_keys(self) -> None:
         """Destroy what is compromised; after a while, what holds objects still is left to a later rotation."""

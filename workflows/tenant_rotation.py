@@ -56,7 +56,7 @@ class RotationPart(RootKeyPart):
         self._refuse_while_at_work()
         self._refuse_unless_in(DECRYPTS)
 
-    @workflow.signal(name=ROTATION_DUE, description="A key is older than the tenant's policy wants")
+    @workflow.signal(name=ROTATION_DUE, description="A key is older than it may be, or its root key has a new version")
     async def rotation_due(self) -> None:
         # Whoever is at work is left alone; what is due then still is an hour later.
         if self._operation is not None or self._memory.state not in DECRYPTS:

@@ -46,6 +46,8 @@ has read an old wrap and opens its outer layer."""
 RESEAL_PATIENCE = timedelta(minutes=10)
 """How long a rotation waits for objects to be sealed anew; afterwards the hourly look at what is due comes back."""
 RESEAL_PAUSE = timedelta(seconds=10)
+NOTICE_ATTEMPT = timedelta(minutes=30)
+"""Every root key is asked once, eight at a time; those that do not answer make it wait."""
 WATCH_ATTEMPT = timedelta(hours=1)
 WATCH_HEARTBEAT = timedelta(seconds=4)
 """After so long another worker takes up the watch of one that died."""

@@ -11,7 +11,7 @@ from dashboard.seat import Seat
 from dashboard.views import keys, root_key
 from dashboard.views.root_key import Health
 from dashboard.views.words import code
-from database.interfaces import HeldKeyRow, KeyVersionRow, RootKeyChangeRow, TenantRow
+from database.interfaces import HeldKeyRow, KeyVersionRow, RootKeyChangeRow, RootKeyVersionsRow, TenantRow
 from tenancy.errors import TenantUnknown
 from tenancy.people import Permission
 
@@ -21,6 +21,7 @@ class _Rows:
     tenant: TenantRow
     key: HeldKeyRow | None
     changes: list[RootKeyChangeRow]
+    versions: RootKeyVersionsRow | None
     service_keys: list[KeyVersionRow]
 
 
@@ -36,6 +37,8 @@ def draw_root_key(seat: Seat, drawn: TenantRow) -> None:
         st.markdown(f":material/key: **{root.mode}**")
         st.markdown(code(root.name))
         st.caption(root.state)
+        if version := root_key.versions(rows.versions):
+            st.caption(version)
         if how := root_key.health(rows.tenant, rows.key, seat.grace_seconds, seat.now()):
             _draw_health(how)
         newest = rows.changes[0] if rows.changes else None
@@ -51,7 +54,13 @@ def _read(seat: Seat) -> _Rows:
         tenant = tx.tenants.get()
         if tenant is None:
             raise TenantUnknown
-        return _Rows(tenant, tx.root_keys.current(), list(tx.root_keys.changes(5)), list(tx.services.keys()))
+        return _Rows(
+            tenant,
+            tx.root_keys.current(),
+            list(tx.root_keys.changes(5)),
+            tx.root_keys.versions(),
+            list(tx.services.keys()),
+        )
 
 
 def _draw_health(how: Health) -> None:

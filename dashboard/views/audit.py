@@ -55,6 +55,8 @@ _WORDS = {
     AuditName.SERVICE_KEY_DESTROYED: "Version of a service key destroyed",
     AuditName.ROOT_KEY_UNAVAILABLE: "Root key does not do its part",
     AuditName.ROOT_KEY_AVAILABLE: "Root key works again",
+    AuditName.ROOT_KEY_VERSION_NOTICED: "New version of the root key noticed",
+    AuditName.ROOT_KEY_VERSION_FOLLOWED: "Everything wrapped under the root key's new version",
     AuditName.ROOT_KEY_PREFLIGHT_REQUESTED: "Check of a root key asked for",
     AuditName.ROOT_KEY_CHANGE_REQUESTED: "Change of the root key asked for",
     AuditName.POLICY_CHANGED: "Policy changed",

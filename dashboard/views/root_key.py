@@ -10,7 +10,7 @@ from dashboard.views.chain import mode
 from dashboard.views.refusals import family
 from dashboard.views.standing import Tone
 from dashboard.views.words import count, moment, span
-from database.interfaces import HeldKeyRow, RootKeyChangeRow, TenantRow
+from database.interfaces import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow, TenantRow
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_root_key
 from tenancy.root_key_errors import CustomerKeyError
@@ -110,6 +110,19 @@ def last_change(changes: Sequence[RootKeyChangeRow], now: datetime) -> str:
     problem = ended.problem or "an unknown reason"
     why = in_words(problem)[0]
     return f"The last change, to {mode(ended.to_mode)}, ended without effect {when}. {why}"
+
+
+def versions(known: RootKeyVersionsRow | None) -> str:
+    """Return which version of the root key is in use and what is not under it yet; empty where none are numbered."""
+    if known is None:
+        return ""
+    if not known.older:
+        return f"Version {known.newest} is in use, and nothing lies under an older one."
+    wraps = count(known.older, "wrap still lies", "wraps still lie")
+    return (
+        f"Version {known.newest} is in use. {wraps} under an older one. The platform wraps anew by itself, within "
+        "about an hour; do not end an older version before that is done."
+    )
 
 
 def why_no_change(tenant: TenantRow, change: RootKeyChangeRow | None) -> str:

@@ -175,7 +175,9 @@ def whose(wanted: WantedRotation) -> str:
         Scope.DUE: "the service keys that were due",
         Scope.ONE: f"the key of {wanted.service}",
     }.get(wanted.services, "")
-    parts = [part for part in ("the tenant key" if wanted.tenant_key else "", own) if part]
+    version = wanted.root_key_version
+    followed = "" if version is None else f"what lay under versions of the root key before {version}"
+    parts = [part for part in ("the tenant key" if wanted.tenant_key else "", own, followed) if part]
     return " and ".join(parts) or "what an earlier rotation left"
 
 
@@ -184,7 +186,9 @@ def ended(rotations: Sequence[RotationRow], now: datetime) -> Standing | None:
     if not rotations or rotations[0].state == _RUNNING:
         return None
     row = rotations[0]
-    why = "by itself, as your policy wants" if row.wanted.scheduled else "asked for by a person"
+    by_policy = row.wanted.tenant_key or row.wanted.services is not Scope.NONE
+    itself = "as your policy wants" if by_policy else "as what is new or left asks for"
+    why = f"by itself, {itself}" if row.wanted.scheduled else "asked for by a person"
     what = f"{sentence(whose(row.wanted)).removesuffix('.')}, {moment(row.finished_at, now)}, {why}."
     if row.state == "done":
         end = " The versions before count as compromised." if row.wanted.compromised else ""

@@ -46,6 +46,8 @@ def test_the_platforms_key_is_shown_as_what_it_is(desk) -> None:
         "tenant_id": ACME,
         "root_key_mode": "platform",
         "name": "root-eu-west-1",
+        "version": None,
+        "older_wraps": 0,
         "health": None,
         "health_message": None,
         "health_hint": None,
@@ -58,6 +60,21 @@ def test_the_platforms_key_is_shown_as_what_it_is(desk) -> None:
         "problems": [],
     }
     assert "not watched" in desk.invoke("root-key", "show", ACME).stdout
+
+
+@pytest.mark.parametrize(
+    ("noticed", "older", "words"),
+    [(3, 0, "3; nothing lies under an older one"), (4, 1, "4; 1 wrap lies under an older one")],
+)
+def test_the_version_of_a_numbered_key_is_shown_with_what_is_not_under_it_yet(desk, noticed, older, words) -> None:
+    with desk.worker.raw_tx(ACME) as connection:
+        connection.execute("update okcm.service_key set wrapped = 'vault:v3:x'")
+    with desk.worker.tenant_tx(ACME) as tx:
+        tx.tenants.lock()
+        tx.root_keys.notice(None, noticed)
+    shown = desk.run("root-key", "show", ACME)
+    assert (shown["version"], shown["older_wraps"]) == (noticed, older)
+    assert words in desk.invoke("root-key", "show", ACME).stdout
 
 
 def test_whom_a_role_at_aws_has_to_trust_is_shown(desk, monkeypatch: pytest.MonkeyPatch) -> None:

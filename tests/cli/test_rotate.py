@@ -170,8 +170,8 @@ def test_progress_is_said_by_its_stage_and_never_of_an_earlier_rotation() -> Non
     progress.follow(2, lambda: next(read), told, said.append, threading.Event(), pause=0)
     assert said == [
         "what is rotated is written down",
-        "everything under older versions of the tenant key is wrapped anew: 100 of 1,000",
-        "everything under older versions of the tenant key is wrapped anew: 1,000 of 1,000",
+        "everything under older versions of the tenant key or the root key is wrapped anew: 100 of 1,000",
+        "everything under older versions of the tenant key or the root key is wrapped anew: 1,000 of 1,000",
     ]
 
 

@@ -35,6 +35,8 @@ NEVER = {
         "select okcm.unknown_serials('{{aa}}')",
         "select okcm.watched_root_keys('eu-west-1', '1 minute')",
         "select okcm.untaken_credentials(10)",
+        "select count(*) from okcm.numbered_root_keys()",
+        "update okcm.rotation set root_key_version = 9",
         (
             "insert into okcm.tenant (tenant_id, organization, region, state) values ('{attacker}', 'x', 'x', 'active')"
             " on conflict do nothing"
@@ -118,6 +120,8 @@ NEVER = {
         "select okcm.unknown_serials('{{aa}}')",
         "select okcm.watched_root_keys('eu-west-1', '1 minute')",
         "select okcm.untaken_credentials(10)",
+        "select count(*) from okcm.numbered_root_keys()",
+        "update okcm.tenant set root_key_newest = 9",
         "select probe from okcm.root_key",
         "update okcm.root_key set health = 'ok'",
         "select * from okcm.root_key_request",

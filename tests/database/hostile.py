@@ -84,6 +84,8 @@ ALLOWED_WRITES = {
         ),
         "update okcm.service_key set wrapped = 'x' where tenant_id = '{victim}'",
         "update okcm.tenant set locks = '{{}}' where tenant_id = '{victim}'",
+        "update okcm.tenant set root_key_newest = 9 where tenant_id = '{victim}'",
+        "update okcm.root_key set probe = 'x' where tenant_id = '{victim}'",
         "update okcm.root_key set health = 'ok', credentials = 'x' where tenant_id = '{victim}'",
         "update okcm.root_key_request set sealed = null where tenant_id = '{victim}'",
         "update okcm.root_key_change set problem = 'x' where tenant_id = '{victim}'",

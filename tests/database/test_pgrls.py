@@ -98,7 +98,7 @@ ALLOWED = {
         r"|audit_keys|record_audit_key|waiting_outboxes|erase_tenant|watched_root_keys|untaken_credentials"
         r"|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
         r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|stuck_rotations"
-        r"|objects_sealed)"
+        r"|objects_sealed|numbered_root_keys)"
     ),
     # Beside a tenant predicate that has its index.
     "PERF003": r"okcm\.(outbox\.ready_text|tenant\.(begins_requested|while_destroying))",

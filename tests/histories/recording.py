@@ -47,6 +47,7 @@ from workflows.authority import RollAuthority
 from workflows.certificates import CheckExpiry
 from workflows.gateway import Gateway, UpdateRefused
 from workflows.offboard import OffboardTenant
+from workflows.platform import NoticeRootKeyVersions
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import ROOT_KEY_REPORTED, WatchRootKeys
@@ -81,6 +82,7 @@ async def record_all() -> Histories:
             _left,
             _authority_rolled,
             _rotated,
+            _followed,
         ):
             recorded |= await scenario(environment.client)
         return recorded
@@ -302,6 +304,29 @@ async def _rotated(client: Client) -> Histories:
             "keys-compromised": await rotations[0].fetch_history(),
             "keys-not-rotated": await rotations[1].fetch_history(),
             "keys-due": await rotations[2].fetch_history(),
+        }
+
+
+async def _followed(client: Client) -> Histories:
+    """The look finds a tenant whose root key has a new version, and everything of it is wrapped anew."""
+    script, tenant_id = RotationScript(), "following-corp"
+    script.behind, script.rewrapped = (tenant_id,), 2
+    script.due = DueRotation(request=RotateRequest(request_id="due-1", services=Scope.NONE, tenant_key=False))
+    script.plan = RotationPlan(services=0, retires=False, destroys=False, follows=True)
+    queue, workflows = ids.task_queue(_REGION), [Tenant, RotateKeys, NoticeRootKeyVersions]
+    async with Worker(client, task_queue=queue, workflows=workflows, activities=script.activities()):
+        handle = await _active(client, tenant_id)
+        look = await client.start_workflow(NoticeRootKeyVersions.run, id="platform/root-key-versions", task_queue=queue)
+        await look.result()
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while not script.attempts["announce keys-rotated"]:  # noqa: ASYNC110 - another task is watched
+                await asyncio.sleep(0.02)
+        rotation = client.get_workflow_handle(ids.rotation_workflow(tenant_id, 1))
+        await rotation.result()
+        return {
+            "root-key-versions-noticed": await look.fetch_history(),
+            "root-key-followed": await rotation.fetch_history(),
+            "tenant-followed": await handle.fetch_history(),
         }
 
 

@@ -24,6 +24,7 @@ from tests.histories.recording import record_all
 from workflows.authority import RollAuthority
 from workflows.certificates import CheckExpiry
 from workflows.offboard import OffboardTenant
+from workflows.platform import NoticeRootKeyVersions
 from workflows.provision import ProvisionTenant
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
@@ -84,11 +85,14 @@ def test_every_ending_is_recorded():
         "provision-ready",
         "provision-retried",
         "root-key-changed",
+        "root-key-followed",
         "root-key-refused",
+        "root-key-versions-noticed",
         "root-keys-watched",
         "service-refused",
         "service-renewed",
         "tenant-approved",
+        "tenant-followed",
         "tenant-left",
         "tenant-rolled",
         "tenant-moved",
@@ -102,7 +106,7 @@ def test_every_ending_is_recorded():
 async def test_a_recorded_history_replays_with_todays_workflows(name):
     workflows = [
         *(Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, WatchRootKeys, OffboardTenant),
-        *(RollAuthority, CheckExpiry),
+        *(RollAuthority, CheckExpiry, NoticeRootKeyVersions),
     ]
     replayer = Replayer(workflows=workflows, data_converter=pydantic_data_converter)
     await replayer.replay_workflow(recorded(name))

@@ -39,6 +39,8 @@ class RotationScript:
         """How often all has to be wrapped anew before the older versions can be retired."""
         self.due = DueRotation()
         self.due_tenants: tuple[str, ...] = ()
+        self.behind: tuple[str, ...] = ()
+        """Tenants whose root key has a newer version."""
         self._then: dict[str, Callable[[], None]] = {}
 
     def on(self, name: str, then: Callable[[], None]) -> None:
@@ -59,6 +61,7 @@ class RotationScript:
             self._retire_version,
             self._check,
             self._find_due,
+            self._notice,
             self._announce,
         ]
 
@@ -138,6 +141,11 @@ class RotationScript:
     async def _find_due(self) -> DueTenants:
         self._called("find-due-rotations")
         return DueTenants(tenants=self.due_tenants)
+
+    @activity.defn(name="notice-root-key-versions")
+    async def _notice(self) -> DueTenants:
+        self._called("notice-root-key-versions")
+        return DueTenants(tenants=self.behind)
 
     @activity.defn(name="announce")
     async def _announce(self, step: AnnounceInput) -> None:

@@ -16,7 +16,7 @@ from tenancy.rotation_messages import DueRotation, RotateRequest, RotationPlan
 from tests.workflows.entities import Entity, an_entity
 from tests.workflows.scripted_rotation import RotationScript
 from workflows.gateway import UpdateRefused
-from workflows.platform import RotateDueKeys
+from workflows.platform import NoticeRootKeyVersions, RotateDueKeys
 from workflows.rotate import ROTATION_DUE, RotateKeys
 from workflows.tenant import Tenant
 
@@ -34,7 +34,7 @@ def script() -> RotationScript:
 @pytest.fixture
 async def queue(client: Client, script: RotationScript) -> AsyncIterator[str]:
     name = ids.task_queue(f"eu-{uuid.uuid4().hex}-1")
-    workflows = [Tenant, RotateKeys, RotateDueKeys]
+    workflows = [Tenant, RotateKeys, RotateDueKeys, NoticeRootKeyVersions]
     async with Worker(client, task_queue=name, workflows=workflows, activities=script.activities()):
         yield name
 
@@ -232,3 +232,54 @@ async def test_that_nobody_can_be_told_of_a_stuck_rotation_keeps_no_key_from_bei
     script.refused["check-rotations"] = "database_refused"
     await client.execute_workflow(RotateDueKeys.run, id=f"platform/rotations-{uuid.uuid4().hex}", task_queue=queue)
     await calls(script, "look-for-due-rotation")
+
+
+FOLLOWED = ["plan-rotation", "rewrap-keys", "finish-rotation", TOLD]
+
+
+async def test_a_new_version_of_the_root_key_is_followed_by_who_is_behind(
+    client: Client, queue: str, entity: Entity, script: RotationScript
+) -> None:
+    script.behind = ("nobody-there", entity.tenant_id)
+    script.due = DueRotation(request=asked(services=Scope.NONE, tenant_key=False))
+    script.plan = RotationPlan(services=0, retires=False, destroys=False, follows=True)
+    name = f"platform/root-key-versions-{uuid.uuid4().hex}"
+    await client.execute_workflow(NoticeRootKeyVersions.run, id=name, task_queue=queue)
+    await calls(script, TOLD)
+    assert script.calls == ["notice-root-key-versions", "look-for-due-rotation", *FOLLOWED]
+    [plan] = script.plans
+    assert (plan.scheduled, plan.request.services, plan.request.tenant_key) == (True, Scope.NONE, False)
+
+
+async def test_a_rotation_that_retires_follows_with_the_same_wraps(entity: Entity, script: RotationScript) -> None:
+    script.plan = RotationPlan(services=2, retires=True, destroys=False, follows=True)
+    await rotate(entity)
+    assert script.calls == [*EVERYTHING, TOLD]
+
+
+async def test_a_look_that_finds_nobody_behind_tells_nobody(
+    client: Client, queue: str, entity: Entity, script: RotationScript
+) -> None:
+    assert entity.tenant_id
+    script.down.add("notice-root-key-versions")
+    script.on("notice-root-key-versions", script.down.clear)
+    name = f"platform/root-key-versions-{uuid.uuid4().hex}"
+    await client.execute_workflow(NoticeRootKeyVersions.run, id=name, task_queue=queue)
+    assert script.calls == ["notice-root-key-versions"]
+
+
+async def test_a_root_key_that_fails_half_way_leaves_the_rest_to_the_next_look(
+    entity: Entity, script: RotationScript
+) -> None:
+    script.due = DueRotation(request=asked(services=Scope.NONE, tenant_key=False))
+    script.plan = RotationPlan(services=0, retires=False, destroys=False, follows=True)
+    script.refused["rewrap-keys"] = "root_key_disabled"
+    await entity.handle.signal(ROTATION_DUE)
+    await calls(script, "abandon-rotation")
+    assert [ended.code for ended in script.abandoned] == ["root_key_disabled"]
+    script.refused.clear()
+    async with asyncio.timeout(15):
+        while TOLD not in script.calls:
+            await entity.handle.signal(ROTATION_DUE)
+            await asyncio.sleep(0.1)
+    assert script.calls[-len(FOLLOWED) :] == FOLLOWED

@@ -8,7 +8,7 @@ import pytest
 from dashboard.views import overview, root_key
 from dashboard.views.notices import notices
 from dashboard.views.standing import Tone, sentence
-from database.interfaces import TenantRow
+from database.interfaces import RootKeyVersionsRow, TenantRow
 from tenancy.lifecycle import State
 from tenancy.locks import OUT_OF_REACH, LockReason, closes
 from tenancy.root_key_errors import CustomerKeyError
@@ -159,3 +159,14 @@ def test_one_change_at_a_time() -> None:
 )
 def test_what_is_to_be_pasted_is_told_from_the_words(hint: str, words: str, code: str) -> None:
     assert root_key.hint_parts(hint) == (words, code)
+
+
+def test_a_numbered_key_says_its_version_and_what_is_not_under_it_yet() -> None:
+    assert root_key.versions(None) == ""
+    whole = root_key.versions(RootKeyVersionsRow(newest=2, older=0, wraps=5))
+    assert whole == "Version 2 is in use, and nothing lies under an older one."
+    one = root_key.versions(RootKeyVersionsRow(newest=2, older=1, wraps=5))
+    assert one.startswith("Version 2 is in use. 1 wrap still lies under an older one.")
+    more = root_key.versions(RootKeyVersionsRow(newest=2, older=1200, wraps=5000))
+    assert "1,200 wraps still lie under an older one." in more
+    assert "do not end an older version before that is done" in more

@@ -160,3 +160,16 @@ def test_a_dry_run_lists_what_becomes_of_each_version() -> None:
     assert all("becomes compromised" in line for line in bad[1:])
     assert rotation.happens(rotation.TENANT_KEY, keys, L2, NOW) == plain[:1]
     assert rotation.happens(rotation.of_service("other"), keys, L2, NOW) == ()
+
+
+def test_a_rotation_that_follows_the_root_key_says_so() -> None:
+    wanted = WantedRotation(tenant_key=False, services=Scope.NONE, scheduled=True, root_key_version=3)
+    assert rotation.whose(wanted) == "what lay under versions of the root key before 3"
+    done = rotation.ended([a_rotation("done", wanted=wanted)], NOW)
+    assert done is not None
+    assert done.meaning.startswith("What lay under versions of the root key before 3, 24 Nov 2026")
+    assert done.meaning.endswith("by itself, as what is new or left asks for.")
+    due = replace(wanted, services=Scope.DUE, root_key_version=None)
+    by_policy = rotation.ended([a_rotation("done", wanted=due)], NOW)
+    assert by_policy is not None
+    assert by_policy.meaning.endswith("by itself, as your policy wants.")

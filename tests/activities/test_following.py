@@ -1,0 +1,358 @@
+"""A root key has a new version where it is held: it is noticed, everything is wrapped anew, and the older one may end.
+
+With a second OpenBao that plays the customer's, and the platform's own key in the first.
+"""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from database.interfaces import RootKeyVersionsRow
+from tenancy import ids
+from tenancy.lifecycle import Move
+from tenancy.locks import HEALTHY, LockReason
+from tenancy.messages import StepInput, WatchRootKeysInput
+from tenancy.root_key_errors import RootKeyDisabled, RootKeyFailing
+from tenancy.rotation import KeyState, Scope
+from tenancy.rotation_messages import PlanRotationStep, RotateRequest, RotationPlan
+from tests.activities.changing import SERVICES
+from tests.activities.conftest import REGION
+from tests.activities.connecting import after_effect, operator
+from tests.activities.rotating import Rotating, bao, opener, rotating
+from tests.keystores.customer_openbao import CustomerOpenBao
+from tests.vault.server import Server
+from vault.session import TokenSession
+
+__all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
+
+_numbers = itertools.count(1)
+FOLLOWING = ("rewrap-keys", "finish-rotation")
+
+
+class Died(BaseException):
+    """The process is gone: no `except` of the product sees this."""
+
+
+@dataclass
+class Following:
+    """A tenant whose root key is in Transit somewhere; `holder` is that server's administrator."""
+
+    rotating: Rotating
+    holder: TokenSession
+    key: str
+
+    def make_version(self) -> None:
+        self.holder.write(f"transit/keys/{self.key}/rotate")
+
+    def end_versions_before(self, version: int) -> None:
+        self.holder.write(f"transit/keys/{self.key}/config", {"min_decryption_version": version})
+
+    def look(self) -> tuple[str, ...]:
+        """Run the platform's hourly look; returns who is told."""
+        return tuple(self.rotating.tenant.run_platform("notice-root-key-versions").tenants)
+
+    def due(self) -> RotateRequest | None:
+        """Run the look of the tenant's own entity, which was told."""
+        step = StepInput(tenant_id=self.rotating.tenant_id, operation_id="due-1")
+        return self.rotating.tenant.run_with("look-for-due-rotation", step).request
+
+    def plan(self) -> tuple[PlanRotationStep, RotationPlan]:
+        """Plan the rotation that is due; nothing else is asked of it."""
+        request = self.due()
+        assert request is not None
+        assert (request.services, request.tenant_key, request.compromised) == (Scope.NONE, False, False)
+        step = self.rotating.wants(services=Scope.NONE, tenant_key=False)
+        plan: RotationPlan = self.rotating.step_of("plan-rotation", step)
+        assert (plan.services, plan.retires, plan.destroys, plan.follows) == (0, False, False, True)
+        return step, plan
+
+    def follow(self) -> PlanRotationStep:
+        """Take the steps of the rotation that is due, as the workflow does."""
+        step, _ = self.plan()
+        for name in FOLLOWING:
+            self.rotating.step_of(name, step)
+        return step
+
+    @property
+    def versions(self) -> RootKeyVersionsRow | None:
+        with self.rotating.tenant.database.tenant_tx(self.rotating.tenant_id) as tx:
+            return tx.root_keys.versions()
+
+    def watch(self, seconds: float = 2.5) -> tuple[str, ...]:
+        """Let the watch try the root key for a while, as that of services in use; returns who is told."""
+        environment = ActivityEnvironment()
+        with self.rotating.opener.database.tenant_tx(self.rotating.tenant_id) as tx:
+            tx.services.seen(["orders"], datetime.now(UTC))
+        timer = threading.Timer(seconds, environment.cancel)
+        timer.start()
+        try:
+            activity = next(a for a in self.rotating.tenant.parts.lifecycle if a.__name__ == "watch_root_keys")
+            return tuple(environment.run(activity, WatchRootKeysInput(region=REGION)).tenants)
+        finally:
+            timer.cancel()
+
+
+@pytest.fixture
+def following(rotating: Rotating, bao: CustomerOpenBao) -> Iterator[Following]:
+    """Under a key of its own in the customer's OpenBao, at its first version."""
+    key = f"follow-{next(_numbers)}"
+    bao.make_key(key)
+    rotating.to(bao.place(key), bao.token())
+    yield Following(rotating, bao.admin, key)
+    bao.allow()
+
+
+@pytest.fixture
+def of_platform(rotating: Rotating, vault_admin: TokenSession) -> Following:
+    """Under the platform's key of the region."""
+    return Following(rotating, vault_admin, ids.root_key(REGION))
+
+
+def test_a_customers_new_version_is_followed_and_then_the_older_ones_can_end(
+    following: Following, bao: CustomerOpenBao
+) -> None:
+    rotating, before = following.rotating, following.rotating.opened()
+    following.watch()
+    assert following.versions == RootKeyVersionsRow(newest=1, older=0, wraps=len(SERVICES) + 1)
+    following.make_version()
+    assert following.look() == (rotating.tenant_id,)
+    assert following.versions == RootKeyVersionsRow(newest=2, older=len(SERVICES) + 1, wraps=len(SERVICES) + 1)
+    step = following.follow()
+    assert following.versions == RootKeyVersionsRow(newest=2, older=0, wraps=len(SERVICES) + 1)
+    following.end_versions_before(2)
+    assert rotating.opened() == before
+    # What it had tried before is kept by the watch, and would say now that the key is disabled.
+    tried = bao.count("decrypt", following.key)
+    assert following.watch() == ()
+    assert bao.count("decrypt", following.key) > tried
+    current = rotating.current
+    assert current is not None
+    assert current.health == HEALTHY
+    assert (following.look(), following.due()) == ((), None)
+    assert rotating.rotation(step.number).wanted.root_key_version == 2
+    assert (rotating.rotation(step.number).done, rotating.rotation(step.number).state) == (3, "done")
+    rotating.assert_whole()
+
+
+def test_what_was_found_and_done_is_in_the_audit_stream_once(following: Following) -> None:
+    following.make_version()
+    for _ in range(2):
+        assert following.look() == (following.rotating.tenant_id,)
+    following.follow()
+    for name in ("root_key.version_noticed", "root_key.version_followed"):
+        assert [outcome for _, outcome in following.rotating.audited(name)] == ["success"]
+    [intended] = [
+        record
+        for record in following.rotating.tenant.audited()
+        if (record["name"], record["outcome"]) == ("key.rotated", "intended")
+    ]
+    assert intended["details"]["root_key"] == "version 2 is followed"
+    assert intended["details"]["tenant_key"] == "kept"
+    following.rotating.tenant.assert_audited_once()
+    with following.rotating.tenant.database.tenant_tx(following.rotating.tenant_id) as tx:
+        assert "keys-rotated" in {message.kind for message in tx.outbox.unsent()}
+
+
+def test_the_platforms_new_version_is_followed_too(of_platform: Following, key_server: Server) -> None:
+    assert key_server.url
+    before, versions = of_platform.rotating.opened(), of_platform.versions
+    assert versions is not None
+    assert of_platform.look() == ()
+    of_platform.make_version()
+    assert of_platform.look() == (of_platform.rotating.tenant_id,)
+    of_platform.follow()
+    assert of_platform.versions == RootKeyVersionsRow(newest=versions.newest + 1, older=0, wraps=len(SERVICES))
+    of_platform.end_versions_before(versions.newest + 1)
+    assert of_platform.rotating.opened() == before
+
+
+def test_nothing_happens_while_the_version_is_the_same(following: Following) -> None:
+    wraps = following.rotating.rows("select wrapped from okcm.service_key order by service")
+    assert (following.look(), following.due()) == ((), None)
+    plan = following.rotating.step_of("plan-rotation", following.rotating.wants(services=Scope.NONE, tenant_key=False))
+    assert not plan.follows
+    assert following.rotating.rows("select wrapped from okcm.service_key order by service") == wraps
+    assert following.rotating.rows("select root_key_newest from okcm.tenant") == [(None,)]
+
+
+def test_a_tenant_without_services_has_its_probe_followed(following: Following) -> None:
+    """Else the end of an older version would look as if the customer had taken the key away."""
+    with following.rotating.tenant.database.raw_tx(following.rotating.tenant_id) as connection:
+        connection.execute("update okcm.service_key set state = 'destroyed', wrapped = null")
+    following.make_version()
+    assert following.look() == (following.rotating.tenant_id,)
+    following.follow()
+    following.end_versions_before(2)
+    assert following.watch() == ()
+
+
+def test_what_comes_and_goes_meanwhile_is_followed_by_the_same_rotation_or_the_next(following: Following) -> None:
+    rotating = following.rotating
+    following.make_version()
+    following.look()
+    step, _ = following.plan()
+    following.make_version()
+    rotating.add_service("payroll")
+    for name in FOLLOWING:
+        rotating.step_of(name, step)
+    versions = rotating.rows("select distinct root_key_version from okcm.service_key")
+    assert versions == [(3,)], "whatever is wrapped lies under the newest, also under one that nobody noticed"
+    assert following.look() == ()
+
+
+def test_a_rotation_of_everything_follows_as_well(following: Following) -> None:
+    rotating = following.rotating
+    before = rotating.opened()
+    following.make_version()
+    following.look()
+    rotating.rotate(rotating.wants())
+    versions = following.versions
+    assert versions is not None
+    assert (versions.newest, versions.older) == (2, 0)
+    following.end_versions_before(2)
+    assert before.items() <= rotating.opened().items()
+
+
+def test_a_key_that_cannot_be_asked_is_no_failure_of_the_look_and_is_asked_again(
+    following: Following, bao: CustomerOpenBao
+) -> None:
+    following.make_version()
+    bao.allow(())
+    assert following.look() == ()
+    bao.allow()
+    bao.kill()
+    try:
+        assert following.look() == ()
+    finally:
+        bao.start_again()
+    assert following.rotating.rows("select root_key_newest from okcm.tenant") == [(None,)]
+    assert following.look() == (following.rotating.tenant_id,)
+
+
+@pytest.mark.parametrize("standing", ["suspended", "locked", "leaving"])
+def test_a_suspended_tenant_is_followed_and_one_whose_keys_rest_is_not(following: Following, standing: str) -> None:
+    rotating = following.rotating
+    following.make_version()
+    if standing == "locked":
+        rotating.hold(LockReason.SWITCH)
+    else:
+        with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+            tx.tenants.move(Move.SUSPEND if standing == "suspended" else Move.LEAVE)
+    assert following.look() == ((rotating.tenant_id,) if standing == "suspended" else ())
+    if standing == "locked":
+        rotating.release(LockReason.SWITCH)
+        assert following.look() == (rotating.tenant_id,)
+    if standing != "leaving":
+        following.follow()
+
+
+def test_a_server_that_fell_behind_ends_the_try_and_nothing_is_replaced(following: Following) -> None:
+    """A node that does not know the newest version yet, or a key that was restored from a backup."""
+    rotating = following.rotating
+    current = rotating.current
+    assert current is not None
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        tx.tenants.lock()
+        assert tx.root_keys.notice(current.root_key_id, 9)
+    wraps = rotating.rows("select wrapped from okcm.service_key order by service")
+    step, _ = following.plan()
+    with pytest.raises(RootKeyFailing, match="older version than 9"):
+        rotating.step_of("rewrap-keys", step)
+    assert rotating.rows("select wrapped from okcm.service_key order by service") == wraps
+    rotating.give_up(step, RootKeyFailing.code, "rewrap-keys")
+    assert following.look() == ()
+    assert following.due() is None, "it counts from what the key says now"
+
+
+def test_a_key_that_is_taken_away_ends_it_and_the_next_look_comes_back(
+    following: Following, bao: CustomerOpenBao
+) -> None:
+    rotating, before = following.rotating, following.rotating.opened()
+    following.make_version()
+    following.look()
+    step, _ = following.plan()
+    bao.soft_delete(following.key)
+    try:
+        with pytest.raises(RootKeyDisabled):
+            rotating.step_of("rewrap-keys", step)
+    finally:
+        bao.restore(following.key)
+    rotating.give_up(step, RootKeyDisabled.code, "rewrap-keys")
+    assert following.look() == (rotating.tenant_id,)
+    following.follow()
+    following.end_versions_before(2)
+    assert rotating.opened() == before
+
+
+@pytest.mark.parametrize("dying", ["plan-rotation", *FOLLOWING])
+def test_dying_after_any_effect_leaves_what_the_next_try_finishes(following: Following, dying: str) -> None:
+    rotating, before = following.rotating, following.rotating.opened()
+    died, effect, version = True, 0, 1
+    while died:
+        effect, version = effect + 1, version + 1
+        following.make_version()
+        assert following.look() == (rotating.tenant_id,)
+        step, died = rotating.wants(services=Scope.NONE, tenant_key=False), False
+        for name in ("plan-rotation", *FOLLOWING):
+            if name == dying:
+                died = dies(rotating, step, name, effect)
+                assert rotating.opened() == before
+            rotating.step_of(name, step)
+        assert following.versions == RootKeyVersionsRow(newest=version, older=0, wraps=len(SERVICES) + 1)
+        following.end_versions_before(version)
+        assert rotating.opened() == before
+        assert set(rotating.states().values()) == {KeyState.ACTIVE}
+    assert following.watch() == ()
+    rotating.tenant.assert_audited_once()
+
+
+def test_dying_while_looking_leaves_what_the_next_look_finds(following: Following) -> None:
+    following.make_version()
+    died, effect = True, 0
+    while died:
+        effect += 1
+        with after_effect(following.rotating.tenant, effect, die):
+            try:
+                following.look()
+                died = False
+            except Died:
+                died = True
+    assert following.look() == (following.rotating.tenant_id,)
+    assert len(following.rotating.audited("root_key.version_noticed")) == 1
+
+
+def test_the_watch_goes_on_after_the_tenant_key_was_rotated(following: Following, bao: CustomerOpenBao) -> None:
+    """The credentials by which it opened the root key lay under a version of the tenant key that is retired now."""
+    rotating = following.rotating
+    assert following.watch() == ()
+    rotating.rotate(rotating.wants(services=Scope.NONE))
+    tried = bao.count("decrypt", following.key)
+    assert following.watch() == ()
+    assert bao.count("decrypt", following.key) > tried
+    bao.soft_delete(following.key)
+    try:
+        assert following.watch(20) == (rotating.tenant_id,)
+    finally:
+        bao.restore(following.key)
+    current = rotating.current
+    assert current is not None
+    assert current.health == RootKeyDisabled.code
+
+
+def dies(rotating: Rotating, step: PlanRotationStep, name: str, effect: int) -> bool:
+    """Run a step until its nth effect; False when it has fewer."""
+    with after_effect(rotating.tenant, effect, die):
+        try:
+            rotating.step_of(name, step)
+        except Died:
+            return True
+    return False
+
+
+def die() -> None:
+    raise Died
