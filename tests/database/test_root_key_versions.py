@@ -173,6 +173,7 @@ def test_a_rotation_is_left_what_lies_under_an_older_version_until_nothing_does(
         assert (row.service, row.wrapped) == ("orders", b"vault:v1:x")
         # Another key is made meanwhile, by somebody who had read the older version.
         tx.services.record_key(replace(a_service_key("acme", "orders", 2), wrapped=b"vault:v1:y", state="prepared"))
+        tx.rotations.count_outdated(2)
         progress = tx.rotations.rewrap(2, [RewrappedRow(row, b"vault:v2:anew", 1)])
         assert (progress.done, progress.total) == (1, 2)
         progress = tx.rotations.rewrap(2, [RewrappedRow(row, b"vault:v3:late", 1)])

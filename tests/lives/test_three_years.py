@@ -39,6 +39,8 @@ ROLLS_OVER = [day + 4 for day in ROLLS]
 RENEWALS = DAYS // 2 + len(ROLLS)
 """Every 48 hours, and once more after each roll."""
 ROTATIONS = len(SERVICE_KEYS) + len(TENANT_KEYS)
+LATE = 2
+"""The tenant key is due on days 365 and 731, and looked at a day later: that raises the alarm."""
 EXPECTED = {
     (AuditName.PROVISION_INTENDED, "intended"): 1,
     (AuditName.TENANT_KEY_CREATED, "success"): 1,
@@ -71,12 +73,14 @@ EXPECTED = {
     (AuditName.TENANT_LOCKED, "success"): 1,
     (AuditName.TENANT_UNLOCKED, "success"): 1,
     (AuditName.POLICY_CHANGED, "success"): 1,
-    (AuditName.ANNOUNCED, "success"): ROTATIONS + 5,
+    (AuditName.ROTATION_STUCK, "failure"): LATE,
+    (AuditName.ANNOUNCED, "success"): ROTATIONS + LATE + 5,
 }
 TOLD = {
     AnnouncementKind.READY: 1,
     AnnouncementKind.KEYS_ROTATED: ROTATIONS,
     AnnouncementKind.ROOT_KEY_CHANGED: 2,
+    AnnouncementKind.ROTATION_STUCK: LATE,
     AnnouncementKind.LOCKED: 1,
     AnnouncementKind.UNLOCKED: 1,
 }
