@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
-from cli.service_files import FolderRefused
+from tenancy.agent_errors import FolderRefused
 from tenancy import ids
 from tenancy.errors import InvalidName, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
