@@ -215,6 +215,8 @@ class Agent:
             problems = (AgentProblem.PROOF_REFUSED, AgentProblem.AUTHORITY_REFUSED, AgentProblem.FOLDER_UNUSABLE)
             self.health.mended(*problems)
             self._observe()
+            wait = timing.until_renewal(found.issued.leaf, self._clock.now(), self._chance)
+            self._due.look = self._clock.elapsed() + wait
 
     def _problem_of(self, refused: OpenKcmError) -> AgentProblem:
         if isinstance(refused, ProofRefused | EnrolmentRefused):

@@ -69,7 +69,7 @@ class Enrolment:
         found = self._control.discover()
         self._control.refuse_stranger(found, proof)
         if pending is None or pending.proof != proof.digest:
-            pending = Pending(proof=proof.digest, csr=self._folder.request())
+            pending = Pending(proof=proof.digest, csr=self._folder.request(), tenant_id=proof.tenant_id)
         self._keep(pending)
         try:
             ticket = self._control.enrol(found, proof, self._service, self._kind.value, pending.csr)
@@ -114,9 +114,11 @@ class Enrolment:
             named = x509.load_pem_x509_certificate(str(document["ca"]).encode())
             certificate, chain = str(document["certificate"]), str(document["chain"])
             offer = Offer(str(document["https"]), str(document["kmip"]))
-            tenant_id = self._folder.tenant_id or str(document["tenant_id"])
+            tenant_id = str(document["tenant_id"])
         except (KeyError, ValueError):
             raise AnswerNotUnderstood from None
+        if (self._folder.tenant_id or pending.tenant_id) not in {None, tenant_id}:
+            raise AnswerNotUnderstood
         if named != authority or not offer.https.startswith("https://") or document.get("service") != self._service:
             raise AnswerNotUnderstood
         issued = checked(certificate, chain, authority, tenant_id, self._service)

@@ -28,6 +28,7 @@ class Pending(BaseModel):
     status_url: str = ""
     ticket: str = ""
     authority: str = ""
+    tenant_id: str | None = None
 
 
 class Memory(BaseModel):

@@ -50,7 +50,7 @@ class PidFile:
             raise ReloadFailed(f"{self._file} names no process of a service")
         try:
             os.kill(pid, self._signal)
-        except OSError as failed:
+        except (OSError, OverflowError) as failed:
             raise ReloadFailed(f"process {pid} of {self._file} cannot be signalled") from failed
 
 

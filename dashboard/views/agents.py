@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-from dashboard.views.words import count, listed, moment, plain
+from dashboard.views.words import code, count, listed, moment
 from database.interfaces import ContactRow
 from tenancy.agents import AgentProblem, is_connected
 
@@ -34,11 +34,11 @@ def told(agents: Sequence[ContactRow], now: datetime) -> str:
             f"Agent not connected: last heard of {moment(newest.last_contact_at, now)}; "
             f"the certificate it had ends {ends}"
         )
-    versions = listed(sorted({one.agent_version for one in connected}))
+    versions = listed([code(one) for one in sorted({one.agent_version for one in connected})])
     who = "Agent connected" if len(connected) == 1 else f"{count(len(connected), 'agent')} connected"
     until = moment(min(one.certificate_not_after for one in connected), now)
     heard = moment(newest.last_contact_at, now)
-    words = f"{who} (version {plain(versions)}), last heard of {heard}, certificate until {until}"
+    words = f"{who} (version {versions}), last heard of {heard}, certificate until {until}"
     # In the order of how bad they are.
     found = {one.problem for one in connected}
     problems = [words for problem, words in _PROBLEMS.items() if problem in found]

@@ -112,7 +112,7 @@ class ControlServer:
             def do_POST(self) -> None:
                 control.answer(self, self.rfile.read(int(self.headers["content-length"])).decode())
 
-            def date_time_string(self, timestamp: float | None = None) -> str:  # noqa: ARG002
+            def date_time_string(self, timestamp: float | None = None) -> str:  # noqa: ARG002 - the base's
                 return format_datetime(datetime.now(UTC) + control.ahead, usegmt=True)
 
             def log_message(self, *_: Any) -> None:

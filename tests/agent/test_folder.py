@@ -39,10 +39,10 @@ def test_a_folder_of_another_user_is_refused(path: Path):
         path.mkdir(mode=0o700)
         os.chown(path, NOBODY, NOBODY)
         theirs = path
-    before = os.listdir(theirs)
+    before = sorted(theirs.iterdir())
     with pytest.raises(FolderRefused, match="another user"):
         ServiceFolder(theirs, TENANT, SERVICE)
-    assert os.listdir(theirs) == before
+    assert sorted(theirs.iterdir()) == before
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o701, 0o770])

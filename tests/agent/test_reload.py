@@ -14,7 +14,8 @@ from tenancy.errors import InvalidName
 
 
 def test_the_process_in_the_pid_file_gets_the_signal(tmp_path: Path):
-    script = "import signal,sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\nprint('up', flush=True)\nsignal.pause()"
+    script = "import signal,sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
+    script += "print('up', flush=True)\nsignal.pause()"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as service:
         assert service.stdout is not None
         service.stdout.readline()
@@ -44,7 +45,8 @@ def test_a_signal_that_is_none_is_refused_at_the_start(tmp_path: Path):
 
 def test_a_command_is_run_by_no_shell_and_gets_no_proof(tmp_path: Path):
     out = tmp_path / "out"
-    script = f"import os,sys; open({str(out)!r},'w').write(repr((sys.argv[1:], 'KCM_JWT' in os.environ, os.environ['KCM_FOLDER'])))"
+    told = "repr((sys.argv[1:], 'KCM_JWT' in os.environ, os.environ['KCM_FOLDER']))"
+    script = f"import os,sys; open({str(out)!r},'w').write({told})"
     line = f"{sys.executable} -c \"{script}\" '$HOME;true' b"
     Command(line, dict(os.environ) | {"KCM_JWT": "x"}).tell(tmp_path)
     assert out.read_text() == repr((["$HOME;true", "b"], False, str(tmp_path)))

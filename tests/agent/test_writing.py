@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.folder import ServiceFolder
 from tenancy.agent_errors import FolderRefused
@@ -121,7 +122,7 @@ def test_an_agent_without_room_goes_on_with_what_it_has_says_so_and_recovers(fie
     first = field.leaf
     renewed = field.renew()
     agent.turn()
-    with no_room():
+    with capture_logs(), no_room():  # what pytest catches goes into a file, too
         for _ in range(6):
             agent.turn()
             field.time.passes(31)

@@ -8,6 +8,12 @@ import signal
 import sys
 from pathlib import Path
 
+from agent.folder import ServiceFolder
+from tenancy.client_files import Offer, configuration
+from tenancy.services import ServiceKind
+from tests.agent.control import SERVICE, TENANT, certify
+from tests.crypto.https.authority import pem, root, tenant_authority
+
 _EFFECTS = ("open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.chmod", "os.truncate")
 
 
@@ -39,12 +45,6 @@ def _ours(path: str, folder: str) -> bool:
 
 def main() -> None:
     folder, rounds, number = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    from agent.folder import ServiceFolder
-    from tenancy.client_files import Offer, configuration
-    from tenancy.services import ServiceKind
-    from tests.agent.control import SERVICE, TENANT, certify
-    from tests.crypto.https.authority import pem, root, tenant_authority
-
     if number:
         die_before(number, str(folder))
     held = ServiceFolder(folder, TENANT, SERVICE)

@@ -44,7 +44,7 @@ def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner
         "https://127.0.0.1:18443",
     )
     assert datetime.fromisoformat(answer["certificate_not_after"]) == command.leaf.not_valid_after_utc
-    names = {"client.key", "client.pem", "ca.pem", "mongodb.pem", "mongod.yaml", "csfle.json"}
+    names = {"client.key", "client.pem", "ca.pem", "mongodb.pem", "mongod.yaml", "csfle.json", "client.toml"}
     assert {path.name for path in command.out.iterdir()} == names
     assert stat.S_IMODE(command.out.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in command.out.iterdir()} == {0o600}
