@@ -86,6 +86,7 @@ class Agent:
     ) -> None:
         self._job, self._folder, self._control, self._clock, self._bell = job, folder, control, clock, bell
         self._reload, self._chance = reload or Nobody(), chance
+        folder.refuse_strange_key()
         self._memory = remembered(folder)
         self._enrolment = Enrolment(folder, self._memory, control, proofs, job.service, job.kind)
         self._connection = Connection(folder, clock)
@@ -312,7 +313,7 @@ class Agent:
         try:
             answer = self._connection.heartbeat(told)
             seconds = min(max(float(answer["heartbeat_seconds"]), _HEARTBEATS[0]), _HEARTBEATS[1])
-            if answer["certificate_newer"] is True:
+            if answer["certificate_newer"] is True and not self._backoffs["look"].failing:
                 self._due.look = min(self._due.look, max(self._clock.elapsed(), self._looked_at + _SOONEST_LOOK))
         except AccessRefused as refused:
             self._shut_out(refused)

@@ -191,13 +191,17 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
-    """Return what makes two addresses the same server; of nonsense, one that equals none of ours."""
+    """Return what makes two addresses the same server; of nonsense, one that equals none of ours.
+
+    This machine is the same by each of its names.
+    """
     try:
         parts = urlsplit(url)
-        port = parts.port
+        port, host = parts.port, parts.hostname or ""
     except ValueError:
         return "", "", None
-    return parts.scheme, parts.hostname or "", port or {"https": 443, "http": 80}.get(parts.scheme)
+    host = "localhost" if _is_this_machine(host) else host
+    return parts.scheme, host, port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def _seconds(value: object) -> float:

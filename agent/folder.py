@@ -62,13 +62,24 @@ class ServiceFolder:
         if self._is_there(KEY):
             raise FolderRefused(f"{self.path} has a key of its own", "leave --csr out, or use another folder")
 
+    def refuse_strange_key(self) -> None:
+        """Raise FolderRefused when there is a certificate, and its key is elsewhere or another is in its place."""
+        certificate = self.certificate()
+        if certificate is not None and not (
+            self._is_there(KEY) and certificate.public_key() == self._key().public_key()
+        ):
+            raise FolderRefused(f"{self.path} does not have the key of its certificate", "use a new folder")
+
     def holds_key_of(self, certificate_pem: str) -> bool:
         """Return whether a certificate is for the key in this folder."""
         return x509.load_pem_x509_certificate(certificate_pem.encode()).public_key() == self._key().public_key()
 
     def key_pem(self) -> str:
         """Return the private key, for the software that wants it in one file with its certificate."""
-        return self._read(KEY).decode("ascii")
+        try:
+            return self._read(KEY).decode("ascii")
+        except (OSError, UnicodeDecodeError) as failed:
+            raise FolderRefused(f"{self.path / KEY} is not a key that can be read", "use a new folder") from failed
 
     def certificate(self) -> x509.Certificate | None:
         """Return the certificate that is there now, None before the first; raises FolderRefused."""

@@ -44,6 +44,10 @@ class Backoff:
         self._longest, self._chance, self._first = longest, chance, first
         self._failures = 0
 
+    @property
+    def failing(self) -> bool:
+        return self._failures > 0
+
     def next(self, longest: float | None = None, asked: float = 0.0) -> float:
         """Return how long to wait after one more failure, at least as long as was `asked` for."""
         self._failures += 1

@@ -146,3 +146,17 @@ def test_the_files_mode_does_not_depend_on_the_umask(path: Path):
         os.umask(before)
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o600}
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_a_folder_whose_certificate_has_its_key_elsewhere_is_refused(tmp_path: Path, path: Path):
+    write_folder(path, TENANT, service_leaf(TENANT, SERVICE), 1)
+    folder = ServiceFolder(path, TENANT, SERVICE)
+    folder.refuse_strange_key()
+    ServiceFolder(tmp_path / "other", TENANT, SERVICE).request()
+    (tmp_path / "other" / "client.key").rename(path / "client.key")
+    with pytest.raises(FolderRefused, match="does not have the key"):
+        folder.refuse_strange_key()
+    (path / "client.key").unlink()
+    with pytest.raises(FolderRefused, match="does not have the key"):
+        folder.refuse_strange_key()
+    assert not (path / "client.key").exists()

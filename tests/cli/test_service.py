@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
-from tenancy.agent_errors import FolderRefused
 from tenancy import ids
+from tenancy.agent_errors import FolderRefused
 from tenancy.errors import InvalidName, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
 from tests.cli.service_stand import (
