@@ -96,7 +96,7 @@ class Agent:
         self._backoffs = {what: Backoff(300.0, chance) for what in ("look", "enrol")}
         self._backoffs["reload"] = Backoff(60.0, chance)
         self._leaf: x509.Certificate | None = None
-        self._revoked = False
+        self._revoked = self._unkept = False
 
     def run(self) -> None:
         """Go on until the bell says stop; raises what only a person can mend before the first certificate."""
@@ -131,6 +131,7 @@ class Agent:
         """Do what is due and return the seconds until something is again."""
         try:
             self._observe()
+            self._catch_up()
             if self._leaf is not None and self._is_due(self._due.look):
                 self._look(self._leaf)
             if self._must_enrol() and self._is_due(self._due.enrol):
@@ -143,6 +144,7 @@ class Agent:
             if self._leaf is None:
                 raise
             self.health.failed(AgentProblem.FOLDER_UNUSABLE, refused)
+            self._unkept = True
             return _LONGEST_IDLE
         return max(0.0, self._next() - self._clock.elapsed())
 
@@ -161,7 +163,15 @@ class Agent:
             wait = timing.until_renewal(leaf, self._clock.now(), self._chance)
             self._due.look = self._clock.elapsed() + wait
             self._backoffs["look"].succeeded()
-        self.health.mended(*(one for one in AgentProblem if one.value.startswith("certificate_")))
+        self.health.mended(AgentProblem.CERTIFICATE_LAPSED, AgentProblem.CERTIFICATE_REVOKED)
+        self._judge_renewal()
+
+    def _catch_up(self) -> None:
+        """Keep what there was no room for the last time; raises FolderRefused."""
+        if self._unkept:
+            remember(self._folder, self._memory)
+            self._unkept = False
+            self.health.mended(AgentProblem.FOLDER_UNUSABLE)
 
     def _must_enrol(self) -> bool:
         return self._leaf is None or self._revoked or not is_valid(self._leaf, self._clock.now())
@@ -249,7 +259,7 @@ class Agent:
             wait = backoff.next(between)
         else:
             backoff.succeeded()
-            self.health.mended(AgentProblem.FOLDER_UNUSABLE)
+            self.health.mended(AgentProblem.FOLDER_UNUSABLE, AgentProblem.CERTIFICATE_REVOKED)
             self._observe()
             now = self._leaf or leaf
             wait = timing.until_renewal(now, self._clock.now(), self._chance)

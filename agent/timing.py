@@ -1,8 +1,8 @@
 """When to look for the next certificate, and how long to wait after what failed; pure.
 
 The platform makes the next certificate when two thirds of the present one's life are over. From then on it is looked
-for, some 60 times in the last third, whatever the answers are: nothing ever gives up while there is life left, and
-nothing asks more often than that, whatever a clock says.
+for, 60 times in the last third and at least every five minutes, whatever the answers are: nothing ever gives up while
+there is life left, and nothing asks more often than that, whatever a clock says.
 """
 
 from collections.abc import Callable

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
 
 from crypto.client import Client
 from tenancy.agent_errors import NotInOrder, ProofMissing
@@ -13,6 +14,7 @@ from tenancy.lifecycle import State
 from tenancy.services import ServiceKind
 from tests.agent.conftest import Field, Told, assert_whole
 from tests.agent.control import SERVICE, TENANT, as_leaf, certify
+from tests.agent.full import no_room
 
 
 def go_on(field: Field, agent, until, turns: int = 400) -> int:
@@ -273,3 +275,31 @@ def test_once_without_proof_and_certificate_says_what_to_do(field: Field):
     with pytest.raises(ProofMissing, match="no proof"):
         field.agent().once(5)
     assert field.control.asked == []
+
+
+def test_what_it_could_not_remember_is_kept_when_there_is_room_again(field: Field):
+    agent = field.enrolled()
+    renewed = field.renew()
+    with Client.from_folder(field.folder) as kcm:
+        assert kcm.renew_certificate()
+    with capture_logs(), no_room():
+        agent.turn()
+    assert agent.health.worst is AgentProblem.FOLDER_UNUSABLE
+    agent.turn()
+    assert agent.health.worst is None
+    field.agent().once(10)
+    assert field.told.times == 2
+    assert field.leaf == renewed
+
+
+def test_a_problem_is_over_when_somebody_else_has_mended_it(field: Field):
+    agent = field.enrolled()
+    agent._connection.use("https://localhost:1")
+    field.time.passes(60 * 3600)
+    agent.turn()
+    assert agent.health.worst is AgentProblem.NOT_RENEWED
+    field.renew(life=timedelta(hours=200))
+    with Client.from_folder(field.folder) as kcm:
+        assert kcm.renew_certificate()
+    agent.turn()
+    assert agent.health.worst is None

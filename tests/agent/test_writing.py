@@ -3,14 +3,11 @@
 import json
 import os
 import random
-import resource
 import signal
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ from tenancy.agents import AgentProblem
 from tenancy.services import ServiceKind
 from tests.agent.conftest import Field, assert_whole
 from tests.agent.control import SERVICE, TENANT
+from tests.agent.full import no_room
 
 ROOT = Path(__file__).parents[2]
 _RANDOM_KILLS = 25
@@ -72,19 +70,6 @@ def test_killed_at_any_moment_readers_meanwhile_always_have_a_pair_that_belongs_
         assert_whole(folder)
         assert key_of(folder) == key
     assert read > 1000
-
-
-@contextmanager
-def no_room() -> Iterator[None]:
-    """Let no file grow beyond some bytes, as a disk that is full or a quota that is used up does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def refused_without_room(folder: ServiceFolder, files: dict[str, str]) -> None:
