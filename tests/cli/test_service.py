@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import stat
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -27,6 +28,7 @@ from tests.cli.service_stand import (
     tenant,
     worker,
 )
+from tests.database.builders import a_contact
 from vault.signing_requests import CsrRefused
 from worker.codec import ENCODING
 from workflows.gateway import Gateway, UpdateRefused
@@ -79,11 +81,35 @@ def test_list_and_show_tell_kind_state_expiry_and_last_seen(command, field) -> N
     assert (service["service_id"], service["kind"], service["state"]) == ("orders-db", "mongodb", "connected")
     assert service["certificate_not_after"]
     assert datetime.fromisoformat(service["last_seen_at"]) == datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
-    assert command.run("tenant", "show", command.tenant_id)["services"] == [service]
+    assert command.run("tenant", "show", command.tenant_id)["services"] == [
+        {name: value for name, value in service.items() if name != "agents"}
+    ]
+    assert service["agents"] == []
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
     assert "2026-01-15 10:30:00" in shown.stdout
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["tenant", "show", command.tenant_id])
     assert "orders-db (mongodb, connected)" in shown.stdout
+
+
+def test_list_tells_whether_a_services_agents_are_connected_and_what_their_problem_is(command, field) -> None:
+    command.connect()
+    now = datetime.now(UTC)
+    silent = a_contact("orders-db", "host-1", last_contact_at=now - timedelta(minutes=3))
+    troubled = a_contact("orders-db", "host-2", problem="reload_failed", last_contact_at=now)
+    with field.open("crypto").tenant_tx(command.tenant_id) as tx:
+        tx.agents.note([silent, troubled], [])
+    [service] = command.list()
+    assert [(one["instance"], one["connected"], one["problem"]) for one in service["agents"]] == [
+        ("host-2", True, "reload_failed"),
+        ("host-1", False, None),
+    ]
+    assert datetime.fromisoformat(service["agents"][0]["last_contact_at"]) == now
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
+    assert "reload_failed" in shown.stdout
+    with field.open("crypto").tenant_tx(command.tenant_id) as tx:
+        tx.agents.note([replace(troubled, problem=None, last_contact_at=now + timedelta(seconds=1))], [])
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
+    assert "1 of 2 connected" in shown.stdout
 
 
 def test_disconnecting_revokes_and_a_service_can_come_back(command) -> None:
