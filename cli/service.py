@@ -3,7 +3,8 @@
 The operator's role stores the request and reads the certificate; what lies between is the workflow's. No Vault here.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -13,14 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agent.folder import ServiceFolder
 from cli import output
 from cli.access import Tenant, ask_gateway, operator_database
-from cli.service_files import FolderRefused, ServiceFolder
 from cli.service_trial import try_service
 from cli.tenant import of_service
 from config.settings import Settings, load_settings
 from database.connection import Database
-from database.interfaces import LeafRow, ServiceRequestRow, TenantRow
+from database.interfaces import ContactRow, LeafRow, ServiceRequestRow, TenantRow
+from tenancy.agent_errors import FolderRefused
+from tenancy.agents import is_connected
 from tenancy.client_files import AUTHORITY, CERTIFICATE, Offer, certificates, configuration
 from tenancy.errors import Overtaken, ServiceUnknown, TenantUnknown
 from tenancy.ids import parse_service_name, parse_tenant_id
@@ -95,16 +98,42 @@ def list_services(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
         if tx.tenants.get() is None:
             raise TenantUnknown
-        services = [of_service(row) for row in tx.services.all()]
+        agents, now = tx.agents.all(), datetime.now(UTC)
+        services = [
+            of_service(row) | {"agents": [_of_agent(one, now) for one in agents if one.service == row.service]}
+            for row in tx.services.all()
+        ]
 
     def draw(console: Console) -> None:
-        table = Table("service", "kind", "state", "certificate until", "last seen")
+        table = Table("service", "kind", "state", "certificate until", "last seen", "agent")
         for service in services:
             times = [(service[at] or "")[:19].replace("T", " ") for at in ("certificate_not_after", "last_seen_at")]
-            table.add_row(*(Text(cell) for cell in (service["service_id"], service["kind"], service["state"], *times)))
+            cells = (service["service_id"], service["kind"], service["state"], *times, _agents(service["agents"]))
+            table.add_row(*map(Text, cells))
         console.print(table)
 
     output.answer({"tenant_id": tenant_id, "services": services}, as_json=as_json, show=draw)
+
+
+def _of_agent(row: ContactRow, now: datetime) -> dict[str, Any]:
+    """Return an agent as JSON's types; all but the time of its last contact is its own word."""
+    return {
+        "instance": row.instance,
+        "agent_version": row.agent_version,
+        "connected": is_connected(row.last_contact_at, now),
+        "last_contact_at": row.last_contact_at.isoformat(),
+        "certificate_not_after": row.certificate_not_after.isoformat(),
+        "problem": row.problem,
+    }
+
+
+def _agents(agents: Sequence[dict[str, Any]]) -> str:
+    """Return in a few words how a service's agents are."""
+    problems = sorted({one["problem"] for one in agents if one["connected"] and one["problem"]})
+    if problems:
+        return ", ".join(problems)
+    connected = sum(one["connected"] for one in agents)
+    return "" if not agents else "connected" if connected == len(agents) else f"{connected} of {len(agents)} connected"
 
 
 def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:

@@ -8,13 +8,15 @@ import binascii
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from tenancy.errors import InvalidRequest
 
 RESOURCE_CHARACTERS = 512
 BATCH_ITEMS = 1000
+USES = 500
+"""Places that one heartbeat may tell of."""
 _CIPHERTEXT_SCHEMA = {"type": "string", "description": "as answered by this service, unaltered"}
 
 
@@ -69,6 +71,37 @@ class OpenDataKeyRequest(Request):
     resource: Resource
 
 
+_Count = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
+"""More than any program does between two heartbeats, and little enough to be added up."""
+
+
+class UseClaim(Request):
+    """What a program encrypted and decrypted itself at one place since it last said so, and in what requests."""
+
+    place: Annotated[
+        str,
+        Field(
+            pattern=r"^[^\x00-\x1f\x7f]{1,200}$",
+            description="your own name for a column or field, such as public.customers.ssn; no personal data",
+        ),
+    ]
+    operations: _Count
+    bytes: _Count
+    microseconds: Annotated[_Count, Field(description="spent in encrypting and decrypting")]
+    requests: _Count
+    request_microseconds: Annotated[_Count, Field(description="how long those requests took as a whole")]
+
+
+class HeartbeatRequest(Request):
+    """`instance` tells the agents of one service apart; `not_after` is the end of the certificate in use."""
+
+    instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    agent_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")]
+    not_after: AwareDatetime
+    problem: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")] | None = None
+    uses: Annotated[list[UseClaim], Field(max_length=USES)] = []
+
+
 class BatchRequest(Request):
     """The items of a batch, each checked by itself so that one bad item does not refuse the others."""
 
@@ -109,6 +142,13 @@ class CertificateAnswer(Answer):
     chain: str = Field(description="PEM")
     not_before: datetime
     not_after: datetime
+
+
+class HeartbeatAnswer(Answer):
+    """When to send the next one, and whether a newer certificate than the presented one can be fetched."""
+
+    heartbeat_seconds: int
+    certificate_newer: bool
 
 
 class HealthAnswer(Answer):
@@ -160,6 +200,8 @@ def _invalid(refused: ValidationError) -> InvalidRequest:
         "string_type": "must be text",
         "bool_type": "must be true or false",
         "list_type": "must be a list",
+        "int_type": "must be a whole number",
+        "timezone_aware": "must say its time zone",
         "string_too_short": "must not be empty",
         "string_too_long": f"must have at most {RESOURCE_CHARACTERS} characters",
         "too_short": "must not be empty",

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +86,8 @@ class Options:
     keep_seconds: float = 60.0
     retry: Retry = field(default_factory=Retry)
     local: LocalLimits = field(default_factory=LocalLimits)
+    saw_date: Callable[[str], None] | None = None
+    """Told the Date of every answer, by which a clock that is wrong shows."""
 
 
 class _Core:
@@ -128,6 +130,11 @@ class _Core:
             "trust_env": False,
             "follow_redirects": False,
         }
+
+    def _answered(self, response: httpx.Response) -> Answered:
+        if self._options.saw_date is not None:
+            self._options.saw_date(response.headers.get("date", ""))
+        return Answered(response.status_code, response.content, response.headers.get("retry-after", ""))
 
     def _current(self, procedure: Procedure[Result]) -> Procedure[Result]:
         """Look for a renewed certificate when it is time, then do what was asked; the old one may still do."""
@@ -209,6 +216,14 @@ class Client(_Core):
         """Return the discovery document: operations, addresses, limits, and who we are to the service."""
         return self._do(perform(calls.discover(), self._retry))
 
+    def newest_certificate(self) -> dict[str, Any]:
+        """Return the service's newest certificate and its chain, and keep the one in use."""
+        return self._drive(perform(calls.certificate(), self._retry))
+
+    def heartbeat(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Say how the service's agent is and what the service encrypted itself; see docs/crypto-api.md."""
+        return self._drive(perform(calls.heartbeat(told), self._retry))
+
     def renew_certificate(self) -> bool:
         """Fetch the newest certificate now; False when it is the one in use. Happens by itself at 2/3 of its life."""
         return self._drive(self._renew())
@@ -259,7 +274,8 @@ class Client(_Core):
 
     def _send(self, step: Send) -> Outcome:
         try:
-            return _answered(self._http.request(step.method, step.path, content=step.content, headers=_HEADERS))
+            answer = self._http.request(step.method, step.path, content=step.content, headers=_HEADERS)
+            return self._answered(answer)
         except httpx.TransportError as failed:
             return Failed(type(failed).__name__)
 
@@ -311,6 +327,12 @@ class AsyncClient(_Core):
     async def discover(self) -> dict[str, Any]:
         return await self._do(perform(calls.discover(), self._retry))
 
+    async def newest_certificate(self) -> dict[str, Any]:
+        return await self._drive(perform(calls.certificate(), self._retry))
+
+    async def heartbeat(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._drive(perform(calls.heartbeat(told), self._retry))
+
     async def renew_certificate(self) -> bool:
         return await self._drive(self._renew())
 
@@ -354,13 +376,10 @@ class AsyncClient(_Core):
 
     async def _send(self, step: Send) -> Outcome:
         try:
-            return _answered(await self._http.request(step.method, step.path, content=step.content, headers=_HEADERS))
+            answer = await self._http.request(step.method, step.path, content=step.content, headers=_HEADERS)
+            return self._answered(answer)
         except httpx.TransportError as failed:
             return Failed(type(failed).__name__)
 
 
 _HEADERS = {"content-type": "application/json", "user-agent": "openkcm-client/1"}
-
-
-def _answered(response: httpx.Response) -> Answered:
-    return Answered(response.status_code, response.content, response.headers.get("retry-after", ""))

@@ -157,6 +157,10 @@ def certificate() -> Call[dict[str, Any]]:
     return Call("GET", "/v1/certificate", None, dict)
 
 
+def heartbeat(body: Mapping[str, Any]) -> Call[dict[str, Any]]:
+    return _post("/v1/heartbeat", body, dict)
+
+
 # Batches: as many calls as the limits need, in order.
 
 

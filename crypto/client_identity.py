@@ -5,7 +5,6 @@ and put into the TLS context that is in use: the next connection shows it, and o
 """
 
 import os
-import secrets
 import ssl
 import threading
 import tomllib
@@ -17,6 +16,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from crypto.client_disk import open_folder, write_whole
 from crypto.client_errors import CertificateUnusable
 
 CONFIGURATION = "client.toml"
@@ -131,15 +131,11 @@ def _file(folder: Path, named: object) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     """Replace a file in one step, so that no reader ever sees half of it."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    folder = open_folder(path.parent)
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        write_whole(folder, path.name, content)
     finally:
-        draft.unlink(missing_ok=True)
+        os.close(folder)
 
 
 def _spki(certificate: x509.Certificate) -> bytes:

@@ -14,8 +14,10 @@ from pydantic import BaseModel
 
 from crypto import api
 from crypto.certificates import Certificates
+from crypto.heartbeats import Heartbeats
 from crypto.interfaces import Caller, Operations
 from crypto.problems import OF_ONE_ITEM, from_error
+from tenancy.agents import HEARTBEAT_SECONDS
 
 Fields = dict[str, Any]
 _ITEMS_AT_ONCE = 50
@@ -28,6 +30,7 @@ class Desk:
 
     operations: Operations
     certificates: Certificates
+    heartbeats: Heartbeats
     discovery: Callable[[Caller], Fields]
     openapi: Fields
 
@@ -95,6 +98,11 @@ async def _certificate(desk: Desk, caller: Caller, _request: None) -> Fields:
         not_after=leaf.not_after,
     )
     return answer.model_dump(mode="json")
+
+
+async def _heartbeat(desk: Desk, caller: Caller, request: api.HeartbeatRequest) -> Fields:
+    newer = await desk.heartbeats.note(caller, request)
+    return {"heartbeat_seconds": HEARTBEAT_SECONDS, "certificate_newer": newer}
 
 
 async def _revocation_list(desk: Desk, caller: Caller, _request: None) -> bytes:
@@ -201,6 +209,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         None,
         api.CertificateAnswer,
         _certificate,
+    ),
+    Endpoint(
+        "heartbeat",
+        "POST",
+        "/v1/heartbeat",
+        "Say that the service's agent is there, and what the service encrypted itself",
+        api.HeartbeatRequest,
+        api.HeartbeatAnswer,
+        _heartbeat,
     ),
     Endpoint("discovery", "GET", "/.well-known/openkcm", "What this service offers", None, None, _discovery),
     Endpoint(

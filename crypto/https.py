@@ -7,6 +7,7 @@ without a task, and its answer leaves in one `send` behind headers that were bui
 import asyncio
 import time
 from email.utils import formatdate
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import orjson
@@ -17,6 +18,7 @@ from crypto.connections import Connection, Connections
 from crypto.correlation import correlation_id, new_correlation_id
 from crypto.discovery import describe, openapi
 from crypto.endpoints import CERTIFICATE, CRL, JSON, Desk, routes
+from crypto.heartbeats import Heartbeats
 from crypto.http_reader import HttpReader, Message, Routes
 from crypto.interfaces import Caller, Parts
 from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
@@ -47,14 +49,21 @@ class _Reply(NamedTuple):
 class HttpsFront:
     """Makes one protocol for each connection."""
 
-    def __init__(
-        self, parts: Parts, connections: Connections, body_limit: int, certificates: Certificates, offer: Offer
+    def __init__(  # noqa: PLR0913, PLR0917 - what the endpoints work with
+        self,
+        parts: Parts,
+        connections: Connections,
+        body_limit: int,
+        certificates: Certificates,
+        heartbeats: Heartbeats,
+        offer: Offer,
     ) -> None:
         self._parts = parts
         self._connections = connections
         self._body_limit = body_limit
         self._routes = routes()
-        self._desk = Desk(parts.operations, certificates, lambda caller: describe(offer, caller, body_limit), openapi())
+        discovery = partial(describe, offer, body_limit=body_limit)
+        self._desk = Desk(parts.operations, certificates, heartbeats, discovery, openapi())
 
     def protocol(self) -> asyncio.Protocol:
         """Return the protocol of one connection, for `loop.create_server`."""

@@ -28,6 +28,8 @@ COUNTERS = {
     "openkcm_crypto_resealing_overtaken": "managed objects that somebody else changed before they were sealed anew",
     "openkcm_crypto_resealing_failed": "times that a tenant's objects could not be sealed anew and wait",
     "openkcm_crypto_damaged_objects": "managed objects met that do not open in their place",
+    "openkcm_crypto_heartbeats": "heartbeats taken from agents and services",
+    "openkcm_crypto_heartbeats_lost": "services whose heartbeats the database would not take",
     "openkcm_crypto_restarts": "processes that ended without being asked to",
 }
 SUMS = {

@@ -68,7 +68,8 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         await _listen(settings, service, service.https.protocol, settings.crypto_https_port, ["http/1.1"]),
         await _listen(settings, service, service.kmip.protocol, settings.crypto_kmip_port),
     ]
-    beside = [asyncio.create_task(tls.keep(identity)), asyncio.create_task(service.resealing.run())]
+    for_ever = (tls.keep(identity), service.resealing.run(), service.heartbeats.run())
+    beside = [asyncio.create_task(one) for one in for_ever]
     # What was built up to here lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -86,6 +87,7 @@ async def _run(settings: Settings, service: Service, reports: socket.socket) -> 
         log.info("draining", connections=len(service.connections))
         _tell(reports, _report(service, ready=False))
         await service.connections.drain(settings.drain_seconds)
+        await service.heartbeats.write()
         _tell(reports, _report(service, ready=False))
 
 
@@ -122,6 +124,8 @@ def _report(service: Service, *, ready: bool = True) -> Report:
         ("openkcm_crypto_resealing_overtaken", ()): service.resealing.totals.overtaken,
         ("openkcm_crypto_resealing_failed", ()): service.resealing.totals.failed,
         ("openkcm_crypto_damaged_objects", ()): service.resealing.totals.damaged,
+        ("openkcm_crypto_heartbeats", ()): service.heartbeats.totals.taken,
+        ("openkcm_crypto_heartbeats_lost", ()): service.heartbeats.totals.lost,
     }
     report.gauges["openkcm_crypto_connections", ()] = len(connections)
     if service.tls.identity is not None:

@@ -10,6 +10,7 @@ from crypto.callers import CertificateCallers
 from crypto.certificates import CertificatesOnRecord
 from crypto.changes import FeedChanges
 from crypto.connections import Connections
+from crypto.heartbeats import GatheredHeartbeats
 from crypto.https import HttpsFront
 from crypto.interfaces import Parts
 from crypto.journal import FileJournal, journal_folder
@@ -60,6 +61,7 @@ class Service:
     limits: TenantLimits
     keyring: CachedKeyring
     resealing: Resealing
+    heartbeats: GatheredHeartbeats
     threads: FairThreads
     opening: FairThreads
     connections: Connections
@@ -128,6 +130,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
     host = settings.crypto_name
     offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
     certificates = CertificatesOnRecord(database, threads)
+    heartbeats = GatheredHeartbeats(database, threads)
     objects = ObjectStore(database, parts, seconds)
     body_limit = settings.crypto_body_limit
     return Service(
@@ -138,10 +141,11 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
         limits,
         keyring,
         Resealing(database, keyring, threads, changes),
+        heartbeats,
         threads,
         opening,
         connections,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shelf),
-        HttpsFront(parts, connections, body_limit, certificates, offer),
+        HttpsFront(parts, connections, body_limit, certificates, heartbeats, offer),
         KmipFront(parts, connections, objects, body_limit),
     )

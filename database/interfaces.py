@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from database.agent_rows import Agents, ContactRow, ProtectionUseRow
 from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
@@ -66,6 +67,7 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 
 __all__ = [
+    "Agents",
     "Approvals",
     "AuditKeys",
     "AuditStream",
@@ -73,6 +75,7 @@ __all__ = [
     "BoundaryRunRow",
     "CallerRow",
     "Certificates",
+    "ContactRow",
     "DayCount",
     "DoomedRow",
     "DueRow",
@@ -90,6 +93,7 @@ __all__ = [
     "ObjectRow",
     "OperatorQuestions",
     "PlatformDatabase",
+    "ProtectionUseRow",
     "ProvisioningTime",
     "RevocationListRow",
     "RevokedRow",
@@ -285,6 +289,7 @@ class TenantTransaction(Protocol):
     services: Services
     objects: ManagedObjects
     usage: Usage
+    agents: Agents
     sessions: Sessions
 
 

@@ -4,6 +4,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from database import interfaces
+from database.agents import Agents
 from database.approvals import Approvals
 from database.audit_log import AuditStream
 from database.boundaries import Boundaries
@@ -46,4 +47,5 @@ class Transaction:
         self.services: interfaces.Services = Services(connection, tenant_id)
         self.objects: interfaces.ManagedObjects = ManagedObjects(connection, tenant_id)
         self.usage: interfaces.Usage = Usage(connection, tenant_id)
+        self.agents: interfaces.Agents = Agents(connection, tenant_id)
         self.sessions: interfaces.Sessions = Sessions(connection, tenant_id)

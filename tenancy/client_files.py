@@ -14,6 +14,8 @@ KEY = "client.key"
 CERTIFICATE = "client.pem"
 AUTHORITY = "ca.pem"
 MONGODB_PEM = "mongodb.pem"
+CONFIGURATION = "client.toml"
+"""What the Python client reads; also beside a database, whose programs may encrypt by it."""
 
 _END = "-----END CERTIFICATE-----\n"
 _LONGEST_FOLDER = 200
@@ -61,14 +63,15 @@ def configuration(kind: ServiceKind, name: str, folder: str, offer: Offer, certi
     `certificate_and_key` is the one PEM that MongoDB's server and drivers want in a file of its own; empty where only
     the service's machine has the key, which then has to make that file.
     """
+    files = {CONFIGURATION: _openkcm(folder, offer)}
     match kind:
         case ServiceKind.MONGODB:
-            files = {MONGODB_PEM: certificate_and_key} if certificate_and_key else {}
+            files |= {MONGODB_PEM: certificate_and_key} if certificate_and_key else {}
             return files | {"mongod.yaml": _mongod(folder, offer), "csfle.json": _csfle(folder, offer)}
         case ServiceKind.POSTGRESQL:
-            return {"pg_tde.sql": _pg_tde(name, folder, offer)}
+            return files | {"pg_tde.sql": _pg_tde(name, folder, offer)}
         case ServiceKind.MICROSERVICE:
-            return {"client.toml": _openkcm(folder, offer)}
+            return files
 
 
 def _mongod(folder: str, offer: Offer) -> str:

@@ -25,9 +25,11 @@ RUNGS = {
     "marketplace": 5,
     "dashboard": 5,
     "crypto": 5,
-    "cli": 6,
-    "devstack": 6,
-    "benchmarks": 7,
+    "agent": 6,
+    "hooks": 6,
+    "cli": 7,
+    "devstack": 7,
+    "benchmarks": 8,
 }
 """A module imports from lower rungs only, and from its own package; never sideways."""
 
@@ -76,6 +78,23 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "database": ("database.interfaces",),
         "activities": (),
         "workflows": (),
+    },
+    # They run at the customer: nothing of the platform's own but the client, and how a key asks for a certificate.
+    "agent": {
+        "vault": ("vault.signing_requests",),
+        "keystores": (),
+        "database": (),
+        "storefront": (),
+        "activities": (),
+        "workflows": (),
+        "worker": (),
+        "marketplace": (),
+        "dashboard": (),
+        "config": ("config.logs",),
+        "crypto": (
+            *("crypto.client", "crypto.client_calls", "crypto.client_disk", "crypto.client_errors"),
+            *("crypto.client_identity", "crypto.client_local"),
+        ),
     },
     "cli": {"activities": (), "workflows": ("workflows.gateway",)},
 }

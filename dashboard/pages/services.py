@@ -55,6 +55,7 @@ def _read(seat: Seat) -> Facts | None:
             list(tx.services.all()),
             list(tx.usage.totals(now - _DAY, now + timedelta(minutes=1))),
             list(tx.objects.counts()),
+            list(tx.agents.all()),
         )
 
 
@@ -87,7 +88,8 @@ def _draw_group(seat: Seat, tenant: TenantRow, group: Group) -> None:
 def _draw_card(seat: Seat, tenant: TenantRow, card: Card) -> None:
     with st.container(border=True, height="stretch", gap="xsmall"):
         st.markdown(f":material/{card.icon}: **{card.service}:** {card.operations}")
-        st.markdown("\n".join(f"- {words}" for words in (card.state, card.certificate, card.seen, card.protects)))
+        told = filter(None, (card.state, card.certificate, card.seen, card.agent, card.protects))
+        st.markdown("\n".join(f"- {words}" for words in told))
         if not card.connected or not seat.may(Permission.MANAGE_SERVICES):
             return
         with st.container(horizontal=True):

@@ -45,7 +45,7 @@ def steps(kind: ServiceKind) -> tuple[str, ...]:
                 ),
                 (
                     "Certificates live for at most 72 hours, and neither mongod nor the drivers fetch the next one: "
-                    "run `openkcm service connect` from a timer, or connect again here with the same request."
+                    "run `openkcm agent` beside it, which does and tells it (`docs/agent.md`)."
                 ),
             )
         case ServiceKind.POSTGRESQL:
@@ -54,7 +54,7 @@ def steps(kind: ServiceKind) -> tuple[str, ...]:
                 "Make tables `USING tde_heap`. Tables that were there before are not encrypted by this.",
                 (
                     "Certificates live for at most 72 hours, and PostgreSQL does not fetch the next one: run "
-                    "`openkcm service connect` from a timer, or connect again here with the same request."
+                    "`openkcm agent` beside it, which does and tells it (`docs/agent.md`)."
                 ),
             )
         case ServiceKind.MICROSERVICE:

@@ -1,12 +1,13 @@
 """What the page Services says of each connected service, by kind, from what is on record and nothing else."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
+from dashboard.views import agents
 from dashboard.views.words import count, listed, moment
-from database.interfaces import ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from database.interfaces import ContactRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.expiry import Stage, stage
 from tenancy.lifecycle import ENCRYPTS
 from tenancy.services import RENEWED, CryptoOperation, ServiceKind, ServiceState
@@ -52,6 +53,7 @@ class Facts:
     services: list[ServiceRow]
     usage: list[UsageTotalRow]
     objects: list[ObjectCountRow]
+    agents: list[ContactRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Card:
     seen: str
     protects: str
     connected: bool
+    agent: str = ""
+    """How its agents are; empty where none was ever heard of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ def _card(service: ServiceRow, facts: Facts, now: datetime) -> Card:
         seen=f"Last seen {moment(service.last_seen_at, now)}" if service.last_seen_at else "Not seen so far",
         protects=_protects(mine, kept),
         connected=service.state is ServiceState.CONNECTED,
+        agent=agents.told([one for one in facts.agents if one.service == service.service], now),
     )
 
 

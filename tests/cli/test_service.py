@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import stat
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -11,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
-from cli.service_files import FolderRefused
 from tenancy import ids
+from tenancy.agent_errors import FolderRefused
 from tenancy.errors import InvalidName, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
 from tests.cli.service_stand import (
@@ -27,6 +28,7 @@ from tests.cli.service_stand import (
     tenant,
     worker,
 )
+from tests.database.builders import a_contact
 from vault.signing_requests import CsrRefused
 from worker.codec import ENCODING
 from workflows.gateway import Gateway, UpdateRefused
@@ -44,7 +46,7 @@ def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner
         "https://127.0.0.1:18443",
     )
     assert datetime.fromisoformat(answer["certificate_not_after"]) == command.leaf.not_valid_after_utc
-    names = {"client.key", "client.pem", "ca.pem", "mongodb.pem", "mongod.yaml", "csfle.json"}
+    names = {"client.key", "client.pem", "ca.pem", "mongodb.pem", "mongod.yaml", "csfle.json", "client.toml"}
     assert {path.name for path in command.out.iterdir()} == names
     assert stat.S_IMODE(command.out.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in command.out.iterdir()} == {0o600}
@@ -79,11 +81,35 @@ def test_list_and_show_tell_kind_state_expiry_and_last_seen(command, field) -> N
     assert (service["service_id"], service["kind"], service["state"]) == ("orders-db", "mongodb", "connected")
     assert service["certificate_not_after"]
     assert datetime.fromisoformat(service["last_seen_at"]) == datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
-    assert command.run("tenant", "show", command.tenant_id)["services"] == [service]
+    assert command.run("tenant", "show", command.tenant_id)["services"] == [
+        {name: value for name, value in service.items() if name != "agents"}
+    ]
+    assert service["agents"] == []
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
     assert "2026-01-15 10:30:00" in shown.stdout
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["tenant", "show", command.tenant_id])
     assert "orders-db (mongodb, connected)" in shown.stdout
+
+
+def test_list_tells_whether_a_services_agents_are_connected_and_what_their_problem_is(command, field) -> None:
+    command.connect()
+    now = datetime.now(UTC)
+    silent = a_contact("orders-db", "host-1", last_contact_at=now - timedelta(minutes=3))
+    troubled = a_contact("orders-db", "host-2", problem="reload_failed", last_contact_at=now)
+    with field.open("crypto").tenant_tx(command.tenant_id) as tx:
+        tx.agents.note([silent, troubled], [])
+    [service] = command.list()
+    assert [(one["instance"], one["connected"], one["problem"]) for one in service["agents"]] == [
+        ("host-2", True, "reload_failed"),
+        ("host-1", False, None),
+    ]
+    assert datetime.fromisoformat(service["agents"][0]["last_contact_at"]) == now
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
+    assert "reload_failed" in shown.stdout
+    with field.open("crypto").tenant_tx(command.tenant_id) as tx:
+        tx.agents.note([replace(troubled, problem=None, last_contact_at=now + timedelta(seconds=1))], [])
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
+    assert "1 of 2 connected" in shown.stdout
 
 
 def test_disconnecting_revokes_and_a_service_can_come_back(command) -> None:

@@ -79,7 +79,7 @@ def test_an_archive_is_for_its_owner_alone_and_holds_what_the_command_writes(sce
         assert zipped.read("orders/client.key").decode() == delivery.files["client.key"]
     assert modes.pop("orders/") == 0o40700
     assert set(modes.values()) == {0o100600}
-    names = {"client.key", "client.pem", "ca.pem", "mongodb.pem", "mongod.yaml", "csfle.json"}
+    names = {"client.key", "client.pem", "ca.pem", "mongodb.pem", "mongod.yaml", "csfle.json", "client.toml"}
     assert set(modes) == {f"orders/{name}" for name in names}
 
 

@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from database.connection import Database
 from database.interfaces import (
     AuthorityRow,
+    ContactRow,
     DoomedRow,
     LeafRow,
     ObjectRow,
+    ProtectionUseRow,
     RevocationListRow,
     RootKeyRequestRow,
     RouteRow,
@@ -178,6 +180,17 @@ def some_uses(service: str = "orders", **changed: object) -> UsesRow:
     return replace(UsesRow(NOW, service, CryptoOperation.ENCRYPT, "", 10, 1000), **changed)
 
 
+def a_contact(service: str = "orders", instance: str = "host-1", **changed: object) -> ContactRow:
+    ends = NOW + timedelta(hours=72)
+    return replace(ContactRow(service, instance, "0.1.0", ends, None, datetime.now(UTC)), **changed)
+
+
+def a_protection_use(
+    service: str = "orders", place: str = "public.customers.ssn", **changed: object
+) -> ProtectionUseRow:
+    return replace(ProtectionUseRow(NOW.date(), service, place, 10, 320, 7, 4, 900), **changed)
+
+
 def took(*microseconds: int) -> Latency:
     counts = [0] * BUCKETS
     for one in microseconds:
@@ -220,6 +233,7 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
     with field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
         tx.objects.add([an_object(tenant_id, f"object-{service}", service=service)])
         tx.usage.add([some_uses(service)], f"batch-{service}")
+        tx.agents.note([a_contact(service)], [a_protection_use(service)])
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))
         approval_id = hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()

@@ -5,11 +5,12 @@ from tests.database.hostile import TABLES
 READABLE = {
     "worker": TABLES,
     "marketplace": ("tenant", "marketplace_event", "operation_step", "outbox"),
-    "operator": tuple(table for table in TABLES if table not in {"usage_day", "dashboard_session"}),
+    "operator": tuple(table for table in TABLES if table not in {"usage_day", "dashboard_session", "protection_use"}),
     "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
         *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key", "certificate_revocation_list"),
+        *("agent", "protection_use"),
     ),
 }
 # Granted to the dashboard's role alone, and to it for the platform's context alone.
@@ -80,6 +81,10 @@ NEVER = {
         *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
         "delete from okcm.managed_object",
         *(f"select count from okcm.{table}" for table in ("usage_minute", "usage_day")),
+        "select instance from okcm.agent",
+        "select place from okcm.protection_use",
+        *(f"delete from okcm.{table}" for table in ("agent", "protection_use")),
+        "update okcm.agent set problem = null",
         "select subject from okcm.dashboard_session",
         "update okcm.destruction set fingerprint = repeat('0', 64)",
         "update okcm.shred_certificate set statement = 'x'",
@@ -114,6 +119,8 @@ NEVER = {
         "update okcm.root_key_request set problems = '[]'",
         "update okcm.root_key set health = 'ok'",
         "select count from okcm.usage_day",
+        "select place from okcm.protection_use",
+        "update okcm.agent set problem = null",
     ),
     # It faces the customers' networks: what it could change here, a hole in it could change.
     "crypto": (
@@ -154,7 +161,10 @@ NEVER = {
         "update okcm.managed_object set l2_key = 'another'",
         "update okcm.managed_object set object_id = 'another'",
         "update okcm.managed_object set object_type = 9",
-        *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
+        *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day", "protection_use")),
+        "update okcm.agent set first_contact_at = now()",
+        "update okcm.agent set service = 'another'",
+        "update okcm.protection_use set place = 'another'",
         "select * from okcm.dashboard_session",
     ),
     # People's browsers end here: it looks, asks, and changes nothing but who is signed on.
@@ -200,6 +210,9 @@ NEVER = {
         "update okcm.dashboard_session set subject = 'mallory'",
         "update okcm.dashboard_session set expires_at = now()",
         "update okcm.usage_day set count = 0",
+        "update okcm.agent set last_contact_at = now()",
+        "update okcm.protection_use set operations = 0",
+        *(f"delete from okcm.{table}" for table in ("agent", "protection_use")),
         *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
     ),
 }

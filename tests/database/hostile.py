@@ -6,7 +6,7 @@ TABLES = (
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
-    *("approval", "approval_vote", "shred_certificate"),
+    *("approval", "approval_vote", "shred_certificate", "agent", "protection_use"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -166,6 +166,11 @@ ALLOWED_WRITES = {
         ),
         "insert into okcm.usage_batch (tenant_id, batch_id) values ('{victim}', 'new')",
         "update okcm.usage_day set count = 10 where tenant_id = '{victim}'",
+        "update okcm.agent set last_contact_at = now() where tenant_id = '{victim}'",
+        "delete from okcm.agent where tenant_id = '{victim}'",
+        "insert into okcm.agent values ('{victim}', 'orders', 'new', '1', now(), null, now(), now())",
+        "update okcm.protection_use set operations = 10 where tenant_id = '{victim}'",
+        "insert into okcm.protection_use values ('{victim}', now(), 'orders', 'new', 1, 1, 1, 1, 1)",
         "insert into okcm.usage_day values ('{victim}', now(), '', 'x', '', 1, 0, 0, array_fill(0::bigint, array[40]))",
     ),
     "dashboard": (

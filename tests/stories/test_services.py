@@ -26,9 +26,9 @@ from tests.stories.stack import wait_until
 FILES = {
     "mongodb": {"mongodb.pem", "mongod.yaml", "csfle.json"},
     "postgresql": {"pg_tde.sql"},
-    "microservice": {"client.toml"},
+    "microservice": set(),
 }
-OF_ALL = {"client.key", "client.pem", "ca.pem"}
+OF_ALL = {"client.key", "client.pem", "ca.pem", "client.toml"}
 ONCE = Options(retry=Retry(attempts=1))
 PING = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from cryptography import x509
 
+from crypto.api import HeartbeatRequest
 from crypto.correlation import correlation_id
 from crypto.interfaces import Caller, Entry, ServiceKey
 from database.interfaces import AuthorityRow, LeafRow
@@ -133,6 +134,16 @@ class MemoryCertificates:
         if former:
             raise ObjectNotFound
         return f"list of {caller.tenant_id}".encode()
+
+
+@dataclass
+class MemoryHeartbeats:
+    core: MemoryCore
+    told: list[tuple[Caller, HeartbeatRequest]] = field(default_factory=list)
+
+    async def note(self, caller: Caller, told: HeartbeatRequest) -> bool:
+        self.told.append((caller, told))
+        return self.core.newest[caller.tenant_id, caller.service].serial != caller.serial
 
 
 def _end(certificate: x509.Certificate) -> datetime:

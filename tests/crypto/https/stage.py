@@ -19,7 +19,7 @@ from crypto.operations import KeyedOperations
 from crypto.tls import ServerIdentity, server_context
 from tenancy.client_files import Offer
 from tests.crypto.https.authority import Leaf, root, server_leaf, service_leaf, write_folder
-from tests.crypto.https.core import MemoryCertificates, MemoryCore
+from tests.crypto.https.core import MemoryCertificates, MemoryCore, MemoryHeartbeats
 
 Result = TypeVar("Result")
 TENANT = "acme-corp-12345"
@@ -39,6 +39,7 @@ class Stage:
         self._limits = TenantLimits(rate, places)
         self.core = MemoryCore()
         self.certificates = MemoryCertificates(self.core)
+        self.heartbeats = MemoryHeartbeats(self.core)
         self.leaf = service_leaf(TENANT, SERVICE)
         self.caller = self.core.admit(self.leaf, TENANT, SERVICE)
         self.root = folder
@@ -71,7 +72,12 @@ class Stage:
             identity.pem, root().pem, identity.certificate.not_valid_after_utc, identity.key_pem.encode()
         )
         self._front = HttpsFront(
-            parts, self.connections, BODY_LIMIT, self.certificates, Offer("https://localhost:0", "localhost:5696")
+            parts,
+            self.connections,
+            BODY_LIMIT,
+            self.certificates,
+            self.heartbeats,
+            Offer("https://localhost:0", "localhost:5696"),
         )
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]

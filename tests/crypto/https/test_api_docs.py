@@ -42,7 +42,7 @@ def test_the_python_on_the_page_runs(stage: Stage, code: str):
 
 def test_the_requests_on_the_page_are_answered_as_it_says(stage: Stage):
     seen: dict[str, str] = {}
-    assert len(_EXCHANGES) == 6
+    assert len(_EXCHANGES) == 7
     with Wire(stage.dial()) as wire:
         for path, request, shown in _EXCHANGES:
             wire.send(post(path, json.dumps(_filled(json.loads(request), seen)).encode()))

@@ -1,7 +1,10 @@
 """The page Services and its dialogs on a real database, with a door that refuses as the real one does."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from database.interfaces import ContactRow
 from tenancy.errors import TemporalUnavailable
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
@@ -44,6 +47,18 @@ def test_connected_services_are_listed_by_kind_with_their_operations(scene: Scen
     said = text(shown("services", scene.seat()))
     assert "MongoDB Clusters: 2 connected, encrypting data ✓" in said
     assert "**customer-db:** 1,250 operations/day, 3 more refused" in said
+
+
+def test_the_agent_beside_a_service_is_shown_with_its_problem(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("customer-db", ServiceKind.MONGODB)
+    now = datetime.now(UTC)
+    contact = ContactRow("customer-db", "db-1", "0.1.0", now + timedelta(hours=48), "reload_failed", now)
+    with scene.field.open("crypto", max_size=1).tenant_tx(ACME) as tx:
+        tx.agents.note([contact], [])
+    said = text(shown("services", scene.seat()))
+    assert "Agent connected (version `0.1.0`)" in said
+    assert "Problem: the service was not told of its new certificate" in said
 
 
 @pytest.mark.parametrize("csr", [True, False])

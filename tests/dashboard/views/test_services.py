@@ -7,7 +7,8 @@ import pytest
 
 from dashboard.views import guides
 from dashboard.views.services import Facts, groups, why_no_renewal, why_not
-from database.interfaces import ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from database.interfaces import ContactRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from tenancy.agents import AgentProblem
 from tenancy.lifecycle import State
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
 
@@ -23,6 +24,16 @@ def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, **changed
 
 def some_use(service: str, operation: CryptoOperation, count: int = 10, refused: int = 0) -> UsageTotalRow:
     return UsageTotalRow(service, operation, count, refused, NOW)
+
+
+def an_agent(seconds_ago: int = 20, problem: str | None = None, **changed: object) -> ContactRow:
+    heard = NOW - timedelta(seconds=seconds_ago)
+    return replace(ContactRow("a", "host-1", "0.1.0", NOW + 48 * HOUR, problem, heard), **changed)
+
+
+def agent_of(*agents: ContactRow) -> str:
+    found = Facts(TENANT, [a_service("a")], [], [], list(agents))
+    return groups(found, NOW)[0].cards[0].agent
 
 
 def facts(*services: ServiceRow, usage=(), objects=(), tenant: TenantRow = TENANT) -> Facts:
@@ -119,3 +130,36 @@ def test_a_command_quotes_the_folder_it_was_given() -> None:
     assert guides.unpack_command("o.zip", "/o") == "umask 077 && unzip -o o.zip -d '/'"
     assert guides.folder_of("") == "/etc/openkcm/my-service"
     assert all(guides.steps(kind) for kind in ServiceKind)
+
+
+def test_a_card_says_whether_its_agent_is_connected_its_version_and_until_when_it_is_good() -> None:
+    assert agent_of() == ""
+    assert agent_of(an_agent()) == (
+        "Agent connected (version `0.1.0`), last heard of 25 Nov 2026, 11:59 UTC (20 seconds ago),"
+        " certificate until 27 Nov 2026, 12:00 UTC (in 2 days)"
+    )
+    assert agent_of(an_agent(service="another")) == ""
+
+
+def test_an_agent_that_missed_more_than_three_heartbeats_is_not_connected() -> None:
+    assert agent_of(an_agent(120)).startswith("Agent connected")
+    silent = agent_of(an_agent(121))
+    assert silent.startswith("Agent not connected: last heard of 25 Nov 2026, 11:57 UTC")
+    assert "the certificate it had ends 27 Nov 2026" in silent
+
+
+def test_several_agents_are_told_together_with_the_worst_first_and_only_of_those_connected() -> None:
+    said = agent_of(
+        an_agent(5, "clock_wrong"),
+        an_agent(6, "not_renewed", instance="host-2", agent_version="0.2.0", certificate_not_after=NOW + HOUR),
+        an_agent(7, "some_day_new", instance="host-3"),
+        an_agent(900, "reload_failed", instance="host-4"),
+    )
+    assert said.startswith("3 agents connected (version `0.1.0` and `0.2.0`)")
+    assert "certificate until 25 Nov 2026, 13:00 UTC" in said
+    assert said.endswith("Problem: it has not got the next certificate and the clock of its machine is wrong")
+
+
+def test_every_problem_an_agent_can_have_has_words() -> None:
+    for problem in AgentProblem:
+        assert "Problem: " in agent_of(an_agent(problem=problem.value))

@@ -1,0 +1,128 @@
+"""Agents and what services say of their own encryption."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.interfaces import ContactRow, ProtectionUseRow
+from tenancy.agents import OTHER_PLACES
+
+_INSTANCES = 50
+_PLACES = 1000
+"""Of one service: agents kept, and places counted by themselves on one day."""
+
+# In one order, so that two processes that were told of the same agents do not wait for each other.
+_NOTE = """
+insert into okcm.agent as kept (tenant_id, service, instance, agent_version, certificate_not_after, problem,
+                                first_contact_at, last_contact_at)
+select %(tenant)s, told.service, instance, agent_version, not_after, problem, at, at
+from unnest(%(services)s::text[], %(instances)s::text[], %(versions)s::text[], %(not_after)s::timestamptz[],
+            %(problems)s::text[], %(at)s::timestamptz[])
+    as told (service, instance, agent_version, not_after, problem, at)
+join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
+order by told.service, instance
+on conflict (tenant_id, service, instance) do update set agent_version = excluded.agent_version,
+    certificate_not_after = excluded.certificate_not_after, problem = excluded.problem,
+    last_contact_at = excluded.last_contact_at
+where kept.last_contact_at < excluded.last_contact_at
+"""
+_FORGET = f"""
+with ranked as (
+    select service, instance, last_contact_at,
+           row_number() over (partition by service order by last_contact_at desc, instance) as place
+    from okcm.agent where service = any(%(services)s::text[])
+)
+delete from okcm.agent a using ranked r where a.service = r.service and a.instance = r.instance
+    and (r.place > {_INSTANCES} or r.last_contact_at < now() - interval '30 days')
+"""  # noqa: S608 - a constant
+_LARGEST = "9000000000000000000"
+_SUMS = ("operations", "bytes", "microseconds", "requests", "request_microseconds")
+# Sums end below what the column holds: what a customer claims of itself must not be able to fail everybody's batch.
+_ADD = f"""
+with told as (
+    select told.* from unnest(%(days)s::date[], %(services)s::text[], %(places)s::text[], %(operations)s::bigint[],
+                %(bytes)s::bigint[], %(microseconds)s::bigint[], %(requests)s::bigint[],
+                %(request_microseconds)s::bigint[])
+        as told (day, service, place, {", ".join(_SUMS)})
+    join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
+), full_days as (
+    select day, service from okcm.protection_use
+    where day = any(%(days)s::date[]) and service = any(%(services)s::text[])
+    group by day, service having count(*) >= {_PLACES}
+), placed as (
+    select day, service, case when exists (select from full_days f where (f.day, f.service) = (told.day, told.service))
+            and not exists (select from okcm.protection_use k
+                            where (k.day, k.service, k.place) = (told.day, told.service, told.place))
+        then %(others)s else place end as place, {", ".join(_SUMS)}
+    from told
+)
+insert into okcm.protection_use as kept (tenant_id, day, service, place, {", ".join(_SUMS)})
+select %(tenant)s, day, service, place, {", ".join(f"least(sum({one}), {_LARGEST})::bigint" for one in _SUMS)}
+from placed group by day, service, place order by day, service, place
+on conflict (tenant_id, day, service, place) do update set
+    {", ".join(f"{one} = least(kept.{one}::numeric + excluded.{one}, {_LARGEST})::bigint" for one in _SUMS)}
+"""  # noqa: S608 - constants
+
+
+@dataclass(frozen=True, slots=True)
+class Agents:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def note(self, contacts: Sequence[ContactRow], uses: Sequence[ProtectionUseRow]) -> None:
+        if contacts:
+            self.connection.execute(
+                _NOTE,
+                {
+                    "tenant": self.tenant_id,
+                    "services": [row.service for row in contacts],
+                    "instances": [row.instance for row in contacts],
+                    "versions": [row.agent_version for row in contacts],
+                    "not_after": [row.certificate_not_after for row in contacts],
+                    "problems": [row.problem for row in contacts],
+                    "at": [row.last_contact_at for row in contacts],
+                },
+            )
+            self.connection.execute(_FORGET.encode(), {"services": sorted({row.service for row in contacts})})
+        if uses:
+            self.connection.execute(
+                _ADD.encode(),
+                {
+                    "tenant": self.tenant_id,
+                    "others": OTHER_PLACES,
+                    "days": [row.day for row in uses],
+                    "services": [row.service for row in uses],
+                    "places": [row.place for row in uses],
+                    "operations": [row.operations for row in uses],
+                    "bytes": [row.bytes for row in uses],
+                    "microseconds": [row.microseconds for row in uses],
+                    "requests": [row.requests for row in uses],
+                    "request_microseconds": [row.request_microseconds for row in uses],
+                },
+            )
+
+    def all(self) -> Sequence[ContactRow]:
+        rows = self.connection.execute(
+            "select service, instance, agent_version, certificate_not_after, problem, last_contact_at"
+            " from okcm.agent order by service, last_contact_at desc, instance"
+        )
+        return [ContactRow(*row) for row in rows]
+
+    def uses(self, first: date, last: date) -> Sequence[ProtectionUseRow]:
+        rows = self.connection.execute(
+            "select day, service, place, operations, bytes, microseconds, requests, request_microseconds"
+            " from okcm.protection_use where day between %s and %s order by day, service, place",
+            [first, last],
+        )
+        return [ProtectionUseRow(*row) for row in rows]
+
+    def newest(self, services: Sequence[str]) -> Mapping[str, str]:
+        rows = self.connection.execute(
+            "select distinct on (service) service, serial from okcm.service_certificate"
+            " where service = any(%s) and revoked_at is null order by service, generation desc",
+            [list(services)],
+        )
+        return {str(service): str(serial) for service, serial in rows}

@@ -1,0 +1,136 @@
+"""The agent against `python -m crypto` with a real database and a real key server, as its service's folder begins."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from agent.agent import Agent
+from agent.bell import Bell
+from agent.clock import Clock
+from agent.control import Control
+from agent.folder import ServiceFolder
+from agent.job import Job
+from agent.proof import GivenProof
+from crypto.client import Client
+from database.interfaces import ContactRow
+from tenancy.agents import AgentProblem, is_connected
+from tenancy.services import ServiceKind
+from tests.agent.conftest import Told, assert_whole
+from tests.contracts.authorities import p256
+from tests.crypto.core.world import Home, World
+from tests.crypto.https.test_real_service import _folder, _issue
+from tests.crypto.running.conftest import service, vault, world
+from tests.crypto.running.process import Service
+from tests.database.fixtures import Field, server, template
+from tests.database.fixtures import field as database
+
+__all__ = ["database", "server", "service", "template", "vault", "world"]
+
+
+@pytest.fixture
+def field(request: pytest.FixtureRequest) -> Field:
+    """The database's, which the world here is made with; not the agent's own."""
+    found: Field = request.getfixturevalue("database")
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "never"
+        time.sleep(0.05)
+
+
+class Machine:
+    """A service's machine with the folder that `openkcm service connect` wrote, and an agent in it."""
+
+    def __init__(self, home: Home, folder: Path, service: Service) -> None:
+        self.home, self.service, self.key = home, service, p256()
+        home.connect("orders")
+        self.folder = _folder(folder / "orders", home, "orders", self.key, service.https)
+        self.folder.chmod(0o700)
+        for file in self.folder.iterdir():
+            file.chmod(0o600)
+        self.told, self.bell, self._generation = Told(), Bell(), 2
+
+    def agent(self) -> Agent:
+        clock = Clock()
+        folder, control = ServiceFolder(self.folder, None, "orders"), Control("http://127.0.0.1:1", clock)
+        job = Job("orders", ServiceKind.MICROSERVICE, "0.1.0", str(self.folder), "db-1")
+        return Agent(job, folder, control, GivenProof(""), reload=self.told, clock=clock, bell=self.bell)
+
+    def renew(self, life: timedelta = timedelta(hours=2)) -> str:
+        self._generation += 1
+        return _issue(self.home, "orders", self.key, self._generation, life)
+
+    @property
+    def presented(self) -> str:
+        return (self.folder / "client.pem").read_text()
+
+    def agents(self) -> list[ContactRow]:
+        with self.home.world.field.open("dashboard", max_size=1).tenant_tx(self.home.tenant_id) as tx:
+            return list(tx.agents.all())
+
+
+@pytest.fixture
+def machine(world: World, service: Service, tmp_path: Path) -> Machine:
+    service.start()
+    service.wait_ready()
+    return Machine(world.tenant(), tmp_path, service)
+
+
+def test_renewed_heard_of_revoked_and_cut_off(machine: Machine) -> None:
+    agent = machine.agent()
+    renewed = machine.renew()
+    agent.turn()
+    assert machine.presented.startswith(renewed.strip())
+    assert machine.told.times == 1
+    assert_whole(machine.folder)
+
+    until(lambda: bool(machine.agents()))
+    [seen] = machine.agents()
+    assert (seen.service, seen.agent_version, seen.problem) == ("orders", "0.1.0", None)
+    assert is_connected(seen.last_contact_at, seen.last_contact_at)
+
+    # Announced by a heartbeat: no look was due for an hour.
+    again = machine.renew()
+    agent._due.heartbeat = 0.0
+    until(lambda: (agent.turn(), _press(agent), machine.presented.startswith(again.strip()))[-1])
+
+    # The crypto service dies and comes back; the agent gets there by itself.
+    machine.service.kill()
+    agent._due.heartbeat = 0.0
+    agent.turn()
+    latest = machine.renew()
+    machine.service.start()
+    machine.service.wait_ready()
+    until(lambda: (agent.turn(), _press(agent), machine.presented.startswith(latest.strip()))[-1])
+
+    machine.home.disconnect("orders")
+    until(lambda: (agent.turn(), _press(agent), agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)[-1])
+    assert_whole(machine.folder)
+    agent.close()
+
+
+def _press(agent: Agent) -> None:
+    """Let nothing but the real answers decide what happens, not the half minute between heartbeats."""
+    agent._due.heartbeat = 0.0
+    agent._looked_at = min(agent._looked_at, agent._clock.elapsed() - 5)
+
+
+def test_uses_are_summed_for_the_customer_to_see_and_survive_the_end_of_the_process(machine: Machine) -> None:
+    use = {"operations": 10, "bytes": 320, "microseconds": 7, "requests": 4, "request_microseconds": 900}
+    told = {"instance": "app-1", "agent_version": "0.1.0", "not_after": "2027-01-01T00:00:00Z"}
+    with Client.from_folder(machine.folder) as kcm:
+        for _ in range(3):
+            answer = kcm.heartbeat(told | {"uses": [use | {"place": "public.customers.ssn"}]})
+    assert answer == {"heartbeat_seconds": 30, "certificate_newer": False}
+    assert machine.service.terminate() == 0
+    with machine.home.world.field.open("dashboard", max_size=1).tenant_tx(machine.home.tenant_id) as tx:
+        [contact] = tx.agents.all()
+        day = contact.last_contact_at.date()
+        [row] = tx.agents.uses(day, day)
+    assert (row.place, row.operations, row.request_microseconds) == ("public.customers.ssn", 30, 2700)

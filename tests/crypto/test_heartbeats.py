@@ -1,0 +1,172 @@
+"""Heartbeats are gathered, written by the tenant in one transaction, kept while the database is away, and bounded."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from crypto.api import HeartbeatRequest, UseClaim, parse
+from crypto.heartbeats import GatheredHeartbeats
+from crypto.interfaces import Caller
+from database.interfaces import ContactRow, ProtectionUseRow
+from tenancy.agents import OTHER_PLACES
+from tenancy.errors import DatabaseRefused, DatabaseUnavailable, InvalidRequest, OpenKcmError, TooManyRequests
+from tenancy.ids import l2_key
+from tenancy.lifecycle import State
+from tests.crypto.core.world import Clock, Looking
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+@dataclass
+class Tables:
+    """A database in memory that can be away; `transactions` counts what was asked of it."""
+
+    serials: dict[str, str] = field(default_factory=lambda: {"orders": "1a"})
+    contacts: list[ContactRow] = field(default_factory=list)
+    uses: list[ProtectionUseRow] = field(default_factory=list)
+    refusal: OpenKcmError | None = None
+    transactions: int = 0
+
+    @contextmanager
+    def tenant_tx(self, _tenant_id: str) -> Iterator["Tables"]:
+        self.transactions += 1
+        if self.refusal is not None:
+            raise self.refusal
+        yield self
+
+    @property
+    def agents(self) -> "Tables":
+        return self
+
+    def note(self, contacts: list[ContactRow], uses: list[ProtectionUseRow]) -> None:
+        self.contacts += contacts
+        self.uses += uses
+
+    def newest(self, services: list[str]) -> dict[str, str]:
+        return {service: self.serials[service] for service in services if service in self.serials}
+
+
+@pytest.fixture
+def tables() -> Tables:
+    return Tables()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(0.0)
+
+
+@pytest.fixture
+def heartbeats(tables: Tables, clock: Clock) -> GatheredHeartbeats:
+    return GatheredHeartbeats(tables, Looking(), lambda: NOW, clock)
+
+
+def a_caller(serial: str = "1a", service: str = "orders", tenant_id: str = "acme") -> Caller:
+    return Caller(tenant_id, service, l2_key(tenant_id), "eu-west-1", serial, State.ACTIVE)
+
+
+def told(instance: str = "host-1", *uses: UseClaim, problem: str | None = None) -> HeartbeatRequest:
+    ends = NOW + timedelta(hours=72)
+    return HeartbeatRequest(instance=instance, agent_version="0.1.0", not_after=ends, problem=problem, uses=list(uses))
+
+
+def a_use(place: str = "public.customers.ssn") -> UseClaim:
+    return UseClaim(place=place, operations=10, bytes=320, microseconds=7, requests=4, request_microseconds=900)
+
+
+async def test_many_heartbeats_are_one_transaction_of_their_tenant(heartbeats, tables):
+    for number in range(3):
+        assert await heartbeats.note(a_caller(), told(f"host-{number}", a_use())) is False
+    await heartbeats.note(a_caller(), told("host-0", problem="reload_failed"))
+    looked = tables.transactions
+    await heartbeats.write()
+    assert tables.transactions == looked + 1
+    assert [(row.instance, row.problem, row.last_contact_at) for row in tables.contacts] == [
+        ("host-0", "reload_failed", NOW),
+        ("host-1", None, NOW),
+        ("host-2", None, NOW),
+    ]
+    assert [(row.service, row.place, row.operations, row.request_microseconds) for row in tables.uses] == [
+        ("orders", "public.customers.ssn", 30, 2700)
+    ]
+    await heartbeats.write()
+    assert tables.transactions == looked + 1
+
+
+async def test_whether_there_is_a_newer_certificate_costs_no_look_while_writings_tell(heartbeats, tables, clock):
+    assert await heartbeats.note(a_caller(), told()) is False
+    tables.serials["orders"] = "2b"
+    await heartbeats.write()
+    asked = tables.transactions
+    assert await heartbeats.note(a_caller(), told()) is True
+    assert await heartbeats.note(a_caller("2b"), told()) is False
+    assert tables.transactions == asked
+    clock.now += 91
+    assert await heartbeats.note(a_caller("2b"), told()) is False
+    assert tables.transactions == asked + 1
+
+
+async def test_what_the_database_cannot_take_now_waits_and_is_added_to(heartbeats, tables):
+    await heartbeats.note(a_caller(), told("host-1", a_use(), problem="reload_failed"))
+    tables.refusal = DatabaseUnavailable()
+    await heartbeats.write()
+    await heartbeats.note(a_caller(), told("host-1", a_use()))
+    await heartbeats.write()
+    tables.refusal = None
+    await heartbeats.write()
+    assert [(row.instance, row.problem) for row in tables.contacts] == [("host-1", None)]
+    assert [row.operations for row in tables.uses] == [20]
+
+
+async def test_what_the_database_refuses_is_given_up_and_counted_and_another_tenants_goes_on(heartbeats, tables):
+    await heartbeats.note(a_caller(), told())
+    tables.refusal = DatabaseRefused("22003")
+    await heartbeats.write()
+    tables.refusal = None
+    await heartbeats.note(a_caller(tenant_id="beta"), told())
+    await heartbeats.write()
+    assert (heartbeats.totals.lost, len(tables.contacts)) == (1, 1)
+
+
+async def test_a_heartbeat_that_must_look_and_cannot_was_not_taken(heartbeats, tables):
+    tables.refusal = DatabaseUnavailable()
+    with pytest.raises(DatabaseUnavailable):
+        await heartbeats.note(a_caller(), told("host-1", a_use()))
+    tables.refusal = None
+    await heartbeats.write()
+    assert (tables.contacts, tables.uses) == ([], [])
+
+
+async def test_one_service_cannot_fill_the_memory(heartbeats, tables):
+    for number in range(50):
+        await heartbeats.note(a_caller(), told(f"host-{number}"))
+    with pytest.raises(TooManyRequests):
+        await heartbeats.note(a_caller(), told("one-more"))
+    for first in range(0, 1500, 500):
+        await heartbeats.note(a_caller(), told("host-1", *(a_use(f"t.{n}") for n in range(first, first + 500))))
+    await heartbeats.write()
+    places = {row.place: row.operations for row in tables.uses}
+    assert len(places) == 1001
+    assert places[OTHER_PLACES] == 5000
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ('"instance": "a b"', "instance is not as it must be"),
+        ('"problem": "Not a code"', "problem is not as it must be"),
+        ('"not_after": "2026-01-01T00:00:00"', "not_after must say its time zone"),
+        ('"tenant_id": "beta"', "tenant_id is not a field of this operation"),
+        ('"uses": [{"place": "a\\u0000b"}]', "uses.0.place is not as it must be"),
+        ('"uses": [{"place": "a", "operations": -1}]', "uses.0.operations is not as it must be"),
+        ('"uses": [{"place": "a", "operations": 1.5}]', "uses.0.operations must be a whole number"),
+        ('"uses": [{"place": "a", "operations": "1"}]', "uses.0.operations must be a whole number"),
+    ],
+)
+def test_what_is_not_a_heartbeat_is_refused_by_the_fields_name(changed: str, said: str):
+    good = '"instance": "a", "agent_version": "0.1.0", "not_after": "2026-01-01T00:00:00Z"'
+    with pytest.raises(InvalidRequest, match=said.replace(".", r"\.")):
+        parse(HeartbeatRequest, f"{{{good}, {changed}}}".encode())
