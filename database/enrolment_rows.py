@@ -29,7 +29,7 @@ class EnrolmentRow:
     kind: ServiceKind
     proof: Proof
     proof_hash: str = field(repr=False)
-    csr_hash: str
+    key_hash: str
     ticket_hash: str = field(repr=False)
     state: EnrolmentState = EnrolmentState.PENDING
     code: str | None = None

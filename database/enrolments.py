@@ -14,7 +14,7 @@ from tenancy.errors import DatabaseRefused
 from tenancy.services import ServiceKind
 
 _ENROLMENT = (
-    "select enrolment_id, service, kind, proof, proof_hash, csr_hash, ticket_hash, state, code, message, hint"
+    "select enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash, state, code, message, hint"
     " from okcm.enrolment"
 )
 _TEXT = 500
@@ -50,7 +50,7 @@ class Enrolments:
     def begin(self, enrolment: EnrolmentRow) -> bool:
         stored = self.connection.execute(
             "insert into okcm.enrolment"
-            " (tenant_id, enrolment_id, service, kind, proof, proof_hash, csr_hash, ticket_hash)"
+            " (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash)"
             " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
             [
                 self.tenant_id,
@@ -59,7 +59,7 @@ class Enrolments:
                 enrolment.kind,
                 enrolment.proof,
                 enrolment.proof_hash,
-                enrolment.csr_hash,
+                enrolment.key_hash,
                 enrolment.ticket_hash,
             ],
         )
@@ -104,14 +104,14 @@ class Enrolments:
 
 
 def _enrolment(row: tuple[Any, ...]) -> EnrolmentRow:
-    enrolment_id, service, kind, proof, proof_hash, csr_hash, ticket_hash, state, *problem = row
+    enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash, state, *problem = row
     return EnrolmentRow(
         enrolment_id,
         service,
         ServiceKind(kind),
         Proof(proof),
         proof_hash,
-        csr_hash,
+        key_hash,
         ticket_hash,
         EnrolmentState(state),
         *problem,

@@ -19,7 +19,7 @@ create table okcm.join_token (
 );
 
 -- A request of an agent. `proof_hash` is what must not prove two keys: of a join token its hash, of a JWT that of issuer
--- and jti. The certificate request itself lies in service_request, under the same id.
+-- and jti. `key_hash` is of the public key to be certified; the request itself lies in service_request, under the same id.
 create table okcm.enrolment (
     tenant_id    text not null check (tenant_id ~ '^[a-z0-9][a-z0-9-]{2,39}$'),
     enrolment_id text not null check (enrolment_id ~ '^[0-9a-f]{32}$'),
@@ -27,7 +27,7 @@ create table okcm.enrolment (
     kind         text not null check (kind in ('mongodb', 'postgresql', 'microservice')),
     proof        text not null check (proof in ('join_token', 'jwt')),
     proof_hash   text not null check (proof_hash ~ '^[0-9a-f]{64}$'),
-    csr_hash     text not null check (csr_hash ~ '^[0-9a-f]{64}$'),
+    key_hash     text not null check (key_hash ~ '^[0-9a-f]{64}$'),
     ticket_hash  text not null check (ticket_hash ~ '^[0-9a-f]{64}$'),
     state        text not null default 'pending' check (state in ('pending', 'issued', 'refused')),
     requested_at timestamptz not null default clock_timestamp(),
@@ -107,7 +107,7 @@ grant select (tenant_id, service, kind, made_by, made_at, expires_at, used_at, e
     insert (tenant_id, token_hash, service, kind, made_by, expires_at) on okcm.join_token to okcm_operator, okcm_dashboard;
 grant select, update (used_at, enrolment_id) on okcm.join_token to okcm_marketplace;
 grant select,
-    insert (tenant_id, enrolment_id, service, kind, proof, proof_hash, csr_hash, ticket_hash),
+    insert (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash),
     update (state, settled_at, code, message, hint) on okcm.enrolment to okcm_marketplace;
 grant select (tenant_id, enrolment_id, service, kind, proof, state, requested_at, settled_at, code, message, hint)
     on okcm.enrolment to okcm_operator, okcm_dashboard;

@@ -133,7 +133,7 @@ ALLOWED_WRITES = {
         "update okcm.join_token set used_at = now(), enrolment_id = repeat('e', 32) where tenant_id = '{victim}'",
         "update okcm.enrolment set state = 'issued', settled_at = now() where tenant_id = '{victim}'",
         (
-            "insert into okcm.enrolment (tenant_id, enrolment_id, service, kind, proof, proof_hash, csr_hash,"
+            "insert into okcm.enrolment (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash,"
             " ticket_hash) values ('{victim}', repeat('e', 32), 'orders', 'mongodb', 'jwt', repeat('e', 64),"
             " repeat('e', 64), repeat('e', 64))"
         ),
