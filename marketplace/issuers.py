@@ -31,7 +31,8 @@ PAUSE_SECONDS = 30.0
 MOST_BYTES = 262_144
 MOST_KEYS = 100
 _READ_SECONDS = 5.0
-_LEAST_RSA_BITS = 2048
+_LEAST_RSA_CHARACTERS = 342
+"""Of a modulus of 2048 bits in base64url."""
 _CURVES = frozenset({None, "P-256", "Ed25519"})
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
@@ -123,15 +124,15 @@ def _usable(one: Any) -> tuple[str | None, str | None, Key] | None:
     # A secret or private key in a public set is known to everybody: it proves nothing.
     if not isinstance(one, dict) or _PRIVATE & one.keys() or one.get("use", "sig") != "sig":
         return None
-    if one.get("kty") not in ALGORITHMS.values() or one.get("crv") not in _CURVES:
+    kind = one.get("kty")
+    if kind not in ALGORITHMS.values() or one.get("crv") not in _CURVES:
         return None
     kid, alg = one.get("kid"), one.get("alg")
-    if not isinstance(kid, str | None) or not isinstance(alg, str | None):
+    too_short = kind == "RSA" and len(str(one.get("n"))) < _LEAST_RSA_CHARACTERS
+    if too_short or not isinstance(kid, str | None) or not isinstance(alg, str | None):
         return None
     try:
         key = jwk.import_key(one)
-        if isinstance(key, RSAKey) and key.public_key.key_size < _LEAST_RSA_BITS:
-            return None
     except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return (kid, alg, key) if isinstance(key, RSAKey | ECKey | OKPKey) else None

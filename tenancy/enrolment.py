@@ -31,7 +31,7 @@ _TOKEN = re.compile(
 )
 _LIFETIME = re.compile(r"([1-9][0-9]{0,4})([smh])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours"}
-_ENROLMENT = re.compile(r"([a-z0-9-]{3,40})\.([0-9a-f]{32})")
+_ENROLMENT = re.compile(r"([a-z0-9][a-z0-9-]{2,39})\.([0-9a-f]{32})")
 
 
 class Proof(StrEnum):

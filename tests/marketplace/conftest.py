@@ -16,8 +16,8 @@ from standardwebhooks import Webhook
 
 from marketplace.app import Offer, create_app
 from marketplace.enrolment_routes import EnrolmentOffer
-from marketplace.issuers import Issuers
 from marketplace.interfaces import WorkflowDoor
+from marketplace.issuers import Issuers
 from tenancy.client_files import Offer as Addresses
 from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tests.database.fixtures import field, server, template
