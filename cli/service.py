@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli import output
+from cli import join_token, output
 from cli.access import Tenant, ask_gateway, operator_database
 from cli.service_files import FolderRefused, ServiceFolder
 from cli.service_trial import try_service
@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
     services.command("renew")(renew)
     services.command("disconnect")(disconnect)
     services.command("try")(try_service)
+    services.command("join-token")(join_token.make)
     app.add_typer(services, name="service")
 
 

@@ -110,6 +110,11 @@ def parse_enrolment_name(text: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
+def folder_of(service: str) -> str:
+    """Return where a service's files go unless somebody says otherwise."""
+    return f"/etc/openkcm/{service}"
+
+
 def agent_command(url: str, service: str, kind: ServiceKind, folder: str) -> str:
     """Return the command to run beside a service; it reads the token from standard input, so no history keeps it."""
     return f"openkcm agent --url {url} --kind {kind} --name {service} --out '{folder}' --join-token-file -"

@@ -1,12 +1,12 @@
 """What the page Services says of each connected service, by kind, from what is on record and nothing else."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
 from dashboard.views.words import count, listed, moment
-from database.interfaces import ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from database.interfaces import DiscoveryRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.expiry import Stage, stage
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
@@ -52,6 +52,7 @@ class Facts:
     services: list[ServiceRow]
     usage: list[UsageTotalRow]
     objects: list[ObjectCountRow]
+    discovered: list[DiscoveryRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
