@@ -17,7 +17,7 @@ _ENROLMENT = (
     "select enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash, state, code, message, hint"
     " from okcm.enrolment"
 )
-_TEXT = 500
+_CODE, _TEXT = 60, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Enrolments:
         self.connection.execute(
             "update okcm.enrolment set state = %s, settled_at = clock_timestamp(), code = %s, message = %s, hint = %s"
             " where enrolment_id = %s and state = 'pending'",
-            [state, code, message and message[:_TEXT], hint and hint[:_TEXT], enrolment_id],
+            [state, code and code[:_CODE], message and message[:_TEXT], hint and hint[:_TEXT], enrolment_id],
         )
 
     def known_kind(self, service: str) -> ServiceKind | None:

@@ -52,6 +52,7 @@ MOST_BYTES = 32_768
 AT_ONCE = 32
 _ROOT_SECONDS = 60.0
 _LONGEST_TICKET = 200
+_WAIT = "wait as long as Retry-After says, then send the same request again"
 _NOT_NOW = {"cache-control": "no-store"}
 
 
@@ -119,7 +120,7 @@ class EnrolmentFront:
     def refuse_the_often_wrong(self, source: str) -> None:
         """Raise TooManyRequests for an address that was refused too often just now."""
         if self._wrong.is_empty(neighbourhood(source)):
-            raise TooManyRequests("too many requests of this address were refused")
+            raise TooManyRequests("too many requests of this address were refused", _WAIT)
 
     @asynccontextmanager
     async def listening(self, source: str) -> AsyncIterator[None]:
@@ -131,7 +132,7 @@ class EnrolmentFront:
         name = neighbourhood(source)
         self.refuse_the_often_wrong(source)
         if self._at_once >= AT_ONCE:
-            raise TooManyRequests("too many requests are worked on")
+            raise TooManyRequests("too many requests are worked on", _WAIT)
         self._at_once += 1
         try:
             yield
@@ -153,7 +154,7 @@ class EnrolmentFront:
         claim = await self._claim(fields)
         # Of JWTs there are as many as their issuer likes; of tokens as many as people make, and none is believed yet.
         if claim.proof is Proof.JWT and not self._many.take(f"{claim.tenant_id}/{request.service}"):
-            raise TooManyRequests("too many enrolments of this service")
+            raise TooManyRequests("too many enrolments of this service", _WAIT)
         tells = not self._told.is_empty(claim.tenant_id)
         taken = await self._transactions.run(
             partial(enrolment.enrol, self._database, claim, request, source, tells=tells)

@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 
 from marketplace.transactions import Transactions
-from tenancy.errors import DatabaseUnavailable, TemporalUnavailable
+from tenancy.errors import DatabaseUnavailable, PlatformError, TemporalUnavailable
 
 _INTERVAL_SECONDS = 2.0
 _SLOWEST_SECONDS = 5.0
@@ -108,6 +108,11 @@ class Rounds(ABC):
             self._handed_over.add(waiting)
         elif isinstance(failed, TemporalUnavailable):
             self._temporal_down = True
-        elif not isinstance(failed, DatabaseUnavailable):
+        elif isinstance(failed, DatabaseUnavailable):
+            return
+        elif isinstance(failed, PlatformError):
+            self._refused[waiting] = time.monotonic() + _REFUSED_REST_SECONDS
+            _log.warning("an accepted request waits", tenant_id=waiting[0], request=waiting[1], code=failed.code)
+        else:
             self._refused[waiting] = time.monotonic() + _REFUSED_REST_SECONDS
             _log.error("an accepted request was not taken", tenant_id=waiting[0], request=waiting[1], exc_info=failed)

@@ -88,9 +88,8 @@ def _draw_form(seat: Seat) -> tuple[MadeToken, str, ServiceKind] | None:
         "An agent beside the service makes the service's key, asks for its certificate and renews it by itself. A join "
         "token proves once that it may: whoever has it can be this service until it was used or has expired."
     )
-    kind = st.radio(
-        "Kind", list(ServiceKind), format_func=lambda one: KIND_NAMES[one], horizontal=True, key="join.kind"
-    )
+    kinds = list(ServiceKind)
+    kind = st.radio("Kind", kinds, 0, format_func=lambda one: KIND_NAMES[one], horizontal=True, key="join.kind")
     name = st.text_input("Name", key="join.name", max_chars=40, help="1 to 40 lower-case letters, digits and hyphens.")
     lifetime = st.radio("It can be used for", list(_LIFETIMES), 1, horizontal=True, key="join.lifetime")
     with st.container(horizontal=True):

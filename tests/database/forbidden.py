@@ -102,7 +102,6 @@ NEVER = {
         "update okcm.marketplace_event set organization = 'x'",
         *(f"select * from okcm.{table}" for table in ("service", "service_key", "managed_object", "usage_minute")),
         # Agents enrol here: it uses tokens and makes none, and what it stored it does not read or alter.
-        "select okcm.pending_enrolments(10)",
         (
             "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
             " values ('{attacker}', repeat('e', 64), 'orders', 'mongodb', 'x', now())"
@@ -247,6 +246,8 @@ NEVER_ANYBODY = (
     "create function okcm.mine() returns int language sql as 'select 1'",
     "alter function okcm.ctx_ok() rename to mine",
     "select okcm.require_platform_context()",
+    # Granted to the marketplace, and to it for the platform's context.
+    "select okcm.pending_enrolments(10)",
     # Granted to the worker, and to it for a tenant that is being destroyed.
     "select okcm.erase_tenant(10)",
     "select okcm.is_destroying()",
