@@ -60,7 +60,7 @@ def test_a_discovered_service_waits_for_its_agent_and_is_connected_by_it(stack, 
     for _ in range(2):
         assert stack.post(body, stack.sign(body, f"msg_{uuid.uuid4().hex}")).status_code == 202
     with stack.database(Role.OPERATOR).tenant_tx(acme) as tx:
-        assert [row.service for row in tx.enrolments.discovered()] == ["found-db"]
+        assert [row.service for row in tx.enrolments.discovered()].count("found-db") == 1
         assert tx.services.get("found-db") is None
     agent = Agent(stack.settings.marketplace_url, tmp_path / "agent")
     agent.enrol("found-db", "postgresql", jwt=issuer.token(acme, "found-db"))
