@@ -35,11 +35,11 @@ from tenancy.agent_errors import (
     FolderRefused,
     NotInOrder,
     ProofMissing,
-    ProofRefused,
     ProofUnreadable,
     ReloadFailed,
 )
 from tenancy.agents import HEARTBEAT_SECONDS, AgentProblem
+from tenancy.enrolment_errors import ProofRefused
 from tenancy.errors import OpenKcmError
 
 _FOR_A_PERSON = (

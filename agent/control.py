@@ -25,8 +25,8 @@ from tenancy.agent_errors import (
     ControlRefused,
     ControlUnavailable,
     EnrolmentRefused,
-    ProofRefused,
 )
+from tenancy.enrolment_errors import ProofRefused
 
 _ANSWER_BYTES = 262_144
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})

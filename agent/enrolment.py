@@ -25,9 +25,9 @@ from tenancy.agent_errors import (
     EnrolmentRefused,
     FolderRefused,
     ProofMissing,
-    ProofRefused,
 )
 from tenancy.client_files import Offer
+from tenancy.enrolment_errors import ProofRefused
 from tenancy.services import ServiceKind
 
 _AT_ONCE = 0.2

@@ -12,19 +12,21 @@ import re
 import stat
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
+from tenancy import enrolment
 from tenancy.agent_errors import ProofUnreadable
-from tenancy.ids import parse_tenant_id
+from tenancy.enrolment import parse_join_token
+from tenancy.errors import InvalidName
 
 JOIN_TOKEN_VARIABLE = "KCM_JOIN_TOKEN"  # noqa: S105 - a name
 JWT_VARIABLE = "KCM_JWT"
 _LONGEST = 16_384
-_JOIN_TOKEN = re.compile(r"okcmj1\.([a-z0-9-]{3,40})\.([A-Za-z0-9_-]{43})\.([0-9a-f]{32})")
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _OTHERS = 0o077
 
@@ -58,11 +60,11 @@ def parse(text: str) -> Proof | None:
     text = text.strip()
     if not text:
         return None
-    joined = _JOIN_TOKEN.fullmatch(text)
-    if joined is not None:
-        return Proof("join_token", text, parse_tenant_id(joined[1]), joined[3])
+    with suppress(InvalidName):
+        joined = parse_join_token(text)
+        return Proof(enrolment.Proof.JOIN_TOKEN, text, joined.tenant_id, joined.ca_fingerprint)
     if _JWT.fullmatch(text) and len(text) <= _LONGEST and _is_signed(text):
-        return Proof("jwt", text)
+        return Proof(enrolment.Proof.JWT, text)
     raise ProofUnreadable
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.folder import ServiceFolder
-from cli import output
+from cli import join_token, output
 from cli.access import Tenant, ask_gateway, operator_database
 from cli.service_trial import try_service
 from cli.tenant import of_service
@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     services.command("renew")(renew)
     services.command("disconnect")(disconnect)
     services.command("try")(try_service)
+    services.command("join-token")(join_token.make)
     app.add_typer(services, name="service")
 
 

@@ -10,8 +10,9 @@ import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from tenancy.errors import SettingsInvalid
@@ -37,6 +38,30 @@ def _principal(text: str) -> str:
     if not _AWS_PRINCIPAL.fullmatch(text):
         raise ValueError("the ARN of a role or a user such as arn:aws:iam::111122223333:role/openkcm, not of a session")
     return text
+
+
+class WorkloadIssuer(BaseModel):
+    """Whose JWTs prove which workload an agent runs beside, and what in them says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    jwks: str
+    tenant_claim: str = Field("openkcm_tenant", min_length=1)
+    service_claim: str = Field("openkcm_service", min_length=1)
+    tenants: tuple[str, ...] | None = None
+    """For which tenants it may speak; None: for every one."""
+
+    @field_validator("jwks")
+    @classmethod
+    def _where(cls, text: str) -> str:
+        place = urlsplit(text)
+        plain = place.scheme == "http" and place.hostname in {LOOPBACK, "localhost", "::1"}
+        if place.scheme == "https" or plain:
+            if not place.hostname or place.username is not None or place.password is not None or place.fragment:
+                raise ValueError("an https address without user, password and fragment")
+        elif not Path(text).is_absolute():
+            raise ValueError("an https address, or the absolute path of a file; http for this machine's loopback only")
+        return text
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -81,6 +106,16 @@ class Settings(BaseSettings):
     marketplace_host: str = Field(LOOPBACK, description="address the marketplace endpoint listens on")
     marketplace_port: Port = Field(18080, description="port of the marketplace endpoint")
     marketplace_body_limit: int = Field(65536, ge=1024, description="largest event body taken, bytes")
+    marketplace_base_url: str | None = Field(
+        None,
+        description="address under which services' agents reach the marketplace endpoint: https, and http on loopback; "
+        "default: where it listens",
+    )
+    workload_issuers: dict[str, WorkloadIssuer] = Field(
+        {},
+        description="issuers of platform JWTs by which agents enrol: issuer → `jwks` (https address or file), "
+        "`tenant_claim`, `service_claim`, and `tenants` where it may speak for some only; default: none",
+    )
     callback_url: str | None = Field(None, description="where the marketplace takes announcements (signed CloudEvents)")
     smtp_host: str | None = Field(None, description="mail server for announcements; default: no e-mail")
     smtp_port: Port = Field(25, description="port of smtp_host")
@@ -226,6 +261,11 @@ class Settings(BaseSettings):
     def marketplace_url(self) -> str:
         """The address of the marketplace endpoint."""
         return f"http://{self.marketplace_host}:{self.marketplace_port}"
+
+    @property
+    def enrolment_url(self) -> str:
+        """The address under which agents reach the marketplace endpoint, without a slash at its end."""
+        return (self.marketplace_base_url or self.marketplace_url).rstrip("/")
 
     @property
     def dashboard_url(self) -> str:

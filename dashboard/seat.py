@@ -19,6 +19,8 @@ class Addresses:
     crypto_https: str
     crypto_kmip: str
     temporal_ui: str | None
+    enrolment: str = ""
+    """Where agents find the platform and enrol."""
 
 
 @dataclass(frozen=True, slots=True)

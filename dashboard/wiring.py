@@ -123,6 +123,7 @@ def build(settings: Settings) -> Parts:
             crypto_https=f"https://{settings.crypto_name}:{settings.crypto_https_port}",
             crypto_kmip=f"{settings.crypto_name}:{settings.crypto_kmip_port}",
             temporal_ui=f"http://{LOOPBACK}:{settings.temporal_ui_port}" if embedded else None,
+            enrolment=settings.enrolment_url,
         ),
         origin=f"{address.scheme}://{address.netloc}",
         cookie_secret=read_secret(folder, DASHBOARD_COOKIE),

@@ -139,6 +139,13 @@ class Database:
             )
             return [(tenant_id, event_id, region, kind) for tenant_id, event_id, region, kind in rows]
 
+    def pending_enrolments(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select tenant_id, enrolment_id, region, service from okcm.pending_enrolments(%s)", [limit]
+            )
+            return [(tenant_id, enrolment_id, region, service) for tenant_id, enrolment_id, region, service in rows]
+
     def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select okcm.unknown_serials(%s::text[])", [list(serials)])

@@ -21,6 +21,29 @@ class Inbox:
         )
         return stored.rowcount == 1
 
+    def accept_discovery(self, event: MarketplaceEvent) -> bool:
+        stored = self.connection.execute(
+            "insert into okcm.marketplace_event"
+            " (tenant_id, event_id, kind, organization, region, occurred_at, service)"
+            " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                event.tenant_id,
+                event.event_id,
+                event.kind,
+                event.organization,
+                event.region,
+                event.timestamp,
+                event.service,
+            ],
+        )
+        return stored.rowcount == 1
+
+    def discovered(self, event_id: str) -> str | None:
+        found = self.connection.execute(
+            "select service from okcm.marketplace_event where event_id = %s", [event_id]
+        ).fetchone()
+        return None if found is None else found[0]
+
     def mark_started(self, event_id: str) -> None:
         self.connection.execute(
             "update okcm.marketplace_event set started_at = clock_timestamp()"

@@ -16,6 +16,7 @@ from database.agent_rows import Agents, ContactRow, ProtectionUseRow
 from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
+from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.platform_interfaces import PlatformDatabase
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
@@ -77,11 +78,15 @@ __all__ = [
     "Certificates",
     "ContactRow",
     "DayCount",
+    "DiscoveryRow",
     "DoomedRow",
     "DueRow",
     "EndingRow",
+    "EnrolmentRow",
+    "Enrolments",
     "FoundRecord",
     "HeldKeyRow",
+    "JoinTokenRow",
     "KeyRow",
     "KeyVersionRow",
     "LeafRow",
@@ -233,6 +238,14 @@ class Inbox(Protocol):
         """Store an event; False when (tenant, event id) was stored before."""
         ...
 
+    def accept_discovery(self, event: MarketplaceEvent) -> bool:
+        """Store an event that says that a service was discovered; as `accept`."""
+        ...
+
+    def discovered(self, event_id: str) -> str | None:
+        """Return the service that a stored event is about."""
+        ...
+
     def mark_started(self, event_id: str) -> None:
         """Record that the workflow has the event, so that the sweep leaves it alone."""
         ...
@@ -287,6 +300,7 @@ class TenantTransaction(Protocol):
     inbox: Inbox
     outbox: Outbox
     services: Services
+    enrolments: Enrolments
     objects: ManagedObjects
     usage: Usage
     agents: Agents

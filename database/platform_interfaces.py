@@ -18,6 +18,10 @@ class PlatformDatabase(AuditKeys, Protocol):
         """Return (tenant id, event id, region, kind) of events no workflow has yet, oldest first (marketplace)."""
         ...
 
+    def pending_enrolments(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
+        """Return (tenant id, enrolment id, region, service) of those without an answer, oldest first (marketplace)."""
+        ...
+
     def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:
         """Return those serials that are on record for no tenant (worker)."""
         ...

@@ -9,6 +9,7 @@ from database.approvals import Approvals
 from database.audit_log import AuditStream
 from database.boundaries import Boundaries
 from database.certificates import Certificates
+from database.enrolments import Enrolments
 from database.inbox import Inbox
 from database.keys import Keys
 from database.leaving import Leaving
@@ -45,6 +46,7 @@ class Transaction:
         self.inbox: interfaces.Inbox = Inbox(connection, tenant_id)
         self.outbox: interfaces.Outbox = Outbox(connection, tenant_id)
         self.services: interfaces.Services = Services(connection, tenant_id)
+        self.enrolments: interfaces.Enrolments = Enrolments(connection, tenant_id)
         self.objects: interfaces.ManagedObjects = ManagedObjects(connection, tenant_id)
         self.usage: interfaces.Usage = Usage(connection, tenant_id)
         self.agents: interfaces.Agents = Agents(connection, tenant_id)

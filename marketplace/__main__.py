@@ -19,11 +19,21 @@ from config.secrets import (
 from config.settings import Settings, load_settings
 from database.connection import Database
 from marketplace.app import Offer, create_app
-from marketplace.transactions import THREADS
+from marketplace.enrolment_routes import EnrolmentOffer
+from marketplace.issuers import Issuers
+from marketplace.transactions import ENROLMENT_THREADS, THREADS
+from tenancy.client_files import Offer as Addresses
 from tenancy.errors import SettingsInvalid
 from workflows.gateway import Gateway
 
 _GRACE_SECONDS = 10
+
+
+def enrolment_offer(settings: Settings) -> EnrolmentOffer:
+    """Return what agents are told of us, and whose JWTs prove something."""
+    host = settings.crypto_name
+    crypto = Addresses(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
+    return EnrolmentOffer(settings.enrolment_url, settings.regions, crypto, Issuers(settings.workload_issuers))
 
 
 async def serve(settings: Settings) -> None:
@@ -38,7 +48,7 @@ async def serve(settings: Settings) -> None:
         Role.MARKETPLACE,
         read_secret(folder, database_password(Role.MARKETPLACE)),
         bytes.fromhex(read_secret(folder, context_key(Role.MARKETPLACE))),
-        max_size=THREADS,
+        max_size=THREADS + ENROLMENT_THREADS,
     )
     gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
     offer = Offer(
@@ -47,6 +57,7 @@ async def serve(settings: Settings) -> None:
         regions=settings.regions,
         base_url=settings.dashboard_url,
         body_limit=settings.marketplace_body_limit,
+        enrolment=enrolment_offer(settings),
     )
     config = uvicorn.Config(
         create_app(database, gateway, offer),

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 from database.interfaces import StepRow, TenantDatabase, TenantRow, TenantTransaction
 from tenancy.audit import AuditEvent, AuditName
-from tenancy.errors import TenantConflict, TenantOffboarded, TenantUnknown
+from tenancy.errors import MalformedEvent, ServiceConflict, TenantConflict, TenantOffboarded, TenantUnknown
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.lifecycle import State
 
 _AUDIT_NAME = {
     EventKind.SERVICE_ENABLED: AuditName.ENABLE_ACCEPTED,
     EventKind.SERVICE_DISABLED: AuditName.DISABLE_RECORDED,
+    EventKind.SERVICE_DISCOVERED: AuditName.SERVICE_DISCOVERED,
 }
 
 
@@ -31,7 +32,7 @@ def accept(database: TenantDatabase, event: MarketplaceEvent, source: str) -> Ac
         source: address the request came from, for the audit stream.
 
     Raises:
-        TenantOffboarded, TenantConflict, TenantUnknown: nothing was stored.
+        TenantOffboarded, TenantConflict, TenantUnknown, ServiceConflict: nothing was stored.
         DatabaseUnavailable: nothing was stored, or everything was and only the answer was lost; sending the event
             again with the same id is right in both cases.
     """
@@ -41,10 +42,16 @@ def accept(database: TenantDatabase, event: MarketplaceEvent, source: str) -> Ac
             raise TenantUnknown
         leaving = tx.leaving.get()
         _refuse_what_cannot_be(row, event, destroying=leaving is not None and leaving.destroying_at is not None)
-        fresh = tx.inbox.accept(event)
+        fresh = _store_discovery(tx, event) if event.kind is EventKind.SERVICE_DISCOVERED else tx.inbox.accept(event)
         if fresh:
             _record(tx, event, source)
         return Accepted(row.state, duplicate=not fresh)
+
+
+def discovered(database: TenantDatabase, tenant_id: str, event_id: str) -> str | None:
+    """Return the service that a stored event discovered; None when it was erased with its tenant."""
+    with database.tenant_tx(tenant_id) as tx:
+        return tx.inbox.discovered(event_id)
 
 
 def look_up(database: TenantDatabase, tenant_id: str) -> tuple[TenantRow, list[StepRow]]:
@@ -62,6 +69,19 @@ def mark_started(database: TenantDatabase, tenant_id: str, event_id: str) -> Non
         tx.inbox.mark_started(event_id)
 
 
+def _store_discovery(tx: TenantTransaction, event: MarketplaceEvent) -> bool:
+    """Store an event about a service; what was discovered or connected before stays what it is."""
+    if event.service is None or event.service_kind is None:
+        raise MalformedEvent
+    known = tx.enrolments.known_kind(event.service)
+    if known is not None and known is not event.service_kind:
+        raise ServiceConflict
+    fresh = tx.inbox.accept_discovery(event)
+    if fresh:
+        tx.enrolments.discover(event.service, event.service_kind)
+    return fresh
+
+
 def _refuse_what_cannot_be(row: TenantRow, event: MarketplaceEvent, *, destroying: bool) -> None:
     # Once its keys are being destroyed it has as good as left: there is nothing to come back to.
     if row.state is State.OFFBOARDED or destroying:
@@ -77,10 +97,11 @@ def _record(tx: TenantTransaction, event: MarketplaceEvent, source: str) -> None
             name=_AUDIT_NAME[event.kind],
             actor_kind="service",
             actor="marketplace",
-            subject=event.tenant_id,
+            subject=event.service or event.tenant_id,
             outcome="success",
             correlation_id=event.event_id,
             source=source,
-            details={"region": event.region, "occurred_at": event.timestamp.isoformat()},
+            details={"region": event.region, "occurred_at": event.timestamp.isoformat()}
+            | ({} if event.service_kind is None else {"kind": event.service_kind}),
         )
     )

@@ -87,3 +87,61 @@ def status_answer(row: TenantRow, steps: list[StepRow], base_url: str) -> Status
         ],
         announcement=announcement_text(AnnouncementKind.READY, row.organization, url)[1] if ready else None,
     )
+
+
+class RegionAnswer(BaseModel):
+    region: str
+    https: str
+    kmip: str
+
+
+class EnrolmentWaysAnswer(BaseModel):
+    """Where and with what agents enrol."""
+
+    url: str
+    proofs: list[str]
+    issuers: list[str]
+    audience: str
+
+
+class DiscoveryAnswer(BaseModel):
+    """Public facts. `ca` is the root of the crypto service's certificate; `ca_sha256` is of its DER form."""
+
+    service: str
+    versions: dict[str, list[str]]
+    regions: list[RegionAnswer]
+    ca: str
+    ca_sha256: str
+    enrolment: EnrolmentWaysAnswer
+
+
+class EnrolmentAnswer(BaseModel):
+    """The enrolment is stored and will be acted on. The ticket reads its result and does nothing else."""
+
+    enrolment_id: str
+    ticket: str
+    status_url: str
+    retry_seconds: int
+
+
+class EnrolmentProblem(BaseModel):
+    code: str
+    message: str
+    hint: str
+
+
+class StandingAnswer(BaseModel):
+    """How an enrolment stands. `chain` is what lies above the certificate and ends in `ca`."""
+
+    state: str
+    tenant_id: str
+    service: str
+    kind: str
+    region: str
+    certificate: str | None
+    chain: str | None
+    ca: str | None
+    https: str | None
+    kmip: str | None
+    not_after: datetime | None
+    problem: EnrolmentProblem | None

@@ -10,23 +10,22 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from marketplace import openapi, page
 from marketplace.acceptance import accept, look_up
 from marketplace.answers import EventAnswer, StatusAnswer, status_answer
+from marketplace.bodies import read_body
 from marketplace.edge import CODE, Edge
+from marketplace.enrolment_routes import EnrolmentFront, EnrolmentOffer, add_routes
 from marketplace.envelopes import read_event
 from marketplace.interfaces import EventDatabase, WorkflowDoor
 from marketplace.problems import answer, problem
 from marketplace.signature import SignatureCheck
-from marketplace.sweep import Sweep
-from marketplace.transactions import Transactions
-from tenancy.errors import BodyTooLarge, MalformedEvent, OpenKcmError, Unauthorized
+from marketplace.sweep import EnrolmentSweep, Sweep
+from marketplace.transactions import ENROLMENT_THREADS, Transactions
+from tenancy.errors import OpenKcmError, Unauthorized
 from tenancy.ids import parse_tenant_id
-
-_BODY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,7 @@ class Offer:
     regions: tuple[str, ...]
     base_url: str
     body_limit: int
+    enrolment: EnrolmentOffer
 
 
 def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> FastAPI:
@@ -49,16 +49,22 @@ def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> Fas
     check = SignatureCheck(offer.webhook_secrets)
     transactions = Transactions()
     sweep = Sweep(database, door, transactions)
+    # Threads of their own, so that a flood of enrolments holds up no event.
+    enrolment_transactions = Transactions(ENROLMENT_THREADS)
+    enrolments = EnrolmentSweep(database, door, enrolment_transactions)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        rounds = asyncio.create_task(sweep.run())
+        rounds = [asyncio.create_task(one.run()) for one in (sweep, enrolments)]
         yield
-        rounds.cancel()
-        with suppress(asyncio.CancelledError):
-            await rounds
-        await sweep.close()
-        transactions.close()
+        for running in rounds:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+        for one in (sweep, enrolments):
+            await one.close()
+        for threads in (transactions, enrolment_transactions):
+            threads.close()
 
     app = FastAPI(
         title="OpenKCM marketplace endpoint",
@@ -74,7 +80,7 @@ def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> Fas
 
     @app.post("/v1/events", status_code=202, response_model=EventAnswer, **openapi.EVENTS)
     async def take_event(request: Request) -> Response:
-        body = await _read_body(request, offer.body_limit)
+        body = await read_body(request, offer.body_limit)
         headers = dict(request.headers)
         event = read_event(body, headers, check.verify(headers, body), offer.regions)
         source = request.client.host if request.client else ""
@@ -98,6 +104,8 @@ def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> Fas
         shown = status_answer(row, steps, offer.base_url)
         return JSONResponse(shown.model_dump(mode="json"), headers={"cache-control": "no-store"})
 
+    add_routes(app, EnrolmentFront(database, enrolment_transactions, enrolments, offer.enrolment))
+
     @app.get("/healthz", **openapi.HEALTH)
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -107,22 +115,6 @@ def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> Fas
         return HTMLResponse(page.render(app.openapi()), headers={"content-security-policy": page.POLICY})
 
     return app
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Return the raw body, giving up before it is in memory when it is too large."""
-    if int(request.headers.get("content-length", "0")) > limit:
-        raise BodyTooLarge
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise BodyTooLarge
-    except (TimeoutError, ClientDisconnect):
-        raise MalformedEvent("the body did not arrive", "send the whole body within ten seconds") from None
-    return bytes(body)
 
 
 def _admit(request: Request, token: str) -> None:

@@ -1,6 +1,7 @@
 """What an event says: three ways to write it, one model.
 
-1. The seed's bare JSON: `event, customer, service, region, timestamp` and an optional `organization`.
+1. The seed's bare JSON: `event, customer, service, region, timestamp` and an optional `organization`; an event
+   that discovers a service says which one (`workload`) and of what `kind`.
 2. A structured CloudEvent whose `data` is that object; `event` may then be left out when the type is
    `io.openkcm.marketplace.<kind>` (or the bare kind), and `timestamp` when there is a `time`.
 3. A binary CloudEvent whose body is that object, whole: `ce-` headers are not covered by the signature, so they may
@@ -23,7 +24,8 @@ from cloudevents.core.v1.event import CloudEvent
 
 from tenancy.errors import MalformedEvent, UnknownEvent, UnknownRegion, UnknownService
 from tenancy.events import EventKind, MarketplaceEvent
-from tenancy.ids import parse_tenant_id
+from tenancy.ids import parse_service_name, parse_tenant_id
+from tenancy.services import ServiceKind
 
 SERVICE = "openkcm"
 TYPE_PREFIX = "io.openkcm.marketplace."
@@ -42,6 +44,7 @@ def read_event(body: bytes, headers: Mapping[str, str], event_id: str, regions: 
 
     Raises:
         MalformedEvent, UnknownEvent, UnknownService, IllegalTenantId, UnknownRegion: in this order of checks.
+        InvalidName: what was discovered cannot be a service's name.
     """
     fields = _fields(body, headers)
     try:
@@ -54,6 +57,7 @@ def read_event(body: bytes, headers: Mapping[str, str], event_id: str, regions: 
     region = _text(fields, "region")
     if region not in regions:
         raise UnknownRegion(tuple(regions))
+    discovers = kind is EventKind.SERVICE_DISCOVERED
     return MarketplaceEvent(
         event_id=event_id,
         kind=kind,
@@ -61,6 +65,8 @@ def read_event(body: bytes, headers: Mapping[str, str], event_id: str, regions: 
         organization=_organization(fields.get("organization"), tenant_id),
         region=region,
         timestamp=_instant(_text(fields, "timestamp")),
+        service=parse_service_name(_text(fields, "workload")) if discovers else None,
+        service_kind=_service_kind(_text(fields, "kind")) if discovers else None,
     )
 
 
@@ -128,6 +134,15 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise MalformedEvent(f"the field {name} is missing or not a text")
     return value
+
+
+def _service_kind(text: str) -> ServiceKind:
+    try:
+        return ServiceKind(text)
+    except ValueError:
+        raise MalformedEvent(
+            "the kind of the discovered service is not known", f"the kinds are {', '.join(ServiceKind)}"
+        ) from None
 
 
 def _organization(value: object, tenant_id: str) -> str:

@@ -17,10 +17,27 @@ class WorkflowDoor(Protocol):
         """Tell the tenant's workflow; raises TenantUnknown while it is not there, and TemporalUnavailable."""
         ...
 
+    async def discover_service(self, tenant_id: str, region: str, service: str) -> None:
+        """Have the workflow of a service wait for its agent, safe to repeat; raises TemporalUnavailable."""
+        ...
+
+    async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
+        """Connect a service as the stored request says; again with the same request joins what runs.
+
+        Raises:
+            TemporalUnavailable, NotDoneInTime: not done yet.
+            CallerError: refused, with the code, message and hint of the refusal.
+        """
+        ...
+
 
 class EventDatabase(TenantDatabase, Protocol):
     """The database as the role `marketplace` sees it."""
 
     def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
         """Return (tenant id, event id, region, kind) of accepted events no workflow has yet, oldest first."""
+        ...
+
+    def pending_enrolments(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
+        """Return (tenant id, enrolment id, region, service) of enrolments that have no answer yet, oldest first."""
         ...

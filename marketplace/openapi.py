@@ -40,7 +40,8 @@ EVENTS: dict[str, Any] = {
     "summary": "take an event",
     "description": (
         "Stores the event and answers before anything is made. Kinds: service_enabled starts a tenant, "
-        "service_disabled is recorded. The body is the object below, a structured CloudEvent with it as data, or a "
+        "service_disabled lets it leave, service_discovered puts a service on record by its "
+        "workload and kind. The body is the object below, a structured CloudEvent with it as data, or a "
         "binary CloudEvent with it as body; ce- headers are not signed and never decide anything. Unknown fields are "
         "ignored; organization defaults to the customer id."
     ),
@@ -48,9 +49,9 @@ EVENTS: dict[str, Any] = {
         (400, "malformed_event"),
         (401, "signature_refused, stale_timestamp"),
         (404, "tenant_unknown: service_disabled for an account that never enabled the service"),
-        (409, "tenant_offboarded, tenant_conflict"),
+        (409, "tenant_offboarded, tenant_conflict, service_conflict"),
         (413, "body_too_large"),
-        (422, "unknown_event, unknown_service, unknown_region, illegal_tenant_id"),
+        (422, "unknown_event, unknown_service, unknown_region, illegal_tenant_id, invalid_name"),
         (500, "internal, with a reference for the operator"),
         (503, "database_unavailable: nothing is stored, send it again after Retry-After seconds"),
     ),
@@ -77,6 +78,52 @@ TENANT: dict[str, Any] = {
         (401, "unauthorized"), (404, "tenant_unknown"), (422, "illegal_tenant_id"), (503, "database_unavailable")
     ),
     "openapi_extra": {"parameters": [_header("authorization", "Bearer <marketplace token>")]},
+}
+
+DISCOVERY: dict[str, Any] = {
+    "summary": "find OpenKCM",
+    "description": "Where the crypto service is, the root its certificate hangs from, and how to enrol. Public.",
+    "responses": _refusals((503, "canary_missing, database_unavailable")),
+}
+
+ENROL: dict[str, Any] = {
+    "summary": "enrol as a service",
+    "description": (
+        "Asks for a certificate for the key of a PKCS #10 request, with a join token or with a JWT of one of the "
+        "issuers. The same key and proof again is the same enrolment; a proof is good for one key. What is wrong with "
+        "a proof is not said."
+    ),
+    "responses": _refusals(
+        (400, "malformed_enrolment"),
+        (401, "proof_refused"),
+        (413, "body_too_large"),
+        (422, "csr_refused, invalid_name"),
+        (429, "too_many_requests"),
+        (503, "database_unavailable, issuer_unavailable"),
+    ),
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"type": "object"},
+                    "example": {
+                        "service": "orders-db",
+                        "kind": "postgresql",
+                        "csr": "-----BEGIN CERTIFICATE REQUEST-----...",
+                        "join_token": "okcmj1...",
+                    },
+                }
+            },
+        }
+    },
+}
+
+STANDING: dict[str, Any] = {
+    "summary": "how an enrolment stands",
+    "description": "pending, issued with the certificate, or refused with the reason. Needs the enrolment's ticket.",
+    "responses": _refusals((401, "ticket_refused"), (429, "too_many_requests"), (503, "database_unavailable")),
+    "openapi_extra": {"parameters": [_header("authorization", "Bearer <ticket>")]},
 }
 
 HEALTH: dict[str, Any] = {

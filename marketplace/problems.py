@@ -6,8 +6,9 @@ from types import MappingProxyType
 
 from starlette.responses import JSONResponse
 
-from tenancy import errors
+from tenancy import enrolment_errors, errors
 from tenancy.errors import OpenKcmError
+from vault import signing_requests
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
@@ -26,6 +27,15 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         errors.UnknownService: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.UnknownRegion: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.IllegalTenantId: HTTPStatus.UNPROCESSABLE_ENTITY,
+        errors.InvalidName: HTTPStatus.UNPROCESSABLE_ENTITY,
+        errors.ServiceConflict: HTTPStatus.CONFLICT,
+        errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
+        errors.CanaryMissing: HTTPStatus.SERVICE_UNAVAILABLE,
+        signing_requests.CsrRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
+        enrolment_errors.MalformedEnrolment: HTTPStatus.BAD_REQUEST,
+        enrolment_errors.ProofRefused: HTTPStatus.UNAUTHORIZED,
+        enrolment_errors.TicketRefused: HTTPStatus.UNAUTHORIZED,
+        enrolment_errors.IssuerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.TemporalUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     }
@@ -38,9 +48,9 @@ def answer(error: OpenKcmError) -> JSONResponse | None:
     if status is None:
         return None
     extra = {}
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         extra["retry-after"] = str(RETRY_AFTER_SECONDS)
-    elif isinstance(error, errors.Unauthorized):
+    elif isinstance(error, errors.Unauthorized | enrolment_errors.TicketRefused):
         extra["www-authenticate"] = "Bearer"
     return problem(status, error.code, error.message, error.hint, extra)
 

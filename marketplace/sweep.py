@@ -1,115 +1,60 @@
-"""Nothing accepted is ever lost: every stored event reaches Temporal, now or when Temporal is back.
+"""What waits for Temporal: events of the marketplace, and enrolments of agents. `rounds` says how neither is lost."""
 
-An event is offered right after its answer. What could not be handed over, by this process or by one that died, is
-found in the inbox by a round every few seconds, the first one at start. Handing over twice is harmless: the workflow
-id is the tenant, and the entity knows the ids of events it has seen.
-"""
-
-import asyncio
-import time
+from collections.abc import Sequence
 from functools import partial
 
-import structlog
-
-from marketplace.acceptance import mark_started
+from marketplace.acceptance import discovered, mark_started
+from marketplace.enrolment import settle
 from marketplace.interfaces import EventDatabase, WorkflowDoor
+from marketplace.rounds import Rounds, Waiting
 from marketplace.transactions import Transactions
-from tenancy.errors import DatabaseUnavailable, TemporalUnavailable
+from tenancy.errors import CallerError
 from tenancy.events import EventKind
 
-_INTERVAL_SECONDS = 2.0
-_SLOWEST_SECONDS = 5.0
-_BATCH = 500
-_AT_ONCE = 32
-_REFUSED_REST_SECONDS = 10.0
 
-_log = structlog.get_logger(__name__)
+class Sweep(Rounds):
+    """Events: the workflow id is the tenant, and the entity knows the ids of events it has seen."""
 
-Waiting = tuple[str, str, str, str]
-"""Tenant id, event id, region, kind."""
-
-
-class Sweep:
     def __init__(self, database: EventDatabase, door: WorkflowDoor, transactions: Transactions) -> None:
+        super().__init__(transactions)
         self._database = database
         self._door = door
-        self._transactions = transactions
-        self._places = asyncio.Semaphore(_AT_ONCE)
-        self._running: dict[Waiting, asyncio.Task[None]] = {}
-        self._handed_over: set[Waiting] = set()
-        """Since the last round began: what a round reads may be out of date before it comes to it."""
-        self._refused: dict[Waiting, float] = {}
-        self._temporal_down = False
 
-    def offer(self, waiting: Waiting) -> None:
-        """Hand a stored event over without making anybody wait; a Temporal known to be down is left to the rounds."""
-        if not self._temporal_down:
-            self._start(waiting)
+    def find(self, limit: int) -> Sequence[Waiting]:
+        return self._database.unstarted_events(limit)
 
-    async def run(self) -> None:
-        """Sweep until cancelled; slower while something is down."""
-        pause = _INTERVAL_SECONDS
-        while True:
-            try:
-                await self._round()
-                pause = _INTERVAL_SECONDS
-            except (TemporalUnavailable, DatabaseUnavailable) as down:
-                _log.warning("accepted events wait", code=down.code)
-                pause = min(pause * 1.5, _SLOWEST_SECONDS)
-            except Exception:  # noqa: BLE001 - an end of the sweep would lose events silently
-                _log.exception("a sweep failed")
-            await asyncio.sleep(pause)
-
-    async def close(self) -> None:
-        """Stop what is being handed over; the inbox still knows it."""
-        running = tuple(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-    async def _round(self) -> None:
-        now = time.monotonic()
-        self._refused = {waiting: until for waiting, until in self._refused.items() if until > now}
-        # Refused ones are asked for on top, so that they never fill the batch and starve the rest.
-        limit = _BATCH + len(self._refused)
-        self._handed_over.clear()
-        found = await self._transactions.run(partial(self._database.unstarted_events, limit))
-        todo = [waiting for waiting in found if waiting not in self._refused]
-        for begin in range(0, len(todo), _AT_ONCE):
-            group = [waiting for waiting in todo[begin : begin + _AT_ONCE] if waiting not in self._handed_over]
-            results = await asyncio.gather(*map(self._start, group), return_exceptions=True)
-            for result in results:
-                if isinstance(result, TemporalUnavailable | DatabaseUnavailable):
-                    raise result
-        self._temporal_down = False
-
-    def _start(self, waiting: Waiting) -> asyncio.Task[None]:
-        task = self._running.get(waiting)
-        if task is None:
-            task = asyncio.create_task(self._hand_over(waiting))
-            self._running[waiting] = task
-            task.add_done_callback(partial(self._ended, waiting))
-        return task
-
-    async def _hand_over(self, waiting: Waiting) -> None:
+    async def hand_over(self, waiting: Waiting) -> None:
+        """Tell the workflow that the event is for, by its kind, which is the last of `waiting`."""
         tenant_id, event_id, region, kind = waiting
-        async with self._places:
-            if kind == EventKind.SERVICE_DISABLED:
-                await self._door.disable(tenant_id, event_id)
-            else:
-                await self._door.enable(tenant_id, region, event_id)
+        if kind == EventKind.SERVICE_DISABLED:
+            await self._door.disable(tenant_id, event_id)
+        elif kind == EventKind.SERVICE_DISCOVERED:
+            service = await self._transactions.run(partial(discovered, self._database, tenant_id, event_id))
+            if service is not None:  # None: the tenant left and was erased meanwhile
+                await self._door.discover_service(tenant_id, region, service)
+        else:
+            await self._door.enable(tenant_id, region, event_id)
         # Dying here hands the event over once more, which the tenant's workflow knows by the event's id.
         await self._transactions.run(partial(mark_started, self._database, tenant_id, event_id))
 
-    def _ended(self, waiting: Waiting, task: asyncio.Task[None]) -> None:
-        del self._running[waiting]
-        if task.cancelled():
-            return
-        failed = task.exception()
-        if failed is None:
-            self._handed_over.add(waiting)
-        elif isinstance(failed, TemporalUnavailable):
-            self._temporal_down = True
-        elif not isinstance(failed, DatabaseUnavailable):
-            self._refused[waiting] = time.monotonic() + _REFUSED_REST_SECONDS
-            _log.error("an accepted event was not taken", tenant_id=waiting[0], event_id=waiting[1], exc_info=failed)
+
+class EnrolmentSweep(Rounds):
+    """Enrolments: the request's id is the update's, so that asking again joins what was asked before."""
+
+    def __init__(self, database: EventDatabase, door: WorkflowDoor, transactions: Transactions) -> None:
+        super().__init__(transactions)
+        self._database = database
+        self._door = door
+
+    def find(self, limit: int) -> Sequence[Waiting]:
+        return self._database.pending_enrolments(limit)
+
+    async def hand_over(self, waiting: Waiting) -> None:
+        """Have the service connected, which is the last of `waiting`, and put on record what came of it."""
+        tenant_id, enrolment_id, region, service = waiting
+        refused: CallerError | None = None
+        try:
+            await self._door.connect_service(tenant_id, region, service, enrolment_id)
+        except CallerError as refusal:
+            refused = refusal
+        await self._transactions.run(partial(settle, self._database, tenant_id, enrolment_id, refused))

@@ -9,7 +9,8 @@ from typing import TypeVar
 from tenancy.errors import DatabaseUnavailable
 
 THREADS = 8
-"""As many as the pool has connections: a thread never waits for another's."""
+ENROLMENT_THREADS = 4
+"""Together as many as the pool has connections: a thread never waits for another's."""
 _REST_SECONDS = 0.5
 
 Result = TypeVar("Result")

@@ -29,12 +29,6 @@ class ProofUnreadable(CallerError):
     hint = "give the file with the whole token and nothing else"
 
 
-class ProofRefused(CallerError):
-    code = "proof_refused"
-    message = "the control endpoint does not take this proof"
-    hint = "a join token works once and for a limited time: make a new one on the Services page"
-
-
 class AuthorityRefused(CallerError):
     """The proof was not sent."""
 

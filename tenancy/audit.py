@@ -25,6 +25,11 @@ class AuditName(StrEnum):
 
     ENABLE_ACCEPTED = "marketplace.enable_accepted"
     DISABLE_RECORDED = "marketplace.disable_recorded"
+    SERVICE_DISCOVERED = "marketplace.service_discovered"
+    JOIN_TOKEN_MADE = "enrolment.join_token_made"  # noqa: S105 - a word, not a secret
+    JOIN_TOKEN_REQUESTED = "enrolment.join_token_requested"  # noqa: S105 - the same
+    ENROLMENT_ACCEPTED = "enrolment.accepted"
+    ENROLMENT_PROOF_REFUSED = "enrolment.proof_refused"
     PROVISION_INTENDED = "tenant.provision_intended"
     TENANT_KEY_CREATED = "key.tenant_key_created"
     PAYLOAD_KEY_CREATED = "key.payload_key_created"
@@ -128,6 +133,7 @@ UPSTREAM_NAME: dict[AuditName, str] = {
     AuditName.SERVICE_CERTIFICATE_ISSUED: "credentialCreate",
     AuditName.SERVICE_DISCONNECTED: "credentialDelete",
     AuditName.CRYPTO_REFUSED: "unauthorizedRequest",
+    AuditName.ENROLMENT_PROOF_REFUSED: "unauthorizedRequest",
     AuditName.SIGNED_IN: "userLoginSuccess",
     AuditName.ACCESS_REFUSED: "unauthorizedRequest",
     AuditName.ACTION_REFUSED: "unauthorizedRequest",

@@ -78,7 +78,7 @@ class Unauthorized(CallerError):
 class UnknownEvent(CallerError):
     code = "unknown_event"
     message = "this kind of event is not known"
-    hint = "the kinds are service_enabled and service_disabled"
+    hint = "the kinds are service_enabled, service_disabled and service_discovered"
 
 
 class UnknownService(CallerError):

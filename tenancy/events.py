@@ -6,14 +6,20 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import BaseModel, ConfigDict
 
+from tenancy.services import ServiceKind
+
 
 class EventKind(StrEnum):
     SERVICE_ENABLED = "service_enabled"
     SERVICE_DISABLED = "service_disabled"
+    SERVICE_DISCOVERED = "service_discovered"
 
 
 class MarketplaceEvent(BaseModel):
-    """A checked event. `event_id` is what makes two deliveries the same event (the webhook's message id)."""
+    """A checked event. `event_id` is what makes two deliveries the same event (the webhook's message id).
+
+    `service` and `service_kind` are there when it says that a service was discovered, and then alone.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,6 +29,8 @@ class MarketplaceEvent(BaseModel):
     organization: str
     region: str
     timestamp: datetime
+    service: str | None = None
+    service_kind: ServiceKind | None = None
 
 
 class AnnouncementKind(StrEnum):

@@ -33,6 +33,21 @@ RUNGS = {
 }
 """A module imports from lower rungs only, and from its own package; never sideways."""
 
+_CLIENT = ("client", "client_calls", "client_disk", "client_errors", "client_identity", "client_local")
+_AT_THE_CUSTOMER: dict[str, tuple[str, ...]] = {
+    "config": ("config.settings", "config.logs"),
+    "vault": (),
+    "keystores": (),
+    "database": (),
+    "storefront": (),
+    "activities": (),
+    "workflows": (),
+    "worker": (),
+    "marketplace": (),
+    "dashboard": (),
+    "crypto": tuple(f"crypto.{module}" for module in _CLIENT),
+}
+
 # Where a lower rung may be seen in part only: package → {imported package: the modules of it, None for none}.
 NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
     "vault": {"config": ()},
@@ -54,7 +69,8 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "database": ("database.interfaces",),
     },
     "marketplace": {
-        "vault": (),
+        # And what a certificate request must be, which is said before one is stored; no key server in it.
+        "vault": ("vault.signing_requests",),
         "keystores": (),
         "storefront": (),
         "activities": (),
@@ -64,8 +80,9 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         # And what a certificate request must be, which is said before one is stored; no key server in it.
         "vault": ("vault.signing_requests",),
         "keystores": (),
-        # And the one way an audit stream is handed out, which the command shares; it knows the interfaces alone.
-        "database": ("database.interfaces", "database.audit_reading"),
+        # And the ways an audit stream is handed out and a join token made, which the command shares; both know the
+        # interfaces alone.
+        "database": ("database.interfaces", "database.audit_reading", "database.join_tokens"),
         "storefront": (),
         "activities": (),
         "workflows": ("workflows.gateway",),
@@ -79,23 +96,10 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "activities": (),
         "workflows": (),
     },
-    # They run at the customer: nothing of the platform's own but the client, and how a key asks for a certificate.
-    "agent": {
-        "vault": ("vault.signing_requests",),
-        "keystores": (),
-        "database": (),
-        "storefront": (),
-        "activities": (),
-        "workflows": (),
-        "worker": (),
-        "marketplace": (),
-        "dashboard": (),
-        "config": ("config.logs",),
-        "crypto": (
-            *("crypto.client", "crypto.client_calls", "crypto.client_disk", "crypto.client_errors"),
-            *("crypto.client_identity", "crypto.client_local"),
-        ),
-    },
+    # What runs at the customer knows nothing of the platform but how to be its client.
+    # And how a key asks for a certificate.
+    "agent": _AT_THE_CUSTOMER | {"vault": ("vault.signing_requests",)},
+    "hooks": _AT_THE_CUSTOMER,
     "cli": {"activities": (), "workflows": ("workflows.gateway",)},
 }
 

@@ -7,7 +7,7 @@ to repeat: the workflow id is the tenant, and events and updates are told apart 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 from temporalio.client import (
     Client,
@@ -16,6 +16,7 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import (
+    Priority,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
@@ -45,7 +46,7 @@ from tenancy.messages import (
 from tenancy.policy import TenantPolicy
 from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
 from workflows import priorities, visibility
-from workflows.service import ConnectService
+from workflows.service import DISCOVERED, ConnectService
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
@@ -227,6 +228,22 @@ class Gateway:
             tenant_id, region, service, ConnectService.enrol, [EnrolInput(request_id=request_id)], request_id
         )
 
+    async def discover_service(self, tenant_id: str, region: str, service: str) -> None:
+        """Start the workflow of a discovered service, so that it waits for the agent; raises TemporalUnavailable.
+
+        One that runs is told as well, and one that has a certificate makes nothing of it.
+        """
+        try:
+            await self._client.start_workflow(
+                ConnectService.run,
+                ServiceInput(tenant_id=tenant_id, region=region, service=service),
+                start_signal=DISCOVERED,
+                rpc_timeout=_RPC_TIMEOUT,
+                **_service_options(tenant_id, region, service),
+            )
+        except _DOWN as failed:
+            raise TemporalUnavailable from failed
+
     async def renew_service(self, tenant_id: str, region: str, service: str) -> None:
         """Issue the next certificate for the service's newest key now; raises as `connect_service`."""
         await self._ask(tenant_id, region, service, ConnectService.renew)
@@ -293,16 +310,32 @@ def _service_start(tenant_id: str, region: str, service: str) -> WithStartWorkfl
     return WithStartWorkflowOperation(
         ConnectService.run,
         ServiceInput(tenant_id=tenant_id, region=region, service=service),
-        id=ids.service_workflow(tenant_id, service),
-        task_queue=ids.task_queue(region),
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        search_attributes=TypedSearchAttributes(
+        **_service_options(tenant_id, region, service),
+    )
+
+
+class _ServiceOptions(TypedDict):
+    id: str
+    task_queue: str
+    id_conflict_policy: WorkflowIDConflictPolicy
+    id_reuse_policy: WorkflowIDReusePolicy
+    search_attributes: TypedSearchAttributes
+    static_summary: str
+    priority: Priority
+
+
+def _service_options(tenant_id: str, region: str, service: str) -> _ServiceOptions:
+    return {
+        "id": ids.service_workflow(tenant_id, service),
+        "task_queue": ids.task_queue(region),
+        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
+        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        "search_attributes": TypedSearchAttributes(
             [SearchAttributePair(visibility.TENANT_ID, tenant_id), SearchAttributePair(visibility.REGION, region)]
         ),
-        static_summary=f"service {service} of {tenant_id}",
-        priority=priorities.service(tenant_id),
-    )
+        "static_summary": f"service {service} of {tenant_id}",
+        "priority": priorities.service(tenant_id),
+    }
 
 
 async def connect_client(address: str | None) -> Client:

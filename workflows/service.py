@@ -36,6 +36,8 @@ TENANT_GONE = "tenant-gone"
 
 RENEW_SOON = "renew-soon"
 """The signal by which a service's certificate is renewed before its time."""
+DISCOVERED = "discovered"
+"""The signal that the platform found a service: its workflow waits for the service's agent. It carries nothing."""
 CERTIFICATES_REVOKED = "certificates-revoked"
 """The signal by which a tenant's entity is told to publish its revocation list."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -50,6 +52,7 @@ class ConnectService:
         self._turn = asyncio.Lock()
         self._asked = False
         self._disconnected = False
+        self._discovered = False
 
     @workflow.run
     async def run(self, service: ServiceInput) -> None:
@@ -58,7 +61,7 @@ class ConnectService:
             due = self._memory.renew_at
             try:
                 await workflow.wait_condition(
-                    partial(self._changed_since, due),
+                    partial(self._changed_since, due, self._discovered),
                     timeout=self._patience(due),
                     timeout_summary=f"renew certificate {self._memory.generation}" if due else "the first request",
                 )
@@ -119,6 +122,11 @@ class ConnectService:
     def renew_soon(self) -> None:
         if self._memory.generation and not self._disconnected:
             self._remember(self._memory.generation, workflow.now())
+
+    @workflow.signal(name=DISCOVERED, description="The platform found the service; its agent may enrol")
+    def discovered(self) -> None:
+        self._discovered = True
+        self._show()
 
     async def _tell_of_revocation(self) -> None:
         """Have the revocation list made anew; nobody waits for it, and the crypto service needs none."""
@@ -184,8 +192,8 @@ class ConnectService:
                 )
                 workflow.logger.warning("certificate not renewed")
 
-    def _changed_since(self, due: datetime | None) -> bool:
-        return self._ended() or self._memory.renew_at != due
+    def _changed_since(self, due: datetime | None, discovered: bool) -> bool:  # noqa: FBT001 - what was known before
+        return self._ended() or self._memory.renew_at != due or self._discovered != discovered
 
     def _ended(self) -> bool:
         """Whether nothing is connected any more, or after all that was asked for still nothing is."""
@@ -194,7 +202,9 @@ class ConnectService:
 
     def _patience(self, due: datetime | None) -> timedelta | None:
         if due is None:
-            return None if self._asked else timing.FIRST_REQUEST
+            if self._asked:
+                return None
+            return timing.DISCOVERED if self._discovered else timing.FIRST_REQUEST
         return max(due - workflow.now(), timing.SHORTEST_LIFE)
 
     def _refuse_when_over(self) -> None:
@@ -221,5 +231,7 @@ class ConnectService:
             workflow.set_current_details(
                 f"**connected**: certificate {self._memory.generation}, to be renewed {due:%Y-%m-%d %H:%M} UTC"
             )
+        elif self._discovered and not self._asked:
+            workflow.set_current_details("**discovered**: waits for the service's agent, or for somebody to connect it")
         else:
             workflow.set_current_details("**connecting**: no certificate yet")

@@ -60,5 +60,7 @@ RENEWAL_PAUSE = timedelta(hours=1)
 life is left when it is first tried, so some twenty tries."""
 SHORTEST_LIFE = timedelta(seconds=1)
 """The least time between two renewals, whatever a certificate says."""
+DISCOVERED = timedelta(days=7)
+"""How long the workflow of a discovered service waits for its agent. Afterwards any request starts a new one."""
 FIRST_REQUEST = timedelta(minutes=1)
 """How long a service's workflow that was started and asked nothing stays: its first request was refused."""

@@ -4,11 +4,12 @@ from datetime import timedelta
 
 import streamlit as st
 
-from dashboard.pages import authorities_part, service_dialogs
+from dashboard.pages import authorities_part, join_dialog, service_dialogs
 from dashboard.pages.notices import admitted, draw_unknown
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import guides, services
+from dashboard.views.discovered import found
 from dashboard.views.services import Card, Facts, Group
 from database.interfaces import TenantRow
 from tenancy.people import Permission
@@ -32,6 +33,8 @@ def draw(seat: Seat) -> None:
     _draw_connect(seat, rows)
     st.header("Service Integration Status", anchor=False)
     wanted = st.text_input("Find a service", key="services.find") if len(rows.services) > services.MANY else ""
+    waiting = found(rows.discovered, rows.services, seat.now())
+    join_dialog.draw_discovered(seat, waiting, closed=bool(services.why_not(rows.tenant)))
     for group in services.groups(rows, seat.now(), wanted):
         _draw_group(seat, rows.tenant, group)
     st.caption(
@@ -41,6 +44,7 @@ def draw(seat: Seat) -> None:
     authorities_part.draw_part(seat, rows.tenant)
     _draw_guide()
     service_dialogs.draw_open(seat, rows.tenant)
+    join_dialog.draw_open(seat)
     authorities_part.draw_open(seat)
 
 
@@ -56,6 +60,7 @@ def _read(seat: Seat) -> Facts | None:
             list(tx.usage.totals(now - _DAY, now + timedelta(minutes=1))),
             list(tx.objects.counts()),
             list(tx.agents.all()),
+            list(tx.enrolments.discovered()),
         )
 
 
@@ -65,13 +70,20 @@ def _draw_connect(seat: Seat, rows: Facts) -> None:
     elif reason := services.why_not(rows.tenant):
         st.caption(reason)
     else:
-        st.button(
-            "Connect a service",
-            icon=":material/add_link:",
-            type="primary",
-            key="services.connect",
-            on_click=service_dialogs.open_connect,
-        )
+        with st.container(horizontal=True):
+            st.button(
+                "Connect a service",
+                icon=":material/add_link:",
+                type="primary",
+                key="services.connect",
+                on_click=service_dialogs.open_connect,
+            )
+            st.button(
+                "Let an agent enrol",
+                icon=":material/key:",
+                key="services.join",
+                on_click=join_dialog.open_join,
+            )
 
 
 def _draw_group(seat: Seat, tenant: TenantRow, group: Group) -> None:

@@ -19,6 +19,7 @@ FAMILIES = {
     "policy": "Policy",
     "approval": "Two people",
     "service": "Services",
+    "enrolment": "Enrolment of agents",
     "certificate": "Certificates",
     "dashboard": "Dashboard",
     "tenant": "Tenant",

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from dashboard.views import agents
 from dashboard.views.words import count, listed, moment
-from database.interfaces import ContactRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from database.interfaces import ContactRow, DiscoveryRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.expiry import Stage, stage
 from tenancy.lifecycle import ENCRYPTS
 from tenancy.services import RENEWED, CryptoOperation, ServiceKind, ServiceState
@@ -54,6 +54,7 @@ class Facts:
     usage: list[UsageTotalRow]
     objects: list[ObjectCountRow]
     agents: list[ContactRow] = field(default_factory=list)
+    discovered: list[DiscoveryRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

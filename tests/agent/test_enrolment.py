@@ -18,9 +18,9 @@ from tenancy.agent_errors import (
     FolderRefused,
     NotInOrder,
     ProofMissing,
-    ProofRefused,
     ProofUnreadable,
 )
+from tenancy.enrolment_errors import ProofRefused
 from tests.agent.conftest import Field
 from tests.agent.control import a_join_token
 from tests.crypto.https.authority import _authority, pem, root
@@ -216,6 +216,7 @@ def test_no_log_line_file_or_error_holds_the_proof_or_the_key(field: Field):
         *("nonsense", "okcmj1.acme-corp-12345.short.0123", "a.b.c", A_JWT + " " + A_JWT),
         *("eyJhbGciOiJub25lIn0.e30.c2ln", "okcmj2" + a_join_token()[6:]),
     ],
+    ids=["no form", "cut", "no JWT", "two", "no signature", "another form"],
 )
 def test_what_is_no_proof_is_refused_without_quoting_it(text: str):
     with pytest.raises(ProofUnreadable) as refused:

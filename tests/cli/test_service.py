@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from tenancy import ids
 from tenancy.agent_errors import FolderRefused
+from tenancy.enrolment import parse_join_token
 from tenancy.errors import InvalidName, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
 from tests.cli.service_stand import (
@@ -50,6 +51,45 @@ def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner
     assert {path.name for path in command.out.iterdir()} == names
     assert stat.S_IMODE(command.out.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in command.out.iterdir()} == {0o600}
+
+
+def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, field) -> None:
+    words = ("service", "join-token", command.tenant_id, "--kind", "postgresql", "--name", "orders-db")
+    answer = command.run(*words, "--lifetime", "15m")
+
+    token = parse_join_token(answer["join_token"])
+    assert (token.tenant_id, answer["service_id"], answer["kind"]) == (command.tenant_id, "orders-db", "postgresql")
+    left = datetime.fromisoformat(answer["expires_at"]) - datetime.now(UTC)
+    assert timedelta(minutes=14) < left <= timedelta(minutes=15)
+    assert "--kind postgresql --name orders-db" in answer["agent_command"]
+    assert token.secret not in answer["agent_command"]
+    with field.administrator() as administrator:
+        rows = administrator.execute(
+            "select token_hash, service, kind, made_by, used_at from okcm.join_token"
+        ).fetchall()
+    assert rows == [(token.hash, "orders-db", "postgresql", "operator", None)]
+    shown = CliRunner().invoke(application(), words).stdout
+    assert "okcmj1." in shown
+
+
+def test_a_join_token_that_could_not_be_used_is_not_made(command, field) -> None:
+    one = ("service", "join-token", command.tenant_id, "--kind", "mongodb", "--name")
+    for lifetime in ("25h", "0h", "1d", "soon"):
+        with pytest.raises(InvalidName):
+            command.run(*one, "orders-db", "--lifetime", lifetime)
+    with pytest.raises(InvalidName):
+        command.run(*one, "../orders")
+    with pytest.raises(TenantUnknown):
+        command.run("service", "join-token", "nobody-here", "--kind", "mongodb", "--name", "orders-db")
+    command.connect()
+    with pytest.raises(ServiceConflict):
+        command.run("service", "join-token", command.tenant_id, "--kind", "postgresql", "--name", "orders-db")
+    with command.database.tenant_tx(command.tenant_id) as tx:
+        tx.tenants.move(Move.SUSPEND)
+    with pytest.raises(TenantClosed):
+        command.run(*one, "orders-db")
+    with field.administrator() as administrator:
+        assert administrator.execute("select count(*) from okcm.join_token").fetchone() == (0,)
 
 
 def test_a_request_made_elsewhere_brings_back_a_certificate_and_writes_nothing(command, tmp_path) -> None:

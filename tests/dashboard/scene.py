@@ -35,6 +35,7 @@ ADDRESSES = Addresses(
     crypto_https="https://127.0.0.1:18443",
     crypto_kmip="127.0.0.1:15696",
     temporal_ui=None,
+    enrolment="https://enrol.example",
 )
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 ROLE_ARN = "arn:aws:iam::111122223333:role/openkcm"

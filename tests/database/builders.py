@@ -9,6 +9,8 @@ from database.interfaces import (
     AuthorityRow,
     ContactRow,
     DoomedRow,
+    EnrolmentRow,
+    JoinTokenRow,
     LeafRow,
     ObjectRow,
     ProtectionUseRow,
@@ -25,6 +27,7 @@ from database.interfaces import (
 from tenancy.approvals import Action, Choice
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.boundaries import CheckResult
+from tenancy.enrolment import Proof
 from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, MarketplaceEvent
 from tenancy.ids import ca_key, l2_key
 from tenancy.latency import BUCKETS, Latency, bucket
@@ -98,6 +101,17 @@ def a_result(name: str = "read", **changed: object) -> CheckResult:
 
 def a_request(request_id: str = "request-1", service: str = "orders") -> ServiceRequestRow:
     return ServiceRequestRow(request_id, service, ServiceKind.MONGODB, "a signing request")
+
+
+def a_join_token(tenant_id: str, service: str = "orders", **changed: object) -> JoinTokenRow:
+    token_hash = hashlib.sha256(f"{tenant_id}/{service}".encode()).hexdigest()
+    return replace(JoinTokenRow(token_hash, service, ServiceKind.MONGODB, "ada", timedelta(hours=1)), **changed)
+
+
+def an_enrolment(tenant_id: str, service: str = "orders", **changed: object) -> EnrolmentRow:
+    digest = hashlib.sha256(f"{tenant_id}/{service}".encode()).hexdigest()
+    row = EnrolmentRow(digest[:32], service, ServiceKind.MONGODB, Proof.JOIN_TOKEN, digest, "c" * 64, "d" * 64)
+    return replace(row, **changed)
 
 
 def a_leaf(serial: str = "1a2b", service: str = "orders", generation: int = 1, tenant_id: str = "acme") -> LeafRow:
@@ -223,6 +237,10 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
     """Give a provisioned tenant a service, and with it at least one row in every other table."""
     with field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
         tx.services.request(a_request(f"request-{service}", service))
+        tx.enrolments.add_token(a_join_token(tenant_id, service))
+    with field.open("marketplace", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.enrolments.begin(an_enrolment(tenant_id, service))
+        tx.enrolments.discover(service, ServiceKind.MONGODB)
     with field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
         tx.services.connect(service, ServiceKind.MONGODB)
         tx.services.record_key(a_service_key(tenant_id, service))

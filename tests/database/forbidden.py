@@ -4,7 +4,10 @@ from tests.database.hostile import TABLES
 
 READABLE = {
     "worker": TABLES,
-    "marketplace": ("tenant", "marketplace_event", "operation_step", "outbox"),
+    "marketplace": (
+        *("tenant", "marketplace_event", "operation_step", "outbox", "join_token", "enrolment", "discovery"),
+        *("service", "service_request", "service_certificate", "certificate_authority"),
+    ),
     "operator": tuple(table for table in TABLES if table not in {"usage_day", "dashboard_session", "protection_use"}),
     "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
     "crypto": (
@@ -88,6 +91,9 @@ NEVER = {
         "select subject from okcm.dashboard_session",
         "update okcm.destruction set fingerprint = repeat('0', 64)",
         "update okcm.shred_certificate set statement = 'x'",
+        "select token_hash from okcm.join_token",
+        "select ticket_hash from okcm.enrolment",
+        "select service from okcm.discovery",
         *(f"delete from okcm.{table}" for table in ("destruction", "shred_certificate")),
     ),
     "marketplace": (
@@ -103,6 +109,20 @@ NEVER = {
         "update okcm.tenant set state = 'active'",
         "update okcm.marketplace_event set organization = 'x'",
         *(f"select * from okcm.{table}" for table in ("service", "service_key", "managed_object", "usage_minute")),
+        # Agents enrol here: it uses tokens and makes none, and what it stored it does not read or alter.
+        (
+            "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
+            " values ('{attacker}', repeat('e', 64), 'orders', 'mongodb', 'x', now())"
+        ),
+        "update okcm.join_token set expires_at = now()",
+        "update okcm.join_token set service = 'another'",
+        "update okcm.enrolment set service = 'another'",
+        "update okcm.enrolment set ticket_hash = repeat('e', 64)",
+        "select csr_pem from okcm.service_request",
+        "update okcm.service_request set csr_pem = 'x'",
+        "update okcm.service set state = 'connected'",
+        "update okcm.service_certificate set revoked_at = null",
+        *(f"delete from okcm.{table}" for table in ("join_token", "enrolment", "discovery")),
     ),
     "operator": (
         'select okcm.audit_append(\'{{"event_id": "x"}}\')',
@@ -121,6 +141,11 @@ NEVER = {
         "select count from okcm.usage_day",
         "select place from okcm.protection_use",
         "update okcm.agent set problem = null",
+        "select token_hash from okcm.join_token",
+        "update okcm.join_token set used_at = null",
+        "select ticket_hash from okcm.enrolment",
+        "update okcm.enrolment set state = 'issued'",
+        "delete from okcm.join_token",
     ),
     # It faces the customers' networks: what it could change here, a hole in it could change.
     "crypto": (
@@ -166,6 +191,7 @@ NEVER = {
         "update okcm.agent set service = 'another'",
         "update okcm.protection_use set place = 'another'",
         "select * from okcm.dashboard_session",
+        *(f"select count(*) from okcm.{table}" for table in ("join_token", "enrolment", "discovery")),
     ),
     # People's browsers end here: it looks, asks, and changes nothing but who is signed on.
     "dashboard": (
@@ -213,6 +239,10 @@ NEVER = {
         "update okcm.agent set last_contact_at = now()",
         "update okcm.protection_use set operations = 0",
         *(f"delete from okcm.{table}" for table in ("agent", "protection_use")),
+        "select token_hash from okcm.join_token",
+        "update okcm.join_token set used_at = null",
+        "select ticket_hash from okcm.enrolment",
+        "update okcm.enrolment set state = 'issued'",
         *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
     ),
 }
@@ -235,6 +265,8 @@ NEVER_ANYBODY = (
     "create function okcm.mine() returns int language sql as 'select 1'",
     "alter function okcm.ctx_ok() rename to mine",
     "select okcm.require_platform_context()",
+    # Granted to the marketplace, and to it for the platform's context.
+    "select okcm.pending_enrolments(10)",
     # Granted to the worker, and to it for a tenant that is being destroyed.
     "select okcm.erase_tenant(10)",
     "select okcm.is_destroying()",

@@ -7,6 +7,7 @@ TABLES = (
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
     *("approval", "approval_vote", "shred_certificate", "agent", "protection_use"),
+    *("join_token", "enrolment", "discovery"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -131,8 +132,24 @@ ALLOWED_WRITES = {
             "insert into okcm.marketplace_event (tenant_id, event_id, kind, organization, region, occurred_at)"
             " values ('{victim}', 'new', 'service_enabled', 'x', 'x', now())"
         ),
+        "update okcm.join_token set used_at = now(), enrolment_id = repeat('e', 32) where tenant_id = '{victim}'",
+        "update okcm.enrolment set state = 'issued', settled_at = now() where tenant_id = '{victim}'",
+        (
+            "insert into okcm.enrolment (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash,"
+            " ticket_hash) values ('{victim}', repeat('e', 32), 'orders', 'mongodb', 'jwt', repeat('e', 64),"
+            " repeat('e', 64), repeat('e', 64))"
+        ),
+        "insert into okcm.discovery (tenant_id, service, kind) values ('{victim}', 'new', 'mongodb')",
+        (
+            "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
+            " values ('{victim}', 'new', 'orders', 'mongodb', 'x')"
+        ),
     ),
     "operator": (
+        (
+            "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
+            " values ('{victim}', repeat('e', 64), 'orders', 'mongodb', 'x', now())"
+        ),
         (
             "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
             " values ('{victim}', 'new', 'orders', 'mongodb', 'x')"
@@ -174,6 +191,10 @@ ALLOWED_WRITES = {
         "insert into okcm.usage_day values ('{victim}', now(), '', 'x', '', 1, 0, 0, array_fill(0::bigint, array[40]))",
     ),
     "dashboard": (
+        (
+            "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
+            " values ('{victim}', repeat('e', 64), 'orders', 'mongodb', 'x', now())"
+        ),
         (
             "insert into okcm.approval (tenant_id, approval_id, action, requested_by, requested_name)"
             " values ('{victim}', repeat('e', 32), 'lock', 'ada', 'Ada')"

@@ -15,7 +15,10 @@ import uvicorn
 from standardwebhooks import Webhook
 
 from marketplace.app import Offer, create_app
+from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.interfaces import WorkflowDoor
+from marketplace.issuers import Issuers
+from tenancy.client_files import Offer as Addresses
 from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tests.database.fixtures import field, server, template
 
@@ -30,6 +33,12 @@ OFFER = Offer(
     regions=("eu-west-1", "eu-central-1"),
     base_url="https://cmk.openkcm.io",
     body_limit=65536,
+    enrolment=EnrolmentOffer(
+        "https://enrol.openkcm.io",
+        ("eu-west-1", "eu-central-1"),
+        Addresses("https://localhost:18443", "localhost:15696"),
+        Issuers({}),
+    ),
 )
 
 
@@ -62,6 +71,10 @@ class RecordingDoor:
     def __init__(self) -> None:
         self.taken: list[tuple[str, str, str]] = []
         self.disabled: list[tuple[str, str]] = []
+        self.discovered: list[tuple[str, str, str]] = []
+        self.asked: list[tuple[str, str, str, str]] = []
+        self.connect: Callable[[str, str, str], None] = lambda *_asked: None
+        """What is done, or raised, when a service is to be connected: tenant, service, request."""
         self.down = False
         self.broken_for: set[str] = set()
 
@@ -80,6 +93,19 @@ class RecordingDoor:
         if tenant_id not in {taken for taken, _, _ in self.taken}:
             raise TenantUnknown
         self.disabled.append((tenant_id, event_id))
+
+    async def discover_service(self, tenant_id: str, region: str, service: str) -> None:
+        await asyncio.sleep(0)
+        if self.down:
+            raise TemporalUnavailable
+        self.discovered.append((tenant_id, region, service))
+
+    async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
+        await asyncio.sleep(0)
+        if self.down:
+            raise TemporalUnavailable
+        self.asked.append((tenant_id, region, service, request_id))
+        await asyncio.to_thread(self.connect, tenant_id, service, request_id)
 
 
 class Endpoint:
@@ -109,7 +135,7 @@ class Endpoint:
 
 @asynccontextmanager
 async def running(field, door: WorkflowDoor, offer: Offer = OFFER) -> AsyncIterator[Endpoint]:
-    app = create_app(field.open("marketplace", max_size=8), door, offer)
+    app = create_app(field.open("marketplace", max_size=12), door, offer)
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="none", lifespan="on")
     )

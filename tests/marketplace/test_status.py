@@ -58,6 +58,9 @@ async def test_the_api_page_fetches_nothing_from_the_network(endpoint):
     assert (await endpoint.client.get("/openapi.json")).json()["paths"].keys() == {
         "/v1/events",
         "/v1/tenants/{tenant_id}",
+        "/v1/enrolments",
+        "/v1/enrolments/{enrolment_id}",
+        "/.well-known/openkcm",
         "/healthz",
     }
     assert (await endpoint.client.get("/healthz")).json() == {"status": "ok"}

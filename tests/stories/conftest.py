@@ -9,6 +9,7 @@ from playwright.sync_api import Browser
 
 from tests.stories import browser
 from tests.stories.browser import Visitor
+from tests.stories.enrolling import Issuer
 from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
 
@@ -30,9 +31,15 @@ def holders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Holders]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders) -> Iterator[Stack]:
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+    """The platform's own issuer of JWTs, whose keys lie in a file."""
+    return Issuer(tmp_path_factory.mktemp("issuer"))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders, issuer: Issuer) -> Iterator[Stack]:
     """A running installation, started by `openkcm up` in an empty folder."""
-    stack = Stack(tmp_path_factory.mktemp("stories"), **holders.settings())
+    stack = Stack(tmp_path_factory.mktemp("stories"), workload_issuers=issuer.settings(), **holders.settings())
     stack.command("up")
     yield stack
     stack.command("down")

@@ -46,6 +46,23 @@ def connect(page: Page, name: str) -> bytes:
     return delivered
 
 
+def make_token(page: Page, name: str, kind: str = "PostgreSQL instance") -> tuple[str, str]:
+    """Make a join token through the dialog; return it and the command beside it."""
+    page.get_by_role("button", name="Let an agent enrol").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text(kind, exact=True).click()
+    dialog.get_by_label("Name", exact=True).fill(name)
+    dialog.get_by_role("button", name="Make the token").click()
+    expect(dialog.get_by_text("Copy the token now")).to_be_visible()
+    shown = dialog.get_by_test_id("stCode").locator("code")
+    expect(shown).to_have_count(2)
+    token, command = shown.all_inner_texts()
+    dialog.get_by_role("button", name="Close", exact=True).last.click()
+    expect(dialog).to_have_count(0)
+    expect(page.get_by_text(token.strip())).to_have_count(0)
+    return token.strip(), command.strip()
+
+
 def unpack(delivered: bytes, folder: Path, name: str) -> Path:
     """Put the delivered files where the dialog says, the key for its owner alone."""
     zipfile.ZipFile(io.BytesIO(delivered)).extractall(folder)

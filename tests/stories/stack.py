@@ -58,6 +58,10 @@ def enabling(tenant_id: str, organization: str) -> MarketplaceEvent:
     )
 
 
+def _as_setting(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | list | tuple) else str(value)
+
+
 class Stack:
     """One installation in a folder of its own, and those it tells."""
 
@@ -97,7 +101,9 @@ class Stack:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `openkcm` as a user would, with the settings in the environment."""
         fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
-        environment = dict(os.environ) | {f"OPENKCM_{name.upper()}": str(value) for name, value in fields.items()}
+        environment = dict(os.environ) | {
+            f"OPENKCM_{name.upper()}": _as_setting(value) for name, value in fields.items()
+        }
         command = [sys.executable, "-m", "cli", *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False

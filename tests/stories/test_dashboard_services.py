@@ -2,12 +2,15 @@
 
 import json
 import re
+import uuid
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.stories.browser import Visitor, drawn, tab_to, title
-from tests.stories.dashboard_pages import ADA, KAI, OLGA, UMA, connect, disconnect, go_to, unpack
+from tests.stories.dashboard_pages import ADA, KAI, OLGA, UMA, connect, disconnect, go_to, make_token, unpack
+from tests.stories.enrolling import Agent
+from tests.stories.stack import SEED_EVENT
 
 
 def test_a_service_is_connected_works_is_listed_and_is_disconnected(stack, acme, visitor, tmp_path):
@@ -20,6 +23,25 @@ def test_a_service_is_connected_works_is_listed_and_is_disconnected(stack, acme,
     disconnect(page, "till")
     refused = stack.run("service", "try", str(folder), "--json")
     assert json.loads(refused.stdout)["error"]["code"] == "caller_refused"
+
+
+def test_a_token_from_the_page_is_as_good_and_what_was_discovered_is_connected_with_one(stack, acme, visitor, tmp_path):
+    event = SEED_EVENT | {"event": "service_discovered", "workload": "paged-db", "kind": "postgresql"}
+    body = json.dumps(event).encode()
+    assert stack.post(body, stack.sign(body, f"msg_{uuid.uuid4().hex}")).status_code == 202
+    page = visitor().sign_in(ADA, f"/tenant/{acme}/")
+    go_to(page, "Services")
+    expect(page.get_by_role("button", name="Connect with an agent")).not_to_have_count(0)
+    expect(page.get_by_text("paged-db", exact=True)).to_be_visible()
+    token, command = make_token(page, "paged-db")
+    assert command.startswith(f"openkcm agent --url {stack.settings.enrolment_url} --kind postgresql --name paged-db ")
+    agent = Agent(stack.settings.marketplace_url, tmp_path / "agent")
+    assert agent.enrol("paged-db", "postgresql", join_token=token)["state"] == "issued"
+    sealed = agent.post("/v1/encrypt", {"resource": "orders/1", "plaintext": "YSByZWNvcmQ="})
+    assert sealed.status_code == 200, sealed.text
+    go_to(page, "Keys")
+    go_to(page, "Services")
+    expect(page.get_by_text("paged-db:")).to_be_visible()
 
 
 @pytest.mark.parametrize(("name", "connects", "audits"), [(ADA, True, True), (KAI, False, False), (UMA, False, True)])

@@ -180,6 +180,26 @@ async def test_nonsense_is_refused_before_it_is_history(stand, request_id):
     await stand.handle.result()
 
 
+async def test_a_discovered_service_waits_for_its_agent_and_is_connected_by_it(stand):
+    for _ in range(2):
+        await stand.gateway.discover_service(stand.tenant_id, stand.region, SERVICE)
+    await stand.fast_forward(timing.FIRST_REQUEST * 2)
+    await stand.assert_running(running=True)
+    assert stand.script.calls == []
+    await stand.connect()
+    assert stand.script.calls == STEPS
+    await stand.gateway.discover_service(stand.tenant_id, stand.region, SERVICE)
+    assert stand.script.calls == STEPS
+
+
+async def test_a_discovered_service_that_nobody_enrols_leaves_no_workflow_behind(stand):
+    await stand.gateway.discover_service(stand.tenant_id, stand.region, SERVICE)
+    await stand.fast_forward(timing.DISCOVERED + timedelta(seconds=1))
+    await stand.handle.result()
+    await stand.connect()
+    assert stand.script.calls == STEPS
+
+
 async def test_disconnecting_ends_the_workflow_and_connecting_again_starts_one(stand):
     await stand.connect()
     await stand.disconnect()

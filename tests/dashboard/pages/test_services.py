@@ -3,9 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from dashboard.join_actions import make_token
 from database.interfaces import ContactRow
-from tenancy.errors import TemporalUnavailable
+from tenancy.enrolment import parse_join_token
+from tenancy.errors import ActionRefused, TemporalUnavailable
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.services import ServiceKind, ServiceState
@@ -30,6 +33,73 @@ def fill(at, name: str, csr_pem: str | None = None) -> None:
         at.radio(key="services.way").set_value(HERE).run()
     else:
         at.text_area(key="services.csr").set_value(csr_pem).run()
+
+
+def test_a_join_token_is_shown_once_with_the_command_to_run(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = shown("services", scene.seat())
+    at.button(key="services.join").click().run()
+    at.text_input(key="join.name").set_value("orders-db").run()
+    at.button(key="join.do").click().run()
+    assert not at.exception
+    token, command = (one.value for one in at.code[-2:])
+    parsed = parse_join_token(token)
+    assert parsed.tenant_id == ACME
+    assert parsed.names(scene.authority.root.public_bytes(Encoding.DER))
+    assert command == (
+        "openkcm agent --url https://enrol.example --kind postgresql --name orders-db"
+        " --out '/etc/openkcm/orders-db' --join-token-file -"
+    )
+    with scene.field.administrator() as administrator:
+        rows = administrator.execute("select token_hash, service, made_by from okcm.join_token").fetchall()
+    assert rows == [(parsed.hash, "orders-db", "ada@acme.example")]
+    with scene.worker.tenant_tx(ACME) as tx:
+        stream = "".join(record.record for record in tx.audit.records())
+    assert "enrolment.join_token_made" in stream
+    assert parsed.secret not in stream
+    at.button(key="join.close").click().run()
+    assert parsed.secret not in text(at)
+
+
+def test_a_token_that_cannot_be_made_says_why_and_keeps_what_was_typed(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders-db", ServiceKind.MONGODB)
+    at = shown("services", scene.seat())
+    at.button(key="services.join").click().run()
+    for name, why in (("../orders", "cannot be a service name"), ("orders-db", "exists as another kind")):
+        at.text_input(key="join.name").set_value(name).run()
+        at.button(key="join.do").click().run()
+        assert why in text(at).lower()
+    at.button(key="join.cancel").click().run()
+    assert not at.exception
+
+
+def test_a_discovered_service_is_shown_with_the_way_to_connect_it(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    with scene.field.open("marketplace", max_size=1).tenant_tx(ACME) as tx:
+        tx.enrolments.discover("orders-db", ServiceKind.MICROSERVICE)
+        tx.enrolments.discover("carts", ServiceKind.MONGODB)
+    scene.service("carts", ServiceKind.MONGODB)
+    at = shown("services", scene.seat())
+    assert "Discovered: 1 not connected" in text(at)
+    at.button(key="join.connect.orders-db").click().run()
+    assert at.text_input(key="join.name").value == "orders-db"
+    at.button(key="join.do").click().run()
+    assert "--kind microservice --name orders-db" in text(at)
+
+
+def test_who_may_only_look_is_offered_no_token(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    with scene.field.open("marketplace", max_size=1).tenant_tx(ACME) as tx:
+        tx.enrolments.discover("orders-db", ServiceKind.MICROSERVICE)
+    seat = scene.seat(ACME, PersonRole.AUDITOR)
+    at = shown("services", seat)
+    assert "orders-db" in text(at)
+    assert not [button for button in at.button if button.key and button.key.startswith(("join.", "services.join"))]
+    with pytest.raises(ActionRefused):
+        make_token(seat, "orders-db", ServiceKind.MICROSERVICE, timedelta(hours=1))
+    with scene.field.administrator() as administrator:
+        assert administrator.execute("select count(*) from okcm.join_token").fetchone() == (0,)
 
 
 def test_before_anything_is_connected_every_kind_is_ready(scene: Scene) -> None:

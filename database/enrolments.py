@@ -1,0 +1,118 @@
+"""Enrolments, join tokens and discovered services."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.enrolment_rows import DiscoveryRow, EnrolmentRow, JoinTokenRow
+from tenancy.enrolment import EnrolmentState, Proof
+from tenancy.errors import DatabaseRefused
+from tenancy.services import ServiceKind
+
+_ENROLMENT = (
+    "select enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash, state, code, message, hint"
+    " from okcm.enrolment"
+)
+_CODE, _TEXT = 60, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolments:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def add_token(self, token: JoinTokenRow) -> datetime:
+        # now() is the transaction's begin, so that the end is never later than the limit counts from made_at.
+        made = self.connection.execute(
+            "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
+            " values (%s, %s, %s, %s, %s, now() + %s) returning expires_at",
+            [self.tenant_id, token.token_hash, token.service, token.kind, token.made_by, token.lifetime],
+        ).fetchone()
+        if made is None:
+            raise DatabaseRefused
+        expires_at: datetime = made[0]
+        return expires_at
+
+    def use_token(self, token_hash: str, service: str, kind: ServiceKind, enrolment_id: str) -> bool:
+        # Of two at once the second waits for the first's commit and then finds it used.
+        used = self.connection.execute(
+            "update okcm.join_token set used_at = clock_timestamp(), enrolment_id = %s"
+            " where token_hash = %s and service = %s and kind = %s and used_at is null"
+            " and expires_at > clock_timestamp()",
+            [enrolment_id, token_hash, service, kind],
+        )
+        return used.rowcount == 1
+
+    def begin(self, enrolment: EnrolmentRow) -> bool:
+        stored = self.connection.execute(
+            "insert into okcm.enrolment"
+            " (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                enrolment.enrolment_id,
+                enrolment.service,
+                enrolment.kind,
+                enrolment.proof,
+                enrolment.proof_hash,
+                enrolment.key_hash,
+                enrolment.ticket_hash,
+            ],
+        )
+        return stored.rowcount == 1
+
+    def of_proof(self, proof_hash: str) -> EnrolmentRow | None:
+        return self._one("proof_hash = %s", proof_hash)
+
+    def get(self, enrolment_id: str) -> EnrolmentRow | None:
+        return self._one("enrolment_id = %s", enrolment_id)
+
+    def settle(self, enrolment_id: str, refused: tuple[str, str, str] | None = None) -> None:
+        state = EnrolmentState.ISSUED if refused is None else EnrolmentState.REFUSED
+        code, message, hint = refused or (None, None, None)
+        self.connection.execute(
+            "update okcm.enrolment set state = %s, settled_at = clock_timestamp(), code = %s, message = %s, hint = %s"
+            " where enrolment_id = %s and state = 'pending'",
+            [state, code and code[:_CODE], message and message[:_TEXT], hint and hint[:_TEXT], enrolment_id],
+        )
+
+    def known_kind(self, service: str) -> ServiceKind | None:
+        found = self.connection.execute(
+            "select kind from okcm.service where service = %s"
+            " union all select kind from okcm.discovery where service = %s limit 1",
+            [service, service],
+        ).fetchone()
+        return None if found is None else ServiceKind(found[0])
+
+    def discover(self, service: str, kind: ServiceKind) -> None:
+        self.connection.execute(
+            "insert into okcm.discovery (tenant_id, service, kind) values (%s, %s, %s) on conflict do nothing",
+            [self.tenant_id, service, kind],
+        )
+
+    def discovered(self) -> Sequence[DiscoveryRow]:
+        rows = self.connection.execute("select service, kind, discovered_at from okcm.discovery order by service")
+        return [DiscoveryRow(service, ServiceKind(kind), at) for service, kind, at in rows]
+
+    def _one(self, condition: str, value: str) -> EnrolmentRow | None:
+        found = self.connection.execute(f"{_ENROLMENT} where {condition}", [value]).fetchone()
+        return None if found is None else _enrolment(found)
+
+
+def _enrolment(row: tuple[Any, ...]) -> EnrolmentRow:
+    enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash, state, *problem = row
+    return EnrolmentRow(
+        enrolment_id,
+        service,
+        ServiceKind(kind),
+        Proof(proof),
+        proof_hash,
+        key_hash,
+        ticket_hash,
+        EnrolmentState(state),
+        *problem,
+    )

@@ -1,0 +1,30 @@
+"""A request's body, read with a limit."""
+
+import asyncio
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from tenancy.errors import BodyTooLarge, MalformedEvent
+
+_BODY_SECONDS = 10.0
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the raw body, giving up before it is in memory when it is too large.
+
+    Raises:
+        BodyTooLarge, MalformedEvent: it is, or it did not arrive.
+    """
+    if int(request.headers.get("content-length", "0")) > limit:
+        raise BodyTooLarge
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise BodyTooLarge
+    except (TimeoutError, ClientDisconnect):
+        raise MalformedEvent("the body did not arrive", "send the whole body within ten seconds") from None
+    return bytes(body)

@@ -1,0 +1,168 @@
+"""The public keys of the issuers in settings (RFC 7517), read with care and remembered for minutes.
+
+Where they are is the operator's word (an https address or a file) and never the token's: `jku`, `x5u` and `jwk` in one
+decide nothing. One read follows no redirect, takes at most seconds and so many bytes. A key that is not known leads to
+one new read in a while, so that a flood of invented key ids is no flood at the issuer's door.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+from joserfc import jwk
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+from config.settings import WorkloadIssuer
+from tenancy.enrolment_errors import IssuerUnavailable
+
+ALGORITHMS = {"RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
+"""What a token may be signed with, and the type of key that belongs to it. Nothing symmetric, and never `none`."""
+FRESH_SECONDS = 300.0
+STALE_SECONDS = 3600.0
+"""For how long keys are believed that cannot be read again."""
+PAUSE_SECONDS = 30.0
+MOST_BYTES = 262_144
+MOST_KEYS = 100
+_READ_SECONDS = 5.0
+_LEAST_RSA_CHARACTERS = 342
+"""Of a modulus of 2048 bits in base64url."""
+_CURVES = frozenset({None, "P-256", "Ed25519"})
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+_log = structlog.get_logger(__name__)
+
+Key = RSAKey | ECKey | OKPKey
+Read = Callable[[str], Awaitable[bytes]]
+
+
+@dataclass(slots=True)
+class _Known:
+    keys: Sequence[tuple[str | None, str | None, Key]] = ()
+    read_at: float = -STALE_SECONDS
+    tried_at: float = -STALE_SECONDS
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Issuers:
+    def __init__(
+        self,
+        issuers: Mapping[str, WorkloadIssuer],
+        read: Read | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._issuers = dict(issuers)
+        self._read = read or read_keys
+        self._clock = clock
+        self._known = {name: _Known() for name in self._issuers}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Whom we believe."""
+        return tuple(self._issuers)
+
+    def get(self, name: str) -> WorkloadIssuer | None:
+        """Return an issuer by its exact name."""
+        return self._issuers.get(name)
+
+    async def keys(self, name: str, algorithm: str, key_id: str | None) -> Sequence[Key]:
+        """Return an issuer's keys that may have signed so.
+
+        Raises:
+            IssuerUnavailable: they cannot be read, and none are remembered.
+        """
+        known = self._known[name]
+        if self._clock() - known.read_at > FRESH_SECONDS or not self._fitting(known, algorithm, key_id):
+            async with known.turn:
+                await self._refresh(name, known)
+        if self._clock() - known.read_at > STALE_SECONDS:
+            raise IssuerUnavailable
+        return self._fitting(known, algorithm, key_id)
+
+    async def _refresh(self, name: str, known: _Known) -> None:
+        """Read the keys again unless that was just tried."""
+        if self._clock() - known.tried_at < PAUSE_SECONDS:
+            return
+        known.tried_at = self._clock()
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                known.keys = parse_keys(await self._read(self._issuers[name].jwks))
+            known.read_at = self._clock()
+        except (OSError, TimeoutError, ValueError, RecursionError, httpx.HTTPError, httpx.InvalidURL) as failed:
+            # The kind of error and no more: its text can quote what an issuer answered.
+            _log.warning("the keys of an issuer cannot be read", issuer=name, problem=type(failed).__name__)
+
+    @staticmethod
+    def _fitting(known: _Known, algorithm: str, key_id: str | None) -> Sequence[Key]:
+        return [
+            key
+            for kid, alg, key in known.keys
+            if key.key_type == ALGORITHMS[algorithm] and alg in {None, algorithm} and (key_id is None or kid == key_id)
+        ]
+
+
+def parse_keys(text: bytes) -> Sequence[tuple[str | None, str | None, Key]]:
+    """Return the usable keys of a key set with their ids and algorithms; what is not usable is left out.
+
+    Raises:
+        ValueError: it is no key set.
+    """
+    document = json.loads(text)
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or len(listed) > MOST_KEYS:
+        raise ValueError("no key set")
+    return [found for one in listed if (found := _usable(one)) is not None]
+
+
+def _usable(one: Any) -> tuple[str | None, str | None, Key] | None:
+    # A secret or private key in a public set is known to everybody: it proves nothing.
+    if not isinstance(one, dict) or _PRIVATE & one.keys() or one.get("use", "sig") != "sig":
+        return None
+    kind = one.get("kty")
+    if kind not in ALGORITHMS.values() or one.get("crv") not in _CURVES:
+        return None
+    kid, alg = one.get("kid"), one.get("alg")
+    too_short = kind == "RSA" and len(str(one.get("n"))) < _LEAST_RSA_CHARACTERS
+    if too_short or not isinstance(kid, str | None) or not isinstance(alg, str | None):
+        return None
+    try:
+        key = jwk.import_key(one)
+    except (JoseError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return (kid, alg, key) if isinstance(key, RSAKey | ECKey | OKPKey) else None
+
+
+async def read_keys(place: str) -> bytes:
+    """Return what lies at an https address or in a file.
+
+    Raises:
+        OSError, ValueError, httpx.HTTPError: it cannot be read, is too long, or is answered with anything but 200.
+    """
+    if "://" not in place:
+        return await asyncio.to_thread(_read_file, Path(place))
+    async with (
+        httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=_READ_SECONDS) as client,
+        client.stream("GET", place, headers={"accept": "application/json", "accept-encoding": "identity"}) as answer,
+    ):
+        if answer.status_code != httpx.codes.OK:
+            raise ValueError("not answered with 200")
+        found = bytearray()
+        async for chunk in answer.aiter_raw():
+            found += chunk
+            if len(found) > MOST_BYTES:
+                raise ValueError("too long")
+    return bytes(found)
+
+
+def _read_file(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        found = opened.read(MOST_BYTES + 1)
+    if len(found) > MOST_BYTES:
+        raise ValueError("too long")
+    return found

@@ -1,0 +1,49 @@
+"""How often somebody may be wrong: token buckets by name, of which only so many are remembered."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
+
+_MOST = 10_000
+_HOST_BITS = 64
+
+
+class Buckets:
+    """A bucket holds `burst` and gets one back every `seconds`; safe in one event loop."""
+
+    def __init__(self, burst: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = float(burst)
+        self._seconds = seconds
+        self._clock = clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, name: str) -> bool:
+        """Take one; False when there is none, and then nothing is taken."""
+        left = self._now(name)
+        if left < 1.0:
+            return False
+        self._left[name] = (left - 1.0, self._clock())
+        self._left.move_to_end(name)
+        if len(self._left) > _MOST:
+            self._left.popitem(last=False)
+        return True
+
+    def is_empty(self, name: str) -> bool:
+        """Return whether `take` would return False."""
+        return self._now(name) < 1.0
+
+    def _now(self, name: str) -> float:
+        left, at = self._left.get(name, (self._burst, 0.0))
+        return min(self._burst, left + (self._clock() - at) / self._seconds)
+
+
+def neighbourhood(address: str) -> str:
+    """Return what counts as one sender: an IPv4 address, or the network of 64 bits that an IPv6 address is in."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
+        return str(IPv6Address(int(parsed) >> _HOST_BITS << _HOST_BITS))
+    return str(parsed)
