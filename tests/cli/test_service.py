@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
+from cli import output
 from tenancy import ids
 from tenancy.agent_errors import FolderRefused
 from tenancy.enrolment import parse_join_token
@@ -111,6 +112,13 @@ def test_a_person_who_sent_a_request_sees_the_certificate_and_nothing_else(comma
     assert shown.stdout.startswith("-----BEGIN CERTIFICATE-----\n")
 
 
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A screen on which no cell of a table is wrapped; xdist's own width was taken over when the command was imported."""
+    monkeypatch.setattr(output.people, "width", 200)
+
+
+@pytest.mark.usefixtures("wide")
 def test_list_and_show_tell_kind_state_expiry_and_last_seen(command, field) -> None:
     command.connect()
     assert command.list()[0]["last_seen_at"] is None
@@ -125,12 +133,13 @@ def test_list_and_show_tell_kind_state_expiry_and_last_seen(command, field) -> N
         {name: value for name, value in service.items() if name != "agents"}
     ]
     assert service["agents"] == []
-    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
+    shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "2026-01-15 10:30:00" in shown.stdout
-    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["tenant", "show", command.tenant_id])
+    shown = CliRunner().invoke(application(), ["tenant", "show", command.tenant_id])
     assert "orders-db (mongodb, connected)" in shown.stdout
 
 
+@pytest.mark.usefixtures("wide")
 def test_list_tells_whether_a_services_agents_are_connected_and_what_their_problem_is(command, field) -> None:
     command.connect()
     now = datetime.now(UTC)
@@ -144,11 +153,11 @@ def test_list_tells_whether_a_services_agents_are_connected_and_what_their_probl
         ("host-1", False, None),
     ]
     assert datetime.fromisoformat(service["agents"][0]["last_contact_at"]) == now
-    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
+    shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "reload_failed" in shown.stdout
     with field.open("crypto").tenant_tx(command.tenant_id) as tx:
         tx.agents.note([replace(troubled, problem=None, last_contact_at=now + timedelta(seconds=1))], [])
-    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["service", "list", command.tenant_id])
+    shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "1 of 2 connected" in shown.stdout
 
 
