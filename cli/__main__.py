@@ -24,6 +24,7 @@ _MODULES = {
     "cli.audit": ("audit",),
     "cli.leaving": ("offboard", "restore"),
     "cli.rotate": ("rotate",),
+    "cli.run": ("run",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

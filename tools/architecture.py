@@ -25,9 +25,11 @@ RUNGS = {
     "marketplace": 5,
     "dashboard": 5,
     "crypto": 5,
-    "cli": 6,
-    "devstack": 6,
-    "benchmarks": 7,
+    "agent": 6,
+    "hooks": 6,
+    "cli": 7,
+    "devstack": 7,
+    "benchmarks": 8,
 }
 """A module imports from lower rungs only, and from its own package; never sideways."""
 
@@ -77,6 +79,20 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "activities": (),
         "workflows": (),
     },
+    # At the customer: nothing of the platform but the client of its crypto service.
+    "hooks": {
+        "config": (),
+        "vault": (),
+        "keystores": (),
+        "database": (),
+        "storefront": (),
+        "activities": (),
+        "workflows": (),
+        "worker": (),
+        "marketplace": (),
+        "dashboard": (),
+        "crypto": ("crypto.client", "crypto.client_errors", "crypto.client_calls"),
+    },
     "cli": {"activities": (), "workflows": ("workflows.gateway",)},
 }
 
@@ -97,7 +113,8 @@ EXCEPTIONS = {
 
 OWNERS = {
     "hvac": ("vault",),
-    "psycopg": ("database", "devstack", "benchmarks"),
+    "psycopg": ("database", "hooks", "devstack", "benchmarks"),
+    "postgast": ("hooks",),
     "psycopg_pool": ("database",),
     "temporalio": ("workflows", "activities", "worker", "devstack", "benchmarks"),
     "streamlit": ("dashboard",),
