@@ -88,9 +88,8 @@ def _opener(read: Read, keys: ColumnKeys) -> Callable[[Any, list[Any]], Any]:
     def unsealed(stored: Any, key: list[Any]) -> bytes:
         sealed, equality = values.from_text(stored) if text else values.from_bytes(bytes(stored))
         opener = keys.version(name, values.version_of(sealed))
-        parts = [key_value(kind, part) for kind, part in zip(kinds, key, strict=True)]
-        known = [part for part in parts if part is not None]
-        if opener is None or len(known) < len(parts):
+        known = [found for kind, part in zip(kinds, key, strict=True) if (found := key_value(kind, part)) is not None]
+        if opener is None or len(known) < len(kinds):
             raise values.DoesNotOpen
         plain = values.unseal(opener, values.row_place(column.place, known), sealed)
         if equality is not None and equality != values.tag(keys.newest(name, TAG), column.place, plain):

@@ -1,14 +1,15 @@
 """The form of a protected value, and why it opens nowhere but in its row.
 
-    sealed        = version of the column key (4) | salt (24) | AES-256-GCM ciphertext and tag
+    sealed        = version of the column key (4) | session (16) | nonce (12) | AES-256-GCM ciphertext and tag
     text column   = "okcm:c1:" | base64url(sealed), or "okcm:c2:" | base64url(tag) (22) | base64url(sealed)
     bytea column  = 00 "okcm" 01 | sealed,          or 00 "okcm" 02 | tag (16) | sealed
 
-The key of a value is HMAC-SHA256(column key, label, salt, place); a key seals one value, so its nonce may be fixed and
-GCM's bound on messages under a key never begins to count: only two equal 192-bit salts could make one, however many
-processes and forks share a column key. The place, an injective encoding of store, schema, table, column and primary
-key, is associated data again; tenant and service are in the column key, which the crypto service opens for that service
-alone. A value that is moved to another row, column, table, service or tenant does not open.
+The key of a session is HMAC-SHA256(column key, label, session): each process takes a random session for each time it
+opens a column key, and another after 2^20 values, so that its random nonces stay far below GCM's bound (a chance of
+2^-57 in a session) however many processes, forks and years share a column key; two sessions would have to draw the same
+128 bits to share a key. The place, an injective encoding of store, schema, table, column and primary key, is associated
+data; tenant and service are in the column key, which the crypto service opens for that service alone. A value that is
+moved to another row, column, table, service or tenant does not open.
 
 The second form is for columns that are asked for by equality: its tag is HMAC-SHA256 of the column and the plaintext
 under the column's tag key, cut to 128 bits. Equal values of a column have equal tags, and that is what it gives away.
@@ -30,8 +31,10 @@ TAG_TEXT = len(TEXT_PREFIX[1]) + 22
 """Characters of a deterministic text up to its ciphertext: what equality compares."""
 TAG_BYTES = len(BYTES_PREFIX[1]) + 16
 
-_VERSION, _SALT, _GCM_TAG, _MAC = 4, 24, 16, 16
-_NONCE = bytes(12)
+_VERSION, _SESSION, _NONCE, _GCM_TAG, _MAC = 4, 16, 12, 16, 16
+_HEAD = _VERSION + _SESSION + _NONCE
+_USES = 1 << 20
+_SESSIONS_KEPT = 4096
 _LABEL = b"openkcm column value 1\0"
 _TAG_LABEL = b"openkcm column tag 1\0"
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -48,10 +51,31 @@ class DoesNotOpen(Exception):
     """A protected value, but not of this place and key, or altered."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ColumnKey:
+    """An opened column key; safe to use from several threads, and in a forked child, whose nonces are its own."""
+
     version: int
     material: bytes = field(repr=False)
+    _ciphers: dict[bytes, AESGCM] = field(default_factory=dict, repr=False)
+    _sealing: tuple[bytes, AESGCM] | None = field(default=None, repr=False)
+    _left: int = 0
+
+    def cipher(self, session: bytes) -> AESGCM:
+        found = self._ciphers.get(session)
+        if found is None:
+            if len(self._ciphers) >= _SESSIONS_KEPT:
+                self._ciphers.clear()
+            found = self._ciphers[session] = AESGCM(hmac.digest(self.material, _LABEL + session, "sha256"))
+        return found
+
+    def sealing(self) -> tuple[bytes, AESGCM]:
+        """Return how a value begins, and what seals it."""
+        if self._sealing is None or self._left <= 0:
+            session = os.urandom(_SESSION)
+            self._sealing, self._left = (self.version.to_bytes(_VERSION, "big") + session, self.cipher(session)), _USES
+        self._left -= 1
+        return self._sealing
 
 
 def column_place(store: str, schema: str, table: str, column: str) -> bytes:
@@ -82,26 +106,24 @@ def _framed(part: bytes) -> bytes:
 
 def seal(key: ColumnKey, place: bytes, plaintext: bytes) -> bytes:
     """Return the sealed form of one value."""
-    head = key.version.to_bytes(_VERSION, "big") + os.urandom(_SALT)
-    return head + AESGCM(_once(key, head, place)).encrypt(_NONCE, plaintext, head + place)
+    start, cipher = key.sealing()
+    nonce = os.urandom(_NONCE)
+    return start + nonce + cipher.encrypt(nonce, plaintext, start + place)
 
 
 def unseal(key: ColumnKey, place: bytes, sealed: bytes) -> bytes:
     """Return the plaintext; raises DoesNotOpen."""
-    head = sealed[: _VERSION + _SALT]
+    start = sealed[: _VERSION + _SESSION]
     try:
-        return AESGCM(_once(key, head, place)).decrypt(_NONCE, sealed[_VERSION + _SALT :], head + place)
-    except InvalidTag:
+        cipher = key.cipher(start[_VERSION:])
+        return cipher.decrypt(sealed[_VERSION + _SESSION : _HEAD], sealed[_HEAD:], start + place)
+    except (InvalidTag, ValueError):
         raise DoesNotOpen from None
-
-
-def _once(key: ColumnKey, head: bytes, place: bytes) -> bytes:
-    return hmac.digest(key.material, _LABEL + head[_VERSION:] + place, "sha256")
 
 
 def version_of(sealed: bytes) -> int:
     """Return which version of the column key a sealed value names; raises DoesNotOpen."""
-    if len(sealed) < _VERSION + _SALT + _GCM_TAG:
+    if len(sealed) < _HEAD + _GCM_TAG:
         raise DoesNotOpen
     return int.from_bytes(sealed[:_VERSION], "big")
 
@@ -126,14 +148,17 @@ def from_text(text: str) -> tuple[bytes, bytes | None]:
     """Return the sealed bytes and the tag. Raises NotOurs, DoesNotOpen for any spelling but the one of `to_text`."""
     start = text[:8]
     if start == TEXT_PREFIX[0]:
-        sealed, equality = _unbase64(text[8:]), None
-    elif start == TEXT_PREFIX[1]:
+        body = text[8:]
+        sealed = _unbase64(body)
+        if _base64(sealed) != body:
+            raise DoesNotOpen
+        return sealed, None
+    if start == TEXT_PREFIX[1]:
         sealed, equality = _unbase64(text[TAG_TEXT:]), _unbase64(text[8:TAG_TEXT])
-    else:
-        raise NotOurs
-    if to_text(sealed, equality) != text:
-        raise DoesNotOpen
-    return sealed, equality
+        if to_text(sealed, equality) != text:
+            raise DoesNotOpen
+        return sealed, equality
+    raise NotOurs
 
 
 def to_bytes(sealed: bytes, equality: bytes | None) -> bytes:
