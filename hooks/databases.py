@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from hooks.catalogue import NOTHING, read_answer
 from hooks.catalogue_query import question
@@ -14,6 +13,8 @@ from hooks.protection import FileProtection, ProtectedField, ProtectionUnreadabl
 from hooks.statements import Plans
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
+_KEPT = "_openkcm_session"
+"""On the connection itself, which ends with it and is found at once."""
 
 
 class Database:
@@ -72,12 +73,11 @@ class Hook:
         self._key_seconds, self._catalogue_seconds, self._clock = key_seconds, catalogue_seconds, clock
         self._lock = threading.Lock()
         self._databases: dict[tuple[bytes, ...], Database] = {}
-        self._sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
     def session(self, connection: Any) -> Session:
-        found = self._sessions.get(connection)
-        if found is not None:
-            return found
+        kept: tuple[Hook, Session] | None = connection.__dict__.get(_KEPT)
+        if kept is not None and kept[0] is self:
+            return kept[1]
         pgconn = connection.pgconn
         place = (pgconn.host, pgconn.hostaddr, pgconn.port, pgconn.db)
         with self._lock:
@@ -85,7 +85,8 @@ class Hook:
             if database is None:
                 keys = ColumnKeys(self._source, self._store(pgconn), self._key_seconds, self._clock)
                 database = self._databases[place] = Database(keys)
-            made = self._sessions[connection] = Session(database)
+        made = Session(database)
+        connection.__dict__[_KEPT] = (self, made)
         return made
 
     def question(self, session: Session) -> bytes:

@@ -73,7 +73,7 @@ class ColumnKeys:
     def __init__(
         self, source: KeySource, store: KeyStore, seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._source, self._store, self._seconds, self._clock = source, store, seconds, clock
+        self._source, self._store, self._seconds, self.clock = source, store, seconds, clock
         self._lock = threading.RLock()
         self._entries: dict[tuple[Column, str], dict[int, _Entry]] = {}
 
@@ -113,7 +113,7 @@ class ColumnKeys:
             return fresh
 
     def _opened(self, column: Column, purpose: str, version: int, entry: _Entry) -> ColumnKey:
-        age = self._clock() - entry.opened
+        age = self.clock() - entry.opened
         if entry.key is None or age >= self._seconds:
             return self._open(column, purpose, version, entry)
         if age >= self._seconds / 2 and not entry.refreshing:
@@ -125,7 +125,7 @@ class ColumnKeys:
 
     def _refresh(self, column: Column, purpose: str, version: int, entry: _Entry) -> None:
         try:
-            begun = self._clock()
+            begun = self.clock()
             material = self._source.open(entry.wrapped, resource(column, purpose, version))
             entry.key, entry.opened = ColumnKey(version, material), begun
         except CannotOpen:
@@ -135,7 +135,7 @@ class ColumnKeys:
 
     def _open(self, column: Column, purpose: str, version: int, entry: _Entry) -> ColumnKey:
         with self._lock:
-            begun = self._clock()
+            begun = self.clock()
             if entry.key is not None and begun - entry.opened < self._seconds:
                 return entry.key  # another thread was faster
             entry.key = None
@@ -144,7 +144,7 @@ class ColumnKeys:
             try:
                 material = self._source.open(entry.wrapped, resource(column, purpose, version))
             except CannotOpen as refused:
-                entry.refused, entry.refused_at = refused, self._clock()
+                entry.refused, entry.refused_at = refused, self.clock()
                 raise
             entry.key, entry.opened, entry.refused = ColumnKey(version, material), begun, None
             return entry.key

@@ -77,6 +77,8 @@ class Plan:
     """The text with parameters; empty when values go into the text itself."""
     sources: tuple[Slot, ...] = ()
     made: tuple[Made, ...] = ()
+    passes: bool = False
+    """The parameters are sent as they came: only what is read is protected."""
     layouts: dict[int, object] = field(default_factory=dict, compare=False)
 
 
@@ -94,7 +96,8 @@ def finished(
         # Two appearances of one sealed value are two ciphertexts; of one parameter, the same parameter.
         numbers: dict[Slot, int] = {slot: number for number, slot in enumerate(sources, 1)}
         query = b"".join(p if isinstance(p, bytes) else b"$%d" % numbers[p] + _cast(p) for p in pieces)
-    return Plan(tuple(pieces), reads, hidden, columns, declares, query, sources, made)
+    passes = bool(query) and sources == tuple(Parameter(number) for number in range(1, len(sources) + 1))
+    return Plan(tuple(pieces), reads, hidden, columns, declares, query, sources, made, passes)
 
 
 def _cast(slot: Slot) -> bytes:

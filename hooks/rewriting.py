@@ -48,12 +48,12 @@ class _Given:
 
 def rewritten(plan: Plan, query: Any, keys: ColumnKeys, made: Mapping[Made, KeyValue], arrays: Arrays) -> Rewritten:
     """Return what is to be sent. Raises KeysUnavailable, ProtectionUnusable."""
+    if plan.passes:
+        return Rewritten(plan, plan.query, query.params, query.types, query.formats)
     given = _Given(query, keys, made, arrays)
     try:
         if plan.query or not plan.sources:
             sent = [_sent(given, slot) for slot in plan.sources]
-            if not sent:
-                return Rewritten(plan, plan.query, query.params, query.types, query.formats)
             return Rewritten(
                 plan,
                 plan.query,

@@ -84,8 +84,13 @@ def column_place(store: str, schema: str, table: str, column: str) -> bytes:
 
 
 def row_place(column: bytes, key: Sequence[KeyValue]) -> bytes:
-    """Return the place of a row's value; each part of the key says its kind, so that 1 and '1' are two places."""
-    return column + b"".join([_framed(_part(value)) for value in key])
+    """Return the place of a row's value."""
+    return column + row_part(key)
+
+
+def row_part(key: Sequence[KeyValue]) -> bytes:
+    """Return the part of a place that a row's columns share; each value says its kind: 1 and '1' are two places."""
+    return b"".join([_framed(_part(value)) for value in key])
 
 
 def _part(value: KeyValue) -> bytes:
