@@ -23,6 +23,11 @@ class ServiceKeySource:
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._process = 0
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """Another thread of the parent may have held the lock, and will never give it back here."""
+        self._lock = threading.Lock()
 
     def make(self, resource: str) -> str:
         return self._ask(lambda client: client.new_wrapped_data_key(resource))

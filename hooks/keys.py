@@ -8,6 +8,7 @@ process that is in use does not wait, and one whose tenant is locked stops.
 """
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -75,7 +76,15 @@ class ColumnKeys:
     ) -> None:
         self._source, self._store, self._seconds, self.clock = source, store, seconds, clock
         self._lock = threading.RLock()
+        os.register_at_fork(after_in_child=self._forked)
         self._entries: dict[tuple[Column, str], dict[int, _Entry]] = {}
+
+    def _forked(self) -> None:
+        """A thread of the parent may have held the lock or been opening a key, and is not here."""
+        self._lock = threading.RLock()
+        for entries in self._entries.values():
+            for entry in entries.values():
+                entry.refreshing = False
 
     def newest(self, column: Column, purpose: str = DATA) -> ColumnKey:
         """Return the key to encrypt with, made if the column has none yet. Raises CannotOpen."""

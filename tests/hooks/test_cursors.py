@@ -1,5 +1,7 @@
 """Values go in encrypted and come out as they went in, by every way psycopg has."""
 
+import os
+
 import psycopg
 import pytest
 from psycopg.rows import class_row, dict_row, namedtuple_row, scalar_row
@@ -140,3 +142,28 @@ async def test_async(stand):
         async with conn.pipeline():
             cur = await conn.execute("SELECT ssn FROM customers WHERE id = %s", (2,))
             assert await cur.fetchone() == ("2",)
+
+
+def test_a_forked_process_goes_on(stand, conn):
+    conn.execute("INSERT INTO customers (name, ssn) VALUES ('a', 's1')")
+    conn.commit()
+    child = os.fork()
+    if child == 0:
+        try:
+            with stand.connect() as own:
+                own.execute("INSERT INTO customers (name, ssn) VALUES ('b', 's2')")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert conn.execute("SELECT ssn FROM customers ORDER BY id").fetchall() == [("s1",), ("s2",)]
+
+
+def test_values_of_rolled_back_transactions_leave_the_key(stand, conn):
+    conn.execute("INSERT INTO customers (name, ssn) VALUES ('a', 's1')")
+    conn.rollback()
+    conn.execute("INSERT INTO customers (name, ssn) VALUES ('a', 's2')")
+    conn.commit()
+    stand.now += 61
+    assert conn.execute("SELECT ssn FROM customers").fetchall() == [("s2",)]
+    assert len(stand.stored("SELECT * FROM openkcm.column_key WHERE field = 'ssn'")) == 1
