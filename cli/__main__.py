@@ -25,6 +25,7 @@ _MODULES = {
     "cli.leaving": ("offboard", "restore"),
     "cli.rotate": ("rotate",),
     "cli.agent": ("agent",),
+    "cli.run": ("run",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

@@ -53,6 +53,8 @@ SEEDED = [
     ("ladder", "devstack/stack.py", "import cli\n"),
     ("ladder", "marketplace/app.py", "from storefront.sender import Sender\n"),
     ("ladder", "dashboard/pages/marketplace.py", "from storefront.sender import Sender\n"),
+    ("ladder", "hooks/keys.py", "from crypto.keyring import Keyring\n"),
+    ("ladder", "hooks/keys.py", "from database.interfaces import TenantRow\n"),
     ("ladder", "vault/transit.py", "from . import session\n"),
     ("gateway_is_a_door", "workflows/tenant.py", "from workflows import gateway\n"),
     ("libraries", "activities/keys.py", "import hvac\n"),

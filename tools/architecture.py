@@ -97,9 +97,8 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "workflows": (),
     },
     # What runs at the customer knows nothing of the platform but how to be its client.
-    # And how a key asks for a certificate.
     "agent": _AT_THE_CUSTOMER | {"vault": ("vault.signing_requests",)},
-    "hooks": _AT_THE_CUSTOMER,
+    "hooks": _AT_THE_CUSTOMER | {"config": ()},
     "cli": {"activities": (), "workflows": ("workflows.gateway",)},
 }
 
@@ -120,7 +119,8 @@ EXCEPTIONS = {
 
 OWNERS = {
     "hvac": ("vault",),
-    "psycopg": ("database", "devstack", "benchmarks"),
+    "psycopg": ("database", "hooks", "devstack", "benchmarks"),
+    "postgast": ("hooks",),
     "psycopg_pool": ("database",),
     "temporalio": ("workflows", "activities", "worker", "devstack", "benchmarks"),
     "streamlit": ("dashboard",),

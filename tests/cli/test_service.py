@@ -114,7 +114,7 @@ def test_a_person_who_sent_a_request_sees_the_certificate_and_nothing_else(comma
 
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A screen on which no cell of a table is wrapped; xdist's own width was taken over when the command was imported."""
+    """A screen on which no cell is wrapped; xdist's own width was taken over when the command was imported."""
     monkeypatch.setattr(output.people, "width", 200)
 
 

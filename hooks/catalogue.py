@@ -1,0 +1,215 @@
+"""What is protected in one database, and all that is needed of its tables to understand statements about them."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from hooks import values
+from hooks.protection import STORE, Mode, ProtectedField
+from hooks.values import KeyValue
+
+_COMMENT = re.compile(r"\bopenkcm:\s*encrypt(\s+deterministic)?(?![\w-])")
+_KINDS = {20: "int", 21: "int", 23: "int", 25: "text", 1043: "text", 2950: "uuid", 17: "bytea"}
+_UUID_DEFAULTS = frozenset({"gen_random_uuid()", "uuid_generate_v4()", "uuidv4()"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    number: int
+    kind: str
+    """int, text, uuid or bytea; empty for a type that we need not know."""
+    mode: Mode | None = None
+    plain_allowed: bool = False
+    made_by_database: str = ""
+    """Of a key column: `sequence`, `uuid`, or another default that is not known here."""
+    sequence: str = ""
+    always: bool = False
+    """An identity whose values the database insists on making."""
+    place: bytes = b""
+    longest: int = 0
+    """Characters of a varchar with a length, else 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    oid: int
+    schema: str
+    name: str
+    alone: bool
+    """No other table of the database has this name, so it needs no schema in a statement to be known."""
+    columns: tuple[Column, ...]
+    key: tuple[Column, ...]
+    key_name: str
+    problem: str = ""
+    """Why it cannot be protected as it is."""
+    protected: Mapping[str, Column] = field(default_factory=dict, hash=False)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    def column(self, name: str) -> Column | None:
+        return next((one for one in self.columns if one.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    tables: Mapping[tuple[str, str], Table]
+    avoided: Mapping[tuple[str, str], str]
+    """Views and partitions that show or take protected columns under another name, with the reason to refuse them."""
+    mentions: re.Pattern[bytes] | None
+    """What every statement about them contains."""
+
+    def named(self, name: str) -> list[Table]:
+        return [table for table in self.tables.values() if table.name == name]
+
+    def reason_to_avoid(self, schema: str, name: str) -> str:
+        if schema:
+            return self.avoided.get((schema, name), "")
+        return next((reason for (_, other), reason in self.avoided.items() if other == name), "")
+
+
+NOTHING = Catalogue({}, {}, None)
+
+
+def read_answer(answer: str, fields: Iterable[ProtectedField]) -> Catalogue:
+    """Return the catalogue that an answer to `catalogue_query.question` describes."""
+    document = json.loads(answer)
+    listed: dict[tuple[str, str], dict[str, ProtectedField]] = {}
+    for one in fields:
+        listed.setdefault(one.table, {})[one.field] = one
+    tables: dict[tuple[str, str], Table] = {}
+    for described in document["tables"] or ():
+        name = (described["schema"], described["name"])
+        table = _table(described, listed.get(name, {}))
+        if table.protected or table.problem:
+            tables[name] = table
+    avoided = _avoided(document, {table.oid: table for table in tables.values()})
+    words = sorted({name for _, name in (*tables, *avoided)})
+    # A name can also be spelt with Unicode escapes, which is then left to the parser.
+    pattern = "|".join([*map(re.escape, words), 'u&"'])
+    return Catalogue(tables, avoided, re.compile(pattern.encode(), re.IGNORECASE) if words else None)
+
+
+def _table(described: Mapping[str, Any], listed: Mapping[str, ProtectedField]) -> Table:
+    schema, name = described["schema"], described["name"]
+    numbers = (described["key"] or {}).get("columns", ())
+    columns = tuple(_column(one, schema, name, listed) for one in described["columns"] or ())
+    by_number = {one.number: one for one in columns}
+    protected = {one.name: one for one in columns if one.mode is not None}
+    problem = _problem(described, columns, [by_number[number] for number in numbers], listed)
+    return Table(
+        described["oid"],
+        schema,
+        name,
+        bool(described["alone"]),
+        columns,
+        tuple(by_number[number] for number in numbers),
+        (described["key"] or {}).get("name", ""),
+        f"{schema}.{name}: {problem}" if problem else "",
+        protected,
+    )
+
+
+def _column(one: Mapping[str, Any], schema: str, table: str, listed: Mapping[str, ProtectedField]) -> Column:
+    name = one["name"]
+    chosen, comment = listed.get(name), _COMMENT.search(one["comment"] or "")
+    mode = None
+    if chosen is not None:
+        mode = chosen.mode
+    elif comment is not None:
+        mode = Mode.DETERMINISTIC if comment[1] else Mode.RANDOMISED
+    made, default = "", one["default"] or ""
+    if one["identity"] or re.fullmatch(r"nextval\('.*'::regclass\)", default):
+        made = "sequence" if one["sequence"] else default
+    elif default:
+        made = "uuid" if default.rpartition(".")[2] in _UUID_DEFAULTS else default
+    return Column(
+        name,
+        one["number"],
+        _KINDS.get(one["type"], ""),
+        mode,
+        chosen is not None and chosen.plain_allowed,
+        made,
+        one["sequence"] or "",
+        one["identity"] == "a",
+        values.column_place(STORE, schema, table, name) if mode is not None else b"",
+        max(0, one["modifier"] - 4) if one["type"] == 1043 else 0,
+    )
+
+
+def _problem(
+    described: Mapping[str, Any], columns: tuple[Column, ...], key: list[Column], listed: Mapping[str, ProtectedField]
+) -> str:
+    """Return why the table's columns cannot be protected, empty when they can."""
+    protected = [one for one in columns if one.mode is not None]
+    raw = {one["name"]: one for one in described["columns"] or ()}
+    missing = sorted(set(listed) - set(raw))
+    if missing:
+        return f"the protected column {missing[0]} does not exist"
+    if not protected:
+        return ""
+    if described["kind"] not in {"r", "p"}:
+        return "only columns of ordinary and partitioned tables can be protected"
+    if not key:
+        return "a table with protected columns needs a primary key, to which each value is bound"
+    problems = [_key_problem(one, raw[one.name]) for one in key]
+    problems += [_column_problem(one, raw[one.name]) for one in protected]
+    return next(filter(None, problems), "")
+
+
+def _key_problem(column: Column, raw: Mapping[str, Any]) -> str:
+    if not column.kind or not raw["exact"]:
+        return f"the primary key's column {column.name} must be an integer, text, varchar, uuid or bytea"
+    return "" if column.mode is None else f"the primary key's column {column.name} cannot itself be protected"
+
+
+def _column_problem(column: Column, raw: Mapping[str, Any]) -> str:
+    if column.kind not in {"text", "bytea"} or raw["modifier"] != -1:
+        return (
+            f"the protected column {column.name} must be text, varchar without a length, or bytea: "
+            "change its type, and write numbers and dates as text"
+        )
+    if raw["generated"] or raw["default"] not in {None, "NULL::text", "NULL::character varying", "NULL::bytea"}:
+        return f"the protected column {column.name} has a default or is generated, which would be stored plain"
+    return ""
+
+
+def _avoided(document: Mapping[str, Any], tables: Mapping[int, Table]) -> dict[tuple[str, str], str]:
+    found = {}
+    for view in document["views"] or ():
+        for oid, number in view["uses"] or ():
+            table = tables.get(oid)
+            if table is not None and any(one.number == number for one in table.protected.values()):
+                found[view["schema"], view["name"]] = f"the view {view['name']} reads protected columns"
+    for part in document["parts"] or ():
+        if part["base"] in tables:
+            parent = tables[part["base"]].full_name
+            found[part["schema"], part["name"]] = f"{part['name']} is a part of {parent}: use that name"
+    return found
+
+
+def key_value(kind: str, value: object) -> KeyValue | None:
+    """Return a loaded primary key value in the one form that places are made of, or None when it is none."""
+    if kind == "int" and type(value) is int:
+        return value
+    if kind == "text" and isinstance(value, str):
+        return value if type(value) is str else str.__str__(value)
+    if kind == "uuid":
+        if isinstance(value, UUID):
+            return value
+        return _uuid(value) if isinstance(value, str) else None
+    if kind == "bytea" and isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    return None
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

@@ -1,0 +1,112 @@
+"""What is known of each database and each connection: its catalogue for a short time, its keys, its blocks of ids."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hooks.catalogue import NOTHING, read_answer
+from hooks.catalogue_query import question
+from hooks.errors import ProtectionUnusable
+from hooks.keys import ColumnKeys, KeySource, KeyStore
+from hooks.protection import FileProtection, ProtectedField, ProtectionUnreadable
+from hooks.statements import Plans
+
+_FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
+_KEPT = "_openkcm_session"
+"""On the connection itself, which ends with it and is found at once."""
+
+
+class Database:
+    """One database of one server, for the whole process."""
+
+    def __init__(self, keys: ColumnKeys) -> None:
+        self.keys = keys
+        self.plans = Plans(NOTHING)
+        self.known_until = float("-inf")
+        self.fields: tuple[ProtectedField, ...] = ()
+
+    def learn(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
+        catalogue = read_answer(answer, fields)
+        if catalogue != self.plans.catalogue:
+            self.plans = Plans(catalogue)
+        self.fields, self.known_until = fields, until
+
+
+class Session:
+    """What belongs to one connection."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.ids: dict[str, list[int]] = {}
+        self.block = _FIRST_BLOCK
+        self.took_ids = False
+        self.changed = False
+        """It changed the structure of the database, perhaps in a transaction that others do not see yet."""
+
+    def taken(self, sequence: str) -> Iterator[int]:
+        waiting = self.ids.setdefault(sequence, [])
+        while True:
+            self.took_ids = True
+            yield waiting.pop()
+
+    def next_block(self, needed: int) -> int:
+        size, self.block = self.block, min(_LARGEST_BLOCK, 2 * self.block)
+        return max(size, needed)
+
+
+class Hook:
+    """The state of the hook in this process."""
+
+    def __init__(  # noqa: PLR0913 - what a process knows from its environment
+        self,
+        protection: FileProtection,
+        source: KeySource,
+        store: Callable[[Any], KeyStore],
+        *,
+        key_seconds: float,
+        catalogue_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`store` makes, from a connection, what keeps the wrapped keys of its database."""
+        self._protection, self._source, self._store = protection, source, store
+        self._key_seconds, self._catalogue_seconds, self._clock = key_seconds, catalogue_seconds, clock
+        self._lock = threading.Lock()
+        self._databases: dict[tuple[bytes, ...], Database] = {}
+
+    def session(self, connection: Any) -> Session:
+        kept: tuple[Hook, Session] | None = connection.__dict__.get(_KEPT)
+        if kept is not None and kept[0] is self:
+            return kept[1]
+        pgconn = connection.pgconn
+        place = (pgconn.host, pgconn.hostaddr, pgconn.port, pgconn.db)
+        with self._lock:
+            database = self._databases.get(place)
+            if database is None:
+                keys = ColumnKeys(self._source, self._store(pgconn), self._key_seconds, self._clock)
+                database = self._databases[place] = Database(keys)
+        made = Session(database)
+        connection.__dict__[_KEPT] = (self, made)
+        return made
+
+    def question(self, session: Session) -> bytes:
+        """Return what to ask the catalogue now, empty while what is known of it holds. Raises ProtectionUnusable."""
+        now = self._clock()
+        database = session.database
+        if now < database.known_until and not session.changed:
+            return b""
+        try:
+            database.fields = self._protection.fields()
+        except ProtectionUnreadable as failed:
+            raise ProtectionUnusable(str(failed), "repair the file; nothing is sent until then") from None
+        return question(database.fields)
+
+    def answered(self, session: Session, answer: str) -> None:
+        session.changed = False
+        session.database.learn(answer, session.database.fields, self._clock() + self._catalogue_seconds)
+
+    def structure_changed(self, session: Session) -> None:
+        """Ask again before the next statement, and again before what follows the end of the transaction."""
+        session.changed = True
+        session.ids.clear()
+        session.database.known_until = float("-inf")

@@ -1,0 +1,34 @@
+"""What an application may meet besides the errors of its database: its driver's errors, with our code and hint.
+
+An application that handles `psycopg.Error`, or SQLAlchemy's wrappers of it, handles these.
+"""
+
+import psycopg
+
+from tenancy import hook_errors as vocabulary
+from tenancy.errors import OpenKcmError
+
+
+class _Explained(OpenKcmError):
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code}); {self.hint}"
+
+
+class StatementRefused(_Explained, vocabulary.StatementRefused, psycopg.NotSupportedError):
+    """Nothing was sent."""
+
+
+class ProtectionUnusable(_Explained, vocabulary.ProtectionUnusable, psycopg.ProgrammingError):
+    """The columns cannot be protected as they are."""
+
+
+class ValueRefused(_Explained, vocabulary.ProtectedValueRefused, psycopg.DataError):
+    """What is stored does not open in its place."""
+
+
+class PlainValueFound(_Explained, vocabulary.PlainValueFound, psycopg.DataError):
+    """What is stored was never encrypted."""
+
+
+class KeysUnavailable(_Explained, vocabulary.ColumnKeyUnavailable, psycopg.OperationalError):
+    """The crypto service does not open the key."""

@@ -1,0 +1,111 @@
+"""Waits in the program for `psycopg` to be imported, and puts the hook into it before anybody has it.
+
+What cannot be protected cannot be imported: other drivers, and a psycopg that is not as the hook knows it.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cryptography
+
+from hooks import parser
+
+DRIVER = "psycopg"
+OTHERS = frozenset({"psycopg2", "psycopg2cffi", "asyncpg", "pg8000", "aiopg", "postgresql", "pygresql", "pgdb"})
+
+FOLDER, KEY_SECONDS, CATALOGUE_SECONDS = (
+    "OPENKCM_RUN_FOLDER",
+    "OPENKCM_RUN_KEY_SECONDS",
+    "OPENKCM_RUN_CATALOGUE_SECONDS",
+)
+
+Ours = Callable[[], AbstractContextManager[Any]]
+"""Inside of it our packages are what `import` finds under their names, and not the application's."""
+
+
+def begin(ours: Ours) -> None:
+    """See that everything is there, then wait. Raises ImportError, OSError or parser.NotParsed."""
+    parser.load()
+    if find_spec("httpx") is None:
+        raise ImportError("the package httpx is missing", name="httpx")
+    if not cryptography.__version__:
+        raise ImportError("the package cryptography is damaged", name="cryptography")
+    if DRIVER in sys.modules:
+        with ours():
+            _hook_in()
+    sys.meta_path.insert(0, _Finder(ours))
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, ours: Ours) -> None:
+        self._ours = ours
+        self._looking = False
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        del path, target  # the driver is no submodule
+        if name in OTHERS:
+            raise ImportError(
+                f"{name} cannot be protected, so `openkcm run` does not let it be used: use psycopg 3", name=name
+            )
+        if name != DRIVER or self._looking:
+            return None
+        self._looking = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self._looking = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self._ours)
+        return spec
+
+
+class _Loader(Loader):
+    """Loads the driver as ever, then hooks in."""
+
+    def __init__(self, loader: Any, ours: Ours) -> None:
+        self._loader, self._ours = loader, ours
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        made: ModuleType | None = self._loader.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        with self._ours():
+            _hook_in()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def _hook_in() -> None:
+    """Put the hook into the driver that has just been imported; raises ImportError when it cannot be protected."""
+    try:
+        from hooks import cursors  # noqa: PLC0415 - they import the driver, which is there only now
+        from hooks.databases import Hook  # noqa: PLC0415 - the same
+        from hooks.key_service import ServiceKeySource  # noqa: PLC0415 - the same
+        from hooks.key_store import DatabaseKeyStore  # noqa: PLC0415 - the same
+        from hooks.protection import FileProtection  # noqa: PLC0415 - the same
+    except Exception as failed:
+        raise ImportError(f"this psycopg cannot be protected: {failed}", name=DRIVER) from failed
+    problem = cursors.unsuited()
+    if problem:
+        raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name=DRIVER)
+    folder = Path(os.environ[FOLDER])
+    cursors.install(
+        Hook(
+            FileProtection(folder),
+            ServiceKeySource(folder),
+            DatabaseKeyStore,
+            key_seconds=float(os.environ.get(KEY_SECONDS, "60")),
+            catalogue_seconds=float(os.environ.get(CATALOGUE_SECONDS, "30")),
+        )
+    )

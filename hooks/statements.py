@@ -1,0 +1,150 @@
+"""From a statement's text to its plan, once for each text."""
+
+from collections import OrderedDict
+
+from hooks import reading, writing
+from hooks.analysis import Analysis
+from hooks.catalogue import Catalogue
+from hooks.errors import StatementRefused
+from hooks.parser import Node, NotParsed, parse
+from hooks.plans import Plan, Sealed, finished
+from hooks.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
+
+# What neither stores values nor gives them out: structure, maintenance, sessions.
+_PASSING = frozenset({
+    "AlterTableStmt", "AlterOwnerStmt", "AlterObjectSchemaStmt", "AlterSeqStmt", "AlterPolicyStmt", "AlterEnumStmt",
+    "AlterDefaultPrivilegesStmt", "AlterObjectDependsStmt", "AlterPublicationStmt", "AlterRoleStmt", "AlterRoleSetStmt",
+    "AlterDatabaseStmt", "AlterDatabaseSetStmt", "AlterExtensionStmt", "AlterStatsStmt", "AlterTypeStmt",
+    "AlterDomainStmt", "ClusterStmt", "CommentStmt", "CreateEnumStmt", "CreateExtensionStmt", "CreateFunctionStmt",
+    "CreatePolicyStmt", "CreatePublicationStmt", "CreateRoleStmt", "CreateSchemaStmt", "CreateSeqStmt",
+    "CreateStatsStmt", "CreateStmt", "CreateTrigStmt", "CompositeTypeStmt", "CreateDomainStmt", "CreatedbStmt",
+    "DropStmt", "DropOwnedStmt", "DropRoleStmt", "DropdbStmt", "GrantStmt", "GrantRoleStmt", "IndexStmt", "LockStmt",
+    "ReassignOwnedStmt", "ReindexStmt", "RenameStmt", "SecLabelStmt", "TruncateStmt", "VacuumStmt", "ViewStmt",
+    "TransactionStmt", "VariableSetStmt", "VariableShowStmt", "ListenStmt", "UnlistenStmt", "NotifyStmt",
+    "DeallocateStmt", "DiscardStmt", "CheckPointStmt", "ConstraintsSetStmt", "ClosePortalStmt", "DoStmt", "CallStmt",
+    "CreateForeignTableStmt", "CreateTableSpaceStmt", "CreateConversionStmt", "CreateSubscriptionStmt",
+    "RefreshMatViewStmt", "RuleStmt",
+})  # fmt: skip
+_WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+_MOST = 2000
+_LONGEST_KEPT = 1 << 16
+
+
+class Plans:
+    """The plans of one catalogue; safe to use from several threads, as a plan made twice does no harm."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._kept: OrderedDict[bytes, Plan | None] = OrderedDict()
+
+    def of(self, query: bytes) -> Plan | None:
+        """Return the plan of a statement, None when it touches nothing that is protected.
+
+        Raises: StatementRefused, ProtectionUnusable.
+        """
+        try:
+            return self._kept[query]
+        except KeyError:
+            pass
+        mentions = self.catalogue.mentions
+        plan = None if mentions is None or mentions.search(query) is None else make(self.catalogue, query)
+        if len(query) <= _LONGEST_KEPT:
+            self._kept[query] = plan
+            while len(self._kept) > _MOST:
+                self._kept.popitem(last=False)
+        return plan
+
+
+def make(catalogue: Catalogue, query: bytes) -> Plan | None:
+    """Understand a statement that mentions something protected."""
+    try:
+        statements = parse(query)
+    except NotParsed as failed:
+        raise StatementRefused(f"the statement was not understood: {failed}", "correct it") from None
+    analyses = [_analysed(catalogue, query, one) for one in statements]
+    plans = [plan for plan in analyses if plan is not None]
+    if not plans:
+        return None
+    if len(statements) > 1:
+        raise StatementRefused(
+            "several statements at once, of which one is on protected columns", "send them one by one"
+        )
+    return plans[0]
+
+
+def _analysed(catalogue: Catalogue, query: bytes, statement: Node) -> Plan | None:
+    ((kind, node),) = statement.items()
+    if kind in _PASSING:
+        return None
+    a = Analysis(catalogue, query)
+    outputs = _understood(a, kind, node)
+    pieces = a.pieces()
+    parameters = any(token.text[0] == "$" and token.text[1:].isdigit() for token in a.tokens)
+    plan = finished(
+        pieces,
+        tuple(one.read() for one in outputs),
+        frozenset(a.hidden),
+        declares=kind == "DeclareCursorStmt",
+        parameters=parameters,
+    )
+    return plan if plan.columns or plan.made or plan.hidden else None
+
+
+def _understood(a: Analysis, kind: str, node: Node) -> list[Output]:
+    scope = Scope()
+    if kind == "SelectStmt":
+        return reading.select(a, node, scope, EXPORTED)
+    if kind in _WRITES:
+        return writing.write(a, kind, node, scope, EXPORTED)
+    if kind == "DeclareCursorStmt":
+        return reading.select(a, node["query"]["SelectStmt"], scope, EXPORTED)
+    if kind == "ExplainStmt":
+        ((inner, query),) = node["query"].items()
+        if inner == "SelectStmt":
+            reading.select(a, query, scope, EXPORTED)
+        else:
+            writing.write(a, inner, query, scope, IGNORED)
+        if a.changed(Sealed):
+            raise StatementRefused("EXPLAIN of a statement that encrypts shows nothing true", "explain a query")
+        return []
+    if kind == "CopyStmt":
+        _copy(a, node, scope)
+        return []
+    # Something unknown: it passes only where it names no protected table and computes with no protected column.
+    _no_table(a, node)
+    return []
+
+
+def _copy(a: Analysis, node: Node, scope: Scope) -> None:
+    if "query" in node:
+        ((kind, query),) = node["query"].items()
+        if kind == "SelectStmt":
+            reading.select(a, query, scope, REFUSED)
+        else:
+            writing.write(a, kind, query, scope, REFUSED)
+        return
+    table = table_of(node["relation"], a.catalogue)
+    named = {one["String"]["sval"] for one in node.get("attlist", ())}
+    touched = [name for name in (table.protected if table is not None else ()) if not named or name in named]
+    if table is not None and touched:
+        doing = (
+            ("would store plain values in", "use INSERT with executemany")
+            if node.get("is_from")
+            else ("would hand out ciphertext of", "use SELECT")
+        )
+        raise StatementRefused(f"COPY {doing[0]} {table.full_name}.{touched[0]}", doing[1])
+
+
+def _no_table(a: Analysis, node: object) -> None:
+    if isinstance(node, list):
+        for one in node:
+            _no_table(a, one)
+    elif isinstance(node, dict):
+        for kind, inner in node.items():
+            if kind in {"RangeVar", "relation", "rel"} and isinstance(inner, dict) and "relname" in inner:
+                table = table_of(inner, a.catalogue)
+                if table is not None and table.protected:
+                    raise StatementRefused(f"the statement cannot be followed on {table.full_name}", "use SELECT")
+            if kind == "ColumnRef":
+                continue
+            _no_table(a, inner)

@@ -1,0 +1,196 @@
+"""The form of a protected value, and why it opens nowhere but in its row.
+
+    sealed        = version of the column key (4) | session (16) | nonce (12) | AES-256-GCM ciphertext and tag
+    text column   = "okcm:c1:" | base64url(sealed), or "okcm:c2:" | base64url(tag) (22) | base64url(sealed)
+    bytea column  = 00 "okcm" 01 | sealed,          or 00 "okcm" 02 | tag (16) | sealed
+
+The key of a session is HMAC-SHA256(column key, label, session): each process takes a random session for each time it
+opens a column key, and another after 2^20 values, so that its random nonces stay far below GCM's bound (a chance of
+2^-57 in a session) however many processes, forks and years share a column key; two sessions would have to draw the same
+128 bits to share a key. The place, an injective encoding of store, schema, table, column and primary key, is associated
+data; tenant and service are in the column key, which the crypto service opens for that service alone. A value that is
+moved to another row, column, table, service or tenant does not open.
+
+The second form is for columns that are asked for by equality: its tag is HMAC-SHA256 of the column and the plaintext
+under the column's tag key, cut to 128 bits. Equal values of a column have equal tags, and that is what it gives away.
+"""
+
+import binascii
+import hmac
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+TEXT_PREFIX = ("okcm:c1:", "okcm:c2:")
+BYTES_PREFIX = (b"\0okcm\1", b"\0okcm\2")
+TAG_TEXT = len(TEXT_PREFIX[1]) + 22
+"""Characters of a deterministic text up to its ciphertext: what equality compares."""
+TAG_BYTES = len(BYTES_PREFIX[1]) + 16
+
+_VERSION, _SESSION, _NONCE, _GCM_TAG, _MAC = 4, 16, 12, 16, 16
+_HEAD = _VERSION + _SESSION + _NONCE
+_USES = 1 << 20
+_SESSIONS_KEPT = 4096
+_LABEL = b"openkcm column value 1\0"
+_TAG_LABEL = b"openkcm column tag 1\0"
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
+
+KeyValue = int | str | bytes | UUID
+
+
+class NotOurs(Exception):
+    """The bytes are no protected value at all."""
+
+
+class DoesNotOpen(Exception):
+    """A protected value, but not of this place and key, or altered."""
+
+
+@dataclass(slots=True, eq=False)
+class ColumnKey:
+    """An opened column key; safe to use from several threads, and in a forked child, whose nonces are its own."""
+
+    version: int
+    material: bytes = field(repr=False)
+    _ciphers: dict[bytes, AESGCM] = field(default_factory=dict, repr=False)
+    _sealing: tuple[bytes, AESGCM] | None = field(default=None, repr=False)
+    _left: int = 0
+
+    def cipher(self, session: bytes) -> AESGCM:
+        found = self._ciphers.get(session)
+        if found is None:
+            if len(self._ciphers) >= _SESSIONS_KEPT:
+                self._ciphers.clear()
+            found = self._ciphers[session] = AESGCM(hmac.digest(self.material, _LABEL + session, "sha256"))
+        return found
+
+    def sealing(self) -> tuple[bytes, AESGCM]:
+        """Return how a value begins, and what seals it."""
+        if self._sealing is None or self._left <= 0:
+            session = os.urandom(_SESSION)
+            self._sealing, self._left = (self.version.to_bytes(_VERSION, "big") + session, self.cipher(session)), _USES
+        self._left -= 1
+        return self._sealing
+
+
+def column_place(store: str, schema: str, table: str, column: str) -> bytes:
+    """Return the part of a place that all rows share."""
+    return b"\x01" + b"".join(_framed(part.encode("utf-8")) for part in (store, schema, table, column))
+
+
+def row_place(column: bytes, key: Sequence[KeyValue]) -> bytes:
+    """Return the place of a row's value."""
+    return column + row_part(key)
+
+
+def row_part(key: Sequence[KeyValue]) -> bytes:
+    """Return the part of a place that a row's columns share; each value says its kind: 1 and '1' are two places."""
+    return b"".join([_framed(_part(value)) for value in key])
+
+
+def _part(value: KeyValue) -> bytes:
+    if isinstance(value, int):
+        return b"i%d" % value
+    if isinstance(value, str):
+        return b"t" + value.encode("utf-8")
+    if isinstance(value, UUID):
+        return b"u" + value.bytes
+    if isinstance(value, bytes):
+        return b"b" + value
+    raise TypeError("not a value that a primary key may hold")
+
+
+def _framed(part: bytes) -> bytes:
+    return len(part).to_bytes(4, "big") + part
+
+
+def seal(key: ColumnKey, place: bytes, plaintext: bytes) -> bytes:
+    """Return the sealed form of one value."""
+    start, cipher = key.sealing()
+    nonce = os.urandom(_NONCE)
+    return start + nonce + cipher.encrypt(nonce, plaintext, start + place)
+
+
+def unseal(key: ColumnKey, place: bytes, sealed: bytes) -> bytes:
+    """Return the plaintext; raises DoesNotOpen."""
+    start = sealed[: _VERSION + _SESSION]
+    try:
+        cipher = key.cipher(start[_VERSION:])
+        return cipher.decrypt(sealed[_VERSION + _SESSION : _HEAD], sealed[_HEAD:], start + place)
+    except (InvalidTag, ValueError):
+        raise DoesNotOpen from None
+
+
+def version_of(sealed: bytes) -> int:
+    """Return which version of the column key a sealed value names; raises DoesNotOpen."""
+    if len(sealed) < _HEAD + _GCM_TAG:
+        raise DoesNotOpen
+    return int.from_bytes(sealed[:_VERSION], "big")
+
+
+def tag(key: ColumnKey, column: bytes, plaintext: bytes) -> bytes:
+    """Return what equal values of a column have in common."""
+    return hmac.digest(key.material, _TAG_LABEL + column + plaintext, "sha256")[:_MAC]
+
+
+def to_text(sealed: bytes, equality: bytes | None) -> str:
+    if equality is None:
+        return TEXT_PREFIX[0] + _base64(sealed)
+    return tag_text(equality) + _base64(sealed)
+
+
+def tag_text(equality: bytes) -> str:
+    """Return how the text of an equal value begins."""
+    return TEXT_PREFIX[1] + _base64(equality)
+
+
+def from_text(text: str) -> tuple[bytes, bytes | None]:
+    """Return the sealed bytes and the tag. Raises NotOurs, DoesNotOpen for any spelling but the one of `to_text`."""
+    start = text[:8]
+    if start == TEXT_PREFIX[0]:
+        body = text[8:]
+        sealed = _unbase64(body)
+        if _base64(sealed) != body:
+            raise DoesNotOpen
+        return sealed, None
+    if start == TEXT_PREFIX[1]:
+        sealed, equality = _unbase64(text[TAG_TEXT:]), _unbase64(text[8:TAG_TEXT])
+        if to_text(sealed, equality) != text:
+            raise DoesNotOpen
+        return sealed, equality
+    raise NotOurs
+
+
+def to_bytes(sealed: bytes, equality: bytes | None) -> bytes:
+    return BYTES_PREFIX[0] + sealed if equality is None else tag_bytes(equality) + sealed
+
+
+def tag_bytes(equality: bytes) -> bytes:
+    return BYTES_PREFIX[1] + equality
+
+
+def from_bytes(stored: bytes) -> tuple[bytes, bytes | None]:
+    """Return the sealed bytes and the tag; raises NotOurs."""
+    start = stored[:6]
+    if start == BYTES_PREFIX[0]:
+        return stored[6:], None
+    if start == BYTES_PREFIX[1]:
+        return stored[TAG_BYTES:], stored[6:TAG_BYTES]
+    raise NotOurs
+
+
+def _base64(raw: bytes) -> str:
+    return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=").decode("ascii")
+
+
+def _unbase64(text: str) -> bytes:
+    try:
+        body = text.encode("ascii").translate(_PLAIN_BASE64)
+        return binascii.a2b_base64(body + b"=" * (-len(body) % 4))
+    except ValueError:
+        raise DoesNotOpen from None

@@ -1,0 +1,43 @@
+"""Errors that a protected application meets; `hooks/errors.py` gives them to it as errors of its own driver."""
+
+from tenancy.errors import CallerError, PlatformError
+
+
+class StatementRefused(CallerError):
+    """Refused before anything was sent, because it would store plaintext or cannot be answered from ciphertext."""
+
+    code = "statement_refused"
+    message = "the statement cannot be run on protected columns"
+    hint = "see docs/postgresql.md for what can be asked of protected columns"
+
+
+class ProtectionUnusable(CallerError):
+    code = "protection_unusable"
+    message = "the columns cannot be protected as they are"
+    hint = "see docs/postgresql.md for what a protected column and its table must be"
+
+
+class ProtectedValueRefused(CallerError):
+    code = "protected_value_refused"
+    message = "a stored value does not open in its place: it was altered, moved, or encrypted by another service"
+    hint = "restore the row from a backup, or find out who wrote it"
+
+
+class PlainValueFound(CallerError):
+    code = "plain_value_found"
+    message = "a protected column holds a value that is not encrypted"
+    hint = "encrypt the rows from before the protection, and allow plain values while that runs"
+
+
+class ColumnKeyUnavailable(PlatformError):
+    code = "column_key_unavailable"
+    message = "the key of a protected column cannot be opened"
+    hint = "see that the crypto service is reached and that the tenant is active; it is tried again by itself"
+
+
+class RunRefused(CallerError):
+    """`openkcm run` did not start the program, because it could not be protected."""
+
+    code = "run_refused"
+    message = "the program cannot be protected and was not started"
+    hint = "see docs/postgresql.md for what a protected program needs"

@@ -1,0 +1,22 @@
+"""A database for each test, and the hook in this process with keys that need no crypto service."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from devstack.postgres import PostgresServer
+from tests.hooks.stand import Stand
+
+
+@pytest.fixture
+def stand(postgres: PostgresServer, tmp_path) -> Iterator[Stand]:
+    name = f"hook_{uuid4().hex}"
+    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+    stand = Stand(psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name), tmp_path)
+    with stand.hooked():
+        yield stand
+    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

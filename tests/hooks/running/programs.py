@@ -1,0 +1,95 @@
+"""Runs programs as a user would, plain and under `openkcm run`."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+
+from tenancy.client_files import certificates
+from tests.crypto.core.world import Home
+from tests.crypto.running.process import Service, connect_service
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+DEMO = REPOSITORY / "tests" / "hooks" / "demo"
+
+
+def client_folder(home: Home, name: str, service: Service, folder: Path) -> Path:
+    """Connect a service and lay down its files as `openkcm service connect --out` does."""
+    folder.mkdir()
+    connect_service(home, name, folder)
+    pem = (folder / f"{home.tenant_id}-{name}.pem").read_text()
+    key, rest = pem.split("-----END PRIVATE KEY-----\n")
+    leaf, _, chain = rest.partition("-----END CERTIFICATE-----\n")
+    presented, root = certificates(f"{leaf}-----END CERTIFICATE-----\n", chain.strip() + "\n")
+    (folder / "client.key").write_text(f"{key}-----END PRIVATE KEY-----\n")
+    (folder / "client.pem").write_text(presented)
+    (folder / "ca.pem").write_text(root)
+    (folder / "client.toml").write_text(f'https = "https://localhost:{service.https}"\n')
+    return folder
+
+
+@dataclass
+class Program:
+    conninfo: str
+    folder: Path
+    place: Path
+    home: Home
+
+    @property
+    def app(self) -> Path:
+        """The applications, away from this repository."""
+        app = self.place / "app"
+        if not app.exists():
+            shutil.copytree(DEMO, app)
+        return app
+
+    def environment(self) -> dict[str, str]:
+        parts = psycopg.conninfo.conninfo_to_dict(self.conninfo)
+        url = (
+            f"postgresql+psycopg://{quote(str(parts['user']))}:{quote(str(parts.get('password', '')))}"
+            f"@{parts['host']}:{parts['port']}/{parts['dbname']}"
+        )
+        own = {"CLINIC_DATABASE": self.conninfo, "SHOP_DATABASE": url}
+        return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
+
+    def plain(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=self.app,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def command(self, *command: str, folder: Path | None = None, options: tuple[str, ...] = ()) -> list[str]:
+        openkcm = [
+            str(Path(sys.executable).with_name("openkcm")),
+            "run",
+            "--folder",
+            str(folder or self.folder),
+            *options,
+            "--",
+        ]
+        return [*openkcm, *command]
+
+    def protected(self, *command: str, folder: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(sys.executable, *command, folder=folder),
+            cwd=self.app,
+            env=self.environment() | more,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def checks(self, name: str) -> tuple[str, ...]:
+        """Return the arguments of Python that run an application's own tests."""
+        return "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(self.app), str(self.app / name)

@@ -1,0 +1,158 @@
+"""Stock applications, run unchanged: plain, and then protected."""
+
+import subprocess
+import sys
+import time
+
+import psycopg
+import pytest
+
+from cli.run import surroundings
+from tenancy.lifecycle import Move, State
+from tests.hooks.running.programs import client_folder
+
+
+@pytest.mark.parametrize("name", ["clinic_checks.py", "shop_checks.py"])
+def test_an_applications_own_tests_pass_plain_and_protected(program, name):
+    plain = program.plain(*program.checks(name))
+    assert plain.returncode == 0, plain.stdout
+    protected = program.protected(*program.checks(name))
+    assert protected.returncode == 0, protected.stdout + protected.stderr
+    count = plain.stdout.rpartition(" passed")[0].split()[-1]
+    assert f"{count} passed" in protected.stdout
+
+
+WRITE = (
+    "import clinic; c = clinic.connect(); c.execute(clinic.SCHEMA); clinic.admit(c, 'Ann', 'flu', 'A-1'); c.commit()"
+)
+READ = "import clinic; print(clinic.patient(clinic.connect(), 1)['diagnosis'])"
+
+
+def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program, world, service):
+    assert program.protected("-c", WRITE).returncode == 0
+    with psycopg.connect(program.conninfo) as superuser:
+        stored = superuser.execute("SELECT diagnosis, insurance FROM patients").fetchone()
+        assert [value[:8] for value in stored] == ["okcm:c1:", "okcm:c2:"]
+        dump = b""
+        for table in ("patients", "openkcm.column_key"):
+            with superuser.cursor().copy(f"COPY {table} TO STDOUT") as copy:
+                dump += b"".join(bytes(part) for part in copy)
+    assert b"okcm:c1:" in dump
+    assert b"Ann" in dump
+    assert b"flu" not in dump
+    assert b"A-1" not in dump
+    assert program.protected("-c", READ).stdout == "flu\n"
+    assert program.plain("-c", READ).stdout.startswith("okcm:c1:")
+    other = client_folder(world.tenant(), "clinic", service, program.place / "other")
+    read = program.protected("-c", READ, folder=other)
+    assert read.returncode == 1
+    assert read.stdout == ""
+    assert "hooks.errors.KeysUnavailable" in read.stderr
+    neighbour = client_folder(program.home, "other", service, program.place / "neighbour")
+    assert "KeysUnavailable" in program.protected("-c", READ, folder=neighbour).stderr
+
+
+LOOP = """
+import sys, clinic, psycopg
+conn = clinic.connect()
+conn.autocommit = True
+for _ in sys.stdin:
+    try:
+        print(clinic.patient(conn, 1)["diagnosis"], flush=True)
+    except psycopg.OperationalError as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+def test_it_goes_on_for_its_time_without_the_crypto_service_then_stops_and_recovers(program, service):
+    assert program.protected("-c", WRITE).returncode == 0
+    command = program.command(sys.executable, "-c", LOOP, options=("--key-seconds", "4"))
+    running = subprocess.Popen(
+        command, cwd=program.app, env=program.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def ask() -> str:
+        running.stdin.write("\n")
+        running.stdin.flush()
+        return running.stdout.readline().strip()
+
+    try:
+        assert ask() == "flu"
+        service.kill()
+        killed = time.monotonic()
+        assert ask() == "flu"
+        while (said := ask()) == "flu":
+            assert time.monotonic() - killed < 10
+            time.sleep(0.1)
+        assert said == "KeysUnavailable"
+        service.start("OPENKCM_CRYPTO_PROCESSES", "1")
+        service.wait_ready()
+        begun = time.monotonic()
+        while (said := ask()) != "flu":
+            assert said == "KeysUnavailable"
+            assert time.monotonic() - begun < 10
+            time.sleep(0.1)
+    finally:
+        running.communicate(timeout=10)
+
+
+def test_the_kill_switch_stops_a_running_program(program):
+    assert program.protected("-c", WRITE).returncode == 0
+    program.home.move(Move.LOCK)
+    read = program.protected("-c", READ)
+    assert read.returncode == 1
+    assert "KeysUnavailable" in read.stderr
+    program.home.move(Move.UNLOCK, State.ACTIVE)
+    assert program.protected("-c", READ).stdout == "flu\n"
+
+
+def test_children_are_protected_and_a_program_keeps_its_own_modules(program):
+    assert program.protected("-c", WRITE).returncode == 0
+    (program.app / "crypto.py").write_text("OWN = 'mine'\n")
+    (program.app / "hooks").mkdir()
+    (program.app / "hooks" / "__init__.py").write_text("OWN = 'too'\n")
+    early = program.place / "early"
+    early.mkdir()
+    (early / "sitecustomize.py").write_text("import builtins\nbuiltins.chained = True\n")
+    script = (
+        "import subprocess, sys, crypto, psycopg, hooks; print(crypto.OWN, hooks.OWN, chained, flush=True)\n"
+        f"subprocess.run([sys.executable, '-c', {READ!r}], check=True)"
+    )
+    ran = program.protected("-c", script, PYTHONPATH=str(early))
+    assert ran.stdout == "mine too True\nflu\n", ran.stderr
+
+
+NOT_RUN = [
+    (("-I", "-c", "print('ran')"), "would not bring the hook in"),
+    (("-W", "ignore", "-bS", "-c", "print('ran')"), "would not bring the hook in"),
+    (("-c", "import asyncpg; print('ran')"), "asyncpg cannot be protected"),
+    (("-c", "import psycopg2; print('ran')"), "psycopg2 cannot be protected"),
+]
+ENDED = [
+    ({"OPENKCM_RUN_PYTHON": "3.99"}, "OpenKCM is installed for Python 3.99"),
+    ({"OPENKCM_RUN_FOLDER": "/nowhere"}, "is not the folder of a connected service"),
+    ({"PYTHONPATH": "blocked"}, "libpg_query is missing"),
+]
+
+
+def test_what_cannot_be_protected_does_not_run(program):
+    for command, said in NOT_RUN:
+        ran = program.protected(*command)
+        assert ran.returncode != 0
+        assert "ran" not in ran.stdout
+        assert said in ran.stderr
+    (program.app / "blocked").mkdir()
+    (program.app / "blocked" / "postgast.py").write_text("")
+    for changed, said in ENDED:
+        environment = surroundings(program.environment() | changed, program.folder, 60)
+        environment |= {name: value for name, value in changed.items() if name != "PYTHONPATH"}
+        ran = subprocess.run(
+            [sys.executable, "-c", "print('ran')"],
+            cwd=program.app,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode, ran.stdout) == (78, "")
+        assert said in ran.stderr

@@ -1,0 +1,103 @@
+"""The hook in this process, which can be taken out again, and a source of keys in memory."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import _cursor_base, client_cursor, pq
+
+from hooks import cursors
+from hooks.databases import Hook
+from hooks.key_store import DatabaseKeyStore
+from hooks.keys import CannotOpen
+from hooks.protection import FileProtection
+
+_PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cursor, psycopg.AsyncCursor)
+
+
+class MemoryKeys:
+    """Wraps by remembering; opens for the resource that a key was made for, while `up`."""
+
+    def __init__(self) -> None:
+        self.up, self.opened = True, 0
+        self._kept: dict[tuple[str, str], bytes] = {}
+
+    def make(self, resource: str) -> str:
+        self._check()
+        wrapped = os.urandom(8).hex()
+        self._kept[wrapped, resource] = os.urandom(32)
+        return wrapped
+
+    def open(self, wrapped: str, resource: str) -> bytes:
+        self._check()
+        self.opened += 1
+        try:
+            return self._kept[wrapped, resource]
+        except KeyError:
+            raise CannotOpen("ciphertext_refused", "the wrapped key is not of this service") from None
+
+    def _check(self) -> None:
+        if not self.up:
+            raise CannotOpen("connection_failed", "the crypto service was not reached")
+
+
+@dataclass
+class Stand:
+    conninfo: str
+    folder: Path
+    keys: MemoryKeys = field(default_factory=MemoryKeys)
+    now: float = 1000.0
+
+    def hook(self, **options: Any) -> Hook:
+        settings = {"key_seconds": 60.0, "catalogue_seconds": 30.0, "clock": lambda: self.now} | options
+        return Hook(FileProtection(self.folder), self.keys, DatabaseKeyStore, **settings)
+
+    @contextmanager
+    def hooked(self, **options: Any) -> Iterator[Hook]:
+        hook = self.hook(**options)
+        with patched(lambda: cursors.install(hook)):
+            yield hook
+
+    def protect(self, *fields: dict[str, Any]) -> None:
+        listed = [{"store": "postgresql", "mode": "randomised"} | one for one in fields]
+        (self.folder / "protection.json").write_text(json.dumps({"version": 1, "fields": listed}))
+
+    def connect(self, **options: Any) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.conninfo, **options)
+
+    async def connect_async(self, **options: Any) -> psycopg.AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(self.conninfo, **options)
+
+    def stored(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask as somebody without the hook, who sees what is on the disk."""
+        plain = pq.PGconn.connect(self.conninfo.encode())
+        try:
+            result = plain.exec_(query.encode())
+            assert result.status in {pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK}, result.error_message
+            return [
+                tuple(value and value.decode() for value in (result.get_value(r, c) for c in range(result.nfields)))
+                for r in range(result.ntuples)
+            ]
+        finally:
+            plain.finish()
+
+
+@contextmanager
+def patched(install: Callable[[], None]) -> Iterator[None]:
+    """Install the hook and take it out of psycopg's classes again."""
+    before = {owner: dict(vars(owner)) for owner in _PATCHED}
+    install()
+    try:
+        yield
+    finally:
+        for owner, names in before.items():
+            for name in [one for one in vars(owner) if one not in names]:
+                delattr(owner, name)
+            for name, value in names.items():
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)
