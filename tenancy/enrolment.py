@@ -117,4 +117,4 @@ def folder_of(service: str) -> str:
 
 def agent_command(url: str, service: str, kind: ServiceKind, folder: str) -> str:
     """Return the command to run beside a service; it reads the token from standard input, so no history keeps it."""
-    return f"openkcm agent --url {url} --kind {kind} --name {service} --out '{folder}' --join-token-file -"
+    return f"openkcm agent --url {url} --service {service} --kind {kind} --out '{folder}' --join-token-file -"

@@ -62,7 +62,7 @@ def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, field)
     assert (token.tenant_id, answer["service_id"], answer["kind"]) == (command.tenant_id, "orders-db", "postgresql")
     left = datetime.fromisoformat(answer["expires_at"]) - datetime.now(UTC)
     assert timedelta(minutes=14) < left <= timedelta(minutes=15)
-    assert "--kind postgresql --name orders-db" in answer["agent_command"]
+    assert "--service orders-db --kind postgresql" in answer["agent_command"]
     assert token.secret not in answer["agent_command"]
     with field.administrator() as administrator:
         rows = administrator.execute(

@@ -1,6 +1,7 @@
-"""I connect a database once, and an agent beside it renews its certificate, tells it, and shows that it is there."""
+"""An agent beside my service has it connected by a proof, renews its certificate, and shows that it is there."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 
+from crypto.client import Client
 from tests.agent.conftest import assert_whole
 from tests.stories.connected import Service, connect
+from tests.stories.enrolling import Issuer
 from tests.stories.stack import ROOT, Stack, wait_until
 
 
@@ -27,15 +31,32 @@ def agent(stack: Stack, ledger: Service, tmp_path: Path) -> Iterator[subprocess.
     """The agent as its machine's init system starts it: with an address, a folder, and no settings of ours."""
     words = ["--url", stack.settings.marketplace_url, "--service", ledger.name, "--kind", "postgresql"]
     words += ["--out", str(ledger.folder), "--reload-command", f"touch {tmp_path}/reloaded"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
     with (tmp_path / "agent.log").open("wb") as log:
         started = subprocess.Popen(
-            [sys.executable, "-m", "cli", "agent", *words], cwd=ROOT, env=environment, stderr=log
+            [sys.executable, "-m", "cli", "agent", *words], cwd=ROOT, env=elsewhere(), stderr=log
         )
     yield started
     if started.poll() is None:
         started.kill()
     started.wait(10)
+
+
+def elsewhere() -> dict[str, str]:
+    """The environment of a machine that knows nothing of this installation."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
+
+
+def run_once(words: list[str], proof: str) -> "subprocess.CompletedProcess[str]":
+    """Do once what an agent has to do, with its proof on standard input."""
+    command = [sys.executable, "-m", "cli", *words, "--once"]
+    return subprocess.run(
+        command, cwd=ROOT, env=elsewhere(), input=proof, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def assert_encrypts(folder: Path) -> None:
+    with Client.from_folder(folder) as kcm:
+        assert kcm.decrypt(kcm.encrypt(b"a record", "orders/1"), "orders/1") == b"a record"
 
 
 def listed(stack: Stack, service: Service) -> dict[str, Any]:
@@ -89,3 +110,36 @@ def test_a_disconnected_service_is_not_renewed_and_its_agent_says_what_to_do(
     connect(stack, ledger.tenant_id, "postgresql", ledger.name, ledger.folder)
     agent.send_signal(signal.SIGHUP)
     wait_until(lambda: "problem is over" in log.read_text(), log.read_text)
+
+
+def test_the_command_that_comes_with_a_join_token_connects_a_service_and_nobody_else(
+    stack: Stack, acme: str, tmp_path: Path
+) -> None:
+    made = stack.command("service", "join-token", acme, "--kind", "microservice", "--name", "joined")
+    program, *words = shlex.split(made["agent_command"])
+    assert program == "openkcm"
+    words[words.index("--out") + 1] = str(tmp_path / "kcm")
+
+    joined = run_once(words, made["join_token"])
+    assert joined.returncode == 0, joined.stderr
+    assert_whole(tmp_path / "kcm")
+    assert_encrypts(tmp_path / "kcm")
+    words[words.index("--out") + 1] = str(tmp_path / "thief")
+    thief = run_once(words, made["join_token"])
+    assert thief.returncode == 1
+    assert "proof_refused" in thief.stderr
+    assert not (tmp_path / "thief" / "client.pem").exists()
+    for told in (joined, thief):
+        assert made["join_token"].split(".")[2] not in told.stdout + told.stderr
+
+
+def test_the_platforms_word_connects_a_service_through_its_agent(
+    stack: Stack, acme: str, issuer: Issuer, tmp_path: Path
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_text(httpx.get(f"{stack.settings.marketplace_url}/.well-known/openkcm").json()["ca"])
+    words = ["agent", "--url", stack.settings.marketplace_url, "--service", "vouched-for", "--kind", "postgresql"]
+    words += ["--out", str(tmp_path / "kcm"), "--jwt-file", "-", "--ca-file", str(ca_file)]
+    joined = run_once(words, issuer.token(acme, "vouched-for"))
+    assert joined.returncode == 0, joined.stderr
+    assert_encrypts(tmp_path / "kcm")

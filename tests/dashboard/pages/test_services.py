@@ -47,7 +47,7 @@ def test_a_join_token_is_shown_once_with_the_command_to_run(scene: Scene) -> Non
     assert parsed.tenant_id == ACME
     assert parsed.names(scene.authority.root.public_bytes(Encoding.DER))
     assert command == (
-        "openkcm agent --url https://enrol.example --kind postgresql --name orders-db"
+        "openkcm agent --url https://enrol.example --service orders-db --kind postgresql"
         " --out '/etc/openkcm/orders-db' --join-token-file -"
     )
     with scene.field.administrator() as administrator:
@@ -85,7 +85,7 @@ def test_a_discovered_service_is_shown_with_the_way_to_connect_it(scene: Scene) 
     at.button(key="join.connect.orders-db").click().run()
     assert at.text_input(key="join.name").value == "orders-db"
     at.button(key="join.do").click().run()
-    assert "--kind microservice --name orders-db" in text(at)
+    assert "--service orders-db --kind microservice" in text(at)
 
 
 def test_who_may_only_look_is_offered_no_token(scene: Scene) -> None:
