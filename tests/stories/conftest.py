@@ -31,15 +31,15 @@ def holders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Holders]:
 
 
 @pytest.fixture(scope="session")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
     """The platform's own issuer of JWTs, whose keys lie in a file."""
     return Issuer(tmp_path_factory.mktemp("issuer"))
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders, issuer: Issuer) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, holders: Holders, platform: Issuer) -> Iterator[Stack]:
     """A running installation, started by `openkcm up` in an empty folder."""
-    stack = Stack(tmp_path_factory.mktemp("stories"), workload_issuers=issuer.settings(), **holders.settings())
+    stack = Stack(tmp_path_factory.mktemp("stories"), workload_issuers=platform.settings(), **holders.settings())
     stack.command("up")
     yield stack
     stack.command("down")

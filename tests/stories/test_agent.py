@@ -134,12 +134,12 @@ def test_the_command_that_comes_with_a_join_token_connects_a_service_and_nobody_
 
 
 def test_the_platforms_word_connects_a_service_through_its_agent(
-    stack: Stack, acme: str, issuer: Issuer, tmp_path: Path
+    stack: Stack, acme: str, platform: Issuer, tmp_path: Path
 ) -> None:
     ca_file = tmp_path / "ca.pem"
     ca_file.write_text(httpx.get(f"{stack.settings.marketplace_url}/.well-known/openkcm").json()["ca"])
     words = ["agent", "--url", stack.settings.marketplace_url, "--service", "vouched-for", "--kind", "postgresql"]
     words += ["--out", str(tmp_path / "kcm"), "--jwt-file", "-", "--ca-file", str(ca_file)]
-    joined = run_once(words, issuer.token(acme, "vouched-for"))
+    joined = run_once(words, platform.token(acme, "vouched-for"))
     assert joined.returncode == 0, joined.stderr
     assert_encrypts(tmp_path / "kcm")

@@ -34,7 +34,9 @@ def test_a_token_from_the_page_is_as_good_and_what_was_discovered_is_connected_w
     expect(page.get_by_role("button", name="Connect with an agent")).not_to_have_count(0)
     expect(page.get_by_text("paged-db", exact=True)).to_be_visible()
     token, command = make_token(page, "paged-db")
-    assert command.startswith(f"openkcm agent --url {stack.settings.enrolment_url} --service paged-db --kind postgresql ")
+    assert command.startswith(
+        f"openkcm agent --url {stack.settings.enrolment_url} --service paged-db --kind postgresql "
+    )
     agent = Agent(stack.settings.marketplace_url, tmp_path / "agent")
     assert agent.enrol("paged-db", "postgresql", join_token=token)["state"] == "issued"
     sealed = agent.post("/v1/encrypt", {"resource": "orders/1", "plaintext": "YSByZWNvcmQ="})

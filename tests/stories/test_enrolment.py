@@ -43,17 +43,17 @@ def test_a_join_token_becomes_a_certificate_that_encrypts(stack, acme, tmp_path)
     assert services["enrolled-db"]["state"] == "connected"
 
 
-def test_the_platforms_word_becomes_a_certificate_that_encrypts(stack, acme, issuer, tmp_path):
+def test_the_platforms_word_becomes_a_certificate_that_encrypts(stack, acme, platform, tmp_path):
     agent = Agent(stack.settings.marketplace_url, tmp_path / "agent")
     assert agent.found["enrolment"]["proofs"] == ["join_token", "jwt"]
-    refused = agent.ask("spoken-for", "microservice", jwt=issuer.token(acme, "another"))
+    refused = agent.ask("spoken-for", "microservice", jwt=platform.token(acme, "another"))
     assert (refused.status_code, refused.json()["code"]) == (401, "proof_refused")
-    standing = agent.enrol("spoken-for", "microservice", jwt=issuer.token(acme, "spoken-for"))
+    standing = agent.enrol("spoken-for", "microservice", jwt=platform.token(acme, "spoken-for"))
     assert (standing["state"], standing["kind"]) == ("issued", "microservice")
     assert_encrypts(agent)
 
 
-def test_a_discovered_service_waits_for_its_agent_and_is_connected_by_it(stack, acme, issuer, tmp_path):
+def test_a_discovered_service_waits_for_its_agent_and_is_connected_by_it(stack, acme, platform, tmp_path):
     event = {name: value for name, value in SEED_EVENT.items() if name != "organization"}
     event |= {"event": "service_discovered", "workload": "found-db", "kind": "postgresql"}
     body = json.dumps(event).encode()
@@ -63,25 +63,25 @@ def test_a_discovered_service_waits_for_its_agent_and_is_connected_by_it(stack, 
         assert [row.service for row in tx.enrolments.discovered()].count("found-db") == 1
         assert tx.services.get("found-db") is None
     agent = Agent(stack.settings.marketplace_url, tmp_path / "agent")
-    agent.enrol("found-db", "postgresql", jwt=issuer.token(acme, "found-db"))
+    agent.enrol("found-db", "postgresql", jwt=platform.token(acme, "found-db"))
     assert_encrypts(agent)
     runs = [run for run, _ in stack.workflows(f'TenantId = "{acme}" and WorkflowType = "ConnectService"')]
     assert runs.count(f"tenant/{acme}/service/found-db") == 1
 
 
-def test_what_the_tenants_state_refuses_is_told_to_the_agent(stack, issuer, tmp_path):
+def test_what_the_tenants_state_refuses_is_told_to_the_agent(stack, platform, tmp_path):
     tenant = "enrol-corp-1"
     stack.enable(tenant, "Enrol Corporation")
     stack.command("tenant", "suspend", tenant)
     agent = Agent(stack.settings.marketplace_url, tmp_path / "agent")
-    standing = agent.enrol("orders", "microservice", jwt=issuer.token(tenant, "orders"))
+    standing = agent.enrol("orders", "microservice", jwt=platform.token(tenant, "orders"))
     assert (standing["state"], standing["problem"]["code"]) == ("refused", "tenant_closed")
     assert standing["problem"]["hint"]
 
 
-def test_no_proof_is_in_a_log_a_row_or_a_history(stack, acme, issuer, tmp_path):
+def test_no_proof_is_in_a_log_a_row_or_a_history(stack, acme, platform, tmp_path):
     made = stack.command("service", "join-token", acme, "--kind", "microservice", "--name", "quiet")
-    token = issuer.token(acme, "quiet-too")
+    token = platform.token(acme, "quiet-too")
     for number, (name, proof) in enumerate(
         {"quiet": {"join_token": made["join_token"]}, "quiet-too": {"jwt": token}}.items()
     ):
