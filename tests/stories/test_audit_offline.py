@@ -1,5 +1,6 @@
 """My auditor takes a file and the public key home, and sees there, without us, whether a single bit was changed."""
 
+import asyncio
 import hashlib
 import json
 import random
@@ -15,20 +16,23 @@ from tenancy.audit_export import ExportHeader, export_lines, read_export
 from tenancy.shred import Destroyed, Remains, ShredStatement, certificate_file, shred_message, statement_text
 from tests.cli.offline import verdict, verify
 from tests.dashboard.people import cookie_of
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import PATIENCE_SECONDS, Stack
 from vault.signer import TransitAuditSigner
 
 
 async def sign_to_the_end(stack: Stack, tenant_id: str) -> None:
-    client = await stack.temporal()
-    await client.get_schedule_handle("audit-heads").trigger()
+    """Ask for it until it is done: a look that runs already takes no order, and records may come meanwhile."""
+    schedule = (await stack.temporal()).get_schedule_handle("audit-heads")
 
     def signed() -> bool:
         with stack.database().tenant_tx(tenant_id) as tx:
             head, heads = tx.audit.head(), tx.audit.signed_heads()
         return bool(head and heads) and heads[-1].seq == head.seq
 
-    wait_until(signed, lambda: "the head was not signed")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not signed():
+            await schedule.trigger()
+            await asyncio.sleep(1)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 An installation of its own, because its tenant is gone at the end.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from dashboard.pages.left import CERTIFICATE
+from tenancy.audit import AuditName, StoredRecord
 from tenancy.rotation import MEANING, Stage
 from tenancy.shred import read_certificate
 from tests.stories.browser import Visitor, drawn, title
@@ -67,6 +69,15 @@ def states(installation: Stack) -> dict[int, str]:
 
 def state_of(installation: Stack) -> str:
     return str(installation.command("tenant", "show", ACME)["state"])
+
+
+def on_record(installation: Stack) -> set[str]:
+    """Return what has happened by the tenant's stream, of which the page shows the newest fifty."""
+    found: list[StoredRecord] = []
+    with installation.database().tenant_tx(ACME) as tx:
+        while page := tx.audit.records(after=found[-1].seq if found else 0):
+            found += page
+    return {json.loads(stored.record)["name"] for stored in found}
 
 
 def works(program: Program) -> bool:
@@ -148,8 +159,7 @@ def test_i_replace_keys_that_may_be_compromised_after_reading_what_it_costs(
     assert refused == {"decrypt": "key_version_retired"}  # the text that the service keeps itself, and nothing else
     program.settle()
     assert works(program)
-    go_to(page, "Audit")
-    expect(page.get_by_text("Service key declared compromised").first).to_be_attached()
+    assert AuditName.SERVICE_KEY_COMPROMISED in on_record(installation)
 
 
 def test_i_leave_come_back_from_any_page_and_everything_works(
