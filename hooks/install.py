@@ -14,8 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cryptography
-
 from hooks import parser
 
 DRIVER = "psycopg"
@@ -34,10 +32,9 @@ Ours = Callable[[], AbstractContextManager[Any]]
 def begin(ours: Ours) -> None:
     """See that everything is there, then wait. Raises ImportError, OSError or parser.NotParsed."""
     parser.load()
-    if find_spec("httpx") is None:
-        raise ImportError("the package httpx is missing", name="httpx")
-    if not cryptography.__version__:
-        raise ImportError("the package cryptography is damaged", name="cryptography")
+    for package in ("httpx", "cryptography"):
+        if find_spec(package) is None:
+            raise ImportError(f"the package {package} is missing", name=package)
     if DRIVER in sys.modules:
         with ours():
             _hook_in()
