@@ -29,7 +29,7 @@ def run(
     *,
     folder: Annotated[
         Path,
-        typer.Option(help="The folder that `service connect --out` wrote.", envvar="OPENKCM_RUN_FOLDER"),
+        typer.Option(help="The folder that `service connect --out` wrote.", envvar="KCM_RUN_FOLDER"),
     ] = Path("openkcm"),
     key_seconds: Annotated[
         float, typer.Option(min=1, max=3600, help="How long an opened column key is used without asking again.")
@@ -61,10 +61,10 @@ def surroundings(environment: Mapping[str, str], folder: Path, key_seconds: floa
     return {
         **environment,
         "PYTHONPATH": os.pathsep.join([startup, *before]),
-        "OPENKCM_RUN_FOLDER": str(folder),
-        "OPENKCM_RUN_PATHS": os.pathsep.join(libraries),
-        "OPENKCM_RUN_PYTHON": f"{sys.version_info[0]}.{sys.version_info[1]}",
-        "OPENKCM_RUN_KEY_SECONDS": f"{key_seconds:g}",
+        "KCM_RUN_FOLDER": str(folder),
+        "KCM_RUN_PATHS": os.pathsep.join(libraries),
+        "KCM_RUN_PYTHON": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        "KCM_RUN_KEY_SECONDS": f"{key_seconds:g}",
     }
 
 

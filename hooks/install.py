@@ -20,9 +20,9 @@ DRIVER = "psycopg"
 OTHERS = frozenset({"psycopg2", "psycopg2cffi", "asyncpg", "pg8000", "aiopg", "postgresql", "pygresql", "pgdb"})
 
 FOLDER, KEY_SECONDS, CATALOGUE_SECONDS = (
-    "OPENKCM_RUN_FOLDER",
-    "OPENKCM_RUN_KEY_SECONDS",
-    "OPENKCM_RUN_CATALOGUE_SECONDS",
+    "KCM_RUN_FOLDER",
+    "KCM_RUN_KEY_SECONDS",
+    "KCM_RUN_CATALOGUE_SECONDS",
 )
 
 Ours = Callable[[], AbstractContextManager[Any]]

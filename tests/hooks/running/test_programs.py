@@ -129,8 +129,8 @@ NOT_RUN = [
     (("-c", "import psycopg2; print('ran')"), "psycopg2 cannot be protected"),
 ]
 ENDED = [
-    ({"OPENKCM_RUN_PYTHON": "3.99"}, "OpenKCM is installed for Python 3.99"),
-    ({"OPENKCM_RUN_FOLDER": "/nowhere"}, "is not the folder of a connected service"),
+    ({"KCM_RUN_PYTHON": "3.99"}, "OpenKCM is installed for Python 3.99"),
+    ({"KCM_RUN_FOLDER": "/nowhere"}, "is not the folder of a connected service"),
     ({"PYTHONPATH": "blocked"}, "libpg_query is missing"),
 ]
 
