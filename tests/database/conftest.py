@@ -1,3 +1,20 @@
-from tests.database.fixtures import field, server, template, worker
+import pytest
 
-__all__ = ["field", "server", "template", "worker"]
+from database.connection import Database
+from tenancy.lifecycle import Move
+from tests.database.builders import a_connected_service, a_provisioned_tenant
+from tests.database.fixtures import Field, field, server, template, worker
+
+__all__ = ["field", "server", "template", "tenants", "worker"]
+
+
+@pytest.fixture
+def tenants(field: Field, worker: Database) -> Database:
+    """Two active tenants with two services each."""
+    for tenant in ("acme", "beta"):
+        a_provisioned_tenant(worker, tenant)
+        with worker.tenant_tx(tenant) as tx:
+            tx.tenants.move(Move.ACTIVATE)
+        for number, service in enumerate(("orders", "users")):
+            a_connected_service(field, tenant, service, f"{number}a")
+    return worker

@@ -8,9 +8,7 @@ from tenancy.policy import TenantPolicy
 from tenancy.rotation import Scope
 from tests.database.builders import a_new_version, a_wanted_rotation, an_object
 from tests.database.fixtures import Field
-from tests.database.test_rotations import begin, tenants
-
-__all__ = ["tenants"]  # a fixture that pytest finds here by its name
+from tests.database.test_rotations import begin
 
 NOTHING_DUE = TenantPolicy(tenant_key_days=730, service_key_days=365)
 

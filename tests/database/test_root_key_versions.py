@@ -14,8 +14,6 @@ from tenancy.root_key_errors import RootKeyUnreachable
 from tenancy.root_keys import RootKeyMode
 from tenancy.rotation import Scope, Stage
 from tests.database.builders import (
-    a_connected_service,
-    a_provisioned_tenant,
     a_root_key,
     a_service_key,
     a_wanted_rotation,
@@ -36,18 +34,6 @@ WRAPS = {
     b"\x01\x00\xffvault:v1:": None,
     b"\x00": None,
 }
-
-
-@pytest.fixture
-def tenants(field: Field, worker: Database) -> Database:
-    """Two active tenants with two services each."""
-    for tenant in ("acme", "beta"):
-        a_provisioned_tenant(worker, tenant)
-        with worker.tenant_tx(tenant) as tx:
-            tx.tenants.move(Move.ACTIVATE)
-        for number, service in enumerate(("orders", "users")):
-            a_connected_service(field, tenant, service, f"{number}a")
-    return worker
 
 
 def wrap(worker: Database, service: str, wrapped: bytes, tenant: str = "acme") -> None:

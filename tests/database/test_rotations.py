@@ -9,34 +9,19 @@ import pytest
 from database.connection import Database
 from database.interfaces import RewrappedRow, RotationRow, SealedRootKeyRow
 from tenancy.errors import DatabaseRefused, Overtaken
-from tenancy.lifecycle import Move
 from tenancy.policy import TenantPolicy
 from tenancy.root_keys import RootKeyMode
 from tenancy.rotation import KeyState, Scope, Stage
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
 from tests.database.builders import (
-    a_connected_service,
     a_new_version,
     a_place,
-    a_provisioned_tenant,
     a_root_key,
     a_service_key,
     a_wanted_rotation,
     an_object,
 )
 from tests.database.fixtures import Field
-
-
-@pytest.fixture
-def tenants(field: Field, worker: Database) -> Database:
-    """Two active tenants with two services each."""
-    for tenant in ("acme", "beta"):
-        a_provisioned_tenant(worker, tenant)
-        with worker.tenant_tx(tenant) as tx:
-            tx.tenants.move(Move.ACTIVATE)
-        for number, service in enumerate(("orders", "users")):
-            a_connected_service(field, tenant, service, f"{number}a")
-    return worker
 
 
 def begin(worker: Database, number: int = 2, **wanted: object) -> RotationRow:
