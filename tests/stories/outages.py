@@ -38,6 +38,8 @@ def down(stack: Stack, component: str) -> Iterator[None]:
     finally:
         os.kill(supervisor, signal.SIGCONT)
         wait_until(lambda: _is_ready(stack, component, victim.pid), lambda: f"{component} did not come back")
+        # A feed that listens again has its process forget everything, up to a second after the database is back.
+        wait_until(lambda: _all_listen(stack), lambda: "the crypto service does not listen to changes")
 
 
 @contextmanager
@@ -58,3 +60,12 @@ def _parent_of(pid: int) -> int:
 def _is_ready(stack: Stack, component: str, before: int) -> bool:
     found = {one["name"]: one for one in stack.command("status")["components"]}[component]
     return found["state"] == "ready" and found["pid"] != before
+
+
+def _all_listen(stack: Stack) -> bool:
+    """Whether every serving process of the crypto service, so all but the one that delivers, listens to changes."""
+    listening = "application_name = 'openkcm-crypto-feed' and state = 'idle' and query like 'listen %'"
+    with stack.owner() as owner:
+        found = owner.execute(f"select count(*) from pg_stat_activity where {listening}").fetchone()
+    assert found is not None
+    return int(found[0]) == len(children_of(stack.pids()["crypto"])) - 1
