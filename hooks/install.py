@@ -1,29 +1,25 @@
-"""Waits in the program for `psycopg` to be imported, and puts the hook into it before anybody has it.
+"""Waits in the program for a driver to be imported, and puts the hook into it before anybody has it.
 
-What cannot be protected cannot be imported: other drivers, and a psycopg that is not as the hook knows it.
+What cannot be protected cannot be imported: other drivers, and a version of one that is not as the hook knows it.
 """
 
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hooks import parser
+from hooks.postgresql import parser
+from hooks.surroundings import Surroundings, surroundings
 
-DRIVER = "psycopg"
+DRIVERS = {"psycopg": "hooks.postgresql.install"}
+"""What can be protected → the module whose `hook_in` does it; it imports the driver, which is there only then."""
 OTHERS = frozenset({"psycopg2", "psycopg2cffi", "asyncpg", "pg8000", "aiopg", "postgresql", "pygresql", "pgdb"})
-
-FOLDER, KEY_SECONDS, CATALOGUE_SECONDS = (
-    "KCM_RUN_FOLDER",
-    "KCM_RUN_KEY_SECONDS",
-    "KCM_RUN_CATALOGUE_SECONDS",
-)
 
 Ours = Callable[[], AbstractContextManager[Any]]
 """Inside of it our packages are what `import` finds under their names, and not the application's."""
@@ -35,9 +31,10 @@ def begin(ours: Ours) -> None:
     for package in ("httpx", "cryptography"):
         if find_spec(package) is None:
             raise ImportError(f"the package {package} is missing", name=package)
-    if DRIVER in sys.modules:
-        with ours():
-            _hook_in()
+    for driver in DRIVERS:
+        if driver in sys.modules:
+            with ours():
+                _hook_in(driver)
     sys.meta_path.insert(0, _Finder(ours))
 
 
@@ -52,7 +49,7 @@ class _Finder(MetaPathFinder):
             raise ImportError(
                 f"{name} cannot be protected, so `openkcm run` does not let it be used: use psycopg 3", name=name
             )
-        if name != DRIVER or self._looking:
+        if name not in DRIVERS or self._looking:
             return None
         self._looking = True
         try:
@@ -77,32 +74,16 @@ class _Loader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
         with self._ours():
-            _hook_in()
+            _hook_in(module.__name__)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
 
-def _hook_in() -> None:
-    """Put the hook into the driver that has just been imported; raises ImportError when it cannot be protected."""
+def _hook_in(driver: str) -> None:
+    """Put the hook into a driver that has just been imported; raises ImportError when it cannot be protected."""
     try:
-        from hooks import cursors  # noqa: PLC0415 - they import the driver, which is there only now
-        from hooks.databases import Hook  # noqa: PLC0415 - the same
-        from hooks.key_service import ServiceKeySource  # noqa: PLC0415 - the same
-        from hooks.key_store import DatabaseKeyStore  # noqa: PLC0415 - the same
-        from hooks.protection import FileProtection  # noqa: PLC0415 - the same
+        hook_in: Callable[[Surroundings], None] = import_module(DRIVERS[driver]).hook_in
     except Exception as failed:
-        raise ImportError(f"this psycopg cannot be protected: {failed}", name=DRIVER) from failed
-    problem = cursors.unsuited()
-    if problem:
-        raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name=DRIVER)
-    folder = Path(os.environ[FOLDER])
-    cursors.install(
-        Hook(
-            FileProtection(folder),
-            ServiceKeySource(folder),
-            DatabaseKeyStore,
-            key_seconds=float(os.environ.get(KEY_SECONDS, "60")),
-            catalogue_seconds=float(os.environ.get(CATALOGUE_SECONDS, "30")),
-        )
-    )
+        raise ImportError(f"this {driver} cannot be protected: {failed}", name=driver) from failed
+    hook_in(surroundings(os.environ))

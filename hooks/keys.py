@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from hooks.values import ColumnKey
+from tenancy.protection import Store
 
 DATA, TAG = "data", "tag"
 Column = tuple[str, str, str]
-"""Schema, table, column."""
+"""Schema, table, column; or database, collection, path."""
 
 _REMEMBERED = 1.0
 """Seconds for which a refusal is repeated without asking again."""
@@ -52,9 +53,9 @@ class KeyStore(Protocol):
         """Keep the first key of a column unless another process was faster. Raises CannotOpen."""
 
 
-def resource(column: Column, purpose: str, version: int) -> str:
+def resource(store: Store, column: Column, purpose: str, version: int) -> str:
     """Return the place that a column key is bound to at the crypto service."""
-    return json.dumps(["postgresql", *column, purpose, version], ensure_ascii=False, separators=(",", ":"))
+    return json.dumps([store, *column, purpose, version], ensure_ascii=False, separators=(",", ":"))
 
 
 class _Entry:
@@ -72,9 +73,14 @@ class ColumnKeys:
     """The keys of one database; safe to use from several threads."""
 
     def __init__(
-        self, source: KeySource, store: KeyStore, seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        kind: Store,
+        source: KeySource,
+        store: KeyStore,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source, self._store, self._seconds, self.clock = source, store, seconds, clock
+        self._kind, self._source, self._store, self._seconds, self.clock = kind, source, store, seconds, clock
         self._lock = threading.RLock()
         os.register_at_fork(after_in_child=self._forked)
         self._entries: dict[tuple[Column, str], dict[int, _Entry]] = {}
@@ -105,7 +111,7 @@ class ColumnKeys:
         with self._lock:
             entries = self._read(column, purpose)
             if not entries:
-                self._store.add(column, purpose, self._source.make(resource(column, purpose, 1)))
+                self._store.add(column, purpose, self._source.make(resource(self._kind, column, purpose, 1)))
                 entries = self._read(column, purpose)
             if not entries:
                 raise CannotOpen("column_key_missing", "the column's key was not stored")
@@ -135,7 +141,7 @@ class ColumnKeys:
     def _refresh(self, column: Column, purpose: str, version: int, entry: _Entry) -> None:
         try:
             begun = self.clock()
-            material = self._source.open(entry.wrapped, resource(column, purpose, version))
+            material = self._source.open(entry.wrapped, resource(self._kind, column, purpose, version))
             entry.key, entry.opened = ColumnKey(version, material), begun
         except CannotOpen:
             time.sleep(_REMEMBERED)  # the key in use stays good until its time is over, which ends it
@@ -151,7 +157,7 @@ class ColumnKeys:
             if entry.refused is not None and begun - entry.refused_at < _REMEMBERED:
                 raise entry.refused
             try:
-                material = self._source.open(entry.wrapped, resource(column, purpose, version))
+                material = self._source.open(entry.wrapped, resource(self._kind, column, purpose, version))
             except CannotOpen as refused:
                 entry.refused, entry.refused_at = refused, self.clock()
                 raise

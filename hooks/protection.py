@@ -1,36 +1,15 @@
-"""Which columns are protected, as the service's folder says; comments in the database can add to it."""
+"""Which fields are protected, as the service's folder says; comments in a PostgreSQL database can add to it."""
 
 import json
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from tenancy.protection import Mode, ProtectedField, Store
+
 FILE = "protection.json"
-STORE = "postgresql"
-
-
-class Mode(StrEnum):
-    RANDOMISED = "randomised"
-    DETERMINISTIC = "deterministic"
 
 
 class ProtectionUnreadable(Exception):
     """The list is there and cannot be understood, so nothing may be sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProtectedField:
-    """`place` is schema and table, `field` the column. `plain_allowed`: rows from before may still be plain."""
-
-    place: str
-    field: str
-    mode: Mode
-    plain_allowed: bool = False
-
-    @property
-    def table(self) -> tuple[str, str]:
-        schema, _, table = self.place.rpartition(".")
-        return schema or "public", table
 
 
 class FileProtection:
@@ -42,7 +21,7 @@ class FileProtection:
         self._fields: tuple[ProtectedField, ...] = ()
 
     def fields(self) -> tuple[ProtectedField, ...]:
-        """Return the protected columns; none where there is no file. Raises ProtectionUnreadable."""
+        """Return the protected fields of all stores; none where there is no file. Raises ProtectionUnreadable."""
         try:
             status = self._path.stat()
         except FileNotFoundError:
@@ -61,10 +40,13 @@ class FileProtection:
             document = json.loads(self._path.read_text(encoding="utf-8"))
             return tuple(
                 ProtectedField(
-                    str(one["place"]), str(one["field"]), Mode(one["mode"]), one.get("plain_allowed") is True
+                    Store(one["store"]),
+                    str(one["place"]),
+                    str(one["field"]),
+                    Mode(one["mode"]),
+                    one.get("plain_allowed") is True,
                 )
                 for one in document["fields"]
-                if one["store"] == STORE
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as failed:
             raise ProtectionUnreadable(f"{FILE} is not a list of protected fields") from failed

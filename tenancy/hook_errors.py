@@ -1,4 +1,4 @@
-"""Errors that a protected application meets; `hooks/errors.py` gives them to it as errors of its own driver."""
+"""Errors that a protected application meets; each hook gives them to it as errors of its own driver."""
 
 from tenancy.errors import CallerError, PlatformError
 

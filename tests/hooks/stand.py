@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 from psycopg import _cursor_base, client_cursor, pq
 
-from hooks import cursors
-from hooks.databases import Hook
-from hooks.key_store import DatabaseKeyStore
 from hooks.keys import CannotOpen
+from hooks.postgresql import cursors
+from hooks.postgresql.databases import Hook
+from hooks.postgresql.key_store import DatabaseKeyStore
 from hooks.protection import FileProtection
 
 _PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cursor, psycopg.AsyncCursor)

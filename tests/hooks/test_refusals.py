@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from hooks.errors import (
+from hooks.postgresql.errors import (
     KeysUnavailable,
     PlainValueFound,
     ProtectionUnusable,

@@ -4,7 +4,7 @@ import re
 
 import psycopg
 
-from hooks.key_store import SETUP
+from hooks.postgresql.key_store import SETUP
 from tests.hooks.running.programs import REPOSITORY, Program
 
 

@@ -47,7 +47,7 @@ def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program,
     read = program.protected("-c", READ, folder=other)
     assert read.returncode == 1
     assert read.stdout == ""
-    assert "hooks.errors.KeysUnavailable" in read.stderr
+    assert "hooks.postgresql.errors.KeysUnavailable" in read.stderr
     neighbour = client_folder(program.home, "other", service, program.place / "neighbour")
     assert "KeysUnavailable" in program.protected("-c", READ, folder=neighbour).stderr
 

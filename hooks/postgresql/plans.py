@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hooks.catalogue import Column, Table
+from hooks.postgresql.catalogue import Column, Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,20 @@
 import json
 from collections.abc import Iterable
 
-from hooks.protection import ProtectedField
+from tenancy.protection import ProtectedField
 
 
 def question(fields: Iterable[ProtectedField]) -> bytes:
     """Return the query, whose answer is one JSON text; it takes no lock and needs no privilege."""
-    named = [{"schema": schema, "table": table} for schema, table in sorted({one.table for one in fields})]
+    named = [{"schema": schema, "table": table} for schema, table in sorted({table_of(one) for one in fields})]
     literal = json.dumps(named).replace("\\", "\\\\").replace("'", "''")
     return _QUERY.replace("@named@", f"E'{literal}'").encode("ascii")
+
+
+def table_of(one: ProtectedField) -> tuple[str, str]:
+    """Return schema and table of a protected column; a place without a schema is in `public`."""
+    schema, _, table = one.place.rpartition(".")
+    return schema or "public", table
 
 
 _QUERY = r"""

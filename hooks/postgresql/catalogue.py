@@ -8,8 +8,9 @@ from typing import Any
 from uuid import UUID
 
 from hooks import values
-from hooks.protection import STORE, Mode, ProtectedField
+from hooks.postgresql.catalogue_query import table_of
 from hooks.values import KeyValue
+from tenancy.protection import Mode, ProtectedField, Store
 
 _COMMENT = re.compile(r"\bopenkcm:\s*encrypt(\s+deterministic)?(?![\w-])")
 _KINDS = {20: "int", 21: "int", 23: "int", 25: "text", 1043: "text", 2950: "uuid", 17: "bytea"}
@@ -81,7 +82,7 @@ def read_answer(answer: str, fields: Iterable[ProtectedField]) -> Catalogue:
     document = json.loads(answer)
     listed: dict[tuple[str, str], dict[str, ProtectedField]] = {}
     for one in fields:
-        listed.setdefault(one.table, {})[one.field] = one
+        listed.setdefault(table_of(one), {})[one.field] = one
     tables: dict[tuple[str, str], Table] = {}
     for described in document["tables"] or ():
         name = (described["schema"], described["name"])
@@ -137,7 +138,7 @@ def _column(one: Mapping[str, Any], schema: str, table: str, listed: Mapping[str
         made,
         one["sequence"] or "",
         one["identity"] == "a",
-        values.column_place(STORE, schema, table, name) if mode is not None else b"",
+        values.column_place(Store.POSTGRESQL, schema, table, name) if mode is not None else b"",
         max(0, one["modifier"] - 4) if one["type"] == 1043 else 0,
     )
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hooks import conditions, writing
-from hooks.analysis import Analysis
-from hooks.errors import StatementRefused
-from hooks.parser import Node
-from hooks.scopes import (
+from hooks.postgresql import conditions, writing
+from hooks.postgresql.analysis import Analysis
+from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.parser import Node
+from hooks.postgresql.scopes import (
     EXPORTED,
     IGNORED,
     REFUSED,

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hooks.analysis import Analysis, not_understood
-from hooks.catalogue import Column, Table
-from hooks.errors import StatementRefused
-from hooks.parser import Node
-from hooks.plans import Made, Piece
-from hooks.scopes import path, quoted, reference
+from hooks.postgresql.analysis import Analysis, not_understood
+from hooks.postgresql.catalogue import Column, Table
+from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.parser import Node
+from hooks.postgresql.plans import Made, Piece
+from hooks.postgresql.scopes import path, quoted, reference
 
 _ADDED = b"okcm$key"
 

@@ -4,10 +4,10 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hooks.catalogue import Catalogue, Column
-from hooks.errors import StatementRefused
-from hooks.parser import Node, Token, tokens
-from hooks.plans import Constant, Parameter, Piece, Slot
+from hooks.postgresql.catalogue import Catalogue, Column
+from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.parser import Node, Token, tokens
+from hooks.postgresql.plans import Constant, Parameter, Piece, Slot
 
 _TYPES = {
     "int": {"int2", "int4", "int8"},

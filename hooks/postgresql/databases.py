@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hooks.catalogue import NOTHING, read_answer
-from hooks.catalogue_query import question
-from hooks.errors import ProtectionUnusable
 from hooks.keys import ColumnKeys, KeySource, KeyStore
-from hooks.protection import FileProtection, ProtectedField, ProtectionUnreadable
-from hooks.statements import Plans
+from hooks.postgresql.catalogue import NOTHING, read_answer
+from hooks.postgresql.catalogue_query import question
+from hooks.postgresql.errors import ProtectionUnusable
+from hooks.postgresql.statements import Plans
+from hooks.protection import FileProtection, ProtectionUnreadable
+from tenancy.protection import ProtectedField, Store
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
 _KEPT = "_openkcm_session"
@@ -83,7 +84,7 @@ class Hook:
         with self._lock:
             database = self._databases.get(place)
             if database is None:
-                keys = ColumnKeys(self._source, self._store(pgconn), self._key_seconds, self._clock)
+                keys = ColumnKeys(Store.POSTGRESQL, self._source, self._store(pgconn), self._key_seconds, self._clock)
                 database = self._databases[place] = Database(keys)
         made = Session(database)
         connection.__dict__[_KEPT] = (self, made)
@@ -96,9 +97,10 @@ class Hook:
         if now < database.known_until and not session.changed:
             return b""
         try:
-            database.fields = self._protection.fields()
+            fields = self._protection.fields()
         except ProtectionUnreadable as failed:
             raise ProtectionUnusable(str(failed), "repair the file; nothing is sent until then") from None
+        database.fields = tuple(one for one in fields if one.store is Store.POSTGRESQL)
         return question(database.fields)
 
     def answered(self, session: Session, answer: str) -> None:

@@ -2,13 +2,13 @@
 
 from collections import OrderedDict
 
-from hooks import reading, writing
-from hooks.analysis import Analysis
-from hooks.catalogue import Catalogue
-from hooks.errors import StatementRefused
-from hooks.parser import Node, NotParsed, parse
-from hooks.plans import Plan, Sealed, finished
-from hooks.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
+from hooks.postgresql import reading, writing
+from hooks.postgresql.analysis import Analysis
+from hooks.postgresql.catalogue import Catalogue
+from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.parser import Node, NotParsed, parse
+from hooks.postgresql.plans import Plan, Sealed, finished
+from hooks.postgresql.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
 
 # What neither stores values nor gives them out: structure, maintenance, sessions.
 _PASSING = frozenset({

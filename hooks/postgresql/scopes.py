@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hooks.catalogue import Catalogue, Column, Table
-from hooks.errors import ProtectionUnusable, StatementRefused
-from hooks.parser import Node
-from hooks.plans import Read
+from hooks.postgresql.catalogue import Catalogue, Column, Table
+from hooks.postgresql.errors import ProtectionUnusable, StatementRefused
+from hooks.postgresql.parser import Node
+from hooks.postgresql.plans import Read
 
 # What becomes of protected columns in a query's result.
 EXPORTED, REFUSED, IGNORED = "exported", "refused", "ignored"

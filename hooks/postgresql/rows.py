@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from hooks import values
-from hooks.catalogue import Table, key_value
-from hooks.errors import PlainValueFound, ProtectionUnusable, StatementRefused, ValueRefused
 from hooks.keys import TAG, CannotOpen, ColumnKeys
-from hooks.plans import Plan, Read
-from hooks.rewriting import unavailable
+from hooks.postgresql.catalogue import Table, key_value
+from hooks.postgresql.errors import PlainValueFound, ProtectionUnusable, StatementRefused, ValueRefused
+from hooks.postgresql.plans import Plan, Read
+from hooks.postgresql.rewriting import unavailable
 from hooks.values import ColumnKey
 
 _ASKED_AGAIN = 1.0

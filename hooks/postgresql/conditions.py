@@ -6,14 +6,14 @@ Everything else that the database would have to compute from ciphertext is refus
 from collections.abc import Mapping
 from typing import Any
 
-from hooks import reading
-from hooks.analysis import Analysis
-from hooks.errors import StatementRefused
-from hooks.parser import Node
-from hooks.plans import Constant, Parameter, Tagged
-from hooks.protection import Mode
-from hooks.scopes import IGNORED, REFUSED, Field, Scope, covered, find, path, reference, refusal, whole_row
+from hooks.postgresql import reading
+from hooks.postgresql.analysis import Analysis
+from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.parser import Node
+from hooks.postgresql.plans import Constant, Parameter, Tagged
+from hooks.postgresql.scopes import IGNORED, REFUSED, Field, Scope, covered, find, path, reference, refusal, whole_row
 from hooks.values import TAG_BYTES, TAG_TEXT
+from tenancy.protection import Mode
 
 _EQUALITY = {"AEXPR_OP": {"=", "<>"}, "AEXPR_IN": {"=", "<>"}, "AEXPR_OP_ANY": {"="}, "AEXPR_OP_ALL": {"<>"}}
 _DISTINCT = {"AEXPR_DISTINCT", "AEXPR_NOT_DISTINCT"}

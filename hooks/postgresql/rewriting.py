@@ -5,12 +5,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from hooks import values
-from hooks.catalogue import Column, Table
-from hooks.errors import KeysUnavailable, ProtectionUnusable
 from hooks.keys import TAG, CannotOpen, ColumnKeys
-from hooks.plans import MADE_TYPES, Constant, Made, Operand, Parameter, Plan, Sealed, Slot, Tagged
-from hooks.protection import Mode
+from hooks.postgresql.catalogue import Column, Table
+from hooks.postgresql.errors import KeysUnavailable, ProtectionUnusable
+from hooks.postgresql.plans import MADE_TYPES, Constant, Made, Operand, Parameter, Plan, Sealed, Slot, Tagged
 from hooks.values import KeyValue
+from tenancy.protection import Mode
 
 _BYTEA, _INT8, _INT2, _INT4, _TEXT, _VARCHAR, _UUID = 17, 20, 21, 23, 25, 1043, 2950
 _NAME, _TEXT_ARRAY, _BYTEA_ARRAY = 19, 1009, 1001

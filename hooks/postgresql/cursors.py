@@ -16,11 +16,11 @@ import psycopg
 from psycopg import _cursor_base, _pipeline_base, _server_cursor_base, client_cursor, generators, pq
 from psycopg.errors import error_from_result
 
-from hooks import rows
-from hooks.databases import Hook, Session
-from hooks.errors import StatementRefused
-from hooks.plans import Plan
-from hooks.rewriting import Rewritten, made_for, rewritten
+from hooks.postgresql import rows
+from hooks.postgresql.databases import Hook, Session
+from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.plans import Plan
+from hooks.postgresql.rewriting import Rewritten, made_for, rewritten
 
 Steps = Generator[Any, Any, Any]
 

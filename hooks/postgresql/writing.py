@@ -1,13 +1,13 @@
 """INSERT, UPDATE and DELETE: which values must be encrypted, and for which row."""
 
-from hooks import conditions, inserting, reading
-from hooks.analysis import Analysis
-from hooks.catalogue import Column, Table
-from hooks.errors import StatementRefused
-from hooks.inserting import Row
-from hooks.parser import Node
-from hooks.plans import Constant, Made, Operand, Sealed
-from hooks.scopes import (
+from hooks.postgresql import conditions, inserting, reading
+from hooks.postgresql.analysis import Analysis
+from hooks.postgresql.catalogue import Column, Table
+from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.inserting import Row
+from hooks.postgresql.parser import Node
+from hooks.postgresql.plans import Constant, Made, Operand, Sealed
+from hooks.postgresql.scopes import (
     REFUSED,
     Output,
     Scope,

@@ -1,0 +1,35 @@
+"""Which fields of a service's data its programs keep encrypted: the service's *protection*.
+
+It is kept by OpenKCM, and told to the service's programs (GET /v1/protection), which do what it says. The data itself
+never comes here.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Store(StrEnum):
+    """What keeps the data."""
+
+    POSTGRESQL = "postgresql"
+    MONGODB = "mongodb"
+
+
+class Mode(StrEnum):
+    RANDOMISED = "randomised"
+    DETERMINISTIC = "deterministic"
+    """Equal values of the field can be searched for, and be seen to be equal by whoever sees the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectedField:
+    """`place` is schema.table or database.collection, `field` the column or the dotted path in a document.
+
+    `plain_allowed`: values from before the protection may still be plain, and are read as they are.
+    """
+
+    store: Store
+    place: str
+    field: str
+    mode: Mode
+    plain_allowed: bool = False
