@@ -1,45 +1,106 @@
 """Column keys are wrapped and opened by the crypto service, as the service whose folder this process was given."""
 
 import os
+import socket
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-from crypto.client import Client, ClientError, Options, Retry
-from hooks.keys import CannotOpen
+from crypto.client import (
+    AccessRefused,
+    CertificateUnusable,
+    CiphertextRefused,
+    Client,
+    ClientError,
+    KeyVersionRetired,
+    Options,
+    Retry,
+    RootKeyFailed,
+)
+from crypto.client_identity import Identity, read_configuration
+from hooks.keys import CannotOpen, Ends
+from hooks.watching import watch
 
 Result = TypeVar("Result")
 
-_OPTIONS = Options(connect_seconds=2.0, answer_seconds=5.0, connections=4, retry=Retry(attempts=2))
+_CONNECT_SECONDS = 2.0
+_OPTIONS = Options(connect_seconds=_CONNECT_SECONDS, answer_seconds=5.0, connections=4, retry=Retry(attempts=2))
 """An application waits for this, so it is told soon; a key is asked for again before it is needed."""
+
+_ENDS = {
+    AccessRefused: Ends.ALL_KEYS,
+    RootKeyFailed: Ends.ALL_KEYS,
+    CiphertextRefused: Ends.THE_KEY,
+    KeyVersionRetired: Ends.THE_KEY,
+}
+"""Only what the crypto service itself has said no to; anything else may be nobody's decision."""
 
 
 class ServiceKeySource:
-    """Safe to use from several threads; after a fork the child makes a connection of its own."""
+    """Safe to use from several threads; after a fork the child makes connections of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._process = 0
+        self._looks: list[Callable[[], bool]] = []
+        self._watch: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         """Another thread of the parent may have held the lock, and will never give it back here."""
         self._lock = threading.Lock()
+        self._watch = None
 
     def make(self, resource: str) -> str:
         return self._ask(lambda client: client.new_wrapped_data_key(resource))
 
     def open(self, wrapped: str, resource: str) -> bytes:
-        return self._ask(lambda client: client.open_data_key(wrapped, resource))
+        opened = self._ask(lambda client: client.open_data_key(wrapped, resource))
+        with self._lock:
+            if self._looks and (self._watch is None or not self._watch.is_alive()):
+                self._watch = watch(self._held, self._look)
+        return opened
+
+    def when_changed(self, look: Callable[[], bool]) -> None:
+        with self._lock:
+            self._looks = [*self._looks, look]
+
+    def _look(self) -> bool:
+        return any([look() for look in self._looks])  # noqa: C419 - each of them must look
+
+    def _held(self) -> ssl.SSLSocket:
+        """Connect as the client does, with what is in the folder by now. Raises OSError."""
+        try:
+            place = urlsplit(str(read_configuration(self._folder)["https"]))
+            context, host = Identity.from_folder(self._folder).context, str(place.hostname)
+        except (CertificateUnusable, KeyError) as failed:
+            raise OSError("the folder cannot be used") from failed
+        plain = socket.create_connection((host, place.port or 443), timeout=_CONNECT_SECONDS)
+        held = context.wrap_socket(plain, server_hostname=host)
+        held.settimeout(None)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return held
 
     def _ask(self, call: Callable[[Client], Result]) -> Result:
+        client = self._connected()
         try:
-            return call(self._connected())
+            return call(client)
         except ClientError as refused:
-            raise CannotOpen(refused.code, refused.detail, refused.hint) from None
+            if isinstance(refused, AccessRefused):
+                self._leave(client)
+            ends = _ENDS.get(type(refused), Ends.NOTHING)
+            raise CannotOpen(refused.code, refused.detail, refused.hint, ends) from None
+
+    def _leave(self, client: Client) -> None:
+        """Show next time what is in the folder by then: a service that is connected again has another certificate."""
+        with self._lock:
+            if self._client is client:
+                self._client = None
 
     def _connected(self) -> Client:
         with self._lock:
