@@ -83,7 +83,7 @@ def test_taking_off_can_be_thought_better_of(clinic: Scene) -> None:
 
 @pytest.mark.parametrize(
     ("place", "column", "said"),
-    [("patients", "diagnosis", "write public.patients"), ("", "", "empty"), ("public.patients", "a.b", "rename")],
+    [("patients", "diagnosis", "Write public.patients"), ("", "", "empty"), ("public.patients", "a.b", "rename")],
 )
 def test_what_is_no_field_is_refused_with_what_to_write(clinic: Scene, place: str, column: str, said: str) -> None:
     at = opened(clinic)
