@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import streamlit as st
 
-from dashboard.pages import authorities_part, join_dialog, service_dialogs
+from dashboard.pages import authorities_part, join_dialog, protection_dialog, service_dialogs
 from dashboard.pages.notices import admitted, draw_unknown
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
@@ -45,6 +45,7 @@ def draw(seat: Seat) -> None:
     _draw_guide()
     service_dialogs.draw_open(seat, rows.tenant)
     join_dialog.draw_open(seat)
+    protection_dialog.draw_open(seat)
     authorities_part.draw_open(seat)
 
 
@@ -102,6 +103,7 @@ def _draw_card(seat: Seat, tenant: TenantRow, card: Card) -> None:
         st.markdown(f":material/{card.icon}: **{card.service}:** {card.operations}")
         told = filter(None, (card.state, card.certificate, card.seen, card.agent, card.protects))
         st.markdown("\n".join(f"- {words}" for words in told))
+        protection_dialog.draw_button(card.service)
         if not card.connected or not seat.may(Permission.MANAGE_SERVICES):
             return
         with st.container(horizontal=True):
