@@ -3,6 +3,7 @@
 A server that is wanted and does not come up fails the test; it never skips it.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -36,6 +37,12 @@ def pytest_configure() -> None:
     sys.dont_write_bytecode = False
     if "TMPDIR" not in os.environ and _is_roomy():
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported and collected by now, which stays to the end, out of each look for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def _is_roomy() -> bool:
