@@ -84,6 +84,8 @@ class ServiceKeySource:
         held = context.wrap_socket(plain, server_hostname=host)
         held.settimeout(None)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # Whom it refuses already the service tells, and lets go, only once something was said.
+        held.sendall(f"GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n".encode("ascii"))
         return held
 
     def _ask(self, call: Callable[[Client], Result]) -> Result:
