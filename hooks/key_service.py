@@ -1,33 +1,20 @@
-"""Column keys are wrapped and opened by the crypto service, as the service whose folder this process was given."""
+"""Column keys are wrapped and opened by the crypto service."""
 
-import os
-import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
-from crypto.client import Client, ClientError, Options, Retry
+from crypto.client import Client, ClientError
+from hooks.crypto_service import CryptoService
 from hooks.keys import CannotOpen
 
 Result = TypeVar("Result")
 
-_OPTIONS = Options(connect_seconds=2.0, answer_seconds=5.0, connections=4, retry=Retry(attempts=2))
-"""An application waits for this, so it is told soon; a key is asked for again before it is needed."""
-
 
 class ServiceKeySource:
-    """Safe to use from several threads; after a fork the child makes a connection of its own."""
+    """Safe to use from several threads, and after a fork."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.Lock()
-        self._client: Client | None = None
-        self._process = 0
-        os.register_at_fork(after_in_child=self._forked)
-
-    def _forked(self) -> None:
-        """Another thread of the parent may have held the lock, and will never give it back here."""
-        self._lock = threading.Lock()
+    def __init__(self, service: CryptoService) -> None:
+        self._service = service
 
     def make(self, resource: str) -> str:
         return self._ask(lambda client: client.new_wrapped_data_key(resource))
@@ -37,12 +24,6 @@ class ServiceKeySource:
 
     def _ask(self, call: Callable[[Client], Result]) -> Result:
         try:
-            return call(self._connected())
+            return self._service.ask(call)
         except ClientError as refused:
             raise CannotOpen(refused.code, refused.detail, refused.hint) from None
-
-    def _connected(self) -> Client:
-        with self._lock:
-            if self._client is None or self._process != os.getpid():
-                self._client, self._process = Client.from_folder(self._folder, _OPTIONS), os.getpid()
-            return self._client

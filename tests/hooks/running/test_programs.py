@@ -96,12 +96,12 @@ def test_it_goes_on_for_its_time_without_the_crypto_service_then_stops_and_recov
         running.communicate(timeout=10)
 
 
-def test_the_kill_switch_stops_a_running_program(program):
+def test_a_program_that_starts_while_its_tenant_is_locked_sends_nothing(program):
     assert program.protected("-c", WRITE).returncode == 0
     program.home.move(Move.LOCK)
     read = program.protected("-c", READ)
     assert read.returncode == 1
-    assert "KeysUnavailable" in read.stderr
+    assert "ProtectionUnknown" in read.stderr
     program.home.move(Move.UNLOCK, State.ACTIVE)
     assert program.protected("-c", READ).stdout == "flu\n"
 
@@ -156,3 +156,61 @@ def test_what_cannot_be_protected_does_not_run(program):
         )
         assert (ran.returncode, ran.stdout) == (78, "")
         assert said in ran.stderr
+
+
+WRITER = """
+import sys, clinic
+conn = clinic.connect()
+conn.autocommit = True
+for number in sys.stdin:
+    conn.execute("INSERT INTO notes VALUES (%s, 'secret')", [int(number)])
+    print("done", flush=True)
+"""
+
+
+def test_a_program_that_runs_obeys_a_changed_list_within_its_time(program):
+    with psycopg.connect(program.conninfo, autocommit=True) as owner:
+        owner.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
+        environment = program.environment() | {"KCM_RUN_CATALOGUE_SECONDS": "1"}
+        running = subprocess.Popen(
+            program.command(sys.executable, "-c", WRITER),
+            cwd=program.app,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        numbers = iter(range(1_000_000))
+
+        def written() -> bool:
+            """Have one more row written and return whether it was encrypted."""
+            number = next(numbers)
+            running.stdin.write(f"{number}\n")
+            running.stdin.flush()
+            assert running.stdout.readline() == "done\n"
+            return owner.execute("SELECT text LIKE 'okcm:c1:%%' FROM notes WHERE id = %s", [number]).fetchone()[0]
+
+        def becomes(*, wanted: bool) -> None:
+            begun = time.monotonic()
+            while written() is not wanted:
+                assert time.monotonic() - begun < 5
+                time.sleep(0.05)
+
+        field = (program.home.tenant_id, "clinic", "public.notes", "text", "--store", "postgresql")
+        try:
+            assert not written()
+            program.operator("protection", "protect", *field)
+            becomes(wanted=True)
+            program.operator("protection", "unprotect", *field, "--confirm", program.home.tenant_id)
+            becomes(wanted=False)
+        finally:
+            running.communicate(timeout=10)
+    assert program.operator("protection", "show", program.home.tenant_id, "clinic")["fields"] == []
+
+
+def test_a_program_that_starts_without_the_crypto_service_sends_nothing(program, service):
+    service.kill()
+    ran = program.protected("-c", "import clinic; clinic.connect().execute('CREATE TABLE mine (id int)').fetchall()")
+    assert "ProtectionUnknown" in ran.stderr
+    with psycopg.connect(program.conninfo) as owner:
+        assert owner.execute("SELECT to_regclass('mine')").fetchone() == (None,)
