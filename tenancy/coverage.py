@@ -5,6 +5,7 @@ programs say of themselves (`Use`), which is a claim and no evidence. Which data
 protected fields to say; what is not on it is not known here. Where something is not known, nothing is `Protected`.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -35,8 +36,15 @@ LATELY_DAYS = 7
 """Within which something must have been encrypted under a service's keys, and over which overhead is measured."""
 LOOKED_BACK_DAYS = 30
 """Within which each listed field must have been seen; what lies before is not looked at."""
-_PLAIN = "#plain"
+PLAIN = "#plain"
 """After a place: values read there that were not encrypted."""
+_BACKFILLED = "#backfilled"
+"""After a place: values from before that were encrypted."""
+
+
+ALL_PROTECTED = "All sensitive data protected"
+"""Said of a tenant that is `Protected`, and of no other."""
+NOT_MEASURED = "not measured yet"
 
 
 class Way(StrEnum):
@@ -104,7 +112,10 @@ class ServiceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Time spent in encryption beside the whole time of the requests in which it was spent."""
+    """Time spent in encryption beside the whole time of the requests in which it was spent.
+
+    Programs divide a request's times among the places that it touched, so sums over places are sums over requests.
+    """
 
     microseconds: int
     request_microseconds: int
@@ -112,6 +123,15 @@ class Overhead:
     @property
     def share(self) -> float:
         return self.microseconds / self.request_microseconds
+
+    def percent(self) -> str:
+        percent = 100 * self.share
+        if percent < 0.1:
+            return "<0.1%"
+        return f"{percent:.1f}%" if percent < 10 else f"{percent:.0f}%"
+
+    def words(self) -> str:
+        return f"{self.percent()} overhead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +212,10 @@ class Coverage:
 
     @property
     def overhead(self) -> Overhead | None:
-        return _together(one.overhead for one in self.services)
+        known = [one.overhead for one in self.services if one.overhead is not None]
+        if not known:
+            return None
+        return Overhead(sum(one.microseconds for one in known), sum(one.request_microseconds for one in known))
 
 
 def coverage(state: State, services: Sequence[ServiceFacts], now: datetime) -> Coverage:
@@ -210,14 +233,13 @@ def coverage(state: State, services: Sequence[ServiceFacts], now: datetime) -> C
     )
 
 
-def place_of(field: ProtectedField) -> str:
-    """Return what programs call the place of a field when they say what they did there."""
-    return f"{field.store}:{field.place}.{field.field}"
-
-
 def first_day(today: date) -> date:
     """Return the first of the days that are looked back on."""
     return today - timedelta(days=LOOKED_BACK_DAYS - 1)
+
+
+def _lately(today: date) -> date:
+    return today - timedelta(days=LATELY_DAYS - 1)
 
 
 def _is_retired(service: ServiceFacts) -> bool:
@@ -234,7 +256,7 @@ def _covered(service: ServiceFacts, now: datetime) -> ServiceCoverage:
         fields=fields,
         ways=tuple(_ways(service, fields, today)),
         days=_days(service),
-        overhead=_together(one.overhead for one in fields),
+        overhead=_overhead(use for use in service.uses if use.day >= _lately(today) and _is_of_requests(use)),
         verdict=_judge(service, fields, now),
     )
 
@@ -269,18 +291,20 @@ def _gaps(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime)
             yield PlainAllowed(name, one.place)
         if one.plain_read is not None:
             yield PlainRead(name, one.place, one.plain_values, one.plain_read)
-    if any(use.place == OTHER_PLACES for use in service.uses):
+    if any(use.place == OTHER_PLACES and use.operations for use in service.uses):
         yield PlacesUntold(name)
 
 
 def _fields(service: ServiceFacts, today: date) -> Iterable[FieldCoverage]:
     """Return the listed fields in order, then those that programs speak of besides."""
-    lately = today - timedelta(days=LATELY_DAYS - 1)
-    listed = {place_of(field): field for field in service.fields}
-    told = sorted({_plainly(use.place) for use in service.uses} - {OTHER_PLACES})
-    for place in dict.fromkeys([*listed, *told]):
-        uses = [use for use in service.uses if use.place == place and use.operations]
-        plain = [use for use in service.uses if use.place == place + _PLAIN and use.operations]
+    lately = _lately(today)
+    listed = {field.name: field for field in service.fields}
+    told: defaultdict[str, list[Use]] = defaultdict(list)
+    for use in service.uses:
+        if use.operations and use.place != OTHER_PLACES:
+            told[use.place].append(use)
+    for place in dict.fromkeys([*listed, *sorted(map(_plainly, told))]):
+        uses, plain = told.get(place, []), told.get(place + PLAIN, [])
         yield FieldCoverage(
             place=place,
             field=listed.get(place),
@@ -296,11 +320,16 @@ def _fields(service: ServiceFacts, today: date) -> Iterable[FieldCoverage]:
 
 def _plainly(place: str) -> str:
     """Return a place without the mark that says what was counted there."""
-    return place.removesuffix(_PLAIN)
+    return place.removesuffix(PLAIN).removesuffix(_BACKFILLED)
+
+
+def _is_of_requests(use: Use) -> bool:
+    """Whether it happened in requests of an application, which the encryption of old values does not."""
+    return not use.place.endswith((PLAIN, _BACKFILLED))
 
 
 def _ways(service: ServiceFacts, fields: Sequence[FieldCoverage], today: date) -> Iterable[Way]:
-    since = today - timedelta(days=LATELY_DAYS - 1)
+    since = _lately(today)
     if any(one.seen is not None and one.seen >= since for one in fields):
         yield Way.PROGRAMS
     lately = {one.operation for one in service.asked if one.count and one.day >= since}
@@ -312,12 +341,12 @@ def _ways(service: ServiceFacts, fields: Sequence[FieldCoverage], today: date) -
 
 
 def _days(service: ServiceFacts) -> Mapping[date, int]:
-    days: dict[date, int] = {}
+    days: Counter[date] = Counter()
     for use in service.uses:
-        if not use.place.endswith(_PLAIN):
-            days[use.day] = days.get(use.day, 0) + use.operations
+        if not use.place.endswith(PLAIN):
+            days[use.day] += use.operations
     for one in service.asked:
-        days[one.day] = days.get(one.day, 0) + one.count
+        days[one.day] += one.count
     return {day: count for day, count in sorted(days.items()) if count}
 
 
@@ -327,13 +356,8 @@ def _amount(uses: Iterable[Use], since: date) -> Amount:
 
 
 def _overhead(uses: Iterable[Use]) -> Overhead | None:
-    measured = [use for use in uses if use.requests and use.request_microseconds]
-    return _together(Overhead(use.microseconds, use.request_microseconds) for use in measured)
-
-
-def _together(parts: Iterable[Overhead | None]) -> Overhead | None:
-    """Return the sum; None, which is not nothing, where nothing was measured."""
-    known = [one for one in parts if one is not None]
-    if not known:
-        return None
-    return Overhead(sum(one.microseconds for one in known), sum(one.request_microseconds for one in known))
+    """Return the sums; None, which is not nothing, where no request was measured."""
+    spent = lasted = 0
+    for use in uses:
+        spent, lasted = spent + use.microseconds, lasted + use.request_microseconds
+    return Overhead(spent, lasted) if lasted else None

@@ -109,8 +109,8 @@ class PlainAllowed:
     service: str
     place: str
     code: ClassVar[str] = "plain_allowed"
-    missing: ClassVar[str] = "may still hold values that are not encrypted: the list allows it"
-    next_step: ClassVar[str] = "encrypt the old values, then forbid plain ones on the list"
+    missing: ClassVar[str] = "may hold values that are not encrypted: its list allows it"
+    next_step: ClassVar[str] = "encrypt the old values, then forbid plain values on the list"
 
 
 @dataclass(frozen=True, slots=True)

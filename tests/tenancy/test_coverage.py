@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from types import MappingProxyType
 
 import pytest
@@ -24,38 +24,11 @@ from tenancy.coverage import (
     Way,
     coverage,
     first_day,
-    place_of,
 )
 from tenancy.lifecycle import State
 from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
-
-NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
-TODAY = NOW.date()
-DIAGNOSIS = ProtectedField(Store.POSTGRESQL, "public.patients", "diagnosis", Mode.RANDOMISED)
-PHONE = ProtectedField(Store.MONGODB, "clinic.people", "contact.phone", Mode.DETERMINISTIC)
-PLACE = "postgresql:public.patients.diagnosis"
-
-
-def ago(days: int) -> date:
-    return TODAY - timedelta(days=days)
-
-
-def a_use(place: str = PLACE, days: int = 0, **changed: int) -> Use:
-    return replace(Use(ago(days), place, 10, 320, 70, 4, 2000), **changed)
-
-
-def whole(name: str = "orders", *fields: ProtectedField) -> ServiceFacts:
-    """Return a service of which nothing is missing: its listed fields are in use, or one is that is on no list."""
-    uses = tuple(a_use(place_of(one)) for one in fields) or (a_use(),)
-    return ServiceFacts(
-        name,
-        ServiceKind.POSTGRESQL,
-        ServiceState.CONNECTED,
-        certificate_ends=NOW + timedelta(hours=48),
-        fields=fields,
-        uses=uses,
-    )
+from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_use, ago, whole
 
 
 def judged(*services: ServiceFacts, state: State = State.ACTIVE) -> Coverage:
@@ -80,7 +53,7 @@ BREAKS: Mapping[str, Break] = MappingProxyType(
         "nothing_encrypted": lambda one: replace(one, fields=(), uses=(), asked=(), fetched=None),
         "field_unseen": lambda one: replace(one, fields=(*one.fields, PHONE)),
         "plain_allowed": lambda one: replace(
-            one, fields=(*one.fields, replace(PHONE, plain_allowed=True)), uses=(*one.uses, a_use(place_of(PHONE)))
+            one, fields=(*one.fields, replace(PHONE, plain_allowed=True)), uses=(*one.uses, a_use(PHONE.name))
         ),
         "plain_read": lambda one: replace(one, uses=(*one.uses, a_use(f"{PLACE}#plain"))),
         "places_untold": lambda one: replace(one, uses=(*one.uses, a_use(OTHER_PLACES))),
@@ -115,8 +88,8 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
         st.booleans(),
     )
     places = st.one_of(
-        fields.map(place_of),
-        fields.map(lambda one: f"{place_of(one)}#plain"),
+        fields.map(lambda one: one.name),
+        fields.map(lambda one: f"{one.name}#plain"),
         st.sampled_from([OTHER_PLACES, "", "#plain", "ü"]),
     )
     days = st.integers(-2, LOOKED_BACK_DAYS + 2).map(ago)
@@ -128,7 +101,7 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
         st.sampled_from([None, *ServiceState, ServiceState.CONNECTED, ServiceState.CONNECTED]),
         discovered=st.booleans(),
         certificate_ends=st.one_of(st.none(), st.integers(-1, 50).map(lambda hours: NOW + timedelta(hours=hours))),
-        fields=st.lists(fields, max_size=2, unique_by=place_of).map(tuple),
+        fields=st.lists(fields, max_size=2, unique_by=lambda one: one.name).map(tuple),
         uses=st.lists(st.builds(Use, days, places, *[counts] * 5), max_size=6).map(tuple),
         asked=st.lists(st.builds(Asked, days, st.sampled_from(CryptoOperation), counts), max_size=3).map(tuple),
         fetched=st.one_of(st.none(), days),
@@ -152,7 +125,7 @@ def test_whatever_is_told_nothing_is_protected_that_lacks_something(state: State
         assert one.certificate_ends is not None
         assert one.certificate_ends > NOW
         recent = [use for use in one.uses if first_day(TODAY) <= use.day <= TODAY and use.operations]
-        assert {place_of(field) for field in one.fields} <= {use.place for use in recent}
+        assert {field.name for field in one.fields} <= {use.place for use in recent}
         assert not any(field.plain_allowed for field in one.fields)
         assert not [use for use in recent if use.place.endswith("#plain")]
         assert not [use for use in recent if use.place == OTHER_PLACES]
@@ -212,11 +185,11 @@ def test_sums_of_a_field_are_of_today_a_week_and_a_month() -> None:
 
 
 def test_what_programs_speak_of_besides_the_list_is_shown_as_not_listed() -> None:
-    told = (a_use(), a_use(place_of(PHONE)), a_use("postgresql:public.t.a#b"))
+    told = (a_use(), a_use(PHONE.name), a_use("postgresql:public.t.a#b"))
     [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
     assert [(one.place, one.field) for one in found.fields] == [
         (PLACE, DIAGNOSIS),
-        (place_of(PHONE), None),
+        (PHONE.name, None),
         ("postgresql:public.t.a#b", None),
     ]
 
@@ -232,6 +205,11 @@ def test_overhead_that_nobody_measured_is_not_known_and_never_nothing() -> None:
     assert judged(whole()).overhead == Overhead(70, 2000)
     assert judged(whole(), whole("b")).overhead == Overhead(140, 4000)
     assert Overhead(70, 2000).share == pytest.approx(0.035)
+    # What was spent counts though the request it was spent in is told of elsewhere.
+    apart = (a_use(request_microseconds=0), a_use(PHONE.name, microseconds=0))
+    assert judged(replace(whole(), uses=apart)).overhead == Overhead(70, 2000)
+    old = a_use(f"{PLACE}#backfilled", microseconds=10**9)
+    assert judged(replace(whole(), uses=(a_use(), old))).overhead == Overhead(70, 2000)
     for silent in (a_use(requests=0, request_microseconds=0), a_use(request_microseconds=0), a_use(days=LATELY_DAYS)):
         assert judged(replace(whole(), uses=(silent,))).overhead is None
     assert judged().overhead is None
