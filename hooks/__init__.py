@@ -7,6 +7,7 @@
     protection      which fields: as OpenKCM keeps it for the service
     values          the form of a protected value
     keys            column keys and how long they are kept; key_service opens them
+    watching        hears at once that the crypto service may refuse them
     postgresql/     psycopg 3
 
 It runs at the customer: of the platform it knows the crypto service's client alone.

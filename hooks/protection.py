@@ -54,11 +54,16 @@ class ServiceProtection:
         self._refused_at = 0.0
         self._following = False
         """Whether this process has a thread that asks again."""
+        self._closed = threading.Event()
         os.register_at_fork(after_in_child=self._forked)
+
+    def close(self) -> None:
+        """Ask no more; for whoever takes the hook out of a program that goes on."""
+        self._closed.set()
 
     def _forked(self) -> None:
         """The thread was the parent's, and so was whoever held the lock."""
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), threading.Event()
         self._following = False
 
     def fields(self) -> tuple[ProtectedField, ...]:
@@ -102,7 +107,9 @@ class ServiceProtection:
 
     def _follow(self) -> None:
         answered = True
-        while True:
-            due = self._asked + self._seconds - self._clock()
-            time.sleep(max(0.0, due) if answered else min(self._seconds, _SOON))
+        while not self._closed.wait(self._pause(answered)):
             answered = self._again()
+
+    def _pause(self, answered: bool) -> float:  # noqa: FBT001 - of the last question
+        due = self._asked + self._seconds - self._clock()
+        return max(0.0, due) if answered else min(self._seconds, _SOON)

@@ -20,10 +20,12 @@ _PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cu
 
 
 class MemoryKeys:
-    """Wraps by remembering; opens for the resource that a key was made for, while `up`."""
+    """Wraps by remembering; opens for the resource that a key was made for, while `up` and not `refused`."""
 
     def __init__(self) -> None:
         self.up, self.opened = True, 0
+        self.refused: CannotOpen | None = None
+        self.looks: list[Callable[[], bool]] = []
         self._kept: dict[tuple[str, str], bytes] = {}
 
     def make(self, resource: str) -> str:
@@ -40,7 +42,12 @@ class MemoryKeys:
         except KeyError:
             raise CannotOpen("ciphertext_refused", "the wrapped key is not of this service") from None
 
+    def when_changed(self, look: Callable[[], bool]) -> None:
+        self.looks.append(look)
+
     def _check(self) -> None:
+        if self.refused is not None:
+            raise self.refused
         if not self.up:
             raise CannotOpen("connection_failed", "the crypto service was not reached")
 

@@ -18,10 +18,15 @@ SSN = ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISE
 PHONE = ProtectedField(Store.MONGODB, "shop.customers", "contact.phone", Mode.DETERMINISTIC, plain_allowed=True)
 
 
+MADE: list[ServiceProtection] = []
+
+
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
     with Stage(tmp_path) as running:
         yield running
+        while MADE:
+            MADE.pop().close()
 
 
 def keep(stage: Stage, *fields: ProtectedField, service: str = SERVICE) -> None:
@@ -29,7 +34,8 @@ def keep(stage: Stage, *fields: ProtectedField, service: str = SERVICE) -> None:
 
 
 def asked_every(stage: Stage, seconds: float) -> ServiceProtection:
-    return ServiceProtection(CryptoService(stage.folder), seconds)
+    MADE.append(ServiceProtection(CryptoService(stage.folder), seconds))
+    return MADE[-1]
 
 
 def becomes(value: Callable[[], object], wanted: object) -> None:

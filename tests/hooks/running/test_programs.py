@@ -3,13 +3,15 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
 
 from cli.run import surroundings
 from tenancy.lifecycle import Move, State
-from tests.hooks.running.programs import client_folder
+from tests.hooks.running.programs import Program, client_folder
 
 
 @pytest.mark.parametrize("name", ["clinic_checks.py", "shop_checks.py"])
@@ -64,36 +66,87 @@ for _ in sys.stdin:
 """
 
 
-def test_it_goes_on_for_its_time_without_the_crypto_service_then_stops_and_recovers(program, service):
-    assert program.protected("-c", WRITE).returncode == 0
-    command = program.command(sys.executable, "-c", LOOP, options=("--key-seconds", "4"))
-    running = subprocess.Popen(
-        command, cwd=program.app, env=program.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+class Running:
+    """A program that reads each time it is told to, and goes on whatever comes of it."""
 
-    def ask() -> str:
-        running.stdin.write("\n")
-        running.stdin.flush()
-        return running.stdout.readline().strip()
+    def __init__(self, program: Program, key_seconds: int) -> None:
+        command = program.command(sys.executable, "-c", LOOP, options=("--key-seconds", str(key_seconds)))
+        self.process = subprocess.Popen(
+            command,
+            cwd=program.app,
+            env=program.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
-    try:
-        assert ask() == "flu"
-        service.kill()
-        killed = time.monotonic()
-        assert ask() == "flu"
-        while (said := ask()) == "flu":
-            assert time.monotonic() - killed < 10
+    def ask(self) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def until(self, wanted: str, otherwise: str, seconds: float) -> float:
+        """Ask until it is `wanted`, at most for `seconds` and getting `otherwise`; return how long that was."""
+        began = time.monotonic()
+        while (said := self.ask()) != wanted:
+            assert said == otherwise
+            assert time.monotonic() - began < seconds
             time.sleep(0.1)
-        assert said == "KeysUnavailable"
+        return time.monotonic() - began
+
+
+@contextmanager
+def running(program: Program, key_seconds: int) -> Iterator[Running]:
+    assert program.protected("-c", WRITE).returncode == 0
+    loop = Running(program, key_seconds)
+    try:
+        yield loop
+    finally:
+        loop.process.communicate(timeout=10)
+
+
+def test_it_goes_on_for_its_time_without_the_crypto_service_then_stops_and_recovers(program, service):
+    with running(program, 4) as loop:
+        assert loop.ask() == "flu"
+        service.kill()
+        assert loop.ask() == "flu"
+        loop.until("KeysUnavailable", "flu", 10)
         service.start("OPENKCM_CRYPTO_PROCESSES", "1")
         service.wait_ready()
-        begun = time.monotonic()
-        while (said := ask()) != "flu":
-            assert said == "KeysUnavailable"
-            assert time.monotonic() - begun < 10
+        loop.until("flu", "KeysUnavailable", 10)
+
+
+@pytest.mark.parametrize("what", ["locked", "disconnected", "revoked"])
+def test_a_refusal_stops_a_running_program_at_once_however_long_it_may_keep_its_keys(program, what):
+    home = program.home
+    with running(program, 3600) as loop:
+        assert loop.ask() == "flu"
+        time.sleep(0.5)  # until it is connected for nothing but the news
+        if what == "locked":
+            home.move(Move.LOCK)
+        elif what == "disconnected":
+            home.disconnect("clinic")
+        else:
+            with home.world.worker.raw_tx(home.tenant_id) as connection:
+                connection.execute("update okcm.service_certificate set revoked_at = clock_timestamp()")
+        loop.until("KeysUnavailable", "flu", 5)
+        if what == "locked":
+            home.move(Move.UNLOCK, State.ACTIVE)
+            loop.until("flu", "KeysUnavailable", 5)
+
+
+def test_one_that_keeps_its_keys_goes_on_over_a_restart_of_the_crypto_service(program, service):
+    with running(program, 3600) as loop:
+        assert loop.ask() == "flu"
+        service.kill()
+        for _ in range(20):
+            assert loop.ask() == "flu"
             time.sleep(0.1)
-    finally:
-        running.communicate(timeout=10)
+        service.start("OPENKCM_CRYPTO_PROCESSES", "1")
+        service.wait_ready()
+        assert loop.ask() == "flu"
 
 
 def test_a_program_that_starts_while_its_tenant_is_locked_sends_nothing(program):
