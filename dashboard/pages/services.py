@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import streamlit as st
 
-from dashboard.pages import authorities_part, join_dialog, protection_dialog, service_dialogs
+from dashboard.pages import authorities_part, coverage_part, join_dialog, protection_dialog, service_dialogs
 from dashboard.pages.notices import admitted, draw_unknown
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
@@ -31,16 +31,13 @@ def draw(seat: Seat) -> None:
     )
     draw_standing(seat, rows.tenant)
     _draw_connect(seat, rows)
+    coverage_part.draw_part(seat)
     st.header("Service Integration Status", anchor=False)
     wanted = st.text_input("Find a service", key="services.find") if len(rows.services) > services.MANY else ""
     waiting = found(rows.discovered, rows.services, seat.now())
     join_dialog.draw_discovered(seat, waiting, closed=bool(services.why_not(rows.tenant)))
     for group in services.groups(rows, seat.now(), wanted):
         _draw_group(seat, rows.tenant, group)
-    st.caption(
-        "OpenKCM sees what is asked of it and never your data. Whether all of a service's data is encrypted is for the "
-        "service's own settings to say."
-    )
     authorities_part.draw_part(seat, rows.tenant)
     _draw_guide()
     service_dialogs.draw_open(seat, rows.tenant)
@@ -62,6 +59,7 @@ def _read(seat: Seat) -> Facts | None:
             list(tx.objects.counts()),
             list(tx.agents.all()),
             list(tx.enrolments.discovered()),
+            services.per_day(tx.agents.uses(now.date() - _DAY, now.date())),
         )
 
 
