@@ -27,6 +27,7 @@ _MODULES = {
     "cli.agent": ("agent",),
     "cli.run": ("run",),
     "cli.backfill": ("backfill",),
+    "cli.protection": ("protection",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from cli import backfill_view, output
 from tenancy.hook_errors import BackfillRefused, BackfillStopped, BackfillUnfinished, RunRefused
+from tenancy.protection import OBEYED_SECONDS
 
 if TYPE_CHECKING:
     from hooks.postgresql.backfill.run import BackfillRun
@@ -61,12 +62,13 @@ def backfill(  # noqa: PLR0913 - one parameter an option
     """Encrypt what stood in protected columns before they were protected; run again, it goes on where it was."""
     from crypto.client_errors import CertificateUnusable  # noqa: PLC0415 - loading it would slow every other command
     from crypto.client_identity import Identity  # noqa: PLC0415 - the same
+    from hooks.crypto_service import CryptoService  # noqa: PLC0415 - the same
     from hooks.key_service import ServiceKeySource  # noqa: PLC0415 - the same
     from hooks.postgresql.backfill.patience import Options, holds_password  # noqa: PLC0415 - the same
     from hooks.postgresql.backfill.run import BackfillRun  # noqa: PLC0415 - the same
     from hooks.postgresql.backfill.table import Settings  # noqa: PLC0415 - the same
     from hooks.postgresql.backfill.telling import Telling  # noqa: PLC0415 - the same
-    from hooks.protection import FileProtection  # noqa: PLC0415 - the same
+    from hooks.protection import ServiceProtection  # noqa: PLC0415 - the same
 
     given = context.get_parameter_source("database")
     if given is not None and given.name == "COMMANDLINE" and holds_password(database):
@@ -78,13 +80,17 @@ def backfill(  # noqa: PLR0913 - one parameter an option
     options = Options(database, Settings(batch, rows_per_second, undo), table, dry_run, wait_seconds, key_seconds)
     stop = threading.Event()
     watch = backfill_view.Watch(lambda: run.tables)
-    run = BackfillRun(options, FileProtection(folder), ServiceKeySource(folder), watch.look, stop)
+    service = CryptoService(folder)
+    protection = ServiceProtection(service, OBEYED_SECONDS)
+    run = BackfillRun(options, protection, ServiceKeySource(service), watch.look, stop)
     failed: BackfillStopped | None = None
-    with _told_to_stop(stop), watch.shown(), Telling(folder, lambda: [] if dry_run else run.tables):
+    with _told_to_stop(stop), watch.shown(), Telling(service, lambda: [] if dry_run else run.tables):
         try:
             run.run()
         except BackfillStopped as stopped:
             failed = stopped
+        finally:
+            protection.close()
     _answer(run, failed, undo=undo, dry_run=dry_run, as_json=as_json)
 
 

@@ -15,7 +15,7 @@ READABLE = {
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
         *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key", "certificate_revocation_list"),
-        *("agent", "protection_use", "backfill"),
+        *("agent", "protection_use", "backfill", "protection", "protected_field"),
     ),
 }
 # Granted to the dashboard's role alone, and to it for the platform's context alone.
@@ -24,6 +24,14 @@ OPERATORS_QUESTIONS = (
     "select count(*) from okcm.page_of_tenants(null, null, false, null, '3 minutes', '', 10)",
     "select count(*) from okcm.stuck_tenants('3 minutes', 10)",
     "select count(*) from okcm.provisioning_times(10)",
+)
+# Whoever changes a list of protected fields neither renames in it, nor says when, nor lets its version fall, nor lets
+# fields go unseen: a deletion says first who makes it.
+_PROTECTION = (
+    "delete from okcm.protected_field",
+    "delete from okcm.protection",
+    *(f"update okcm.protected_field set {column}" for column in ("field = 'x'", "changed_at = now()")),
+    *(f"update okcm.protection set {column}" for column in ("version = 0", "changed_at = now()", "service = 'x'")),
 )
 # Inside its own tenant a process may still not do these.
 NEVER = {
@@ -87,8 +95,10 @@ NEVER = {
         "delete from okcm.managed_object",
         *(f"select count from okcm.{table}" for table in ("usage_minute", "usage_day")),
         "select instance from okcm.agent",
-        *(f"select place from okcm.{table}" for table in ("protection_use", "backfill")),
+        *(f"select place from okcm.{table}" for table in ("protection_use", "backfill", "protected_field")),
+        "update okcm.protected_field set mode = 'randomised'",
         *(f"delete from okcm.{table}" for table in ("agent", "protection_use", "backfill")),
+        *(f"delete from okcm.{table}" for table in ("protection", "protected_field")),
         "update okcm.agent set problem = null",
         "select subject from okcm.dashboard_session",
         "update okcm.destruction set fingerprint = repeat('0', 64)",
@@ -148,6 +158,7 @@ NEVER = {
         "select ticket_hash from okcm.enrolment",
         "update okcm.enrolment set state = 'issued'",
         "delete from okcm.join_token",
+        *_PROTECTION,
     ),
     # It faces the customers' networks: what it could change here, a hole in it could change.
     "crypto": (
@@ -192,6 +203,10 @@ NEVER = {
         "update okcm.agent set first_contact_at = now()",
         "update okcm.agent set service = 'another'",
         *(f"update okcm.{table} set place = 'another'" for table in ("protection_use", "backfill")),
+        "select changed_by from okcm.protected_field",
+        "update okcm.protected_field set plain_allowed = true",
+        "update okcm.protection set changed_by = 'x'",
+        *(f"delete from okcm.{table}" for table in ("protection", "protected_field")),
         "select * from okcm.dashboard_session",
         *(f"select count(*) from okcm.{table}" for table in ("join_token", "enrolment", "discovery")),
     ),
@@ -246,6 +261,7 @@ NEVER = {
         "update okcm.join_token set used_at = null",
         "select ticket_hash from okcm.enrolment",
         "update okcm.enrolment set state = 'issued'",
+        *_PROTECTION,
         *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
     ),
 }

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 import psycopg
 
@@ -14,15 +13,11 @@ from hooks.postgresql.backfill.progress import TableProgress, of_table
 from hooks.postgresql.backfill.table import TooManyRefused, Walks
 from hooks.postgresql.catalogue import Table
 from hooks.postgresql.key_store import DatabaseKeyStore
-from hooks.protection import ProtectionUnreadable
+from hooks.protection import Protection, ProtectionUnreadable
 from tenancy.hook_errors import BackfillRefused
-from tenancy.protection import Backfill, ProtectedField, Store
+from tenancy.protection import Backfill, Store
 
 _ROUNDS = 12
-
-
-class Protection(Protocol):
-    def fields(self) -> tuple[ProtectedField, ...]: ...
 
 
 class BackfillRun:
@@ -61,7 +56,7 @@ class BackfillRun:
         try:
             fields = self._protection.fields()
         except ProtectionUnreadable as failed:
-            raise BackfillRefused(str(failed)) from None
+            raise BackfillRefused(f"{failed.detail} ({failed.code})", failed.hint or None) from None
         connection = self._patience.connect_first()
         reads_only = self._options.dry_run
         found = preflight.tables(connection, fields, self._options.table, reads_only=reads_only)

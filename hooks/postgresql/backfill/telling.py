@@ -5,24 +5,22 @@ It never stops the work: what could not be said now is said with the next word.
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from crypto.client import Client, ClientError, Options, Retry
+from crypto.client import ClientError
+from hooks.crypto_service import CryptoService
 from hooks.postgresql.backfill.progress import TableProgress
 
 _PAUSE_SECONDS = 10.0
 _PLACE = 200
-_OPTIONS = Options(connect_seconds=2.0, answer_seconds=5.0, connections=1, retry=Retry(attempts=2))
 
 
 class Telling:
     """Inside of it, a thread says every few seconds what `tables` has come to; at the end it is said once more."""
 
-    def __init__(self, folder: Path, tables: Callable[[], Sequence[TableProgress]]) -> None:
-        self._folder, self._tables = folder, tables
-        self._client: Client | None = None
+    def __init__(self, service: CryptoService, tables: Callable[[], Sequence[TableProgress]]) -> None:
+        self._service, self._tables = service, tables
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="openkcm-telling", daemon=True)
         self._said: dict[str, int] = {}
@@ -37,8 +35,6 @@ class Telling:
         self._ended.set()
         self._thread.join()
         self._say()
-        if self._client is not None:
-            self._client.close()
 
     def _run(self) -> None:
         while not self._ended.wait(_PAUSE_SECONDS):
@@ -64,9 +60,7 @@ class Telling:
         if not backfills:
             return
         try:
-            if self._client is None:
-                self._client = Client.from_folder(self._folder, _OPTIONS)
-            self._client.heartbeat({"backfills": backfills, "uses": uses})
+            self._service.ask(lambda client: client.heartbeat({"backfills": backfills, "uses": uses}))
         except ClientError:
             return
         self._said = done

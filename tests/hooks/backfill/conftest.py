@@ -12,10 +12,10 @@ from tests.hooks.stand import Stand
 
 
 @pytest.fixture
-def stage(postgres: PostgresServer, tmp_path) -> Iterator[Stage]:
+def stage(postgres: PostgresServer) -> Iterator[Stage]:
     name = f"backfill_{uuid4().hex}"
     with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
-    yield Stage(Stand(psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name), tmp_path))
+    yield Stage(Stand(psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name)))
     with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
         admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -10,7 +10,7 @@ from hooks.postgresql.backfill.patience import Options
 from hooks.postgresql.backfill.progress import TableProgress
 from hooks.postgresql.backfill.run import BackfillRun
 from hooks.postgresql.backfill.table import Settings
-from hooks.protection import FileProtection
+from tenancy.protection import Mode
 from tests.hooks.stand import Stand
 
 PATIENTS = """
@@ -21,7 +21,7 @@ INSERT INTO patients VALUES (1000, 'nobody', NULL, NULL, NULL), (1001, 'empty', 
 """
 FIELDS = (
     {"place": "public.patients", "field": "diagnosis", "plain_allowed": True},
-    {"place": "public.patients", "field": "insurance", "mode": "deterministic", "plain_allowed": True},
+    {"place": "public.patients", "field": "insurance", "mode": Mode.DETERMINISTIC, "plain_allowed": True},
     {"place": "public.patients", "field": "photo", "plain_allowed": True},
 )
 PLAIN = "SELECT id, name, diagnosis, insurance, encode(photo, 'hex') FROM patients ORDER BY id"
@@ -42,7 +42,7 @@ class Stage:
         settings = {"batch": 40, "rows_per_second": 100_000.0, "undo": False}
         settings |= {name: changed.pop(name) for name in list(changed) if name in settings}
         options = {"conninfo": self.stand.conninfo, "settings": Settings(**settings), "wait_seconds": 20.0} | changed
-        return BackfillRun(Options(**options), FileProtection(self.stand.folder), self.stand.keys, tell, self.stop)
+        return BackfillRun(Options(**options), self.stand.protection, self.stand.keys, tell, self.stop)
 
     def backfill(self, **changed: Any) -> list[TableProgress]:
         run = self.run(**changed)

@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg
 
 from tenancy.lifecycle import Move, State
-from tenancy.protection import Backfill
+from tenancy.protection import Backfill, Mode, ProtectedField, Store
+from tests.crypto.core.world import Home
 from tests.hooks.running.programs import Program, client_folder
 
 ROWS, KILLS = 3000, 20
@@ -31,10 +32,6 @@ CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER noted BEFORE UPDATE ON patients FOR EACH ROW EXECUTE FUNCTION noted();
 """
-FIELDS = [
-    {"store": "postgresql", "place": "public.patients", "field": "diagnosis", "mode": "randomised"},
-    {"store": "postgresql", "place": "public.patients", "field": "insurance", "mode": "deterministic"},
-]
 PLAIN = "SELECT count(*) FROM patients WHERE diagnosis NOT LIKE 'okcm:c1:%' OR insurance NOT LIKE 'okcm:c2:%'"
 READ = (
     "import json, os, psycopg; connection = psycopg.connect(os.environ['CLINIC_DATABASE']);"
@@ -47,8 +44,14 @@ DONE = "SELECT count(*) FROM patients WHERE insurance LIKE 'okcm:c2:%'"
 def make(program: Program, rows: int = ROWS) -> None:
     with psycopg.connect(program.conninfo) as owner:
         owner.execute(MAKE.replace("ROWS", str(rows)).encode())
-    listed = [one | {"plain_allowed": True} for one in FIELDS]
-    (program.folder / "protection.json").write_text(json.dumps({"version": 1, "fields": listed}))
+    protect(program.home)
+
+
+def protect(home: Home) -> None:
+    with home.world.field.open("dashboard", max_size=1).tenant_tx(home.tenant_id) as tx:
+        for name, mode in (("diagnosis", Mode.RANDOMISED), ("insurance", Mode.DETERMINISTIC)):
+            one = ProtectedField(Store.POSTGRESQL, "public.patients", name, mode, plain_allowed=True)
+            tx.protection.protect("clinic", one, "ada")
 
 
 def count(program: Program, query: str = PLAIN) -> int:
@@ -208,8 +211,9 @@ def test_another_services_folder_opens_nothing_and_stores_nothing(program: Progr
     assert run(program).returncode == 0
     with psycopg.connect(program.conninfo) as owner:
         owner.execute("UPDATE patients SET diagnosis = 'plain' WHERE id = 1")
-    other = client_folder(world.tenant(), "clinic", service, program.place / "other")
-    (other / "protection.json").write_text((program.folder / "protection.json").read_text())
+    stranger = world.tenant()
+    other = client_folder(stranger, "clinic", service, program.place / "other")
+    protect(stranger)
     refused = run(program, "--folder", str(other))
     assert refused.returncode == 1
     assert "backfill_refused" in refused.stderr

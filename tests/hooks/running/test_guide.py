@@ -21,12 +21,18 @@ def blocks(language: str) -> list[str]:
     ]
 
 
+def operator(program: Program, command: str) -> None:
+    openkcm, *words = command.split()
+    assert (openkcm, words[2:4]) == ("openkcm", ["acme-corp-12345", "clinic"])
+    program.operator(*[program.home.tenant_id if word == "acme-corp-12345" else word for word in words])
+
+
 def test_the_guide(program: Program):
     tables, keys, index = blocks("sql")
     with psycopg.connect(program.conninfo) as owner:
         for statements in (tables, keys, index):
             owner.execute(statements)
-    (program.folder / "protection.json").write_text(blocks("json")[0])
+    operator(program, blocks("console")[0])
     (program.app / "app.py").write_text(blocks("python")[0])
     (command,) = blocks("sh")
     words = command.split()
@@ -48,7 +54,8 @@ def test_rows_from_before_and_leaving_again(program: Program):
         owner.execute(
             "INSERT INTO patients (name, diagnosis, insurance) SELECT 'Ann', 'flu', 'A-1' FROM generate_series(1, 30)"
         )
-    (program.folder / "protection.json").write_text(blocks("json")[0])
+    protect, look, do, switch_off, undo = blocks("console")
+    operator(program, protect)
     given = psycopg.conninfo.conninfo_to_dict(program.conninfo)
     services, passwords = program.place / "pg_service.conf", program.place / "pgpass"
     names = {"host": given["host"], "dbname": given["dbname"], "user": given["user"]}
@@ -67,8 +74,9 @@ def test_rows_from_before_and_leaving_again(program: Program):
             check=False,
             timeout=120,
         )
-        for command in blocks("console")
+        for command in (look, do, undo)
     )
+    operator(program, switch_off)
     assert (looked.returncode, did.returncode, undid.returncode) == (0, 0, 0), did.stderr
     assert "30" in looked.stdout
     assert "Plain values need not be allowed any more in public.patients.name" in did.stdout
