@@ -1,10 +1,12 @@
-"""How fast: so many rows a second and no more, and fewer while the database is slow."""
+"""How fast: so many rows a second and no more, and fewer while the database is slow; and how many rows at once."""
 
 _SLOW = 3.0
 """Times as long as usual, for a row."""
 _NOTICED = 0.05
 """Seconds of a batch below which nothing is called slow."""
 _LEAST = 1 / 32
+_FIRST_ROWS, _MOST_BYTES = 20, 8 << 20
+"""At once, while it is not known how large values are, and of what is read."""
 
 
 class Pace:
@@ -33,3 +35,16 @@ class Pace:
         # What is usual follows at once to what is faster, and slowly to what is slower.
         self._usual = min(each, usual * 1.02)
         return max(0.0, rows / self._now - seconds)
+
+
+class Portion:
+    """How many rows to read at once, so that large values do not fill the memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self.rows = most, min(most, _FIRST_ROWS)
+
+    def saw(self, rows: int, size: int) -> None:
+        """Learn from what was read; it grows step by step, for the next rows may be larger."""
+        if rows:
+            fitting = _MOST_BYTES * rows // max(1, size)
+            self.rows = max(1, min(self._most, fitting, 4 * self.rows))

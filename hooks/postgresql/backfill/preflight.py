@@ -34,8 +34,7 @@ def tables(
 ) -> list[Table]:
     """Return the tables to go over, by the catalogue that the application's hook uses. Raises BackfillRefused."""
     listed = tuple(one for one in fields if one.store is Store.POSTGRESQL)
-    [answer] = connection.execute(question(listed)).fetchone() or ("{}",)
-    found = sorted(read_answer(answer, listed).tables.values(), key=lambda table: table.full_name)
+    found = sorted(_known(connection, listed), key=lambda table: table.full_name)
     if wanted:
         name = wanted if "." in wanted else f"public.{wanted}"
         found = [table for table in found if table.full_name == name]
@@ -52,6 +51,17 @@ def tables(
     for table in found:
         _refuse(connection, table, reads_only=reads_only)
     return found
+
+
+def is_as_before(connection: psycopg.Connection[Any], fields: Iterable[ProtectedField], table: Table) -> bool:
+    """Whether a table and what is protected of it are what they were."""
+    listed = tuple(one for one in fields if one.store is Store.POSTGRESQL)
+    return any(one == table for one in _known(connection, listed))
+
+
+def _known(connection: psycopg.Connection[Any], listed: tuple[ProtectedField, ...]) -> Iterable[Table]:
+    [answer] = connection.execute(question(listed)).fetchone() or ("{}",)
+    return read_answer(answer, listed).tables.values()
 
 
 def _refuse(connection: psycopg.Connection[Any], table: Table, *, reads_only: bool) -> None:

@@ -13,7 +13,7 @@ import psycopg
 
 from hooks import values
 from hooks.postgresql.backfill.at_hand import KeysAtHand, KeyWanted, Stored
-from hooks.postgresql.backfill.pace import Pace
+from hooks.postgresql.backfill.pace import Pace, Portion
 from hooks.postgresql.backfill.progress import TableProgress
 from hooks.postgresql.backfill.queries import Queries
 from hooks.postgresql.catalogue import Column, key_value
@@ -62,6 +62,7 @@ class _Done(NamedTuple):
 
     reached: Key | None
     rows: int
+    size: int
     stored: int
     changed: Sequence[tuple[str, int, int]]
     """Column, values, their bytes."""
@@ -70,14 +71,22 @@ class _Done(NamedTuple):
 
 
 class Walks:
-    def __init__(
-        self, keys: KeysAtHand, patient: Patient, settings: Settings, progress: TableProgress, tell: Callable[[], None]
+    def __init__(  # noqa: PLR0913, PLR0917 - what a walk is made of
+        self,
+        keys: KeysAtHand,
+        patient: Patient,
+        settings: Settings,
+        progress: TableProgress,
+        unchanged: Callable[[Connection], None],
+        tell: Callable[[], None],
     ) -> None:
+        """`unchanged` raises when the table is no longer protected as it was; asked every few thousand rows."""
         self._table = progress.table
         self._keys, self._patient, self._settings = keys, patient, settings
-        self._progress, self._tell = progress, tell
+        self._progress, self._unchanged, self._tell = progress, unchanged, tell
         self._queries = Queries(self._table, sealed=settings.undo)
         self._pace, self._reading = Pace(settings.rows_per_second), Pace(_READ_FASTER * settings.rows_per_second)
+        self._batches, self._pages = Portion(settings.batch), Portion(_PAGE)
 
     def count(self) -> None:
         """Find out how much there is to do; reads, and changes nothing."""
@@ -96,6 +105,7 @@ class Walks:
         begin: Key | None = None
         last, marked = self._window(begin)
         while last is not None:
+            self._patient.do(self._unchanged)
             after, more = begin, any(marked)
             while more:
                 after, more = self._batch(after, last)
@@ -123,20 +133,23 @@ class Walks:
         return (None, ()) if row is None else (self._key(row), row[len(self._table.key) :])
 
     def _page(self, after: Key | None) -> list[Any]:
-        query = self._queries.page(after, _PAGE)
-        return self._patient.do(lambda connection: connection.execute(query).fetchall())
+        query = self._queries.page(after, self._pages.rows)
+        rows = self._patient.do(lambda connection: connection.execute(query).fetchall())
+        self._pages.saw(len(rows), sum(len(value) for row in rows for _, value in self._of(row)))
+        return rows
 
     # Changing.
 
     def _batch(self, after: Key | None, last: Key) -> tuple[Key | None, bool]:
         """Change the next rows up to a key; return the key of the last one, and whether there may be more."""
-        size = self._pace.batch(self._settings.batch)
+        size = self._pace.batch(self._batches.rows)
         try:
             done = self._patient.do(lambda connection: self._try(connection, after, last, size, careful=False))
         except psycopg.Error:
             # One row is enough for the database to refuse all of them: find out which.
             done = self._patient.do(lambda connection: self._try(connection, after, last, size, careful=True))
         self._note(done)
+        self._batches.saw(done.rows, done.size)
         self._patient.rest(self._pace.pause(done.rows, done.seconds))
         return done.reached, done.rows > 0
 
@@ -183,7 +196,8 @@ class Walks:
                     changed[name][1] += sum(len(one[at]) for one in stored)
         reached = self._key(rows[-1]) if rows else after
         sums = [(name, number, size) for name, (number, size) in changed.items()]
-        return _Done(reached, len(rows), count, sums, time.monotonic() - begun, refused)
+        size = sum(len(value) for row in rows for _, value in self._of(row))
+        return _Done(reached, len(rows), size, count, sums, time.monotonic() - begun, refused)
 
     def _store(
         self,

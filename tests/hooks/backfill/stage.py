@@ -72,4 +72,4 @@ class Stage:
         finally:
             thread.join(60)
         assert not thread.is_alive()
-        assert failures == []
+        assert [repr(one) for one in failures] == []

@@ -5,10 +5,10 @@ import time
 import psycopg
 import pytest
 
-from hooks.postgresql.backfill.pace import Pace
+from hooks.postgresql.backfill.pace import Pace, Portion
 from tenancy.hook_errors import BackfillRefused, BackfillRunning, BackfillStopped
 from tenancy.protection import Backfill
-from tests.hooks.backfill.stage import PLAIN, Stage
+from tests.hooks.backfill.stage import FIELDS, PLAIN, Stage
 
 ENDED = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'openkcm backfill'"
 LEFT = "SELECT count(*) FROM patients WHERE diagnosis LIKE 'diag%'"
@@ -115,6 +115,30 @@ def test_told_to_stop_it_ends_after_a_batch_and_another_goes_on(stage: Stage):
     assert (table.rows, table.is_whole) == (246, True)
 
 
+CHANGES = [
+    lambda stage: stage.stand.protect(*FIELDS[1:]),
+    lambda stage: stage.stand.stored("ALTER TABLE patients ADD COLUMN more text"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["the list", "the table"])
+def test_what_is_protected_otherwise_meanwhile_is_not_gone_on_with(stage: Stage, monkeypatch, change):
+    stage.patients()
+    monkeypatch.setattr("hooks.postgresql.backfill.table._WINDOW", 50)
+    left: list[int] = []
+
+    def tell() -> None:
+        if run.tables and run.tables[0].rows and not left:
+            change(stage)
+            left.append(run.tables[0].columns["diagnosis"].left)
+
+    run = stage.run(tell=tell, batch=20)
+    with pytest.raises(BackfillStopped, match="was changed meanwhile"):
+        run.run()
+    assert run.tables[0].rows == 50
+    assert left == [231]
+
+
 def test_it_holds_an_application_up_for_a_moment_at_most(stage: Stage):
     """A change of the table's structure that waits must not make the application wait behind it for long."""
     stage.patients()
@@ -135,6 +159,15 @@ def test_rows_a_second_are_not_exceeded(stage: Stage):
     assert table.rows == 251
     assert time.monotonic() - begun >= 2.4
     assert stage.stand.stored(PLAIN)[0][2].startswith("okcm:c1:")
+
+
+def test_large_values_are_read_few_at_a_time():
+    portion = Portion(1000)
+    sizes = [portion.rows]
+    for size in (10, 10, 10, 4 << 20, 64 << 20, 10):
+        portion.saw(portion.rows, portion.rows * size)
+        sizes.append(portion.rows)
+    assert sizes == [20, 80, 320, 1000, 2, 1, 4]
 
 
 def test_the_pace_follows_a_database_that_gets_slow_and_recovers():
