@@ -6,13 +6,22 @@ binding goes missing. A refusal names the field and never its value, which may b
 
 import binascii
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from tenancy.errors import InvalidRequest
-from tenancy.protection import Mode, Store
+from tenancy.protection import Backfill, Mode, Store
 
 RESOURCE_CHARACTERS = 512
 BATCH_ITEMS = 1000
@@ -76,16 +85,28 @@ _Count = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
 """More than any program does between two heartbeats, and little enough to be added up."""
 
 
+_Place = Annotated[
+    str,
+    Field(
+        pattern=r"^[^\x00-\x1f\x7f]{1,200}$",
+        description="your own name for a column or field, such as public.customers.ssn; no personal data",
+    ),
+]
+
+
+class BackfillClaim(Request):
+    """How far a program is with encrypting the values from before the protection at one place."""
+
+    place: _Place
+    done: _Count
+    remaining: _Count
+    state: Annotated[Backfill, Field(strict=False)]
+
+
 class UseClaim(Request):
     """What a program encrypted and decrypted itself at one place since it last said so, and in what requests."""
 
-    place: Annotated[
-        str,
-        Field(
-            pattern=r"^[^\x00-\x1f\x7f]{1,200}$",
-            description="your own name for a column or field, such as public.customers.ssn; no personal data",
-        ),
-    ]
+    place: _Place
     operations: _Count
     bytes: _Count
     microseconds: Annotated[_Count, Field(description="spent in encrypting and decrypting")]
@@ -93,14 +114,28 @@ class UseClaim(Request):
     request_microseconds: Annotated[_Count, Field(description="how long those requests took as a whole")]
 
 
-class HeartbeatRequest(Request):
-    """`instance` tells the agents of one service apart; `not_after` is the end of the certificate in use."""
+_AGENT = "instance, agent_version and not_after belong together; without them there is no problem either"
 
-    instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-    agent_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")]
-    not_after: AwareDatetime
+
+class HeartbeatRequest(Request):
+    """`instance` tells the agents of one service apart; `not_after` is the end of the certificate in use.
+
+    A program that is no agent leaves `instance` and all that belongs to it out: it is not looked after by anybody.
+    """
+
+    instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    agent_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")] | None = None
+    not_after: AwareDatetime | None = None
     problem: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")] | None = None
+    backfills: Annotated[list[BackfillClaim], Field(max_length=USES)] = []
     uses: Annotated[list[UseClaim], Field(max_length=USES)] = []
+
+    @model_validator(mode="after")
+    def _of_an_agent_or_of_a_program(self) -> Self:
+        agents = (self.instance, self.agent_version, self.not_after)
+        if len({part is None for part in agents}) > 1 or (self.instance is None and self.problem is not None):
+            raise PydanticCustomError("agent", _AGENT)
+        return self
 
 
 class BatchRequest(Request):
@@ -209,6 +244,8 @@ def _invalid(refused: ValidationError) -> InvalidRequest:
     first = refused.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return InvalidRequest("the body is not JSON", "send one JSON object in UTF-8")
+    if first["type"] == "agent":
+        return InvalidRequest(_AGENT)
     field = ".".join(str(part)[:_LONGEST_NAME] for part in first["loc"])
     if not field:
         return InvalidRequest("the body or item must be a JSON object")

@@ -10,4 +10,5 @@ rewriting       carrying a plan out
 rows            rows on the way back
 key_store       keeps the wrapped column keys beside the data
 errors          what the application meets
+backfill/       rows from before the protection
 """
