@@ -123,7 +123,7 @@ class PlainRead:
 
     @property
     def missing(self) -> str:
-        return f"held values that are not encrypted: {self.values:,} were read, the last on {self.day.isoformat()}"
+        return f"held values that are not encrypted: {self.values:,} read, the last on {self.day.isoformat()}"
 
     @property
     def next_step(self) -> str:
