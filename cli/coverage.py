@@ -110,6 +110,8 @@ def _field(one: FieldCoverage) -> Mapping[str, Any]:
         "plain_allowed": one.field is not None and one.field.plain_allowed,
         "plain_values_read": one.plain_values,
         "plain_last_read": one.plain_read and one.plain_read.isoformat(),
+        "backfill": one.backfill
+        and {"state": one.backfill.state, "done": one.backfill.done, "remaining": one.backfill.remaining},
         "last_seen": one.seen and one.seen.isoformat(),
         "today": _amount(one.today),
         f"last_{LATELY_DAYS}_days": _amount(one.week),
