@@ -7,6 +7,7 @@
     values          the form of a protected value
     keys            column keys and how long they are kept; key_service opens them
     postgresql/     psycopg 3
+    mongodb/        pymongo 4
 
 It runs at the customer: of the platform it knows the crypto service's client alone.
 """
