@@ -76,7 +76,7 @@ def bulk(request: Request, operation: Command) -> Command:
 def _find(request: Request, command: Command) -> Sent:
     sent = dict(_asked(request, command, "filter"))
     for bound in ("min", "max"):
-        for path in sent.get(bound, ()):
+        for path in dict(sent.get(bound) or ()):
             request.untouched(path, "a range of")
     if sent.get("returnKey"):
         raise StatementRefused("returnKey hands out what is in the index", "leave it out")
@@ -109,7 +109,7 @@ def _asked(request: Request, command: Command, name: str) -> Command:
 
 
 def _sorted(request: Request, command: Command) -> None:
-    for path in command.get("sort") or ():
+    for path in dict(command.get("sort") or ()):
         request.untouched(path, "sorting by")
 
 
@@ -195,6 +195,7 @@ _READS: Mapping[str, Callable[[Request, Command], Sent]] = {
     "distinct": _distinct,
     "createIndexes": _create_indexes,
     "create": _create,
+    "collMod": _create,
 }
 _UNCHANGED = frozenset(
     {"drop", "listIndexes", "dropIndexes", "collStats", "validate", "compact", "reIndex", "planCacheClear"}

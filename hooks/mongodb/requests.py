@@ -56,7 +56,9 @@ class Request:
                     f"{doing} the whole document would take along ciphertext of {self.collection.full_name}",
                     "name the fields that are not protected",
                 )
-            self.untouched(path.removeprefix("$$ROOT.").removeprefix("$$CURRENT.").removeprefix("$"), doing)
+            named = path.removeprefix("$$ROOT.").removeprefix("$$CURRENT.").removeprefix("$")
+            if not named.startswith("$"):  # a variable holds what was looked at where it was bound
+                self.untouched(named, doing)
 
 
 class Checking(Request):
