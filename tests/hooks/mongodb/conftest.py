@@ -1,4 +1,4 @@
-"""A server that speaks MongoDB's protocol, and the hook in this process with keys that need no crypto service."""
+"""A database of its own for each test, and the hook in this process with keys that need no crypto service."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,6 @@ import pytest
 from pymongo import MongoClient
 
 from tests.hooks.mongodb.stand import Stand
-from tests.stories.mongo import mongo_server
-
-
-@pytest.fixture(scope="session")
-def mongo(tmp_path_factory) -> Iterator[str]:
-    with mongo_server(tmp_path_factory.mktemp("mongo")) as address:
-        yield address
 
 
 @pytest.fixture

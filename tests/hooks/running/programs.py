@@ -1,5 +1,6 @@
 """Runs programs as a user would, plain and under `openkcm run`."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -93,3 +94,18 @@ class Program:
     def checks(self, name: str) -> tuple[str, ...]:
         """Return the arguments of Python that run an application's own tests."""
         return "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(self.app), str(self.app / name)
+
+
+class MongoProgram(Program):
+    """`conninfo` is the address of a server."""
+
+    def environment(self) -> dict[str, str]:
+        own = {"WARD_DATABASE": self.conninfo}
+        return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
+
+    def protect(self, place: str, **modes: str) -> None:
+        listed = [
+            {"store": "mongodb", "place": place, "field": path.replace("__", "."), "mode": mode}
+            for path, mode in modes.items()
+        ]
+        (self.folder / "protection.json").write_text(json.dumps({"version": 1, "fields": listed}))
