@@ -16,8 +16,7 @@ class Field:
     column: tuple[str, str, str]
     place: bytes
     full_name: str
-    merged: tuple[str, ...]
-    """Its first parts written as one name with dots, which would be another field of the same look."""
+    nested: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def _field(database: str, name: str, one: ProtectedField) -> Field:
         (database, name, one.field),
         values.column_place(Store.MONGODB, database, name, one.field),
         f"{database}.{name}.{one.field}",
-        tuple(".".join(parts[:end]) for end in range(2, len(parts) + 1)),
+        len(parts) > 1,
     )
 
 

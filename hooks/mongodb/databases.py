@@ -12,7 +12,7 @@ from hooks.mongodb.catalogue import Catalogue, Collection, catalogue
 from hooks.mongodb.errors import ProtectionUnusable, StatementRefused, unavailable
 from hooks.mongodb.projections import Documents
 from hooks.mongodb.replies import Reading
-from hooks.mongodb.requests import Checking, Request
+from hooks.mongodb.requests import Request
 from hooks.mongodb.sealing import Codec
 from hooks.protection import FileProtection, ProtectionUnreadable
 from tenancy.protection import Store
@@ -150,11 +150,6 @@ class Writer(NamedTuple):
             return self.one(self.request, operation)
         except CannotOpen as failed:
             raise unavailable(failed) from None
-
-    def check(self, operation: Command) -> None:
-        """Refuse what would be refused later, when other operations have been sent. Raises as the call."""
-        request = self.request
-        self.one(Checking(request.collection, request.keys, request.codec), operation)
 
 
 def _through(writer: Writer | None, operation: Command) -> Command:

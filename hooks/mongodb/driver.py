@@ -12,7 +12,6 @@ it by.
 
 import inspect
 from collections.abc import Awaitable, Callable
-from itertools import islice
 from typing import Any
 
 import pymongo
@@ -35,6 +34,9 @@ _CURSOR = ["conn", "cmd", "dbname", "request_id", "msg", "client", "session", "l
 _BATCH, _CLIENT_BATCH = ["self", "bwc", "cmd", "ops", "client"], ["self", "bwc", "cmd", "ops", "namespaces"]
 _OPERATIONS = (commands.insert, commands.update, commands.delete)
 """By pymongo's numbers for them."""
+
+_READY = "_openkcm_ready"
+"""Operations as they are sent, on the bulk write itself, by those that the application gave, which it keeps."""
 
 SEAMS: list[tuple[Any, str, list[str]]] = [
     (pool.Connection, "command", _COMMAND),
@@ -178,46 +180,36 @@ def _run_cursor_command(  # noqa: PLR0913 - pymongo's own parameters
     return _then(original(conn, cmd, dbname, *arguments, client=client, **named), read)
 
 
+def _execute(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
+    """Make all operations ready before the first of them is sent; they are sent in the places of the application's."""
+    collection = writing.collection
+    client, name, codec = collection.database.client, collection.full_name, collection.codec_options
+    writers = [hook.writer(client, name, codec, one) for one in _OPERATIONS]
+    if all(writers):
+        writing.__dict__[_READY] = {id(one): writers[kind](one) for kind, one in writing.ops}
+    return original(writing, *arguments, **named)
+
+
+def _execute_client(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
+    client, spaces = writing.client, set(writing.namespaces)
+    writers = {space: hook.writer(client, space, client.codec_options, commands.bulk) for space in spaces}
+    ready = writing.__dict__[_READY] = {}
+    for (_, one), space in zip(writing.ops, writing.namespaces, strict=True):
+        writer = writers[space]
+        if writer is not None:
+            ready[id(one)] = writer(one)
+    return original(writing, *arguments, **named)
+
+
 def _batch(hook: Hook, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, client: Any) -> Any:  # noqa: PLR0913, PLR0917 - pymongo's own parameters
-    writer = hook.writer(client, f"{bwc.db_name}.{cmd[bwc.name]}", bwc.codec, _OPERATIONS[bwc.op_type])
-    return original(writing, bwc, cmd, ops if writer is None else map(writer.__call__, ops), client)
+    del hook
+    ready = writing.__dict__.get(_READY)
+    return original(writing, bwc, cmd, ops if ready is None else (ready[id(one)] for one in ops), client)
 
 
 def _client_batch(  # noqa: PLR0913, PLR0917 - the same
     hook: Hook, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, namespaces: Any
 ) -> Any:
-    writers = _writers(hook, writing)
-    if any(writers.values()):
-        names = islice(writing.namespaces, writing.idx_offset, None)
-        ops = ((kind, _written(writers[name], one)) for (kind, one), name in zip(ops, names, strict=True))
-    return original(writing, bwc, cmd, ops, namespaces)
-
-
-def _written(writer: Any, operation: Any) -> Any:
-    return operation if writer is None else writer(operation)
-
-
-def _writers(hook: Hook, writing: Any) -> dict[str, Any]:
-    options = writing.client.codec_options
-    return {name: hook.writer(writing.client, name, options, commands.bulk) for name in set(writing.namespaces)}
-
-
-def _execute(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
-    """Look at all operations before the first of them is sent."""
-    collection = writing.collection
-    for kind, one in enumerate(_OPERATIONS):
-        writer = hook.writer(collection.database.client, collection.full_name, collection.codec_options, one)
-        if writer is not None:
-            for number, operation in writing.ops:
-                if number == kind:
-                    writer.check(operation)
-    return original(writing, *arguments, **named)
-
-
-def _execute_client(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
-    writers = _writers(hook, writing)
-    for (_, operation), name in zip(writing.ops, writing.namespaces, strict=True):
-        writer = writers[name]
-        if writer is not None:
-            writer.check(operation)
-    return original(writing, *arguments, **named)
+    del hook
+    ready = writing.__dict__[_READY]
+    return original(writing, bwc, cmd, ((kind, ready.get(id(one), one)) for kind, one in ops), namespaces)

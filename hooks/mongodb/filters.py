@@ -55,7 +55,7 @@ def equalities(request: Request, asked: Any) -> Iterable[tuple[Field, Any]]:
     if not isinstance(asked, Mapping):
         return
     for name, value in asked.items():
-        if name == "$and":
+        if name == "$and" or (name == "$or" and len(value) == 1):
             for one in value:
                 yield from equalities(request, one)
         elif name in request.collection.by_path:

@@ -11,6 +11,7 @@ from bson.raw_bson import RawBSONDocument
 
 from hooks.keys import CannotOpen
 from hooks.mongodb import sealing
+from hooks.mongodb.catalogue import Field
 from hooks.mongodb.clients import is_opaque
 from hooks.mongodb.errors import PlainValueFound, StatementRefused, unavailable
 from hooks.mongodb.projections import Documents
@@ -64,23 +65,31 @@ class Reading:
         identity: bytes | None = None
         for field in self.request.collection.fields:
             holder: Any = document
-            for part in field.parts[:-1]:
-                holder = holder.get(part)
-                if not isinstance(holder, Mapping):
-                    break
-            if not isinstance(holder, Mapping):
-                if isinstance(holder, list) and not field.plain_allowed:
-                    raise PlainValueFound(f"{field.full_name} is inside of an array, where nothing is encrypted")
-                continue
+            if field.nested:
+                holder = _holder(document, field)
+                if holder is None:
+                    continue
             name = field.parts[-1]
             stored = holder.get(name)
             if stored is not None:
                 if identity is None:
                     identity = sealing.identity(document.get("_id"), codec)
-                holder[name] = sealing.opened(self.request.keys, field, identity, stored, codec)  # type: ignore[index]  # decoded by pymongo, so mutable
+                holder[name] = sealing.opened(self.request.keys, field, identity, stored, codec)
         if self.reads is Documents.WITHOUT_ID:
             document.pop("_id", None)
         return document
+
+
+def _holder(document: Any, field: Field) -> Any:
+    """Return the document that a field would be in directly, None when there is none."""
+    holder = document
+    for part in field.parts[:-1]:
+        holder = holder.get(part)
+        if not isinstance(holder, Mapping):
+            if isinstance(holder, list) and not field.plain_allowed:
+                raise PlainValueFound(f"{field.full_name} is inside of an array, where nothing is encrypted")
+            return None
+    return holder
 
 
 def _with(holder: Mapping[str, Any], name: str, value: Any) -> Mapping[str, Any]:

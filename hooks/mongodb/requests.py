@@ -61,19 +61,6 @@ class Request:
                 self.untouched(named, doing)
 
 
-class Checking(Request):
-    """Understands a request without carrying it out."""
-
-    __slots__ = ()
-
-    def seal(self, field: Field, identity: bytes, value: object) -> Any:
-        del identity
-        return self.tag(field, value)
-
-    def tag(self, field: Field, value: object) -> Any:
-        sealing.check(field, value, self.codec)
-
-
 def refusal(field: Field, doing: str) -> StatementRefused:
     return StatementRefused(
         f"{doing} the protected field {field.full_name} is not possible: the database sees its ciphertext",

@@ -12,6 +12,7 @@ MongoDB compares Binary by length, subtype and bytes, so a tag in front of a cip
 document of two it can: `path.t` is a path like any other, in queries and in an index, unique or not.
 """
 
+import hmac
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -62,32 +63,23 @@ def seal(keys: ColumnKeys, field: Field, identity: bytes, value: object, codec: 
     sealed = Binary(
         values.to_bytes(values.seal(keys.newest(field.column), field.place + identity, plain), None), SUBTYPE
     )
-    return sealed if equality is None else {TAG_NAME: equality, SEALED_NAME: sealed}
+    return sealed if equality is None else {TAG_NAME: Binary(equality, SUBTYPE), SEALED_NAME: sealed}
 
 
 def tag_of(keys: ColumnKeys, field: Field, value: object, codec: Codec) -> Binary:
     """Return what equality of a field is asked by. Raises CannotOpen, ProtectionUnusable."""
-    return tag(keys, field, _plain(value, codec))
+    return Binary(tag(keys, field, _plain(value, codec)), SUBTYPE)
 
 
-def check(field: Field, value: object, codec: Codec) -> None:
-    """Refuse a value that cannot be stored in a field. Raises ProtectionUnusable."""
-    _comparable(field, _plain(value, codec))
-
-
-def _comparable(field: Field, plain: bytes) -> None:
-    if field.deterministic and plain[:1] not in _COMPARED:
+def tag(keys: ColumnKeys, field: Field, plain: bytes) -> bytes:
+    if plain[:1] not in _COMPARED:
         raise ProtectionUnusable(
             f"a value of {field.full_name} is of a type that equality cannot be asked of",
             "store a string, an integer, a date, a boolean, bytes or an id, or protect the field without equality",
         )
-
-
-def tag(keys: ColumnKeys, field: Field, plain: bytes) -> Binary:
-    _comparable(field, plain)
     if plain[:1] == _INT32:  # drivers choose between the two by size, and MongoDB takes them for equal
         plain = _INT64 + int.from_bytes(plain[1:], "little", signed=True).to_bytes(8, "little", signed=True)
-    return Binary(values.tag(keys.newest(field.column, TAG), field.place, plain), SUBTYPE)
+    return values.tag(keys.newest(field.column, TAG), field.place, plain)
 
 
 def opened(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
@@ -111,7 +103,7 @@ def _unsealed(keys: ColumnKeys, field: Field, identity: bytes | None, stored: An
     if key is None or identity is None:
         raise values.DoesNotOpen
     plain = values.unseal(key, field.place + identity, sealed)
-    if equality is not None and equality != tag(keys, field, plain):
+    if equality is not None and not hmac.compare_digest(equality, tag(keys, field, plain)):
         raise values.DoesNotOpen
     return plain
 
@@ -119,7 +111,7 @@ def _unsealed(keys: ColumnKeys, field: Field, identity: bytes | None, stored: An
 def _parts(stored: Any) -> tuple[bytes, Binary | None]:
     """Return the sealed bytes and the tag. Raises NotOurs, DoesNotOpen."""
     equality = None
-    if isinstance(stored, Mapping) and len(stored) == 2 and _ours(stored.get(TAG_NAME)):
+    if type(stored) is not Binary and isinstance(stored, Mapping) and len(stored) == 2 and _ours(stored.get(TAG_NAME)):
         equality, stored = stored[TAG_NAME], stored.get(SEALED_NAME)
     if not _ours(stored):
         raise values.NotOurs

@@ -27,7 +27,7 @@ def inserted(request: Request, document: Document) -> Document:
     """Return a document as it is stored, with an `_id` if it needs one. Raises as `changed`."""
     if any(field.parts[0] in document for field in request.collection.fields) and "_id" not in document:
         document = {"_id": ObjectId(), **document}
-    return _sealed(request, document, document.get("_id"))
+    return _sealed(request, document, _Binding(request, document.get("_id")))
 
 
 def deleted(request: Request, operation: Document, names: Names) -> Document:
@@ -42,8 +42,8 @@ def changed(request: Request, operation: Document, names: Names) -> Document:
         pipelines.checked_update(request, change)
     elif next(iter(change), "").startswith("$"):
         result[names.change] = _operators(request, operation, names)
-    elif any(field.parts[0] in change for field in request.collection.fields):
-        binding = change["_id"] if "_id" in change else _named(request, asked, operation)
+    else:
+        binding = _Binding(request, change["_id"]) if "_id" in change else _named(request, operation, names)
         result[names.change] = _sealed(request, change, binding)
     return result
 
@@ -51,15 +51,36 @@ def changed(request: Request, operation: Document, names: Names) -> Document:
 _UNKNOWN = object()
 
 
-def _named(request: Request, asked: Document, operation: Document) -> object:
-    """Return the `_id` that a condition names."""
-    value = _id_in(asked)
-    if isinstance(value, str) and operation.get("collation"):
-        raise StatementRefused(
-            f"with a collation a document of {request.collection.full_name} may be found under another _id",
-            "leave the collation out where the _id is given",
-        )
-    return value
+class _Binding:
+    """The document that values are encrypted for: known by its `_id`, or not known."""
+
+    __slots__ = ("_collated", "_found", "_request", "value")
+
+    def __init__(self, request: Request, value: object, *, collated: bool = False) -> None:
+        self._request, self.value, self._collated = request, value, collated
+        self._found: bytes | None = None
+
+    def identity(self, field: Field) -> bytes:
+        """Return what a value of a field is bound to. Raises StatementRefused, ProtectionUnusable."""
+        if self._found is None:
+            if self.value is _UNKNOWN:
+                raise StatementRefused(
+                    f"{field.full_name} is encrypted for its document, and this update does not name it",
+                    'update one document by its _id: {"_id": …}; find_one(…, {"_id": 1}) tells it',
+                )
+            if self._collated and isinstance(self.value, str):
+                raise StatementRefused(
+                    f"with a collation a document of {self._request.collection.full_name} may have another _id",
+                    "leave the collation out where the _id is given",
+                )
+            self._found = self._request.identity(self.value)
+        return self._found
+
+
+def _named(request: Request, operation: Document, names: Names) -> _Binding:
+    """Return the document that a condition names."""
+    value = _id_in(operation.get(names.condition, {}))
+    return _Binding(request, value, collated=bool(operation.get("collation")))
 
 
 def _id_in(asked: Document) -> object:
@@ -73,8 +94,7 @@ def _id_in(asked: Document) -> object:
 
 
 def _operators(request: Request, operation: Document, names: Names) -> Document:
-    asked, change = operation.get(names.condition, {}), operation[names.change]
-    binding = _named(request, asked, operation)
+    change, binding = operation[names.change], _named(request, operation, names)
     result: dict[str, Any] = {}
     for operator, body in change.items():
         if operator == "$set":
@@ -91,7 +111,7 @@ def _operators(request: Request, operation: Document, names: Names) -> Document:
     return result | ({"$setOnInsert": on_insert} if on_insert else {})
 
 
-def _on_insert(request: Request, operation: Document, names: Names, binding: object) -> Document:
+def _on_insert(request: Request, operation: Document, names: Names, binding: _Binding) -> Document:
     """Return what is set in a document that an upsert makes, for which nobody may know an `_id` yet."""
     change = operation[names.change]
     body = dict(change.get("$setOnInsert", {}))
@@ -103,8 +123,8 @@ def _on_insert(request: Request, operation: Document, names: Names, binding: obj
                 body[field.path] = value
     if not any(request.collection.touched(path) for path in body):
         return body
-    if binding is _UNKNOWN:
-        binding = body.setdefault("_id", ObjectId())  # of no effect on a document that is there
+    if binding.value is _UNKNOWN:  # of no effect on a document that is there
+        binding = _Binding(request, body.setdefault("_id", ObjectId()))
     return _set(request, body, binding)
 
 
@@ -115,14 +135,14 @@ def _no_part(request: Request, body: Document) -> None:
             raise refusal(field, f"removing {path} from")
 
 
-def _set(request: Request, body: Document, binding: object) -> Document:
+def _set(request: Request, body: Document, binding: _Binding) -> Document:
     result = dict(body)
     for path, value in body.items():
         field = request.collection.touched(path)
         if field is None:
             continue
         if path == field.path:
-            result[path] = None if value is None else _seal(request, field, value, binding)
+            result[path] = None if value is None else request.seal(field, binding.identity(field), value)
         elif path in request.collection.above:
             result[path] = _inside(request, path, value, binding)
         else:
@@ -130,7 +150,7 @@ def _set(request: Request, body: Document, binding: object) -> Document:
     return result
 
 
-def _inside(request: Request, path: str, value: Any, binding: object) -> Any:
+def _inside(request: Request, path: str, value: Any, binding: _Binding) -> Any:
     """Return the value of a path that holds protected fields."""
     depth = path.count(".") + 1
     for field in request.collection.fields:
@@ -139,18 +159,18 @@ def _inside(request: Request, path: str, value: Any, binding: object) -> Any:
     return value
 
 
-def _sealed(request: Request, document: Document, binding: object) -> Document:
+def _sealed(request: Request, document: Document, binding: _Binding) -> Document:
     for field in request.collection.fields:
-        if field.parts[0] in document or len(field.parts) > 1:
+        if field.nested or field.path in document:
             document = _below(request, field, document, 0, binding)
     return document
 
 
-def _below(request: Request, field: Field, value: Any, depth: int, binding: object) -> Any:
+def _below(request: Request, field: Field, value: Any, depth: int, binding: _Binding) -> Any:
     """Return a value with one field sealed that is inside of it, `depth` names below the document."""
     if depth == len(field.parts):
-        return None if value is None else _seal(request, field, value, binding)
-    if not isinstance(value, Mapping):
+        return None if value is None else request.seal(field, binding.identity(field), value)
+    if type(value) is not dict and not isinstance(value, Mapping):
         if value is not None and request.is_document(value):
             raise StatementRefused(
                 f"{field.full_name} would be in an array, or in something that is made a document only when it is sent",
@@ -165,12 +185,3 @@ def _below(request: Request, field: Field, value: Any, depth: int, binding: obje
         return value
     inner = _below(request, field, value[name], depth + 1, binding)
     return value if inner is value[name] else {**value, name: inner}
-
-
-def _seal(request: Request, field: Field, value: Any, binding: object) -> Any:
-    if binding is _UNKNOWN:
-        raise StatementRefused(
-            f"{field.full_name} is encrypted for its document, and this update does not name it",
-            'update one document by its _id: {"_id": …}; find_one(…, {"_id": 1}) tells it',
-        )
-    return request.seal(field, request.identity(binding), value)
