@@ -26,6 +26,7 @@ _MODULES = {
     "cli.rotate": ("rotate",),
     "cli.agent": ("agent",),
     "cli.run": ("run",),
+    "cli.protection": ("protection",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

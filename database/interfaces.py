@@ -19,6 +19,7 @@ from database.certificate_rows import Certificates, EndingRow, RevocationListRow
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.platform_interfaces import PlatformDatabase
+from database.protection_rows import ProtectedFieldRow, Protection, ProtectionRow
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
     HeldKeyRow,
@@ -98,6 +99,9 @@ __all__ = [
     "ObjectRow",
     "OperatorQuestions",
     "PlatformDatabase",
+    "ProtectedFieldRow",
+    "Protection",
+    "ProtectionRow",
     "ProtectionUseRow",
     "ProvisioningTime",
     "RevocationListRow",
@@ -304,6 +308,7 @@ class TenantTransaction(Protocol):
     objects: ManagedObjects
     usage: Usage
     agents: Agents
+    protection: Protection
     sessions: Sessions
 
 

@@ -1,4 +1,4 @@
-"""What is known in this process: which fields for a short time, the keys of each database, and cursors being read."""
+"""What is known in this process: which fields, the keys of each database, and cursors that are being read."""
 
 import os
 import threading
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from hooks.keys import CannotOpen, ColumnKeys, KeySource, KeyStore
 from hooks.mongodb import clients, commands
 from hooks.mongodb.catalogue import Catalogue, Collection, catalogue
-from hooks.mongodb.errors import ProtectionUnusable, StatementRefused, unavailable
+from hooks.mongodb.errors import ProtectionUnknown, StatementRefused, unavailable
 from hooks.mongodb.projections import Documents
 from hooks.mongodb.replies import Reading
 from hooks.mongodb.requests import Request
 from hooks.mongodb.sealing import Codec
-from hooks.protection import FileProtection, ProtectionUnreadable
-from tenancy.protection import Store
+from hooks.protection import Protection, ProtectionUnreadable
+from tenancy.protection import ProtectedField, Store
 
 _CURSORS = 65536
 _DOCUMENTS = frozenset({"find", "aggregate", "findAndModify", "findandmodify", "getMore"})
@@ -33,45 +33,44 @@ class Exchange(NamedTuple):
 class Hook:
     """The state of the hook in this process; safe to use from several threads."""
 
-    def __init__(  # noqa: PLR0913 - what a process knows from its environment
+    def __init__(
         self,
-        protection: FileProtection,
+        protection: Protection,
         source: KeySource,
         store: Callable[[Any, str], KeyStore],
         *,
         key_seconds: float,
-        catalogue_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`store` makes, from a client and a database's name, what keeps the wrapped keys of that database."""
         self._protection, self._source, self._store = protection, source, store
-        self._key_seconds, self._catalogue_seconds, self._clock = key_seconds, catalogue_seconds, clock
+        self._key_seconds, self._clock = key_seconds, clock
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._forked)
         self._databases: dict[tuple[str, ...], ColumnKeys] = {}
         self._cursors: dict[tuple[Any, int], Documents] = {}
-        self._catalogue: Catalogue = {}
-        self._known_until = float("-inf")
+        self._known: tuple[tuple[ProtectedField, ...] | None, Catalogue] = (None, {})
 
     def _forked(self) -> None:
         """Another thread of the parent may have held the lock, and will never give it back here."""
         self._lock = threading.Lock()
 
     def catalogue(self) -> Catalogue:
-        """Return what is protected. Raises ProtectionUnusable."""
-        now = self._clock()
-        if now >= self._known_until:
-            try:
-                self._catalogue = catalogue(self._protection.fields())
-            except ProtectionUnreadable as failed:
-                raise ProtectionUnusable(str(failed), "repair the file; nothing is sent until then") from None
-            self._known_until = now + self._catalogue_seconds
-        return self._catalogue
+        """Return what is protected. Raises ProtectionUnknown."""
+        try:
+            fields = self._protection.fields()
+        except ProtectionUnreadable as failed:
+            raise ProtectionUnknown(f"which fields are protected is not known: {failed}", failed.hint) from None
+        known, found = self._known  # one object, which threads read and replace as a whole
+        if fields is not known:
+            found = catalogue(fields)
+            self._known = fields, found
+        return found
 
     def exchange(self, client: Any, database: str, command: Command, codec: Codec) -> Exchange | None:
         """Return what is sent instead of a command, None when it goes as it is.
 
-        Raises StatementRefused, ProtectionUnusable, KeysUnavailable.
+        Raises StatementRefused, ProtectionUnusable, ProtectionUnknown, KeysUnavailable.
         """
         known = self.catalogue()
         if not known:

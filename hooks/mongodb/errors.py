@@ -34,6 +34,10 @@ class ProtectionUnusable(_Explained, vocabulary.ProtectionUnusable, errors.Confi
     hint = _GUIDE
 
 
+class ProtectionUnknown(_Explained, vocabulary.ProtectionUnknown, errors.PyMongoError):
+    """The crypto service does not say which fields are protected, and nothing was sent."""
+
+
 class ValueRefused(_Explained, vocabulary.ProtectedValueRefused, errors.PyMongoError):
     """What is stored does not open in its place."""
 

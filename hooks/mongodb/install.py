@@ -1,10 +1,11 @@
 """Puts the hook into pymongo."""
 
+from hooks.crypto_service import CryptoService
 from hooks.key_service import ServiceKeySource
 from hooks.mongodb import driver
 from hooks.mongodb.databases import Hook
 from hooks.mongodb.key_store import CollectionKeyStore
-from hooks.protection import FileProtection
+from hooks.protection import ServiceProtection
 from hooks.surroundings import Surroundings
 
 
@@ -13,12 +14,12 @@ def hook_in(told: Surroundings) -> None:
     problem = driver.unsuited()
     if problem:
         raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name="pymongo")
+    service = CryptoService(told.folder)
     driver.install(
         Hook(
-            FileProtection(told.folder),
-            ServiceKeySource(told.folder),
+            ServiceProtection(service, told.catalogue_seconds),
+            ServiceKeySource(service),
             CollectionKeyStore,
             key_seconds=told.key_seconds,
-            catalogue_seconds=told.catalogue_seconds,
         )
     )

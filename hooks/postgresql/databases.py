@@ -2,15 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hooks.keys import ColumnKeys, KeySource, KeyStore
 from hooks.postgresql.catalogue import NOTHING, read_answer
 from hooks.postgresql.catalogue_query import question
-from hooks.postgresql.errors import ProtectionUnusable
+from hooks.postgresql.errors import ProtectionUnknown
 from hooks.postgresql.statements import Plans
-from hooks.protection import FileProtection, ProtectionUnreadable
+from hooks.protection import Protection, ProtectionUnreadable
 from tenancy.protection import ProtectedField, Store
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
@@ -25,10 +25,11 @@ class Database:
         self.keys = keys
         self.plans = Plans(NOTHING)
         self.known_until = float("-inf")
-        self.fields: tuple[ProtectedField, ...] = ()
+        self.fields: tuple[ProtectedField, ...] | None = None
+        """Those of all stores that the catalogue was read with."""
 
     def learn(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
-        catalogue = read_answer(answer, fields)
+        catalogue = read_answer(answer, _columns(fields))
         if catalogue != self.plans.catalogue:
             self.plans = Plans(catalogue)
         self.fields, self.known_until = fields, until
@@ -42,6 +43,8 @@ class Session:
         self.ids: dict[str, list[int]] = {}
         self.block = _FIRST_BLOCK
         self.took_ids = False
+        self.asked: tuple[ProtectedField, ...] = ()
+        """The fields that the question to the catalogue named, which is under way."""
         self.changed = False
         """It changed the structure of the database, perhaps in a transaction that others do not see yet."""
 
@@ -61,7 +64,7 @@ class Hook:
 
     def __init__(  # noqa: PLR0913 - what a process knows from its environment
         self,
-        protection: FileProtection,
+        protection: Protection,
         source: KeySource,
         store: Callable[[Any], KeyStore],
         *,
@@ -91,24 +94,27 @@ class Hook:
         return made
 
     def question(self, session: Session) -> bytes:
-        """Return what to ask the catalogue now, empty while what is known of it holds. Raises ProtectionUnusable."""
-        now = self._clock()
+        """Return what to ask the catalogue now, empty while what is known of it holds. Raises ProtectionUnknown."""
         database = session.database
-        if now < database.known_until and not session.changed:
-            return b""
         try:
             fields = self._protection.fields()
         except ProtectionUnreadable as failed:
-            raise ProtectionUnusable(str(failed), "repair the file; nothing is sent until then") from None
-        database.fields = tuple(one for one in fields if one.store is Store.POSTGRESQL)
-        return question(database.fields)
+            raise ProtectionUnknown(f"which columns are protected is not known: {failed}", failed.hint) from None
+        if fields is database.fields and not session.changed and self._clock() < database.known_until:
+            return b""
+        session.asked = fields
+        return question(_columns(fields))
 
     def answered(self, session: Session, answer: str) -> None:
         session.changed = False
-        session.database.learn(answer, session.database.fields, self._clock() + self._catalogue_seconds)
+        session.database.learn(answer, session.asked, self._clock() + self._catalogue_seconds)
 
     def structure_changed(self, session: Session) -> None:
         """Ask again before the next statement, and again before what follows the end of the transaction."""
         session.changed = True
         session.ids.clear()
         session.database.known_until = float("-inf")
+
+
+def _columns(fields: Iterable[ProtectedField]) -> list[ProtectedField]:
+    return [one for one in fields if one.store is Store.POSTGRESQL]

@@ -1,10 +1,11 @@
 """Puts the hook into psycopg."""
 
+from hooks.crypto_service import CryptoService
 from hooks.key_service import ServiceKeySource
 from hooks.postgresql import cursors
 from hooks.postgresql.databases import Hook
 from hooks.postgresql.key_store import DatabaseKeyStore
-from hooks.protection import FileProtection
+from hooks.protection import ServiceProtection
 from hooks.surroundings import Surroundings
 
 
@@ -13,10 +14,11 @@ def hook_in(told: Surroundings) -> None:
     problem = cursors.unsuited()
     if problem:
         raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name="psycopg")
+    service = CryptoService(told.folder)
     cursors.install(
         Hook(
-            FileProtection(told.folder),
-            ServiceKeySource(told.folder),
+            ServiceProtection(service, told.catalogue_seconds),
+            ServiceKeySource(service),
             DatabaseKeyStore,
             key_seconds=told.key_seconds,
             catalogue_seconds=told.catalogue_seconds,

@@ -9,8 +9,8 @@ from tests.hooks.mongodb.stand import Stand
 
 
 @pytest.fixture
-def stand(mongo, tmp_path) -> Iterator[Stand]:
-    stand = Stand(mongo, tmp_path)
+def stand(mongo) -> Iterator[Stand]:
+    stand = Stand(mongo)
     stand.protect("patients", diagnosis="randomised", insurance="deterministic", address__street="randomised")
     with stand.hooked():
         yield stand

@@ -1,10 +1,8 @@
 """The hook in this process, which can be taken out of pymongo again, beside a client without it."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,21 +11,21 @@ from pymongo import MongoClient
 from hooks.mongodb import driver
 from hooks.mongodb.databases import Hook
 from hooks.mongodb.key_store import CollectionKeyStore
-from hooks.protection import FileProtection
-from tests.hooks.stand import MemoryKeys
+from tenancy.protection import Mode, ProtectedField, Store
+from tests.hooks.stand import MemoryKeys, MemoryProtection
 
 
 @dataclass
 class Stand:
     address: str
-    folder: Path
     keys: MemoryKeys = field(default_factory=MemoryKeys)
+    protection: MemoryProtection = field(default_factory=MemoryProtection)
     now: float = 1000.0
     name: str = field(default_factory=lambda: f"d{uuid4().hex}")
 
     def hook(self, **options: Any) -> Hook:
-        settings = {"key_seconds": 60.0, "catalogue_seconds": 0.0, "clock": lambda: self.now} | options
-        return Hook(FileProtection(self.folder), self.keys, CollectionKeyStore, **settings)
+        settings = {"key_seconds": 60.0, "clock": lambda: self.now} | options
+        return Hook(self.protection, self.keys, CollectionKeyStore, **settings)
 
     @contextmanager
     def hooked(self, **options: Any) -> Iterator[Hook]:
@@ -42,25 +40,18 @@ class Stand:
 
     def protect(self, collection: str, **modes: str) -> None:
         """Protect fields by mode; `__` stands for the dot of a path, and `+` after a mode allows plain values."""
-        listed = [
-            {
-                "store": "mongodb",
-                "place": f"{self.name}.{collection}",
-                "field": path.replace("__", "."),
-                "mode": mode.rstrip("+"),
-                "plain_allowed": mode.endswith("+"),
-            }
+        place = f"{self.name}.{collection}"
+        self.protection.listed = tuple(
+            ProtectedField(Store.MONGODB, place, path.replace("__", "."), Mode(mode.rstrip("+")), mode.endswith("+"))
             for path, mode in modes.items()
-        ]
-        (self.folder / "protection.json").write_text(json.dumps({"version": 1, "fields": listed}))
+        )
 
     @contextmanager
     def plain(self) -> Iterator[Any]:
         """Yield the database as somebody without the hook sees it: nothing is protected meanwhile."""
-        path = self.folder / "protection.json"
-        aside = path.rename(self.folder / "aside.json")
+        aside, self.protection.listed = self.protection.listed, ()
         try:
             with MongoClient(self.address) as client:
                 yield client[self.name]
         finally:
-            aside.rename(path)
+            self.protection.listed = aside

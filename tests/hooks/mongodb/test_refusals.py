@@ -8,10 +8,8 @@ from pymongo import AsyncMongoClient, InsertOne, MongoClient, ReplaceOne, Update
 from pymongo.errors import InvalidOperation, PyMongoError
 
 from hooks.mongodb import driver
-from hooks.mongodb.errors import (
-    ProtectionUnusable,
-    StatementRefused,
-)
+from hooks.mongodb.errors import ProtectionUnknown, ProtectionUnusable, StatementRefused
+from hooks.protection import ProtectionUnreadable
 
 ANN = {"_id": 1, "name": "Ann", "diagnosis": "flu", "insurance": "A-1", "address": {"street": "Main 1"}}
 
@@ -252,10 +250,14 @@ def test_a_list_that_cannot_be_carried_out(stand, patients, fields):
             ask()
 
 
-def test_a_list_that_cannot_be_read(stand, patients):
-    (stand.folder / "protection.json").write_text("{")
-    with pytest.raises(ProtectionUnusable, match="nothing is sent"):
-        patients.insert_one({"diagnosis": "x"})
+def test_nothing_is_sent_while_it_is_not_known_what_is_protected(stand, patients, sent):
+    stand.protection.problem = ProtectionUnreadable("connection_failed", "the crypto service was not reached")
+    for ask in (patients.find_one, lambda: patients.insert_one({"name": "x"}), lambda: patients.insert_many([{}])):
+        with pytest.raises(ProtectionUnknown, match="protection_unknown"):
+            ask()
+    assert not sent.names
+    stand.protection.problem = None
+    assert list(patients.find()) == [ANN]
 
 
 def test_a_client_that_encrypts_by_itself_is_refused(patients):

@@ -7,11 +7,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
 
+from config import secrets
+from config.secrets import Role, ensure_secret
+from database import protecting
 from tenancy.client_files import certificates
+from tenancy.protection import Mode, Store, parse_field
 from tests.crypto.core.world import Home
 from tests.crypto.running.process import Service, connect_service
 
@@ -91,6 +96,29 @@ class Program:
             timeout=120,
         )
 
+    def operator(self, *words: str) -> dict[str, Any]:
+        """Run a command as the tenant's operator and return its document."""
+        field, folder = self.home.world.field, self.place / "operator"
+        ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
+        ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key(Role.OPERATOR).hex())
+        ran = subprocess.run(
+            [str(Path(sys.executable).with_name("openkcm")), *words, "--json"],
+            cwd=self.place,
+            env=self.environment()
+            | {
+                "OPENKCM_DATABASE_URL": field.url,
+                "OPENKCM_SECRETS_DIR": str(folder),
+                "OPENKCM_STATE_DIR": str(self.place / "state"),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        document: dict[str, Any] = json.loads(ran.stdout)
+        return document
+
     def checks(self, name: str) -> tuple[str, ...]:
         """Return the arguments of Python that run an application's own tests."""
         return "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(self.app), str(self.app / name)
@@ -103,9 +131,10 @@ class MongoProgram(Program):
         own = {"WARD_DATABASE": self.conninfo}
         return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
 
-    def protect(self, place: str, **modes: str) -> None:
-        listed = [
-            {"store": "mongodb", "place": place, "field": path.replace("__", "."), "mode": mode}
-            for path, mode in modes.items()
-        ]
-        (self.folder / "protection.json").write_text(json.dumps({"version": 1, "fields": listed}))
+    def protect(self, home: Home, service: str, place: str, **modes: Mode) -> None:
+        """Put fields on a service's list; `__` stands for the dot of a path."""
+        operator = home.world.field.open("operator", max_size=1)
+        with operator.tenant_tx(home.tenant_id) as tx:
+            for path, mode in modes.items():
+                wanted = parse_field(Store.MONGODB, place, path.replace("__", "."), mode, plain_allowed=False)
+                protecting.protect(tx, service, wanted, "operator")

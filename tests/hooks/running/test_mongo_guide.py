@@ -19,7 +19,10 @@ def block(language: str) -> str:
 
 def test_the_guide(mongo_program: MongoProgram):
     program = mongo_program
-    (program.folder / "protection.json").write_text(block("json"))
+    for command in block("console").splitlines():
+        openkcm, *words = command.split()
+        assert (openkcm, words[2:4]) == ("openkcm", ["acme-corp-12345", "clinic"])
+        program.operator(*[program.home.tenant_id if word == "acme-corp-12345" else word for word in words])
     (program.app / "app.py").write_text(block("python"))
     words = block("sh").split()
     assert words[:2] == ["openkcm", "run"]

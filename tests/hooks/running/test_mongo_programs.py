@@ -6,14 +6,16 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
 from tenancy.lifecycle import Move, State
+from tenancy.protection import Mode
 from tests.hooks.running.programs import client_folder
 
-FIELDS = {"diagnosis": "randomised", "insurance": "deterministic", "address__street": "randomised"}
+FIELDS = {"diagnosis": Mode.RANDOMISED, "insurance": Mode.DETERMINISTIC, "address__street": Mode.RANDOMISED}
+PLACE = "ward.patients"
 
 
 @pytest.fixture
 def program(mongo_program):
-    mongo_program.protect("ward.patients", **FIELDS)
+    mongo_program.protect(mongo_program.home, "clinic", PLACE, **FIELDS)
     return mongo_program
 
 
@@ -57,10 +59,12 @@ def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program,
     assert program.protected("-c", READ).stdout == "flu\n"
     assert program.plain("-c", READ).returncode == 1  # nobody without the key can ask for the insurance
     assert program.plain("-c", READ_ANY).stdout.startswith("b'\\x00okcm\\x01")
-    other = client_folder(world.tenant(), "clinic", service, program.place / "other")
+    tenant = world.tenant()
+    other = client_folder(tenant, "clinic", service, program.place / "other")
     neighbour = client_folder(program.home, "other", service, program.place / "neighbour")
+    program.protect(tenant, "clinic", PLACE, **FIELDS)
+    program.protect(program.home, "other", PLACE, **FIELDS)
     for folder in (other, neighbour):
-        (folder / "protection.json").write_text((program.folder / "protection.json").read_text())
         for ask in (READ, READ_ANY):
             read = program.protected("-c", ask, folder=folder)
             assert (read.returncode, read.stdout) == (1, "")
@@ -81,7 +85,7 @@ def test_the_kill_switch_stops_the_program(program):
     program.home.move(Move.LOCK)
     read = program.protected("-c", READ)
     assert read.returncode == 1
-    assert "KeysUnavailable" in read.stderr
+    assert "ProtectionUnknown" in read.stderr
     program.home.move(Move.UNLOCK, State.ACTIVE)
     assert program.protected("-c", READ).stdout == "flu\n"
 
