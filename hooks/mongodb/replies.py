@@ -33,7 +33,7 @@ class Reading:
     def codec(self) -> Codec:
         """What the driver is to decode the reply by; it decodes once."""
         codec = self.request.codec
-        if not is_opaque(codec):
+        if self.reads is Documents.OTHERS or not is_opaque(codec):
             return codec
         return codec.with_options(document_class=RawBSONDocument, type_registry=TypeRegistry())
 

@@ -297,6 +297,10 @@ def test_documents_of_other_classes(three):
 
     loud = three.with_options(codec_options=CodecOptions(type_registry=TypeRegistry([Shout()])))
     assert loud.find_one({"_id": 1})["diagnosis"] == "FLU"
+    assert list(loud.aggregate([{"$group": {"_id": "$address.city"}}, {"$sort": {"_id": -1}}, {"$limit": 1}])) == [
+        {"_id": "ULM"}
+    ]
+    assert loud.find_one({"_id": 1}, {"_id": 0, "name": 1}) == {"name": "ANN"}
     aware = three.with_options(
         codec_options=CodecOptions(tz_aware=True, uuid_representation=UuidRepresentation.STANDARD)
     )
