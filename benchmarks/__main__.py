@@ -13,6 +13,7 @@ from benchmarks import (
     crypto_kmip,
     dashboard,
     fuzz_kmip,
+    kill_switch,
     provision_latency,
     report,
     revocation,
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "root_key_change": root_key_change.run,
     "fuzz_kmip": fuzz_kmip.run,
     "revocation": revocation.run,
+    "kill_switch": kill_switch.run,
     "watch": watch.run,
     "rotation": rotation.run,
 }

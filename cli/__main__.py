@@ -20,6 +20,7 @@ _MODULES = {
     "cli.enable": ("enable",),
     "cli.tenant": ("tenant",),
     "cli.service": ("service",),
+    "cli.coverage": ("coverage",),
     "cli.root_key": ("root-key",),
     "cli.audit": ("audit",),
     "cli.leaving": ("offboard", "restore"),

@@ -60,7 +60,7 @@ from database.rows import (
 )
 from database.service_interfaces import ManagedObjects, Services
 from database.usage_interfaces import Usage, UsagePart
-from database.usage_rows import DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
+from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
@@ -70,6 +70,7 @@ from tenancy.provisioning import Step
 
 __all__ = [
     "Agents",
+    "AnsweredDay",
     "Approvals",
     "AuditKeys",
     "AuditStream",

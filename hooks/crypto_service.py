@@ -50,7 +50,7 @@ class CryptoService:
             self._end(used)
 
     def hold(self) -> ssl.SSLSocket:
-        """Connect as the client does, with what is in the folder by now, to say nothing. Raises OSError."""
+        """Connect as the client does, with what is in the folder by now, to say nothing more. Raises OSError."""
         try:
             place = urlsplit(str(read_configuration(self._folder)["https"]))
             context, host = Identity.from_folder(self._folder).context, str(place.hostname)
@@ -60,6 +60,8 @@ class CryptoService:
         held = context.wrap_socket(plain, server_hostname=host)
         held.settimeout(None)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # Whom it refuses already the service tells, and lets go, only once something was said.
+        held.sendall(f"GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n".encode("ascii"))
         return held
 
     def _forked(self) -> None:

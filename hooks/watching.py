@@ -2,7 +2,8 @@
 
 The crypto service ends the connections of whom it no longer serves in the moment in which that is decided: the tenant
 locked, the service disconnected, its certificate revoked, the root key taken away. So one connection is held on which
-nothing is said. Its end says nothing more than that it is time to ask; a server that stopped ends it too.
+nothing more is said. Its end says nothing but that it is time to ask; a server that stopped ends it too. One of its
+processes may hear of a decision later than another, so it is asked again after the connection is there again.
 """
 
 import random

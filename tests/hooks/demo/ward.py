@@ -1,44 +1,48 @@
-"""A ward's patients, in plain pymongo: an application that has never heard of OpenKCM."""
+"""A ward's monitor, in plain psycopg: writes a note and reads it back every few milliseconds, and says what came of it.
+
+Each line: the machine's monotonic clock when the answer was there, `write` or `read`, and `ok` or what was said.
+"""
 
 import os
+import sys
+import time
 
-from pymongo import ASCENDING, AsyncMongoClient, MongoClient, ReturnDocument
+import psycopg
 
-
-def connect():
-    return MongoClient(os.environ["WARD_DATABASE"], tz_aware=True)
-
-
-def connect_async():
-    return AsyncMongoClient(os.environ["WARD_DATABASE"])
-
-
-def begin(client):
-    client.drop_database("ward")
-    client.ward.patients.create_index([("insurance", ASCENDING)], unique=True, sparse=True)
-    return client.ward.patients
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS notes (id int PRIMARY KEY, note text);
+COMMENT ON COLUMN notes.note IS 'openkcm: encrypt';
+"""
 
 
-def admit(patients, name, diagnosis, insurance, **more: object):
-    return patients.insert_one({"name": name, "diagnosis": diagnosis, "insurance": insurance, **more}).inserted_id
-
-
-def insured(patients, insurance):
-    return patients.find_one({"insurance": insurance})
-
-
-def diagnose(patients, number, diagnosis):
-    return patients.find_one_and_update(
-        {"_id": number},
-        {"$set": {"diagnosis": diagnosis}, "$inc": {"changes": 1}},
-        return_document=ReturnDocument.AFTER,
+def write(conn, number):
+    conn.execute(
+        "INSERT INTO notes (id, note) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET note = excluded.note",
+        (number % 100, f"pulse {number}"),
     )
 
 
-def move(patients, number, street, city):
-    patients.update_one({"_id": number}, {"$set": {"address": {"street": street, "city": city}}})
+def read(conn, number):
+    (note,) = conn.execute("SELECT note FROM notes WHERE id = %s", (number % 100,)).fetchone()
+    assert note.startswith("pulse "), note
 
 
-def cities(patients):
-    grouped = patients.aggregate([{"$group": {"_id": "$address.city", "count": {"$sum": 1}}}, {"$sort": {"_id": 1}}])
-    return {one["_id"]: one["count"] for one in grouped}
+def watch(conn):
+    number = 0
+    while True:
+        for act in (write, read):
+            try:
+                act(conn, number)
+                said = "ok"
+            except psycopg.Error as error:
+                said = " ".join(str(error).split())
+            sys.stdout.write(f"{time.monotonic():.4f} {act.__name__} {said}\n")
+            sys.stdout.flush()
+        number += 1
+        time.sleep(0.003)
+
+
+if __name__ == "__main__":
+    with psycopg.connect(os.environ["WARD_DATABASE"], autocommit=True) as ward:
+        ward.execute(SCHEMA)
+        watch(ward)

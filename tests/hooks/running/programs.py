@@ -128,7 +128,7 @@ class MongoProgram(Program):
     """`conninfo` is the address of a server."""
 
     def environment(self) -> dict[str, str]:
-        own = {"WARD_DATABASE": self.conninfo}
+        own = {"PRACTICE_DATABASE": self.conninfo}
         return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
 
     def protect(self, home: Home, service: str, place: str, **modes: Mode) -> None:

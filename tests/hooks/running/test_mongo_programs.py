@@ -10,7 +10,7 @@ from tenancy.protection import Mode
 from tests.hooks.running.programs import client_folder
 
 FIELDS = {"diagnosis": Mode.RANDOMISED, "insurance": Mode.DETERMINISTIC, "address__street": Mode.RANDOMISED}
-PLACE = "ward.patients"
+PLACE = "practice.patients"
 
 
 @pytest.fixture
@@ -20,20 +20,20 @@ def program(mongo_program):
 
 
 def test_an_applications_own_tests_pass_plain_and_protected(program):
-    plain = program.plain(*program.checks("ward_checks.py"))
+    plain = program.plain(*program.checks("practice_checks.py"))
     assert plain.returncode == 0, plain.stdout
-    protected = program.protected(*program.checks("ward_checks.py"))
+    protected = program.protected(*program.checks("practice_checks.py"))
     assert protected.returncode == 0, protected.stdout + protected.stderr
     count = plain.stdout.rpartition(" passed")[0].split()[-1]
     assert f"{count} passed" in protected.stdout
 
 
 WRITE = (
-    "import ward; p = ward.begin(ward.connect()); "
-    "ward.admit(p, 'Ann', 'flu', 'A-1', _id=1, address={'street': 'Main', 'city': 'Ulm'})"
+    "import practice; p = practice.begin(practice.connect()); "
+    "practice.admit(p, 'Ann', 'flu', 'A-1', _id=1, address={'street': 'Main', 'city': 'Ulm'})"
 )
-READ = "import ward; print(ward.insured(ward.connect().ward.patients, 'A-1')['diagnosis'])"
-READ_ANY = "import ward; print(ward.connect().ward.patients.find_one()['diagnosis'])"
+READ = "import practice; print(practice.insured(practice.connect().practice.patients, 'A-1')['diagnosis'])"
+READ_ANY = "import practice; print(practice.connect().practice.patients.find_one()['diagnosis'])"
 
 
 def dump(address: str) -> bytes:
@@ -42,8 +42,8 @@ def dump(address: str) -> bytes:
         options = CodecOptions(RawBSONDocument)
         return b"".join(
             bytes(document.raw)
-            for name in client.ward.list_collection_names()
-            for document in client.ward.get_collection(name, codec_options=options).find()
+            for name in client.practice.list_collection_names()
+            for document in client.practice.get_collection(name, codec_options=options).find()
         )
 
 
@@ -71,10 +71,10 @@ def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program,
             assert "hooks.mongodb.errors.KeysUnavailable" in read.stderr
     # A value that is put where the other tenant's own is does not open for it either.
     with MongoClient(program.conninfo) as client:
-        ours = client.ward.patients.find_one()
-        client.drop_database("ward")
+        ours = client.practice.patients.find_one()
+        client.drop_database("practice")
         assert program.protected("-c", WRITE, folder=other).returncode == 0
-        client.ward.patients.update_one({"_id": 1}, {"$set": {"diagnosis": ours["diagnosis"]}})
+        client.practice.patients.update_one({"_id": 1}, {"$set": {"diagnosis": ours["diagnosis"]}})
     read = program.protected("-c", READ_ANY, folder=other)
     assert (read.returncode, read.stdout) == (1, "")
     assert "protected_value_refused" in read.stderr

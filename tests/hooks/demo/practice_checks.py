@@ -1,43 +1,43 @@
-"""The ward's own tests, which know nothing of OpenKCM either."""
+"""The practice's own tests, which know nothing of OpenKCM either."""
 
 import asyncio
 import datetime as dt
 
+import practice
 import pytest
-import ward
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 
 @pytest.fixture
 def client():
-    with ward.connect() as opened:
+    with practice.connect() as opened:
         yield opened
 
 
 @pytest.fixture
 def patients(client):
-    return ward.begin(client)
+    return practice.begin(client)
 
 
 def test_a_patient_is_admitted_and_found(patients):
     day = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
     findings = {"since": day, "values": [37.5, 38.1], "scan": b"\x89PNG"}
-    number = ward.admit(patients, "Ann", findings, "A-1", address={"street": "Main 1", "city": "Ulm"})
-    assert ward.insured(patients, "A-1") == {
+    number = practice.admit(patients, "Ann", findings, "A-1", address={"street": "Main 1", "city": "Ulm"})
+    assert practice.insured(patients, "A-1") == {
         "_id": number,
         "name": "Ann",
         "diagnosis": findings,
         "insurance": "A-1",
         "address": {"street": "Main 1", "city": "Ulm"},
     }
-    assert ward.insured(patients, "B-2") is None
+    assert practice.insured(patients, "B-2") is None
 
 
 def test_an_insurance_is_one_persons(patients):
-    ward.admit(patients, "Ann", "flu", "A-1")
+    practice.admit(patients, "Ann", "flu", "A-1")
     with pytest.raises(DuplicateKeyError):
-        ward.admit(patients, "Bob", "flu", "A-1")
+        practice.admit(patients, "Bob", "flu", "A-1")
     with pytest.raises(BulkWriteError) as refused:
         patients.insert_many([{"insurance": "B-2"}, {"insurance": "B-2"}, {"insurance": "C-3"}], ordered=False)
     assert refused.value.details["nInserted"] == 2
@@ -45,17 +45,17 @@ def test_an_insurance_is_one_persons(patients):
 
 
 def test_a_diagnosis_changes(patients):
-    number = ward.admit(patients, "Ann", "influenza", "A-1")
-    assert ward.diagnose(patients, number, "a cold")["diagnosis"] == "a cold"
-    assert ward.diagnose(patients, number, None)["changes"] == 2
+    number = practice.admit(patients, "Ann", "influenza", "A-1")
+    assert practice.diagnose(patients, number, "a cold")["diagnosis"] == "a cold"
+    assert practice.diagnose(patients, number, None)["changes"] == 2
     assert patients.find_one({"_id": number}, {"_id": 0, "diagnosis": 1}) == {"diagnosis": None}
 
 
 def test_patients_move(patients):
     for number, city in enumerate(("Ulm", "Bern", "Ulm")):
-        made = ward.admit(patients, f"p{number}", None, str(number))
-        ward.move(patients, made, f"Main {number}", city)
-    assert ward.cities(patients) == {"Bern": 1, "Ulm": 2}
+        made = practice.admit(patients, f"p{number}", None, str(number))
+        practice.move(patients, made, f"Main {number}", city)
+    assert practice.cities(patients) == {"Bern": 1, "Ulm": 2}
     streets = [one["address"]["street"] for one in patients.find({"insurance": {"$in": ["0", "2"]}}).sort("name")]
     assert streets == ["Main 0", "Main 2"]
 
@@ -77,7 +77,7 @@ def test_many_patients_at_once(patients):
 
 
 def test_a_visit_that_is_called_off(client, patients):
-    number = ward.admit(patients, "Ann", "flu", "A-1")
+    number = practice.admit(patients, "Ann", "flu", "A-1")
     with client.start_session() as session:
         with session.start_transaction():
             patients.update_one({"_id": number}, {"$set": {"diagnosis": "cold"}}, session=session)
@@ -88,8 +88,8 @@ def test_a_visit_that_is_called_off(client, patients):
 
 
 async def everything():
-    async with ward.connect_async() as client:
-        patients = client.ward.patients
+    async with practice.connect_async() as client:
+        patients = client.practice.patients
         await patients.insert_one({"_id": 2, "diagnosis": "b"})
         await patients.update_one({"_id": 2}, {"$set": {"insurance": "B-2"}})
         return [one async for one in patients.find({}, {"name": 0}).sort("_id")]
