@@ -9,6 +9,7 @@
     keys            column keys and how long they are kept; key_service opens them
     watching        hears at once that the crypto service may refuse them
     postgresql/     psycopg 3
+    mongodb/        pymongo 4
 
 It runs at the customer: of the platform it knows the crypto service's client alone.
 """

@@ -8,13 +8,13 @@ class StatementRefused(CallerError):
 
     code = "statement_refused"
     message = "the statement cannot be run on protected columns"
-    hint = "see docs/postgresql.md for what can be asked of protected columns"
+    hint = "see docs/postgresql.md and docs/mongodb.md for what can be asked of protected columns and fields"
 
 
 class ProtectionUnusable(CallerError):
     code = "protection_unusable"
     message = "the columns cannot be protected as they are"
-    hint = "see docs/postgresql.md for what a protected column and its table must be"
+    hint = "see docs/postgresql.md and docs/mongodb.md for what a protected column or field must be"
 
 
 class ProtectionUnknown(PlatformError):
