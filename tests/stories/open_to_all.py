@@ -9,6 +9,7 @@ _GRAVE = frozenset({"serious", "critical"})
 
 
 def assert_open_to_all(page: Page) -> None:
+    expect(page.locator("[data-stale=true]")).to_have_count(0)  # what is being drawn anew is pale meanwhile
     found: dict[str, Any] = Axe().run(page).response
     assert found["passes"] or found["violations"], "axe-core looked at nothing"
     faults = [
