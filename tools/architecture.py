@@ -80,8 +80,8 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         # And what a certificate request must be, which is said before one is stored; no key server in it.
         "vault": ("vault.signing_requests",),
         "keystores": (),
-        # And the ways an audit stream is handed out, a join token made, a field protected and coverage judged, which the
-        # command shares; they know the interfaces alone.
+        # And the ways an audit stream is handed out, a join token made, a field protected and coverage judged, which
+        # the command shares; they know the interfaces alone.
         "database": (
             "database.interfaces",
             "database.audit_reading",

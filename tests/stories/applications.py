@@ -17,7 +17,7 @@ from tests.stories.stack import ROOT
 
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.01
-_PROGRAM = "ward.py"
+_PROGRAM = "monitor.py"
 OK = "ok"
 
 
@@ -50,7 +50,7 @@ class Application:
         assert self.process.poll() is None, self._log.read_text(encoding="utf-8")[-2000:]
         lines = self._log.read_text(encoding="utf-8").split("\n")[:-1]
         found = (line.split(" ", 2) for line in lines)
-        return [Told(float(at), what, said) for at, what, said in found if float(at) > since]  # type: ignore[arg-type]  # as ward.py writes it
+        return [Told(float(at), what, said) for at, what, said in found if float(at) > since]  # type: ignore[arg-type]  # as monitor.py writes it
 
     def wait_stopped(self, since: float, quiet_seconds: float, seconds: float = _PATIENCE_SECONDS) -> Stopped:
         """Wait until it has got nothing for `quiet_seconds`; raises TimeoutError when it still does after `seconds`."""
