@@ -35,6 +35,8 @@ _BATCH, _CLIENT_BATCH = ["self", "bwc", "cmd", "ops", "client"], ["self", "bwc",
 _OPERATIONS = (commands.insert, commands.update, commands.delete)
 """By pymongo's numbers for them."""
 
+_BEGINNINGS = frozenset({"hello", "isMaster", "ismaster", "saslStart", "saslContinue", "authenticate"})
+
 _READY = "_openkcm_ready"
 """Operations as they are sent, on the bulk write itself, by those that the application gave, which it keeps."""
 
@@ -119,7 +121,9 @@ def _command(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
     **named: Any,
 ) -> Any:
     client = named.get("client")
-    exchange = hook.exchange(client, dbname, spec, codec_options)
+    # What a connection begins with holds no documents, and must not look like a server that does not answer.
+    beginning = client is None and next(iter(spec)) in _BEGINNINGS
+    exchange = None if beginning else hook.exchange(client, dbname, spec, codec_options)
     if exchange is None:
         return original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
     spec, reading = exchange

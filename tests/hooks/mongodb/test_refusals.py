@@ -255,6 +255,8 @@ def test_nothing_is_sent_while_it_is_not_known_what_is_protected(stand, patients
     for ask in (patients.find_one, lambda: patients.insert_one({"name": "x"}), lambda: patients.insert_many([{}])):
         with pytest.raises(ProtectionUnknown, match="protection_unknown"):
             ask()
+    with MongoClient(stand.address, serverSelectionTimeoutMS=5000) as fresh, pytest.raises(ProtectionUnknown):
+        fresh[stand.name].patients.find_one()  # the server answers, and that is not what it looks like
     assert not sent.names
     stand.protection.problem = None
     assert list(patients.find()) == [ANN]
