@@ -67,10 +67,26 @@ softhsm_module() {
         /usr/lib64/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so 2>/dev/null | head -1 || true
 }
 
+have_gateway() {
+    # Unpacked and not installed: as a package it would bring users, services and a folder of state.
+    if [ "$kind" = runtime ] || [ -x "$venv/radosgw/usr/bin/radosgw" ] || command -v radosgw >/dev/null; then return; fi
+    local packages="$venv/radosgw-packages"
+    mkdir -p "$packages"
+    if command -v apt-get >/dev/null && { ! may_install || apt-get update -qq >&2; } && (
+        cd "$packages"
+        apt-get install --simulate --no-install-recommends radosgw | awk '/^Inst/ {print $2}' | xargs apt-get download -qq
+    ) >&2 </dev/null; then
+        for package in "$packages"/*.deb; do dpkg-deb -x "$package" "$venv/radosgw"; done
+    fi
+    rm -rf "$packages"
+    if [ -x "$venv/radosgw/usr/bin/radosgw" ]; then return; fi
+    say "there is no radosgw: the story of the object store will fail (as root: apt-get install radosgw)"
+}
+
 have_compiler
 have_browser
 # Whatever holds the tests' packages holds those of the runtime too.
-if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; exit 0; fi
+if up_to_date "$kind" || { [ "$kind" = runtime ] && up_to_date test; }; then have_softhsm; have_gateway; exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -107,5 +123,6 @@ if ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/de
 install_locked "requirements/$kind.lock"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
 have_softhsm
+have_gateway
 stamp_of "$kind" >"$venv/stamp-$kind"
 say "set up in $((SECONDS - started)) s"

@@ -54,8 +54,15 @@ def steps(kind: ServiceKind) -> tuple[str, ...]:
             )
         case ServiceKind.POSTGRESQL:
             return (
-                "Use Percona's PostgreSQL with pg_tde 2. Run `pg_tde.sql` in the database that is to be encrypted.",
-                "Make tables `USING tde_heap`. Tables that were there before are not encrypted by this.",
+                (
+                    "Columns, with any PostgreSQL and an unchanged Python application: start it with "
+                    "`openkcm run --folder … -- python app.py` (`docs/postgresql.md`)."
+                ),
+                (
+                    "Files, with Percona's PostgreSQL and pg_tde 2: run `pg_tde.sql` in the database that is to be "
+                    "encrypted, and make tables `USING tde_heap`. Tables that were there before are not encrypted by "
+                    "this (`docs/postgresql-tde.md`)."
+                ),
                 (
                     "Certificates live for at most 72 hours, and PostgreSQL does not fetch the next one: run "
                     "`openkcm agent` beside it, which does and tells it (`docs/agent.md`)."
@@ -67,7 +74,10 @@ def steps(kind: ServiceKind) -> tuple[str, ...]:
                     "Open the folder with the client: `Client.from_folder(...)` of `crypto/client.py`. It reads "
                     "`client.toml`, encrypts, decrypts and hands out data keys."
                 ),
-                "Anything that speaks HTTPS with client certificates can do the same: `docs/crypto-api.md`.",
+                (
+                    "Anything that speaks HTTPS with client certificates can do the same: `docs/microservices.md`. "
+                    "A Ceph Object Gateway takes its keys from here over KMIP: `docs/object-stores.md`."
+                ),
                 f"The client fetches each renewed certificate into the folder itself. {AUTHORITY} is whom it trusts.",
             )
 

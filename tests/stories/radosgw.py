@@ -1,0 +1,92 @@
+"""A Ceph Object Gateway from Debian's package, on its own store in a file: no cluster, the gateway itself.
+
+tools/setup.sh unpacks it into .venv, where the system has none.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from devstack.ports import free_port
+from tests.stories.stack import ROOT, wait_until
+
+_UNPACKED = ROOT / ".venv" / "radosgw"
+_CONFIGURATION = """\
+[global]
+rgw backend store = dbstore
+rgw config store = dbstore
+dbstore db dir = {folder}
+dbstore config uri = file:{folder}/config.db
+rgw data = {folder}
+rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw thread pool size = 16
+run dir = {folder}
+log file = {folder}/rgw.log
+admin socket = {folder}/rgw.asok
+pid file = {folder}/rgw.pid
+plugin dir = {libraries}/ceph
+rgw crypt require ssl = false
+{more}
+"""
+
+
+class Gateway:
+    """`url` speaks S3; `stored` is everything it keeps."""
+
+    def __init__(self, folder: Path, more: str) -> None:
+        """`more` are further lines of its configuration."""
+        self._folder, self._port = folder, free_port()
+        self._configuration = folder / "ceph.conf"
+        libraries = _UNPACKED / "usr/lib/x86_64-linux-gnu" if _UNPACKED.exists() else Path("/usr/lib/x86_64-linux-gnu")
+        self._environment = os.environ | {"LD_LIBRARY_PATH": f"{libraries}:{libraries}/ceph"}
+        text = _CONFIGURATION.format(folder=folder, port=self._port, libraries=libraries, more=more)
+        self._configuration.write_text(text)
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self._port}"
+
+    @property
+    def stored(self) -> bytes:
+        return b"".join(file.read_bytes() for file in self._folder.glob("dbstore*"))
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "rgw.log").read_text(encoding="utf-8", errors="replace")
+
+    def add_user(self, access_key: str, secret_key: str) -> None:
+        keys = ("--access-key", access_key, "--secret-key", secret_key)
+        self._run("radosgw-admin", "user", "create", "--uid", access_key, "--display-name", access_key, *keys)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        process = subprocess.Popen(self._command("radosgw", "-n", "client.rgw", "-f"), env=self._environment)
+        try:
+            wait_until(self._answers, lambda: self.log)
+            yield
+        finally:
+            process.kill()
+            process.wait(10)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(self.url, timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _run(self, program: str, *words: str) -> None:
+        done = subprocess.run(
+            self._command(program, *words), env=self._environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def _command(self, program: str, *words: str) -> list[str]:
+        found = _UNPACKED / "usr/bin" / program
+        path = str(found) if found.exists() else shutil.which(program)
+        assert path is not None, "radosgw is missing: tools/setup.sh test"
+        return [path, "-c", str(self._configuration), "--no-mon-config", *words]

@@ -1,0 +1,128 @@
+"""docs/object-stores.md as written, on a real Ceph Object Gateway: objects are ciphertext, and the switch stops it."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from botocore.session import get_session
+
+from tests.stories.connected import Service
+from tests.stories.guides import blocks, words
+from tests.stories.radosgw import Gateway
+from tests.stories.stack import Stack, wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")
+
+PAGE = "object-stores.md"
+PLACE = "/etc/openkcm/object-store"
+TEXT = b"a scan of ACME"
+QUIET_SECONDS = 8.0
+
+
+@pytest.fixture(scope="module")
+def store(stack: Stack, acme: str, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """The service that the gateway is, connected by the guide's command."""
+    folder = tmp_path_factory.mktemp("store") / "kcm"
+    command, trusted = blocks(PAGE, "sh", {PLACE: str(folder)})
+    answer = stack.command(*words(command))
+    assert answer["tenant_id"] == acme
+    subprocess.run(trusted, shell=True, check=True)  # noqa: S602 - the guide's own words
+    return Service(stack, acme, "object-store", folder, answer)
+
+
+@pytest.fixture(scope="module")
+def gateway(store: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with what the guide says of its configuration, and a key made as the guide says."""
+    [configuration] = blocks(PAGE, "ini", told(store))
+    gateway = Gateway(tmp_path_factory.mktemp("gateway"), configuration)
+    gateway.add_user("ada", "secret")
+    exec(blocks(PAGE, "python", told(store))[0], {})  # noqa: S102 - the guide's own words
+    with gateway.running():
+        yield gateway
+
+
+def told(store: Service, url: str = "") -> dict[str, str]:
+    """Return what an installation has in the place of the example's folder and addresses."""
+    host, _, port = store.answer["kmip"].rpartition(":")
+    changed = {
+        PLACE: str(store.folder),
+        "localhost:15696": store.answer["kmip"],
+        '"localhost", 15696': f'"{host}", {port}',
+    }
+    return changed | ({"http://localhost:7480": url} if url else {})
+
+
+def client(gateway: Gateway) -> Any:
+    return get_session().create_client(
+        "s3",
+        "us-east-1",
+        endpoint_url=gateway.url,
+        aws_access_key_id="ada",
+        aws_secret_access_key="secret",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+
+
+def read(gateway: Gateway, key: str = "1") -> bytes | str:
+    try:
+        found: bytes = client(gateway).get_object(Bucket="scans", Key=key)["Body"].read()
+    except ClientError as refused:
+        return str(refused.response["Error"]["Code"])
+    return found
+
+
+def put(gateway: Gateway, key: str, name: str) -> str:
+    try:
+        client(gateway).put_object(Bucket="scans", Key=key, Body=TEXT, ServerSideEncryption="aws:kms", SSEKMSKeyId=name)
+    except ClientError as refused:
+        return str(refused.response["Error"]["Code"])
+    return "stored"
+
+
+def assert_reads_again(gateway: Gateway) -> None:
+    """Ask seldom: the gateway keeps a connection that was ended while it is asked for keys every few seconds."""
+    for _ in range(4):
+        time.sleep(QUIET_SECONDS)
+        if read(gateway) == TEXT:
+            return
+    pytest.fail(f"{read(gateway)!r}\n{gateway.log[-2000:]}")
+
+
+def test_an_object_is_stored_as_ciphertext_and_read_again(store: Service, gateway: Gateway) -> None:
+    check = blocks(PAGE, "python", told(store, gateway.url))[1]
+    exec(check, {})  # noqa: S102 - the guide's own words
+    assert b"scans" in gateway.stored
+    assert TEXT not in gateway.stored
+    client(gateway).put_object(Bucket="scans", Key="plain", Body=b"a plain one of ACME")
+    assert b"a plain one of ACME" in gateway.stored, "what is looked for could be found"
+
+
+def test_a_name_that_the_service_has_not_opens_nothing(gateway: Gateway) -> None:
+    assert put(gateway, "2", "somebody-elses") != "stored"
+
+
+def test_the_kill_switch_stops_reading_and_writing_until_it_is_undone(
+    stack: Stack, acme: str, gateway: Gateway
+) -> None:
+    assert read(gateway) == TEXT
+    stack.command("tenant", "lock", acme, "--confirm", acme)
+    try:
+        wait_until(lambda: read(gateway) != TEXT, lambda: "it still reads", 5)
+        assert put(gateway, "3", "records") != "stored"
+    finally:
+        stack.command("tenant", "unlock", acme)
+    assert_reads_again(gateway)
+
+
+def test_it_stops_when_it_is_disconnected_and_reads_when_it_is_connected_again(
+    stack: Stack, store: Service, gateway: Gateway
+) -> None:
+    store.disconnect()
+    wait_until(lambda: read(gateway) != TEXT, lambda: "it still reads", 5)
+    command, _ = blocks(PAGE, "sh", {PLACE: str(store.folder)})
+    stack.command(*words(command))
+    assert_reads_again(gateway)
