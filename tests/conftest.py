@@ -30,7 +30,7 @@ def pytest_configure() -> None:
 
     Containers often set PYTHONDONTWRITEBYTECODE; each of the hundreds of processes that a run starts, and each workflow
     in its sandbox, would then compile all that it imports. Files are kept in memory where there is plenty, unless
-    TMPDIR says where: on a disk, making and removing those of a database takes four times the CPU, and no test needs
+    TMPDIR says where: on a disk, making and removing those of a database takes several times the CPU, and no test needs
     them to survive more than the death of a process.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
