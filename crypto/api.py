@@ -6,9 +6,18 @@ binding goes missing. A refusal names the field and never its value, which may b
 
 import binascii
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from tenancy.errors import InvalidRequest
@@ -92,14 +101,27 @@ class UseClaim(Request):
     request_microseconds: Annotated[_Count, Field(description="how long those requests took as a whole")]
 
 
-class HeartbeatRequest(Request):
-    """`instance` tells the agents of one service apart; `not_after` is the end of the certificate in use."""
+_AGENT = "instance, agent_version and not_after belong together; without them there is no problem either"
 
-    instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-    agent_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")]
-    not_after: AwareDatetime
+
+class HeartbeatRequest(Request):
+    """`instance` tells the agents of one service apart; `not_after` is the end of the certificate in use.
+
+    A program that is no agent leaves `instance` and all that belongs to it out: it is not looked after by anybody.
+    """
+
+    instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    agent_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")] | None = None
+    not_after: AwareDatetime | None = None
     problem: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")] | None = None
     uses: Annotated[list[UseClaim], Field(max_length=USES)] = []
+
+    @model_validator(mode="after")
+    def _of_an_agent_or_of_a_program(self) -> Self:
+        agents = (self.instance, self.agent_version, self.not_after)
+        if len({part is None for part in agents}) > 1 or (self.instance is None and self.problem is not None):
+            raise PydanticCustomError("agent", _AGENT)
+        return self
 
 
 class BatchRequest(Request):
@@ -191,6 +213,8 @@ def _invalid(refused: ValidationError) -> InvalidRequest:
     first = refused.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return InvalidRequest("the body is not JSON", "send one JSON object in UTF-8")
+    if first["type"] == "agent":
+        return InvalidRequest(_AGENT)
     field = ".".join(str(part)[:_LONGEST_NAME] for part in first["loc"])
     if not field:
         return InvalidRequest("the body or item must be a JSON object")

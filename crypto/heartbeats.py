@@ -84,12 +84,13 @@ class GatheredHeartbeats:
         newest = await self._newest_of(caller)
         # From here on nothing waits: what is refused was not taken, and may be sent again.
         gathered = self._of(caller.tenant_id, caller.service)
-        if told.instance not in gathered.contacts and len(gathered.contacts) >= _INSTANCES:
-            raise TooManyRequests
         now = self._now()
-        gathered.contacts[told.instance] = ContactRow(
-            caller.service, told.instance, told.agent_version, told.not_after, told.problem, now
-        )
+        if told.instance is not None and told.agent_version is not None and told.not_after is not None:
+            if told.instance not in gathered.contacts and len(gathered.contacts) >= _INSTANCES:
+                raise TooManyRequests
+            gathered.contacts[told.instance] = ContactRow(
+                caller.service, told.instance, told.agent_version, told.not_after, told.problem, now
+            )
         for use in told.uses:
             gathered.add(now.date(), use.place, _sums(use))
         self.totals.taken += 1

@@ -6,6 +6,7 @@
     protection      which fields: protection.json
     values          the form of a protected value
     keys            column keys and how long they are kept; key_service opens them
+    uses            what is encrypted and what it costs, told to the crypto service
     postgresql/     psycopg 3
 
 It runs at the customer: of the platform it knows the crypto service's client alone.

@@ -1,13 +1,15 @@
-"""Column keys are wrapped and opened by the crypto service, as the service whose folder this process was given."""
+"""The crypto service, as the service whose folder this process was given: it opens column keys and is told of uses."""
 
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crypto.client import Client, ClientError, Options, Retry
 from hooks.keys import CannotOpen
+from hooks.uses import Uses
 
 Result = TypeVar("Result")
 
@@ -35,6 +37,10 @@ class ServiceKeySource:
     def open(self, wrapped: str, resource: str) -> bytes:
         return self._ask(lambda client: client.open_data_key(wrapped, resource))
 
+    def tell(self, uses: list[dict[str, Any]]) -> float:
+        """Tell what the program encrypted; return after how many seconds to tell again. Raises CannotOpen."""
+        return float(self._ask(lambda client: client.heartbeat({"uses": uses}))["heartbeat_seconds"])
+
     def _ask(self, call: Callable[[Client], Result]) -> Result:
         try:
             return call(self._connected())
@@ -46,3 +52,15 @@ class ServiceKeySource:
             if self._client is None or self._process != os.getpid():
                 self._client, self._process = Client.from_folder(self._folder, _OPTIONS), os.getpid()
             return self._client
+
+
+@cache
+def key_source(folder: Path) -> ServiceKeySource:
+    """Return the one of this process, whose connections all its drivers share."""
+    return ServiceKeySource(folder)
+
+
+@cache
+def uses(folder: Path) -> Uses:
+    """Return the sums of this process, which all its drivers add to."""
+    return Uses(key_source(folder).tell)

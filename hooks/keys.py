@@ -21,8 +21,12 @@ DATA, TAG = "data", "tag"
 Column = tuple[str, str, str]
 """Schema, table, column; or database, collection, path."""
 
+Lent = tuple[ColumnKey, float]
+
 _REMEMBERED = 1.0
 """Seconds for which a refusal is repeated without asking again."""
+_ASKED_AGAIN = 1.0
+"""Seconds after which to look whether a key that is being opened anew has come."""
 
 
 class CannotOpen(Exception):
@@ -94,14 +98,23 @@ class ColumnKeys:
 
     def newest(self, column: Column, purpose: str = DATA) -> ColumnKey:
         """Return the key to encrypt with, made if the column has none yet. Raises CannotOpen."""
+        return self.lend(column, purpose)[0]
+
+    def version(self, column: Column, version: int) -> ColumnKey | None:
+        """Return the key that encrypted a value, None when the column never had it. Raises CannotOpen."""
+        lent = self.lend_version(column, version)
+        return None if lent is None else lent[0]
+
+    def lend(self, column: Column, purpose: str = DATA) -> Lent:
+        """Return `newest` with the time until which it may be used without asking again."""
         entries = self._entries.get((column, purpose))
         if not entries:
             entries = self._first(column, purpose)
         version = max(entries)
         return self._opened(column, purpose, version, entries[version])
 
-    def version(self, column: Column, version: int) -> ColumnKey | None:
-        """Return the key that encrypted a value, None when the column never had it. Raises CannotOpen."""
+    def lend_version(self, column: Column, version: int) -> Lent | None:
+        """Return `version` with the time until which it may be used without asking again."""
         entry = self._entries.get((column, DATA), {}).get(version)
         if entry is None:
             entry = self._read(column, DATA).get(version)
@@ -127,32 +140,39 @@ class ColumnKeys:
             self._entries[column, purpose] = fresh
             return fresh
 
-    def _opened(self, column: Column, purpose: str, version: int, entry: _Entry) -> ColumnKey:
-        age = self.clock() - entry.opened
-        if entry.key is None or age >= self._seconds:
-            return self._open(column, purpose, version, entry)
-        if age >= self._seconds / 2 and not entry.refreshing:
+    def _opened(self, column: Column, purpose: str, version: int, entry: _Entry) -> Lent:
+        now = self.clock()
+        key, opened = entry.key, entry.opened
+        if key is None or now - opened >= self._seconds:
+            key, opened = self._open(column, purpose, version, entry)
+        half = opened + self._seconds / 2
+        if now < half:
+            return key, half
+        if not entry.refreshing:
             entry.refreshing = True
             threading.Thread(
                 target=self._refresh, args=(column, purpose, version, entry), name="openkcm-keys", daemon=True
             ).start()
-        return entry.key
+        return key, min(opened + self._seconds, now + _ASKED_AGAIN)
 
     def _refresh(self, column: Column, purpose: str, version: int, entry: _Entry) -> None:
         try:
             begun = self.clock()
             material = self._source.open(entry.wrapped, resource(self._kind, column, purpose, version))
-            entry.key, entry.opened = ColumnKey(version, material), begun
+            known = entry.key
+            if known is None or known.material != material:
+                entry.key = ColumnKey(version, material)
+            entry.opened = begun
         except CannotOpen:
             time.sleep(_REMEMBERED)  # the key in use stays good until its time is over, which ends it
         finally:
             entry.refreshing = False
 
-    def _open(self, column: Column, purpose: str, version: int, entry: _Entry) -> ColumnKey:
+    def _open(self, column: Column, purpose: str, version: int, entry: _Entry) -> tuple[ColumnKey, float]:
         with self._lock:
             begun = self.clock()
             if entry.key is not None and begun - entry.opened < self._seconds:
-                return entry.key  # another thread was faster
+                return entry.key, entry.opened  # another thread was faster
             entry.key = None
             if entry.refused is not None and begun - entry.refused_at < _REMEMBERED:
                 raise entry.refused
@@ -162,4 +182,21 @@ class ColumnKeys:
                 entry.refused, entry.refused_at = refused, self.clock()
                 raise
             entry.key, entry.opened, entry.refused = ColumnKey(version, material), begun, None
-            return entry.key
+            return entry.key, begun
+
+
+class Newest:
+    """The newest key of one column, asked for anew only when the time is over for which it was lent."""
+
+    __slots__ = ("_column", "_keys", "_lent", "_purpose")
+
+    def __init__(self, keys: ColumnKeys, column: Column, purpose: str = DATA) -> None:
+        self._keys, self._column, self._purpose = keys, column, purpose
+        self._lent: Lent | None = None
+
+    def key(self, now: float) -> ColumnKey:
+        """Return the key, at `now` by the clock of `keys`. Raises CannotOpen."""
+        lent = self._lent
+        if lent is None or now >= lent[1]:
+            lent = self._lent = self._keys.lend(self._column, self._purpose)
+        return lent[0]

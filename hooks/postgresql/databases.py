@@ -2,15 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from hooks.keys import ColumnKeys, KeySource, KeyStore
 from hooks.postgresql.catalogue import NOTHING, read_answer
 from hooks.postgresql.catalogue_query import question
 from hooks.postgresql.errors import ProtectionUnusable
-from hooks.postgresql.statements import Plans
+from hooks.postgresql.statements import Works
 from hooks.protection import FileProtection, ProtectionUnreadable
+from hooks.uses import Uses
 from tenancy.protection import ProtectedField, Store
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
@@ -21,16 +22,16 @@ _KEPT = "_openkcm_session"
 class Database:
     """One database of one server, for the whole process."""
 
-    def __init__(self, keys: ColumnKeys) -> None:
-        self.keys = keys
-        self.plans = Plans(NOTHING)
+    def __init__(self, keys: ColumnKeys, uses: Uses) -> None:
+        self._keys, self._uses = keys, uses
+        self.works = Works(NOTHING, keys, uses)
         self.known_until = float("-inf")
         self.fields: tuple[ProtectedField, ...] = ()
 
     def learn(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
         catalogue = read_answer(answer, fields)
-        if catalogue != self.plans.catalogue:
-            self.plans = Plans(catalogue)
+        if catalogue != self.works.catalogue:
+            self.works = Works(catalogue, self._keys, self._uses)
         self.fields, self.known_until = fields, until
 
 
@@ -45,11 +46,9 @@ class Session:
         self.changed = False
         """It changed the structure of the database, perhaps in a transaction that others do not see yet."""
 
-    def taken(self, sequence: str) -> Iterator[int]:
-        waiting = self.ids.setdefault(sequence, [])
-        while True:
-            self.took_ids = True
-            yield waiting.pop()
+    def take(self, sequence: str) -> int:
+        self.took_ids = True
+        return self.ids[sequence].pop()
 
     def next_block(self, needed: int) -> int:
         size, self.block = self.block, min(_LARGEST_BLOCK, 2 * self.block)
@@ -64,13 +63,14 @@ class Hook:
         protection: FileProtection,
         source: KeySource,
         store: Callable[[Any], KeyStore],
+        uses: Uses,
         *,
         key_seconds: float,
         catalogue_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`store` makes, from a connection, what keeps the wrapped keys of its database."""
-        self._protection, self._source, self._store = protection, source, store
+        self._protection, self._source, self._store, self.uses = protection, source, store, uses
         self._key_seconds, self._catalogue_seconds, self._clock = key_seconds, catalogue_seconds, clock
         self._lock = threading.Lock()
         self._databases: dict[tuple[bytes, ...], Database] = {}
@@ -85,17 +85,18 @@ class Hook:
             database = self._databases.get(place)
             if database is None:
                 keys = ColumnKeys(Store.POSTGRESQL, self._source, self._store(pgconn), self._key_seconds, self._clock)
-                database = self._databases[place] = Database(keys)
+                database = self._databases[place] = Database(keys, self.uses)
         made = Session(database)
         connection.__dict__[_KEPT] = (self, made)
         return made
 
+    def knows(self, session: Session) -> bool:
+        """Whether what is known of the catalogue holds."""
+        return self._clock() < session.database.known_until and not session.changed
+
     def question(self, session: Session) -> bytes:
-        """Return what to ask the catalogue now, empty while what is known of it holds. Raises ProtectionUnusable."""
-        now = self._clock()
+        """Return what to ask the catalogue. Raises ProtectionUnusable."""
         database = session.database
-        if now < database.known_until and not session.changed:
-            return b""
         try:
             fields = self._protection.fields()
         except ProtectionUnreadable as failed:

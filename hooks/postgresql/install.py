@@ -1,6 +1,6 @@
 """Puts the hook into psycopg."""
 
-from hooks.key_service import ServiceKeySource
+from hooks.key_service import key_source, uses
 from hooks.postgresql import cursors
 from hooks.postgresql.databases import Hook
 from hooks.postgresql.key_store import DatabaseKeyStore
@@ -16,8 +16,9 @@ def hook_in(told: Surroundings) -> None:
     cursors.install(
         Hook(
             FileProtection(told.folder),
-            ServiceKeySource(told.folder),
+            key_source(told.folder),
             DatabaseKeyStore,
+            uses(told.folder),
             key_seconds=told.key_seconds,
             catalogue_seconds=told.catalogue_seconds,
         )

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg import _cursor_base, client_cursor, pq
+from psycopg import _cursor_base, adapt, client_cursor, pq
 
 from hooks.keys import CannotOpen
 from hooks.postgresql import cursors
 from hooks.postgresql.databases import Hook
 from hooks.postgresql.key_store import DatabaseKeyStore
 from hooks.protection import FileProtection
+from hooks.uses import Uses
 
-_PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cursor, psycopg.AsyncCursor)
+_PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cursor, psycopg.AsyncCursor, adapt)
 
 
 class MemoryKeys:
@@ -51,11 +52,12 @@ class Stand:
     conninfo: str
     folder: Path
     keys: MemoryKeys = field(default_factory=MemoryKeys)
+    uses: Uses = field(default_factory=lambda: Uses(lambda _: 60.0))
     now: float = 1000.0
 
     def hook(self, **options: Any) -> Hook:
         settings = {"key_seconds": 60.0, "catalogue_seconds": 30.0, "clock": lambda: self.now} | options
-        return Hook(FileProtection(self.folder), self.keys, DatabaseKeyStore, **settings)
+        return Hook(FileProtection(self.folder), self.keys, DatabaseKeyStore, self.uses, **settings)
 
     @contextmanager
     def hooked(self, **options: Any) -> Iterator[Hook]:
