@@ -44,7 +44,10 @@ _LABEL = b"openkcm column value 1\0"
 _TAG_LABEL = b"openkcm column tag 1\0"
 ONE_BYTE_LESS = frozenset(f"{last}=" for last in "AEIMQUYcgkosw048")
 TWO_BYTES_LESS = frozenset(f"{last}==" for last in "AQgw")
-"""How base64 ends whose last character holds no bits that decoding would drop: the one spelling of what it says."""
+"""How base64 ends whose last character holds no bits that decoding would drop.
+
+With that, and a length of whole fours because strict decoding overlooks some padding at the end, a text is the one
+spelling of what it says."""
 
 KeyValue = int | str | bytes | UUID
 
@@ -202,6 +205,6 @@ def _unbase64(text: str) -> bytes:
         decoded = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
         raise DoesNotOpen from None
-    if text[-1:] == "=" and text[-2:] not in ONE_BYTE_LESS and text[-3:] not in TWO_BYTES_LESS:
+    if len(text) & 3 or (text[-1:] == "=" and text[-2:] not in ONE_BYTE_LESS and text[-3:] not in TWO_BYTES_LESS):
         raise DoesNotOpen
     return decoded

@@ -107,8 +107,10 @@ class RowReader:
                         try:
                             body = _BODY[stored[:8]]
                             sealed = a2b_base64(stored[body:], strict_mode=True)
-                            # The one spelling of these bytes: no bits in the last character that are dropped.
-                            if stored[-1] != "=" or stored[-2:] in ONE_BYTE_LESS or stored[-3:] in TWO_BYTES_LESS:
+                            last = stored[-1]  # the one spelling of these bytes, as values.from_text
+                            if not (len(stored) - body) & 3 and (
+                                last != "=" or stored[-2:] in ONE_BYTE_LESS or stored[-3:] in TWO_BYTES_LESS
+                            ):
                                 start = sealed[:START]
                                 place = start + opener.place + part  # type: ignore[operator]  # for None as well
                                 plain = opener.lent[1][start].decrypt(sealed[START:HEAD], sealed[HEAD:], place)

@@ -184,6 +184,11 @@ MOVES = [
     "UPDATE customers SET id = 103 WHERE id = 101",
     "UPDATE customers SET ssn = left(ssn, 80) || 'AAAA' WHERE id = 101",
     "UPDATE customers SET ssn = ssn || '=' WHERE id = 101",
+    "UPDATE customers SET ssn = ssn || '====' WHERE id = 101",
+    "UPDATE customers SET ssn = ssn || chr(10) WHERE id = 101",
+    "UPDATE customers SET ssn = rtrim(ssn, '=') WHERE id = 101",
+    "UPDATE customers SET ssn = left(ssn, -2) || chr(ascii(left(right(ssn, 2), 1)) + 1) || '=' WHERE id = 101",
+    "UPDATE customers SET email = left(email, 29) || chr(ascii(right(left(email, 30), 1)) + 1) || substr(email, 31)",
     "UPDATE customers SET ssn = 'okcm:c1:' WHERE id = 101",
     "UPDATE customers SET email = (SELECT left(b.email, 30) FROM customers b WHERE b.id = 102) || substr(email, 31)",
 ]
@@ -191,6 +196,8 @@ MOVES = [
 
 def test_a_value_that_was_moved_or_altered_is_refused(stand, conn):
     for move in MOVES:
+        # What opens a value that is well is known from here on.
+        assert len(conn.execute("SELECT ssn, email FROM customers").fetchall()) == 2
         stand.stored("CREATE TABLE kept AS SELECT * FROM customers")
         stand.stored(move)
         with pytest.raises(ValueRefused):

@@ -1,4 +1,4 @@
-"""What a protected program does is soon on record, by tenant and day, without looking like an agent or being in the way."""
+"""What a protected program does is soon on record, and it neither looks like an agent nor notices."""
 
 import subprocess
 import sys
