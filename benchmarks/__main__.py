@@ -13,6 +13,7 @@ from benchmarks import (
     crypto_kmip,
     dashboard,
     fuzz_kmip,
+    protected_postgresql,
     provision_latency,
     report,
     revocation,
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "revocation": revocation.run,
     "watch": watch.run,
     "rotation": rotation.run,
+    "protected_postgresql": protected_postgresql.run,
 }
 
 
