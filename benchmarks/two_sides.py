@@ -38,12 +38,17 @@ class Side:
         self._process.communicate()
 
 
+def protected(program: str, folder: Path) -> list[str]:
+    """Return the command that runs a program as the service of a folder."""
+    openkcm = str(Path(sys.executable).with_name("openkcm"))
+    return [openkcm, "run", "--folder", str(folder), "--", sys.executable, str(_HERE / program)]
+
+
 @contextmanager
 def sides(program: str, folder: Path) -> Iterator[Mapping[str, Side]]:
     """Run the program plain and as the service of a folder."""
     plain = [sys.executable, str(_HERE / program)]
-    openkcm = str(Path(sys.executable).with_name("openkcm"))
-    found = {"plain": Side(plain), "protected": Side([openkcm, "run", "--folder", str(folder), "--", *plain])}
+    found = {"plain": Side(plain), "protected": Side(protected(program, folder))}
     try:
         yield found
     finally:
