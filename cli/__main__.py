@@ -20,12 +20,14 @@ _MODULES = {
     "cli.enable": ("enable",),
     "cli.tenant": ("tenant",),
     "cli.service": ("service",),
+    "cli.coverage": ("coverage",),
     "cli.root_key": ("root-key",),
     "cli.audit": ("audit",),
     "cli.leaving": ("offboard", "restore"),
     "cli.rotate": ("rotate",),
     "cli.agent": ("agent",),
     "cli.run": ("run",),
+    "cli.protection": ("protection",),
     "cli.setup": ("setup",),
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""

@@ -26,13 +26,36 @@ Ask = Callable[[Settings, Question], None]
 @contextmanager
 def operator_database(settings: Settings) -> Iterator[Database]:
     """Open the database as the operator, who looks at everything and writes requests only."""
+    with _database(settings, Role.OPERATOR) as database:
+        yield database
+
+
+@contextmanager
+def dashboard_database(settings: Settings) -> Iterator[Database]:
+    """Open the database as the dashboard, which alone reads what customers do with their keys.
+
+    Raises:
+        SettingsInvalid: the dashboard's secrets are not here; an operator's own do not do.
+    """
+    try:
+        read_secret(settings.secrets, database_password(Role.DASHBOARD))
+    except SettingsInvalid as missing:
+        raise SettingsInvalid(
+            missing.message, "run this where the dashboard runs: an operator's role sees no customer's use of keys"
+        ) from None
+    with _database(settings, Role.DASHBOARD) as database:
+        yield database
+
+
+@contextmanager
+def _database(settings: Settings, role: Role) -> Iterator[Database]:
     folder = settings.secrets
     try:
-        key = bytes.fromhex(read_secret(folder, context_key(Role.OPERATOR)))
+        key = bytes.fromhex(read_secret(folder, context_key(role)))
     except ValueError:
-        raise SettingsInvalid("the operator's context key is not hexadecimal", "openkcm up writes it") from None
-    password = read_secret(folder, database_password(Role.OPERATOR))
-    database = Database(settings.postgres_url, Role.OPERATOR, password, key, max_size=1)
+        raise SettingsInvalid(f"the {role}'s context key is not hexadecimal", "openkcm up writes it") from None
+    password = read_secret(folder, database_password(role))
+    database = Database(settings.postgres_url, role, password, key, max_size=1)
     try:
         yield database
     finally:

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tenancy.errors import InvalidRequest
+from tenancy.protection import Mode, Store
 
 RESOURCE_CHARACTERS = 512
 BATCH_ITEMS = 1000
@@ -171,6 +172,23 @@ class HeartbeatAnswer(Answer):
 
     heartbeat_seconds: int
     certificate_newer: bool
+
+
+class FieldAnswer(Answer):
+    """`place` is schema.table or database.collection, `field` a column or the dotted path in a document."""
+
+    store: Store
+    place: str
+    field: str
+    mode: Mode
+    plain_allowed: bool = Field(description="a value that is not encrypted is read as it is, and not refused")
+
+
+class ProtectionAnswer(Answer):
+    """`version` rises with every change of the list; 0 is one that nobody ever changed."""
+
+    version: int
+    fields: list[FieldAnswer]
 
 
 class HealthAnswer(Answer):

@@ -51,6 +51,7 @@ from crypto.client_errors import (
 from crypto.client_identity import Identity, read_configuration
 from crypto.client_local import LocalKeys, LocalLimits
 from crypto.interfaces import DataKey
+from tenancy.protection import ProtectedField
 
 __all__ = [
     "AccessRefused",
@@ -224,6 +225,10 @@ class Client(_Core):
         """Say how the service's agent is and what the service encrypted itself; see docs/crypto-api.md."""
         return self._drive(perform(calls.heartbeat(told), self._retry))
 
+    def protection(self) -> tuple[ProtectedField, ...]:
+        """Return which fields of its data the service's programs keep encrypted, as OpenKCM's administrators chose."""
+        return self._do(perform(calls.protection(), self._retry))
+
     def renew_certificate(self) -> bool:
         """Fetch the newest certificate now; False when it is the one in use. Happens by itself at 2/3 of its life."""
         return self._drive(self._renew())
@@ -332,6 +337,9 @@ class AsyncClient(_Core):
 
     async def heartbeat(self, told: Mapping[str, Any]) -> dict[str, Any]:
         return await self._drive(perform(calls.heartbeat(told), self._retry))
+
+    async def protection(self) -> tuple[ProtectedField, ...]:
+        return await self._do(perform(calls.protection(), self._retry))
 
     async def renew_certificate(self) -> bool:
         return await self._drive(self._renew())

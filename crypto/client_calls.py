@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from crypto.client_errors import ClientError, RequestRefused, ServiceFailed, Unavailable, from_problem
 from crypto.interfaces import DataKey
+from tenancy.protection import Mode, ProtectedField, Store
 
 Result = TypeVar("Result")
 BATCH_ITEMS = 1000
@@ -161,6 +162,10 @@ def heartbeat(body: Mapping[str, Any]) -> Call[dict[str, Any]]:
     return _post("/v1/heartbeat", body, dict)
 
 
+def protection() -> Call[tuple[ProtectedField, ...]]:
+    return Call("GET", "/v1/protection", None, _fields)
+
+
 # Batches: as many calls as the limits need, in order.
 
 
@@ -256,6 +261,16 @@ def _ciphertext(document: Any) -> str:
 
 def _plaintext(document: Any) -> bytes:
     return base64.b64decode(document["plaintext"], validate=True)
+
+
+def _fields(document: Any) -> tuple[ProtectedField, ...]:
+    """Read every field or none: one that this version does not understand must not go unprotected unnoticed."""
+    return tuple(
+        ProtectedField(
+            Store(one["store"]), str(one["place"]), str(one["field"]), Mode(one["mode"]), one["plain_allowed"] is True
+        )
+        for one in document["fields"]
+    )
 
 
 def _data_key(document: Any) -> DataKey:

@@ -17,6 +17,7 @@ from crypto.certificates import Certificates
 from crypto.heartbeats import Heartbeats
 from crypto.interfaces import Caller, Operations
 from crypto.problems import OF_ONE_ITEM, from_error
+from crypto.protection import Protections
 from tenancy.agents import HEARTBEAT_SECONDS
 
 Fields = dict[str, Any]
@@ -31,6 +32,7 @@ class Desk:
     operations: Operations
     certificates: Certificates
     heartbeats: Heartbeats
+    protections: Protections
     discovery: Callable[[Caller], Fields]
     openapi: Fields
 
@@ -103,6 +105,17 @@ async def _certificate(desk: Desk, caller: Caller, _request: None) -> Fields:
 async def _heartbeat(desk: Desk, caller: Caller, request: api.HeartbeatRequest) -> Fields:
     newer = await desk.heartbeats.note(caller, request)
     return {"heartbeat_seconds": HEARTBEAT_SECONDS, "certificate_newer": newer}
+
+
+async def _protection(desk: Desk, caller: Caller, _request: None) -> Fields:
+    found = await desk.protections.of(caller)
+    fields = [
+        api.FieldAnswer(
+            store=one.store, place=one.place, field=one.field, mode=one.mode, plain_allowed=one.plain_allowed
+        )
+        for one in found.fields
+    ]
+    return api.ProtectionAnswer(version=found.version, fields=fields).model_dump(mode="json")
 
 
 async def _revocation_list(desk: Desk, caller: Caller, _request: None) -> bytes:
@@ -218,6 +231,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         api.HeartbeatRequest,
         api.HeartbeatAnswer,
         _heartbeat,
+    ),
+    Endpoint(
+        "protection",
+        "GET",
+        "/v1/protection",
+        "Which fields the caller's programs keep encrypted",
+        None,
+        api.ProtectionAnswer,
+        _protection,
     ),
     Endpoint("discovery", "GET", "/.well-known/openkcm", "What this service offers", None, None, _discovery),
     Endpoint(

@@ -22,6 +22,7 @@ from crypto.heartbeats import Heartbeats
 from crypto.http_reader import HttpReader, Message, Routes
 from crypto.interfaces import Caller, Parts
 from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
+from crypto.protection import Protections
 from tenancy.client_files import Offer
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
 
@@ -56,6 +57,7 @@ class HttpsFront:
         body_limit: int,
         certificates: Certificates,
         heartbeats: Heartbeats,
+        protections: Protections,
         offer: Offer,
     ) -> None:
         self._parts = parts
@@ -63,7 +65,7 @@ class HttpsFront:
         self._body_limit = body_limit
         self._routes = routes()
         discovery = partial(describe, offer, body_limit=body_limit)
-        self._desk = Desk(parts.operations, certificates, heartbeats, discovery, openapi())
+        self._desk = Desk(parts.operations, certificates, heartbeats, protections, discovery, openapi())
 
     def protocol(self) -> asyncio.Protocol:
         """Return the protocol of one connection, for `loop.create_server`."""

@@ -20,6 +20,7 @@ from crypto.kmip.server import KmipFront
 from crypto.limits import TenantLimits
 from crypto.openings import Openings
 from crypto.operations import KeyedOperations
+from crypto.protection import ProtectionsOnRecord
 from crypto.resealing import Resealing
 from crypto.tls import IdentityShelf, ServerTls
 from database.connection import Database
@@ -131,6 +132,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
     offer = Offer(f"https://{host}:{settings.crypto_https_port}", f"{host}:{settings.crypto_kmip_port}")
     certificates = CertificatesOnRecord(database, threads)
     heartbeats = GatheredHeartbeats(database, threads)
+    protections = ProtectionsOnRecord(database, threads)
     objects = ObjectStore(database, parts, seconds)
     body_limit = settings.crypto_body_limit
     return Service(
@@ -146,6 +148,6 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
         opening,
         connections,
         ServerTls(PkiServerCertificates(vault), settings.crypto_names, shelf),
-        HttpsFront(parts, connections, body_limit, certificates, heartbeats, offer),
+        HttpsFront(parts, connections, body_limit, certificates, heartbeats, protections, offer),
         KmipFront(parts, connections, objects, body_limit),
     )

@@ -19,6 +19,7 @@ from database.certificate_rows import Certificates, EndingRow, RevocationListRow
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.platform_interfaces import PlatformDatabase
+from database.protection_rows import ProtectedFieldRow, Protection, ProtectionRow
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.root_key_rows import (
     HeldKeyRow,
@@ -59,7 +60,7 @@ from database.rows import (
 )
 from database.service_interfaces import ManagedObjects, Services
 from database.usage_interfaces import Usage, UsagePart
-from database.usage_rows import DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
+from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
 from tenancy.boundaries import CheckResult
 from tenancy.events import Announcement, MarketplaceEvent
 from tenancy.lifecycle import Move, State
@@ -69,6 +70,7 @@ from tenancy.provisioning import Step
 
 __all__ = [
     "Agents",
+    "AnsweredDay",
     "Approvals",
     "AuditKeys",
     "AuditStream",
@@ -98,6 +100,9 @@ __all__ = [
     "ObjectRow",
     "OperatorQuestions",
     "PlatformDatabase",
+    "ProtectedFieldRow",
+    "Protection",
+    "ProtectionRow",
     "ProtectionUseRow",
     "ProvisioningTime",
     "RevocationListRow",
@@ -304,6 +309,7 @@ class TenantTransaction(Protocol):
     objects: ManagedObjects
     usage: Usage
     agents: Agents
+    protection: Protection
     sessions: Sessions
 
 

@@ -16,6 +16,7 @@ from database.leaving import Leaving
 from database.objects import ManagedObjects
 from database.outbox import Outbox
 from database.policies import Policies
+from database.protection import Protection
 from database.root_keys import RootKeys
 from database.rotations import Rotations
 from database.routes import Routes
@@ -50,4 +51,5 @@ class Transaction:
         self.objects: interfaces.ManagedObjects = ManagedObjects(connection, tenant_id)
         self.usage: interfaces.Usage = Usage(connection, tenant_id)
         self.agents: interfaces.Agents = Agents(connection, tenant_id)
+        self.protection: interfaces.Protection = Protection(connection, tenant_id)
         self.sessions: interfaces.Sessions = Sessions(connection, tenant_id)

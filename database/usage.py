@@ -1,6 +1,6 @@
 """Usage by the minute and by the day, counted once however often a batch is delivered."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import DayCount, UsageDay, UsagePart, UsageRow, UsageSum, UsageTotalRow, UsesRow
+from database.interfaces import AnsweredDay, DayCount, UsageDay, UsagePart, UsageRow, UsageSum, UsageTotalRow, UsesRow
 from tenancy.latency import BUCKETS, Latency
 from tenancy.services import CryptoOperation
 
@@ -131,6 +131,23 @@ class Usage:
     ) -> Sequence[DayCount]:
         rows = self.connection.execute(_BY_DAY[part].encode(), [first, last, [one.value for one in operations]])
         return [DayCount(*row) for row in rows]
+
+    def answered(self, first: date, last: date, operations: Collection[CryptoOperation]) -> Sequence[AnsweredDay]:
+        rows = self.connection.execute(
+            "select service, day, operation, sum(count)::bigint from okcm.usage_day"
+            " where day between %s and %s and operation = any(%s) and refusal = ''"
+            " group by service, day, operation order by service, day, operation",
+            [first, last, [one.value for one in operations]],
+        )
+        return [AnsweredDay(service, day, CryptoOperation(operation), count) for service, day, operation, count in rows]
+
+    def last_answered(self, operation: CryptoOperation) -> Mapping[str, date]:
+        rows = self.connection.execute(
+            "select service, max(day) from okcm.usage_day"
+            " where operation = %s and refusal = '' and count > 0 group by service",
+            [operation.value],
+        )
+        return {str(service): day for service, day in rows}
 
     def first_day(self) -> date | None:
         row = self.connection.execute("select min(day) from okcm.usage_day").fetchone()

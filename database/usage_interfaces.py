@@ -1,10 +1,10 @@
 """What is counted of the uses of keys; part of `interfaces`, which hands it out."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Literal, Protocol
 
-from database.usage_rows import DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
+from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
 from tenancy.services import CryptoOperation
 
 UsagePart = Literal["service", "operation"]
@@ -43,6 +43,14 @@ class Usage(Protocol):
         self, first: date, last: date, part: UsagePart, operations: Collection[CryptoOperation]
     ) -> Sequence[DayCount]:
         """Return how often each part was used on each day by these operations, in order; days without are left out."""
+        ...
+
+    def answered(self, first: date, last: date, operations: Collection[CryptoOperation]) -> Sequence[AnsweredDay]:
+        """Return how often each of some operations was answered, by service, day and operation, in this order."""
+        ...
+
+    def last_answered(self, operation: CryptoOperation) -> Mapping[str, date]:
+        """Return the last day on which an operation was answered, for each service for which it ever was."""
         ...
 
     def first_day(self) -> date | None:

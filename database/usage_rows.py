@@ -73,3 +73,13 @@ class DayCount:
     day: date
     part: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredDay:
+    """How many uses of one service and operation were answered on one UTC day."""
+
+    service: str
+    day: date
+    operation: CryptoOperation
+    count: int

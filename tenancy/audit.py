@@ -28,6 +28,10 @@ class AuditName(StrEnum):
     SERVICE_DISCOVERED = "marketplace.service_discovered"
     JOIN_TOKEN_MADE = "enrolment.join_token_made"  # noqa: S105 - a word, not a secret
     JOIN_TOKEN_REQUESTED = "enrolment.join_token_requested"  # noqa: S105 - the same
+    FIELD_PROTECTED = "protection.field_protected"
+    FIELD_PROTECTION_CHANGED = "protection.field_changed"
+    FIELD_UNPROTECTED = "protection.field_unprotected"
+    PROTECTION_CHANGE_REQUESTED = "protection.change_requested"
     ENROLMENT_ACCEPTED = "enrolment.accepted"
     ENROLMENT_PROOF_REFUSED = "enrolment.proof_refused"
     PROVISION_INTENDED = "tenant.provision_intended"
@@ -130,6 +134,9 @@ UPSTREAM_NAME: dict[AuditName, str] = {
     AuditName.SERVICE_KEY_ROTATED: "keyRotate",
     AuditName.TENANT_KEY_TRIMMED: "keyPurge",
     AuditName.SERVICE_KEY_DESTROYED: "keyPurge",
+    AuditName.FIELD_PROTECTED: "configurationCreate",
+    AuditName.FIELD_PROTECTION_CHANGED: "configurationUpdate",
+    AuditName.FIELD_UNPROTECTED: "configurationDelete",
     AuditName.SERVICE_CERTIFICATE_ISSUED: "credentialCreate",
     AuditName.SERVICE_DISCONNECTED: "credentialDelete",
     AuditName.CRYPTO_REFUSED: "unauthorizedRequest",

@@ -17,6 +17,14 @@ class ProtectionUnusable(CallerError):
     hint = "see docs/postgresql.md for what a protected column and its table must be"
 
 
+class ProtectionUnknown(PlatformError):
+    """A program that has just started could not ask for the list; nothing was sent."""
+
+    code = "protection_unknown"
+    message = "which fields are protected is not known"
+    hint = "see that the crypto service is reached and that the tenant is active; it is tried again by itself"
+
+
 class ProtectedValueRefused(CallerError):
     code = "protected_value_refused"
     message = "a stored value does not open in its place: it was altered, moved, or encrypted by another service"

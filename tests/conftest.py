@@ -3,7 +3,11 @@
 A server that is wanted and does not come up fails the test; it never skips it.
 """
 
+import gc
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +19,37 @@ from devstack.postgres import PostgresServer
 from devstack.secrets import ensure_secrets
 from devstack.temporal import TemporalServer
 from tests.devstack.sharing import shared
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 8 * 1024**3
+"""More than twice of what a whole run leaves behind."""
+
+
+def pytest_configure() -> None:
+    """Spare what costs most and tests nothing: compiling the same modules in every process, and the disk.
+
+    Containers often set PYTHONDONTWRITEBYTECODE; each of the hundreds of processes that a run starts, and each workflow
+    in its sandbox, would then compile all that it imports. Files are kept in memory where there is plenty, unless
+    TMPDIR says where: on a disk, making and removing those of a database takes four times the CPU, and no test needs
+    them to survive more than the death of a process.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if "TMPDIR" not in os.environ and _is_roomy():
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported and collected by now, which stays to the end, out of each look for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def _is_roomy() -> bool:
+    if not _MEMORY.is_dir() or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC or shutil.disk_usage(_MEMORY).free < _ROOM:
+        return False
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    return int(meminfo["MemAvailable"].split()[0]) * 1024 > _ROOM * 3 // 2
 
 
 @pytest.fixture(scope="session")

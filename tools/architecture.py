@@ -80,9 +80,15 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         # And what a certificate request must be, which is said before one is stored; no key server in it.
         "vault": ("vault.signing_requests",),
         "keystores": (),
-        # And the ways an audit stream is handed out and a join token made, which the command shares; both know the
-        # interfaces alone.
-        "database": ("database.interfaces", "database.audit_reading", "database.join_tokens"),
+        # And the ways an audit stream is handed out, a join token made, a field protected and coverage judged, which
+        # the command shares; they know the interfaces alone.
+        "database": (
+            "database.interfaces",
+            "database.audit_reading",
+            "database.join_tokens",
+            "database.protecting",
+            "database.coverage",
+        ),
         "storefront": (),
         "activities": (),
         "workflows": ("workflows.gateway",),

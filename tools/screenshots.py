@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from crypto.kmip.enums import Operation
 from crypto.kmip.fields import text
 from crypto.kmip.tags import Tag
 from dashboard import navigation
-from database.interfaces import UsesRow
+from database.interfaces import ProtectionUseRow, UsesRow
 from tenancy import ids
 from tenancy.latency import BOUNDS, BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
+from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.provisioning import Step
 from tenancy.root_keys import RootKeyMode
 from tenancy.services import CryptoOperation
@@ -62,6 +63,13 @@ _SERVICES = (
     ("ledger", "postgresql"),
     ("payments", "microservice"),
 )
+_FIELDS = {
+    "customer-records": (
+        ProtectedField(Store.MONGODB, "crm.customers", "email", Mode.DETERMINISTIC),
+        ProtectedField(Store.MONGODB, "crm.customers", "address.street", Mode.RANDOMISED),
+    ),
+    "ledger": (ProtectedField(Store.POSTGRESQL, "public.payments", "iban", Mode.RANDOMISED),),
+}
 _OPERATIONS = {
     "mongodb": (CryptoOperation.GET, CryptoOperation.LOCATE),
     "postgresql": (CryptoOperation.GET,),
@@ -132,6 +140,7 @@ def furnish(stack: Stack, place: Path) -> None:
     for name, kind in _SERVICES:
         _work(connected.connect(stack, ACME, kind, name, place / name), kind)
     _write_past(stack)
+    _protect(stack)
     asyncio.run(_sign_streams(stack))
 
 
@@ -143,6 +152,30 @@ def _write_past(stack: Stack) -> None:
     with stack.database(Role.CRYPTO).tenant_tx(ACME) as tx:
         for service, kind in _SERVICES:
             tx.usage.add([row for hour in hours for row in _hour(hour, service, kind, chance)], f"past-{service}")
+
+
+def _protect(stack: Stack) -> None:
+    """List some fields, and write some weeks of what programs say that they encrypted there."""
+    chance = random.Random("the fields")  # noqa: S311 - the same pictures each time
+    today = datetime.now(UTC).date()
+    listed = [(service, field) for service, fields in _FIELDS.items() for field in fields]
+    with stack.database(Role.DASHBOARD).tenant_tx(ACME) as tx:
+        for service, field in listed:
+            tx.protection.protect(service, field, "ada@acme.example")
+    with stack.database(Role.CRYPTO).tenant_tx(ACME) as tx:
+        for back in range(_PAST_DAYS):
+            day = today - timedelta(days=back)
+            busy = 1 if day.weekday() < _SATURDAY else 8
+            tx.agents.note(
+                [], [_use(day, service, field, chance.randrange(900, 1400) // busy) for service, field in listed]
+            )
+
+
+def _use(day: date, service: str, field: ProtectedField, operations: int) -> ProtectionUseRow:
+    requests = operations // 2
+    return ProtectionUseRow(
+        day, service, field.name, operations, operations * 48, operations * 9, requests, requests * 620
+    )
 
 
 def _hour(hour: datetime, service: str, kind: str, chance: random.Random) -> Iterator[UsesRow]:

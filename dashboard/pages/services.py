@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import streamlit as st
 
-from dashboard.pages import authorities_part, join_dialog, service_dialogs
+from dashboard.pages import authorities_part, coverage_part, join_dialog, protection_dialog, service_dialogs
 from dashboard.pages.notices import admitted, draw_unknown
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
@@ -31,20 +31,18 @@ def draw(seat: Seat) -> None:
     )
     draw_standing(seat, rows.tenant)
     _draw_connect(seat, rows)
+    coverage_part.draw_part(seat)
     st.header("Service Integration Status", anchor=False)
     wanted = st.text_input("Find a service", key="services.find") if len(rows.services) > services.MANY else ""
     waiting = found(rows.discovered, rows.services, seat.now())
     join_dialog.draw_discovered(seat, waiting, closed=bool(services.why_not(rows.tenant)))
     for group in services.groups(rows, seat.now(), wanted):
         _draw_group(seat, rows.tenant, group)
-    st.caption(
-        "OpenKCM sees what is asked of it and never your data. Whether all of a service's data is encrypted is for the "
-        "service's own settings to say."
-    )
     authorities_part.draw_part(seat, rows.tenant)
     _draw_guide()
     service_dialogs.draw_open(seat, rows.tenant)
     join_dialog.draw_open(seat)
+    protection_dialog.draw_open(seat)
     authorities_part.draw_open(seat)
 
 
@@ -61,6 +59,7 @@ def _read(seat: Seat) -> Facts | None:
             list(tx.objects.counts()),
             list(tx.agents.all()),
             list(tx.enrolments.discovered()),
+            services.per_day(tx.agents.uses(now.date() - _DAY, now.date())),
         )
 
 
@@ -102,6 +101,7 @@ def _draw_card(seat: Seat, tenant: TenantRow, card: Card) -> None:
         st.markdown(f":material/{card.icon}: **{card.service}:** {card.operations}")
         told = filter(None, (card.state, card.certificate, card.seen, card.agent, card.protects))
         st.markdown("\n".join(f"- {words}" for words in told))
+        protection_dialog.draw_button(card.service)
         if not card.connected or not seat.may(Permission.MANAGE_SERVICES):
             return
         with st.container(horizontal=True):

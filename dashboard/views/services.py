@@ -1,13 +1,23 @@
 """What the page Services says of each connected service, by kind, from what is on record and nothing else."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from types import MappingProxyType
 
 from dashboard.views import agents
 from dashboard.views.words import count, listed, moment
-from database.interfaces import ContactRow, DiscoveryRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from database.interfaces import (
+    ContactRow,
+    DiscoveryRow,
+    ObjectCountRow,
+    ProtectionUseRow,
+    ServiceRow,
+    TenantRow,
+    UsageTotalRow,
+)
+from tenancy.coverage import PLAIN
 from tenancy.expiry import Stage, stage
 from tenancy.lifecycle import ENCRYPTS
 from tenancy.services import RENEWED, CryptoOperation, ServiceKind, ServiceState
@@ -55,6 +65,8 @@ class Facts:
     objects: list[ObjectCountRow]
     agents: list[ContactRow] = field(default_factory=list)
     discovered: list[DiscoveryRow] = field(default_factory=list)
+    programs: Mapping[str, int] = field(default_factory=dict)
+    """What `per_day` made of what programs say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +101,23 @@ def groups(facts: Facts, now: datetime, wanted: str = "") -> tuple[Group, ...]:
         mine = [service for service in facts.services if service.kind is kind]
         matching = [service for service in mine if wanted.strip().lower() in service.service]
         cards = tuple(_card(service, facts, now) for service in matching[:_SHOWN])
-        made.append(
-            Group(kind, f"{title}: {_summary(facts.tenant, mine, facts.usage)}", cards, max(len(matching) - _SHOWN, 0))
-        )
+        made.append(Group(kind, f"{title}: {_summary(facts, mine)}", cards, max(len(matching) - _SHOWN, 0)))
     return tuple(made)
+
+
+def per_day(uses: Sequence[ProtectionUseRow]) -> Mapping[str, int]:
+    """Return the operations a day of each service's own programs: of its busier day of those that are given.
+
+    They are counted by the UTC day, and of a day that has just begun there is little to say.
+    """
+    days: Counter[tuple[str, date]] = Counter()
+    for use in uses:
+        if not use.place.endswith(PLAIN):
+            days[use.service, use.day] += use.operations
+    busier: dict[str, int] = {}
+    for (service, _), operations in days.items():
+        busier[service] = max(operations, busier.get(service, 0))
+    return busier
 
 
 def why_not(tenant: TenantRow) -> str:
@@ -105,11 +130,12 @@ def why_no_renewal(tenant: TenantRow) -> str:
     return "" if tenant.state in RENEWED else f"No certificate can be renewed while the tenant is {tenant.state}."
 
 
-def _summary(tenant: TenantRow, services: Sequence[ServiceRow], usage: Sequence[UsageTotalRow]) -> str:
+def _summary(facts: Facts, services: Sequence[ServiceRow]) -> str:
     connected = {service.service for service in services if service.state is ServiceState.CONNECTED}
     if not connected:
-        return "0 connected (ready)" if tenant.state in ENCRYPTS else "0 connected"
-    encrypting = {row.service for row in usage if row.service in connected and row.count > row.refused and _says(row)}
+        return "0 connected (ready)" if facts.tenant.state in ENCRYPTS else "0 connected"
+    using = {row.service for row in facts.usage if row.count > row.refused and _says(row)}
+    encrypting = connected & (using | {service for service, operations in facts.programs.items() if operations})
     if encrypting == connected:
         return f"{len(connected):,} connected, encrypting data ✓"
     if encrypting:
@@ -124,7 +150,8 @@ def _says(row: UsageTotalRow) -> bool:
 def _card(service: ServiceRow, facts: Facts, now: datetime) -> Card:
     mine = [row for row in facts.usage if row.service == service.service]
     icon, state = _state(service, now)
-    done, refused = sum(row.count - row.refused for row in mine), sum(row.refused for row in mine)
+    programs = facts.programs.get(service.service, 0)
+    done, refused = programs + sum(row.count - row.refused for row in mine), sum(row.refused for row in mine)
     kept = sum(row.count for row in facts.objects if row.service == service.service and row.state not in _DESTROYED)
     return Card(
         service=service.service,
@@ -134,7 +161,7 @@ def _card(service: ServiceRow, facts: Facts, now: datetime) -> Card:
         operations=f"{done:,} operations/day" + (f", {refused:,} more refused" if refused else ""),
         certificate=_certificate(service, facts.tenant, now),
         seen=f"Last seen {moment(service.last_seen_at, now)}" if service.last_seen_at else "Not seen so far",
-        protects=_protects(mine, kept),
+        protects=_protects(mine, kept, programs),
         connected=service.state is ServiceState.CONNECTED,
         agent=agents.told([one for one in facts.agents if one.service == service.service], now),
     )
@@ -166,9 +193,10 @@ def _certificate(service: ServiceRow, tenant: TenantRow, now: datetime) -> str:
             return f"Certificate valid until {moment(ends, now)}"
 
 
-def _protects(usage: Sequence[UsageTotalRow], kept: int) -> str:
+def _protects(usage: Sequence[UsageTotalRow], kept: int, programs: int) -> str:
     used = {row.operation for row in usage if row.count > row.refused}
-    told = [words for operations, words in _USES if used & operations]
+    told = ["fields that its programs encrypt"] if programs else []
+    told += [words for operations, words in _USES if used & operations]
     if kept:
         told.append(f"what lies under the {count(kept, 'KMIP object')} it keeps here")
     if not told:

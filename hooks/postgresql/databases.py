@@ -2,15 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hooks.keys import ColumnKeys, KeySource, KeyStore
 from hooks.postgresql.catalogue import NOTHING, read_answer
 from hooks.postgresql.catalogue_query import question
-from hooks.postgresql.errors import ProtectionUnusable
+from hooks.postgresql.errors import ProtectionUnknown
 from hooks.postgresql.statements import Works
-from hooks.protection import FileProtection, ProtectionUnreadable
+from hooks.protection import Protection, ProtectionUnreadable
 from hooks.uses import Uses
 from tenancy.protection import ProtectedField, Store
 
@@ -26,10 +26,11 @@ class Database:
         self._keys, self._uses = keys, uses
         self.works = Works(NOTHING, keys, uses)
         self.known_until = float("-inf")
-        self.fields: tuple[ProtectedField, ...] = ()
+        self.fields: tuple[ProtectedField, ...] | None = None
+        """Those of all stores that the catalogue was read with."""
 
     def learn(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
-        catalogue = read_answer(answer, fields)
+        catalogue = read_answer(answer, _columns(fields))
         if catalogue != self.works.catalogue:
             self.works = Works(catalogue, self._keys, self._uses)
         self.fields, self.known_until = fields, until
@@ -43,6 +44,8 @@ class Session:
         self.ids: dict[str, list[int]] = {}
         self.block = _FIRST_BLOCK
         self.took_ids = False
+        self.asked: tuple[ProtectedField, ...] = ()
+        """The fields that the question to the catalogue named, which is under way."""
         self.changed = False
         """It changed the structure of the database, perhaps in a transaction that others do not see yet."""
 
@@ -60,7 +63,7 @@ class Hook:
 
     def __init__(  # noqa: PLR0913 - what a process knows from its environment
         self,
-        protection: FileProtection,
+        protection: Protection,
         source: KeySource,
         store: Callable[[Any], KeyStore],
         uses: Uses,
@@ -91,25 +94,31 @@ class Hook:
         return made
 
     def knows(self, session: Session) -> bool:
-        """Whether what is known of the catalogue holds."""
-        return self._clock() < session.database.known_until and not session.changed
+        """Whether what is known of the catalogue holds. Raises ProtectionUnknown."""
+        database = session.database
+        return self._fields() is database.fields and not session.changed and self._clock() < database.known_until
 
     def question(self, session: Session) -> bytes:
-        """Return what to ask the catalogue. Raises ProtectionUnusable."""
-        database = session.database
+        """Return what to ask the catalogue. Raises ProtectionUnknown."""
+        session.asked = self._fields()
+        return question(_columns(session.asked))
+
+    def _fields(self) -> tuple[ProtectedField, ...]:
         try:
-            fields = self._protection.fields()
+            return self._protection.fields()
         except ProtectionUnreadable as failed:
-            raise ProtectionUnusable(str(failed), "repair the file; nothing is sent until then") from None
-        database.fields = tuple(one for one in fields if one.store is Store.POSTGRESQL)
-        return question(database.fields)
+            raise ProtectionUnknown(f"which columns are protected is not known: {failed}", failed.hint) from None
 
     def answered(self, session: Session, answer: str) -> None:
         session.changed = False
-        session.database.learn(answer, session.database.fields, self._clock() + self._catalogue_seconds)
+        session.database.learn(answer, session.asked, self._clock() + self._catalogue_seconds)
 
     def structure_changed(self, session: Session) -> None:
         """Ask again before the next statement, and again before what follows the end of the transaction."""
         session.changed = True
         session.ids.clear()
         session.database.known_until = float("-inf")
+
+
+def _columns(fields: Iterable[ProtectedField]) -> list[ProtectedField]:
+    return [one for one in fields if one.store is Store.POSTGRESQL]

@@ -23,6 +23,10 @@ class ProtectionUnusable(_Explained, vocabulary.ProtectionUnusable, psycopg.Prog
     """The columns cannot be protected as they are."""
 
 
+class ProtectionUnknown(_Explained, vocabulary.ProtectionUnknown, psycopg.OperationalError):
+    """The crypto service does not say which columns are protected, and nothing was sent."""
+
+
 class ValueRefused(_Explained, vocabulary.ProtectedValueRefused, psycopg.DataError):
     """What is stored does not open in its place."""
 

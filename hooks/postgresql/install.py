@@ -1,11 +1,13 @@
 """Puts the hook into psycopg."""
 
-from hooks.key_service import key_source, uses
+from hooks.crypto_service import CryptoService
+from hooks.key_service import ServiceKeySource
 from hooks.postgresql import cursors
 from hooks.postgresql.databases import Hook
 from hooks.postgresql.key_store import DatabaseKeyStore
-from hooks.protection import FileProtection
+from hooks.protection import ServiceProtection
 from hooks.surroundings import Surroundings
+from hooks.uses import Uses
 
 
 def hook_in(told: Surroundings) -> None:
@@ -13,12 +15,13 @@ def hook_in(told: Surroundings) -> None:
     problem = cursors.unsuited()
     if problem:
         raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name="psycopg")
+    service = CryptoService(told.folder)
     cursors.install(
         Hook(
-            FileProtection(told.folder),
-            key_source(told.folder),
+            ServiceProtection(service, told.catalogue_seconds),
+            ServiceKeySource(service),
             DatabaseKeyStore,
-            uses(told.folder),
+            Uses(service.tell),
             key_seconds=told.key_seconds,
             catalogue_seconds=told.catalogue_seconds,
         )

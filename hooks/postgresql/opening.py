@@ -34,12 +34,12 @@ class Opener:
         self._where = f"{table.full_name}.{column.name}"
         self._tags = Newest(keys, self._name, TAG)
         self.place, self.is_text = column.place, column.kind == "text"
-        self.lent: tuple[float, dict[bytes, AESGCM]] = (float("-inf"), {})
-        """Until when it may be used, and by how a value starts, what opens it; replaced as a whole."""
+        self.lent: tuple[float, dict[bytes, AESGCM], int] = (float("-inf"), {}, -1)
+        """Until when it may be used, what opens a value by how it starts, and `ended` of the keys; replaced whole."""
 
-    def renew(self) -> None:
-        """Ask for keys again; the time is over for which they were lent."""
-        self.lent = (float("inf"), {})
+    def renew(self, ended: int) -> None:
+        """Ask for keys again: they may not be used any more without."""
+        self.lent = (float("inf"), {}, ended)
 
     def tag(self, plain: bytes) -> bytes:
         """Return what values have in common that equal this one. Raises CannotOpen."""
@@ -81,6 +81,7 @@ class Opener:
             raise unavailable(failed) from None
 
     def _unsealed(self, sealed: bytes, equality: bytes | None, part: bytes | None) -> bytes:
+        before = self.lent
         lent = self._keys.lend_version(self._name, values.version_of(sealed))
         if lent is None or part is None:
             raise values.DoesNotOpen
@@ -88,14 +89,15 @@ class Opener:
         plain = values.unseal(key, self.place + part, sealed)
         if equality is not None and equality != self.tag(plain):
             raise values.DoesNotOpen
-        self._learn(sealed[:START], key.cipher(sealed[START - 16 : START]), until)
+        self._learn(before, sealed[:START], key.cipher(sealed[START - 16 : START]), until)
         return plain
 
-    def _learn(self, start: bytes, cipher: AESGCM, until: float) -> None:
-        usable, ciphers = self.lent
+    def _learn(self, lent: tuple[float, dict[bytes, AESGCM], int], start: bytes, cipher: AESGCM, until: float) -> None:
+        """Keep what opens values among what was lent before it was asked for, which a refusal since then has ended."""
+        usable, ciphers, ended = lent
         if until < usable:  # a key that must go earlier than those that are known: they go with it
             ciphers = dict(ciphers)
-            self.lent = (until, ciphers)
+            self.lent = (until, ciphers, ended)
         if len(ciphers) >= _SESSIONS_KEPT:
             ciphers.clear()
         ciphers[start] = cipher

@@ -51,7 +51,7 @@ class RowReader:
         self, plan: Plan, result: Any, keys: ColumnKeys, openers: Callable[..., Opener], tally: Tally, uses: Uses
     ) -> None:
         """Raises StatementRefused when the result is not as understood."""
-        self._clock, self._tally, self._uses = keys.clock, tally, uses
+        self._keys, self._tally, self._uses = keys, tally, uses
         columns = range(result.nfields)
         names = [(result.fname(index) or b"").decode("utf-8") for index in columns]
         positions = {name: index for index, name in enumerate(names)}
@@ -72,10 +72,10 @@ class RowReader:
         begun = perf_counter_ns()
         made: list[Any] = []
         for at in range(0, len(rows), _AT_ONCE):
-            now = self._clock()
+            now, ended = self._keys.clock(), self._keys.ended
             for opener in self._openers:
-                if now >= opener.lent[0]:
-                    opener.renew()
+                if now >= opener.lent[0] or ended != opener.lent[2]:
+                    opener.renew(ended)
             self._read(rows[at : at + _AT_ONCE], make, made.append)
         if timed:
             lasted = perf_counter_ns() - begun

@@ -34,6 +34,7 @@ from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
+from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.provisioning import Step
 from tenancy.root_keys import OpenBaoPlace
 from tenancy.rotation import Scope
@@ -205,6 +206,10 @@ def a_protection_use(
     return replace(ProtectionUseRow(NOW.date(), service, place, 10, 320, 7, 4, 900), **changed)
 
 
+def a_protected_field(**changed: object) -> ProtectedField:
+    return replace(ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISED), **changed)
+
+
 def took(*microseconds: int) -> Latency:
     counts = [0] * BUCKETS
     for one in microseconds:
@@ -253,6 +258,7 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         tx.usage.add([some_uses(service)], f"batch-{service}")
         tx.agents.note([a_contact(service)], [a_protection_use(service)])
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
+        tx.protection.protect(service, a_protected_field(), "ada")
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))
         approval_id = hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()
         tx.approvals.ask(approval_id, Action.LOCK, {}, a_person(tenant_id))

@@ -121,7 +121,8 @@ def clone(server: Server, template: str) -> Iterator[Field]:
     one = Field(server, name, f"postgresql://{parts['host']}:{parts['port']}/{name}")
 
     with psycopg.connect(server.conninfo, autocommit=True) as administrator:
-        administrator.execute(f"create database {name} template {template}")
+        # Copying files takes two thirds of the CPU that writing them through the log does.
+        administrator.execute(f"create database {name} template {template} strategy file_copy")
         try:
             # Rights on the database itself are not cloned.
             logins = ", ".join(login(role) for role in (MIGRATOR, *PROCESSES))

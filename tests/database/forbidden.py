@@ -13,7 +13,7 @@ READABLE = {
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
         *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key", "certificate_revocation_list"),
-        *("agent", "protection_use"),
+        *("agent", "protection_use", "protection", "protected_field"),
     ),
 }
 # Granted to the dashboard's role alone, and to it for the platform's context alone.
@@ -22,6 +22,14 @@ OPERATORS_QUESTIONS = (
     "select count(*) from okcm.page_of_tenants(null, null, false, null, '3 minutes', '', 10)",
     "select count(*) from okcm.stuck_tenants('3 minutes', 10)",
     "select count(*) from okcm.provisioning_times(10)",
+)
+# Whoever changes a list of protected fields neither renames in it, nor says when, nor lets its version fall, nor lets
+# fields go unseen: a deletion says first who makes it.
+_PROTECTION = (
+    "delete from okcm.protected_field",
+    "delete from okcm.protection",
+    *(f"update okcm.protected_field set {column}" for column in ("field = 'x'", "changed_at = now()")),
+    *(f"update okcm.protection set {column}" for column in ("version = 0", "changed_at = now()", "service = 'x'")),
 )
 # Inside its own tenant a process may still not do these.
 NEVER = {
@@ -86,7 +94,9 @@ NEVER = {
         *(f"select count from okcm.{table}" for table in ("usage_minute", "usage_day")),
         "select instance from okcm.agent",
         "select place from okcm.protection_use",
-        *(f"delete from okcm.{table}" for table in ("agent", "protection_use")),
+        "select place from okcm.protected_field",
+        "update okcm.protected_field set mode = 'randomised'",
+        *(f"delete from okcm.{table}" for table in ("agent", "protection_use", "protection", "protected_field")),
         "update okcm.agent set problem = null",
         "select subject from okcm.dashboard_session",
         "update okcm.destruction set fingerprint = repeat('0', 64)",
@@ -146,6 +156,7 @@ NEVER = {
         "select ticket_hash from okcm.enrolment",
         "update okcm.enrolment set state = 'issued'",
         "delete from okcm.join_token",
+        *_PROTECTION,
     ),
     # It faces the customers' networks: what it could change here, a hole in it could change.
     "crypto": (
@@ -190,6 +201,10 @@ NEVER = {
         "update okcm.agent set first_contact_at = now()",
         "update okcm.agent set service = 'another'",
         "update okcm.protection_use set place = 'another'",
+        "select changed_by from okcm.protected_field",
+        "update okcm.protected_field set plain_allowed = true",
+        "update okcm.protection set changed_by = 'x'",
+        *(f"delete from okcm.{table}" for table in ("protection", "protected_field")),
         "select * from okcm.dashboard_session",
         *(f"select count(*) from okcm.{table}" for table in ("join_token", "enrolment", "discovery")),
     ),
@@ -243,6 +258,7 @@ NEVER = {
         "update okcm.join_token set used_at = null",
         "select ticket_hash from okcm.enrolment",
         "update okcm.enrolment set state = 'issued'",
+        *_PROTECTION,
         *(f"delete from okcm.{table}" for table in ("usage_minute", "usage_day")),
     ),
 }

@@ -7,7 +7,7 @@ TABLES = (
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
     *("approval", "approval_vote", "shred_certificate", "agent", "protection_use"),
-    *("join_token", "enrolment", "discovery"),
+    *("join_token", "enrolment", "discovery", "protection", "protected_field"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -23,6 +23,19 @@ NEVER_ON_ANY_TABLE = (
 )
 PARTITIONS = tuple(f"audit_event_{number:02d}" for number in range(16))
 # What each process may really write, aimed at the victim's rows.
+_PROTECTING = (
+    "update okcm.protection set changed_by = 'mallory' where tenant_id = '{victim}'",
+    "update okcm.protected_field set mode = 'randomised' where tenant_id = '{victim}'",
+    (
+        "with said as (update okcm.protected_field set changed_by = 'x' where tenant_id = '{victim}')"
+        " delete from okcm.protected_field where tenant_id = '{victim}'"
+    ),
+    "insert into okcm.protection (tenant_id, service, changed_by) values ('{victim}', 'orders', 'x')",
+    (
+        "insert into okcm.protected_field (tenant_id, service, store, place, field, mode, plain_allowed, changed_by)"
+        " values ('{victim}', 'orders', 'postgresql', 'public.customers', 'new', 'randomised', true, 'x')"
+    ),
+)
 ALLOWED_WRITES = {
     "worker": (
         "update okcm.tenant set state = 'active' where tenant_id = '{victim}'",
@@ -146,6 +159,7 @@ ALLOWED_WRITES = {
         ),
     ),
     "operator": (
+        *_PROTECTING,
         (
             "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
             " values ('{victim}', repeat('e', 64), 'orders', 'mongodb', 'x', now())"
@@ -191,6 +205,7 @@ ALLOWED_WRITES = {
         "insert into okcm.usage_day values ('{victim}', now(), '', 'x', '', 1, 0, 0, array_fill(0::bigint, array[40]))",
     ),
     "dashboard": (
+        *_PROTECTING,
         (
             "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
             " values ('{victim}', repeat('e', 64), 'orders', 'mongodb', 'x', now())"

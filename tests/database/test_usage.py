@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import pytest
 
 from database.connection import Database
-from database.interfaces import DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
+from database.interfaces import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
 from database.migrate import read_migrations
 from tenancy.errors import DatabaseRefused
 from tenancy.latency import Latency
@@ -212,3 +212,17 @@ def test_what_was_counted_before_there_were_days_is_in_them(crypto: Database, fi
             UsageDay(TODAY, SOME_OF_A_DAY),
             UsageDay(TODAY, UsageSum("orders", ENCRYPT, "not_recorded", 2, 0)),
         ]
+
+
+def test_what_was_answered_is_told_by_service_day_and_operation_and_refusals_are_not(crypto: Database) -> None:
+    old = some_uses(operation=GET, count=2, minute=NOW - 40 * DAY)
+    refused = some_uses("users", operation=GET, refusal="object_not_found", count=5, bytes=0)
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses(), old, refused], "a")
+    with crypto.tenant_tx("beta") as tx:
+        tx.usage.add([some_uses(count=7)], "a")
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.usage.answered(TODAY - 29 * DAY, TODAY, {ENCRYPT, GET}) == [AnsweredDay("orders", TODAY, ENCRYPT, 10)]
+        assert tx.usage.answered(TODAY - 60 * DAY, TODAY, {GET}) == [AnsweredDay("orders", TODAY - 40 * DAY, GET, 2)]
+        assert tx.usage.last_answered(GET) == {"orders": TODAY - 40 * DAY}
+        assert tx.usage.last_answered(CryptoOperation.MAC) == {}

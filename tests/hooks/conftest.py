@@ -11,11 +11,11 @@ from tests.hooks.stand import Stand
 
 
 @pytest.fixture
-def stand(postgres: PostgresServer, tmp_path) -> Iterator[Stand]:
+def stand(postgres: PostgresServer) -> Iterator[Stand]:
     name = f"hook_{uuid4().hex}"
     with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
-    stand = Stand(psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name), tmp_path)
+    stand = Stand(psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name))
     with stand.hooked():
         yield stand
     with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:

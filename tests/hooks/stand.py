@@ -1,11 +1,9 @@
 """The hook in this process, which can be taken out again, and a source of keys in memory."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,17 +13,20 @@ from hooks.keys import CannotOpen
 from hooks.postgresql import cursors
 from hooks.postgresql.databases import Hook
 from hooks.postgresql.key_store import DatabaseKeyStore
-from hooks.protection import FileProtection
+from hooks.protection import ProtectionUnreadable
 from hooks.uses import Uses
+from tenancy.protection import Mode, ProtectedField, Store
 
 _PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cursor, psycopg.AsyncCursor, adapt)
 
 
 class MemoryKeys:
-    """Wraps by remembering; opens for the resource that a key was made for, while `up`."""
+    """Wraps by remembering; opens for the resource that a key was made for, while `up` and not `refused`."""
 
     def __init__(self) -> None:
         self.up, self.opened = True, 0
+        self.refused: CannotOpen | None = None
+        self.looks: list[Callable[[], bool]] = []
         self._kept: dict[tuple[str, str], bytes] = {}
 
     def make(self, resource: str) -> str:
@@ -42,22 +43,40 @@ class MemoryKeys:
         except KeyError:
             raise CannotOpen("ciphertext_refused", "the wrapped key is not of this service") from None
 
+    def when_changed(self, look: Callable[[], bool]) -> None:
+        self.looks.append(look)
+
     def _check(self) -> None:
+        if self.refused is not None:
+            raise self.refused
         if not self.up:
             raise CannotOpen("connection_failed", "the crypto service was not reached")
 
 
 @dataclass
+class MemoryProtection:
+    """The list of protected fields, which is known while there is no `problem`."""
+
+    listed: tuple[ProtectedField, ...] = ()
+    problem: ProtectionUnreadable | None = None
+
+    def fields(self) -> tuple[ProtectedField, ...]:
+        if self.problem is not None:
+            raise self.problem
+        return self.listed
+
+
+@dataclass
 class Stand:
     conninfo: str
-    folder: Path
     keys: MemoryKeys = field(default_factory=MemoryKeys)
+    protection: MemoryProtection = field(default_factory=MemoryProtection)
     uses: Uses = field(default_factory=lambda: Uses(lambda _: 60.0))
     now: float = 1000.0
 
     def hook(self, **options: Any) -> Hook:
         settings = {"key_seconds": 60.0, "catalogue_seconds": 30.0, "clock": lambda: self.now} | options
-        return Hook(FileProtection(self.folder), self.keys, DatabaseKeyStore, self.uses, **settings)
+        return Hook(self.protection, self.keys, DatabaseKeyStore, self.uses, **settings)
 
     @contextmanager
     def hooked(self, **options: Any) -> Iterator[Hook]:
@@ -66,8 +85,8 @@ class Stand:
             yield hook
 
     def protect(self, *fields: dict[str, Any]) -> None:
-        listed = [{"store": "postgresql", "mode": "randomised"} | one for one in fields]
-        (self.folder / "protection.json").write_text(json.dumps({"version": 1, "fields": listed}))
+        listed = [{"store": Store.POSTGRESQL, "mode": Mode.RANDOMISED} | one for one in fields]
+        self.protection.listed = tuple(ProtectedField(**one) for one in listed)
 
     def connect(self, **options: Any) -> psycopg.Connection[Any]:
         return psycopg.connect(self.conninfo, **options)

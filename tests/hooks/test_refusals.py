@@ -3,13 +3,17 @@
 import psycopg
 import pytest
 
+from hooks.keys import CannotOpen, Ends
 from hooks.postgresql.errors import (
     KeysUnavailable,
     PlainValueFound,
+    ProtectionUnknown,
     ProtectionUnusable,
     StatementRefused,
     ValueRefused,
 )
+from hooks.protection import ProtectionUnreadable
+from tenancy.protection import Mode, Store
 from tests.hooks.stand import MemoryKeys
 
 TABLES = """
@@ -233,7 +237,7 @@ def test_a_plain_value_is_refused_unless_it_is_allowed_for_a_time(stand, conn):
     with pytest.raises(PlainValueFound):
         conn.execute("SELECT ssn FROM customers WHERE id = 7").fetchall()
     allowed = {"place": "public.customers", "plain_allowed": True}
-    stand.protect(allowed | {"field": "ssn"}, allowed | {"field": "email", "mode": "deterministic"})
+    stand.protect(allowed | {"field": "ssn"}, allowed | {"field": "email", "mode": Mode.DETERMINISTIC})
     stand.now += 31
     assert conn.execute("SELECT ssn, email FROM customers WHERE id = 7").fetchall() == [("plain", "old@x")]
     for value in ("old@x", "ann@x"):
@@ -259,6 +263,30 @@ def test_keys_are_used_for_their_time_then_asked_for_again(stand, conn):
     stand.keys.up = True
     stand.now += 2
     assert read() == [("s1",)]
+
+
+def test_a_refusal_ends_at_once_what_was_lent(stand, conn):
+    statements = [
+        ("SELECT ssn FROM customers WHERE id = 101", None),
+        ("UPDATE customers SET ssn = %s WHERE id = 101", ("s1",)),
+        ("SELECT name FROM customers WHERE email = %s", ("ann@x",)),
+    ]
+    for query, values in statements * 2:
+        conn.execute(query, values)
+    conn.execute(statements[0][0]).fetchall()
+    cursor = conn.execute("SELECT ssn FROM customers ORDER BY id")
+    assert cursor.fetchone() == ("s1",)
+    stand.keys.refused = CannotOpen("tenant_closed", "the tenant is locked", ends=Ends.ALL_KEYS)
+    assert not any([look() for look in stand.keys.looks])  # noqa: C419 - each must look
+    with pytest.raises(KeysUnavailable):
+        cursor.fetchone()
+    for query, values in statements:
+        with pytest.raises(KeysUnavailable):
+            conn.execute(query, values).fetchall()
+        conn.rollback()
+    stand.keys.refused = None
+    stand.now += 2
+    assert conn.execute(statements[0][0]).fetchall() == [("s1",)]
 
 
 BROKEN = [
@@ -291,11 +319,31 @@ def test_values_of_another_type_are_refused(conn):
     assert conn.execute("SELECT ssn FROM customers WHERE id < 3 ORDER BY id").fetchall() == [("77",), ("-5",)]
 
 
-def test_a_list_that_cannot_be_read_stops_everything(stand, conn):
-    (stand.folder / "protection.json").write_text("{")
-    stand.now += 31
-    with pytest.raises(ProtectionUnusable, match="not a list"):
-        conn.execute("SELECT 1")
+def test_nothing_is_sent_before_it_is_known_what_is_protected(stand):
+    stand.stored("CREATE TABLE t (id int PRIMARY KEY, c text)")
+    stand.protection.problem = ProtectionUnreadable("connection_failed", "the crypto service was not reached", "wait")
+    with stand.connect(autocommit=True) as conn:
+        for query in ("SELECT 1", "INSERT INTO t VALUES (1, 'x')", "DROP TABLE t"):
+            with pytest.raises(ProtectionUnknown, match="not reached"):
+                conn.execute(query)
+        assert stand.stored("SELECT * FROM t") == []
+        stand.protection.problem = None
+        conn.execute("INSERT INTO t VALUES (1, 'x')")
+    assert stand.stored("SELECT c FROM t") == [("x",)]
+
+
+def test_a_changed_list_is_obeyed_by_the_next_statement_on_every_connection(stand, conn):
+    conn.execute("SELECT ssn FROM plain")
+    with stand.connect(autocommit=True) as other:
+        other.execute("SELECT ssn FROM plain")
+        stand.protect({"place": "public.plain", "field": "ssn"}, {"store": Store.MONGODB, "place": "a.b", "field": "c"})
+        conn.execute("INSERT INTO plain VALUES (1, 'x')")
+        other.execute("INSERT INTO plain VALUES (2, 'x')")
+        stand.protect()
+        conn.execute("INSERT INTO plain VALUES (3, 'x')")
+        other.execute("INSERT INTO plain VALUES (4, 'x')")
+    stored = [ssn[:8] for (ssn,) in stand.stored("SELECT ssn FROM plain ORDER BY id")]
+    assert stored == ["okcm:c1:", "okcm:c1:", "x", "x"]
 
 
 def test_a_column_protected_while_the_program_runs_is_encrypted_from_then_on(stand, conn):

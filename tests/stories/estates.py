@@ -299,6 +299,7 @@ WITHOUT_TEXT: Mapping[str, Any] = MappingProxyType(
         "/v1/data-keys:batch": {"items": [{"resource": "r"}]},
         "/v1/heartbeat": {"instance": "host-1", "agent_version": "1", "not_after": "2026-01-01T00:00:00Z"},
         "/v1/certificate": None,
+        "/v1/protection": None,
         "/.well-known/openkcm": None,
         "/.well-known/openkcm/crl": None,
         "/.well-known/openkcm/crl/former": None,

@@ -12,7 +12,7 @@ from cryptography import x509
 from crypto.api import HeartbeatRequest
 from crypto.correlation import correlation_id
 from crypto.interfaces import Caller, Entry, ServiceKey
-from database.interfaces import AuthorityRow, LeafRow
+from database.interfaces import AuthorityRow, LeafRow, ProtectionRow
 from tenancy import ids
 from tenancy.errors import CallerRefused, ObjectNotFound, TenantClosed
 from tenancy.lifecycle import DECRYPTS, State
@@ -144,6 +144,16 @@ class MemoryHeartbeats:
     async def note(self, caller: Caller, told: HeartbeatRequest) -> bool:
         self.told.append((caller, told))
         return self.core.newest[caller.tenant_id, caller.service].serial != caller.serial
+
+
+@dataclass
+class MemoryProtections:
+    lists: dict[tuple[str, str], ProtectionRow] = field(default_factory=dict)
+    asked: int = 0
+
+    async def of(self, caller: Caller) -> ProtectionRow:
+        self.asked += 1
+        return self.lists.get((caller.tenant_id, caller.service), ProtectionRow(0, []))
 
 
 def _end(certificate: x509.Certificate) -> datetime:

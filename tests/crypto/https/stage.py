@@ -19,7 +19,7 @@ from crypto.operations import KeyedOperations
 from crypto.tls import ServerIdentity, server_context
 from tenancy.client_files import Offer
 from tests.crypto.https.authority import Leaf, root, server_leaf, service_leaf, write_folder
-from tests.crypto.https.core import MemoryCertificates, MemoryCore, MemoryHeartbeats
+from tests.crypto.https.core import MemoryCertificates, MemoryCore, MemoryHeartbeats, MemoryProtections
 
 Result = TypeVar("Result")
 TENANT = "acme-corp-12345"
@@ -40,6 +40,7 @@ class Stage:
         self.core = MemoryCore()
         self.certificates = MemoryCertificates(self.core)
         self.heartbeats = MemoryHeartbeats(self.core)
+        self.protections = MemoryProtections()
         self.leaf = service_leaf(TENANT, SERVICE)
         self.caller = self.core.admit(self.leaf, TENANT, SERVICE)
         self.root = folder
@@ -77,6 +78,7 @@ class Stage:
             BODY_LIMIT,
             self.certificates,
             self.heartbeats,
+            self.protections,
             Offer("https://localhost:0", "localhost:5696"),
         )
         self._listening = socket.create_server(("127.0.0.1", 0))

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dashboard.views import guides
-from dashboard.views.services import Facts, groups, why_no_renewal, why_not
+from dashboard.views.services import Facts, groups, per_day, why_no_renewal, why_not
 from database.interfaces import ContactRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
 from tenancy.agents import AgentProblem
 from tenancy.lifecycle import State
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tests.database.builders import a_protection_use
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -70,6 +71,18 @@ def test_a_card_says_operations_certificate_and_what_is_protected() -> None:
     assert "keys it fetches over KMIP" in card.protects
     assert "the 3 KMIP objects it keeps here" in card.protects
     assert card.connected
+
+
+def test_what_programs_encrypt_themselves_counts_as_operations_and_as_encrypting() -> None:
+    yesterday = a_protection_use("a", day=NOW.date() - timedelta(days=1), operations=1200)
+    uses = [yesterday, a_protection_use("a", "elsewhere", operations=3), a_protection_use("a", "x#plain")]
+    assert per_day(uses) == {"a": 1200}
+    found = facts(a_service("a"), usage=[some_use("a", CryptoOperation.DATA_KEY)])
+    [group, *_] = groups(replace(found, programs=per_day(uses)), NOW)
+    assert group.title.endswith(": 1 connected, encrypting data ✓")
+    assert group.cards[0].operations == "1,210 operations/day"
+    assert group.cards[0].protects.startswith("Protects fields that its programs encrypt and data that it encrypts")
+    assert groups(replace(facts(a_service("a")), programs={"a": 3}), NOW)[0].title.endswith("encrypting data ✓")
 
 
 @pytest.mark.parametrize(

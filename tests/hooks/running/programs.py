@@ -1,15 +1,19 @@
 """Runs programs as a user would, plain and under `openkcm run`."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
 
+from config import secrets
+from config.secrets import Role, ensure_secret
 from tenancy.client_files import certificates
 from tests.crypto.core.world import Home
 from tests.crypto.running.process import Service, connect_service
@@ -89,6 +93,29 @@ class Program:
             check=False,
             timeout=120,
         )
+
+    def operator(self, *words: str) -> dict[str, Any]:
+        """Run a command as the tenant's operator and return its document."""
+        field, folder = self.home.world.field, self.place / "operator"
+        ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
+        ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key(Role.OPERATOR).hex())
+        ran = subprocess.run(
+            [str(Path(sys.executable).with_name("openkcm")), *words, "--json"],
+            cwd=self.place,
+            env=self.environment()
+            | {
+                "OPENKCM_DATABASE_URL": field.url,
+                "OPENKCM_SECRETS_DIR": str(folder),
+                "OPENKCM_STATE_DIR": str(self.place / "state"),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        document: dict[str, Any] = json.loads(ran.stdout)
+        return document
 
     def checks(self, name: str) -> tuple[str, ...]:
         """Return the arguments of Python that run an application's own tests."""

@@ -18,7 +18,9 @@ def test_the_guide(program: Program):
     with psycopg.connect(program.conninfo) as owner:
         for statements in (tables, keys, index):
             owner.execute(statements)
-    (program.folder / "protection.json").write_text(blocks("json")[0])
+    openkcm, *words = blocks("console")[0].split()
+    assert (openkcm, words[2:4]) == ("openkcm", ["acme-corp-12345", "clinic"])
+    program.operator(*[program.home.tenant_id if word == "acme-corp-12345" else word for word in words])
     (program.app / "app.py").write_text(blocks("python")[0])
     (command,) = blocks("sh")
     words = command.split()

@@ -3,13 +3,15 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
 
 from cli.run import surroundings
 from tenancy.lifecycle import Move, State
-from tests.hooks.running.programs import client_folder
+from tests.hooks.running.programs import Program, client_folder
 
 
 @pytest.mark.parametrize("name", ["clinic_checks.py", "shop_checks.py"])
@@ -64,44 +66,95 @@ for _ in sys.stdin:
 """
 
 
-def test_it_goes_on_for_its_time_without_the_crypto_service_then_stops_and_recovers(program, service):
-    assert program.protected("-c", WRITE).returncode == 0
-    command = program.command(sys.executable, "-c", LOOP, options=("--key-seconds", "4"))
-    running = subprocess.Popen(
-        command, cwd=program.app, env=program.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+class Running:
+    """A program that reads each time it is told to, and goes on whatever comes of it."""
 
-    def ask() -> str:
-        running.stdin.write("\n")
-        running.stdin.flush()
-        return running.stdout.readline().strip()
+    def __init__(self, program: Program, key_seconds: int) -> None:
+        command = program.command(sys.executable, "-c", LOOP, options=("--key-seconds", str(key_seconds)))
+        self.process = subprocess.Popen(
+            command,
+            cwd=program.app,
+            env=program.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
-    try:
-        assert ask() == "flu"
-        service.kill()
-        killed = time.monotonic()
-        assert ask() == "flu"
-        while (said := ask()) == "flu":
-            assert time.monotonic() - killed < 10
+    def ask(self) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def until(self, wanted: str, otherwise: str, seconds: float) -> float:
+        """Ask until it is `wanted`, at most for `seconds` and getting `otherwise`; return how long that was."""
+        began = time.monotonic()
+        while (said := self.ask()) != wanted:
+            assert said == otherwise
+            assert time.monotonic() - began < seconds
             time.sleep(0.1)
-        assert said == "KeysUnavailable"
+        return time.monotonic() - began
+
+
+@contextmanager
+def running(program: Program, key_seconds: int) -> Iterator[Running]:
+    assert program.protected("-c", WRITE).returncode == 0
+    loop = Running(program, key_seconds)
+    try:
+        yield loop
+    finally:
+        loop.process.communicate(timeout=10)
+
+
+def test_it_goes_on_for_its_time_without_the_crypto_service_then_stops_and_recovers(program, service):
+    with running(program, 4) as loop:
+        assert loop.ask() == "flu"
+        service.kill()
+        assert loop.ask() == "flu"
+        loop.until("KeysUnavailable", "flu", 10)
         service.start("OPENKCM_CRYPTO_PROCESSES", "1")
         service.wait_ready()
-        begun = time.monotonic()
-        while (said := ask()) != "flu":
-            assert said == "KeysUnavailable"
-            assert time.monotonic() - begun < 10
+        loop.until("flu", "KeysUnavailable", 10)
+
+
+@pytest.mark.parametrize("what", ["locked", "disconnected", "revoked"])
+def test_a_refusal_stops_a_running_program_at_once_however_long_it_may_keep_its_keys(program, what):
+    home = program.home
+    with running(program, 3600) as loop:
+        assert loop.ask() == "flu"
+        time.sleep(0.5)  # until it is connected for nothing but the news
+        if what == "locked":
+            home.move(Move.LOCK)
+        elif what == "disconnected":
+            home.disconnect("clinic")
+        else:
+            with home.world.worker.raw_tx(home.tenant_id) as connection:
+                connection.execute("update okcm.service_certificate set revoked_at = clock_timestamp()")
+        loop.until("KeysUnavailable", "flu", 5)
+        if what == "locked":
+            home.move(Move.UNLOCK, State.ACTIVE)
+            loop.until("flu", "KeysUnavailable", 5)
+
+
+def test_one_that_keeps_its_keys_goes_on_over_a_restart_of_the_crypto_service(program, service):
+    with running(program, 3600) as loop:
+        assert loop.ask() == "flu"
+        service.kill()
+        for _ in range(20):
+            assert loop.ask() == "flu"
             time.sleep(0.1)
-    finally:
-        running.communicate(timeout=10)
+        service.start("OPENKCM_CRYPTO_PROCESSES", "1")
+        service.wait_ready()
+        assert loop.ask() == "flu"
 
 
-def test_the_kill_switch_stops_a_running_program(program):
+def test_a_program_that_starts_while_its_tenant_is_locked_sends_nothing(program):
     assert program.protected("-c", WRITE).returncode == 0
     program.home.move(Move.LOCK)
     read = program.protected("-c", READ)
     assert read.returncode == 1
-    assert "KeysUnavailable" in read.stderr
+    assert "ProtectionUnknown" in read.stderr
     program.home.move(Move.UNLOCK, State.ACTIVE)
     assert program.protected("-c", READ).stdout == "flu\n"
 
@@ -156,3 +209,61 @@ def test_what_cannot_be_protected_does_not_run(program):
         )
         assert (ran.returncode, ran.stdout) == (78, "")
         assert said in ran.stderr
+
+
+WRITER = """
+import sys, clinic
+conn = clinic.connect()
+conn.autocommit = True
+for number in sys.stdin:
+    conn.execute("INSERT INTO notes VALUES (%s, 'secret')", [int(number)])
+    print("done", flush=True)
+"""
+
+
+def test_a_program_that_runs_obeys_a_changed_list_within_its_time(program):
+    with psycopg.connect(program.conninfo, autocommit=True) as owner:
+        owner.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
+        environment = program.environment() | {"KCM_RUN_CATALOGUE_SECONDS": "1"}
+        running = subprocess.Popen(
+            program.command(sys.executable, "-c", WRITER),
+            cwd=program.app,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        numbers = iter(range(1_000_000))
+
+        def written() -> bool:
+            """Have one more row written and return whether it was encrypted."""
+            number = next(numbers)
+            running.stdin.write(f"{number}\n")
+            running.stdin.flush()
+            assert running.stdout.readline() == "done\n"
+            return owner.execute("SELECT text LIKE 'okcm:c1:%%' FROM notes WHERE id = %s", [number]).fetchone()[0]
+
+        def becomes(*, wanted: bool) -> None:
+            begun = time.monotonic()
+            while written() is not wanted:
+                assert time.monotonic() - begun < 5
+                time.sleep(0.05)
+
+        field = (program.home.tenant_id, "clinic", "public.notes", "text", "--store", "postgresql")
+        try:
+            assert not written()
+            program.operator("protection", "protect", *field)
+            becomes(wanted=True)
+            program.operator("protection", "unprotect", *field, "--confirm", program.home.tenant_id)
+            becomes(wanted=False)
+        finally:
+            running.communicate(timeout=10)
+    assert program.operator("protection", "show", program.home.tenant_id, "clinic")["fields"] == []
+
+
+def test_a_program_that_starts_without_the_crypto_service_sends_nothing(program, service):
+    service.kill()
+    ran = program.protected("-c", "import clinic; clinic.connect().execute('CREATE TABLE mine (id int)').fetchall()")
+    assert "ProtectionUnknown" in ran.stderr
+    with psycopg.connect(program.conninfo) as owner:
+        assert owner.execute("SELECT to_regclass('mine')").fetchone() == (None,)

@@ -69,9 +69,11 @@ def test_what_a_program_and_its_children_did_is_told_at_their_end(program):
 
 def test_values_read_plain_are_counted_as_such(program):
     program.plain("-c", WORK)
-    entry = '{"store": "postgresql", "place": "public.patients", "field": "%s", "mode": "%s", "plain_allowed": true}'
-    listed = ", ".join([entry % ("diagnosis", "randomised"), entry % ("insurance", "deterministic")])
-    (program.folder / "protection.json").write_text(f'{{"version": 1, "fields": [{listed}]}}')
+    for column in ("diagnosis", "insurance"):
+        options = ["--store", "postgresql", "--plain-allowed"]
+        if column == "insurance":
+            options += ["--mode", "deterministic"]
+        program.operator("protection", "protect", program.home.tenant_id, "clinic", "public.patients", column, *options)
     script = "import clinic; c = clinic.connect(); print(len([clinic.patient(c, n) for n in (1, 2)]))"
     script += "; clinic.diagnose(c, 1, 'flu'); c.commit()"
     assert program.protected("-c", script).stdout == "2\n"

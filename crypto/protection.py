@@ -1,0 +1,27 @@
+"""What the caller's programs are to keep encrypted, as administrators chose it for the calling service."""
+
+from typing import Protocol
+
+from crypto.interfaces import Blocking, Caller
+from database.interfaces import ProtectionRow, TenantDatabase
+
+
+class Protections(Protocol):
+    async def of(self, caller: Caller) -> ProtectionRow:
+        """Return the list of the caller's service; raises DatabaseUnavailable, TooManyRequests."""
+        ...
+
+
+class ProtectionsOnRecord:
+    """Reads them from the database at each question, so that a change needs to be told to nobody."""
+
+    def __init__(self, database: TenantDatabase, blocking: Blocking) -> None:
+        self._database = database
+        self._blocking = blocking
+
+    async def of(self, caller: Caller) -> ProtectionRow:
+        return await self._blocking.run(caller.tenant_id, lambda: self._read(caller))
+
+    def _read(self, caller: Caller) -> ProtectionRow:
+        with self._database.tenant_tx(caller.tenant_id) as tx:
+            return tx.protection.of(caller.service)

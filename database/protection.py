@@ -1,0 +1,87 @@
+"""Services' protected fields."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.interfaces import ProtectedFieldRow, ProtectionRow
+from tenancy.protection import Mode, ProtectedField, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def of(self, service: str) -> ProtectionRow:
+        # One statement, so that the version is that of these fields.
+        rows = self.connection.execute(
+            "select p.version, f.store, f.place, f.field, f.mode, f.plain_allowed from okcm.protection p"
+            " left join okcm.protected_field f on f.tenant_id = p.tenant_id and f.service = p.service"
+            " where p.service = %s order by f.store, f.place, f.field",
+            [service],
+        ).fetchall()
+        version = rows[0][0] if rows else 0
+        return ProtectionRow(version, [_field(row[1:]) for row in rows if row[1] is not None])
+
+    def fields(self, service: str) -> Sequence[ProtectedField]:
+        return self.of(service).fields
+
+    def by_service(self) -> Mapping[str, Sequence[ProtectedField]]:
+        found: dict[str, list[ProtectedField]] = {}
+        for row in self.connection.execute(
+            "select f.store, f.place, f.field, f.mode, f.plain_allowed, f.service"
+            " from okcm.protected_field f order by f.store, f.place, f.field"
+        ):
+            found.setdefault(row[5], []).append(_field(row))
+        return found
+
+    def rows(self, service: str) -> Sequence[ProtectedFieldRow]:
+        rows = self.connection.execute(
+            "select f.store, f.place, f.field, f.mode, f.plain_allowed, f.changed_by, f.changed_at"
+            " from okcm.protected_field f where f.service = %s order by f.store, f.place, f.field",
+            [service],
+        )
+        return [ProtectedFieldRow(_field(row), row[5], row[6]) for row in rows]
+
+    def lock(self, service: str, by: str) -> None:
+        self.connection.execute(
+            "insert into okcm.protection (tenant_id, service, changed_by) values (%s, %s, %s) on conflict do nothing",
+            [self.tenant_id, service, by],
+        )
+        self.connection.execute("select from okcm.protection where service = %s for no key update", [service])
+
+    def protect(self, service: str, field: ProtectedField, by: str) -> None:
+        changed = self.connection.execute(
+            "update okcm.protected_field set mode = %s, plain_allowed = %s, changed_by = %s"
+            " where service = %s and store = %s and place = %s and field = %s",
+            [field.mode, field.plain_allowed, by, service, field.store, field.place, field.field],
+        )
+        if changed.rowcount:
+            return
+        self.connection.execute(
+            "insert into okcm.protected_field"
+            " (tenant_id, service, store, place, field, mode, plain_allowed, changed_by)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s)",
+            [self.tenant_id, service, field.store, field.place, field.field, field.mode, field.plain_allowed, by],
+        )
+
+    def unprotect(self, service: str, field: ProtectedField, by: str) -> bool:
+        which = [service, field.store, field.place, field.field]
+        # Who did it stands on the row before it goes: that is what the record of its going says.
+        self.connection.execute(
+            "update okcm.protected_field set changed_by = %s"
+            " where service = %s and store = %s and place = %s and field = %s",
+            [by, *which],
+        )
+        gone = self.connection.execute(
+            "delete from okcm.protected_field where service = %s and store = %s and place = %s and field = %s", which
+        )
+        return gone.rowcount == 1
+
+
+def _field(row: Iterable[object]) -> ProtectedField:
+    store, place, field, mode, plain_allowed, *_ = row
+    return ProtectedField(Store(str(store)), str(place), str(field), Mode(str(mode)), plain_allowed is True)

@@ -1,0 +1,129 @@
+"""Coverage is judged from one tenant's own rows, by the one role that may read what services do with their keys."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from database.connection import Database
+from database.coverage import read_coverage
+from tenancy.coverage import Amount, Coverage, Lacking, Protected, Way
+from tenancy.errors import DatabaseRefused, TenantUnknown
+from tenancy.lifecycle import Move
+from tenancy.protection import Mode, ProtectedField, Store
+from tenancy.services import CryptoOperation, ServiceKind
+from tests.database.builders import (
+    NOW,
+    a_connected_service,
+    a_contact,
+    a_protection_use,
+    a_provisioned_tenant,
+    some_uses,
+)
+from tests.database.fixtures import Field
+
+DAY = timedelta(days=1)
+SSN = ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISED)
+PLACE = "postgresql:public.customers.ssn"
+
+
+@pytest.fixture
+def dashboard(field: Field, worker: Database) -> Database:
+    """The dashboard's role; acme and beta have a service of the same name each, of which nothing is listed."""
+    for tenant in ("acme", "beta"):
+        a_provisioned_tenant(worker, tenant)
+        with worker.tenant_tx(tenant) as tx:
+            tx.tenants.move(Move.ACTIVATE)
+        a_connected_service(field, tenant)
+    with field.administrator() as administrator:
+        administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.usage_day")
+    return field.open("dashboard", max_size=2)
+
+
+@pytest.fixture
+def crypto(field: Field) -> Database:
+    return field.open("crypto", max_size=1)
+
+
+def covered(dashboard: Database, tenant: str = "acme") -> Coverage:
+    with dashboard.tenant_tx(tenant) as tx:
+        return read_coverage(tx, NOW)
+
+
+def list_field(database: Database, changed: ProtectedField = SSN, tenant: str = "acme") -> None:
+    with database.tenant_tx(tenant) as tx:
+        tx.protection.protect("orders", changed, "ada")
+
+
+def codes(found: Coverage) -> list[str]:
+    return [gap.code for gap in found.verdict.gaps] if isinstance(found.verdict, Lacking) else []
+
+
+def test_a_field_that_is_listed_is_missing_until_a_program_says_that_it_encrypts_it(
+    dashboard: Database, crypto: Database
+) -> None:
+    list_field(dashboard)
+    assert codes(covered(dashboard)) == ["nothing_encrypted", "field_unseen"]
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([a_contact(last_contact_at=NOW)], [a_protection_use(place=PLACE), a_protection_use(place=PLACE)])
+    found = covered(dashboard)
+    assert found.verdict == Protected()
+    [service] = found.services
+    assert (service.ways, service.facts.agents_connected) == ((Way.PROGRAMS,), 1)
+    assert service.fields[0].today == Amount(20, 640)
+    assert found.overhead is not None
+    assert found.overhead.share == pytest.approx(14 / 1800)
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([], [a_protection_use(place=f"{PLACE}#plain", operations=3)])
+    assert codes(covered(dashboard)) == ["plain_read"]
+    list_field(dashboard, replace(SSN, plain_allowed=True))
+    assert codes(covered(dashboard)) == ["plain_allowed", "plain_read"]
+
+
+def test_what_another_tenants_services_say_is_never_shown(dashboard: Database, crypto: Database) -> None:
+    before = covered(dashboard)
+    list_field(dashboard, tenant="beta")
+    with crypto.tenant_tx("beta") as tx:
+        tx.agents.note([], [a_protection_use(place=PLACE)])
+        tx.usage.add([some_uses(count=77)], "batch-of-beta")
+    assert covered(dashboard) == before
+    assert covered(dashboard, "beta").services[0].fields
+
+
+def test_use_of_keys_counts_for_a_week_and_a_key_that_is_kept_for_longer(dashboard: Database, crypto: Database) -> None:
+    encrypt, get = some_uses(minute=NOW - 8 * DAY), some_uses(operation=CryptoOperation.GET, minute=NOW - 200 * DAY)
+    refused = some_uses(refusal="tenant_closed")
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([encrypt, refused], "old")
+    assert codes(covered(dashboard)) == ["nothing_encrypted"]
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([get], "older")
+    assert covered(dashboard).services[0].ways == (Way.KMIP_KEYS,)
+    assert covered(dashboard).verdict == Protected()
+    with crypto.tenant_tx("acme") as tx:
+        [kept] = tx.objects.of_service("orders")
+        assert tx.objects.change(replace(kept, state=5))
+    assert codes(covered(dashboard)) == ["nothing_encrypted"]
+
+
+def test_what_was_discovered_and_not_connected_counts_against_the_tenant(
+    dashboard: Database, crypto: Database, field: Field
+) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses()], "now")
+    assert covered(dashboard).verdict == Protected()
+    with field.open("marketplace", max_size=1).tenant_tx("acme") as tx:
+        tx.enrolments.discover("carts", ServiceKind.MONGODB)
+    assert codes(covered(dashboard)) == ["not_connected"]
+
+
+@pytest.mark.parametrize("role", ["operator", "worker", "marketplace", "crypto"])
+def test_nobody_but_the_dashboard_reads_it(dashboard: Database, field: Field, role: str) -> None:
+    assert covered(dashboard).services
+    with pytest.raises(DatabaseRefused), field.open(role, max_size=1).tenant_tx("acme") as tx:
+        read_coverage(tx, NOW)
+
+
+def test_a_tenant_that_is_not_there_has_none(dashboard: Database) -> None:
+    with pytest.raises(TenantUnknown):
+        covered(dashboard, "nobody")
