@@ -27,6 +27,7 @@ _MODULES = {
     "cli.rotate": ("rotate",),
     "cli.agent": ("agent",),
     "cli.run": ("run",),
+    "cli.backfill": ("backfill",),
     "cli.protection": ("protection",),
     "cli.setup": ("setup",),
 }

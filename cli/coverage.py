@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cli import output
@@ -110,6 +110,8 @@ def _field(one: FieldCoverage) -> Mapping[str, Any]:
         "plain_allowed": one.field is not None and one.field.plain_allowed,
         "plain_values_read": one.plain_values,
         "plain_last_read": one.plain_read and one.plain_read.isoformat(),
+        "backfill": one.backfill
+        and {"state": one.backfill.state, "done": one.backfill.done, "remaining": one.backfill.remaining},
         "last_seen": one.seen and one.seen.isoformat(),
         "today": _amount(one.today),
         f"last_{LATELY_DAYS}_days": _amount(one.week),
@@ -134,12 +136,12 @@ def _overhead(one: Overhead | None) -> Mapping[str, Any] | None:
 
 
 def _draw(console: Console, found: Coverage) -> None:
-    services = Table("service", "stands", "how", "operations today", "overhead")
+    services = Table(_whole("service"), "stands", "how", "today", "overhead")
     for one in found.services:
         stands = "protected" if isinstance(one.verdict, Protected) else "something missing"
         ways = ", ".join(one.ways) or "not at all"
         _add(services, one.service, stands, ways, f"{one.days.get(found.today, 0):,}", _share(one.overhead))
-    fields = Table("service", "field", "mode", f"{LATELY_DAYS} days", "last seen", "overhead")
+    fields = Table(_whole("service"), _whole("field"), "mode", f"{LATELY_DAYS} days", "last seen", "overhead")
     for one in found.services:
         for field in one.fields:
             mode = field.field.mode if field.field else "not on the list"
@@ -161,10 +163,15 @@ def _words(verdict: Verdict) -> Sequence[str]:
             return [line for missing, step in told for line in (f"missing  {missing}", f"   next  {step}")]
 
 
+def _whole(name: str) -> Column:
+    """Return a column whose names are never cut: whoever reads them types them again."""
+    return Column(name, overflow="fold")
+
+
 def _add(table: Table, *cells: str) -> None:
     """Add cells as text, not as markup: places are named by the customer's programs."""
     table.add_row(*map(Text, cells))
 
 
 def _share(one: Overhead | None) -> str:
-    return NOT_MEASURED if one is None else one.words()
+    return NOT_MEASURED if one is None else one.percent()

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tenancy.errors import InvalidRequest
-from tenancy.protection import Mode, Store
+from tenancy.protection import Backfill, Mode, Store
 
 RESOURCE_CHARACTERS = 512
 BATCH_ITEMS = 1000
@@ -85,16 +85,28 @@ _Count = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
 """More than any program does between two heartbeats, and little enough to be added up."""
 
 
+_Place = Annotated[
+    str,
+    Field(
+        pattern=r"^[^\x00-\x1f\x7f]{1,200}$",
+        description="your own name for a column or field, such as public.customers.ssn; no personal data",
+    ),
+]
+
+
+class BackfillClaim(Request):
+    """How far a program is with encrypting the values from before the protection at one place."""
+
+    place: _Place
+    done: _Count
+    remaining: _Count
+    state: Annotated[Backfill, Field(strict=False)]
+
+
 class UseClaim(Request):
     """What a program encrypted and decrypted itself at one place since it last said so, and in what requests."""
 
-    place: Annotated[
-        str,
-        Field(
-            pattern=r"^[^\x00-\x1f\x7f]{1,200}$",
-            description="your own name for a column or field, such as public.customers.ssn; no personal data",
-        ),
-    ]
+    place: _Place
     operations: _Count
     bytes: _Count
     microseconds: Annotated[_Count, Field(description="spent in encrypting and decrypting")]
@@ -115,6 +127,7 @@ class HeartbeatRequest(Request):
     agent_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")] | None = None
     not_after: AwareDatetime | None = None
     problem: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")] | None = None
+    backfills: Annotated[list[BackfillClaim], Field(max_length=USES)] = []
     uses: Annotated[list[UseClaim], Field(max_length=USES)] = []
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ import structlog
 
 from crypto.api import HeartbeatRequest, UseClaim
 from crypto.interfaces import Blocking, Caller
-from database.interfaces import ContactRow, ProtectionUseRow, TenantDatabase
+from database.interfaces import BackfillRow, ContactRow, ProtectionUseRow, TenantDatabase
 from tenancy.agents import OTHER_PLACES
 from tenancy.errors import DatabaseUnavailable, OpenKcmError, TooManyRequests
 
@@ -48,6 +48,7 @@ class _Gathered:
 
     contacts: dict[str, ContactRow] = field(default_factory=dict)
     uses: dict[tuple[date, str], list[int]] = field(default_factory=dict)
+    backfills: dict[str, BackfillRow] = field(default_factory=dict)
 
     def add(self, day: date, place: str, sums: list[int]) -> None:
         if (day, place) not in self.uses and len(self.uses) >= _PLACES:
@@ -93,6 +94,10 @@ class GatheredHeartbeats:
             )
         for use in told.uses:
             gathered.add(now.date(), use.place, _sums(use))
+        for one in told.backfills:
+            row = BackfillRow(caller.service, one.place, one.done, one.remaining, one.state, now)
+            gathered.backfills[one.place] = row
+        gathered.backfills = _bounded(gathered.backfills)
         self.totals.taken += 1
         return newest != caller.serial
 
@@ -126,8 +131,11 @@ class GatheredHeartbeats:
             for service, one in gathered.items()
             for (day, place), sums in one.uses.items()
         ]
+        backfills = [row for one in gathered.values() for row in one.backfills.values()]
         with self._database.tenant_tx(tenant_id) as tx:
             tx.agents.note(contacts, uses)
+            if backfills:
+                tx.agents.note_backfills(backfills)
             return dict(tx.agents.newest(sorted(gathered)))
 
     def _put_back(self, tenant_id: str, gathered: dict[str, _Gathered]) -> None:
@@ -136,6 +144,7 @@ class GatheredHeartbeats:
             newer = self._gathered.setdefault(tenant_id, {}).setdefault(service, _Gathered())
             contacts = older.contacts | newer.contacts
             newer.contacts = dict(list(contacts.items())[-_INSTANCES:])
+            newer.backfills = _bounded(older.backfills | newer.backfills)
             for (day, place), sums in older.uses.items():
                 newer.add(day, place, sums)
 
@@ -161,6 +170,10 @@ class GatheredHeartbeats:
     def _forget_newest(self) -> None:
         ended = self._monotonic() - _BELIEVED_SECONDS
         self._newest = {key: found for key, found in self._newest.items() if found[1] > ended}
+
+
+def _bounded(backfills: dict[str, BackfillRow]) -> dict[str, BackfillRow]:
+    return backfills if len(backfills) <= _PLACES else dict(list(backfills.items())[-_PLACES:])
 
 
 def _sums(use: UseClaim) -> list[int]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
+from tenancy.protection import Backfill
+
 
 @dataclass(frozen=True, slots=True)
 class ContactRow:
@@ -32,6 +34,18 @@ class ProtectionUseRow:
     request_microseconds: int
 
 
+@dataclass(frozen=True, slots=True)
+class BackfillRow:
+    """How far a service is with the rows from before at one place, as it says; in values, done in this round."""
+
+    service: str
+    place: str
+    done: int
+    remaining: int
+    state: Backfill
+    told_at: datetime
+
+
 class Agents(Protocol):
     def note(self, contacts: Sequence[ContactRow], uses: Sequence[ProtectionUseRow]) -> None:
         """Move agents' rows forward and add uses to their sums.
@@ -47,6 +61,14 @@ class Agents(Protocol):
 
     def uses(self, first: date, last: date) -> Sequence[ProtectionUseRow]:
         """Return the sums of some days, both ends among them, by day, service and place."""
+        ...
+
+    def note_backfills(self, backfills: Sequence[BackfillRow]) -> None:
+        """Move places' rows forward; of a service the 1000 told of last are kept, of a strange one none."""
+        ...
+
+    def backfills(self) -> Sequence[BackfillRow]:
+        """Return how far the backfills are, by service and place."""
         ...
 
     def newest(self, services: Sequence[str]) -> Mapping[str, str]:

@@ -7,8 +7,9 @@ from datetime import date
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import ContactRow, ProtectionUseRow
+from database.interfaces import BackfillRow, ContactRow, ProtectionUseRow
 from tenancy.agents import OTHER_PLACES
+from tenancy.protection import Backfill
 
 _INSTANCES = 50
 _PLACES = 1000
@@ -65,6 +66,24 @@ from placed group by day, service, place order by day, service, place
 on conflict (tenant_id, day, service, place) do update set
     {", ".join(f"{one} = least(kept.{one}::numeric + excluded.{one}, {_LARGEST})::bigint" for one in _SUMS)}
 """  # noqa: S608 - constants
+_TELL = """
+insert into okcm.backfill as kept (tenant_id, service, place, done, remaining, state, told_at)
+select %(tenant)s, told.service, place, done, remaining, told.state, at
+from unnest(%(services)s::text[], %(places)s::text[], %(done)s::bigint[], %(remaining)s::bigint[],
+            %(states)s::text[], %(at)s::timestamptz[]) as told (service, place, done, remaining, state, at)
+join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
+order by told.service, place
+on conflict (tenant_id, service, place) do update set done = excluded.done, remaining = excluded.remaining,
+    state = excluded.state, told_at = excluded.told_at
+where kept.told_at < excluded.told_at
+"""
+_FORGET_BACKFILLS = f"""
+with ranked as (
+    select service, place, row_number() over (partition by service order by told_at desc, place) as rank
+    from okcm.backfill where service = any(%(services)s::text[])
+)
+delete from okcm.backfill b using ranked r where b.service = r.service and b.place = r.place and r.rank > {_PLACES}
+"""  # noqa: S608 - a constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +137,28 @@ class Agents:
             [first, last],
         )
         return [ProtectionUseRow(*row) for row in rows]
+
+    def note_backfills(self, backfills: Sequence[BackfillRow]) -> None:
+        self.connection.execute(
+            _TELL,
+            {
+                "tenant": self.tenant_id,
+                "services": [row.service for row in backfills],
+                "places": [row.place for row in backfills],
+                "done": [row.done for row in backfills],
+                "remaining": [row.remaining for row in backfills],
+                "states": [row.state.value for row in backfills],
+                "at": [row.told_at for row in backfills],
+            },
+        )
+        services = sorted({row.service for row in backfills})
+        self.connection.execute(_FORGET_BACKFILLS.encode(), {"services": services})
+
+    def backfills(self) -> Sequence[BackfillRow]:
+        rows = self.connection.execute(
+            "select service, place, done, remaining, state, told_at from okcm.backfill order by service, place"
+        )
+        return [BackfillRow(service, place, done, left, Backfill(s), at) for service, place, done, left, s, at in rows]
 
     def newest(self, services: Sequence[str]) -> Mapping[str, str]:
         rows = self.connection.execute(

@@ -6,11 +6,11 @@ no psycopg: what it needs of the database comes through the interfaces.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from database.interfaces import ContactRow, TenantTransaction
 from tenancy.agents import is_connected
-from tenancy.coverage import ENCRYPTING, Asked, Coverage, ServiceFacts, Use, coverage, first_day
+from tenancy.coverage import ENCRYPTING, Asked, Backfilling, Coverage, ServiceFacts, Use, coverage, first_day
 from tenancy.errors import TenantUnknown
 from tenancy.services import CryptoOperation
 
@@ -32,6 +32,10 @@ def _services(tx: TenantTransaction, now: datetime) -> list[ServiceFacts]:
     for row in tx.agents.uses(first, last):
         sums = (row.operations, row.bytes, row.microseconds, row.requests, row.request_microseconds)
         uses[row.service].append(Use(row.day, row.place, *sums))
+    backfills: defaultdict[str, list[Backfilling]] = defaultdict(list)
+    for told in tx.agents.backfills():
+        day = told.told_at.astimezone(UTC).date()
+        backfills[told.service].append(Backfilling(told.place, told.state, told.done, told.remaining, day))
     asked: defaultdict[str, list[Asked]] = defaultdict(list)
     for answered in tx.usage.answered(first, last, ENCRYPTING):
         asked[answered.service].append(Asked(answered.day, answered.operation, answered.count))
@@ -51,6 +55,7 @@ def _services(tx: TenantTransaction, now: datetime) -> list[ServiceFacts]:
             agents_connected=agents.get(row.service),
             fields=tuple(fields.get(row.service, ())),
             uses=tuple(uses[row.service]),
+            backfills=tuple(backfills[row.service]),
             asked=tuple(asked[row.service]),
             fetched=fetched.get(row.service),
             keys_kept=kept[row.service],

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
-from database.agent_rows import Agents, ContactRow, ProtectionUseRow
+from database.agent_rows import Agents, BackfillRow, ContactRow, ProtectionUseRow
 from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
@@ -75,6 +75,7 @@ __all__ = [
     "AuditKeys",
     "AuditStream",
     "AuthorityRow",
+    "BackfillRow",
     "BoundaryRunRow",
     "CallerRow",
     "Certificates",

@@ -10,6 +10,7 @@
     watching        hears at once that the crypto service may refuse them
     uses            what is encrypted and what it costs, told to the crypto service
     postgresql/     psycopg 3
+    mongodb/        pymongo 4
 
 It runs at the customer: of the platform it knows the crypto service's client alone.
 """

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,14 @@ from urllib.parse import urlsplit
 
 from crypto.client import AccessRefused, CertificateUnusable, Client, Options, Retry
 from crypto.client_identity import Identity, read_configuration
+from hooks.watching import Held
 
 Result = TypeVar("Result")
 
-_CONNECT_SECONDS = 2.0
-_OPTIONS = Options(connect_seconds=_CONNECT_SECONDS, answer_seconds=5.0, connections=4, retry=Retry(attempts=2))
+_OPTIONS = Options(connect_seconds=2.0, answer_seconds=5.0, connections=4, retry=Retry(attempts=2))
 """An application waits for this, so it is told soon; what is in use is asked for again before it is needed."""
+_HOLD_SECONDS = 10.0
+"""For a connection that nobody waits for."""
 
 
 class _Used:
@@ -53,20 +54,15 @@ class CryptoService:
         """Tell what the program encrypted; return after how many seconds to tell again. Raises ClientError."""
         return float(self.ask(lambda client: client.heartbeat({"uses": uses}))["heartbeat_seconds"])
 
-    def hold(self) -> ssl.SSLSocket:
-        """Connect as the client does, with what is in the folder by now, to say nothing more. Raises OSError."""
+    def hold(self) -> Held:
+        """Connect as the client does, with what is in the folder by now, to be told when that ends. Raises OSError."""
         try:
             place = urlsplit(str(read_configuration(self._folder)["https"]))
             context, host = Identity.from_folder(self._folder).context, str(place.hostname)
         except (CertificateUnusable, KeyError) as failed:
             raise OSError("the folder cannot be used") from failed
-        plain = socket.create_connection((host, place.port or 443), timeout=_CONNECT_SECONDS)
-        held = context.wrap_socket(plain, server_hostname=host)
-        held.settimeout(None)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # Whom it refuses already the service tells, and lets go, only once something was said.
-        held.sendall(f"GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n".encode("ascii"))
-        return held
+        plain = socket.create_connection((host, place.port or 443), timeout=_HOLD_SECONDS)
+        return Held(context.wrap_socket(plain, server_hostname=host), host)
 
     def _forked(self) -> None:
         """Another thread of the parent may have held the lock, and will never give it back here."""

@@ -17,9 +17,12 @@ from typing import Any
 from hooks.postgresql import parser
 from hooks.surroundings import Surroundings, surroundings
 
-DRIVERS = {"psycopg": "hooks.postgresql.install"}
+DRIVERS = {"psycopg": "hooks.postgresql.install", "pymongo": "hooks.mongodb.install"}
 """What can be protected → the module whose `hook_in` does it; it imports the driver, which is there only then."""
-OTHERS = frozenset({"psycopg2", "psycopg2cffi", "asyncpg", "pg8000", "aiopg", "postgresql", "pygresql", "pgdb"})
+OTHERS = dict.fromkeys(
+    ("psycopg2", "psycopg2cffi", "asyncpg", "pg8000", "aiopg", "postgresql", "pygresql", "pgdb"), "psycopg 3"
+) | dict.fromkeys(("txmongo", "asyncio_mongo", "aiomongo", "asyncmongo"), "pymongo")
+"""Drivers that would pass the hook by → what to use instead."""
 
 Ours = Callable[[], AbstractContextManager[Any]]
 """Inside of it our packages are what `import` finds under their names, and not the application's."""
@@ -47,7 +50,7 @@ class _Finder(MetaPathFinder):
         del path, target  # the driver is no submodule
         if name in OTHERS:
             raise ImportError(
-                f"{name} cannot be protected, so `openkcm run` does not let it be used: use psycopg 3", name=name
+                f"{name} cannot be protected, so `openkcm run` does not let it be used: use {OTHERS[name]}", name=name
             )
         if name not in DRIVERS or self._looking:
             return None

@@ -76,7 +76,9 @@ def configuration(kind: ServiceKind, name: str, folder: str, offer: Offer, certi
 
 def _mongod(folder: str, offer: Offer) -> str:
     return f"""\
-# For mongod: MongoDB Enterprise or Percona Server. It encrypts new data files only, so start with an empty dbPath.
+# A part of mongod.conf, for MongoDB Enterprise and for Percona Server for MongoDB alike; the Community Edition has no
+# encryption at rest. It encrypts new data files only, so start with an empty dbPath. It protects disks and copies of
+# files, not what the running server is asked for: for that encrypt fields (docs/mongodb.md).
 security:
   enableEncryption: true
   kmip:

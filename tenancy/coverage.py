@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from tenancy.agents import OTHER_PLACES
 from tenancy.coverage_gaps import (
+    BackfillUnfinished,
     BeingConnected,
     CertificateLapsed,
     Disconnected,
@@ -29,7 +30,7 @@ from tenancy.coverage_gaps import (
     TenantClosed,
 )
 from tenancy.lifecycle import ENCRYPTS, State
-from tenancy.protection import ProtectedField
+from tenancy.protection import Backfill, ProtectedField
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
 
 LATELY_DAYS = 7
@@ -91,6 +92,17 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Backfilling:
+    """How far a service is with encrypting the values from before at one place, as it said on a day."""
+
+    place: str
+    state: Backfill
+    done: int
+    remaining: int
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceFacts:
     """What is known of one service. One that was discovered and never connected has no `state`."""
 
@@ -103,6 +115,7 @@ class ServiceFacts:
     """None where no agent was ever heard of."""
     fields: tuple[ProtectedField, ...] = ()
     uses: tuple[Use, ...] = ()
+    backfills: tuple[Backfilling, ...] = ()
     asked: tuple[Asked, ...] = ()
     fetched: date | None = None
     """The last day ever on which it fetched a key over KMIP."""
@@ -145,7 +158,7 @@ class FieldCoverage:
     """One place at which programs encrypt, or should. `field` is None for one that is not on the list.
 
     `seen` is the last day on which a program said that it encrypted or decrypted there, `plain_read` the last on which
-    one read a value that was not encrypted.
+    one read a value that was not encrypted, unless all were encrypted after that day.
     """
 
     place: str
@@ -156,6 +169,7 @@ class FieldCoverage:
     seen: date | None
     plain_read: date | None
     plain_values: int
+    backfill: Backfilling | None
     overhead: Overhead | None
 
 
@@ -288,7 +302,9 @@ def _gaps(service: ServiceFacts, fields: Sequence[FieldCoverage], now: datetime)
         if one.field is not None and one.seen is None:
             yield FieldUnseen(name, one.place, LOOKED_BACK_DAYS)
         if one.field is not None and one.field.plain_allowed:
-            yield PlainAllowed(name, one.place)
+            yield PlainAllowed(name, one.place, finished=_is_finished(one.backfill))
+        if one.backfill is not None and _lacks(one.backfill, listed=one.field is not None):
+            yield BackfillUnfinished(name, one.place, one.backfill.state, one.backfill.remaining)
         if one.plain_read is not None:
             yield PlainRead(name, one.place, one.plain_values, one.plain_read)
     if any(use.place == OTHER_PLACES and use.operations for use in service.uses):
@@ -303,8 +319,13 @@ def _fields(service: ServiceFacts, today: date) -> Iterable[FieldCoverage]:
     for use in service.uses:
         if use.operations and use.place != OTHER_PLACES:
             told[use.place].append(use)
-    for place in dict.fromkeys([*listed, *sorted(map(_plainly, told))]):
-        uses, plain = told.get(place, []), told.get(place + PLAIN, [])
+    backfills = {one.place: one for one in service.backfills}
+    spoken_of = {*map(_plainly, told), *(one.place for one in service.backfills if _lacks(one, listed=False))}
+    for place in dict.fromkeys([*listed, *sorted(spoken_of)]):
+        uses, plain, backfill = told.get(place, []), told.get(place + PLAIN, []), backfills.get(place)
+        if backfill is not None and _is_finished(backfill):
+            # On the day itself nobody knows which came first.
+            plain = [use for use in plain if use.day >= backfill.day]
         yield FieldCoverage(
             place=place,
             field=listed.get(place),
@@ -314,6 +335,7 @@ def _fields(service: ServiceFacts, today: date) -> Iterable[FieldCoverage]:
             seen=max((use.day for use in uses), default=None),
             plain_read=max((use.day for use in plain), default=None),
             plain_values=sum(use.operations for use in plain),
+            backfill=backfill,
             overhead=_overhead(use for use in uses if use.day >= lately),
         )
 
@@ -326,6 +348,15 @@ def _plainly(place: str) -> str:
 def _is_of_requests(use: Use) -> bool:
     """Whether it happened in requests of an application, which the encryption of old values does not."""
     return not use.place.endswith((PLAIN, _BACKFILLED))
+
+
+def _lacks(backfill: Backfilling, *, listed: bool) -> bool:
+    """Whether values are known to be plain: not where a field was decrypted and then taken off the list, to leave."""
+    return backfill.state is not Backfill.FINISHED and (listed or backfill.state is not Backfill.UNDONE)
+
+
+def _is_finished(backfill: Backfilling | None) -> bool:
+    return backfill is not None and backfill.state is Backfill.FINISHED
 
 
 def _ways(service: ServiceFacts, fields: Sequence[FieldCoverage], today: date) -> Iterable[Way]:

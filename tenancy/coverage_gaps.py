@@ -9,6 +9,16 @@ from datetime import date
 from typing import ClassVar
 
 from tenancy.lifecycle import State
+from tenancy.protection import Backfill, Store
+
+
+def _encrypt_old(place: str) -> str:
+    if place.startswith(f"{Store.POSTGRESQL}:"):
+        return "encrypt the old values with openkcm backfill"
+    return "have a program under openkcm run write the old values again"
+
+
+_UNDOES = frozenset({Backfill.UNDOING, Backfill.UNDONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +116,45 @@ class FieldUnseen:
 
 @dataclass(frozen=True, slots=True)
 class PlainAllowed:
+    """`finished`: the values from before were encrypted, as the service says."""
+
     service: str
     place: str
+    finished: bool
     code: ClassVar[str] = "plain_allowed"
-    missing: ClassVar[str] = "may hold values that are not encrypted: its list allows it"
-    next_step: ClassVar[str] = "encrypt the old values, then forbid plain values on the list"
+
+    @property
+    def missing(self) -> str:
+        return "may hold values that are not encrypted: its list allows it" + (
+            ", though the old ones were encrypted" if self.finished else ""
+        )
+
+    @property
+    def next_step(self) -> str:
+        return ("" if self.finished else f"{_encrypt_old(self.place)}, then ") + "forbid plain values on the list"
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillUnfinished:
+    service: str
+    place: str
+    state: Backfill
+    remaining: int
+    code: ClassVar[str] = "backfill_unfinished"
+
+    @property
+    def missing(self) -> str:
+        if self.state in _UNDOES:
+            return "is decrypted again on purpose"
+        return f"still holds {self.remaining:,} values from before that are not encrypted, as the service says"
+
+    @property
+    def next_step(self) -> str:
+        if self.state in _UNDOES:
+            return "take it off the list when that is done, or encrypt it again"
+        if self.state is Backfill.STOPPED:
+            return "start the encryption of the old values again: it goes on where it was"
+        return "let the encryption of the old values come to its end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +167,11 @@ class PlainRead:
 
     @property
     def missing(self) -> str:
-        return f"held values that are not encrypted: {self.values:,} were read, the last on {self.day.isoformat()}"
+        return f"held values that are not encrypted: {self.values:,} read, the last on {self.day.isoformat()}"
 
     @property
     def next_step(self) -> str:
-        return "encrypt the old values, and look for a program that writes past openkcm run"
+        return f"{_encrypt_old(self.place)}, and look for a program that writes past openkcm run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,5 +194,6 @@ Gap = (
     | FieldUnseen
     | PlainAllowed
     | PlainRead
+    | BackfillUnfinished
     | PlacesUntold
 )

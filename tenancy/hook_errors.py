@@ -8,13 +8,13 @@ class StatementRefused(CallerError):
 
     code = "statement_refused"
     message = "the statement cannot be run on protected columns"
-    hint = "see docs/postgresql.md for what can be asked of protected columns"
+    hint = "see docs/postgresql.md and docs/mongodb.md for what can be asked of protected columns and fields"
 
 
 class ProtectionUnusable(CallerError):
     code = "protection_unusable"
     message = "the columns cannot be protected as they are"
-    hint = "see docs/postgresql.md for what a protected column and its table must be"
+    hint = "see docs/postgresql.md and docs/mongodb.md for what a protected column or field must be"
 
 
 class ProtectionUnknown(PlatformError):
@@ -49,3 +49,33 @@ class RunRefused(CallerError):
     code = "run_refused"
     message = "the program cannot be protected and was not started"
     hint = "see docs/postgresql.md for what a protected program needs"
+
+
+class BackfillRefused(CallerError):
+    """`openkcm backfill` cannot do what it was asked with this database as it is."""
+
+    code = "backfill_refused"
+    message = "the rows from before cannot be encrypted as things are"
+    hint = "see docs/postgresql.md for what a protected column and its table must be"
+
+
+class BackfillRunning(CallerError):
+    code = "backfill_running"
+    message = "another backfill is at work on the same table"
+    hint = "wait for it, or end it: this one goes on where it was"
+
+
+class BackfillStopped(CallerError):
+    """It ended by itself or by a signal before it was finished; what it did is done."""
+
+    code = "backfill_stopped"
+    message = "the backfill ended before it was finished"
+    hint = "run it again: it goes on where it was"
+
+
+class BackfillUnfinished(CallerError):
+    """It came to its end, and reading everything back found values that are not as they should be."""
+
+    code = "backfill_unfinished"
+    message = "not every value is encrypted and opens"
+    hint = "see what is said of each column and docs/postgresql.md, then run it again: it goes on where it was"

@@ -31,6 +31,21 @@ class Mode(StrEnum):
     """Equal values of the field can be searched for, and be seen to be equal by whoever sees the data."""
 
 
+class Backfill(StrEnum):
+    """How the encryption of values from before the protection stands at one place."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    """For the database or the crypto service; it goes on by itself."""
+    FINISHED = "finished"
+    """All were read back, and none is plain."""
+    STOPPED = "stopped"
+    """It ended before that; started again, it goes on."""
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    """Decrypted, to leave."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProtectedField:
     """`place` is schema.table or database.collection, `field` the column or the dotted path in a document.

@@ -252,6 +252,8 @@ def _plain(field: FieldCoverage) -> str:
         parts.append("allowed")
     if field.plain_read is not None:
         parts.append(f"{field.plain_values:,} read, last {field.plain_read}")
+    if field.backfill is not None and field.backfill.remaining:
+        parts.append(f"{field.backfill.remaining:,} still to be encrypted")
     return ", ".join(parts) or "none known"
 
 

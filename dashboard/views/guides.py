@@ -36,12 +36,16 @@ def steps(kind: ServiceKind) -> tuple[str, ...]:
                     f"`cat {CERTIFICATE} {KEY} > {MONGODB_PEM}`, readable by its owner alone."
                 ),
                 (
-                    "For encryption at rest (MongoDB Enterprise or Percona Server) start mongod with `mongod.yaml` and "
-                    "an **empty** dbPath: it encrypts new data files only."
+                    "For encryption at rest (MongoDB Enterprise or Percona Server; the Community Edition has none) "
+                    "start mongod with `mongod.yaml` and an **empty** dbPath: it encrypts new data files only."
                 ),
                 (
-                    "For client-side field level encryption give the driver the options in `csfle.json`; this works "
-                    "with the community server too. Your application's reads and writes stay as they are."
+                    "To have fields encrypted inside a Python application that stays as it is, with every edition, "
+                    "start it with `openkcm run` (`docs/mongodb.md`)."
+                ),
+                (
+                    "For client-side field level encryption by MongoDB's own drivers give the driver the options in "
+                    "`csfle.json`; this works with the Community Edition too."
                 ),
                 (
                     "Certificates live for at most 72 hours, and neither mongod nor the drivers fetch the next one: "

@@ -11,4 +11,5 @@ rewriting       what is sent in place of a statement; parameters reads what was 
 rows            rows on the way back; opening opens the values of a column
 key_store       keeps the wrapped column keys beside the data
 errors          what the application meets
+backfill/       rows from before the protection
 """

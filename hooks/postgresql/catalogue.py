@@ -90,7 +90,7 @@ def read_answer(answer: str, fields: Iterable[ProtectedField]) -> Catalogue:
         if table.protected or table.problem:
             tables[name] = table
     avoided = _avoided(document, {table.oid: table for table in tables.values()})
-    words = sorted({name for _, name in (*tables, *avoided)})
+    words = sorted({name.replace('"', '""') for _, name in (*tables, *avoided)})
     # A name can also be spelt with Unicode escapes, which is then left to the parser.
     pattern = "|".join([*map(re.escape, words), 'u&"'])
     return Catalogue(tables, avoided, re.compile(pattern.encode(), re.IGNORECASE) if words else None)

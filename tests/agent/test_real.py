@@ -17,6 +17,7 @@ from agent.proof import GivenProof
 from crypto.client import Client
 from database.interfaces import ContactRow
 from tenancy.agents import AgentProblem, is_connected
+from tenancy.protection import Backfill
 from tenancy.services import ServiceKind
 from tests.agent.conftest import Told, assert_whole
 from tests.contracts.authorities import p256
@@ -127,10 +128,13 @@ def test_uses_are_summed_for_the_customer_to_see_and_survive_the_end_of_the_proc
     with Client.from_folder(machine.folder) as kcm:
         for _ in range(3):
             answer = kcm.heartbeat(told | {"uses": [use | {"place": "public.customers.ssn"}]})
+            kcm.heartbeat(told | {"backfills": [{"place": "t.c", "done": 7, "remaining": 3, "state": "running"}]})
     assert answer == {"heartbeat_seconds": 30, "certificate_newer": False}
     assert machine.service.terminate() == 0
     with machine.home.world.field.open("dashboard", max_size=1).tenant_tx(machine.home.tenant_id) as tx:
         [contact] = tx.agents.all()
         day = contact.last_contact_at.date()
         [row] = tx.agents.uses(day, day)
+        [backfill] = tx.agents.backfills()
+    assert (backfill.place, backfill.done, backfill.remaining, backfill.state) == ("t.c", 7, 3, Backfill.RUNNING)
     assert (row.place, row.operations, row.request_microseconds) == ("public.customers.ssn", 30, 2700)

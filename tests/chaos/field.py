@@ -113,27 +113,27 @@ class Field:
             context_keys={r: bytes.fromhex(ensure_secret(folder, secrets.context_key(r))) for r in roles},
         )
 
-    def run_worker(self, plan: dict[str, Any] | None = None) -> None:
-        """Start the worker, with a plan to shoot by or a harmless one."""
-        self._write(plan)
+    def run_worker(self, *plans: dict[str, Any]) -> None:
+        """Start the worker, with plans to shoot by one after the other, or a harmless one."""
+        self._write(plans)
         fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
         env = os.environ | {f"OPENKCM_{k.upper()}": str(v) for k, v in fields.items()}
         command = [sys.executable, str(_HERE / "killing_worker.py"), str(self._plan)]
         with (self.folder / "worker.log").open("ab") as log:
             self._worker = subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
-    def aim(self, plan: dict[str, Any] | None = None) -> None:
-        """Give the worker that runs another plan, or start one."""
+    def aim(self, *plans: dict[str, Any]) -> None:
+        """Give the worker that runs other plans, or start one."""
         if self._worker is None or self._worker.poll() is not None:
-            self.run_worker(plan)
+            self.run_worker(*plans)
         else:
-            self._write(plan)
+            self._write(plans)
 
-    def _write(self, plan: dict[str, Any] | None) -> None:
+    def _write(self, plans: Sequence[dict[str, Any]]) -> None:
         self._plan = self.folder / "plan.json"
         harmless = {"tenant": "-", "activity": "-", "moment": "-", "pid": 0, "spent": str(self.folder / "spent")}
         draft = self._plan.with_suffix(".new")
-        draft.write_text(json.dumps(harmless if plan is None else plan), encoding="utf-8")
+        draft.write_text(json.dumps(plans or [harmless]), encoding="utf-8")
         draft.replace(self._plan)
 
     def stop_worker(self) -> None:
@@ -145,8 +145,7 @@ class Field:
     def heal(self) -> None:
         """Start again whatever died."""
         if self._worker is not None and self._worker.poll() is not None:
-            spent = json.loads(self._plan.read_text(encoding="utf-8")) if self._plan else None
-            self.run_worker(spent)
+            self.run_worker(*(json.loads(self._plan.read_text(encoding="utf-8")) if self._plan else ()))
         for server in self.servers.values():
             if not server.alive:
                 server.start()

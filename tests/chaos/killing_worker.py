@@ -1,10 +1,11 @@
 """A worker that kills: the real wiring, with a process shot at one chosen moment of one chosen step.
 
-Run as `python killing_worker.py PLAN` where PLAN is a JSON file `{"tenant", "activity", "moment", "pid", "spent"}`,
-which may be replaced while it runs. `moment` is `start` (before the step runs), `effect-N` (right after its Nth
-effect outside the process: an answer from a key server, ours or a customer's, or a commit) or `end` (after the step,
-before Temporal hears of it). `pid` is who dies, 0 for this process. The file `spent` is created just before the shot,
-so that the worker started next does not shoot again. No switch for any of this exists in the product.
+Run as `python killing_worker.py PLAN` where PLAN is a JSON file with a list of `{"tenant", "activity", "moment", "pid",
+"spent"}`, which may be replaced while it runs; the first that is not spent yet counts. `moment` is `start` (before the
+step runs), `effect-N` (right after its Nth effect outside the process: an answer from a key server, ours or a
+customer's, or a commit) or `end` (after the step, before Temporal hears of it). `pid` is who dies, 0 for this process.
+The file `spent` is created just before the shot, so that the worker started next does not shoot again. No switch for
+any of this exists in the product.
 """
 
 import asyncio
@@ -35,19 +36,20 @@ _THREADS_OF_A_STEP = ("wrap", "prepare", "rewrap")
 
 class Plan:
     def __init__(self, path: Path) -> None:
-        self._path, self._read_at = path, -1
+        self._path = path
         self._lock = threading.Lock()
+        self._plan: dict[str, Any] | None = None
         self._running = 0
         self._look()
 
     def _look(self) -> None:
-        """Read the plan if there is another one by now: whoever aims next need not start this process again."""
+        """Take up another plan if there is one by now: whoever aims next need not start this process again."""
         with self._lock:
-            written = self._path.stat().st_mtime_ns
-            if written == self._read_at:
+            plans = json.loads(self._path.read_text(encoding="utf-8"))
+            plan = next((one for one in plans if not Path(one["spent"]).exists()), plans[-1])
+            if plan == self._plan:
                 return
-            plan = json.loads(self._path.read_text(encoding="utf-8"))
-            self._read_at, self._effects = written, 0
+            self._plan, self._effects = plan, 0
             self.tenant, self.activity, self.moment, self.pid = (
                 plan[k] for k in ("tenant", "activity", "moment", "pid")
             )

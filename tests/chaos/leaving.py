@@ -66,17 +66,17 @@ class Leaving:
             tx.services.request(ServiceRequestRow("request-1", self.service, ServiceKind.MICROSERVICE, pem))
         self.field.ask(lambda gateway: gateway.connect_service(self.tenant_id, REGION, self.service, "request-1"))
 
-    def offboard(self, request: LeaveRequest, before_healing: Callable[[], None]) -> None:
+    def offboard(self, request: LeaveRequest) -> None:
         """Leave. Who asks again, because the answer was lost, may find that it is over already."""
         try:
-            self.field.ask(lambda gateway: gateway.offboard(self.tenant_id, request), before_healing)
+            self.field.ask(lambda gateway: gateway.offboard(self.tenant_id, request))
         except (TenantUnknown, UpdateRefused):
             assert self.state() in {State.LEAVING, State.OFFBOARDED}
 
-    def restore(self, before_healing: Callable[[], None]) -> None:
+    def restore(self) -> None:
         """Come back. Who asks again, because the answer was lost, may find that it is done already."""
         try:
-            self.field.ask(lambda gateway: gateway.restore(self.tenant_id), before_healing)
+            self.field.ask(lambda gateway: gateway.restore(self.tenant_id))
         except UpdateRefused:
             self.assert_is(State.ACTIVE)
         self.came_back += 1
@@ -96,15 +96,14 @@ class Leaving:
         self.field.wait_whole()
         assert self.state() is state
 
-    def wait_gone(self, before_healing: Callable[[], None]) -> None:
+    def wait_gone(self) -> None:
         """Heal what dies until the tenant is offboarded and no workflow of it runs."""
-        self._wait(lambda: self.state() is State.OFFBOARDED, before_healing)
-        self._wait(lambda: not asyncio.run(self._running()), before_healing)
+        self._wait(lambda: self.state() is State.OFFBOARDED)
+        self._wait(lambda: not asyncio.run(self._running()))
 
-    def _wait(self, true: Callable[[], bool], before_healing: Callable[[], None]) -> None:
+    def _wait(self, true: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            before_healing()
             self.field.wait_whole()
             if true():
                 return

@@ -1,4 +1,4 @@
-"""Several shots in one operation: each is aimed as soon as the one before it was fired."""
+"""Several shots in one operation: whoever shoots aims each by himself as soon as the one before it was fired."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,6 @@ class March:
     another pid once it was started again."""
 
     def __init__(self, field: Field, tenant_id: str, name: str, shots: Sequence[Shot]) -> None:
-        self._field = field
         self._plans = [
             {
                 "tenant": tenant_id,
@@ -41,18 +40,7 @@ class March:
             }
             for number, (target, step, moment) in enumerate(shots)
         ]
-        self._next = 0
-        self.go_on()
-
-    def go_on(self) -> None:
-        """Aim the next shot if the one before it was fired; to be called before anything is healed."""
-        if self._next < len(self._plans) and self.fired(self._next):
-            self._field.aim(self._plans[self._next])
-            self._next += 1
-
-    def fired(self, number: int) -> bool:
-        """Whether so many shots, or more, were fired."""
-        return number == 0 or Path(str(self._plans[number - 1]["spent"])).exists()
+        field.aim(*self._plans)
 
     def assert_over(self) -> None:
         left = [plan["activity"] for plan in self._plans if not Path(str(plan["spent"])).exists()]

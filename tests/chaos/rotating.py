@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -73,13 +73,13 @@ class Rotating:
     services: tuple[str, ...]
     rotations: int = 0
 
-    def rotate(self, before_healing: Callable[[], None], *, compromised: bool = False) -> None:
+    def rotate(self, *, compromised: bool = False) -> None:
         """Rotate everything."""
         request = RotateRequest(
             request_id=uuid.uuid4().hex, services=Scope.ALL, tenant_key=True, compromised=compromised
         )
         self.rotations += 1
-        self.field.ask(lambda gateway: gateway.rotate_keys(self.tenant_id, request), before_healing)
+        self.field.ask(lambda gateway: gateway.rotate_keys(self.tenant_id, request))
 
     def retire_old(self) -> None:
         """Destroy every version that encrypts nothing, or each rotation would have more to do than the one before."""

@@ -103,8 +103,8 @@ def test_a_tenant_that_leaves_is_gone_whatever_dies_meanwhile(neighbour, shots, 
     with Opener(field.settings) as opener:
         estate = opener.open_all(neighbour.tenant_id, REGION)
         with Reader(field, neighbour.tenant_id, estate, [target for target, _, _ in shots]) as reader:
-            tenant.offboard(LeaveRequest(now=True), march.go_on)
-            tenant.wait_gone(march.go_on)
+            tenant.offboard(LeaveRequest(now=True))
+            tenant.wait_gone()
             march.assert_over()
             tenant.assert_gone()
         assert_worthless(field, loot)
@@ -122,10 +122,10 @@ def test_in_the_grace_a_tenant_is_leaving_or_restored_whatever_dies_meanwhile(wa
     march = March(field, wavering.tenant_id, f"grace-{request.node.callspec.indices['grace']}", grace)
     with Opener(field.settings) as opener:
         estate = opener.open_all(wavering.tenant_id, REGION)
-        wavering.offboard(LeaveRequest(grace_seconds=3600), march.go_on)
+        wavering.offboard(LeaveRequest(grace_seconds=3600))
         wavering.assert_is(State.LEAVING)
         assert wavering.fingerprints() == before
-        wavering.restore(march.go_on)
+        wavering.restore()
         march.assert_over()
         wavering.assert_is(State.ACTIVE)
         assert opener.open_all(wavering.tenant_id, REGION) == estate

@@ -88,7 +88,7 @@ def test_a_rotation_is_done_and_services_go_on_whatever_dies_meanwhile(rotating,
         estate = opener.open_all(TENANT, REGION)
         before = {place: encrypt(key, b"before") for place, key in estate.items()}
         with Reader(field, TENANT, estate, [target for target, _, _ in shots], replaced=compromised) as reader:
-            rotating.rotate(march.go_on, compromised=compromised)
+            rotating.rotate(compromised=compromised)
             march.assert_over()
             rotating.assert_rotated(compromised=compromised)
         after = opener.open_all(TENANT, REGION)

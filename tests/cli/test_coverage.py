@@ -31,7 +31,7 @@ def told(desk: Desk) -> Desk:
     ):
         (desk.folder / "secrets" / name).write_text(value)
     with desk.field.administrator() as administrator:
-        administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.usage_day")
+        administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.backfill, okcm.usage_day")
         administrator.execute("update okcm.service_certificate set not_after = now() + interval '2 days'")
     use = ProtectionUseRow(datetime.now(UTC).date(), "orders", PLACE, 10, 320, 70, 4, 2000)
     with desk.field.open("crypto", max_size=1).tenant_tx(ACME) as tx:

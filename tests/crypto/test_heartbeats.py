@@ -8,14 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from crypto.api import HeartbeatRequest, UseClaim, parse
+from crypto.api import BackfillClaim, HeartbeatRequest, UseClaim, parse
 from crypto.heartbeats import GatheredHeartbeats
 from crypto.interfaces import Caller
-from database.interfaces import ContactRow, ProtectionUseRow
+from database.interfaces import BackfillRow, ContactRow, ProtectionUseRow
 from tenancy.agents import OTHER_PLACES
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable, InvalidRequest, OpenKcmError, TooManyRequests
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
+from tenancy.protection import Backfill
 from tests.crypto.core.world import Clock, Looking
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -28,6 +29,7 @@ class Tables:
     serials: dict[str, str] = field(default_factory=lambda: {"orders": "1a"})
     contacts: list[ContactRow] = field(default_factory=list)
     uses: list[ProtectionUseRow] = field(default_factory=list)
+    backfills: list[BackfillRow] = field(default_factory=list)
     refusal: OpenKcmError | None = None
     transactions: int = 0
 
@@ -45,6 +47,9 @@ class Tables:
     def note(self, contacts: list[ContactRow], uses: list[ProtectionUseRow]) -> None:
         self.contacts += contacts
         self.uses += uses
+
+    def note_backfills(self, backfills: list[BackfillRow]) -> None:
+        self.backfills += backfills
 
     def newest(self, services: list[str]) -> dict[str, str]:
         return {service: self.serials[service] for service in services if service in self.serials}
@@ -120,6 +125,33 @@ async def test_what_the_database_cannot_take_now_waits_and_is_added_to(heartbeat
     await heartbeats.write()
     assert [(row.instance, row.problem) for row in tables.contacts] == [("host-1", None)]
     assert [row.operations for row in tables.uses] == [20]
+
+
+def a_backfill(place: str, done: int, state: Backfill = Backfill.RUNNING) -> BackfillClaim:
+    return BackfillClaim(place=place, done=done, remaining=100 - done, state=state)
+
+
+def of(*backfills: BackfillClaim) -> HeartbeatRequest:
+    return told().model_copy(update={"backfills": list(backfills)})
+
+
+async def test_of_a_backfill_the_last_word_is_written_and_waits_for_the_database(heartbeats, tables):
+    await heartbeats.note(a_caller(), of(a_backfill("t.a", 10), a_backfill("t.b", 5)))
+    await heartbeats.note(a_caller(), of(a_backfill("t.a", 60)))
+    tables.refusal = DatabaseUnavailable()
+    await heartbeats.write()
+    await heartbeats.note(a_caller(), of(a_backfill("t.a", 100, Backfill.FINISHED)))
+    tables.refusal = None
+    await heartbeats.write()
+    assert tables.backfills == [
+        BackfillRow("orders", "t.a", 100, 0, Backfill.FINISHED, NOW),
+        BackfillRow("orders", "t.b", 5, 95, Backfill.RUNNING, NOW),
+    ]
+    for first in range(0, 1500, 500):
+        await heartbeats.note(a_caller(), of(*(a_backfill(f"t.{n}", 1) for n in range(first, first + 500))))
+    tables.backfills.clear()
+    await heartbeats.write()
+    assert (len(tables.backfills), tables.backfills[-1].place) == (1000, "t.1499")
 
 
 async def test_what_the_database_refuses_is_given_up_and_counted_and_another_tenants_goes_on(heartbeats, tables):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from database.connection import Database
 from database.interfaces import (
     AuthorityRow,
+    BackfillRow,
     ContactRow,
     DoomedRow,
     EnrolmentRow,
@@ -34,7 +35,7 @@ from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
-from tenancy.protection import Mode, ProtectedField, Store
+from tenancy.protection import Backfill, Mode, ProtectedField, Store
 from tenancy.provisioning import Step
 from tenancy.root_keys import OpenBaoPlace
 from tenancy.rotation import Scope
@@ -206,6 +207,12 @@ def a_protection_use(
     return replace(ProtectionUseRow(NOW.date(), service, place, 10, 320, 7, 4, 900), **changed)
 
 
+def a_backfill(
+    service: str = "orders", place: str = "postgresql:public.customers.ssn", **changed: object
+) -> BackfillRow:
+    return replace(BackfillRow(service, place, 40, 60, Backfill.RUNNING, datetime.now(UTC)), **changed)
+
+
 def a_protected_field(**changed: object) -> ProtectedField:
     return replace(ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISED), **changed)
 
@@ -257,6 +264,7 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         tx.objects.add([an_object(tenant_id, f"object-{service}", service=service)])
         tx.usage.add([some_uses(service)], f"batch-{service}")
         tx.agents.note([a_contact(service)], [a_protection_use(service)])
+        tx.agents.note_backfills([a_backfill(service)])
     with field.open("dashboard", max_size=1).tenant_tx(tenant_id) as tx:
         tx.protection.protect(service, a_protected_field(), "ada")
         tx.sessions.begin("5e" * 32, "ada", NOW + timedelta(days=400))

@@ -6,7 +6,7 @@ TABLES = (
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
-    *("approval", "approval_vote", "shred_certificate", "agent", "protection_use"),
+    *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill"),
     *("join_token", "enrolment", "discovery", "protection", "protected_field"),
 )
 ATTACKER, VICTIM = "acme", "beta"
@@ -201,6 +201,9 @@ ALLOWED_WRITES = {
         "delete from okcm.agent where tenant_id = '{victim}'",
         "insert into okcm.agent values ('{victim}', 'orders', 'new', '1', now(), null, now(), now())",
         "update okcm.protection_use set operations = 10 where tenant_id = '{victim}'",
+        "update okcm.backfill set remaining = 0 where tenant_id = '{victim}'",
+        "delete from okcm.backfill where tenant_id = '{victim}'",
+        "insert into okcm.backfill values ('{victim}', 'orders', 'new', 1, 1, 'running', now())",
         "insert into okcm.protection_use values ('{victim}', now(), 'orders', 'new', 1, 1, 1, 1, 1)",
         "insert into okcm.usage_day values ('{victim}', now(), '', 'x', '', 1, 0, 0, array_fill(0::bigint, array[40]))",
     ),

@@ -7,8 +7,10 @@ import pytest
 
 from database.connection import Database
 from tenancy.agents import OTHER_PLACES
+from tenancy.protection import Backfill
 from tests.database.builders import (
     NOW,
+    a_backfill,
     a_connected_service,
     a_contact,
     a_leaf,
@@ -24,7 +26,7 @@ def crypto(field: Field) -> Database:
     a_provisioned_tenant(field.open("worker", max_size=1), "acme")
     a_connected_service(field, "acme")
     with field.administrator() as administrator:
-        administrator.execute("truncate okcm.agent, okcm.protection_use")
+        administrator.execute("truncate okcm.agent, okcm.protection_use, okcm.backfill")
     return field.open("crypto", max_size=1)
 
 
@@ -85,6 +87,21 @@ def test_places_beyond_a_thousand_a_day_are_counted_together(crypto: Database) -
         rows = {row.place: row.operations for row in tx.agents.uses(NOW.date(), NOW.date())}
     assert len(rows) == 1001
     assert (rows["t.994"], rows["t.995"], rows[OTHER_PLACES]) == (10, 20, 100)
+
+
+def test_a_backfill_is_one_row_a_place_that_moves_forward_and_a_thousand_a_service(crypto: Database) -> None:
+    at = datetime.now(UTC)
+    first = a_backfill(told_at=at)
+    later = replace(first, done=100, remaining=0, state=Backfill.FINISHED, told_at=at + timedelta(seconds=1))
+    for row in (first, later, first, a_backfill("stranger")):
+        with crypto.tenant_tx("acme") as tx:
+            tx.agents.note_backfills([row])
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.agents.backfills() == [later]
+        tx.agents.note_backfills([a_backfill(place=f"t.{n}", told_at=at + timedelta(seconds=2)) for n in range(1000)])
+    with crypto.tenant_tx("acme") as tx:
+        places = [row.place for row in tx.agents.backfills()]
+    assert (len(places), first.place in places) == (1000, False)
 
 
 def test_the_newest_certificate_is_known_by_its_serial(field: Field, crypto: Database) -> None:

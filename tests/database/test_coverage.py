@@ -10,10 +10,11 @@ from database.coverage import read_coverage
 from tenancy.coverage import Amount, Coverage, Lacking, Protected, Way
 from tenancy.errors import DatabaseRefused, TenantUnknown
 from tenancy.lifecycle import Move
-from tenancy.protection import Mode, ProtectedField, Store
+from tenancy.protection import Backfill, Mode, ProtectedField, Store
 from tenancy.services import CryptoOperation, ServiceKind
 from tests.database.builders import (
     NOW,
+    a_backfill,
     a_connected_service,
     a_contact,
     a_protection_use,
@@ -36,7 +37,7 @@ def dashboard(field: Field, worker: Database) -> Database:
             tx.tenants.move(Move.ACTIVATE)
         a_connected_service(field, tenant)
     with field.administrator() as administrator:
-        administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.usage_day")
+        administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.backfill, okcm.usage_day")
     return field.open("dashboard", max_size=2)
 
 
@@ -78,6 +79,19 @@ def test_a_field_that_is_listed_is_missing_until_a_program_says_that_it_encrypts
     assert codes(covered(dashboard)) == ["plain_read"]
     list_field(dashboard, replace(SSN, plain_allowed=True))
     assert codes(covered(dashboard)) == ["plain_allowed", "plain_read"]
+
+
+def test_old_values_are_missing_until_the_service_says_that_all_were_encrypted(
+    dashboard: Database, crypto: Database
+) -> None:
+    list_field(dashboard)
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([], [a_protection_use(place=PLACE)])
+        tx.agents.note_backfills([a_backfill(told_at=NOW)])
+    assert codes(covered(dashboard)) == ["backfill_unfinished"]
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note_backfills([a_backfill(state=Backfill.FINISHED, remaining=0, told_at=NOW + DAY)])
+    assert covered(dashboard).verdict == Protected()
 
 
 def test_what_another_tenants_services_say_is_never_shown(dashboard: Database, crypto: Database) -> None:

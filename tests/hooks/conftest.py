@@ -1,4 +1,4 @@
-"""A database for each test, and the hook in this process with keys that need no crypto service."""
+"""A database for each test, and the hook in this process with keys that need no crypto service; a MongoDB for all."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -8,6 +8,13 @@ import pytest
 
 from devstack.postgres import PostgresServer
 from tests.hooks.stand import Stand
+from tests.stories.mongo import mongo_server
+
+
+@pytest.fixture(scope="session")
+def mongo(tmp_path_factory) -> Iterator[str]:
+    with mongo_server(tmp_path_factory.mktemp("mongo")) as address:
+        yield address
 
 
 @pytest.fixture

@@ -101,7 +101,10 @@ class Stand:
             result = plain.exec_(query.encode())
             assert result.status in {pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK}, result.error_message
             return [
-                tuple(value and value.decode() for value in (result.get_value(r, c) for c in range(result.nfields)))
+                tuple(
+                    None if value is None else value.decode()
+                    for value in (result.get_value(r, c) for c in range(result.nfields))
+                )
                 for r in range(result.ntuples)
             ]
         finally:

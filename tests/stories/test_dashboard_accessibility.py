@@ -3,10 +3,8 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from dashboard import navigation
@@ -14,28 +12,15 @@ from tenancy.root_keys import RootKeyMode
 from tests.stories.browser import SIGN_IN, drawn
 from tests.stories.dashboard_pages import ADA, OLGA, fill_connect
 from tests.stories.holders import Holder, Holders
+from tests.stories.open_to_all import assert_open_to_all
 from tests.stories.root_key_pages import LOCKED, ask_for, close, labelled, notice, open_change, press
 from tests.stories.stack import ACME, Stack
-
-_GRAVE = frozenset({"serious", "critical"})
 
 LOOKS = [
     pytest.param({"color_scheme": "light"}, id="light"),
     pytest.param({"color_scheme": "dark"}, id="dark"),
     pytest.param({"color_scheme": "light", "viewport": {"width": 390, "height": 844}}, id="phone"),
 ]
-
-
-def assert_open_to_all(page: Page) -> None:
-    found: dict[str, Any] = Axe().run(page).response
-    assert found["passes"] or found["violations"], "axe-core looked at nothing"
-    faults = [
-        f"{page.url} {fault['id']} ({fault['impact']}): {node['html'][:160]}: {node['failureSummary']}"
-        for fault in found["violations"]
-        for node in fault["nodes"]
-        if fault["impact"] in _GRAVE
-    ]
-    assert faults == []
 
 
 def show(page: Page, path: str) -> None:

@@ -12,6 +12,7 @@ from crypto.client import Client
 from tests.stories.browser import Visitor
 from tests.stories.connected import Service, connect
 from tests.stories.dashboard_pages import BEA, go_to
+from tests.stories.open_to_all import assert_open_to_all
 from tests.stories.stack import Stack, wait_until
 
 BETA, ORGANIZATION = "beta-corp-67890", "Beta Corp"
@@ -78,6 +79,7 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     expect(missing).to_contain_text(f"clinic-db: {PATIENTS}.insurance")
     expect(missing).to_contain_text("Next: start every program that uses it with openkcm run")
     expect(page.get_by_text(SENTENCE)).to_have_count(0)
+    assert_open_to_all(page)
 
     encrypts(clinic, "insurance")
     wait_missing(stack)
@@ -85,6 +87,9 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     expect(page.get_by_text(SENTENCE)).to_be_visible()
     expect(page.get_by_text("2 of 2", exact=True)).to_be_visible()
     expect(page.get_by_text("3.1%", exact=True)).to_be_visible()
+    page.get_by_text("clinic-db: protected").click()
+    expect(page.get_by_text("its programs encrypt fields themselves")).to_be_visible()
+    assert_open_to_all(page)
 
     encrypts(clinic, "diagnosis#plain")
     wait_missing(stack, ("plain_read", f"postgresql:{PATIENTS}.diagnosis"))

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
-from tenancy.coverage import ServiceFacts, Use
-from tenancy.protection import Mode, ProtectedField, Store
+from tenancy.coverage import Backfilling, ServiceFacts, Use
+from tenancy.protection import Backfill, Mode, ProtectedField, Store
 from tenancy.services import ServiceKind, ServiceState
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -20,6 +20,10 @@ def ago(days: int) -> date:
 
 def a_use(place: str = PLACE, days: int = 0, **changed: int) -> Use:
     return replace(Use(ago(days), place, 10, 320, 70, 4, 2000), **changed)
+
+
+def a_backfill(state: Backfill, place: str = PLACE, days: int = 0) -> Backfilling:
+    return Backfilling(place, state, 40, 60, ago(days))
 
 
 def whole(name: str = "orders", *fields: ProtectedField) -> ServiceFacts:

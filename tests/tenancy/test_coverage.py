@@ -15,6 +15,7 @@ from tenancy.coverage import (
     LOOKED_BACK_DAYS,
     Amount,
     Asked,
+    Backfilling,
     Coverage,
     Lacking,
     Overhead,
@@ -26,9 +27,9 @@ from tenancy.coverage import (
     first_day,
 )
 from tenancy.lifecycle import State
-from tenancy.protection import Mode, ProtectedField, Store
+from tenancy.protection import Backfill, Mode, ProtectedField, Store
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
-from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_use, ago, whole
+from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
 
 
 def judged(*services: ServiceFacts, state: State = State.ACTIVE) -> Coverage:
@@ -56,6 +57,7 @@ BREAKS: Mapping[str, Break] = MappingProxyType(
             one, fields=(*one.fields, replace(PHONE, plain_allowed=True)), uses=(*one.uses, a_use(PHONE.name))
         ),
         "plain_read": lambda one: replace(one, uses=(*one.uses, a_use(f"{PLACE}#plain"))),
+        "backfill_unfinished": lambda one: replace(one, backfills=(a_backfill(Backfill.STOPPED),)),
         "places_untold": lambda one: replace(one, uses=(*one.uses, a_use(OTHER_PLACES))),
     }
 )
@@ -94,6 +96,7 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
     )
     days = st.integers(-2, LOOKED_BACK_DAYS + 2).map(ago)
     counts = st.integers(0, 5)
+    backfills = st.builds(Backfilling, places, st.sampled_from(Backfill), counts, counts, days)
     return st.builds(
         ServiceFacts,
         st.sampled_from("abc"),
@@ -103,6 +106,7 @@ def facts() -> st.SearchStrategy[ServiceFacts]:
         certificate_ends=st.one_of(st.none(), st.integers(-1, 50).map(lambda hours: NOW + timedelta(hours=hours))),
         fields=st.lists(fields, max_size=2, unique_by=lambda one: one.name).map(tuple),
         uses=st.lists(st.builds(Use, days, places, *[counts] * 5), max_size=6).map(tuple),
+        backfills=st.lists(backfills, max_size=2, unique_by=lambda one: one.place).map(tuple),
         asked=st.lists(st.builds(Asked, days, st.sampled_from(CryptoOperation), counts), max_size=3).map(tuple),
         fetched=st.one_of(st.none(), days),
         keys_kept=counts,
@@ -127,7 +131,13 @@ def test_whatever_is_told_nothing_is_protected_that_lacks_something(state: State
         recent = [use for use in one.uses if first_day(TODAY) <= use.day <= TODAY and use.operations]
         assert {field.name for field in one.fields} <= {use.place for use in recent}
         assert not any(field.plain_allowed for field in one.fields)
-        assert not [use for use in recent if use.place.endswith("#plain")]
+        finished = {told.place: told.day for told in one.backfills if told.state is Backfill.FINISHED}
+        plain = [use for use in recent if use.place.endswith("#plain")]
+        assert all(use.day < finished[use.place.removesuffix("#plain")] for use in plain)
+        assert {told.state for told in one.backfills} <= {Backfill.FINISHED, Backfill.UNDONE}
+        assert not {told.place for told in one.backfills if told.place not in finished} & {
+            field.name for field in one.fields
+        }
         assert not [use for use in recent if use.place == OTHER_PLACES]
 
 
@@ -199,6 +209,36 @@ def test_plain_values_that_were_read_are_counted_by_themselves() -> None:
     [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
     assert (found.fields[0].plain_values, found.fields[0].plain_read) == (7, TODAY)
     assert dict(found.days) == {TODAY: 10}
+
+
+@pytest.mark.parametrize("state", Backfill)
+def test_values_from_before_are_missing_until_all_were_encrypted(state: Backfill) -> None:
+    found = codes(replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(state),)))
+    assert found == ([] if state is Backfill.FINISHED else ["backfill_unfinished"])
+    # Decrypted to leave, and no longer on the list.
+    left = replace(whole("orders"), uses=(a_use("elsewhere"),), backfills=(a_backfill(state),))
+    assert codes(left) == ([] if state in {Backfill.FINISHED, Backfill.UNDONE} else ["backfill_unfinished"])
+
+
+@pytest.mark.parametrize(("read", "expected"), [(3, []), (2, ["plain_read"]), (0, ["plain_read"])])
+def test_plain_values_that_were_read_before_all_were_encrypted_count_no_more(read: int, expected: list[str]) -> None:
+    told = (a_use(), a_use(f"{PLACE}#plain", read))
+    service = replace(whole("orders", DIAGNOSIS), uses=told, backfills=(a_backfill(Backfill.FINISHED, days=2),))
+    assert codes(service) == expected
+
+
+def test_what_to_do_about_old_values_depends_on_how_far_they_are() -> None:
+    allowed = replace(whole("orders", replace(DIAGNOSIS, plain_allowed=True)), backfills=())
+    steps = [
+        [gap.next_step for gap in judged(replace(allowed, backfills=backfills)).verdict.gaps]
+        for backfills in ((), (a_backfill(Backfill.FINISHED),), (a_backfill(Backfill.STOPPED),))
+    ]
+    assert steps[0] == ["encrypt the old values with openkcm backfill, then forbid plain values on the list"]
+    assert steps[1] == ["forbid plain values on the list"]
+    service = replace(whole("people", PHONE), uses=(a_use(PHONE.name), a_use(f"{PHONE.name}#plain")))
+    [gap] = judged(service).verdict.gaps
+    assert gap.next_step.startswith("have a program under openkcm run write the old values again, and look for")
+    assert steps[2][1] == "start the encryption of the old values again: it goes on where it was"
 
 
 def test_overhead_that_nobody_measured_is_not_known_and_never_nothing() -> None:

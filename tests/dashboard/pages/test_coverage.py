@@ -62,7 +62,7 @@ def test_what_is_missing_is_said_with_what_to_do_until_nothing_is(scene: Scene) 
     tell(scene, "clinic-db", f"{PLACE}#plain")
     said = text(shown("services", scene.seat()))
     assert SENTENCE not in said
-    assert "held values that are not encrypted: 10 were read" in said
+    assert "held values that are not encrypted: 10 read" in said
 
 
 def test_overhead_that_nobody_measured_is_not_called_nothing(scene: Scene) -> None:

@@ -8,9 +8,9 @@ import pytest
 from dashboard.views import coverage as view
 from tenancy.coverage import Asked, Coverage, Overhead, ServiceFacts, coverage
 from tenancy.lifecycle import State
-from tenancy.protection import ProtectedField, Store
+from tenancy.protection import Backfill, ProtectedField, Store
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
-from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_use, ago, whole
+from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
 
 SENTENCE = "Encryption Status: All sensitive data protected"
 
@@ -103,6 +103,8 @@ def test_a_service_says_how_it_encrypts_and_what_of_each_field_is_known() -> Non
         "Plain values": "1,200 read, last 2026-11-25",
         "Overhead": "3.5% overhead",
     }
+    told = replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(Backfill.RUNNING),))
+    assert view.lines(judged(told))[0][0].fields[0]["Plain values"] == "60 still to be encrypted"
     assert (line.fields[1]["Last seen"], line.fields[1]["Plain values"]) == ("not seen", "allowed")
     assert line.fields[1]["Mode"] == "deterministic: equal values show"
     assert line.fields[1]["Overhead"] == "not measured yet"

@@ -11,7 +11,7 @@ from devstack.postgres import PostgresServer
 from tests.crypto.core.world import World
 from tests.crypto.running.conftest import field, server, service, template, vault, world
 from tests.crypto.running.process import Service
-from tests.hooks.running.programs import Program, client_folder
+from tests.hooks.running.programs import MongoProgram, Program, client_folder
 
 __all__ = ["field", "server", "service", "template", "vault", "world"]
 
@@ -30,3 +30,12 @@ def program(postgres: PostgresServer, world: World, service: Service, tmp_path: 
     yield Program(conninfo, folder, tmp_path, home)
     with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
         admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def mongo_program(mongo: str, world: World, service: Service, tmp_path: Path) -> MongoProgram:
+    """The same for programs that have their data in MongoDB."""
+    service.start("OPENKCM_CRYPTO_PROCESSES", "1")
+    service.wait_ready()
+    home = world.tenant()
+    return MongoProgram(mongo, client_folder(home, "clinic", service, tmp_path / "clinic"), tmp_path, home)

@@ -14,7 +14,9 @@ import psycopg
 
 from config import secrets
 from config.secrets import Role, ensure_secret
+from database import protecting
 from tenancy.client_files import certificates
+from tenancy.protection import Mode, Store, parse_field
 from tests.crypto.core.world import Home
 from tests.crypto.running.process import Service, connect_service
 
@@ -120,3 +122,19 @@ class Program:
     def checks(self, name: str) -> tuple[str, ...]:
         """Return the arguments of Python that run an application's own tests."""
         return "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(self.app), str(self.app / name)
+
+
+class MongoProgram(Program):
+    """`conninfo` is the address of a server."""
+
+    def environment(self) -> dict[str, str]:
+        own = {"PRACTICE_DATABASE": self.conninfo}
+        return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
+
+    def protect(self, home: Home, service: str, place: str, **modes: Mode) -> None:
+        """Put fields on a service's list; `__` stands for the dot of a path."""
+        operator = home.world.field.open("operator", max_size=1)
+        with operator.tenant_tx(home.tenant_id) as tx:
+            for path, mode in modes.items():
+                wanted = parse_field(Store.MONGODB, place, path.replace("__", "."), mode, plain_allowed=False)
+                protecting.protect(tx, service, wanted, "operator")

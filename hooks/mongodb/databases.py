@@ -1,0 +1,155 @@
+"""What is known in this process: which fields, the keys of each database, and cursors that are being read."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from hooks.keys import CannotOpen, ColumnKeys, KeySource, KeyStore
+from hooks.mongodb import clients, commands
+from hooks.mongodb.catalogue import Catalogue, Collection, catalogue
+from hooks.mongodb.errors import ProtectionUnknown, StatementRefused, unavailable
+from hooks.mongodb.projections import Documents
+from hooks.mongodb.replies import Reading
+from hooks.mongodb.requests import Request
+from hooks.mongodb.sealing import Codec
+from hooks.protection import Protection, ProtectionUnreadable
+from tenancy.protection import ProtectedField, Store
+
+_CURSORS = 65536
+_DOCUMENTS = frozenset({"find", "aggregate", "findAndModify", "findandmodify", "getMore"})
+
+Command = Mapping[str, Any]
+
+
+class Exchange(NamedTuple):
+    """What is sent in the place of a command, and how what comes back is read."""
+
+    command: Command
+    reading: Reading | None
+
+
+class Hook:
+    """The state of the hook in this process; safe to use from several threads."""
+
+    def __init__(
+        self,
+        protection: Protection,
+        source: KeySource,
+        store: Callable[[Any, str], KeyStore],
+        *,
+        key_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`store` makes, from a client and a database's name, what keeps the wrapped keys of that database."""
+        self._protection, self._source, self._store = protection, source, store
+        self._key_seconds, self._clock = key_seconds, clock
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._forked)
+        self._databases: dict[tuple[str, ...], ColumnKeys] = {}
+        self._cursors: dict[tuple[Any, int], Documents] = {}
+        self._known: tuple[tuple[ProtectedField, ...] | None, Catalogue] = (None, {})
+
+    def _forked(self) -> None:
+        """Another thread of the parent may have held the lock, and will never give it back here."""
+        self._lock = threading.Lock()
+
+    def catalogue(self) -> Catalogue:
+        """Return what is protected. Raises ProtectionUnknown."""
+        try:
+            fields = self._protection.fields()
+        except ProtectionUnreadable as failed:
+            raise ProtectionUnknown(f"which fields are protected is not known: {failed}", failed.hint) from None
+        known, found = self._known  # one object, which threads read and replace as a whole
+        if fields is not known:
+            found = catalogue(fields)
+            self._known = fields, found
+        return found
+
+    def exchange(self, client: Any, database: str, command: Command, codec: Codec) -> Exchange | None:
+        """Return what is sent instead of a command, None when it goes as it is.
+
+        Raises StatementRefused, ProtectionUnusable, ProtectionUnknown, KeysUnavailable.
+        """
+        known = self.catalogue()
+        if not known:
+            return None
+        name = next(iter(command))
+        if name == "explain":
+            inner = self.exchange(client, database, command[name], codec)
+            return None if inner is None else Exchange({**command, name: inner.command}, None)
+        if name == "bulkWrite":
+            spaces = [one["ns"] for one in command["nsInfo"]]
+            writers = [self.writer(client, space, codec, commands.bulk) for space in spaces]
+            kinds = [one[next(iter(one))] for one in command["ops"]]
+            written = zip(command["ops"], kinds, strict=True)
+            return Exchange({**command, "ops": [_through(writers[kind], one) for one, kind in written]}, None)
+        collection = commands.collection_of(known, database, name, command)
+        if collection is None or name == "aggregate":
+            commands.check_elsewhere(known, database, name, command)
+        if collection is None:
+            return None
+        request = self._request(client, collection, codec)
+        if name == "getMore":
+            reads = self._cursors.get(clients.cursor_key(client, command[name]), Documents.THEIRS)
+            return Exchange(command, Reading(request, reads))
+        try:
+            sent = commands.prepared(request, name, command)
+        except CannotOpen as failed:
+            raise unavailable(failed) from None
+        return Exchange(sent.command, Reading(request, sent.reads) if name in _DOCUMENTS else None)
+
+    def writer(
+        self, client: Any, space: str, codec: Codec, one: Callable[[Request, Command], Command]
+    ) -> "Writer | None":
+        """Return what makes operations ready for `database.collection`, None where nothing is protected."""
+        database, _, name = space.partition(".")
+        collection = self.catalogue().get((database, name))
+        return None if collection is None else Writer(self._request(client, collection, codec), one)
+
+    def read(self, client: Any, reading: Reading, reply: Any) -> Any:
+        """Return a reply as the application reads it, and remember its cursor."""
+        if reading.reads is not Documents.THEIRS:
+            cursor = reply.get("cursor")
+            if cursor is not None:
+                self._remember(client, cursor.get("id"), reading.reads)
+        return reply if reading.reads is Documents.OTHERS else reading.opened(reply)
+
+    def _remember(self, client: Any, cursor: int | None, reads: Documents) -> None:
+        if cursor:
+            with self._lock:
+                while len(self._cursors) >= _CURSORS:
+                    del self._cursors[next(iter(self._cursors))]
+                self._cursors[clients.cursor_key(client, cursor)] = reads
+
+    def _request(self, client: Any, collection: Collection, codec: Codec) -> Request:
+        if client is None or clients.encrypts_itself(client):
+            raise StatementRefused(
+                f"{collection.full_name} is protected, and this client encrypts by itself",
+                "take auto_encryption_opts out, or the collection's fields from what is protected",
+            )
+        arguments = clients.arguments(client)
+        place = (str(arguments["host"]), str(arguments["port"]), collection.database)
+        with self._lock:
+            keys = self._databases.get(place)
+            if keys is None:
+                store = self._store(client, collection.database)
+                keys = ColumnKeys(Store.MONGODB, self._source, store, self._key_seconds, self._clock)
+                self._databases[place] = keys
+        return Request(collection, keys, codec)
+
+
+class Writer(NamedTuple):
+    request: Request
+    one: Callable[[Request, Command], Command]
+
+    def __call__(self, operation: Command) -> Command:
+        try:
+            return self.one(self.request, operation)
+        except CannotOpen as failed:
+            raise unavailable(failed) from None
+
+
+def _through(writer: Writer | None, operation: Command) -> Command:
+    return operation if writer is None else writer(operation)

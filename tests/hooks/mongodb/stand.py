@@ -1,0 +1,57 @@
+"""The hook in this process, which can be taken out of pymongo again, beside a client without it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from pymongo import MongoClient
+
+from hooks.mongodb import driver
+from hooks.mongodb.databases import Hook
+from hooks.mongodb.key_store import CollectionKeyStore
+from tenancy.protection import Mode, ProtectedField, Store
+from tests.hooks.stand import MemoryKeys, MemoryProtection
+
+
+@dataclass
+class Stand:
+    address: str
+    keys: MemoryKeys = field(default_factory=MemoryKeys)
+    protection: MemoryProtection = field(default_factory=MemoryProtection)
+    now: float = 1000.0
+    name: str = field(default_factory=lambda: f"d{uuid4().hex}")
+
+    def hook(self, **options: Any) -> Hook:
+        settings = {"key_seconds": 60.0, "clock": lambda: self.now} | options
+        return Hook(self.protection, self.keys, CollectionKeyStore, **settings)
+
+    @contextmanager
+    def hooked(self, **options: Any) -> Iterator[Hook]:
+        hook = self.hook(**options)
+        before = [(owner, name, vars(owner)[name]) for owner, name, _ in driver.SEAMS]
+        driver.install(hook)
+        try:
+            yield hook
+        finally:
+            for owner, name, original in before:
+                setattr(owner, name, original)
+
+    def protect(self, collection: str, **modes: str) -> None:
+        """Protect fields by mode; `__` stands for the dot of a path, and `+` after a mode allows plain values."""
+        place = f"{self.name}.{collection}"
+        self.protection.listed = tuple(
+            ProtectedField(Store.MONGODB, place, path.replace("__", "."), Mode(mode.rstrip("+")), mode.endswith("+"))
+            for path, mode in modes.items()
+        )
+
+    @contextmanager
+    def plain(self) -> Iterator[Any]:
+        """Yield the database as somebody without the hook sees it: nothing is protected meanwhile."""
+        aside, self.protection.listed = self.protection.listed, ()
+        try:
+            with MongoClient(self.address) as client:
+                yield client[self.name]
+        finally:
+            self.protection.listed = aside

@@ -1,0 +1,54 @@
+"""docs/mongodb.md, run as written."""
+
+import re
+
+import pytest
+from pymongo import MongoClient
+
+from tenancy.client_files import Offer, configuration
+from tenancy.services import ServiceKind
+from tests.hooks.running.programs import REPOSITORY, MongoProgram
+
+PAGE = (REPOSITORY / "docs/mongodb.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def test_the_guide(mongo_program: MongoProgram):
+    program = mongo_program
+    for command in block("console").splitlines():
+        openkcm, *words = command.split()
+        assert (openkcm, words[2:4]) == ("openkcm", ["acme-corp-12345", "clinic"])
+        program.operator(*[program.home.tenant_id if word == "acme-corp-12345" else word for word in words])
+    (program.app / "app.py").write_text(block("python"))
+    words = block("sh").split()
+    assert words[:2] == ["openkcm", "run"]
+    assert words[-3:] == ["--", "python", "app.py"]
+    with MongoClient(program.conninfo) as client:
+        client.drop_database("clinic")
+        ran = program.protected("app.py", DATABASE=program.conninfo)
+        said = "{'code': 'J11', 'since': 2026} {'street': 'Main 1', 'city': 'Ulm'}"
+        assert ran.stdout == f"{said}\n", ran.stderr
+        assert f"`{said}`" in PAGE
+        stored = client.clinic.patients.find_one()
+        assert stored is not None
+        assert [stored["diagnosis"].subtype, stored["address"]["street"].subtype] == [199, 199]
+        assert [one.subtype for one in stored["insurance"].values()] == [199, 199]
+        (index,) = [one for one in client.clinic.patients.list_indexes() if one["name"] == "insurance_1"]
+        assert (dict(index["key"]), index["unique"]) == ({"insurance.t": 1}, True)
+
+
+def test_the_section_for_mongod_is_what_a_folder_holds():
+    offer = Offer("https://kcm.example:8443", "kcm.example:5696")
+    made = configuration(ServiceKind.MONGODB, "orders", "/etc/openkcm/orders", offer, "both")["mongod.yaml"]
+    assert block("yaml") == "".join(line for line in made.splitlines(keepends=True) if not line.startswith("#"))
+
+
+@pytest.mark.parametrize("asked", re.findall(r"`(\$\w+)`", PAGE))
+def test_what_the_page_names_is_known_to_the_hook(asked):
+    sources = "".join(path.read_text() for path in (REPOSITORY / "hooks/mongodb").glob("*.py"))
+    generic = {"$inc", "$push", "$regex"}  # refused like everything that is not named
+    assert f'"{asked}"' in sources or asked in generic

@@ -1,0 +1,128 @@
+"""My administrator protects a column on the page Services; a program that runs obeys, nobody else sees or does it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from crypto.client import Client
+from devstack.postgres import PostgresServer
+from tests.hooks.running.programs import DEMO
+from tests.stories.connected import connect
+from tests.stories.dashboard_pages import ADA, UMA, go_to
+from tests.stories.stack import Stack
+
+OPENKCM = str(Path(sys.executable).with_name("openkcm"))
+WRITER = """
+import os, sys, psycopg
+conn = psycopg.connect(os.environ["DATABASE"], autocommit=True)
+for number in sys.stdin:
+    conn.execute("INSERT INTO notes VALUES (%s, 'secret')", [int(number)])
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[str]:
+    """The customer's own database, with a table."""
+    name = f"notes_{uuid4().hex}"
+    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+        conninfo = psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name)
+        with psycopg.connect(conninfo) as owner:
+            owner.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
+        yield conninfo
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@contextmanager
+def running(folder: Path, database: str) -> Iterator[Callable[[], bool]]:
+    """Run the program; yield what has it store one more row, and says whether that was encrypted."""
+    program = subprocess.Popen(
+        [OPENKCM, "run", "--folder", str(folder), "--", sys.executable, "-c", WRITER],
+        cwd=DEMO,
+        env={"PATH": "", "DATABASE": database, "KCM_RUN_CATALOGUE_SECONDS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdin is not None
+    assert program.stdout is not None
+    numbers = iter(range(1_000_000))
+    with psycopg.connect(database, autocommit=True) as owner:
+
+        def encrypted() -> bool:
+            number = next(numbers)
+            program.stdin.write(f"{number}\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "done\n"
+            found = owner.execute("SELECT text LIKE 'okcm:c1:%%' FROM notes WHERE id = %s", [number]).fetchone()
+            return found == (True,)
+
+        try:
+            yield encrypted
+        finally:
+            program.communicate(timeout=20)
+
+
+def until(encrypted: Callable[[], bool], *, wanted: bool) -> None:
+    begun = time.monotonic()
+    while encrypted() is not wanted:
+        assert time.monotonic() - begun < 15
+        time.sleep(0.1)
+
+
+def open_fields(page: Page, service: str) -> Locator:
+    go_to(page, "Services")
+    page.locator(f".st-key-protection-open-{service}").get_by_role("button").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("The data never comes here")).to_be_visible()
+    return dialog
+
+
+def test_a_column_protected_on_the_page_is_encrypted_by_the_program_that_runs(
+    stack: Stack, acme: str, visitor: Callable[..., Page], database: str, tmp_path: Path
+) -> None:
+    mine = connect(stack, acme, "postgresql", "notes-db", tmp_path / "mine")
+    page = visitor().sign_in(ADA, f"/tenant/{acme}/")
+    with running(mine.folder, database) as encrypted:
+        assert not encrypted()
+        dialog = open_fields(page, "notes-db")
+        dialog.get_by_label("Place", exact=True).fill("public.notes")
+        dialog.get_by_label("Field", exact=True).fill("text")
+        dialog.get_by_label("Field", exact=True).press("Enter")
+        expect(dialog.get_by_text("What programs write there from then on is encrypted")).to_be_visible()
+        dialog.get_by_role("button", name="Protect it").click()
+        expect(dialog.get_by_text("is protected")).to_be_visible()
+        until(encrypted, wanted=True)
+        told = stack.command("protection", "show", acme, "notes-db")
+        assert [(one["field"], one["changed_by"]) for one in told["fields"]] == [("text", "ada@acme.example")]
+        dialog.get_by_role("button", name="Close", exact=True).last.click()
+        expect(dialog).to_have_count(0)
+        stack.command("protection", "unprotect", acme, "notes-db", "public.notes", "text", "--confirm", acme)
+        until(encrypted, wanted=False)
+
+
+def test_who_may_only_look_changes_nothing_and_another_tenant_sees_nothing(
+    stack: Stack, acme: str, visitor: Callable[..., Page], tmp_path: Path
+) -> None:
+    mine = connect(stack, acme, "postgresql", "seen-db", tmp_path / "mine")
+    stack.command("protection", "protect", acme, "seen-db", "public.plans", "target")
+    page = visitor().sign_in(UMA, f"/tenant/{acme}/")
+    dialog = open_fields(page, "seen-db")
+    expect(dialog.get_by_text("1 protected field")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Protect it")).to_have_count(0)
+    stranger = f"plans-{uuid4().hex[:8]}"
+    stack.enable(stranger, "Stranger")
+    theirs = connect(stack, stranger, "postgresql", "seen-db", tmp_path / "theirs")
+    for service, fields in ((mine, 1), (theirs, 0)):
+        with Client.from_folder(service.folder) as client:
+            assert len(client.protection()) == fields
+    assert stack.command("protection", "show", stranger, "seen-db")["fields"] == []
