@@ -14,6 +14,7 @@ from benchmarks import (
     dashboard,
     fuzz_kmip,
     kill_switch,
+    protected_postgresql,
     provision_latency,
     report,
     revocation,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "kill_switch": kill_switch.run,
     "watch": watch.run,
     "rotation": rotation.run,
+    "protected_postgresql": protected_postgresql.run,
 }
 
 

@@ -8,6 +8,7 @@
     values          the form of a protected value
     keys            column keys and how long they are kept; key_service opens them
     watching        hears at once that the crypto service may refuse them
+    uses            what is encrypted and what it costs, told to the crypto service
     postgresql/     psycopg 3
     mongodb/        pymongo 4
 

@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from crypto.client import AccessRefused, CertificateUnusable, Client, Options, Retry
@@ -49,6 +49,10 @@ class CryptoService:
             raise
         finally:
             self._end(used)
+
+    def tell(self, uses: list[dict[str, Any]]) -> float:
+        """Tell what the program encrypted; return after how many seconds to tell again. Raises ClientError."""
+        return float(self.ask(lambda client: client.heartbeat({"uses": uses}))["heartbeat_seconds"])
 
     def hold(self) -> Held:
         """Connect as the client does, with what is in the folder by now, to be told when that ends. Raises OSError."""

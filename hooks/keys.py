@@ -23,8 +23,12 @@ DATA, TAG = "data", "tag"
 Column = tuple[str, str, str]
 """Schema, table, column; or database, collection, path."""
 
+Lent = tuple[ColumnKey, float]
+
 _REMEMBERED = 1.0
 """Seconds for which a refusal is repeated without asking again."""
+_ASKED_AGAIN = 1.0
+"""Seconds after which to look whether a key that is being opened anew has come."""
 
 
 class Ends(Enum):
@@ -99,6 +103,8 @@ class ColumnKeys:
         self._settling = threading.Lock()
         """Held for no longer than it takes to note an answer, so that a refusal waits for nobody who is asking."""
         self._refusals = 0
+        self.ended = 0
+        """How often keys were dropped: what was lent before the last time may not be used any more."""
         os.register_at_fork(after_in_child=self._forked)
         self._entries: dict[tuple[Column, str], dict[int, _Entry]] = {}
         source.when_changed(self.look_again)
@@ -111,14 +117,23 @@ class ColumnKeys:
 
     def newest(self, column: Column, purpose: str = DATA) -> ColumnKey:
         """Return the key to encrypt with, made if the column has none yet. Raises CannotOpen."""
+        return self.lend(column, purpose)[0]
+
+    def version(self, column: Column, version: int) -> ColumnKey | None:
+        """Return the key that encrypted a value, None when the column never had it. Raises CannotOpen."""
+        lent = self.lend_version(column, version)
+        return None if lent is None else lent[0]
+
+    def lend(self, column: Column, purpose: str = DATA) -> Lent:
+        """Return `newest` with the time until which it may be used without asking again while `ended` stays."""
         entries = self._entries.get((column, purpose))
         if not entries:
             entries = self._first(column, purpose)
         version = max(entries)
         return self._opened(column, purpose, version, entries[version])
 
-    def version(self, column: Column, version: int) -> ColumnKey | None:
-        """Return the key that encrypted a value, None when the column never had it. Raises CannotOpen."""
+    def lend_version(self, column: Column, version: int) -> Lent | None:
+        """Return `version` with the time until which it may be used without asking again while `ended` stays."""
         entry = self._entries.get((column, DATA), {}).get(version)
         if entry is None:
             entry = self._read(column, DATA).get(version)
@@ -164,16 +179,20 @@ class ColumnKeys:
     def _in_use(self, entry: _Entry) -> bool:
         return entry.key is not None and self.clock() - entry.opened < self._seconds
 
-    def _opened(self, column: Column, purpose: str, version: int, entry: _Entry) -> ColumnKey:
-        key, age = entry.key, self.clock() - entry.opened
-        if key is None or age >= self._seconds:
-            return self._open(column, purpose, version, entry)
-        if age >= self._seconds / 2 and not entry.refreshing:
+    def _opened(self, column: Column, purpose: str, version: int, entry: _Entry) -> Lent:
+        now = self.clock()
+        key, opened = entry.key, entry.opened
+        if key is None or now - opened >= self._seconds:
+            key, opened = self._open(column, purpose, version, entry)
+        half = opened + self._seconds / 2
+        if now < half:
+            return key, half
+        if not entry.refreshing:
             entry.refreshing = True
             threading.Thread(
                 target=self._refresh, args=(column, purpose, version, entry), name="openkcm-keys", daemon=True
             ).start()
-        return key
+        return key, min(opened + self._seconds, now + _ASKED_AGAIN)
 
     def _refresh(self, column: Column, purpose: str, version: int, entry: _Entry) -> None:
         try:
@@ -184,19 +203,19 @@ class ColumnKeys:
         finally:
             entry.refreshing = False
 
-    def _open(self, column: Column, purpose: str, version: int, entry: _Entry) -> ColumnKey:
+    def _open(self, column: Column, purpose: str, version: int, entry: _Entry) -> tuple[ColumnKey, float]:
         with self._lock:
             key, now = entry.key, self.clock()
             if key is not None and now - entry.opened < self._seconds:
-                return key  # another thread was faster
+                return key, entry.opened  # another thread was faster
             entry.key = None
             refused = entry.refused
             if refused is not None and now - entry.refused_at < _REMEMBERED:
                 raise refused
             return self._ask(column, purpose, version, entry)
 
-    def _ask(self, column: Column, purpose: str, version: int, entry: _Entry) -> ColumnKey:
-        """Open a key and note the answer. Raises CannotOpen."""
+    def _ask(self, column: Column, purpose: str, version: int, entry: _Entry) -> tuple[ColumnKey, float]:
+        """Open a key, note the answer, and return the key with the time of the question. Raises CannotOpen."""
         while True:
             begun, refusals = self.clock(), self._refusals
             try:
@@ -207,9 +226,11 @@ class ColumnKeys:
                 raise
             with self._settling:
                 if refusals == self._refusals:  # else somebody was refused since, and this may be from before that
-                    key = ColumnKey(version, material)
+                    key = entry.key
+                    if key is None or key.material != material:
+                        key = ColumnKey(version, material)
                     entry.key, entry.opened, entry.refused = key, begun, None
-                    return key
+                    return key, begun
 
     def _note(self, failed: CannotOpen, entry: _Entry) -> None:
         entry.refused, entry.refused_at = failed, self.clock()
@@ -218,3 +239,21 @@ class ColumnKeys:
         self._refusals += 1
         for one in [entry] if failed.ends is Ends.THE_KEY else [one for _, _, one in self._all()]:
             one.key = None
+        self.ended += 1  # after them: who lends meanwhile still counts it
+
+
+class Newest:
+    """The newest key of one column, asked for anew only when it may no longer be used without."""
+
+    __slots__ = ("_column", "_keys", "_lent", "_purpose")
+
+    def __init__(self, keys: ColumnKeys, column: Column, purpose: str = DATA) -> None:
+        self._keys, self._column, self._purpose = keys, column, purpose
+        self._lent: tuple[ColumnKey, float, int] | None = None
+
+    def key(self, now: float) -> ColumnKey:
+        """Return the key, at `now` by the clock of `keys`. Raises CannotOpen."""
+        lent, ended = self._lent, self._keys.ended
+        if lent is None or now >= lent[1] or ended != lent[2]:
+            lent = self._lent = (*self._keys.lend(self._column, self._purpose), ended)
+        return lent[0]

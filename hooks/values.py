@@ -1,11 +1,11 @@
 """The form of a protected value, and why it opens nowhere but in its row.
 
     sealed        = version of the column key (4) | session (16) | nonce (12) | AES-256-GCM ciphertext and tag
-    text column   = "okcm:c1:" | base64url(sealed), or "okcm:c2:" | base64url(tag) (22) | base64url(sealed)
+    text column   = "okcm:c1:" | base64(sealed), or "okcm:c2:" | base64(tag) without its padding (22) | base64(sealed)
     bytea column  = 00 "okcm" 01 | sealed,          or 00 "okcm" 02 | tag (16) | sealed
 
-The key of a session is HMAC-SHA256(column key, label, session): each process takes a random session for each time it
-opens a column key, and another after 2^20 values, so that its random nonces stay far below GCM's bound (a chance of
+The key of a session is HMAC-SHA256(column key, label, session): each process takes a random session for each column
+key, and another after a fork and after 2^20 values, so that its random nonces stay far below GCM's bound (a chance of
 2^-57 in a session) however many processes, forks and years share a column key; two sessions would have to draw the same
 128 bits to share a key. The place, an injective encoding of store, schema, table, column and primary key, is associated
 data; tenant and service are in the column key, which the crypto service opens for that service alone. A value that is
@@ -29,18 +29,31 @@ TEXT_PREFIX = ("okcm:c1:", "okcm:c2:")
 BYTES_PREFIX = (b"\0okcm\1", b"\0okcm\2")
 TAG_TEXT = len(TEXT_PREFIX[1]) + 22
 """Characters of a deterministic text up to its ciphertext: what equality compares."""
+_TEXT = TEXT_PREFIX[0].encode("ascii")
 TAG_BYTES = len(BYTES_PREFIX[1]) + 16
 
 _VERSION, _SESSION, _NONCE, _GCM_TAG, _MAC = 4, 16, 12, 16, 16
-_HEAD = _VERSION + _SESSION + _NONCE
+START = _VERSION + _SESSION
+"""Bytes of a sealed value that say by what it was sealed."""
+HEAD = START + _NONCE
+AROUND = HEAD + _GCM_TAG
+"""Bytes that a sealed value has more than its plaintext."""
 _USES = 1 << 20
 _SESSIONS_KEPT = 4096
 _LABEL = b"openkcm column value 1\0"
 _TAG_LABEL = b"openkcm column tag 1\0"
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
-_PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
+ONE_BYTE_LESS = frozenset(f"{last}=" for last in "AEIMQUYcgkosw048")
+TWO_BYTES_LESS = frozenset(f"{last}==" for last in "AQgw")
+"""How base64 ends whose last character holds no bits that decoding would drop.
+
+With that, and a length of whole fours because strict decoding overlooks some padding at the end, a text is the one
+spelling of what it says."""
 
 KeyValue = int | str | bytes | UUID
+
+_processes = [object()]
+"""Another object in each process: a child does not go on with the session of its parent and its siblings."""
+os.register_at_fork(after_in_child=lambda: _processes.__setitem__(0, object()))
 
 
 class NotOurs(Exception):
@@ -53,13 +66,14 @@ class DoesNotOpen(Exception):
 
 @dataclass(slots=True, eq=False)
 class ColumnKey:
-    """An opened column key; safe to use from several threads, and in a forked child, whose nonces are its own."""
+    """An opened column key; safe to use from several threads, and in a forked child, whose session is its own."""
 
     version: int
     material: bytes = field(repr=False)
     _ciphers: dict[bytes, AESGCM] = field(default_factory=dict, repr=False)
     _sealing: tuple[bytes, AESGCM] | None = field(default=None, repr=False)
     _left: int = 0
+    _process: object = field(default=None, repr=False)
 
     def cipher(self, session: bytes) -> AESGCM:
         found = self._ciphers.get(session)
@@ -71,9 +85,10 @@ class ColumnKey:
 
     def sealing(self) -> tuple[bytes, AESGCM]:
         """Return how a value begins, and what seals it."""
-        if self._sealing is None or self._left <= 0:
+        if self._sealing is None or self._left <= 0 or self._process is not _processes[0]:
             session = os.urandom(_SESSION)
             self._sealing, self._left = (self.version.to_bytes(_VERSION, "big") + session, self.cipher(session)), _USES
+            self._process = _processes[0]
         self._left -= 1
         return self._sealing
 
@@ -109,6 +124,10 @@ def _framed(part: bytes) -> bytes:
     return len(part).to_bytes(4, "big") + part
 
 
+LENGTHS = [length.to_bytes(4, "big") for length in range(32)]
+"""How short parts are framed: of integers for one, which have at most 20 characters in PostgreSQL."""
+
+
 def seal(key: ColumnKey, place: bytes, plaintext: bytes) -> bytes:
     """Return the sealed form of one value."""
     start, cipher = key.sealing()
@@ -118,17 +137,17 @@ def seal(key: ColumnKey, place: bytes, plaintext: bytes) -> bytes:
 
 def unseal(key: ColumnKey, place: bytes, sealed: bytes) -> bytes:
     """Return the plaintext; raises DoesNotOpen."""
-    start = sealed[: _VERSION + _SESSION]
+    start = sealed[:START]
     try:
         cipher = key.cipher(start[_VERSION:])
-        return cipher.decrypt(sealed[_VERSION + _SESSION : _HEAD], sealed[_HEAD:], start + place)
+        return cipher.decrypt(sealed[START:HEAD], sealed[HEAD:], start + place)
     except (InvalidTag, ValueError):
         raise DoesNotOpen from None
 
 
 def version_of(sealed: bytes) -> int:
     """Return which version of the column key a sealed value names; raises DoesNotOpen."""
-    if len(sealed) < _HEAD + _GCM_TAG:
+    if len(sealed) < AROUND:
         raise DoesNotOpen
     return int.from_bytes(sealed[:_VERSION], "big")
 
@@ -138,31 +157,28 @@ def tag(key: ColumnKey, column: bytes, plaintext: bytes) -> bytes:
     return hmac.digest(key.material, _TAG_LABEL + column + plaintext, "sha256")[:_MAC]
 
 
+def to_ascii(sealed: bytes, equality: bytes | None) -> bytes:
+    """Return `to_text` as it is sent."""
+    start = _TEXT if equality is None else tag_text(equality).encode("ascii")
+    return start + binascii.b2a_base64(sealed, newline=False)
+
+
 def to_text(sealed: bytes, equality: bytes | None) -> str:
-    if equality is None:
-        return TEXT_PREFIX[0] + _base64(sealed)
-    return tag_text(equality) + _base64(sealed)
+    return to_ascii(sealed, equality).decode("ascii")
 
 
 def tag_text(equality: bytes) -> str:
     """Return how the text of an equal value begins."""
-    return TEXT_PREFIX[1] + _base64(equality)
+    return TEXT_PREFIX[1] + binascii.b2a_base64(equality, newline=False)[:-2].decode("ascii")
 
 
 def from_text(text: str) -> tuple[bytes, bytes | None]:
     """Return the sealed bytes and the tag. Raises NotOurs, DoesNotOpen for any spelling but the one of `to_text`."""
     start = text[:8]
     if start == TEXT_PREFIX[0]:
-        body = text[8:]
-        sealed = _unbase64(body)
-        if _base64(sealed) != body:
-            raise DoesNotOpen
-        return sealed, None
+        return _unbase64(text[8:]), None
     if start == TEXT_PREFIX[1]:
-        sealed, equality = _unbase64(text[TAG_TEXT:]), _unbase64(text[8:TAG_TEXT])
-        if to_text(sealed, equality) != text:
-            raise DoesNotOpen
-        return sealed, equality
+        return _unbase64(text[TAG_TEXT:]), _unbase64(text[8:TAG_TEXT] + "==")
     raise NotOurs
 
 
@@ -184,13 +200,11 @@ def from_bytes(stored: bytes) -> tuple[bytes, bytes | None]:
     raise NotOurs
 
 
-def _base64(raw: bytes) -> str:
-    return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=").decode("ascii")
-
-
 def _unbase64(text: str) -> bytes:
     try:
-        body = text.encode("ascii").translate(_PLAIN_BASE64)
-        return binascii.a2b_base64(body + b"=" * (-len(body) % 4))
+        decoded = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
         raise DoesNotOpen from None
+    if len(text) & 3 or (text[-1:] == "=" and text[-2:] not in ONE_BYTE_LESS and text[-3:] not in TWO_BYTES_LESS):
+        raise DoesNotOpen
+    return decoded

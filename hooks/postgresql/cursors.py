@@ -2,7 +2,8 @@
 
 psycopg makes statement and parameters ready, we exchange both, it sends them; its results come back, and the row
 factory is given decrypted values. All of it is inside the generators that psycopg's two faces drive, so what we ask the
-database on the way (the catalogue, a block of ids) goes over the same connection in the same manner.
+database on the way (the catalogue, a block of ids) goes over the same connection in the same manner. Every statement of
+the application passes here, so what a call costs was weighed: most of the price of a short statement is here.
 """
 
 import inspect
@@ -10,19 +11,23 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache, partial
 from operator import attrgetter
+from time import perf_counter_ns
 from typing import Any
 
 import psycopg
-from psycopg import _cursor_base, _pipeline_base, _server_cursor_base, client_cursor, generators, pq
+from psycopg import _cursor_base, _pipeline_base, _server_cursor_base, adapt, client_cursor, generators, pq
 from psycopg.errors import error_from_result
+from psycopg.rows import tuple_row
 
-from hooks.postgresql import rows
 from hooks.postgresql.databases import Hook, Session
 from hooks.postgresql.errors import StatementRefused
 from hooks.postgresql.plans import Plan
-from hooks.postgresql.rewriting import Rewritten, made_for, rewritten
+from hooks.postgresql.rows import RowReader, Visible
+from hooks.postgresql.work import Rewritten, Work
+from hooks.values import KeyValue
 
 Steps = Generator[Any, Any, Any]
+_Loads: Any = adapt.Transformer
 
 _SKIPPED, _CHANGES, _ASKS_IDS, _OTHER = range(4)
 _NEUTRAL = re.compile(
@@ -33,11 +38,17 @@ _NEUTRAL = re.compile(
 _STRUCTURE = re.compile(rb"(?:^|;)\s*(?:create|alter|drop|comment|truncate|do|call)\b|\bsetval\s*\(", re.IGNORECASE)
 _IDS = re.compile(rb"\b(?:lastval|currval)\s*\(", re.IGNORECASE)
 
-_ADDED = {
+_ADDED: dict[Any, dict[str, list[str]]] = {
     _cursor_base.BaseCursor: {
         "_start_query": ["self", "query"],
         "_maybe_prepare_gen": ["self", "pgq", "prepare", "binary"],
         "_execute_send": ["self", "query", "force_extended", "binary"],
+        "_executemany_gen_pipeline": ["self", "query", "params_seq", "returning"],
+        "_executemany_gen_no_pipeline": ["self", "query", "params_seq", "returning"],
+    },
+    _Loads: {
+        "load_rows": ["self", "row0", "row1", "make_row"],
+        "load_row": ["self", "row", "make_row"],
     },
     client_cursor.ClientCursorMixin: {"_execute_send": ["self", "query", "force_extended", "binary"]},
     psycopg.Cursor: {"_make_row_maker": ["self"]},
@@ -71,81 +82,115 @@ def _class_of(query: str | bytes) -> int:
 def install(hook: Hook) -> None:
     """Put the hook into psycopg's cursors."""
     base = _cursor_base.BaseCursor
-    _wrap(base, "_start_query", partial(_start_query, hook))
-    _wrap(base, "_maybe_prepare_gen", partial(_maybe_prepare_gen, hook))
-    for owner in (base, client_cursor.ClientCursorMixin):
-        _wrap(owner, "_execute_send", partial(_execute_send, hook))
+    for owner, name, around in (
+        (base, "_start_query", _start_query),
+        (base, "_maybe_prepare_gen", _maybe_prepare_gen),
+        (base, "_execute_send", _execute_send),
+        (client_cursor.ClientCursorMixin, "_execute_send", _execute_send),
+        (base, "_executemany_gen_pipeline", _executemany),
+        (base, "_executemany_gen_no_pipeline", _executemany),
+        (psycopg.Cursor, "_make_row_maker", _make_row_maker),
+        (psycopg.AsyncCursor, "_make_row_maker", _make_row_maker),
+    ):
+        setattr(owner, name, around(hook, getattr(owner, name)))
     for face in (psycopg.Cursor, psycopg.AsyncCursor):
-        _wrap(face, "_make_row_maker", partial(_make_row_maker, hook))
         setattr(face, "row_factory", property(attrgetter("_row_factory"), _set_row_factory))  # noqa: B010 - no attribute of the class for mypy
     shown = base.description.fget  # type: ignore[attr-defined]  # a property
     setattr(base, "description", property(partial(_description, shown)))  # noqa: B010 - the same
+    setattr(adapt, "Transformer", _Transformer)  # noqa: B010 - the same
 
 
-def _wrap(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
-    original = getattr(owner, name)
-
-    def method(self: Any, *arguments: Any, **named: Any) -> Any:
-        return replacement(original, self, *arguments, **named)
-
-    setattr(owner, name, method)
+# On the way out. What has nothing to ask and nothing to write is handed on without a generator of ours around it.
 
 
-# On the way out.
-
-
-def _start_query(hook: Hook, original: Callable[..., Steps], cursor: Any, query: Any = None) -> Steps:
-    yield from original(cursor, query)
-    kind = _class_of(query) if type(query) is str or type(query) is bytes else _OTHER
-    if kind == _SKIPPED:
-        return
-    session = hook.session(cursor._conn)
-    if kind == _ASKS_IDS and session.took_ids:
-        raise StatementRefused(
-            "lastval and currval do not know the ids that were taken beforehand for protected rows",
-            "use INSERT … RETURNING",
-        )
-    question = hook.question(session)
-    if question:
-        found = yield from _ask(cursor._conn, question)
-        hook.answered(session, found[0].decode("utf-8"))
-    if kind == _CHANGES:
-        hook.structure_changed(session)
-
-
-def _maybe_prepare_gen(  # noqa: PLR0913 - psycopg's own parameters
-    hook: Hook, original: Callable[..., Steps], cursor: Any, pgq: Any, *, prepare: Any = None, binary: Any = None
-) -> Steps:
-    session = hook.session(cursor._conn)
-    plan = _plan(session, cursor, pgq.query)
-    if plan is not None:
-        if plan.declares:
-            raise StatementRefused("the rows of a cursor declared in SQL cannot be followed", "use a named cursor")
-        made = {}
-        if plan.made:
-            yield from _take_ids(cursor._conn, session, plan)
-            made = made_for(plan, {one.column.sequence: session.taken(one.column.sequence) for one in plan.made})
-        pgq = cursor._query = rewritten(plan, pgq, session.database.keys, made, _arrays(cursor))
-    yield from original(cursor, pgq, prepare=prepare, binary=binary)
-
-
-def _execute_send(hook: Hook, original: Callable[..., None], cursor: Any, query: Any, **named: Any) -> None:
-    """What does not come by `_maybe_prepare_gen`: server-side cursors, streams and COPY."""
-    if not isinstance(query, Rewritten):
+def _start_query(hook: Hook, original: Callable[..., Steps]) -> Callable[..., Steps]:
+    def method(cursor: Any, query: Any = None) -> Steps:
+        kind = _class_of(query) if type(query) is str or type(query) is bytes else _OTHER
+        if kind == _SKIPPED:
+            return original(cursor, query)
         session = hook.session(cursor._conn)
-        plan = _plan(session, cursor, query.query)
-        if plan is not None:
-            if plan.made:
-                raise StatementRefused("the primary key cannot be made for a statement sent this way", "use execute()")
-            query = cursor._query = rewritten(plan, query, session.database.keys, {}, _arrays(cursor))
-    original(cursor, query, **named)
+        if kind == _OTHER and hook.knows(session):
+            return original(cursor, query)
+        return asking(cursor, query, kind, session)
+
+    def asking(cursor: Any, query: Any, kind: int, session: Session) -> Steps:
+        yield from original(cursor, query)
+        if kind == _ASKS_IDS and session.took_ids:
+            raise StatementRefused(
+                "lastval and currval do not know the ids that were taken beforehand for protected rows",
+                "use INSERT … RETURNING",
+            )
+        if not hook.knows(session):
+            found = yield from _ask(cursor._conn, hook.question(session))
+            hook.answered(session, found[0].decode("utf-8"))
+        if kind == _CHANGES:
+            hook.structure_changed(session)
+
+    return method
 
 
-def _plan(session: Session, cursor: Any, query: bytes) -> Plan | None:
-    plan = session.database.plans.of(query)
-    if plan is not None and cursor._pgconn._encoding not in {"utf-8", "ascii"}:
+def _maybe_prepare_gen(hook: Hook, original: Callable[..., Steps]) -> Callable[..., Steps]:
+    def method(cursor: Any, pgq: Any, *, prepare: Any = None, binary: Any = None) -> Steps:
+        session = hook.session(cursor._conn)
+        work = session.database.works.of(pgq.query)
+        if work is None:
+            return original(cursor, pgq, prepare=prepare, binary=binary)
+        return rewriting(cursor, session, work, pgq, prepare, binary)
+
+    def rewriting(cursor: Any, session: Session, work: Work, pgq: Any, *how: Any) -> Steps:
+        begun = perf_counter_ns()
+        _check_encoding(cursor)
+        if work.plan.declares:
+            raise StatementRefused("the rows of a cursor declared in SQL cannot be followed", "use a named cursor")
+        made: Sequence[KeyValue] = ()
+        if work.plan.made:
+            yield from _take_ids(cursor._conn, session, work.plan)
+            made = work.made(session.take)
+        many = cursor._execmany_returning is not None
+        # In a pipeline, how long a request takes cannot be told from those around it.
+        timed = many or not cursor._conn._pipeline
+        pgq = cursor._query = work.rewritten(pgq, made, _arrays(cursor), timed=timed)
+        sent = perf_counter_ns()
+        yield from original(cursor, pgq, prepare=how[0], binary=how[1])
+        if timed:
+            work.spent(sent - begun)
+        if timed and not many:
+            work.lasted(perf_counter_ns() - begun)
+
+    return method
+
+
+def _execute_send(hook: Hook, original: Callable[..., None]) -> Callable[..., None]:
+    """What does not come by `_maybe_prepare_gen`: server-side cursors, streams and COPY."""
+
+    def method(cursor: Any, query: Any, **named: Any) -> None:
+        if type(query) is not Rewritten:
+            work = hook.session(cursor._conn).database.works.of(query.query)
+            if work is not None:
+                _check_encoding(cursor)
+                if work.plan.made:
+                    raise StatementRefused(
+                        "the primary key cannot be made for a statement sent this way", "use execute()"
+                    )
+                query = cursor._query = work.rewritten(query, (), _arrays(cursor), timed=False)
+        original(cursor, query, **named)
+
+    return method
+
+
+def _executemany(_hook: Hook, original: Callable[..., Steps]) -> Callable[..., Steps]:
+    def method(cursor: Any, *arguments: Any) -> Steps:
+        begun = perf_counter_ns()
+        yield from original(cursor, *arguments)
+        if type(cursor._query) is Rewritten:
+            cursor._query.work.lasted(perf_counter_ns() - begun)
+
+    return method
+
+
+def _check_encoding(cursor: Any) -> None:
+    if cursor._pgconn._encoding not in {"utf-8", "ascii"}:
         raise StatementRefused("protected columns need the client encoding UTF8", "set client_encoding to UTF8")
-    return plan
 
 
 def _take_ids(connection: Any, session: Session, plan: Plan) -> Steps:
@@ -208,19 +253,43 @@ def _arrays(cursor: Any) -> Callable[[bytes, int, int], Sequence[Any]]:
 # On the way back.
 
 
-def _make_row_maker(hook: Hook, original: Callable[..., Any], cursor: Any) -> Any:
-    plan = getattr(cursor._query, "plan", None)
-    if plan is None or not plan.reads or not cursor.pgresult or not cursor.pgresult.nfields:
-        return original(cursor)
-    place = rows.layout(plan, cursor.pgresult)
-    make = _seen(cursor, place, partial(original, cursor))
-    return rows.row_maker(place, hook.session(cursor._conn).database.keys, make)
+class _Transformer(_Loads):  # type: ignore[misc]  # which of psycopg's two it is shows only now
+    """Loads rows as ever, and has a statement's reader make of them what the application is given."""
+
+    reader: RowReader | None = None
+    timed = False
+
+    def load_rows(self, row0: int, row1: int, make_row: Any) -> list[Any]:
+        if self.reader is None:
+            loaded: list[Any] = _Loads.load_rows(self, row0, row1, make_row)
+            return loaded
+        return self.reader.read(_Loads.load_rows(self, row0, row1, tuple), make_row, timed=self.timed)
+
+    def load_row(self, row: int, make_row: Any) -> Any:
+        if self.reader is None:
+            return _Loads.load_row(self, row, make_row)
+        return self.reader.read((_Loads.load_row(self, row, tuple),), make_row, timed=self.timed)[0]
 
 
-def _seen(cursor: Any, place: rows.Layout, look: Callable[[], Any]) -> Any:
+def _make_row_maker(_hook: Hook, original: Callable[..., Any]) -> Callable[..., Any]:
+    def method(cursor: Any) -> Any:
+        query, result, loads = cursor._query, cursor.pgresult, cursor._tx
+        if type(query) is not Rewritten or not query.work.plan.reads or not result or not result.nfields:
+            if loads.reader is not None:
+                loads.reader = None
+            return original(cursor)
+        loads.reader, loads.timed = query.work.reader(result), query.timed
+        if cursor._row_factory is tuple_row:
+            return tuple  # needs no look at the result
+        return _seen(cursor, loads.reader, partial(original, cursor))
+
+    return method
+
+
+def _seen(cursor: Any, reader: RowReader, look: Callable[[], Any]) -> Any:
     """Look at the cursor as the application sees its result."""
     result = cursor.pgresult
-    cursor.pgresult = rows.Visible(result, place.visible)
+    cursor.pgresult = Visible(result, reader.visible)
     try:
         return look()
     finally:
@@ -228,11 +297,12 @@ def _seen(cursor: Any, place: rows.Layout, look: Callable[[], Any]) -> Any:
 
 
 def _description(original: Callable[[Any], Any], cursor: Any) -> Any:
-    plan = getattr(cursor._query, "plan", None)
-    result = cursor.pgresult
-    if plan is None or not plan.hidden or not result or not result.nfields or isinstance(result, rows.Visible):
+    query, result = cursor._query, cursor.pgresult
+    if type(query) is not Rewritten or not query.work.plan.reads or not result or not result.nfields:
         return original(cursor)
-    return _seen(cursor, rows.layout(plan, result), partial(original, cursor))
+    if isinstance(result, Visible):
+        return original(cursor)
+    return _seen(cursor, query.work.reader(result), partial(original, cursor))
 
 
 def _set_row_factory(cursor: Any, factory: Any) -> None:

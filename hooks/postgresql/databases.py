@@ -2,15 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hooks.keys import ColumnKeys, KeySource, KeyStore
 from hooks.postgresql.catalogue import NOTHING, read_answer
 from hooks.postgresql.catalogue_query import question
 from hooks.postgresql.errors import ProtectionUnknown
-from hooks.postgresql.statements import Plans
+from hooks.postgresql.statements import Works
 from hooks.protection import Protection, ProtectionUnreadable
+from hooks.uses import Uses
 from tenancy.protection import ProtectedField, Store
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
@@ -21,17 +22,17 @@ _KEPT = "_openkcm_session"
 class Database:
     """One database of one server, for the whole process."""
 
-    def __init__(self, keys: ColumnKeys) -> None:
-        self.keys = keys
-        self.plans = Plans(NOTHING)
+    def __init__(self, keys: ColumnKeys, uses: Uses) -> None:
+        self._keys, self._uses = keys, uses
+        self.works = Works(NOTHING, keys, uses)
         self.known_until = float("-inf")
         self.fields: tuple[ProtectedField, ...] | None = None
         """Those of all stores that the catalogue was read with."""
 
     def learn(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
         catalogue = read_answer(answer, _columns(fields))
-        if catalogue != self.plans.catalogue:
-            self.plans = Plans(catalogue)
+        if catalogue != self.works.catalogue:
+            self.works = Works(catalogue, self._keys, self._uses)
         self.fields, self.known_until = fields, until
 
 
@@ -48,11 +49,9 @@ class Session:
         self.changed = False
         """It changed the structure of the database, perhaps in a transaction that others do not see yet."""
 
-    def taken(self, sequence: str) -> Iterator[int]:
-        waiting = self.ids.setdefault(sequence, [])
-        while True:
-            self.took_ids = True
-            yield waiting.pop()
+    def take(self, sequence: str) -> int:
+        self.took_ids = True
+        return self.ids[sequence].pop()
 
     def next_block(self, needed: int) -> int:
         size, self.block = self.block, min(_LARGEST_BLOCK, 2 * self.block)
@@ -67,13 +66,14 @@ class Hook:
         protection: Protection,
         source: KeySource,
         store: Callable[[Any], KeyStore],
+        uses: Uses,
         *,
         key_seconds: float,
         catalogue_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`store` makes, from a connection, what keeps the wrapped keys of its database."""
-        self._protection, self._source, self._store = protection, source, store
+        self._protection, self._source, self._store, self.uses = protection, source, store, uses
         self._key_seconds, self._catalogue_seconds, self._clock = key_seconds, catalogue_seconds, clock
         self._lock = threading.Lock()
         self._databases: dict[tuple[bytes, ...], Database] = {}
@@ -88,22 +88,26 @@ class Hook:
             database = self._databases.get(place)
             if database is None:
                 keys = ColumnKeys(Store.POSTGRESQL, self._source, self._store(pgconn), self._key_seconds, self._clock)
-                database = self._databases[place] = Database(keys)
+                database = self._databases[place] = Database(keys, self.uses)
         made = Session(database)
         connection.__dict__[_KEPT] = (self, made)
         return made
 
-    def question(self, session: Session) -> bytes:
-        """Return what to ask the catalogue now, empty while what is known of it holds. Raises ProtectionUnknown."""
+    def knows(self, session: Session) -> bool:
+        """Whether what is known of the catalogue holds. Raises ProtectionUnknown."""
         database = session.database
+        return self._fields() is database.fields and not session.changed and self._clock() < database.known_until
+
+    def question(self, session: Session) -> bytes:
+        """Return what to ask the catalogue. Raises ProtectionUnknown."""
+        session.asked = self._fields()
+        return question(_columns(session.asked))
+
+    def _fields(self) -> tuple[ProtectedField, ...]:
         try:
-            fields = self._protection.fields()
+            return self._protection.fields()
         except ProtectionUnreadable as failed:
             raise ProtectionUnknown(f"which columns are protected is not known: {failed}", failed.hint) from None
-        if fields is database.fields and not session.changed and self._clock() < database.known_until:
-            return b""
-        session.asked = fields
-        return question(_columns(fields))
 
     def answered(self, session: Session, answer: str) -> None:
         session.changed = False

@@ -5,6 +5,7 @@ An application that handles `psycopg.Error`, or SQLAlchemy's wrappers of it, han
 
 import psycopg
 
+from hooks.keys import CannotOpen
 from tenancy import hook_errors as vocabulary
 from tenancy.errors import OpenKcmError
 
@@ -36,3 +37,10 @@ class PlainValueFound(_Explained, vocabulary.PlainValueFound, psycopg.DataError)
 
 class KeysUnavailable(_Explained, vocabulary.ColumnKeyUnavailable, psycopg.OperationalError):
     """The crypto service does not open the key."""
+
+
+def unavailable(failed: CannotOpen) -> KeysUnavailable:
+    """Return the application's error, which keeps the crypto service's own code in its text."""
+    return KeysUnavailable(
+        f"the key of a protected column cannot be opened: {failed.detail} ({failed.code})", failed.hint or None
+    )

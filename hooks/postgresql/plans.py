@@ -1,6 +1,6 @@
 """What is done with one statement: its text in pieces, what is put between them, and how its rows are read."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hooks.postgresql.catalogue import Column, Table
 
@@ -51,6 +51,8 @@ class Tagged:
     many: bool = False
 
 
+Name = tuple[str, str, str]
+"""Schema, table and column."""
 Slot = Parameter | Made | Sealed | Tagged
 Piece = bytes | Slot
 
@@ -70,7 +72,8 @@ class Plan:
     reads: tuple[Read, ...] = ()
     hidden: frozenset[str] = frozenset()
     """Names of result columns that the application did not ask for."""
-    columns: frozenset[tuple[str, str, str]] = frozenset()
+    columns: tuple[Name, ...] = ()
+    """All that are encrypted, decrypted or asked for."""
     declares: bool = False
     """It declares a cursor, whose rows come by another statement."""
     query: bytes = b""
@@ -79,7 +82,6 @@ class Plan:
     made: tuple[Made, ...] = ()
     passes: bool = False
     """The parameters are sent as they came: only what is read is protected."""
-    layouts: dict[int, object] = field(default_factory=dict, compare=False)
 
 
 def finished(
@@ -90,7 +92,7 @@ def finished(
     made = tuple(dict.fromkeys(slot for slot in slots if isinstance(slot, Made)))
     touched = [(slot.table, slot.column) for slot in slots if isinstance(slot, Sealed | Tagged)]
     touched += [(read.table, read.column) for read in reads]
-    columns = frozenset((table.schema, table.name, column.name) for table, column in touched)
+    columns = tuple(dict.fromkeys((table.schema, table.name, column.name) for table, column in touched))
     query, sources = b"", tuple(dict.fromkeys(slots))
     if parameters or not slots:
         # Two appearances of one sealed value are two ciphertexts; of one parameter, the same parameter.

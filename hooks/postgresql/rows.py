@@ -1,30 +1,33 @@
 """Rows as the application reads them: decrypted, and without the keys that came along for it."""
 
+from binascii import a2b_base64
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from time import perf_counter_ns
+from typing import Any
 
 from hooks import values
-from hooks.keys import TAG, CannotOpen, ColumnKeys
+from hooks.keys import ColumnKeys
 from hooks.postgresql.catalogue import Table, key_value
-from hooks.postgresql.errors import PlainValueFound, ProtectionUnusable, StatementRefused, ValueRefused
-from hooks.postgresql.plans import Plan, Read
-from hooks.postgresql.rewriting import unavailable
-from hooks.values import ColumnKey
-
-_ASKED_AGAIN = 1.0
+from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.opening import UNUSUAL, Opener
+from hooks.postgresql.plans import Plan
+from hooks.uses import PLAIN, Tally, Uses
+from hooks.values import (
+    HEAD,
+    LENGTHS,
+    ONE_BYTE_LESS,
+    START,
+    TAG_TEXT,
+    TEXT_PREFIX,
+    TWO_BYTES_LESS,
+    tag_text,
+)
 
 MakeRow = Callable[[Sequence[Any]], Any]
-
-
-class Layout(NamedTuple):
-    """Where in the result the protected columns and their keys are, and which columns the application sees."""
-
-    reads: tuple[tuple[int, tuple[int, ...], Read], ...]
-    visible: tuple[int, ...]
-    leading: bool
-    """All that is seen comes first."""
-    opening: dict[ColumnKeys, list[tuple["_RowKey", list[tuple[int, Any]]]]]
-    """What opens the values, made at the first row."""
+_BODY = {TEXT_PREFIX[0]: len(TEXT_PREFIX[0]), TEXT_PREFIX[1]: TAG_TEXT}
+"""By how a text begins, where its ciphertext does."""
+_AT_ONCE = 1000
+"""Rows that are opened together: the keys may be used no longer than that takes."""
 
 
 class Visible:
@@ -41,134 +44,125 @@ class Visible:
         return found
 
 
-def layout(plan: Plan, result: Any) -> Layout:
-    """Return where things are, known by their origin; raises StatementRefused when that is not as understood."""
-    known = plan.layouts.get(result.nfields)
-    if isinstance(known, Layout):
-        return known
-    numbers = {(read.table.oid, read.column.number) for read in plan.reads}
+class RowReader:
+    """Reads the rows of one statement's results; where things are in them is known by their origin."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a statement's work is made of
+        self, plan: Plan, result: Any, keys: ColumnKeys, openers: Callable[..., Opener], tally: Tally, uses: Uses
+    ) -> None:
+        """Raises StatementRefused when the result is not as understood."""
+        self._keys, self._tally, self._uses = keys, tally, uses
+        columns = range(result.nfields)
+        names = [(result.fname(index) or b"").decode("utf-8") for index in columns]
+        positions = {name: index for index, name in enumerate(names)}
+        self.visible = tuple(index for index in columns if names[index] not in plan.hidden)
+        self._leading = self.visible == tuple(range(len(self.visible)))
+        groups: dict[tuple[int, tuple[int, ...]], tuple[_RowKey, list[tuple[int, int, Opener]]]] = {}
+        counted = {name: at for at, name in enumerate(plan.columns)}
+        for index, read in zip(_found(plan, result), plan.reads, strict=True):
+            key = tuple(positions[name] for name in read.key)
+            group = groups.setdefault((read.table.oid, key), (_RowKey(read.table, key), []))
+            name = (read.table.schema, read.table.name, read.column.name)
+            group[1].append((index, counted[name], openers(read.table, read.column)))
+        self._groups = [(key.position, key.part, opening) for key, opening in groups.values()]
+        self._openers = [opener for _, opening in groups.values() for _, _, opener in opening]
+
+    def read(self, rows: Sequence[tuple[Any, ...]], make: MakeRow, *, timed: bool) -> list[Any]:
+        """Return the application's rows; `timed` says that the request is counted in which they were asked for."""
+        begun = perf_counter_ns()
+        made: list[Any] = []
+        for at in range(0, len(rows), _AT_ONCE):
+            now, ended = self._keys.clock(), self._keys.ended
+            for opener in self._openers:
+                if now >= opener.lent[0] or ended != opener.lent[2]:
+                    opener.renew(ended)
+            self._read(rows[at : at + _AT_ONCE], make, made.append)
+        if timed:
+            lasted = perf_counter_ns() - begun
+            self._tally.nanoseconds += lasted
+            self._tally.request_nanoseconds += lasted
+        return made
+
+    def _read(  # noqa: C901, PLR0912 - a call for each value would cost as much as opening it
+        self, rows: Sequence[tuple[Any, ...]], make: MakeRow, add: Callable[[Any], None]
+    ) -> None:
+        """Open what is protected: one loop without a call of ours for a value of the usual kind."""
+        groups, operations, sizes = self._groups, self._tally.operations, self._tally.bytes
+        count, visible = len(self.visible), None if self._leading else self.visible
+        for row in rows:
+            found = list(row)
+            for position, part_of, opening in groups:
+                part: bytes | None
+                if position is not None and type(row[position]) is int:
+                    number = b"i%d" % row[position]
+                    part = LENGTHS[len(number)] + number
+                else:
+                    part = part_of(row)
+                for index, at, opener in opening:
+                    stored = row[index]
+                    if stored is None:
+                        continue
+                    plain = None
+                    if opener.is_text:
+                        try:
+                            body = _BODY[stored[:8]]
+                            sealed = a2b_base64(stored[body:], strict_mode=True)
+                            last = stored[-1]  # the one spelling of these bytes, as values.from_text
+                            if not (len(stored) - body) & 3 and (
+                                last != "=" or stored[-2:] in ONE_BYTE_LESS or stored[-3:] in TWO_BYTES_LESS
+                            ):
+                                start = sealed[:START]
+                                place = start + opener.place + part  # type: ignore[operator]  # for None as well
+                                plain = opener.lent[1][start].decrypt(sealed[START:HEAD], sealed[HEAD:], place)
+                                if body == TAG_TEXT and stored[:TAG_TEXT] != tag_text(opener.tag(plain)):
+                                    plain = None
+                        except UNUSUAL:
+                            pass
+                        if plain is None:
+                            plain = opener.looked_at(stored, part)
+                        if plain is not None:
+                            found[index] = plain.decode("utf-8")
+                    else:
+                        plain = found[index] = opener.opened_bytes(stored, part)
+                    if plain is None:
+                        found[index] = stored
+                        self._uses.note(self._tally.places[at] + PLAIN, 1, 0, 0)
+                    else:
+                        operations[at] += 1
+                        sizes[at] += len(plain)
+            add(make(found[:count] if visible is None else [found[at] for at in visible]))
+
+
+def _found(plan: Plan, result: Any) -> list[int]:
+    """Return where the protected columns of the result are."""
+    expected = [(read.table.oid, read.column.number) for read in plan.reads]
     tables = {read.table.oid: read.table for read in plan.reads}
-    protected = {(oid, one.number) for oid, table in tables.items() for one in table.protected.values()} | numbers
-    columns = range(result.nfields)
-    found = [index for index in columns if (result.ftable(index), result.ftablecol(index)) in protected]
-    origins = [(result.ftable(index), result.ftablecol(index)) for index in found]
-    if origins != [(read.table.oid, read.column.number) for read in plan.reads]:
+    protected = {(oid, one.number) for oid, table in tables.items() for one in table.protected.values()}
+    protected.update(expected)
+    origins = [(result.ftable(index), result.ftablecol(index)) for index in range(result.nfields)]
+    found = [index for index, origin in enumerate(origins) if origin in protected]
+    if [origins[index] for index in found] != expected:
         raise StatementRefused(
             "the result's protected columns are not those that the statement was understood to have",
             "write the schema before its tables, and name the columns",
         )
-    names = {(result.fname(index) or b"").decode("utf-8"): index for index in columns}
-    reads = tuple(
-        (index, tuple(names[key] for key in read.key), read) for index, read in zip(found, plan.reads, strict=True)
-    )
-    visible = tuple(i for i in columns if (result.fname(i) or b"").decode("utf-8") not in plan.hidden)
-    made = Layout(reads, visible, visible == tuple(range(len(visible))), {})
-    plan.layouts[result.nfields] = made
-    return made
-
-
-def row_maker(place: Layout, keys: ColumnKeys, make: MakeRow) -> MakeRow:
-    """Return what makes the application's row from what came."""
-    rows_of = place.opening.get(keys)
-    if rows_of is None:
-        rows_of = place.opening[keys] = _opening(place, keys)
-    visible, count, leading = place.visible, len(place.visible), place.leading
-
-    def made(row: Sequence[Any]) -> Any:
-        found = list(row)
-        for key, columns in rows_of:
-            part = key.part(row)
-            for index, opened in columns:
-                if found[index] is not None:
-                    found[index] = opened(found[index], part)
-        return make(found[:count] if leading else [found[at] for at in visible])
-
-    return made
-
-
-def _opening(place: Layout, keys: ColumnKeys) -> list[tuple["_RowKey", list[tuple[int, Any]]]]:
-    """Return for each row in a result's row where its key is, and its protected columns with what opens them."""
-    groups: dict[tuple[int, tuple[int, ...]], tuple[_RowKey, list[tuple[int, Any]]]] = {}
-    for index, key, read in place.reads:
-        group = groups.setdefault((read.table.oid, key), (_RowKey(read.table, key), []))
-        group[1].append((index, _opener(read, keys)))
-    return list(groups.values())
+    return found
 
 
 class _RowKey:
     """Reads a row's primary key from the columns that came along."""
 
-    __slots__ = ("_kinds", "_positions")
-
     def __init__(self, table: Table, positions: tuple[int, ...]) -> None:
         self._positions, self._kinds = positions, [one.kind for one in table.key]
+        self.position = positions[0] if self._kinds == ["int"] else None
+        """Of a key that is one integer, as nearly all are."""
 
-    def part(self, row: Sequence[Any]) -> bytes | None:
-        """Return the row's part of a place, None when there is no row, as in an outer join."""
+    def part(self, row: tuple[Any, ...]) -> bytes | None:
+        """Return the row's part of a place, None where there is no row, as in an outer join."""
         known = []
         for position, kind in zip(self._positions, self._kinds, strict=True):
-            value = row[position]
-            found = value if kind == "int" and type(value) is int else key_value(kind, value)
+            found = key_value(kind, row[position])
             if found is None:
                 return None
             known.append(found)
         return values.row_part(known)
-
-
-class _LastKey:
-    """Asks for a column's key once a second: a result may be read for longer than a key may be used."""
-
-    __slots__ = ("_keys", "_last", "_name")
-
-    def __init__(self, keys: ColumnKeys, name: tuple[str, str, str]) -> None:
-        self._keys, self._name = keys, name
-        self._last: tuple[int, ColumnKey | None, float] = (-1, None, 0.0)
-
-    def of(self, version: int) -> ColumnKey | None:
-        known, key, until = self._last  # one object, which threads read and replace as a whole
-        now = self._keys.clock()
-        if known != version or now >= until:
-            key = self._keys.version(self._name, version)
-            self._last = version, key, now + _ASKED_AGAIN
-        return key
-
-
-def _opener(read: Read, keys: ColumnKeys) -> Callable[[Any, bytes | None], Any]:
-    table, column = read.table, read.column
-    name = (table.schema, table.name, column.name)
-    text = column.kind == "text"
-    wanted, where = str if text else bytes, f"{table.full_name}.{column.name}"
-    begin = column.place
-    key_of = _LastKey(keys, name).of
-
-    def unsealed(stored: Any, part: bytes | None) -> bytes:
-        sealed, equality = values.from_text(stored) if text else values.from_bytes(stored)
-        opener = key_of(values.version_of(sealed))
-        if opener is None or part is None:
-            raise values.DoesNotOpen
-        plain = values.unseal(opener, begin + part, sealed)
-        if equality is not None and equality != values.tag(keys.newest(name, TAG), begin, plain):
-            raise values.DoesNotOpen
-        return plain
-
-    def opened(stored: Any, part: bytes | None) -> Any:
-        if type(stored) is not wanted:
-            raise ProtectionUnusable(
-                f"{where} is loaded by something of the application's own",
-                "remove the loader for this column's type",
-            )
-        try:
-            plain = unsealed(stored, part)
-        except values.NotOurs:
-            if column.plain_allowed:
-                return stored
-            raise PlainValueFound(f"{where} holds a value that is not encrypted") from None
-        except values.DoesNotOpen:
-            raise ValueRefused(
-                f"a value of {where} does not open in its row: it was altered, moved, or encrypted by another service"
-            ) from None
-        except CannotOpen as failed:
-            raise unavailable(failed) from None
-        return plain.decode("utf-8") if text else plain
-
-    return opened

@@ -1,14 +1,18 @@
-"""From a statement's text to its plan, once for each text."""
+"""From a statement's text to its plan and the work that this is, once for each text."""
 
 from collections import OrderedDict
 
+from hooks.keys import ColumnKeys
 from hooks.postgresql import reading, writing
 from hooks.postgresql.analysis import Analysis
-from hooks.postgresql.catalogue import Catalogue
+from hooks.postgresql.catalogue import Catalogue, Column, Table
 from hooks.postgresql.errors import StatementRefused
+from hooks.postgresql.opening import Opener
 from hooks.postgresql.parser import Node, NotParsed, parse
 from hooks.postgresql.plans import Plan, Sealed, finished
 from hooks.postgresql.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
+from hooks.postgresql.work import Work
+from hooks.uses import Uses
 
 # What neither stores values nor gives them out: structure, maintenance, sessions.
 _PASSING = frozenset({
@@ -30,15 +34,17 @@ _MOST = 2000
 _LONGEST_KEPT = 1 << 16
 
 
-class Plans:
-    """The plans of one catalogue; safe to use from several threads, as a plan made twice does no harm."""
+class Works:
+    """The statements known under one catalogue; safe to use from several threads, as one made twice does no harm."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, keys: ColumnKeys, uses: Uses) -> None:
         self.catalogue = catalogue
-        self._kept: OrderedDict[bytes, Plan | None] = OrderedDict()
+        self._keys, self._uses = keys, uses
+        self._kept: OrderedDict[bytes, Work | None] = OrderedDict()
+        self._openers: dict[tuple[int, int], Opener] = {}
 
-    def of(self, query: bytes) -> Plan | None:
-        """Return the plan of a statement, None when it touches nothing that is protected.
+    def of(self, query: bytes) -> Work | None:
+        """Return what is to be done for a statement, None when it touches nothing that is protected.
 
         Raises: StatementRefused, ProtectionUnusable.
         """
@@ -48,11 +54,19 @@ class Plans:
             pass
         mentions = self.catalogue.mentions
         plan = None if mentions is None or mentions.search(query) is None else make(self.catalogue, query)
+        work = None if plan is None else Work(plan, self._keys, self._opener, self._uses)
         if len(query) <= _LONGEST_KEPT:
-            self._kept[query] = plan
+            self._kept[query] = work
             while len(self._kept) > _MOST:
                 self._kept.popitem(last=False)
-        return plan
+        return work
+
+    def _opener(self, table: Table, column: Column) -> Opener:
+        """Return the one of a column, which all its statements share."""
+        found = self._openers.get((table.oid, column.number))
+        if found is None:
+            found = self._openers.setdefault((table.oid, column.number), Opener(self._keys, table, column))
+        return found
 
 
 def make(catalogue: Catalogue, query: bytes) -> Plan | None:

@@ -1,5 +1,6 @@
 """Heartbeats are gathered, written by the tenant in one transaction, kept while the database is away, and bounded."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -183,6 +184,24 @@ async def test_one_service_cannot_fill_the_memory(heartbeats, tables):
     places = {row.place: row.operations for row in tables.uses}
     assert len(places) == 1001
     assert places[OTHER_PLACES] == 5000
+
+
+async def test_a_program_that_is_no_agent_is_not_shown_as_one(heartbeats, tables):
+    program = parse(HeartbeatRequest, HeartbeatRequest(uses=[a_use()]).model_dump_json().encode())
+    assert await heartbeats.note(a_caller(), program) is False
+    await heartbeats.write()
+    assert tables.contacts == []
+    assert [(row.service, row.operations) for row in tables.uses] == [("orders", 10)]
+
+
+@pytest.mark.parametrize("left_out", ["instance", "agent_version", "not_after"])
+def test_an_agent_says_all_of_itself(left_out: str):
+    said = {"instance": "a", "agent_version": "0.1.0", "not_after": "2026-01-01T00:00:00Z"}
+    del said[left_out]
+    with pytest.raises(InvalidRequest, match="belong together"):
+        parse(HeartbeatRequest, json.dumps(said).encode())
+    with pytest.raises(InvalidRequest, match="belong together"):
+        parse(HeartbeatRequest, b'{"problem": "reload_failed"}')
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import _cursor_base, client_cursor, pq
+from psycopg import _cursor_base, adapt, client_cursor, pq
 
 from hooks.keys import CannotOpen
 from hooks.postgresql import cursors
 from hooks.postgresql.databases import Hook
 from hooks.postgresql.key_store import DatabaseKeyStore
 from hooks.protection import ProtectionUnreadable
+from hooks.uses import Uses
 from tenancy.protection import Mode, ProtectedField, Store
 
-_PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cursor, psycopg.AsyncCursor)
+_PATCHED = (_cursor_base.BaseCursor, client_cursor.ClientCursorMixin, psycopg.Cursor, psycopg.AsyncCursor, adapt)
 
 
 class MemoryKeys:
@@ -70,11 +71,12 @@ class Stand:
     conninfo: str
     keys: MemoryKeys = field(default_factory=MemoryKeys)
     protection: MemoryProtection = field(default_factory=MemoryProtection)
+    uses: Uses = field(default_factory=lambda: Uses(lambda _: 60.0))
     now: float = 1000.0
 
     def hook(self, **options: Any) -> Hook:
         settings = {"key_seconds": 60.0, "catalogue_seconds": 30.0, "clock": lambda: self.now} | options
-        return Hook(self.protection, self.keys, DatabaseKeyStore, **settings)
+        return Hook(self.protection, self.keys, DatabaseKeyStore, self.uses, **settings)
 
     @contextmanager
     def hooked(self, **options: Any) -> Iterator[Hook]:

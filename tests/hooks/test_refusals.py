@@ -3,6 +3,7 @@
 import psycopg
 import pytest
 
+from hooks.keys import CannotOpen, Ends
 from hooks.postgresql.errors import (
     KeysUnavailable,
     PlainValueFound,
@@ -187,6 +188,11 @@ MOVES = [
     "UPDATE customers SET id = 103 WHERE id = 101",
     "UPDATE customers SET ssn = left(ssn, 80) || 'AAAA' WHERE id = 101",
     "UPDATE customers SET ssn = ssn || '=' WHERE id = 101",
+    "UPDATE customers SET ssn = ssn || '====' WHERE id = 101",
+    "UPDATE customers SET ssn = ssn || chr(10) WHERE id = 101",
+    "UPDATE customers SET ssn = rtrim(ssn, '=') WHERE id = 101",
+    "UPDATE customers SET ssn = left(ssn, -2) || chr(ascii(left(right(ssn, 2), 1)) + 1) || '=' WHERE id = 101",
+    "UPDATE customers SET email = left(email, 29) || chr(ascii(right(left(email, 30), 1)) + 1) || substr(email, 31)",
     "UPDATE customers SET ssn = 'okcm:c1:' WHERE id = 101",
     "UPDATE customers SET email = (SELECT left(b.email, 30) FROM customers b WHERE b.id = 102) || substr(email, 31)",
 ]
@@ -194,6 +200,8 @@ MOVES = [
 
 def test_a_value_that_was_moved_or_altered_is_refused(stand, conn):
     for move in MOVES:
+        # What opens a value that is well is known from here on.
+        assert len(conn.execute("SELECT ssn, email FROM customers").fetchall()) == 2
         stand.stored("CREATE TABLE kept AS SELECT * FROM customers")
         stand.stored(move)
         with pytest.raises(ValueRefused):
@@ -255,6 +263,30 @@ def test_keys_are_used_for_their_time_then_asked_for_again(stand, conn):
     stand.keys.up = True
     stand.now += 2
     assert read() == [("s1",)]
+
+
+def test_a_refusal_ends_at_once_what_was_lent(stand, conn):
+    statements = [
+        ("SELECT ssn FROM customers WHERE id = 101", None),
+        ("UPDATE customers SET ssn = %s WHERE id = 101", ("s1",)),
+        ("SELECT name FROM customers WHERE email = %s", ("ann@x",)),
+    ]
+    for query, values in statements * 2:
+        conn.execute(query, values)
+    conn.execute(statements[0][0]).fetchall()
+    cursor = conn.execute("SELECT ssn FROM customers ORDER BY id")
+    assert cursor.fetchone() == ("s1",)
+    stand.keys.refused = CannotOpen("tenant_closed", "the tenant is locked", ends=Ends.ALL_KEYS)
+    assert not any([look() for look in stand.keys.looks])  # noqa: C419 - each must look
+    with pytest.raises(KeysUnavailable):
+        cursor.fetchone()
+    for query, values in statements:
+        with pytest.raises(KeysUnavailable):
+            conn.execute(query, values).fetchall()
+        conn.rollback()
+    stand.keys.refused = None
+    stand.now += 2
+    assert conn.execute(statements[0][0]).fetchall() == [("s1",)]
 
 
 BROKEN = [

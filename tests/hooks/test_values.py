@@ -1,9 +1,11 @@
 """Properties: what is sealed opens in its place and nowhere else, and no two places look alike."""
 
+import os
+from contextlib import suppress
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooks import values
@@ -65,3 +67,47 @@ def test_any_other_text_is_not_ours_or_does_not_open(text):
         except (NotOurs, DoesNotOpen):
             continue
         assert values.to_text(sealed, equality) == candidate
+
+
+@settings(max_examples=400)
+@given(st.binary(max_size=8), st.data())
+def test_a_ciphertext_has_one_spelling(plain, data):
+    text = values.to_text(values.seal(KEY, b"here", plain), data.draw(st.none() | st.just(bytes(16))))
+    at = data.draw(st.integers(0, len(text) - 1) | st.integers(len(text) - 4, len(text) - 1))
+    for changed in (
+        text[:at] + data.draw(st.characters()) + text[at + 1 :],
+        text[:at] + data.draw(st.sampled_from("=\n -_A")) + text[at:],
+        text.rstrip("="),
+        text + "=",
+        text.replace("/", "_").replace("+", "-"),
+    ):
+        try:
+            read = values.from_text(changed)
+        except (NotOurs, DoesNotOpen):
+            continue
+        assert changed == text or read != values.from_text(text)
+
+
+def test_every_last_character_but_one_is_refused():
+    for length in (30, 31):
+        text = values.to_text(bytes(length), None)
+        body = text.rstrip("=")
+        found = []
+        for last in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/":
+            with suppress(DoesNotOpen):
+                found.append(values.from_text(body[:-1] + last + text[len(body) :]))
+        assert len(found) == len({sealed for sealed, _ in found}) > 1
+
+
+def test_a_child_does_not_go_on_with_its_parents_session():
+    key = ColumnKey(1, bytes(32))
+    parents = [values.seal(key, b"", b"")[:20] for _ in range(2)]
+    assert parents[0] == parents[1]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, values.seal(key, b"", b"")[:20])
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 100) != parents[0]
+    assert values.seal(key, b"", b"")[:20] == parents[0]

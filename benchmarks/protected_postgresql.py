@@ -1,0 +1,201 @@
+"""What encrypting columns inside an application costs its statements: plain and under `openkcm run`, in turns."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+from matplotlib.figure import Figure
+
+from benchmarks import report
+from benchmarks.connected import connected_stack
+from benchmarks.protected_program import RANGE
+from benchmarks.report import Check, Result
+from benchmarks.stack import Stack
+from benchmarks.two_sides import Compared, Side, compare, protected, relayed, sides
+from config.secrets import Role
+from devstack.postgres import PostgresServer
+
+_TENANT = "bench-corp-1"
+_PROGRAM = "protected_program.py"
+_SIZES = (32, 1024)
+_DELAYS = (0.0, 0.5, 2.0)
+_POINTS = (
+    "nothing protected",
+    "select, 1 column",
+    "select, 4 columns",
+    "insert, 4 columns",
+    "update by key, 1 column",
+)
+_RANGE = "select, 500 rows of 4 columns"
+_TOLD = "select, 4 columns"
+_PROMISED = ("select, 4 columns", "insert, 4 columns")
+_LIMIT = 5.0
+_FIRST_TELLING_SECONDS = 12.0
+"""A program tells first after 5 seconds, and the crypto service writes it down within 2."""
+_PROTOCOL = (
+    "One stack, one tenant, one service of kind postgresql; its database is one of its own in the stack's PostgreSQL, "
+    "as installed (fsync on). The same program (benchmarks/protected_program.py, psycopg {psycopg} in C, autocommit, "
+    "one connection, statements prepared by the driver) runs twice, plain and under `openkcm run`, each on tables of "
+    "its own that are alike: an identity as primary key and four text columns, {rows} rows each, written by that "
+    "program, vacuumed, and read once by it before anything is measured, so that rows are in PostgreSQL's memory and "
+    "the column keys are open. Keys are opened anew every 30 s as always. The two take turns in blocks of {points} "
+    "statements ({ranges} where {range} rows are read), {rounds} rounds after one that does not count, and who is "
+    "first changes with each. A statement's time is from `execute` to the last row fetched. A block counts with its "
+    "median, a side with the median of its blocks; beside it is between what half of the rounds lie, and from which "
+    "time of the plain statement on the added time is less than 5 %. All over loopback, and then with a relay between "
+    "for both sides (benchmarks/delay_relay.py) that adds a round trip of 0.5 and 2 ms and what it takes itself, as a "
+    "network would. Last, the program does one workload alone, and what it told the crypto service of it is read as "
+    "the Services page reads it: that is what rewriting, sealing and opening take, without what the driver does longer."
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done: rows of each table, rounds, and statements of a block."""
+
+    rows: int = 2000
+    rounds: int = 21
+    points: int = 100
+    ranges: int = 8
+
+
+def run(*, quick: bool) -> tuple[Result, Figure]:
+    plan = Plan(rounds=2, points=10, ranges=2) if quick else Plan()
+    delays = _DELAYS[:2] if quick else _DELAYS
+    with connected_stack(_TENANT, "postgresql") as (stack, folder):
+        server = PostgresServer(stack.settings.state_dir, stack.settings.postgres_port)
+        conninfo = psycopg.conninfo.make_conninfo(server.admin_conninfo, dbname="bench")
+        with psycopg.connect(server.admin_conninfo, autocommit=True) as admin:
+            admin.execute("CREATE DATABASE bench")
+        found = measure(conninfo, folder, delays, plan)
+        told = _told(stack, folder, conninfo, plan)
+    protocol = _PROTOCOL.format(psycopg=psycopg.__version__, range=RANGE, **asdict(plan))
+    result = Result(
+        name="protected_postgresql",
+        title="PostgreSQL: columns encrypted inside the application",
+        quick=quick,
+        protocol=protocol,
+        checks=[
+            Check(f"{workload}, 32 bytes, {_network(delay)}", round(one.overhead, 1), _LIMIT, "%")
+            for (size, delay, workload), one in found.items()
+            if size == _SIZES[0] and workload in _PROMISED
+        ],
+        summary={
+            f"{workload}, {size} bytes, {_network(delay)}": one.summary()
+            for (size, delay, workload), one in found.items()
+        }
+        | {f"what a program itself tells of {_TOLD}, 32 bytes, loopback": told},
+        samples={
+            f"{workload}, {size} bytes, {_network(delay)}": {"plain": one.plain, "protected": one.protected}
+            for (size, delay, workload), one in found.items()
+        },
+    )
+    return result, _plot(found, delays)
+
+
+Cases = dict[tuple[int, float, str], Compared]
+
+
+def measure(conninfo: str, folder: Path, delays: Sequence[float], plan: Plan) -> Cases:
+    """Make the tables in an empty database and compare the sides."""
+    found: Cases = {}
+    port = int(psycopg.conninfo.conninfo_to_dict(conninfo)["port"] or 0)
+    _make_tables(conninfo)
+    with sides(_PROGRAM, folder) as programs:
+        for name, side in programs.items():
+            side.do("connect", conninfo=conninfo)
+            for size in _SIZES:
+                side.do("fill", table=f"{name}_{size}", rows=plan.rows, size=size)
+        for delay in delays:
+            with relayed(port, delay) as reached:
+                for side in programs.values():
+                    side.do("connect", conninfo=psycopg.conninfo.make_conninfo(conninfo, port=reached))
+                for size in _SIZES:
+                    for workload in (*_POINTS, _RANGE):
+                        count = plan.ranges if workload == _RANGE else plan.points
+                        how = _how(programs, workload, size, rows=plan.rows, count=count)
+                        found[size, delay, workload] = compare(programs, how, plan.rounds)
+    return found
+
+
+def _told(stack: Stack, folder: Path, conninfo: str, plan: Plan) -> dict[str, float]:
+    """Run one workload alone, and return what the program says of it on the Services page."""
+    statements = plan.points * plan.rounds
+    block = {"workload": _TOLD, "table": "protected_32", "rows": plan.rows, "size": 32}
+    side = Side(protected(_PROGRAM, folder))
+    side.do("connect", conninfo=conninfo)
+    side.do("block", **block, count=plan.points)  # opens the keys, and is told before what counts
+    time.sleep(_FIRST_TELLING_SECONDS)
+    before = _on_record(stack)
+    side.do("block", **block, count=statements)
+    side.end()
+    deadline = time.monotonic() + 30
+    while (now := _on_record(stack))[0] < before[0] + statements and time.monotonic() < deadline:
+        time.sleep(0.5)
+    requests, spent, lasted = (new - old for new, old in zip(now, before, strict=True))
+    return {
+        "encryption (µs a statement)": round(spent / requests, 1),
+        "statement (µs)": round(lasted / requests, 1),
+        "overhead (%)": round(100 * spent / (lasted - spent), 1),
+    }
+
+
+def _on_record(stack: Stack) -> tuple[int, int, int]:
+    """Return the statements on the first column, and the microseconds of encryption and of statements on all."""
+    today = datetime.now(UTC).date()
+    with closing(stack.database(Role.DASHBOARD)) as database, database.tenant_tx(_TENANT) as tx:
+        rows = [row for row in tx.agents.uses(today, today) if row.place.startswith("postgresql:public.protected_32.")]
+    return (
+        sum(row.requests for row in rows if row.place.endswith(".a")),
+        sum(row.microseconds for row in rows),
+        sum(row.request_microseconds for row in rows),
+    )
+
+
+def _how(programs: Mapping[str, Side], workload: str, size: int, *, rows: int, count: int) -> dict[str, dict[str, Any]]:
+    block = {"workload": workload, "rows": rows, "size": size, "count": count}
+    return {name: block | {"table": f"{name}_{size}"} for name in programs}
+
+
+def _make_tables(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as owner:
+        owner.execute("CREATE TABLE other (id bigint PRIMARY KEY, a text)")
+        owner.execute("INSERT INTO other SELECT n, 'a' FROM generate_series(1, 100000) AS n")
+        for side in ("plain", "protected"):
+            for size in _SIZES:
+                table = f"{side}_{size}"
+                owner.execute(
+                    f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+                    " a text, b text, c text, d text)"
+                )
+                if side == "protected":
+                    for column in "abcd":
+                        owner.execute(f"COMMENT ON COLUMN {table}.{column} IS 'openkcm: encrypt'")
+
+
+def _network(delay: float) -> str:
+    return f"{delay:g} ms of network" if delay else "loopback"
+
+
+def _plot(found: Cases, delays: Sequence[float]) -> Figure:
+    figure, axes = report.canvas(10, 5.5)
+    workloads = [*_POINTS, _RANGE]
+    places = np.arange(len(workloads))
+    width = 0.8 / len(delays)
+    for number, (delay, colour) in enumerate(zip(delays, (report.ORANGE, report.BLUE, report.GREEN), strict=False)):
+        heights = [max(0.0, found[_SIZES[0], delay, workload].overhead) for workload in workloads]
+        shift = (number - (len(delays) - 1) / 2) * width
+        bars = axes.bar(places + shift, heights, width * 0.95, color=colour, label=_network(delay))
+        axes.bar_label(bars, fmt="{:.1f}", fontsize=8)
+    axes.axhline(_LIMIT, color=report.RED, linewidth=1, label=f"{_LIMIT:g} %")
+    axes.set_yscale("symlog", linthresh=_LIMIT)
+    axes.set_xticks(places, [workload.replace(", ", ",\n") for workload in workloads], fontsize=9)
+    axes.set(title="What protection adds to a statement, values of 32 bytes", ylabel="% of the plain statement")
+    axes.legend(loc="upper left")
+    return figure

@@ -1,0 +1,116 @@
+"""The same application twice, plain and under `openkcm run`, which take turns in blocks of statements."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import percentile
+
+_HERE = Path(__file__).parent
+
+
+class Side:
+    """A running program that does what it is told on stdin and answers on stdout."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+    def do(self, what: str, **how: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": what} | how) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the program ended in {what}")
+        return json.loads(answer)
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+def protected(program: str, folder: Path) -> list[str]:
+    """Return the command that runs a program as the service of a folder."""
+    openkcm = str(Path(sys.executable).with_name("openkcm"))
+    return [openkcm, "run", "--folder", str(folder), "--", sys.executable, str(_HERE / program)]
+
+
+@contextmanager
+def sides(program: str, folder: Path) -> Iterator[Mapping[str, Side]]:
+    """Run the program plain and as the service of a folder."""
+    plain = [sys.executable, str(_HERE / program)]
+    found = {"plain": Side(plain), "protected": Side(protected(program, folder))}
+    try:
+        yield found
+    finally:
+        for side in found.values():
+            side.end()
+
+
+@contextmanager
+def relayed(port: int, milliseconds: float) -> Iterator[int]:
+    """Yield a port that leads to another with so long a round trip more; the same port for none."""
+    if not milliseconds:
+        yield port
+        return
+    command = [sys.executable, str(_HERE / "delay_relay.py"), str(port), str(milliseconds)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.communicate()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Medians in milliseconds, of blocks that took turns; a block of each side is a round."""
+
+    plain: Sequence[float]
+    protected: Sequence[float]
+
+    @property
+    def base(self) -> float:
+        return statistics.median(self.plain)
+
+    @property
+    def added(self) -> float:
+        """Milliseconds that protection adds to the median."""
+        return statistics.median(self.protected) - self.base
+
+    @property
+    def overhead(self) -> float:
+        """Per cent of the plain side's time."""
+        return 100 * self.added / self.base
+
+    def summary(self) -> dict[str, Any]:
+        rounds = [100 * (two / one - 1) for one, two in zip(self.plain, self.protected, strict=True)]
+        return {
+            "plain (ms)": round(self.base, 4),
+            "protected (ms)": round(self.base + self.added, 4),
+            "added (µs)": round(1000 * self.added, 1),
+            "overhead (%)": round(self.overhead, 1),
+            "half of the rounds (%)": f"{percentile(rounds, 25):.1f} to {percentile(rounds, 75):.1f}",
+            "under 5 % from (ms)": round(20 * self.added, 2),
+        }
+
+
+def compare(found: Mapping[str, Side], how: Mapping[str, Mapping[str, Any]], rounds: int) -> Compared:
+    """Have the sides do a block in turns, each as `how` says; the first one of each is not counted."""
+    medians: dict[str, list[float]] = {side: [] for side in found}
+    for number in range(rounds + 1):
+        # Who is first changes, so that neither is always the one after the other.
+        for side in sorted(found, reverse=bool(number % 2)):
+            took = found[side].do("block", **how[side])
+            if number:
+                medians[side].append(statistics.median(took) / 1e6)
+    return Compared(medians["plain"], medians["protected"])
