@@ -21,7 +21,7 @@ from crypto.client import (
 )
 from crypto.client_identity import Identity, read_configuration
 from hooks.keys import CannotOpen, Ends
-from hooks.watching import Held, watch
+from hooks.watching import Held, Watch
 
 Result = TypeVar("Result")
 
@@ -47,31 +47,24 @@ class ServiceKeySource:
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._process = 0
-        self._looks: list[Callable[[], bool]] = []
-        self._watch: threading.Thread | None = None
+        self._watch = Watch(self._held)
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         """Another thread of the parent may have held the lock, and will never give it back here."""
         self._lock = threading.Lock()
-        self._watch = None
+        self._watch.forked()
 
     def make(self, resource: str) -> str:
         return self._ask(lambda client: client.new_wrapped_data_key(resource))
 
     def open(self, wrapped: str, resource: str) -> bytes:
         opened = self._ask(lambda client: client.open_data_key(wrapped, resource))
-        with self._lock:
-            if self._looks and (self._watch is None or not self._watch.is_alive()):
-                self._watch = watch(self._held, self._look)
+        self._watch.want()
         return opened
 
     def when_changed(self, look: Callable[[], bool]) -> None:
-        with self._lock:
-            self._looks = [*self._looks, look]
-
-    def _look(self) -> bool:
-        return any([look() for look in self._looks])  # noqa: C419 - each of them must look
+        self._watch.tell(look)
 
     def _held(self) -> Held:
         """Connect as the client does, with what is in the folder by now. Raises OSError."""
