@@ -1,14 +1,13 @@
 """Column keys are wrapped and opened by the crypto service, which also says at once when there may be none any more."""
 
 import os
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from crypto.client import AccessRefused, CiphertextRefused, Client, ClientError, KeyVersionRetired, RootKeyFailed
 from hooks.crypto_service import CryptoService
 from hooks.keys import CannotOpen, Ends
-from hooks.watching import watch
+from hooks.watching import Watch
 
 Result = TypeVar("Result")
 
@@ -26,32 +25,19 @@ class ServiceKeySource:
 
     def __init__(self, service: CryptoService) -> None:
         self._service = service
-        self._lock = threading.Lock()
-        self._looks: list[Callable[[], bool]] = []
-        self._watch: threading.Thread | None = None
-        os.register_at_fork(after_in_child=self._forked)
-
-    def _forked(self) -> None:
-        """Another thread of the parent may have held the lock, and will never give it back here."""
-        self._lock = threading.Lock()
-        self._watch = None
+        self._watch = Watch(service.hold)
+        os.register_at_fork(after_in_child=self._watch.forked)
 
     def make(self, resource: str) -> str:
         return self._ask(lambda client: client.new_wrapped_data_key(resource))
 
     def open(self, wrapped: str, resource: str) -> bytes:
         opened = self._ask(lambda client: client.open_data_key(wrapped, resource))
-        with self._lock:
-            if self._looks and (self._watch is None or not self._watch.is_alive()):
-                self._watch = watch(self._service.hold, self._look)
+        self._watch.want()
         return opened
 
     def when_changed(self, look: Callable[[], bool]) -> None:
-        with self._lock:
-            self._looks = [*self._looks, look]
-
-    def _look(self) -> bool:
-        return any([look() for look in self._looks])  # noqa: C419 - each of them must look
+        self._watch.tell(look)
 
     def _ask(self, call: Callable[[Client], Result]) -> Result:
         try:

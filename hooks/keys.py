@@ -102,7 +102,7 @@ class ColumnKeys:
         self._lock = threading.RLock()
         self._settling = threading.Lock()
         """Held for no longer than it takes to note an answer, so that a refusal waits for nobody who is asking."""
-        self._refusals = 0
+        self._refusals = self._asking = 0
         self.ended = 0
         """How often keys were dropped: what was lent before the last time may not be used any more."""
         os.register_at_fork(after_in_child=self._forked)
@@ -112,6 +112,7 @@ class ColumnKeys:
     def _forked(self) -> None:
         """A thread of the parent may have held a lock or been opening a key, and is not here."""
         self._lock, self._settling = threading.RLock(), threading.Lock()
+        self._asking = 0
         for _, _, entry in self._all():
             entry.refreshing = False
 
@@ -160,16 +161,20 @@ class ColumnKeys:
             return fresh
 
     def look_again(self) -> bool:
-        """Ask for the key that was opened last, and drop what a refusal ends; whether any is in use afterwards."""
+        """Ask for the key that was opened last, and drop what a refusal ends; whether any is in use or being opened."""
         known = [(entry.opened, place, version, entry) for place, version, entry in self._all() if self._in_use(entry)]
         if not known:
-            return False
+            return self._wanted()
         _, (column, purpose), version, entry = max(known, key=lambda one: one[0])
         try:
             self._ask(column, purpose, version, entry)
         except CannotOpen:
-            return any(self._in_use(entry) for _, _, entry in self._all())
+            return self._wanted()
         return True
+
+    def _wanted(self) -> bool:
+        with self._settling:
+            return self._asking > 0 or any(self._in_use(entry) for _, _, entry in self._all())
 
     def _all(self) -> Iterator[tuple[tuple[Column, str], int, _Entry]]:
         for place, entries in tuple(self._entries.items()):
@@ -216,16 +221,21 @@ class ColumnKeys:
 
     def _ask(self, column: Column, purpose: str, version: int, entry: _Entry) -> tuple[ColumnKey, float]:
         """Open a key, note the answer, and return the key with the time of the question. Raises CannotOpen."""
+        with self._settling:
+            self._asking += 1
         while True:
             begun, refusals = self.clock(), self._refusals
             try:
                 material = self._source.open(entry.wrapped, resource(self._kind, column, purpose, version))
-            except CannotOpen as failed:
+            except BaseException as failed:
                 with self._settling:
-                    self._note(failed, entry)
+                    self._asking -= 1
+                    if isinstance(failed, CannotOpen):
+                        self._note(failed, entry)
                 raise
             with self._settling:
                 if refusals == self._refusals:  # else somebody was refused since, and this may be from before that
+                    self._asking -= 1
                     key = entry.key
                     if key is None or key.material != material:
                         key = ColumnKey(version, material)

@@ -72,26 +72,58 @@ class Held:
         self._line.close()
 
 
-def watch(connect: Callable[[], Held], look: Callable[[], bool]) -> threading.Thread:
-    """Have `look` called whenever it is time to ask, until it returns False; `connect` raises OSError."""
-    thread = threading.Thread(target=_watch, args=(connect, look), name="openkcm-watch", daemon=True)
-    thread.start()
-    return thread
+class Watch:
+    """Holds a connection for as long as what it tells is wanted; safe to use from several threads."""
 
+    def __init__(self, connect: Callable[[], Held]) -> None:
+        """`connect` raises OSError."""
+        self._connect = connect
+        self._looks: list[Callable[[], bool]] = []
+        self._times_wanted = 0
+        self.forked()
 
-def _watch(connect: Callable[[], Held], look: Callable[[], bool]) -> None:
-    pause = 0.0
-    while True:
-        began = time.monotonic()
-        try:
-            with closing(connect()) as held:
-                if not look():  # after connecting: what is decided from here on ends the connection
-                    return
-                held.wait()
-                if not look():
-                    return
-        except OSError:
-            pass  # silence; whoever needs a key meanwhile asks by himself
-        lasted = time.monotonic() - began
-        pause = 0.0 if lasted >= _STEADY_SECONDS else min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * pause))
-        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+    def forked(self) -> None:
+        """Begin anew in a child, where the thread of the parent is not."""
+        self._lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def tell(self, look: Callable[[], bool]) -> None:
+        """Have `look` called whenever it is time to ask; it returns whether it wants to be told further."""
+        with self._lock:
+            self._looks = [*self._looks, look]
+
+    def want(self) -> None:
+        """Begin to watch unless that is done already."""
+        with self._lock:
+            self._times_wanted += 1
+            if self._looks and self.thread is None:
+                self.thread = threading.Thread(target=self._run, name="openkcm-watch", daemon=True)
+                self.thread.start()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while True:
+            began = time.monotonic()
+            try:
+                with closing(self._connect()) as held:
+                    if not self._look():  # after connecting: what is decided from here on ends the connection
+                        return
+                    held.wait()
+                    if not self._look():
+                        return
+            except OSError:
+                pass  # silence; whoever needs a key meanwhile asks by himself
+            lasted = time.monotonic() - began
+            pause = 0.0 if lasted >= _STEADY_SECONDS else min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * pause))
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+
+    def _look(self) -> bool:
+        """Ask, and return whether to go on. Whoever wants it meanwhile finds it going on, or over and begins anew."""
+        before = self._times_wanted
+        if any([look() for look in self._looks]):  # noqa: C419 - each of them must look
+            return True
+        with self._lock:
+            if before != self._times_wanted:
+                return True
+            self.thread = None
+            return False

