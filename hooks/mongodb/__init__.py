@@ -8,6 +8,7 @@ catalogue       which fields
 commands        command → what is sent, by filters, updates, pipelines and projections; requests is what they share
 replies         documents on the way back
 sealing         the form of a value in a document
+counting        what a command encrypted and how long that took
 key_store       keeps the wrapped column keys beside the data
 errors          what the application meets
 """

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from hooks.keys import CannotOpen, ColumnKeys, KeySource, KeyStore
 from hooks.mongodb import clients, commands
 from hooks.mongodb.catalogue import Catalogue, Collection, catalogue
+from hooks.mongodb.counting import Count
 from hooks.mongodb.errors import ProtectionUnknown, StatementRefused, unavailable
 from hooks.mongodb.projections import Documents
 from hooks.mongodb.replies import Reading
 from hooks.mongodb.requests import Request
 from hooks.mongodb.sealing import Codec
 from hooks.protection import Protection, ProtectionUnreadable
+from hooks.uses import Uses
 from tenancy.protection import ProtectedField, Store
 
 _CURSORS = 65536
@@ -28,22 +30,24 @@ class Exchange(NamedTuple):
 
     command: Command
     reading: Reading | None
+    counted: Count
 
 
 class Hook:
     """The state of the hook in this process; safe to use from several threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a process knows from its environment
         self,
         protection: Protection,
         source: KeySource,
         store: Callable[[Any, str], KeyStore],
+        uses: Uses,
         *,
         key_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`store` makes, from a client and a database's name, what keeps the wrapped keys of that database."""
-        self._protection, self._source, self._store = protection, source, store
+        self._protection, self._source, self._store, self._uses = protection, source, store, uses
         self._key_seconds, self._clock = key_seconds, clock
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._forked)
@@ -78,35 +82,43 @@ class Hook:
         name = next(iter(command))
         if name == "explain":
             inner = self.exchange(client, database, command[name], codec)
-            return None if inner is None else Exchange({**command, name: inner.command}, None)
+            return None if inner is None else Exchange({**command, name: inner.command}, None, inner.counted)
+        count = self.count()
         if name == "bulkWrite":
             spaces = [one["ns"] for one in command["nsInfo"]]
-            writers = [self.writer(client, space, codec, commands.bulk) for space in spaces]
+            writers = [self.writer(client, space, codec, commands.bulk, count) for space in spaces]
             kinds = [one[next(iter(one))] for one in command["ops"]]
             written = zip(command["ops"], kinds, strict=True)
-            return Exchange({**command, "ops": [_through(writers[kind], one) for one, kind in written]}, None)
+            operations = [_through(writers[kind], one) for one, kind in written]
+            count.prepared()
+            return Exchange({**command, "ops": operations}, None, count)
         collection = commands.collection_of(known, database, name, command)
         if collection is None or name == "aggregate":
             commands.check_elsewhere(known, database, name, command)
         if collection is None:
             return None
-        request = self._request(client, collection, codec)
+        request = self._request(client, collection, codec, count)
         if name == "getMore":
             reads = self._cursors.get(clients.cursor_key(client, command[name]), Documents.THEIRS)
-            return Exchange(command, Reading(request, reads))
+            return Exchange(command, Reading(request, reads), count)
         try:
             sent = commands.prepared(request, name, command)
         except CannotOpen as failed:
             raise unavailable(failed) from None
-        return Exchange(sent.command, Reading(request, sent.reads) if name in _DOCUMENTS else None)
+        count.prepared()
+        return Exchange(sent.command, Reading(request, sent.reads) if name in _DOCUMENTS else None, count)
+
+    def count(self) -> Count:
+        """Return what counts one command, which begins now."""
+        return Count(self._uses)
 
     def writer(
-        self, client: Any, space: str, codec: Codec, one: Callable[[Request, Command], Command]
+        self, client: Any, space: str, codec: Codec, one: Callable[[Request, Command], Command], count: Count
     ) -> "Writer | None":
         """Return what makes operations ready for `database.collection`, None where nothing is protected."""
         database, _, name = space.partition(".")
         collection = self.catalogue().get((database, name))
-        return None if collection is None else Writer(self._request(client, collection, codec), one)
+        return None if collection is None else Writer(self._request(client, collection, codec, count), one)
 
     def read(self, client: Any, reading: Reading, reply: Any) -> Any:
         """Return a reply as the application reads it, and remember its cursor."""
@@ -114,7 +126,12 @@ class Hook:
             cursor = reply.get("cursor")
             if cursor is not None:
                 self._remember(client, cursor.get("id"), reading.reads)
-        return reply if reading.reads is Documents.OTHERS else reading.opened(reply)
+        if reading.reads is Documents.OTHERS:
+            return reply
+        begun, count = time.perf_counter_ns(), reading.request.count
+        found = reading.opened(reply)
+        count.spent(begun)
+        return count.ended(found)
 
     def _remember(self, client: Any, cursor: int | None, reads: Documents) -> None:
         if cursor:
@@ -123,7 +140,7 @@ class Hook:
                     del self._cursors[next(iter(self._cursors))]
                 self._cursors[clients.cursor_key(client, cursor)] = reads
 
-    def _request(self, client: Any, collection: Collection, codec: Codec) -> Request:
+    def _request(self, client: Any, collection: Collection, codec: Codec, count: Count) -> Request:
         if client is None or clients.encrypts_itself(client):
             raise StatementRefused(
                 f"{collection.full_name} is protected, and this client encrypts by itself",
@@ -137,7 +154,7 @@ class Hook:
                 store = self._store(client, collection.database)
                 keys = ColumnKeys(Store.MONGODB, self._source, store, self._key_seconds, self._clock)
                 self._databases[place] = keys
-        return Request(collection, keys, codec)
+        return Request(collection, keys, codec, count)
 
 
 class Writer(NamedTuple):

@@ -126,9 +126,10 @@ def _command(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
     exchange = None if beginning else hook.exchange(client, dbname, spec, codec_options)
     if exchange is None:
         return original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
-    spec, reading = exchange
+    spec, reading, count = exchange
     if reading is None:
-        return original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
+        reply = original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
+        return _then(reply, count.ended)
     reply = original(connection, dbname, spec, read_preference, reading.codec, *arguments, **named)
     return _then(reply, lambda found: hook.read(client, reading, found))
 
@@ -188,21 +189,24 @@ def _execute(hook: Hook, original: Callable[..., Any], writing: Any, *arguments:
     """Make all operations ready before the first of them is sent; they are sent in the places of the application's."""
     collection = writing.collection
     client, name, codec = collection.database.client, collection.full_name, collection.codec_options
-    writers = [hook.writer(client, name, codec, one) for one in _OPERATIONS]
+    count = hook.count()
+    writers = [hook.writer(client, name, codec, one, count) for one in _OPERATIONS]
     if all(writers):
         writing.__dict__[_READY] = {id(one): writers[kind](one) for kind, one in writing.ops}
-    return original(writing, *arguments, **named)
+    count.prepared()
+    return _then(original(writing, *arguments, **named), count.ended)
 
 
 def _execute_client(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
-    client, spaces = writing.client, set(writing.namespaces)
-    writers = {space: hook.writer(client, space, client.codec_options, commands.bulk) for space in spaces}
+    client, spaces, count = writing.client, set(writing.namespaces), hook.count()
+    writers = {space: hook.writer(client, space, client.codec_options, commands.bulk, count) for space in spaces}
     ready = writing.__dict__[_READY] = {}
     for (_, one), space in zip(writing.ops, writing.namespaces, strict=True):
         writer = writers[space]
         if writer is not None:
             ready[id(one)] = writer(one)
-    return original(writing, *arguments, **named)
+    count.prepared()
+    return _then(original(writing, *arguments, **named), count.ended)
 
 
 def _batch(hook: Hook, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, client: Any) -> Any:  # noqa: PLR0913, PLR0917 - pymongo's own parameters

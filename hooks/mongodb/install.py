@@ -7,6 +7,7 @@ from hooks.mongodb.databases import Hook
 from hooks.mongodb.key_store import CollectionKeyStore
 from hooks.protection import ServiceProtection
 from hooks.surroundings import Surroundings
+from hooks.uses import Uses
 
 
 def hook_in(told: Surroundings) -> None:
@@ -20,6 +21,7 @@ def hook_in(told: Surroundings) -> None:
             ServiceProtection(service, told.catalogue_seconds),
             ServiceKeySource(service),
             CollectionKeyStore,
+            Uses(service.tell),
             key_seconds=told.key_seconds,
         )
     )

@@ -74,7 +74,7 @@ class Reading:
             if stored is not None:
                 if identity is None:
                     identity = sealing.identity(document.get("_id"), codec)
-                holder[name] = sealing.opened(self.request.keys, field, identity, stored, codec)
+                holder[name] = self.request.opened(field, identity, stored, codec)
         if self.reads is Documents.WITHOUT_ID:
             document.pop("_id", None)
         return document

@@ -7,6 +7,7 @@ from typing import Any
 from hooks.keys import ColumnKeys
 from hooks.mongodb import sealing
 from hooks.mongodb.catalogue import Collection, Field
+from hooks.mongodb.counting import Count
 from hooks.mongodb.errors import ProtectionUnusable, StatementRefused
 from hooks.mongodb.sealing import Codec
 
@@ -19,6 +20,7 @@ class Request:
     collection: Collection
     keys: ColumnKeys
     codec: Codec
+    count: Count
 
     def identity(self, value: object) -> bytes:
         """Return what binds to a document. Raises ProtectionUnusable."""
@@ -33,7 +35,18 @@ class Request:
 
     def seal(self, field: Field, identity: bytes, value: object) -> Any:
         """Return what is stored. Raises ProtectionUnusable, CannotOpen."""
-        return sealing.seal(self.keys, field, identity, value, self.codec)
+        stored = sealing.seal(self.keys, field, identity, value, self.codec)
+        self.count.value(field, sealing.size_of(stored))
+        return stored
+
+    def opened(self, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
+        """Return the value that was stored. Raises CannotOpen, PlainValueFound, ValueRefused."""
+        value = sealing.opened(self.keys, field, identity, stored, codec)
+        if value is stored:
+            self.count.plain(field)
+        else:
+            self.count.value(field, sealing.size_of(stored))
+        return value
 
     def tag(self, field: Field, value: object) -> Any:
         """Return what equality is asked by. Raises ProtectionUnusable, CannotOpen."""

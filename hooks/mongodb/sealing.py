@@ -97,6 +97,12 @@ def opened(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any, 
         ) from None
 
 
+def size_of(stored: Binary | Mapping[str, Binary]) -> int:
+    """Return how many bytes a value has of which this is the stored form."""
+    sealed = stored if isinstance(stored, Binary) else stored[SEALED_NAME]
+    return len(sealed) - len(values.BYTES_PREFIX[0]) - values.AROUND
+
+
 def _unsealed(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any) -> bytes:
     sealed, equality = _parts(stored)
     key = keys.version(field.column, values.version_of(sealed))

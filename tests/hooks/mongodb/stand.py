@@ -11,6 +11,7 @@ from pymongo import MongoClient
 from hooks.mongodb import driver
 from hooks.mongodb.databases import Hook
 from hooks.mongodb.key_store import CollectionKeyStore
+from hooks.uses import Uses
 from tenancy.protection import Mode, ProtectedField, Store
 from tests.hooks.stand import MemoryKeys, MemoryProtection
 
@@ -20,12 +21,13 @@ class Stand:
     address: str
     keys: MemoryKeys = field(default_factory=MemoryKeys)
     protection: MemoryProtection = field(default_factory=MemoryProtection)
+    uses: Uses = field(default_factory=lambda: Uses(lambda _: 60.0))
     now: float = 1000.0
     name: str = field(default_factory=lambda: f"d{uuid4().hex}")
 
     def hook(self, **options: Any) -> Hook:
         settings = {"key_seconds": 60.0, "clock": lambda: self.now} | options
-        return Hook(self.protection, self.keys, CollectionKeyStore, **settings)
+        return Hook(self.protection, self.keys, CollectionKeyStore, self.uses, **settings)
 
     @contextmanager
     def hooked(self, **options: Any) -> Iterator[Hook]:

@@ -80,7 +80,15 @@ def test_every_type_comes_back_as_it_was(patients):
     assert [type(one["diagnosis"]) for one in read] == [type(one["plain"]) for one in read]
 
 
-IDS = [ObjectId(), "text", 5, 2**50, b"raw", Binary(b"sixteen bytes 00", 4), Binary(b"x", 128)]
+IDS = [
+    ObjectId("65f0c0ffee65f0c0ffee65f0"),
+    "text",
+    5,
+    2**50,
+    b"raw",
+    Binary(b"sixteen bytes 00", 4),
+    Binary(b"x", 128),
+]
 
 
 @pytest.mark.parametrize("identity", IDS, ids=repr)
