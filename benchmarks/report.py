@@ -158,6 +158,10 @@ Two are about root keys that customers hold ([root-keys.md](root-keys.md)):
   servers: what that costs in CPU and memory, that nothing is written and no history grows while nothing changes,
   how long a new worker takes to try every key once, and, with 50 of them in use, how long until a tenant whose key
   is disabled is `locked`.
+
+`kill_switch` measures the same and more through an unchanged application under `openkcm run`
+([postgresql.md](postgresql.md)): the last protected value that it reads and writes when the tenant is locked, the
+service disconnected, the root key disabled, and when the whole platform stops.
 """
 
 
