@@ -41,7 +41,7 @@ def test_a_row_that_the_application_holds_is_left_for_later_and_what_it_wrote_st
 def test_a_second_one_on_the_same_table_is_told_so_and_goes_on_afterwards(stage: Stage, monkeypatch):
     stage.patients()
     monkeypatch.setattr("hooks.postgresql.backfill.patience._LOCK_SECONDS", 0.3)
-    with stage.beside(rows_per_second=80.0, batch=10) as first:
+    with stage.beside(rows_per_second=40.0, batch=10) as first:
         wait_for(lambda: first.tables and first.tables[0].rows)
         with pytest.raises(BackfillRunning, match=r"public\.patients"):
             stage.backfill()
