@@ -3,6 +3,7 @@
 Prints the port it listens on, and ends with its standard input. What it takes itself is added for all alike.
 """
 
+import os
 import queue
 import socket
 import sys
@@ -15,6 +16,9 @@ _CHUNK = 1 << 18
 
 
 def serve(target: int, milliseconds: float) -> None:
+    os.sched_setaffinity(
+        0, {min(os.sched_getaffinity(0))}
+    )  # away from the programs (two_sides), and before its threads
     listening = socket.create_server((_LOOPBACK, 0))
     print(listening.getsockname()[1], flush=True)
     threading.Thread(target=_accept, args=(listening, target, milliseconds / 2000), daemon=True).start()

@@ -46,9 +46,11 @@ _PROTOCOL = (
     "program, vacuumed, and read once by it before anything is measured, so that rows are in PostgreSQL's memory and "
     "the column keys are open. Keys are opened anew every 30 s as always. The two take turns in blocks of {points} "
     "statements ({ranges} where {range} rows are read), {rounds} rounds after one that does not count, and who is "
-    "first changes with each. A statement's time is from `execute` to the last row fetched. A block counts with its "
-    "median, a side with the median of its blocks; beside it is between what half of the rounds lie, and from which "
-    "time of the plain statement on the added time is less than 5 %. All over loopback, and then with a relay between "
+    "first changes with each. Each program and the server process that works for it are kept on one processor, and the "
+    "relay on another, so that where the kernel puts them is not what is measured. A statement's time is from "
+    "`execute` to the last row fetched. A block counts with its median, a side with the median of its blocks; beside "
+    "it is between what half of the rounds lie, and from which time of the plain statement on the added time is less "
+    "than 5 %. All over loopback, and then with a relay between "
     "for both sides (benchmarks/delay_relay.py) that adds a round trip of 0.5 and 2 ms and what it takes itself, as a "
     "network would. Last, the program does one workload alone, and what it told the crypto service of it is read as "
     "the Services page reads it: that is what rewriting, sealing and opening take, without what the driver does longer."
@@ -109,13 +111,13 @@ def measure(conninfo: str, folder: Path, delays: Sequence[float], plan: Plan) ->
     _make_tables(conninfo)
     with sides(_PROGRAM, folder) as programs:
         for name, side in programs.items():
-            side.do("connect", conninfo=conninfo)
+            side.connect(conninfo)
             for size in _SIZES:
                 side.do("fill", table=f"{name}_{size}", rows=plan.rows, size=size)
         for delay in delays:
             with relayed(port, delay) as reached:
                 for side in programs.values():
-                    side.do("connect", conninfo=psycopg.conninfo.make_conninfo(conninfo, port=reached))
+                    side.connect(psycopg.conninfo.make_conninfo(conninfo, port=reached))
                 for size in _SIZES:
                     for workload in (*_POINTS, _RANGE):
                         count = plan.ranges if workload == _RANGE else plan.points
@@ -129,7 +131,7 @@ def _told(stack: Stack, folder: Path, conninfo: str, plan: Plan) -> dict[str, fl
     statements = plan.points * plan.rounds
     block = {"workload": _TOLD, "table": "protected_32", "rows": plan.rows, "size": 32}
     side = Side(protected(_PROGRAM, folder))
-    side.do("connect", conninfo=conninfo)
+    side.connect(conninfo)
     side.do("block", **block, count=plan.points)  # opens the keys, and is told before what counts
     time.sleep(_FIRST_TELLING_SECONDS)
     before = _on_record(stack)

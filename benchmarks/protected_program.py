@@ -32,10 +32,12 @@ class Application:
         assert self._conn is not None
         return self._conn
 
-    def connect(self, conninfo: str) -> None:
+    def connect(self, conninfo: str) -> int:
+        """Return the server's process."""
         if self._conn is not None:
             self._conn.close()
         self._conn = psycopg.connect(conninfo, autocommit=True)
+        return self._conn.info.backend_pid
 
     def fill(self, table: str, rows: int, size: int) -> None:
         """Store rows with keys from 1 on, and read them all once, so that they are in memory everywhere."""
@@ -50,11 +52,11 @@ class Application:
         """Return how many nanoseconds each statement took, with its rows fetched."""
         query = _WORKLOADS[workload].format(table)
         asked = [_values(workload, 1 + (number * 7919) % (rows - RANGE), size) for number in range(count)]
-        conn, clock, took = self.conn, time.perf_counter_ns, []
+        conn, clock, took, reads = self.conn, time.perf_counter_ns, [], "SELECT" in query
         for values in asked:
             begun = clock()
             cursor = conn.execute(query, values)
-            if cursor.description:
+            if reads:
                 cursor.fetchall()
             took.append(clock() - begun)
         return took

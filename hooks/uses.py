@@ -59,7 +59,7 @@ class Tally:
 
     def sums(self) -> Iterator[tuple[str, list[int]]]:
         """Yield for each place operations, bytes, nanoseconds, requests and their nanoseconds."""
-        share = len(self.places)
+        share = len(self.places) or 1  # none where a statement only has its ids made
         spent, requests, lasted = self.nanoseconds // share, self.requests, self.request_nanoseconds // share
         for name, operations, size in zip(self.places, self.operations, self.bytes, strict=True):
             yield name, [operations, size, spent, requests, lasted]
@@ -141,10 +141,10 @@ class Uses:
         self._tell_what_came()
 
     def _tell_what_came(self) -> float:
-        now = self._sums()
-        claims = list(_claims(now, self._told))
         seconds = float(HEARTBEAT_SECONDS)
         try:
+            now = self._sums()
+            claims = list(_claims(now, self._told))
             for first in range(0, len(claims), _AT_ONCE):
                 part = claims[first : first + _AT_ONCE]
                 seconds = self._tell(part)

@@ -300,9 +300,8 @@ def _description(original: Callable[[Any], Any], cursor: Any) -> Any:
     query, result = cursor._query, cursor.pgresult
     if type(query) is not Rewritten or not query.work.plan.reads or not result or not result.nfields:
         return original(cursor)
-    if isinstance(result, Visible):
-        return original(cursor)
-    return _seen(cursor, query.work.reader(result), partial(original, cursor))
+    columns = original(cursor)
+    return columns if isinstance(result, Visible) else [columns[at] for at in query.work.reader(result).visible]
 
 
 def _set_row_factory(cursor: Any, factory: Any) -> None:

@@ -35,11 +35,14 @@ class Visible:
 
     def __init__(self, result: Any, visible: Sequence[int]) -> None:
         self._result, self._visible = result, visible
-        self.nfields = len(visible)
+        self.nfields, self.status = len(visible), result.status
+
+    def fname(self, index: int) -> Any:
+        return self._result.fname(self._visible[index])
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._result, name)
-        if name in {"fname", "ftype", "fmod", "fsize", "ftable", "ftablecol", "fformat"}:
+        if name in {"ftype", "fmod", "fsize", "ftable", "ftablecol", "fformat"}:
             return lambda index: found(self._visible[index])
         return found
 

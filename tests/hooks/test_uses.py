@@ -39,6 +39,7 @@ def test_sums_are_told_once_by_place_and_times_in_equal_shares(listener):
     told = Uses(listener.tell, first_seconds=60)
     told.note("postgresql:public.t.a", 3, 96, 5_000)
     told.request(["postgresql:public.t.a", "postgresql:public.t.b"], 2_000_000)
+    told.request([], 1_000_000)
     told._tell_what_came()
     told._tell_what_came()
     told.note("postgresql:public.t.a", 1, 32, 1_900)
