@@ -1,23 +1,32 @@
 """I see which of my data is encrypted: the sentence only while it is true, else what is missing and what to do."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from playwright.sync_api import Page, expect
 
 from crypto.client import Client
+from devstack.postgres import PostgresServer
 from tests.stories.browser import Visitor
 from tests.stories.connected import Service, connect
 from tests.stories.dashboard_pages import BEA, go_to
 from tests.stories.open_to_all import assert_open_to_all
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import ROOT, Stack, wait_until
 
 BETA, ORGANIZATION = "beta-corp-67890", "Beta Corp"
 SENTENCE = "Encryption Status: All sensitive data protected"
 PATIENTS = "public.patients"
+DIAGNOSIS, INSURANCE = (f"postgresql:{PATIENTS}.{name}" for name in ("diagnosis", "insurance"))
+SCHEMA = "import clinic; c = clinic.connect(); c.execute(clinic.SCHEMA); c.commit()"
+ADMIT = "import clinic; c = clinic.connect(); clinic.admit(c, {0!r}, {1!r}, {2!r}); c.commit()"
+READ = "import clinic; print([clinic.patient(clinic.connect(), n)['diagnosis'] for n in (1, {0})])"
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +37,36 @@ def beta(stack: Stack) -> str:
     return BETA
 
 
-def encrypts(service: Service, *names: str) -> None:
-    """Have a program of the service say what it encrypted, as it does under `openkcm run`."""
-    uses = [
-        {
-            "place": f"postgresql:{PATIENTS}.{name}",
-            "operations": 1250,
-            "bytes": 40_000,
-            "microseconds": 3_100,
-            "requests": 400,
-            "request_microseconds": 100_000,
-        }
-        for name in names
-    ]
-    ends = (datetime.now(UTC) + timedelta(hours=48)).isoformat()
-    with Client.from_folder(service.folder) as kcm:
-        kcm.heartbeat({"instance": "program-1", "agent_version": "0.1.0", "not_after": ends, "uses": uses})
+class Clinic:
+    """Beta's clinic: an application that has never heard of OpenKCM, and its database."""
+
+    def __init__(self, stack: Stack, service: Service, folder: Path) -> None:
+        self.service, self.app = service, folder / "app"
+        shutil.copytree(ROOT / "tests" / "hooks" / "demo", self.app)
+        with stack.owner() as owner:
+            owner.execute("CREATE DATABASE clinic_of_beta")
+        server = PostgresServer(stack.settings.state_dir, stack.settings.postgres_port)
+        self.conninfo = psycopg.conninfo.make_conninfo(server.admin_conninfo, dbname="clinic_of_beta")
+        self._run([sys.executable, "-c", SCHEMA])
+
+    def protected(self, text: str) -> str:
+        """Run a program of it under `openkcm run`, to its end."""
+        openkcm = str(Path(sys.executable).with_name("openkcm"))
+        return self._run([openkcm, "run", "--folder", str(self.service.folder), "--", sys.executable, "-c", text])
+
+    def _run(self, command: list[str]) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
+        done = subprocess.run(
+            command,
+            cwd=self.app,
+            env=environment | {"CLINIC_DATABASE": self.conninfo},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
 
 def codes(stack: Stack, tenant_id: str) -> list[tuple[str, str]]:
@@ -51,8 +74,8 @@ def codes(stack: Stack, tenant_id: str) -> list[tuple[str, str]]:
 
 
 def wait_missing(stack: Stack, *expected: tuple[str, str]) -> None:
-    """Wait until what services said has come through."""
-    wait_until(lambda: codes(stack, BETA) == list(expected), lambda: f"missing: {codes(stack, BETA)}", 15)
+    """Wait until what programs said has come through."""
+    wait_until(lambda: codes(stack, BETA) == list(expected), lambda: f"missing: {codes(stack, BETA)}")
 
 
 def look_again(page: Page) -> None:
@@ -64,14 +87,13 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     stack: Stack, acme: str, beta: str, visitor: Callable[..., Visitor], tmp_path: Path
 ) -> None:
     shop = connect(stack, beta, "microservice", "shop", tmp_path / "shop")
-    clinic = connect(stack, beta, "postgresql", "clinic-db", tmp_path / "clinic")
+    clinic = Clinic(stack, connect(stack, beta, "postgresql", "clinic-db", tmp_path / "clinic"), tmp_path)
     with Client.from_folder(shop.folder) as kcm:
         kcm.encrypt(b"a record", "orders/1")
     for name in ("diagnosis", "insurance"):
-        stack.command("protection", "protect", beta, clinic.name, PATIENTS, name)
-    encrypts(clinic, "diagnosis")
-    unseen = ("field_unseen", f"postgresql:{PATIENTS}.insurance")
-    wait_missing(stack, unseen)
+        stack.command("protection", "protect", beta, clinic.service.name, PATIENTS, name)
+    clinic.protected(ADMIT.format("Ann", "flu", None))
+    wait_missing(stack, ("field_unseen", INSURANCE))
     page = visitor().sign_in(BEA, f"/tenant/{beta}/")
     go_to(page, "Services")
     expect(page.get_by_text("not all of your data is known to be protected")).to_be_visible()
@@ -81,20 +103,26 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     expect(page.get_by_text(SENTENCE)).to_have_count(0)
     assert_open_to_all(page)
 
-    encrypts(clinic, "insurance")
+    clinic.protected(ADMIT.format("Bob", "cold", "A-1"))
     wait_missing(stack)
     look_again(page)
     expect(page.get_by_text(SENTENCE)).to_be_visible()
     expect(page.get_by_text("2 of 2", exact=True)).to_be_visible()
-    expect(page.get_by_text("3.1%", exact=True)).to_be_visible()
+    expect(page.get_by_text("overhead in 7 days")).to_be_visible()
     page.get_by_text("clinic-db: protected").click()
     expect(page.get_by_text("its programs encrypt fields themselves")).to_be_visible()
     assert_open_to_all(page)
 
-    encrypts(clinic, "diagnosis#plain")
-    wait_missing(stack, ("plain_read", f"postgresql:{PATIENTS}.diagnosis"))
+    # Somebody writes past the application, and its list allows what it then finds.
+    with psycopg.connect(clinic.conninfo) as past:
+        written = past.execute("INSERT INTO patients (name, diagnosis) VALUES ('Eve', 'plain') RETURNING id").fetchone()
+        assert written is not None
+    words = ("protection", "protect", beta, clinic.service.name, PATIENTS, "diagnosis", "--plain-allowed")
+    stack.command(*words)
+    assert clinic.protected(READ.format(written[0])) == "['flu', 'plain']\n"
+    wait_missing(stack, ("plain_allowed", DIAGNOSIS), ("plain_read", DIAGNOSIS))
     look_again(page)
-    expect(page.get_by_text("held values that are not encrypted").first).to_be_visible()
+    expect(page.get_by_text("held values that are not encrypted: 1 read").first).to_be_visible()
     expect(page.get_by_text(SENTENCE)).to_have_count(0)
 
     others: dict[str, Any] = stack.command("coverage", acme)
