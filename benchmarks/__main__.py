@@ -14,6 +14,7 @@ from benchmarks import (
     dashboard,
     fuzz_kmip,
     kill_switch,
+    protected_mongodb,
     protected_postgresql,
     provision_latency,
     report,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "watch": watch.run,
     "rotation": rotation.run,
     "protected_postgresql": protected_postgresql.run,
+    "protected_mongodb": protected_mongodb.run,
 }
 
 

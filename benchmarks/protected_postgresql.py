@@ -8,16 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psycopg
 from matplotlib.figure import Figure
 
-from benchmarks import report
 from benchmarks.connected import connected_stack
 from benchmarks.protected_program import RANGE
 from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
-from benchmarks.two_sides import Compared, Side, compare, protected, relayed, sides
+from benchmarks.two_sides import Cases, Side, compare, network, plot, protected, relayed, sides
 from config.secrets import Role
 from devstack.postgres import PostgresServer
 
@@ -84,24 +82,22 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
         quick=quick,
         protocol=protocol,
         checks=[
-            Check(f"{workload}, 32 bytes, {_network(delay)}", round(one.overhead, 1), _LIMIT, "%")
+            Check(f"{workload}, 32 bytes, {network(delay)}", round(one.overhead, 1), _LIMIT, "%")
             for (size, delay, workload), one in found.items()
             if size == _SIZES[0] and workload in _PROMISED
         ],
         summary={
-            f"{workload}, {size} bytes, {_network(delay)}": one.summary()
+            f"{workload}, {size} bytes, {network(delay)}": one.summary()
             for (size, delay, workload), one in found.items()
         }
         | {f"what a program itself tells of {_TOLD}, 32 bytes, loopback": told},
         samples={
-            f"{workload}, {size} bytes, {_network(delay)}": {"plain": one.plain, "protected": one.protected}
+            f"{workload}, {size} bytes, {network(delay)}": {"plain": one.plain, "protected": one.protected}
             for (size, delay, workload), one in found.items()
         },
     )
-    return result, _plot(found, delays)
-
-
-Cases = dict[tuple[int, float, str], Compared]
+    title = "What protection adds to a statement, values of 32 bytes"
+    return result, plot(found, (*_POINTS, _RANGE), delays, _SIZES[0], _LIMIT, title)
 
 
 def measure(conninfo: str, folder: Path, delays: Sequence[float], plan: Plan) -> Cases:
@@ -179,25 +175,3 @@ def _make_tables(conninfo: str) -> None:
                 if side == "protected":
                     for column in "abcd":
                         owner.execute(f"COMMENT ON COLUMN {table}.{column} IS 'openkcm: encrypt'")
-
-
-def _network(delay: float) -> str:
-    return f"{delay:g} ms of network" if delay else "loopback"
-
-
-def _plot(found: Cases, delays: Sequence[float]) -> Figure:
-    figure, axes = report.canvas(10, 5.5)
-    workloads = [*_POINTS, _RANGE]
-    places = np.arange(len(workloads))
-    width = 0.8 / len(delays)
-    for number, (delay, colour) in enumerate(zip(delays, (report.ORANGE, report.BLUE, report.GREEN), strict=False)):
-        heights = [max(0.0, found[_SIZES[0], delay, workload].overhead) for workload in workloads]
-        shift = (number - (len(delays) - 1) / 2) * width
-        bars = axes.bar(places + shift, heights, width * 0.95, color=colour, label=_network(delay))
-        axes.bar_label(bars, fmt="{:.1f}", fontsize=8)
-    axes.axhline(_LIMIT, color=report.RED, linewidth=1, label=f"{_LIMIT:g} %")
-    axes.set_yscale("symlog", linthresh=_LIMIT)
-    axes.set_xticks(places, [workload.replace(", ", ",\n") for workload in workloads], fontsize=9)
-    axes.set(title="What protection adds to a statement, values of 32 bytes", ylabel="% of the plain statement")
-    axes.legend(loc="upper left")
-    return figure

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks import report
 from benchmarks.report import percentile
 
 _HERE = Path(__file__).parent
@@ -124,3 +128,30 @@ def compare(found: Mapping[str, Side], how: Mapping[str, Mapping[str, Any]], rou
             if number:
                 medians[side].append(statistics.median(took) / 1e6)
     return Compared(medians["plain"], medians["protected"])
+
+
+Cases = dict[tuple[int, float, str], Compared]
+"""By size of a value in bytes, milliseconds of network and workload."""
+
+
+def network(delay: float) -> str:
+    return f"{delay:g} ms of network" if delay else "loopback"
+
+
+def plot(  # noqa: PLR0913, PLR0917 - what is drawn, by name
+    found: Cases, workloads: Sequence[str], delays: Sequence[float], size: int, limit: float, title: str
+) -> Figure:
+    figure, axes = report.canvas(10, 5.5)
+    places = np.arange(len(workloads))
+    width = 0.8 / len(delays)
+    for number, (delay, colour) in enumerate(zip(delays, (report.ORANGE, report.BLUE, report.GREEN), strict=False)):
+        heights = [max(0.0, found[size, delay, workload].overhead) for workload in workloads]
+        shift = (number - (len(delays) - 1) / 2) * width
+        bars = axes.bar(places + shift, heights, width * 0.95, color=colour, label=network(delay))
+        axes.bar_label(bars, fmt="{:.1f}", fontsize=8)
+    axes.axhline(limit, color=report.RED, linewidth=1, label=f"{limit:g} %")
+    axes.set_yscale("symlog", linthresh=limit)
+    axes.set_xticks(places, [workload.replace(", ", ",\n") for workload in workloads], fontsize=9)
+    axes.set(title=title, ylabel="% of the plain request")
+    axes.legend(loc="upper left")
+    return figure

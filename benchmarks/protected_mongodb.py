@@ -1,0 +1,123 @@
+"""What encrypting fields inside an application costs its requests to MongoDB: plain and protected, in turns."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pymongo
+from matplotlib.figure import Figure
+from pymongo import MongoClient
+
+from benchmarks.connected import connected_stack
+from benchmarks.protected_mongo_program import RANGE
+from benchmarks.report import Check, Result
+from benchmarks.two_sides import Cases, compare, network, plot, relayed, sides
+from tests.stories.mongo import mongo_server
+
+_TENANT = "bench-corp-1"
+_PROGRAM = "protected_mongo_program.py"
+SIZES = (32, 1024)
+_DELAYS = (0.0, 0.5, 2.0)
+_POINTS = (
+    "nothing protected",
+    "find, 1 field",
+    "find, 4 fields",
+    "insert, 4 fields",
+    "update by _id, 1 field",
+)
+_RANGE = "find, 500 documents of 4 fields"
+_PROMISED_MS = 2.0
+"""Promised is for requests of so long and more."""
+_LIMIT = 5.0
+_PROTOCOL = (
+    "One stack, one tenant, one service of kind mongodb. The server is SecantusDB, which speaks MongoDB's protocol on "
+    "WiredTiger and keeps all in memory: no mongod can be installed from a registry here, and what matters is how long "
+    "a request takes without protection, which stands beside each figure. The same program "
+    "(benchmarks/protected_mongo_program.py, pymongo {pymongo}, one client) runs twice, plain and under `openkcm run`, "
+    "each on collections of its own that are alike: {rows} documents of four texts, written by that program and read "
+    "once by it before anything is measured, so that the field keys are open; they are opened anew every 30 s as "
+    "always. The two take turns in blocks of {points} requests ({ranges} where {range} documents are read), {rounds} "
+    "rounds after one that does not count, and who is first changes with each. The programs and the server are kept on "
+    "one processor, and the relay on another. A request's time is from the call to the last document. A block counts "
+    "with its median, a side with the median of its blocks; beside it is between what half of the rounds lie, and from "
+    "which time of the plain request on the added time is less than 5 %. All over loopback, and then with a relay "
+    "between for both sides (benchmarks/delay_relay.py) that adds a round trip of 0.5 and 2 ms and what it takes "
+    "itself, as a network would."
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done: documents of each collection, rounds, and requests of a block."""
+
+    rows: int = 2000
+    rounds: int = 15
+    points: int = 60
+    ranges: int = 4
+
+
+def run(*, quick: bool) -> tuple[Result, Figure]:
+    plan = Plan(rounds=2, points=10, ranges=2) if quick else Plan()
+    with connected_stack(_TENANT, "mongodb") as (stack, folder), _server(stack.folder) as address:
+        for size in SIZES:
+            for field in "abcd":
+                stack.openkcm("protection", "protect", _TENANT, "bench", f"bench.protected_{size}", field)
+        found = measure(address, folder, _DELAYS, plan)
+    result = Result(
+        name="protected_mongodb",
+        title="MongoDB: fields encrypted inside the application",
+        quick=quick,
+        protocol=_PROTOCOL.format(pymongo=pymongo.version, range=RANGE, **asdict(plan)),
+        checks=[
+            Check(f"{workload}, {size} bytes, {network(delay)}", round(one.overhead, 1), _LIMIT, "%")
+            for (size, delay, workload), one in found.items()
+            if one.base >= _PROMISED_MS and workload in _POINTS
+        ],
+        summary={
+            f"{workload}, {size} bytes, {network(delay)}": one.summary()
+            for (size, delay, workload), one in found.items()
+        },
+        samples={
+            f"{workload}, {size} bytes, {network(delay)}": {"plain": one.plain, "protected": one.protected}
+            for (size, delay, workload), one in found.items()
+        },
+    )
+    title = "What protection adds to a request, values of 32 bytes"
+    return result, plot(found, (*_POINTS, _RANGE), _DELAYS, SIZES[0], _LIMIT, title)
+
+
+def measure(address: str, folder: Path, delays: Sequence[float], plan: Plan) -> Cases:
+    """Make the collections in an empty database and compare the sides."""
+    found: Cases = {}
+    port = int(urlsplit(address).port or 0)
+    with MongoClient(address) as client:
+        client["bench"]["other"].insert_many([{"_id": number, "a": "a"} for number in range(1, plan.rows + 1)])
+    with sides(_PROGRAM, folder) as programs:
+        for name, side in programs.items():
+            side.connect(address)
+            for size in SIZES:
+                side.do("fill", table=f"{name}_{size}", rows=plan.rows, size=size)
+        for delay in delays:
+            with relayed(port, delay) as reached:
+                for side in programs.values():
+                    side.connect(f"mongodb://127.0.0.1:{reached}")
+                for size in SIZES:
+                    for workload in (*_POINTS, _RANGE):
+                        count = plan.ranges if workload == _RANGE else plan.points
+                        block = {"workload": workload, "rows": plan.rows, "size": size, "count": count}
+                        how = {name: block | {"table": f"{name}_{size}"} for name in programs}
+                        found[size, delay, workload] = compare(programs, how, plan.rounds)
+    return found
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """Run the server on the processor that the programs are kept on."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    with mongo_server(folder) as address:
+        os.sched_setaffinity(0, before)
+        yield address
