@@ -35,7 +35,7 @@ def test_one_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_t
 
     go_to(page, "Services")
     folder = unpack(connect(page, "orders"), tmp_path, "orders")
-    expect(page.get_by_text("orders:")).to_be_visible()
+    expect(page.get_by_text("orders:", exact=True)).to_be_visible()
     told = stack.command("service", "try", str(folder), "--record", "Jane Roe", "--resource", "orders/1")
     assert (told["decrypted"], told["opens_elsewhere"]) == ("Jane Roe", False)
     disconnect(page, "orders")
