@@ -1,0 +1,185 @@
+"""What a compliance report says, section by section: one document, from which its PDF, HTML and JSON are made.
+
+Two kinds of figures, told apart because they are verified differently. *Counted* figures are functions of the tenant's
+audit records in the period alone, so whoever has an export recomputes them (`Counted`). *Stated* figures are how things
+stood when the report was made (`Stated`): the digest of exactly that section was put into the audit stream before the
+report was signed, so that a report which states something else does not fit the stream.
+
+The report maps evidence to ids of control frameworks. It is no attestation, and says so.
+"""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Counts(_Part):
+    """Records of one kind of event."""
+
+    name: str
+    success: int = 0
+    intended: int = 0
+    refused: int = 0
+    failure: int = 0
+
+
+class Moment(_Part):
+    """One record worth reading: its number in the stream, when, who, what, and in words."""
+
+    seq: int
+    at: AwareDatetime
+    actor: str
+    actor_kind: str
+    name: str
+    subject: str
+    outcome: str
+    words: str
+
+
+class RootKeyEvent(_Part):
+    """Something that happened to the root key. `seconds` from the holder's refusal to the lock, where it was one."""
+
+    moment: Moment
+    seconds: float | None = None
+
+
+class ClauseRuns(_Part):
+    """How often the checks of a clause ran in the period, as the stream has it."""
+
+    clause: str
+    held: int
+    breached: int
+    not_checked: int = 0
+
+
+class Access(_Part):
+    """Use of keys by one service: operations answered and refused."""
+
+    service: str
+    answered: int
+    refused: int
+
+
+class Counted(_Part):
+    """What follows from the audit records of the period, and from nothing else."""
+
+    records: int = Field(ge=0)
+    first_seq: int = Field(ge=0, description="0 when the period has no records")
+    last_seq: int = Field(ge=0)
+    events: tuple[Counts, ...]
+    access: tuple[Access, ...]
+    denied: tuple[Moment, ...] = Field(description="the newest refused attempts, at most DENIED of them")
+    denied_total: int
+    isolation: tuple[ClauseRuns, ...]
+    isolation_runs: int
+    root_key: tuple[RootKeyEvent, ...]
+    changes: tuple[Moment, ...]
+    changes_total: int
+    approvals: tuple[Moment, ...]
+
+
+class CoveredService(_Part):
+    """A service and what of its data is encrypted. `protected`: places; `under`: the names of L3, L2 and L1."""
+
+    service: str
+    kind: str
+    state: str
+    protected: tuple[str, ...]
+    ways: tuple[str, ...]
+    under: str
+    operations_30_days: int
+    last_used: str
+    complete: bool
+    gaps: tuple[str, ...]
+
+
+class InventoryKey(_Part):
+    """A key and its cryptoperiod (NIST SP 800-57 part 1, 5.3 and 6.2). `level` is L1, L2, L3 or CA."""
+
+    level: str
+    name: str
+    version: int
+    state: str
+    algorithm: str
+    holder: str
+    purpose: str
+    created_at: AwareDatetime | None
+    cryptoperiod_days: int | None
+    due_at: AwareDatetime | None
+    overdue: bool
+    last_used_at: AwareDatetime | None
+
+
+class LatestCheck(_Part):
+    """The newest result of one boundary check."""
+
+    clause: str
+    name: str
+    outcome: str
+    evidence: str
+    at: AwareDatetime
+
+
+class Stated(_Part):
+    """How things stood when the report was made."""
+
+    state: str
+    root_key_mode: str
+    root_key_holder: str
+    tenant_key_days: int
+    service_key_days: int
+    four_eyes: tuple[str, ...]
+    coverage: tuple[CoveredService, ...]
+    keys: tuple[InventoryKey, ...]
+    checks: tuple[LatestCheck, ...]
+    certificates: int
+    next_certificate_expiry: AwareDatetime | None
+
+
+class Finding(_Part):
+    """One line of the summary: what was looked at, whether it is in order, and in words."""
+
+    subject: str
+    status: Literal["in order", "attention", "missing"]
+    words: str
+
+
+class Evidence(_Part):
+    """One kind of evidence and the ids of the controls that it supports, by framework."""
+
+    evidence: str
+    section: str
+    status: Literal["in order", "attention", "missing"]
+    controls: dict[str, tuple[str, ...]]
+
+
+class StreamPlace(_Part):
+    """Where the audit stream stood; the head that was signed there covers every record before."""
+
+    seq: int
+    chain_hash: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Report(_Part):
+    """A whole report. `since` belongs to the period, `until` does not; `stream` is past the digest's record."""
+
+    format: Literal["openkcm-report/1"] = "openkcm-report/1"
+    report_id: str
+    tenant_id: str
+    organization: str
+    region: str
+    since: AwareDatetime
+    until: AwareDatetime
+    made_at: AwareDatetime
+    made_for: str
+    stream: StreamPlace
+    summary: tuple[Finding, ...]
+    counted: Counted
+    stated: Stated
+    stated_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    evidence: tuple[Evidence, ...]
+    limits: tuple[str, ...]
