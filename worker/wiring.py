@@ -19,6 +19,7 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
+from activities.examination import Attack
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
 from activities.isolation import IsolationActivities
@@ -274,6 +275,11 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         ),
         interceptors=(FailureInterceptor(database),),
     )
+
+
+def attacks(isolation: IsolationActivities) -> tuple[Attack, ...]:
+    """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
+    return (isolation.attack,)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:
