@@ -59,6 +59,7 @@ from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
+from worker.correlating import CorrelationInterceptor
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
@@ -273,7 +274,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             StuckRotationActivities(database, database, announcer).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
         ),
-        interceptors=(FailureInterceptor(database),),
+        interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
 
 
