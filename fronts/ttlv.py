@@ -6,9 +6,8 @@ A codec of its own on purpose; see the package.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
-from tenancy.errors import PlatformError
+from fronts.interfaces import FrontsFailing
 
 STRUCTURE, INTEGER, ENUMERATION, TEXT, OCTETS = 1, 2, 5, 7, 8
 HEADER = 8
@@ -16,12 +15,10 @@ _DEEPEST = 32
 _Value = bytes | tuple["Node", ...]
 
 
-class BadTtlv(PlatformError):
+class BadTtlv(FrontsFailing):
     """What came is not TTLV."""
 
-    code: ClassVar[str] = "fronts_failing"
     message = "an answer of the KMIP door cannot be read"
-    hint = "see the log of the crypto service"
 
 
 @dataclass(frozen=True, slots=True)
