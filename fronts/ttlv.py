@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fronts.interfaces import FrontsFailing
 
-STRUCTURE, INTEGER, ENUMERATION, TEXT, OCTETS = 1, 2, 5, 7, 8
+STRUCTURE, INTEGER, ENUMERATION, TEXT, OCTETS, DATE = 1, 2, 5, 7, 8, 9
 HEADER = 8
 _DEEPEST = 32
 _Value = bytes | tuple["Node", ...]
@@ -69,6 +69,10 @@ def text(tag: int, value: str) -> Node:
 
 def octets(tag: int, value: bytes) -> Node:
     return Node(tag, OCTETS, value)
+
+
+def date(tag: int, seconds: int) -> Node:
+    return Node(tag, DATE, struct.pack(">q", seconds))
 
 
 def encode(node: Node) -> bytes:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,22 +13,27 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
+import crypto.https
 import fronts.attacks
+import fronts.sides
 from activities import front_attacks
 from activities.front_attacks import FrontAttacks
-from activities.probes import PROBE
+from activities.probes import PROBE, Probes
 from crypto.operations import KeyedOperations
 from devstack.ports import free_port
 from fronts.attacks import FrontAttacker
+from fronts.between import Owner
 from fronts.interfaces import FrontsAway, FrontsFailing, ProbeRefused
-from fronts.sides import Address
-from tenancy.errors import MirrorMissing, VaultUnavailable
+from fronts.judging import Trial
+from fronts.kmip import Operation
+from fronts.sides import Address, Side
+from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
 from tenancy.lifecycle import Move, State
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home, World
 from tests.database.fixtures import Field
-from tests.fronts.doors import Doors, attacks_on, broken, probes_of
+from tests.fronts.doors import Doors, StepByStep, attacks_on, broken, probes_of
 from tests.fronts.walls import WALLS
 from tests.vault.server import Server
 from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial
@@ -190,6 +196,78 @@ def test_a_service_in_trouble_is_no_result(attacks: FrontAttacks, customer: Home
         attacks(customer.tenant_id)
 
 
+def test_a_connection_that_is_cut_in_the_middle_is_no_breach(
+    attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch
+):
+    async def cut(*_: object) -> None:
+        raise RuntimeError
+
+    attacks(customer.tenant_id)
+    attack = fronts.attacks.on_another_tenant
+
+    def with_a_cut(*owners: Owner) -> Iterator[Trial]:
+        for number, trial in enumerate(attack(*owners)):
+            if number == 1:
+                monkeypatch.setattr(crypto.https._HttpsConnection, "_answer", cut)
+            yield trial
+
+    monkeypatch.setattr(fronts.attacks, "on_another_tenant", with_a_cut)
+    attacks.forget_round()
+    with pytest.raises(ProbeRefused, match="may not even do what is its own"):
+        attacks(customer.tenant_id)
+    monkeypatch.undo()
+    assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
+
+
+def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(
+    attacks: FrontAttacks, doors: Doors, customer: Home, monkeypatch: pytest.MonkeyPatch
+):
+    probe = attacks._probe()
+    with Side(doors.address, probe) as side:
+        left = side.settle()
+        monkeypatch.setattr(fronts.sides, "_LEFT_BEHIND_SECONDS", -5)
+        attacks.forget_round()
+        attacks(customer.tenant_id)
+        assert side.kmip.locate().ids() == [side.kept_key()]
+        assert not side.kmip.about(Operation.GET, left.key).worked
+
+
+def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: World):
+    class Down(StepByStep):
+        failures = 1
+
+        def connect(self, *of: str) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise TemporalUnavailable
+            super().connect(*of)
+
+    probes = Probes(world.worker, Down(world), utc_now)
+    with pytest.raises(TemporalUnavailable):
+        probes.identity(MIRROR_TENANT_ID, PROBE)
+    assert probes.identity(MIRROR_TENANT_ID, PROBE) is probes.identity(MIRROR_TENANT_ID, PROBE)
+
+
+def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypatch: pytest.MonkeyPatch):
+    probes, now = probes_of(world), utc_now()
+    monkeypatch.setattr(probes, "_clock", lambda: now)
+    first = probes.identity(MIRROR_TENANT_ID, PROBE)
+    now = first.not_after - timedelta(minutes=5)
+    assert probes.identity(MIRROR_TENANT_ID, PROBE).serial != first.serial
+
+
+def test_while_the_canary_is_locked_nothing_is_checked(attacks: FrontAttacks, customer: Home):
+    def move(move: Move, back_to: State | None = None) -> None:
+        with customer.world.worker.tenant_tx(CANARY_TENANT_ID) as tx:
+            tx.tenants.move(move, back_to)
+
+    move(Move.LOCK)
+    try:
+        assert {one.outcome for one in attacks(customer.tenant_id)} == {"not-checked"}
+    finally:
+        move(Move.UNLOCK, State.ACTIVE)
+
+
 def test_where_nobody_listens_nothing_is_checked_and_each_clause_says_so(world: World, customer: Home):
     nowhere = FrontAttacker(Address("localhost", free_port(), free_port()))
     session = world.vault.session("worker")
@@ -211,3 +289,8 @@ def test_a_private_key_is_told_to_nobody(world: World):
     assert b"PRIVATE KEY" in identity.key_pem
     assert "PRIVATE" not in repr(identity)
     assert probes_of(world).identity(MIRROR_TENANT_ID, PROBE).key_pem != identity.key_pem
+
+
+def test_every_attack_has_a_wall_whose_fall_it_notices(attacks: FrontAttacks, customer: Home):
+    noticed = {name for _, names in WALLS.values() for name in names} | {"certificate-for-other-tenant"}
+    assert noticed == {one.name.removeprefix("fronts/") for one in attacks(customer.tenant_id)}
