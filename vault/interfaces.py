@@ -138,6 +138,18 @@ class TenantKeys(Protocol):
         ...
 
 
+class KeyFingerprints(Protocol):
+    """What tells two tenant keys apart without opening either (MTCI U2)."""
+
+    def of(self, tenant_id: str, version: int) -> str:
+        """Return the fingerprint of a version of the tenant's key, SHA-256 in hex, the same for good.
+
+        The same for a key that lies under two names or was restored from a backup, and for nothing else. Raises
+        KeyUnavailable for a version that is retired, and for a key that is missing or disabled.
+        """
+        ...
+
+
 class RootKeys(Protocol):
     """The platform's own root keys (L1), one Transit key for each region, derived, never exportable."""
 
