@@ -1,8 +1,11 @@
 """Fingerprints of keys on record and what each tenant leaves for the others to try; part of `interfaces`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from tenancy.boundaries import CheckResult
 
 
 class Fingerprinted(StrEnum):
@@ -44,4 +47,12 @@ class Fingerprints(Protocol):
 
     def leave(self, probe: KeyProbeRow) -> None:
         """Replace it."""
+        ...
+
+
+class DescentProbe(Protocol):
+    """Attacks on the descent of a tenant's rows from its own L2 (MTCI A2, E2, M1)."""
+
+    def attack(self, tenant_id: str, foreign_l2: str) -> Sequence[CheckResult]:
+        """Look at all of them, and try to write some that descend from `foreign_l2`; nothing stays of that."""
         ...

@@ -17,7 +17,7 @@ from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
-from database.fingerprint_rows import Fingerprinted, Fingerprints, KeyProbeRow
+from database.fingerprint_rows import DescentProbe, Fingerprinted, Fingerprints, KeyProbeRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.platform_interfaces import PlatformDatabase
 from database.protection_rows import ProtectedFieldRow, Protection, ProtectionRow
@@ -82,6 +82,7 @@ __all__ = [
     "Certificates",
     "ContactRow",
     "DayCount",
+    "DescentProbe",
     "DiscoveryRow",
     "DoomedRow",
     "DueRow",

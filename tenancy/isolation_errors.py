@@ -1,13 +1,23 @@
-"""What can be wrong with a tenant key that is to be one tenant's alone; part of the vocabulary of `errors`.
+"""What can be wrong with isolation and with the attacks on it; part of the vocabulary of `errors`."""
 
-Neither is ever tried again: the same key would be found again, and nothing may be encrypted under it meanwhile.
-"""
+from tenancy.errors import OpenKcmError, PlatformError
 
-from tenancy.errors import OpenKcmError
+
+class ControlFailed(PlatformError):
+    """The attacker could not do to its own things what it tries on the other's, so nothing was proven."""
+
+    code = "boundary_control_failed"
+    hint = "the check is tried again; if it stays, compare policies and root certificate with a healthy server"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the control of a boundary check failed: {problem}")
 
 
 class TenantKeyShared(OpenKcmError):
-    """Another key has this one's fingerprint: both have the same material (MTCI U2)."""
+    """Another key has this one's fingerprint: both have the same material (MTCI U2).
+
+    Never tried again: it would be found again, and nothing may be encrypted under it meanwhile.
+    """
 
     code = "tenant_key_shared"
     message = "the tenant key has the fingerprint of another key: its material is not the tenant's alone"

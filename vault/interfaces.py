@@ -286,3 +286,49 @@ class BoundaryProbe(Protocol):
         certificate of its CA for the other's names and issuer.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTarget:
+    """A tenant's key as it is on record: `oldest` to `newest` are the versions that open anything.
+
+    While a rotation has not come to its end (`rotating`) the key server may be a step ahead of the records.
+    """
+
+    tenant_id: str
+    oldest: int
+    newest: int
+    rotating: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFindings:
+    """What attacks on a key found; `probe` is what the tenant leaves for others, None where it could make none."""
+
+    results: Sequence[CheckResult]
+    probe: str | None
+
+
+class KeyProbe(Protocol):
+    """Attacks on one tenant's key by everybody who could get at it (MTCI U1 to U5, E1, E2).
+
+    Raises what is neither a refusal nor a breach.
+    """
+
+    def attack(self, target: KeyTarget, others: Sequence[str]) -> KeyFindings:
+        """Attack the key alone, and have it tried on the probes of other tenants."""
+        ...
+
+    def attack_wrap(
+        self, target: KeyTarget, context: Context, outer: bytes, inner: bytes | None
+    ) -> Sequence[CheckResult]:
+        """Attack a service key with one of its two keys each.
+
+        `inner` is what its root key made of `outer`, None where it opened nothing. Raises ControlFailed for a service
+        key that does not open at all.
+        """
+        ...
+
+    def steal_wrap(self, target: KeyTarget, context: Context, inner: bytes, thief: str) -> CheckResult:
+        """Have another tenant, which has a working key, open what lies under the root key."""
+        ...
