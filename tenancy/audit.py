@@ -38,6 +38,7 @@ class AuditName(StrEnum):
     ENROLMENT_PROOF_REFUSED = "enrolment.proof_refused"
     PROVISION_INTENDED = "tenant.provision_intended"
     TENANT_KEY_CREATED = "key.tenant_key_created"
+    TENANT_KEY_REFUSED = "key.tenant_key_refused"
     PAYLOAD_KEY_CREATED = "key.payload_key_created"
     AUTHORITY_CREATED = "certificate.authority_created"
     ROUTE_PUBLISHED = "route.published"
