@@ -53,6 +53,7 @@ from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
+from vault.fingerprints import TransitFingerprints
 from vault.forging import TransitForger
 from vault.interfaces import AuditSigner, RootKeys
 from vault.payload_keys import TransitPayloadKeys
@@ -149,9 +150,10 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         TransitPayloadKeys(vault),
         PkiAuthorities(vault, clock),
     )
+    fingerprints = TransitFingerprints(vault, tokens)
     keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
     senders = _senders(settings)
-    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, clock)
+    keys = KeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock)
     certificates = CertificateActivities(database, database, authorities, clock)
     announcer = Announcer(tuple(senders), settings.dashboard_url)
     records = RecordActivities(database, announcer, clock)
@@ -162,7 +164,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     changes = RootKeyActivities(
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
-    rotation = RotationActivities(database, database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
+    rotation = RotationActivities(
+        database, database, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second
+    )
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, clock)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
