@@ -33,6 +33,7 @@ class FrontAttacker:
 
     def __init__(self, address: Address) -> None:
         self._address = address
+        self._kept: dict[str, str] = {}
 
     def attack_each_other(self, pair: Pair) -> Sequence[CheckResult]:
         verdicts = Verdicts()
@@ -48,7 +49,7 @@ class FrontAttacker:
                 verdicts.judge(out_of_place(owner))
         return verdicts.results()
 
-    def come_as_strangers(self, probe: Identity, strangers: Strangers) -> Sequence[CheckResult]:
+    def attack_tenant(self, probe: Identity, strangers: Strangers, object_ids: Sequence[str]) -> Sequence[CheckResult]:
         verdicts = Verdicts()
         with Side(self._address, probe) as side:
 
@@ -73,19 +74,14 @@ class FrontAttacker:
                     ),
                 )
             )
-        return verdicts.results()
-
-    def ask_for(self, probe: Identity, object_ids: Sequence[str]) -> Sequence[CheckResult]:
-        verdicts = Verdicts()
-        if object_ids:
-            with Side(self._address, probe) as side:
-                verdicts.judge([_asking(side, object_ids)])
+            if object_ids:
+                verdicts.judge([_asking(side, self._kept_key(side), object_ids)])
         return verdicts.results()
 
     def see_on_record(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:
         verdicts = Verdicts()
         with Side(self._address, probe) as side:
-            done, refused = _correlated(side)
+            done, refused = _correlated(side, self._kept_key(side))
             verdicts.judge(
                 (_recorded(side, "operations", done, recorded), _recorded(side, "refusals", refused, recorded))
             )
@@ -100,7 +96,7 @@ class FrontAttacker:
             works = "the same connection, and the same certificate, worked before"
 
             def ended() -> bool:
-                return not side.https.encrypt("probe", b"x").worked and not side.kmip.locate().worked
+                return not side.https.encrypt("probe", b"x").worked and not side.kmip.query().worked
 
             verdicts.judge(
                 (
@@ -133,6 +129,13 @@ class FrontAttacker:
             yield owner
             side.clear(owner.has)
 
+    def _kept_key(self, side: Side) -> str:
+        """Return the key that a service keeps; looked for once for each certificate."""
+        serial = side.identity.serial
+        if serial not in self._kept:
+            self._kept = {serial: side.kept_key()}
+        return self._kept[serial]
+
     def _knock(self, identity: Identity) -> _Knock:
         """Return what each door answers to a first request, which asks for nothing of anybody's.
 
@@ -140,7 +143,7 @@ class FrontAttacker:
         """
         try:
             with self._address.https(identity) as https, self._address.kmip(identity) as kmip:
-                knock = https.encrypt("probe", b"x"), kmip.locate()
+                knock = https.encrypt("probe", b"x"), kmip.query()
         except NotAdmitted as shut:
             raise FrontsFailing("the connection was ended where a refusal was to come") from shut
         if not knock[0].status or knock[1].message is None:
@@ -152,7 +155,7 @@ class FrontAttacker:
         for door in (self._address.https, self._address.kmip):
             try:
                 with door(identity) as opened:
-                    answer = opened.encrypt("probe", b"x") if isinstance(opened, HttpsDoor) else opened.locate()
+                    answer = opened.encrypt("probe", b"x") if isinstance(opened, HttpsDoor) else opened.query()
             except NotAdmitted:
                 continue
             if answer not in (HTTPS_ENDED, KMIP_ENDED):
@@ -165,8 +168,8 @@ def _opens_nothing(knock: _Knock) -> bool:
     return https.code == "caller_refused" and kmip.reason == Reason.PERMISSION_DENIED
 
 
-def _asking(side: Side, object_ids: Sequence[str]) -> Trial:
-    own, nobody = side.kept_key(), str(uuid.uuid4())
+def _asking(side: Side, own: str, object_ids: Sequence[str]) -> Trial:
+    nobody = str(uuid.uuid4())
 
     def not_there() -> bool:
         never = {one: side.kmip.about(one, nobody) for one in (Operation.GET, Operation.GET_ATTRIBUTES)}
@@ -199,9 +202,8 @@ def _recorded(side: Side, what: str, ids: Sequence[str], recorded: Callable[[str
     )
 
 
-def _correlated(side: Side) -> tuple[Sequence[str], Sequence[str]]:
+def _correlated(side: Side, key: str) -> tuple[Sequence[str], Sequence[str]]:
     """Do something that works and something that is refused at each door; return the ids by which each is known."""
-    key = side.kept_key()
     done = [uuid.uuid4().hex for _ in range(2)]
     refused = [uuid.uuid4().hex for _ in range(2)]
     worked(side.https.post("/v1/data-keys", {"resource": "probe"}, {"x-request-id": done[0]}))

@@ -18,6 +18,7 @@ class Operation(IntEnum):
     ACTIVATE = 0x12
     REVOKE = 0x13
     DESTROY = 0x14
+    QUERY = 0x18
     ENCRYPT = 0x1F
     DECRYPT = 0x20
 
@@ -46,6 +47,7 @@ class _Tag(IntEnum):
     PROTOCOL_VERSION = 0x420069
     PROTOCOL_VERSION_MAJOR = 0x42006A
     PROTOCOL_VERSION_MINOR = 0x42006B
+    QUERY_FUNCTION = 0x420074
     REQUEST_HEADER = 0x420077
     REQUEST_MESSAGE = 0x420078
     REQUEST_PAYLOAD = 0x420079
@@ -66,6 +68,7 @@ class _Tag(IntEnum):
 _SYMMETRIC_KEY, _AES, _GCM, _CESSATION = 2, 3, 9, 6
 _ENCRYPT_AND_DECRYPT = 0x4 | 0x8
 _KEY_BITS = 256
+_QUERY_OPERATIONS = 1
 _PLACEHOLDER = b"the id that was asked for"
 
 
@@ -207,6 +210,10 @@ class KmipDoor:
     def locate(self, name: str = "") -> Answer:
         """Find own objects, those with a name where one is given."""
         return self.ask(Operation.LOCATE, *((_named(name),) if name else ()))
+
+    def query(self) -> Answer:
+        """Ask what the service can do, which whoever is let in is told."""
+        return self.ask(Operation.QUERY, enumeration(_Tag.QUERY_FUNCTION, _QUERY_OPERATIONS))
 
     def made_before(self, group: str, moment: int) -> Answer:
         """Find own objects of a group that were made up to a moment, seconds since the epoch."""

@@ -107,7 +107,7 @@ class Side:
 
     def works(self) -> bool:
         """Whether both doors let this service do what it may."""
-        return self.https.encrypt("probe", b"control").worked and self.kmip.locate().worked
+        return self.https.encrypt("probe", b"control").worked and self.kmip.query().worked
 
 
 def worked(answer: Answer) -> Answer:
