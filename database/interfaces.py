@@ -15,6 +15,7 @@ from typing import Protocol
 from database.agent_rows import Agents, BackfillRow, ContactRow, ProtectionUseRow
 from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
+from database.boundary_interfaces import Boundaries, BoundaryRunRow, ExaminationRow, TroubledExamination
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
@@ -42,7 +43,6 @@ from database.rotation_rows import (
 )
 from database.rows import (
     AuthorityRow,
-    BoundaryRunRow,
     CallerRow,
     KeyRow,
     KeyVersionRow,
@@ -76,6 +76,7 @@ __all__ = [
     "AuditStream",
     "AuthorityRow",
     "BackfillRow",
+    "Boundaries",
     "BoundaryRunRow",
     "CallerRow",
     "Certificates",
@@ -87,6 +88,7 @@ __all__ = [
     "EndingRow",
     "EnrolmentRow",
     "Enrolments",
+    "ExaminationRow",
     "FoundRecord",
     "HeldKeyRow",
     "JoinTokenRow",
@@ -131,6 +133,7 @@ __all__ = [
     "TenantCount",
     "TenantFilter",
     "TenantRow",
+    "TroubledExamination",
     "Usage",
     "UsageDay",
     "UsagePart",
@@ -225,18 +228,6 @@ class Routes(Protocol):
         ...
 
     def get(self) -> RouteRow | None: ...
-
-
-class Boundaries(Protocol):
-    def record(self, operation_id: str, results: Sequence[CheckResult]) -> None: ...
-
-    def latest(self) -> Sequence[CheckResult]:
-        """Return the results of the newest run in the order they were recorded."""
-        ...
-
-    def latest_run(self) -> BoundaryRunRow | None:
-        """Return the newest run with its time; None before the first."""
-        ...
 
 
 class Inbox(Protocol):
