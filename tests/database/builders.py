@@ -258,6 +258,7 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.certificates.publish(a_revocation_list(authority.serial))
         tx.routes.publish(a_route(tenant_id))
         tx.boundaries.record("provision-1", [a_result()])
+        an_examination(tx, run="examination-0", at=NOW - timedelta(days=30))
         an_examination(tx)
         tx.outbox.add(an_announcement(tenant_id))
         tx.audit.append(an_audit_event())
