@@ -15,12 +15,11 @@ from fronts.judging import ALIKE, NO_SERVICE, NO_TLS, Trial, Verdicts
 from fronts.kmip import ENDED as KMIP_ENDED
 from fronts.kmip import Answer as KmipAnswer
 from fronts.kmip import Operation, Reason
-from fronts.sides import Address, Side, is_not_there, worked
+from fronts.recording import recorded_trials
+from fronts.sides import Address, Side, is_not_there
 from tenancy.boundaries import CheckResult
 
-_ON_RECORD_SECONDS = 30.0
-"""A second when all is well; more when the delivery was away and catches up."""
-_REVOKED_SECONDS = 10.0
+_REVOKED_SECONDS = 8.0
 """Within which every process of the crypto service has heard of it; milliseconds when the database is well."""
 _PAUSE_SECONDS = 0.02
 _WORKS_FOR_PROBE = "the platform's own service does the same in the same second"
@@ -81,10 +80,7 @@ class FrontAttacker:
     def see_on_record(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:
         verdicts = Verdicts()
         with Side(self._address, probe) as side:
-            done, refused = _correlated(side, self._kept_key(side))
-            verdicts.judge(
-                (_recorded(side, "operations", done, recorded), _recorded(side, "refusals", refused, recorded))
-            )
+            verdicts.judge(recorded_trials(side, self._kept_key(side), recorded))
         return verdicts.results()
 
     def revoke(self, probe: Identity, revoke: Callable[[], None]) -> Sequence[CheckResult]:
@@ -93,6 +89,7 @@ class FrontAttacker:
             if not side.works():
                 raise ProbeRefused("a certificate that is to be revoked does not work before")
             revoke()
+            end = time.monotonic() + _REVOKED_SECONDS
             works = "the same connection, and the same certificate, worked before"
 
             def ended() -> bool:
@@ -103,7 +100,7 @@ class FrontAttacker:
                     Trial(
                         "REV",
                         "revoked-on-open-connection",
-                        lambda: _within(_REVOKED_SECONDS, ended),
+                        lambda: _until(end, ended),
                         lambda: True,
                         lambda: True,
                         "both connections that were open do nothing more",
@@ -112,7 +109,7 @@ class FrontAttacker:
                     Trial(
                         "REV",
                         "revoked-on-new-connection",
-                        lambda: _within(_REVOKED_SECONDS, lambda: _opens_nothing(self._knock(probe))),
+                        lambda: _until(end, lambda: _opens_nothing(self._knock(probe))),
                         lambda: True,
                         lambda: True,
                         NO_SERVICE,
@@ -190,31 +187,7 @@ def _asking(side: Side, own: str, object_ids: Sequence[str]) -> Trial:
     )
 
 
-def _recorded(side: Side, what: str, ids: Sequence[str], recorded: Callable[[str], bool]) -> Trial:
-    return Trial(
-        "REQ-011",
-        f"{what}-on-record",
-        lambda: _within(_ON_RECORD_SECONDS, lambda: all(map(recorded, ids))),
-        lambda: not recorded(uuid.uuid4().hex),
-        side.works,
-        "they stand in the tenant's audit stream within seconds, from both doors",
-        "what was never done does not stand there",
-    )
-
-
-def _correlated(side: Side, key: str) -> tuple[Sequence[str], Sequence[str]]:
-    """Do something that works and something that is refused at each door; return the ids by which each is known."""
-    done = [uuid.uuid4().hex for _ in range(2)]
-    refused = [uuid.uuid4().hex for _ in range(2)]
-    worked(side.https.post("/v1/data-keys", {"resource": "probe"}, {"x-request-id": done[0]}))
-    worked(side.kmip.about(Operation.GET, key, done[1]))
-    side.https.post("/v1/decrypt", {"resource": "probe", "ciphertext": "nobody made it"}, {"x-request-id": refused[0]})
-    side.kmip.about(Operation.GET, str(uuid.uuid4()), refused[1])
-    return done, refused
-
-
-def _within(seconds: float, true: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
+def _until(end: float, true: Callable[[], bool]) -> bool:
     while not true():
         if time.monotonic() > end:
             return False

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,10 +15,14 @@ from cryptography.x509.oid import NameOID
 
 import crypto.https
 import fronts.attacks
+import fronts.recording
 import fronts.sides
 from activities import front_attacks
+from activities.examination import ExaminationActivities
 from activities.front_attacks import FrontAttacks
 from activities.probes import PROBE, Probes
+from activities.signing import RecordedSigner
+from crypto.delivery import Delivery
 from crypto.operations import KeyedOperations
 from devstack.ports import free_port
 from fronts.attacks import FrontAttacker
@@ -27,13 +31,15 @@ from fronts.interfaces import FrontsAway, FrontsFailing, ProbeRefused
 from fronts.judging import Trial
 from fronts.kmip import Operation
 from fronts.sides import Address, Side
+from tenancy.boundaries import CheckResult
 from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
 from tenancy.lifecycle import Move, State
+from tenancy.messages import ExamineInput
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home, World
 from tests.database.fixtures import Field
-from tests.fronts.doors import Doors, StepByStep, attacks_on, broken, probes_of
+from tests.fronts.doors import ACTIVITIES, Doors, StepByStep, attacks_on, broken, probes_of
 from tests.fronts.walls import WALLS
 from tests.vault.server import Server
 from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial
@@ -55,7 +61,7 @@ def test_a_wall_that_is_down_is_noticed_by_its_attack(
 ):
     break_it, noticed_by = WALLS[wall]
     attacks(customer.tenant_id)
-    monkeypatch.setattr(fronts.attacks, "_ON_RECORD_SECONDS", 1.0)
+    monkeypatch.setattr(fronts.recording, "ON_RECORD_SECONDS", 2.0)
     monkeypatch.setattr(fronts.attacks, "_REVOKED_SECONDS", 0.5)
     break_it(monkeypatch)
     attacks.forget_round()
@@ -219,6 +225,16 @@ def test_a_connection_that_is_cut_in_the_middle_is_no_breach(
     assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
 
 
+def test_an_audit_that_is_late_is_no_breach(attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Delivery, "once", lambda _: None)
+    monkeypatch.setattr(fronts.recording, "ON_RECORD_SECONDS", 0.5)
+    attacks.forget_round()
+    with pytest.raises(FrontsFailing, match="delivery of the audit is behind"):
+        attacks(customer.tenant_id)
+    monkeypatch.undo()
+    assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
+
+
 def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(
     attacks: FrontAttacks, doors: Doors, customer: Home, monkeypatch: pytest.MonkeyPatch
 ):
@@ -294,3 +310,20 @@ def test_a_private_key_is_told_to_nobody(world: World):
 def test_every_attack_has_a_wall_whose_fall_it_notices(attacks: FrontAttacks, customer: Home):
     noticed = {name for _, names in WALLS.values() for name in names} | {"certificate-for-other-tenant"}
     assert noticed == {one.name.removeprefix("fronts/") for one in attacks(customer.tenant_id)}
+
+
+def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(customer: Home):
+    forgotten: list[bool] = []
+
+    def asked(_tenant_id: str) -> Sequence[CheckResult]:
+        raise VaultUnavailable
+
+    database = customer.world.worker
+    activities = ExaminationActivities(
+        database, database, [asked], RecordedSigner(database, None), utc_now, begin_anew=lambda: forgotten.append(True)
+    )
+    for anew in (False, True):
+        step = ExamineInput(tenant_id=customer.tenant_id, operation_id=f"examination-{anew}", anew=anew)
+        with pytest.raises(VaultUnavailable):
+            ACTIVITIES.run(activities.examine_tenant, step)
+        assert forgotten == [True] * anew

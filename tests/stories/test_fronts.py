@@ -49,3 +49,14 @@ def test_nobody_is_told_of_the_platforms_own_tenants(through_the_doors, stack, a
     for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
         with stack.database().tenant_tx(tenant_id) as tx:
             assert tx.outbox.all() == []
+
+
+def test_whoever_asks_for_an_examination_gets_what_is_so_at_the_doors_now(through_the_doors, stack, acme):
+    through_the_doors(acme)
+    times = []
+    for _ in range(2):
+        checks = stack.command("check-boundaries", acme)["checks"]
+        found = {check["name"]: check for check in checks if check["name"].startswith("fronts/")}
+        assert {check["outcome"] for check in found.values()} == {"held"}
+        times.append(found["fronts/kmip-read-other-tenant"]["seconds"])
+    assert times[0] != times[1]
