@@ -18,6 +18,7 @@ from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, Strea
 from database.boundary_interfaces import Boundaries, BoundaryRunRow, ExaminationRow, TroubledExamination
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
+from database.fingerprint_rows import DescentProbe, Fingerprinted, Fingerprints, KeyProbeRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.platform_interfaces import PlatformDatabase
 from database.protection_rows import ProtectedFieldRow, Protection, ProtectionRow
@@ -82,6 +83,7 @@ __all__ = [
     "Certificates",
     "ContactRow",
     "DayCount",
+    "DescentProbe",
     "DiscoveryRow",
     "DoomedRow",
     "DueRow",
@@ -89,9 +91,12 @@ __all__ = [
     "EnrolmentRow",
     "Enrolments",
     "ExaminationRow",
+    "Fingerprinted",
+    "Fingerprints",
     "FoundRecord",
     "HeldKeyRow",
     "JoinTokenRow",
+    "KeyProbeRow",
     "KeyRow",
     "KeyVersionRow",
     "LeafRow",
@@ -289,6 +294,7 @@ class TenantTransaction(Protocol):
     audit: AuditStream
     steps: Steps
     keys: Keys
+    fingerprints: Fingerprints
     certificates: Certificates
     routes: Routes
     root_keys: RootKeys

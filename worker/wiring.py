@@ -22,12 +22,14 @@ from activities.destruction import DestructionActivities
 from activities.examination import Attack, ExaminationActivities
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
+from activities.front_attacks import FrontAttacks
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
+from activities.probes import Probes
 from activities.records import RecordActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
@@ -43,6 +45,8 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
+from fronts.attacks import FrontAttacker
+from fronts.sides import Address
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
@@ -50,6 +54,8 @@ from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
+from vault.fingerprints import TransitFingerprints
+from vault.forging import TransitForger
 from vault.interfaces import AuditSigner, RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
@@ -60,9 +66,11 @@ from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
+from worker.correlating import CorrelationInterceptor
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
+from worker.probing import GatewayConnections
 from workflows.authority import RollAuthority
 from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
@@ -145,9 +153,10 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         TransitPayloadKeys(vault),
         PkiAuthorities(vault, clock),
     )
+    fingerprints = TransitFingerprints(vault, tokens)
     keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
     senders = _senders(settings)
-    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, clock)
+    keys = KeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock)
     certificates = CertificateActivities(database, database, authorities, clock)
     announcer = Announcer(tuple(senders), settings.dashboard_url)
     records = RecordActivities(database, announcer, clock)
@@ -158,7 +167,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     changes = RootKeyActivities(
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
-    rotation = RotationActivities(database, database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
+    rotation = RotationActivities(
+        database, database, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second
+    )
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, clock)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
@@ -179,7 +190,8 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     signer = TransitAuditSigner(vault)
     recorded = RecordedSigner(database, signer)
     heads = AuditHeadActivities(database, database, recorded)
-    examination = ExaminationActivities(database, database, attacks(isolation), recorded, clock)
+    every_attack = attacks(isolation, front_attacks(settings, database, vault, clock))
+    examination = ExaminationActivities(database, database, every_attack, recorded, clock)
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(
@@ -281,13 +293,21 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             FollowActivities(database, shelf).notice_root_key_versions,
             examination.find_due_examinations,
         ),
-        interceptors=(FailureInterceptor(database),),
+        interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
 
 
-def attacks(isolation: IsolationActivities) -> tuple[Attack, ...]:
+def attacks(isolation: IsolationActivities, fronts: FrontAttacks) -> tuple[Attack, ...]:
     """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
-    return (isolation.attack,)
+    return (isolation.attack, fronts)
+
+
+def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
+    """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
+    doors = Address(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
+    connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
+    probes = Probes(database, connections, clock)
+    return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:
