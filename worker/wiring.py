@@ -190,8 +190,10 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     signer = TransitAuditSigner(vault)
     recorded = RecordedSigner(database, signer)
     heads = AuditHeadActivities(database, database, recorded)
-    every_attack = attacks(isolation, front_attacks(settings, database, vault, clock))
-    examination = ExaminationActivities(database, database, every_attack, recorded, clock)
+    fronts = front_attacks(settings, database, vault, clock)
+    examination = ExaminationActivities(
+        database, database, attacks(isolation, fronts), recorded, clock, begin_anew=fronts.forget_round
+    )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(

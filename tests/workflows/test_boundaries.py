@@ -115,7 +115,9 @@ async def test_an_examination_is_made_once_for_all_who_ask_meanwhile(client, que
     del queue
     walls.hold.clear()
     tenant_id = f"t-{uuid.uuid4().hex[:12]}"
-    asked = [asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region)) for _ in range(5)]
+    asked = [
+        asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region, anew=False)) for _ in range(5)
+    ]
     async with asyncio.timeout(15):
         await walls.begun.wait()
     await asyncio.sleep(0.2)
@@ -123,17 +125,17 @@ async def test_an_examination_is_made_once_for_all_who_ask_meanwhile(client, que
     runs = await asyncio.gather(*asked)
     assert len(set(runs)) == 1
     assert walls.examined == [(tenant_id, runs[0])]
-    again = await gateway(client).check_boundaries(tenant_id, walls.region)
+    again = await gateway(client).check_boundaries(tenant_id, walls.region, anew=False)
     assert again != runs[0]
     assert walls.examined[-1] == (tenant_id, again)
 
 
 async def test_a_breach_has_the_entity_lock_and_only_what_clears_it_opens(client, queue, walls) -> None:
     entity: Entity = await an_entity(client, queue)
-    await entity.gateway.check_boundaries(entity.tenant_id, walls.region)
+    await entity.gateway.check_boundaries(entity.tenant_id, walls.region, anew=False)
     assert await entity.state() == (None, None)
     walls.breached.add(entity.tenant_id)
-    await entity.gateway.check_boundaries(entity.tenant_id, walls.region)
+    await entity.gateway.check_boundaries(entity.tenant_id, walls.region, anew=False)
     await entity.reaches(State.LOCKED)
     with pytest.raises(Exception, match="not yet"):
         await entity.stand(StandingMove.CLEAR_BREACH)
@@ -152,14 +154,14 @@ async def test_a_breach_of_a_tenant_without_an_entity_fails_nothing(client, queu
     del queue
     tenant_id = f"t-{uuid.uuid4().hex[:12]}"
     walls.breached.add(tenant_id)
-    await gateway(client).check_boundaries(tenant_id, walls.region)
+    await gateway(client).check_boundaries(tenant_id, walls.region, anew=False)
 
 
 async def test_an_examination_without_a_result_is_said_to_be_none(client, queue, walls) -> None:
     tenant_id = f"t-{uuid.uuid4().hex[:12]}"
     walls.broken.add(tenant_id)
     with pytest.raises(ExaminationFailed):
-        await gateway(client).check_boundaries(tenant_id, walls.region)
+        await gateway(client).check_boundaries(tenant_id, walls.region, anew=False)
     with pytest.raises(WorkflowFailureError):
         await client.execute_workflow(
             CheckBoundaries.run,
@@ -183,7 +185,7 @@ async def test_who_is_being_examined_already_is_left_alone(client, queue, walls)
     tenant_id = f"t-{uuid.uuid4().hex[:12]}"
     walls.due = [tenant_id]
     walls.hold.clear()
-    asked = asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region))
+    asked = asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region, anew=False))
     async with asyncio.timeout(15):
         await walls.begun.wait()
     await examine_due(client, queue)
