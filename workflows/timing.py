@@ -52,10 +52,11 @@ WATCH_ATTEMPT = timedelta(hours=1)
 WATCH_HEARTBEAT = timedelta(seconds=4)
 """After so long another worker takes up the watch of one that died."""
 
-EXAMINE_ATTEMPT = timedelta(minutes=1)
-EXAMINE_HEARTBEAT = timedelta(seconds=20)
-"""An examination beats after each of its groups of attacks, the longest of which takes a few seconds."""
-EXAMINE_PATIENCE = timedelta(minutes=3)
+EXAMINE_ATTEMPT = timedelta(minutes=2)
+EXAMINE_HEARTBEAT = timedelta(seconds=45)
+"""An examination beats after each of its groups of attacks. The longest takes a few seconds, and the first time after a
+worker's start, when the platform's own tenants have their probes connected, some ten."""
+EXAMINE_PATIENCE = timedelta(minutes=5)
 """How long an examination is tried while servers fail; it stays due, and comes back within a minute."""
 EXAMINATION = timedelta(minutes=10)
 
