@@ -1,8 +1,6 @@
 """Step 4: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from functools import partial
 
 from temporalio import activity
@@ -10,6 +8,7 @@ from temporalio import activity
 from activities import metrics
 from activities.authorities import as_authority
 from activities.journal import Clock, finish, record
+from activities.threads import Threads
 from database.interfaces import BoundaryProbe as DatabaseProbe
 from database.interfaces import TenantDatabase
 from tenancy.audit import AuditName
@@ -33,7 +32,7 @@ class IsolationActivities:
         self._vault_probe = vault_probe
         self._clock = clock
         self._canary: Authority | None = None
-        self._pool = ThreadPoolExecutor(_ATTACKERS, thread_name_prefix="attack")
+        self._pool = Threads(_ATTACKERS, thread_name_prefix="attack")
 
     @activity.defn(name=Step.CHECK_BOUNDARIES)
     def check_boundaries(self, step: StepInput) -> None:
@@ -67,7 +66,7 @@ class IsolationActivities:
         own, canary = self._authority(tenant_id), self._canary_authority()
         # With the activity's context, by which whatever happens there is known to belong to this step.
         attack = partial(self._vault_probe.attack_each_other, tenant_id, CANARY_TENANT_ID, own, canary)
-        keys = self._pool.submit(copy_context().run, attack)
+        keys = self._pool.submit(attack)
         rows_by_tenant, rows_by_canary = self._database_probe.attack_each_other(tenant_id, CANARY_TENANT_ID)
         by_tenant, by_canary = keys.result()
         return (

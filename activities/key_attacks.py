@@ -63,7 +63,7 @@ class KeyAttacks:
         keys: KeyProbe,
         rows: DescentProbe,
         *,
-        attackers: Sequence[str] = (ids.CANARY_TENANT_ID,),
+        attackers: Sequence[str] = ids.PLATFORM_TENANTS,
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys

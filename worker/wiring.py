@@ -24,6 +24,7 @@ from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
+from activities.key_attacks import KeyAttacks
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
@@ -42,6 +43,8 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
+from database.descent import RowDescentProbe
+from keystores.interfaces import RootKeyShelf
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
@@ -51,6 +54,7 @@ from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints
 from vault.interfaces import AuditSigner, RootKeys
+from vault.key_attacks import VaultKeyProbe
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
 from vault.root_keys import TransitRootKeys
@@ -60,6 +64,7 @@ from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
+from worker.correlating import CorrelationInterceptor
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
@@ -277,13 +282,20 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             StuckRotationActivities(database, database, announcer).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
         ),
-        interceptors=(FailureInterceptor(database),),
+        interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
 
 
-def attacks(isolation: IsolationActivities) -> tuple[Attack, ...]:
+def attacks(isolation: IsolationActivities, keys: KeyAttacks) -> tuple[Attack, ...]:
     """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
-    return (isolation.attack,)
+    return (isolation.attack, keys)
+
+
+def key_attacks(database: Database, vault: VaultSession, tokens: TenantTokens, shelf: RootKeyShelf) -> KeyAttacks:
+    """Return the attacks on a tenant's keys and on what lies under them."""
+    tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
+    probes = VaultKeyProbe(vault, tokens), RowDescentProbe(database)
+    return KeyAttacks(database, tenant_keys, fingerprints, shelf, *probes)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:
