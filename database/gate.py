@@ -86,7 +86,7 @@ RULES = MappingProxyType(
         # A leakproof function may look at rows before row security does.
         "function-leakproof": "select name from procedure where proleakproof",
         # The error about a duplicate, or about a missing reference, would tell of another tenant's row. One key spans
-        # tenants on purpose (0024): a duplicate in it is a shared tenant key. It is let be only while no process has
+        # tenants on purpose (0023): a duplicate in it is a shared tenant key. It is let be only while no process has
         # any right on its table, so that nobody meets the error; the function that writes to it answers in one word.
         "key-not-led-by-tenant": """
             select i.indexrelid::regclass::text from pg_index i join ours o on o.oid = i.indrelid

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from tenancy.binding import Context
 from tenancy.boundaries import CheckResult
 from tenancy.errors import WrongContext
@@ -240,6 +242,10 @@ class AuditSigner(Protocol):
         """Return the signature and `key:version` that made it."""
         ...
 
+    def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
+        """Return the same for each of several messages, in their order."""
+        ...
+
     def public_keys(self) -> dict[str, str]:
         """Return `key:version` → PEM of every public key a head may be signed with."""
         ...
@@ -271,6 +277,29 @@ class Destroyer(Protocol):
 
     def destroy(self, kind: TenantKeyKind, tenant_id: str) -> None:
         """Destroy the key and see that it is gone; one that is gone already stays so."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ForgedLeaf:
+    """What a certificate is to say that its tenant's authority would never have signed by itself.
+
+    `serial` is one that somebody else has on record, lower-case hex; None for a fresh one.
+    """
+
+    tenant_id: str
+    dns_of: str
+    service: str
+    serial: str | None = None
+
+
+class Forger(Protocol):
+    """A tenant's authority in the wrong hands: it signs what it is told to, and nothing of that is ever on record."""
+
+    def forge(
+        self, tenant_id: str, authority: Authority, key: ec.EllipticCurvePublicKey, wanted: Sequence[ForgedLeaf]
+    ) -> Sequence[Leaf]:
+        """Return one short-lived certificate for `key` of each that is wanted, signed by `tenant_id`'s authority."""
         ...
 
 

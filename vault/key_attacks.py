@@ -44,7 +44,7 @@ _PROBE = b"openkcm probe"
 _ITEMS = 200
 """Ciphertexts in one call beside the control; the server's listener takes 1,000 strings of JSON, four of them each."""
 _THREADS = 8
-_SERVICE, _OTHER_SERVICE = "boundary-probe", "boundary-other"
+_SERVICE, _OTHER_SERVICE = "boundary-key", "boundary-other"
 _MOST_VERSIONS = 20
 """Versions, the newest, as which a ciphertext of another is passed off."""
 

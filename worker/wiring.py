@@ -19,9 +19,10 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
-from activities.examination import Attack
+from activities.examination import Attack, ExaminationActivities
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
+from activities.front_attacks import FrontAttacks
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
 from activities.key_attacks import KeyAttacks
@@ -29,11 +30,13 @@ from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
+from activities.probes import Probes
 from activities.records import RecordActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
 from activities.services import ServiceActivities
+from activities.signing import RecordedSigner
 from activities.standing import StandingActivities
 from activities.stuck_rotations import StuckRotationActivities
 from activities.watching import Pace, WatchActivities
@@ -44,6 +47,8 @@ from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
 from database.descent import RowDescentProbe
+from fronts.attacks import FrontAttacker
+from fronts.sides import Address
 from keystores.interfaces import RootKeyShelf
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
@@ -53,6 +58,7 @@ from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints
+from vault.forging import TransitForger
 from vault.interfaces import AuditSigner, RootKeys
 from vault.key_attacks import VaultKeyProbe
 from vault.payload_keys import TransitPayloadKeys
@@ -68,7 +74,9 @@ from worker.correlating import CorrelationInterceptor
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
+from worker.probing import GatewayConnections
 from workflows.authority import RollAuthority
+from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.offboard import OffboardTenant
 from workflows.platform import (
@@ -87,11 +95,12 @@ from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (
     *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
-    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys),
+    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries),
 )
 PLATFORM_WORKFLOWS = (
     *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
+    ExamineDueTenants,
 )
 
 _STICKY = timedelta(seconds=2)
@@ -183,7 +192,12 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         clock,
     )
     signer = TransitAuditSigner(vault)
-    heads = AuditHeadActivities(database, database, signer)
+    recorded = RecordedSigner(database, signer)
+    heads = AuditHeadActivities(database, database, recorded)
+    on_keys, fronts = key_attacks(database, vault, tokens, shelf), front_attacks(settings, database, vault, clock)
+    examination = ExaminationActivities(
+        database, database, attacks(isolation, on_keys, fronts), recorded, clock, begin_anew=fronts.forget_round
+    )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(
@@ -226,6 +240,8 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             services.disconnect_service,
             standing.change_standing,
             standing.follow_root_key,
+            standing.follow_boundaries,
+            examination.examine_tenant,
             changes.admit_root_key,
             changes.preflight_root_key,
             changes.wrap_service_keys,
@@ -281,14 +297,15 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             rotation.find_due_rotations,
             StuckRotationActivities(database, database, announcer).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
+            examination.find_due_examinations,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
 
 
-def attacks(isolation: IsolationActivities, keys: KeyAttacks) -> tuple[Attack, ...]:
+def attacks(isolation: IsolationActivities, keys: KeyAttacks, fronts: FrontAttacks) -> tuple[Attack, ...]:
     """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
-    return (isolation.attack, keys)
+    return (isolation.attack, keys, fronts)
 
 
 def key_attacks(database: Database, vault: VaultSession, tokens: TenantTokens, shelf: RootKeyShelf) -> KeyAttacks:
@@ -296,6 +313,14 @@ def key_attacks(database: Database, vault: VaultSession, tokens: TenantTokens, s
     tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
     probes = VaultKeyProbe(vault, tokens), RowDescentProbe(database)
     return KeyAttacks(database, tenant_keys, fingerprints, shelf, *probes)
+
+
+def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
+    """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
+    doors = Address(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
+    connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
+    probes = Probes(database, connections, clock)
+    return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:
