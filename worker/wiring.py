@@ -25,6 +25,7 @@ from activities.following import FollowActivities
 from activities.front_attacks import FrontAttacks
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
+from activities.key_attacks import KeyAttacks
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
@@ -45,8 +46,10 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
+from database.descent import RowDescentProbe
 from fronts.attacks import FrontAttacker
 from fronts.sides import Address
+from keystores.interfaces import RootKeyShelf
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
@@ -57,6 +60,7 @@ from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints
 from vault.forging import TransitForger
 from vault.interfaces import AuditSigner, RootKeys
+from vault.key_attacks import VaultKeyProbe
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
 from vault.root_keys import TransitRootKeys
@@ -190,9 +194,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     signer = TransitAuditSigner(vault)
     recorded = RecordedSigner(database, signer)
     heads = AuditHeadActivities(database, database, recorded)
-    fronts = front_attacks(settings, database, vault, clock)
+    on_keys, fronts = key_attacks(database, vault, tokens, shelf), front_attacks(settings, database, vault, clock)
     examination = ExaminationActivities(
-        database, database, attacks(isolation, fronts), recorded, clock, begin_anew=fronts.forget_round
+        database, database, attacks(isolation, on_keys, fronts), recorded, clock, begin_anew=fronts.forget_round
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
@@ -299,9 +303,16 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     )
 
 
-def attacks(isolation: IsolationActivities, fronts: FrontAttacks) -> tuple[Attack, ...]:
+def attacks(isolation: IsolationActivities, keys: KeyAttacks, fronts: FrontAttacks) -> tuple[Attack, ...]:
     """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
-    return (isolation.attack, fronts)
+    return (isolation.attack, keys, fronts)
+
+
+def key_attacks(database: Database, vault: VaultSession, tokens: TenantTokens, shelf: RootKeyShelf) -> KeyAttacks:
+    """Return the attacks on a tenant's keys and on what lies under them."""
+    tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
+    probes = VaultKeyProbe(vault, tokens), RowDescentProbe(database)
+    return KeyAttacks(database, tenant_keys, fingerprints, shelf, *probes)
 
 
 def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
