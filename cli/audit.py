@@ -15,13 +15,15 @@ from rich.text import Text
 
 from cli import audit_report, output
 from cli.access import Tenant, named, operator_database
+from cli.acting import on_record
 from cli.audit_file import Checked, check_file, compare_files
 from cli.new_file import new_file
 from config.public_keys import PublicKeys
 from config.settings import load_settings
 from database.audit_reading import begin_export
+from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
-from tenancy.errors import CertificateMissing, FileRefused, PublicKeyRefused, TenantUnknown
+from tenancy.errors import CertificateMissing, FileRefused, PublicKeyRefused
 from tenancy.proofs import SignatureCheck
 from tenancy.shred import certificate_file
 
@@ -58,11 +60,12 @@ def export(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
         nonlocal records
         records = number
 
-    with operator_database(load_settings()) as database:
+    with (
+        operator_database(load_settings()) as database,
+        on_record(database, tenant_id, AuditName.EXPORTED, "audit stream", format="jsonl"),
+    ):
         keys = PublicKeys.on_record(database.audit_keys())
         with database.tenant_tx(tenant_id) as tx:
-            if tx.tenants.get() is None:
-                raise TenantUnknown
             begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
         with new_file(out) as file:
             for lines in begun.lines(database, handed_out):
@@ -88,14 +91,16 @@ def export(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
 def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
     """Write the certificate of what was destroyed when a tenant left into a file that anybody can verify."""
     tenant_id = named(tenant)
-    with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
-        if tx.tenants.get() is None:
-            raise TenantUnknown
-        stored = tx.leaving.certificate()
-    if stored is None:
-        raise CertificateMissing
-    with new_file(out) as file:
-        file.write(certificate_file(stored.statement, stored.signature, stored.key).encode())
+    with (
+        operator_database(load_settings()) as database,
+        on_record(database, tenant_id, AuditName.EXPORTED, "crypto-shred certificate", format="json"),
+    ):
+        with database.tenant_tx(tenant_id) as tx:
+            stored = tx.leaving.certificate()
+        if stored is None:
+            raise CertificateMissing
+        with new_file(out) as file:
+            file.write(certificate_file(stored.statement, stored.signature, stored.key).encode())
     document = {"tenant_id": tenant_id, "file": str(out), "key": stored.key}
     output.answer(document, as_json=as_json, show=lambda console: console.print(Text(f"{out}: signed by {stored.key}")))
 
