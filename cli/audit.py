@@ -6,6 +6,7 @@ it is asked for, so it runs on a machine that has only the file and the public k
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from database.audit_reading import begin_export
 from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import CertificateMissing, FileRefused, PublicKeyRefused
+from tenancy.ocsf import NOT_VERIFIABLE, ocsf_line
 from tenancy.proofs import SignatureCheck
 from tenancy.shred import certificate_file
 
@@ -52,8 +54,21 @@ def register(app: typer.Typer) -> None:
     app.add_typer(audit, name="audit")
 
 
-def export(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
-    """Write a tenant's whole audit stream into a file that anybody can verify."""
+class Format(StrEnum):
+    JSONL = "jsonl"
+    OCSF = "ocsf"
+
+
+def export(
+    tenant: Tenant,
+    out: Out,
+    *,
+    form: Annotated[
+        Format, typer.Option("--format", help="jsonl: what can be verified; ocsf: a rendering for other tools.")
+    ] = Format.JSONL,
+    as_json: output.AsJson = False,
+) -> None:
+    """Write a tenant's whole audit stream into a file that anybody can verify, or into one for other tools."""
     tenant_id, records = named(tenant), 0
 
     def handed_out(number: int) -> None:
@@ -62,19 +77,22 @@ def export(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
 
     with (
         operator_database(load_settings()) as database,
-        on_record(database, tenant_id, AuditName.EXPORTED, "audit stream", format="jsonl"),
+        on_record(database, tenant_id, AuditName.EXPORTED, "audit stream", format=form),
     ):
         keys = PublicKeys.on_record(database.audit_keys())
         with database.tenant_tx(tenant_id) as tx:
             begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
         with new_file(out) as file:
-            for lines in begun.lines(database, handed_out):
+            rendered = begun.rendered(database, handed_out, ocsf_line)
+            for lines in begun.lines(database, handed_out) if form is Format.JSONL else rendered:
                 file.write(lines.encode())
     head = begun.header.signed_head
     document = {
         "tenant_id": tenant_id,
         "file": str(out),
         "events": records,
+        "format": form,
+        "verifiable": form is Format.JSONL,
         "signed": 0 if head is None else head.seq,
         "key": "" if head is None else head.key,
         "fingerprint": "" if head is None else head.fingerprint,
@@ -82,7 +100,9 @@ def export(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> None:
 
     def show(console: Console) -> None:
         console.print(Text(f"{out}: {records} records, signed up to record {document['signed']}"))
-        if head is not None:
+        if form is not Format.JSONL:
+            console.print(Text(f"{out} is {NOT_VERIFIABLE}"))
+        elif head is not None:
             console.print(Text(f"the signature is by {head.key}, fingerprint {head.fingerprint or 'unknown'}"))
 
     output.answer(document, as_json=as_json, show=show)

@@ -91,6 +91,15 @@ def test_an_export_verifies_offline_with_the_public_key(stand: Path, run: Any) -
     assert (found["signature"], found["signed"], found["tenant_id"]) == ("verified", 21, TENANT)
 
 
+def test_a_rendering_for_other_tools_says_that_it_proves_nothing(stand: Path, run: Any) -> None:
+    status, document = run("export", TENANT, "--format", "ocsf", "--out", str(stand / "audit.ocsf"))
+    assert (status, document["events"], document["verifiable"]) == (0, 22, False)
+    events = [json.loads(line) for line in (stand / "audit.ocsf").read_text().splitlines()]
+    assert [one["metadata"]["sequence"] for one in events] == list(range(1, 23))
+    assert all("openkcm audit export" in one["unmapped"]["verifiable"] for one in events)
+    assert offline.verdict(stand, "audit.ocsf")["problem"].startswith("line 1 begins neither")
+
+
 def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_says_where(
     stand: Path, run: Any, field: Field
 ) -> None:

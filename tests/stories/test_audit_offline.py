@@ -78,7 +78,7 @@ def rechained(records: list[StoredRecord], old: str, new: str) -> list[StoredRec
     return chained
 
 
-def test_what_the_command_hands_out_verifies_where_there_is_nothing_else(stack, acme, home, export):
+def test_what_the_command_hands_out_verifies_where_there_is_nothing_else(acme, home, export):
     found = verdict(home, "audit.jsonl", "--public-key", "key.pem")
     assert (found["intact"], found["problem"], found["signature"]) == (True, None, "verified")
     assert (found["tenant_id"], found["events"]) == (acme, found["signed"] + 1)
