@@ -18,6 +18,7 @@ from cli import audit_report, output
 from cli.access import Tenant, named, operator_database
 from cli.acting import on_record
 from cli.audit_file import Checked, check_file, compare_files
+from cli.audit_stream import stream
 from cli.new_file import new_file
 from config.public_keys import PublicKeys
 from config.settings import load_settings
@@ -48,6 +49,7 @@ _LONGEST_KEY_FILE = 1_000_000
 def register(app: typer.Typer) -> None:
     audit = typer.Typer(help="Hand out and verify audit streams and crypto-shred certificates.", no_args_is_help=True)
     audit.command("export")(export)
+    audit.command("stream")(stream)
     audit.command("certificate")(certificate)
     audit.command("public-key")(public_key)
     audit.command("verify")(verify)
