@@ -17,6 +17,7 @@ from dashboard.places import Place, PlaceKind, named
 from dashboard.seat import Seat
 from dashboard.views import audit_query
 from dashboard.wiring import Parts
+from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import AccessRefused, CertificateMissing, OpenKcmError, SessionEnded
 from tenancy.people import Permission
@@ -65,11 +66,14 @@ class Downloads:
     @staticmethod
     def _certificate(_: Request, seat: Seat) -> Response:
         if not seat.may(Permission.VIEW):
+            with seat.database.tenant_tx(seat.tenant_id) as tx:
+                tx.audit.append(seat.event(AuditName.ACTION_REFUSED, left.CERTIFICATE, "refused", action="export"))
             raise AccessRefused("your role does not show this tenant", "ask an administrator of your organization")
         with seat.database.tenant_tx(seat.tenant_id) as tx:
             kept = tx.leaving.certificate()
-        if kept is None:
-            raise CertificateMissing
+            if kept is None:
+                raise CertificateMissing
+            tx.audit.append(seat.event(AuditName.EXPORTED, left.CERTIFICATE, "success"))
         document = certificate_file(kept.statement, kept.signature, kept.key)
         headers = _saved_as(f"{seat.tenant_id}-{left.CERTIFICATE}")
         return Response(document, media_type="application/json", headers=headers)

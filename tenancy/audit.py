@@ -120,6 +120,9 @@ class AuditName(StrEnum):
     ROTATE_REQUESTED = "key.rotate_requested"
     RETIRE_REQUESTED = "key.retire_requested"
     AUTHORITY_ROLL_REQUESTED = "certificate.authority_roll_requested"
+    STREAM_BEGUN = "audit.stream_begun"
+    STREAM_ENDED = "audit.stream_ended"
+    STREAM_BEHIND = "audit.stream_behind"
     OFFBOARD_REQUESTED = "tenant.offboard_requested"
     RESTORE_REQUESTED = "tenant.restore_requested"
 

@@ -26,6 +26,7 @@ FAMILIES = {
     "boundary": "Boundary checks",
     "route": "Routing",
     "marketplace": "Marketplace",
+    "audit": "Audit stream",
 }
 """The part of an event's name before the point; what is not here is called as it is."""
 
@@ -43,6 +44,9 @@ _WORDS = {
     AuditName.ACCESS_REFUSED: "Access to the dashboard refused",
     AuditName.ACTION_REFUSED: "Action refused",
     AuditName.EXPORTED: "Audit stream downloaded",
+    AuditName.STREAM_BEGUN: "Forwarding of the audit stream began",
+    AuditName.STREAM_ENDED: "Forwarding of the audit stream ended",
+    AuditName.STREAM_BEHIND: "Forwarding of the audit stream is behind",
     AuditName.ANNOUNCED: "Customer told",
     AuditName.TENANT_LOCKED: "Locked",
     AuditName.TENANT_UNLOCKED: "Unlocked",

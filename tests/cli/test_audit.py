@@ -81,14 +81,23 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_an_export_verifies_offline_with_the_public_key(stand: Path, run: Any) -> None:
     status, exported = run("export", TENANT, "--out", str(stand / "audit.jsonl"))
-    assert (status, exported["events"], exported["signed"]) == (0, 21, 21)
+    assert (status, exported["events"], exported["signed"]) == (0, 22, 21)  # and that it was handed out
     assert (exported["key"], exported["fingerprint"]) == ("audit:1", FINGERPRINT)
     assert (stand / "audit.jsonl").stat().st_mode & 0o777 == 0o600
     _, keys = run("public-key", "--out", str(stand / "key.pem"))
     assert keys["keys"] == [{"key": "audit:1", "fingerprint": FINGERPRINT, "pem": SIGNER.public_keys()["audit:1"]}]
     found = offline.verdict(stand, "audit.jsonl", "--public-key", "key.pem")
-    assert (found["events"], found["intact"], found["problem"]) == (21, True, None)
+    assert (found["events"], found["intact"], found["problem"]) == (22, True, None)
     assert (found["signature"], found["signed"], found["tenant_id"]) == ("verified", 21, TENANT)
+
+
+def test_a_rendering_for_other_tools_says_that_it_proves_nothing(stand: Path, run: Any) -> None:
+    status, document = run("export", TENANT, "--format", "ocsf", "--out", str(stand / "audit.ocsf"))
+    assert (status, document["events"], document["verifiable"]) == (0, 22, False)
+    events = [json.loads(line) for line in (stand / "audit.ocsf").read_text().splitlines()]
+    assert [one["metadata"]["sequence"] for one in events] == list(range(1, 23))
+    assert all("openkcm audit export" in one["unmapped"]["verifiable"] for one in events)
+    assert offline.verdict(stand, "audit.ocsf")["problem"].startswith("line 1 begins neither")
 
 
 def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_says_where(
@@ -98,7 +107,7 @@ def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_say
     with field.administrator() as administrator:
         administrator.execute("alter table okcm.audit_event disable trigger append_only")
         administrator.execute("delete from okcm.audit_event where seq = 7")
-    assert run("export", TENANT, "--out", str(stand / "audit.jsonl"))[1]["events"] == 20
+    assert run("export", TENANT, "--out", str(stand / "audit.jsonl"))[1]["events"] == 21
     found = offline.verdict(stand, "audit.jsonl")
     assert (found["events"], found["problem"]) == (6, "record 7 is missing or out of order (line 8)")
 
@@ -161,7 +170,7 @@ def test_the_stored_certificate_verifies_offline_and_against_the_stream(
     words = ("certificate.json", "--public-key", "key.pem", "--against", "audit.jsonl")
     found = offline.verdict(stand, *words)
     assert (found["intact"], found["kind"], found["signature"]) == (True, "crypto-shred certificate", "verified")
-    assert found["against"] == {"same": 1, "only_here": 0, "only_there": 20}
+    assert found["against"] == {"same": 1, "only_here": 0, "only_there": 23}
 
 
 def test_without_a_key_on_record_none_is_handed_out(

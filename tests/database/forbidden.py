@@ -166,6 +166,20 @@ NEVER = {
     ),
     "operator": (
         'select okcm.audit_append(\'{{"event_id": "x"}}\')',
+        'select okcm.audit_append_all(\'[{{"event_id": "x"}}]\')',
+        *(
+            f"select okcm.audit_append_command(jsonb_build_object('event_id', 'command/' || repeat('a', 32), {forged}))"
+            for forged in (
+                "'name', 'tenant.lock_requested', 'actor_kind', 'system', 'actor', 'operator'",
+                "'name', 'tenant.lock_requested', 'actor_kind', 'human', 'actor', 'pat@acme.example'",
+                "'name', 'tenant.locked', 'actor_kind', 'human', 'actor', 'operator'",
+                "'actor_kind', 'human', 'actor', 'operator'",
+            )
+        ),
+        (
+            'select okcm.audit_append_command(\'{{"event_id": "tenant/x/rotate/1", "actor_kind": "human",'
+            ' "actor": "operator", "name": "tenant.lock_requested"}}\')'
+        ),
         "select okcm.unstarted_events(10)",
         "update okcm.tenant set state = 'active'",
         "delete from okcm.route",
