@@ -88,7 +88,7 @@ class Opener:
         shelf = OpenedRootKeys(
             lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
         )
-        return CachedKeyring(self.database, tenant_keys, shelf, here, here, cache_seconds=0)
+        return CachedKeyring(self.database, tenant_keys, shelf, here, here, cache_seconds=0, opened=here.opened)
 
 
 def encrypt(key: bytes, plaintext: bytes) -> bytes:
