@@ -17,9 +17,10 @@ from typing import TypeAlias
 
 import structlog
 
-from crypto.correlation import correlation_id, new_correlation_id
+from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Entry, Journal
 from database.interfaces import TenantDatabase
+from tenancy.correlation import correlation_id
 from tenancy.errors import OpenKcmError
 from tenancy.services import CryptoOperation
 

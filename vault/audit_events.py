@@ -21,8 +21,8 @@ from tenancy.errors import InvalidName
 from tenancy.wrong_hands import FIRST_BOOT, NOBODY, OURS, ROOT, TENANT
 from vault.session import ROLE_PREFIX
 from vault.setup import AUDIT_KEY, PLATFORM_PAYLOAD_KEY, SERVER_ROLE, TENANT_ROLE
+from vault.transport import CORRELATION_HEADER
 
-CORRELATION_HEADER = "x-correlation-id"
 _MADE_WITHIN = timedelta(seconds=2)
 _READS = frozenset({"read", "list"})
 _LOGINS = re.compile(r"auth/[^/]+/login|auth/token/(lookup|renew|revoke)-self|sys/(audit/test|health|seal-status)")
@@ -76,7 +76,7 @@ def events_of(entry: Mapping[str, Any], at: datetime) -> Iterator[ServerEvent]:
         request_id=str(request["id"]),
         who=_who(entry),
         answer=_answer(entry),
-        correlation_id=str(next(iter(headers.get(CORRELATION_HEADER) or ()), "")),
+        correlation_id=str(next(iter(headers.get(CORRELATION_HEADER.lower()) or ()), "")),
         path=path,
     )
     if (
