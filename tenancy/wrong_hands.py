@@ -32,7 +32,7 @@ _MAY: Mapping[Act, frozenset[str]] = MappingProxyType(
         )
     }
     | {act: frozenset({OFFBOARDING}) for act in (Act.DOOMED, Act.DELETED)}
-    | {Act.SERVER_CERTIFICATE: frozenset({CRYPTO}), Act.ADMINISTERED: _SETTING_UP}
+    | {Act.SERVER_CERTIFICATE: frozenset({CRYPTO}), Act.SET_UP: _SETTING_UP}
 )
 _MAY_USE: Mapping[Layer, frozenset[str]] = MappingProxyType(
     {Layer.ROOT_KEY: frozenset({WORKER, CRYPTO}), Layer.PAYLOAD_KEY: frozenset({WORKER, CODEC})}
@@ -69,7 +69,7 @@ def wrong_hands(event: ServerEvent, *, checked: bool) -> Difference | None:
     if may(event):
         return None
     kind = Kind.ROOT_TOKEN if event.who == ROOT else Kind.UNKNOWN_IDENTITY
-    if event.act is Act.ADMINISTERED:
+    if event.act in {Act.SET_UP, Act.ADMINISTERED}:
         kind = Kind.ADMINISTRATION
     return difference(event, kind, severity, f"{did} by {event.who}, for whom it is not")
 
@@ -83,7 +83,7 @@ def about_the_platform(events: Sequence[ServerEvent], window: Window) -> tuple[D
         wrong = wrong_hands(event, checked=False)
         if wrong is not None:
             found.append(wrong)
-        elif event.act is Act.ADMINISTERED:
+        elif event.act is Act.SET_UP:
             setting_up[event.who] += 1
     found += hidden_contexts(events, window)
     found += [
@@ -113,10 +113,9 @@ def is_hidden(event: ServerEvent) -> bool:
 
 def told(event: ServerEvent) -> str:
     """Return what was done, in words."""
-    times = f" {event.count} times" if event.count > 1 else ""
-    text = f"{event.key} was {event.act}" if event.act is not Act.AUTHORITY else f"{event.key} {event.act}"
+    text = f"{event.key} {event.act}"
     if event.act in USES or event.act is Act.SIGNED:
-        text = f"{event.key}: something was {event.act} it{times}"
+        text = f"something was {event.act} with {event.key}" + (f" {event.count} times" if event.count > 1 else "")
     if event.version:
         text += f", version {event.version}"
     if event.serial:

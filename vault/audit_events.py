@@ -53,11 +53,18 @@ _AROUND: Mapping[tuple[str, bool], Act] = MappingProxyType(
     {
         ("transit/keys/", True): Act.READ,
         ("transit/config/keys", True): Act.READ,
-        ("transit/config/keys", False): Act.ADMINISTERED,
+        ("transit/config/keys", False): Act.SET_UP,
     }
 )
 """Path, and whether it was only read."""
-_PKI_SETUP = ("pki/roles/", "pki/root/", "pki/config/")
+_ROLES = f"{ROLE_PREFIX}(worker|codec|crypto|offboarding|setup)"
+_SET_UP = re.compile(
+    rf"sys/(mounts|auth)/(transit|pki|jwt|approle)(/tune)?|sys/policies/acl/({_ROLES}|{ROLE_PREFIX}{TENANT_ROLE})"
+    rf"|auth/jwt/(config|role/{TENANT_ROLE})|auth/approle/role/{_ROLES}(/custom-secret-id|/secret-id/lookup)?"
+    rf"|sys/config/auditing/request-headers/.+|pki/root/generate/internal|pki/roles/{SERVER_ROLE}"
+    r"|sys/rotate/recovery/init"
+)
+"""What our own set-up asks for (`setup`, `self_init`); whatever else is administered, it is not by us."""
 _RETIREMENT = frozenset({"min_decryption_version", "min_encryption_version"})
 
 
@@ -101,8 +108,9 @@ def _found(
         return _authority(data, answer, at)
     if path == f"pki/sign/{SERVER_ROLE}":
         return _event(at, Act.SERVER_CERTIFICATE, path)
-    known = not path.startswith("pki/") or path.startswith(_PKI_SETUP)
-    return _event(at, Act.ADMINISTERED if known else Act.OTHER, path)
+    if _SET_UP.fullmatch(path):
+        return _event(at, Act.SET_UP, path)
+    return _event(at, Act.OTHER if path.startswith("pki/") else Act.ADMINISTERED, path)
 
 
 def _transit(
@@ -165,7 +173,7 @@ def _made_at(answer: Mapping[str, Any]) -> datetime | None:
 
 def _authority(data: Mapping[str, Any], answer: Mapping[str, Any], at: datetime) -> ServerEvent:
     tenant_id = str(data.get("permitted_dns_domains", "")).removesuffix(f".{ids.TENANT_DOMAIN}")
-    serial = str(answer.get("serial_number", "")).replace(":", "").replace("-", "").lower().lstrip("0")
+    serial = str(answer.get("serial_number", "")).replace(":", "").replace("-", "").lower()
     event = _event(at, Act.AUTHORITY, ids.ca_key(tenant_id))
     return replace(event, serial=serial) if event.tenant_id else _event(at, Act.AUTHORITY, "an authority")
 

@@ -44,6 +44,9 @@ class _Here:
     def subscribe(self, forget: Callable[[str | None], None]) -> None:
         """Keep nobody: nothing is kept open."""
 
+    async def opened(self, _tenant_id: str, _service: str, _version: int) -> None:
+        pass
+
 
 class Opener:
     """Used from one thread."""

@@ -296,14 +296,15 @@ def test_a_log_that_begins_after_the_first_record_is_told_unless_less_was_asked_
 
 def test_whoever_administers_the_key_server_is_told_our_own_set_up_as_a_notice() -> None:
     log = Log(begin=T0)
-    administered = ServerEvent(T0 + APART, "r", Act.ADMINISTERED, "sys/policies/acl/openkcm-tenant", "", SETUP)
+    administered = ServerEvent(T0 + APART, "r", Act.SET_UP, "sys/policies/acl/openkcm-tenant", "", SETUP)
     log.events[""] = [administered, administered]
     closed = close(log, {}, None, WINDOW.end)
     assert ([one.severity for one in closed.platform], closed.clean) == ([Severity.NOTICE], True)
-    log.events[""] = [replace(administered, who="userpass-eve")]
-    closed = close(log, {}, None, WINDOW.end)
-    assert [(one.kind, one.who) for one in closed.platform] == [(Kind.ADMINISTRATION, "userpass-eve")]
-    assert not closed.clean
+    for another in (replace(administered, who="userpass-eve"), replace(administered, act=Act.ADMINISTERED)):
+        log.events[""] = [another]
+        closed = close(log, {}, None, WINDOW.end)
+        assert [(one.kind, one.who) for one in closed.platform] == [(Kind.ADMINISTRATION, another.who)]
+        assert not closed.clean
 
 
 def test_uses_whose_context_the_log_hides_are_told_once_for_each_key() -> None:
