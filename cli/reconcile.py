@@ -62,7 +62,7 @@ def reconcile(  # noqa: PLR0913 - one for each option
         streams = {one: our_records(database, one, begin) for one in _needed(database, wanted)}
     if every:
         streams |= {tenant_id: [] for tenant_id in log.events if tenant_id and tenant_id not in streams}
-    closed = close(log, streams, begin, end)
+    closed = close(log, streams, begin, end, every=every or len(streams) > 1)
     if not every:
         closed = Closed(closed.platform, {one: closed.tenants[one] for one in wanted})
     _tell(closed, log, streams, end, as_json=as_json)

@@ -47,11 +47,14 @@ class Closed:
         return all(one.severity is Severity.NOTICE for one in every)
 
 
-def close(log: Log, streams: Mapping[str, Sequence[OurRecord]], since: datetime | None, until: datetime) -> Closed:
+def close(
+    log: Log, streams: Mapping[str, Sequence[OurRecord]], since: datetime | None, until: datetime, *, every: bool = True
+) -> Closed:
     """Hold the log against the streams of these tenants, for what happened from `since` until `until`.
 
     Without `since` the log has to reach back to the first record that is about the key server. The platform's own
-    tenants take part in every other's boundary checks, so theirs are judged with the streams of all only.
+    tenants take part in every other's boundary checks, so theirs are judged with the streams of all only; `every` says
+    that these are all.
     """
     begin = max(moment for moment in (since, log.begin, datetime.min.replace(tzinfo=until.tzinfo)) if moment)
     window = Window(begin, until)
@@ -63,7 +66,9 @@ def close(log: Log, streams: Mapping[str, Sequence[OurRecord]], since: datetime 
         others = checks if tenant_id.startswith(RESERVED_PREFIX) else ()
         differences = reconcile(Sides(tenant_id, log.events.get(tenant_id, ()), records, window, others))
         found[tenant_id] = [*_begins_late(tenant_id, records, log.begin, since), *differences]
-    return Closed((*log.faults, *about_the_platform(log.events.get("", ()), window)), found)
+    return Closed(
+        (*log.faults, *about_the_platform(log.events.get("", ()), window, sorted(checks) if every else None)), found
+    )
 
 
 def _begins_late(

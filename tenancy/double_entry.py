@@ -15,8 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from operator import attrgetter
 
-from tenancy.audit import AuditName, StoredRecord
-from tenancy.audit_search import fields_of
+from tenancy.audit import AuditName, StoredRecord, fields_of
 from tenancy.binding import Context
 
 SLACK = timedelta(seconds=30)
@@ -50,6 +49,7 @@ class Act(StrEnum):
     SET_UP = "was set up"
     ADMINISTERED = "was administered"
     OTHER = "was used in no way that OpenKCM knows"
+    FINGERPRINTED = "was fingerprinted"
     SIGNED = "signed"
     ENCRYPTED = "encrypted"
     DECRYPTED = "decrypted"

@@ -61,10 +61,12 @@ RELEVANT = frozenset(
     }
 )
 """Records that are about something at the key server, or explain it."""
-LONG_RUNNING = frozenset({AuditName.KEYS_ROTATED, AuditName.ROOT_KEY_CHANGED})
+LONG_RUNNING = frozenset({AuditName.KEYS_ROTATED, AuditName.ROOT_KEY_CHANGED, AuditName.SERVICE_KEY_CREATED})
 """Of those, what explains for longer than `LATE`."""
 
 _SIGNATURES = frozenset({AuditName.SERVICE_CERTIFICATE_ISSUED, AuditName.REVOCATION_LIST_PUBLISHED})
+PROBE = "boundary-"
+"""How the names of services begin that boundary checks make up, or connect for themselves."""
 _ENSURES = frozenset({Act.MADE, Act.ENSURED})
 _VERSIONED = {
     AuditName.TENANT_KEY_ROTATED: (Act.ROTATED, "after"),
@@ -182,7 +184,9 @@ class _Judge:
         outer = [event for event in tried if event.layer is Layer.ROOT_KEY and event.answer is Answer.DONE]
         opened = [event for event in inner if event.answer is Answer.DONE]
         records = [
-            _entry(one, _key_version(one)) for one in self.sides.records if one.name is AuditName.SERVICE_KEY_OPENED
+            _entry(one, _key_version(one))
+            for one in self.sides.records
+            if one.name is AuditName.SERVICE_KEY_OPENED and not self._is_attackers(_key_version(one))
         ]
         alone = unmatched(_each(opened), records, SLACK, SLACK)
         yield from self._tell(*alone, Kind.UNRECORDED_USE, Kind.MISSING_USE)
@@ -207,14 +211,21 @@ class _Judge:
     def _is_opening(self, event: ServerEvent) -> bool:
         """Whether `_openings` judges it: nobody but the crypto service decrypts what lies under the tenant key."""
         by_whom = event.layer is Layer.TENANT_KEY or (event.layer is Layer.ROOT_KEY and event.who == CRYPTO)
+        by_whom = by_whom and not self._is_attackers(_place(event))
         return by_whom and event.act is Act.DECRYPTED and self._purpose(event) is Purpose.SERVICE_KEY
 
+    def _is_attackers(self, version: tuple[str, str]) -> bool:
+        """Whether a service key is only there to be attacked: its service's name says so, and it is no customer's."""
+        is_probe = version[0].startswith(PROBE)
+        return is_probe and (self.sides.tenant_id.startswith(ids.RESERVED_PREFIX) or version not in self._made)
+
     def _is_explained(self, event: ServerEvent) -> bool:
+        # An attack uses nothing that is a customer's: what `_openings` judges is no part of one.
+        if self._checked(event.at):
+            return True
         match self._purpose(event):
             case Purpose.VERIFY:
                 return self._is_proof(event)
-            case Purpose.BOUNDARY:
-                return self._checked(event.at)
             case Purpose.CREDENTIALS:
                 # How often they are read depends on what processes keep in memory, and is not counted.
                 return any(record.name is AuditName.ROOT_KEY_CHANGED for record in self.sides.records)

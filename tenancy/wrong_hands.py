@@ -6,9 +6,23 @@ tokens of `root`, requests that OpenKCM never makes.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 
-from tenancy.double_entry import USES, Act, Answer, Difference, Kind, Layer, ServerEvent, Severity, Window
+from tenancy.double_entry import (
+    CHECKING,
+    SLACK,
+    USES,
+    Act,
+    Answer,
+    Difference,
+    Kind,
+    Layer,
+    ServerEvent,
+    Severity,
+    Window,
+    near,
+)
 
 ROOT, FIRST_BOOT, SETUP, NOBODY = "root", "first boot", "setup", "nobody"
 WORKER, CRYPTO, CODEC, OFFBOARDING = "worker", "crypto", "codec", "offboarding"
@@ -35,13 +49,17 @@ _MAY: Mapping[Act, frozenset[str]] = MappingProxyType(
     | {Act.SERVER_CERTIFICATE: frozenset({CRYPTO}), Act.SET_UP: _SETTING_UP}
 )
 _MAY_USE: Mapping[Layer, frozenset[str]] = MappingProxyType(
-    {Layer.ROOT_KEY: frozenset({WORKER, CRYPTO}), Layer.PAYLOAD_KEY: frozenset({WORKER, CODEC})}
+    {
+        Layer.ROOT_KEY: frozenset({WORKER, CRYPTO}),
+        Layer.PAYLOAD_KEY: frozenset({WORKER, CODEC}),
+        Layer.PLATFORM: frozenset({WORKER}),
+    }
 )
 
 
 def may(event: ServerEvent) -> bool:
     """Return whether it was done by whom it is for."""
-    if event.act in USES:
+    if event.act in USES or event.act is Act.FINGERPRINTED:
         if event.layer is Layer.TENANT_KEY:
             return event.who == TENANT + event.tenant_id
         return event.who in _MAY_USE.get(event.layer, ())
@@ -74,13 +92,18 @@ def wrong_hands(event: ServerEvent, *, checked: bool) -> Difference | None:
     return difference(event, kind, severity, f"{did} by {event.who}, for whom it is not")
 
 
-def about_the_platform(events: Sequence[ServerEvent], window: Window) -> tuple[Difference, ...]:
-    """Return what there is to tell of events about no tenant; what set the server up is told as one notice each."""
+def about_the_platform(
+    events: Sequence[ServerEvent], window: Window, checks: Sequence[datetime] | None
+) -> tuple[Difference, ...]:
+    """Return what there is to tell of events about no tenant; what set the server up is told as one notice each.
+
+    `checks`: when boundaries were checked; None: not known of all tenants, so that any refusal may be one of an attack.
+    """
     found, setting_up = list[Difference](), Counter[str]()
     for event in events:
         if not window.begin <= event.at <= window.end:
             continue
-        wrong = wrong_hands(event, checked=False)
+        wrong = wrong_hands(event, checked=checks is None or near(checks, event.at, SLACK, CHECKING))
         if wrong is not None:
             found.append(wrong)
         elif event.act is Act.SET_UP:

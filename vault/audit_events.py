@@ -16,18 +16,18 @@ from typing import Any
 
 from tenancy import ids
 from tenancy.binding import Context, decode
-from tenancy.double_entry import Act, Answer, Layer, ServerEvent
+from tenancy.double_entry import USES, Act, Answer, Layer, ServerEvent
 from tenancy.errors import InvalidName
 from tenancy.wrong_hands import FIRST_BOOT, NOBODY, OURS, ROOT, TENANT
 from vault.session import ROLE_PREFIX
-from vault.setup import AUDIT_KEY, PLATFORM_PAYLOAD_KEY, SERVER_ROLE, TENANT_ROLE
+from vault.setup import AUDIT_KEY, FINGERPRINT_KEY, PLATFORM_PAYLOAD_KEY, SERVER_ROLE, TENANT_ROLE
 from vault.transport import CORRELATION_HEADER
 
 _MADE_WITHIN = timedelta(seconds=2)
 _READS = frozenset({"read", "list"})
 _LOGINS = re.compile(r"auth/[^/]+/login|auth/token/(lookup|renew|revoke)-self|sys/(audit/test|health|seal-status)")
 _KEY = re.compile(r"transit/keys/([^/]+)(?:/([a-z-]+))?")
-_USE = re.compile(r"transit/(encrypt|decrypt|rewrap|datakey/wrapped|datakey/plaintext|sign)/([^/]+)(?:/sha2-256)?")
+_USE = re.compile(r"transit/(encrypt|decrypt|rewrap|datakey/wrapped|datakey/plaintext|sign|hmac)/([^/]+)(?:/sha2-256)?")
 _USES: Mapping[str, Act] = MappingProxyType(
     {
         "encrypt": Act.ENCRYPTED,
@@ -36,6 +36,7 @@ _USES: Mapping[str, Act] = MappingProxyType(
         "datakey/wrapped": Act.WRAPPED,
         "datakey/plaintext": Act.WRAPPED,
         "sign": Act.SIGNED,
+        "hmac": Act.FINGERPRINTED,
     }
 )
 _CHANGES: Mapping[str, Act] = MappingProxyType(
@@ -86,11 +87,7 @@ def events_of(entry: Mapping[str, Any], at: datetime) -> Iterator[ServerEvent]:
         correlation_id=str(next(iter(headers.get(CORRELATION_HEADER.lower()) or ()), "")),
         path=path,
     )
-    if (
-        event.act in _USES.values()
-        and event.act is not Act.SIGNED
-        and event.layer in {Layer.TENANT_KEY, Layer.ROOT_KEY}
-    ):
+    if event.act in USES and event.layer in {Layer.TENANT_KEY, Layer.ROOT_KEY}:
         yield from _by_context(event, request.get("data") or {}, _answered(entry))
     else:
         yield event
@@ -120,7 +117,8 @@ def _transit(
     if used is not None and operation in {"update", "create"}:
         how, name = used.groups()
         event = _event(at, _USES[how], name)
-        known = how != "datakey/plaintext" or event.layer is Layer.PAYLOAD_KEY
+        wanted = {"datakey/plaintext": Layer.PAYLOAD_KEY, "hmac": Layer.TENANT_KEY}.get(how, event.layer)
+        known = event.layer is wanted or name == FINGERPRINT_KEY
         return event if known else replace(event, act=Act.OTHER)
     key = _KEY.fullmatch(path)
     if key is not None:
@@ -185,11 +183,12 @@ def _event(at: datetime, act: Act, key: str) -> ServerEvent:
         layer = Layer.ROOT_KEY
     elif tenant_id or key == PLATFORM_PAYLOAD_KEY:
         layer = next(layer for prefix, layer in _LAYERS.items() if key.startswith(prefix))
-    elif act in {*_USES.values(), *_CHANGES.values()} - {Act.READ} and key != AUDIT_KEY:
+    elif act in {*_USES.values(), *_CHANGES.values()} - {Act.READ} and key not in _PLATFORM_KEYS:
         act = Act.OTHER  # a key that is none of ours, in the engine that is
     return ServerEvent(at, "", act, key, tenant_id, "", layer=layer)
 
 
+_PLATFORM_KEYS = frozenset({AUDIT_KEY, FINGERPRINT_KEY})
 _LAYERS: Mapping[str, Layer] = MappingProxyType(
     {"L2-": Layer.TENANT_KEY, "ca-": Layer.AUTHORITY, "payload": Layer.PAYLOAD_KEY}
 )
