@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from temporalio.testing import ActivityEnvironment
 
-from activities import destruction, keys, rotation, services
+from activities import destruction, keys, metrics, rotation, services
 from activities.journal import record
+from activities.reconciling import ReconcileActivities
 from database.reconciling import our_records
 from tenancy import ids
 from tenancy.audit import AuditName
-from tenancy.books import close
-from tenancy.double_entry import Kind
+from tenancy.books import Log, close
+from tenancy.double_entry import CHECKING, Kind
 from tenancy.provisioning import Step
 from tenancy.rotation import Scope
 from tests.activities.conftest import Provisioning, run_steps
@@ -21,10 +24,17 @@ from tests.activities.leaving import Leaving, leaving
 from tests.activities.rotating import Rotating, bao, opener, rotating
 from tests.vault import server as openbao
 from vault.audit_log import read_log
+from vault.session import TokenSession
 
 __all__ = ["bao", "leaving", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
 
 Differences = Callable[[Provisioning], list[tuple[Kind, str]]]
+
+
+@pytest.fixture
+def begun() -> datetime:
+    """Return when the test began; MUST be asked for before the tenant is made."""
+    return datetime.now(UTC)
 
 
 @pytest.fixture
@@ -104,3 +114,65 @@ def test_keys_destroyed_without_a_word_are_told(
     key = ids.l2_key(leaving.tenant_id)
     told = {what for _, what in differences(leaving.tenant)}
     assert told >= {f"{key} was made deletable", f"{key} was deleted"}
+
+
+# ── by the clock ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def look(rotating: Rotating, key_server: openbao.Server, begun: datetime, later: timedelta = CHECKING) -> None:
+    """Have the schedule's step look at what was done since `begun`, a while later."""
+
+    def read(_since: datetime, progress: Callable[[int], None]) -> Log:
+        log = read_log([key_server.folder / "logs" / "audit.log"], begun, progress)
+        log.begin = begun - timedelta(minutes=1)
+        return log
+
+    database = rotating.tenant.database
+    activities = ReconcileActivities(
+        database, read, partial(our_records, database), lambda: datetime.now(UTC) + later + timedelta(seconds=1)
+    )
+    ActivityEnvironment().run(activities.reconcile_audit)
+
+
+def told(rotating: Rotating, name: AuditName) -> list[dict[str, Any]]:
+    return [record["details"] | record for record in rotating.tenant.audited() if record["name"] == name]
+
+
+def test_the_schedule_puts_a_clean_day_on_record(
+    begun: datetime, rotating: Rotating, key_server: openbao.Server
+) -> None:
+    rotating.rotate(rotating.wants())
+    look(rotating, key_server, begun)
+    (day,) = told(rotating, AuditName.AUDIT_RECONCILED)
+    assert (day["outcome"], day["differences"]) == ("success", "0")
+    assert int(day["requests"]) > 10
+    assert told(rotating, AuditName.AUDIT_DIFFERENCE) == []
+
+
+def test_the_schedule_puts_each_difference_on_record_once_and_says_so(
+    begun: datetime,
+    rotating: Rotating,
+    key_server: openbao.Server,
+    vault_admin: TokenSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[dict[str, int]] = []
+    monkeypatch.setattr(metrics, "audit_differences", lambda found: counted.append(dict(found)))
+    key = ids.l2_key(rotating.tenant_id)
+    vault_admin.write(f"transit/keys/{key}/rotate")
+    for _ in range(2):
+        look(rotating, key_server, begun)
+    found = told(rotating, AuditName.AUDIT_DIFFERENCE)
+    assert {(one["subject"], one["severity"], one["what"]) for one in found} == {
+        ("unrecorded-change", "alarm", f"{key} was rotated, version 2"),
+        ("unknown-identity", "alarm", f"{key} was rotated, version 2 by approle test-admin, for whom it is not"),
+    }
+    assert len(found) == 2
+    (day,) = told(rotating, AuditName.AUDIT_RECONCILED)
+    assert (day["outcome"], day["differences"]) == ("failure", "2")
+    assert {"unrecorded-change": 1, "unknown-identity": 1} in counted
+
+
+def test_where_the_log_cannot_be_read_nothing_is_done(tenant: Provisioning) -> None:
+    activities = ReconcileActivities(tenant.database, None, lambda *_: pytest.fail("read"), lambda: datetime.now(UTC))
+    ActivityEnvironment().run(activities.reconcile_audit)
