@@ -101,6 +101,8 @@ _WORDS = {
     AuditName.BOUNDARY_CHECKED: "Boundaries attacked",
     AuditName.AUDIT_RECONCILED: "Held against the key server's own log",
     AuditName.AUDIT_DIFFERENCE: "Differs from the key server's own log",
+    AuditName.BOUNDARY_BREACHED: "An attack on a boundary succeeded",
+    AuditName.BREACH_CLEARED: "Lock of a breach released",
 }
 _ACTORS = {"human": "person", "service": "service", "system": "OpenKCM"}
 OUTCOMES: dict[Outcome, str] = {
