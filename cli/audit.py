@@ -20,6 +20,7 @@ from cli.acting import on_record
 from cli.audit_file import Checked, check_file, compare_files
 from cli.audit_stream import stream
 from cli.new_file import new_file
+from cli.reconcile import reconcile
 from config.public_keys import PublicKeys
 from config.settings import load_settings
 from database.audit_reading import begin_export
@@ -53,6 +54,7 @@ def register(app: typer.Typer) -> None:
     audit.command("certificate")(certificate)
     audit.command("public-key")(public_key)
     audit.command("verify")(verify)
+    audit.command("reconcile")(reconcile)
     app.add_typer(audit, name="audit")
 
 

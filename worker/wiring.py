@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,6 +32,7 @@ from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
 from activities.probes import Probes
+from activities.reconciling import ReconcileActivities
 from activities.records import RecordActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
@@ -47,6 +49,7 @@ from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
 from database.descent import RowDescentProbe
+from database.reconciling import our_records
 from fronts.attacks import FrontAttacker
 from fronts.sides import Address
 from keystores.interfaces import RootKeyShelf
@@ -56,6 +59,7 @@ from keystores.providers import CustomerRootKeys, Reach
 from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
+from vault.audit_log import files_of, read_log
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints
 from vault.forging import TransitForger
@@ -82,6 +86,7 @@ from workflows.offboard import OffboardTenant
 from workflows.platform import (
     ForgetUntakenCredentials,
     NoticeRootKeyVersions,
+    ReconcileAudit,
     RotateDueKeys,
     SignAuditHeads,
     SweepOutbox,
@@ -98,7 +103,7 @@ LIFECYCLE_WORKFLOWS = (
     *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries),
 )
 PLATFORM_WORKFLOWS = (
-    *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
+    *(SignAuditHeads, ReconcileAudit, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
     ExamineDueTenants,
 )
@@ -288,6 +293,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         ),
         platform=(
             heads.sign_audit_heads,
+            reconciling(settings, database, clock).reconcile_audit,
             notifications.sweep_outbox,
             watch.forget_untaken_credentials,
             rolls.due_authorities,
@@ -321,6 +327,13 @@ def front_attacks(settings: Settings, database: Database, vault: VaultSession, c
     connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
     probes = Probes(database, connections, clock)
     return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
+
+
+def reconciling(settings: Settings, database: Database, clock: Clock) -> ReconcileActivities:
+    """Return what holds the key server's own log, where it can be read here, against the streams."""
+    path = settings.key_server_log
+    read = None if path is None else lambda since, progress: read_log(files_of(path), since, progress)
+    return ReconcileActivities(database, read, partial(our_records, database), clock)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:

@@ -30,6 +30,8 @@ free for its next operation."""
 
 HEADS_ATTEMPT = timedelta(minutes=2)
 HEARTBEAT = timedelta(seconds=15)
+RECONCILE_ATTEMPT = timedelta(hours=1)
+"""A day of a busy key server's log, at tens of thousands of lines a second, and as many streams."""
 
 ALARM_PATIENCE = timedelta(minutes=5)
 """How long an hourly look for what to tell people of may hold up the work that comes after it."""

@@ -60,6 +60,7 @@ _WORDS = {
     AuditName.TENANT_KEY_ROTATED: "Tenant key rotated",
     AuditName.TENANT_KEY_RETIRED: "Older versions of the tenant key retired",
     AuditName.TENANT_KEY_TRIMMED: "Older versions of the tenant key deleted",
+    AuditName.SERVICE_KEY_OPENED: "Service key opened by the crypto service",
     AuditName.SERVICE_KEY_ROTATED: "Service key rotated",
     AuditName.SERVICE_KEY_COMPROMISED: "Service key declared compromised",
     AuditName.SERVICE_KEY_DESTROYED: "Version of a service key destroyed",
@@ -101,6 +102,8 @@ _WORDS = {
     AuditName.ENABLE_ACCEPTED: "OpenKCM enabled in the marketplace",
     AuditName.DISABLE_RECORDED: "OpenKCM disabled in the marketplace",
     AuditName.BOUNDARY_CHECKED: "Boundaries attacked",
+    AuditName.AUDIT_RECONCILED: "Held against the key server's own log",
+    AuditName.AUDIT_DIFFERENCE: "Differs from the key server's own log",
     AuditName.BOUNDARY_BREACHED: "An attack on a boundary succeeded",
     AuditName.BREACH_CLEARED: "Lock of a breach released",
 }
