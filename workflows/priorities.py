@@ -5,7 +5,7 @@ Within one priority each tenant has its fair turn (`fairness_key`).
 
 from temporalio.common import Priority
 
-_PROVISION, _ENABLE, _SERVICE = 1, 2, 3
+_PROVISION, _ENABLE, _SERVICE, _REPORT = 1, 2, 3, 4
 
 
 def provision(tenant_id: str) -> Priority:
@@ -21,3 +21,8 @@ def enable(tenant_id: str) -> Priority:
 def service(tenant_id: str) -> Priority:
     """Connecting, renewing and disconnecting; changing a root key."""
     return Priority(priority_key=_SERVICE, fairness_key=tenant_id)
+
+
+def report(tenant_id: str) -> Priority:
+    """After all that keeps keys in use: somebody waits for a document, and seconds more are none."""
+    return Priority(priority_key=_REPORT, fairness_key=tenant_id)
