@@ -17,12 +17,13 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from database.context import LIFETIME_SECONDS, PLATFORM, sign
+from database.context import LIFETIME_SECONDS, LONGEST_NAME, PLATFORM, sign
 from database.failures import translated
 from database.interfaces import EndingRow, NumberedKey, StuckRotationRow, TenantRow, TenantTransaction, WatchedKey
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
+from tenancy import correlation
 from tenancy.errors import DatabaseRefused, IllegalTenantId
 from tenancy.expiry import Ending
 from tenancy.ids import TENANT_ID_PATTERN
@@ -272,7 +273,12 @@ class Database:
         if not _TENANT.fullmatch(tenant_id):
             raise IllegalTenantId
         context = self.sign(tenant_id, int(self.now().timestamp()) + LIFETIME_SECONDS)
-        told = f"select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true)"
+        # What is being done, for pg_stat_activity and the server's log; the same holds for its characters.
+        doing = correlation.shown(LONGEST_NAME)
+        named = f", set_config('application_name', '{doing}', true)" if doing else ""
+        told = (
+            f"select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true){named}"
+        )
         if snapshot:
             return _CLEAN.encode(), f"begin isolation level repeatable read read only; {told}".encode()
         return (f"{_CLEAN}; begin; {told}".encode(),)

@@ -20,6 +20,7 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
+from activities.examination import Attack
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
 from activities.isolation import IsolationActivities
@@ -61,6 +62,7 @@ from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
+from worker.correlating import CorrelationInterceptor
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
@@ -280,8 +282,13 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             StuckRotationActivities(database, database, announcer).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
         ),
-        interceptors=(FailureInterceptor(database),),
+        interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
+
+
+def attacks(isolation: IsolationActivities) -> tuple[Attack, ...]:
+    """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
+    return (isolation.attack,)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:

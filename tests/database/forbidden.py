@@ -93,6 +93,11 @@ NEVER = {
         "delete from okcm.root_key_change",
         "delete from okcm.service",
         "update okcm.service_request set csr_pem = 'x'",
+        # A certificate in the name of a customer's service: that is for people and agents to ask for.
+        (
+            "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
+            " values ('{attacker}', md5('{attacker}'), 'orders', 'microservice', 'x')"
+        ),
         *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
         "delete from okcm.managed_object",
         "select count from okcm.usage_minute",
