@@ -15,8 +15,7 @@ import pytest
 
 from config.public_keys import PublicKeys
 from config.secrets import Role
-from tenancy.audit import AuditName
-from tenancy.audit_search import fields_of
+from tenancy.audit import AuditName, fields_of
 from tenancy.report_document import Form, read_report
 from tests.cli.offline import verify
 from tests.stories.connected import connect
