@@ -117,6 +117,8 @@ class AuditName(StrEnum):
     AUTHORITY_ROLL_REQUESTED = "certificate.authority_roll_requested"
     OFFBOARD_REQUESTED = "tenant.offboard_requested"
     RESTORE_REQUESTED = "tenant.restore_requested"
+    REPORT_REQUESTED = "report.requested"
+    REPORT_MADE = "report.made"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {

@@ -73,13 +73,16 @@ class Counted(_Part):
     events: tuple[Counts, ...]
     access: tuple[Access, ...]
     denied: tuple[Moment, ...] = Field(description="the newest refused attempts, at most DENIED of them")
-    denied_total: int
+    denied_total: int = Field(description="attempts: one record can stand for many of a second")
     isolation: tuple[ClauseRuns, ...]
     isolation_runs: int
     root_key: tuple[RootKeyEvent, ...]
     changes: tuple[Moment, ...]
     changes_total: int
     approvals: tuple[Moment, ...]
+    approvals_total: int = 0
+    root_key_total: int = 0
+    is_complete: bool = Field(default=True, description="whether all names and services could be told apart")
 
 
 class CoveredService(_Part):
