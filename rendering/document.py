@@ -1,4 +1,4 @@
-"""What a rendered report is made of: sections of blocks, in plain text. How a block looks is the templates' business."""
+"""What a rendered report is made of: sections of blocks, in plain text. How they look is the templates' business."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,12 +9,16 @@ Tone = Literal["plain", "good", "warn", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value: `note` is smaller and beneath it, `code` says that it is a name or a hash and not a sentence."""
+    """A value: `note` is smaller and beneath it, `code` says that it is a name or a hash and not a sentence.
+
+    A `digest` is never broken, so that whoever copies it has it as it is; only what is wide enough may hold one.
+    """
 
     text: str
     note: str = ""
     tone: Tone = "plain"
     code: bool = False
+    digest: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A report as HTML: one file that asks nobody for anything and runs nothing, light and dark, wide and narrow, on paper."""
+"""A report as HTML: one file that asks nobody for anything and runs nothing, for screens and for paper."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ def html(report: Report, document: bytes) -> bytes:
         report=as_data(build(report)),
         style=Markup(style),  # noqa: S704 - our own file, whose hash is the policy
         policy=_policy(style),
-        document=Markup(element(document)),  # noqa: S704 - JSON in which nothing can end the element
+        document=Markup(element(document.decode())),  # noqa: S704 - JSON in which nothing can end the element
     )
     return f"{page}\n".encode()
 

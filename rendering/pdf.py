@@ -8,10 +8,8 @@ from importlib.resources import files
 import typst
 
 from rendering.build import build
-from rendering.plain import as_data
+from rendering.plain import as_data, visible
 from tenancy.report import Report
-
-_STANDARDS = ["a-3a", "ua-1"]
 
 
 def pdf(report: Report, document: bytes) -> bytes:
@@ -19,12 +17,14 @@ def pdf(report: Report, document: bytes) -> bytes:
 
     The date inside is that of the report, and fonts are Typst's own: nothing depends on the clock or the machine.
     """
-    data = json.dumps(as_data(build(report), drawn=True), ensure_ascii=False)
+    said = build(report)
+    # What is not drawn on a page, but read by programs, is as it was.
+    data = as_data(said, drawn=True) | {"title": visible(said.title), "attached": said.attached}
     made: bytes = typst.compile(
         _template(),
-        sys_inputs={"report": data, "document": document.decode("utf-8")},
+        sys_inputs={"report": json.dumps(data, ensure_ascii=False), "document": document.decode("utf-8")},
         ignore_system_fonts=True,
-        pdf_standards=_STANDARDS,
+        pdf_standards=["a-3a", "ua-1"],
         timestamp=report.made_at.astimezone(UTC),
     )
     return made

@@ -1,14 +1,16 @@
 """Text from outside, made harmless to read: nothing in it is invisible, changes direction, or is endless.
 
-A name in a report was chosen by whoever has an interest in how the report reads. Characters that show nothing (controls,
-overrides of the writing direction, private use) are therefore shown by their number, `⟨U+202E⟩`, and so is in a PDF
-what its fonts do not have: it embeds those that come with the typesetter and takes none of the machine.
+A name in a report was chosen by whoever has an interest in how the report reads. Characters that show nothing
+(controls, overrides of the writing direction, private use) are therefore shown by their number, `⟨U+202E⟩`, and so is
+in a PDF what its fonts do not have: it embeds those that come with the typesetter and takes none of the machine.
 """
 
 import re
 import unicodedata
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+from rendering.document import Cell
 
 LONGEST = 400
 """Signs of one text, after which it is cut and says so; the signed document has it whole."""
@@ -87,6 +89,7 @@ def as_data(value: Any, *, drawn: bool = False) -> Any:
     """Return a document as what JSON has, each of its texts visible, and drawable where a PDF is made of it."""
     if isinstance(value, str):
         return drawable(visible(value)) if drawn else visible(value)
+    drawn = drawn and not (isinstance(value, Cell) and value.digest)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_data(getattr(value, field.name), drawn=drawn) for field in fields(value)}
     if isinstance(value, tuple):
@@ -105,7 +108,7 @@ def _is_drawn(character: str) -> bool:
 
 
 def _broken(word: str) -> str:
-    """Let names break at their joints, and what has none and is endless anywhere; copied out, both are as they were."""
+    """Let names break at their joints, and what has none and is endless anywhere."""
     jointed = _JOINT.sub(_ZERO_WIDTH_SPACE, word) if len(word) > _SHORT else word
     return _ENDLESS.sub(_in_pieces, jointed)
 

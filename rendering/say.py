@@ -5,7 +5,8 @@ from typing import Literal
 
 from rendering.document import Cell, Tone
 
-NONE = Cell("–", tone="none")
+DASH = "\N{EN DASH}"
+NONE = Cell(DASH, tone="none")
 SHOWN = 300
 """Rows of one table: what is more stands in the signed document, and the table says how many those are."""
 LISTED = 120
@@ -73,6 +74,11 @@ def outcome(value: str) -> Cell:
 def code(text: str, note: str = "") -> Cell:
     """Return a name or a hash, or a dash where there is none."""
     return Cell(text, note, code=True) if text else NONE
+
+
+def digest(text: str, note: str = "") -> Cell:
+    """Return a hash to be compared and copied."""
+    return Cell(text, note, code=True, digest=True)
 
 
 def plain(text: str, note: str = "") -> Cell:

@@ -22,12 +22,27 @@ from rendering.document import (
     Words,
 )
 from tenancy.report import Finding, Report
+from tenancy.report_evidence import LIMITS
 
 DISCLAIMER = (
-    "Evidence, not attestation. This report shows what is on record and maps it to ids of controls. Whether a control is"
-    " met is for an auditor to judge."
+    "Evidence, not attestation. This report shows what is on record and maps it to ids of controls. Whether a control"
+    " is met is for an auditor to judge."
 )
 VERIFY = "openkcm audit verify EXPORT --report REPORT --public-key KEY"
+_CUT = (
+    "Long lists are cut in the PDF and the HTML, and say so. Characters that show nothing or turn the direction of"
+    " writing are shown by their number, and in the PDF also those of scripts that its fonts do not have."
+)
+_COUNTED = (
+    "Counted figures (access, refused attempts, isolation runs, root key, changes, approvals, records) follow from the"
+    " audit records of the period alone. Whoever has the export counts them again."
+)
+_STATED = (
+    "Stated figures (coverage, keys, newest checks, certificates, policy) say how things stood when the report was"
+    " made. Their digest was put into the audit stream before the report was signed, so a report that states something"
+    " else does not fit the stream."
+)
+_TIMES = "All times are UTC. A period has its first moment and not its last."
 _GLOSSARY = (
     ("Root key, L1", "The outermost key, held by the platform or by the customer. Without it no service key opens."),
     ("Tenant key, L2", "One for each tenant, made inside the key server; it can neither be brought in nor taken out."),
@@ -63,13 +78,16 @@ def cover(report: Report) -> Cover:
             (
                 ("Tenant", say.code(report.tenant_id)),
                 ("Region", say.plain(report.region)),
-                ("Period (UTC)", Cell(f"{say.at(report.since)} to {say.at(report.until)}", "the end does not belong to it")),
+                (
+                    "Period (UTC)",
+                    Cell(f"{say.at(report.since)} to {say.at(report.until)}", "the end does not belong to it"),
+                ),
                 ("Made", Cell(f"{say.at(report.made_at)} UTC")),
                 ("Made for", say.plain(report.made_for)),
                 ("Report", say.code(report.report_id)),
                 ("Audit stream at the making", Cell(f"record {report.stream.seq:,}")),
-                ("Chain hash there", say.code(report.stream.chain_hash)),
-                ("Digest of stated figures", say.code(report.stated_sha256)),
+                ("Chain hash there", say.digest(report.stream.chain_hash)),
+                ("Digest of stated figures", say.digest(report.stated_sha256)),
             )
         ),
         _verify(),
@@ -85,8 +103,8 @@ def attached(report: Report) -> str:
 def _verify() -> tuple[Block, ...]:
     return (
         Words(
-            "REPORT is this file, EXPORT the tenant's audit stream and KEY the platform's public key, which you have from"
-            " elsewhere. This confirms or refutes the report, offline and without us:"
+            "REPORT is this file, EXPORT the tenant's audit stream and KEY the platform's public key, which you have"
+            " from elsewhere. This confirms or refutes the report, offline and without us:"
         ),
         Command(VERIFY),
     )
@@ -101,7 +119,9 @@ def _verdict(found: Sequence[Finding]) -> Cell:
     look = sum(one.status == "attention" for one in wrong)
     parts = [f"{look:,} to look at"] if look else []
     parts += [f"{len(wrong) - look:,} without evidence"] if len(wrong) > look else []
-    return Cell(f"{len(found) - len(wrong):,} of {len(found):,} subjects in order", ", ".join(parts), "warn" if look else "none")
+    return Cell(
+        f"{len(found) - len(wrong):,} of {len(found):,} subjects in order", ", ".join(parts), "warn" if look else "none"
+    )
 
 
 def summary(report: Report) -> Section:
@@ -162,7 +182,12 @@ def controls(report: Report) -> Section:
             for control in ids:
                 row = (Cell(control), Cell(one.evidence), Cell(one.section), say.status(one.status))
                 by_framework.setdefault(framework, {}).setdefault(control, []).append(row)
-    columns = (Column("Control", 1.9), Column("Evidence in this report", 4.8), Column("Section", 2.2), Column("Status", 1.2))
+    columns = (
+        Column("Control", 1.9),
+        Column("Evidence in this report", 4.8),
+        Column("Section", 2.2),
+        Column("Status", 1.2),
+    )
     parts = tuple(
         Part(
             framework,
@@ -194,50 +219,29 @@ def _naturally(control: str) -> list[tuple[int, str]]:
 
 def limits(report: Report) -> Section:
     """Return what the report does not show."""
-    return Section(
-        "limits",
-        "Limits",
-        "What no figure here shows.",
-        (
-            Points(
-                (
-                    *report.limits,
-                    "Long lists are cut in the PDF and the HTML, and say so. Characters that show nothing or turn the"
-                    " direction of writing are shown by their number, and in the PDF also those of scripts that its"
-                    " fonts do not have.",
-                )
-            ),
-        ),
-    )
+    return Section(LIMITS.lower(), LIMITS, "What no figure here shows.", (Points((*report.limits, _CUT)),))
 
 
 def method(report: Report) -> Section:
     """Return how the figures come about and how anybody checks them."""
+    signed = (
+        f"The document is signed at record {report.stream.seq:,} of the stream. The signature of the head there stands"
+        " for every record before it."
+    )
     return Section(
         "method",
         "Method, and how to check it",
-        "The PDF and the HTML are readings of one signed JSON document, which is attached to them. What is verified is"
-        " that document.",
+        "The PDF and the HTML are readings of one signed JSON document, which lies in them. Their own bytes are signed"
+        " too, so what is printed is what was made from these figures.",
         (
-            Points(
-                (
-                    "Counted figures (access, refused attempts, isolation runs, root key, changes, approvals, records)"
-                    " follow from the audit records of the period alone. Whoever has the export counts them again.",
-                    "Stated figures (coverage, keys, newest checks, certificates, policy) say how things stood when the"
-                    " report was made. Their digest was put into the audit stream before the report was signed, so a"
-                    " report that states something else does not fit the stream.",
-                    f"The document is signed at record {report.stream.seq:,} of the stream. The signature of the head"
-                    " there stands for every record before it.",
-                    "All times are UTC. A period has its first moment and not its last.",
-                )
-            ),
+            Points((_COUNTED, _STATED, signed, _TIMES)),
             *_verify(),
             Facts(
                 (
                     ("Attached document", say.code(attached(report))),
                     ("Format", say.code(report.format)),
-                    ("Digest of stated figures", say.code(report.stated_sha256)),
-                    ("Chain hash", say.code(report.stream.chain_hash, f"of record {report.stream.seq:,}")),
+                    ("Digest of stated figures", say.digest(report.stated_sha256)),
+                    ("Chain hash", say.digest(report.stream.chain_hash, f"of record {report.stream.seq:,}")),
                 )
             ),
         ),
@@ -246,4 +250,6 @@ def method(report: Report) -> Section:
 
 def glossary() -> Section:
     """Return what the words mean."""
-    return Section("glossary", "Glossary", "Words as this report uses them.", (Facts(tuple((w, Cell(m)) for w, m in _GLOSSARY)),))
+    return Section(
+        "glossary", "Glossary", "Words as this report uses them.", (Facts(tuple((w, Cell(m)) for w, m in _GLOSSARY)),)
+    )

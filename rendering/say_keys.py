@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rendering import say
 from rendering.document import Cell, Column, Facts, Figure, Figures, Part, Section, Table
 from tenancy.report import CoveredService, InventoryKey, Report, RootKeyEvent
+from tenancy.report_evidence import COVERAGE, KEYS, ROOT_KEY
 
 _LEVELS = {
     "L1": "Root key",
@@ -33,7 +34,7 @@ def coverage(report: Report) -> Section:
     shown = services[: say.SHOWN]
     return Section(
         "coverage",
-        "Encryption coverage",
+        COVERAGE,
         "Each connected service, the data of it that is listed as sensitive or seen to be encrypted, the keys under"
         " which it lies, and what is missing. Which data is sensitive is the customer's own statement; how programs"
         " encrypt is partly what they say of themselves.",
@@ -81,7 +82,7 @@ def keys(report: Report) -> Section:
         by_level.setdefault(key.level, []).append(key)
     return Section(
         "keys",
-        "Keys and cryptoperiods",
+        KEYS,
         "Every key of the tenant when the report was made, with its state and the period for which it may be used"
         " (NIST SP 800-57 part 1, sections 5.3 and 6.2). A key whose period is over and that is still in use is marked"
         " overdue.",
@@ -153,12 +154,12 @@ def root_key(report: Report) -> Section:
     shown = counted.root_key[-say.LISTED :]
     figures = (
         Figure(f"{len(measured):,}", "Revocations measured", "from the holder's refusal to the lock"),
-        Figure(f"{max(measured):,.1f} s" if measured else "–", "Slowest", "nothing opened after it"),
+        Figure(f"{max(measured):,.1f} s" if measured else say.DASH, "Slowest", "nothing opened after it"),
         Figure(f"{counted.root_key_total:,}", "Events", "in the period"),
     )
     return Section(
         "root-key",
-        "Root key and revocation",
+        ROOT_KEY,
         "Whoever holds the root key can end all use of the tenant's keys. Each event of it in the period, and the time"
         " from the first refusal by its holder until the tenant was locked.",
         (

@@ -6,6 +6,7 @@ from rendering import say
 from rendering.document import Cell, Column, Facts, Part, Section, Table, Words
 from tenancy.clauses import CLAUSES
 from tenancy.report import ClauseRuns, LatestCheck, Moment, Report
+from tenancy.report_evidence import ACCESS, APPROVALS, AUDIT, CERTIFICATES, CHANGES, ISOLATION
 
 _MOMENTS = (
     Column("Record", 1.4, number=True),
@@ -23,7 +24,7 @@ def isolation(report: Report) -> Section:
     others = sorted({*runs, *(one.clause for one in checks)} - set(CLAUSES))
     return Section(
         "isolation",
-        "Isolation",
+        ISOLATION,
         "The boundaries of the tenant are attacked from another tenant, through the ways that services and processes"
         " really take. A check holds only when the attack was refused in the one way the wall refuses, and the same"
         " call on the attacker's own things worked. Clauses are those of the Multi-Tenant Cryptographic Isolation"
@@ -129,7 +130,7 @@ def access(report: Report) -> Section:
     denied = counted.denied[-say.LISTED :]
     return Section(
         "access",
-        "Access and refused attempts",
+        ACCESS,
         "Every use of a key is recorded before it is answered, with the service as its certificate says it.",
         parts=(
             Part(
@@ -178,7 +179,7 @@ def changes(report: Report) -> Section:
     shown = counted.changes[-say.LISTED :]
     return Section(
         "changes",
-        "Changes",
+        CHANGES,
         "What was changed of the tenant's keys, services, certificates and policy, and by whom.",
         (
             Table(
@@ -203,7 +204,7 @@ def approvals(report: Report) -> Section:
     )
     return Section(
         "approvals",
-        "Two people",
+        APPROVALS,
         "Which actions one person alone cannot carry out, and each request and decision of the period.",
         (
             rule,
@@ -224,7 +225,7 @@ def certificates(report: Report) -> Section:
     until = stated.next_certificate_expiry
     return Section(
         "certificates",
-        "Certificates",
+        CERTIFICATES,
         "Services prove who they are with certificates of the tenant's own authority, which lives in the key server."
         " They are short-lived and renewed by themselves.",
         (
@@ -244,16 +245,19 @@ def stream(report: Report) -> Section:
     events = sorted(counted.events, key=lambda one: one.name)
     return Section(
         "stream",
-        "Audit stream",
+        AUDIT,
         "Every record of the tenant is chained to the one before it by a hash, has a number without gaps, and the head"
         " of the chain is signed by a key that cannot leave the key server.",
         (
             Facts(
                 (
                     ("Records in the period", say.number(counted.records)),
-                    ("Numbers", Cell(f"{counted.first_seq:,} to {counted.last_seq:,}") if counted.records else say.NONE),
+                    (
+                        "Numbers",
+                        Cell(f"{counted.first_seq:,} to {counted.last_seq:,}") if counted.records else say.NONE,
+                    ),
                     ("Stream at the making", Cell(f"record {report.stream.seq:,}")),
-                    ("Chain hash there", say.code(report.stream.chain_hash)),
+                    ("Chain hash there", say.digest(report.stream.chain_hash)),
                 )
             ),
             Table(
