@@ -6,7 +6,6 @@ Whatever a step did before it died, the next try finds on record or at the key s
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from temporalio import activity
 
@@ -15,6 +14,7 @@ from activities.approving import require_approval
 from activities.journal import record
 from activities.pacing import rest
 from activities.rewrapping import Rewrapping
+from activities.threads import Threads
 from activities.wrapping import all_proven, context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from database.interfaces import (
     PlatformDatabase,
@@ -168,7 +168,7 @@ class RotationActivities:
         Returns how far the rotation has come with this and earlier tries.
         """
         rotation = self._entered(step, Stage.PREPARE)
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare") as pool:
+        with Threads(_THREADS, thread_name_prefix="prepare") as pool:
             while True:
                 activity.heartbeat(rotation.done)
                 began = time.monotonic()

@@ -17,12 +17,13 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from database.context import LIFETIME_SECONDS, PLATFORM, sign
+from database.context import LIFETIME_SECONDS, LONGEST_NAME, PLATFORM, sign
 from database.failures import translated
 from database.interfaces import EndingRow, NumberedKey, StuckRotationRow, TenantRow, TenantTransaction, WatchedKey
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
+from tenancy import correlation
 from tenancy.errors import DatabaseRefused, IllegalTenantId
 from tenancy.expiry import Ending
 from tenancy.ids import TENANT_ID_PATTERN
@@ -109,7 +110,12 @@ class Database:
             yield Transaction(connection, tenant_id)
 
     @contextmanager
-    def raw_tx(self, tenant_id: str) -> Iterator[Connection[TupleRow]]:
+    def tenant_snapshot(self, tenant_id: str) -> Iterator[TenantTransaction]:
+        with self.raw_tx(tenant_id, snapshot=True) as connection:
+            yield Transaction(connection, tenant_id)
+
+    @contextmanager
+    def raw_tx(self, tenant_id: str, *, snapshot: bool = False) -> Iterator[Connection[TupleRow]]:
         """Open the same transaction as `tenant_tx` as a bare connection, for this package alone."""
         if getattr(self._inside, "open", False):
             # The second one would be another connection: not atomic with the first, and a pool of threads that each
@@ -118,7 +124,7 @@ class Database:
         self._inside.open = True
         try:
             with translated():
-                connection = self._begin(tenant_id)
+                connection = self._begin(tenant_id, snapshot=snapshot)
                 try:
                     yield connection
                     connection.commit()
@@ -235,15 +241,16 @@ class Database:
         """Close the connections; the object cannot be used again."""
         self._pool.close()
 
-    def _begin(self, tenant_id: str) -> Connection[TupleRow]:
+    def _begin(self, tenant_id: str, *, snapshot: bool) -> Connection[TupleRow]:
         """Return a connection inside a transaction for `tenant_id`, which the caller puts back."""
-        opening = self._opening(tenant_id)
+        opening = self._opening(tenant_id, snapshot=snapshot)
         self._pool.open()
         stale = self._pool.max_size
         while True:
             connection = self._take()
             try:
-                connection.execute(opening)
+                for message in opening:
+                    connection.execute(message)
             except psycopg.OperationalError:
                 self._pool.putconn(connection)
                 # A server that was restarted leaves a pool of dead connections; nothing has been done yet, so go on.
@@ -256,17 +263,25 @@ class Database:
             else:
                 return connection
 
-    def _opening(self, tenant_id: str) -> bytes:
-        """Return the message that begins a transaction for `tenant_id`."""
+    def _opening(self, tenant_id: str, *, snapshot: bool) -> Sequence[bytes]:
+        """Return the message that begins a transaction for `tenant_id`.
+
+        A snapshot takes two: the statements of one message are one transaction, which has looked by then.
+        """
         # PostgreSQL takes several statements in one message only without parameters; this check is what makes it safe
         # to write the id into the text (a context consists of the id, digits and two bars).
         if not _TENANT.fullmatch(tenant_id):
             raise IllegalTenantId
         context = self.sign(tenant_id, int(self.now().timestamp()) + LIFETIME_SECONDS)
-        return (
-            f"{_CLEAN}; begin;"
-            f" select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true)"
-        ).encode()
+        # What is being done, for pg_stat_activity and the server's log; the same holds for its characters.
+        doing = correlation.shown(LONGEST_NAME)
+        named = f", set_config('application_name', '{doing}', true)" if doing else ""
+        told = (
+            f"select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true){named}"
+        )
+        if snapshot:
+            return _CLEAN.encode(), f"begin isolation level repeatable read read only; {told}".encode()
+        return (f"{_CLEAN}; begin; {told}".encode(),)
 
     def _take(self) -> Connection[TupleRow]:
         try:

@@ -168,7 +168,10 @@ class StreamPlace(_Part):
 
 
 class Report(_Part):
-    """A whole report. `since` belongs to the period, `until` does not; `stream` is past the digest's record."""
+    """A whole report. `since` belongs to the period, `until` does not.
+
+    `stream` is the place of the record that has the digest of `stated`; every record before it was counted.
+    """
 
     format: Literal["openkcm-report/1"] = "openkcm-report/1"
     report_id: str
@@ -186,3 +189,4 @@ class Report(_Part):
     stated_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     evidence: tuple[Evidence, ...]
     limits: tuple[str, ...]
+    made_with: str = Field(default="", description="the version of OpenKCM, whose words these are")

@@ -31,8 +31,6 @@ LONGEST_DOCUMENT = 20_000_000
 LONGEST_FILE = 60_000_000
 """Bytes of the largest HTML or PDF file that is read."""
 
-ATTACHED = "report.json"
-"""The name under which a PDF file carries the document."""
 ELEMENT = '<script type="application/json" id="openkcm-report">'
 _ELEMENT_ENDS = "</script>"
 
@@ -87,13 +85,18 @@ def report_message(tenant_id: str, form: Form, content: bytes) -> bytes:
     return f"openkcm-report/1 {tenant_id} {form} {hashlib.sha256(content).hexdigest()}".encode()
 
 
-def element(document: str) -> str:
-    """Return the element by which an HTML file carries the document; a `<` in it would end the element."""
-    return f"{ELEMENT}{document.strip().replace('<', chr(92) + 'u003c')}{_ELEMENT_ENDS}"
+def element(document: bytes) -> str:
+    """Return the element by which an HTML file carries the document; a `<` in it could end the element."""
+    return f"{ELEMENT}{document.decode().strip().replace('<', chr(92) + 'u003c')}{_ELEMENT_ENDS}"
+
+
+def signable(content: bytes) -> bytes:
+    """Return a rendered file as it is signed: the line that follows begins a line of its own."""
+    return content if content.endswith(b"\n") else content + b"\n"
 
 
 def with_signature(content: bytes, form: Form, signature: str, key: str) -> bytes:
-    """Return an HTML or PDF file with its last line."""
+    """Return a signable HTML or PDF file with its last line."""
     _, written = _LAST_LINES[form]
     return content + written.format(f"openkcm-report/1 {key} {signature}").encode()
 

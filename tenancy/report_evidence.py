@@ -29,6 +29,8 @@ APPROVALS = "Two people"
 CERTIFICATES = "Certificates"
 AUDIT = "Audit stream"
 LIMITS = "Limits"
+SUMMARY = "Summary"
+EVIDENCE = "Evidence"
 """The sections of a report, by which findings and evidence name them."""
 
 OLDEST_CHECK = timedelta(hours=48)

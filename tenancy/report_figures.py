@@ -113,16 +113,30 @@ class _Sums:
     is_complete: bool = True
 
 
-def counted(records: Iterable[StoredRecord], since: datetime, until: datetime) -> Counted:
-    """Return the figures of the records whose time is in the period; `since` belongs to it and `until` does not."""
-    first, end = _stamp(since), _stamp(until)
-    sums = _Sums()
-    for stored in records:
+class Counting:
+    """Figures of the records whose time is in a period, added one by one in the stream's order."""
+
+    def __init__(self, since: datetime, until: datetime) -> None:
+        """`since` belongs to the period and `until` does not."""
+        self._first, self._end, self._sums = _stamp(since), _stamp(until), _Sums()
+
+    def add(self, stored: StoredRecord) -> None:
         fields = fields_of(stored.record)
         time = fields.get("time")
-        if isinstance(time, str) and len(time) == _STAMP_LENGTH and first <= time < end:
-            _add(sums, stored.seq, time, fields)
-    return _figures(sums)
+        if isinstance(time, str) and len(time) == _STAMP_LENGTH and self._first <= time < self._end:
+            _add(self._sums, stored.seq, time, fields)
+
+    def figures(self) -> Counted:
+        """Return what was counted so far."""
+        return _figures(self._sums)
+
+
+def counted(records: Iterable[StoredRecord], since: datetime, until: datetime) -> Counted:
+    """Return the figures of the records of a period, all of them in the stream's order."""
+    counting = Counting(since, until)
+    for stored in records:
+        counting.add(stored)
+    return counting.figures()
 
 
 def _stamp(at: datetime) -> str:
@@ -144,15 +158,13 @@ def _add(sums: _Sums, seq: int, time: str, fields: Mapping[str, object]) -> None
             sums.answered[service] += times
         elif outcome == "refused":
             sums.refused[service] += times
-    elif family == "boundary":
-        _add_run(sums, fields, outcome)
+    elif name == AuditName.BOUNDARY_CHECKED and outcome in {"success", "failure"}:
+        _add_run(sums, fields)
     if outcome == "refused" or family in {"root_key", "approval"} or name in CHANGES:
         _list(sums, seq, time, name, fields)
 
 
-def _add_run(sums: _Sums, fields: Mapping[str, object], outcome: str) -> None:
-    if outcome not in {"success", "failure"}:
-        return
+def _add_run(sums: _Sums, fields: Mapping[str, object]) -> None:
     sums.isolation_runs += 1
     for clause, ended in tallied(_detail(fields, DETAIL)).items():
         if clause not in sums.clauses and len(sums.clauses) >= _CLAUSES:

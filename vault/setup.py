@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from vault.session import ROLE_PREFIX, VaultCalls, VaultRejected
+from vault.transport import CORRELATION_HEADER, PROCESS_HEADER
 
 AUDIT_KEY = "audit-heads"
 PLATFORM_PAYLOAD_KEY = "payloads-platform"
@@ -93,6 +94,7 @@ def desired_state(wanted: Wanted) -> tuple[SetupRequest, ...]:
     return (
         # First, so that a server of an older version lets `setup` do what only the new version knows of.
         *(_policy(role, folder) for role in processes if role == SETUP),
+        *(_audited_header(header) for header in (CORRELATION_HEADER, PROCESS_HEADER)),
         *_engines(),
         _server_role(wanted.server_names),
         *_tenant_login(wanted.boundary_public_key_file, folder),
@@ -125,6 +127,11 @@ def digest(wanted: Wanted) -> str:
 
 def _mount(name: str, path: str, data: Fields) -> SetupRequest:
     return SetupRequest(name, path, data, unless=Answers(path))
+
+
+def _audited_header(header: str) -> SetupRequest:
+    """Have a header stand in the server's audit log, as it is: it names what is done and holds no secret."""
+    return SetupRequest(f"audited-{header.lower()}", f"sys/config/auditing/request-headers/{header}", {"hmac": False})
 
 
 def _engines() -> tuple[SetupRequest, ...]:

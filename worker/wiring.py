@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
+from activities.examination import Attack
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
 from activities.isolation import IsolationActivities
@@ -28,6 +30,7 @@ from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
 from activities.records import RecordActivities
+from activities.reports import ReportActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
@@ -41,6 +44,7 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
+from database.report_facts import read_stated
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
@@ -58,6 +62,7 @@ from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
+from worker.correlating import CorrelationInterceptor
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
@@ -72,6 +77,7 @@ from workflows.platform import (
     SweepOutbox,
 )
 from workflows.provision import ProvisionTenant
+from workflows.report import MakeReport
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
 from workflows.rotate import RotateKeys
@@ -80,7 +86,7 @@ from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (
     *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
-    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys),
+    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, MakeReport),
 )
 PLATFORM_WORKFLOWS = (
     *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
@@ -188,6 +194,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
     expiry = ExpiryActivities(database, database, authorities, announcer, clock)
+    reports = ReportActivities(database, read_stated, {}, signer, version("openkcm-tenant-controller"), clock)
     return Parts(
         settings=settings,
         database=database,
@@ -259,6 +266,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             rolls.unrenewed_services,
             rolls.abandon_authority,
             revocation.publish_revocation_list,
+            heads.sign_audit_head,
+            reports.state_report,
+            reports.make_report,
         ),
         platform=(
             heads.sign_audit_heads,
@@ -272,8 +282,13 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             StuckRotationActivities(database, database, announcer).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
         ),
-        interceptors=(FailureInterceptor(database),),
+        interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
+
+
+def attacks(isolation: IsolationActivities) -> tuple[Attack, ...]:
+    """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
+    return (isolation.attack,)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:

@@ -7,16 +7,15 @@ to repeat: the workflow id is the tenant, and events and updates are told apart 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from temporalio.client import (
     Client,
-    WithStartWorkflowOperation,
+    WorkflowFailureError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import (
-    Priority,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
@@ -44,9 +43,12 @@ from tenancy.messages import (
     TenantInput,
 )
 from tenancy.policy import TenantPolicy
+from tenancy.report_messages import MakeReportInput
 from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
 from workflows import priorities, visibility
+from workflows.report import MakeReport
 from workflows.service import DISCOVERED, ConnectService
+from workflows.starts import report_options, service_options, service_start
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
@@ -239,7 +241,7 @@ class Gateway:
                 ServiceInput(tenant_id=tenant_id, region=region, service=service),
                 start_signal=DISCOVERED,
                 rpc_timeout=_RPC_TIMEOUT,
-                **_service_options(tenant_id, region, service),
+                **service_options(tenant_id, region, service),
             )
         except _DOWN as failed:
             raise TemporalUnavailable from failed
@@ -251,6 +253,29 @@ class Gateway:
     async def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
         """Revoke all certificates of a service at once; raises as `connect_service`."""
         await self._ask(tenant_id, region, service, ConnectService.disconnect)
+
+    async def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
+        """Have a stored request made into a report; it is made when this returns. The same id again makes no other.
+
+        Raises:
+            TemporalUnavailable: it did not reach a workflow.
+            NotDoneInTime: it is being made, or waits for what is down.
+            UpdateRefused: it could not be made, with the code, message and hint of why.
+        """
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                handle = await self._client.start_workflow(
+                    MakeReport.run,
+                    MakeReportInput(tenant_id=tenant_id, report_id=report_id),
+                    **report_options(tenant_id, region, report_id),
+                )
+                await handle.result()
+        except TimeoutError:
+            raise NotDoneInTime from None
+        except WorkflowFailureError as failed:
+            raise _as_refusal(failed) from None
+        except _DOWN as failed:
+            raise TemporalUnavailable from failed
 
     async def _of_tenant(
         self, tenant_id: str, update: Any, arguments: Sequence[Any], update_id: str | None = None
@@ -284,7 +309,7 @@ class Gateway:
                         update,
                         args=arguments,
                         id=update_id,
-                        start_workflow_operation=_service_start(tenant_id, region, service),
+                        start_workflow_operation=service_start(tenant_id, region, service),
                     )
                 )
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
@@ -304,38 +329,6 @@ async def _until_taken(ask: Callable[[], Awaitable[object]]) -> None:
                 raise refusal from None
         else:
             return
-
-
-def _service_start(tenant_id: str, region: str, service: str) -> WithStartWorkflowOperation[ConnectService, None]:
-    return WithStartWorkflowOperation(
-        ConnectService.run,
-        ServiceInput(tenant_id=tenant_id, region=region, service=service),
-        **_service_options(tenant_id, region, service),
-    )
-
-
-class _ServiceOptions(TypedDict):
-    id: str
-    task_queue: str
-    id_conflict_policy: WorkflowIDConflictPolicy
-    id_reuse_policy: WorkflowIDReusePolicy
-    search_attributes: TypedSearchAttributes
-    static_summary: str
-    priority: Priority
-
-
-def _service_options(tenant_id: str, region: str, service: str) -> _ServiceOptions:
-    return {
-        "id": ids.service_workflow(tenant_id, service),
-        "task_queue": ids.task_queue(region),
-        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
-        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        "search_attributes": TypedSearchAttributes(
-            [SearchAttributePair(visibility.TENANT_ID, tenant_id), SearchAttributePair(visibility.REGION, region)]
-        ),
-        "static_summary": f"service {service} of {tenant_id}",
-        "priority": priorities.service(tenant_id),
-    }
 
 
 async def connect_client(address: str | None) -> Client:
@@ -369,7 +362,7 @@ def connection(address: str | None) -> Connection:
     return config
 
 
-def _as_refusal(failed: WorkflowUpdateFailedError) -> CallerError:
+def _as_refusal(failed: WorkflowUpdateFailedError | WorkflowFailureError) -> CallerError:
     cause = failed.cause
     if not isinstance(cause, ApplicationError):
         raise TemporalUnavailable

@@ -8,16 +8,9 @@ from tenancy.audit import GENESIS, AuditName, StoredRecord, link
 from tenancy.boundaries import CheckResult
 from tenancy.boundary_tally import tally
 from tenancy.clauses import CLAUSES
-from tenancy.report import (
-    CoveredService,
-    InventoryKey,
-    LatestCheck,
-    Report,
-    Stated,
-    StreamPlace,
-)
+from tenancy.report import CoveredService, InventoryKey, LatestCheck, Report, Stated
+from tenancy.report_assembly import Request, assemble, binding
 from tenancy.report_document import Form, report_message, report_text, stated_digest
-from tenancy.report_evidence import evidence, findings, limits
 from tenancy.report_figures import counted
 from tenancy.signed_document import SignedText, write_document
 from tests.database.signing import SIGNER, Signer
@@ -72,31 +65,15 @@ def chained(texts: list[str]) -> list[StoredRecord]:
 
 def made_record(seq: int, stated: Stated, report_id: str = REPORT_ID, at: datetime = MADE) -> str:
     """Return the text of the record by which the stream knows what the report states."""
-    details = {"stated_sha256": stated_digest(stated)}
+    details = binding(SINCE, UNTIL, MADE, stated_digest(stated))
     return _text(seq, (at, AuditName.REPORT_MADE, "system", "worker", report_id, "success", details))
 
 
 def a_report(records: list[StoredRecord], stated: Stated | None = None, **changed: object) -> Report:
     """Return the report of a stream whose last record is the one that binds it."""
     stated, place = stated or a_standing(), records[-1]
-    figures = counted(records[:-1], SINCE, UNTIL)
-    report = Report(
-        report_id=REPORT_ID,
-        tenant_id=TENANT,
-        organization="ACME Corporation",
-        region="eu-west-1",
-        since=SINCE,
-        until=UNTIL,
-        made_at=MADE,
-        made_for="ada@acme.example",
-        stream=StreamPlace(seq=place.seq, chain_hash=place.chain_hash.hex()),
-        summary=findings(figures, stated, MADE),
-        counted=figures,
-        stated=stated,
-        stated_sha256=stated_digest(stated),
-        evidence=evidence(figures, stated, MADE),
-        limits=limits(stated),
-    )
+    request = Request(REPORT_ID, TENANT, "ACME Corporation", "eu-west-1", SINCE, UNTIL, "ada@acme.example")
+    report = assemble(request, counted(records[:-1], SINCE, UNTIL), stated, MADE, place, "0.1.0")
     return report.model_copy(update=changed)
 
 
