@@ -20,6 +20,7 @@ RUNGS = {
     "database": 2,
     "storefront": 2,
     "fronts": 2,
+    "rendering": 2,
     "activities": 3,
     "workflows": 4,
     "worker": 5,
@@ -42,6 +43,7 @@ _AT_THE_CUSTOMER: dict[str, tuple[str, ...]] = {
     "database": (),
     "storefront": (),
     "fronts": (),
+    "rendering": (),
     "activities": (),
     "workflows": (),
     "worker": (),
@@ -57,17 +59,28 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
     "database": {"config": ()},
     "storefront": {"config": ()},
     "fronts": {"config": ()},
+    "rendering": {"config": ()},
     "activities": {
         "config": (),
         "vault": ("vault.interfaces",),
         "keystores": ("keystores.interfaces",),
         "database": ("database.interfaces",),
         "storefront": (),
+        "rendering": (),
         "fronts": ("fronts.interfaces",),
     },
-    "workflows": {"config": (), "vault": (), "keystores": (), "database": (), "storefront": (), "fronts": ()},
+    "workflows": {
+        "config": (),
+        "vault": (),
+        "keystores": (),
+        "database": (),
+        "storefront": (),
+        "fronts": (),
+        "rendering": (),
+    },
     "worker": {
         "storefront": (),
+        "rendering": (),
         "fronts": ("fronts.interfaces",),
         "vault": ("vault.interfaces",),
         "keystores": ("keystores.interfaces",),
@@ -79,6 +92,7 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "keystores": (),
         "storefront": (),
         "fronts": (),
+        "rendering": (),
         "activities": (),
         "workflows": ("workflows.gateway",),
     },
@@ -103,6 +117,7 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
     "crypto": {
         "storefront": (),
         "fronts": (),
+        "rendering": (),
         # And the one spelling of serial numbers, by which the issuing and the asking side must agree.
         "vault": ("vault.interfaces", "vault.certificates.hex_serial"),
         "keystores": ("keystores.interfaces",),
@@ -121,6 +136,7 @@ EXCEPTIONS = {
     ("worker.wiring", "keystores"): "the same",
     ("worker.wiring", "database"): "the same",
     ("worker.wiring", "fronts"): "the same",
+    ("worker.wiring", "rendering"): "the same",
     ("crypto.wiring", "vault"): "the one place that chooses implementations",
     ("crypto.wiring", "keystores"): "the same",
     ("crypto.wiring", "database"): "the same",
@@ -143,6 +159,8 @@ OWNERS = {
     "pkcs11": ("keystores",),
     "uvloop": ("crypto",),
     "httptools": ("crypto",),
+    "typst": ("rendering",),
+    "jinja2": ("rendering",),
 }
 """Libraries that only their adapters know."""
 

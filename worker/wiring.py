@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -32,7 +33,7 @@ from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
 from activities.probes import Probes
 from activities.records import RecordActivities
-from activities.reports import ReportActivities
+from activities.reports import Rendering, ReportActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
@@ -52,8 +53,10 @@ from fronts.sides import Address
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
+from rendering import html, pdf
 from tenancy.events import Channel
 from tenancy.ids import task_queue
+from tenancy.report_document import Form
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints
@@ -99,6 +102,8 @@ PLATFORM_WORKFLOWS = (
     *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
 )
+
+_RENDERINGS: Mapping[Form, Rendering] = MappingProxyType({Form.HTML: html, Form.PDF: pdf})
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -204,7 +209,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
     expiry = ExpiryActivities(database, database, authorities, announcer, clock)
-    reports = ReportActivities(database, read_stated, {}, signer, version("openkcm-tenant-controller"), clock)
+    reports = ReportActivities(database, read_stated, _RENDERINGS, signer, version("openkcm-tenant-controller"), clock)
     return Parts(
         settings=settings,
         database=database,
