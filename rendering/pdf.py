@@ -25,7 +25,7 @@ def pdf(report: Report, document: bytes) -> bytes:
         sys_inputs={"report": json.dumps(data, ensure_ascii=False), "document": document.decode("utf-8")},
         ignore_system_fonts=True,
         pdf_standards=["a-3a", "ua-1"],
-        timestamp=report.made_at.astimezone(UTC),
+        timestamp=report.made_at.astimezone(UTC).replace(microsecond=0),
     )
     return made
 
