@@ -19,6 +19,7 @@ RUNGS = {
     "keystores": 2,
     "database": 2,
     "storefront": 2,
+    "rendering": 2,
     "activities": 3,
     "workflows": 4,
     "worker": 5,
@@ -40,6 +41,7 @@ _AT_THE_CUSTOMER: dict[str, tuple[str, ...]] = {
     "keystores": (),
     "database": (),
     "storefront": (),
+    "rendering": (),
     "activities": (),
     "workflows": (),
     "worker": (),
@@ -54,6 +56,7 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
     "keystores": {"config": ()},
     "database": {"config": ()},
     "storefront": {"config": ()},
+    "rendering": {"config": ()},
     "activities": {
         "config": (),
         "vault": ("vault.interfaces",),
@@ -61,7 +64,7 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "database": ("database.interfaces",),
         "storefront": (),
     },
-    "workflows": {"config": (), "vault": (), "keystores": (), "database": (), "storefront": ()},
+    "workflows": {"config": (), "vault": (), "keystores": (), "database": (), "storefront": (), "rendering": ()},
     "worker": {
         "storefront": (),
         "vault": ("vault.interfaces",),
@@ -73,6 +76,7 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "vault": ("vault.signing_requests",),
         "keystores": (),
         "storefront": (),
+        "rendering": (),
         "activities": (),
         "workflows": ("workflows.gateway",),
     },
@@ -95,6 +99,7 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "crypto": {
         "storefront": (),
+        "rendering": (),
         # And the one spelling of serial numbers, by which the issuing and the asking side must agree.
         "vault": ("vault.interfaces", "vault.certificates.hex_serial"),
         "keystores": ("keystores.interfaces",),
@@ -134,6 +139,8 @@ OWNERS = {
     "pkcs11": ("keystores",),
     "uvloop": ("crypto",),
     "httptools": ("crypto",),
+    "typst": ("rendering",),
+    "jinja2": ("rendering",),
 }
 """Libraries that only their adapters know."""
 

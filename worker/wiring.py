@@ -48,8 +48,10 @@ from database.report_facts import read_stated
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
+from rendering import html, pdf
 from tenancy.events import Channel
 from tenancy.ids import task_queue
+from tenancy.report_document import Form
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
 from vault.interfaces import AuditSigner, RootKeys
@@ -93,6 +95,7 @@ PLATFORM_WORKFLOWS = (
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
 )
 
+_RENDERINGS = {Form.HTML: html, Form.PDF: pdf}
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
 
@@ -194,7 +197,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
     expiry = ExpiryActivities(database, database, authorities, announcer, clock)
-    reports = ReportActivities(database, read_stated, {}, signer, version("openkcm-tenant-controller"), clock)
+    reports = ReportActivities(database, read_stated, _RENDERINGS, signer, version("openkcm-tenant-controller"), clock)
     return Parts(
         settings=settings,
         database=database,
