@@ -210,6 +210,11 @@ class Database:
             )
             return [StuckRotationRow(tenant, Stuck(why), *rest) for tenant, why, *rest in rows]
 
+    def key_probes(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select tenant_id, ciphertext from okcm.key_probes(%s, %s)", [after, limit])
+            return [(tenant_id, ciphertext) for tenant_id, ciphertext in rows]
+
     def due_authorities(self, limit: int) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.due_authorities(%s)", [limit])]

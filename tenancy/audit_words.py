@@ -44,6 +44,7 @@ _BY_NAME: dict[str, str] = {
     AuditName.ROOT_KEY_CHANGED: "Root key changed",
     AuditName.KEYS_ROTATED: "Keys rotated",
     AuditName.ROTATION_STUCK: "Keys not rotated in time",
+    AuditName.TENANT_KEY_REFUSED: "Tenant key refused: it is not the tenant's alone",
     AuditName.TENANT_KEY_ROTATED: "Tenant key rotated",
     AuditName.TENANT_KEY_RETIRED: "Older versions of the tenant key retired",
     AuditName.TENANT_KEY_TRIMMED: "Older versions of the tenant key deleted",

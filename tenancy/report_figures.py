@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from tenancy.audit import AuditName, StoredRecord
-from tenancy.audit_search import fields_of
+from tenancy.audit import AuditName, StoredRecord, fields_of
 from tenancy.audit_words import what
 from tenancy.boundary_tally import DETAIL, tallied
 from tenancy.report import Access, ClauseRuns, Counted, Counts, Moment, RootKeyEvent

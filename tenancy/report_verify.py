@@ -17,8 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tenancy.audit import AuditName, StoredRecord
-from tenancy.audit_search import fields_of
+from tenancy.audit import AuditName, StoredRecord, fields_of
 from tenancy.audit_verify import verify_export
 from tenancy.proofs import SignatureCheck, SignatureState, Verdict
 from tenancy.report import Counted, Report

@@ -19,8 +19,8 @@ from database.audit_reading import begin_export
 from database.connection import Database
 from database.interfaces import TenantTransaction
 from database.report_facts import read_stated
-from tenancy.audit import AuditName
-from tenancy.audit_search import AuditFilter, fields_of
+from tenancy.audit import AuditName, fields_of
+from tenancy.audit_search import AuditFilter
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable
 from tenancy.lifecycle import Move
 from tenancy.messages import StepInput
