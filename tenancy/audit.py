@@ -122,6 +122,7 @@ class AuditName(StrEnum):
     RESTORE_REQUESTED = "tenant.restore_requested"
     REPORT_REQUESTED = "report.requested"
     REPORT_MADE = "report.made"
+    REPORT_DOWNLOADED = "report.downloaded"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {

@@ -91,6 +91,7 @@ _BY_NAME: dict[str, str] = {
     AuditName.BOUNDARY_CHECKED: "Boundaries attacked",
     AuditName.REPORT_REQUESTED: "Compliance report asked for",
     AuditName.REPORT_MADE: "Compliance report made",
+    AuditName.REPORT_DOWNLOADED: "Compliance report downloaded",
 }
 
 

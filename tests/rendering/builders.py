@@ -23,7 +23,9 @@ from tenancy.report import (
 
 SINCE, UNTIL = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
 MADE = datetime(2027, 1, 4, 9, 30, 12, tzinfo=UTC)
-SIGNED = b'{"report": {"organization": "ACME <Corporation> & Sons"}, "signature": "MEUCIQ=="}'
+SIGNED = b'{"report": {"organization": "ACME <Corporation> & Sons", "records": [%s]}}' % b", ".join(
+    [b'"<record>"'] * 99
+)
 KINDS = ("mongodb", "postgresql", "microservice")
 FRAMEWORKS = ("SOC 2", "ISO 27001:2022", "PCI DSS v4.0.1", "NIST", "GDPR", "CSA CCM v4")
 HOSTILE = (

@@ -52,7 +52,7 @@ def test_the_fonts_of_the_pdf_have_every_character_that_they_are_said_to_have():
     assert pdf(an_empty_report(limits=lines), SIGNED).startswith(b"%PDF-")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.text(max_size=60), max_size=30))
 def test_any_text_at_all_can_be_set(texts):
     made = pdf(an_empty_report(limits=tuple(texts), organization=" ".join(texts)), SIGNED)
