@@ -1,6 +1,6 @@
 """`openkcm audit`: hand out a tenant's audit stream, its crypto-shred certificate and the public keys, and verify them.
 
-`verify` is for whoever was given a file: it reads no settings, connects to nothing and writes nothing but the report
+`verify` is for whoever was given a file: it reads no settings, connects to nothing and writes nothing but the text
 it is asked for, so it runs on a machine that has only the file and the public key.
 """
 
@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cli import audit_report, output
+from cli import audit_report, output, report_file
 from cli.access import Tenant, named, operator_database
 from cli.acting import on_record
-from cli.audit_file import Checked, check_file, compare_files
+from cli.audit_file import Checked, Contents, check_file, compare_files
 from cli.audit_stream import stream
 from cli.new_file import new_file
 from cli.reconcile import reconcile
@@ -28,7 +28,7 @@ from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import CertificateMissing, FileRefused, PublicKeyRefused
 from tenancy.ocsf import NOT_VERIFIABLE, ocsf_line
-from tenancy.proofs import SignatureCheck
+from tenancy.proofs import Kind, SignatureCheck, Verdict
 from tenancy.shred import certificate_file
 
 File = Annotated[Path, typer.Argument(help="An audit export, or a crypto-shred certificate.")]
@@ -42,7 +42,10 @@ Against = Annotated[
     Path | None,
     typer.Option("--against", help="Another export of the same stream, or the tenant's certificate, to compare with."),
 ]
-Report = Annotated[Path | None, typer.Option("--report", help="The file for a short report for people to read.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="A compliance report, PDF, HTML or JSON, to confirm or refute.")
+]
+Summary = Annotated[Path | None, typer.Option("--summary", help="The file for a short text for people to read.")]
 
 _LONGEST_KEY_FILE = 1_000_000
 
@@ -151,19 +154,25 @@ def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:
     output.answer({"file": out and str(out), "keys": listed}, as_json=as_json, show=show)
 
 
-def verify(
+def verify(  # noqa: PLR0913 - a file and what it can be held against
     file: File,
     public_key: KeyFile = None,
     against: Against = None,
     report: Report = None,
+    summary: Summary = None,
     *,
     as_json: output.AsJson = False,
 ) -> None:
-    """Verify an audit export or a crypto-shred certificate, offline; the exit status is 1 when it is not intact."""
+    """Verify an export, a certificate, or a report against an export, offline; exit status 1 when it does not hold."""
     check = None if public_key is None else _keys(public_key).check
-    checked = _checked(file, check, against)
     if report is not None:
-        with new_file(report) as written:
+        if against is not None or summary is not None:
+            raise typer.BadParameter("--report goes with an export and --public-key alone")
+        _verify_report(report, file, check, as_json=as_json)
+        return
+    checked = _checked(file, check, against)
+    if summary is not None:
+        with new_file(summary) as written:
             written.write(audit_report.render(checked, datetime.now(UTC)).encode())
     document = _document(checked)
 
@@ -175,6 +184,23 @@ def verify(
         output.answer(document, as_json=as_json, show=show)
     else:
         refusal = checked.refusal()
+        output.answer_refused(document, refusal.code, refusal.message, refusal.hint, as_json=as_json, show=show)
+
+
+def _verify_report(report: Path, export: Path, check: SignatureCheck | None, *, as_json: bool) -> None:
+    verdict = report_file.check_report(report, export, check)
+    checked = Checked(export, verdict.export or Verdict(Kind.EXPORT), Contents())
+    said = {"intact": verdict.confirmed, "problem": verdict.problem, "report": report_file.document(verdict)}
+    document = {**_document(checked), **said}
+
+    def show(console: Console) -> None:
+        for line in report_file.short(verdict):
+            console.print(Text(line), soft_wrap=True)
+
+    if verdict.confirmed:
+        output.answer(document, as_json=as_json, show=show)
+    else:
+        refusal = report_file.refusal(verdict)
         output.answer_refused(document, refusal.code, refusal.message, refusal.hint, as_json=as_json, show=show)
 
 

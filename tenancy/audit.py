@@ -128,6 +128,9 @@ class AuditName(StrEnum):
     STREAM_BEHIND = "audit.stream_behind"
     OFFBOARD_REQUESTED = "tenant.offboard_requested"
     RESTORE_REQUESTED = "tenant.restore_requested"
+    REPORT_REQUESTED = "report.requested"
+    REPORT_MADE = "report.made"
+    REPORT_DOWNLOADED = "report.downloaded"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {

@@ -136,6 +136,11 @@ def boundaries_workflow(tenant_id: str) -> str:
     return f"{tenant_workflow(tenant_id)}/boundaries"
 
 
+def report_workflow(tenant_id: str, report_id: str) -> str:
+    """Return the workflow id of the making of one report."""
+    return f"{tenant_workflow(tenant_id)}/report/{report_id}"
+
+
 def watch_workflow(region: str) -> str:
     """Return the workflow id of the watch over a region's root keys."""
     return f"root-keys/{region}"

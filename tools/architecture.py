@@ -19,6 +19,7 @@ RUNGS = {
     "keystores": 2,
     "database": 2,
     "storefront": 2,
+    "rendering": 2,
     "fronts": 2,
     "activities": 3,
     "workflows": 4,
@@ -41,6 +42,7 @@ _AT_THE_CUSTOMER: dict[str, tuple[str, ...]] = {
     "keystores": (),
     "database": (),
     "storefront": (),
+    "rendering": (),
     "fronts": (),
     "activities": (),
     "workflows": (),
@@ -56,6 +58,7 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
     "keystores": {"config": ()},
     "database": {"config": ()},
     "storefront": {"config": ()},
+    "rendering": {"config": ()},
     "fronts": {"config": ()},
     "activities": {
         "config": (),
@@ -65,7 +68,15 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "storefront": (),
         "fronts": ("fronts.interfaces",),
     },
-    "workflows": {"config": (), "vault": (), "keystores": (), "database": (), "storefront": (), "fronts": ()},
+    "workflows": {
+        "config": (),
+        "vault": (),
+        "keystores": (),
+        "database": (),
+        "storefront": (),
+        "rendering": (),
+        "fronts": (),
+    },
     "worker": {
         "storefront": (),
         "fronts": ("fronts.interfaces",),
@@ -78,6 +89,7 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
         "vault": ("vault.signing_requests",),
         "keystores": (),
         "storefront": (),
+        "rendering": (),
         "fronts": (),
         "activities": (),
         "workflows": ("workflows.gateway",),
@@ -94,14 +106,18 @@ NARROWED: dict[str, dict[str, tuple[str, ...]]] = {
             "database.join_tokens",
             "database.protecting",
             "database.coverage",
+            # And how a tenant stands: the page Compliance judges by what a report made now would state.
+            "database.report_facts",
         ),
         "storefront": (),
+        "rendering": (),
         "fronts": (),
         "activities": (),
         "workflows": ("workflows.gateway",),
     },
     "crypto": {
         "storefront": (),
+        "rendering": (),
         "fronts": (),
         # And the one spelling of serial numbers, by which the issuing and the asking side must agree.
         "vault": ("vault.interfaces", "vault.certificates.hex_serial"),
@@ -120,7 +136,10 @@ EXCEPTIONS = {
     ("worker.wiring", "vault"): "the one place that chooses implementations",
     ("worker.wiring", "keystores"): "the same",
     ("worker.wiring", "database"): "the same",
-    ("worker.wiring", "fronts"): "the same",
+    ("worker.evidence_wiring", "vault"): "a part of it",
+    ("worker.evidence_wiring", "keystores"): "the same",
+    ("worker.evidence_wiring", "database"): "the same",
+    ("worker.evidence_wiring", "fronts"): "the same",
     ("crypto.wiring", "vault"): "the one place that chooses implementations",
     ("crypto.wiring", "keystores"): "the same",
     ("crypto.wiring", "database"): "the same",
@@ -143,6 +162,8 @@ OWNERS = {
     "pkcs11": ("keystores",),
     "uvloop": ("crypto",),
     "httptools": ("crypto",),
+    "typst": ("rendering",),
+    "jinja2": ("rendering",),
 }
 """Libraries that only their adapters know."""
 

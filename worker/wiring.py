@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,20 +20,17 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
-from activities.examination import Attack, ExaminationActivities
+from activities.examination import ExaminationActivities
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
-from activities.front_attacks import FrontAttacks
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
-from activities.key_attacks import KeyAttacks
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
-from activities.probes import Probes
-from activities.reconciling import ReconcileActivities
 from activities.records import RecordActivities
+from activities.reports import ReportActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
@@ -48,23 +45,18 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
-from database.descent import RowDescentProbe
-from database.reconciling import our_records
-from fronts.attacks import FrontAttacker
-from fronts.sides import Address
-from keystores.interfaces import RootKeyShelf
+from database.report_facts import read_stated
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
+from rendering import html, pdf
 from tenancy.events import Channel
 from tenancy.ids import task_queue
+from tenancy.report_document import Form
 from vault.attacks import VaultBoundaryProbe
-from vault.audit_log import files_of, read_log
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints
-from vault.forging import TransitForger
 from vault.interfaces import AuditSigner, RootKeys
-from vault.key_attacks import VaultKeyProbe
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
 from vault.root_keys import TransitRootKeys
@@ -75,10 +67,10 @@ from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
 from worker.correlating import CorrelationInterceptor
+from worker.evidence_wiring import attacks, front_attacks, key_attacks, reconciling
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
-from worker.probing import GatewayConnections
 from workflows.authority import RollAuthority
 from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
@@ -92,6 +84,7 @@ from workflows.platform import (
     SweepOutbox,
 )
 from workflows.provision import ProvisionTenant
+from workflows.report import MakeReport
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
 from workflows.rotate import RotateKeys
@@ -100,7 +93,7 @@ from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (
     *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
-    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries),
+    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries, MakeReport),
 )
 PLATFORM_WORKFLOWS = (
     *(SignAuditHeads, ReconcileAudit, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
@@ -108,6 +101,7 @@ PLATFORM_WORKFLOWS = (
     ExamineDueTenants,
 )
 
+_RENDERINGS = {Form.HTML: html, Form.PDF: pdf}
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
 
@@ -217,6 +211,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
     expiry = ExpiryActivities(database, database, authorities, announcer, clock)
+    reports = ReportActivities(database, read_stated, _RENDERINGS, signer, version("openkcm-tenant-controller"), clock)
     return Parts(
         settings=settings,
         database=database,
@@ -290,6 +285,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             rolls.unrenewed_services,
             rolls.abandon_authority,
             revocation.publish_revocation_list,
+            heads.sign_audit_head,
+            reports.state_report,
+            reports.make_report,
         ),
         platform=(
             heads.sign_audit_heads,
@@ -307,33 +305,6 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
-
-
-def attacks(isolation: IsolationActivities, keys: KeyAttacks, fronts: FrontAttacks) -> tuple[Attack, ...]:
-    """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
-    return (isolation.attack, keys, fronts)
-
-
-def key_attacks(database: Database, vault: VaultSession, tokens: TenantTokens, shelf: RootKeyShelf) -> KeyAttacks:
-    """Return the attacks on a tenant's keys and on what lies under them."""
-    tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
-    probes = VaultKeyProbe(vault, tokens), RowDescentProbe(database)
-    return KeyAttacks(database, tenant_keys, fingerprints, shelf, *probes)
-
-
-def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
-    """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
-    doors = Address(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
-    connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
-    probes = Probes(database, connections, clock)
-    return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
-
-
-def reconciling(settings: Settings, database: Database, clock: Clock) -> ReconcileActivities:
-    """Return what holds the key server's own log, where it can be read here, against the streams."""
-    path = settings.key_server_log
-    read = None if path is None else lambda since, progress: read_log(files_of(path), since, progress)
-    return ReconcileActivities(database, read, partial(our_records, database), clock)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:

@@ -65,6 +65,11 @@ EXAMINATION = timedelta(minutes=10)
 ERASE_ATTEMPT = timedelta(minutes=10)
 """Years of usage are erased piece by piece; a heartbeat says that it goes on."""
 
+REPORT_ATTEMPT = timedelta(minutes=2)
+"""A report reads a year of a tenant's stream and is set as pages; a heartbeat says that it goes on."""
+REPORT_PATIENCE = timedelta(minutes=30)
+"""How long a report waits for servers that are down; afterwards it is asked for again."""
+
 RENEWAL_PAUSE = timedelta(hours=1)
 """How long a renewal rests that was refused, because the tenant is locked for instance; a third of the certificate's
 life is left when it is first tried, so some twenty tries."""

@@ -15,7 +15,7 @@ from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning, run_steps
 from vault.session import TokenSession
 from vault.tokens import TenantTokens
-from worker import wiring
+from worker import evidence_wiring, wiring
 
 Found = dict[str, CheckResult]
 Attack = Callable[[str], Found]
@@ -34,7 +34,7 @@ def not_checked(found: Found) -> set[str]:
 def attacks_of(parts: wiring.Parts, settings: Settings) -> KeyAttacks:
     tokens = TenantTokens(parts.vault, read_secret(settings.secrets, BOUNDARY_IDENTITY))
     shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
-    return wiring.key_attacks(parts.database, parts.vault, tokens, shelf)
+    return evidence_wiring.key_attacks(parts.database, parts.vault, tokens, shelf)
 
 
 @pytest.fixture

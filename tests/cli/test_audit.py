@@ -285,8 +285,8 @@ def test_a_key_that_is_none_is_refused_before_anything_is_said_of_the_file(files
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "public_key_refused")
 
 
-def test_a_report_tells_what_is_in_the_file_and_how_it_was_found(files: Path, run: Any) -> None:
-    words = ("--public-key", str(files / "key.pem"), "--report")
+def test_a_summary_tells_what_is_in_the_file_and_how_it_was_found(files: Path, run: Any) -> None:
+    words = ("--public-key", str(files / "key.pem"), "--summary")
     assert run("verify", str(files / "later.jsonl"), *words, str(files / "export.txt"))[0] == 0
     report = (files / "export.txt").read_text()
     assert f"signature: verified, by the key audit:1, fingerprint {FINGERPRINT}" in report
@@ -299,10 +299,10 @@ def test_a_report_tells_what_is_in_the_file_and_how_it_was_found(files: Path, ru
     assert "backups of PostgreSQL, until 2026-12-25" in report
 
 
-def test_a_report_on_a_broken_file_tells_nothing_of_what_it_claims(files: Path, run: Any) -> None:
+def test_a_summary_of_a_broken_file_tells_nothing_of_what_it_claims(files: Path, run: Any) -> None:
     whole = (files / "later.jsonl").read_bytes()
     (files / "later.jsonl").write_bytes(whole.replace("Schlüssel 7".encode(), "Schlüssel 1".encode()))
-    assert run("verify", str(files / "later.jsonl"), "--report", str(files / "report.txt"))[0] == 1
+    assert run("verify", str(files / "later.jsonl"), "--summary", str(files / "report.txt"))[0] == 1
     report = (files / "report.txt").read_text()
     assert "problem: record 7 was altered (line 8)" in report
     assert "crypto.used" not in report

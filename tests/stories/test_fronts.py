@@ -10,7 +10,7 @@ from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
 from tenancy.lifecycle import State
 from tenancy.services import ServiceState
 from tests.stories.stack import wait_until
-from worker import wiring
+from worker import evidence_wiring, wiring
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def through_the_doors(stack) -> FrontAttacks:
         return row is not None and row.state is State.ACTIVE
 
     wait_until(mirror_is_there, lambda: f"see workflow {tenant_workflow(MIRROR_TENANT_ID)}")
-    return wiring.front_attacks(stack.settings, stack.database(), stack.vault(), wiring.utc_now)
+    return evidence_wiring.front_attacks(stack.settings, stack.database(), stack.vault(), wiring.utc_now)
 
 
 def test_every_attack_through_the_doors_is_refused(through_the_doors, acme):
