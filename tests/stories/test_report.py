@@ -21,7 +21,7 @@ from tests.cli.offline import verify
 from tests.stories.connected import connect
 from tests.stories.stack import Stack
 
-FORMS = ("json",)
+FORMS = ("json", "html", "pdf")
 
 
 @pytest.fixture(scope="module")
