@@ -103,6 +103,7 @@ def test_a_life_from_the_first_day_to_the_last_is_clean(
     connect(stack, LEAVER, "microservice", "till", tmp_path / "till")
     stack.command("offboard", LEAVER, "--grace", "1s", "--confirm", LEAVER)
     wait_until(lambda: stack.command("tenant", "show", LEAVER)["state"] == "offboarded", lambda: f"{LEAVER} is there")
+    assert stack.command("check-boundaries", "--all")["passed"]
     document = books.reconcile("--all")
     assert [one for tenant in document["tenants"] for one in tenant["differences"]] == []
     assert {one["severity"] for one in document["platform"]} == {"notice"}
