@@ -146,6 +146,9 @@ def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], t
 
 def _open(party: _Party, victim: _Party, own: str, stolen: str) -> _Opened:
     here, there = party.context, victim.context
+    # Passed off as of the version that its own is of: by another, retired one the server would refuse it for its age,
+    # before it tried the key, and nothing were shown.
+    stolen = f"{own.rpartition(':')[0]}:{stolen.rpartition(':')[2]}"
     items = (
         (here, own),
         (there, stolen),

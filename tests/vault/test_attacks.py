@@ -56,6 +56,16 @@ def test_every_attack_is_refused_and_leaves_nothing_behind(
     assert not any(pair.victim in result.evidence for result in results)
 
 
+def test_a_tenant_whose_key_was_rotated_is_attacked_like_any_other(
+    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens
+) -> None:
+    keys = TransitTenantKeys(worker, tokens)
+    for version in (1, 2):
+        keys.rotate(pair.attacker, version)
+    keys.retire(pair.attacker, 3)
+    assert [result.outcome for result in pair.attack(probe)] == ["held"] * 9
+
+
 def test_a_disabled_victim_proves_nothing(
     probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens
 ) -> None:
