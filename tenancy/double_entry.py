@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from operator import attrgetter
+from typing import NamedTuple
 
 from tenancy.audit import AuditName, StoredRecord, fields_of
 from tenancy.binding import Context
@@ -204,8 +205,7 @@ def our_record(stored: StoredRecord) -> OurRecord | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One side of a pair: `about` is equal on both, and `source` is what a difference tells of."""
 
     about: Hashable

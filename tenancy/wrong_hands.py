@@ -78,14 +78,14 @@ def wrong_hands(event: ServerEvent, *, checked: bool) -> Difference | None:
             return None
         kind = Kind.FOREIGN_TOKEN if is_foreign(event) else Kind.DENIED
         return difference(event, kind, Severity.DIFFERENCE, f"{event.who} tried {event.path} and was refused")
+    if may(event):
+        return None
     severity = Severity.ALARM if event.answer is Answer.DONE else Severity.DIFFERENCE
     did = told(event) if event.answer is Answer.DONE else f"{event.path} was tried, in vain,"
     if is_foreign(event):
         return difference(event, Kind.FOREIGN_TOKEN, severity, f"{did} by the token of {event.who}")
     if event.act is Act.OTHER:
         return difference(event, Kind.UNKNOWN_REQUEST, Severity.DIFFERENCE, f"{event.who} asked for {event.path}")
-    if may(event):
-        return None
     kind = Kind.ROOT_TOKEN if event.who == ROOT else Kind.UNKNOWN_IDENTITY
     if event.act in {Act.SET_UP, Act.ADMINISTERED}:
         kind = Kind.ADMINISTRATION
