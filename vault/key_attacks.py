@@ -20,7 +20,6 @@ from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.boundaries import CheckResult, unchecked
 from tenancy.errors import KeyUnavailable, OpenKcmError, VaultRefused, WrongContext
-from tenancy.isolation_errors import ControlFailed
 from vault.attacking import (
     FORBIDDEN,
     UNAUTHENTIC,
@@ -146,7 +145,8 @@ class VaultKeyProbe:
         try:
             (mine,) = _encrypted(calls, own, [(here, os.urandom(16))])
         except VaultRefused:
-            raise ControlFailed("the thief has no key of its own") from None
+            (missing,) = unchecked([("E2", "open-wrap-as-another-tenant")], "the attacker has no key of its own yet")
+            return missing
         forbidden = is_refused(partial(_rewrapped, calls, ids.l2_key(target.tenant_id), [(context, text)]))
         opens, *stolen = _rewrapped(calls, own, [(here, mine), (context, text), (replace(context, l2_key=own), text)])
         require_control(opens, "the thief's own ciphertext does not open")
