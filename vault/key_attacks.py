@@ -20,7 +20,6 @@ from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.boundaries import CheckResult, unchecked
 from tenancy.errors import KeyUnavailable, OpenKcmError, VaultRefused, WrongContext
-from tenancy.isolation_errors import ControlFailed
 from vault.attacking import (
     FORBIDDEN,
     UNAUTHENTIC,
@@ -146,7 +145,8 @@ class VaultKeyProbe:
         try:
             (mine,) = _encrypted(calls, own, [(here, os.urandom(16))])
         except VaultRefused:
-            raise ControlFailed("the thief has no key of its own") from None
+            (missing,) = unchecked([("E2", "open-wrap-as-another-tenant")], "the attacker has no key of its own yet")
+            return missing
         forbidden = is_refused(partial(_rewrapped, calls, ids.l2_key(target.tenant_id), [(context, text)]))
         opens, *stolen = _rewrapped(calls, own, [(here, mine), (context, text), (replace(context, l2_key=own), text)])
         require_control(opens, "the thief's own ciphertext does not open")
@@ -221,7 +221,10 @@ class _Used:
         return cls(probe, opened, tried, versions, other_service, clock.lap())
 
     def trial(self, others: int) -> CheckResult:
-        wall = f"{self.opened} of {self.tried} attempts on the probes of {others} other tenants opened one"
+        if not others:
+            (nothing,) = unchecked([("U2", "open-others-probes")], "no other tenant has left a probe yet")
+            return nothing
+        wall = f"none of {self.tried} attempts opens a probe of {others} other tenants ({self.opened} did)"
         return result("U2", "open-others-probes", not self.opened, self.seconds, wall, "its own opens in each call")
 
     def relabelled(self) -> CheckResult:
@@ -257,7 +260,8 @@ def _versions(record: dict[str, Any], target: KeyTarget, seconds: float) -> Chec
             [("U3", "versions-on-record")], "a rotation has not come to its end: the key server is a step ahead"
         )
         return running
-    wall = f"versions {there[0]} to {there[1]} open, on record are {target.oldest} to {target.newest}"
+    recorded = f"{target.oldest} to {target.newest}"
+    wall = f"the versions that open at the key server ({there[0]} to {there[1]}) are those on record ({recorded})"
     return result("U3", "versions-on-record", held, seconds, wall, "the newest one encrypts")
 
 
