@@ -52,6 +52,7 @@ _WORDS = {
     AuditName.ROOT_KEY_CHANGED: "Root key changed",
     AuditName.KEYS_ROTATED: "Keys rotated",
     AuditName.ROTATION_STUCK: "Keys not rotated in time",
+    AuditName.TENANT_KEY_REFUSED: "Tenant key refused: it is not the tenant's alone",
     AuditName.TENANT_KEY_ROTATED: "Tenant key rotated",
     AuditName.TENANT_KEY_RETIRED: "Older versions of the tenant key retired",
     AuditName.TENANT_KEY_TRIMMED: "Older versions of the tenant key deleted",
@@ -96,6 +97,8 @@ _WORDS = {
     AuditName.ENABLE_ACCEPTED: "OpenKCM enabled in the marketplace",
     AuditName.DISABLE_RECORDED: "OpenKCM disabled in the marketplace",
     AuditName.BOUNDARY_CHECKED: "Boundaries attacked",
+    AuditName.BOUNDARY_BREACHED: "An attack on a boundary succeeded",
+    AuditName.BREACH_CLEARED: "Lock of a breach released",
 }
 _ACTORS = {"human": "person", "service": "service", "system": "OpenKCM"}
 OUTCOMES: dict[Outcome, str] = {
