@@ -33,7 +33,7 @@ PLAIN_FIELDS = {
     *("state", "seen_events", "provisions", "promises", "changes", "operations", "move"),
     *("service", "request_id"),
     *("grace_seconds", "reason", "now", "approval_id"),
-    *("services", "tenant_key", "compromised", "version"),
+    *("services", "tenant_key", "compromised", "version", "anew"),
     *("tenant_key_days", "service_key_days", "four_eyes"),
 }
 """What the marketplace and the operator's command, which hold no key, may write in the clear: ids and settings."""
