@@ -6,7 +6,7 @@ is disabled, the tenant is locked, the root key is out of its holder's reach.
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from database.interfaces import (
 from keystores.interfaces import RootKeyShelf
 from tenancy import ids
 from tenancy.boundaries import CheckResult, unchecked
-from tenancy.errors import TenantUnknown, WrongContext
+from tenancy.errors import KeyUnavailable, Overtaken, TenantUnknown, WrongContext
 from tenancy.lifecycle import DECRYPTS
 from tenancy.root_key_errors import CustomerKeyError
 from tenancy.rotation import OPENING
@@ -42,6 +42,7 @@ _WRAP_CHECKS = (
     ("E1", "open-without-tenant-key"),
     ("E2", "open-wrap-as-another-tenant"),
 )
+_VERSIONS_ON_RECORD = ("U3", "versions-on-record")
 _FINGERPRINT = ("U2", "fingerprint-is-its-own")
 
 log = structlog.get_logger()
@@ -82,16 +83,27 @@ class KeyAttacks:
         probes = self._database.key_probes(read.tried, _TRIED + 1)
         others = [(tenant, ciphertext) for tenant, ciphertext in probes if tenant != tenant_id][:_TRIED]
         target = KeyTarget(tenant_id, read.key.oldest, read.key.version, read.rotating)
-        found = self._keys.attack(target, [ciphertext for _, ciphertext in others])
+        found = self._as_of_now(read, self._keys.attack(target, [ciphertext for _, ciphertext in others]))
         fingerprint = self._compare(read, found, others[-1][0] if others else read.tried)
         thief = next((attacker for attacker in self._attackers if attacker != tenant_id), None)
         wraps = self._attack_wrap(read, target, thief)
         rows = self._rows.attack(tenant_id, ids.l2_key(thief or ids.RESERVED_PREFIX))
         results = (*found.results, fingerprint, *wraps, *rows)
-        for result in results:
-            if result.outcome == "breached":
-                log.error("key boundary breached", tenant_id=tenant_id, clause=result.clause, name=result.name)
+        for result in _breached(results):
+            log.error("key boundary breached", tenant_id=tenant_id, clause=result.clause, name=result.name)
         return results
+
+    def _as_of_now(self, read: "_Read", found: KeyFindings) -> KeyFindings:
+        """Take back what was judged by records that a rotation has overtaken meanwhile."""
+        if not any((result.clause, result.name) == _VERSIONS_ON_RECORD for result in _breached(found.results)):
+            return found
+        with self._database.tenant_tx(read.root.tenant.tenant_id) as tx:
+            again = _read(tx)
+        if again is not None and (again.key, again.rotating) == (read.key, read.rotating):
+            return found
+        overtaken = unchecked([_VERSIONS_ON_RECORD], "the key was rotated meanwhile")
+        kept = (result for result in found.results if (result.clause, result.name) != _VERSIONS_ON_RECORD)
+        return KeyFindings((*kept, *overtaken), found.probe)
 
     def _compare(self, read: "_Read", found: KeyFindings, tried: str) -> CheckResult:
         """Compare the fingerprint of each version with what is on record, and leave a probe for the others."""
@@ -99,10 +111,11 @@ class KeyAttacks:
         if found.probe is None:
             return unchecked([_FINGERPRINT], "the key makes no fingerprint")[0]
         began, key, tenant_id = time.perf_counter(), read.key, read.root.tenant.tenant_id
-        taken = {
-            version: self._fingerprints.of(tenant_id, version)
-            for version in range(max(key.oldest, key.version - _VERSIONS + 1), key.version + 1)
-        }
+        versions = range(max(key.oldest, key.version - _VERSIONS + 1), key.version + 1)
+        try:
+            taken = {version: self._fingerprints.of(tenant_id, version) for version in versions}
+        except KeyUnavailable as retired:
+            raise Overtaken("the tenant key was rotated meanwhile", "the next attempt attacks it anew") from retired
         with self._database.tenant_tx(tenant_id) as tx:
             endings = [tx.fingerprints.record(key.name, version, taken[version]) for version in taken]
             probe = KeyProbeRow(key.name, ciphertext_version(found.probe), found.probe, tried)
@@ -153,6 +166,10 @@ class _Read:
     service_key: ServiceKeyRow | None
     tried: str
     rotating: bool
+
+
+def _breached(results: Iterable[CheckResult]) -> Iterator[CheckResult]:
+    return (result for result in results if result.outcome == "breached")
 
 
 def _read(tx: TenantTransaction) -> _Read | None:

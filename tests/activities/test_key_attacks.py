@@ -9,6 +9,7 @@ from activities import key_attacks
 from activities.wrapping import context_of
 from keystores.platform import PlatformRootKey
 from tenancy import ids
+from tenancy.errors import Overtaken
 from tenancy.isolation_errors import ControlFailed
 from tenancy.locks import LockReason
 from tenancy.root_key_errors import RootKeyUnreachable
@@ -277,6 +278,37 @@ def test_a_rotation_that_stopped_half_way_is_none(attack, rotating) -> None:
     found = attack(rotating.tenant_id)
     assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
     rotating.give_up(step, "key_unavailable", "rotate-tenant-key")
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+
+
+def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotating, monkeypatch) -> None:
+    step, probes = rotating.wants(), rotating.tenant.parts.database.key_probes
+
+    def meanwhile(after: str, limit: int) -> object:
+        rotating.rotate(step)
+        return probes(after, limit)
+
+    monkeypatch.setattr(rotating.tenant.parts.database, "key_probes", meanwhile)
+    with pytest.raises(Overtaken):  # the version that was read is retired by now: it is made again
+        attack(rotating.tenant_id)
+
+    def begun(after: str, limit: int) -> object:
+        rotating.step_of("plan-rotation", step)
+        rotating.tenant_keys.rotate(rotating.tenant_id, 2)
+        return probes(after, limit)
+
+    step = rotating.wants()
+    monkeypatch.setattr(rotating.tenant.parts.database, "key_probes", begun)
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+
+
+def test_a_service_that_is_connected_while_a_rotation_stands_still_is_no_breach(attack, rotating) -> None:
+    step = rotating.wants()
+    rotating.step_of("plan-rotation", step)
+    rotating.tenant_keys.rotate(rotating.tenant_id, 1)
+    rotating.add_service("late")
     found = attack(rotating.tenant_id)
     assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
 
