@@ -13,7 +13,7 @@ from crypto.openings import Openings
 from database.interfaces import mark
 from keystores.interfaces import RootKey
 from tenancy.binding import Context, Purpose
-from tenancy.errors import CiphertextRefused, DatabaseUnavailable, KeyUnavailable
+from tenancy.errors import AuditUnavailable, CiphertextRefused, DatabaseUnavailable, KeyUnavailable
 from tenancy.rotation_errors import KeyVersionRetired
 from tests.crypto.core.test_keyring import a_keyring, caller_of, clock, home
 from tests.crypto.core.test_keyring_root_keys import until
@@ -186,6 +186,21 @@ async def test_what_was_opened_is_noted_and_what_was_in_memory_is_not(
     clock.now += 61
     await keyring.key(caller_of(home))
     await until(lambda: noted() > first)  # type: ignore[operator]  # a time by now
+
+
+async def test_a_key_whose_opening_cannot_be_put_on_record_is_not_used(
+    world: World, home: Home, changes: Changes, clock: Clock, threads: FairThreads
+) -> None:
+    journal = Journal(full=True)
+    keyring = a_keyring(world, Looking(), changes, clock)
+    keyring._opened = Openings(world.crypto, threads, journal, clock).opened
+    with pytest.raises(AuditUnavailable):
+        await keyring.key(caller_of(home))
+    assert keyring._tenants[home.tenant_id].kept == {}
+    journal.full, clock.now = False, clock.now + 1
+    assert (await keyring.key(caller_of(home))).version == 1
+    await keyring.key(caller_of(home))  # from memory: one opening, one line
+    assert [(e.operation, e.service, e.subject) for e in journal.entries] == [("open", "orders", "1")]
 
 
 async def test_an_opening_that_cannot_be_noted_fails_nothing_and_is_noted_with_the_next(
