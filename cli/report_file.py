@@ -25,7 +25,7 @@ def check_report(report: Path, export: Path, check: SignatureCheck | None) -> Re
 
 def refusal(verdict: ReportVerdict) -> ReportRefuted:
     """Return the error that stands for a report that was not confirmed."""
-    return ReportRefuted(verdict.problem)
+    return ReportRefuted(plain(verdict.problem or ReportRefuted.message))
 
 
 def document(verdict: ReportVerdict) -> Mapping[str, Any]:

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,7 +32,7 @@ from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
 from activities.probes import Probes
 from activities.records import RecordActivities
-from activities.reports import Rendering, ReportActivities
+from activities.reports import ReportActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
@@ -103,8 +102,7 @@ PLATFORM_WORKFLOWS = (
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
 )
 
-_RENDERINGS: Mapping[Form, Rendering] = MappingProxyType({Form.HTML: html, Form.PDF: pdf})
-
+_RENDERINGS = {Form.HTML: html, Form.PDF: pdf}
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
 

@@ -19,13 +19,13 @@ from database.audit_reading import begin_export
 from database.connection import Database
 from database.interfaces import TenantTransaction
 from database.report_facts import read_stated
+from rendering import html, pdf
 from tenancy.audit import AuditName, fields_of
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable
 from tenancy.lifecycle import Move
 from tenancy.messages import StepInput
-from tenancy.report import Report
-from tenancy.report_document import Form, element, read_report
+from tenancy.report_document import Form, read_report
 from tenancy.report_errors import ReportUnknown
 from tenancy.report_messages import ReportStep
 from tenancy.report_verify import verify_report
@@ -83,10 +83,6 @@ class MortalDatabase:
         self._mortal.effect()
 
 
-def drawn(report: Report, document: bytes) -> bytes:
-    return f"<!doctype html><p>{report.organization}</p>{element(document)}".encode()
-
-
 class Scene:
     def __init__(self, field: Field) -> None:
         self.worker, self.dashboard, self.mortal = field.open("worker"), field.open("dashboard"), Mortal()
@@ -95,10 +91,11 @@ class Scene:
             tx.tenants.move(Move.ACTIVATE)
         a_connected_service(field, TENANT)
         self.worker.record_audit_keys(SIGNER.public_keys())
+        self.renderings = {Form.HTML: html}
         database: Any = MortalDatabase(self.worker, self.mortal)
         heads = AuditHeadActivities(database, database, self.mortal)
         reports = ReportActivities(
-            database, read_stated, {Form.HTML: drawn}, self.mortal, "0.1.0", lambda: datetime.now(UTC)
+            database, read_stated, self.renderings, self.mortal, "0.1.0", lambda: datetime.now(UTC)
         )
         plain = StepInput(tenant_id=TENANT, operation_id=STEP.operation_id)
         self.steps = [(reports.state_report, STEP), (heads.sign_audit_head, plain), (reports.make_report, STEP)]
@@ -133,7 +130,7 @@ class Scene:
     def assert_one_good_report(self) -> None:
         assert self.made_records() == 1
         keys = PublicKeys(SIGNER.public_keys())
-        for form in (Form.JSON, Form.HTML):
+        for form in (Form.JSON, *self.renderings):
             verdict = verify_report(self.file(form), self.export(), keys.check)
             assert verdict.problem is None
 
@@ -144,6 +141,7 @@ def scene(field: Field) -> Scene:
 
 
 def test_a_report_says_how_the_tenant_stands_and_what_was_counted_and_is_confirmed(scene: Scene) -> None:
+    scene.renderings[Form.PDF] = pdf
     scene.ask()
     scene.make()
     scene.assert_one_good_report()

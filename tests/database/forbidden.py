@@ -121,7 +121,7 @@ NEVER = {
         "select bytes from okcm.usage_day",
         "select changed_by from okcm.protected_field",
         # What was asked of a report and stated once nobody asks or states otherwise, the worker itself not.
-        "update okcm.report set since = now() - interval '1 day'",
+        *(f"update okcm.report set {column} = now()" for column in ("since", "until", "requested_at")),
         "update okcm.report set made_for = 'x'",
         (
             "insert into okcm.report (tenant_id, report_id, since, until, made_for)"
@@ -183,6 +183,7 @@ NEVER = {
         "update okcm.root_key set health = 'ok'",
         "select count from okcm.usage_day",
         *(f"select place from okcm.{table}" for table in ("protection_use", "backfill")),
+        "select stated from okcm.report",
         "update okcm.agent set problem = null",
         "select token_hash from okcm.join_token",
         "update okcm.join_token set used_at = null",
