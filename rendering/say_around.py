@@ -82,7 +82,10 @@ def cover(report: Report) -> Cover:
                     "Period (UTC)",
                     Cell(f"{say.at(report.since)} to {say.at(report.until)}", "the end does not belong to it"),
                 ),
-                ("Made", Cell(f"{say.at(report.made_at)} UTC", report.made_with)),
+                (
+                    "Made",
+                    Cell(f"{say.at(report.made_at)} UTC", f"by OpenKCM {report.made_with}" if report.made_with else ""),
+                ),
                 ("Made for", say.plain(report.made_for)),
                 ("Report", say.code(report.report_id)),
                 ("Audit stream at the making", Cell(f"record {report.stream.seq:,}")),

@@ -44,6 +44,7 @@ from tests.stories.kmip_wire import ask
 from tests.stories.root_key_pages import ask_for, close, labelled, open_change
 from tests.stories.stack import ACME, Stack, enabling, wait_until
 from tests.stories.wires import post
+from tools import report_pages
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 _WIDE, _PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
@@ -107,6 +108,7 @@ LOOKS = (
 def main() -> int:
     """Take all pictures; returns the exit status."""
     FOLDER.mkdir(parents=True, exist_ok=True)
+    report_pages.draw()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         with Holders(place / "holders").until_closed() as holders, installation(place, holders) as stack:
@@ -142,6 +144,9 @@ def furnish(stack: Stack, place: Path) -> None:
     _write_past(stack)
     _protect(stack)
     asyncio.run(_sign_streams(stack))
+    for days in (30, 365):
+        since = datetime.now(UTC).date() - timedelta(days=days)
+        stack.command("report", ACME, "--since", f"{since}", "--out", str(place / f"report-{days}.pdf"))
 
 
 def _write_past(stack: Stack) -> None:

@@ -213,7 +213,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
     expiry = ExpiryActivities(database, database, authorities, announcer, clock)
-    reports = ReportActivities(database, read_stated, _RENDERINGS, signer, version("openkcm-tenant-controller"), clock)
+    reports = ReportActivities(
+        database, read_stated, _RENDERINGS, recorded, version("openkcm-tenant-controller"), clock
+    )
     return Parts(
         settings=settings,
         database=database,

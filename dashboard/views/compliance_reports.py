@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
-from dashboard.views.words import moment, plain
+from dashboard.views.words import code, moment
 from database.interfaces import ReportRow
 from tenancy import report_period
 from tenancy.report_period import Period
@@ -78,7 +78,7 @@ def _row(one: ReportRow, now: datetime) -> Row:
     else:
         how = "being made"
     return Row(
-        one.report_id, said(one.since, one.until), f"For {plain(one.made_for)}, {how}", one.made_at is not None, late
+        one.report_id, said(one.since, one.until), f"For {code(one.made_for)}, {how}", one.made_at is not None, late
     )
 
 

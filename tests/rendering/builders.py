@@ -22,7 +22,7 @@ from tenancy.report import (
 )
 
 SINCE, UNTIL = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
-MADE = datetime(2027, 1, 4, 9, 30, 12, tzinfo=UTC)
+MADE = datetime(2027, 1, 4, 9, 30, 12, 345678, tzinfo=UTC)
 SIGNED = b'{"report": {"organization": "ACME <Corporation> & Sons", "records": [%s]}}' % b", ".join(
     [b'"<record>"'] * 99
 )

@@ -56,8 +56,8 @@ def test_a_report_says_of_when_it_is_for_whom_and_whether_it_is_made():
         [a_row(), a_row(made_at=None), a_row(made_at=None, requested_at=NOW - timedelta(minutes=4))], NOW
     )
     assert (made.title, made.made, made.late) == ("1 Jan 2026 to 31 Jan 2026", True, False)
-    assert made.words == "For Uma \\*Auditor\\*, made 14 Feb 2026, 12:00 UTC (just now)"
-    assert (waits.words, waits.made, waits.late) == ("For Uma \\*Auditor\\*, being made", False, False)
+    assert made.words == "For `Uma *Auditor*`, made 14 Feb 2026, 12:00 UTC (just now)"
+    assert (waits.words, waits.made, waits.late) == ("For `Uma *Auditor*`, being made", False, False)
     assert late.late
     assert "not made yet" in late.words
 

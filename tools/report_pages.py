@@ -1,0 +1,27 @@
+"""Draws the first pages of a busy year's compliance report into docs (`make screenshots`)."""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from rendering.pdf import pictures
+from tests.reports.sample import a_busy_report, a_document
+
+FOLDER = Path(__file__).parents[1] / "docs"
+_NAMES = ("report-cover", "report-summary")
+_PER_INCH = 80
+
+
+def draw() -> None:
+    """Draw them anew, in few colours, which makes them small."""
+    report, _ = a_busy_report()
+    pages = pictures(report, a_document(report).encode(), _PER_INCH)
+    for name, page in zip(_NAMES, pages, strict=False):
+        with Image.open(io.BytesIO(page)) as picture:
+            few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(FOLDER / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    draw()
