@@ -278,7 +278,8 @@ class Gateway:
     async def check_boundaries(self, tenant_id: str, region: str, *, anew: bool) -> str:
         """Have a tenant's boundaries examined, or wait for the examination that runs; returns the name of the run.
 
-        `anew` has that attacked as well which stands or falls for all tenants alike and was attacked minutes ago.
+        `anew` is for how it is now: by an examination that begins after one that runs, and that attacks as well what
+        stands or falls for all tenants alike and was attacked minutes ago.
 
         Raises: TemporalUnavailable, NotDoneInTime, or ExaminationFailed when it came to no result.
         """
@@ -306,6 +307,8 @@ class Gateway:
         """
         try:
             async with asyncio.timeout(self._patience_seconds):
+                if anew:
+                    await self._until_examined(tenant_id)
                 handle = await self._client.start_workflow(
                     run,
                     argument,
@@ -322,6 +325,16 @@ class Gateway:
         except _DOWN as failed:
             raise TemporalUnavailable from failed
         return handle
+
+    async def _until_examined(self, tenant_id: str) -> None:
+        """Wait for an examination that runs: it began before this was asked, and says nothing of how it is now."""
+        try:
+            await self._client.get_workflow_handle(ids.boundaries_workflow(tenant_id)).result()
+        except WorkflowFailureError:
+            pass
+        except RPCError as failed:
+            if failed.status is not RPCStatusCode.NOT_FOUND:
+                raise
 
     async def _of_tenant(
         self, tenant_id: str, update: Any, arguments: Sequence[Any], update_id: str | None = None

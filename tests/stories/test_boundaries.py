@@ -25,13 +25,13 @@ def walled(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Service:
 
 @contextmanager
 def a_fallen_wall(stack: Stack) -> Iterator[None]:
-    """Take row security off one table of the whole installation, and put it back."""
+    """Take row security off one table of the whole installation, in which the canary has rows, and put it back."""
     with stack.owner() as owner:
-        owner.execute("alter table okcm.outbox disable row level security")
+        owner.execute("alter table okcm.operation_step disable row level security")
         try:
             yield
         finally:
-            owner.execute("alter table okcm.outbox enable row level security")
+            owner.execute("alter table okcm.operation_step enable row level security")
 
 
 def serves(service: Service) -> bool:

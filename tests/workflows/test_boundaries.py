@@ -130,6 +130,20 @@ async def test_an_examination_is_made_once_for_all_who_ask_meanwhile(client, que
     assert walls.examined[-1] == (tenant_id, again)
 
 
+async def test_whoever_asks_how_it_is_now_gets_no_examination_that_began_before(client, queue, walls) -> None:
+    del queue
+    walls.hold.clear()
+    tenant_id = f"t-{uuid.uuid4().hex[:12]}"
+    before = asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region, anew=False))
+    async with asyncio.timeout(15):
+        await walls.begun.wait()
+    now = asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region, anew=True))
+    await asyncio.sleep(0.2)
+    walls.hold.set()
+    assert await before != await now
+    assert [run for _, run in walls.examined] == [await before, await now]
+
+
 async def test_a_breach_has_the_entity_lock_and_only_what_clears_it_opens(client, queue, walls) -> None:
     entity: Entity = await an_entity(client, queue)
     await entity.gateway.check_boundaries(entity.tenant_id, walls.region, anew=False)
