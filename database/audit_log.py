@@ -18,8 +18,8 @@ from psycopg.rows import TupleRow
 from database.context import LONGEST_NAME
 from database.interfaces import FoundRecord, SignedHead, StreamEnds
 from tenancy import correlation
-from tenancy.audit import GENESIS, AuditEvent, StoredRecord
-from tenancy.audit_search import AuditFilter, fields_of
+from tenancy.audit import GENESIS, AuditEvent, StoredRecord, fields_of
+from tenancy.audit_search import AuditFilter
 from tenancy.errors import DatabaseRefused
 
 # LIKE over the text alone: cheap, and it cannot fail on a text that somebody tampered with, as a cast to jsonb would.

@@ -15,8 +15,10 @@ from typing import Protocol
 from database.agent_rows import Agents, BackfillRow, ContactRow, ProtectionUseRow
 from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
+from database.boundary_interfaces import Boundaries, BoundaryRunRow, ExaminationRow, TroubledExamination
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
+from database.fingerprint_rows import DescentProbe, Fingerprinted, Fingerprints, KeyProbeRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.platform_interfaces import PlatformDatabase
 from database.protection_rows import ProtectedFieldRow, Protection, ProtectionRow
@@ -42,7 +44,6 @@ from database.rotation_rows import (
 )
 from database.rows import (
     AuthorityRow,
-    BoundaryRunRow,
     CallerRow,
     KeyRow,
     KeyVersionRow,
@@ -76,20 +77,26 @@ __all__ = [
     "AuditStream",
     "AuthorityRow",
     "BackfillRow",
+    "Boundaries",
     "BoundaryRunRow",
     "CallerRow",
     "Certificates",
     "ContactRow",
     "DayCount",
+    "DescentProbe",
     "DiscoveryRow",
     "DoomedRow",
     "DueRow",
     "EndingRow",
     "EnrolmentRow",
     "Enrolments",
+    "ExaminationRow",
+    "Fingerprinted",
+    "Fingerprints",
     "FoundRecord",
     "HeldKeyRow",
     "JoinTokenRow",
+    "KeyProbeRow",
     "KeyRow",
     "KeyVersionRow",
     "LeafRow",
@@ -131,6 +138,7 @@ __all__ = [
     "TenantCount",
     "TenantFilter",
     "TenantRow",
+    "TroubledExamination",
     "Usage",
     "UsageDay",
     "UsagePart",
@@ -227,18 +235,6 @@ class Routes(Protocol):
     def get(self) -> RouteRow | None: ...
 
 
-class Boundaries(Protocol):
-    def record(self, operation_id: str, results: Sequence[CheckResult]) -> None: ...
-
-    def latest(self) -> Sequence[CheckResult]:
-        """Return the results of the newest run in the order they were recorded."""
-        ...
-
-    def latest_run(self) -> BoundaryRunRow | None:
-        """Return the newest run with its time; None before the first."""
-        ...
-
-
 class Inbox(Protocol):
     def accept(self, event: MarketplaceEvent) -> bool:
         """Store an event; False when (tenant, event id) was stored before."""
@@ -298,6 +294,7 @@ class TenantTransaction(Protocol):
     audit: AuditStream
     steps: Steps
     keys: Keys
+    fingerprints: Fingerprints
     certificates: Certificates
     routes: Routes
     root_keys: RootKeys

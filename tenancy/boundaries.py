@@ -7,7 +7,7 @@ things succeeded, so the refusal came from the wall and not from a broken attack
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -38,3 +38,10 @@ def breaches(results: Iterable[CheckResult]) -> tuple[str, ...]:
 def outcomes(results: Iterable[CheckResult]) -> Counter[Outcome]:
     """Return how many attacks ended how; 0 for an outcome that none had."""
     return Counter(result.outcome for result in results)
+
+
+def unchecked(checks: Sequence[tuple[str, str]], why: str) -> tuple[CheckResult, ...]:
+    """Return clause and name of each as not checked, for a reason that is no breach."""
+    return tuple(
+        CheckResult(clause=clause, name=name, outcome="not-checked", seconds=0, evidence=why) for clause, name in checks
+    )

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tenancy.audit import StoredRecord
+from tenancy.audit import StoredRecord, fields_of
 from tenancy.audit_export import record_line
-from tenancy.audit_search import fields_of
 from tenancy.ocsf import ocsf_line
 
 LARGEST = 500

@@ -13,8 +13,7 @@ from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
 
-from tenancy.audit import AuditName, StoredRecord
-from tenancy.audit_search import fields_of
+from tenancy.audit import AuditName, StoredRecord, fields_of
 
 VERSION = "1.6.0"
 """The schema's."""
@@ -102,14 +101,15 @@ OCSF: Mapping[AuditName, Mapped] = MappingProxyType(
     | _all(_API, 1, _N.SERVICE_CONNECT_REQUESTED, _N.APPROVAL_ASKED, _N.JOIN_TOKEN_REQUESTED, _N.ENABLE_ACCEPTED)
     | _all(_API, 2, _N.CRYPTO_KEY_RELEASED, _N.EXPORTED, _N.STREAM_BEGUN, _N.STREAM_ENDED, _N.ACCESS_REFUSED)
     | _all(_API, 2, _N.STREAM_BEHIND, _N.ROOT_KEY_PREFLIGHT_REQUESTED, _N.ROOT_KEY_CHECKED)
-    | _all(_API, 2, _N.BOUNDARY_CHECKED, failed=Severity.CRITICAL)
+    | _all(_API, 2, _N.BOUNDARY_CHECK_REQUESTED)
+    | _all(_API, 2, _N.BOUNDARY_CHECKED, _N.BOUNDARY_BREACHED, failed=Severity.CRITICAL)
     | _all(
         _API,
         3,
         *(_N.CRYPTO_KEY_CHANGED, _N.SERVICE_RENEW_REQUESTED, _N.RETRY_REQUESTED, _N.LOCK_REQUESTED),
         *(_N.UNLOCK_REQUESTED, _N.SUSPEND_REQUESTED, _N.RESUME_REQUESTED, _N.ROOT_KEY_CHANGE_REQUESTED),
         *(_N.POLICY_CHANGE_REQUESTED, _N.APPROVAL_VOTED, _N.ROTATE_REQUESTED, _N.AUTHORITY_ROLL_REQUESTED),
-        *(_N.RESTORE_REQUESTED, _N.PROTECTION_CHANGE_REQUESTED),
+        *(_N.RESTORE_REQUESTED, _N.PROTECTION_CHANGE_REQUESTED, _N.BREACH_CLEAR_REQUESTED),
     )
     | _all(_API, 4, _N.SERVICE_DISCONNECT_REQUESTED, _N.RETIRE_REQUESTED, _N.OFFBOARD_REQUESTED, _N.DISABLE_RECORDED)
     | _all(_API, _OTHER, _N.CRYPTO_USED, _N.CRYPTO_REFUSED, _N.ACTION_REFUSED, _N.ANNOUNCED)
@@ -134,6 +134,7 @@ OCSF: Mapping[AuditName, Mapped] = MappingProxyType(
         *(_N.APPROVAL_EXPIRED, _N.APPROVAL_EXECUTED, _N.APPROVAL_WITHDRAWN),
     )
     | _all(_ENTITY, 3, _N.SERVICE_KEY_COMPROMISED, severity=Severity.CRITICAL)
+    | _all(_ENTITY, 1, _N.TENANT_KEY_REFUSED, severity=Severity.CRITICAL, failed=Severity.CRITICAL)
     | _all(
         _ENTITY,
         4,
@@ -146,7 +147,7 @@ OCSF: Mapping[AuditName, Mapped] = MappingProxyType(
     | _all(_APP, 1, _N.TENANT_FAILED, _N.PROMISE_BROKEN, failed=_GRAVE)
     | _all(_APP, 3, _N.PROVISION_RETRIED)
     | _all(_APP, 2, _N.LEAVING_BEGUN, _N.DESTRUCTION_BEGUN, _N.OFFBOARDED, severity=_GRAVE)
-    | _all(_APP, 6, _N.TENANT_UNLOCKED, _N.TENANT_RESUMED, _N.RESTORED)
+    | _all(_APP, 6, _N.TENANT_UNLOCKED, _N.TENANT_RESUMED, _N.RESTORED, _N.BREACH_CLEARED)
     | _all(_APP, 7, _N.TENANT_LOCKED, severity=_GRAVE)
     | _all(_APP, 7, _N.TENANT_SUSPENDED, severity=Severity.MEDIUM)
 )

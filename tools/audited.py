@@ -24,7 +24,10 @@ _PART = "a step whose outcome is on record with the operation's end"
 ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
     {
         "open-records": (N.PROVISION_INTENDED, N.PROVISION_RETRIED),
-        "create-keys": (N.PAYLOAD_KEY_CREATED, N.TENANT_KEY_CREATED),
+        "create-keys": (N.PAYLOAD_KEY_CREATED, N.TENANT_KEY_CREATED, N.TENANT_KEY_REFUSED),
+        "examine-tenant": (N.BOUNDARY_BREACHED, N.BOUNDARY_CHECKED),
+        "find-due-examinations": _LOOKS,
+        "follow-boundaries": (N.TENANT_LOCKED,),
         "create-authority": (N.AUTHORITY_CREATED,),
         "check-boundaries": (N.BOUNDARY_CHECKED,),
         "activate": (N.ROUTE_PUBLISHED, N.TENANT_ACTIVATED),
@@ -42,7 +45,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "disconnect-service": (N.SERVICE_DISCONNECTED,),
         "change-standing": (
             N.APPROVAL_EXECUTED,
-            *(N.TENANT_LOCKED, N.TENANT_UNLOCKED, N.TENANT_SUSPENDED, N.TENANT_RESUMED),
+            *(N.TENANT_LOCKED, N.TENANT_UNLOCKED, N.TENANT_SUSPENDED, N.TENANT_RESUMED, N.BREACH_CLEARED),
         ),
         "follow-root-key": (N.TENANT_LOCKED, N.TENANT_UNLOCKED),
         "admit-root-key": (N.APPROVAL_EXECUTED, N.ROOT_KEY_CHANGED),
@@ -53,7 +56,7 @@ ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
         "look-for-due-rotation": _LOOKS,
         "find-due-rotations": _LOOKS,
         "plan-rotation": (N.APPROVAL_EXECUTED, N.KEYS_ROTATED),
-        "rotate-tenant-key": (N.TENANT_KEY_ROTATED,),
+        "rotate-tenant-key": (N.TENANT_KEY_REFUSED, N.TENANT_KEY_ROTATED),
         "prepare-service-keys": (N.SERVICE_KEY_CREATED,),
         "activate-service-keys": (N.SERVICE_KEY_COMPROMISED, N.SERVICE_KEY_ROTATED),
         "rewrap-keys": (N.ROOT_KEY_VERSION_FOLLOWED,),
@@ -120,6 +123,7 @@ REQUESTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Tenant.retire-service-key": ("retire-service-key",),
         "Tenant.rotation-due": ("plan-rotation",),
         "Tenant.change-standing": ("change-standing",),
+        "Tenant.boundaries-reported": ("follow-boundaries",),
         "Tenant.root-key-reported": ("follow-root-key",),
         "Tenant.marketplace-event": ("open-records", "begin-leaving"),
         "ConnectService.enrol": ("record-service", "issue-certificate"),
@@ -174,6 +178,7 @@ ROUTES: Mapping[str, Entry] = MappingProxyType(
 """Route of the marketplace endpoint → what it writes; what it refuses before it knows a tenant is in its log."""
 
 _STANDING = (N.LOCK_REQUESTED, N.UNLOCK_REQUESTED, N.SUSPEND_REQUESTED, N.RESUME_REQUESTED)
+_MOVED = (*_STANDING, N.BREACH_CLEAR_REQUESTED)
 _FIELDS = (N.FIELD_PROTECTED, N.FIELD_PROTECTION_CHANGED)
 _OWN = "reads what the page shows of the person's own tenant; the sign-on is on record"
 ACTIONS: Mapping[str, Entry] = MappingProxyType(
@@ -228,6 +233,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         **dict.fromkeys(("up", "down", "status", "doctor", "setup database", "setup vault"), _OF_THE_PLATFORM),
         "enable": "sends the marketplace's event, which is on record where it is accepted",
         "coverage": (N.EXPORTED,),
+        "check-boundaries": (N.BOUNDARY_CHECK_REQUESTED,),
         "offboard": (N.OFFBOARD_REQUESTED,),
         "restore": (N.RESTORE_REQUESTED,),
         "rotate": (N.RETIRE_REQUESTED, N.ROTATE_REQUESTED),
@@ -236,10 +242,10 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "tenant retry": (N.RETRY_REQUESTED,),
         "tenant roll-authority": (N.AUTHORITY_ROLL_REQUESTED,),
         "tenant crl": _PUBLIC,
-        "tenant suspend": _STANDING,
-        "tenant resume": _STANDING,
-        "tenant lock": _STANDING,
-        "tenant unlock": _STANDING,
+        "tenant suspend": _MOVED,
+        "tenant resume": _MOVED,
+        "tenant lock": _MOVED,
+        "tenant unlock": _MOVED,
         "tenant policy": (N.POLICY_CHANGE_REQUESTED,),
         "service connect": (N.SERVICE_CONNECT_REQUESTED,),
         "service renew": (N.SERVICE_RENEW_REQUESTED,),

@@ -18,6 +18,7 @@ from vault.transport import CORRELATION_HEADER, PROCESS_HEADER
 
 AUDIT_KEY = "audit-heads"
 PLATFORM_PAYLOAD_KEY = "payloads-platform"
+FINGERPRINT_KEY = "fingerprints"
 SERVER_ROLE = "crypto-server"
 SETUP = "setup"
 """The AppRole role that may bring a server to a newer desired state; see policies/setup.hcl."""
@@ -141,6 +142,7 @@ def _engines() -> tuple[SetupRequest, ...]:
         SetupRequest("no-upsert", "transit/config/keys", {"disable_upsert": True}),
         SetupRequest("audit-key", f"transit/keys/{AUDIT_KEY}", {"type": "ecdsa-p256"}),
         SetupRequest("payload-key", f"transit/keys/{PLATFORM_PAYLOAD_KEY}", {"type": "aes256-gcm96"}),
+        SetupRequest("fingerprint-key", f"transit/keys/{FINGERPRINT_KEY}", {"type": "aes256-gcm96"}),
         _mount("pki", "sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": _TEN_YEARS}}),
         SetupRequest(
             "root",

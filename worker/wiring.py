@@ -19,20 +19,23 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
-from activities.examination import Attack
+from activities.examination import Attack, ExaminationActivities
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
+from activities.front_attacks import FrontAttacks
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
+from activities.probes import Probes
 from activities.records import RecordActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
 from activities.services import ServiceActivities
+from activities.signing import RecordedSigner
 from activities.standing import StandingActivities
 from activities.stuck_rotations import StuckRotationActivities
 from activities.watching import Pace, WatchActivities
@@ -42,6 +45,8 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
+from fronts.attacks import FrontAttacker
+from fronts.sides import Address
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
@@ -49,6 +54,8 @@ from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
+from vault.fingerprints import TransitFingerprints
+from vault.forging import TransitForger
 from vault.interfaces import AuditSigner, RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
@@ -63,7 +70,9 @@ from worker.correlating import CorrelationInterceptor
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
+from worker.probing import GatewayConnections
 from workflows.authority import RollAuthority
+from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.offboard import OffboardTenant
 from workflows.platform import (
@@ -82,11 +91,12 @@ from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (
     *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
-    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys),
+    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries),
 )
 PLATFORM_WORKFLOWS = (
     *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
+    ExamineDueTenants,
 )
 
 _STICKY = timedelta(seconds=2)
@@ -143,9 +153,10 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         TransitPayloadKeys(vault),
         PkiAuthorities(vault, clock),
     )
+    fingerprints = TransitFingerprints(vault, tokens)
     keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
     senders = _senders(settings)
-    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, clock)
+    keys = KeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock)
     certificates = CertificateActivities(database, database, authorities, clock)
     announcer = Announcer(tuple(senders), settings.dashboard_url)
     records = RecordActivities(database, announcer, clock)
@@ -156,7 +167,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     changes = RootKeyActivities(
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
-    rotation = RotationActivities(database, database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
+    rotation = RotationActivities(
+        database, database, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second
+    )
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, clock)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
@@ -175,7 +188,12 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         clock,
     )
     signer = TransitAuditSigner(vault)
-    heads = AuditHeadActivities(database, database, signer)
+    recorded = RecordedSigner(database, signer)
+    heads = AuditHeadActivities(database, database, recorded)
+    fronts = front_attacks(settings, database, vault, clock)
+    examination = ExaminationActivities(
+        database, database, attacks(isolation, fronts), recorded, clock, begin_anew=fronts.forget_round
+    )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(
@@ -218,6 +236,8 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             services.disconnect_service,
             standing.change_standing,
             standing.follow_root_key,
+            standing.follow_boundaries,
+            examination.examine_tenant,
             changes.admit_root_key,
             changes.preflight_root_key,
             changes.wrap_service_keys,
@@ -273,14 +293,23 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             rotation.find_due_rotations,
             StuckRotationActivities(database, database, announcer).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
+            examination.find_due_examinations,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
 
 
-def attacks(isolation: IsolationActivities) -> tuple[Attack, ...]:
+def attacks(isolation: IsolationActivities, fronts: FrontAttacks) -> tuple[Attack, ...]:
     """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
-    return (isolation.attack,)
+    return (isolation.attack, fronts)
+
+
+def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
+    """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
+    doors = Address(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
+    connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
+    probes = Probes(database, connections, clock)
+    return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:

@@ -3,15 +3,25 @@
 from tests.database.hostile import TABLES
 
 READABLE = {
-    "worker": TABLES,
+    "worker": tuple(table for table in TABLES if table != "key_fingerprint"),
     "marketplace": (
         *("tenant", "marketplace_event", "operation_step", "outbox", "join_token", "enrolment", "discovery"),
         *("service", "service_request", "service_certificate", "certificate_authority"),
     ),
     "operator": tuple(
-        table for table in TABLES if table not in {"usage_day", "dashboard_session", "protection_use", "backfill"}
+        table
+        for table in TABLES
+        if table
+        not in {
+            *("usage_day", "dashboard_session", "protection_use", "backfill"),
+            *("key_probe", "key_fingerprint"),
+        }
     ),
-    "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
+    "dashboard": tuple(
+        table
+        for table in TABLES
+        if table not in {"marketplace_event", "outbox", "usage_batch", "key_probe", "key_fingerprint"}
+    ),
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
         *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key", "certificate_revocation_list"),
@@ -43,6 +53,15 @@ NEVER = {
         "select okcm.outlived_authorities(10)",
         "select okcm.stale_revocation_lists('12 hours', 10)",
         "select okcm.expiring(10)",
+        "select count(*) from okcm.key_probes('', 10)",
+        *(f"select {column} from okcm.key_fingerprint" for column in ("tenant_id", "fingerprint")),
+        "update okcm.key_fingerprint set fingerprint = repeat('e', 64)",
+        "delete from okcm.key_fingerprint",
+        (
+            "insert into okcm.key_fingerprint (tenant_id, name, version, fingerprint)"
+            " values ('{attacker}', 'mine', 1, repeat('e', 64))"
+        ),
+        "delete from okcm.key_probe",
         "update okcm.certificate_authority set certificate_pem = 'x'",
         "update okcm.service_certificate set authority = 'x'",
         *(f"delete from okcm.{table}" for table in ("certificate_authority", "certificate_revocation_list")),
@@ -60,7 +79,11 @@ NEVER = {
         "update okcm.audit_event set record = '{{}}'",
         "delete from okcm.audit_event",
         "delete from okcm.audit_signed_head",
-        "delete from okcm.boundary_result",
+        *(f"delete from okcm.{table}" for table in ("boundary_result", "boundary_clause")),
+        "update okcm.boundary_clause set breached = 0",
+        "select okcm.due_examinations('', 10)",
+        "select okcm.troubled_examinations('1 hour', 10)",
+        "select count(*) from okcm.examination_dues()",
         "update okcm.key set name = 'x'",
         "select okcm.due_rotations(1, 1, 10)",
         "select okcm.stuck_rotations(1, 1, '1 hour', '1 day', 10)",

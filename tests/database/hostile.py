@@ -2,12 +2,12 @@
 
 TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
-    *("certificate_revocation_list", "outbox", "audit_event", "audit_head", "audit_signed_head"),
+    *("boundary_clause", "certificate_revocation_list", "outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
     *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill"),
-    *("join_token", "enrolment", "discovery", "protection", "protected_field"),
+    *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe", "key_fingerprint"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -63,6 +63,11 @@ ALLOWED_WRITES = {
             "insert into okcm.boundary_result"
             " (tenant_id, number, operation_id, clause, name, outcome, seconds, evidence)"
             " values ('{victim}', 9, 'x', 'M2', 'x', 'held', 0, 'x')"
+        ),
+        (
+            "insert into okcm.boundary_clause (tenant_id, examined_at, clause, operation_id, held, breached,"
+            " not_checked, digest, signature, key)"
+            " values ('{victim}', now(), 'M2', 'x', 1, 0, 0, sha256(''), 'x', 'x')"
         ),
         (
             "insert into okcm.outbox (tenant_id, message_id, channel, kind, subject, body)"
@@ -125,6 +130,13 @@ ALLOWED_WRITES = {
             " values ('{victim}', 9, true, 1, 'none')"
         ),
         "update okcm.approval set reason = 'x' where tenant_id = '{victim}'",
+        "update okcm.key_probe set tried = '' where tenant_id = '{victim}'",
+        (
+            "insert into okcm.key_probe (tenant_id, l2_key, version, ciphertext, tried)"
+            " values ('{victim}', 'L2-{victim}-primary', 1, 'vault:v1:aGk=', '') on conflict do nothing"
+        ),
+        # A probe of one's own that hangs on another's L2.
+        "update okcm.key_probe set l2_key = 'L2-{victim}-primary' where tenant_id = '{attacker}'",
         "update okcm.tenant set destroying_at = now() where tenant_id = '{victim}'",
         "update okcm.destruction set destroyed_at = now() where tenant_id = '{victim}'",
         (

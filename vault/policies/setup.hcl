@@ -29,6 +29,9 @@ path "transit/keys/audit-heads" {
 path "transit/keys/payloads-platform" {
   capabilities = ["create", "update", "read"]
 }
+path "transit/keys/fingerprints" {
+  capabilities = ["create", "update", "read"]
+}
 path "pki/cert/ca" {
   capabilities = ["read"]
 }
