@@ -41,7 +41,7 @@ check: lint ## lint and test, as CI does
 	@$(MAKE) --no-print-directory test UNLESS_LINTED="$(LINTS:%=--ignore=%)"
 
 docs: setup-test ## write the generated documents anew
-	@$(BIN)/python tools/docs.py
+	@$(BIN)/python -m tools.docs
 
 lock: setup-test ## write the hash-locked requirements anew (UPGRADE=1 takes newer releases)
 	@UPGRADE=$(UPGRADE) tools/lock.sh

@@ -30,7 +30,10 @@ class RecordActivities:
         began = self._clock()
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
-            tx.tenants.move(Move.RETRY if row.state is State.FAILED else Move.PROVISION)
+            retried = row.state is State.FAILED
+            tx.tenants.move(Move.RETRY if retried else Move.PROVISION)
+            if retried:
+                record(tx, step, AuditName.PROVISION_RETRIED, step.tenant_id)
             tx.steps.plan(step.operation_id, steps_of(step.tenant_id))
             made = (ids.l2_key(step.tenant_id), ids.ca_key(step.tenant_id), ids.payload_key(step.tenant_id))
             record(tx, step, AuditName.PROVISION_INTENDED, step.tenant_id, "intended", keys=", ".join(made))

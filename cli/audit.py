@@ -187,9 +187,9 @@ def verify(  # noqa: PLR0913 - a file and what it can be held against
         output.answer_refused(document, refusal.code, refusal.message, refusal.hint, as_json=as_json, show=show)
 
 
-def _verify_report(report: Path, export: Path, check: SignatureCheck | None, *, as_json: bool) -> None:
-    verdict = report_file.check_report(report, export, check)
-    checked = Checked(export, verdict.export or Verdict(Kind.EXPORT), Contents())
+def _verify_report(report: Path, file: Path, check: SignatureCheck | None, *, as_json: bool) -> None:
+    verdict = report_file.check_report(report, file, check)
+    checked = Checked(file, verdict.export or Verdict(Kind.EXPORT), Contents())
     said = {"intact": verdict.confirmed, "problem": verdict.problem, "report": report_file.document(verdict)}
     document = {**_document(checked), **said}
 

@@ -16,10 +16,12 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Ask, ask_gateway, operator_database
+from cli.acting import on_record
 from config.public_keys import PublicKeys
 from config.settings import load_settings
 from database.connection import Database
 from database.interfaces import ExaminationRow, TenantRow
+from tenancy.audit import AuditName
 from tenancy.clauses import CLAUSES
 from tenancy.errors import OpenKcmError, TenantUnknown
 from tenancy.examination import flaw
@@ -55,7 +57,7 @@ class CheckBoundaries:
             raise typer.BadParameter("name a tenant, or say --all", param_hint="TENANT")
         with operator_database(load_settings()) as database:
             rows = list(_every_examined(database)) if tenant is None else [_one(database, parse_tenant_id(tenant))]
-            ended = self._examined(rows, show=every and not as_json)
+            ended = self._examined(database, rows, show=every and not as_json)
             if not every:
                 _refuse(ended[rows[0].tenant_id])
             checked = [_checked(database, tenant_id, run) for tenant_id, run in ended.items()]
@@ -65,7 +67,7 @@ class CheckBoundaries:
             return
         output.answer_refused(document, *_why(document), as_json=as_json, show=lambda console: _draw(console, document))
 
-    def _examined(self, rows: Sequence[TenantRow], *, show: bool) -> dict[str, str | OpenKcmError]:
+    def _examined(self, database: Database, rows: Sequence[TenantRow], *, show: bool) -> dict[str, str | OpenKcmError]:
         """Have all of them examined, a few at a time; return the run of each, or why there is none."""
         ended: dict[str, str | OpenKcmError] = {}
         with Progress(console=output.progress, disable=not show) as progress:
@@ -77,9 +79,10 @@ class CheckBoundaries:
                 async def one(row: TenantRow) -> None:
                     async with turns:
                         try:
-                            ended[row.tenant_id] = await gateway.check_boundaries(
-                                row.tenant_id, row.region, anew=len(rows) == 1
-                            )
+                            with on_record(database, row.tenant_id, AuditName.BOUNDARY_CHECK_REQUESTED):
+                                ended[row.tenant_id] = await gateway.check_boundaries(
+                                    row.tenant_id, row.region, anew=len(rows) == 1
+                                )
                         except OpenKcmError as failed:
                             ended[row.tenant_id] = failed
                         progress.advance(task)

@@ -15,11 +15,12 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Ask, Tenant, ask_gateway, dashboard_database
+from cli.acting import command_event
 from cli.new_file import new_file
 from config.settings import load_settings
 from database.connection import Database
 from tenancy import report_period
-from tenancy.audit import AuditEvent, AuditName
+from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
 from tenancy.ids import parse_tenant_id
 from tenancy.report_document import Form
@@ -104,16 +105,6 @@ def _request(database: Database, tenant_id: str, report_id: str, period: Period)
         if leaving is not None and leaving.destroying_at is not None:
             raise ReportTooLate
         tx.reports.request(report_id, *period, _ACTOR)
-        tx.audit.append(
-            AuditEvent(
-                event_id=f"report-{report_id}/requested",
-                name=AuditName.REPORT_REQUESTED,
-                actor_kind="human",
-                actor=_ACTOR,
-                subject=report_id,
-                outcome="success",
-                correlation_id=f"report-{report_id}",
-                details={"since": period[0].isoformat(), "until": period[1].isoformat()},
-            )
-        )
+        asked = {"since": period[0].isoformat(), "until": period[1].isoformat()}
+        tx.audit.append(command_event(AuditName.REPORT_REQUESTED, report_id, "success", **asked))
         return tenant.region

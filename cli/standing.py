@@ -32,6 +32,7 @@ _REQUESTED = {
     StandingMove.RESUME: AuditName.RESUME_REQUESTED,
     StandingMove.LOCK: AuditName.LOCK_REQUESTED,
     StandingMove.UNLOCK: AuditName.UNLOCK_REQUESTED,
+    StandingMove.CLEAR_BREACH: AuditName.BREACH_CLEAR_REQUESTED,
 }
 _LOCKED_AGAIN = "somebody locked it again; openkcm tenant unlock undoes that as well"
 

@@ -123,6 +123,8 @@ class AuditName(StrEnum):
     ROTATE_REQUESTED = "key.rotate_requested"
     RETIRE_REQUESTED = "key.retire_requested"
     AUTHORITY_ROLL_REQUESTED = "certificate.authority_roll_requested"
+    BREACH_CLEAR_REQUESTED = "tenant.breach_clear_requested"
+    BOUNDARY_CHECK_REQUESTED = "boundary.check_requested"
     STREAM_BEGUN = "audit.stream_begun"
     STREAM_ENDED = "audit.stream_ended"
     STREAM_BEHIND = "audit.stream_behind"

@@ -261,13 +261,12 @@ class Gateway:
 
         Raises: TemporalUnavailable, NotDoneInTime, or UpdateRefused with the code of why it could not be made.
         """
-        make = MakeReportInput(tenant_id=tenant_id, report_id=report_id)
         try:
             await self._to_its_end(
                 tenant_id,
                 region,
                 MakeReport.run,
-                make,
+                MakeReportInput(tenant_id=tenant_id, report_id=report_id),
                 id=ids.report_workflow(tenant_id, report_id),
                 static_summary=f"compliance report of {tenant_id}",
                 priority=priorities.report(tenant_id),
@@ -289,6 +288,7 @@ class Gateway:
                 region,
                 CheckBoundaries.run,
                 BoundariesInput(tenant_id=tenant_id, region=region, anew=anew),
+                anew=anew,
                 id=ids.boundaries_workflow(tenant_id),
                 execution_timeout=timing.EXAMINATION,
                 static_summary=f"examine the boundaries of {tenant_id}",
@@ -299,16 +299,18 @@ class Gateway:
         return run_of(handle.result_run_id or "")
 
     async def _to_its_end(
-        self, tenant_id: str, region: str, run: Any, argument: Any, **options: Any
+        self, tenant_id: str, region: str, run: Any, argument: Any, *, anew: bool = False, **options: Any
     ) -> WorkflowHandle[Any, Any]:
         """Start a workflow of a tenant's, or find the one that runs, and wait until it has ended well.
+
+        With `anew` one that runs is waited for first: it began before this was asked.
 
         Raises: TemporalUnavailable, NotDoneInTime, or WorkflowFailureError when it has not.
         """
         try:
             async with asyncio.timeout(self._patience_seconds):
                 if anew:
-                    await self._until_examined(tenant_id)
+                    await self._until_ended(options["id"])
                 handle = await self._client.start_workflow(
                     run,
                     argument,
@@ -326,10 +328,10 @@ class Gateway:
             raise TemporalUnavailable from failed
         return handle
 
-    async def _until_examined(self, tenant_id: str) -> None:
-        """Wait for an examination that runs: it began before this was asked, and says nothing of how it is now."""
+    async def _until_ended(self, workflow_id: str) -> None:
+        """Wait for a workflow that runs; none, or one that fails, is nothing to wait for."""
         try:
-            await self._client.get_workflow_handle(ids.boundaries_workflow(tenant_id)).result()
+            await self._client.get_workflow_handle(workflow_id).result()
         except WorkflowFailureError:
             pass
         except RPCError as failed:

@@ -1,5 +1,6 @@
 """Asking, deciding and doing on a real database; every way around the second person, and every step that dies."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,8 @@ def test_an_approval_that_only_waits_or_was_declined_or_is_over_or_was_used_open
     scene.admit(declined)
     scene.says(KAI, declined, Choice.DECLINE)
     assert scene.decide(declined).state is ApprovalState.REFUSED
+    with scene.worker.tenant_tx(TENANT) as tx:
+        assert "approval.declined" in [json.loads(one.record)["name"] for one in tx.audit.records()]
     with pytest.raises(ApprovalRequired):
         scene.move(StandingMove.LOCK, declined)
 

@@ -65,6 +65,8 @@ def test_everything_is_gone_and_the_statement_says_what_it_was(leaving, key_serv
     assert leaving.keys_there() == set()
     assert (leaving.row.state, leaving.row.organization) == (State.OFFBOARDED, "(erased)")
     assert leaving.wrap() is None
+    assert leaving.audited("tenant.rows_erased")
+    assert leaving.audited("route.withdrawn")
     with pytest.raises(KeyUnavailable):
         opened(leaving, before.wrapped, key_server)
 

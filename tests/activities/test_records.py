@@ -134,6 +134,15 @@ def test_a_failure_closes_the_route_and_tells_the_customer_once(tenant):
     assert sorted(messages_of(tenant)) == sorted((AnnouncementKind.FAILED, channel) for channel in EVERY_CHANNEL)
     failed = [record for record in tenant.audited() if record["name"] == "tenant.failed"]
     assert [record["details"]["code"] for record in failed] == ["boundary_breached"]
+    assert [record["name"] for record in tenant.audited()][-2:] == ["route.withdrawn", "tenant.failed"]
+
+
+def test_another_try_is_on_record_as_one(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
+    assert "tenant.provision_retried" not in [record["name"] for record in tenant.audited()]
+    tenant.run(Step.OPEN_RECORDS)
+    assert [record["name"] for record in tenant.audited()].count("tenant.provision_retried") == 1
     tenant.assert_audited_once()
 
 

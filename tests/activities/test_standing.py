@@ -2,21 +2,25 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.announcing import Announcer
+from activities.examination import ExaminationActivities
 from activities.standing import StandingActivities
 from database.connection import Database
+from tenancy.boundaries import CheckResult
 from tenancy.errors import IllegalMove
 from tenancy.events import AnnouncementKind, Channel
 from tenancy.lifecycle import Move, State
 from tenancy.locks import HEALTHY, LockReason
-from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
+from tenancy.messages import ExamineInput, StandingInput, StandingMove, StandingResult, StepInput
 from tenancy.root_key_errors import RootKeyDisabled, RootKeyUnreachable
-from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
+from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key, an_examination
 from tests.database.fixtures import Field
+from tests.database.signing import SIGNER
 
 TENANT = "acme"
 GRACE = 60.0
@@ -143,3 +147,22 @@ def test_a_tenant_of_the_platforms_key_follows_nobody(field: Field) -> None:
     with worker.tenant_tx(TENANT) as tx:
         tx.tenants.move(Move.ACTIVATE)
     assert Scene(field).follow() == StandingResult(state=State.ACTIVE)
+
+
+def test_the_release_after_a_breach_is_on_record_under_a_name_of_its_own(scene: Scene) -> None:
+    with scene.worker.tenant_tx(TENANT) as tx:
+        tx.tenants.lock()
+        tx.tenants.hold(LockReason.BREACH)
+        an_examination(tx, run="examination-9", at=datetime.now(UTC))
+    scene.ask(StandingMove.CLEAR_BREACH)
+    assert scene.audited()[-1] == "tenant.breach_cleared"
+
+
+def test_an_attack_that_succeeded_is_on_record_under_a_name_of_its_own(scene: Scene) -> None:
+    breach = CheckResult(clause="U2", name="use", outcome="breached", seconds=0.1, evidence="answered 200")
+    examination = ExaminationActivities(
+        scene.worker, scene.worker, [lambda _tenant: [breach]], cast("Any", SIGNER), lambda: datetime.now(UTC)
+    )
+    asked = ExamineInput(tenant_id=TENANT, operation_id="examination-7")
+    ActivityEnvironment().run(examination.examine_tenant, asked)
+    assert scene.audited()[-2:] == ["boundary.checked", "boundary.breached"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -152,6 +153,10 @@ def test_a_key_that_is_back_names_its_tenant_again(scene: Scene) -> None:
     scene.holder.fails.clear()
     assert scene.run() == ("acme",)
     assert scene.key("acme").health == HEALTHY
+    with scene.worker.tenant_tx("acme") as tx:
+        names = [json.loads(one.record)["name"] for one in tx.audit.records()]
+    told = [name for name in names if name in {"root_key.unavailable", "root_key.available"}]
+    assert told == ["root_key.unavailable", "root_key.available"]
 
 
 def test_a_key_out_of_reach_is_told_of_once_and_again_when_the_grace_is_over(scene: Scene) -> None:

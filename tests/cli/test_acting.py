@@ -1,12 +1,16 @@
 """Whatever a command asks of a tenant stands in the tenant's stream: as intended before, and how it ended after."""
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from cli.boundaries import CheckBoundaries
 from tenancy.errors import TemporalUnavailable, TenantUnknown
+from tenancy.examination_errors import BreachNotCleared
 from tests.cli.root_key_stand import ACME, PLATFORM, desk, field, refused, secrets_folder, server, template
+from workflows.gateway import UpdateRefused
 
 # Fixtures that pytest finds here by their names.
 __all__ = ["desk", "field", "secrets_folder", "server", "template"]
@@ -61,3 +65,22 @@ def test_what_cannot_be_recorded_is_not_asked_for(desk: Any) -> None:
         administrator.execute("revoke execute on function okcm.audit_append_command(jsonb) from okcm_operator")
     assert desk.invoke("tenant", "suspend", ACME, "--json").exception is not None
     assert desk.gateway.asked == []
+
+
+def test_an_examination_and_the_release_of_a_breach_are_on_record_too(desk: Any) -> None:
+    class Asked:
+        async def check_boundaries(self, *_: object, **__: object) -> str:
+            raise refused(TenantUnknown())
+
+    check = CheckBoundaries(lambda _settings, question: asyncio.run(question(cast("Any", Asked()))))
+    with pytest.raises(UpdateRefused):
+        check.check_boundaries(ACME)
+    desk.gateway.fails = refused(BreachNotCleared())
+    with pytest.raises(UpdateRefused):
+        desk.run("tenant", "unlock", ACME, "--breach", "--confirm", ACME)
+    assert [(one["name"], one["outcome"]) for one in records(desk)] == [
+        ("boundary.check_requested", "intended"),
+        ("boundary.check_requested", "refused"),
+        ("tenant.breach_clear_requested", "intended"),
+        ("tenant.breach_clear_requested", "refused"),
+    ]

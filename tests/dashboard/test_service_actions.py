@@ -5,13 +5,14 @@ import json
 import subprocess
 import zipfile
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from dashboard import service_actions
+from dashboard import join_actions, protection_actions, service_actions
 from dashboard.views.guides import request_command
 from tenancy.errors import (
     ActionRefused,
@@ -28,6 +29,7 @@ from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.services import ServiceKind, ServiceState
 from tests.dashboard.scene import Scene, a_request_pem, scene
+from tests.database.builders import a_protected_field
 from vault.signing_requests import CsrRefused
 
 __all__ = ["scene"]
@@ -201,6 +203,7 @@ def test_a_disconnected_service_is_revoked_and_comes_back_under_its_name(scene: 
     scene.tenant(State.ACTIVE)
     service_actions.connect(scene.seat(), a_wish())
     service_actions.disconnect(scene.seat(), "orders")
+    assert ("service.disconnect_requested", "success", "") in audited(scene)
     with scene.dashboard.tenant_tx(ACME) as tx:
         row = tx.services.get("orders")
         assert row is not None
@@ -210,3 +213,22 @@ def test_a_disconnected_service_is_revoked_and_comes_back_under_its_name(scene: 
             tx.services.issued("orders", "request")
     later = replace(scene.seat(), now=lambda: datetime.now(UTC))
     assert service_actions.connect(later, a_wish()).leaf.generation == 2
+
+
+def test_who_may_not_manage_services_is_refused_on_record(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    seat, field = scene.seat(ACME, PersonRole.AUDITOR), a_protected_field()
+    for name, act in (
+        (
+            "enrolment.join_token_requested",
+            partial(join_actions.make_token, seat, "orders", ServiceKind.MONGODB, timedelta(hours=1)),
+        ),
+        ("protection.change_requested", partial(protection_actions.protect, seat, "orders", field)),
+        ("protection.change_requested", partial(protection_actions.unprotect, seat, "orders", field)),
+    ):
+        with pytest.raises(ActionRefused):
+            act()
+        with scene.worker.tenant_tx(ACME) as tx:
+            record = json.loads(list(tx.audit.records())[-1].record)
+        assert (record["name"], record["outcome"]) == ("dashboard.action_refused", "refused")
+        assert record["details"]["action"] == name

@@ -51,6 +51,9 @@ def told(worker: Database) -> list[tuple[str, str, dict[str, str]]]:
     with worker.tenant_tx("acme") as tx:
         records = [json.loads(stored.record) for stored in tx.audit.records()]
     ours = [one for one in records if one["name"].startswith("protection.")]
+    assert {one["name"].removeprefix("protection.") for one in ours} <= {
+        *("field_protected", "field_changed", "field_unprotected")
+    }
     return [(one["name"].rpartition("_")[2], one["actor"], one["details"]) for one in ours[1:]]
 
 

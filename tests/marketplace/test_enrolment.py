@@ -138,6 +138,7 @@ async def test_every_wrong_proof_is_refused_alike_and_makes_nothing(stand):
     assert len(texts) == 1
     assert (stand.endpoint.count("enrolment"), stand.endpoint.count("service_request")) == before
     refused = [record for record in stand.audited() if record["outcome"] == "refused"]
+    assert {record["name"] for record in refused} == {"enrolment.proof_refused"}
     assert len(refused) == 7  # every one but those that name nobody of ours
     assert {record["source"] for record in refused} == {"127.0.0.1"}
     assert [r for r in stand.audited(BETA) if r["outcome"] == "refused"] == []

@@ -186,6 +186,11 @@ async def test_a_disable_is_recorded_and_told_to_the_tenants_workflow(endpoint):
     assert [answer.status_code for answer in answers] == [202, 202]
     await until(lambda: endpoint.waiting() == 0)
     assert (endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (2, 2)
+    with endpoint.field.administrator() as administrator:
+        [(name,)] = administrator.execute(
+            "select record::jsonb ->> 'name' from okcm.audit_event where seq = 2"
+        ).fetchall()
+    assert name == "marketplace.disable_recorded"
     assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]
     assert [event_id for (_, _, event_id) in endpoint.door.taken] == ["msg_on"]
 

@@ -1,0 +1,293 @@
+"""The audit is complete: every operation that the code has stands in tools/audited.py, and writes what is said there.
+
+The lists are the code's own, so a new activity, endpoint, update, action or command fails here until somebody has said
+what of it is on record. What is said is held against what the code can come to: a forgotten call fails as well.
+"""
+
+import base64
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import typer
+
+import activities
+import dashboard
+from cli.__main__ import _app
+from crypto import api
+from crypto.endpoints import ENDPOINTS, Desk
+from crypto.interfaces import Caller
+from crypto.kmip.enums import Operation
+from crypto.kmip.served import OPERATIONS
+from crypto.operations import KeyedOperations
+from dashboard.interfaces import Door
+from marketplace.app import Offer, create_app
+from marketplace.enrolment_routes import Addresses, EnrolmentOffer
+from marketplace.issuers import Issuers
+from tenancy.audit import AuditName
+from tenancy.ids import l2_key
+from tenancy.lifecycle import State
+from tenancy.ocsf import OCSF
+from tenancy.services import CryptoOperation
+from tests.crypto.https.core import MemoryCore
+from tools import audited
+from tools.audited import Entry
+from tools.reaching import Code
+from worker import wiring
+
+ROOT = Path(__file__).parents[1]
+_SHORTEST_REASON = 20
+
+
+def names_of(entry: Entry) -> frozenset[str]:
+    """Return the members' names of what Python writes; triggers write the rest."""
+    return frozenset(one.name for one in entry if isinstance(one, AuditName) and one not in audited.BY_DATABASE)
+
+
+def activity_functions() -> Iterator[tuple[str, str, str]]:
+    """Yield (activity, module, function) of everything in `activities` that is one."""
+    for found in pkgutil.iter_modules(activities.__path__):
+        module = importlib.import_module(f"activities.{found.name}")
+        for owner, kind in inspect.getmembers(module, inspect.isclass):
+            for function, value in inspect.getmembers(kind, inspect.isfunction):
+                definition = getattr(value, "__temporal_activity_definition", None)
+                if definition is not None and kind.__module__ == module.__name__:
+                    yield str(definition.name), module.__name__, f"{owner}.{function}"
+
+
+def commands(app: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for command in app.registered_commands:
+        callback = inspect.unwrap(cast("Any", command.callback))
+        yield " ".join((*words, command.name or callback.__name__.replace("_", "-"))), callback
+    for group in app.registered_groups:
+        yield from commands(cast("typer.Typer", group.typer_instance), (*words, str(group.name)))
+
+
+_ACTIVITIES = list(activity_functions())
+_COMMANDS = dict(commands(_app([])))
+# A command that is made by a function has the name of none; what it does is this.
+_MADE = {
+    "root-key preflight": ("cli.root_key", "RootKey.preflight"),
+    "root-key change": ("cli.root_key", "RootKey.change"),
+}
+
+
+# ── the worker ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_activity_says_what_it_writes() -> None:
+    assert sorted(name for name, _, _ in _ACTIVITIES) == sorted(audited.ACTIVITIES)
+
+
+def test_every_activity_is_wired_under_a_name_of_the_table() -> None:
+    """So that the table speaks of what runs."""
+    wired = set(re.findall(r"\.(\w+),\n", inspect.getsource(wiring.build)))
+    functions = {function.rpartition(".")[2] for _, _, function in _ACTIVITIES}
+    assert functions - wired <= {"change_policy", "close_workflows", "check_rotations", "notice_root_key_versions"}
+
+
+@pytest.mark.parametrize(("name", "module", "function"), _ACTIVITIES, ids=[name for name, _, _ in _ACTIVITIES])
+def test_an_activity_writes_what_is_said(name: str, module: str, function: str) -> None:
+    code = Code("AuditName", ("activities",))
+    assert code.reached(module, function) == names_of(audited.ACTIVITIES[name])
+
+
+def test_every_update_and_signal_names_the_activities_that_record_it() -> None:
+    asked = set()
+    for kind in (*wiring.LIFECYCLE_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS):
+        for _, value in inspect.getmembers(kind):
+            signal = getattr(value, "__temporal_signal_definition", None)
+            update = getattr(value, "_defn", None)
+            for definition in (signal, update):
+                if definition is not None:
+                    asked.add(f"{kind.__name__}.{definition.name}")
+    assert asked == set(audited.REQUESTS)
+    for recorded in audited.REQUESTS.values():
+        assert all(isinstance(audited.ACTIVITIES[activity], tuple) for activity in recorded)
+
+
+# ── the crypto service ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_endpoint_says_what_it_writes() -> None:
+    assert [endpoint.name for endpoint in ENDPOINTS if endpoint.name not in audited.ENDPOINTS] == []
+    assert audited.ENDPOINTS.keys() == {endpoint.name for endpoint in ENDPOINTS}
+
+
+async def test_what_an_endpoint_says_it_writes_is_in_the_journal() -> None:
+    core = MemoryCore()
+    caller = Caller("acme", "orders", l2_key("acme"), "eu-west-1", "0a", State.ACTIVE, address="203.0.113.9")
+    core.callers["0a"] = caller
+    core.keys["acme", "orders"] = []
+    core.rotate(caller)
+    desk = Desk(KeyedOperations(core, core, core), *cast("Any", (None, None, None, None, None)))
+    plain = base64.b64encode(b"plain").decode()
+    acts = {endpoint.name: endpoint.act for endpoint in ENDPOINTS}
+    encrypted = await acts["encrypt"](desk, caller, api.EncryptRequest(plaintext=plain, resource="r"))
+    made = await acts["data-key"](desk, caller, api.DataKeyRequest(resource="r"))
+    ciphertext, wrapped = cast("Any", encrypted)["ciphertext"], cast("Any", made)["wrapped"]
+    requests: Mapping[str, list[dict[str, Any]]] = {
+        "encrypt": [{"plaintext": plain}],
+        "decrypt": [{"ciphertext": ciphertext}],
+        "rewrap": [{"ciphertext": ciphertext}],
+        "data-key": [{}, {"wrapped_only": True}],
+        "open-data-key": [{"wrapped": wrapped}],
+    }
+    for endpoint in ENDPOINTS:
+        said = audited.ENDPOINTS[endpoint.name]
+        if isinstance(said, str):
+            continue
+        items = [{"resource": "r"} | item for item in requests[endpoint.batch_of or endpoint.name]]
+        core.entries.clear()
+        if endpoint.batch_of:
+            await endpoint.act(desk, caller, api.BatchRequest(items=items))
+        else:
+            for item in items:
+                await endpoint.act(desk, caller, cast("Any", endpoint.request).model_validate(item))
+        assert {entry.operation for entry in core.entries} == set(said), endpoint.name
+        assert {entry.source for entry in core.entries} == {"203.0.113.9"}
+        assert all(entry.correlation_id for entry in core.entries)
+
+
+def test_every_kmip_operation_is_audited_or_says_why_not() -> None:
+    unaudited = {Operation(number).name for number, served in OPERATIONS.items() if served.audited is None}
+    assert unaudited == set(audited.KMIP)
+
+
+# ── the endpoints and the people ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_route_of_the_marketplace_says_what_it_writes() -> None:
+    secret = "whsec_" + base64.b64encode(b"s" * 32).decode()
+    enrolment = EnrolmentOffer("http://127.0.0.1", ("eu-west-1",), Addresses("", ""), Issuers({}))
+    offer = Offer([secret], "token", ("eu-west-1",), "http://127.0.0.1", 1000, enrolment)
+    app = create_app(cast("Any", None), cast("Any", None), offer)
+    served = {
+        f"{method} {route.path}"
+        for route in app.routes
+        for method in getattr(route, "methods", ())
+        if method != "HEAD" and hasattr(route, "path")
+    }
+    assert served == set(audited.ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "route"),
+    [
+        ("marketplace.acceptance", "accept", "POST /v1/events"),
+        ("marketplace.enrolment", "enrol", "POST /v1/enrolments"),
+    ],
+)
+def test_a_route_writes_what_is_said(module: str, function: str, route: str) -> None:
+    assert Code("AuditName", ("marketplace",)).reached(module, function) == names_of(audited.ROUTES[route])
+
+
+def _dashboard_functions() -> set[str]:
+    found = {"stream.export", "downloads.Downloads.audit", "downloads.Downloads.certificate", "pages.usage._export"}
+    names = [one.name for one in pkgutil.iter_modules(dashboard.__path__)]
+    for name in (name for name in names if name.endswith("_actions") or name in {"guard", "retry"}):
+        module = importlib.import_module(f"dashboard.{name}")
+        kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
+        for owner in (module, *kinds):
+            for function, value in inspect.getmembers(owner, inspect.isfunction):
+                if not function.startswith("_") and value.__module__ == module.__name__:
+                    found.add(f"{name}.{value.__qualname__}")
+    return found
+
+
+def test_every_action_of_the_dashboard_says_what_it_writes() -> None:
+    assert _dashboard_functions() == set(audited.ACTIONS)
+
+
+@pytest.mark.parametrize("action", sorted(audited.ACTIONS))
+def test_an_action_writes_what_is_said(action: str) -> None:
+    parts = action.split(".")
+    cut = 2 if parts[0] == "pages" else 1
+    module, function = ".".join(("dashboard", *parts[:cut])), ".".join(parts[cut:])
+    assert Code("AuditName", ("dashboard",)).reached(module, function) == names_of(audited.ACTIONS[action])
+
+
+def test_nothing_is_asked_of_a_workflow_past_the_actions() -> None:
+    """Every way through the dashboard's door is taken in a module whose functions are in the table."""
+    ways = {name for name, _ in inspect.getmembers(Door, inspect.isfunction) if not name.startswith("_")}
+    taken = set()
+    for file in (ROOT / "dashboard").rglob("*.py"):
+        found = set(re.findall(r"\.door\.(\w+)", file.read_text(encoding="utf-8")))
+        assert not found or file.name.endswith("_actions.py") or file.name == "retry.py", file
+        taken |= found
+    assert taken == ways
+
+
+def test_every_command_says_what_it_writes() -> None:
+    assert set(_COMMANDS) == set(audited.COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(audited.COMMANDS))
+def test_a_command_writes_what_is_said(command: str) -> None:
+    callback = _COMMANDS[command]
+    module, function = _MADE.get(command, (callback.__module__, callback.__qualname__))
+    assert Code("AuditName", ("cli",)).reached(module, function) == names_of(audited.COMMANDS[command])
+
+
+def test_no_command_asks_a_workflow_without_a_record() -> None:
+    """Each module that asks the gateway has a record for it, as often as it asks: around it, or with what it stored."""
+    for file in (ROOT / "cli").glob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        asks = len(re.findall(r"lambda gateway: ", source))
+        assert asks <= len(re.findall(r"on_record\(|command_event\(", source)), file
+
+
+# ── the names ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_name_is_written_by_something_and_told_in_ocsf() -> None:
+    assert {name for name, by in audited.writers().items() if not by} == set()
+    assert set(OCSF) == set(AuditName)
+
+
+def test_what_a_trigger_writes_is_in_a_migration() -> None:
+    migrations = "".join(file.read_text() for file in (ROOT / "database/migrations").glob("*.sql"))
+    for name in audited.BY_DATABASE:
+        assert name.value in migrations or name.value.partition(".")[2] in migrations
+
+
+def test_every_name_is_seen_by_a_test_that_drives_it() -> None:
+    here = {ROOT / "tests/test_audit_complete.py", ROOT / "tests/tenancy/test_ocsf.py"}
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py") if file not in here]
+    assert {name for name in AuditName if not any(_sees(text, name) for text in texts)} == set()
+
+
+def _sees(test: str, name: AuditName) -> bool:
+    """Return whether a test speaks of a name: by its value, by the member, or by the rest after a prefix it strips."""
+    if name.value in test or f"AuditName.{name.name}" in test:
+        return True
+    cuts = [match.end() for match in re.finditer(r"[._]", name.value)]
+    return any(f'"{name.value[:cut]}"' in test and f'"{name.value[cut:]}"' in test for cut in cuts)
+
+
+def test_a_reason_is_one() -> None:
+    for _, table in audited.TABLES:
+        assert all(entry for entry in table.values())
+        assert all(len(entry) > _SHORTEST_REASON for entry in table.values() if isinstance(entry, str))
+
+
+def test_the_reading_of_code_finds_a_forgotten_call(tmp_path: Path) -> None:
+    """The check could have failed: without its call the same function comes to nothing."""
+    (tmp_path / "activities").mkdir()
+    source = (ROOT / "activities/keys.py").read_text(encoding="utf-8")
+    (tmp_path / "activities/keys.py").write_text(re.sub(r".*record\(tx, step, AuditName\.PAYLOAD_KEY.*\n", "", source))
+    code = Code("AuditName", ("activities",), tmp_path)
+    assert code.reached("activities.keys", "KeyActivities.create_keys") == {"TENANT_KEY_CREATED"}
+    with pytest.raises(KeyError):
+        code.reached("activities.keys", "KeyActivities.gone")
+
+
+def test_the_words_of_crypto_operations_have_names() -> None:
+    assert {audited.named(operation) for operation in CryptoOperation} == {
+        *(AuditName.CRYPTO_KEY_RELEASED, AuditName.CRYPTO_KEY_CHANGED, AuditName.CRYPTO_USED)
+    }

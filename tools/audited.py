@@ -1,0 +1,315 @@
+"""Every operation of every process, and what of it stands in the tenant's audit stream, or why nothing does.
+
+tests/test_audit_complete.py holds this against the code's own lists: an operation that is not here fails, and so does
+one that does not write what is said here. docs/audit.md has it as a table (`make docs`).
+"""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from tenancy.audit import AuditName as N
+from tenancy.services import CHANGES, RELEASES, CryptoOperation
+
+Entry = tuple[N, ...] | str
+"""The names written, or the reason why there is nothing to write."""
+
+_LOOKS = "looks for what is due and changes nothing; what follows is on record"
+_SHOWS = "shows what the platform set up itself: nothing secret, no record, no use of keys"
+_PUBLIC = "public, and the same for everybody"
+_OF_THE_PLATFORM = "of the platform's own servers, no tenant's"
+_AT_THE_CUSTOMER = "runs at the customer; what it asks of us is on record as a service's"
+_PART = "a step whose outcome is on record with the operation's end"
+
+ACTIVITIES: Mapping[str, Entry] = MappingProxyType(
+    {
+        "open-records": (N.PROVISION_INTENDED, N.PROVISION_RETRIED),
+        "create-keys": (N.PAYLOAD_KEY_CREATED, N.TENANT_KEY_CREATED, N.TENANT_KEY_REFUSED),
+        "examine-tenant": (N.BOUNDARY_BREACHED, N.BOUNDARY_CHECKED),
+        "find-due-examinations": _LOOKS,
+        "follow-boundaries": (N.TENANT_LOCKED,),
+        "create-authority": (N.AUTHORITY_CREATED,),
+        "check-boundaries": (N.BOUNDARY_CHECKED,),
+        "activate": (N.ROUTE_PUBLISHED, N.TENANT_ACTIVATED),
+        "announce": (N.ANNOUNCED,),
+        "break-promise": (N.PROMISE_BROKEN,),
+        "record-failure": (N.ROUTE_WITHDRAWN, N.TENANT_FAILED),
+        "disable-tenant-key": (N.PROVISION_ROLLED_BACK,),
+        "disable-authority": (N.PROVISION_ROLLED_BACK,),
+        "record-service": (N.SERVICE_CONNECT_INTENDED,),
+        "create-service-key": (N.SERVICE_KEY_CREATED,),
+        "issue-certificate": (N.SERVICE_CERTIFICATE_ISSUED,),
+        "mark-connected": (N.SERVICE_CONNECTED,),
+        "record-connect-failure": (N.SERVICE_CONNECTED,),
+        "plan-renewal": (N.SERVICE_CERTIFICATE_ISSUED,),
+        "disconnect-service": (N.SERVICE_DISCONNECTED,),
+        "change-standing": (
+            N.APPROVAL_EXECUTED,
+            *(N.TENANT_LOCKED, N.TENANT_UNLOCKED, N.TENANT_SUSPENDED, N.TENANT_RESUMED, N.BREACH_CLEARED),
+        ),
+        "follow-root-key": (N.TENANT_LOCKED, N.TENANT_UNLOCKED),
+        "admit-root-key": (N.APPROVAL_EXECUTED, N.ROOT_KEY_CHANGED),
+        "preflight-root-key": (N.ROOT_KEY_CHECKED,),
+        "wrap-service-keys": _PART,
+        "switch-root-key": (N.ROOT_KEY_CHANGED,),
+        "abandon-root-key": (N.ROOT_KEY_CHANGED,),
+        "look-for-due-rotation": _LOOKS,
+        "find-due-rotations": _LOOKS,
+        "plan-rotation": (N.APPROVAL_EXECUTED, N.KEYS_ROTATED),
+        "rotate-tenant-key": (N.TENANT_KEY_REFUSED, N.TENANT_KEY_ROTATED),
+        "prepare-service-keys": (N.SERVICE_KEY_CREATED,),
+        "activate-service-keys": (N.SERVICE_KEY_COMPROMISED, N.SERVICE_KEY_ROTATED),
+        "rewrap-keys": (N.ROOT_KEY_VERSION_FOLLOWED,),
+        "retire-tenant-key": (N.TENANT_KEY_RETIRED,),
+        "trim-tenant-key": (N.TENANT_KEY_TRIMMED,),
+        "destroy-compromised-keys": (N.SERVICE_KEY_DESTROYED,),
+        "finish-rotation": (N.KEYS_ROTATED,),
+        "abandon-rotation": (N.KEYS_ROTATED,),
+        "retire-service-key": (N.APPROVAL_EXECUTED, N.SERVICE_KEY_DESTROYED),
+        "check-rotations": (N.ROTATION_STUCK,),
+        "notice-root-key-versions": (N.ROOT_KEY_VERSION_NOTICED,),
+        "watch-root-keys": (N.ROOT_KEY_AVAILABLE, N.ROOT_KEY_UNAVAILABLE),
+        "change-policy": (N.APPROVAL_EXECUTED, N.POLICY_CHANGED),
+        "admit-approval": (N.APPROVAL_REQUESTED,),
+        "decide-approval": (N.APPROVAL_DECLINED, N.APPROVAL_EXPIRED, N.APPROVAL_GRANTED, N.APPROVAL_WITHDRAWN),
+        "expire-approvals": (N.APPROVAL_DECLINED, N.APPROVAL_EXPIRED, N.APPROVAL_GRANTED, N.APPROVAL_WITHDRAWN),
+        "close-approval": (N.APPROVAL_EXECUTED,),
+        "begin-leaving": (N.APPROVAL_EXECUTED, N.LEAVING_BEGUN),
+        "remind-of-leaving": "stores a message; that it was sent is on record",
+        "restore-tenant": (N.RESTORED,),
+        "begin-destruction": (N.DESTRUCTION_BEGUN,),
+        "take-stock": "reads what there is to destroy; each thing is on record when it is destroyed",
+        "disconnect-services": (N.ROUTE_WITHDRAWN, N.SERVICE_DISCONNECTED),
+        "destroy-service-keys": (N.KEY_DESTROYED,),
+        "destroy-tenant-key": (N.KEY_DESTROYED,),
+        "destroy-authority-key": (N.KEY_DESTROYED,),
+        "destroy-payload-key": (N.KEY_DESTROYED,),
+        "erase-rows": (N.ROWS_ERASED,),
+        "certify-destruction": (N.OFFBOARDED, N.SHRED_CERTIFIED),
+        "close-workflows": "ends the tenant's workflows at Temporal, whose history says so",
+        "plan-authority": (N.AUTHORITY_ROLL_INTENDED,),
+        "prepare-authority": (N.AUTHORITY_CREATED,),
+        "verify-authority": _PART,
+        "activate-authority": (N.AUTHORITY_ROLLED,),
+        "abandon-authority": (N.AUTHORITY_ROLLED,),
+        "unrenewed-services": _LOOKS,
+        "due-authorities": _LOOKS,
+        "end-authorities": (N.AUTHORITY_ENDED, N.REVOCATION_LIST_PUBLISHED),
+        "publish-revocation-list": (N.REVOCATION_LIST_PUBLISHED,),
+        "publish-revocation-lists": (N.REVOCATION_LIST_PUBLISHED,),
+        "check-expiry": (N.EXPIRY_LAPSED, N.EXPIRY_LATE),
+        "sign-audit-head": "the signed head is kept beside the stream, and every export has it",
+        "sign-audit-heads": "the signed head is kept beside the stream, and every export has it",
+        "sweep-outbox": (N.ANNOUNCED,),
+        "reconcile-audit": (N.AUDIT_DIFFERENCE, N.AUDIT_RECONCILED),
+        "state-report": (N.REPORT_MADE,),
+        "make-report": "draws and signs what was stated, which is on record with its digest",
+        "forget-untaken-credentials": "forgets what was sealed for a request that came to nothing; it was never opened",
+    }
+)
+"""Activity → what the worker writes for it."""
+
+REQUESTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "Tenant.retry": ("open-records",),
+        "Tenant.propose": ("admit-approval",),
+        "Tenant.decide": ("decide-approval",),
+        "Tenant.roll-authority": ("plan-authority",),
+        "Tenant.authority-due": ("plan-authority",),
+        "Tenant.certificates-revoked": ("publish-revocation-list",),
+        "Tenant.offboard": ("begin-leaving",),
+        "Tenant.restore": ("restore-tenant",),
+        "Tenant.tenant-gone": ("certify-destruction",),
+        "Tenant.change-policy": ("change-policy",),
+        "Tenant.preflight-root-key": ("admit-root-key", "preflight-root-key"),
+        "Tenant.change-root-key": ("admit-root-key", "switch-root-key"),
+        "Tenant.rotate-keys": ("plan-rotation", "finish-rotation"),
+        "Tenant.retire-service-key": ("retire-service-key",),
+        "Tenant.rotation-due": ("plan-rotation",),
+        "Tenant.change-standing": ("change-standing",),
+        "Tenant.boundaries-reported": ("follow-boundaries",),
+        "Tenant.root-key-reported": ("follow-root-key",),
+        "Tenant.marketplace-event": ("open-records", "begin-leaving"),
+        "ConnectService.enrol": ("record-service", "issue-certificate"),
+        "ConnectService.renew": ("plan-renewal", "issue-certificate"),
+        "ConnectService.disconnect": ("disconnect-service",),
+        "ConnectService.renew-soon": ("plan-renewal",),
+        "ConnectService.discovered": ("record-service",),
+        "ConnectService.tenant-gone": ("disconnect-services",),
+    }
+)
+"""Update or signal of a workflow → the activities in which what it asks for, or its refusal, is on record."""
+
+_MANY = (CryptoOperation.DATA_KEY, CryptoOperation.WRAPPED_DATA_KEY)
+ENDPOINTS: Mapping[str, tuple[CryptoOperation, ...] | str] = MappingProxyType(
+    {
+        "encrypt": (CryptoOperation.ENCRYPT,),
+        "encrypt-batch": (CryptoOperation.ENCRYPT,),
+        "decrypt": (CryptoOperation.DECRYPT,),
+        "decrypt-batch": (CryptoOperation.DECRYPT,),
+        "rewrap": (CryptoOperation.REWRAP,),
+        "rewrap-batch": (CryptoOperation.REWRAP,),
+        "data-key": _MANY,
+        "data-key-batch": _MANY,
+        "open-data-key": (CryptoOperation.DATA_KEY,),
+        "certificate": "hands a service its own public certificate, whose issuing is on record",
+        "heartbeat": "a service's word about itself, kept as its own rows; it touches no key",
+        "protection": "tells a service its own list, each change of which is on record",
+        "discovery": "tells a service what is served; it touches no key",
+        "crl": _PUBLIC,
+        "former-crl": _PUBLIC,
+        "health": _PUBLIC,
+        "openapi": _PUBLIC,
+    }
+)
+"""HTTPS endpoint → what it writes into the journal. A refusal is on record for each, and a connection's too."""
+
+KMIP: Mapping[str, str] = MappingProxyType({"DISCOVER_VERSIONS": _PUBLIC, "QUERY": _PUBLIC})
+"""KMIP operation → why it is not audited; every other has its word in `crypto.kmip.served`."""
+
+ROUTES: Mapping[str, Entry] = MappingProxyType(
+    {
+        "POST /v1/events": (N.DISABLE_RECORDED, N.ENABLE_ACCEPTED, N.SERVICE_DISCOVERED),
+        "GET /v1/tenants/{tenant_id}": "tells the marketplace how far its own event is",
+        "POST /v1/enrolments": (N.ENROLMENT_ACCEPTED, N.ENROLMENT_PROOF_REFUSED),
+        "GET /v1/enrolments/{enrolment_id}": "tells an agent how its own enrolment is, whose every step is on record",
+        "GET /.well-known/openkcm": _PUBLIC,
+        "GET /healthz": _PUBLIC,
+        "GET /docs": _PUBLIC,
+        "GET /openapi.json": _PUBLIC,
+    }
+)
+"""Route of the marketplace endpoint → what it writes; what it refuses before it knows a tenant is in its log."""
+
+_STANDING = (N.LOCK_REQUESTED, N.UNLOCK_REQUESTED, N.SUSPEND_REQUESTED, N.RESUME_REQUESTED)
+_MOVED = (*_STANDING, N.BREACH_CLEAR_REQUESTED)
+_FIELDS = (N.FIELD_PROTECTED, N.FIELD_PROTECTION_CHANGED)
+_OWN = "reads what the page shows of the person's own tenant; the sign-on is on record"
+ACTIONS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "guard.Guard.admit": (N.ACCESS_REFUSED, N.SIGNED_IN),
+        "guard.Guard.refuse_forged": (N.ACCESS_REFUSED,),
+        "guard.Guard.holds": (N.SIGNED_IN,),
+        "guard.Guard.has_ended": "asks about a session without using it",
+        "guard.Guard.has_left": "asks about a tenant's state",
+        "guard.Guard.end": (N.SIGNED_OUT,),
+        "report_actions.make": (N.ACTION_REFUSED, N.REPORT_REQUESTED),
+        "report_actions.download": (N.ACTION_REFUSED, N.REPORT_DOWNLOADED),
+        "stream.export": (N.ACTION_REFUSED, N.EXPORTED),
+        "downloads.Downloads.audit": (N.ACTION_REFUSED, N.EXPORTED),
+        "downloads.Downloads.certificate": (N.ACTION_REFUSED, N.EXPORTED),
+        "retry.retry": (N.ACTION_REFUSED, N.RETRY_REQUESTED),
+        "approval_actions.ask_for": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
+        "approval_actions.decide": (N.ACTION_REFUSED, N.APPROVAL_VOTED),
+        "approval_actions.change_policy": (N.ACTION_REFUSED, N.POLICY_CHANGE_REQUESTED),
+        "approval_actions.policy_of": _OWN,
+        "authority_actions.roll": (N.ACTION_REFUSED, N.AUTHORITY_ROLL_REQUESTED),
+        "join_actions.make_token": (N.ACTION_REFUSED, N.JOIN_TOKEN_REQUESTED, N.JOIN_TOKEN_MADE),
+        "leaving_actions.leave": (N.ACTION_REFUSED, N.OFFBOARD_REQUESTED),
+        "leaving_actions.ask_to_leave": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
+        "leaving_actions.restore": (N.ACTION_REFUSED, N.RESTORE_REQUESTED),
+        "protection_actions.protect": (N.ACTION_REFUSED, N.PROTECTION_CHANGE_REQUESTED, *_FIELDS),
+        "protection_actions.unprotect": (N.ACTION_REFUSED, N.PROTECTION_CHANGE_REQUESTED, N.FIELD_UNPROTECTED),
+        "root_key_actions.wishes": "makes a request's id and asks nobody",
+        "root_key_actions.check": (N.ACTION_REFUSED, N.ROOT_KEY_PREFLIGHT_REQUESTED),
+        "root_key_actions.change": (N.ACTION_REFUSED, N.ROOT_KEY_CHANGE_REQUESTED),
+        "root_key_actions.ask_for_platform": (N.ACTION_REFUSED, N.APPROVAL_ASKED, N.ROOT_KEY_CHANGE_REQUESTED),
+        "root_key_actions.found": _OWN,
+        "rotation_actions.rotate": (N.ACTION_REFUSED, N.ROTATE_REQUESTED),
+        "rotation_actions.retire": (N.ACTION_REFUSED, N.RETIRE_REQUESTED),
+        "rotation_actions.ask_to_compromise": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
+        "rotation_actions.ask_to_retire": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
+        "service_actions.wish": "makes a request's id and asks nobody",
+        "service_actions.connect": (N.ACTION_REFUSED, N.SERVICE_CONNECT_REQUESTED),
+        "service_actions.renew": (N.ACTION_REFUSED, N.SERVICE_RENEW_REQUESTED),
+        "service_actions.disconnect": (N.ACTION_REFUSED, N.SERVICE_DISCONNECT_REQUESTED),
+        "service_actions.archive": "packs what was just made for the browser that made it",
+        "standing_actions.suspend": (N.ACTION_REFUSED, *_STANDING),
+        "standing_actions.resume": (N.ACTION_REFUSED, *_STANDING),
+        "standing_actions.lock": (N.ACTION_REFUSED, *_STANDING),
+        "standing_actions.unlock": (N.ACTION_REFUSED, *_STANDING),
+        "standing_actions.ask_to_lock": (N.ACTION_REFUSED, N.APPROVAL_ASKED),
+        "pages.usage._export": (N.ACTION_REFUSED, N.EXPORTED),
+    }
+)
+"""What somebody does in the dashboard → what is written before it is asked of a workflow, and when it is refused."""
+
+COMMANDS: Mapping[str, Entry] = MappingProxyType(
+    {
+        **dict.fromkeys(("up", "down", "status", "doctor", "setup database", "setup vault"), _OF_THE_PLATFORM),
+        "enable": "sends the marketplace's event, which is on record where it is accepted",
+        "coverage": (N.EXPORTED,),
+        "check-boundaries": (N.BOUNDARY_CHECK_REQUESTED,),
+        "offboard": (N.OFFBOARD_REQUESTED,),
+        "restore": (N.RESTORE_REQUESTED,),
+        "rotate": (N.RETIRE_REQUESTED, N.ROTATE_REQUESTED),
+        **dict.fromkeys(("agent", "run", "backfill", "service try"), _AT_THE_CUSTOMER),
+        **dict.fromkeys(("tenant list", "tenant show", "service list", "root-key show", "protection show"), _SHOWS),
+        "tenant retry": (N.RETRY_REQUESTED,),
+        "tenant roll-authority": (N.AUTHORITY_ROLL_REQUESTED,),
+        "tenant crl": _PUBLIC,
+        "tenant suspend": _MOVED,
+        "tenant resume": _MOVED,
+        "tenant lock": _MOVED,
+        "tenant unlock": _MOVED,
+        "tenant policy": (N.POLICY_CHANGE_REQUESTED,),
+        "service connect": (N.SERVICE_CONNECT_REQUESTED,),
+        "service renew": (N.SERVICE_RENEW_REQUESTED,),
+        "service disconnect": (N.SERVICE_DISCONNECT_REQUESTED,),
+        "service join-token": (N.JOIN_TOKEN_MADE,),
+        "root-key preflight": (N.ROOT_KEY_PREFLIGHT_REQUESTED,),
+        "root-key change": (N.ROOT_KEY_CHANGE_REQUESTED,),
+        "audit export": (N.EXPORTED,),
+        "audit certificate": (N.EXPORTED,),
+        "audit stream": (N.STREAM_BEGUN, N.STREAM_BEHIND, N.STREAM_ENDED),
+        "audit public-key": _PUBLIC,
+        "audit verify": "reads a file, offline",
+        "audit reconcile": _SHOWS,
+        "report": (N.REPORT_REQUESTED,),
+        "protection protect": _FIELDS,
+        "protection unprotect": (N.FIELD_UNPROTECTED,),
+    }
+)
+"""Command → what is written of it, in the operator's name."""
+
+TABLES: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("activity", ACTIVITIES),
+    ("crypto", ENDPOINTS),
+    ("KMIP", KMIP),
+    ("", ROUTES),
+    ("dashboard", ACTIONS),
+    ("openkcm", COMMANDS),
+)
+"""All of it, each with the word for who does it."""
+
+BY_DATABASE = frozenset({N.JOIN_TOKEN_MADE, *_FIELDS, N.FIELD_UNPROTECTED})
+"""Names that a trigger writes, whoever changes the row."""
+
+
+def named(operation: CryptoOperation) -> N:
+    """Return what a use that was not refused is called in the stream."""
+    if operation is CryptoOperation.OPEN:
+        return N.SERVICE_KEY_OPENED
+    if operation in RELEASES:
+        return N.CRYPTO_KEY_RELEASED
+    return N.CRYPTO_KEY_CHANGED if operation in CHANGES else N.CRYPTO_USED
+
+
+def writers() -> Mapping[N, tuple[str, ...]]:
+    """Return by which operations each name is written, in words."""
+    found: dict[N, list[str]] = {name: [] for name in N}
+    for operation, names in _written():
+        for name in names:
+            found[name].append(operation)
+    return {name: tuple(dict.fromkeys(by)) for name, by in found.items()}
+
+
+def _written() -> Iterator[tuple[str, tuple[N, ...]]]:
+    for what, entries in TABLES:
+        for operation, entry in entries.items() if entries is not ENDPOINTS else ():
+            if not isinstance(entry, str):
+                yield f"{what} {operation}".strip(), entry
+    for operation in CryptoOperation:
+        if operation is not CryptoOperation.CONNECT:
+            yield f"crypto {operation}", (named(operation), N.CRYPTO_REFUSED)
+    yield "crypto connect", (N.CRYPTO_REFUSED,)
