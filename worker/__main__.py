@@ -16,7 +16,8 @@ from config.settings import LOOPBACK, Settings, load_settings
 from tenancy.errors import OpenKcmError, TemporalUnavailable
 from worker import bootstrap, wiring
 from worker.metrics import metrics_runtime, say_ready
-from workflows.gateway import Gateway, connection
+from workflows.connecting import connection
+from workflows.gateway import Gateway
 
 _RETRY_SECONDS = 0.5
 

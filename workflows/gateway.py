@@ -7,11 +7,12 @@ to repeat: the workflow id is the tenant, and events and updates are told apart 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 from temporalio.client import (
     Client,
     WorkflowFailureError,
+    WorkflowHandle,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
@@ -21,18 +22,19 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.exceptions import ApplicationError
-from temporalio.service import GrpcCompression, RPCError, RPCStatusCode
+from temporalio.service import RPCError, RPCStatusCode
 
 from tenancy import ids
-from tenancy.errors import CallerError, PlatformError, SettingsInvalid, TemporalUnavailable, TenantUnknown
+from tenancy.errors import CallerError, PlatformError, TemporalUnavailable, TenantUnknown
 from tenancy.events import EventKind
+from tenancy.examination import run_of
+from tenancy.examination_errors import ExaminationFailed
 from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
 from tenancy.messages import (
     ApprovalRequest,
+    BoundariesInput,
     EnrolInput,
     MarketplaceSignal,
     PolicyRequest,
@@ -45,18 +47,18 @@ from tenancy.messages import (
 from tenancy.policy import TenantPolicy
 from tenancy.report_messages import MakeReportInput
 from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
-from workflows import priorities, visibility
+from workflows import priorities, timing, visibility
+from workflows.boundaries import CheckBoundaries
+from workflows.connecting import connect_client
 from workflows.report import MakeReport
 from workflows.service import DISCOVERED, ConnectService
-from workflows.starts import report_options, service_options, service_start
+from workflows.service_start import service_options, service_start
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 _SERVICE_PATIENCE_SECONDS = 60.0
 _ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
 """What Temporal answers when a run ended in the very moment in which it was asked; the next run takes the request."""
-
-_THIS_MACHINE = ("127.", "localhost:", "[::1]:")
 
 _DOWN = (RPCError, RuntimeError)
 """What a call raises when Temporal is not there; RuntimeError is a lazy client whose first connection fails."""
@@ -257,25 +259,69 @@ class Gateway:
     async def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
         """Have a stored request made into a report; it is made when this returns. The same id again makes no other.
 
-        Raises:
-            TemporalUnavailable: it did not reach a workflow.
-            NotDoneInTime: it is being made, or waits for what is down.
-            UpdateRefused: it could not be made, with the code, message and hint of why.
+        Raises: TemporalUnavailable, NotDoneInTime, or UpdateRefused with the code of why it could not be made.
+        """
+        make = MakeReportInput(tenant_id=tenant_id, report_id=report_id)
+        try:
+            await self._to_its_end(
+                tenant_id,
+                region,
+                MakeReport.run,
+                make,
+                id=ids.report_workflow(tenant_id, report_id),
+                static_summary=f"compliance report of {tenant_id}",
+                priority=priorities.report(tenant_id),
+            )
+        except WorkflowFailureError as failed:
+            raise _as_refusal(failed) from None
+
+    async def check_boundaries(self, tenant_id: str, region: str, *, anew: bool) -> str:
+        """Have a tenant's boundaries examined, or wait for the examination that runs; returns the name of the run.
+
+        `anew` has that attacked as well which stands or falls for all tenants alike and was attacked minutes ago.
+
+        Raises: TemporalUnavailable, NotDoneInTime, or ExaminationFailed when it came to no result.
+        """
+        try:
+            handle = await self._to_its_end(
+                tenant_id,
+                region,
+                CheckBoundaries.run,
+                BoundariesInput(tenant_id=tenant_id, region=region, anew=anew),
+                id=ids.boundaries_workflow(tenant_id),
+                execution_timeout=timing.EXAMINATION,
+                static_summary=f"examine the boundaries of {tenant_id}",
+                priority=priorities.service(tenant_id),
+            )
+        except WorkflowFailureError:
+            raise ExaminationFailed from None
+        return run_of(handle.result_run_id or "")
+
+    async def _to_its_end(
+        self, tenant_id: str, region: str, run: Any, argument: Any, **options: Any
+    ) -> WorkflowHandle[Any, Any]:
+        """Start a workflow of a tenant's, or find the one that runs, and wait until it has ended well.
+
+        Raises: TemporalUnavailable, NotDoneInTime, or WorkflowFailureError when it has not.
         """
         try:
             async with asyncio.timeout(self._patience_seconds):
                 handle = await self._client.start_workflow(
-                    MakeReport.run,
-                    MakeReportInput(tenant_id=tenant_id, report_id=report_id),
-                    **report_options(tenant_id, region, report_id),
+                    run,
+                    argument,
+                    task_queue=ids.task_queue(region),
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                    search_attributes=visibility.of_tenant(tenant_id, region),
+                    rpc_timeout=_RPC_TIMEOUT,
+                    **options,
                 )
                 await handle.result()
         except TimeoutError:
             raise NotDoneInTime from None
-        except WorkflowFailureError as failed:
-            raise _as_refusal(failed) from None
         except _DOWN as failed:
             raise TemporalUnavailable from failed
+        return handle
 
     async def _of_tenant(
         self, tenant_id: str, update: Any, arguments: Sequence[Any], update_id: str | None = None
@@ -329,37 +375,6 @@ async def _until_taken(ask: Callable[[], Awaitable[object]]) -> None:
                 raise refusal from None
         else:
             return
-
-
-async def connect_client(address: str | None) -> Client:
-    """Return a lazy client without a payload codec, for those outside the worker."""
-    return await Client.connect(**connection(address), lazy=True, data_converter=pydantic_data_converter)
-
-
-class Connection(ClientConnectConfig, total=False):
-    """How to connect, as the arguments of `Client.connect`."""
-
-    grpc_compression: GrpcCompression
-
-
-def connection(address: str | None) -> Connection:
-    """Return how to connect: to `address`, or as Temporal's own files and environment say when it is None.
-
-    Raises:
-        SettingsInvalid: Temporal's configuration names a profile or file that is not there.
-    """
-    if address is not None:
-        config = Connection(target_host=address)
-    else:
-        try:
-            config = cast("Connection", ClientConfig.load_client_connect_config())
-        except RuntimeError as unreadable:
-            raise SettingsInvalid(f"temporal configuration: {unreadable}", "see TEMPORAL_PROFILE") from None
-        config.setdefault("target_host", "127.0.0.1:7233")
-    if config["target_host"].startswith(_THIS_MACHINE):
-        # Compression pays on a network; here it only costs both ends, a tenth of the server's CPU.
-        config["grpc_compression"] = GrpcCompression.NONE
-    return config
 
 
 def _as_refusal(failed: WorkflowUpdateFailedError | WorkflowFailureError) -> CallerError:

@@ -4,7 +4,7 @@ Signing is by a key of the test's own; the real one signs in tests/stories/test_
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.audit_heads import AuditHeadActivities
 from activities.reports import ReportActivities
+from activities.signing import RecordedSigner
 from config.public_keys import PublicKeys
 from database.audit_reading import begin_export
 from database.connection import Database
@@ -55,8 +56,8 @@ class Mortal:
         if self.effects == self.last:
             raise Died
 
-    def sign(self, message: bytes) -> tuple[str, str]:
-        signed = SIGNER.sign(message)
+    def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
+        signed = SIGNER.sign_all(messages)
         self.effect()
         return signed
 
@@ -93,10 +94,9 @@ class Scene:
         self.worker.record_audit_keys(SIGNER.public_keys())
         self.renderings = {Form.HTML: html}
         database: Any = MortalDatabase(self.worker, self.mortal)
-        heads = AuditHeadActivities(database, database, self.mortal)
-        reports = ReportActivities(
-            database, read_stated, self.renderings, self.mortal, "0.1.0", lambda: datetime.now(UTC)
-        )
+        signer = RecordedSigner(database, self.mortal)
+        heads = AuditHeadActivities(database, database, signer)
+        reports = ReportActivities(database, read_stated, self.renderings, signer, "0.1.0", lambda: datetime.now(UTC))
         plain = StepInput(tenant_id=TENANT, operation_id=STEP.operation_id)
         self.steps = [(reports.state_report, STEP), (heads.sign_audit_head, plain), (reports.make_report, STEP)]
 

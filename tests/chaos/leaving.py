@@ -33,7 +33,8 @@ from tests.chaos.rotating import adapters
 from tests.stories.test_traces import payloads_of
 from vault.signer import TransitAuditSigner
 from worker.codec import ENCODING
-from workflows.gateway import UpdateRefused, connect_client
+from workflows.connecting import connect_client
+from workflows.gateway import UpdateRefused
 
 _PATIENCE_SECONDS = 600
 """A worker that is shot in every step is started a dozen times, each of which a busy machine may take a minute for."""

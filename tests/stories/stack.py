@@ -30,7 +30,8 @@ from tests.devstack.sharing import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
 from vault.session import VaultSession
 from worker import wiring
-from workflows.gateway import Gateway, connect_client
+from workflows.connecting import connect_client
+from workflows.gateway import Gateway
 
 ROOT = Path(__file__).parents[2]
 REGION = "eu-west-1"

@@ -32,7 +32,7 @@ PLAIN_FIELDS = {
     *("tenant_id", "region", "promise_seconds", "memory", "event_id", "kind"),
     *("state", "seen_events", "provisions", "promises", "changes", "operations", "move"),
     *("service", "request_id"),
-    *("grace_seconds", "reason", "now", "approval_id"),
+    *("grace_seconds", "reason", "now", "approval_id", "report_id"),
     *("services", "tenant_key", "compromised", "version"),
     *("tenant_key_days", "service_key_days", "four_eyes"),
 }

@@ -1,0 +1,43 @@
+"""How processes connect to Temporal: to an address, or as Temporal's own configuration says."""
+
+from typing import cast
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig, ClientConnectConfig
+from temporalio.service import GrpcCompression
+
+from tenancy.errors import SettingsInvalid
+
+_THIS_MACHINE = ("127.", "localhost:", "[::1]:")
+
+
+async def connect_client(address: str | None) -> Client:
+    """Return a lazy client without a payload codec, for those outside the worker."""
+    return await Client.connect(**connection(address), lazy=True, data_converter=pydantic_data_converter)
+
+
+class Connection(ClientConnectConfig, total=False):
+    """How to connect, as the arguments of `Client.connect`."""
+
+    grpc_compression: GrpcCompression
+
+
+def connection(address: str | None) -> Connection:
+    """Return how to connect: to `address`, or as Temporal's own files and environment say when it is None.
+
+    Raises:
+        SettingsInvalid: Temporal's configuration names a profile or file that is not there.
+    """
+    if address is not None:
+        config = Connection(target_host=address)
+    else:
+        try:
+            config = cast("Connection", ClientConfig.load_client_connect_config())
+        except RuntimeError as unreadable:
+            raise SettingsInvalid(f"temporal configuration: {unreadable}", "see TEMPORAL_PROFILE") from None
+        config.setdefault("target_host", "127.0.0.1:7233")
+    if config["target_host"].startswith(_THIS_MACHINE):
+        # Compression pays on a network; here it only costs both ends, a tenth of the server's CPU.
+        config["grpc_compression"] = GrpcCompression.NONE
+    return config
