@@ -118,8 +118,8 @@ def _level(level: str, found: Sequence[InventoryKey]) -> Part:
                 f"{title}, level {level}",
                 (
                     Column("Key", 2.7),
-                    Column("State", 1.4),
-                    Column("Purpose and algorithm", 2.6),
+                    Column("State", 1.6),
+                    Column("Purpose and algorithm", 2.5),
                     Column("Holder", 2.8),
                     Column("Made", 1.55),
                     Column("Due", 1.9),

@@ -92,6 +92,11 @@ def _isolation(checks: Sequence[LatestCheck], now: datetime) -> Line:
     if now - at > OLDEST_CHECK:
         advice = "They should be attacked every day. Ask the platform's operators why they were not."
         return Line(label, "Not examined of late", Tone.WARNING, detail, advice)
+    if any(not clause.optional and clause.id not in held for clause in CLAUSES.values()):
+        advice = (
+            "The full examination is made every day and after every change of a key; below is which are still open."
+        )
+        return Line(label, "Held where examined", Tone.WORKING, detail, advice)
     return Line(label, "Held", Tone.GOOD, detail)
 
 
