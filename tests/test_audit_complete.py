@@ -289,5 +289,6 @@ def test_the_reading_of_code_finds_a_forgotten_call(tmp_path: Path) -> None:
 
 def test_the_words_of_crypto_operations_have_names() -> None:
     assert {audited.named(operation) for operation in CryptoOperation} == {
-        *(AuditName.CRYPTO_KEY_RELEASED, AuditName.CRYPTO_KEY_CHANGED, AuditName.CRYPTO_USED)
+        *(AuditName.CRYPTO_KEY_RELEASED, AuditName.CRYPTO_KEY_CHANGED, AuditName.CRYPTO_USED),
+        AuditName.SERVICE_KEY_OPENED,
     }
