@@ -7,12 +7,12 @@ anew (docs/rotation.md). AWS KMS and keys in tokens number no versions: they are
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import structlog
 from temporalio import activity
 
+from activities.threads import Threads
 from activities.wrapping import opened
 from database.interfaces import NumberedKey, PlatformDatabase, TenantDatabase
 from keystores.interfaces import RootKey, RootKeyShelf
@@ -52,7 +52,7 @@ class FollowActivities:
         regions = {key.region for key in found if key.root_key_id is None}
         of_platform = {region: self._newest_of_platform(region) for region in sorted(regions)}
         behind: list[str] = []
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="follow") as pool:
+        with Threads(_THREADS, thread_name_prefix="follow") as pool:
             for first in range(0, len(found), _TOGETHER):
                 for key, newest in self._asked(pool, found[first : first + _TOGETHER], of_platform):
                     if newest is not None and self._is_behind(key, newest):
@@ -62,7 +62,7 @@ class FollowActivities:
         return DueTenants(tenants=tuple(behind))
 
     def _asked(
-        self, pool: ThreadPoolExecutor, keys: Sequence[NumberedKey], of_platform: dict[str, int | None]
+        self, pool: Threads, keys: Sequence[NumberedKey], of_platform: dict[str, int | None]
     ) -> Iterator[tuple[NumberedKey, int | None]]:
         def newest(key: NumberedKey) -> int | None:
             return of_platform[key.region] if key.root_key_id is None else self._newest_of(key, key.root_key_id)

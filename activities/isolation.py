@@ -1,8 +1,6 @@
 """Step 4: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from functools import partial
 
 from temporalio import activity
@@ -10,6 +8,7 @@ from temporalio import activity
 from activities import metrics
 from activities.authorities import as_authority
 from activities.journal import Clock, finish, record
+from activities.threads import Threads
 from database.interfaces import BoundaryProbe as DatabaseProbe
 from database.interfaces import TenantDatabase
 from tenancy.audit import AuditName
@@ -33,7 +32,7 @@ class IsolationActivities:
         self._vault_probe = vault_probe
         self._clock = clock
         self._canary: Authority | None = None
-        self._pool = ThreadPoolExecutor(_ATTACKERS, thread_name_prefix="attack")
+        self._pool = Threads(_ATTACKERS, thread_name_prefix="attack")
 
     @activity.defn(name=Step.CHECK_BOUNDARIES)
     def check_boundaries(self, step: StepInput) -> None:
@@ -43,10 +42,9 @@ class IsolationActivities:
         between leaves the record of it, and the repeated step finds the breach again.
         """
         began = self._clock()
-        mine, canary = self._authority(step.tenant_id), self._canary_authority()
-        results = self._attack_both_ways(step.tenant_id, mine, canary)
+        results = self.attack(step.tenant_id)
         broken = breaches(results)
-        metrics.boundaries_checked(held=len(results) - len(broken), breached=len(broken))
+        metrics.boundaries_checked(results)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.boundaries.record(step.operation_id, results)
             record(
@@ -63,11 +61,12 @@ class IsolationActivities:
         if broken:
             raise BoundaryBreached(broken)
 
-    def _attack_both_ways(self, tenant_id: str, own: Authority, canary: Authority) -> tuple[CheckResult, ...]:
+    def attack(self, tenant_id: str) -> tuple[CheckResult, ...]:
         """Make the attacks side by side, they mostly wait for the two servers; each result says who attacked."""
+        own, canary = self._authority(tenant_id), self._canary_authority()
         # With the activity's context, by which whatever happens there is known to belong to this step.
         attack = partial(self._vault_probe.attack_each_other, tenant_id, CANARY_TENANT_ID, own, canary)
-        keys = self._pool.submit(copy_context().run, attack)
+        keys = self._pool.submit(attack)
         rows_by_tenant, rows_by_canary = self._database_probe.attack_each_other(tenant_id, CANARY_TENANT_ID)
         by_tenant, by_canary = keys.result()
         return (

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from temporalio import activity
 
+from activities.fingerprinting import alarm, refused_fingerprint
 from activities.journal import Clock, finish, is_recorded, record
 from database.interfaces import TenantDatabase
 from tenancy import ids
@@ -12,7 +13,7 @@ from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
-from vault.interfaces import PayloadKeys, TenantKeys
+from vault.interfaces import KeyFingerprints, PayloadKeys, TenantKeys
 
 _PROOF = b"openkcm tenant key round trip"
 
@@ -24,16 +25,18 @@ class PayloadKeyring(Protocol):
 
 
 class KeyActivities:
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is made
         self,
         database: TenantDatabase,
         tenant_keys: TenantKeys,
+        fingerprints: KeyFingerprints,
         payload_keys: PayloadKeys,
         keyring: PayloadKeyring,
         clock: Clock,
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
+        self._fingerprints = fingerprints
         self._payload_keys = payload_keys
         self._keyring = keyring
         self._clock = clock
@@ -43,22 +46,28 @@ class KeyActivities:
         """Make the tenant's keys and see them work: one that nobody has opened anything with is not yet a key.
 
         The L2 is what the tenant's data hangs on (MTCI U1, C2); under the payload key its workflow payloads lie from
-        now on.
+        now on. A tenant key that somebody else has too is refused before it is on record as anybody's.
         """
         began = self._clock()
         tenant_key = self._tenant_keys.ensure(step.tenant_id)
         context = Context(step.tenant_id, tenant_key.name, "", Purpose.VERIFY, step.operation_id)
         if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _PROOF)) != _PROOF:
             raise KeyUnavailable
+        fingerprint = self._fingerprints.of(step.tenant_id, tenant_key.version)
         payload_key = self._payload_keys.ensure(step.tenant_id)
         data_key, wrapped = self._payload_keys.new_data_key(payload_key.name)
         self._keyring.learn(step.tenant_id, data_key, wrapped)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.keys.record(tenant_key.name, "L2", tenant_key.version)
-            record(tx, step, AuditName.TENANT_KEY_CREATED, tenant_key.name, version=str(tenant_key.version))
-            tx.keys.record(payload_key.name, "payload", payload_key.version)
-            record(tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version))
-            finish(tx, step, Step.CREATE_KEYS, began)
+            refusal = refused_fingerprint(tx, step, tenant_key, fingerprint)
+            if refusal is None:
+                tx.keys.record(tenant_key.name, "L2", tenant_key.version)
+                record(tx, step, AuditName.TENANT_KEY_CREATED, tenant_key.name, version=str(tenant_key.version))
+                tx.keys.record(payload_key.name, "payload", payload_key.version)
+                record(tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version))
+                finish(tx, step, Step.CREATE_KEYS, began)
+        if refusal is not None:
+            alarm(step.tenant_id, refusal)
+            raise refusal
 
     @activity.defn(name="disable-tenant-key")
     def disable_tenant_key(self, step: StepInput) -> None:

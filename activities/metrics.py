@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from temporalio import activity
 
+from tenancy.boundaries import CheckResult, outcomes
 from tenancy.expiry import Ending, Stage
 from tenancy.rotation import Stuck
 
@@ -22,13 +23,12 @@ def promise_broken() -> None:
     activity.metric_meter().create_counter("openkcm_promise_broken", "Broken promises of a ready tenant").add(1)
 
 
-def boundaries_checked(held: int, breached: int) -> None:
+def boundaries_checked(results: Iterable[CheckResult]) -> None:
     """Count boundary checks by outcome; alert on any increase of breached."""
     meter = activity.metric_meter()
     counter = meter.create_counter("openkcm_boundary_checks", "Attacks across a tenant boundary, by how they ended")
-    for outcome, number in (("held", held), ("breached", breached)):
-        if number:
-            counter.add(number, {"outcome": outcome})
+    for outcome, number in outcomes(results).items():
+        counter.add(number, {"outcome": outcome})
 
 
 def endings(found: Iterable[tuple[Ending, Stage]]) -> None:

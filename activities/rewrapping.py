@@ -7,12 +7,12 @@ server, or a customer's, away from those who use them. Each new wrap is opened b
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
 from temporalio import activity
 
 from activities.pacing import rest
+from activities.threads import Threads
 from activities.wrapping import all_proven, all_unwrapped, context_of, opened, proven
 from database.interfaces import RewrappedRow, ServiceKeyRow, TenantDatabase
 from keystores.interfaces import RootKey, RootKeyShelf
@@ -48,7 +48,7 @@ class Rewrapping:
             # Before the service keys: whoever sees none of them left may end the older versions.
             self._rewrap_probe(step, root_key_version)
         total = done = 0
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="rewrap") as pool:
+        with Threads(_THREADS, thread_name_prefix="rewrap") as pool:
             while True:
                 activity.heartbeat(done)
                 with self._database.tenant_tx(step.tenant_id) as tx:
@@ -104,7 +104,7 @@ class Rewrapping:
                 yield root_key, rows[begin : begin + _BATCH]
 
     def _rewrapped(
-        self, pool: ThreadPoolExecutor, step: RotationStep, root_key: RootKey, rows: Sequence[ServiceKeyRow]
+        self, pool: Threads, step: RotationStep, root_key: RootKey, rows: Sequence[ServiceKeyRow]
     ) -> list[RewrappedRow]:
         contexts = [context_of(step.tenant_id, row.service, row.version) for row in rows]
         former = all_unwrapped(pool, root_key, contexts, [row.wrapped for row in rows])

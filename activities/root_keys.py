@@ -7,13 +7,13 @@ what lies between is still encrypted under the tenant's L2, so no service key is
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.approving import require_approval
 from activities.journal import record
+from activities.threads import Threads
 from activities.wrapping import context_of, opened, proven, refuse_retired
 from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, TenantRow, TenantTransaction
 from keystores.interfaces import RootKey, RootKeyShelf
@@ -152,7 +152,7 @@ class RootKeyActivities:
             context = context_of(step.tenant_id, row.service, row.version)
             return row, proven(new, context, former[row.root_key_id].unwrap(context, row.wrapped))
 
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="wrap") as pool:
+        with Threads(_THREADS, thread_name_prefix="wrap") as pool:
             while True:
                 activity.heartbeat(progress.wrapped)
                 with self._database.tenant_tx(step.tenant_id) as tx:

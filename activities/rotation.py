@@ -6,15 +6,16 @@ Whatever a step did before it died, the next try finds on record or at the key s
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.approving import require_approval
+from activities.fingerprinting import alarm, refused_fingerprint
 from activities.journal import record
 from activities.pacing import rest
 from activities.rewrapping import Rewrapping
+from activities.threads import Threads
 from activities.wrapping import all_proven, context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from database.interfaces import (
     PlatformDatabase,
@@ -49,7 +50,7 @@ from tenancy.rotation_messages import (
     RotationProgress,
     RotationStep,
 )
-from vault.interfaces import TenantKeys, ciphertext_version
+from vault.interfaces import KeyFingerprints, TenantKeys, ciphertext_version
 
 _PROOF = b"openkcm tenant key round trip"
 _BATCH = 32
@@ -65,6 +66,7 @@ class RotationActivities:
         database: TenantDatabase,
         platform: PlatformDatabase,
         tenant_keys: TenantKeys,
+        fingerprints: KeyFingerprints,
         shelf: RootKeyShelf,
         announcer: Announcer,
         rewrap_per_second: float,
@@ -73,6 +75,7 @@ class RotationActivities:
         self._database = database
         self._platform = platform
         self._tenant_keys = tenant_keys
+        self._fingerprints = fingerprints
         self._shelf = shelf
         self._announcer = announcer
         self._per_second = rewrap_per_second
@@ -156,10 +159,16 @@ class RotationActivities:
         ciphertext = self._tenant_keys.encrypt(context, _PROOF)
         if ciphertext_version(ciphertext) < key.version or self._tenant_keys.decrypt(context, ciphertext) != _PROOF:
             raise KeyUnavailable
+        fingerprint = self._fingerprints.of(step.tenant_id, key.version)
         with self._database.tenant_tx(step.tenant_id) as tx:
-            tx.rotations.rotated(step.number, key.version)
-            before, after = str(rotation.from_version), str(key.version)
-            record(tx, step, AuditName.TENANT_KEY_ROTATED, key.name, before=before, after=after)
+            refusal = refused_fingerprint(tx, step, key, fingerprint)
+            if refusal is None:
+                tx.rotations.rotated(step.number, key.version)
+                before, after = str(rotation.from_version), str(key.version)
+                record(tx, step, AuditName.TENANT_KEY_ROTATED, key.name, before=before, after=after)
+        if refusal is not None:
+            alarm(step.tenant_id, refusal)
+            raise refusal
 
     @activity.defn(name="prepare-service-keys")
     def prepare_service_keys(self, step: RotationStep) -> RotationProgress:
@@ -168,7 +177,7 @@ class RotationActivities:
         Returns how far the rotation has come with this and earlier tries.
         """
         rotation = self._entered(step, Stage.PREPARE)
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare") as pool:
+        with Threads(_THREADS, thread_name_prefix="prepare") as pool:
             while True:
                 activity.heartbeat(rotation.done)
                 began = time.monotonic()

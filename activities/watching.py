@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
@@ -21,6 +21,7 @@ import structlog
 from temporalio import activity
 
 from activities.journal import Clock
+from activities.threads import Threads
 from activities.wrapping import opened
 from database.interfaces import PlatformDatabase, SealedRootKeyRow, TenantDatabase, WatchedKey
 from keystores.interfaces import RootKeyShelf
@@ -82,7 +83,7 @@ class _Turn:
 class _Pool:
     """Threads, and the tries that were given to them."""
 
-    threads: ThreadPoolExecutor
+    threads: Threads
     most: int
     running: list[_Turn] = field(default_factory=list)
 
@@ -115,8 +116,8 @@ class WatchActivities:
         self._monotonic = monotonic
         self._regions: dict[str, _Region] = {}
         # They outlive each run: whoever has news to tell does not wait for tries that are under way.
-        self._well = ThreadPoolExecutor(_THREADS, thread_name_prefix="watch")
-        self._waiting = ThreadPoolExecutor(_WAITING_THREADS, thread_name_prefix="watch-slow")
+        self._well = Threads(_THREADS, thread_name_prefix="watch")
+        self._waiting = Threads(_WAITING_THREADS, thread_name_prefix="watch-slow")
         self._probes: dict[tuple[str, str], tuple[SealedRootKeyRow, bytes, bytes]] = {}
 
     # Told to stop it stops by itself: an exception thrown into it anywhere could leave a try without its end.

@@ -6,12 +6,12 @@ whoever comes too late makes it again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 
 from temporalio import activity
 
+from activities.threads import Threads
 from database.interfaces import HeldKeyRow, SealedRootKeyRow, ServiceKeyRow, TenantRow, TenantTransaction
 from keystores.interfaces import BatchRootKey, RootKey, RootKeyShelf
 from tenancy import ids
@@ -93,7 +93,7 @@ def proven(root_key: RootKey, context: Context, inner: bytes) -> bytes:
 
 
 def all_unwrapped(
-    pool: ThreadPoolExecutor, root_key: RootKey, contexts: Sequence[Context], wraps: Sequence[bytes]
+    pool: Threads, root_key: RootKey, contexts: Sequence[Context], wraps: Sequence[bytes]
 ) -> Sequence[bytes]:
     """Return what lies under the root key, in one call where its server takes many; with a sign of life for each."""
     if isinstance(root_key, BatchRootKey):
@@ -102,7 +102,7 @@ def all_unwrapped(
 
 
 def all_proven(
-    pool: ThreadPoolExecutor, root_key: RootKey, contexts: Sequence[Context], inners: Sequence[bytes]
+    pool: Threads, root_key: RootKey, contexts: Sequence[Context], inners: Sequence[bytes]
 ) -> Sequence[bytes]:
     """Return each of `inners` wrapped, seen to open again; as above."""
     if isinstance(root_key, BatchRootKey):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from matplotlib.figure import Figure
 
 from benchmarks import (
+    audit_verify,
     burst,
     crypto_https,
     crypto_kmip,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "rotation": rotation.run,
     "protected_postgresql": protected_postgresql.run,
     "protected_mongodb": protected_mongodb.run,
+    "audit_verify": audit_verify.run,
 }
 
 

@@ -63,8 +63,8 @@ class Stack:
         self._stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def openkcm(self, *arguments: str, timeout: float = 60) -> Any:
-        """Run the command and return the document it prints; its own words are the error when it fails."""
+    def openkcm(self, *arguments: str, timeout: float = 60, ends: int = 0) -> Any:
+        """Run the command and return the document it prints; its own words are the error when it ends otherwise."""
         done = subprocess.run(
             [self._openkcm, *arguments, "--json"],
             cwd=self.folder,
@@ -73,7 +73,7 @@ class Stack:
             text=True,
             timeout=timeout,
         )
-        if done.returncode != 0:
+        if done.returncode != ends:
             raise RuntimeError(f"openkcm {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return json.loads(done.stdout) if done.stdout.strip() else None
 

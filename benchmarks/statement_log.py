@@ -14,7 +14,7 @@ from database.roles import login
 from devstack.postgres import PostgresServer
 
 _ROLES = {login(role): role for role in (Role.WORKER, Role.MARKETPLACE)}
-_ENTRY = re.compile(r"\S+ \S+ \S+ \[(\d+)\] ([A-Z]+):  (.*)", re.DOTALL)
+_ENTRY = re.compile(r"\S+ \S+ \S+ \[(\d+)\] (?:\S+ \S+ )?([A-Z]+):  (.*)", re.DOTALL)
 _SENT = re.compile(r"(statement|execute [^:]*): (.*)", re.DOTALL)
 _VALUE = re.compile(r"\$\d+ = (?:NULL|'((?:[^']|'')*)')", re.DOTALL)
 

@@ -73,5 +73,5 @@ def ask_gateway(settings: Settings, question: Question) -> None:
 
 
 def named(tenant: str) -> str:
-    """Return a tenant's id, the canary's too: operators look at it, though nobody can enable it."""
-    return tenant if tenant == ids.CANARY_TENANT_ID else ids.parse_tenant_id(tenant)
+    """Return a tenant's id, the platform's own too: operators look at them, though nobody can enable one."""
+    return tenant if tenant in ids.PLATFORM_TENANTS else ids.parse_tenant_id(tenant)

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from tenancy.audit import StoredRecord
-from tenancy.audit_search import fields_of
+from tenancy.audit import StoredRecord, fields_of
 from tenancy.audit_verify import Compared, Place, compare, places_of, verify_export
 from tenancy.errors import AuditBroken, CertificateBroken, FileRefused, OpenKcmError
 from tenancy.proofs import Kind, SignatureCheck, Verdict

@@ -13,7 +13,7 @@ from config.settings import load_settings
 from database.interfaces import AuthorityRow, RevocationListRow
 from tenancy.authorities import AuthorityState
 from tenancy.errors import CallerError, TenantUnknown
-from tenancy.ids import CANARY_TENANT_ID, parse_tenant_id
+from tenancy.ids import PLATFORM_TENANTS, parse_tenant_id
 
 
 class NoRevocationList(CallerError):
@@ -94,5 +94,5 @@ def of_list(listed: RevocationListRow) -> dict[str, Any]:
 
 
 def _named(tenant: str) -> str:
-    """Admit the canary too: its authority ends like any other."""
-    return tenant if tenant == CANARY_TENANT_ID else parse_tenant_id(tenant)
+    """Admit the platform's own too: their authorities end like any other."""
+    return tenant if tenant in PLATFORM_TENANTS else parse_tenant_id(tenant)

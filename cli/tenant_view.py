@@ -24,7 +24,7 @@ def draw(console: Console, tenant: Mapping[str, Any]) -> None:
     if tenant["steps"]:
         console.print()
         console.print(_steps(tenant["steps"]))
-    breached = [check for check in tenant["boundary_checks"] if check["outcome"] != "held"]
+    breached = [check for check in tenant["boundary_checks"] if check["outcome"] == "breached"]
     for check in breached:
         console.print(Text.assemble(("breached ", "bold red"), f"{check['clause']} {check['name']}"))
 
@@ -44,7 +44,7 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("services", ", ".join(map(_service, tenant["services"])) or "none"),
         *_authorities(tenant["authorities"]),
         ("route", f"by issuer {route['issuer_fingerprint'][:16]}…" if route else "none"),
-        ("boundaries", f"{checks['held']} of {checks.total()} attacks refused" if checks else "not attacked yet"),
+        ("boundaries", _boundaries(checks)),
         ("audit stream", f"{audit['events']} records, head {(audit['head'] or '')[:16]}…"),
     ]
     if tenant["leaving"]:
@@ -52,6 +52,13 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
     if tenant["promise_broken_at"]:
         facts.append(("promise", f"broken at {tenant['promise_broken_at'][:19]}"))
     return facts
+
+
+def _boundaries(checks: Counter[str]) -> str:
+    made, not_checked = checks["held"] + checks["breached"], checks["not-checked"]
+    if not checks:
+        return "not attacked yet"
+    return f"{checks['held']} of {made} attacks refused" + (f", {not_checked} not checked" if not_checked else "")
 
 
 def _authorities(authorities: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

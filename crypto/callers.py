@@ -29,10 +29,11 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
-from crypto.correlation import correlation_id, new_correlation_id
+from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Caller, Changes, Entry, Journal
 from database.interfaces import CallerRow, TenantDatabase, mark
 from tenancy.authorities import BELIEVED
+from tenancy.correlation import correlation_id
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
 from tenancy.ids import TENANT_DOMAIN, TENANT_ID_PATTERN
 from tenancy.lifecycle import DECRYPTS, State

@@ -1,16 +1,10 @@
-"""The id that ties a request to its audit records, from the front to the journal.
+"""Where a request's correlation id (tenancy/correlation.py) comes from: the caller's own when it may stand in a log.
 
-A context variable, because between the two lie calls that have no business with it. A front sets it before it drives
-a request; a task made from there inherits a copy, so requests that wait do not disturb each other. Work handed to a
-thread MUST take the value along.
+At most 64 characters of `[A-Za-z0-9._-]`. A front sets it before it drives a request.
 """
 
 import os
 import re
-from contextvars import ContextVar
-
-correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
-"""At most 64 characters of `[A-Za-z0-9._-]`; empty outside of a request."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")

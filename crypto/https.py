@@ -15,7 +15,7 @@ import orjson
 from crypto import api
 from crypto.certificates import Certificates
 from crypto.connections import Connection, Connections
-from crypto.correlation import correlation_id, new_correlation_id
+from crypto.correlation import new_correlation_id
 from crypto.discovery import describe, openapi
 from crypto.endpoints import CERTIFICATE, CRL, JSON, Desk, routes
 from crypto.heartbeats import Heartbeats
@@ -24,6 +24,7 @@ from crypto.interfaces import Caller, Parts
 from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
 from crypto.protection import Protections
 from tenancy.client_files import Offer
+from tenancy.correlation import correlation_id
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -17,9 +17,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from crypto import ciphertext as form
-from crypto.correlation import correlation_id, new_correlation_id
+from crypto.correlation import new_correlation_id
 from crypto.interfaces import Caller, Callers, DataKey, Entry, Journal, Keyring, ServiceKey
 from tenancy.binding import Context, Purpose
+from tenancy.correlation import correlation_id
 from tenancy.errors import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound, OpenKcmError, TenantClosed
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 from tenancy.rotation_errors import KeyVersionRetired

@@ -31,7 +31,7 @@ _TABLES = (
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
     *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill"),
-    *("join_token", "enrolment", "discovery", "protection", "protected_field"),
+    *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe"),
 )
 
 # Each counts the rows it reached. $1 is whose they are, $2 in whose name a row is written, $3 a key, $4 a fresh name.

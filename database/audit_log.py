@@ -15,9 +15,11 @@ from typing import LiteralString
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from database.context import LONGEST_NAME
 from database.interfaces import FoundRecord, SignedHead, StreamEnds
-from tenancy.audit import GENESIS, AuditEvent, StoredRecord
-from tenancy.audit_search import AuditFilter, fields_of
+from tenancy import correlation
+from tenancy.audit import GENESIS, AuditEvent, StoredRecord, fields_of
+from tenancy.audit_search import AuditFilter
 from tenancy.errors import DatabaseRefused
 
 # LIKE over the text alone: cheap, and it cannot fail on a text that somebody tampered with, as a cast to jsonb would.
@@ -48,7 +50,11 @@ class AuditStream:
     tenant_id: str
 
     def append(self, event: AuditEvent) -> int:
-        appended = self.connection.execute("select okcm.audit_append(%s::jsonb)", [event.as_json()]).fetchone()
+        # Who learns what it does only by writing it down, as a page or a command does, is named from here on.
+        name = correlation.cleaned(event.correlation_id, LONGEST_NAME)
+        appended = self.connection.execute(
+            "select okcm.audit_append(%s::jsonb), set_config('application_name', %s, true)", [event.as_json(), name]
+        ).fetchone()
         if appended is None:
             raise DatabaseRefused
         return int(appended[0])

@@ -17,12 +17,13 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from database.context import LIFETIME_SECONDS, PLATFORM, sign
+from database.context import LIFETIME_SECONDS, LONGEST_NAME, PLATFORM, sign
 from database.failures import translated
 from database.interfaces import EndingRow, NumberedKey, StuckRotationRow, TenantRow, TenantTransaction, WatchedKey
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
+from tenancy import correlation
 from tenancy.errors import DatabaseRefused, IllegalTenantId
 from tenancy.expiry import Ending
 from tenancy.ids import TENANT_ID_PATTERN
@@ -204,6 +205,11 @@ class Database:
             )
             return [StuckRotationRow(tenant, Stuck(why), *rest) for tenant, why, *rest in rows]
 
+    def key_probes(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select tenant_id, ciphertext from okcm.key_probes(%s, %s)", [after, limit])
+            return [(tenant_id, ciphertext) for tenant_id, ciphertext in rows]
+
     def due_authorities(self, limit: int) -> Sequence[str]:
         with self.raw_tx(PLATFORM) as connection:
             return [tenant for (tenant,) in connection.execute("select okcm.due_authorities(%s)", [limit])]
@@ -263,9 +269,12 @@ class Database:
         if not _TENANT.fullmatch(tenant_id):
             raise IllegalTenantId
         context = self.sign(tenant_id, int(self.now().timestamp()) + LIFETIME_SECONDS)
+        # What is being done, for pg_stat_activity and the server's log; the same holds for its characters.
+        doing = correlation.shown(LONGEST_NAME)
+        named = f", set_config('application_name', '{doing}', true)" if doing else ""
         return (
             f"{_CLEAN}; begin;"
-            f" select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true)"
+            f" select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true){named}"
         ).encode()
 
     def _take(self) -> Connection[TupleRow]:

@@ -11,6 +11,9 @@ PLATFORM = "*"
 LIFETIME_SECONDS = 300
 """Longer than any transaction plus the clock difference between a process and the database."""
 
+LONGEST_NAME = 63
+"""PostgreSQL cuts a longer `application_name` without a word, at its end, which tells one operation from another."""
+
 _BLOCK = 64  # SHA-256's block, bytes (RFC 2104)
 
 

@@ -17,6 +17,7 @@ from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
+from database.fingerprint_rows import DescentProbe, Fingerprinted, Fingerprints, KeyProbeRow
 from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.platform_interfaces import PlatformDatabase
 from database.protection_rows import ProtectedFieldRow, Protection, ProtectionRow
@@ -81,15 +82,19 @@ __all__ = [
     "Certificates",
     "ContactRow",
     "DayCount",
+    "DescentProbe",
     "DiscoveryRow",
     "DoomedRow",
     "DueRow",
     "EndingRow",
     "EnrolmentRow",
     "Enrolments",
+    "Fingerprinted",
+    "Fingerprints",
     "FoundRecord",
     "HeldKeyRow",
     "JoinTokenRow",
+    "KeyProbeRow",
     "KeyRow",
     "KeyVersionRow",
     "LeafRow",
@@ -298,6 +303,7 @@ class TenantTransaction(Protocol):
     audit: AuditStream
     steps: Steps
     keys: Keys
+    fingerprints: Fingerprints
     certificates: Certificates
     routes: Routes
     root_keys: RootKeys

@@ -65,6 +65,10 @@ class ManagedObjects:
         rows = self.connection.execute(living, [service, limit])
         return [_object(row) for row in rows]
 
+    def some_ids(self, limit: int) -> Sequence[str]:
+        rows = self.connection.execute("select object_id from okcm.managed_object limit %s", [limit])
+        return [object_id for (object_id,) in rows]
+
     def counts(self) -> Sequence[ObjectCountRow]:
         rows = self.connection.execute(
             "select service, state, count(*) from okcm.managed_object group by service, state order by service, state"

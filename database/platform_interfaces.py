@@ -65,6 +65,10 @@ class PlatformDatabase(AuditKeys, Protocol):
         """Return rotations that failed, have run for longer, or are due for longer than these times (worker)."""
         ...
 
+    def key_probes(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant id, ciphertext) of what tenants left for others, behind `after` and round to it (worker)."""
+        ...
+
     def due_authorities(self, limit: int) -> Sequence[str]:
         """Return tenants whose authority has a third of its life left and can be rolled (worker)."""
         ...

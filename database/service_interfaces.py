@@ -134,6 +134,10 @@ class ManagedObjects(Protocol):
         """Return a service's objects that were not destroyed, oldest first."""
         ...
 
+    def some_ids(self, limit: int) -> Sequence[str]:
+        """Return the ids of a few objects, whichever come first; it is all that the worker may read of them."""
+        ...
+
     def counts(self) -> Sequence[ObjectCountRow]:
         """Return how many objects each service has in each state, destroyed ones among them."""
         ...

@@ -10,6 +10,7 @@ from database.audit_log import AuditStream
 from database.boundaries import Boundaries
 from database.certificates import Certificates
 from database.enrolments import Enrolments
+from database.fingerprints import Fingerprints
 from database.inbox import Inbox
 from database.keys import Keys
 from database.leaving import Leaving
@@ -39,6 +40,7 @@ class Transaction:
         self.audit: interfaces.AuditStream = AuditStream(connection, tenant_id)
         self.steps: interfaces.Steps = Steps(connection, tenant_id)
         self.keys: interfaces.Keys = Keys(connection, tenant_id)
+        self.fingerprints: interfaces.Fingerprints = Fingerprints(connection, tenant_id)
         self.certificates: interfaces.Certificates = Certificates(connection, tenant_id)
         self.routes: interfaces.Routes = Routes(connection, tenant_id)
         self.root_keys: interfaces.RootKeys = RootKeys(connection, tenant_id)

@@ -24,6 +24,7 @@ from marketplace.problems import answer, problem
 from marketplace.signature import SignatureCheck
 from marketplace.sweep import EnrolmentSweep, Sweep
 from marketplace.transactions import ENROLMENT_THREADS, Transactions
+from tenancy.correlation import correlation_id
 from tenancy.errors import OpenKcmError, Unauthorized
 from tenancy.ids import parse_tenant_id
 
@@ -83,6 +84,7 @@ def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> Fas
         body = await read_body(request, offer.body_limit)
         headers = dict(request.headers)
         event = read_event(body, headers, check.verify(headers, body), offer.regions)
+        correlation_id.set(event.event_id)
         source = request.client.host if request.client else ""
         accepted = await transactions.run(partial(accept, database, event, source))
         if not accepted.duplicate:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from tenancy.errors import DatabaseUnavailable
@@ -27,7 +28,8 @@ class Transactions:
         Finding out that a database is down takes seconds. Those who queue behind the one that found out are told at
         once, so that a burst meets an answer of 503 and not a wall of time-outs.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._attempt, work)
+        # With the caller's context: the correlation id goes along into the transaction.
+        return await asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, self._attempt, work)
 
     def close(self) -> None:
         """Let running transactions end and take no more."""

@@ -7,9 +7,11 @@ to agree on: a verifier needs the texts, SHA-256 and the signed head, nothing el
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +38,7 @@ class AuditName(StrEnum):
     ENROLMENT_PROOF_REFUSED = "enrolment.proof_refused"
     PROVISION_INTENDED = "tenant.provision_intended"
     TENANT_KEY_CREATED = "key.tenant_key_created"
+    TENANT_KEY_REFUSED = "key.tenant_key_refused"
     PAYLOAD_KEY_CREATED = "key.payload_key_created"
     AUTHORITY_CREATED = "certificate.authority_created"
     ROUTE_PUBLISHED = "route.published"
@@ -198,11 +201,22 @@ def is_linked(previous: bytes, stored: StoredRecord) -> bool:
 
 def _says_its_place(record: str, position: int) -> bool:
     """Whether the text itself carries its number, so that no renumbering outside of it goes unseen."""
+    seq = fields_of(record).get("seq")
+    return type(seq) is int and seq == position
+
+
+@lru_cache(maxsize=1)
+def fields_of(record: str) -> Mapping[str, object]:
+    """Return the fields of a record's text; empty for a text that is none, which only tampering can leave.
+
+    The last text is remembered: whoever verifies a stream looks at each record for its place, its tenant and what it
+    says, and reading it costs more than all the rest. Nobody may change what is returned.
+    """
     try:
         fields = json.loads(record)
     except (ValueError, RecursionError):  # nested as deep as no record of ours, to bring the reader down
-        return False
-    return isinstance(fields, dict) and type(fields.get("seq")) is int and fields["seq"] == position
+        fields = None
+    return MappingProxyType(fields if isinstance(fields, dict) else {})
 
 
 def verify_chain(records: Iterable[StoredRecord], after: StoredRecord | None = None) -> StoredRecord | None:

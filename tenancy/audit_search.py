@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
-from tenancy.audit import Outcome
+from tenancy.audit import Outcome, fields_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,3 @@ class AuditFilter:
             "until": self.until.isoformat() if self.until else "",
         }
         return {name: value for name, value in said.items() if value}
-
-
-def fields_of(record: str) -> dict[str, object]:
-    """Return the fields of a record's text; empty for a text that is none, which only tampering can leave."""
-    try:
-        fields = json.loads(record)
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}

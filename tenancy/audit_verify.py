@@ -14,9 +14,8 @@ says so; a later export of the same stream has it signed.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from tenancy.audit import StoredRecord, head_message, verify_chain
+from tenancy.audit import StoredRecord, fields_of, head_message, verify_chain
 from tenancy.audit_export import ExportedRecord, ExportHeader, SignedPlace, read_export
-from tenancy.audit_search import fields_of
 from tenancy.errors import AuditBroken
 from tenancy.proofs import Kind, SignatureCheck, SignatureState, Verdict
 

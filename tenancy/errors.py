@@ -218,6 +218,12 @@ class CanaryMissing(PlatformError):
     hint = "it is provisioned when the first worker starts; see workflow tenant/openkcm-canary"
 
 
+class MirrorMissing(PlatformError):
+    code = "mirror_missing"
+    message = "the mirror tenant is not ready, so nothing is attacked through the crypto service yet"
+    hint = "it is provisioned after the canary; see workflow tenant/openkcm-mirror"
+
+
 class BoundaryBreached(OpenKcmError):
     """An attack across the tenant boundary succeeded: the tenant must never become active."""
 

@@ -12,6 +12,10 @@ TENANT_DOMAIN = "tenants.openkcm.internal"
 RESERVED_PREFIX = "openkcm-"
 CANARY_TENANT_ID = "openkcm-canary"
 """The permanent tenant that each new one is attacked against, in both directions."""
+MIRROR_TENANT_ID = "openkcm-mirror"
+"""The other permanent tenant: through the crypto service's doors it attacks the canary, and the canary it."""
+PLATFORM_TENANTS = (CANARY_TENANT_ID, MIRROR_TENANT_ID)
+"""The platform's own tenants, in the order in which they are made. Nobody enabled them, so nobody is told of them."""
 
 _TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,39}")
 _SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -36,7 +40,7 @@ def _existing_tenant_id(text: str) -> str:
 
 
 TenantId = Annotated[str, AfterValidator(_existing_tenant_id)]
-"""A tenant's id inside the controller; unlike `parse_tenant_id` it admits the canary."""
+"""A tenant's id inside the controller; unlike `parse_tenant_id` it admits the platform's own."""
 
 
 def parse_service_name(text: str) -> str:

@@ -21,6 +21,7 @@ KEPT = {
     "audit_event": "the tenant's stream, which proves what was done, this destruction included",
     "audit_head": "the end of the stream",
     "audit_signed_head": "the signatures by which a stream that was cut short shows",
+    "key_fingerprint": "keyed fingerprints of the destroyed tenant key, by which it is found should it come back",
     "boundary_result": "how the tenant's walls held, which names nobody",
     "certificate_authority": "the public certificate, by which its serial stays known; its key is destroyed",
     "destruction": "what was destroyed and when, by fingerprints",

@@ -7,11 +7,9 @@ Both ways together make ten calls for keys and four signatures, plus a login for
 """
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,29 +18,29 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.boundaries import CheckResult
-from tenancy.errors import PlatformError, VaultRefused, WrongContext
+from tenancy.isolation_errors import ControlFailed
+from vault.attacking import (
+    FORBIDDEN,
+    UNAUTHENTIC,
+    Stopwatch,
+    each_opened,
+    is_refused,
+    require_control,
+    result,
+)
 from vault.certificates import Issuer, LeafNames, build_leaf, load_issuer, tenant_of_authority
 from vault.interfaces import Authority
-from vault.keys import decoded, encoded, key_error, key_errors
-from vault.session import TokenSession, VaultCalls, VaultRejected
+from vault.keys import encoded, key_errors
+from vault.session import TokenSession, VaultCalls
 from vault.tokens import TenantTokens
 
 _LEAF_LIFETIME = timedelta(minutes=1)
 _SERVICE = "boundary-probe"
 _PROOF_BYTES = 16
 
-_FORBIDDEN = "the key server's policy answers 403"
-_UNAUTHENTIC = "authentication of the ciphertext fails"
 _CONSTRAINED = "the name constraints of the chain refuse it"
 _NO_CHAIN = "there is no chain to the tenant's authority"
 _ISSUER_DECIDES = "the issuer decides the tenant, and it is the attacker's own"
-
-
-class ControlFailed(PlatformError):
-    """The attacker could not do to its own things what it tries on the other's, so nothing was proven."""
-
-    code: ClassVar[str] = "boundary_control_failed"
-    hint = "the check is tried again; if it stays, compare policies and root certificate with a healthy server"
 
 
 def _utc_now() -> datetime:
@@ -114,32 +112,32 @@ class _Seconds:
 
 
 def _attack_keys(one: _Party, other: _Party) -> tuple[tuple[CheckResult, ...], tuple[CheckResult, ...]]:
-    proof, clock = os.urandom(_PROOF_BYTES), _Stopwatch()
+    proof, clock = os.urandom(_PROOF_BYTES), Stopwatch()
 
     # Both ciphertexts are made first: they show that both keys exist and work, so what follows can only be refused
     # by a wall. Several contexts go into one call where one token and one key meet them all, and each party's call
     # serves it as the thief and as the victim.
     ciphertexts = _encrypt(one.calls, one.context, proof), _encrypt(other.calls, other.context, proof)
     encrypts_refused = (
-        _refused(lambda: _encrypt(one.calls, other.context, proof)),
-        _refused(lambda: _encrypt(other.calls, one.context, proof)),
+        is_refused(lambda: _encrypt(one.calls, other.context, proof)),
+        is_refused(lambda: _encrypt(other.calls, one.context, proof)),
     )
     encrypt_seconds = clock.lap() / 2
 
     makes_refused = (
-        _refused(lambda: _make(one.calls, other.context)),
-        _refused(lambda: _make(other.calls, one.context)),
+        is_refused(lambda: _make(one.calls, other.context)),
+        is_refused(lambda: _make(other.calls, one.context)),
     )
     make_seconds = clock.lap() / 2
 
     by_one = _open(one, other, *ciphertexts)
     by_other = _open(other, one, *reversed(ciphertexts))
-    _control(by_one.own == by_other.own == proof, "a tenant's own ciphertext does not open")
+    require_control(by_one.own == by_other.own == proof, "a tenant's own ciphertext does not open")
     open_seconds = clock.lap() / 2
 
     decrypts_refused = (
-        _refused(lambda: _decrypt(one.calls, other.context.l2_key, ((other.context, ciphertexts[1]),))),
-        _refused(lambda: _decrypt(other.calls, one.context.l2_key, ((one.context, ciphertexts[0]),))),
+        is_refused(lambda: each_opened(one.calls, other.context.l2_key, ((other.context, ciphertexts[1]),))),
+        is_refused(lambda: each_opened(other.calls, one.context.l2_key, ((one.context, ciphertexts[0]),))),
     )
     seconds = _Seconds(encrypt_seconds, make_seconds, open_seconds, clock.lap() / 2)
     refused = tuple(zip(encrypts_refused, makes_refused, decrypts_refused, strict=True))
@@ -155,7 +153,7 @@ def _open(party: _Party, victim: _Party, own: str, stolen: str) -> _Opened:
         (replace(here, tenant_id=there.tenant_id), own),
         (replace(here, l2_key=there.l2_key), own),
     )
-    return _Opened(*_decrypt(party.calls, here.l2_key, items))
+    return _Opened(*each_opened(party.calls, here.l2_key, items))
 
 
 def _key_results(
@@ -169,12 +167,12 @@ def _key_results(
     stolen_refused = thiefs.stolen_in_victims_context is None and thiefs.stolen_in_own_context is None
     tenant_bound, key_bound = victims.own_with_other_tenant is None, victims.own_with_other_key is None
     return (
-        _result("U2", "encrypt-with-foreign-token", encrypt_refused, seconds.encrypt, _FORBIDDEN, own_works),
-        _result("U2", "make-key-with-foreign-token", make_refused, seconds.make, _FORBIDDEN, login_works),
-        _result("U2", "decrypt-with-foreign-token", decrypt_refused, seconds.decrypt, _FORBIDDEN, own_works),
-        _result("U2", "decrypt-stolen-ciphertext-with-own-key", stolen_refused, seconds.open, _UNAUTHENTIC, own_works),
-        _result("C2", "decrypt-with-other-tenant-in-context", tenant_bound, seconds.open, _UNAUTHENTIC, right_works),
-        _result("C3", "decrypt-with-other-key-in-context", key_bound, seconds.open, _UNAUTHENTIC, right_works),
+        result("U2", "encrypt-with-foreign-token", encrypt_refused, seconds.encrypt, FORBIDDEN, own_works),
+        result("U2", "make-key-with-foreign-token", make_refused, seconds.make, FORBIDDEN, login_works),
+        result("U2", "decrypt-with-foreign-token", decrypt_refused, seconds.decrypt, FORBIDDEN, own_works),
+        result("U2", "decrypt-stolen-ciphertext-with-own-key", stolen_refused, seconds.open, UNAUTHENTIC, own_works),
+        result("C2", "decrypt-with-other-tenant-in-context", tenant_bound, seconds.open, UNAUTHENTIC, right_works),
+        result("C3", "decrypt-with-other-key-in-context", key_bound, seconds.open, UNAUTHENTIC, right_works),
     )
 
 
@@ -203,7 +201,7 @@ def _attack_certificates(
     thief: _Forger, attacker: str, victim: str, victim_ca: x509.Certificate
 ) -> tuple[CheckResult, ...]:
     target = LeafNames(_SERVICE, ids.tenant_dns(victim), ids.service_spiffe(victim, _SERVICE))
-    clock = _Stopwatch()
+    clock = Stopwatch()
 
     # With its own DNS name and the victim's URI: no constraint covers a URI, so this one verifies, which is the
     # control of all three, and what must hold is that the URI does not decide.
@@ -218,15 +216,15 @@ def _attack_certificates(
     names_refused = thief.chain(foreign_name, thief.root) is None
     names_seconds = clock.lap()
 
-    _control(victim_ca.issuer == thief.root.subject, "the two authorities are not of one root")
+    require_control(victim_ca.issuer == thief.root.subject, "the two authorities are not of one root")
     issuer_refused = all(thief.chain(leaf, victim_ca) is None for leaf in (own_name, foreign_name))
     issuer_seconds = clock.lap()
 
     works = "a certificate with the attacker's own DNS name verifies"
     return (
-        _result("A1", "certificate-with-foreign-names", names_refused, names_seconds, _CONSTRAINED, works),
-        _result("A1", "certificate-of-foreign-issuer", issuer_refused, issuer_seconds, _NO_CHAIN, works),
-        _result("A3", "certificate-with-foreign-uri", issuer_decides, uri_seconds, _ISSUER_DECIDES, works),
+        result("A1", "certificate-with-foreign-names", names_refused, names_seconds, _CONSTRAINED, works),
+        result("A1", "certificate-of-foreign-issuer", issuer_refused, issuer_seconds, _NO_CHAIN, works),
+        result("A3", "certificate-with-foreign-uri", issuer_decides, uri_seconds, _ISSUER_DECIDES, works),
     )
 
 
@@ -243,54 +241,3 @@ def _make(calls: TokenSession, context: Context) -> None:
     """Have a key made in Vault and wrapped, as a service key is."""
     with key_errors():
         calls.write(f"transit/datakey/wrapped/{context.l2_key}", {"context": encoded(context.encode())})
-
-
-def _decrypt(calls: TokenSession, key: str, items: Sequence[tuple[Context, str]]) -> list[bytes | None]:
-    """Decrypt several ciphertexts under `key` in one call; None for each that does not authenticate."""
-    batch = [{"context": encoded(context.encode()), "ciphertext": ciphertext} for context, ciphertext in items]
-    with key_errors():
-        # Without the code a batch in which one item fails is answered like a request that is wrong.
-        answer = calls.write(f"transit/decrypt/{key}", {"batch_input": batch, "partial_failure_response_code": 200})
-    return [_opened(item) for item in answer["batch_results"]]
-
-
-def _opened(item: dict[str, Any]) -> bytes | None:
-    if not item.get("error"):
-        return decoded(item["plaintext"])
-    reason = key_error(VaultRejected(400, item["error"]))
-    if isinstance(reason, WrongContext):
-        return None
-    raise reason
-
-
-def _refused(attack: Callable[[], object]) -> bool:
-    """Return whether the policy said no. Getting any further, even to a failed decryption, is a breach."""
-    try:
-        attack()
-    except VaultRefused:
-        return True
-    except WrongContext:
-        return False
-    return False
-
-
-def _control(worked: bool, problem: str) -> None:  # noqa: FBT001 - reads as: control that this worked
-    if not worked:
-        raise ControlFailed(problem)
-
-
-def _result(clause: str, name: str, held: bool, seconds: float, wall: str, control: str) -> CheckResult:  # noqa: FBT001, PLR0913, PLR0917 - one line of the table of attacks
-    evidence = f"{wall}; control: {control}" if held else f"the attack succeeded; expected: {wall}"
-    return CheckResult(
-        clause=clause, name=name, outcome="held" if held else "breached", seconds=seconds, evidence=evidence
-    )
-
-
-class _Stopwatch:
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def lap(self) -> float:
-        """Return the seconds since the last lap."""
-        before, self._since = self._since, time.perf_counter()
-        return self._since - before

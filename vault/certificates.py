@@ -109,12 +109,18 @@ def load_issuer(session: VaultCalls, tenant_id: str, certificate_pem: str, key_v
     return Issuer(certificate, TransitSigningKey(session, ca_key(tenant_id), key_version, key))
 
 
-def build_leaf(
-    issuer: Issuer, public_key: LeafKey, names: LeafNames, now: datetime, lifetime: timedelta
+def build_leaf(  # noqa: PLR0913, PLR0917 - what a certificate says
+    issuer: Issuer,
+    public_key: LeafKey,
+    names: LeafNames,
+    now: datetime,
+    lifetime: timedelta,
+    serial: int | None = None,
 ) -> x509.Certificate:
     """Return a leaf (RFC 5280), never valid outside its issuer's own time.
 
-    It is for clients only: with server authentication one service could play the crypto service to its siblings.
+    It is for clients only: with server authentication one service could play the crypto service to its siblings. An
+    attack brings a `serial` of somebody else's; the product takes random ones.
     """
     ca = issuer.certificate
     rsa_only = isinstance(public_key, rsa.RSAPublicKey)
@@ -132,7 +138,7 @@ def build_leaf(
     ca_key_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
         x509.CertificateBuilder()
-        .serial_number(int.from_bytes(os.urandom(20), "big") >> 1)
+        .serial_number(int.from_bytes(os.urandom(20), "big") >> 1 if serial is None else serial)
         .issuer_name(ca.subject)
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names.common_name)]))
         .public_key(public_key)

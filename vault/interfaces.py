@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from tenancy.binding import Context
 from tenancy.boundaries import CheckResult
 from tenancy.errors import WrongContext
@@ -138,6 +140,18 @@ class TenantKeys(Protocol):
         ...
 
 
+class KeyFingerprints(Protocol):
+    """What tells two tenant keys apart without opening either (MTCI U2)."""
+
+    def of(self, tenant_id: str, version: int) -> str:
+        """Return the fingerprint of a version of the tenant's key, SHA-256 in hex, the same for good.
+
+        The same for a key that lies under two names or was restored from a backup, and for nothing else. Raises
+        KeyUnavailable for a version that is retired, and for a key that is missing or disabled.
+        """
+        ...
+
+
 class RootKeys(Protocol):
     """The platform's own root keys (L1), one Transit key for each region, derived, never exportable."""
 
@@ -262,6 +276,29 @@ class Destroyer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ForgedLeaf:
+    """What a certificate is to say that its tenant's authority would never have signed by itself.
+
+    `serial` is one that somebody else has on record, lower-case hex; None for a fresh one.
+    """
+
+    tenant_id: str
+    dns_of: str
+    service: str
+    serial: str | None = None
+
+
+class Forger(Protocol):
+    """A tenant's authority in the wrong hands: it signs what it is told to, and nothing of that is ever on record."""
+
+    def forge(
+        self, tenant_id: str, authority: Authority, key: ec.EllipticCurvePublicKey, wanted: Sequence[ForgedLeaf]
+    ) -> Sequence[Leaf]:
+        """Return one short-lived certificate for `key` of each that is wanted, signed by `tenant_id`'s authority."""
+        ...
+
+
 class BoundaryProbe(Protocol):
     """Attacks on keys and certificates across two tenants (MTCI U2, C2, C3, A1, A3)."""
 
@@ -273,4 +310,50 @@ class BoundaryProbe(Protocol):
         Its token on the other's key, the other's ciphertext under its own key and under a swapped context, a
         certificate of its CA for the other's names and issuer.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTarget:
+    """A tenant's key as it is on record: `oldest` to `newest` are the versions that open anything.
+
+    While a rotation has not come to its end (`rotating`) the key server may be a step ahead of the records.
+    """
+
+    tenant_id: str
+    oldest: int
+    newest: int
+    rotating: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFindings:
+    """What attacks on a key found; `probe` is what the tenant leaves for others, None where it could make none."""
+
+    results: Sequence[CheckResult]
+    probe: str | None
+
+
+class KeyProbe(Protocol):
+    """Attacks on one tenant's key by everybody who could get at it (MTCI U1 to U5, E1, E2).
+
+    Raises what is neither a refusal nor a breach.
+    """
+
+    def attack(self, target: KeyTarget, others: Sequence[str]) -> KeyFindings:
+        """Attack the key alone, and have it tried on the probes of other tenants."""
+        ...
+
+    def attack_wrap(
+        self, target: KeyTarget, context: Context, outer: bytes, inner: bytes | None
+    ) -> Sequence[CheckResult]:
+        """Attack a service key with one of its two keys each.
+
+        `inner` is what its root key made of `outer`, None where it opened nothing. Raises ControlFailed for a service
+        key that does not open at all.
+        """
+        ...
+
+    def steal_wrap(self, target: KeyTarget, context: Context, inner: bytes, thief: str) -> CheckResult:
+        """Have another tenant, which has a working key, open what lies under the root key."""
         ...

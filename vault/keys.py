@@ -10,7 +10,8 @@ from vault.interfaces import Capability, TransitKey
 from vault.session import VaultCalls, VaultFailed, VaultRejected
 
 _MOVED_OR_ALTERED = ("message authentication failed", "invalid ciphertext", "missing ciphertext")
-_NO_KEY = ("soft-deleted key", "key not found", "no existing key", "disallowed by policy (too old)")
+_TOO_OLD = "too old (disallowed by policy)"
+_NO_KEY = ("soft-deleted key", "key not found", "no existing key", "disallowed by policy (too old)", _TOO_OLD)
 _NEVER = ("exportable", "allow_plaintext_backup", "deletion_allowed", "imported_key")
 """What no key of ours may be; an imported key is one whose material somebody else has seen."""
 

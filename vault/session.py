@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -151,7 +152,7 @@ class VaultSession(VaultCalls):
     def __init__(
         self, url: str, role: str, secret_id: str, *, ca_file: Path | None = None, namespace: str | None = None
     ) -> None:
-        super().__init__(_client(url, ca_file, namespace))
+        super().__init__(_client(url, role, ca_file, namespace))
         self._role_id = ROLE_PREFIX + role
         self._secret_id = secret_id
         self._lock = threading.Lock()
@@ -195,12 +196,13 @@ class VaultSession(VaultCalls):
 
 def token_session(url: str, token: str, *, ca_file: Path | None = None, namespace: str | None = None) -> TokenSession:
     """Return a session for a token obtained elsewhere: an administrator's, for `setup.apply`."""
-    return TokenSession(_client(url, ca_file, namespace), token)
+    return TokenSession(_client(url, "administrator", ca_file, namespace), token)
 
 
-def _client(url: str, ca_file: Path | None, namespace: str | None) -> Any:
+def _client(url: str, process: str, ca_file: Path | None, namespace: str | None) -> Any:
     pool = open_pool(url, None if ca_file is None else str(ca_file))
-    return hvac.Client(url, token="", verify=True, session=pool, adapter=PooledAdapter, namespace=namespace)
+    adapter = partial(PooledAdapter, process=process)
+    return hvac.Client(url, token="", verify=True, session=pool, adapter=adapter, namespace=namespace)
 
 
 def _ours(foreign: Exception) -> OpenKcmError:

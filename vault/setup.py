@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from vault.session import ROLE_PREFIX, VaultCalls, VaultRejected
+from vault.transport import CORRELATION_HEADER, PROCESS_HEADER
 
 AUDIT_KEY = "audit-heads"
 PLATFORM_PAYLOAD_KEY = "payloads-platform"
+FINGERPRINT_KEY = "fingerprints"
 SERVER_ROLE = "crypto-server"
 SETUP = "setup"
 """The AppRole role that may bring a server to a newer desired state; see policies/setup.hcl."""
@@ -93,6 +95,7 @@ def desired_state(wanted: Wanted) -> tuple[SetupRequest, ...]:
     return (
         # First, so that a server of an older version lets `setup` do what only the new version knows of.
         *(_policy(role, folder) for role in processes if role == SETUP),
+        *(_audited_header(header) for header in (CORRELATION_HEADER, PROCESS_HEADER)),
         *_engines(),
         _server_role(wanted.server_names),
         *_tenant_login(wanted.boundary_public_key_file, folder),
@@ -127,6 +130,11 @@ def _mount(name: str, path: str, data: Fields) -> SetupRequest:
     return SetupRequest(name, path, data, unless=Answers(path))
 
 
+def _audited_header(header: str) -> SetupRequest:
+    """Have a header stand in the server's audit log, as it is: it names what is done and holds no secret."""
+    return SetupRequest(f"audited-{header.lower()}", f"sys/config/auditing/request-headers/{header}", {"hmac": False})
+
+
 def _engines() -> tuple[SetupRequest, ...]:
     return (
         _mount("transit", "sys/mounts/transit", {"type": "transit"}),
@@ -134,6 +142,7 @@ def _engines() -> tuple[SetupRequest, ...]:
         SetupRequest("no-upsert", "transit/config/keys", {"disable_upsert": True}),
         SetupRequest("audit-key", f"transit/keys/{AUDIT_KEY}", {"type": "ecdsa-p256"}),
         SetupRequest("payload-key", f"transit/keys/{PLATFORM_PAYLOAD_KEY}", {"type": "aes256-gcm96"}),
+        SetupRequest("fingerprint-key", f"transit/keys/{FINGERPRINT_KEY}", {"type": "aes256-gcm96"}),
         _mount("pki", "sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": _TEN_YEARS}}),
         SetupRequest(
             "root",

@@ -12,11 +12,19 @@ import urllib3
 from hvac.adapters import Adapter
 from hvac.exceptions import VaultError
 
+from tenancy import correlation
+
 Answer = dict[str, Any]
 
 POOL_SIZE = 32
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5
+CORRELATION_HEADER = "X-Correlation-ID"
+"""What is being done, as our audit stream names it; the server's audit log shows it (vault/setup.py)."""
+PROCESS_HEADER = "X-OpenKCM-Process"
+"""Which of our processes asks, whatever identity it shows; shown there as well."""
+_LONGEST_ID = 128
+"""More than our longest id, a workflow's of one service."""
 _INLINE_AUTH_FAILED = "X-Vault-Inline-Auth-Failed"
 """OpenBao's mark on the answer to a request that it did not even look at, because its login was refused."""
 
@@ -42,14 +50,20 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
     """
 
     def __init__(
-        self, base_uri: str, *, session: urllib3.HTTPConnectionPool, namespace: str | None = None, **_unused: Any
+        self,
+        base_uri: str,
+        *,
+        session: urllib3.HTTPConnectionPool,
+        process: str,
+        namespace: str | None = None,
+        **_unused: Any,
     ) -> None:
         self.base_uri = base_uri
         self.session = session
         self.namespace = namespace
         self.token = ""
         self._prefix = urlsplit(base_uri).path.rstrip("/")
-        self._headers = {"X-Vault-Request": "true", "Content-Type": "application/json"}
+        self._headers = {"X-Vault-Request": "true", "Content-Type": "application/json", PROCESS_HEADER: process}
         if namespace:
             self._headers["X-Vault-Namespace"] = namespace
 
@@ -71,11 +85,13 @@ class PooledAdapter(Adapter):  # type: ignore[misc]  # hvac ships no types
             login that was refused; urllib3's HTTPError when no answer came.
         """
         body = options.get("json")
+        doing = correlation.shown(_LONGEST_ID)
+        sent = self._headers | ({CORRELATION_HEADER: doing} if doing else {}) | (headers or {})
         response = self.session.urlopen(
             method.upper(),
             self._prefix + url,
             body=None if body is None else json.dumps(body).encode(),
-            headers=self._headers | headers if headers else self._headers,
+            headers=sent,
             redirect=False,
             pool_timeout=ANSWER_SECONDS,
         )

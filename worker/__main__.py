@@ -41,15 +41,20 @@ async def run(settings: Settings, parts: wiring.Parts) -> None:
         for worker in wiring.workers(client, parts):
             await running.enter_async_context(worker)
         gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
-        canary = asyncio.create_task(
-            _until_done("canary", lambda: bootstrap.ensure_canary(parts.database, gateway, settings.regions[0]))
-        )
+        database, region = parts.database, settings.regions[0]
+        canary = asyncio.create_task(_until_done("canary", lambda: bootstrap.ensure_canary(database, gateway, region)))
+        mirror: asyncio.Task[None] | None = None
         await asyncio.wait({canary, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not canary.cancel():
             canary.result()
             say_ready(runtime)
             log.info("worker ready", regions=list(settings.regions))
+            mirror = asyncio.create_task(
+                _until_done("mirror", lambda: bootstrap.ensure_mirror(database, gateway, region))
+            )
         await stopping
+        if mirror is not None:
+            mirror.cancel()
         log.info("worker draining")
     parts.database.close()
 

@@ -1,5 +1,7 @@
 """What must exist before the first tenant: root keys, public audit keys, and in Temporal attributes, schedules, canary.
 
+The mirror comes after it: nobody waits for it.
+
 Declared here once and reconciled at every start of a worker; running it twice, or from two workers, changes nothing.
 """
 
@@ -29,9 +31,9 @@ from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflic
 from temporalio.service import RPCError, RPCStatusCode
 
 from database.interfaces import PlatformDatabase, TenantDatabase
-from tenancy.errors import CanaryMissing
+from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.events import EventKind, MarketplaceEvent
-from tenancy.ids import CANARY_TENANT_ID, task_queue, watch_workflow
+from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, task_queue, watch_workflow
 from tenancy.lifecycle import State
 from tenancy.messages import WatchRootKeysInput
 from vault.interfaces import AuditSigner, RootKeys
@@ -218,21 +220,33 @@ async def ensure_canary(database: TenantDatabase, gateway: Gateway, region: str)
 
     Every new tenant's gate attacks it, so without it no tenant becomes ready.
     """
-    state = await asyncio.to_thread(_request_canary, database, region)
-    if state in {State.REQUESTED, State.FAILED}:
-        await gateway.enable(CANARY_TENANT_ID, region, f"bootstrap-{state}")
-    if state is not State.ACTIVE:
+    if not await _provisioned(database, gateway, CANARY_TENANT_ID, "OpenKCM canary", region):
         raise CanaryMissing
 
 
-def _request_canary(database: TenantDatabase, region: str) -> State:
+async def ensure_mirror(database: TenantDatabase, gateway: Gateway, region: str) -> None:
+    """Have the mirror provisioned, whose own gate needs the canary; raises MirrorMissing until it is active."""
+    if not await _provisioned(database, gateway, MIRROR_TENANT_ID, "OpenKCM mirror", region):
+        raise MirrorMissing
+
+
+async def _provisioned(
+    database: TenantDatabase, gateway: Gateway, tenant_id: str, organization: str, region: str
+) -> bool:
+    state = await asyncio.to_thread(_request, database, tenant_id, organization, region)
+    if state in {State.REQUESTED, State.FAILED}:
+        await gateway.enable(tenant_id, region, f"bootstrap-{state}")
+    return state is State.ACTIVE
+
+
+def _request(database: TenantDatabase, tenant_id: str, organization: str, region: str) -> State:
     event = MarketplaceEvent(
         event_id="bootstrap",
         kind=EventKind.SERVICE_ENABLED,
-        tenant_id=CANARY_TENANT_ID,
-        organization="OpenKCM canary",
+        tenant_id=tenant_id,
+        organization=organization,
         region=region,
         timestamp=datetime.now(UTC),
     )
-    with database.tenant_tx(CANARY_TENANT_ID) as tx:
+    with database.tenant_tx(tenant_id) as tx:
         return tx.tenants.request(event).state

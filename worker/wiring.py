@@ -19,14 +19,17 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
+from activities.examination import Attack
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
+from activities.front_attacks import FrontAttacks
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
+from activities.probes import Probes
 from activities.records import RecordActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
@@ -41,6 +44,8 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
+from fronts.attacks import FrontAttacker
+from fronts.sides import Address
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
@@ -48,6 +53,8 @@ from tenancy.events import Channel
 from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
+from vault.fingerprints import TransitFingerprints
+from vault.forging import TransitForger
 from vault.interfaces import AuditSigner, RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
@@ -58,9 +65,11 @@ from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
+from worker.correlating import CorrelationInterceptor
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
+from worker.probing import GatewayConnections
 from workflows.authority import RollAuthority
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.offboard import OffboardTenant
@@ -141,9 +150,10 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         TransitPayloadKeys(vault),
         PkiAuthorities(vault, clock),
     )
+    fingerprints = TransitFingerprints(vault, tokens)
     keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
     senders = _senders(settings)
-    keys = KeyActivities(database, tenant_keys, payload_keys, keyring, clock)
+    keys = KeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock)
     certificates = CertificateActivities(database, database, authorities, clock)
     announcer = Announcer(tuple(senders), settings.dashboard_url)
     records = RecordActivities(database, announcer, clock)
@@ -154,7 +164,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     changes = RootKeyActivities(
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
-    rotation = RotationActivities(database, database, tenant_keys, shelf, announcer, settings.rewrap_per_second)
+    rotation = RotationActivities(
+        database, database, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second
+    )
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, clock)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
@@ -272,8 +284,21 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             StuckRotationActivities(database, database, announcer).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
         ),
-        interceptors=(FailureInterceptor(database),),
+        interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
+
+
+def attacks(isolation: IsolationActivities, fronts: FrontAttacks) -> tuple[Attack, ...]:
+    """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
+    return (isolation.attack, fronts)
+
+
+def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
+    """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
+    doors = Address(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
+    connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
+    probes = Probes(database, connections, clock)
+    return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:

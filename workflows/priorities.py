@@ -5,19 +5,25 @@ Within one priority each tenant has its fair turn (`fairness_key`).
 
 from temporalio.common import Priority
 
-_PROVISION, _ENABLE, _SERVICE = 1, 2, 3
+from tenancy.ids import MIRROR_TENANT_ID
+
+_PROVISION, _ENABLE, _SERVICE, _NOBODY = 1, 2, 3, 4
 
 
 def provision(tenant_id: str) -> Priority:
     """Before new tenants: when many come at once, whoever is begun is made ready first."""
-    return Priority(priority_key=_PROVISION, fairness_key=tenant_id)
+    return Priority(priority_key=_last_or(_PROVISION, tenant_id), fairness_key=tenant_id)
 
 
 def enable(tenant_id: str) -> Priority:
-    """Before services: somebody waits for the tenant with a promise of minutes."""
-    return Priority(priority_key=_ENABLE, fairness_key=tenant_id)
+    """Before services: somebody waits for the tenant with a promise of minutes. For the mirror nobody waits."""
+    return Priority(priority_key=_last_or(_ENABLE, tenant_id), fairness_key=tenant_id)
 
 
 def service(tenant_id: str) -> Priority:
     """Connecting, renewing and disconnecting; changing a root key."""
     return Priority(priority_key=_SERVICE, fairness_key=tenant_id)
+
+
+def _last_or(usual: int, tenant_id: str) -> int:
+    return _NOBODY if tenant_id == MIRROR_TENANT_ID else usual

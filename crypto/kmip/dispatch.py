@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from crypto.correlation import correlation_id, from_request_id, new_correlation_id
+from crypto.correlation import from_request_id, new_correlation_id
 from crypto.interfaces import Caller, Entry, Parts
 from crypto.kmip import ttlv
 from crypto.kmip.batch import Batch, Payload
@@ -36,6 +36,7 @@ from crypto.kmip.operations.discover_versions import MAJOR, MINORS, read_version
 from crypto.kmip.refusals import KmipRefused, malformed, reason_and_message, unsupported
 from crypto.kmip.served import OPERATIONS, Served
 from crypto.kmip.tags import Tag
+from tenancy.correlation import correlation_id
 from tenancy.errors import OpenKcmError, TenantClosed
 
 MOST_ITEMS = 128

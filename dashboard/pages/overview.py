@@ -184,8 +184,7 @@ def _draw_isolation(seat: Seat, rows: _Rows) -> None:
         marks = {True: ":material/check:", False: ":material/error:"}
         st.markdown(
             "  \n".join(
-                f"{marks[wall.stands]} **{wall.clause}** {wall.meaning}: {wall.held} of {len(wall.results)} refused"
-                for wall in check.walls
+                f"{marks[wall.stands]} **{wall.clause}** {wall.meaning}: {isolation.told(wall)}" for wall in check.walls
             )
         )
         with st.expander("Every attack and its evidence", icon=":material/fact_check:"):

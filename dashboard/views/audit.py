@@ -1,15 +1,14 @@
 """The Audit page as values: records in people's words, how the chain stands, what was looked at."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 
 from dashboard.views import words
 from database.interfaces import FoundRecord, SignedHead, StreamEnds
-from tenancy.audit import AuditName, Outcome, StoredRecord, is_linked
-from tenancy.audit_search import fields_of
+from tenancy.audit import AuditName, Outcome, StoredRecord, fields_of, is_linked
 from tenancy.proofs import CheckedSignature
 
 FAMILIES = {
@@ -53,6 +52,7 @@ _WORDS = {
     AuditName.ROOT_KEY_CHANGED: "Root key changed",
     AuditName.KEYS_ROTATED: "Keys rotated",
     AuditName.ROTATION_STUCK: "Keys not rotated in time",
+    AuditName.TENANT_KEY_REFUSED: "Tenant key refused: it is not the tenant's alone",
     AuditName.TENANT_KEY_ROTATED: "Tenant key rotated",
     AuditName.TENANT_KEY_RETIRED: "Older versions of the tenant key retired",
     AuditName.TENANT_KEY_TRIMMED: "Older versions of the tenant key deleted",
@@ -338,7 +338,7 @@ def day_ends(day: date | None) -> datetime | None:
     return None if day is None or day == date.max else datetime.combine(day + timedelta(days=1), time.min, UTC)
 
 
-def _moment(fields: dict[str, object]) -> datetime | None:
+def _moment(fields: Mapping[str, object]) -> datetime | None:
     try:
         at = datetime.fromisoformat(str(fields.get("time")))
     except ValueError:
@@ -346,12 +346,12 @@ def _moment(fields: dict[str, object]) -> datetime | None:
     return at if at.tzinfo is not None else None
 
 
-def _outcome(fields: dict[str, object]) -> str:
+def _outcome(fields: Mapping[str, object]) -> str:
     said = _said(fields, "outcome")
     return {str(key): value for key, value in OUTCOMES.items()}.get(said, said)
 
 
-def _actor(fields: dict[str, object]) -> str:
+def _actor(fields: Mapping[str, object]) -> str:
     kind = _said(fields, "actor_kind")
     return " ".join(part for part in (_said(fields, "actor"), f"({_ACTORS.get(kind, kind)})" if kind else "") if part)
 
@@ -364,6 +364,6 @@ def _particulars(found: object) -> list[tuple[str, str]]:
     ]
 
 
-def _said(fields: dict[str, object], name: str) -> str:
+def _said(fields: Mapping[str, object], name: str) -> str:
     value = fields.get(name, "")
     return value if isinstance(value, str) else json.dumps(value)

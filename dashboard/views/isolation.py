@@ -1,25 +1,11 @@
 """The last boundary check of a tenant: which walls were attacked, and that they held."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from types import MappingProxyType
 
 from database.interfaces import BoundaryRunRow
-from tenancy.boundaries import CheckResult
-
-_WALLS: Mapping[str, str] = MappingProxyType(
-    {
-        "U2": "No other tenant can use your tenant key, or open with theirs what yours encrypted",
-        "C2": "What is encrypted for your tenant opens for no other tenant",
-        "C3": "What is encrypted under your tenant key opens under no other key",
-        "M1": "What is stored for your tenant can refer to none but your own keys",
-        "M2": "Another tenant's transaction can neither read nor write your rows",
-        "A1": "Only certificates of your own authority speak for your tenant",
-        "A3": "A certificate that claims another tenant's name stays with its issuer's tenant",
-    }
-)
-"""What each clause of the Multi-Tenant Cryptographic Isolation standard means to the customer."""
+from tenancy.boundaries import CheckResult, Outcome
+from tenancy.clauses import CLAUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +18,23 @@ class Wall:
 
     @property
     def held(self) -> int:
-        return sum(result.outcome == "held" for result in self.results)
+        return self._ended("held")
+
+    @property
+    def breached(self) -> int:
+        return self._ended("breached")
+
+    @property
+    def not_checked(self) -> int:
+        return self._ended("not-checked")
 
     @property
     def stands(self) -> bool:
-        return self.held == len(self.results)
+        """Whether no attack on it succeeded; of one that was not attacked at all nothing is known."""
+        return not self.breached
+
+    def _ended(self, outcome: Outcome) -> int:
+        return sum(result.outcome == outcome for result in self.results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +44,21 @@ class Check:
 
     @property
     def attacks(self) -> int:
-        return sum(len(wall.results) for wall in self.walls)
+        """How many attacks were made."""
+        return self.held + self.breached
 
     @property
     def held(self) -> int:
         return sum(wall.held for wall in self.walls)
+
+    @property
+    def breached(self) -> int:
+        return sum(wall.breached for wall in self.walls)
+
+    @property
+    def not_checked(self) -> tuple[CheckResult, ...]:
+        """The attacks that could not be made, each with the reason in its evidence."""
+        return tuple(result for wall in self.walls for result in wall.results if result.outcome == "not-checked")
 
     @property
     def passed(self) -> bool:
@@ -68,9 +76,22 @@ def check(run: BoundaryRunRow | None) -> Check | None:
     return Check(
         run.recorded_at,
         tuple(
-            Wall(clause, _WALLS.get(clause, clause), tuple(results)) for clause, results in sorted(by_clause.items())
+            Wall(clause, CLAUSES[clause].means if clause in CLAUSES else clause, tuple(by_clause[clause]))
+            for clause in sorted(by_clause, key=_place)
         ),
     )
+
+
+def _place(clause: str) -> tuple[int, str]:
+    """Return where a clause stands: in the standard's order, and then what the standard does not know."""
+    known = list(CLAUSES)
+    return (known.index(clause) if clause in known else len(known), clause)
+
+
+def told(wall: Wall) -> str:
+    """Return how the attacks on a wall ended, in words."""
+    refused = f"{wall.held} of {wall.held + wall.breached} refused" if wall.held + wall.breached else ""
+    return ", ".join(filter(None, (refused, f"{wall.not_checked} not checked" if wall.not_checked else "")))
 
 
 def attack(result: CheckResult) -> str:

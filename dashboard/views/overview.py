@@ -74,13 +74,12 @@ def _master_key(tenant: TenantRow, how: Health | None) -> Line:
 def _isolation(tenant: TenantRow, check: Check | None, now: datetime) -> Line:
     label = "Tenant Isolation"
     if check is not None and not check.passed:
-        breached = check.attacks - check.held
         return Line(
             label,
             "Broken",
             Tone.BAD,
-            f"{count(breached, 'attack')} of {check.attacks:,} succeeded {relative(check.at, now)}. The tenant cannot "
-            "become active like this; the evidence is below and in the audit stream.",
+            f"{count(check.breached, 'attack')} of {check.attacks:,} succeeded {relative(check.at, now)}. Nothing "
+            "of the tenant is served like this; the evidence is below and in the audit stream.",
         )
     if check is None:
         if tenant.state in UNDER_WAY:

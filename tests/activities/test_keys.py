@@ -5,8 +5,10 @@ import pytest
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.errors import ConflictingResource, KeyUnavailable
+from tenancy.isolation_errors import TenantKeyReplaced, TenantKeyShared
 from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning
+from tests.vault.sharing import a_shared_key
 from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 
@@ -103,3 +105,51 @@ def test_a_roll_back_leaves_what_somebody_else_made_under_the_keys_name_alone(te
     tenant.run("disable-tenant-key")
     assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False
     assert "tenant.provision_rolled_back" not in [record["name"] for record in tenant.audited()]
+
+
+# ── a key that is not the tenant's alone ─────────────────────────────────────────────────────────────────────────────
+
+
+def refused_keys(tenant):
+    return [record["details"]["code"] for record in tenant.audited() if record["name"] == "key.tenant_key_refused"]
+
+
+def a_disabled_l2(tenant):
+    return (tenant.parts.vault.read(f"transit/keys/{ids.l2_key(tenant.tenant_id)}") or {})["soft_deleted"]
+
+
+def test_a_key_that_another_tenant_has_too_stops_provisioning_and_is_on_record_as_nobodys(
+    tenant, request_tenant, vault_admin
+):
+    other = request_tenant()
+    a_shared_key(vault_admin, ids.l2_key(tenant.tenant_id), ids.l2_key(other.tenant_id))
+    tenant.run_until(Step.CREATE_KEYS)
+    other.run(Step.OPEN_RECORDS)
+    for _ in range(2):
+        with pytest.raises(TenantKeyShared):
+            other.run(Step.CREATE_KEYS)
+    assert keys_of(other) == {}
+    assert not other.is_done(Step.CREATE_KEYS)
+    assert refused_keys(other) == ["tenant_key_shared"]
+    other.assert_audited_once()
+    # A roll-back leaves it alone: whose it is is not known, and the first one's goes on.
+    other.run("disable-tenant-key")
+    assert not a_disabled_l2(other)
+    assert refused_keys(tenant) == []
+
+
+def test_a_key_that_was_replaced_under_its_name_is_refused(tenant, vault_admin):
+    tenant.run_until(Step.CREATE_KEYS)
+    name = f"transit/keys/{ids.l2_key(tenant.tenant_id)}"
+    vault_admin.write(f"{name}/config", {"deletion_allowed": True})
+    vault_admin.delete(name)
+    with pytest.raises(TenantKeyReplaced):
+        tenant.run(Step.CREATE_KEYS)
+    assert refused_keys(tenant) == ["tenant_key_replaced"]
+
+
+def test_a_key_that_was_made_and_recorded_before_the_process_died_is_not_taken_for_anothers(tenant):
+    tenant.run(Step.OPEN_RECORDS)
+    for _ in range(3):
+        tenant.run(Step.CREATE_KEYS)
+    assert refused_keys(tenant) == []

@@ -13,6 +13,7 @@ from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
 from tenancy.binding import Context
 from tenancy.errors import KeyUnavailable, Overtaken, ServiceUnknown, TenantClosed
+from tenancy.isolation_errors import TenantKeyShared
 from tenancy.lifecycle import Move
 from tenancy.locks import LockReason
 from tenancy.messages import StepInput
@@ -266,9 +267,10 @@ def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rota
     parts, beats = rotating.tenant.parts, list[object]()
     step = rotating.wants(tenant_key=False)
     rotating.step_of("plan-rotation", step)
-    shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
+    wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     slow = RotationActivities(
-        parts.database, parts.database, rotating.tenant_keys, shelf, Announcer((), ""), len(SERVICES) / 2
+        *(parts.database, parts.database, rotating.tenant_keys, wired._fingerprints, wired._shelf),
+        *(Announcer((), ""), len(SERVICES) / 2),
     )
     environment = ActivityEnvironment()
     environment.on_heartbeat = lambda *details: beats.append(details)
@@ -322,6 +324,24 @@ def test_the_customer_is_told_of_a_rotation_that_came_to_its_end(rotating) -> No
     assert rotating.step_of("finish-rotation", step).told == "keys-rotated"
     with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
         assert {message.kind for message in tx.outbox.unsent()} == {"ready", "keys-rotated"}
+
+
+def test_a_new_version_that_another_tenant_has_too_stops_the_rotation_before_anything_lies_under_it(
+    rotating, request_tenant
+) -> None:
+    other, step, parts = request_tenant(), rotating.wants(), rotating.tenant.parts
+    rotating.step_of("plan-rotation", step)
+    name = rotating.tenant_keys.rotate(rotating.tenant_id, 1).name
+    fingerprints = next(a.__self__._fingerprints for a in parts.lifecycle if a.__name__ == "rotate_tenant_key")
+    with parts.database.tenant_tx(other.tenant_id) as tx:
+        tx.fingerprints.record("its own", 1, fingerprints.of(rotating.tenant_id, 2))
+    for _ in range(2):
+        with pytest.raises(TenantKeyShared):
+            rotating.step_of("rotate-tenant-key", step)
+    with parts.database.tenant_tx(rotating.tenant_id) as tx:
+        assert tx.keys.get(name).version == 1
+    refused = [record for record in rotating.tenant.audited() if record["name"] == "key.tenant_key_refused"]
+    assert [(record["outcome"], record["details"]["version"]) for record in refused] == [("failure", "2")]
 
 
 def test_what_takes_a_version_away_takes_two_people_where_the_policy_says_so(rotating: Rotating) -> None:

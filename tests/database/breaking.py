@@ -113,9 +113,9 @@ def _by_careless_function(field: Field, administrator: psycopg.Connection, about
     for table in _of(TABLES, about):
         idle = f"begin return (select count(*) from okcm.{table}); end"
         careless = f"begin return (select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'); end"
-        # But for the audit stream, which it keeps, and for objects, which it counts, the owner has to do with a tenant
-        # only while it is destroyed.
-        looks = table.startswith(("audit_", "managed_object"))
+        # But for the audit stream and fingerprints, which it keeps, and for objects, which it counts, the owner has to
+        # do with a tenant only while it is destroyed.
+        looks = table.startswith(("audit_", "managed_object", "key_fingerprint"))
         yield from _by_functions(field, administrator, table, None if looks else idle, careless)
     if about not in "managed_object":
         return

@@ -12,6 +12,7 @@ from database.interfaces import (
     DoomedRow,
     EnrolmentRow,
     JoinTokenRow,
+    KeyProbeRow,
     LeafRow,
     ObjectRow,
     ProtectionUseRow,
@@ -232,6 +233,8 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.tenants.move(Move.PROVISION)
         tx.steps.plan("provision-1", [Step.OPEN_RECORDS, Step.CREATE_KEYS])
         tx.keys.record(l2_key(tenant_id), "L2", 1)
+        tx.fingerprints.record(l2_key(tenant_id), 1, hashlib.sha256(tenant_id.encode()).hexdigest())
+        tx.fingerprints.leave(KeyProbeRow(l2_key(tenant_id), 1, "vault:v1:a probe"))
         tx.keys.record(ca_key(tenant_id), "CA", 1)
         authority = tx.certificates.record_authority(an_authority(an_authority_serial(tenant_id)))
         tx.certificates.publish(a_revocation_list(authority.serial))

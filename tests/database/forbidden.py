@@ -3,15 +3,25 @@
 from tests.database.hostile import TABLES
 
 READABLE = {
-    "worker": TABLES,
+    "worker": tuple(table for table in TABLES if table != "key_fingerprint"),
     "marketplace": (
         *("tenant", "marketplace_event", "operation_step", "outbox", "join_token", "enrolment", "discovery"),
         *("service", "service_request", "service_certificate", "certificate_authority"),
     ),
     "operator": tuple(
-        table for table in TABLES if table not in {"usage_day", "dashboard_session", "protection_use", "backfill"}
+        table
+        for table in TABLES
+        if table
+        not in {
+            *("usage_day", "dashboard_session", "protection_use", "backfill"),
+            *("key_probe", "key_fingerprint"),
+        }
     ),
-    "dashboard": tuple(table for table in TABLES if table not in {"marketplace_event", "outbox", "usage_batch"}),
+    "dashboard": tuple(
+        table
+        for table in TABLES
+        if table not in {"marketplace_event", "outbox", "usage_batch", "key_probe", "key_fingerprint"}
+    ),
     "crypto": (
         *("tenant", "route", "certificate_authority", "service", "service_certificate", "service_key"),
         *("managed_object", "usage_minute", "usage_day", "usage_batch", "root_key", "certificate_revocation_list"),
@@ -43,6 +53,15 @@ NEVER = {
         "select okcm.outlived_authorities(10)",
         "select okcm.stale_revocation_lists('12 hours', 10)",
         "select okcm.expiring(10)",
+        "select count(*) from okcm.key_probes('', 10)",
+        *(f"select {column} from okcm.key_fingerprint" for column in ("tenant_id", "fingerprint")),
+        "update okcm.key_fingerprint set fingerprint = repeat('e', 64)",
+        "delete from okcm.key_fingerprint",
+        (
+            "insert into okcm.key_fingerprint (tenant_id, name, version, fingerprint)"
+            " values ('{attacker}', 'mine', 1, repeat('e', 64))"
+        ),
+        "delete from okcm.key_probe",
         "update okcm.certificate_authority set certificate_pem = 'x'",
         "update okcm.service_certificate set authority = 'x'",
         *(f"delete from okcm.{table}" for table in ("certificate_authority", "certificate_revocation_list")),
@@ -91,6 +110,11 @@ NEVER = {
         "delete from okcm.root_key_change",
         "delete from okcm.service",
         "update okcm.service_request set csr_pem = 'x'",
+        # A certificate in the name of a customer's service: that is for people and agents to ask for.
+        (
+            "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
+            " values ('{attacker}', md5('{attacker}'), 'orders', 'microservice', 'x')"
+        ),
         *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
         "delete from okcm.managed_object",
         *(f"select count from okcm.{table}" for table in ("usage_minute", "usage_day")),

@@ -7,7 +7,7 @@ TABLES = (
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
     *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill"),
-    *("join_token", "enrolment", "discovery", "protection", "protected_field"),
+    *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe", "key_fingerprint"),
 )
 ATTACKER, VICTIM = "acme", "beta"
 
@@ -125,6 +125,13 @@ ALLOWED_WRITES = {
             " values ('{victim}', 9, true, 1, 'none')"
         ),
         "update okcm.approval set reason = 'x' where tenant_id = '{victim}'",
+        "update okcm.key_probe set tried = '' where tenant_id = '{victim}'",
+        (
+            "insert into okcm.key_probe (tenant_id, l2_key, version, ciphertext, tried)"
+            " values ('{victim}', 'L2-{victim}-primary', 1, 'vault:v1:aGk=', '') on conflict do nothing"
+        ),
+        # A probe of one's own that hangs on another's L2.
+        "update okcm.key_probe set l2_key = 'L2-{victim}-primary' where tenant_id = '{attacker}'",
         "update okcm.tenant set destroying_at = now() where tenant_id = '{victim}'",
         "update okcm.destruction set destroyed_at = now() where tenant_id = '{victim}'",
         (

@@ -3,8 +3,12 @@ import time
 
 import psycopg
 import pytest
+from psycopg.rows import TupleRow
 
+from database.audit_log import AuditStream
 from database.connection import Database
+from tenancy.audit import AuditEvent, AuditName
+from tenancy.correlation import correlation_id
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable, IllegalTenantId
 from tests.database.builders import a_provisioned_tenant, an_authority, an_event
 from tests.database.fixtures import Field
@@ -31,6 +35,55 @@ def test_transactions_do_not_nest_and_the_outer_one_is_not_harmed(worker: Databa
 def test_what_cannot_be_a_tenants_id_never_reaches_the_database(worker: Database, tenant_id: str) -> None:
     with pytest.raises(IllegalTenantId), worker.tenant_tx(tenant_id):
         pass
+
+
+@pytest.mark.parametrize(
+    ("doing", "named"),
+    [
+        ("tenant/acme/rotate/7", "tenant/acme/rotate/7"),
+        ("", "openkcm-worker"),
+        ("'); drop table okcm.tenant; --", "____drop_table_okcm.tenant__--"),
+        (f"tenant/{'a' * 40}/service/{'b' * 40}", f"tenant/{'a' * 24}~{'b' * 31}"),
+    ],
+)
+def test_a_transaction_shows_for_what_it_is_and_the_next_one_does_not(field: Field, doing: str, named: str) -> None:
+    worker = field.open("worker", max_size=1)
+    token = correlation_id.set(doing)
+    try:
+        with worker.raw_tx("acme") as connection:
+            assert _name_of(field, connection) == named
+    finally:
+        correlation_id.reset(token)
+    with worker.raw_tx("acme") as connection:
+        assert _name_of(field, connection) == "openkcm-worker"
+
+
+def test_who_learns_what_it_does_by_writing_it_down_is_named_from_there_on(field: Field) -> None:
+    worker = field.open("worker", max_size=1)
+    a_provisioned_tenant(worker, "acme")
+    event = AuditEvent(
+        event_id="dashboard/1",
+        name=AuditName.EXPORTED,
+        actor_kind="human",
+        actor="pat",
+        subject="usage",
+        outcome="success",
+        correlation_id="dashboard/1",
+    )
+    with worker.raw_tx("acme") as connection:
+        AuditStream(connection, "acme").append(event)
+        assert _name_of(field, connection) == "dashboard/1"
+    with worker.raw_tx("acme") as connection:
+        assert _name_of(field, connection) == "openkcm-worker"
+
+
+def _name_of(field: Field, connection: psycopg.Connection[TupleRow]) -> str:
+    """Return what PostgreSQL's own view calls a session, seen from another one."""
+    with field.administrator() as administrator:
+        [name] = administrator.execute(
+            "select application_name from pg_stat_activity where pid = %s", [connection.info.backend_pid]
+        ).fetchone() or ("",)
+        return str(name)
 
 
 def test_a_connection_comes_back_without_anything_its_last_user_left_in_it(field: Field) -> None:

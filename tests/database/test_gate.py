@@ -50,6 +50,10 @@ MORE = [
     ("audit-not-append-only", "alter table okcm.audit_signed_head enable trigger append_only"),
     ("audit-not-append-only", "drop trigger append_only on okcm.audit_event"),
     ("audit-not-append-only", "alter table okcm.audit_key disable trigger append_only"),
+    # The one key that spans tenants is let be for its name, and for nobody being able to reach it.
+    ("key-not-led-by-tenant", "grant select (recorded_at) on okcm.key_fingerprint to okcm_worker"),
+    ("key-not-led-by-tenant", "create unique index another on okcm.key_fingerprint (fingerprint)"),
+    ("granted-to-everybody", "grant select on okcm.key_fingerprint to public"),
     ("reachable-without-tenant-id", "grant select on okcm.audit_key to okcm_dashboard"),
 ]  # fmt: skip
 

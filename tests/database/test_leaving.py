@@ -32,7 +32,7 @@ ERASED = {
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session", "outbox", "operation_step", "route", "key"),
     *("approval", "certificate_revocation_list", "agent", "protection_use", "backfill"),
     *("join_token", "enrolment", "discovery"),
-    *("protection", "protected_field"),
+    *("protection", "protected_field", "key_probe"),
 }
 WITH_ANOTHER = {"approval_vote"}
 """What goes with the row that it is about, and is not counted."""

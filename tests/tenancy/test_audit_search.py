@@ -3,7 +3,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tenancy.audit_search import AuditFilter, fields_of
+from tenancy.audit import fields_of
+from tenancy.audit_search import AuditFilter
 
 RECORD = json.dumps(
     {"seq": 1, "name": "crypto.refused", "outcome": "refused", "actor": "Orders", "subject": "service/orders"}

@@ -95,19 +95,60 @@ def test_a_sample_of_bits_of_a_larger_file_is_found_in_the_line_it_lies_in():
         assert_found(file, place, with_key=True)
 
 
-@given(st.integers(0, 6), st.integers(0, 255))
-def test_a_byte_more_or_less_is_found(line, byte):
-    lines = lines_of(an_export(5))
-    more = [*lines[:line], lines[line] + bytes([byte]), *lines[line + 1 :]]
-    less = [*lines[:line], lines[line][:-1], *lines[line + 1 :]]
-    for changed in (more, less):
-        assert not verify(b"".join(changed)).intact
+SMALL = an_export(6)
+LINES = lines_of(SMALL)
 
 
-@pytest.mark.parametrize("cut", range(1, 6))
-def test_a_file_that_is_cut_off_is_found(cut):
-    verdict = verify(b"".join(lines_of(an_export(5))[:-cut]))
-    assert "breaks off after line" in verdict.problem
+def assert_named(altered: bytes, *, or_after: bool = False) -> None:
+    """The verdict names the first line that is not as it was; of a file that only lacks its end, the last one there."""
+    there, problem = lines_of(altered), verify(altered).problem
+    same = next((at for at, (one, was) in enumerate(zip(there, LINES, strict=False)) if one != was), None)
+    at = len(there) if same is None and len(there) < len(LINES) else (len(LINES) if same is None else same) + 1
+    assert problem is not None, altered
+    assert re.search(rf"\bline {at or 1}\b", problem) or (or_after and f"line {at + 1}" in problem), (at, problem)
+
+
+@pytest.mark.parametrize("place", range(len(LINES)))
+def test_each_line_left_out_or_said_in_the_place_of_another_is_found_there(place):
+    assert_named(b"".join([*LINES[:place], *LINES[place + 1 :]]))
+    for other in range(len(LINES)):
+        if other != place:
+            changed = list(LINES)
+            changed[place] = LINES[other]
+            assert_named(b"".join(changed))
+            changed[other] = LINES[place]
+            assert_named(b"".join(changed))
+
+
+@pytest.mark.parametrize("place", range(len(LINES) + 1))
+def test_each_line_put_in_anywhere_is_found_there(place):
+    for more in (*LINES, b"\n", b"{}\n", b"\xff\n"):
+        assert_named(b"".join([*LINES[:place], more, *LINES[place:]]))
+    # A header or a first record of another true export is as good as ours: what follows does not follow from it.
+    for more in lines_of(an_export(7, subject="harmless")):
+        assert_named(b"".join([*LINES[:place], more, *LINES[place:]]), or_after=True)
+
+
+def test_a_file_that_is_cut_anywhere_is_found_at_its_end():
+    for length in range(len(SMALL)):
+        assert_named(SMALL[:length])
+
+
+def test_a_byte_left_out_or_put_in_anywhere_is_found_in_its_line():
+    chosen = random.Random(11)  # noqa: S311 - bytes of a file
+    for place in range(len(SMALL)):
+        assert_named(SMALL[:place] + SMALL[place + 1 :])
+        assert_named(SMALL[:place] + bytes([chosen.randrange(256)]) + SMALL[place:])
+
+
+@given(st.data())
+def test_whatever_else_is_put_in_the_place_of_a_piece_is_found_in_its_line(data):
+    begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(SMALL))] * 2)))
+    piece = data.draw(st.binary(max_size=40) | st.sampled_from(LINES))
+    if piece != SMALL[begin:end]:
+        altered = SMALL[:begin] + piece + SMALL[end:]
+        if altered != SMALL:
+            assert_named(altered)
 
 
 def test_records_cut_from_the_end_with_a_new_end_line_are_missed_by_their_number():

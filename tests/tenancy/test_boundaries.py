@@ -1,4 +1,4 @@
-from tenancy.boundaries import CheckResult, breaches
+from tenancy.boundaries import CheckResult, breaches, outcomes
 
 
 def result(name, outcome):
@@ -7,4 +7,10 @@ def result(name, outcome):
 
 def test_only_attacks_that_succeeded_are_breaches():
     assert breaches((result("read", "held"), result("write", "breached"), result("swap", "held"))) == ("write",)
+    assert breaches((result("read", "not-checked"),)) == ()
     assert breaches(()) == ()
+
+
+def test_what_could_not_be_checked_is_counted_apart():
+    counted = outcomes((result("read", "held"), result("write", "not-checked"), result("swap", "not-checked")))
+    assert (counted["held"], counted["breached"], counted["not-checked"]) == (1, 0, 2)

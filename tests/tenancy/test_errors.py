@@ -3,14 +3,14 @@ import typing
 
 import pytest
 
-from tenancy import approval_errors, errors, root_key_errors
+from tenancy import approval_errors, errors, isolation_errors, root_key_errors
 from tenancy.errors import CallerError, Fault, OpenKcmError, PlatformError, TooManyRequests, UnknownRegion
 from tenancy.root_key_errors import CustomerKeyError
 
 FAMILIES = {OpenKcmError, CallerError, PlatformError, CustomerKeyError}
 CLASSES = [
     found
-    for module in (errors, root_key_errors, approval_errors)
+    for module in (errors, root_key_errors, approval_errors, isolation_errors)
     for _, found in inspect.getmembers(module, inspect.isclass)
     if issubclass(found, OpenKcmError) and found not in FAMILIES and found.__module__ == module.__name__
 ]

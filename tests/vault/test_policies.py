@@ -8,6 +8,7 @@ from tenancy import ids
 from tenancy.errors import VaultRefused
 from tests.contracts.authorities import nothing_recorded
 from tests.vault.server import Server
+from vault.fingerprints import FINGERPRINT_TEXT
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
 from vault.root_keys import TransitRootKeys
@@ -67,15 +68,24 @@ WORKER_MUST_NOT: list[Attempt] = [
     ("POST", "transit/keys/{l2}/config", {"auto_rotate_period": "1h"}),
     *(
         ("POST", f"transit/keys/{key}/{change}", data)
-        for key in ("{root}", "audit-heads", "payloads-platform")
+        for key in ("{root}", "audit-heads", "payloads-platform", "fingerprints")
         for change, data in (
             ("config", {"min_decryption_version": 1, "min_encryption_version": 1}),
             ("config", {"deletion_allowed": True}),
             ("trim", {"min_available_version": 1}),
         )
     ),
-    *(("POST", f"transit/keys/{key}/rotate", {}) for key in ("audit-heads", "payloads-platform")),
-    *(("DELETE", f"transit/keys/{key}/soft-delete", None) for key in ("{root}", "audit-heads", "payloads-platform")),
+    *(("POST", f"transit/keys/{key}/rotate", {}) for key in ("audit-heads", "payloads-platform", "fingerprints")),
+    *(
+        ("DELETE", f"transit/keys/{key}/soft-delete", None)
+        for key in ("{root}", "audit-heads", "payloads-platform", "fingerprints")
+    ),
+    ("POST", "transit/hmac/{l2}", {"input": FINGERPRINT_TEXT, "key_version": 1}),
+    ("POST", "transit/hmac/{root}", {"input": "aGk=", "key_version": "1"}),
+    ("POST", "transit/hmac/fingerprints", {"input": "aGk="}),
+    ("POST", "transit/hmac/fingerprints", {"input": "aGk=", "key_version": "2"}),
+    ("POST", "transit/hmac/fingerprints/sha2-512", {"input": "aGk=", "key_version": "1"}),
+    ("POST", "transit/encrypt/fingerprints", {"plaintext": "aGk="}),
     ("DELETE", "transit/keys/{root}", None),
     ("POST", "transit/keys/{root}/import", {"type": "aes256-gcm96", "ciphertext": "aGk="}),
     ("POST", "transit/keys/{ca}/set-certificate", {"certificate_chain": "x"}),
@@ -147,6 +157,14 @@ TENANT_MUST_NOT: list[Attempt] = [
     ("POST", "transit/datakey/wrapped/L2-smuggled-primary", {"context": "aGk="}),
     ("POST", "transit/encrypt/{root}", {"plaintext": "aGk=", "context": "aGk="}),
     ("POST", "transit/decrypt/{root}", {"ciphertext": "vault:v1:aGk=", "context": "aGk="}),
+    ("POST", "transit/hmac/{l2}", {"input": "aGk=", "key_version": 1}),
+    ("POST", "transit/hmac/{l2}", {"input": FINGERPRINT_TEXT}),
+    ("POST", "transit/hmac/{l2}", {"input": FINGERPRINT_TEXT, "key_version": 1, "algorithm": "sha2-512"}),
+    ("POST", "transit/hmac/{l2}", {"input": FINGERPRINT_TEXT, "key_version": 1, "batch_input": [{"input": "aGk="}]}),
+    ("POST", "transit/hmac/{l2}/sha2-256", {"input": FINGERPRINT_TEXT, "key_version": 1}),
+    ("POST", "transit/hmac/L2-other-primary", {"input": FINGERPRINT_TEXT, "key_version": 1}),
+    ("POST", "transit/hmac/fingerprints", {"input": "aGk=", "key_version": "1"}),
+    ("POST", "transit/verify/{l2}", {"input": FINGERPRINT_TEXT, "hmac": "vault:v1:aGk="}),
     ("DELETE", "transit/keys/{l2}/soft-delete", None),
     ("POST", "transit/sign/{ca}/sha2-256", {"input": "aGk="}),
     ("POST", "transit/encrypt/L2-smuggled-primary", {"plaintext": "aGk=", "context": "aGk="}),
@@ -184,6 +202,7 @@ CRYPTO_MUST_NOT: list[Attempt] = [
             ("GET", "transit/export/encryption-key/", None),
             ("GET", "transit/backup/", None),
             ("POST", "transit/hmac/", {"input": "aGk="}),
+            ("POST", "transit/hmac/", {"input": FINGERPRINT_TEXT, "key_version": 1}),
         )
     ),
     ("DELETE", "transit/keys/{root}/soft-delete", None),
@@ -201,6 +220,7 @@ CRYPTO_MUST_NOT: list[Attempt] = [
     ("POST", "transit/sign/audit-heads/sha2-256", {"input": "aGk="}),
     ("POST", "transit/keys/{ca}/csr", {}),
     ("POST", "transit/decrypt/payloads-platform", {"ciphertext": "vault:v1:aGk="}),
+    ("POST", "transit/hmac/fingerprints", {"input": "aGk=", "key_version": "1"}),
     ("POST", "pki/root/sign-intermediate", {"csr": "x", "common_name": "x"}),
     ("POST", "pki/sign-verbatim", {"csr": "x"}),
     ("POST", "pki/sign-verbatim/crypto-server", {"csr": "x"}),
@@ -246,7 +266,7 @@ def test_the_codec_must_not(codec: VaultSession, tenant: str, attempt: Attempt) 
     assert _is_refused(codec, tenant, attempt)
 
 
-PLATFORMS_KEYS = ("root-eu-west-1", "audit-heads", "payloads-platform", "somebody-elses")
+PLATFORMS_KEYS = ("root-eu-west-1", "audit-heads", "payloads-platform", "fingerprints", "somebody-elses")
 OFFBOARDING_MUST_NOT: list[Attempt] = [
     *(
         (method, f"transit/keys/{name}{path}", data)

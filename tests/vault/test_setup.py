@@ -65,6 +65,7 @@ def _state(admin: TokenSession) -> dict[str, Any]:
     paths = (
         "transit/keys/audit-heads",
         "transit/keys/payloads-platform",
+        "transit/keys/fingerprints",
         "transit/config/keys",
         "pki/cert/ca",
         *(f"sys/policies/acl/openkcm-{policy}" for policy in (*ROLES, "tenant")),
@@ -90,6 +91,8 @@ def _shape(state: dict[str, Any]) -> dict[str, Any]:
         "roles": [state[path] for path in state if "/role" in path],
         "policies": [state[f"sys/policies/acl/openkcm-{role}"]["policy"].strip() for role in ROLES],
         "upsert": state["transit/config/keys"],
-        "keys": [state[f"transit/keys/{name}"]["type"] for name in ("audit-heads", "payloads-platform")],
+        "keys": [
+            state[f"transit/keys/{name}"]["type"] for name in ("audit-heads", "payloads-platform", "fingerprints")
+        ],
         "issuers": len(state["issuers"]),
     }

@@ -15,12 +15,12 @@ from temporalio.client import (
     ScheduleState,
 )
 
-from tenancy.errors import CanaryMissing
-from tenancy.ids import CANARY_TENANT_ID, root_key, tenant_workflow
+from tenancy.errors import CanaryMissing, MirrorMissing
+from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, root_key, tenant_workflow
 from tenancy.lifecycle import Move, State
 from tenancy.provisioning import Step
 from worker import bootstrap
-from workflows import visibility
+from workflows import priorities, visibility
 from workflows.gateway import Gateway
 
 
@@ -112,6 +112,20 @@ async def test_a_canary_that_is_ready_is_left_alone(temporal_client, gateway, pa
         tx.tenants.move(Move.ACTIVATE)
     await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
     assert [run async for run in temporal_client.list_workflows()] == []
+
+
+async def test_the_mirror_is_asked_for_like_the_canary_and_after_everybody_who_waits(temporal_client, gateway, parts):
+    for _ in range(2):
+        with pytest.raises(MirrorMissing):
+            await bootstrap.ensure_mirror(parts.database, gateway, "eu-west-1")
+    described = await temporal_client.get_workflow_handle(tenant_workflow(MIRROR_TENANT_ID)).describe()
+    assert (
+        described.raw_description.workflow_execution_info.priority.priority_key > priorities.service("x").priority_key
+    )
+    with parts.database.tenant_tx(MIRROR_TENANT_ID) as tx:
+        tx.tenants.move(Move.PROVISION)
+        tx.tenants.move(Move.ACTIVATE)
+    await bootstrap.ensure_mirror(parts.database, gateway, "eu-west-1")
 
 
 async def test_the_root_key_of_each_region_is_made_once(parts, vault_admin):

@@ -13,7 +13,7 @@ from temporalio.client import Client
 from config.settings import Settings
 from database.connection import Database
 from devstack.ports import free_port
-from tenancy.ids import CANARY_TENANT_ID
+from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from tenancy.lifecycle import State
 from tests.activities.conftest import Provisioning
 from tests.stories.receivers import CallbackReceiver
@@ -120,7 +120,8 @@ async def test_its_metrics_count_what_operators_alert_on_and_name_no_tenant(star
     worker = start(process_settings)
     worker.wait_until(lambda: is_active(parts.database, CANARY_TENANT_ID))
     tenant_id = await enable()
-    worker.wait_until(lambda: is_active(parts.database, tenant_id))
+    for one in (tenant_id, MIRROR_TENANT_ID):
+        worker.wait_until(lambda one=one: is_active(parts.database, one))
     async with httpx.AsyncClient() as http:
         answer = await http.get(f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
@@ -128,7 +129,7 @@ async def test_its_metrics_count_what_operators_alert_on_and_name_no_tenant(star
     named = {name.partition("{")[0] for name in values}
     assert {"temporal_num_pollers", "openkcm_ready_seconds_bucket", "openkcm_boundary_checks_total"} <= named
     ready = [float(value) for name, value in values.items() if name.startswith("openkcm_ready_seconds_count")]
-    assert sum(ready) == 2  # the canary and the tenant
+    assert sum(ready) == 3  # the canary, the mirror and the tenant
     assert not [name for name in values if 'outcome="breached"' in name]
     assert tenant_id not in answer.text
 

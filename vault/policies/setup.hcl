@@ -14,6 +14,12 @@ path "sys/auth/+" {
 path "sys/policies/acl/openkcm-*" {
   capabilities = ["create", "update", "read"]
 }
+path "sys/config/auditing/request-headers/X-Correlation-ID" {
+  capabilities = ["create", "update", "read", "sudo"]
+}
+path "sys/config/auditing/request-headers/X-OpenKCM-Process" {
+  capabilities = ["create", "update", "read", "sudo"]
+}
 path "transit/config/keys" {
   capabilities = ["create", "update", "read"]
 }
@@ -21,6 +27,9 @@ path "transit/keys/audit-heads" {
   capabilities = ["create", "update", "read"]
 }
 path "transit/keys/payloads-platform" {
+  capabilities = ["create", "update", "read"]
+}
+path "transit/keys/fingerprints" {
   capabilities = ["create", "update", "read"]
 }
 path "pki/cert/ca" {

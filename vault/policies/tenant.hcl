@@ -20,6 +20,17 @@ path "transit/rewrap/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
   }
 }
 
+# The fingerprint of a version of the key: an HMAC of this one text, under a key that Transit keeps beside the version for
+# nothing else. Only so much is taken that no token can have anything else authenticated.
+path "transit/hmac/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {
+  capabilities        = ["update"]
+  required_parameters = ["input", "key_version"]
+  allowed_parameters  = {
+    "input"       = ["b3BlbmtjbSB0ZW5hbnQga2V5IGZpbmdlcnByaW50"]
+    "key_version" = []
+  }
+}
+
 # A key made in Vault and returned only encrypted. Never datakey/plaintext, and nothing but the context is taken: a size
 # or associated data of the caller's choice would make keys of another kind.
 path "transit/datakey/wrapped/L2-{{identity.entity.aliases.JWT_ACCESSOR.name}}-primary" {

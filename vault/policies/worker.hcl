@@ -57,6 +57,21 @@ path "transit/keys/audit-heads/*" {
 path "transit/keys/payloads-platform/*" {
   capabilities = ["deny"]
 }
+path "transit/keys/fingerprints/*" {
+  capabilities = ["deny"]
+}
+
+# What is kept of a tenant key's fingerprint, which only the tenant's identity can take (policies/tenant.hcl): an HMAC of
+# it, by which whoever reads the table can neither recognise a key nor try one. Always by the first version: by another
+# one, nothing on record would be found again.
+path "transit/hmac/fingerprints" {
+  capabilities        = ["update"]
+  required_parameters = ["input", "key_version"]
+  allowed_parameters  = {
+    "input"       = []
+    "key_version" = ["1"]
+  }
+}
 
 # Put a service key under the platform's root key, and take it from there to a customer's and back when a tenant changes
 # its root key. What lies beneath is still encrypted under the tenant's L2, which only the tenant's identity may use.

@@ -9,11 +9,11 @@ import pytest
 
 from crypto import ciphertext
 from crypto.callers import CertificateCallers
-from crypto.correlation import correlation_id
 from crypto.interfaces import Caller
 from crypto.keyring import CachedKeyring
 from crypto.operations import KeyedOperations
 from database.interfaces import mark
+from tenancy.correlation import correlation_id
 from tenancy.errors import (
     AuditUnavailable,
     CallerRefused,

@@ -277,9 +277,9 @@ class World:
         self.own_keys = TransitTenantKeys(own, InlineTenants(own, vault.identity_pem, "crypto"))
         self.own_root = PlatformRootKey(TransitRootKeys(own), REGION)
 
-    def tenant(self) -> Home:
+    def tenant(self, tenant_id: str = "") -> Home:
         """Return a new active tenant."""
-        tenant_id = f"tenant-{next(_numbers)}-crypto"
+        tenant_id = tenant_id or f"tenant-{next(_numbers)}-crypto"
         key = self.tenant_keys.ensure(tenant_id)
         authority = self.authorities.ensure(tenant_id, nothing_recorded)
         row = AuthorityRow(authority.serial, authority.certificate_pem, authority.chain_pem, authority.not_after)

@@ -10,10 +10,10 @@ from typing import TypeVar
 from cryptography import x509
 
 from crypto.api import HeartbeatRequest
-from crypto.correlation import correlation_id
 from crypto.interfaces import Caller, Entry, ServiceKey
 from database.interfaces import AuthorityRow, LeafRow, ProtectionRow
 from tenancy import ids
+from tenancy.correlation import correlation_id
 from tenancy.errors import CallerRefused, ObjectNotFound, TenantClosed
 from tenancy.lifecycle import DECRYPTS, State
 from tests.crypto.https.authority import Leaf, root, tenant_authority

@@ -120,16 +120,26 @@ def test_a_customers_own_root_key_and_a_gone_one_are_said_so() -> None:
 
 
 def test_a_check_is_grouped_by_clause_and_counts_what_held() -> None:
-    check = a_check(a_result("U2"), a_result("M2"), a_result("M2", "breached"), a_result("Z9"))
+    check = a_check(a_result("Z9"), a_result("M2"), a_result("M2", "breached"), a_result("U2"))
     assert [(wall.clause, wall.held, wall.stands) for wall in check.walls] == [
-        ("M2", 1, False),
         ("U2", 1, True),
+        ("M2", 1, False),
         ("Z9", 1, True),
     ]
     assert (check.attacks, check.held, check.passed) == (4, 3, False)
     assert check.walls[2].meaning == "Z9"
     assert isolation.attack(a_result()) == "read foreign row"
     assert isolation.check(None) is None
+
+
+def test_an_attack_that_could_not_be_made_is_neither_a_breach_nor_a_pass() -> None:
+    check = a_check(a_result("U2"), a_result("U2", "not-checked"), a_result("A2", "not-checked"))
+    assert [(wall.clause, wall.stands, isolation.told(wall)) for wall in check.walls] == [
+        ("U2", True, "1 of 1 refused, 1 not checked"),
+        ("A2", True, "1 not checked"),
+    ]
+    assert (check.attacks, check.held, check.passed, len(check.not_checked)) == (1, 1, True, 2)
+    assert not a_check(a_result("U2", "not-checked")).passed
 
 
 def test_the_chain_is_drawn_from_what_is_on_record() -> None:

@@ -1,0 +1,39 @@
+"""A new version of a tenant key is admitted only with a fingerprint that no other key has (MTCI U2)."""
+
+import structlog
+
+from activities import metrics
+from activities.journal import record
+from database.interfaces import Fingerprinted, TenantTransaction
+from tenancy.audit import AuditName
+from tenancy.boundaries import CheckResult
+from tenancy.errors import OpenKcmError
+from tenancy.isolation_errors import TenantKeyReplaced, TenantKeyShared
+from tenancy.messages import StepInput
+from vault.interfaces import TransitKey
+
+_REFUSED = {Fingerprinted.TAKEN: TenantKeyShared, Fingerprinted.CHANGED: TenantKeyReplaced}
+
+log = structlog.get_logger()
+
+
+def refused_fingerprint(
+    tx: TenantTransaction, step: StepInput, key: TransitKey, fingerprint: str
+) -> OpenKcmError | None:
+    """Put the newest version's fingerprint on record; return why the key must not be used, None when it may.
+
+    The caller raises what is returned once the transaction is committed: by then it is in the audit stream.
+    """
+    refusal = _REFUSED.get(tx.fingerprints.record(key.name, key.version, fingerprint))
+    if refusal is None:
+        return None
+    record(tx, step, AuditName.TENANT_KEY_REFUSED, key.name, "failure", version=str(key.version), code=refusal.code)
+    return refusal()
+
+
+def alarm(tenant_id: str, refusal: OpenKcmError) -> None:
+    """Say it where somebody is woken: as a boundary that was breached."""
+    log.error("tenant key refused", tenant_id=tenant_id, code=refusal.code)
+    metrics.boundaries_checked(
+        [CheckResult(clause="U2", name="fingerprint", outcome="breached", seconds=0, evidence=refusal.message)]
+    )

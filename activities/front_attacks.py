@@ -1,0 +1,132 @@
+"""Attacks through the crypto service's own doors, as a part of a tenant's full examination.
+
+Two kinds. The platform's own tenants, the canary and the mirror, have everything there is to steal and attack each
+other: that is about walls that stand or fall for all tenants alike, so one round of it counts for some minutes. And on
+the tenant itself: certificates that its own authority signed and that must open nothing, and the canary asking for
+what is the tenant's. Nothing of a customer's is ever asked for in a way that could change it, should a wall be down.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from activities.authorities import as_authority
+from activities.journal import Clock
+from activities.probes import PROBE, SIBLING, Probes, presenting
+from database.interfaces import TenantDatabase
+from fronts.interfaces import FrontProbe, FrontsAway, Identity, Pair, ProbeRefused, Strangers
+from tenancy.boundaries import CheckResult, breaches
+from tenancy.errors import CanaryMissing, MirrorMissing
+from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
+from vault.interfaces import Authority, ForgedLeaf, Forger
+
+PAIR_COUNTS = timedelta(minutes=5)
+"""For how long a round between the platform's own tenants counts; a sweep of 1,000 tenants makes two or three."""
+CLAUSES = ("U5", "E3", "C1", "C2", "C3", "M1", "A1", "A2", "A3", "REQ-011", "REV")
+"""What is attacked here."""
+_ASKED_OBJECTS = 3
+_READ_AT_ONCE = 1000
+
+
+class FrontAttacks:
+    """`examination.Attack`. Used from several threads: of those that need a new round, one makes it."""
+
+    def __init__(
+        self, database: TenantDatabase, fronts: FrontProbe, forger: Forger, probes: Probes, clock: Clock
+    ) -> None:
+        self._database = database
+        self._fronts = fronts
+        self._forger = forger
+        self._probes = probes
+        self._clock = clock
+        self._round: tuple[datetime, Sequence[CheckResult]] | None = None
+        self._turn = threading.Lock()
+
+    def __call__(self, tenant_id: str) -> Sequence[CheckResult]:
+        """Attack; of the platform's own tenants what was found within `PAIR_COUNTS` counts.
+
+        Raises: FrontsFailing, ProbeRefused, and what connecting a service does; each may be tried again.
+        """
+        try:
+            return (*self._between_platform_tenants(), *self._on(tenant_id))
+        except (FrontsAway, CanaryMissing, MirrorMissing) as nothing_there:
+            return [_not_checked(clause, nothing_there.message) for clause in CLAUSES]
+        except ProbeRefused:
+            self._probes.forget()
+            raise
+
+    def forget_round(self) -> None:
+        """Have the next call attack all anew, because somebody asks what is so now."""
+        with self._turn:
+            self._round = None
+
+    def _between_platform_tenants(self) -> Sequence[CheckResult]:
+        with self._turn:
+            if self._round is not None and self._clock() < self._round[0] + PAIR_COUNTS:
+                return self._round[1]
+            began, results = self._clock(), self._attack_each_other()
+            # What was broken is looked at again each time: it may have been mended, and its verdict is a grave one.
+            self._round = None if breaches(results) else (began, results)
+            return results
+
+    def _attack_each_other(self) -> Sequence[CheckResult]:
+        one, other = self._probe(), self._probes.identity(MIRROR_TENANT_ID, PROBE)
+        sibling = self._probes.identity(CANARY_TENANT_ID, SIBLING)
+        revoked, revoke = self._probes.revocation()
+        return (
+            *self._fronts.attack_each_other(Pair(one, sibling, other)),
+            *self._fronts.see_on_record(one, self._recorded_since_now(one.tenant_id)),
+            *self._fronts.revoke(revoked, revoke),
+        )
+
+    def _on(self, tenant_id: str) -> Sequence[CheckResult]:
+        if tenant_id in PLATFORM_TENANTS:
+            return ()
+        probe = self._probe()
+        with self._database.tenant_tx(tenant_id) as tx:
+            authority, services = tx.certificates.authority(), tx.services.all()
+            objects = tx.objects.some_ids(_ASKED_OBJECTS)
+        if authority is None:
+            return [_not_checked("A1", "the tenant has no authority that could sign a certificate")]
+        name = services[0].service if services else PROBE
+        strangers = self._strangers(tenant_id, as_authority(authority), name, probe)
+        return (*self._fronts.come_as_strangers(probe, strangers), *self._fronts.ask_for(probe, objects))
+
+    def _strangers(self, tenant_id: str, authority: Authority, service: str, probe: Identity) -> Strangers:
+        """Have the tenant's authority sign, as whoever holds it could: for the canary, its serial number and all."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        wanted = (
+            ForgedLeaf(probe.tenant_id, probe.tenant_id, probe.service, probe.serial),
+            ForgedLeaf(probe.tenant_id, tenant_id, probe.service, probe.serial),
+            ForgedLeaf(tenant_id, tenant_id, service),
+        )
+        leaves = self._forger.forge(tenant_id, authority, key.public_key(), wanted)
+        return Strangers(*(presenting(tenant_id, service, leaf, authority.chain_pem, key) for leaf in leaves))
+
+    def _probe(self) -> Identity:
+        return self._probes.identity(CANARY_TENANT_ID, PROBE)
+
+    def _recorded_since_now(self, tenant_id: str) -> Callable[[str], bool]:
+        """Return what says whether a correlation id stands in the part of the stream that begins now."""
+        with self._database.tenant_tx(tenant_id) as tx:
+            head = tx.audit.head()
+        seen, last = set[str](), 0 if head is None else head.seq
+
+        def recorded(correlation: str) -> bool:
+            nonlocal last
+            if correlation not in seen:
+                with self._database.tenant_tx(tenant_id) as tx:
+                    for stored in tx.audit.records(last, _READ_AT_ONCE):
+                        seen.add(json.loads(stored.record).get("correlation_id", ""))
+                        last = stored.seq
+            return correlation in seen
+
+        return recorded
+
+
+def _not_checked(clause: str, why: str) -> CheckResult:
+    name = f"fronts/{clause.lower()}"
+    return CheckResult(clause=clause, name=name, outcome="not-checked", seconds=0.0, evidence=why)

@@ -1,0 +1,143 @@
+"""Attacks on the descent of what is stored from the tenant's own L2 (MTCI A2, E2, M1).
+
+Two ways: the rows that are there are all looked at, and rows that descend from another's key are tried to be written.
+The references that refuse them are the wall, so they are read from the catalog as well where the worker may not write.
+One transaction, in which every attempt is undone before the next.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.connection import Database
+from tenancy.boundaries import CheckResult
+from tenancy.ids import l2_key
+from tenancy.isolation_errors import ControlFailed
+
+_SERVICE = "boundary-probe"
+
+_WRAPS = """
+    select count(s.service), count(*) filter (where s.l2_key <> k.name),
+           count(*) filter (where s.l2_version not between k.oldest and k.version)
+    from okcm.key k left join okcm.service_key s on s.tenant_id = k.tenant_id and s.state <> 'destroyed'
+    where k.name = %s
+"""
+# The first and the last of the index by tenant, L2 and object: nothing lies outside of them, and a tenant with millions
+# of objects costs no more than one with two.
+_OBJECTS = """
+    select l2_key from (
+        (select tenant_id, l2_key from okcm.managed_object order by tenant_id, l2_key, object_id limit 1) union all
+        (select tenant_id, l2_key from okcm.managed_object
+         order by tenant_id desc, l2_key desc, object_id desc limit 1)) as ends
+"""
+_PROBES = "select l2_key from okcm.key_probe"
+_CONSTRAINTS = """
+    select pg_get_constraintdef(k.oid) from pg_constraint k where contype in ('p', 'f') and convalidated
+    and conrelid in ('okcm.managed_object'::regclass, 'okcm.service_key'::regclass, 'okcm.key_probe'::regclass)
+    and not exists (select from pg_trigger t where t.tgconstraint = k.oid and t.tgenabled = 'D')
+"""
+_INDEXED = {
+    "PRIMARY KEY (tenant_id, l2_key, object_id)",
+    (
+        "FOREIGN KEY (tenant_id, l2_key, service, key_version)"
+        " REFERENCES okcm.service_key(tenant_id, l2_key, service, version)"
+    ),
+    "FOREIGN KEY (tenant_id, l2_key) REFERENCES okcm.key(tenant_id, name)",
+}
+
+_PREPARE = "insert into okcm.service (tenant_id, service, kind) values (%(tenant)s, %(service)s, 'microservice')"
+_ATTACKS = (
+    (
+        "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped)"
+        " values (%(tenant)s, %(service)s, 1, %(l2_key)s, 'platform', 'nowhere', decode('00', 'hex'))"
+    ),
+    (
+        "insert into okcm.key_probe (tenant_id, l2_key, version, ciphertext, tried)"
+        " values (%(tenant)s, %(l2_key)s, 1, 'vault:v1:nothing', '')"
+        " on conflict (tenant_id) do update set l2_key = excluded.l2_key"
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RowDescentProbe:
+    """`interfaces.DescentProbe` with the pool and the role of the process that it is part of."""
+
+    database: Database
+
+    def attack(self, tenant_id: str, foreign_l2: str) -> Sequence[CheckResult]:
+        """Look at all rows of the tenant and try to have some descend from `foreign_l2`."""
+        own = l2_key(tenant_id)
+        with self.database.raw_tx(tenant_id) as connection:
+            return (
+                _timed("A2", "rows-under-another-key", lambda: _written(connection, tenant_id, own, foreign_l2)),
+                _timed("A2", "rows-descend-from-own-key", lambda: _descend(connection, own)),
+                _timed("E2", "wraps-name-own-key-and-version", lambda: _wraps(connection, own)),
+                _timed("M1", "objects-indexed-by-own-key", lambda: _indexed(connection, own)),
+            )
+
+
+def _timed(clause: str, name: str, look: Callable[[], tuple[bool, str]]) -> CheckResult:
+    began = time.perf_counter()
+    held, evidence = look()
+    return CheckResult(
+        clause=clause,
+        name=name,
+        outcome="held" if held else "breached",
+        seconds=time.perf_counter() - began,
+        evidence=evidence,
+    )
+
+
+def _written(connection: Connection[TupleRow], tenant_id: str, own: str, foreign: str) -> tuple[bool, str]:
+    under = {key: [_ending(connection, attack, tenant_id, key) for attack in _ATTACKS] for key in (own, foreign)}
+    if any(under[own]):
+        raise ControlFailed("rows under the tenant's own key are refused")
+    refused = ", ".join(ending or "written" for ending in under[foreign])
+    return all(under[foreign]), f"attack: {refused}; the same rows under the tenant's own key are taken"
+
+
+def _ending(connection: Connection[TupleRow], attack: str, tenant_id: str, key: str) -> str:
+    """Return by what a row was refused, empty when it was taken; it is undone either way."""
+    values = {"tenant": tenant_id, "l2_key": key, "service": _SERVICE}
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(_PREPARE, values)
+            connection.execute(attack.encode(), values)
+    except psycopg.errors.ForeignKeyViolation as refused:
+        return str(refused.sqlstate)
+    return ""
+
+
+def _descend(connection: Connection[TupleRow], own: str) -> tuple[bool, str]:
+    wraps, foreign, _ = _one(connection, _WRAPS, [own])
+    probes = [key for (key,) in connection.execute(_PROBES)]
+    objects = [key for (key,) in connection.execute(_OBJECTS)]
+    held = not foreign and all(key == own for key in (*probes, *objects))
+    seen = f"{wraps} service keys, {'objects' if objects else 'no object'}, {len(probes)} probe"
+    return held, f"{seen}: {'all' if held else 'not all'} descend from the tenant's own key"
+
+
+def _wraps(connection: Connection[TupleRow], own: str) -> tuple[bool, str]:
+    wraps, foreign, outside = _one(connection, _WRAPS, [own])
+    held = not foreign and not outside
+    return held, f"of {wraps} wraps {foreign} name another key and {outside} a version that opens nothing"
+
+
+def _indexed(connection: Connection[TupleRow], own: str) -> tuple[bool, str]:
+    there = {definition for (definition,) in connection.execute(_CONSTRAINTS)}
+    missing = len(_INDEXED - there)
+    objects = [key for (key,) in connection.execute(_OBJECTS)]
+    foreign = sum(key != own for key in objects)
+    where = f"the first and last object {'are not' if foreign else 'are'} under the tenant's own key"
+    stand = f"{len(_INDEXED) - missing} of {len(_INDEXED)} constraints by tenant, key and object stand"
+    return not missing and not foreign, f"{stand}; {where}"
+
+
+def _one(connection: Connection[TupleRow], query: str, values: Sequence[str]) -> tuple[int, int, int]:
+    row = connection.execute(query.encode(), values).fetchone()
+    return (0, 0, 0) if row is None else (int(row[0]), int(row[1]), int(row[2]))

@@ -1,0 +1,64 @@
+"""From what was answered to results: one place that says when a wall has held."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from fronts.interfaces import ProbeRefused
+from tenancy.boundaries import CheckResult
+
+ALIKE = "it is answered, byte for byte, like what was never there"
+NO_SERVICE = "the certificate opens nothing, and no reason is told"
+NO_TLS = "the handshake fails: the name is outside of what the authority may sign"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One attack: `refused` makes it and says whether the wall answered, `control` whether the owner's own try worked.
+
+    `wall` is how the wall answers, `works` what the control is; both stand in the evidence.
+    """
+
+    clause: str
+    name: str
+    refused: Callable[[], bool]
+    control: Callable[[], bool]
+    wall: str
+    works: str
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """The results so far; of one attack made in several directions the worst counts, and their times add up."""
+
+    _results: dict[str, CheckResult] = field(default_factory=dict)
+
+    def judge(self, trials: Iterable[Trial]) -> None:
+        """Make the attacks in turn. The control comes last, so it also shows that the attack left no trace.
+
+        Raises: ProbeRefused when an attack was refused and its control as well; nothing was shown then.
+        """
+        for trial in trials:
+            began = time.perf_counter()
+            held = trial.refused()
+            if held and not trial.control():
+                raise ProbeRefused(f"the control of {trial.name} did not work: {trial.works}")
+            self._add(trial, held=held, seconds=time.perf_counter() - began)
+
+    def results(self) -> tuple[CheckResult, ...]:
+        return tuple(self._results.values())
+
+    def _add(self, trial: Trial, *, held: bool, seconds: float) -> None:
+        before = self._results.get(trial.name)
+        evidence = f"{trial.wall}; control: {trial.works}" if held else f"the attack succeeded; expected: {trial.wall}"
+        if before is not None:
+            seconds += before.seconds
+            if before.outcome == "breached":
+                held, evidence = False, before.evidence
+        self._results[trial.name] = CheckResult(
+            clause=trial.clause,
+            name=f"fronts/{trial.name}",
+            outcome="held" if held else "breached",
+            seconds=seconds,
+            evidence=evidence,
+        )

@@ -1,0 +1,127 @@
+"""One of the platform's services at both doors, with something of everything that can be reached for."""
+
+import os
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Self, TypeVar
+
+from fronts.dialing import NotAdmitted
+from fronts.https import Answer as HttpsAnswer
+from fronts.https import HttpsDoor
+from fronts.interfaces import Identity, ProbeRefused
+from fronts.kmip import Answer as KmipAnswer
+from fronts.kmip import KmipDoor, Operation, Reason, Sealed
+
+_KEPT = "boundary-probe"
+"""The name of the one key that a service keeps, to have something that is there."""
+_PLAINTEXT_BYTES = 24
+
+Answer = TypeVar("Answer", HttpsAnswer, KmipAnswer)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the doors are."""
+
+    host: str
+    https_port: int
+    kmip_port: int
+
+    def https(self, identity: Identity) -> HttpsDoor:
+        return HttpsDoor(self.host, self.https_port, identity)
+
+    def kmip(self, identity: Identity) -> KmipDoor:
+        return KmipDoor(self.host, self.kmip_port, identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What is one service's alone: texts over HTTPS, and two keys over KMIP, with what the first one sealed."""
+
+    resource: str
+    ciphertext: str
+    wrapped: str
+    name: str
+    key: str
+    spare: str
+    sealed: Sealed
+    plaintext: bytes = field(repr=False)
+    data_key: bytes = field(repr=False)
+
+
+class Side:
+    """Both doors, open, for one identity."""
+
+    def __init__(self, address: Address, identity: Identity) -> None:
+        """Raises: ProbeRefused, FrontsAway, FrontsFailing."""
+        self.identity = identity
+        with ExitStack() as opened:
+            try:
+                self.https = opened.enter_context(address.https(identity))
+                self.kmip = opened.enter_context(address.kmip(identity))
+            except NotAdmitted as shut:
+                raise ProbeRefused("the platform's own service does not get through TLS") from shut
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def settle(self) -> Belongings:
+        """Make something of everything; raises ProbeRefused when something does not work."""
+        resource, name = f"probe/{uuid.uuid4().hex}", f"probe {uuid.uuid4().hex}"
+        plaintext = os.urandom(_PLAINTEXT_BYTES)
+        ciphertext = worked(self.https.encrypt(resource, plaintext)).text("ciphertext")
+        made = worked(self.https.new_data_key(resource))
+        (key,), (spare,) = (worked(self.kmip.create(one)).ids() for one in (name, f"{name} spare"))
+        for object_id in (key, spare):
+            worked(self.kmip.about(Operation.ACTIVATE, object_id))
+        sealed = worked(self.kmip.encrypt(key, plaintext)).sealed()
+        wrapped, data_key = made.text("wrapped"), made.octets("plaintext")
+        return Belongings(resource, ciphertext, wrapped, name, key, spare, sealed, plaintext, data_key)
+
+    def clear(self, of: Belongings) -> None:
+        """Destroy the keys; raises ProbeRefused. Whoever may is not stopped by the walls that stop the others."""
+        for object_id in (of.key, of.spare):
+            for operation in (Operation.REVOKE, Operation.DESTROY):
+                worked(self.kmip.about(operation, object_id))
+
+    def kept_key(self) -> str:
+        """Return the key that this service keeps, made when it is not there yet; raises ProbeRefused."""
+        found = worked(self.kmip.locate(_KEPT)).ids()
+        return found[0] if found else worked(self.kmip.create(_KEPT)).ids()[0]
+
+    def works(self) -> bool:
+        """Whether both doors let this service do what it may."""
+        return self.https.encrypt("probe", b"control").worked and self.kmip.locate().worked
+
+
+def worked(answer: Answer) -> Answer:
+    """Return the answer to something that its owner did; raises ProbeRefused when it was refused."""
+    if not answer.worked:
+        raise ProbeRefused(f"what is the service's own was refused: {answer.told}")
+    return answer
+
+
+def altered(text: str) -> str:
+    """Return a sealed text that nobody made: another one, a letter of it changed."""
+    middle = len(text) // 2
+    return f"{text[:middle]}{'A' if text[middle] != 'A' else 'B'}{text[middle + 1 :]}"
+
+
+def is_not_there(answer: KmipAnswer, never: KmipAnswer) -> bool:
+    """Whether an object is answered like one that was never made."""
+    return answer.reason == Reason.ITEM_NOT_FOUND and answer == never
+
+
+def is_not_opened(answer: HttpsAnswer, never: HttpsAnswer) -> bool:
+    """Whether a sealed text is answered like one that nobody made."""
+    return answer.code == "ciphertext_refused" and answer == never
+
+
+def is_not_decrypted(answer: KmipAnswer, never: KmipAnswer) -> bool:
+    """Whether what a key did not seal is answered like what nobody did."""
+    return answer.reason == Reason.CRYPTOGRAPHIC_FAILURE and answer == never

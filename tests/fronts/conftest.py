@@ -1,0 +1,50 @@
+"""One crypto service for all of these tests, with the canary, the mirror and a customer's tenant with two objects."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from activities.front_attacks import FrontAttacks
+from crypto.interfaces import Caller
+from fronts.sides import Side
+from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
+from tenancy.lifecycle import State
+from tests.crypto.core.world import REGION, Home, World
+from tests.crypto.running.conftest import vault
+from tests.database.fixtures import Server, clone, field, server, template
+from tests.fronts.doors import Doors, attacks_on, connected
+from tests.fronts.walls import CUSTOMERS
+from tests.vault.server import Server as Vault
+
+__all__ = ["field", "server", "template", "vault"]
+
+
+@pytest.fixture(scope="module")
+def world(server: Server, template: str, vault: Vault) -> Iterator[World]:
+    with clone(server, template) as field:
+        yield World(field, vault)
+
+
+@pytest.fixture(scope="module")
+def doors(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    running = Doors(world, tmp_path_factory.mktemp("doors"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def customer(world: World, doors: Doors) -> Home:
+    for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
+        world.tenant(tenant_id)
+    home = world.tenant()
+    with Side(doors.address, connected(home, "orders")) as side:
+        made = side.settle()
+    caller = Caller(home.tenant_id, "orders", home.l2_key, REGION, "0", State.ACTIVE)
+    CUSTOMERS.update(dict.fromkeys((made.key, made.spare), caller))
+    return home
+
+
+@pytest.fixture(scope="module")
+def attacks(world: World, doors: Doors, customer: Home) -> FrontAttacks:  # noqa: ARG001 - whoever is attacked is there
+    return attacks_on(world, doors)

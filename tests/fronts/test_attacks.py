@@ -1,0 +1,213 @@
+"""Through the service's real doors: every attack is refused on the product, and notices when its wall is down."""
+
+import json
+import re
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
+
+import fronts.attacks
+from activities import front_attacks
+from activities.front_attacks import FrontAttacks
+from activities.probes import PROBE
+from crypto.operations import KeyedOperations
+from devstack.ports import free_port
+from fronts.attacks import FrontAttacker
+from fronts.interfaces import FrontsAway, FrontsFailing, ProbeRefused
+from fronts.sides import Address
+from tenancy.errors import MirrorMissing, VaultUnavailable
+from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
+from tenancy.lifecycle import Move, State
+from tests.contracts.authorities import p256
+from tests.crypto.core.world import Home, World
+from tests.database.fixtures import Field
+from tests.fronts.doors import Doors, attacks_on, broken, probes_of
+from tests.fronts.walls import WALLS
+from tests.vault.server import Server
+from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial
+from vault.forging import TransitForger
+from vault.interfaces import Leaf
+from worker.wiring import utc_now
+
+
+def test_every_attack_is_refused_and_every_clause_has_one(attacks: FrontAttacks, customer: Home):
+    results = attacks(customer.tenant_id)
+    assert {one.outcome for one in results} == {"held"}
+    assert {one.clause for one in results} == set(front_attacks.CLAUSES)
+    assert max(Counter(one.name for one in results).values()) == 1
+
+
+@pytest.mark.parametrize("wall", list(WALLS))
+def test_a_wall_that_is_down_is_noticed_by_its_attack(
+    attacks: FrontAttacks, customer: Home, wall: str, monkeypatch: pytest.MonkeyPatch
+):
+    break_it, noticed_by = WALLS[wall]
+    attacks(customer.tenant_id)
+    monkeypatch.setattr(fronts.attacks, "_ON_RECORD_SECONDS", 1.0)
+    monkeypatch.setattr(fronts.attacks, "_REVOKED_SECONDS", 0.5)
+    break_it(monkeypatch)
+    attacks.forget_round()
+    found = broken(attacks(customer.tenant_id))
+    monkeypatch.undo()
+    assert found == noticed_by
+    # What was broken is looked at again, not remembered.
+    assert broken(attacks(customer.tenant_id)) == set()
+
+
+def test_the_page_names_every_attack_with_its_clause(attacks: FrontAttacks, customer: Home):
+    page = (Path(__file__).parents[2] / "docs" / "fronts.md").read_text(encoding="utf-8")
+    told = {tuple(cell.strip(" `") for cell in line.split("|")[1:3]) for line in page.splitlines() if line[:3] == "| `"}
+    assert told == {(one.name.removeprefix("fronts/"), one.clause) for one in attacks(customer.tenant_id)}
+
+
+class Unconstrained:
+    """An authority that the root forgot to constrain: it may sign for every tenant."""
+
+    def __init__(self) -> None:
+        self.key = p256()
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root without constraints")])
+        now = datetime.now(UTC)
+        self.root = (
+            x509.CertificateBuilder()
+            .serial_number(7)
+            .issuer_name(name)
+            .subject_name(name)
+            .public_key(self.key.public_key())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(
+                x509.KeyUsage(False, False, False, False, False, True, True, False, False),  # noqa: FBT003 - X.509's own
+                critical=True,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    def forge(self, _tenant_id, _authority, key, wanted):
+        issuer = Issuer(self.root, self.key)
+        leaves = [
+            build_leaf(
+                issuer,
+                key,
+                LeafNames(one.service, tenant_dns(one.dns_of), service_spiffe(one.tenant_id, one.service)),
+                datetime.now(UTC),
+                timedelta(minutes=5),
+                None if one.serial is None else int(one.serial, 16),
+            )
+            for one in wanted
+        ]
+        pem = serialization.Encoding.PEM
+        return [Leaf(hex_serial(one), one.public_bytes(pem).decode(), one.not_valid_after_utc) for one in leaves]
+
+
+def test_a_root_that_constrains_nobody_is_noticed(
+    attacks: FrontAttacks, doors: Doors, customer: Home, monkeypatch: pytest.MonkeyPatch
+):
+    forger = Unconstrained()
+    for context in doors.service.tls._contexts:
+        context.load_verify_locations(cadata=forger.root.public_bytes(serialization.Encoding.PEM).decode())
+    monkeypatch.setattr(attacks, "_forger", forger)
+    assert broken(attacks(customer.tenant_id)) == {"certificate-for-other-tenant"}
+
+
+def test_a_round_counts_for_some_minutes_and_is_made_anew_when_it_is_asked_for(
+    attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch
+):
+    now, rounds = utc_now(), list[int]()
+    monkeypatch.setattr(attacks, "_clock", lambda: now)
+    make = attacks._attack_each_other
+    monkeypatch.setattr(attacks, "_attack_each_other", lambda: rounds.append(1) or make())
+    attacks.forget_round()
+    for _ in range(3):
+        attacks(customer.tenant_id)
+    assert len(rounds) == 1
+    now += front_attacks.PAIR_COUNTS
+    attacks(customer.tenant_id)
+    assert len(rounds) == 2
+    attacks.forget_round()
+    attacks(customer.tenant_id)
+    assert len(rounds) == 3
+
+
+def test_the_platforms_own_tenants_are_attacked_by_each_other_alone(attacks: FrontAttacks):
+    for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
+        assert not [one for one in attacks(tenant_id) if "certificate-" in one.name or "of-tenant" in one.name]
+
+
+def test_a_locked_tenant_is_attacked_like_any_other(attacks: FrontAttacks, customer: Home):
+    customer.move(Move.LOCK)
+    try:
+        assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
+    finally:
+        customer.move(Move.UNLOCK, State.ACTIVE)
+
+
+def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(attacks: FrontAttacks, customer: Home):
+    results = attacks(customer.tenant_id)
+    evidence = " ".join(one.evidence for one in results if one.name.startswith("fronts/certificate-"))
+    serials = re.findall(r"serial (\w+)", evidence)
+    wanted = sorted(f"certificate {serial}: not on record" for serial in serials for _ in ("https", "kmip"))
+
+    def found() -> list[str]:
+        with customer.world.worker.tenant_tx(customer.tenant_id) as tx:
+            records = [json.loads(one.record) for one in tx.audit.records()]
+        # The one with the canary's serial number has it each time.
+        fresh = records[-len(wanted) :]
+        return sorted(one["subject"] for one in fresh if one["name"] == "crypto.refused")
+
+    end = time.monotonic() + 10
+    while found() != wanted:
+        assert time.monotonic() < end, (found(), wanted)
+        time.sleep(0.05)
+
+
+def test_a_probe_that_was_disconnected_by_hand_proves_nothing_and_is_connected_again(
+    attacks: FrontAttacks, customer: Home
+):
+    with customer.world.worker.tenant_tx(CANARY_TENANT_ID) as tx:
+        tx.services.disconnect(PROBE)
+    attacks.forget_round()
+    with pytest.raises(ProbeRefused):
+        attacks(customer.tenant_id)
+    assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
+
+
+def test_a_service_in_trouble_is_no_result(attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch):
+    async def down(*_: object) -> None:
+        raise VaultUnavailable
+
+    attacks(customer.tenant_id)
+    monkeypatch.setattr(KeyedOperations, "_key", down)
+    attacks.forget_round()
+    with pytest.raises(FrontsFailing):
+        attacks(customer.tenant_id)
+
+
+def test_where_nobody_listens_nothing_is_checked_and_each_clause_says_so(world: World, customer: Home):
+    nowhere = FrontAttacker(Address("localhost", free_port(), free_port()))
+    session = world.vault.session("worker")
+    attacks = FrontAttacks(world.worker, nowhere, TransitForger(session), probes_of(world), utc_now)
+    results = attacks(customer.tenant_id)
+    assert {(one.outcome, one.evidence) for one in results} == {("not-checked", FrontsAway.message)}
+    assert [one.clause for one in results] == list(front_attacks.CLAUSES)
+
+
+def test_before_the_mirror_is_there_nothing_is_checked(field: Field, vault: Server, doors: Doors):
+    world = World(field, vault)
+    world.tenant(CANARY_TENANT_ID)
+    results = attacks_on(world, doors)(CANARY_TENANT_ID)
+    assert {(one.outcome, one.evidence) for one in results} == {("not-checked", MirrorMissing.message)}
+
+
+def test_a_private_key_is_told_to_nobody(world: World):
+    identity = probes_of(world).identity(MIRROR_TENANT_ID, PROBE)
+    assert b"PRIVATE KEY" in identity.key_pem
+    assert "PRIVATE" not in repr(identity)
+    assert probes_of(world).identity(MIRROR_TENANT_ID, PROBE).key_pem != identity.key_pem

@@ -1,0 +1,316 @@
+"""The walls of the crypto service, each taken down in the running service, and which attacks must notice."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+import crypto.callers
+import crypto.https
+import crypto.kmip.operations.cipher
+import crypto.operations
+from crypto import ciphertext
+from crypto.callers import CertificateCallers
+from crypto.interfaces import Caller
+from crypto.journal import FileJournal
+from crypto.kmip.objects import ObjectStore
+from tenancy import ids
+from tenancy.binding import Purpose
+from tenancy.errors import KeyNotUsable, ObjectNotFound, TenantClosed
+from tenancy.lifecycle import State
+
+Break = Callable[[pytest.MonkeyPatch], None]
+ONE_KEY, SHARED = bytes(32), "shared-by-all"
+
+
+def _skip_the_resource(patch: pytest.MonkeyPatch) -> None:
+    place = crypto.operations._place
+
+    def anywhere(caller, purpose, resource) -> Any:
+        return place(caller, purpose, resource if purpose is Purpose.MANAGED_OBJECT else "anything")
+
+    patch.setattr(crypto.operations, "_place", anywhere)
+
+
+def _skip_the_purpose(patch: pytest.MonkeyPatch) -> None:
+    """A data key opens as data: its header is believed, and its place made after it."""
+
+    async def decrypt(self, caller, purpose, resource, text) -> Any:
+        del purpose
+        sealed = ciphertext.from_text(text)
+        head = ciphertext.header(sealed)
+        place = crypto.operations._place(caller, head.purpose, resource)
+        return ciphertext.unseal(await self._keyring.key(caller, head.key_version), place, sealed)
+
+    patch.setattr(crypto.operations.KeyedOperations, "_decrypt", decrypt)
+
+
+def _share_keys(**said: str) -> Break:
+    """One key where the place says no more than this; what KMIP seals stays as it is."""
+
+    def down(patch: pytest.MonkeyPatch) -> None:
+        place, derived = crypto.operations._place, ciphertext._derived
+
+        def anywhere(caller, purpose, resource) -> Any:
+            own = place(caller, purpose, resource)
+            return own if purpose is Purpose.MANAGED_OBJECT else replace(own, **said)
+
+        def alike(key, salt, context) -> Any:
+            shared = SHARED.encode() in context
+            return derived(replace(key, material=ONE_KEY) if shared else key, salt, context)
+
+        patch.setattr(crypto.operations, "_place", anywhere)
+        patch.setattr(ciphertext, "_derived", alike)
+
+    return down
+
+
+def _one_key_for_all_objects(patch: pytest.MonkeyPatch) -> None:
+    async def key(_batch, _managed) -> Any:
+        return ONE_KEY
+
+    patch.setattr(crypto.kmip.operations.cipher, "_key", key)
+
+
+CUSTOMERS: dict[str, Caller] = {}
+"""The objects of the customer's tenant, and whose they are."""
+
+
+def _owners(patch: pytest.MonkeyPatch) -> dict[str, Caller]:
+    """Return whose each object is, the customer's and those that are made from now on."""
+    owners = dict(CUSTOMERS)
+    add = ObjectStore.add
+
+    async def remembering(self, caller, *drafts: Any) -> Any:
+        owners.update({draft.object_id: caller for draft in drafts})
+        return await add(self, caller, *drafts)
+
+    patch.setattr(ObjectStore, "add", remembering)
+    return owners
+
+
+def _look_up_without_tenant(*methods: str) -> Break:
+    """Whoever asks gets what belongs to whoever made it."""
+
+    def down(patch: pytest.MonkeyPatch) -> None:
+        owners = _owners(patch)
+        for name in methods:
+            method = getattr(ObjectStore, name)
+
+            async def anybodys(self, caller, about, *more: Any, method=method) -> Any:
+                object_id = about if isinstance(about, str) else about.row.object_id
+                return await method(self, owners.get(object_id, caller), about, *more)
+
+            patch.setattr(ObjectStore, name, anybodys)
+
+    return down
+
+
+def _look_up_without_service(patch: pytest.MonkeyPatch) -> None:
+    """The same within a tenant: the lookup minds the tenant and forgets the service."""
+    owners = _owners(patch)
+    for name in ("get", "open", "open_written", "change", "serve"):
+        method = getattr(ObjectStore, name)
+
+        async def tenants(self, caller, about, *more: Any, method=method) -> Any:
+            object_id = about if isinstance(about, str) else about.row.object_id
+            owner = owners.get(object_id, caller)
+            return await method(self, owner if owner.tenant_id == caller.tenant_id else caller, about, *more)
+
+        patch.setattr(ObjectStore, name, tenants)
+
+
+def _find_without_tenant(patch: pytest.MonkeyPatch) -> None:
+    owners, find = _owners(patch), ObjectStore.find
+
+    async def everywhere(self, _caller, *criteria: Any) -> Any:
+        everybody = set(owners.values())
+        return [one for owner in everybody for one in await find(self, owner, *criteria)]
+
+    patch.setattr(ObjectStore, "find", everywhere)
+
+
+def _tell_not_yours_from_not_there(patch: pytest.MonkeyPatch) -> None:
+    owners, get = _owners(patch), ObjectStore.get
+
+    async def telling(self, caller, object_id) -> Any:
+        try:
+            return await get(self, caller, object_id)
+        except ObjectNotFound:
+            if object_id in owners:
+                raise KeyNotUsable("not yours") from None
+            raise
+
+    patch.setattr(ObjectStore, "get", telling)
+
+
+def _tell_a_strangers_ciphertext(patch: pytest.MonkeyPatch) -> None:
+    """What another tenant's key sealed is refused in other words than what nobody made."""
+    sealed, seal = set[bytes](), ciphertext.seal
+    unseal = ciphertext.unseal
+
+    def remembering(*arguments: Any) -> Any:
+        made = seal(*arguments)
+        sealed.add(made)
+        return made
+
+    def telling(key, context, text) -> Any:
+        try:
+            return unseal(key, context, text)
+        except crypto.operations.CiphertextRefused:
+            if text in sealed:
+                raise TenantClosed(State.LOCKED) from None
+            raise
+
+    patch.setattr(ciphertext, "seal", remembering)
+    patch.setattr(ciphertext, "unseal", telling)
+
+
+def _claimed(data: bytes) -> Caller | None:
+    _, found, rest = data.partition(b"x-tenant-id: ")
+    if not found:
+        return None
+    tenant_id, service = rest.partition(b"\r\n")[0].decode().split("/")
+    return Caller(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", "0", State.ACTIVE)
+
+
+def _believe_headers(patch: pytest.MonkeyPatch) -> None:
+    front, refresh = crypto.https._HttpsConnection, CertificateCallers.refresh
+    received, current = front.received, front.current
+    claims: dict[int, Caller] = {}
+
+    def reading(self, data) -> Any:
+        claimed = _claimed(data)
+        claims.pop(id(self), None)
+        if claimed is not None:
+            claims[id(self)] = claimed
+        received(self, data)
+
+    async def as_claimed(self) -> Any:
+        return claims.get(id(self)) or await current(self)
+
+    async def unasked(self, caller) -> Any:
+        return caller if caller.serial == "0" else await refresh(self, caller)
+
+    patch.setattr(front, "received", reading)
+    patch.setattr(front, "current", as_claimed)
+    patch.setattr(CertificateCallers, "refresh", unasked)
+
+
+def _take_unknown_fields(patch: pytest.MonkeyPatch) -> None:
+    parse = crypto.https.api.parse
+
+    def lenient(model, body) -> Any:
+        for tenant_id in ids.PLATFORM_TENANTS:
+            body = body.replace(f', "tenant_id": "{tenant_id}"'.encode(), b"")
+        return parse(model, body)
+
+    patch.setattr(crypto.https.api, "parse", lenient)
+
+
+def _trust_the_uri(patch: pytest.MonkeyPatch) -> None:
+    """The URI says whose a certificate is, its serial is looked for there, and nobody asks who signed it."""
+    presented = crypto.callers._presented
+
+    def by_uri(der) -> Any:
+        leaf = presented(der)
+        names = leaf.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        return dataclasses.replace(leaf, tenant_id=uri.removeprefix("spiffe://").partition(".")[0])
+
+    patch.setattr(crypto.callers, "_presented", by_uri)
+    patch.setattr(crypto.callers, "_prove", lambda *_: None)
+
+
+def _admit_what_is_not_on_record(patch: pytest.MonkeyPatch) -> None:
+    read = CertificateCallers._read
+
+    def admitting(self, leaf) -> Any:
+        found, ends = read(self, leaf)
+        if getattr(found, "why", "") == "not on record":
+            found = Caller(leaf.tenant_id, "orders", ids.l2_key(leaf.tenant_id), "eu-west-1", leaf.serial, State.ACTIVE)
+        return found, ends
+
+    patch.setattr(CertificateCallers, "_read", admitting)
+
+
+def _forget_the_audit(*, refusals: bool) -> Break:
+    def down(patch: pytest.MonkeyPatch) -> None:
+        write = FileJournal.write
+
+        async def forgetful(self, entries) -> Any:
+            await write(self, [one for one in entries if bool(one.refused) is not refusals])
+
+        patch.setattr(FileJournal, "write", forgetful)
+
+    return down
+
+
+def _hear_of_no_change(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(CertificateCallers, "_is_fresh", lambda *_: True)
+
+
+READS, CHANGES = ("get", "open", "open_written", "serve"), ("change",)
+WALLS: dict[str, tuple[Break, set[str]]] = {
+    "the context leaves the resource out": (
+        _skip_the_resource,
+        {"https-decrypt-other-resource", "https-open-data-key-other-resource"},
+    ),
+    "the context leaves the purpose out": (_skip_the_purpose, {"https-decrypt-data-key-as-data"}),
+    "all tenants share a key": (
+        _share_keys(tenant_id=SHARED, l2_key=SHARED, service=SHARED),
+        {
+            *(f"https-{what}-other-tenant" for what in ("decrypt", "rewrap", "open-data-key")),
+            *("https-decrypt-other-service", "https-open-data-key-other-service", "https-claim-in-headers"),
+        },
+    ),
+    "all services of a tenant share a key": (
+        _share_keys(service=SHARED),
+        {"https-decrypt-other-service", "https-open-data-key-other-service"},
+    ),
+    "all objects share a key": (
+        _one_key_for_all_objects,
+        {"kmip-decrypt-other-tenant", "kmip-decrypt-other-service", "kmip-decrypt-other-object"},
+    ),
+    "an object is read without its tenant": (
+        _look_up_without_tenant(*READS),
+        {"kmip-read-other-tenant", "kmip-read-other-service", "kmip-objects-of-tenant"},
+    ),
+    "an object is changed without its tenant": (
+        _look_up_without_tenant(*CHANGES),
+        {"kmip-change-other-tenant", "kmip-change-other-service"},
+    ),
+    "an object is looked up without its service": (
+        _look_up_without_service,
+        {"kmip-read-other-service", "kmip-change-other-service"},
+    ),
+    "objects are found without their tenant": (
+        _find_without_tenant,
+        {"kmip-locate-other-tenant", "kmip-locate-other-service"},
+    ),
+    "what is not yours is told from what is not there": (
+        _tell_not_yours_from_not_there,
+        {"kmip-read-other-tenant", "kmip-read-other-service", "kmip-objects-of-tenant"},
+    ),
+    "a ciphertext of somebody else is told from nobody's": (
+        _tell_a_strangers_ciphertext,
+        {
+            *(f"https-{what}-other-tenant" for what in ("decrypt", "rewrap", "open-data-key")),
+            *("https-decrypt-other-service", "https-open-data-key-other-service", "https-claim-in-headers"),
+            *("https-decrypt-other-resource", "https-open-data-key-other-resource", "https-decrypt-data-key-as-data"),
+        },
+    ),
+    "headers say who is calling": (_believe_headers, {"https-claim-in-headers"}),
+    "a request may name a tenant": (_take_unknown_fields, {"https-claim-in-payload"}),
+    "the URI of a certificate says whose it is": (_trust_the_uri, {"certificate-with-other-tenant-in-uri"}),
+    "a certificate need not be on record": (
+        _admit_what_is_not_on_record,
+        {"certificate-with-other-tenant-in-uri", "certificate-not-on-record"},
+    ),
+    "what was done is not written down": (_forget_the_audit(refusals=False), {"operations-on-record"}),
+    "what was refused is not written down": (_forget_the_audit(refusals=True), {"refusals-on-record"}),
+    "nobody hears of a revocation": (_hear_of_no_change, {"revoked-on-open-connection", "revoked-on-new-connection"}),
+}

@@ -1,0 +1,38 @@
+"""Keys that are where they must not be, made as an administrator of the key server could."""
+
+import base64
+import json
+import os
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes, keywrap
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from vault.session import TokenSession
+
+_COPYABLE = ("exportable", "allow_plaintext_backup")
+_SOURCE = "made-to-be-copied"
+
+
+def a_shared_key(admin: TokenSession, *names: str) -> None:
+    """Have one key under several names, which looks under each like any other: the copy's flags are put right."""
+    source = f"{_SOURCE}-{os.urandom(8).hex()}"
+    admin.write(f"transit/keys/{source}", {"type": "aes256-gcm96", "derived": True, **dict.fromkeys(_COPYABLE, True)})
+    copy: dict[str, Any] = json.loads(base64.b64decode((admin.read(f"transit/backup/{source}") or {})["backup"]))
+    copy["policy"].update(dict.fromkeys(_COPYABLE, False))
+    for name in names:
+        backup = base64.b64encode(json.dumps(copy).encode()).decode()
+        admin.write(f"transit/restore/{name}", {"backup": backup})
+
+
+def an_imported_key(admin: TokenSession, name: str, material: bytes) -> None:
+    """Bring a key in from outside, which the policies allow to nobody of ours."""
+    public = load_pem_public_key((admin.read("transit/wrapping_key") or {})["public_key"].encode())
+    assert isinstance(public, RSAPublicKey)
+    once = os.urandom(32)
+    sealed = public.encrypt(once, padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None))
+    ciphertext = base64.b64encode(sealed + keywrap.aes_key_wrap_with_padding(once, material)).decode()
+    kind = {"type": "aes256-gcm96", "derived": True, "hash_function": "SHA256"}
+    admin.write(f"transit/keys/{name}/import", {"ciphertext": ciphertext, **kind})

@@ -1,0 +1,39 @@
+"""`interfaces.Forger`: certificates that must open nothing, as genuine as a certificate can be that nobody gave out."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tenancy import ids
+from vault.certificates import LeafNames, build_leaf, hex_serial, load_issuer
+from vault.interfaces import Authority, ForgedLeaf, Leaf
+from vault.session import VaultCalls
+
+_LIFETIME = timedelta(minutes=5)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class TransitForger:
+    """Signs as the controller may, with the tenant's own key in Transit."""
+
+    def __init__(self, session: VaultCalls, now: Callable[[], datetime] = _utc_now) -> None:
+        self._session = session
+        self._now = now
+
+    def forge(
+        self, tenant_id: str, authority: Authority, key: ec.EllipticCurvePublicKey, wanted: Sequence[ForgedLeaf]
+    ) -> Sequence[Leaf]:
+        issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
+        made = []
+        for one in wanted:
+            names = LeafNames(one.service, ids.tenant_dns(one.dns_of), ids.service_spiffe(one.tenant_id, one.service))
+            serial = None if one.serial is None else int(one.serial, 16)
+            leaf = build_leaf(issuer, key, names, self._now(), _LIFETIME, serial)
+            pem = leaf.public_bytes(serialization.Encoding.PEM).decode()
+            made.append(Leaf(hex_serial(leaf), pem, leaf.not_valid_after_utc))
+        return made
