@@ -7,10 +7,10 @@ hash does; it is kept beside the stream and also logged, so that a copy lies out
 import structlog
 from temporalio import activity
 
+from activities.signing import RecordedSigner
 from database.interfaces import PlatformDatabase, SignedHead, TenantDatabase
 from tenancy.audit import head_message
 from tenancy.messages import SignHeadsResult
-from vault.interfaces import AuditSigner
 
 _BATCH = 200
 
@@ -18,11 +18,10 @@ log = structlog.get_logger()
 
 
 class AuditHeadActivities:
-    def __init__(self, database: TenantDatabase, platform: PlatformDatabase, signer: AuditSigner) -> None:
+    def __init__(self, database: TenantDatabase, platform: PlatformDatabase, signer: RecordedSigner) -> None:
         self._database = database
         self._platform = platform
         self._signer = signer
-        self._known: frozenset[str] = frozenset()
 
     @activity.defn(name="sign-audit-heads")
     def sign_audit_heads(self) -> SignHeadsResult:
@@ -39,15 +38,7 @@ class AuditHeadActivities:
             head = tx.audit.head()
         if head is None:
             return
-        signature, key = self._signer.sign(head_message(tenant_id, head.seq, head.chain_hash))
-        self._know(key)
+        [(signature, key)] = self._signer.sign_all([head_message(tenant_id, head.seq, head.chain_hash)])
         with self._database.tenant_tx(tenant_id) as tx:
             tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, signature, key))
         log.info("audit head signed", tenant_id=tenant_id, seq=head.seq, hash=head.chain_hash.hex(), head=signature)
-
-    def _know(self, key: str) -> None:
-        """Have the public key on record before anything signed with it: the signer rotates without telling us."""
-        if key not in self._known:
-            keys = self._signer.public_keys()
-            self._platform.record_audit_keys(keys)
-            self._known = frozenset(keys)

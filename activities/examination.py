@@ -2,11 +2,131 @@
 
 It is an ordered list of attacks (`worker.wiring.attacks`), each of which gives the results of its own. What one of them
 finds does not keep the others from being made: the evidence is to be whole also where a wall is down.
+
+Attacking and signing leave nothing behind, so one activity does both and its one effect is to record them, once for a
+run: whoever is killed before that attacks again, whoever is killed after it finds what it recorded.
 """
 
 from collections.abc import Callable, Sequence
 
-from tenancy.boundaries import CheckResult
+import structlog
+from temporalio import activity
+
+from activities import metrics
+from activities.journal import Clock, record
+from activities.signing import RecordedSigner
+from database.interfaces import ExaminationRow, PlatformDatabase, TenantDatabase
+from tenancy.audit import AuditName
+from tenancy.boundaries import CheckResult, breaches
+from tenancy.boundary_tally import tally
+from tenancy.examination import LATE, SignedClause, by_clause, clause_message, summed_up
+from tenancy.lifecycle import DECRYPTS, State
+from tenancy.messages import DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
 
 Attack = Callable[[str], Sequence[CheckResult]]
 """Attacks the tenant of this id and returns how that ended; raises only where it could not be found out."""
+
+_LIVE = DECRYPTS | {State.LOCKED}
+_PAGE = 200
+_TROUBLED = 1000
+
+log = structlog.get_logger()
+
+
+class ExaminationActivities:
+    def __init__(
+        self,
+        database: TenantDatabase,
+        platform: PlatformDatabase,
+        attacks: Sequence[Attack],
+        signer: RecordedSigner,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._platform = platform
+        self._attacks = attacks
+        self._signer = signer
+        self._clock = clock
+
+    @activity.defn(name="examine-tenant")
+    def examine_tenant(self, step: ExamineInput) -> ExamineResult:
+        """Attack a tenant in every way, and record how each attack ended, signed by clause, before anybody judges.
+
+        Rows, audit record and, of a breach, the record of that are one transaction. Where servers fail it raises, and
+        nothing is recorded: what came to no result is evidence of nothing.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row, recorded = tx.tenants.get(), tx.boundaries.examination(step.operation_id)
+        if recorded is not None:
+            return _result(recorded)
+        if row is None or row.state not in _LIVE:
+            return ExamineResult(examined=False)
+        # From before the attacks: a key that is rotated while they are made asks for another examination.
+        began = self._clock()
+        results: list[CheckResult] = []
+        for attack in self._attacks:
+            results.extend(attack(step.tenant_id))
+            activity.heartbeat(len(results))
+        lines = [summed_up(clause, found) for clause, found in sorted(by_clause(results).items())]
+        signed = self._signer.sign_all(
+            [clause_message(step.tenant_id, step.operation_id, began, line) for line in lines]
+        )
+        found = ExaminationRow(
+            step.operation_id,
+            began,
+            tuple(
+                SignedClause(
+                    **line.model_dump(), run=step.operation_id, examined_at=began, signature=signature, key=key
+                )
+                for line, (signature, key) in zip(lines, signed, strict=True)
+            ),
+        )
+        self._record(step, found, results)
+        metrics.boundaries_checked(results)
+        return _result(found)
+
+    def _record(self, step: ExamineInput, found: ExaminationRow, results: Sequence[CheckResult]) -> None:
+        broken = breaches(results)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            # An attempt that Temporal has given up may end beside its successor; the row lets one of them in.
+            tx.tenants.lock()
+            if tx.boundaries.examination(step.operation_id) is not None:
+                return
+            tx.boundaries.record_examination(found.lines, results)
+            tx.boundaries.trim()
+            record(
+                tx,
+                step,
+                AuditName.BOUNDARY_CHECKED,
+                step.tenant_id,
+                "failure" if broken else "success",
+                run=found.run,
+                clauses=tally(results),
+                held=str(found.held),
+                breached=", ".join(broken),
+                not_checked=str(found.not_checked),
+            )
+            if broken:
+                record(
+                    tx,
+                    step,
+                    AuditName.BOUNDARY_BREACHED,
+                    step.tenant_id,
+                    "failure",
+                    run=found.run,
+                    breached=", ".join(broken),
+                )
+        if broken:
+            log.critical("tenant boundary breached", tenant_id=step.tenant_id, run=found.run, checks=broken)
+
+    @activity.defn(name="find-due-examinations")
+    def find_due_examinations(self, due: DueInput) -> DueResult:
+        """Return whose examination is due, a page of them; and count at the first page whom somebody must look at."""
+        if not due.after:
+            metrics.examinations_troubled(one.why for one in self._platform.troubled_examinations(LATE, _TROUBLED))
+        found = self._platform.due_examinations(due.after, _PAGE)
+        return DueResult(tenants=tuple(DueExamination(tenant_id=one, region=region) for one, region in found))
+
+
+def _result(found: ExaminationRow) -> ExamineResult:
+    return ExamineResult(examined=True, held=found.held, breached=found.breached, not_checked=found.not_checked)

@@ -31,6 +31,15 @@ def boundaries_checked(results: Iterable[CheckResult]) -> None:
         counter.add(number, {"outcome": outcome})
 
 
+def examinations_troubled(found: Iterable[str]) -> None:
+    """Count tenants whose walls somebody must look at, at each look; alert on any increase. A counter, as below."""
+    counter = activity.metric_meter().create_counter(
+        "openkcm_examinations_troubled", "Tenants found with a breached boundary, or a late examination"
+    )
+    for why, number in Counter(found).items():
+        counter.add(number, {"why": why})
+
+
 def endings(found: Iterable[tuple[Ending, Stage]]) -> None:
     """Count what was found not renewed, at each look; alert on any increase.
 

@@ -12,6 +12,7 @@ from database.interfaces import HeldKeyRow, TenantDatabase, TenantRow, TenantTra
 from tenancy.approvals import Action
 from tenancy.audit import AuditName
 from tenancy.events import AnnouncementKind
+from tenancy.examination_errors import BreachNotCleared
 from tenancy.lifecycle import DECRYPTS, Move, State
 from tenancy.locks import HEALTHY, LockReason, closes
 from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
@@ -21,6 +22,7 @@ _NAMES = {
     StandingMove.RESUME: AuditName.TENANT_RESUMED,
     StandingMove.LOCK: AuditName.TENANT_LOCKED,
     StandingMove.UNLOCK: AuditName.TENANT_UNLOCKED,
+    StandingMove.CLEAR_BREACH: AuditName.BREACH_CLEARED,
 }
 
 
@@ -79,6 +81,30 @@ class StandingActivities:
             )
             return self._result(tx, step, row, state)
 
+    @activity.defn(name="follow-boundaries")
+    def follow_boundaries(self, step: StepInput) -> StandingResult:
+        """Lock the tenant when its newest examination found a breach; nothing here ever takes that lock away.
+
+        The platform closes what it cannot vouch for, so it waits for no second person of the customer's either.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row, newest = tx.tenants.lock(), tx.boundaries.examination()
+            breached = newest is not None and newest.breached > 0
+            if not breached or LockReason.BREACH in row.locks or row.state not in DECRYPTS | {State.LOCKED}:
+                return StandingResult(state=row.state)
+            state = tx.tenants.hold(LockReason.BREACH)
+            record(
+                tx,
+                step,
+                AuditName.TENANT_LOCKED,
+                step.tenant_id,
+                before=row.state,
+                after=state,
+                locked_by=", ".join(tx.tenants.lock().locks),
+            )
+            told = self._announcer.store(tx, step, row, AnnouncementKind.BREACHED)
+            return StandingResult(state=state, told=AnnouncementKind.BREACHED if told else None)
+
     def _closes(self, key: HeldKeyRow | None) -> bool:
         if key is None:
             return False
@@ -96,8 +122,24 @@ def _moved(tx: TenantTransaction, row: TenantRow, move: StandingMove) -> State:
             return tx.tenants.hold(LockReason.SWITCH)
         case StandingMove.UNLOCK:
             return row.state if row.state in DECRYPTS else tx.tenants.release(LockReason.SWITCH)
+        case StandingMove.CLEAR_BREACH:
+            return _cleared(tx, row)
         case _:
             return tx.tenants.move(Move(move))
+
+
+def _cleared(tx: TenantTransaction, row: TenantRow) -> State:
+    """Release the lock of a breach; raises BreachNotCleared unless the newest examination found every wall standing.
+
+    The breach locked by being the newest, so a newest one without any is later. What could not be attacked while the
+    tenant is locked is the operator's to judge, who is shown it before asking for this.
+    """
+    if LockReason.BREACH not in row.locks:
+        return row.state
+    newest = tx.boundaries.examination()
+    if newest is None or not newest.passed:
+        raise BreachNotCleared
+    return tx.tenants.release(LockReason.BREACH)
 
 
 def _news(before: State, after: State) -> AnnouncementKind | None:

@@ -23,6 +23,7 @@ _MODULES = {
     "cli.coverage": ("coverage",),
     "cli.root_key": ("root-key",),
     "cli.audit": ("audit",),
+    "cli.boundaries": ("check-boundaries",),
     "cli.leaving": ("offboard", "restore"),
     "cli.rotate": ("rotate",),
     "cli.agent": ("agent",),

@@ -56,9 +56,24 @@ class Standing:
         refuse_unconfirmed(tenant_id, confirm, f"every service of {tenant_id} stops at once", "lock it")
         self._answer(self._moved(tenant_id, StandingMove.LOCK), as_json=as_json)
 
-    def unlock(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
-        """Take the kill switch back; a tenant whose root key fails stays locked until the key works again."""
-        document = self._moved(tenant, StandingMove.UNLOCK)
+    def unlock(
+        self,
+        tenant: Tenant,
+        *,
+        breach: Annotated[
+            bool, typer.Option("--breach", help="Release the lock of a breach, after an examination without any.")
+        ] = False,
+        confirm: Annotated[str | None, typer.Option(help="With --breach: the tenant's id once more.")] = None,
+        as_json: output.AsJson = False,
+    ) -> None:
+        """Take the kill switch back; a tenant whose root key fails stays locked until the key works again.
+
+        What a breach locked, `--breach` alone releases, once openkcm check-boundaries has found every wall standing.
+        """
+        if breach:
+            tenant_id = parse_tenant_id(tenant)
+            refuse_unconfirmed(tenant_id, confirm, _unseen(tenant_id), "open it")
+        document = self._moved(tenant, StandingMove.CLEAR_BREACH if breach else StandingMove.UNLOCK)
         if document["state"] != State.LOCKED:
             self._answer(document, as_json=as_json)
             return
@@ -93,6 +108,18 @@ def _known(database: Database, tenant_id: str) -> TenantRow:
     if row is None:
         raise TenantUnknown
     return row
+
+
+def _unseen(tenant_id: str) -> str:
+    """Return what whoever releases the lock of a breach has to judge by: what the newest examination says."""
+    with operator_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
+        newest = tx.boundaries.examination()
+    if newest is None:
+        return f"no examination of {tenant_id} is on record"
+    return (
+        f"the newest examination of {tenant_id}, at {newest.examined_at:%Y-%m-%d %H:%M} UTC: {newest.held} attacks"
+        f" refused, {newest.breached} succeeded, {newest.not_checked} could not be made; every service works again"
+    )
 
 
 def _show_stops(tenant_id: str, *, as_json: bool) -> None:
@@ -137,6 +164,11 @@ def _draw_stops(console: Console, document: dict[str, Any]) -> None:
 
 def _unlocked_by(tx: TenantTransaction, locks: list[str]) -> str:
     """Return what has to happen before a tenant opens that somebody has just unlocked."""
+    if LockReason.BREACH in locks:
+        return (
+            "the platform locked it, for a wall around it did not hold (docs/runbook.md): mend that, openkcm"
+            f" check-boundaries {tx.tenant_id}, then openkcm tenant unlock {tx.tenant_id} --breach"
+        )
     if LockReason.ROOT_KEY not in locks:
         return _LOCKED_AGAIN
     key = tx.root_keys.current()

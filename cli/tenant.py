@@ -14,6 +14,7 @@ from rich.text import Text
 from cli import output, tenant_view
 from cli.access import Ask, Tenant, ask_gateway, named, operator_database
 from cli.authorities import Authorities, of_authority
+from cli.boundaries import of_examination
 from cli.policy import Policy
 from cli.rotate import of_rotation, of_version
 from cli.standing import Standing
@@ -144,6 +145,7 @@ def everything(tx: TenantTransaction) -> dict[str, Any]:
             {"clause": check.clause, "name": check.name, "outcome": check.outcome, "seconds": check.seconds}
             for check in tx.boundaries.latest()
         ],
+        "examination": of_examination(tx.boundaries.examination()),
         "leaving": of_leaving(tx.leaving.get()),
         "audit": {"events": head.seq if head else 0, "head": head.chain_hash.hex() if head else None},
     }

@@ -45,6 +45,7 @@ def _facts(tenant: Mapping[str, Any]) -> list[tuple[str, str]]:
         *_authorities(tenant["authorities"]),
         ("route", f"by issuer {route['issuer_fingerprint'][:16]}…" if route else "none"),
         ("boundaries", _boundaries(checks)),
+        ("examined", _examined(tenant["examination"])),
         ("audit stream", f"{audit['events']} records, head {(audit['head'] or '')[:16]}…"),
     ]
     if tenant["leaving"]:
@@ -59,6 +60,14 @@ def _boundaries(checks: Counter[str]) -> str:
     if not checks:
         return "not attacked yet"
     return f"{checks['held']} of {made} attacks refused" + (f", {not_checked} not checked" if not_checked else "")
+
+
+def _examined(newest: Mapping[str, Any] | None) -> str:
+    if newest is None:
+        return "not yet in full; it is within a day of being ready"
+    at = f"{newest['examined_at'][:16].replace('T', ' ')} UTC"
+    unseen = [f"{line['clause']} ({line['not_checked']})" for line in newest["clauses"] if line["not_checked"]]
+    return at + (f", not checked: {', '.join(unseen)}" if unseen else "")
 
 
 def _authorities(authorities: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

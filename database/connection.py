@@ -19,7 +19,15 @@ from psycopg_pool import ConnectionPool
 
 from database.context import LIFETIME_SECONDS, LONGEST_NAME, PLATFORM, sign
 from database.failures import translated
-from database.interfaces import EndingRow, NumberedKey, StuckRotationRow, TenantRow, TenantTransaction, WatchedKey
+from database.interfaces import (
+    EndingRow,
+    NumberedKey,
+    StuckRotationRow,
+    TenantRow,
+    TenantTransaction,
+    TroubledExamination,
+    WatchedKey,
+)
 from database.roles import OWNER, login
 from database.tenants import COLUMNS, tenant_row
 from database.transaction import Transaction
@@ -227,6 +235,16 @@ class Database:
         with self.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.expiring(%s)", [limit])
             return [EndingRow(tenant, region, Ending(kind), *rest) for tenant, region, kind, *rest in rows]
+
+    def due_examinations(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.due_examinations(%s, %s)", [after, limit])
+            return [(tenant_id, region) for tenant_id, region in rows]
+
+    def troubled_examinations(self, late: timedelta, limit: int) -> Sequence[TroubledExamination]:
+        with self.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.troubled_examinations(%s, %s)", [late, limit])
+            return [TroubledExamination(*row) for row in rows]
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
         query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant

@@ -15,6 +15,7 @@ from typing import Protocol
 from database.agent_rows import Agents, BackfillRow, ContactRow, ProtectionUseRow
 from database.approval_interfaces import Approvals
 from database.audit_interfaces import AuditKeys, AuditStream, FoundRecord, StreamEnds
+from database.boundary_interfaces import Boundaries, BoundaryRunRow, ExaminationRow, TroubledExamination
 from database.certificate_rows import Certificates, EndingRow, RevocationListRow, RevokedRow
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, Enrolments, JoinTokenRow
 from database.fingerprint_rows import DescentProbe, Fingerprinted, Fingerprints, KeyProbeRow
@@ -43,7 +44,6 @@ from database.rotation_rows import (
 )
 from database.rows import (
     AuthorityRow,
-    BoundaryRunRow,
     CallerRow,
     KeyRow,
     KeyVersionRow,
@@ -77,6 +77,7 @@ __all__ = [
     "AuditStream",
     "AuthorityRow",
     "BackfillRow",
+    "Boundaries",
     "BoundaryRunRow",
     "CallerRow",
     "Certificates",
@@ -89,6 +90,7 @@ __all__ = [
     "EndingRow",
     "EnrolmentRow",
     "Enrolments",
+    "ExaminationRow",
     "Fingerprinted",
     "Fingerprints",
     "FoundRecord",
@@ -136,6 +138,7 @@ __all__ = [
     "TenantCount",
     "TenantFilter",
     "TenantRow",
+    "TroubledExamination",
     "Usage",
     "UsageDay",
     "UsagePart",
@@ -230,18 +233,6 @@ class Routes(Protocol):
         ...
 
     def get(self) -> RouteRow | None: ...
-
-
-class Boundaries(Protocol):
-    def record(self, operation_id: str, results: Sequence[CheckResult]) -> None: ...
-
-    def latest(self) -> Sequence[CheckResult]:
-        """Return the results of the newest run in the order they were recorded."""
-        ...
-
-    def latest_run(self) -> BoundaryRunRow | None:
-        """Return the newest run with its time; None before the first."""
-        ...
 
 
 class Inbox(Protocol):

@@ -5,8 +5,9 @@ from datetime import timedelta
 
 from database.connection import Database
 from database.context import PLATFORM
-from database.interfaces import ProvisioningTime, StuckTenant, TenantCount, TenantFilter, TenantRow
+from database.interfaces import ProvisioningTime, StuckTenant, TenantCount, TenantFilter, TenantRow, TroubledExamination
 from database.tenants import COLUMNS, tenant_row
+from tenancy.examination import LATE
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, StepState
 
@@ -57,6 +58,9 @@ class Operations:
                 )
                 for tenant_id, organization, region, state, requested_at, step, step_state, attempts, problem in rows
             ]
+
+    def troubled(self, limit: int) -> Sequence[TroubledExamination]:
+        return self._database.troubled_examinations(LATE, limit)
 
     def times(self, limit: int) -> Sequence[ProvisioningTime]:
         with self._database.raw_tx(PLATFORM) as connection:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from database.audit_interfaces import AuditKeys
+from database.boundary_interfaces import TroubledExamination
 from database.certificate_rows import EndingRow
 from database.root_key_rows import NumberedKey, WatchedKey
 from database.rotation_rows import StuckRotationRow
@@ -83,6 +84,14 @@ class PlatformDatabase(AuditKeys, Protocol):
 
     def expiring(self, limit: int) -> Sequence[EndingRow]:
         """Return what is late or lapsed (tenancy/expiry.py) of tenants that were opened and have not left (worker)."""
+        ...
+
+    def due_examinations(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant id, region) whose boundaries are to be examined, in order, behind `after` (worker)."""
+        ...
+
+    def troubled_examinations(self, late: timedelta, limit: int) -> Sequence[TroubledExamination]:
+        """Return tenants with a breach, or whose examination is due for longer than `late` (worker)."""
         ...
 
     def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from database.boundary_interfaces import TroubledExamination
 from database.rows import TenantRow
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, StepState
@@ -74,6 +75,10 @@ class OperatorQuestions(Protocol):
 
     def stuck(self, limit: int) -> Sequence[StuckTenant]:
         """Return who needs somebody now, those that wait longest first."""
+        ...
+
+    def troubled(self, limit: int) -> Sequence[TroubledExamination]:
+        """Return whose boundaries somebody must look at: breached ones first, then late examinations."""
         ...
 
     def times(self, limit: int) -> Sequence[ProvisioningTime]:

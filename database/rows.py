@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tenancy.authorities import AuthorityState
-from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.provisioning import Step, StepState
@@ -51,14 +50,6 @@ class KeyRow:
     created_at: datetime
     oldest: int
     rotated_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class BoundaryRunRow:
-    """One run of the boundary checks; a repeated gate is a run of its own."""
-
-    recorded_at: datetime
-    results: tuple[CheckResult, ...]
 
 
 @dataclass(frozen=True, slots=True)

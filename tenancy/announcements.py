@@ -96,6 +96,15 @@ _TEXTS: Mapping[AnnouncementKind, tuple[str, str]] = MappingProxyType(
                 "again: {url}\n"
             ),
         ),
+        AnnouncementKind.BREACHED: (
+            "OpenKCM for {organization} was locked: a wall around it did not hold",
+            (
+                "We attack your tenant's boundaries ourselves, every day. One of those attacks was not refused, so "
+                "nothing of yours is encrypted or decrypted until our operators have mended it and a later examination "
+                "found every wall standing. Nothing is destroyed, and our operators have been alerted. Which attack it "
+                "was, and what your audit stream says of it: {url}\n"
+            ),
+        ),
         AnnouncementKind.LEAVING: (
             "OpenKCM for {organization} is leaving",
             (

@@ -50,6 +50,7 @@ class AnnouncementKind(StrEnum):
     FAREWELL = "farewell"
     EXPIRY_LATE = "expiry-late"
     EXPIRY_LAPSED = "expiry-lapsed"
+    BREACHED = "breached"
 
 
 class Channel(StrEnum):

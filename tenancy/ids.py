@@ -122,6 +122,11 @@ def authority_workflow(tenant_id: str, number: int) -> str:
     return f"{tenant_workflow(tenant_id)}/authority/{number}"
 
 
+def boundaries_workflow(tenant_id: str) -> str:
+    """Return the workflow id of the examination of the tenant's boundaries; one runs at a time."""
+    return f"{tenant_workflow(tenant_id)}/boundaries"
+
+
 def watch_workflow(region: str) -> str:
     """Return the workflow id of the watch over a region's root keys."""
     return f"root-keys/{region}"

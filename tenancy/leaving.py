@@ -23,6 +23,7 @@ KEPT = {
     "audit_signed_head": "the signatures by which a stream that was cut short shows",
     "key_fingerprint": "keyed fingerprints of the destroyed tenant key, by which it is found should it come back",
     "boundary_result": "how the tenant's walls held, which names nobody",
+    "boundary_clause": "the same, clause by clause and signed",
     "certificate_authority": "the public certificate, by which its serial stays known; its key is destroyed",
     "destruction": "what was destroyed and when, by fingerprints",
     "shred_certificate": "this statement",

@@ -44,7 +44,7 @@ MEANING: Mapping[State, str] = MappingProxyType(
         State.FAILED: "provisioning stopped for a reason a person must look at; it can be retried",
         State.ACTIVE: "everything works",
         State.SUSPENDED: "decrypt only, nothing new is encrypted",
-        State.LOCKED: "nothing works: the kill switch was pulled or the customer's root key is gone",
+        State.LOCKED: "nothing works: the kill switch was pulled, the root key is gone, or a wall did not hold",
         State.LEAVING: "in the grace period: nothing works, nothing is destroyed, restorable",
         State.OFFBOARDED: "the keys are gone and the id is never used again",
     }

@@ -1,7 +1,8 @@
 """Why a tenant is locked, and what unlocks it: by each reason that is gone, and by no other.
 
 A switch that a person pulled is not undone because the root key works, and a root key that is gone is not made good by
-a person who unlocks. The tenant opens again, as it was, when the last reason has gone.
+a person who unlocks. A wall that fell is made good by neither: an operator releases that lock, by an act of its own,
+once a later examination found every wall standing. The tenant opens again, as it was, when the last reason has gone.
 """
 
 from collections.abc import Collection
@@ -17,6 +18,8 @@ class LockReason(StrEnum):
     """Somebody pulled the kill switch on our side."""
     ROOT_KEY = "root-key"
     """The customer's root key was taken away, or was out of reach for longer than the grace."""
+    BREACH = "breach"
+    """An attack across the tenant's boundary succeeded in its newest examination: the platform locked it."""
 
 
 @dataclass(frozen=True, slots=True)

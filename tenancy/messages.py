@@ -152,6 +152,8 @@ class StandingMove(StrEnum):
     RESUME = "resume"
     LOCK = "lock"
     UNLOCK = "unlock"
+    CLEAR_BREACH = "clear-breach"
+    """Releases the lock of a breach, which no other move does."""
 
 
 class Approved(Message):
@@ -278,6 +280,40 @@ class WrapProgress(Message):
 class SwitchResult(StandingResult):
     switched: bool = Field(description="false while a service key has no wrap under the new root key")
     mode: RootKeyMode
+
+
+class BoundariesInput(Message):
+    tenant_id: TenantId
+    region: str
+
+
+class ExamineInput(StepInput):
+    """Input of the examination; its operation id is that of the run, however often it is tried."""
+
+
+class ExamineResult(Message):
+    """How an examination ended; what was attacked lies in PostgreSQL under (tenant, run)."""
+
+    examined: bool = Field(description="false where there was nothing to examine: the tenant has left meanwhile")
+    held: int = 0
+    breached: int = 0
+    not_checked: int = 0
+    told: AnnouncementKind | None = None
+
+
+class DueInput(Message):
+    after: str = Field("", description="the tenant behind which to go on")
+
+
+class DueExamination(Message):
+    tenant_id: TenantId
+    region: str
+
+
+class DueResult(Message):
+    """Whose examination is due, in order of ids; empty when there is none behind the one asked for."""
+
+    tenants: tuple[DueExamination, ...] = ()
 
 
 class PolicyRequest(Approved):

@@ -242,6 +242,10 @@ class AuditSigner(Protocol):
         """Return the signature and `key:version` that made it."""
         ...
 
+    def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
+        """Return the same for each of several messages, in their order."""
+        ...
+
     def public_keys(self) -> dict[str, str]:
         """Return `key:version` → PEM of every public key a head may be signed with."""
         ...

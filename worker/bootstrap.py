@@ -38,6 +38,7 @@ from tenancy.lifecycle import State
 from tenancy.messages import WatchRootKeysInput
 from vault.interfaces import AuditSigner, RootKeys
 from workflows import visibility
+from workflows.boundaries import ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.gateway import Gateway
 from workflows.platform import (
@@ -101,6 +102,11 @@ SCHEDULES = {
             NoticeRootKeyVersions.run, id="platform/root-key-versions", task_queue=PLATFORM_QUEUE
         ),
         spec=_every(minutes=60),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "boundaries": Schedule(
+        action=ScheduleActionStartWorkflow(ExamineDueTenants.run, id="platform/boundaries", task_queue=PLATFORM_QUEUE),
+        spec=_every(minutes=1),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "outbox": Schedule(

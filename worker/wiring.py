@@ -19,7 +19,7 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
-from activities.examination import Attack
+from activities.examination import Attack, ExaminationActivities
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
 from activities.front_attacks import FrontAttacks
@@ -35,6 +35,7 @@ from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
 from activities.services import ServiceActivities
+from activities.signing import RecordedSigner
 from activities.standing import StandingActivities
 from activities.stuck_rotations import StuckRotationActivities
 from activities.watching import Pace, WatchActivities
@@ -71,6 +72,7 @@ from worker.identity import open_vault
 from worker.keyring import Keyring
 from worker.probing import GatewayConnections
 from workflows.authority import RollAuthority
+from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
 from workflows.offboard import OffboardTenant
 from workflows.platform import (
@@ -89,11 +91,12 @@ from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (
     *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
-    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys),
+    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries),
 )
 PLATFORM_WORKFLOWS = (
     *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
+    ExamineDueTenants,
 )
 
 _STICKY = timedelta(seconds=2)
@@ -185,7 +188,10 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         clock,
     )
     signer = TransitAuditSigner(vault)
-    heads = AuditHeadActivities(database, database, signer)
+    recorded = RecordedSigner(database, signer)
+    heads = AuditHeadActivities(database, database, recorded)
+    fronts = front_attacks(settings, database, vault, clock)
+    examination = ExaminationActivities(database, database, attacks(isolation, fronts), recorded, clock)
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(
@@ -228,6 +234,8 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             services.disconnect_service,
             standing.change_standing,
             standing.follow_root_key,
+            standing.follow_boundaries,
+            examination.examine_tenant,
             changes.admit_root_key,
             changes.preflight_root_key,
             changes.wrap_service_keys,
@@ -283,6 +291,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             rotation.find_due_rotations,
             StuckRotationActivities(database, database, announcer).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
+            examination.find_due_examinations,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )

@@ -7,16 +7,15 @@ to repeat: the workflow id is the tenant, and events and updates are told apart 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from temporalio.client import (
     Client,
-    WithStartWorkflowOperation,
+    WorkflowFailureError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import (
-    Priority,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
@@ -30,10 +29,13 @@ from temporalio.service import GrpcCompression, RPCError, RPCStatusCode
 from tenancy import ids
 from tenancy.errors import CallerError, PlatformError, SettingsInvalid, TemporalUnavailable, TenantUnknown
 from tenancy.events import EventKind
+from tenancy.examination import run_of
+from tenancy.examination_errors import ExaminationFailed
 from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
 from tenancy.messages import (
     ApprovalRequest,
+    BoundariesInput,
     EnrolInput,
     MarketplaceSignal,
     PolicyRequest,
@@ -45,8 +47,10 @@ from tenancy.messages import (
 )
 from tenancy.policy import TenantPolicy
 from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
-from workflows import priorities, visibility
+from workflows import priorities, timing, visibility
+from workflows.boundaries import CheckBoundaries
 from workflows.service import DISCOVERED, ConnectService
+from workflows.service_start import service_options, service_start
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
@@ -239,7 +243,7 @@ class Gateway:
                 ServiceInput(tenant_id=tenant_id, region=region, service=service),
                 start_signal=DISCOVERED,
                 rpc_timeout=_RPC_TIMEOUT,
-                **_service_options(tenant_id, region, service),
+                **service_options(tenant_id, region, service),
             )
         except _DOWN as failed:
             raise TemporalUnavailable from failed
@@ -251,6 +255,35 @@ class Gateway:
     async def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
         """Revoke all certificates of a service at once; raises as `connect_service`."""
         await self._ask(tenant_id, region, service, ConnectService.disconnect)
+
+    async def check_boundaries(self, tenant_id: str, region: str) -> str:
+        """Have a tenant's boundaries examined, or wait for the examination that runs; returns the name of the run.
+
+        Raises: TemporalUnavailable, NotDoneInTime, or ExaminationFailed when it came to no result.
+        """
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                handle = await self._client.start_workflow(
+                    CheckBoundaries.run,
+                    BoundariesInput(tenant_id=tenant_id, region=region),
+                    id=ids.boundaries_workflow(tenant_id),
+                    task_queue=ids.task_queue(region),
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                    execution_timeout=timing.EXAMINATION,
+                    search_attributes=visibility.of_tenant(tenant_id, region),
+                    static_summary=f"examine the boundaries of {tenant_id}",
+                    priority=priorities.service(tenant_id),
+                    rpc_timeout=_RPC_TIMEOUT,
+                )
+                await handle.result()
+        except TimeoutError:
+            raise NotDoneInTime from None
+        except WorkflowFailureError:
+            raise ExaminationFailed from None
+        except _DOWN as failed:
+            raise TemporalUnavailable from failed
+        return run_of(handle.result_run_id or "")
 
     async def _of_tenant(
         self, tenant_id: str, update: Any, arguments: Sequence[Any], update_id: str | None = None
@@ -284,7 +317,7 @@ class Gateway:
                         update,
                         args=arguments,
                         id=update_id,
-                        start_workflow_operation=_service_start(tenant_id, region, service),
+                        start_workflow_operation=service_start(tenant_id, region, service),
                     )
                 )
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
@@ -304,38 +337,6 @@ async def _until_taken(ask: Callable[[], Awaitable[object]]) -> None:
                 raise refusal from None
         else:
             return
-
-
-def _service_start(tenant_id: str, region: str, service: str) -> WithStartWorkflowOperation[ConnectService, None]:
-    return WithStartWorkflowOperation(
-        ConnectService.run,
-        ServiceInput(tenant_id=tenant_id, region=region, service=service),
-        **_service_options(tenant_id, region, service),
-    )
-
-
-class _ServiceOptions(TypedDict):
-    id: str
-    task_queue: str
-    id_conflict_policy: WorkflowIDConflictPolicy
-    id_reuse_policy: WorkflowIDReusePolicy
-    search_attributes: TypedSearchAttributes
-    static_summary: str
-    priority: Priority
-
-
-def _service_options(tenant_id: str, region: str, service: str) -> _ServiceOptions:
-    return {
-        "id": ids.service_workflow(tenant_id, service),
-        "task_queue": ids.task_queue(region),
-        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
-        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        "search_attributes": TypedSearchAttributes(
-            [SearchAttributePair(visibility.TENANT_ID, tenant_id), SearchAttributePair(visibility.REGION, region)]
-        ),
-        "static_summary": f"service {service} of {tenant_id}",
-        "priority": priorities.service(tenant_id),
-    }
 
 
 async def connect_client(address: str | None) -> Client:

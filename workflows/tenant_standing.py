@@ -7,7 +7,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.standing import StandingActivities
     from tenancy.errors import IllegalMove
     from tenancy.lifecycle import Move, moves_from
-    from tenancy.messages import StandingInput, StandingRequest
+    from tenancy.messages import StandingInput, StandingMove, StandingRequest
+    from workflows.boundaries import BOUNDARIES_REPORTED
     from workflows.entity import LIVE, Entity
     from workflows.refusals import code_of, refusal, refusal_of
     from workflows.root_keys import ROOT_KEY_REPORTED
@@ -22,7 +23,9 @@ class StandingPart(Entity):
     @change_standing.validator
     def _may_change_standing(self, request: StandingRequest) -> None:
         if self._memory.state not in LIVE:
-            raise refusal(IllegalMove(self._memory.state, Move(request.move), moves_from(self._memory.state)))
+            # What clears a breach unlocks, as the life of a tenant has it.
+            move = Move.UNLOCK if request.move is StandingMove.CLEAR_BREACH else Move(request.move)
+            raise refusal(IllegalMove(self._memory.state, move, moves_from(self._memory.state)))
 
     async def _move(self, request: StandingRequest) -> None:
         async with self._standing:
@@ -31,6 +34,15 @@ class StandingPart(Entity):
                 self._stand(step, await note(StandingActivities.change_standing, step, f"{step.move} the tenant"))
             except ActivityError as failed:
                 raise refusal_of(failed) from None
+
+    @workflow.signal(name=BOUNDARIES_REPORTED, description="The newest examination of the tenant found a breach")
+    async def boundaries_reported(self) -> None:
+        async with self._standing:
+            step = self._step("boundaries")
+            try:
+                self._stand(step, await note(StandingActivities.follow_boundaries, step, "follow the examination"))
+            except ActivityError as failed:
+                workflow.logger.warning("standing not changed", extra={"code": code_of(failed)})
 
     @workflow.signal(name=ROOT_KEY_REPORTED, description="The root key's health asks for another standing")
     async def root_key_reported(self) -> None:

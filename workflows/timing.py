@@ -52,6 +52,13 @@ WATCH_ATTEMPT = timedelta(hours=1)
 WATCH_HEARTBEAT = timedelta(seconds=4)
 """After so long another worker takes up the watch of one that died."""
 
+EXAMINE_ATTEMPT = timedelta(minutes=1)
+EXAMINE_HEARTBEAT = timedelta(seconds=20)
+"""An examination beats after each of its groups of attacks, the longest of which takes a few seconds."""
+EXAMINE_PATIENCE = timedelta(minutes=3)
+"""How long an examination is tried while servers fail; it stays due, and comes back within a minute."""
+EXAMINATION = timedelta(minutes=10)
+
 ERASE_ATTEMPT = timedelta(minutes=10)
 """Years of usage are erased piece by piece; a heartbeat says that it goes on."""
 

@@ -22,6 +22,7 @@ from tenancy.people import Permission
 _PAGE = 25
 _STUCK = 5
 _TIMES = 300
+_TROUBLED = 10
 # What this page remembers between reruns.
 _CHOSEN = "operations-chosen"
 _CONFIRMING = "operations-confirming"
@@ -58,6 +59,7 @@ def _draw_desk(seat: Seat, platform: OperatorQuestions) -> None:
     else:
         _draw_totals(totals)
         _draw_stuck(seat, platform)
+        _draw_walls(seat, platform)
         _draw_times(platform)
         _draw_list(seat, platform, totals)
     _draw_canary(seat)
@@ -86,6 +88,18 @@ def _draw_stuck(seat: Seat, platform: OperatorQuestions) -> None:
         _draw_line(seat, view.stuck_line(tenant, seat.now()), "stuck")
     if len(stuck) > _STUCK:
         st.caption(f"These {_STUCK} wait longest. Choose “Late or stuck only” below for all of them.")
+
+
+def _draw_walls(seat: Seat, platform: OperatorQuestions) -> None:
+    troubled = platform.troubled(_TROUBLED + 1)
+    if not troubled:
+        return
+    st.header("Walls to look at now")
+    for one in troubled[:_TROUBLED]:
+        draw = st.error if one.why == "breached" else st.warning
+        draw(view.wall_line(one, seat.now()), icon=":material/gpp_bad:")
+    if len(troubled) > _TROUBLED:
+        st.caption(f"These {_TROUBLED} come first; `openkcm check-boundaries --all` examines every tenant now.")
 
 
 def _draw_times(platform: OperatorQuestions) -> None:

@@ -1,6 +1,7 @@
 """Overview: what the tenant is, how it stands, and, while it is made, each step of it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import streamlit as st
 
@@ -28,6 +29,7 @@ class _Rows:
     services: list[ServiceRow]
     chain: chain.Chain
     check: Check | None
+    examined_at: datetime | None
     route: RouteRow | None
     key: HeldKeyRow | None
 
@@ -68,6 +70,7 @@ def _read(seat: Seat) -> _Rows | None:
             list(tx.services.all()),
             chain.chain(tenant, tx.keys.all(), tx.services.keys()),
             isolation.check(tx.boundaries.latest_run()),
+            None if (newest := tx.boundaries.examination()) is None else newest.examined_at,
             tx.routes.get(),
             tx.root_keys.current(),
         )
@@ -181,6 +184,12 @@ def _draw_isolation(seat: Seat, rows: _Rows) -> None:
             f"{icon} {check.held:,} of {count(check.attacks, 'attack')} across the tenant boundary refused. "
             f"Last checked {moment(check.at, seat.now())}."
         )
+        if rows.examined_at is None:
+            st.caption("Those were the attacks before it opened. All of them are made within a day of that.")
+        elif rows.examined_at != check.at:
+            st.caption(f"Last examined in full {moment(rows.examined_at, seat.now())}.")
+        if unseen := isolation.reasons(check):
+            st.markdown("  \n".join(f":material/visibility_off: Not checked: {why}" for why in unseen))
         marks = {True: ":material/check:", False: ":material/error:"}
         st.markdown(
             "  \n".join(

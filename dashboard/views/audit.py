@@ -97,6 +97,8 @@ _WORDS = {
     AuditName.ENABLE_ACCEPTED: "OpenKCM enabled in the marketplace",
     AuditName.DISABLE_RECORDED: "OpenKCM disabled in the marketplace",
     AuditName.BOUNDARY_CHECKED: "Boundaries attacked",
+    AuditName.BOUNDARY_BREACHED: "An attack on a boundary succeeded",
+    AuditName.BREACH_CLEARED: "Lock of a breach released",
 }
 _ACTORS = {"human": "person", "service": "service", "system": "OpenKCM"}
 OUTCOMES: dict[Outcome, str] = {

@@ -94,6 +94,16 @@ def told(wall: Wall) -> str:
     return ", ".join(filter(None, (refused, f"{wall.not_checked} not checked" if wall.not_checked else "")))
 
 
+def reasons(checked: Check) -> tuple[str, ...]:
+    """Return why attacks could not be made, each reason once, with the clauses that it is about."""
+    about: dict[str, list[str]] = {}
+    for wall in checked.walls:
+        for result in wall.results:
+            if result.outcome == "not-checked" and wall.clause not in about.setdefault(result.evidence, []):
+                about[result.evidence].append(wall.clause)
+    return tuple(f"{', '.join(clauses)}: {why}" for why, clauses in about.items())
+
+
 def attack(result: CheckResult) -> str:
     """Return the name of an attack as words."""
     return result.name.replace("-", " ")

@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from dashboard.views import words
-from database.interfaces import ProvisioningTime, StepRow, StuckTenant, TenantCount, TenantRow
+from database.interfaces import ProvisioningTime, StepRow, StuckTenant, TenantCount, TenantRow, TroubledExamination
 from tenancy import ids
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State
@@ -169,6 +169,20 @@ def stuck_line(tenant: StuckTenant, now: datetime) -> Line:
         f" since {words.at(tenant.requested_at)}",
         ". ".join(_where(tenant)),
         can_retry=tenant.state is State.FAILED,
+    )
+
+
+def wall_line(one: TroubledExamination, now: datetime) -> str:
+    """Return a tenant with a breach, or whose examination is late, and what to do about it."""
+    if one.why == "breached":
+        return (
+            f"**{one.tenant_id}** ({one.region}): an attack across its boundary succeeded, found"
+            f" {words.moment(one.since, now)}. It is locked; follow the runbook, then"
+            f" `openkcm check-boundaries {one.tenant_id}`."
+        )
+    return (
+        f"**{one.tenant_id}** ({one.region}): its examination is due since {words.moment(one.since, now)}. Its workflow"
+        f" `{ids.boundaries_workflow(one.tenant_id)}` says what keeps it."
     )
 
 

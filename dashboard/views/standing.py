@@ -110,12 +110,30 @@ _LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
 """Why a tenant is locked and exactly what unlocks it (tenancy/locks.py)."""
 
 
+_BREACH_MEANS = "nothing works: an attack of ours on the walls around your tenant was not refused, so we locked it"
+_BREACH_OPENS = (
+    "Your platform's operators have been alerted. They open it again once they have mended the wall and a later "
+    "examination found every wall standing; nobody can open it here. Which attack it was stands on the page Overview, "
+    "under Tenant isolation."
+)
+
+
+def _locked(reasons: frozenset[LockReason]) -> tuple[str, str]:
+    """Return what a tenant's locks mean and what opens it; a wall that fell is said before anything else."""
+    if LockReason.BREACH not in reasons:
+        return _LOCKED[reasons]
+    others = reasons - {LockReason.BREACH}
+    if not others:
+        return _BREACH_MEANS, _BREACH_OPENS
+    return _BREACH_MEANS, f"{_BREACH_OPENS} And for itself: {sentence(_LOCKED[others][0])} {_LOCKED[others][1]}"
+
+
 def standing(state: State, locks: Iterable[LockReason] = ()) -> Standing:
     """Return what to tell the customer about a tenant's state, and of a locked one by what it is locked."""
     meaning, advice = MEANING[state], _ADVICE[state]
     reasons = frozenset(locks)
     if state is State.LOCKED and reasons:
-        meaning, opens = _LOCKED[reasons]
+        meaning, opens = _locked(reasons)
         advice = f"{opens} Nothing is destroyed."
     return Standing(state.capitalize(), _TITLE[state], _TONE[state], sentence(meaning), advice)
 

@@ -30,6 +30,19 @@ _OPENED: Mapping[frozenset[LockReason], str] = MappingProxyType(
 )
 
 
+_NAMES: Mapping[LockReason, str] = MappingProxyType(
+    {
+        LockReason.SWITCH: "the kill switch",
+        LockReason.ROOT_KEY: "the root key",
+        LockReason.BREACH: "the platform, for a wall that did not hold",
+    }
+)
+_BREACHED = (
+    "Each has to go by itself, and the last one is your platform's operators' to release, after a later examination "
+    "that found every wall standing. You can lock it as well, so that it stays locked then."
+)
+
+
 def moves(tenant: TenantRow) -> tuple[StandingMove, ...]:
     """Return what a key administrator can ask for now.
 
@@ -62,6 +75,8 @@ def why_locked_still(tenant: TenantRow) -> str:
     """Return why a tenant is locked although somebody has just unlocked it; empty when it is not."""
     if tenant.state is not State.LOCKED:
         return ""
+    if LockReason.BREACH in tenant.locks:
+        return "The kill switch is released. The tenant stays locked for a wall that did not hold; see Overview."
     return (
         "The kill switch is released. The tenant stays locked until its root key works again where you hold it; then "
         "it unlocks by itself."
@@ -76,7 +91,8 @@ def explained(tenant: TenantRow) -> str:
             "nothing: no key opens and connections end. Neither destroys anything, and both can be undone here."
         )
     if tenant.state is State.LOCKED:
-        names = {LockReason.SWITCH: "the kill switch", LockReason.ROOT_KEY: "the root key"}
-        by = listed([names[reason] for reason in tenant.locks]) or "something that is not on record"
+        by = listed([_NAMES[reason] for reason in tenant.locks]) or "something that is not on record"
+        if LockReason.BREACH in tenant.locks:
+            return f"Locked by {by}. {_BREACHED}"
         return f"Locked by {by}. {_OPENED[frozenset(tenant.locks)]}"
     return f"There is nothing to stop or to start while the tenant is {tenant.state}."

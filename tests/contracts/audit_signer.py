@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from config.public_keys import PublicKeys
 from vault.interfaces import AuditSigner
 
 
@@ -19,3 +20,14 @@ class AuditSignerContract:
         public.verify(base64.b64decode(signature), b"head", ec.ECDSA(hashes.SHA256()))
         with pytest.raises(InvalidSignature):
             public.verify(base64.b64decode(signature), b"another head", ec.ECDSA(hashes.SHA256()))
+
+    def test_several_messages_are_signed_each_for_itself_and_in_their_order(self, signer: AuditSigner) -> None:
+        messages = [f"line {number}".encode() for number in range(20)]
+        keys = PublicKeys(signer.public_keys())
+        signed = signer.sign_all(messages)
+        assert all(
+            keys.check(key, message, signature).problem is None
+            for message, (signature, key) in zip(messages, signed, strict=True)
+        )
+        assert keys.check(signed[0][1], messages[1], signed[0][0]).problem
+        assert signer.sign_all([]) == []

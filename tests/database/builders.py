@@ -23,6 +23,7 @@ from database.interfaces import (
     ServiceKeyRow,
     ServiceRequestRow,
     ShredRow,
+    TenantTransaction,
     UsesRow,
     WantedRotation,
 )
@@ -31,6 +32,7 @@ from tenancy.audit import AuditEvent, AuditName
 from tenancy.boundaries import CheckResult
 from tenancy.enrolment import Proof
 from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, MarketplaceEvent
+from tenancy.examination import SignedClause, by_clause, clause_message, summed_up
 from tenancy.ids import ca_key, l2_key
 from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
@@ -42,7 +44,7 @@ from tenancy.root_keys import OpenBaoPlace
 from tenancy.rotation import Scope
 from tenancy.services import CryptoOperation, ServiceKind
 from tests.database.fixtures import Field
-from tests.database.signing import sign_head
+from tests.database.signing import SIGNER, Signer, sign_head
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -100,6 +102,25 @@ def an_announcement(tenant_id: str, message_id: str = "message-1", **changed: ob
 def a_result(name: str = "read", **changed: object) -> CheckResult:
     result = CheckResult(clause="M2", name=name, outcome="held", seconds=0.001, evidence="0 rows")
     return result.model_copy(update=changed)
+
+
+def an_examination(
+    tx: TenantTransaction,
+    *results: CheckResult,
+    run: str = "examination-1",
+    at: datetime = NOW,
+    signer: Signer = SIGNER,
+) -> tuple[SignedClause, ...]:
+    """Record an examination with these results, signed; of one attack that held when none are named."""
+    every = results or (a_result(),)
+    lines = [summed_up(clause, found) for clause, found in sorted(by_clause(every).items())]
+    signed = signer.sign_all([clause_message(tx.tenant_id, run, at, line) for line in lines])
+    recorded = tuple(
+        SignedClause(**line.model_dump(), run=run, examined_at=at, signature=signature, key=key)
+        for line, (signature, key) in zip(lines, signed, strict=True)
+    )
+    tx.boundaries.record_examination(recorded, every)
+    return recorded
 
 
 def a_request(request_id: str = "request-1", service: str = "orders") -> ServiceRequestRow:
@@ -240,6 +261,8 @@ def a_provisioned_tenant(worker: Database, tenant_id: str) -> None:
         tx.certificates.publish(a_revocation_list(authority.serial))
         tx.routes.publish(a_route(tenant_id))
         tx.boundaries.record("provision-1", [a_result()])
+        an_examination(tx, run="examination-0", at=NOW - timedelta(days=30))
+        an_examination(tx)
         tx.outbox.add(an_announcement(tenant_id))
         tx.audit.append(an_audit_event())
         tx.policy.set(TenantPolicy())

@@ -2,7 +2,7 @@
 
 TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),
-    *("certificate_revocation_list", "outbox", "audit_event", "audit_head", "audit_signed_head"),
+    *("boundary_clause", "certificate_revocation_list", "outbox", "audit_event", "audit_head", "audit_signed_head"),
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
@@ -63,6 +63,11 @@ ALLOWED_WRITES = {
             "insert into okcm.boundary_result"
             " (tenant_id, number, operation_id, clause, name, outcome, seconds, evidence)"
             " values ('{victim}', 9, 'x', 'M2', 'x', 'held', 0, 'x')"
+        ),
+        (
+            "insert into okcm.boundary_clause (tenant_id, examined_at, clause, operation_id, held, breached,"
+            " not_checked, digest, signature, key)"
+            " values ('{victim}', now(), 'M2', 'x', 1, 0, 0, sha256(''), 'x', 'x')"
         ),
         (
             "insert into okcm.outbox (tenant_id, message_id, channel, kind, subject, body)"

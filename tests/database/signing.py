@@ -1,6 +1,7 @@
 """An audit signing key for tests that have no key server; it signs as `vault.signer` does and no differently."""
 
 import base64
+from collections.abc import Sequence
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,6 +20,9 @@ class Signer:
 
     def sign(self, message: bytes) -> tuple[str, str]:
         return base64.b64encode(self._key.sign(message, ec.ECDSA(hashes.SHA256()))).decode(), self.name
+
+    def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
+        return [self.sign(message) for message in messages]
 
     def public_keys(self) -> dict[str, str]:
         pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -157,6 +157,8 @@ def test_a_grant_too_many_is_noticed(populated: Field) -> None:
         "grant select on okcm.protection_use to okcm_operator",
         "grant delete on okcm.protection_use to okcm_crypto",
         "grant select on okcm.backfill to okcm_operator",
+        "grant delete on okcm.boundary_clause to okcm_worker",
+        "grant update (breached) on okcm.boundary_clause to okcm_worker",
         "grant update (remaining) on okcm.backfill to okcm_dashboard",
         "grant delete on okcm.backfill to okcm_worker",
         "grant delete on okcm.protected_field to okcm_crypto",

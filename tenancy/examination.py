@@ -1,0 +1,112 @@
+"""The full examination of a tenant: its result for each clause as it is signed, and how anybody checks that.
+
+An examination is one run of every attack. Its results are kept attack by attack for a while, and for each clause as
+one line that is kept for longer: how many attacks held, succeeded or could not be made, with a digest over all of them.
+That line is what is signed, in Transit. It names tenant, run, clause, time and digest, so that one which was edited, or
+moved to another tenant or run, no longer fits its signature, and an attack that was edited, added or taken away no
+longer fits its line.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from tenancy.boundaries import CheckResult, outcomes
+from tenancy.proofs import SignatureCheck
+
+LATE = timedelta(hours=2)
+"""For how long an examination may be due before somebody is told; it is due at least once a day."""
+
+
+class ClauseResult(BaseModel):
+    """How the attacks on one clause ended; `digest` is over each of them, evidence included."""
+
+    model_config = ConfigDict(frozen=True)
+
+    clause: str
+    held: int
+    breached: int
+    not_checked: int
+    digest: bytes
+
+
+class SignedClause(ClauseResult):
+    """The same as it is kept: of which run, from when, and signed by `key` (base64 of the DER form)."""
+
+    run: str
+    examined_at: AwareDatetime
+    signature: str
+    key: str
+
+
+def run_of(workflow_run: str) -> str:
+    """Return the name of the examination that one run of the workflow makes, however often it is tried."""
+    return f"examination-{workflow_run}"
+
+
+def by_clause(results: Iterable[CheckResult]) -> Mapping[str, Sequence[CheckResult]]:
+    """Return the results of each clause, both in the order in which they came."""
+    found: dict[str, list[CheckResult]] = {}
+    for result in results:
+        found.setdefault(result.clause, []).append(result)
+    return found
+
+
+def summed_up(clause: str, results: Sequence[CheckResult]) -> ClauseResult:
+    """Return one clause's line for the results of its attacks."""
+    counted = outcomes(results)
+    return ClauseResult(
+        clause=clause,
+        held=counted["held"],
+        breached=counted["breached"],
+        not_checked=counted["not-checked"],
+        digest=digest(results),
+    )
+
+
+def digest(results: Sequence[CheckResult]) -> bytes:
+    """Return SHA-256 over the results of one clause: a JSON array of [name, outcome, seconds, evidence] of each."""
+    listed = [[result.name, result.outcome, result.seconds, result.evidence] for result in results]
+    return hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode("ascii")).digest()
+
+
+def clause_message(tenant_id: str, run: str, examined_at: datetime, of: ClauseResult) -> bytes:
+    """Return what is signed: one unambiguous line, as `tenancy.audit.head_message` makes it of a head.
+
+    Raises:
+        ValueError: a name holds a space, so that two different lines could read alike.
+    """
+    names = (tenant_id, run, of.clause)
+    if any(not name.isascii() or len(name.split()) != 1 or name.strip() != name for name in names):
+        raise ValueError("a name in a signed line must be one word")
+    at = examined_at.astimezone(UTC).isoformat(timespec="microseconds")
+    counts = f"{of.held} {of.breached} {of.not_checked}"
+    return f"openkcm-boundary-clause/1 {' '.join(names)} {at} {counts} {of.digest.hex()}".encode("ascii")
+
+
+def flaw(
+    tenant_id: str, lines: Sequence[SignedClause], check: SignatureCheck, results: Iterable[CheckResult] | None = None
+) -> str:
+    """Return what is wrong with the lines of one run, in words; empty when each is signed and fits its attacks.
+
+    `results` are the attacks of that run; None once they are no longer kept, when the lines alone are checked.
+    """
+    attacks = None if results is None else by_clause(results)
+    for line in lines:
+        try:
+            message = clause_message(tenant_id, line.run, line.examined_at, line)
+        except ValueError as unreadable:
+            return f"the line of {line.clause}: {unreadable}"
+        if problem := check(line.key, message, line.signature).problem:
+            return f"the line of {line.clause}: {problem}"
+        if attacks is not None and summed_up(line.clause, attacks.get(line.clause, ())) != _unsigned(line):
+            return f"the attacks on {line.clause} are not those that were signed"
+    unsigned = () if attacks is None else sorted(attacks.keys() - {line.clause for line in lines})
+    return f"the attacks on {', '.join(unsigned)} were signed by nobody" if unsigned else ""
+
+
+def _unsigned(line: SignedClause) -> ClauseResult:
+    return ClauseResult.model_validate(line.model_dump(include=set(ClauseResult.model_fields)))

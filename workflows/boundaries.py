@@ -1,0 +1,100 @@
+"""CheckBoundaries: the full examination of one tenant; and the look for those whose examination is due.
+
+1. Attack it in every way of the standard's clauses, sign how that ended and record it: evidence before a verdict.
+2. On a breach, have the tenant's entity lock it. A word that is lost is said again: until the tenant is locked for it,
+   the breach makes the next examination due.
+
+One of a tenant runs at a time, whoever asked for it. That it failed is no breach and no pass; it stays due.
+"""
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.examination import ExaminationActivities
+    from tenancy import ids
+    from tenancy.examination import run_of
+    from tenancy.messages import BoundariesInput, DueExamination, DueInput, ExamineInput, ExamineResult
+    from workflows import priorities, timing, visibility
+    from workflows.steps import perform
+    from workflows.telling import tell
+
+BOUNDARIES_REPORTED = "boundaries-reported"
+"""The signal by which a tenant's entity is asked to look at its newest examination."""
+_AT_ONCE = 3
+"""Examinations side by side: a thousand tenants in minutes, and requests keep their time."""
+
+
+@workflow.defn(name="CheckBoundaries")
+class CheckBoundaries:
+    @workflow.run
+    async def run(self, tenant: BoundariesInput) -> None:
+        step = ExamineInput(tenant_id=tenant.tenant_id, operation_id=run_of(workflow.info().run_id))
+        result = await perform(
+            ExaminationActivities.examine_tenant,
+            step,
+            "1 · attack every wall of the tenant",
+            timing.EXAMINE_ATTEMPT,
+            timing.EXAMINE_PATIENCE,
+            timing.EXAMINE_HEARTBEAT,
+        )
+        workflow.set_current_details(_told(result))
+        if result.breached:
+            await tell(tenant.tenant_id, BOUNDARIES_REPORTED)
+
+
+def _told(result: ExamineResult) -> str:
+    if not result.examined:
+        return "**Not examined**: the tenant has left, or is not open yet"
+    counts = f"{result.held} attacks refused, {result.breached} succeeded, {result.not_checked} could not be made"
+    return f"**{'Breached' if result.breached else 'Held'}**: {counts}"
+
+
+@workflow.defn(name="ExamineDueTenants")
+class ExamineDueTenants:
+    @workflow.init
+    def __init__(self, due: DueInput | None = None) -> None:
+        del due
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._done, self._failed = 0, 0
+
+    @workflow.run
+    async def run(self, due: DueInput | None = None) -> None:
+        after = "" if due is None else due.after
+        while True:
+            found = await workflow.execute_activity_method(
+                ExaminationActivities.find_due_examinations,
+                DueInput(after=after),
+                summary="find whose examination is due",
+                start_to_close_timeout=timing.HEADS_ATTEMPT,
+                retry_policy=timing.RETRY,
+            )
+            if not found.tenants:
+                return
+            await asyncio.gather(*map(self._examine, found.tenants))
+            after = found.tenants[-1].tenant_id
+            if workflow.info().is_continue_as_new_suggested():
+                workflow.continue_as_new(DueInput(after=after))
+
+    async def _examine(self, one: DueExamination) -> None:
+        async with self._turns:
+            try:
+                await workflow.execute_child_workflow(
+                    CheckBoundaries.run,
+                    BoundariesInput(tenant_id=one.tenant_id, region=one.region),
+                    id=ids.boundaries_workflow(one.tenant_id),
+                    task_queue=ids.task_queue(one.region),
+                    # A region without a worker must not stop the look at all others.
+                    execution_timeout=timing.EXAMINATION,
+                    priority=priorities.service(one.tenant_id),
+                    static_summary=f"examine the boundaries of {one.tenant_id}",
+                    search_attributes=visibility.of_tenant(one.tenant_id, one.region),
+                )
+            except WorkflowAlreadyStartedError:
+                pass  # somebody has asked for it, and waits for that very examination
+            except ChildWorkflowError:
+                self._failed += 1
+            self._done += 1
+            workflow.set_current_details(f"{self._done:,} looked at, {self._failed:,} came to no result")

@@ -1,0 +1,43 @@
+"""How the workflow of a service is started, by whoever outside asks something of it first; part of `gateway`."""
+
+from typing import TypedDict
+
+from temporalio.client import WithStartWorkflowOperation
+from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+
+from tenancy import ids
+from tenancy.messages import ServiceInput
+from workflows import priorities, visibility
+from workflows.service import ConnectService
+
+
+def service_start(tenant_id: str, region: str, service: str) -> WithStartWorkflowOperation[ConnectService, None]:
+    """Return what starts the workflow of a service where none runs, beside what it is asked."""
+    return WithStartWorkflowOperation(
+        ConnectService.run,
+        ServiceInput(tenant_id=tenant_id, region=region, service=service),
+        **service_options(tenant_id, region, service),
+    )
+
+
+class _ServiceOptions(TypedDict):
+    id: str
+    task_queue: str
+    id_conflict_policy: WorkflowIDConflictPolicy
+    id_reuse_policy: WorkflowIDReusePolicy
+    search_attributes: TypedSearchAttributes
+    static_summary: str
+    priority: Priority
+
+
+def service_options(tenant_id: str, region: str, service: str) -> _ServiceOptions:
+    """Return under what id, where and how the workflow of a service is started."""
+    return {
+        "id": ids.service_workflow(tenant_id, service),
+        "task_queue": ids.task_queue(region),
+        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
+        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        "search_attributes": visibility.of_tenant(tenant_id, region),
+        "static_summary": f"service {service} of {tenant_id}",
+        "priority": priorities.service(tenant_id),
+    }
