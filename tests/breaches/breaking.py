@@ -33,7 +33,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Rows:
-    """Statements of a superuser, and those that undo them; `{tenant}` and `{other}` stand for two tenants."""
+    """Statements of a superuser, and those that undo them; `{tenant}` stands for the tenant that is looked at."""
 
     do: str
     undo: str
@@ -68,17 +68,31 @@ class Breach:
 
 @dataclass
 class Ground:
-    """The installation that is broken, and the two tenants in it."""
+    """The installation that is broken; each breach is looked for at a tenant of its own, because it locks it."""
 
     stack: Stack
     file: Path
-    tenant: str
-    other: str
+    tenant: str = ""
+    _tenants: int = 0
     _setup: VaultSession = field(init=False)
 
     def __post_init__(self) -> None:
         secret = self.stack.settings.state_dir / "openbao" / "setup-secret-id"
         self._setup = VaultSession(self.stack.settings.vault_url, SETUP, secret.read_text(encoding="utf-8").strip())
+
+    def settle(self) -> None:
+        """Bring a new tenant, with a service of its own, into the installation."""
+        self._tenants += 1
+        self.tenant = f"broken-{self._tenants}"
+        self.stack.enable(self.tenant, f"Broken {self._tenants}")
+
+    def examine(self) -> dict[str, str]:
+        """Examine the tenant by the command; return the outcome of each check by its name."""
+        done = self.stack.run("check-boundaries", self.tenant, "--json")
+        document = json.loads(done.stdout)
+        assert "checks" in document, done.stdout + done.stderr
+        assert done.returncode == (0 if document["passed"] else 1)
+        return {check["name"]: check["outcome"] for check in document["checks"]}
 
     @contextmanager
     def broken(self, how: How) -> Iterator[None]:
@@ -130,10 +144,8 @@ class Ground:
 
     def _execute(self, statements: str) -> None:
         with self.stack.owner() as administrator:
-            names = {"tenant": self.tenant, "other": self.other}
-            for name, value in names.items():
-                statements = statements.replace(f"{{{name}}}", sql.Literal(value).as_string(administrator))
-            administrator.execute(statements.encode())
+            literal = sql.Literal(self.tenant).as_string(administrator)
+            administrator.execute(statements.replace("{tenant}", literal).encode())
 
 
 def _edited(text: str, edits: Sequence[tuple[str, str]]) -> str:

@@ -4,7 +4,6 @@ One installation, altered and mended again for each breach; each on a tenant of 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -28,3 +27,18 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     yield Ground(stack, file)
     stack.command("down")
     stack.close()
+
+
+def test_nothing_is_found_where_nothing_is_broken(ground: Ground) -> None:
+    ground.settle()
+    outcomes = ground.examine()
+    assert {outcome for outcome in outcomes.values()} == {"held"}
+
+
+@pytest.mark.parametrize("breach", BREACHES, ids=[breach.name for breach in BREACHES])
+def test_a_breach_is_found_and_named(ground: Ground, breach: Breach) -> None:
+    ground.settle()
+    with ground.broken(breach.how):
+        outcomes = ground.examine()
+    found = {name.rpartition("/")[2] for name, outcome in outcomes.items() if outcome == "breached"}
+    assert found & breach.caught_by, found
