@@ -34,17 +34,21 @@ log = structlog.get_logger()
 
 
 class ExaminationActivities:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
         database: TenantDatabase,
         platform: PlatformDatabase,
         attacks: Sequence[Attack],
         signer: RecordedSigner,
         clock: Clock,
+        *,
+        begin_anew: Callable[[], None] = lambda: None,
     ) -> None:
+        """`begin_anew` has attacks forget what they found lately for all tenants alike, and make it again."""
         self._database = database
         self._platform = platform
         self._attacks = attacks
+        self._begin_anew = begin_anew
         self._signer = signer
         self._clock = clock
 
@@ -64,6 +68,8 @@ class ExaminationActivities:
         # From before the attacks: a key that is rotated while they are made asks for another examination.
         began = self._clock()
         results: list[CheckResult] = []
+        if step.anew:
+            self._begin_anew()
         for attack in self._attacks:
             results.extend(attack(step.tenant_id))
             activity.heartbeat(len(results))

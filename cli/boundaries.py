@@ -77,7 +77,9 @@ class CheckBoundaries:
                 async def one(row: TenantRow) -> None:
                     async with turns:
                         try:
-                            ended[row.tenant_id] = await gateway.check_boundaries(row.tenant_id, row.region)
+                            ended[row.tenant_id] = await gateway.check_boundaries(
+                                row.tenant_id, row.region, anew=len(rows) == 1
+                            )
                         except OpenKcmError as failed:
                             ended[row.tenant_id] = failed
                         progress.advance(task)

@@ -285,10 +285,16 @@ class SwitchResult(StandingResult):
 class BoundariesInput(Message):
     tenant_id: TenantId
     region: str
+    anew: bool = Field(
+        default=False,
+        description="attack also what was attacked lately for all tenants alike: somebody asks how it is now",
+    )
 
 
 class ExamineInput(StepInput):
     """Input of the examination; its operation id is that of the run, however often it is tried."""
+
+    anew: bool = False
 
 
 class ExamineResult(Message):

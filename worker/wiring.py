@@ -191,7 +191,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     recorded = RecordedSigner(database, signer)
     heads = AuditHeadActivities(database, database, recorded)
     fronts = front_attacks(settings, database, vault, clock)
-    examination = ExaminationActivities(database, database, attacks(isolation, fronts), recorded, clock)
+    examination = ExaminationActivities(
+        database, database, attacks(isolation, fronts), recorded, clock, begin_anew=fronts.forget_round
+    )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
     destruction = DestructionActivities(

@@ -31,7 +31,7 @@ _AT_ONCE = 3
 class CheckBoundaries:
     @workflow.run
     async def run(self, tenant: BoundariesInput) -> None:
-        step = ExamineInput(tenant_id=tenant.tenant_id, operation_id=run_of(workflow.info().run_id))
+        step = ExamineInput(tenant_id=tenant.tenant_id, operation_id=run_of(workflow.info().run_id), anew=tenant.anew)
         result = await perform(
             ExaminationActivities.examine_tenant,
             step,

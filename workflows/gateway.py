@@ -256,8 +256,10 @@ class Gateway:
         """Revoke all certificates of a service at once; raises as `connect_service`."""
         await self._ask(tenant_id, region, service, ConnectService.disconnect)
 
-    async def check_boundaries(self, tenant_id: str, region: str) -> str:
+    async def check_boundaries(self, tenant_id: str, region: str, *, anew: bool) -> str:
         """Have a tenant's boundaries examined, or wait for the examination that runs; returns the name of the run.
+
+        `anew` has that attacked as well which stands or falls for all tenants alike and was attacked minutes ago.
 
         Raises: TemporalUnavailable, NotDoneInTime, or ExaminationFailed when it came to no result.
         """
@@ -265,7 +267,7 @@ class Gateway:
             async with asyncio.timeout(self._patience_seconds):
                 handle = await self._client.start_workflow(
                     CheckBoundaries.run,
-                    BoundariesInput(tenant_id=tenant_id, region=region),
+                    BoundariesInput(tenant_id=tenant_id, region=region, anew=anew),
                     id=ids.boundaries_workflow(tenant_id),
                     task_queue=ids.task_queue(region),
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
