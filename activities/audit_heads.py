@@ -10,7 +10,7 @@ from temporalio import activity
 from activities.signing import RecordedSigner
 from database.interfaces import PlatformDatabase, SignedHead, TenantDatabase
 from tenancy.audit import head_message
-from tenancy.messages import SignHeadsResult
+from tenancy.messages import SignHeadsResult, StepInput
 
 _BATCH = 200
 
@@ -32,6 +32,11 @@ class AuditHeadActivities:
             signed += 1
             activity.heartbeat(signed)
         return SignHeadsResult(signed=signed)
+
+    @activity.defn(name="sign-audit-head")
+    def sign_audit_head(self, step: StepInput) -> None:
+        """Sign the head of one tenant's stream now, for something that names a record of it."""
+        self._sign(step.tenant_id)
 
     def _sign(self, tenant_id: str) -> None:
         with self._database.tenant_tx(tenant_id) as tx:

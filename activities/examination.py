@@ -1,7 +1,7 @@
 """The full examination of a tenant: attacks on it for every clause, where the gate makes the quick ones.
 
-It is an ordered list of attacks (`worker.wiring.attacks`), each of which gives the results of its own. What one of them
-finds does not keep the others from being made: the evidence is to be whole also where a wall is down.
+It is an ordered list of attacks (`worker.evidence_wiring.attacks`), each of which gives the results of its own. What
+one of them finds does not keep the others from being made: the evidence is to be whole also where a wall is down.
 
 Attacking and signing leave nothing behind, so one activity does both and its one effect is to record them, once for a
 run: whoever is killed before that attacks again, whoever is killed after it finds what it recorded.

@@ -27,8 +27,10 @@ PAIR_COUNTS = timedelta(minutes=5)
 """For how long a round between the platform's own tenants counts; a sweep of 1,000 tenants makes two or three."""
 CLAUSES = ("U5", "E3", "C1", "C2", "C3", "M1", "A1", "A2", "A3", "REQ-011", "REV")
 """What is attacked here."""
-_ASKED_OBJECTS = 3
+_ASKED_OBJECTS = 2
 _READ_AT_ONCE = 1000
+_LONG_ENOUGH = timedelta(minutes=10)
+"""What an authority signs ends with it, and what has ended would be refused for that."""
 
 
 class FrontAttacks:
@@ -51,6 +53,7 @@ class FrontAttacks:
         Raises: FrontsFailing, ProbeRefused, and what connecting a service does; each may be tried again.
         """
         try:
+            self._probes.check_platform_tenants()
             return (*self._between_platform_tenants(), *self._on(tenant_id))
         except (FrontsAway, CanaryMissing, MirrorMissing) as nothing_there:
             return [_not_checked(clause, nothing_there.message) for clause in CLAUSES]
@@ -89,11 +92,11 @@ class FrontAttacks:
         with self._database.tenant_tx(tenant_id) as tx:
             authority, services = tx.certificates.authority(), tx.services.all()
             objects = tx.objects.some_ids(_ASKED_OBJECTS)
-        if authority is None:
+        if authority is None or authority.not_after < self._clock() + _LONG_ENOUGH:
             return [_not_checked("A1", "the tenant has no authority that could sign a certificate")]
         name = services[0].service if services else PROBE
         strangers = self._strangers(tenant_id, as_authority(authority), name, probe)
-        return (*self._fronts.come_as_strangers(probe, strangers), *self._fronts.ask_for(probe, objects))
+        return self._fronts.attack_tenant(probe, strangers, objects)
 
     def _strangers(self, tenant_id: str, authority: Authority, service: str, probe: Identity) -> Strangers:
         """Have the tenant's authority sign, as whoever holds it could: for the canary, its serial number and all."""

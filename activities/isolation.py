@@ -13,6 +13,7 @@ from database.interfaces import BoundaryProbe as DatabaseProbe
 from database.interfaces import TenantDatabase
 from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult, breaches
+from tenancy.boundary_tally import tally
 from tenancy.errors import BoundaryBreached, CanaryMissing
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.messages import StepInput
@@ -55,6 +56,7 @@ class IsolationActivities:
                 "failure" if broken else "success",
                 held=str(len(results) - len(broken)),
                 breached=", ".join(broken),
+                clauses=tally(results),
             )
             if not broken:
                 finish(tx, step, Step.CHECK_BOUNDARIES, began)

@@ -23,9 +23,12 @@ def record(
     subject: str,
     outcome: Outcome = "success",
     **details: str,
-) -> None:
-    """Append what happened to the tenant's audit stream, once for each operation, name, subject and outcome."""
-    tx.audit.append(
+) -> int:
+    """Append what happened to the tenant's audit stream, once for each operation, name, subject and outcome.
+
+    The number of its record is returned.
+    """
+    return tx.audit.append(
         AuditEvent(
             event_id=f"{step.operation_id}/{name}/{subject}/{outcome}",
             name=name,

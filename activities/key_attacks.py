@@ -36,7 +36,7 @@ _TRIED = 400
 """Other tenants whose probes a key is tried on in one examination: of 1,000 tenants all pairs in three."""
 _VERSIONS = 20
 """Versions of a key, the newest, whose fingerprints are compared."""
-_PROBE_SERVICE = "boundary-probe"
+_PROBE_SERVICE = "boundary-fresh"
 _WRAP_CHECKS = (
     ("E1", "open-without-root-key"),
     ("E1", "open-without-tenant-key"),
@@ -63,7 +63,7 @@ class KeyAttacks:
         keys: KeyProbe,
         rows: DescentProbe,
         *,
-        attackers: Sequence[str] = (ids.CANARY_TENANT_ID,),
+        attackers: Sequence[str] = ids.PLATFORM_TENANTS,
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys

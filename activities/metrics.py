@@ -1,7 +1,7 @@
 """OpenKCM's own metrics, served beside Temporal's at the worker's Prometheus endpoint. No tenant is ever a label."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from temporalio import activity
 
@@ -59,3 +59,12 @@ def stuck_rotations(found: Iterable[Stuck]) -> None:
     )
     for why, number in Counter(found).items():
         counter.add(number, {"why": why})
+
+
+def audit_differences(found: Mapping[str, int]) -> None:
+    """Count how the key server's own log and our streams differ, at each look; alert on any increase."""
+    counter = activity.metric_meter().create_counter(
+        "openkcm_audit_differences", "Differences between the key server's audit log and the audit streams"
+    )
+    for kind, number in found.items():
+        counter.add(number, {"kind": kind})

@@ -21,7 +21,7 @@ from database.interfaces import ServiceRequestRow, TenantDatabase
 from fronts.interfaces import Identity
 from tenancy.client_files import certificates
 from tenancy.errors import CanaryMissing, MirrorMissing, PlatformError
-from tenancy.ids import CANARY_TENANT_ID
+from tenancy.ids import CANARY_TENANT_ID, PLATFORM_TENANTS
 from tenancy.lifecycle import State
 from tenancy.services import ServiceKind
 from vault.interfaces import Leaf
@@ -76,6 +76,11 @@ class Probes:
             if kept is None or self._clock() >= kept.until:
                 kept = self._kept[tenant_id, service] = self._connect(tenant_id, service)
             return kept.identity
+
+    def check_platform_tenants(self) -> None:
+        """Raise CanaryMissing or MirrorMissing when one of them could not be let in, whatever it asked for."""
+        for tenant_id in PLATFORM_TENANTS:
+            self._region(tenant_id)
 
     def forget(self) -> None:
         """Have every service connected again before it is next used: a certificate of one of them was refused."""

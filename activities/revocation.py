@@ -75,10 +75,9 @@ class RevocationActivities:
             with self._database.tenant_tx(tenant_id) as tx:
                 tx.tenants.lock()
                 issuer, draft = _draft(tx, serial)
-                news = _is_news(tx, serial, draft)
             listed = self._sign(tenant_id, issuer, draft)
             with self._database.tenant_tx(tenant_id) as tx:
-                _store(tx, listed, draft, audited=news)
+                _store(tx, listed, draft)
 
     def _end(self, tenant_id: str) -> None:
         with self._database.tenant_tx(tenant_id) as tx:
@@ -104,7 +103,7 @@ class RevocationActivities:
             step = StepInput(tenant_id=tenant_id, operation_id=f"authority-{former.key_version}")
             record(tx, step, AuditName.AUTHORITY_ENDED, former.serial)
             if listed is not None:
-                _store(tx, listed, draft, audited=True)
+                _store(tx, listed, draft)
 
     def _sign(self, tenant_id: str, issuer: AuthorityRow, draft: RevocationList) -> RevocationListRow:
         der = self._authorities.revoke(as_authority(issuer), tenant_id, draft)
@@ -122,22 +121,19 @@ def _draft(tx: TenantTransaction, serial: str) -> tuple[AuthorityRow, Revocation
     return issuer, RevocationList(number, now, now + VALID_FOR, entries)
 
 
-def _is_news(tx: TenantTransaction, serial: str, draft: RevocationList) -> bool:
-    """Whether a list says what the one before it did not; the twice daily one that says the same is no event."""
-    before = next((row for row in tx.certificates.revocation_lists() if row.authority == serial), None)
-    return before is None or any(revoked_at > before.this_update for _, revoked_at in draft.revoked)
+def _store(tx: TenantTransaction, listed: RevocationListRow, draft: RevocationList) -> None:
+    """Publish it, and put it on record: also one that says the same as before is signed by the tenant's authority.
 
-
-def _store(tx: TenantTransaction, listed: RevocationListRow, draft: RevocationList, *, audited: bool) -> None:
+    Whatever it signs has a record, so that a signature without one is somebody else's (docs/double-entry.md).
+    """
     if not tx.certificates.publish(listed):
         raise Overtaken
-    if audited:
-        step = StepInput(tenant_id=tx.tenant_id, operation_id=f"revocation-list-{listed.number}")
-        record(
-            tx,
-            step,
-            AuditName.REVOCATION_LIST_PUBLISHED,
-            listed.authority,
-            number=str(listed.number),
-            revoked=str(len(draft.revoked)),
-        )
+    step = StepInput(tenant_id=tx.tenant_id, operation_id=f"revocation-list-{listed.number}")
+    record(
+        tx,
+        step,
+        AuditName.REVOCATION_LIST_PUBLISHED,
+        listed.authority,
+        number=str(listed.number),
+        revoked=str(len(draft.revoked)),
+    )

@@ -78,6 +78,7 @@ class StandingActivities:
                 after=state,
                 root_key="the platform's" if key is None else key.name,
                 health=HEALTHY if key is None else key.health,
+                health_since="" if key is None else key.health_since.isoformat(),
             )
             return self._result(tx, step, row, state)
 

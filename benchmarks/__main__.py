@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import (
     audit_verify,
+    boundaries,
     burst,
     crypto_https,
     crypto_kmip,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "protected_postgresql": protected_postgresql.run,
     "protected_mongodb": protected_mongodb.run,
     "audit_verify": audit_verify.run,
+    "boundaries": boundaries.run,
 }
 
 

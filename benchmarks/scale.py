@@ -37,7 +37,7 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
             _enable(marketplace, number)
         early, early_cpu = _series(marketplace, first, pids)
         memory, size = [read_memory(pids)], [folder_size(stack.settings.state_dir)]
-        filling = _fill(stack, marketplace, range(first.stop, last.start))
+        filling = fill(stack, marketplace, range(first.stop, last.start))
         late, late_cpu = _series(marketplace, last, pids)
         memory.append(read_memory(pids))
         size.append(folder_size(stack.settings.state_dir))
@@ -67,13 +67,14 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     return result, _plot(names, early, late, memory, size)
 
 
-def _tenant(number: int) -> str:
+def tenant(number: int) -> str:
+    """Return the id of the tenant with a number."""
     return f"scale-{number:05}"
 
 
 def _enable(marketplace: Marketplace, number: int) -> float:
-    marketplace.enable(_tenant(number))
-    ready = marketplace.ready_seconds(_tenant(number), _PATIENCE_SECONDS)
+    marketplace.enable(tenant(number))
+    ready = marketplace.ready_seconds(tenant(number), _PATIENCE_SECONDS)
     time.sleep(_PAUSE_SECONDS)
     return ready
 
@@ -86,17 +87,17 @@ def _series(marketplace: Marketplace, numbers: range, pids: dict[str, int]) -> t
     return samples, before.until(read_cpu(pids)).others
 
 
-def _fill(stack: Stack, marketplace: Marketplace, numbers: range) -> list[dict[str, float]]:
+def fill(stack: Stack, marketplace: Marketplace, numbers: range) -> list[dict[str, float]]:
     """Enable `numbers` in waves, each after the one before is active; return when each wave was."""
     database = stack.database(Role.OPERATOR)
     began = time.monotonic()
     waves = []
     for start in range(numbers.start, numbers.stop, _WAVE):
         wave = range(start, min(start + _WAVE, numbers.stop))
-        marketplace.enable_all([_tenant(number) for number in wave], _AT_ONCE)
+        marketplace.enable_all([tenant(number) for number in wave], _AT_ONCE)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            rows = database.list_tenants(_tenant(wave.start - 1), len(wave))
+            rows = database.list_tenants(tenant(wave.start - 1), len(wave))
             if len(rows) == len(wave) and all(row.state is State.ACTIVE for row in rows):
                 break
             if time.monotonic() > deadline:

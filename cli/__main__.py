@@ -24,6 +24,7 @@ _MODULES = {
     "cli.root_key": ("root-key",),
     "cli.audit": ("audit",),
     "cli.boundaries": ("check-boundaries",),
+    "cli.report": ("report",),
     "cli.leaving": ("offboard", "restore"),
     "cli.rotate": ("rotate",),
     "cli.agent": ("agent",),

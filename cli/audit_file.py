@@ -60,13 +60,13 @@ class Checked:
 def check_file(path: Path, check: SignatureCheck | None, *, compared: bool = False) -> Checked:
     """Verify a file of either kind; raises FileRefused when it cannot be read."""
     contents = Contents()
-    with _opened(path) as file:
+    with opened(path) as file:
         kind = _kind(file)
         if kind is Kind.CERTIFICATE:
             verdict, statement = verify_certificate(file.read(LONGEST_DOCUMENT + 1), check)
             return Checked(path, verdict, contents, statement)
         if kind is Kind.EXPORT:
-            return Checked(path, verify_export(_lines(file), check, contents.add, compared=compared), contents)
+            return Checked(path, verify_export(lines(file), check, contents.add, compared=compared), contents)
         problem = "line 1 begins neither an audit export nor a crypto-shred certificate"
         return Checked(path, Verdict(kind, problem=problem), contents)
 
@@ -93,7 +93,7 @@ def _compared(checked: Checked, other: Checked) -> Compared:
         raise AuditBroken(f"the file to compare with is not intact: {other.verdict.problem}")
     if other.verdict.tenant_id != checked.verdict.tenant_id:
         raise AuditBroken("the file to compare with is of another tenant")
-    with _opened(checked.path) as here, _opened(other.path) as there:
+    with opened(checked.path) as here, opened(other.path) as there:
         compared = compare(_places(here), _places(there))
     if checked.verdict.selection and compared.only_here and not other.verdict.selection:
         raise AuditBroken(f"the other file does not have {compared.only_here} of the selection's records")
@@ -104,7 +104,7 @@ def _places(file: BinaryIO) -> Iterable[Place]:
     if _kind(file) is Kind.CERTIFICATE:
         statement = read_certificate(file.read(LONGEST_DOCUMENT + 1)).statement
         return [(statement.audit_seq, bytes.fromhex(statement.audit_hash))]
-    return places_of(_lines(file))
+    return places_of(lines(file))
 
 
 def _kind(file: BinaryIO) -> Kind:
@@ -114,12 +114,14 @@ def _kind(file: BinaryIO) -> Kind:
     return _BEGINS.get(begins, Kind.NEITHER)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file, each with its newline and none longer than one of ours could be."""
     return iter(lambda: file.readline(_LONGEST_LINE), b"")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that is to be verified; raises FileRefused when it cannot be read."""
     try:
         with path.open("rb") as file:
             yield file

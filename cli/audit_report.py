@@ -19,15 +19,15 @@ _LISTED = 40
 def short(checked: Checked) -> Iterator[str]:
     """Yield what is to be said of a file, a sentence each."""
     verdict = checked.verdict
-    what = f"{verdict.kind} of {_plain(verdict.tenant_id)}" if verdict.tenant_id else str(verdict.kind)
+    what = f"{verdict.kind} of {plain(verdict.tenant_id)}" if verdict.tenant_id else str(verdict.kind)
     counted = "destructions" if verdict.kind is Kind.CERTIFICATE else "records"
     yield f"{'intact' if verdict.intact else 'NOT INTACT'}: {what}, {verdict.events} {counted}"
     if verdict.problem is not None:
-        yield f"problem: {_plain(verdict.problem)}"
+        yield f"problem: {plain(verdict.problem)}"
     yield from _signature(checked)
     if verdict.selection:
         chosen = "; ".join(f"{name}: {value}" for name, value in verdict.selection.items())
-        yield f"a selection, not the whole stream: {_plain(chosen)}"
+        yield f"a selection, not the whole stream: {plain(chosen)}"
     if checked.compared is not None:
         found = checked.compared
         yield (
@@ -40,10 +40,10 @@ def render(checked: Checked, at: datetime) -> str:
     """Return the report; `at` is when the file was checked."""
     verdict = checked.verdict
     lines = [
-        f"# {verdict.kind} {_plain(verdict.tenant_id)}".rstrip(),
+        f"# {verdict.kind} {plain(verdict.tenant_id)}".rstrip(),
         "",
-        f"File: {_plain(str(checked.path))}",
-        f"Checked: {_moment(at)}",
+        f"File: {plain(str(checked.path))}",
+        f"Checked: {moment(at)}",
         "",
         *short(checked),
     ]
@@ -56,7 +56,7 @@ def render(checked: Checked, at: datetime) -> str:
 
 def _signature(checked: Checked) -> Iterator[str]:
     verdict = checked.verdict
-    key = f"the key {_plain(verdict.key)}, fingerprint {verdict.fingerprint or 'not told by the file'}"
+    key = f"the key {plain(verdict.key)}, fingerprint {verdict.fingerprint or 'not told by the file'}"
     if verdict.signature is SignatureState.VERIFIED:
         yield f"signature: verified, by {key}"
     elif verdict.signature is SignatureState.NOT_CHECKED:
@@ -74,35 +74,37 @@ def _signature(checked: Checked) -> Iterator[str]:
 
 def _contents(checked: Checked) -> Iterator[str]:
     contents = checked.contents
-    yield f"From {_plain(contents.first)} to {_plain(contents.last)}"
+    yield f"From {plain(contents.first)} to {plain(contents.last)}"
     yield ""
     listed = contents.names.most_common()
     for name, times in listed[:_LISTED]:
-        yield f"{times:>8}  {_plain(name)}"
+        yield f"{times:>8}  {plain(name)}"
     if rest := sum(times for _, times in listed[_LISTED:]):
         yield f"{rest:>8}  others"
 
 
 def _statement(statement: ShredStatement) -> Iterator[str]:
-    yield f"Issued: {_moment(statement.issued_at)}"
-    yield f"The grace began: {_moment(statement.grace_began_at)}"
+    yield f"Issued: {moment(statement.issued_at)}"
+    yield f"The grace began: {moment(statement.grace_began_at)}"
     yield f"End of the audit stream: record {statement.audit_seq}, hash {statement.audit_hash}"
     yield from ("", "## Destroyed", "")
     for one in statement.destroyed:
-        what = f"{one.kind}  {_plain(one.name)}  versions {_plain(one.versions)}  {one.fingerprint}"
-        yield f"{_moment(one.destroyed_at)}  {what}"
+        what = f"{one.kind}  {plain(one.name)}  versions {plain(one.versions)}  {one.fingerprint}"
+        yield f"{moment(one.destroyed_at)}  {what}"
     yield from ("", "## Erased", "")
-    yield from (f"{rows:>8}  {_plain(table)}" for table, rows in sorted(statement.erased.items()))
+    yield from (f"{rows:>8}  {plain(table)}" for table, rows in sorted(statement.erased.items()))
     yield from ("", "## Kept", "")
-    yield from (f"{_plain(what)}: {_plain(why)}" for what, why in sorted(statement.kept.items()))
+    yield from (f"{plain(what)}: {plain(why)}" for what, why in sorted(statement.kept.items()))
     yield from ("", "## Remains", "")
-    yield from (f"{_plain(one.what)}, until {_plain(one.until)}" for one in statement.remains)
+    yield from (f"{plain(one.what)}, until {plain(one.until)}" for one in statement.remains)
 
 
-def _moment(at: datetime) -> str:
+def moment(at: datetime) -> str:
+    """Return a time as people read it."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return a text from a file that may be hostile as it may be printed."""
     shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"

@@ -9,8 +9,10 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Ask, Tenant, operator_database
+from cli.acting import on_record
 from config.settings import load_settings
 from database.interfaces import AuthorityRow, RevocationListRow
+from tenancy.audit import AuditName
 from tenancy.authorities import AuthorityState
 from tenancy.errors import CallerError, TenantUnknown
 from tenancy.ids import PLATFORM_TENANTS, parse_tenant_id
@@ -29,11 +31,13 @@ class Authorities:
     def roll(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
         """Have new certificates come from another authority; those of the one before go on until they expire."""
         tenant_id, settings = _named(tenant), load_settings()
-        self._ask(settings, lambda gateway: gateway.roll_authority(tenant_id))
-        with operator_database(settings) as database, database.tenant_tx(tenant_id) as tx:
-            rows = [
-                of_authority(row, tx.certificates.issued_until(row.serial)) for row in tx.certificates.authorities()
-            ]
+        with operator_database(settings) as database:
+            with on_record(database, tenant_id, AuditName.AUTHORITY_ROLL_REQUESTED):
+                self._ask(settings, lambda gateway: gateway.roll_authority(tenant_id))
+            with database.tenant_tx(tenant_id) as tx:
+                rows = [
+                    of_authority(row, tx.certificates.issued_until(row.serial)) for row in tx.certificates.authorities()
+                ]
         current = next(row for row in rows if row["state"] == AuthorityState.CURRENT)
         until = current["not_after"][:10]
         told = f"certificates of {tenant_id} come from authority {current['serial']} now, which lasts until {until}"

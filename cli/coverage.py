@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import typer
 from rich.console import Console
@@ -12,9 +11,10 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Tenant, dashboard_database
+from cli.acting import command_event
 from config.settings import load_settings
 from database.coverage import read_coverage
-from tenancy.audit import AuditEvent, AuditName
+from tenancy.audit import AuditName
 from tenancy.coverage import (
     ALL_PROTECTED,
     LATELY_DAYS,
@@ -41,7 +41,8 @@ def show_coverage(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     tenant_id, now = parse_tenant_id(tenant), datetime.now(UTC)
     with dashboard_database(load_settings()) as database, database.tenant_tx(tenant_id) as tx:
         found = read_coverage(tx, now)
-        tx.audit.append(_shown(len(found.services)))
+        shown = {"rows": str(len(found.services)), "format": "command"}
+        tx.audit.append(command_event(AuditName.EXPORTED, "coverage", "success", **shown))
     document = {
         "tenant_id": tenant_id,
         **_verdict(found.verdict),
@@ -50,21 +51,6 @@ def show_coverage(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
         "retired": list(found.retired),
     }
     output.answer(document, as_json=as_json, show=lambda console: _draw(console, found))
-
-
-def _shown(services: int) -> AuditEvent:
-    """Return the record by which the customer sees that somebody looked."""
-    event_id = f"command/{uuid4().hex}"
-    return AuditEvent(
-        event_id=event_id,
-        name=AuditName.EXPORTED,
-        actor_kind="human",
-        actor="operator",
-        subject="coverage",
-        outcome="success",
-        correlation_id=event_id,
-        details={"rows": str(services), "format": "command"},
-    )
 
 
 def _verdict(verdict: Verdict) -> Mapping[str, Any]:

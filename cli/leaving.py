@@ -14,12 +14,14 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Ask, Tenant, ask_gateway, operator_database
+from cli.acting import on_record
 from cli.confirmation import refuse_unconfirmed
 from cli.standing import stops
 from cli.tenant import of_leaving
 from config.settings import load_settings
 from database.connection import Database
 from database.interfaces import TenantRow, TenantTransaction
+from tenancy.audit import AuditName
 from tenancy.errors import CallerError, TenantOffboarded, TenantUnknown
 from tenancy.ids import offboard_workflow, parse_tenant_id, tenant_workflow
 from tenancy.leaving import parse_grace
@@ -75,7 +77,8 @@ class Leaving:
                 "let it leave",
             )
             request = LeaveRequest(grace_seconds=None if asked is None else asked.total_seconds(), now=now)
-            self._ask(settings, lambda gateway: gateway.offboard(tenant_id, request))
+            with on_record(database, tenant_id, AuditName.OFFBOARD_REQUESTED, grace=length):
+                self._ask(settings, lambda gateway: gateway.offboard(tenant_id, request))
             document = _document(database, tenant_id, offboard_workflow(tenant_id))
         output.answer(document, as_json=as_json, show=lambda console: console.print(Text(_told(document))))
 
@@ -87,7 +90,8 @@ class Leaving:
             _refuse_gone(row)
             if leaving is not None and leaving["destroying_at"] is not None:
                 raise DestructionBegun
-            self._ask(settings, lambda gateway: gateway.restore(tenant_id))
+            with on_record(database, tenant_id, AuditName.RESTORE_REQUESTED):
+                self._ask(settings, lambda gateway: gateway.restore(tenant_id))
             document = _document(database, tenant_id, tenant_workflow(tenant_id))
         told = (
             f"{tenant_id} is {document['state']} again; services whose certificate has expired must be connected anew"

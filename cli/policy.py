@@ -13,9 +13,11 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Ask, Tenant, operator_database
+from cli.acting import on_record
 from config.settings import load_settings
 from database.connection import Database
 from tenancy.approvals import Action
+from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
 from tenancy.ids import parse_tenant_id
 from tenancy.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy, parse_policy
@@ -55,7 +57,9 @@ class Policy:
                     policy.service_key_days if service_key_days is None else service_key_days,
                     policy.four_eyes if four_eyes is None else _actions(four_eyes),
                 )
-                self._ask(settings, lambda gateway: gateway.change_policy(tenant_id, wanted))
+                told = {name: str(value) for name, value in wanted.as_argument().items()}
+                with on_record(database, tenant_id, AuditName.POLICY_CHANGE_REQUESTED, **told):
+                    self._ask(settings, lambda gateway: gateway.change_policy(tenant_id, wanted))
                 policy = _of(database, tenant_id)
         document = {"tenant_id": tenant_id, **policy.as_argument()}
         output.answer(document, as_json=as_json, show=lambda console: _draw(console, document))

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cli import health, output, progress, root_key_view
-from cli.access import Ask, Question, Tenant, ask_gateway, operator_database
+from cli.access import Ask, Tenant, ask_gateway, operator_database
+from cli.acting import on_record
 from cli.root_key_credentials import Source
 from cli.root_key_places import with_place
 from config.sealing import seal
@@ -23,6 +24,7 @@ from config.settings import Settings, load_settings
 from database.connection import Database
 from database.interfaces import RootKeyChangeRow, RootKeyRequestRow, TenantRow, TenantTransaction
 from tenancy import ids
+from tenancy.audit import AuditName
 from tenancy.errors import CallerError, OpenKcmError, TenantUnknown
 from tenancy.ids import parse_tenant_id
 from tenancy.root_key_errors import RootKeyRequestUnknown
@@ -64,7 +66,10 @@ class RootKey:
         with operator_database(settings) as database:
             row = _known(database, tenant_id)
             request_id = _request(settings, database, tenant_id, place, source)
-            self._ask(settings, lambda gateway: gateway.preflight_root_key(tenant_id, request_id))
+            with on_record(
+                database, tenant_id, AuditName.ROOT_KEY_PREFLIGHT_REQUESTED, place.name, **_told(place, request_id)
+            ):
+                self._ask(settings, lambda gateway: gateway.preflight_root_key(tenant_id, request_id))
             problems = _problems(database, tenant_id, request_id)
         document = _document(row, problems)
         if not problems:
@@ -91,7 +96,7 @@ class RootKey:
             _known(database, tenant_id)
             request_id = _request(settings, database, tenant_id, place, source)
             with _progress(database, tenant_id, as_json=as_json):
-                refused = self._asked(settings, lambda gateway: gateway.change_root_key(tenant_id, request_id))
+                refused = self._asked(settings, database, tenant_id, place, request_id)
             row, problems = _known(database, tenant_id), _problems(database, tenant_id, request_id)
         document = _document(row, problems)
         if refused is None:
@@ -107,15 +112,23 @@ class RootKey:
             show=lambda console: root_key_view.draw_problems(console, document["problems"]),
         )
 
-    def _asked(self, settings: Settings, question: Question) -> OpenKcmError | None:
+    def _asked(
+        self, settings: Settings, database: Database, tenant_id: str, place: Place, request_id: str
+    ) -> OpenKcmError | None:
         """Ask; return the refusal, or that it is not done yet, beside which there is more to tell."""
         from workflows.gateway import NotDoneInTime  # noqa: PLC0415 - see cli.access
 
+        told = _told(place, request_id)
         try:
-            self._ask(settings, question)
+            with on_record(database, tenant_id, AuditName.ROOT_KEY_CHANGE_REQUESTED, place.name, **told):
+                self._ask(settings, lambda gateway: gateway.change_root_key(tenant_id, request_id))
         except (CallerError, NotDoneInTime) as refused:
             return refused
         return None
+
+
+def _told(place: Place, request_id: str) -> dict[str, str]:
+    return {"provider": place.provider, "request": request_id}
 
 
 def everything(tx: TenantTransaction, aws_principal: str | None) -> dict[str, Any]:

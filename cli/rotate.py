@@ -16,11 +16,13 @@ from rich.text import Text
 
 from cli import output, progress
 from cli.access import Ask, Tenant, ask_gateway, operator_database
+from cli.acting import on_record
 from cli.confirmation import refuse_unconfirmed
-from config.settings import load_settings
+from config.settings import Settings, load_settings
 from database.connection import Database
 from database.interfaces import KeyVersionRow, RotationRow, TenantTransaction
 from tenancy import ids
+from tenancy.audit import AuditName
 from tenancy.errors import CallerError, OpenKcmError, ServiceUnknown, TenantUnknown
 from tenancy.ids import parse_service_name, parse_tenant_id
 from tenancy.rotation import MEANING, KeyState, Scope
@@ -83,22 +85,27 @@ class Rotate:
                     _draw(output.progress, consequences)
                 refuse_unconfirmed(tenant_id, confirm, _in_short(consequences), "go on")
             if service is not None and retire is not None:
-                self._ask(settings, lambda gateway: gateway.retire_service_key(tenant_id, service, retire))
+                with on_record(database, tenant_id, AuditName.RETIRE_REQUESTED, service, version=str(retire)):
+                    self._ask(settings, lambda gateway: gateway.retire_service_key(tenant_id, service, retire))
                 refused: OpenKcmError | None = None
             else:
                 with _shown(database, tenant_id, as_json=as_json):
-                    refused = self._asked(settings, tenant_id, request)
+                    refused = self._asked(settings, database, tenant_id, request)
             document = _document(database, tenant_id)
         if refused is not None:
             output.answer_refused(document, refused.code, refused.message, refused.hint, as_json=as_json)
         output.answer(document, as_json=as_json, show=lambda console: _draw_end(console, document, service, retire))
 
-    def _asked(self, settings: Any, tenant_id: str, request: RotateRequest) -> OpenKcmError | None:
+    def _asked(
+        self, settings: Settings, database: Database, tenant_id: str, request: RotateRequest
+    ) -> OpenKcmError | None:
         """Ask; return the refusal, or that it is not done yet, beside which there is more to tell."""
         from workflows.gateway import NotDoneInTime  # noqa: PLC0415 - see cli.access
 
+        told = {"services": str(request.services), "compromised": str(request.compromised).lower()}
         try:
-            self._ask(settings, lambda gateway: gateway.rotate_keys(tenant_id, request))
+            with on_record(database, tenant_id, AuditName.ROTATE_REQUESTED, request.service or tenant_id, **told):
+                self._ask(settings, lambda gateway: gateway.rotate_keys(tenant_id, request))
         except (CallerError, NotDoneInTime) as refused:
             return refused
         return None

@@ -17,6 +17,7 @@ from rich.text import Text
 from agent.folder import ServiceFolder
 from cli import join_token, output
 from cli.access import Tenant, ask_gateway, operator_database
+from cli.acting import on_record
 from cli.service_trial import try_service
 from cli.tenant import of_service
 from config.settings import Settings, load_settings
@@ -24,6 +25,7 @@ from database.connection import Database
 from database.interfaces import ContactRow, LeafRow, ServiceRequestRow, TenantRow
 from tenancy.agent_errors import FolderRefused
 from tenancy.agents import is_connected
+from tenancy.audit import AuditName
 from tenancy.client_files import AUTHORITY, CERTIFICATE, Offer, certificates, configuration
 from tenancy.errors import Overtaken, ServiceUnknown, TenantUnknown
 from tenancy.ids import parse_service_name, parse_tenant_id
@@ -73,7 +75,10 @@ def connect(  # noqa: PLR0913 - one parameter an option
         csr_pem = _read_request(csr) if csr is not None else folder.request() if folder is not None else ""
         with database.tenant_tx(tenant_id) as tx:
             tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem))
-        ask_gateway(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
+        with on_record(
+            database, tenant_id, AuditName.SERVICE_CONNECT_REQUESTED, service, kind=kind, request=request_id
+        ):
+            ask_gateway(settings, lambda gateway: gateway.connect_service(tenant_id, row.region, service, request_id))
         with database.tenant_tx(tenant_id) as tx:
             leaf, chain = tx.services.issued(service, request_id)
     offer, written = _offer(settings), []
@@ -139,7 +144,9 @@ def _agents(agents: Sequence[dict[str, Any]]) -> str:
 
 def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
     """Issue the next certificate for a service's newest key now; the service fetches it by itself."""
-    document = _changed(tenant, name, lambda gateway, *service: gateway.renew_service(*service))
+    document = _changed(
+        tenant, name, AuditName.SERVICE_RENEW_REQUESTED, lambda gateway, *service: gateway.renew_service(*service)
+    )
     until = str(document["certificate_not_after"])[:19].replace("T", " ")
     output.answer(
         document, as_json=as_json, show=lambda console: console.print(f"{name} has a certificate until {until} UTC")
@@ -148,11 +155,18 @@ def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None
 
 def disconnect(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
     """Revoke every certificate of a service at once; its key stays for when it is connected again."""
-    document = _changed(tenant, name, lambda gateway, *service: gateway.disconnect_service(*service))
+    document = _changed(
+        tenant,
+        name,
+        AuditName.SERVICE_DISCONNECT_REQUESTED,
+        lambda gateway, *service: gateway.disconnect_service(*service),
+    )
     output.answer(document, as_json=as_json, show=lambda console: console.print(f"{name} of {tenant} is disconnected"))
 
 
-def _changed(tenant: str, name: str, change: "Callable[[Gateway, str, str, str], Awaitable[None]]") -> dict[str, Any]:
+def _changed(
+    tenant: str, name: str, asked: AuditName, change: "Callable[[Gateway, str, str, str], Awaitable[None]]"
+) -> dict[str, Any]:
     """Have the workflow of a known service do something and return what the service is then."""
     tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
     with operator_database(settings) as database:
@@ -162,7 +176,8 @@ def _changed(tenant: str, name: str, change: "Callable[[Gateway, str, str, str],
             raise TenantUnknown
         if known is None:
             raise ServiceUnknown
-        ask_gateway(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
+        with on_record(database, tenant_id, asked, service):
+            ask_gateway(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
         with database.tenant_tx(tenant_id) as tx:
             known = tx.services.get(service) or known
     return {"tenant_id": tenant_id} | of_service(known)

@@ -13,11 +13,13 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Ask, Tenant, operator_database
+from cli.acting import on_record
 from cli.confirmation import refuse_unconfirmed
 from cli.health import healed_by
 from config.settings import load_settings
 from database.connection import Database
 from database.interfaces import TenantRow, TenantTransaction
+from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
 from tenancy.ids import parse_tenant_id
 from tenancy.lifecycle import MEANING, Move, State, advance
@@ -25,6 +27,12 @@ from tenancy.locks import LockReason
 from tenancy.messages import StandingMove
 from tenancy.services import ServiceState
 
+_REQUESTED = {
+    StandingMove.SUSPEND: AuditName.SUSPEND_REQUESTED,
+    StandingMove.RESUME: AuditName.RESUME_REQUESTED,
+    StandingMove.LOCK: AuditName.LOCK_REQUESTED,
+    StandingMove.UNLOCK: AuditName.UNLOCK_REQUESTED,
+}
 _LOCKED_AGAIN = "somebody locked it again; openkcm tenant unlock undoes that as well"
 
 
@@ -91,8 +99,8 @@ class Standing:
         """Have the tenant's workflow make a move and return how the tenant stands then."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         with operator_database(settings) as database:
-            _known(database, tenant_id)
-            self._ask(settings, lambda gateway: gateway.change_standing(tenant_id, move))
+            with on_record(database, tenant_id, _REQUESTED[move]):
+                self._ask(settings, lambda gateway: gateway.change_standing(tenant_id, move))
             row = _known(database, tenant_id)
         return {"tenant_id": tenant_id, "state": row.state, "locks": list(row.locks)}
 

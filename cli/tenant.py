@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cli import output, tenant_view
 from cli.access import Ask, Tenant, ask_gateway, named, operator_database
+from cli.acting import on_record
 from cli.authorities import Authorities, of_authority
 from cli.boundaries import of_examination
 from cli.policy import Policy
@@ -22,6 +23,7 @@ from config.settings import load_settings
 from database.connection import Database
 from database.interfaces import LeavingRow, ServiceRow, TenantRow, TenantTransaction
 from tenancy import ids
+from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
 from tenancy.lifecycle import State
 from tenancy.provisioning import TITLES
@@ -73,8 +75,9 @@ def show(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
 
 def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
     """Provision a tenant again whose provisioning failed."""
-    tenant_id = named(tenant)
-    ask_gateway(load_settings(), lambda gateway: gateway.retry(tenant_id))
+    tenant_id, settings = named(tenant), load_settings()
+    with operator_database(settings) as database, on_record(database, tenant_id, AuditName.RETRY_REQUESTED):
+        ask_gateway(settings, lambda gateway: gateway.retry(tenant_id))
     output.answer(
         {"tenant_id": tenant_id, "state": State.PROVISIONING},
         as_json=as_json,

@@ -64,6 +64,9 @@ class WorkloadIssuer(BaseModel):
         return text
 
 
+EMBEDDED_LOG = Path("openbao/audit/audit.log")
+"""Where in the state folder the embedded OpenBao writes its audit log."""
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Network = Annotated[str, AfterValidator(_network)]
 AwsPrincipal = Annotated[str, AfterValidator(_principal)]
@@ -95,6 +98,12 @@ class Settings(BaseSettings):
     vault_ca_file: Path | None = Field(None, description="certificates to trust for vault_address, PEM")
     vault_namespace: str | None = Field(None, description="namespace within vault_address, where it has them")
     vault_port: Port = Field(18200, description="port of the embedded OpenBao; its cluster port is the next one")
+
+    vault_audit_log: Path | None = Field(
+        None,
+        description="the key server's own audit log, where this machine can read it (with rotated ones beside it), to "
+        "be held against the audit streams; default: that of the embedded OpenBao, and none with vault_address",
+    )
 
     temporal: Literal["embedded", "profile"] = Field(
         "embedded", description="profile takes address, namespace and TLS from Temporal's own TEMPORAL_* configuration"
@@ -239,6 +248,13 @@ class Settings(BaseSettings):
     def vault_url(self) -> str:
         """The address of OpenBao or Vault, embedded or not."""
         return self.vault_address or f"http://{LOOPBACK}:{self.vault_port}"
+
+    @property
+    def key_server_log(self) -> Path | None:
+        """Where the key server's audit log can be read; None: not here."""
+        if self.vault_audit_log is not None or self.vault_address is not None:
+            return self.vault_audit_log
+        return self.state_dir / EMBEDDED_LOG
 
     @property
     def postgres_url(self) -> str:

@@ -23,7 +23,7 @@ overwrite.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -99,10 +99,10 @@ class CachedKeyring:
         changes: Changes,
         *,
         cache_seconds: float,
-        opened: Callable[[str, str, int], None] = lambda *_: None,
+        opened: Callable[[str, str, int], Awaitable[None]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`opened` is told tenant, service and version of each key that was really opened."""
+        """`opened` is told tenant, service and version of each key that was really opened, and none is used before."""
         self._database = database
         self._tenant_keys = tenant_keys
         self._shelf = shelf
@@ -170,6 +170,7 @@ class CachedKeyring:
 
         try:
             key = await self._blocking.run(place.tenant_id, work)
+            await self._opened(place.tenant_id, place.service, key.version)
         except OpenKcmError as error:
             if isinstance(error, CustomerKeyError) and not error.retryable:
                 # Taken away: what else is open of this tenant was opened with the same root key.
@@ -181,7 +182,6 @@ class CachedKeyring:
             raise
         if not tenant.replaced:
             self._keep(place, tenant, key, until)
-        self._opened(place.tenant_id, place.service, key.version)
         return key
 
     def _keep(self, place: _Place, tenant: _Tenant, key: ServiceKey, until: float) -> None:

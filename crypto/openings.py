@@ -1,7 +1,11 @@
-"""Notes when versions of service keys were opened: by that a customer sees which of them nothing needs any more.
+"""What becomes of the opening of a service key: its line in the journal, and a note of when it was.
 
-A note is never waited for and never fails anything: one that is lost is made again with the next opening, while the
-version is in use at all. What is used without being opened is opened again within the cache time.
+The line is waited for like every other: a key that nobody can account for is not used. By it the key server's own log
+of who decrypted what with the tenant key is explained, opening by opening (docs/double-entry.md). It is one line for a
+version, a process and half of the cache time, however many requests use the key meanwhile.
+
+By the note a customer sees which versions nothing needs any more. It is never waited for and never fails anything: one
+that is lost is made again with the next opening, while the version is in use at all.
 """
 
 import asyncio
@@ -13,9 +17,12 @@ from typing import TypeAlias
 
 import structlog
 
-from crypto.interfaces import Blocking
+from crypto.correlation import new_correlation_id
+from crypto.interfaces import Blocking, Entry, Journal
 from database.interfaces import TenantDatabase
+from tenancy.correlation import correlation_id
 from tenancy.errors import OpenKcmError
+from tenancy.services import CryptoOperation
 
 _APART = 60.0
 """Seconds between two notes of one version."""
@@ -31,16 +38,26 @@ class Openings:
     """What `CachedKeyring` tells of its openings, on its loop."""
 
     def __init__(
-        self, database: TenantDatabase, blocking: Blocking, monotonic: Callable[[], float] = time.monotonic
+        self,
+        database: TenantDatabase,
+        blocking: Blocking,
+        journal: Journal,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._blocking = blocking
+        self._journal = journal
         self._monotonic = monotonic
         self._noted: OrderedDict[Version, float] = OrderedDict()
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def opened(self, tenant_id: str, service: str, version: int) -> None:
-        """Note it, at most once a minute for each version; returns at once."""
+    async def opened(self, tenant_id: str, service: str, version: int) -> None:
+        """Return when the journal has it; raises AuditUnavailable. The note is made at most once a minute."""
+        doing = correlation_id.get() or new_correlation_id()
+        await self._journal.write((Entry(tenant_id, service, CryptoOperation.OPEN, str(version), doing),))
+        self._note_soon(tenant_id, service, version)
+
+    def _note_soon(self, tenant_id: str, service: str, version: int) -> None:
         key, now = (tenant_id, service, version), self._monotonic()
         if now - self._noted.get(key, -_APART) < _APART:
             return

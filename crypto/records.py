@@ -1,8 +1,8 @@
 """From the lines of journals to what goes into the tenants' rows; pure: the same lines always give the same ids.
 
-Each release, change and refusal is an audit record of its own. The other uses in a batch become one record for each
-service and operation and second, with their number. Every line also counts in the usage of its minute, refusals too
-where no service is on record: somebody tried.
+Each release, change, refusal and opening of a service's key is an audit record of its own. The other uses in a batch
+become one record for each service and operation and second, with their number. Every line but an opening also counts
+in the usage of its minute, refusals too where no service is on record: somebody tried.
 """
 
 from collections import defaultdict
@@ -93,6 +93,8 @@ def records(batch_id: str, pieces: Iterable[Piece]) -> dict[str, TenantRecords]:
         if not together.alone:
             event_id = ":".join([batch_id, service, operation, refused, str(second)])
             tenant.events.append(_event(together.first, event_id, together.count, together.bytes))
+        if operation is CryptoOperation.OPEN:
+            continue  # by the service's requests, each of which has a line that counts, or by itself
         if service and not refused:
             tenant.seen.add(service)
         minutes[tenant_id, second // 60, service, operation, refused].add(together)
@@ -132,12 +134,24 @@ def _stands_alone(line: Line) -> bool:
     entry = line.entry
     if entry.refused:
         return entry.refused not in _COUNTED_REFUSALS
-    return entry.operation in RELEASES or entry.operation in CHANGES
+    return entry.operation in RELEASES or entry.operation in CHANGES or entry.operation is CryptoOperation.OPEN
 
 
 def _event(line: Line, event_id: str, count: int, size: int) -> AuditEvent:
     entry = line.entry
-    details = {"operation": entry.operation.value, "at": _moment(line.at).isoformat(timespec="milliseconds")}
+    moment = _moment(line.at).isoformat(timespec="milliseconds")
+    if entry.operation is CryptoOperation.OPEN:
+        return AuditEvent(
+            event_id=event_id,
+            name=AuditName.SERVICE_KEY_OPENED,
+            actor_kind="system",
+            actor="crypto",
+            subject=entry.service,
+            outcome="success",
+            correlation_id=_storable(entry.correlation_id),
+            details={"version": entry.subject, "at": moment},
+        )
+    details = {"operation": entry.operation.value, "at": moment}
     if entry.refused:
         details["code"] = entry.refused
     if count != 1:

@@ -121,7 +121,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
     held = OpenedRootKeys(
         lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach), tenant_keys.decrypt
     )
-    openings = Openings(database, threads)
+    openings = Openings(database, threads, journal)
     keyring = CachedKeyring(
         database, tenant_keys, held, opening, changes, cache_seconds=seconds, opened=openings.opened
     )

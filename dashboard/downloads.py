@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from dashboard import cookies, refusal_page, stream
+from dashboard import cookies, refusal_page, report_actions, stream
 from dashboard.edge import PLACE_HEADER, SOURCE_HEADER
 from dashboard.pages import left
 from dashboard.places import Place, PlaceKind, named
 from dashboard.seat import Seat
-from dashboard.views import audit_query
+from dashboard.views import audit_query, report_query
 from dashboard.wiring import Parts
+from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import AccessRefused, CertificateMissing, OpenKcmError, SessionEnded
 from tenancy.people import Permission
@@ -29,6 +30,7 @@ def routes(parts: Parts) -> list[BaseRoute]:
     return [
         Route(f"/{audit_query.DOWNLOAD}", downloads.audit),
         Route(f"/{left.CERTIFICATE}", downloads.certificate),
+        Route(f"/{report_query.DOWNLOAD}", downloads.report),
     ]
 
 
@@ -43,6 +45,10 @@ class Downloads:
     async def certificate(self, request: Request) -> Response:
         """Answer with the signed statement of what was destroyed when the tenant left, as anybody can verify it."""
         return await self._answer(request, self._certificate)
+
+    async def report(self, request: Request) -> Response:
+        """Answer with one file of a compliance report, as it was signed."""
+        return await self._answer(request, self._report)
 
     async def _answer(self, request: Request, make: Callable[[Request, Seat], Response]) -> Response:
         place = named(request.headers.get(PLACE_HEADER, ""))
@@ -65,14 +71,24 @@ class Downloads:
     @staticmethod
     def _certificate(_: Request, seat: Seat) -> Response:
         if not seat.may(Permission.VIEW):
+            with seat.database.tenant_tx(seat.tenant_id) as tx:
+                tx.audit.append(seat.event(AuditName.ACTION_REFUSED, left.CERTIFICATE, "refused", action="export"))
             raise AccessRefused("your role does not show this tenant", "ask an administrator of your organization")
         with seat.database.tenant_tx(seat.tenant_id) as tx:
             kept = tx.leaving.certificate()
-        if kept is None:
-            raise CertificateMissing
+            if kept is None:
+                raise CertificateMissing
+            tx.audit.append(seat.event(AuditName.EXPORTED, left.CERTIFICATE, "success"))
         document = certificate_file(kept.statement, kept.signature, kept.key)
         headers = _saved_as(f"{seat.tenant_id}-{left.CERTIFICATE}")
         return Response(document, media_type="application/json", headers=headers)
+
+    @staticmethod
+    def _report(request: Request, seat: Seat) -> Response:
+        report_id, form = report_query.decode(request.url.query)
+        asked = report_actions.download(seat, report_id, form)
+        headers = _saved_as(report_query.file_name(seat.tenant_id, asked.row, form))
+        return Response(asked.content, media_type=report_query.MEDIA[form], headers=headers)
 
     def _seat(self, request: Request, place: Place) -> Seat:
         parts, source = self._parts, request.headers.get(SOURCE_HEADER, "")

@@ -73,6 +73,13 @@ class Door(Protocol):
         """Do what the votes on a request say; what was approved is done when this returns."""
         ...
 
+    def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
+        """Have a stored request made into a report; its files are on record when this returns.
+
+        NotDoneInTime: it is made all the same, or waits for what is down. The same id again makes no other.
+        """
+        ...
+
     def retry(self, tenant_id: str) -> None:
         """Provision a failed tenant again."""
         ...

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dashboard.pages import audit, keys, left, operations, overview, services, settings, usage
+from dashboard.pages import audit, compliance, keys, left, operations, overview, services, settings, usage
 from dashboard.seat import Seat
 
 
@@ -22,9 +22,10 @@ TENANT = (
     Entry("Keys", ":material/key:", "keys", keys.draw),
     Entry("Services", ":material/hub:", "services", services.draw),
     Entry("Usage", ":material/bar_chart:", "usage", usage.draw),
+    Entry("Compliance", ":material/verified_user:", "compliance", compliance.draw),
     Entry("Audit", ":material/fact_check:", "audit", audit.draw),
     Entry("Settings", ":material/tune:", "settings", settings.draw),
 )
-LEFT = (Entry("Farewell", ":material/waving_hand:", "", left.draw), TENANT[4])
+LEFT = (Entry("Farewell", ":material/waving_hand:", "", left.draw), TENANT[5])
 """Of a tenant that has left there is nothing else to look at: everything that the other pages show is erased."""
 OPERATIONS = (Entry("Operations", ":material/monitoring:", "", operations.draw),)

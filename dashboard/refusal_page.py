@@ -4,6 +4,7 @@ from html import escape
 from http import HTTPStatus
 
 from tenancy.errors import AccessRefused, CertificateMissing, InvalidRequest, OpenKcmError, PlatformError, SessionEnded
+from tenancy.report_errors import ReportUnknown
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -47,7 +48,7 @@ def status(refused: OpenKcmError) -> HTTPStatus:
     """Return 403 for whoever may not, 400 for what cannot be, 404 for what is not there, 503 when nobody can tell."""
     if isinstance(refused, PlatformError):
         return HTTPStatus.SERVICE_UNAVAILABLE
-    if isinstance(refused, CertificateMissing):
+    if isinstance(refused, CertificateMissing | ReportUnknown):
         return HTTPStatus.NOT_FOUND
     return HTTPStatus.BAD_REQUEST if isinstance(refused, InvalidRequest) else HTTPStatus.FORBIDDEN
 

@@ -71,6 +71,9 @@ class TemporalBridge:
     def decide(self, tenant_id: str, approval_id: str) -> None:
         self._ask(lambda gateway: gateway.decide(tenant_id, approval_id))
 
+    def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
+        self._ask(lambda gateway: gateway.make_report(tenant_id, region, report_id))
+
     def retry(self, tenant_id: str) -> None:
         self._ask(lambda gateway: gateway.retry(tenant_id))
 

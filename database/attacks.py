@@ -30,7 +30,7 @@ _TABLES = (
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
-    *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill"),
+    *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill", "report"),
     *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe"),
 )
 

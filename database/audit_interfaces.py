@@ -33,6 +33,10 @@ class AuditStream(Protocol):
         """Append to the tenant's stream and return the sequence number; an event id seen before adds nothing."""
         ...
 
+    def append_command(self, event: AuditEvent) -> int:
+        """Append what an operator's command did, as `append` does; the operator's role may append nothing else."""
+        ...
+
     def append_all(self, events: Sequence[AuditEvent]) -> None:
         """Append each in order, as `append` does, in one round trip."""
         ...

@@ -50,10 +50,16 @@ class AuditStream:
     tenant_id: str
 
     def append(self, event: AuditEvent) -> int:
+        return self._append("okcm.audit_append", event)
+
+    def append_command(self, event: AuditEvent) -> int:
+        return self._append("okcm.audit_append_command", event)
+
+    def _append(self, function: LiteralString, event: AuditEvent) -> int:
         # Who learns what it does only by writing it down, as a page or a command does, is named from here on.
         name = correlation.cleaned(event.correlation_id, LONGEST_NAME)
         appended = self.connection.execute(
-            "select okcm.audit_append(%s::jsonb), set_config('application_name', %s, true)", [event.as_json(), name]
+            f"select {function}(%s::jsonb), set_config('application_name', %s, true)", [event.as_json(), name]
         ).fetchone()
         if appended is None:
             raise DatabaseRefused

@@ -118,7 +118,12 @@ class Database:
             yield Transaction(connection, tenant_id)
 
     @contextmanager
-    def raw_tx(self, tenant_id: str) -> Iterator[Connection[TupleRow]]:
+    def tenant_snapshot(self, tenant_id: str) -> Iterator[TenantTransaction]:
+        with self.raw_tx(tenant_id, snapshot=True) as connection:
+            yield Transaction(connection, tenant_id)
+
+    @contextmanager
+    def raw_tx(self, tenant_id: str, *, snapshot: bool = False) -> Iterator[Connection[TupleRow]]:
         """Open the same transaction as `tenant_tx` as a bare connection, for this package alone."""
         if getattr(self._inside, "open", False):
             # The second one would be another connection: not atomic with the first, and a pool of threads that each
@@ -127,7 +132,7 @@ class Database:
         self._inside.open = True
         try:
             with translated():
-                connection = self._begin(tenant_id)
+                connection = self._begin(tenant_id, snapshot=snapshot)
                 try:
                     yield connection
                     connection.commit()
@@ -259,15 +264,16 @@ class Database:
         """Close the connections; the object cannot be used again."""
         self._pool.close()
 
-    def _begin(self, tenant_id: str) -> Connection[TupleRow]:
+    def _begin(self, tenant_id: str, *, snapshot: bool) -> Connection[TupleRow]:
         """Return a connection inside a transaction for `tenant_id`, which the caller puts back."""
-        opening = self._opening(tenant_id)
+        opening = self._opening(tenant_id, snapshot=snapshot)
         self._pool.open()
         stale = self._pool.max_size
         while True:
             connection = self._take()
             try:
-                connection.execute(opening)
+                for message in opening:
+                    connection.execute(message)
             except psycopg.OperationalError:
                 self._pool.putconn(connection)
                 # A server that was restarted leaves a pool of dead connections; nothing has been done yet, so go on.
@@ -280,8 +286,11 @@ class Database:
             else:
                 return connection
 
-    def _opening(self, tenant_id: str) -> bytes:
-        """Return the message that begins a transaction for `tenant_id`."""
+    def _opening(self, tenant_id: str, *, snapshot: bool) -> Sequence[bytes]:
+        """Return the message that begins a transaction for `tenant_id`.
+
+        A snapshot takes two: the statements of one message are one transaction, which has looked by then.
+        """
         # PostgreSQL takes several statements in one message only without parameters; this check is what makes it safe
         # to write the id into the text (a context consists of the id, digits and two bars).
         if not _TENANT.fullmatch(tenant_id):
@@ -290,10 +299,12 @@ class Database:
         # What is being done, for pg_stat_activity and the server's log; the same holds for its characters.
         doing = correlation.shown(LONGEST_NAME)
         named = f", set_config('application_name', '{doing}', true)" if doing else ""
-        return (
-            f"{_CLEAN}; begin;"
-            f" select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true){named}"
-        ).encode()
+        told = (
+            f"select set_config('app.tenant_id', '{tenant_id}', true), set_config('app.ctx', '{context}', true){named}"
+        )
+        if snapshot:
+            return _CLEAN.encode(), f"begin isolation level repeatable read read only; {told}".encode()
+        return (f"{_CLEAN}; begin; {told}".encode(),)
 
     def _take(self) -> Connection[TupleRow]:
         try:

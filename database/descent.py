@@ -18,7 +18,7 @@ from tenancy.boundaries import CheckResult
 from tenancy.ids import l2_key
 from tenancy.isolation_errors import ControlFailed
 
-_SERVICE = "boundary-probe"
+_SERVICE = "boundary-descent"
 
 _WRAPS = """
     select count(s.service), count(*) filter (where s.l2_key <> k.name),

@@ -23,6 +23,7 @@ from database.leaving_interfaces import DoomedRow, Leaving, LeavingRow, ShredRow
 from database.platform_interfaces import PlatformDatabase
 from database.protection_rows import ProtectedFieldRow, Protection, ProtectionRow
 from database.questions import OperatorQuestions, ProvisioningTime, StuckTenant, TenantCount, TenantFilter
+from database.report_rows import ReportRow, Reports, StatedRow
 from database.root_key_rows import (
     HeldKeyRow,
     NumberedKey,
@@ -113,6 +114,8 @@ __all__ = [
     "ProtectionRow",
     "ProtectionUseRow",
     "ProvisioningTime",
+    "ReportRow",
+    "Reports",
     "RevocationListRow",
     "RevokedRow",
     "RewrappedRow",
@@ -131,6 +134,7 @@ __all__ = [
     "SessionRow",
     "ShredRow",
     "SignedHead",
+    "StatedRow",
     "StepRow",
     "StreamEnds",
     "StuckRotationRow",
@@ -308,6 +312,7 @@ class TenantTransaction(Protocol):
     usage: Usage
     agents: Agents
     protection: Protection
+    reports: Reports
     sessions: Sessions
 
 
@@ -319,6 +324,12 @@ class TenantDatabase(Protocol):
 
         Raises, from inside or at the end: DatabaseUnavailable, DatabaseRefused. Not to be nested.
         """
+        ...
+
+
+class SnapshotDatabase(TenantDatabase, Protocol):
+    def tenant_snapshot(self, tenant_id: str) -> AbstractContextManager[TenantTransaction]:
+        """Open a transaction that reads a tenant's rows as of one moment and writes none; raises as `tenant_tx`."""
         ...
 
 

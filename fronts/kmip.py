@@ -7,7 +7,7 @@ from typing import Self
 from fronts import ttlv
 from fronts.dialing import NotAdmitted, dial, trust
 from fronts.interfaces import FrontsFailing, Identity
-from fronts.ttlv import Node, enumeration, integer, octets, structure, text
+from fronts.ttlv import Node, date, enumeration, integer, octets, structure, text
 
 
 class Operation(IntEnum):
@@ -18,6 +18,7 @@ class Operation(IntEnum):
     ACTIVATE = 0x12
     REVOKE = 0x13
     DESTROY = 0x14
+    QUERY = 0x18
     ENCRYPT = 0x1F
     DECRYPT = 0x20
 
@@ -46,6 +47,7 @@ class _Tag(IntEnum):
     PROTOCOL_VERSION = 0x420069
     PROTOCOL_VERSION_MAJOR = 0x42006A
     PROTOCOL_VERSION_MINOR = 0x42006B
+    QUERY_FUNCTION = 0x420074
     REQUEST_HEADER = 0x420077
     REQUEST_MESSAGE = 0x420078
     REQUEST_PAYLOAD = 0x420079
@@ -66,6 +68,7 @@ class _Tag(IntEnum):
 _SYMMETRIC_KEY, _AES, _GCM, _CESSATION = 2, 3, 9, 6
 _ENCRYPT_AND_DECRYPT = 0x4 | 0x8
 _KEY_BITS = 256
+_QUERY_OPERATIONS = 1
 _PLACEHOLDER = b"the id that was asked for"
 
 
@@ -168,14 +171,15 @@ class KmipDoor:
             raise FrontsFailing("the service is in trouble: KMIP general failure")
         return answer
 
-    def create(self, name: str) -> Answer:
-        """Make an AES key that encrypts and decrypts."""
+    def create(self, name: str, group: str = "") -> Answer:
+        """Make an AES key that encrypts and decrypts, of a group where one is given."""
         template = structure(
             _Tag.TEMPLATE_ATTRIBUTE,
             _attribute("Cryptographic Algorithm", enumeration(_Tag.ATTRIBUTE_VALUE, _AES)),
             _attribute("Cryptographic Length", integer(_Tag.ATTRIBUTE_VALUE, _KEY_BITS)),
             _attribute("Cryptographic Usage Mask", integer(_Tag.ATTRIBUTE_VALUE, _ENCRYPT_AND_DECRYPT)),
             _named(name),
+            *((_grouped(group),) if group else ()),
         )
         return self.ask(Operation.CREATE, enumeration(_Tag.OBJECT_TYPE, _SYMMETRIC_KEY), template)
 
@@ -207,6 +211,15 @@ class KmipDoor:
         """Find own objects, those with a name where one is given."""
         return self.ask(Operation.LOCATE, *((_named(name),) if name else ()))
 
+    def query(self) -> Answer:
+        """Ask what the service can do, which whoever is let in is told."""
+        return self.ask(Operation.QUERY, enumeration(_Tag.QUERY_FUNCTION, _QUERY_OPERATIONS))
+
+    def made_before(self, group: str, moment: int) -> Answer:
+        """Find own objects of a group that were made up to a moment, seconds since the epoch."""
+        dates = (_attribute("Initial Date", date(_Tag.ATTRIBUTE_VALUE, at)) for at in (0, moment))
+        return self.ask(Operation.LOCATE, _grouped(group), *dates)
+
 
 def _attribute(name: str, value: Node) -> Node:
     return structure(_Tag.ATTRIBUTE, text(_Tag.ATTRIBUTE_NAME, name), value)
@@ -215,6 +228,10 @@ def _attribute(name: str, value: Node) -> Node:
 def _named(name: str) -> Node:
     value = structure(_Tag.ATTRIBUTE_VALUE, text(_Tag.NAME_VALUE, name), enumeration(_Tag.NAME_TYPE, 1))
     return _attribute("Name", value)
+
+
+def _grouped(group: str) -> Node:
+    return _attribute("Object Group", text(_Tag.ATTRIBUTE_VALUE, group))
 
 
 def _gcm() -> Node:

@@ -1,6 +1,7 @@
 """One of the platform's services at both doors, with something of everything that can be reached for."""
 
 import os
+import time
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from fronts.interfaces import Identity, ProbeRefused
 from fronts.kmip import Answer as KmipAnswer
 from fronts.kmip import KmipDoor, Operation, Reason, Sealed
 
+_ROUND = "boundary-round"
+"""The group of the keys that are made for a round and destroyed at its end."""
+_LEFT_BEHIND_SECONDS = 3600
 _KEPT = "boundary-probe"
 """The name of the one key that a service keeps, to have something that is there."""
 _PLAINTEXT_BYTES = 24
@@ -71,12 +75,16 @@ class Side:
         self._opened.close()
 
     def settle(self) -> Belongings:
-        """Make something of everything; raises ProbeRefused when something does not work."""
+        """Make something of everything; raises ProbeRefused when something does not work.
+
+        Keys of a round that was killed half way are destroyed first, once they are certainly nobody's any more.
+        """
+        self._destroy(*worked(self.kmip.made_before(_ROUND, int(time.time()) - _LEFT_BEHIND_SECONDS)).ids())
         resource, name = f"probe/{uuid.uuid4().hex}", f"probe {uuid.uuid4().hex}"
         plaintext = os.urandom(_PLAINTEXT_BYTES)
         ciphertext = worked(self.https.encrypt(resource, plaintext)).text("ciphertext")
         made = worked(self.https.new_data_key(resource))
-        (key,), (spare,) = (worked(self.kmip.create(one)).ids() for one in (name, f"{name} spare"))
+        (key,), (spare,) = (worked(self.kmip.create(one, _ROUND)).ids() for one in (name, f"{name} spare"))
         for object_id in (key, spare):
             worked(self.kmip.about(Operation.ACTIVATE, object_id))
         sealed = worked(self.kmip.encrypt(key, plaintext)).sealed()
@@ -85,9 +93,12 @@ class Side:
 
     def clear(self, of: Belongings) -> None:
         """Destroy the keys; raises ProbeRefused. Whoever may is not stopped by the walls that stop the others."""
-        for object_id in (of.key, of.spare):
-            for operation in (Operation.REVOKE, Operation.DESTROY):
-                worked(self.kmip.about(operation, object_id))
+        self._destroy(of.key, of.spare)
+
+    def _destroy(self, *object_ids: str) -> None:
+        for object_id in object_ids:
+            self.kmip.about(Operation.REVOKE, object_id)  # one that was never active cannot be, and need not
+            worked(self.kmip.about(Operation.DESTROY, object_id))
 
     def kept_key(self) -> str:
         """Return the key that this service keeps, made when it is not there yet; raises ProbeRefused."""
@@ -96,7 +107,7 @@ class Side:
 
     def works(self) -> bool:
         """Whether both doors let this service do what it may."""
-        return self.https.encrypt("probe", b"control").worked and self.kmip.locate().worked
+        return self.https.encrypt("probe", b"control").worked and self.kmip.query().worked
 
 
 def worked(answer: Answer) -> Answer:

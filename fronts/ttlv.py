@@ -6,22 +6,19 @@ A codec of its own on purpose; see the package.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
-from tenancy.errors import PlatformError
+from fronts.interfaces import FrontsFailing
 
-STRUCTURE, INTEGER, ENUMERATION, TEXT, OCTETS = 1, 2, 5, 7, 8
+STRUCTURE, INTEGER, ENUMERATION, TEXT, OCTETS, DATE = 1, 2, 5, 7, 8, 9
 HEADER = 8
 _DEEPEST = 32
 _Value = bytes | tuple["Node", ...]
 
 
-class BadTtlv(PlatformError):
+class BadTtlv(FrontsFailing):
     """What came is not TTLV."""
 
-    code: ClassVar[str] = "fronts_failing"
     message = "an answer of the KMIP door cannot be read"
-    hint = "see the log of the crypto service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +69,10 @@ def text(tag: int, value: str) -> Node:
 
 def octets(tag: int, value: bytes) -> Node:
     return Node(tag, OCTETS, value)
+
+
+def date(tag: int, seconds: int) -> Node:
+    return Node(tag, DATE, struct.pack(">q", seconds))
 
 
 def encode(node: Node) -> bytes:

@@ -44,6 +44,8 @@ class AuditName(StrEnum):
     ROUTE_PUBLISHED = "route.published"
     ROUTE_WITHDRAWN = "route.withdrawn"
     BOUNDARY_CHECKED = "boundary.checked"
+    AUDIT_RECONCILED = "audit.reconciled"
+    AUDIT_DIFFERENCE = "audit.difference_found"
     BOUNDARY_BREACHED = "boundary.breached"
     TENANT_ACTIVATED = "tenant.activated"
     TENANT_FAILED = "tenant.failed"
@@ -53,6 +55,7 @@ class AuditName(StrEnum):
     ANNOUNCED = "tenant.announced"
     SERVICE_CONNECT_INTENDED = "service.connect_intended"
     SERVICE_KEY_CREATED = "key.service_key_created"
+    SERVICE_KEY_OPENED = "key.service_key_opened"
     SERVICE_CERTIFICATE_ISSUED = "certificate.service_certificate_issued"
     SERVICE_CONNECTED = "service.connected"
     SERVICE_DISCONNECTED = "service.disconnected"
@@ -120,8 +123,14 @@ class AuditName(StrEnum):
     ROTATE_REQUESTED = "key.rotate_requested"
     RETIRE_REQUESTED = "key.retire_requested"
     AUTHORITY_ROLL_REQUESTED = "certificate.authority_roll_requested"
+    STREAM_BEGUN = "audit.stream_begun"
+    STREAM_ENDED = "audit.stream_ended"
+    STREAM_BEHIND = "audit.stream_behind"
     OFFBOARD_REQUESTED = "tenant.offboard_requested"
     RESTORE_REQUESTED = "tenant.restore_requested"
+    REPORT_REQUESTED = "report.requested"
+    REPORT_MADE = "report.made"
+    REPORT_DOWNLOADED = "report.downloaded"
 
 
 UPSTREAM_NAME: dict[AuditName, str] = {

@@ -52,6 +52,27 @@ class Context:
             raise InvalidName("part of a context", "text without lone surrogates") from lone
 
 
+def decode(encoded: bytes) -> Context:
+    """Return the context that gives these bytes, for whoever reads what a server was asked; never to decide by.
+
+    Raises:
+        InvalidName: they are no context's.
+    """
+    fields, rest = [], encoded[1:]
+    while rest:
+        length, rest = int.from_bytes(rest[:_LENGTH_BYTES], "big"), rest[_LENGTH_BYTES:]
+        fields.append(rest[:length])
+        rest = rest[length:]
+    try:
+        tenant_id, l2_key, service, purpose, object_id = (field.decode("utf-8") for field in fields)
+        context = Context(tenant_id, l2_key, service, Purpose(purpose), object_id)
+    except ValueError:
+        raise InvalidName("a context", "the bytes of one") from None
+    if context.encode() != encoded:
+        raise InvalidName("a context", "the bytes of one")
+    return context
+
+
 @lru_cache(maxsize=1024)
 def _lineage(tenant_id: str, l2_key: str, service: str, purpose: Purpose) -> bytes:
     """Return all but the last field, which is the same for everything a service encrypts."""

@@ -77,6 +77,15 @@ def root_key(region: str) -> str:
     return f"root-{region}"
 
 
+def tenant_of_key(name: str) -> str | None:
+    """Return the tenant whose L2, authority's or payload key has this Transit name, None for any other."""
+    for prefix, suffix in (("L2-", "-primary"), ("ca-", ""), ("payload-", "")):
+        tenant_id = name.removeprefix(prefix).removesuffix(suffix)
+        if name == f"{prefix}{tenant_id}{suffix}" and name != tenant_id and _TENANT_ID.fullmatch(tenant_id):
+            return tenant_id
+    return None
+
+
 def tenant_dns(tenant_id: str) -> str:
     """Return the DNS name that the tenant's authority is constrained to and that each leaf carries."""
     return f"{tenant_id}.{TENANT_DOMAIN}"
@@ -125,6 +134,11 @@ def authority_workflow(tenant_id: str, number: int) -> str:
 def boundaries_workflow(tenant_id: str) -> str:
     """Return the workflow id of the examination of the tenant's boundaries; one runs at a time."""
     return f"{tenant_workflow(tenant_id)}/boundaries"
+
+
+def report_workflow(tenant_id: str, report_id: str) -> str:
+    """Return the workflow id of the making of one report."""
+    return f"{tenant_workflow(tenant_id)}/report/{report_id}"
 
 
 def watch_workflow(region: str) -> str:

@@ -73,13 +73,16 @@ class Counted(_Part):
     events: tuple[Counts, ...]
     access: tuple[Access, ...]
     denied: tuple[Moment, ...] = Field(description="the newest refused attempts, at most DENIED of them")
-    denied_total: int
+    denied_total: int = Field(description="attempts: one record can stand for many of a second")
     isolation: tuple[ClauseRuns, ...]
     isolation_runs: int
     root_key: tuple[RootKeyEvent, ...]
     changes: tuple[Moment, ...]
     changes_total: int
     approvals: tuple[Moment, ...]
+    approvals_total: int = 0
+    root_key_total: int = 0
+    is_complete: bool = Field(default=True, description="whether all names and services could be told apart")
 
 
 class CoveredService(_Part):
@@ -165,7 +168,10 @@ class StreamPlace(_Part):
 
 
 class Report(_Part):
-    """A whole report. `since` belongs to the period, `until` does not; `stream` is past the digest's record."""
+    """A whole report. `since` belongs to the period, `until` does not.
+
+    `stream` is the place of the record that has the digest of `stated`; every record before it was counted.
+    """
 
     format: Literal["openkcm-report/1"] = "openkcm-report/1"
     report_id: str
@@ -183,3 +189,4 @@ class Report(_Part):
     stated_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     evidence: tuple[Evidence, ...]
     limits: tuple[str, ...]
+    made_with: str = Field(default="", description="the version of OpenKCM, whose words these are")

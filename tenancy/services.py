@@ -47,6 +47,8 @@ class CryptoOperation(StrEnum):
     MAC = "mac"
     CONNECT = "connect"
     """Opening a connection, which is counted only when it is refused."""
+    OPEN = "open"
+    """Opening the service's key itself, with root key and tenant key; what nobody asks for, and no usage."""
 
 
 RELEASES = frozenset({CryptoOperation.DATA_KEY, CryptoOperation.GET})

@@ -4,25 +4,27 @@ It is made once, at the end of leaving, and is the last thing the platform says 
 JSON text and the signature is over exactly that text, by the key that signs heads of audit streams, so whoever has the
 file and the platform's public key needs nothing else. It names the end of the audit stream by number and hash: an
 export of that stream, kept beside it, shows each step that led to it.
-
-The document also has a checksum of each of its parts. They prove nothing, anybody can compute them; they tell which
-part was damaged, and that one was where there is no public key at hand.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from tenancy.errors import CertificateBroken
-from tenancy.proofs import Kind, SignatureCheck, SignatureState, Verdict, differs_at
+from tenancy.proofs import Kind, SignatureCheck, SignatureState, Verdict
+from tenancy.signed_document import (
+    DocumentBroken,
+    SignedText,
+    canonical_text,
+    read_document,
+    statement_of,
+    write_document,
+)
 
 LONGEST_DOCUMENT = 4_000_000
 """Bytes of the largest document that is read: some thousand services with all their versions are a tenth of that."""
-
-_PARTS = ("statement", "signature", "key")
 
 DestroyedKind = Literal[
     "L2 tenant key", "service key", "payload key", "certificate authority key", "service certificate"
@@ -79,7 +81,7 @@ class Certificate:
 
 def statement_text(statement: ShredStatement) -> str:
     """Return exactly what is signed: one statement has one text, whoever writes it and whenever."""
-    return _json(statement.model_dump(mode="json"))
+    return canonical_text(statement.model_dump(mode="json"))
 
 
 def shred_message(tenant_id: str, text: str) -> bytes:
@@ -89,8 +91,7 @@ def shred_message(tenant_id: str, text: str) -> bytes:
 
 def certificate_file(text: str, signature: str, key: str) -> str:
     """Return the document: the signed text, the signature (base64 of the DER form) and the key (`name:version`)."""
-    parts = dict(zip(_PARTS, (text, signature, key), strict=True))
-    return f"{_json({**parts, 'sha256': {name: _checksum(part) for name, part in parts.items()}})}\n"
+    return write_document(SignedText(text, signature, key))
 
 
 def read_certificate(document: bytes) -> Certificate:
@@ -99,23 +100,12 @@ def read_certificate(document: bytes) -> Certificate:
     Raises:
         CertificateBroken: it is not exactly as `certificate_file` wrote it; the message names the part.
     """
-    if len(document) > LONGEST_DOCUMENT:
-        raise CertificateBroken("the file is longer than any crypto-shred certificate")
     try:
-        written = document.decode()
-        fields = json.loads(written)
-    except UnicodeDecodeError as failed:
-        raise CertificateBroken(f"the file is not text (byte {failed.start + 1})") from None
-    except json.JSONDecodeError as failed:
-        raise CertificateBroken(f"the file is not JSON (character {failed.pos + 1})") from None
-    except (ValueError, RecursionError):
-        raise CertificateBroken("the file is not JSON") from None
-    text, signature, key = _parts(fields)
-    canonical = certificate_file(text, signature, key)
-    if canonical != written:
-        at = differs_at(written, canonical)
-        raise CertificateBroken(f"the file is not as it was written: it differs at character {at}")
-    return Certificate(_statement(text), text, signature, key)
+        signed = read_document(document, LONGEST_DOCUMENT, Kind.CERTIFICATE)
+        statement = statement_of(signed, ShredStatement, statement_text)
+    except DocumentBroken as broken:
+        raise CertificateBroken(str(broken)) from None
+    return Certificate(statement, signed.text, signed.signature, signed.key)
 
 
 def verify_certificate(document: bytes, check: SignatureCheck | None) -> tuple[Verdict, ShredStatement | None]:
@@ -146,37 +136,3 @@ def verify_certificate(document: bytes, check: SignatureCheck | None) -> tuple[V
         fingerprint="" if checked is None else checked.fingerprint,
     )
     return verdict, statement
-
-
-def _parts(fields: object) -> tuple[str, str, str]:
-    """Return the parts, each of which fits its checksum."""
-    if not isinstance(fields, dict) or fields.keys() != {*_PARTS, "sha256"}:
-        raise CertificateBroken("the file does not have the parts of a crypto-shred certificate")
-    parts, checksums = [fields[name] for name in _PARTS], fields["sha256"]
-    if not isinstance(checksums, dict) or checksums.keys() != set(_PARTS):
-        raise CertificateBroken("the part sha256 does not have a checksum of each other part")
-    for name, part in zip(_PARTS, parts, strict=True):
-        if not isinstance(part, str) or _checksum(part) != checksums[name]:
-            raise CertificateBroken(f"the part {name} was altered: it does not fit its checksum")
-    statement, signature, key = parts
-    return statement, signature, key
-
-
-def _statement(text: str) -> ShredStatement:
-    try:
-        statement = ShredStatement.model_validate_json(text)
-    except ValidationError as failed:
-        place = ".".join(str(part) for part in failed.errors()[0]["loc"])
-        raise CertificateBroken(f"the part statement is not one: {place or 'no JSON'}") from None
-    if (canonical := statement_text(statement)) != text:
-        raise CertificateBroken(f"the part statement differs at character {differs_at(text, canonical)}")
-    return statement
-
-
-def _checksum(part: str) -> str:
-    """Return the SHA-256 of a part; a lone surrogate, which no text of ours holds, has one as well."""
-    return hashlib.sha256(part.encode(errors="surrogatepass")).hexdigest()
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -148,12 +148,21 @@ def _open(party: _Party, victim: _Party, own: str, stolen: str) -> _Opened:
     here, there = party.context, victim.context
     items = (
         (here, own),
-        (there, stolen),
-        (here, stolen),
+        (there, _relabelled(stolen, own)),
+        (here, _relabelled(stolen, own)),
         (replace(here, tenant_id=there.tenant_id), own),
         (replace(here, l2_key=there.l2_key), own),
     )
     return _Opened(*each_opened(party.calls, here.l2_key, items))
+
+
+def _relabelled(stolen: str, own: str) -> str:
+    """Return a stolen ciphertext as one of the thief's own key's version, as a thief would.
+
+    The version before it is no secret and nothing authenticates it. Left as it is, the key server would refuse one that
+    the thief's key does not have for that alone, which says nothing of the keys.
+    """
+    return f"{own[: own.rindex(':')]}{stolen[stolen.rindex(':') :]}"
 
 
 def _key_results(

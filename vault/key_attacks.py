@@ -43,12 +43,19 @@ _PROBE = b"openkcm probe"
 _ITEMS = 200
 """Ciphertexts in one call beside the control; the server's listener takes 1,000 strings of JSON, four of them each."""
 _THREADS = 8
-_SERVICE, _OTHER_SERVICE = "boundary-probe", "boundary-other"
+_SERVICE, _OTHER_SERVICE = "boundary-key", "boundary-other"
 _MOST_VERSIONS = 20
 """Versions, the newest, as which a ciphertext of another is passed off."""
 
 # What Transit answers to a request that no policy stopped; in our policies' place nothing else did.
-_PAST_THE_POLICY = ("disallowed on the policy", "existing key", "imported key", "beginning of value", "not exportable")
+_PAST_THE_POLICY = (
+    "disallowed on the policy",
+    "existing key",
+    "imported key",
+    "beginning of value",
+    "not exportable",
+    "no such",
+)
 
 _CHANGES = ("exportable", "allow_plaintext_backup", "deletion_allowed")
 _RECORD = {"type": "aes256-gcm96", "derived": True} | dict.fromkeys(_CHANGES, False)
@@ -135,7 +142,11 @@ class VaultKeyProbe:
         clock, text = Stopwatch(), inner.decode("ascii", "replace")
         calls, own = self._tokens.session(thief), ids.l2_key(thief)
         here = Context(thief, own, _SERVICE, Purpose.BOUNDARY, "")
-        (mine,) = _encrypted(calls, own, [(here, os.urandom(16))])
+        try:
+            (mine,) = _encrypted(calls, own, [(here, os.urandom(16))])
+        except VaultRefused:
+            (missing,) = unchecked([("E2", "open-wrap-as-another-tenant")], "the attacker has no key of its own yet")
+            return missing
         forbidden = is_refused(partial(_rewrapped, calls, ids.l2_key(target.tenant_id), [(context, text)]))
         opens, *stolen = _rewrapped(calls, own, [(here, mine), (context, text), (replace(context, l2_key=own), text)])
         require_control(opens, "the thief's own ciphertext does not open")
@@ -146,15 +157,13 @@ class VaultKeyProbe:
     def _made_by_use(self) -> CheckResult:
         clock, name = Stopwatch(), ids.l2_key(_NOBODY)
         calls, context = self._tokens.session(_NOBODY), encoded(SHARED.encode())
-        attempts: list[_Attempt] = [
-            ("POST", f"transit/encrypt/{name}", {"plaintext": encoded(_PROBE), "context": context}),
-            ("POST", f"transit/datakey/wrapped/{name}", {"context": context}),
-        ]
-        refused = all(self._stopped(calls, attempts))
+        # To encrypt where there is no key counts as making one, which the policy refuses; a data key is only not found.
+        encrypting: _Attempt = ("POST", f"transit/encrypt/{name}", {"plaintext": encoded(_PROBE), "context": context})
+        held = _is_stopped(calls, encrypting) and _finds_no_key(calls, name, context)
         none_made = self._session.read(f"transit/keys/{name}") is None
-        wall = f"{FORBIDDEN}, and afterwards there is no key"
+        wall = f"{FORBIDDEN}, a data key is not made, and afterwards there is no key"
         control = "the same on the tenant's own key works"
-        return result("U1", "encrypt-under-a-name-without-a-key", refused and none_made, clock.lap(), wall, control)
+        return result("U1", "encrypt-under-a-name-without-a-key", held and none_made, clock.lap(), wall, control)
 
     def _changed(self, key: str) -> CheckResult:
         clock = Stopwatch()
@@ -212,7 +221,10 @@ class _Used:
         return cls(probe, opened, tried, versions, other_service, clock.lap())
 
     def trial(self, others: int) -> CheckResult:
-        wall = f"{self.opened} of {self.tried} attempts on the probes of {others} other tenants opened one"
+        if not others:
+            (nothing,) = unchecked([("U2", "open-others-probes")], "no other tenant has left a probe yet")
+            return nothing
+        wall = f"none of {self.tried} attempts opens a probe of {others} other tenants ({self.opened} did)"
         return result("U2", "open-others-probes", not self.opened, self.seconds, wall, "its own opens in each call")
 
     def relabelled(self) -> CheckResult:
@@ -248,7 +260,8 @@ def _versions(record: dict[str, Any], target: KeyTarget, seconds: float) -> Chec
             [("U3", "versions-on-record")], "a rotation has not come to its end: the key server is a step ahead"
         )
         return running
-    wall = f"versions {there[0]} to {there[1]} open, on record are {target.oldest} to {target.newest}"
+    recorded = f"{target.oldest} to {target.newest}"
+    wall = f"the versions that open at the key server ({there[0]} to {there[1]}) are those on record ({recorded})"
     return result("U3", "versions-on-record", held, seconds, wall, "the newest one encrypts")
 
 
@@ -257,7 +270,7 @@ def _ways_in_and_out(key: str) -> Iterator[_Attempt]:
         yield "GET", f"transit/export/{kind}/{key}", None
     yield "GET", f"transit/backup/{key}", None
     yield "GET", f"transit/byok-export/{ids.l2_key(_NOBODY)}/{key}", None
-    yield "POST", f"transit/restore/{key}", {"backup": encoded(b"no backup")}
+    yield "POST", f"transit/restore/{key}", {"backup": encoded(b"backup")}
     yield "POST", f"transit/keys/{key}/import", {"ciphertext": encoded(b"no key"), "type": "aes256-gcm96"}
     yield "POST", f"transit/keys/{key}/import_version", {"ciphertext": encoded(b"no key")}
     yield "GET", "transit/wrapping_key", None
@@ -276,6 +289,15 @@ def _is_stopped(calls: VaultCalls, attempt: _Attempt) -> bool:
         if any(text in failed.reason for text in _PAST_THE_POLICY):
             return False
         raise
+    return False
+
+
+def _finds_no_key(calls: VaultCalls, name: str, context: str) -> bool:
+    try:
+        with key_errors():
+            calls.write(f"transit/datakey/wrapped/{name}", {"context": context})
+    except (VaultRefused, KeyUnavailable):
+        return True
     return False
 
 

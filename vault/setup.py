@@ -138,12 +138,22 @@ def _audited_header(header: str) -> SetupRequest:
 def _engines() -> tuple[SetupRequest, ...]:
     return (
         _mount("transit", "sys/mounts/transit", {"type": "transit"}),
+        # Says whose key was used for what (tenancy/binding.py); by it the server's log and ours are held together.
+        SetupRequest("transit-log", "sys/mounts/transit/tune", {"audit_non_hmac_request_keys": ("context",)}),
         # Without this an encrypt on a missing name makes a key, and would bring a shredded tenant back.
         SetupRequest("no-upsert", "transit/config/keys", {"disable_upsert": True}),
         SetupRequest("audit-key", f"transit/keys/{AUDIT_KEY}", {"type": "ecdsa-p256"}),
         SetupRequest("payload-key", f"transit/keys/{PLATFORM_PAYLOAD_KEY}", {"type": "aes256-gcm96"}),
         SetupRequest("fingerprint-key", f"transit/keys/{FINGERPRINT_KEY}", {"type": "aes256-gcm96"}),
         _mount("pki", "sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": _TEN_YEARS}}),
+        SetupRequest(
+            "pki-log",
+            "sys/mounts/pki/tune",
+            {
+                "audit_non_hmac_request_keys": ("permitted_dns_domains",),
+                "audit_non_hmac_response_keys": ("serial_number",),
+            },
+        ),
         SetupRequest(
             "root",
             "pki/root/generate/internal",

@@ -44,6 +44,7 @@ from workflows.gateway import Gateway
 from workflows.platform import (
     ForgetUntakenCredentials,
     NoticeRootKeyVersions,
+    ReconcileAudit,
     RotateDueKeys,
     SignAuditHeads,
     SweepOutbox,
@@ -64,6 +65,13 @@ SCHEDULES = {
     "audit-heads": Schedule(
         action=ScheduleActionStartWorkflow(SignAuditHeads.run, id="platform/audit-heads", task_queue=PLATFORM_QUEUE),
         spec=_every(minutes=5),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    ),
+    "audit-reconciliation": Schedule(
+        action=ScheduleActionStartWorkflow(
+            ReconcileAudit.run, id="platform/audit-reconciliation", task_queue=PLATFORM_QUEUE
+        ),
+        spec=_every(minutes=24 * 60),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "untaken-credentials": Schedule(

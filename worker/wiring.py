@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,18 +21,17 @@ from activities.certificates import CertificateActivities
 from activities.closing import ClosingActivities
 from activities.delivery import CallbackSender, EmailSender
 from activities.destruction import DestructionActivities
-from activities.examination import Attack, ExaminationActivities
+from activities.examination import ExaminationActivities
 from activities.expiry import ExpiryActivities
 from activities.following import FollowActivities
-from activities.front_attacks import FrontAttacks
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
-from activities.probes import Probes
 from activities.records import RecordActivities
+from activities.reports import Rendering, ReportActivities
 from activities.revocation import RevocationActivities
 from activities.root_keys import RootKeyActivities
 from activities.rotation import RotationActivities
@@ -45,17 +46,17 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
-from fronts.attacks import FrontAttacker
-from fronts.sides import Address
+from database.report_facts import read_stated
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
+from rendering import html, pdf
 from tenancy.events import Channel
 from tenancy.ids import task_queue
+from tenancy.report_document import Form
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints
-from vault.forging import TransitForger
 from vault.interfaces import AuditSigner, RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
@@ -67,10 +68,10 @@ from vault.transit import TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
 from worker.correlating import CorrelationInterceptor
+from worker.evidence_wiring import attacks, front_attacks, key_attacks, reconciling
 from worker.failures import FailureInterceptor
 from worker.identity import open_vault
 from worker.keyring import Keyring
-from worker.probing import GatewayConnections
 from workflows.authority import RollAuthority
 from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
@@ -78,11 +79,13 @@ from workflows.offboard import OffboardTenant
 from workflows.platform import (
     ForgetUntakenCredentials,
     NoticeRootKeyVersions,
+    ReconcileAudit,
     RotateDueKeys,
     SignAuditHeads,
     SweepOutbox,
 )
 from workflows.provision import ProvisionTenant
+from workflows.report import MakeReport
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
 from workflows.rotate import RotateKeys
@@ -91,13 +94,15 @@ from workflows.tenant import Tenant
 
 LIFECYCLE_WORKFLOWS = (
     *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
-    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries),
+    *(ChangeRootKey, RotateKeys, RollAuthority, WatchRootKeys, CheckBoundaries, MakeReport),
 )
 PLATFORM_WORKFLOWS = (
-    *(SignAuditHeads, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
+    *(SignAuditHeads, ReconcileAudit, SweepOutbox, ForgetUntakenCredentials, RotateDueKeys),
     *(RollDueAuthorities, PublishRevocationLists, CheckExpiry, NoticeRootKeyVersions),
     ExamineDueTenants,
 )
+
+_RENDERINGS: Mapping[Form, Rendering] = MappingProxyType({Form.HTML: html, Form.PDF: pdf})
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""
@@ -190,9 +195,9 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     signer = TransitAuditSigner(vault)
     recorded = RecordedSigner(database, signer)
     heads = AuditHeadActivities(database, database, recorded)
-    fronts = front_attacks(settings, database, vault, clock)
+    on_keys, fronts = key_attacks(database, vault, tokens, shelf), front_attacks(settings, database, vault, clock)
     examination = ExaminationActivities(
-        database, database, attacks(isolation, fronts), recorded, clock, begin_anew=fronts.forget_round
+        database, database, attacks(isolation, on_keys, fronts), recorded, clock, begin_anew=fronts.forget_round
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
@@ -208,6 +213,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
     expiry = ExpiryActivities(database, database, authorities, announcer, clock)
+    reports = ReportActivities(database, read_stated, _RENDERINGS, signer, version("openkcm-tenant-controller"), clock)
     return Parts(
         settings=settings,
         database=database,
@@ -281,9 +287,13 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             rolls.unrenewed_services,
             rolls.abandon_authority,
             revocation.publish_revocation_list,
+            heads.sign_audit_head,
+            reports.state_report,
+            reports.make_report,
         ),
         platform=(
             heads.sign_audit_heads,
+            reconciling(settings, database, clock).reconcile_audit,
             notifications.sweep_outbox,
             watch.forget_untaken_credentials,
             rolls.due_authorities,
@@ -297,19 +307,6 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),
     )
-
-
-def attacks(isolation: IsolationActivities, fronts: FrontAttacks) -> tuple[Attack, ...]:
-    """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
-    return (isolation.attack, fronts)
-
-
-def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
-    """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
-    doors = Address(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
-    connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
-    probes = Probes(database, connections, clock)
-    return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
 
 
 def workers(client: Client, parts: Parts) -> list[Worker]:

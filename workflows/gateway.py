@@ -46,11 +46,13 @@ from tenancy.messages import (
     TenantInput,
 )
 from tenancy.policy import TenantPolicy
+from tenancy.report_messages import MakeReportInput
 from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
 from workflows import priorities, timing, visibility
 from workflows.boundaries import CheckBoundaries
+from workflows.report import MakeReport
 from workflows.service import DISCOVERED, ConnectService
-from workflows.service_start import service_options, service_start
+from workflows.starts import boundaries_options, report_options, service_options, service_start
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
@@ -268,15 +270,9 @@ class Gateway:
                 handle = await self._client.start_workflow(
                     CheckBoundaries.run,
                     BoundariesInput(tenant_id=tenant_id, region=region, anew=anew),
-                    id=ids.boundaries_workflow(tenant_id),
-                    task_queue=ids.task_queue(region),
-                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                     execution_timeout=timing.EXAMINATION,
-                    search_attributes=visibility.of_tenant(tenant_id, region),
-                    static_summary=f"examine the boundaries of {tenant_id}",
-                    priority=priorities.service(tenant_id),
                     rpc_timeout=_RPC_TIMEOUT,
+                    **boundaries_options(tenant_id, region),
                 )
                 await handle.result()
         except TimeoutError:
@@ -286,6 +282,29 @@ class Gateway:
         except _DOWN as failed:
             raise TemporalUnavailable from failed
         return run_of(handle.result_run_id or "")
+
+    async def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
+        """Have a stored request made into a report; it is made when this returns. The same id again makes no other.
+
+        Raises:
+            TemporalUnavailable: it did not reach a workflow.
+            NotDoneInTime: it is being made, or waits for what is down.
+            UpdateRefused: it could not be made, with the code, message and hint of why.
+        """
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                handle = await self._client.start_workflow(
+                    MakeReport.run,
+                    MakeReportInput(tenant_id=tenant_id, report_id=report_id),
+                    **report_options(tenant_id, region, report_id),
+                )
+                await handle.result()
+        except TimeoutError:
+            raise NotDoneInTime from None
+        except WorkflowFailureError as failed:
+            raise _as_refusal(failed) from None
+        except _DOWN as failed:
+            raise TemporalUnavailable from failed
 
     async def _of_tenant(
         self, tenant_id: str, update: Any, arguments: Sequence[Any], update_id: str | None = None
@@ -372,7 +391,7 @@ def connection(address: str | None) -> Connection:
     return config
 
 
-def _as_refusal(failed: WorkflowUpdateFailedError) -> CallerError:
+def _as_refusal(failed: WorkflowUpdateFailedError | WorkflowFailureError) -> CallerError:
     cause = failed.cause
     if not isinstance(cause, ApplicationError):
         raise TemporalUnavailable

@@ -9,6 +9,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.audit_heads import AuditHeadActivities
     from activities.following import FollowActivities
     from activities.notifications import NotificationActivities
+    from activities.reconciling import ReconcileActivities
     from activities.rotation import RotationActivities
     from activities.stuck_rotations import StuckRotationActivities
     from activities.watching import WatchActivities
@@ -25,6 +26,19 @@ class SignAuditHeads:
             AuditHeadActivities.sign_audit_heads,
             summary="sign the heads of audit streams that grew",
             start_to_close_timeout=timing.HEADS_ATTEMPT,
+            heartbeat_timeout=timing.HEARTBEAT,
+            retry_policy=timing.RETRY,
+        )
+
+
+@workflow.defn(name="ReconcileAudit")
+class ReconcileAudit:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity_method(
+            ReconcileActivities.reconcile_audit,
+            summary="hold the key server's own log against the audit streams",
+            start_to_close_timeout=timing.RECONCILE_ATTEMPT,
             heartbeat_timeout=timing.HEARTBEAT,
             retry_policy=timing.RETRY,
         )

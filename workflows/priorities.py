@@ -7,7 +7,8 @@ from temporalio.common import Priority
 
 from tenancy.ids import MIRROR_TENANT_ID
 
-_PROVISION, _ENABLE, _SERVICE, _NOBODY = 1, 2, 3, 4
+_PROVISION, _ENABLE, _SERVICE = 1, 2, 3
+_REPORT = _NOBODY = 4
 
 
 def provision(tenant_id: str) -> Priority:
@@ -23,6 +24,11 @@ def enable(tenant_id: str) -> Priority:
 def service(tenant_id: str) -> Priority:
     """Connecting, renewing and disconnecting; changing a root key."""
     return Priority(priority_key=_SERVICE, fairness_key=tenant_id)
+
+
+def report(tenant_id: str) -> Priority:
+    """After all that keeps keys in use: somebody waits for a document, and seconds more are none."""
+    return Priority(priority_key=_REPORT, fairness_key=tenant_id)
 
 
 def _last_or(usual: int, tenant_id: str) -> int:

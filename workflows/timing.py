@@ -30,6 +30,8 @@ free for its next operation."""
 
 HEADS_ATTEMPT = timedelta(minutes=2)
 HEARTBEAT = timedelta(seconds=15)
+RECONCILE_ATTEMPT = timedelta(hours=1)
+"""A day of a busy key server's log, at tens of thousands of lines a second, and as many streams."""
 
 ALARM_PATIENCE = timedelta(minutes=5)
 """How long an hourly look for what to tell people of may hold up the work that comes after it."""
@@ -52,15 +54,21 @@ WATCH_ATTEMPT = timedelta(hours=1)
 WATCH_HEARTBEAT = timedelta(seconds=4)
 """After so long another worker takes up the watch of one that died."""
 
-EXAMINE_ATTEMPT = timedelta(minutes=1)
-EXAMINE_HEARTBEAT = timedelta(seconds=20)
-"""An examination beats after each of its groups of attacks, the longest of which takes a few seconds."""
-EXAMINE_PATIENCE = timedelta(minutes=3)
+EXAMINE_ATTEMPT = timedelta(minutes=2)
+EXAMINE_HEARTBEAT = timedelta(seconds=45)
+"""An examination beats after each of its groups of attacks. The longest takes a few seconds, and the first time after a
+worker's start, when the platform's own tenants have their probes connected, some ten."""
+EXAMINE_PATIENCE = timedelta(minutes=5)
 """How long an examination is tried while servers fail; it stays due, and comes back within a minute."""
 EXAMINATION = timedelta(minutes=10)
 
 ERASE_ATTEMPT = timedelta(minutes=10)
 """Years of usage are erased piece by piece; a heartbeat says that it goes on."""
+
+REPORT_ATTEMPT = timedelta(minutes=2)
+"""A report reads a year of a tenant's stream and is set as pages; a heartbeat says that it goes on."""
+REPORT_PATIENCE = timedelta(minutes=30)
+"""How long a report waits for servers that are down; afterwards it is asked for again."""
 
 RENEWAL_PAUSE = timedelta(hours=1)
 """How long a renewal rests that was refused, because the tenant is locked for instance; a third of the certificate's

@@ -27,6 +27,7 @@ OPERATIONS = MappingProxyType(
         CryptoOperation.CHANGE_ATTRIBUTES: "Change attributes",
         CryptoOperation.MAC: "MAC or signature",
         CryptoOperation.CONNECT: "Connect",
+        CryptoOperation.OPEN: "Open the service's key",
     }
 )
 

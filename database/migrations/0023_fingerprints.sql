@@ -98,3 +98,6 @@ end
 $$;
 revoke execute on function okcm.key_probes(text, integer) from public;
 grant execute on function okcm.key_probes(text, integer) to okcm_worker;
+
+-- Under whose key an object lies, so that the examination sees that it is its own tenant's; still nothing in it.
+grant select (l2_key) on okcm.managed_object to okcm_worker;

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+import cli.boundaries
 import cli.leaving
 import cli.root_key
 import cli.rotate
@@ -31,7 +32,10 @@ from devstack.secrets import ensure_secrets
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
 from tenancy.authorities import AuthorityState
+from tenancy.boundaries import CheckResult
 from tenancy.errors import OpenKcmError
+from tenancy.examination import run_of
+from tenancy.examination_errors import BreachNotCleared, ExaminationFailed
 from tenancy.ids import l2_key, root_key
 from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import DECRYPTS, Move
@@ -41,7 +45,13 @@ from tenancy.policy import TenantPolicy
 from tenancy.root_keys import Credentials, PlatformPlace, Problem
 from tenancy.rotation_errors import KeyVersionInUse
 from tenancy.rotation_messages import RotateRequest
-from tests.database.builders import a_connected_service, a_provisioned_tenant, a_service_key, an_authority
+from tests.database.builders import (
+    a_connected_service,
+    a_provisioned_tenant,
+    a_service_key,
+    an_authority,
+    an_examination,
+)
 from tests.database.fixtures import Field, field, server, template
 from workflows.gateway import UpdateRefused
 
@@ -75,6 +85,9 @@ class FakeGateway:
     asked: list[str] = dataclasses.field(default_factory=list)
     left: list[LeaveRequest] = dataclasses.field(default_factory=list)
     rotations: list[RotateRequest] = dataclasses.field(default_factory=list)
+    walls: dict[str, Sequence[CheckResult]] = dataclasses.field(default_factory=dict)
+    unexamined: set[str] = dataclasses.field(default_factory=set)
+    examinations: int = 1
 
     async def change_standing(self, tenant_id: str, move: StandingMove) -> None:
         self._ask(f"{move} {tenant_id}")
@@ -85,6 +98,11 @@ class FakeGateway:
                     raise ApprovalRequired(Action.LOCK)
                 if move is StandingMove.LOCK:
                     tx.tenants.hold(LockReason.SWITCH)
+                elif move is StandingMove.CLEAR_BREACH:
+                    newest = tx.boundaries.examination()
+                    if newest is None or not newest.passed:
+                        raise BreachNotCleared
+                    tx.tenants.release(LockReason.BREACH)
                 elif move is not StandingMove.UNLOCK:
                     tx.tenants.move(Move(move))
                 elif row.state not in DECRYPTS:
@@ -98,6 +116,16 @@ class FakeGateway:
             if tx.policy.get().wants_two_for(Action.CHANGE_POLICY):
                 raise refused(ApprovalRequired(Action.CHANGE_POLICY))
             tx.policy.set(policy)
+
+    async def check_boundaries(self, tenant_id: str, region: str, *, anew: bool = False) -> str:
+        self._ask(f"check {tenant_id} in {region}{' anew' * anew}")
+        if tenant_id in self.unexamined:
+            raise ExaminationFailed
+        self.examinations += 1
+        run = run_of(str(self.examinations))
+        with self.worker.tenant_tx(tenant_id) as tx:
+            an_examination(tx, *self.walls.get(tenant_id, ()), run=run, at=datetime.now(UTC))
+        return run
 
     async def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
         self._ask(f"offboard {tenant_id}")
@@ -224,6 +252,7 @@ class Desk:
         cli.rotate.register(app, self._ask)
         cli.tenant.register(app, self._ask)
         cli.leaving.register(app, self._ask)
+        cli.boundaries.register(app, self._ask)
         # A console keeps the width it was made with, which under xdist is the terminal's.
         with patch.object(output.people, "_width", 300):
             return CliRunner().invoke(app, list(words), input=typed)

@@ -81,14 +81,23 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_an_export_verifies_offline_with_the_public_key(stand: Path, run: Any) -> None:
     status, exported = run("export", TENANT, "--out", str(stand / "audit.jsonl"))
-    assert (status, exported["events"], exported["signed"]) == (0, 21, 21)
+    assert (status, exported["events"], exported["signed"]) == (0, 22, 21)  # and that it was handed out
     assert (exported["key"], exported["fingerprint"]) == ("audit:1", FINGERPRINT)
     assert (stand / "audit.jsonl").stat().st_mode & 0o777 == 0o600
     _, keys = run("public-key", "--out", str(stand / "key.pem"))
     assert keys["keys"] == [{"key": "audit:1", "fingerprint": FINGERPRINT, "pem": SIGNER.public_keys()["audit:1"]}]
     found = offline.verdict(stand, "audit.jsonl", "--public-key", "key.pem")
-    assert (found["events"], found["intact"], found["problem"]) == (21, True, None)
+    assert (found["events"], found["intact"], found["problem"]) == (22, True, None)
     assert (found["signature"], found["signed"], found["tenant_id"]) == ("verified", 21, TENANT)
+
+
+def test_a_rendering_for_other_tools_says_that_it_proves_nothing(stand: Path, run: Any) -> None:
+    status, document = run("export", TENANT, "--format", "ocsf", "--out", str(stand / "audit.ocsf"))
+    assert (status, document["events"], document["verifiable"]) == (0, 22, False)
+    events = [json.loads(line) for line in (stand / "audit.ocsf").read_text().splitlines()]
+    assert [one["metadata"]["sequence"] for one in events] == list(range(1, 23))
+    assert all("openkcm audit export" in one["unmapped"]["verifiable"] for one in events)
+    assert offline.verdict(stand, "audit.ocsf")["problem"].startswith("line 1 begins neither")
 
 
 def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_says_where(
@@ -98,7 +107,7 @@ def test_a_stream_that_was_broken_in_the_database_is_handed_out_as_it_is_and_say
     with field.administrator() as administrator:
         administrator.execute("alter table okcm.audit_event disable trigger append_only")
         administrator.execute("delete from okcm.audit_event where seq = 7")
-    assert run("export", TENANT, "--out", str(stand / "audit.jsonl"))[1]["events"] == 20
+    assert run("export", TENANT, "--out", str(stand / "audit.jsonl"))[1]["events"] == 21
     found = offline.verdict(stand, "audit.jsonl")
     assert (found["events"], found["problem"]) == (6, "record 7 is missing or out of order (line 8)")
 
@@ -161,7 +170,7 @@ def test_the_stored_certificate_verifies_offline_and_against_the_stream(
     words = ("certificate.json", "--public-key", "key.pem", "--against", "audit.jsonl")
     found = offline.verdict(stand, *words)
     assert (found["intact"], found["kind"], found["signature"]) == (True, "crypto-shred certificate", "verified")
-    assert found["against"] == {"same": 1, "only_here": 0, "only_there": 20}
+    assert found["against"] == {"same": 1, "only_here": 0, "only_there": 23}
 
 
 def test_without_a_key_on_record_none_is_handed_out(
@@ -276,8 +285,8 @@ def test_a_key_that_is_none_is_refused_before_anything_is_said_of_the_file(files
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "public_key_refused")
 
 
-def test_a_report_tells_what_is_in_the_file_and_how_it_was_found(files: Path, run: Any) -> None:
-    words = ("--public-key", str(files / "key.pem"), "--report")
+def test_a_summary_tells_what_is_in_the_file_and_how_it_was_found(files: Path, run: Any) -> None:
+    words = ("--public-key", str(files / "key.pem"), "--summary")
     assert run("verify", str(files / "later.jsonl"), *words, str(files / "export.txt"))[0] == 0
     report = (files / "export.txt").read_text()
     assert f"signature: verified, by the key audit:1, fingerprint {FINGERPRINT}" in report
@@ -290,10 +299,10 @@ def test_a_report_tells_what_is_in_the_file_and_how_it_was_found(files: Path, ru
     assert "backups of PostgreSQL, until 2026-12-25" in report
 
 
-def test_a_report_on_a_broken_file_tells_nothing_of_what_it_claims(files: Path, run: Any) -> None:
+def test_a_summary_of_a_broken_file_tells_nothing_of_what_it_claims(files: Path, run: Any) -> None:
     whole = (files / "later.jsonl").read_bytes()
     (files / "later.jsonl").write_bytes(whole.replace("Schlüssel 7".encode(), "Schlüssel 1".encode()))
-    assert run("verify", str(files / "later.jsonl"), "--report", str(files / "report.txt"))[0] == 1
+    assert run("verify", str(files / "later.jsonl"), "--summary", str(files / "report.txt"))[0] == 1
     report = (files / "report.txt").read_text()
     assert "problem: record 7 was altered (line 8)" in report
     assert "crypto.used" not in report

@@ -13,7 +13,7 @@ ENTRIES = st.builds(
     Entry,
     st.sampled_from(["acme", "beta"]),
     st.sampled_from(["orders", "users", ""]),
-    st.sampled_from(CryptoOperation),
+    st.sampled_from([one for one in CryptoOperation if one is not CryptoOperation.OPEN]),
     st.text(max_size=8),
     st.just("corr"),
     st.just("127.0.0.1"),
@@ -46,6 +46,18 @@ def test_every_use_is_in_an_event_and_in_the_usage_of_its_service(lines: list[Li
         assert sum(row.latency.microseconds for row in tenant.usage) == sum(e.count * e.microseconds for e in timed)
         assert tenant.seen == {entry.service for entry in entries if entry.service and not entry.refused}
     assert sum(tenant.lines for tenant in found.values()) == len(lines)
+
+
+@given(LINES, st.integers(1, 3))
+def test_an_opening_is_a_record_of_its_own_and_no_usage(lines: list[Line], times: int):
+    opening = Entry("acme", "idle", CryptoOperation.OPEN, "2", "corr")
+    openings = [Line(0, 1_795_000_000_123 + number, opening) for number in range(times)]
+    found = records("batch", [Piece("one.journal", numbered([*lines, *openings]))])["acme"]
+    opened = [event for event in found.events if event.name is AuditName.SERVICE_KEY_OPENED]
+    assert [event.details["at"] for event in opened] == [f"2026-11-18T11:06:40.{123 + n}+00:00" for n in range(times)]
+    assert {(event.subject, event.details["version"], event.actor) for event in opened} == {("idle", "2", "crypto")}
+    assert "idle" not in found.seen | {row.service for row in found.usage}
+    assert found.lines == len([line for line in lines if line.entry.tenant_id == "acme"]) + times
 
 
 @given(LINES)

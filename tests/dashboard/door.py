@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from database.connection import Database
-from database.interfaces import AuthorityRow, LeafRow
+from database.interfaces import AuthorityRow, LeafRow, StatedRow
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
 from tenancy.authorities import AuthorityState
@@ -20,12 +20,14 @@ from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove
 from tenancy.policy import TenantPolicy
+from tenancy.report_document import Form
 from tenancy.rotation_messages import RotateRequest
 from tenancy.services import ServiceState
 from tests.dashboard.approval_door import ApprovalDoor
 from tests.dashboard.root_key_door import RootKeyDoor
 from tests.dashboard.rotation_door import RotationDoor
 from tests.database.builders import a_service_key
+from tests.rendering.builders import a_standing
 from workflows.gateway import UpdateRefused
 
 LIFE = timedelta(hours=72)
@@ -190,6 +192,14 @@ class FakeDoor(RootKeyDoor, ApprovalDoor, RotationDoor):
             if tx.services.get(service) is None:
                 self._refuse(ServiceUnknown())
             tx.services.disconnect(service)
+
+    def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
+        self._ask("make_report")
+        with self.worker.tenant_tx(tenant_id) as tx:
+            row = tx.reports.get(report_id)
+            assert row is not None
+            tx.reports.state(report_id, StatedRow(a_standing(), datetime.now(UTC), 1))
+            tx.reports.store(report_id, {form: f"{form} of {region}".encode() for form in Form})
 
     def retry(self, tenant_id: str) -> None:
         self._ask(f"retry {tenant_id}")

@@ -297,3 +297,4 @@ def a_connected_service(field: Field, tenant_id: str, service: str = "orders", s
         approval_id = hashlib.md5(tenant_id.encode(), usedforsecurity=False).hexdigest()
         tx.approvals.ask(approval_id, Action.LOCK, {}, a_person(tenant_id))
         tx.approvals.vote(approval_id, a_person(tenant_id), Choice.WITHDRAW)
+        tx.reports.request(approval_id, NOW - timedelta(days=30), NOW, "ada")

@@ -13,7 +13,7 @@ READABLE = {
         for table in TABLES
         if table
         not in {
-            *("usage_day", "dashboard_session", "protection_use", "backfill"),
+            *("usage_day", "dashboard_session", "protection_use", "backfill", "report"),
             *("key_probe", "key_fingerprint"),
         }
     ),
@@ -121,9 +121,17 @@ NEVER = {
         ),
         *(f"select {column} from okcm.managed_object" for column in ("material", "attributes")),
         "delete from okcm.managed_object",
-        *(f"select count from okcm.{table}" for table in ("usage_minute", "usage_day")),
-        "select instance from okcm.agent",
-        *(f"select place from okcm.{table}" for table in ("protection_use", "backfill", "protected_field")),
+        "select count from okcm.usage_minute",
+        "select bytes from okcm.usage_day",
+        "select changed_by from okcm.protected_field",
+        # What was asked of a report and stated once nobody asks or states otherwise, the worker itself not.
+        *(f"update okcm.report set {column} = now()" for column in ("since", "until", "requested_at")),
+        "update okcm.report set made_for = 'x'",
+        (
+            "insert into okcm.report (tenant_id, report_id, since, until, made_for)"
+            " values ('{attacker}', repeat('e', 32), now() - interval '1 day', now(), 'x')"
+        ),
+        "delete from okcm.report",
         "update okcm.protected_field set mode = 'randomised'",
         *(f"delete from okcm.{table}" for table in ("agent", "protection_use", "backfill")),
         *(f"delete from okcm.{table}" for table in ("protection", "protected_field")),
@@ -133,8 +141,7 @@ NEVER = {
         "update okcm.shred_certificate set statement = 'x'",
         "select token_hash from okcm.join_token",
         "select ticket_hash from okcm.enrolment",
-        "select service from okcm.discovery",
-        *(f"delete from okcm.{table}" for table in ("destruction", "shred_certificate")),
+        *(f"delete from okcm.{table}" for table in ("destruction", "shred_certificate", "discovery")),
     ),
     "marketplace": (
         "select okcm.unstarted_events(10)",
@@ -166,6 +173,20 @@ NEVER = {
     ),
     "operator": (
         'select okcm.audit_append(\'{{"event_id": "x"}}\')',
+        'select okcm.audit_append_all(\'[{{"event_id": "x"}}]\')',
+        *(
+            f"select okcm.audit_append_command(jsonb_build_object('event_id', 'command/' || repeat('a', 32), {forged}))"
+            for forged in (
+                "'name', 'tenant.lock_requested', 'actor_kind', 'system', 'actor', 'operator'",
+                "'name', 'tenant.lock_requested', 'actor_kind', 'human', 'actor', 'pat@acme.example'",
+                "'name', 'tenant.locked', 'actor_kind', 'human', 'actor', 'operator'",
+                "'actor_kind', 'human', 'actor', 'operator'",
+            )
+        ),
+        (
+            'select okcm.audit_append_command(\'{{"event_id": "tenant/x/rotate/1", "actor_kind": "human",'
+            ' "actor": "operator", "name": "tenant.lock_requested"}}\')'
+        ),
         "select okcm.unstarted_events(10)",
         "update okcm.tenant set state = 'active'",
         "delete from okcm.route",
@@ -180,6 +201,7 @@ NEVER = {
         "update okcm.root_key set health = 'ok'",
         "select count from okcm.usage_day",
         *(f"select place from okcm.{table}" for table in ("protection_use", "backfill")),
+        "select stated from okcm.report",
         "update okcm.agent set problem = null",
         "select token_hash from okcm.join_token",
         "update okcm.join_token set used_at = null",
@@ -279,6 +301,8 @@ NEVER = {
         "update okcm.audit_event set record = '{{}}'",
         "delete from okcm.audit_event",
         "update okcm.dashboard_session set subject = 'mallory'",
+        *(f"update okcm.report set {what}" for what in ("stated = '{{}}'", "json = 'x'", "made_at = now()")),
+        "delete from okcm.report",
         "update okcm.dashboard_session set expires_at = now()",
         "update okcm.usage_day set count = 0",
         "update okcm.agent set last_contact_at = now()",

@@ -6,7 +6,7 @@ TABLES = (
     *("service", "service_request", "service_certificate", "service_key", "managed_object"),
     *("usage_minute", "usage_day", "usage_batch", "dashboard_session"),
     *("root_key", "root_key_request", "root_key_change", "tenant_policy", "rotation", "destruction"),
-    *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill"),
+    *("approval", "approval_vote", "shred_certificate", "agent", "protection_use", "backfill", "report"),
     *("join_token", "enrolment", "discovery", "protection", "protected_field", "key_probe", "key_fingerprint"),
 )
 ATTACKER, VICTIM = "acme", "beta"
@@ -221,6 +221,10 @@ ALLOWED_WRITES = {
     ),
     "dashboard": (
         *_PROTECTING,
+        (
+            "insert into okcm.report (tenant_id, report_id, since, until, made_for)"
+            " values ('{victim}', repeat('e', 32), now() - interval '1 day', now(), 'x')"
+        ),
         (
             "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
             " values ('{victim}', repeat('e', 64), 'orders', 'mongodb', 'x', now())"

@@ -131,8 +131,13 @@ def test_what_was_discovered_and_not_connected_counts_against_the_tenant(
     assert codes(covered(dashboard)) == ["not_connected"]
 
 
-@pytest.mark.parametrize("role", ["operator", "worker", "marketplace", "crypto"])
-def test_nobody_but_the_dashboard_reads_it(dashboard: Database, field: Field, role: str) -> None:
+def test_the_worker_reads_the_same_for_reports(dashboard: Database, field: Field) -> None:
+    with field.open("worker", max_size=1).tenant_snapshot("acme") as tx:
+        assert read_coverage(tx, NOW) == covered(dashboard)
+
+
+@pytest.mark.parametrize("role", ["operator", "marketplace", "crypto"])
+def test_nobody_else_reads_it(dashboard: Database, field: Field, role: str) -> None:
     assert covered(dashboard).services
     with pytest.raises(DatabaseRefused), field.open(role, max_size=1).tenant_tx("acme") as tx:
         read_coverage(tx, NOW)

@@ -97,10 +97,10 @@ ALLOWED = {
     "SEC013": (
         r"okcm\.(audit_\w+|\w+\.announce_(change|rewrap|update)|managed_object\.refuse_ended_version\w*"
         r"|approval(_vote)?\.signed_on|join_token\.audited|protection\.risen"
-        r"|protected_field\.(versioned|said|audited(_deletion)?))"
+        r"|protected_field\.(versioned|said|audited(_deletion)?)|report\.made_once)"
     ),
     "SEC014": (  # each asks for the context first, runs under FORCE, and is attacked in breaking.py
-        r"okcm\.(ctx_ok|audit_append_all|audit_save_signed_head|unstarted_events|unknown_serials|moved_heads"
+        r"okcm\.(ctx_ok|audit_append_all|audit_append_command|audit_save_signed_head|unstarted_events|unknown_serials|moved_heads"
         r"|audit_keys|record_audit_key|waiting_outboxes|erase_tenant|watched_root_keys|untaken_credentials"
         r"|audit_join_token|audit_protection|pending_enrolments|due_authorities|outlived_authorities|stale_revocation_lists|expiring"
         r"|stale_services|count_tenants|page_of_tenants|stuck_tenants|provisioning_times|due_rotations|stuck_rotations"

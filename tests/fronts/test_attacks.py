@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,22 +13,33 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
+import crypto.https
 import fronts.attacks
+import fronts.recording
+import fronts.sides
 from activities import front_attacks
+from activities.examination import ExaminationActivities
 from activities.front_attacks import FrontAttacks
-from activities.probes import PROBE
+from activities.probes import PROBE, Probes
+from activities.signing import RecordedSigner
+from crypto.delivery import Delivery
 from crypto.operations import KeyedOperations
 from devstack.ports import free_port
 from fronts.attacks import FrontAttacker
+from fronts.between import Owner
 from fronts.interfaces import FrontsAway, FrontsFailing, ProbeRefused
-from fronts.sides import Address
-from tenancy.errors import MirrorMissing, VaultUnavailable
+from fronts.judging import Trial
+from fronts.kmip import Operation
+from fronts.sides import Address, Side
+from tenancy.boundaries import CheckResult
+from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
 from tenancy.lifecycle import Move, State
+from tenancy.messages import ExamineInput
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home, World
 from tests.database.fixtures import Field
-from tests.fronts.doors import Doors, attacks_on, broken, probes_of
+from tests.fronts.doors import ACTIVITIES, Doors, StepByStep, attacks_on, broken, probes_of
 from tests.fronts.walls import WALLS
 from tests.vault.server import Server
 from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial
@@ -49,7 +61,7 @@ def test_a_wall_that_is_down_is_noticed_by_its_attack(
 ):
     break_it, noticed_by = WALLS[wall]
     attacks(customer.tenant_id)
-    monkeypatch.setattr(fronts.attacks, "_ON_RECORD_SECONDS", 1.0)
+    monkeypatch.setattr(fronts.recording, "ON_RECORD_SECONDS", 2.0)
     monkeypatch.setattr(fronts.attacks, "_REVOKED_SECONDS", 0.5)
     break_it(monkeypatch)
     attacks.forget_round()
@@ -190,6 +202,88 @@ def test_a_service_in_trouble_is_no_result(attacks: FrontAttacks, customer: Home
         attacks(customer.tenant_id)
 
 
+def test_a_connection_that_is_cut_in_the_middle_is_no_breach(
+    attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch
+):
+    async def cut(*_: object) -> None:
+        raise RuntimeError
+
+    attacks(customer.tenant_id)
+    attack = fronts.attacks.on_another_tenant
+
+    def with_a_cut(*owners: Owner) -> Iterator[Trial]:
+        for number, trial in enumerate(attack(*owners)):
+            if number == 1:
+                monkeypatch.setattr(crypto.https._HttpsConnection, "_answer", cut)
+            yield trial
+
+    monkeypatch.setattr(fronts.attacks, "on_another_tenant", with_a_cut)
+    attacks.forget_round()
+    with pytest.raises(ProbeRefused, match="may not even do what is its own"):
+        attacks(customer.tenant_id)
+    monkeypatch.undo()
+    assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
+
+
+def test_an_audit_that_is_late_is_no_breach(attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Delivery, "once", lambda _: None)
+    monkeypatch.setattr(fronts.recording, "ON_RECORD_SECONDS", 0.5)
+    attacks.forget_round()
+    with pytest.raises(FrontsFailing, match="delivery of the audit is behind"):
+        attacks(customer.tenant_id)
+    monkeypatch.undo()
+    assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
+
+
+def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(
+    attacks: FrontAttacks, doors: Doors, customer: Home, monkeypatch: pytest.MonkeyPatch
+):
+    probe = attacks._probe()
+    with Side(doors.address, probe) as side:
+        left = side.settle()
+        monkeypatch.setattr(fronts.sides, "_LEFT_BEHIND_SECONDS", -5)
+        attacks.forget_round()
+        attacks(customer.tenant_id)
+        assert side.kmip.locate().ids() == [side.kept_key()]
+        assert not side.kmip.about(Operation.GET, left.key).worked
+
+
+def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: World):
+    class Down(StepByStep):
+        failures = 1
+
+        def connect(self, *of: str) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise TemporalUnavailable
+            super().connect(*of)
+
+    probes = Probes(world.worker, Down(world), utc_now)
+    with pytest.raises(TemporalUnavailable):
+        probes.identity(MIRROR_TENANT_ID, PROBE)
+    assert probes.identity(MIRROR_TENANT_ID, PROBE) is probes.identity(MIRROR_TENANT_ID, PROBE)
+
+
+def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypatch: pytest.MonkeyPatch):
+    probes, now = probes_of(world), utc_now()
+    monkeypatch.setattr(probes, "_clock", lambda: now)
+    first = probes.identity(MIRROR_TENANT_ID, PROBE)
+    now = first.not_after - timedelta(minutes=5)
+    assert probes.identity(MIRROR_TENANT_ID, PROBE).serial != first.serial
+
+
+def test_while_the_canary_is_locked_nothing_is_checked(attacks: FrontAttacks, customer: Home):
+    def move(move: Move, back_to: State | None = None) -> None:
+        with customer.world.worker.tenant_tx(CANARY_TENANT_ID) as tx:
+            tx.tenants.move(move, back_to)
+
+    move(Move.LOCK)
+    try:
+        assert {one.outcome for one in attacks(customer.tenant_id)} == {"not-checked"}
+    finally:
+        move(Move.UNLOCK, State.ACTIVE)
+
+
 def test_where_nobody_listens_nothing_is_checked_and_each_clause_says_so(world: World, customer: Home):
     nowhere = FrontAttacker(Address("localhost", free_port(), free_port()))
     session = world.vault.session("worker")
@@ -211,3 +305,25 @@ def test_a_private_key_is_told_to_nobody(world: World):
     assert b"PRIVATE KEY" in identity.key_pem
     assert "PRIVATE" not in repr(identity)
     assert probes_of(world).identity(MIRROR_TENANT_ID, PROBE).key_pem != identity.key_pem
+
+
+def test_every_attack_has_a_wall_whose_fall_it_notices(attacks: FrontAttacks, customer: Home):
+    noticed = {name for _, names in WALLS.values() for name in names} | {"certificate-for-other-tenant"}
+    assert noticed == {one.name.removeprefix("fronts/") for one in attacks(customer.tenant_id)}
+
+
+def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(customer: Home):
+    forgotten: list[bool] = []
+
+    def asked(_tenant_id: str) -> Sequence[CheckResult]:
+        raise VaultUnavailable
+
+    database = customer.world.worker
+    activities = ExaminationActivities(
+        database, database, [asked], RecordedSigner(database, None), utc_now, begin_anew=lambda: forgotten.append(True)
+    )
+    for anew in (False, True):
+        step = ExamineInput(tenant_id=customer.tenant_id, operation_id=f"examination-{anew}", anew=anew)
+        with pytest.raises(VaultUnavailable):
+            ACTIVITIES.run(activities.examine_tenant, step)
+        assert forgotten == [True] * anew

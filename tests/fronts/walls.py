@@ -19,7 +19,7 @@ from crypto.journal import FileJournal
 from crypto.kmip.objects import ObjectStore
 from tenancy import ids
 from tenancy.binding import Purpose
-from tenancy.errors import KeyNotUsable, ObjectNotFound, TenantClosed
+from tenancy.errors import InvalidName, KeyNotUsable, ObjectNotFound
 from tenancy.lifecycle import State
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -162,7 +162,7 @@ def _tell_a_strangers_ciphertext(patch: pytest.MonkeyPatch) -> None:
             return unseal(key, context, text)
         except crypto.operations.CiphertextRefused:
             if text in sealed:
-                raise TenantClosed(State.LOCKED) from None
+                raise InvalidName("ciphertext", "your own") from None
             raise
 
     patch.setattr(ciphertext, "seal", remembering)

@@ -44,6 +44,9 @@ class _Here:
     def subscribe(self, forget: Callable[[str | None], None]) -> None:
         """Keep nobody: nothing is kept open."""
 
+    async def opened(self, _tenant_id: str, _service: str, _version: int) -> None:
+        pass
+
 
 class Opener:
     """Used from one thread."""
@@ -88,7 +91,7 @@ class Opener:
         shelf = OpenedRootKeys(
             lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
         )
-        return CachedKeyring(self.database, tenant_keys, shelf, here, here, cache_seconds=0)
+        return CachedKeyring(self.database, tenant_keys, shelf, here, here, cache_seconds=0, opened=here.opened)
 
 
 def encrypt(key: bytes, plaintext: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 State = TypeVar("State", bound=Hashable)
 Successors = Callable[[State], Iterable[tuple[str, State]]]
 """What can happen: in words, and the state afterwards."""
+_COMMON = 0.75
 Breach = Callable[[State, str, State], str | None]
 """The name of what is broken by a step from one state to another, or None."""
 
@@ -61,11 +62,17 @@ def explore(begin: State, successors: Successors[State], breach: Breach[State], 
     return Found(len(came), steps)
 
 
-def walks(begin: State, successors: Successors[State], random: Random, length: int) -> Iterator[Story[State]]:
+def walks(
+    begin: State,
+    successors: Successors[State],
+    random: Random,
+    length: int,
+    is_common: Callable[[str], bool] = lambda _words: False,
+) -> Iterator[Story[State]]:
     """Yield random stories without end, each as long as it can become up to `length`.
 
-    What can happen next is chosen by its first word and then among those, so that what has many variants does not
-    crowd out what has one.
+    What can happen next is chosen by its words and then among those, so that what has many variants does not crowd out
+    what has one. Three times out of four it is something common, where there is any.
     """
     while True:
         steps: list[tuple[str, State]] = []
@@ -76,7 +83,8 @@ def walks(begin: State, successors: Successors[State], random: Random, length: i
                 kinds.setdefault(words.rstrip("0123456789"), []).append((words, after))
             if not kinds:
                 break
-            steps.append(random.choice(kinds[random.choice(sorted(kinds))]))
+            common = [kind for kind in sorted(kinds) if is_common(kind)] if random.random() < _COMMON else []
+            steps.append(random.choice(kinds[random.choice(common or sorted(kinds))]))
         yield Story(begin, steps)
 
 

@@ -16,6 +16,7 @@ from tests.model.state import (
     DESTROYED,
     DOWN,
     HALF,
+    PLATFORM,
     PREPARED,
     UP,
     Rules,
@@ -95,7 +96,7 @@ def _switches(tenant: Tenant, to: str, rules: Rules) -> Iterator[tuple[str, Tena
         switched = tenant._replace(
             root=to,
             versions=versions,
-            credentials=tenant.credentials - {tenant.root} | {to},
+            credentials=tenant.credentials - {tenant.root} | {to, PLATFORM},
             health=(UP, 0),
             changing_to=None,
             gone_for=0,
@@ -106,7 +107,9 @@ def _switches(tenant: Tenant, to: str, rules: Rules) -> Iterator[tuple[str, Tena
 
 def _abandoned(tenant: Tenant, to: str, rules: Rules) -> Tenant:
     versions = tuple(one._replace(staged=None) if rules.clears_abandoned else one for one in tenant.versions)
-    return tenant._replace(changing_to=None, versions=versions, credentials=tenant.credentials - {to}, unheard=True)
+    # The platform's key is no candidate on record: nothing changes of it, and nothing is announced.
+    unheard, credentials = (tenant.unheard or to != PLATFORM), tenant.credentials - {to} | {PLATFORM}
+    return tenant._replace(changing_to=None, versions=versions, credentials=credentials, unheard=unheard)
 
 
 def rotate(tenant: Tenant, world: World, rules: Rules, scope: Scope) -> Iterator[tuple[str, Tenant]]:

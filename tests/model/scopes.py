@@ -38,7 +38,7 @@ LONG = MappingProxyType(
         "standing, served, everything fails": Scope(people=True, serves=True, links=True),
         "root key taken away, everything fails": Scope(holders=(UP, AWAY, GONE), links=True, serves=True),
         "two changes, two rotations": Scope(
-            holders=(UP, HALF), changes=2, rotations=2, versions=2, compromises=True, begins_with=PLATFORM, time=False
+            holders=(UP, HALF), changes=2, rotations=2, versions=2, begins_with=PLATFORM, time=False
         ),
         "three versions": Scope(rotations=2, changes=1, versions=3, compromises=True, begins_with=PLATFORM, time=False),
         "served while keys rotate, in time": Scope(rotations=1, versions=2, serves=True, compromises=True),

@@ -162,6 +162,9 @@ def _older(tenant: Tenant, rules: Rules) -> Tenant:
     kept = tuple(one._replace(age=min(one.age + 1, T)) for one in tenant.kept)
     refused = tenant.holder(tenant.root) not in {UP, AWAY} or tenant.destroyed
     closed = tenant.life.standing.state not in DECRYPTS
+    hangs = opening is not None and opening.age >= D
+    # Who waits for what hangs gets its error.
+    late = asking is None or asking.age >= D or (hangs and asking.waits)
     most = T + D
     return tenant._replace(
         health=(AWAY, min(tenant.health[1] + 1, GRACE + 1)) if tenant.health[0] == AWAY else tenant.health,
@@ -169,6 +172,6 @@ def _older(tenant: Tenant, rules: Rules) -> Tenant:
         gone_for=min(tenant.gone_for + 1, most) if refused else 0,
         seen=tenant.seen and (tenant.seen[0], min(tenant.seen[1] + 1, T)),
         kept=tuple(one for one in kept if one.age < T) if rules.bounds_keys else kept,
-        asking=None if asking is None or asking.age >= D else asking._replace(age=asking.age + 1),
-        opening=None if opening is None or opening.age >= D else opening._replace(age=opening.age + 1),
+        asking=None if asking is None or late else asking._replace(age=asking.age + 1),
+        opening=None if opening is None or hangs else opening._replace(age=opening.age + 1),
     )

@@ -18,13 +18,32 @@ _SOURCE = "made-to-be-copied"
 
 def a_shared_key(admin: TokenSession, *names: str) -> None:
     """Have one key under several names, which looks under each like any other: the copy's flags are put right."""
+    copy = _copy(admin)
+    for name in names:
+        _restore(admin, name, copy)
+
+
+def an_old_version_again(admin: TokenSession, name: str) -> None:
+    """Make a key whose second version is its first one again."""
+    copy = _copy(admin)
+    policy = copy["policy"]
+    policy["keys"]["2"], policy["latest_version"] = policy["keys"]["1"], 2
+    archived = copy["archived_keys"]["keys"]
+    archived.append(archived[1])
+    _restore(admin, name, copy)
+
+
+def _copy(admin: TokenSession) -> dict[str, Any]:
     source = f"{_SOURCE}-{os.urandom(8).hex()}"
     admin.write(f"transit/keys/{source}", {"type": "aes256-gcm96", "derived": True, **dict.fromkeys(_COPYABLE, True)})
     copy: dict[str, Any] = json.loads(base64.b64decode((admin.read(f"transit/backup/{source}") or {})["backup"]))
     copy["policy"].update(dict.fromkeys(_COPYABLE, False))
-    for name in names:
-        backup = base64.b64encode(json.dumps(copy).encode()).decode()
-        admin.write(f"transit/restore/{name}", {"backup": backup})
+    return copy
+
+
+def _restore(admin: TokenSession, name: str, copy: dict[str, Any]) -> None:
+    backup = base64.b64encode(json.dumps(copy).encode()).decode()
+    admin.write(f"transit/restore/{name}", {"backup": backup})
 
 
 def an_imported_key(admin: TokenSession, name: str, material: bytes) -> None:

@@ -56,6 +56,17 @@ def test_every_attack_is_refused_and_leaves_nothing_behind(
     assert not any(pair.victim in result.evidence for result in results)
 
 
+@pytest.mark.parametrize("rotated", ["attacker", "victim"])
+def test_keys_of_different_versions_are_attacked_as_those_of_one(
+    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens, rotated: str
+) -> None:
+    keys, tenant = TransitTenantKeys(worker, tokens), getattr(pair, rotated)
+    for version in (1, 2):
+        keys.rotate(tenant, version)
+    keys.retire(tenant, 3)
+    assert [result.outcome for result in pair.attack(probe)] == ["held"] * 9
+
+
 def test_a_disabled_victim_proves_nothing(
     probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens
 ) -> None:

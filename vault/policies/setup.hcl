@@ -8,6 +8,12 @@ path "sys/mounts/transit" {
 path "sys/mounts/pki" {
   capabilities = ["create", "update", "read"]
 }
+path "sys/mounts/transit/tune" {
+  capabilities = ["create", "update", "read"]
+}
+path "sys/mounts/pki/tune" {
+  capabilities = ["create", "update", "read"]
+}
 path "sys/auth/+" {
   capabilities = ["create", "update", "read", "sudo"]
 }

@@ -32,7 +32,7 @@ from tenancy.lifecycle import State
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.services import ServiceState
 from tests.contracts.authorities import p256
-from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal, signed_by
+from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal, signed_by, unheeded
 
 CACHE_SECONDS = 60.0
 MINE, THEIRS = "acme-corp", "beta-corp"
@@ -98,7 +98,7 @@ class Stage:
             self, self, self.journal, self.changes, cache_seconds=CACHE_SECONDS, monotonic=self.clock
         )
         self.keyring = CachedKeyring(
-            self, self, self, self, self.changes, cache_seconds=CACHE_SECONDS, monotonic=self.clock
+            self, self, self, self, self.changes, cache_seconds=CACHE_SECONDS, opened=unheeded, monotonic=self.clock
         )
         self.operations = KeyedOperations(self.callers, self, self.journal)
         self.acts: dict[str, Act] = {

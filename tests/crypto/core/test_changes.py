@@ -14,7 +14,7 @@ from database.feed import NotifyFeed
 from database.interfaces import mark
 from tenancy.errors import DatabaseUnavailable
 from tenancy.lifecycle import Move, State
-from tests.crypto.core.world import REGION, Looking, Shelf, World, at_once
+from tests.crypto.core.world import REGION, Looking, Shelf, World, at_once, unheeded
 
 
 class Heard:
@@ -63,6 +63,7 @@ async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: Fe
         Looking(),
         feed_changes,
         cache_seconds=60,
+        opened=unheeded,
     )
     feed_changes.subscribe(heard.forget)
     feed_changes.start()

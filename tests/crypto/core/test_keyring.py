@@ -18,7 +18,7 @@ from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.rotation import KeyState
-from tests.crypto.core.world import REGION, Changes, Clock, Home, Looking, Shelf, World, at_once
+from tests.crypto.core.world import REGION, Changes, Clock, Home, Looking, Shelf, World, at_once, unheeded
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def a_keyring(world: World, blocking: Any, changes: Changes, clock: Clock, root:
         blocking,
         changes,
         cache_seconds=60,
+        opened=unheeded,
         monotonic=clock,
     )
 
@@ -163,7 +164,9 @@ async def test_a_dropped_key_is_overwritten_in_memory(keyring: CachedKeyring, ho
 async def test_a_key_nobody_asks_for_again_is_overwritten_when_its_time_is_over(
     world: World, home: Home, changes: Changes
 ) -> None:
-    keyring = CachedKeyring(world.crypto, world.own_keys, Shelf(world.own_root), Looking(), changes, cache_seconds=1.0)
+    keyring = CachedKeyring(
+        world.crypto, world.own_keys, Shelf(world.own_root), Looking(), changes, cache_seconds=1.0, opened=unheeded
+    )
     await keyring.key(caller_of(home))
     tenant = keyring._tenants[home.tenant_id]
     (kept,) = {id(kept): kept for kept in tenant.kept.values()}.values()

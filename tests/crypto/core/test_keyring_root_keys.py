@@ -13,7 +13,7 @@ from tenancy.binding import Context
 from tenancy.errors import OpenKcmError
 from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 from tests.crypto.core.test_keyring import a_keyring, caller_of, clock, home
-from tests.crypto.core.world import Changes, Clock, Home, Looking, Shelf, World, at_once
+from tests.crypto.core.world import Changes, Clock, Home, Looking, Shelf, World, at_once, unheeded
 from tests.database.builders import a_place, a_root_key
 
 __all__ = ["clock", "home"]  # fixtures that pytest finds here by their names
@@ -111,7 +111,14 @@ async def test_a_key_under_a_customers_root_key_is_opened_by_that_one_alone(
             raise AssertionError("the platform's key was asked")
 
     keyring = CachedKeyring(
-        world.crypto, world.own_keys, Theirs(world.own_root), Looking(), changes, cache_seconds=60, monotonic=clock
+        world.crypto,
+        world.own_keys,
+        Theirs(world.own_root),
+        Looking(),
+        changes,
+        cache_seconds=60,
+        opened=unheeded,
+        monotonic=clock,
     )
     with pytest.raises(RootKeyDisabled):
         await keyring.key(caller_of(home))

@@ -24,7 +24,7 @@ from tenancy.errors import (
     TenantClosed,
 )
 from tenancy.lifecycle import Move
-from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, Shelf, World, at_once
+from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, Shelf, World, at_once, unheeded
 
 Call = Callable[[], Coroutine[Any, Any, object]]
 
@@ -52,6 +52,7 @@ def desk(world: World, journal: Journal, changes: Changes) -> Desk:
         looking,
         changes,
         cache_seconds=60,
+        opened=unheeded,
     )
     return Desk(callers, keyring, KeyedOperations(callers, keyring, journal))
 
@@ -241,6 +242,7 @@ async def test_a_lock_that_is_heard_of_while_the_key_opens_stops_the_answer(
         Looking(after_first=lock),
         changes,
         cache_seconds=60,
+        opened=unheeded,
     )
     caller = await callers.identify(home.connect("orders"), ADDRESS)
     with pytest.raises(TenantClosed):

@@ -167,7 +167,7 @@ async def test_what_was_opened_is_noted_and_what_was_in_memory_is_not(
     world: World, home: Home, changes: Changes, clock: Clock, threads: FairThreads
 ) -> None:
     keyring = a_keyring(world, Looking(), changes, clock)
-    keyring._opened = Openings(world.crypto, threads, clock).opened
+    keyring._opened = Openings(world.crypto, threads, Journal(), clock).opened
 
     def noted() -> object:
         return home.version("orders", 1).last_opened_at
@@ -196,7 +196,7 @@ async def test_an_opening_that_cannot_be_noted_fails_nothing_and_is_noted_with_t
             raise DatabaseUnavailable
 
     keyring = a_keyring(world, Looking(), changes, clock)
-    openings = Openings(world.crypto, Away(), clock)  # type: ignore[arg-type]  # all that is called
+    openings = Openings(world.crypto, Away(), Journal(), clock)  # type: ignore[arg-type]  # all that is called
     keyring._opened = openings.opened
     assert (await keyring.key(caller_of(home))).version == 1
     await asyncio.sleep(0)

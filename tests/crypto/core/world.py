@@ -115,6 +115,10 @@ class Looking:
         return result
 
 
+async def unheeded(_tenant_id: str, _service: str, _version: int) -> None:
+    """Hear of an opened key where nobody asks about openings."""
+
+
 def at_once(call: Coroutine[Any, Any, Result]) -> Result:
     """Return the result of a call that must not give up the loop."""
     begun = begin(call)

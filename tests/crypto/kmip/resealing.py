@@ -16,7 +16,7 @@ from crypto.operations import KeyedOperations
 from crypto.resealing import Pace, Resealing
 from database.interfaces import ObjectRow, mark
 from tenancy.lifecycle import State
-from tests.crypto.core.world import REGION, Home, Shelf, World
+from tests.crypto.core.world import REGION, Home, Shelf, World, unheeded
 from tests.crypto.kmip.scene import Callers, Changes, Client, Clock, Journal, a_name, cbc, custom
 
 FAST = Pace(batch=8, pause=0.0, between=0.02, at_most=0.2, first_wait=0.05)
@@ -51,6 +51,7 @@ class Stand:
             self.threads,
             changes,
             cache_seconds=60,
+            opened=unheeded,
         )
         operations = KeyedOperations(self.callers, keyring, self.journal)
         parts = Parts(self.callers, operations, self.journal, TenantLimits(1_000_000, 100), self.threads, changes)

@@ -115,11 +115,6 @@ def test_every_event_can_be_chosen_and_reads_as_words():
     assert view.choice_label("marketplace.enable_accepted") == "Marketplace: OpenKCM enabled in the marketplace"
 
 
-def test_an_event_from_another_version_reads_as_words_too():
-    assert view.what("root_key.went_away") == "Went away"
-    assert view.family_of("root_key.went_away") == "Root key"
-
-
 def test_links_are_told_together_and_broken_ones_by_their_numbers():
     row = view.row(found(), NOW)
     assert view.links([row]) == (True, "The link of the shown record to the one before it was checked and holds.")

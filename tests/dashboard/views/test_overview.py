@@ -140,6 +140,7 @@ def test_an_attack_that_could_not_be_made_is_neither_a_breach_nor_a_pass() -> No
     ]
     assert (check.attacks, check.held, check.passed, len(check.not_checked)) == (1, 1, True, 2)
     assert not a_check(a_result("U2", "not-checked")).passed
+    assert isolation.reasons(check) == ("U2, A2: none",)
 
 
 def test_the_chain_is_drawn_from_what_is_on_record() -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from dashboard.views import stopping
+from dashboard.views.standing import standing
 from database.interfaces import ServiceRow, TenantRow
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
@@ -14,7 +15,7 @@ from tenancy.services import ServiceKind, ServiceState
 from tests.dashboard.views.held import NOW
 
 TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
-SUSPEND, RESUME, LOCK, UNLOCK = StandingMove
+SUSPEND, RESUME, LOCK, UNLOCK, _ = StandingMove
 
 
 def locked(*reasons: LockReason) -> TenantRow:
@@ -68,3 +69,16 @@ def test_many_services_are_counted() -> None:
 def test_an_unlocked_tenant_that_its_root_key_locks_says_so() -> None:
     assert "stays locked until its root key works" in stopping.why_locked_still(locked(LockReason.ROOT_KEY))
     assert stopping.why_locked_still(TENANT) == ""
+
+
+def test_a_tenant_that_the_platform_locked_for_a_breach_can_be_opened_by_nobody_here() -> None:
+    assert stopping.moves(locked(LockReason.BREACH)) == (LOCK,)
+    assert stopping.moves(locked(LockReason.BREACH, LockReason.SWITCH)) == (UNLOCK,)
+    for others in ((), (LockReason.SWITCH,), (LockReason.ROOT_KEY,), (LockReason.ROOT_KEY, LockReason.SWITCH)):
+        tenant = locked(LockReason.BREACH, *others)
+        assert "your platform's operators' to release" in stopping.explained(tenant)
+        assert "a wall that did not hold" in stopping.why_locked_still(tenant)
+        told = standing(State.LOCKED, tenant.locks)
+        assert "was not refused, so we locked it" in told.meaning
+        assert "a later examination found every wall standing" in told.advice
+        assert ("unlocks it on the page Keys" in told.advice) is (LockReason.SWITCH in others)

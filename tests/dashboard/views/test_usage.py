@@ -144,7 +144,7 @@ def test_a_duration_is_said_as_exactly_as_it_is_known(microseconds: float | None
 
 def test_every_operation_has_a_name_and_key_requests_are_those_that_need_a_key():
     assert set(OPERATIONS) == set(CryptoOperation)
-    others = {"activate", "revoke", "destroy", "locate", "attributes", "change-attributes", "connect"}
+    others = {"activate", "revoke", "destroy", "locate", "attributes", "change-attributes", "connect", "open"}
     assert {one.value for one in set(CryptoOperation) - KEY_REQUESTS} == others
 
 

@@ -1,0 +1,62 @@
+"""Compliance reports: requests, what was stated, and the signed files (migrations/0027_reports.sql)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.report_rows import ReportRow, StatedRow
+from tenancy.report import Stated
+from tenancy.report_document import Form
+from tenancy.signed_document import canonical_text
+
+_ROW = "select report_id, since, until, made_for, requested_at, made_at from okcm.report"
+_FILE = {form: f"select {form} from okcm.report where report_id = %s" for form in Form}  # noqa: S608 - constants
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def request(self, report_id: str, since: datetime, until: datetime, made_for: str) -> None:
+        self.connection.execute(
+            "insert into okcm.report (tenant_id, report_id, since, until, made_for)"
+            " values (%s, %s, %s, least(%s, clock_timestamp()), %s) on conflict do nothing",
+            [self.tenant_id, report_id, since, until, made_for],
+        )
+
+    def get(self, report_id: str) -> ReportRow | None:
+        row = self.connection.execute(f"{_ROW} where report_id = %s", [report_id]).fetchone()
+        return None if row is None else ReportRow(*row)
+
+    def latest(self, limit: int = 20) -> Sequence[ReportRow]:
+        rows = self.connection.execute(f"{_ROW} order by requested_at desc, report_id limit %s", [limit])
+        return [ReportRow(*row) for row in rows]
+
+    def stated(self, report_id: str) -> StatedRow | None:
+        row = self.connection.execute(
+            "select stated, stated_at, seq from okcm.report where report_id = %s and stated is not null", [report_id]
+        ).fetchone()
+        return None if row is None else StatedRow(Stated.model_validate_json(row[0]), row[1], row[2])
+
+    def state(self, report_id: str, row: StatedRow) -> None:
+        text = canonical_text(row.stated.model_dump(mode="json"))
+        self.connection.execute(
+            "update okcm.report set stated = %s, stated_at = %s, seq = %s where report_id = %s",
+            [text, row.at, row.seq, report_id],
+        )
+
+    def store(self, report_id: str, files: Mapping[Form, bytes]) -> bool:
+        stored = self.connection.execute(
+            "update okcm.report set json = %s, html = %s, pdf = %s, made_at = clock_timestamp()"
+            " where report_id = %s and made_at is null",
+            [files.get(Form.JSON), files.get(Form.HTML), files.get(Form.PDF), report_id],
+        )
+        return stored.rowcount == 1
+
+    def file(self, report_id: str, form: Form) -> bytes | None:
+        row = self.connection.execute(_FILE[form], [report_id]).fetchone()
+        return None if row is None or row[0] is None else bytes(row[0])

@@ -1,0 +1,19 @@
+"""What double entry can say of a tenant's audit stream; part of the vocabulary of `errors`."""
+
+from tenancy.errors import CallerError, PlatformError
+
+
+class AuditDiffers(PlatformError):
+    code = "audit_differs"
+
+    def __init__(self, differences: int) -> None:
+        super().__init__(
+            f"the key server's audit log and ours differ: {differences} differences",
+            "docs/double-entry.md says what each means and what to do first",
+        )
+
+
+class VaultLogUnknown(CallerError):
+    code = "vault_log_unknown"
+    message = "nobody has said where the key server's audit log can be read"
+    hint = "name it with --vault-log, or set vault_audit_log"

@@ -1,0 +1,54 @@
+"""Putting a report together from what was asked, counted and stated; and what binds it to the audit stream."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tenancy.audit import StoredRecord
+from tenancy.report import Counted, Report, Stated, StreamPlace
+from tenancy.report_document import stated_digest
+from tenancy.report_evidence import evidence, findings, limits
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for, and of whom it is."""
+
+    report_id: str
+    tenant_id: str
+    organization: str
+    region: str
+    since: datetime
+    until: datetime
+    made_for: str
+
+
+def assemble(  # noqa: PLR0913, PLR0917 - what was asked, counted and stated, when, where in the stream, and by what
+    request: Request, counted: Counted, stated: Stated, made_at: datetime, place: StoredRecord, version: str
+) -> Report:
+    """Return the report; `place` is the record that has the digest of what is stated, `made_at` when that was read."""
+    return Report(
+        report_id=request.report_id,
+        tenant_id=request.tenant_id,
+        organization=request.organization,
+        region=request.region,
+        since=request.since,
+        until=request.until,
+        made_at=made_at,
+        made_for=request.made_for,
+        stream=StreamPlace(seq=place.seq, chain_hash=place.chain_hash.hex()),
+        summary=findings(counted, stated, made_at),
+        counted=counted,
+        stated=stated,
+        stated_sha256=stated_digest(stated),
+        evidence=evidence(counted, stated, made_at),
+        limits=limits(stated),
+        made_with=version,
+    )
+
+
+def binding(since: datetime, until: datetime, made_at: datetime, stated_sha256: str) -> Mapping[str, str]:
+    """Return what the audit record of a report says, so that the stream knows one report by its id and no other."""
+    times = {"since": since, "until": until, "made_at": made_at}
+    said = {name: at.astimezone(UTC).isoformat(timespec="microseconds") for name, at in times.items()}
+    return {**said, "stated_sha256": stated_sha256}

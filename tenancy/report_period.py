@@ -1,0 +1,62 @@
+"""Periods of reports: whole days in UTC, named as people name them."""
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+
+from tenancy.report_errors import PeriodRefused
+
+_PERIOD = re.compile(r"(?P<year>20[0-9]{2})(?:-(?:Q(?P<quarter>[1-4])|(?P<month>0[1-9]|1[0-2])))?")
+LONGEST = timedelta(days=1100)
+"""Three years; okcm.report has the same bound."""
+
+Period = tuple[datetime, datetime]
+"""The first moment that belongs to it, and the first that does not."""
+
+
+def named(text: str) -> Period:
+    """Return a year (`2026`), quarter (`2026-Q3`) or month (`2026-09`); raises PeriodRefused."""
+    found = _PERIOD.fullmatch(text)
+    if found is None:
+        raise PeriodRefused("there is no such period", "name a year, a quarter or a month: 2026, 2026-Q3, 2026-09")
+    year = int(found["year"])
+    if found["quarter"]:
+        first, months = 3 * int(found["quarter"]) - 2, 3
+    elif found["month"]:
+        first, months = int(found["month"]), 1
+    else:
+        first, months = 1, 12
+    return _begins(date(year, first, 1)), _begins(_after(year, first, months))
+
+
+def days(since: date, until: date) -> Period:
+    """Return the days from `since` to `until`, both belonging to it; raises PeriodRefused."""
+    if until < since:
+        raise PeriodRefused(
+            "the period ends before it begins", "name the first day with --since, the last with --until"
+        )
+    return _begins(since), _begins(until + timedelta(days=1))
+
+
+def last_month(now: datetime) -> Period:
+    """Return the last month that is over."""
+    today = now.astimezone(UTC).date()
+    first = today.replace(day=1)
+    return _begins((first - timedelta(days=1)).replace(day=1)), _begins(first)
+
+
+def checked(period: Period, now: datetime) -> Period:
+    """Return a period that a report can be made of, ended now where it is not over yet; raises PeriodRefused."""
+    since, until = period[0], min(period[1], now)
+    if since >= until:
+        raise PeriodRefused("the period has not begun yet", "name one that has")
+    if until - since > LONGEST:
+        raise PeriodRefused("the period is longer than three years", "make a report for each part of it")
+    return since, until
+
+
+def _after(year: int, month: int, months: int) -> date:
+    return date(year + (month + months - 1) // 12, (month + months - 1) % 12 + 1, 1)
+
+
+def _begins(day: date) -> datetime:
+    return datetime.combine(day, time.min, UTC)

@@ -1,0 +1,178 @@
+"""A step that forgets to say what it did is found by the key server's own log, by name."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities import destruction, keys, metrics, rotation, services
+from activities.journal import record
+from activities.reconciling import ReconcileActivities
+from database.reconciling import our_records
+from tenancy import ids
+from tenancy.audit import AuditName
+from tenancy.books import Log, close
+from tenancy.double_entry import CHECKING, Kind
+from tenancy.provisioning import Step
+from tenancy.rotation import Scope
+from tests.activities.conftest import Provisioning, run_steps
+from tests.activities.connecting import operator
+from tests.activities.leaving import Leaving, leaving
+from tests.activities.rotating import Rotating, bao, opener, rotating
+from tests.vault import server as openbao
+from vault.audit_log import read_log
+from vault.session import TokenSession
+
+__all__ = ["bao", "leaving", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
+
+Differences = Callable[[Provisioning], list[tuple[Kind, str]]]
+
+
+@pytest.fixture
+def begun() -> datetime:
+    """Return when the test began; MUST be asked for before the tenant is made."""
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def differences(key_server: openbao.Server) -> Differences:
+    """Return what tells how the two sides of a tenant differ; MUST be asked for before the tenant is made."""
+    begun = datetime.now(UTC)
+
+    def told(tenant: Provisioning) -> list[tuple[Kind, str]]:
+        log = read_log([key_server.folder / "logs" / "audit.log"], begun)
+        log.begin = begun - timedelta(minutes=1)  # a test lasts seconds, and what it records is to be judged
+        records = our_records(tenant.database, tenant.tenant_id, None)
+        closed = close(log, {tenant.tenant_id: records}, log.begin, datetime.now(UTC))
+        return [(one.kind, one.what) for one in closed.tenants[tenant.tenant_id]]
+
+    return told
+
+
+def forgetting(name: AuditName) -> Callable[..., None]:
+    """Return a `record` that says everything but this."""
+
+    def forgetful(tx: Any, step: Any, said: AuditName, *more: Any, **details: str) -> None:
+        if said is not name:
+            record(tx, step, said, *more, **details)
+
+    return forgetful
+
+
+def test_an_honest_rotation_is_clean(differences: Differences, rotating: Rotating) -> None:
+    rotating.rotate(rotating.wants(compromised=True))
+    assert differences(rotating.tenant) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        (AuditName.TENANT_KEY_ROTATED, "was rotated, version 2"),
+        (AuditName.TENANT_KEY_RETIRED, "had its older versions retired, version 2"),
+        (AuditName.TENANT_KEY_TRIMMED, "had its older versions deleted, version 2"),
+    ],
+    ids=["rotated", "retired", "trimmed"],
+)
+def test_a_rotation_that_forgets_a_record_is_told(
+    differences: Differences, rotating: Rotating, monkeypatch: pytest.MonkeyPatch, name: AuditName, what: str
+) -> None:
+    monkeypatch.setattr(rotation, "record", forgetting(name))
+    rotating.rotate(rotating.wants(services=Scope.ALL, compromised=True))
+    found = differences(rotating.tenant)
+    assert (Kind.UNRECORDED_CHANGE, f"{ids.l2_key(rotating.tenant_id)} {what}") in found
+    # The proof that the new version works belongs to an operation that has other records.
+    assert len(found) == 1
+
+
+def test_a_certificate_that_nobody_wrote_down_is_told(
+    differences: Differences, rotating: Rotating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "record", forgetting(AuditName.SERVICE_CERTIFICATE_ISSUED))
+    rotating.connection.ask()
+    rotating.connection.connect()
+    ((kind, what),) = differences(rotating.tenant)
+    assert (kind, what) == (Kind.UNRECORDED_CHANGE, f"something was signed with {ids.ca_key(rotating.tenant_id)}")
+
+
+def test_a_key_made_without_a_word_is_told(
+    differences: Differences, tenant: Provisioning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "record", forgetting(AuditName.PAYLOAD_KEY_CREATED))
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS])
+    assert differences(tenant) == [(Kind.UNRECORDED_CHANGE, f"{ids.payload_key(tenant.tenant_id)} was made")]
+
+
+def test_keys_destroyed_without_a_word_are_told(
+    differences: Differences, leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destruction, "record", forgetting(AuditName.KEY_DESTROYED))
+    leaving.leave(now=True)
+    leaving.through()
+    key = ids.l2_key(leaving.tenant_id)
+    told = {what for _, what in differences(leaving.tenant)}
+    assert told >= {f"{key} was made deletable", f"{key} was deleted"}
+
+
+# ── by the clock ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def look(rotating: Rotating, key_server: openbao.Server, begun: datetime, later: timedelta = CHECKING) -> None:
+    """Have the schedule's step look at what was done since `begun`, a while later."""
+
+    def read(_since: datetime, progress: Callable[[int], None]) -> Log:
+        log = read_log([key_server.folder / "logs" / "audit.log"], begun, progress)
+        log.begin = begun - timedelta(minutes=1)
+        return log
+
+    database = rotating.tenant.database
+    activities = ReconcileActivities(
+        database, read, partial(our_records, database), lambda: datetime.now(UTC) + later + timedelta(seconds=1)
+    )
+    ActivityEnvironment().run(activities.reconcile_audit)
+
+
+def told(rotating: Rotating, name: AuditName) -> list[dict[str, Any]]:
+    return [record["details"] | record for record in rotating.tenant.audited() if record["name"] == name]
+
+
+def test_the_schedule_puts_a_clean_day_on_record(
+    begun: datetime, rotating: Rotating, key_server: openbao.Server
+) -> None:
+    rotating.rotate(rotating.wants())
+    look(rotating, key_server, begun)
+    (day,) = told(rotating, AuditName.AUDIT_RECONCILED)
+    assert (day["outcome"], day["differences"]) == ("success", "0")
+    assert int(day["requests"]) > 10
+    assert told(rotating, AuditName.AUDIT_DIFFERENCE) == []
+
+
+def test_the_schedule_puts_each_difference_on_record_once_and_says_so(
+    begun: datetime,
+    rotating: Rotating,
+    key_server: openbao.Server,
+    vault_admin: TokenSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[dict[str, int]] = []
+    monkeypatch.setattr(metrics, "audit_differences", lambda found: counted.append(dict(found)))
+    key = ids.l2_key(rotating.tenant_id)
+    vault_admin.write(f"transit/keys/{key}/rotate")
+    for _ in range(2):
+        look(rotating, key_server, begun)
+    found = told(rotating, AuditName.AUDIT_DIFFERENCE)
+    assert {(one["subject"], one["severity"], one["what"]) for one in found} == {
+        ("unrecorded-change", "alarm", f"{key} was rotated, version 2"),
+        ("unknown-identity", "alarm", f"{key} was rotated, version 2 by approle test-admin, for whom it is not"),
+    }
+    assert len(found) == 2
+    (day,) = told(rotating, AuditName.AUDIT_RECONCILED)
+    assert (day["outcome"], day["differences"]) == ("failure", "2")
+    assert {"unrecorded-change": 1, "unknown-identity": 1} in counted
+
+
+def test_where_the_log_cannot_be_read_nothing_is_done(tenant: Provisioning) -> None:
+    activities = ReconcileActivities(tenant.database, None, lambda *_: pytest.fail("read"), lambda: datetime.now(UTC))
+    ActivityEnvironment().run(activities.reconcile_audit)

@@ -1,0 +1,385 @@
+"""The attacks on a tenant's keys hold on the product, and each goes red when its wall is taken down."""
+
+import os
+import time
+
+import pytest
+
+from activities import key_attacks
+from activities.wrapping import context_of
+from keystores.platform import PlatformRootKey
+from tenancy import ids
+from tenancy.isolation_errors import ControlFailed
+from tenancy.locks import LockReason
+from tenancy.root_key_errors import RootKeyUnreachable
+from tests.activities.attacking import (
+    MADE,
+    active,
+    attack,
+    attacks_of,
+    breached,
+    forget_key,
+    not_checked,
+    widen,
+)
+from tests.activities.changing import SERVICES
+from tests.activities.conftest import REGION, run_steps
+from tests.activities.connecting import operator
+from tests.activities.rotating import bao, opener, rotating
+from tests.database.builders import an_object
+from tests.vault.sharing import a_shared_key, an_imported_key, an_old_version_again
+
+__all__ = ["active", "attack", "bao", "opener", "operator", "rotating", "widen"]  # fixtures
+
+CLAUSES = {"U1", "U2", "U3", "U4", "U5", "E1", "E2", "A2", "M1"}
+WRAPS = {"open-without-root-key", "open-without-tenant-key", "open-wrap-as-another-tenant"}
+
+
+# ── the product ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_tenant_behind_whole_walls_holds_in_every_clause_and_nobody_is_named(attack, rotating, canary) -> None:
+    found = attack(rotating.tenant_id)
+    assert {result.outcome for result in found.values()} == {"held"}
+    assert {result.clause for result in found.values()} == CLAUSES
+    said = " ".join(result.evidence for result in found.values())
+    assert canary.tenant_id not in said
+    assert "vault:v" not in said
+
+
+def test_attacks_leave_nothing_behind_and_are_made_again(attack, rotating, vault_admin) -> None:
+    attack(rotating.tenant_id)
+    before = vault_admin.list("transit/keys"), rotating.states(), vault_admin.read(f"transit/keys/{rotating.l2.name}")
+    again = attack(rotating.tenant_id)
+    assert breached(again) == not_checked(again) == set()
+    after = vault_admin.list("transit/keys"), rotating.states(), vault_admin.read(f"transit/keys/{rotating.l2.name}")
+    assert after == before
+
+
+def test_without_a_service_a_fresh_wrap_is_attacked_as_a_service_keys_is_made(attack, active) -> None:
+    found = attack(active.tenant_id)
+    assert breached(found) == not_checked(found) == set()
+
+
+def test_after_a_rotation_and_with_objects_everything_still_holds(attack, rotating, field) -> None:
+    with field.open("crypto").tenant_tx(rotating.tenant_id) as tx:
+        tx.objects.add([an_object(rotating.tenant_id, service=SERVICES[0])])
+    rotating.rotate(rotating.wants())
+    found = attack(rotating.tenant_id)
+    assert breached(found) == not_checked(found) == set()
+    assert "(2 to 2)" in found["versions-on-record"].evidence
+
+
+def test_the_canary_is_attacked_by_the_mirror(attack, canary, request_tenant) -> None:
+    alone = attack(canary.tenant_id)
+    assert (breached(alone), not_checked(alone)) == (set(), {"open-wrap-as-another-tenant", "open-others-probes"})
+    run_steps(request_tenant(ids.MIRROR_TENANT_ID), MADE)
+    attack(ids.MIRROR_TENANT_ID)
+    found = attack(canary.tenant_id)
+    assert breached(found) == not_checked(found) == set()
+
+
+def test_a_tenant_costs_well_under_a_second(attack, rotating) -> None:
+    attack(rotating.tenant_id)
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        attack(rotating.tenant_id)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+# ── where nothing can be a control ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_locked_tenant_is_attacked_but_nothing_of_it_is_opened(attack, rotating) -> None:
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        tx.tenants.hold(LockReason.SWITCH)
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), WRAPS)
+
+
+def test_a_disabled_key_is_neither_safe_nor_breached(attack, rotating) -> None:
+    rotating.tenant_keys.disable(rotating.tenant_id)
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        tx.tenants.hold(LockReason.SWITCH)
+    found = attack(rotating.tenant_id)
+    assert breached(found) == set()
+    assert not_checked(found) >= {"key-is-derived-and-stays-inside", "open-others-probes", "fingerprint-is-its-own"}
+
+
+def test_a_tenant_whose_key_is_gone_is_a_breach_of_its_own(attack, rotating, vault_admin) -> None:
+    forget_key(vault_admin, rotating.tenant_id)
+    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
+        tx.tenants.hold(LockReason.SWITCH)
+    assert breached(attack(rotating.tenant_id)) == {"key-is-derived-and-stays-inside"}
+
+
+def test_a_customers_root_key_is_attacked_and_out_of_reach_it_is_not_checked(attack, rotating, bao) -> None:
+    rotating.to(bao.place(), bao.token())
+    found = attack(rotating.tenant_id)
+    assert breached(found) == not_checked(found) == set()
+    bao.soft_delete()
+    try:
+        found = attack(rotating.tenant_id)
+    finally:
+        bao.restore()
+    assert (breached(found), not_checked(found)) == (set(), WRAPS)
+
+
+def test_the_platforms_own_root_key_out_of_reach_is_no_result(attack, rotating, monkeypatch) -> None:
+    def away(*_: object) -> bytes:
+        raise RootKeyUnreachable
+
+    monkeypatch.setattr(PlatformRootKey, "unwrap", away)
+    with pytest.raises(RootKeyUnreachable):
+        attack(rotating.tenant_id)
+
+
+# ── walls of the key server taken down ───────────────────────────────────────────────────────────────────────────────
+
+
+LOOSE = [
+    ("worker", "transit/backup/*", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/export/*", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/keys/+/import", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/keys/+/import_version", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/restore/*", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/wrapping_key", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/byok-export/*", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/rewrap/L2-*", "open-without-tenant-key"),
+    ("worker", "transit/decrypt/L2-*", "open-without-tenant-key"),
+    ("tenant", "transit/export/*", "bring-in-or-take-out-as-tenant"),
+    ("tenant", "transit/backup/*", "bring-in-or-take-out-as-tenant"),
+    ("tenant", "transit/datakey/plaintext/*", "bring-in-or-take-out-as-tenant"),
+    ("tenant", "transit/rewrap/L2-openkcm-canary-primary", ""),
+    ("tenant", "transit/rewrap/L2-*", "open-wrap-as-another-tenant"),
+]
+
+
+@pytest.mark.parametrize("loose", LOOSE, ids=[f"{role} {path}" for role, path, _ in LOOSE])
+def test_a_policy_that_lets_too_much_is_a_breach(attack, rotating, widen, loose) -> None:
+    role, path, name = loose
+    with widen(role, f'path "{path}" {{ capabilities = ["create", "read", "update"] }}'):
+        found = attack(rotating.tenant_id)
+    assert breached(found) == ({name} if name else set())
+    assert breached(attack(rotating.tenant_id)) == set()
+
+
+@pytest.mark.parametrize("flag", ["exportable", "allow_plaintext_backup", "deletion_allowed"])
+def test_a_worker_that_may_let_a_key_out_is_a_breach(attack, rotating, widen, flag) -> None:
+    closed = '"min_encryption_version" = []'
+    with widen("worker", swap=(closed, f'{closed}\n"{flag}" = []')):
+        assert breached(attack(rotating.tenant_id)) == {"let-the-key-be-exported-or-deleted"}
+
+
+def test_a_tenant_that_may_make_keys_is_a_breach(attack, rotating, widen) -> None:
+    with widen("tenant", swap=('"update"', '"create", "update"')):
+        assert breached(attack(rotating.tenant_id)) == {"encrypt-under-a-name-without-a-key"}
+
+
+def test_a_key_that_is_made_by_using_it_is_a_breach(attack, rotating, widen, vault_admin) -> None:
+    nobody = "transit/keys/L2-openkcm-nobody-primary"
+    vault_admin.write("transit/config/keys", {"disable_upsert": False})
+    try:
+        with widen("tenant", swap=('"update"', '"create", "update"')):
+            assert breached(attack(rotating.tenant_id)) == {"encrypt-under-a-name-without-a-key"}
+        assert vault_admin.read(nobody) is not None
+    finally:
+        vault_admin.write("transit/config/keys", {"disable_upsert": True})
+        vault_admin.write(f"{nobody}/config", {"deletion_allowed": True})
+        vault_admin.delete(nobody)
+
+
+@pytest.mark.parametrize("flag", ["exportable", "allow_plaintext_backup", "deletion_allowed"])
+def test_a_key_that_may_leave_or_be_deleted_is_a_breach(attack, rotating, vault_admin, flag) -> None:
+    vault_admin.write(f"transit/keys/{rotating.l2.name}/config", {flag: True})
+    assert "key-is-derived-and-stays-inside" in breached(attack(rotating.tenant_id))
+
+
+# ── one key for two ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_tenant_that_got_rid_of_its_fingerprint_to_share_its_key_is_found_twice(
+    attack, tenant, request_tenant, vault_admin, field
+) -> None:
+    other = request_tenant()
+    a_shared_key(vault_admin, ids.l2_key(tenant.tenant_id), ids.l2_key(other.tenant_id))
+    run_steps(tenant, MADE)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.key_fingerprint where tenant_id = %s", [tenant.tenant_id])
+    run_steps(other, MADE)
+    assert "open-others-probes" not in breached(attack(other.tenant_id))  # the first one has left no probe yet
+    assert breached(attack(tenant.tenant_id)) == {"fingerprint-is-its-own", "open-others-probes"}
+    assert breached(attack(other.tenant_id)) == {"open-others-probes"}
+
+
+def test_the_same_key_imported_for_two_is_opened_by_the_trial_whatever_its_fingerprints_say(
+    attack, tenant, request_tenant, vault_admin, field
+) -> None:
+    other, material = request_tenant(), os.urandom(32)
+    for one in (tenant, other):
+        run_steps(one, MADE)
+        forget_key(vault_admin, one.tenant_id)
+        an_imported_key(vault_admin, ids.l2_key(one.tenant_id), material)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.key_fingerprint")
+    attack(tenant.tenant_id)
+    found = attack(other.tenant_id)
+    assert breached(found) == {"open-others-probes", "key-was-made-inside"}
+    assert found["fingerprint-is-its-own"].outcome == "held"
+
+
+def test_a_key_replaced_under_its_name_is_a_breach(attack, active, vault_admin) -> None:
+    attack(active.tenant_id)
+    forget_key(vault_admin, active.tenant_id)
+    vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}", {"type": "aes256-gcm96", "derived": True})
+    assert breached(attack(active.tenant_id)) == {"fingerprint-is-its-own"}
+
+
+def test_an_installation_from_before_gets_its_fingerprints_from_the_examination(attack, active, field) -> None:
+    count = "select count(*) from okcm.key_fingerprint where tenant_id = %s"
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.key_fingerprint")
+        assert attack(active.tenant_id)["fingerprint-is-its-own"].outcome == "held"
+        assert administrator.execute(count, [active.tenant_id]).fetchone() == (1,)
+
+
+def test_in_the_end_a_key_is_tried_on_the_probes_of_all_others(attack, request_tenant, monkeypatch, parts) -> None:
+    monkeypatch.setattr(key_attacks, "_TRIED", 2)
+    tenants = [request_tenant() for _ in range(5)]
+    for tenant in tenants:
+        run_steps(tenant, MADE)
+        attack(tenant.tenant_id)
+    first, *others = (tenant.tenant_id for tenant in tenants)
+    tried = set()
+    for _ in range(3):
+        with parts.database.tenant_tx(first) as tx:
+            before = tx.fingerprints.probe().tried
+        found = attack(first)
+        assert found["open-others-probes"].evidence.startswith("none of 2 ")
+        tried |= {other for other, _ in [p for p in parts.database.key_probes(before, 3) if p[0] != first][:2]}
+    assert tried >= set(others)
+
+
+# ── versions and contexts ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_version_that_nobody_recorded_is_a_breach(attack, active, vault_admin) -> None:
+    vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}/rotate", {})
+    assert breached(attack(active.tenant_id)) == {"versions-on-record"}
+
+
+def test_a_rotation_that_stopped_half_way_is_none(attack, rotating) -> None:
+    step = rotating.wants()
+    rotating.step_of("plan-rotation", step)
+    rotating.tenant_keys.rotate(rotating.tenant_id, 1)
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+    rotating.give_up(step, "key_unavailable", "rotate-tenant-key")
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+
+
+def test_a_new_version_that_is_an_old_one_again_is_a_breach(attack, active, vault_admin, field) -> None:
+    name = ids.l2_key(active.tenant_id)
+    forget_key(vault_admin, active.tenant_id)
+    an_old_version_again(vault_admin, name)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.key_fingerprint")
+        administrator.execute("update okcm.key set version = 2 where name = %s", [name])
+    assert breached(attack(active.tenant_id)) == {"open-as-another-version", "fingerprint-is-its-own"}
+
+
+def test_a_key_that_is_not_derived_opens_in_any_context_and_is_a_breach(attack, active, vault_admin) -> None:
+    forget_key(vault_admin, active.tenant_id)
+    vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}", {"type": "aes256-gcm96"})
+    assert breached(attack(active.tenant_id)) >= {"open-as-another-service", "key-is-derived-and-stays-inside"}
+
+
+# ── wraps and rows ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stored_as(rotating, field, wrap) -> None:
+    """Put another wrap in the place of every service key's; `wrap` gets context and what lies under the root key."""
+    root_key = PlatformRootKey(rotating.tenant.parts.root_keys, REGION)
+    with field.administrator() as administrator:
+        for row, inner in rotating.copies():
+            wrapped = wrap(root_key, context_of(rotating.tenant_id, row.service, row.version), inner)
+            administrator.execute(
+                "update okcm.service_key set wrapped = %s where tenant_id = %s and service = %s",
+                [wrapped, rotating.tenant_id, row.service],
+            )
+
+
+def test_a_wrap_that_was_made_without_the_root_key_is_a_breach(attack, rotating, field) -> None:
+    stored_as(rotating, field, lambda _, __, inner: inner)
+    assert "open-without-root-key" in breached(attack(rotating.tenant_id))
+
+
+def test_a_wrap_that_was_made_without_the_tenant_key_is_a_breach(attack, rotating, field) -> None:
+    stored_as(rotating, field, lambda root_key, context, _: root_key.wrap(context, os.urandom(32)))
+    assert breached(attack(rotating.tenant_id)) == {"open-without-tenant-key"}
+
+
+def test_a_wrap_that_does_not_open_at_all_is_no_result(attack, rotating, field) -> None:
+    stored_as(rotating, field, lambda *_: b"vault:v1:" + b"A" * 60)
+    with pytest.raises(ControlFailed, match="does not open with both"):
+        attack(rotating.tenant_id)
+
+
+def test_a_wrap_under_a_version_that_opens_nothing_is_a_breach(attack, rotating, field) -> None:
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.service_key set l2_version = 9 where service = %s", [SERVICES[0]])
+    assert breached(attack(rotating.tenant_id)) == {"wraps-name-own-key-and-version"}
+
+
+def dropped(field, table: str, definition: str) -> None:
+    with field.administrator() as administrator:
+        (name,) = administrator.execute(
+            "select conname from pg_constraint where conrelid = %s::regclass and pg_get_constraintdef(oid) like %s",
+            [f"okcm.{table}", definition],
+        ).fetchone()
+        administrator.execute(f"alter table okcm.{table} drop constraint {name} cascade")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        ("service_key", "%(tenant_id, l2_key)% okcm.key(%", "rows-under-another-key"),
+        ("key_probe", "%(tenant_id, l2_key)% okcm.key(%", "rows-under-another-key"),
+        ("managed_object", "%okcm.service_key(%", "objects-indexed-by-own-key"),
+        ("managed_object", "PRIMARY KEY%", "objects-indexed-by-own-key"),
+    ],
+    ids=["service key", "probe", "object", "index"],
+)
+def test_a_reference_that_is_gone_is_a_breach(attack, rotating, field, reference) -> None:
+    table, definition, name = reference
+    assert breached(attack(rotating.tenant_id)) == set()
+    dropped(field, table, definition)
+    assert breached(attack(rotating.tenant_id)) == {name}
+
+
+def test_rows_that_descend_from_anothers_key_are_a_breach(attack, rotating, field, canary) -> None:
+    dropped(field, "service_key", "%(tenant_id, l2_key)% okcm.key(%")
+    with field.administrator() as administrator:
+        administrator.execute(
+            "update okcm.service_key set l2_key = %s where service = %s",
+            [ids.l2_key(canary.tenant_id), SERVICES[0]],
+        )
+    assert breached(attack(rotating.tenant_id)) >= {
+        *("rows-under-another-key", "rows-descend-from-own-key", "wraps-name-own-key-and-version"),
+    }
+
+
+def test_an_object_under_anothers_key_is_a_breach(attack, rotating, field, canary) -> None:
+    with field.open("crypto").tenant_tx(rotating.tenant_id) as tx:
+        tx.objects.add([an_object(rotating.tenant_id, service=SERVICES[0])])
+    dropped(field, "managed_object", "%okcm.service_key(%")
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.managed_object set l2_key = %s", [ids.l2_key(canary.tenant_id)])
+    assert breached(attack(rotating.tenant_id)) >= {"rows-descend-from-own-key", "objects-indexed-by-own-key"}
+
+
+def test_a_tenant_without_a_key_has_nothing_to_attack(tenant, parts, settings) -> None:
+    assert attacks_of(parts, settings)(tenant.tenant_id) == ()

@@ -1,0 +1,241 @@
+"""The steps of MakeReport on a real database: killed after any effect and tried again, one report is there and holds.
+
+Signing is by a key of the test's own; the real one signs in tests/stories/test_report.py.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.audit_heads import AuditHeadActivities
+from activities.reports import ReportActivities
+from config.public_keys import PublicKeys
+from database.audit_reading import begin_export
+from database.connection import Database
+from database.interfaces import TenantTransaction
+from database.report_facts import read_stated
+from rendering import html, pdf
+from tenancy.audit import AuditName, fields_of
+from tenancy.audit_search import AuditFilter
+from tenancy.errors import DatabaseRefused, DatabaseUnavailable
+from tenancy.lifecycle import Move
+from tenancy.messages import StepInput
+from tenancy.report_document import Form, read_report
+from tenancy.report_errors import ReportUnknown
+from tenancy.report_messages import ReportStep
+from tenancy.report_verify import verify_report
+from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
+from tests.database.fixtures import Field, field, server, template
+from tests.database.signing import SIGNER
+from tests.tenancy.proving import lines_of
+
+__all__ = ["field", "server", "template"]
+
+TENANT, REPORT_ID = "acme", "6f" * 16
+STEP = ReportStep(tenant_id=TENANT, operation_id=f"report-{REPORT_ID}", report_id=REPORT_ID)
+
+
+class Died(BaseException):
+    """The process is gone: no `except` of the product sees this."""
+
+
+class Mortal:
+    """Counts effects, commits and signatures, and dies after one of them."""
+
+    def __init__(self) -> None:
+        self.effects, self.last = 0, 0
+
+    def effect(self) -> None:
+        self.effects += 1
+        if self.effects == self.last:
+            raise Died
+
+    def sign(self, message: bytes) -> tuple[str, str]:
+        signed = SIGNER.sign(message)
+        self.effect()
+        return signed
+
+    public_keys = staticmethod(SIGNER.public_keys)
+
+
+class MortalDatabase:
+    def __init__(self, database: Database, mortal: Mortal) -> None:
+        self._database, self._mortal = database, mortal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    @contextmanager
+    def tenant_tx(self, tenant_id: str) -> Iterator[TenantTransaction]:
+        with self._database.tenant_tx(tenant_id) as tx:
+            yield tx
+        self._mortal.effect()
+
+    @contextmanager
+    def tenant_snapshot(self, tenant_id: str) -> Iterator[TenantTransaction]:
+        with self._database.tenant_snapshot(tenant_id) as tx:
+            yield tx
+        self._mortal.effect()
+
+
+class Scene:
+    def __init__(self, field: Field) -> None:
+        self.worker, self.dashboard, self.mortal = field.open("worker"), field.open("dashboard"), Mortal()
+        a_provisioned_tenant(self.worker, TENANT)
+        with self.worker.tenant_tx(TENANT) as tx:
+            tx.tenants.move(Move.ACTIVATE)
+        a_connected_service(field, TENANT)
+        self.worker.record_audit_keys(SIGNER.public_keys())
+        self.renderings = {Form.HTML: html}
+        database: Any = MortalDatabase(self.worker, self.mortal)
+        heads = AuditHeadActivities(database, database, self.mortal)
+        reports = ReportActivities(
+            database, read_stated, self.renderings, self.mortal, "0.1.0", lambda: datetime.now(UTC)
+        )
+        plain = StepInput(tenant_id=TENANT, operation_id=STEP.operation_id)
+        self.steps = [(reports.state_report, STEP), (heads.sign_audit_head, plain), (reports.make_report, STEP)]
+
+    def ask(self, days: int = 30) -> None:
+        now = datetime.now(UTC)
+        with self.dashboard.tenant_tx(TENANT) as tx:
+            tx.reports.request(REPORT_ID, now - timedelta(days=days), now + timedelta(days=1), "ada@acme.example")
+
+    def run(self, activity: Any, step: Any) -> None:
+        ActivityEnvironment().run(activity, step)
+
+    def make(self) -> None:
+        for activity, step in self.steps:
+            self.run(activity, step)
+
+    def file(self, form: Form) -> bytes:
+        with self.dashboard.tenant_tx(TENANT) as tx:
+            content = tx.reports.file(REPORT_ID, form)
+        assert content is not None
+        return content
+
+    def export(self) -> list[bytes]:
+        with self.dashboard.tenant_tx(TENANT) as tx:
+            begun = begin_export(tx, AuditFilter(), datetime.now(UTC), lambda _key: "")
+        return lines_of("".join(begun.lines(self.dashboard, lambda _number: None)).encode())
+
+    def made_records(self) -> int:
+        with self.worker.tenant_tx(TENANT) as tx:
+            return sum(fields_of(one.record)["name"] == AuditName.REPORT_MADE for one in tx.audit.records())
+
+    def assert_one_good_report(self) -> None:
+        assert self.made_records() == 1
+        keys = PublicKeys(SIGNER.public_keys())
+        for form in (Form.JSON, *self.renderings):
+            verdict = verify_report(self.file(form), self.export(), keys.check)
+            assert verdict.problem is None
+
+
+@pytest.fixture
+def scene(field: Field) -> Scene:
+    return Scene(field)
+
+
+def test_a_report_says_how_the_tenant_stands_and_what_was_counted_and_is_confirmed(scene: Scene) -> None:
+    scene.renderings[Form.PDF] = pdf
+    scene.ask()
+    scene.make()
+    scene.assert_one_good_report()
+    report = read_report(scene.file(Form.JSON)).report
+    stated = report.stated
+    assert (report.tenant_id, report.organization, report.made_for) == (TENANT, "acme Corporation", "ada@acme.example")
+    assert report.until <= report.made_at
+    assert [one.service for one in stated.coverage] == ["orders"]
+    assert stated.coverage[0].under.startswith("orders version 1 (L3), L2-acme-primary version 1 (L2)")
+    assert [key.level for key in stated.keys] == ["L1", "L2", "L3", "CA"]
+    assert (stated.root_key_mode, stated.root_key_holder) == ("platform", "the platform")
+    assert stated.checks
+    assert report.counted.records == report.stream.seq - 1
+    assert {one.status for one in report.summary} <= {"in order", "attention", "missing"}
+
+
+def test_dying_after_any_effect_leaves_what_the_next_try_finishes_as_one_report(scene: Scene) -> None:
+    scene.ask()
+    for activity, step in scene.steps:
+        for last in itertools.count(1):
+            scene.mortal.effects, scene.mortal.last = 0, last
+            try:
+                scene.run(activity, step)
+            except Died:
+                continue
+            break
+    scene.mortal.last = 0
+    kept = {form: scene.file(form) for form in (Form.JSON, Form.HTML)}
+    scene.make()
+    assert kept == {form: scene.file(form) for form in (Form.JSON, Form.HTML)}, "a report is made once"
+    scene.assert_one_good_report()
+
+
+def test_what_happens_after_the_digest_is_no_part_of_the_report(scene: Scene) -> None:
+    scene.ask()
+    state, sign, make = scene.steps
+    scene.run(*state)
+    with scene.worker.tenant_tx(TENANT) as tx:
+        tx.audit.append_all([an_audit_event(f"later-{n}") for n in range(10)])
+    scene.run(*sign)
+    scene.run(*make)
+    scene.assert_one_good_report()
+    report = read_report(scene.file(Form.JSON)).report
+    assert report.counted.last_seq < report.stream.seq
+
+
+def test_a_long_stream_is_read_in_pieces(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.reports._PIECE", 7)
+    with scene.worker.tenant_tx(TENANT) as tx:
+        tx.audit.append_all([an_audit_event(f"more-{n}") for n in range(40)])
+    scene.ask()
+    scene.make()
+    scene.assert_one_good_report()
+
+
+def test_a_period_in_which_nothing_happened_is_a_report_too(scene: Scene) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    with scene.dashboard.tenant_tx(TENANT) as tx:
+        tx.reports.request(REPORT_ID, long_ago, long_ago + timedelta(days=30), "ada")
+    scene.make()
+    scene.assert_one_good_report()
+    assert read_report(scene.file(Form.JSON)).report.counted.records == 0
+
+
+def test_nobody_states_or_stores_a_second_time(scene: Scene) -> None:
+    scene.ask()
+    scene.make()
+    for change in ("stated = '{}'", "seq = 1", "json = 'x'", "made_at = now()"):
+        with pytest.raises(DatabaseRefused), scene.worker.raw_tx(TENANT) as connection:
+            connection.execute(f"update okcm.report set {change}")
+    with scene.worker.tenant_tx(TENANT) as tx:
+        assert not tx.reports.store(REPORT_ID, {Form.JSON: b"x"})
+
+
+def test_a_report_that_nobody_asked_for_is_not_made(scene: Scene) -> None:
+    for activity, step in (scene.steps[0], scene.steps[2]):
+        with pytest.raises(ReportUnknown):
+            scene.run(activity, step)
+    with pytest.raises(ReportUnknown):
+        scene.run(scene.steps[0][0], STEP.model_copy(update={"tenant_id": "nobody"}))
+
+
+def test_a_snapshot_shows_one_moment_and_writes_nothing(scene: Scene) -> None:
+    with scene.worker.tenant_snapshot(TENANT) as tx:
+        before = tx.audit.head()
+        with scene.dashboard.tenant_tx(TENANT) as other:
+            other.audit.append(an_audit_event("meanwhile"))
+        assert tx.audit.head() == before
+    with pytest.raises(DatabaseUnavailable), scene.worker.tenant_snapshot(TENANT) as tx:
+        tx.audit.append(an_audit_event("in a snapshot"))
+
+
+def test_an_operators_role_sees_no_report(field: Field, scene: Scene) -> None:
+    scene.ask()
+    scene.make()
+    with pytest.raises(DatabaseRefused), field.open("operator", max_size=1).tenant_tx(TENANT) as tx:
+        tx.reports.get(REPORT_ID)

@@ -1,0 +1,173 @@
+"""Receivers of an audit stream, real ones: they can be stopped and started again, refuse, and die in the middle."""
+
+import asyncio
+import datetime as dt
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from devstack.ports import free_port
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate for 127.0.0.1 that is its own authority."""
+
+    pem: Path
+    key: Path
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.pem, self.key)
+        return context
+
+
+def make_identity(folder: Path, name: str = "receiver") -> Identity:
+    key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    made = Identity(folder / f"{name}.pem", folder / f"{name}.key")
+    made.pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    made.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return made
+
+
+@dataclass
+class HttpsReceiver:
+    """Keeps the batches it answered with 200; `statuses` are the answers to the next ones instead."""
+
+    identity: Identity
+    port: int = field(default_factory=free_port)
+    taken: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    statuses: list[int] = field(default_factory=list)
+    lost: int = 0
+    """How many of the next batches are taken without an answer: the connection dies instead."""
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}/audit"
+
+    def numbers(self) -> list[int]:
+        return [one["seq"] for _, batch in self.taken for one in batch]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        outer = self
+
+        open_ones: set[Any] = set()
+
+        class Take(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                open_ones.add(self.connection)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.tokens.add(self.headers.get("authorization", ""))
+                status = outer.statuses.pop(0) if outer.statuses else 200
+                if status == 200:
+                    outer.taken.append((self.headers["idempotency-key"], list(map(json.loads, body.splitlines()))))
+                if outer.lost:
+                    outer.lost -= 1
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", self.port), Take)
+        server.socket = self.identity.context().wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            for connection in open_ones:  # a server that is gone answers on none of its connections
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class SyslogReceiver:
+    """Reads frames by their length; `dies_after` many messages it tears its connections down, once."""
+
+    identity: Identity | None
+    port: int = field(default_factory=free_port)
+    messages: list[bytes] = field(default_factory=list)
+    dies_after: int | None = None
+
+    @property
+    def url(self) -> str:
+        return f"syslog+{'tcp' if self.identity is None else 'tls'}://127.0.0.1:{self.port}"
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(message.partition(b"\xef\xbb\xbf")[2]) for message in self.messages]
+
+    def numbers(self) -> list[int]:
+        return [one["seq"] for one in self.records()]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        loop, started = asyncio.new_event_loop(), threading.Event()
+        stop = asyncio.Event()
+
+        async def serve() -> None:
+            context = None if self.identity is None else self.identity.context()
+            async with await asyncio.start_server(self._take, "127.0.0.1", self.port, ssl=context):
+                started.set()
+                await stop.wait()
+
+        thread = threading.Thread(target=loop.run_until_complete, args=[serve()], daemon=True)
+        thread.start()
+        assert started.wait(10)
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join(10)
+            loop.close()
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while length := await reader.readuntil(b" "):
+                self.messages.append(await reader.readexactly(int(length)))
+                if self.dies_after is not None and len(self.messages) >= self.dies_after:
+                    self.dies_after = None
+                    writer.transport.abort()
+                    return
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            writer.close()

@@ -1,0 +1,63 @@
+"""Whatever a command asks of a tenant stands in the tenant's stream: as intended before, and how it ended after."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tenancy.errors import TemporalUnavailable, TenantUnknown
+from tests.cli.root_key_stand import ACME, PLATFORM, desk, field, refused, secrets_folder, server, template
+
+# Fixtures that pytest finds here by their names.
+__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+
+
+def records(desk: Any) -> list[dict[str, Any]]:
+    with desk.worker.tenant_tx(ACME) as tx:
+        found = [json.loads(one.record) for one in tx.audit.records()]
+    return [one for one in found if one["actor"] == "operator"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("tenant", "suspend", ACME), "tenant.suspend_requested"),
+        (("tenant", "lock", ACME, "--confirm", ACME), "tenant.lock_requested"),
+        (("tenant", "unlock", ACME), "tenant.unlock_requested"),
+        (("tenant", "roll-authority", ACME), "certificate.authority_roll_requested"),
+        (("tenant", "policy", ACME, "--tenant-key-days", "30"), "policy.change_requested"),
+        (("rotate", ACME), "key.rotate_requested"),
+        (("offboard", ACME, "--confirm", ACME), "tenant.offboard_requested"),
+        (("root-key", "preflight", ACME, *PLATFORM), "root_key.preflight_requested"),
+        (("root-key", "change", ACME, *PLATFORM), "root_key.change_requested"),
+    ],
+)
+def test_a_command_is_on_record_before_and_after(desk: Any, words: tuple[str, ...], name: str) -> None:
+    desk.run(*words)
+    before, after = records(desk)
+    assert [one["name"] for one in (before, after)] == [name, name]
+    assert [one["outcome"] for one in (before, after)] == ["intended", "success"]
+    assert before["actor_kind"] == after["actor_kind"] == "human"
+    assert before["correlation_id"] == after["correlation_id"]
+    assert before["correlation_id"].startswith("command/")
+    assert {"user", "machine"} <= before["details"].keys()
+
+
+def test_a_command_that_is_refused_or_reaches_nobody_says_so(desk: Any) -> None:
+    for error, outcome, code in (
+        (refused(TenantUnknown()), "refused", "tenant_unknown"),
+        (TemporalUnavailable(), "failure", "temporal_unavailable"),
+    ):
+        desk.gateway.fails = error
+        with pytest.raises(type(error)):
+            desk.run("tenant", "suspend", ACME)
+        assert records(desk)[-2]["outcome"] == "intended"
+        last = records(desk)[-1]
+        assert (last["name"], last["outcome"], last["details"]["code"]) == ("tenant.suspend_requested", outcome, code)
+
+
+def test_what_cannot_be_recorded_is_not_asked_for(desk: Any) -> None:
+    with desk.field.administrator() as administrator:
+        administrator.execute("revoke execute on function okcm.audit_append_command(jsonb) from okcm_operator")
+    assert desk.invoke("tenant", "suspend", ACME, "--json").exception is not None
+    assert desk.gateway.asked == []

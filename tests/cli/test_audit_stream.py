@@ -1,0 +1,340 @@
+"""`openkcm audit stream`: nothing is missing, the order holds, and what comes twice comes at a seam and as before."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.__main__ import main
+from cli.forward import Forwarding
+from cli.forward_receivers import open_receiver
+from cli.forward_state import StateFile
+from config import secrets
+from config.secrets import Role
+from database.connection import Database
+from tenancy.errors import CallerError, FileRefused
+from tenancy.forwarding import Batch, Form
+from tenancy.forwarding_errors import DestinationRefused, ReceiverUnavailable
+from tests.cli.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity
+from tests.database.builders import a_provisioned_tenant, an_audit_event
+from tests.database.fixtures import Field, field, server, template, worker
+from tests.tenancy.proving import TENANT
+
+__all__ = ["field", "server", "template", "worker"]
+
+TOKEN = "hunter2-must-never-be-seen"
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Identity:
+    return make_identity(tmp_path)
+
+
+@pytest.fixture
+def stand(field: Field, worker: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tenant with 1,200 records, more than two batches, and the operator's secrets; returns the state file."""
+    folder = tmp_path / "secrets"
+    secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
+    secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
+    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
+    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
+    monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
+    a_provisioned_tenant(worker, TENANT)
+    append(worker, 1200)
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    return tmp_path / "state.json"
+
+
+def append(worker: Database, count: int, begin: int = 0) -> None:
+    with worker.tenant_tx(TENANT) as tx:
+        tx.audit.append_all([an_audit_event(f"e{begin + n}", subject=f"key {n}") for n in range(count)])
+
+
+def last_of(worker: Database) -> int:
+    with worker.tenant_tx(TENANT) as tx:
+        head = tx.audit.head()
+    assert head is not None
+    return head.seq
+
+
+@pytest.fixture
+def forward(stand: Path, identity: Identity, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run the command here and return its document; nothing it says has the token in it."""
+
+    def run(to: str, *words: str, status: int = 0) -> dict[str, Any]:
+        where = ("--ca", str(identity.pem), "--state", str(stand))
+        assert main(["audit", "stream", TENANT, "--to", to, *where, *words, "--json"]) == status
+        said = capfd.readouterr()
+        assert TOKEN not in said.out + said.err
+        document: dict[str, Any] = json.loads(said.out)
+        return document
+
+    return run
+
+
+class Follower:
+    """The command as a process that follows, which can be killed at any moment."""
+
+    def __init__(self, to: str, identity: Identity, state: Path, *words: str) -> None:
+        where = ("--ca", str(identity.pem), "--state", str(state), "--follow")
+        self.running = subprocess.Popen(
+            [sys.executable, "-m", "cli", "audit", "stream", TENANT, "--to", to, *where, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ),
+        )
+
+    def kill(self) -> None:
+        """End it if it still runs, and close what it wrote into."""
+        self.running.kill()
+        with self.running:
+            pass
+
+    def end(self, signum: signal.Signals) -> str:
+        self.running.send_signal(signum)
+        return self.running.communicate(timeout=30)[0].decode()
+
+
+@pytest.fixture
+def following(stand: Path, identity: Identity) -> Iterator[Callable[..., Follower]]:
+    with ExitStack() as ending:
+
+        def start(to: str, *words: str) -> Follower:
+            begun = Follower(to, identity, stand, *words)
+            ending.callback(begun.kill)
+            return begun
+
+        yield start
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def complete(numbers: list[int], last: int) -> None:
+    """Every number is there; each is the next one, or goes back to a seam, from where all follow again."""
+    assert set(range(1, last + 1)) <= set(numbers)
+    for before, after in itertools.pairwise(numbers):
+        assert after <= before + 1
+    assert numbers[0] == 1
+
+
+def names(worker: Database) -> list[tuple[str, str]]:
+    with worker.tenant_tx(TENANT) as tx:
+        records = [json.loads(one.record) for one in tx.audit.records(after=1201, limit=10_000)]
+    return [(one["name"], one["outcome"]) for one in records if one["name"].startswith("audit.")]
+
+
+# ── what is sent ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_https_gets_it_all_once_in_batches_that_can_be_told_apart(
+    forward: Any, identity: Identity, stand: Path
+) -> None:
+    receiver = HttpsReceiver(identity)
+    with receiver.running():
+        first = forward(receiver.url, "--token-file", str(stand.with_name("token")))
+        again = forward(receiver.url)
+    assert receiver.numbers() == list(range(1, again["acknowledged"] + 1))
+    assert [key for key, _ in receiver.taken][:2] == [f"{TENANT}/1-500", f"{TENANT}/501-1000"]
+    assert f"Bearer {TOKEN}" in receiver.tokens
+    assert first["sent"] + again["sent"] == again["acknowledged"]
+    assert {"seq", "chain_hash", "record"} == receiver.taken[0][1][0].keys()
+
+
+def test_syslog_over_tls_gets_messages_of_rfc_5424(forward: Any, identity: Identity) -> None:
+    receiver = SyslogReceiver(identity)
+    with receiver.running():
+        done = forward(receiver.url, "--format", "ocsf")
+    assert [one["metadata"]["sequence"] for one in receiver.records()] == list(range(1, done["acknowledged"] + 1))
+    header, _, text = receiver.messages[0].partition(b"\xef\xbb\xbf")
+    priority, _time, _host, app, _pid, name, _data = header.decode().strip().split(" ", 6)
+    assert (priority, app) == ("<110>1", "openkcm")
+    assert name == json.loads(text)["metadata"]["event_code"]
+
+
+def test_syslog_without_tls_stays_on_this_machine(forward: Any) -> None:
+    receiver = SyslogReceiver(None)
+    with receiver.running():
+        done = forward(receiver.url)
+    assert receiver.numbers() == list(range(1, done["acknowledged"] + 1))
+
+
+def test_it_is_on_record_that_a_stream_was_forwarded_and_where(
+    forward: Any, identity: Identity, worker: Database
+) -> None:
+    receiver = HttpsReceiver(identity)
+    with receiver.running():
+        forward(receiver.url)
+    assert names(worker) == [("audit.stream_begun", "success"), ("audit.stream_ended", "success")]
+
+
+# ── what breaks ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_key(forward: Any, identity: Identity) -> None:
+    receiver = HttpsReceiver(identity, lost=1, statuses=[200, 503, 429])
+    with receiver.running():
+        done = forward(receiver.url)
+    assert [key for key, _ in receiver.taken][:2] == [f"{TENANT}/1-500"] * 2
+    complete(receiver.numbers(), done["acknowledged"])
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 302])
+def test_a_receiver_that_refuses_ends_it_and_nothing_is_skipped(forward: Any, identity: Identity, status: int) -> None:
+    receiver = HttpsReceiver(identity, statuses=[200, status])
+    with receiver.running():
+        assert forward(receiver.url, status=1)["error"]["code"] == "forwarding_refused"
+        done = forward(receiver.url)
+    complete(receiver.numbers(), done["acknowledged"])
+    assert len(receiver.numbers()) == done["acknowledged"]
+
+
+def test_a_syslog_server_that_dies_in_the_middle_of_a_batch_has_not_acknowledged_it(
+    forward: Any, identity: Identity
+) -> None:
+    receiver = SyslogReceiver(identity, dies_after=700)
+    with receiver.running():
+        done = forward(receiver.url)
+    complete(receiver.numbers(), done["acknowledged"])
+    assert len(receiver.numbers()) == done["acknowledged"] + 200  # the half of the second batch that it had
+
+
+def test_killed_and_restarted_again_and_again_both_sides_lose_nothing(
+    following: Any, identity: Identity, worker: Database, field: Field, stand: Path
+) -> None:
+    receiver = HttpsReceiver(identity)
+    with receiver.running():
+        killed = following(receiver.url)
+        wait_for(lambda: len(receiver.taken) >= 1)
+        killed.end(signal.SIGKILL)
+    append(worker, 900, 5000)
+    follower = following(receiver.url)  # nobody listens yet
+    time.sleep(1)
+    with receiver.running():
+        wait_for(lambda: last_of(worker) - 5 <= max(receiver.numbers()))
+    with field.server.offline(field.name):
+        time.sleep(1)
+    append(worker, 700, 7000)
+    with receiver.running():
+        wait_for(lambda: last_of(worker) in receiver.numbers())
+        follower.end(signal.SIGTERM)
+        reached = json.loads(stand.read_text())["seq"]
+    complete(receiver.numbers(), reached)
+    records = {one["seq"]: one for _, batch in receiver.taken for one in batch}
+    with worker.tenant_tx(TENANT) as tx:
+        stored = tx.audit.records(limit=10_000)
+    assert all(records[one.seq]["record"] == one.record for one in stored if one.seq <= reached)
+    assert names(worker)[-1] == ("audit.stream_ended", "success")
+
+
+def test_a_stream_that_was_changed_is_not_forwarded_as_the_stream(
+    forward: Any, identity: Identity, field: Field, worker: Database
+) -> None:
+    receiver = HttpsReceiver(identity)
+    with receiver.running():
+        forward(receiver.url)
+        sent = len(receiver.numbers())
+        append(worker, 10, 9000)
+        with field.administrator() as administrator:
+            administrator.execute("alter table okcm.audit_event disable trigger append_only")
+            administrator.execute(
+                "update okcm.audit_event set record = replace(record, 'key 3', 'key 4') where seq > 1202"
+            )
+        assert forward(receiver.url, status=1)["error"]["code"] == "audit_broken"
+    assert len(receiver.numbers()) == sent
+
+
+def test_a_stream_that_stays_behind_is_on_record_once_until_it_has_caught_up(
+    stand: Path, field: Field, worker: Database
+) -> None:
+    stop, failures = threading.Event(), iter([True] * 4 + [False] + [True] * 4 + [False])
+
+    class Failing:
+        def deliver(self, batch: Batch) -> None:
+            if next(failures, None) in {True, None}:
+                if batch.records[0].seq > 501:
+                    stop.set()
+                raise ReceiverUnavailable
+
+        def close(self) -> None:
+            pass
+
+    file = StateFile(stand)
+    state = file.read(TENANT, "https://siem.example/", Form.OPENKCM)
+    operator = field.open("operator")
+    forwarding = Forwarding(operator, Failing(), file, state, "here", stop, lambda _: None, behind_seconds=1.0)
+    forwarding.run(follow=True)
+    assert [name for name, outcome in names(worker) if outcome == "failure"] == ["audit.stream_behind"] * 2
+    assert forwarding.state.seq == 1000
+
+
+# ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "http://127.0.0.1/x",
+        "syslog+tcp://203.0.113.9:514",
+        "syslog+tcp://localhost:514",
+        "syslog://127.0.0.1",
+        "https://pat:hunter2@siem.example/",
+        "https://siem.example/?token=hunter2",
+        "https://",
+        "https://siem.example:99999/",
+        "nonsense",
+    ],
+)
+def test_records_go_nowhere_in_plain_text_and_no_secret_stands_in_an_address(to: str) -> None:
+    with pytest.raises(DestinationRefused) as refused:
+        open_receiver(to, None, None)
+    assert "hunter2" not in refused.value.message
+
+
+def test_a_token_is_one_line_of_a_file_and_never_quoted(tmp_path: Path) -> None:
+    for content in ("", "two words", f"{TOKEN}\r\nX-Injected: yes", "ü"):
+        (tmp_path / "token").write_text(content)
+        with pytest.raises((FileRefused, CallerError)) as refused:
+            open_receiver("https://siem.example/", tmp_path / "token", None)
+        assert TOKEN not in str(refused.value)
+
+
+def test_a_receiver_with_another_certificate_gets_nothing(following: Any, tmp_path: Path, worker: Database) -> None:
+    (tmp_path / "other").mkdir()
+    receivers = HttpsReceiver(make_identity(tmp_path / "other")), SyslogReceiver(make_identity(tmp_path / "other"))
+    for receiver in receivers:
+        with receiver.running():
+            follower = following(receiver.url, "--state", str(tmp_path / f"{receiver.port}.json"))
+            wait_for(lambda: ("audit.stream_begun", "success") in names(worker)[-1:])
+            time.sleep(1)
+            assert "receiver_unavailable" in follower.end(signal.SIGTERM)
+        assert receiver.numbers() == []
+
+
+def test_a_state_file_is_of_one_stream_and_of_one_process(
+    forward: Any, following: Any, identity: Identity, stand: Path
+) -> None:
+    receiver, other = HttpsReceiver(identity), HttpsReceiver(identity)
+    with receiver.running(), other.running():
+        forward(receiver.url)
+        assert forward(other.url, status=1)["error"]["code"] == "forwarding_state_refused"
+        stand.write_text("{")
+        assert forward(receiver.url, status=1)["error"]["code"] == "forwarding_state_refused"
+        stand.unlink()
+        following(receiver.url)
+        wait_for(stand.exists)
+        assert forward(receiver.url, status=1)["error"]["code"] == "forwarding_busy"

@@ -1,0 +1,129 @@
+"""The page Compliance as Streamlit runs it, on a real database, and its downloads."""
+
+from dataclasses import replace
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard import report_actions
+from dashboard.seat import Seat
+from dashboard.views.compliance_reports import Choice
+from tenancy.audit import AuditName
+from tenancy.errors import AccessRefused, ActionRefused, TemporalUnavailable
+from tenancy.lifecycle import State
+from tenancy.people import PersonRole
+from tenancy.report_document import Form
+from tenancy.report_errors import ReportUnknown
+from tenancy.report_period import named
+from tenancy.services import ServiceKind
+from tests.dashboard.scene import Scene, scene, shown, text
+
+__all__ = ["scene"]
+ID = "6f2c0c6d5f1e4a0d9f4be1a1f8f0a7c3"
+PERIOD = named("2026-01")
+
+
+@pytest.fixture
+def acme(scene: Scene) -> Scene:
+    scene.tenant(State.ACTIVE)
+    return scene
+
+
+def draw(seat: Seat) -> AppTest:
+    return shown("compliance", seat)
+
+
+def recorded(scene: Scene, name: AuditName, tenant_id: str = "acme-corp-12345") -> list[str]:
+    with scene.dashboard.tenant_tx(tenant_id) as tx:
+        records = [one.record for one in tx.audit.records()]
+    return [record for record in records if f'"{name}"' in record]
+
+
+def test_it_says_how_each_subject_stands_and_what_to_do(acme: Scene) -> None:
+    acme.service("orders", ServiceKind.MICROSERVICE, uses=20)
+    said = text(draw(acme.seat()))
+    for words in ("Isolation", "Held", "Held by the platform", "In their periods", "For nothing", "Not signed yet"):
+        assert words in said
+    assert "Choose on the page Settings what takes two people." in said
+    assert "No report was made yet" in said
+    assert "openkcm audit verify EXPORT --report REPORT --public-key KEY" in said
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_it_can_be_drawn_in_every_state(scene: Scene, state: State) -> None:
+    scene.tenant(state)
+    if state is not State.OFFBOARDED:
+        assert "At a glance" in text(draw(scene.seat()))
+
+
+def test_a_report_is_made_and_its_files_offered(acme: Scene) -> None:
+    page = draw(acme.seat("acme-corp-12345", PersonRole.AUDITOR))
+    page.radio(key="compliance-period").set_value(Choice.QUARTER.value).run()
+    page.button(key="compliance-create").click().run()
+    assert not page.exception
+    said = text(page)
+    assert "The report is made and signed" in said
+    with acme.dashboard.tenant_tx("acme-corp-12345") as tx:
+        (row,) = tx.reports.latest()
+    assert row.made_for == "Ada (ada@acme.example)"
+    assert all(f"Download {form.upper()}" in said for form in Form)
+    assert len(recorded(acme, AuditName.REPORT_REQUESTED)) == 2  # intended, and done
+
+
+def test_a_report_that_could_not_be_made_says_why_and_is_made_at_the_next_try(acme: Scene) -> None:
+    seat = acme.seat()
+    acme.door.fails = TemporalUnavailable()
+    page = draw(seat)
+    page.button(key="compliance-create").click().run()
+    assert not page.exception
+    assert "The report was not made" in text(page)
+    assert "being made" in text(page)
+    with acme.dashboard.tenant_tx("acme-corp-12345") as tx:
+        (row,) = tx.reports.latest()
+    acme.door.fails = None
+    report_actions.make(seat, row.report_id, (row.since, row.until))
+    with acme.dashboard.tenant_tx("acme-corp-12345") as tx:
+        assert [one.report_id for one in tx.reports.latest()] == [row.report_id]
+        assert tx.reports.file(row.report_id, Form.PDF)
+
+
+def test_whoever_changes_keys_neither_makes_reports_nor_takes_them(acme: Scene) -> None:
+    report_actions.make(acme.seat(), ID, PERIOD)
+    kai = acme.seat("acme-corp-12345", PersonRole.KEY_ADMINISTRATOR, name="Kai")
+    page = draw(kai)
+    assert "Your role does not show reports" in text(page)
+    assert not page.button
+    with pytest.raises(ActionRefused):
+        report_actions.make(kai, "a" * 32, PERIOD)
+    with pytest.raises(AccessRefused):
+        report_actions.download(kai, ID, Form.PDF)
+    assert len(recorded(acme, AuditName.ACTION_REFUSED)) == 2
+
+
+def test_a_download_is_on_record_and_of_another_tenant_there_is_none(acme: Scene) -> None:
+    acme.tenant(State.ACTIVE, "beta-corp-67890", "Beta Corp")
+    report_actions.make(acme.seat(), ID, PERIOD)
+    uma = acme.seat("acme-corp-12345", PersonRole.AUDITOR, name="Uma")
+    got = report_actions.download(uma, ID, Form.HTML)
+    assert got.content == b"html of eu-west-1"
+    (record,) = recorded(acme, AuditName.REPORT_DOWNLOADED)
+    assert '"form": "html"' in record
+    assert "uma@acme.example" in record
+    bea = acme.seat("beta-corp-67890", name="Bea")
+    with pytest.raises(ReportUnknown):
+        report_actions.download(bea, ID, Form.HTML)
+    assert recorded(acme, AuditName.REPORT_DOWNLOADED, "beta-corp-67890") == []
+
+
+def test_a_sign_on_that_is_over_makes_nothing(acme: Scene) -> None:
+    gone = replace(acme.seat(), present=lambda: False)
+    with pytest.raises(Exception, match="session"):
+        report_actions.make(gone, ID, PERIOD)
+    assert recorded(acme, AuditName.REPORT_REQUESTED) == []
+
+
+def test_what_is_down_is_said(acme: Scene) -> None:
+    acme.door.fails = TemporalUnavailable()
+    with pytest.raises(TemporalUnavailable):
+        report_actions.make(acme.seat(), ID, PERIOD)
+    assert len(recorded(acme, AuditName.REPORT_REQUESTED)) == 2  # intended, and failed
