@@ -8,9 +8,10 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from psycopg import sql
 
@@ -49,21 +50,37 @@ class Function:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy of the key server has another text."""
+    """A policy of the key server has another text, and `more` behind it."""
 
     name: str
     edits: Sequence[tuple[str, str]]
+    more: str = ""
 
 
-How = Source | Rows | Function | Policy
+@dataclass(frozen=True)
+class Written:
+    """An administrator of the key server writes to a path; what undoes it, where anything can, is `undo`."""
+
+    path: str
+    do: Mapping[str, object]
+    undo: Mapping[str, object] | None = None
+
+
+How = Source | Rows | Function | Policy | Written
 
 
 @dataclass(frozen=True)
 class Breach:
+    """`how`: everything that is done, in this order; `service`: the tenant needs one, connected before or after it."""
+
     name: str
     opens: str
-    how: How
+    how: Sequence[How]
     caught_by: frozenset[str]
+    service: Literal["none", "before", "after"] = "none"
+
+
+_ADMINISTRATOR = 'path "transit/*" { capabilities = ["create", "read", "update", "delete", "list", "sudo"] }'
 
 
 @dataclass
@@ -79,6 +96,10 @@ class Ground:
     def __post_init__(self) -> None:
         secret = self.stack.settings.state_dir / "openbao" / "setup-secret-id"
         self._setup = VaultSession(self.stack.settings.vault_url, SETUP, secret.read_text(encoding="utf-8").strip())
+        # Whoever may write policies may do anything in the end; this is an administrator from here on.
+        path = f"sys/policies/acl/openkcm-{SETUP}"
+        policy = str((self._setup.read(path) or {})["policy"])
+        self._setup.write(path, {"policy": f"{policy}\n{_ADMINISTRATOR}"})
 
     def settle(self) -> None:
         """Bring a new tenant, with a service of its own, into the installation."""
@@ -95,13 +116,12 @@ class Ground:
         return {check["name"]: check["outcome"] for check in document["checks"]}
 
     @contextmanager
-    def broken(self, how: How) -> Iterator[None]:
+    def broken(self, how: Sequence[How]) -> Iterator[None]:
         """Break it for as long as the block lasts."""
-        mend = self._break(how)
-        try:
+        with ExitStack() as mends:
+            for one in how:
+                mends.callback(self._break(one))
             yield
-        finally:
-            mend()
 
     def _break(self, how: How) -> Callable[[], None]:
         match how:
@@ -119,9 +139,22 @@ class Ground:
                 return lambda: self._execute(before)
             case Policy():
                 path = f"sys/policies/acl/{how.name}"
-                before = str(self._setup.read(path)["policy"])
-                self._setup.write(path, {"policy": _edited(before, how.edits)})
-                return lambda: self._setup.write(path, {"policy": before})
+                policy = str((self._setup.read(path) or {})["policy"])
+                self._setup.write(path, {"policy": f"{_edited(policy, how.edits)}\n{how.more}"})
+                return lambda: self._write(path, {"policy": policy})
+            case Written():
+                self._write(how.path, how.do)
+                return lambda: None if how.undo is None else self._write(how.path, how.undo)
+
+    def connect(self) -> None:
+        """Connect a service of the tenant's, by the command."""
+        folder = self.file.parent / self.tenant
+        self.stack.command(
+            *("service", "connect", self.tenant, "--kind", "microservice", "--name", "records", "--out", str(folder))
+        )
+
+    def _write(self, path: str, fields: Mapping[str, object]) -> None:
+        self._setup.write(path.replace("{tenant}", self.tenant), dict(fields))
 
     def _alter(self, how: Source) -> None:
         self.file.write_text(json.dumps({module: list(edits) for module, edits in how.edits.items()}))

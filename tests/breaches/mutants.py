@@ -4,7 +4,12 @@ Walls stand behind one another: a mistake at one of them alone often opens nothi
 down two at once, and say so.
 """
 
-from tests.breaches.breaking import Breach, Function, Policy, Rows, Source
+from collections.abc import Sequence
+from typing import Literal
+
+from tests.breaches.breaking import Breach, Function, How, Policy, Rows, Source, Written
+
+When = Literal["none", "before", "after"]
 
 
 def _crypto(*edits: tuple[str, str, str]) -> Source:
@@ -15,31 +20,33 @@ def _crypto(*edits: tuple[str, str, str]) -> Source:
     return Source("crypto", by_module)
 
 
-def _breach(name: str, opens: str, how: Source | Rows | Function | Policy, *caught_by: str) -> Breach:
-    return Breach(name, opens, how, frozenset(caught_by))
+def _breach(name: str, opens: str, how: How | Sequence[How], *caught_by: str, service: When = "none") -> Breach:
+    return Breach(name, opens, how if isinstance(how, Sequence) else (how,), frozenset(caught_by), service)
 
 
 _PLACE = "return Context(caller.tenant_id, caller.l2_key, caller.service, purpose, resource)"
+_OF_OBJECTS = f"if purpose is Purpose.MANAGED_OBJECT:\n        {_PLACE}\n    "
+"""What is stored already goes on opening: the breach is of new texts, and the product runs on."""
 _KEPT = "kept = tenant.kept.get(place)"
 
 CRYPTO = (
     _breach(
         "the context leaves out the object",
         "a ciphertext opens in any place of its service",
-        _crypto(("crypto.operations", _PLACE, _PLACE.replace("resource)", '"anywhere")'))),
+        _crypto(("crypto.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("resource)", '"anywhere")'))),
         "https-decrypt-other-resource",
     ),
     _breach(
         "the context leaves out the purpose",
         "a data key's text opens through decrypt, without the record of a released key",
-        _crypto(("crypto.operations", _PLACE, _PLACE.replace("purpose,", "Purpose.DATA,"))),
+        _crypto(("crypto.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("purpose,", "Purpose.DATA,"))),
         "https-decrypt-data-key-as-data",
     ),
     _breach(
         "the context leaves out the service, and the cache answers for any service of the tenant",
         "one service opens what another encrypted",
         _crypto(
-            ("crypto.operations", _PLACE, _PLACE.replace("caller.service", '"any"')),
+            ("crypto.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("caller.service", '"any"')),
             ("crypto.keyring", _KEPT, "kept = next(iter(tenant.kept.values()), None)"),
         ),
         "https-decrypt-other-service",
@@ -49,7 +56,7 @@ CRYPTO = (
         "the context leaves out who, and the cache answers for any tenant",
         "one tenant opens what another encrypted",
         _crypto(
-            ("crypto.operations", _PLACE, 'return Context("any", "any", "any", purpose, resource)'),
+            ("crypto.operations", _PLACE, _OF_OBJECTS + 'return Context("any", "any", "any", purpose, resource)'),
             (
                 "crypto.keyring",
                 _KEPT,
@@ -64,8 +71,7 @@ CRYPTO = (
         "objects are found without their service",
         "one service learns what another has, and changes it",
         _crypto(("database.objects", 'where service = %s"', "where service || %s <> ''\"")),
-        "kmip-read-other-service",
-        "kmip-change-other-service",
+        "kmip-locate-other-service",
     ),
     _breach(
         "the URI of a certificate is believed, and its issuer is not proven",
@@ -81,9 +87,12 @@ CRYPTO = (
         "certificate-with-other-tenant-in-uri",
     ),
     _breach(
-        "a revoked certificate is let in",
+        "a revoked certificate is let in, and so is a service that was disconnected",
         "who was shut out goes on",
-        _crypto(("crypto.callers", "if row.revoked_at is not None:", "if False:")),
+        _crypto(
+            ("crypto.callers", "if row.revoked_at is not None:", "if False:"),
+            ("crypto.callers", "if row.service_state is not ServiceState.CONNECTED:", "if False:"),
+        ),
         "revoked-on-new-connection",
     ),
     _breach(
@@ -124,12 +133,16 @@ CRYPTO = (
         "operations-on-record",
     ),
     _breach(
-        "what was written down is not delivered",
-        "the stream has gaps that nobody sees",
+        "delivery leaves refusals out",
+        "what was tried and refused stands in no stream",
         _crypto(
-            ("crypto.delivery", "tx.audit.append_all(found.events[first : first + _AT_ONCE])", "pass"),
+            (
+                "crypto.delivery",
+                "tx.audit.append_all(found.events[first : first + _AT_ONCE])",
+                "tx.audit.append_all([one for one in found.events if one.outcome == 'success'])",
+            ),
         ),
-        "operations-on-record",
+        "refusals-on-record",
     ),
     _breach(
         "an authentication tag is not looked at",
@@ -221,6 +234,15 @@ def _any_tenant(path: str) -> Policy:
     return Policy("openkcm-tenant", [(own, f'path "{path}/L2-*" {{\n  capabilities = ["update"]\n}}\n{own}')])
 
 
+def _may(who: str, path: str, capability: str) -> Policy:
+    """Let somebody do one thing more; what the policy says first is left as it is."""
+    more = f'path "{path}" {{\n  capabilities = ["{capability}"]\n}}\n'
+    return Policy(f"openkcm-{who}", [], more)
+
+
+_LAST = '"min_encryption_version" = []'
+_ENCRYPTS = '-primary" {\n  capabilities = ["update"]\n}\n\npath "transit/decrypt/'
+
 KEY_SERVER = (
     _breach(
         "a tenant's token decrypts with any tenant's key",
@@ -240,6 +262,105 @@ KEY_SERVER = (
         _any_tenant("transit/datakey/wrapped"),
         "make-key-with-foreign-token",
     ),
+    _breach(
+        "the worker may export keys",
+        "tenant keys can be carried away",
+        _may("worker", "transit/export/*", "read"),
+        "bring-in-or-take-out-as-worker",
+    ),
+    _breach(
+        "a tenant's token may import versions of a key",
+        "somebody brings in a key whose material is known elsewhere",
+        _may("tenant", "transit/keys/+/import_version", "update"),
+        "bring-in-or-take-out-as-tenant",
+    ),
+    _breach(
+        "the worker may make keys exportable, or deletable",
+        "one call more, and tenant keys can be carried away",
+        Policy("openkcm-worker", [(_LAST, f'{_LAST}\n    "exportable" = []\n    "deletion_allowed" = []')]),
+        "let-the-key-be-exported-or-deleted",
+    ),
+    _breach(
+        "a key is made by being used",
+        "a tenant that was shredded comes back with the first call",
+        (
+            Policy("openkcm-tenant", [(_ENCRYPTS, _ENCRYPTS.replace('["update"]', '["create", "update"]'))]),
+            Written("transit/config/keys", {"disable_upsert": False}, {"disable_upsert": True}),
+        ),
+        "encrypt-under-a-name-without-a-key",
+    ),
+    _breach(
+        "the worker may use tenant keys",
+        "one process holds both layers of every service key",
+        _may("worker", "transit/decrypt/L2-*", "update"),
+        "open-without-tenant-key",
+    ),
+    _breach(
+        "a key is rotated behind the platform's back",
+        "there is a version that nobody has on record",
+        Written("transit/keys/L2-{tenant}-primary/rotate", {}),
+        "versions-on-record",
+    ),
+    _breach(
+        "a key is made deletable behind the platform's back",
+        "one call destroys what all of a tenant's data lies under",
+        Written("transit/keys/L2-{tenant}-primary/config", {"deletion_allowed": True}, {"deletion_allowed": False}),
+        "key-is-derived-and-stays-inside",
+    ),
 )
 
-BREACHES = (*CRYPTO, *DATABASE, *KEY_SERVER)
+DESCENT = (
+    _breach(
+        "service keys are wrapped without the root key",
+        "the customer's kill switch stops nothing",
+        Source(
+            "worker",
+            {
+                "keystores.platform": [
+                    ("return self._keys.wrap(self._name, context.encode(), inner)", "return inner"),
+                    ("return self._keys.unwrap(self._name, context.encode(), wrapped)", "return wrapped"),
+                    (
+                        "return self._keys.wrap_all("
+                        "self._name, [(context.encode(), inner) for context, inner in items])",
+                        "return [inner for _, inner in items]",
+                    ),
+                    (
+                        "return self._keys.unwrap_all("
+                        "self._name, [(context.encode(), wrapped) for context, wrapped in items])",
+                        "return [wrapped for _, wrapped in items]",
+                    ),
+                ]
+            },
+        ),
+        "open-without-root-key",
+        service="after",
+    ),
+    _breach(
+        "a service key's row names another tenant's key",
+        "two tenants lie under one key",
+        Rows(
+            "alter table okcm.managed_object disable trigger all;"
+            " alter table okcm.service_key drop constraint service_key_tenant_id_l2_key_fkey;"
+            " update okcm.service_key set l2_key = 'L2-openkcm-canary-primary' where tenant_id = {tenant}",
+            "update okcm.service_key set l2_key = 'L2-' || tenant_id || '-primary' where tenant_id = {tenant};"
+            " alter table okcm.service_key add constraint service_key_tenant_id_l2_key_fkey"
+            " foreign key (tenant_id, l2_key) references okcm.key (tenant_id, name);"
+            " alter table okcm.managed_object enable trigger all",
+        ),
+        "rows-descend-from-own-key",
+        "wraps-name-own-key-and-version",
+        service="before",
+    ),
+    _breach(
+        "a service key may lie under another tenant's key",
+        "a row that leads across the boundary is taken",
+        Rows(
+            "alter table okcm.service_key drop constraint service_key_tenant_id_l2_key_fkey",
+            "alter table okcm.service_key add constraint service_key_tenant_id_l2_key_fkey"
+            " foreign key (tenant_id, l2_key) references okcm.key (tenant_id, name)",
+        ),
+        "rows-under-another-key",
+    ),
+)
+
+BREACHES = (*CRYPTO, *DATABASE, *KEY_SERVER, *DESCENT)
