@@ -1,0 +1,48 @@
+"""The mutation run: the running product is broken on purpose, and its own examination of a tenant must say how.
+
+One installation, altered and mended again for each breach; each on a tenant of its own, because a breach locks it.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.breaches.breaking import BREACHED, STARTUP, Breach, Ground
+from tests.breaches.mutants import BREACHES
+from tests.stories.stack import Stack
+
+pytestmark = pytest.mark.xdist_group("breaches")
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    folder = tmp_path_factory.mktemp("breaches")
+    file = folder / "breached.json"
+    file.write_text("")
+    stack = Stack(folder)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(STARTUP))
+        environment.setenv(BREACHED, str(file))
+        stack.command("up")
+    yield Ground(stack, file)
+    stack.command("down")
+    stack.close()
+
+
+def test_nothing_is_found_where_nothing_is_broken(ground: Ground) -> None:
+    ground.settle()
+    outcomes = ground.examine()
+    assert set(outcomes.values()) == {"held"}
+
+
+@pytest.mark.parametrize("breach", BREACHES, ids=[breach.name for breach in BREACHES])
+def test_a_breach_is_found_and_named(ground: Ground, breach: Breach) -> None:
+    ground.settle()
+    if breach.service == "before":
+        ground.connect()
+    with ground.broken(breach.how):
+        if breach.service == "after":
+            ground.connect()
+        outcomes = ground.examine()
+    found = {name.rpartition("/")[2] for name, outcome in outcomes.items() if outcome == "breached"}
+    assert found & breach.caught_by, found
