@@ -320,13 +320,17 @@ DESCENT = (
                     ("return self._keys.wrap(self._name, context.encode(), inner)", "return inner"),
                     ("return self._keys.unwrap(self._name, context.encode(), wrapped)", "return wrapped"),
                     (
-                        "return self._keys.wrap_all("
-                        "self._name, [(context.encode(), inner) for context, inner in items])",
+                        (
+                            "return self._keys.wrap_all("
+                            "self._name, [(context.encode(), inner) for context, inner in items])"
+                        ),
                         "return [inner for _, inner in items]",
                     ),
                     (
-                        "return self._keys.unwrap_all("
-                        "self._name, [(context.encode(), wrapped) for context, wrapped in items])",
+                        (
+                            "return self._keys.unwrap_all("
+                            "self._name, [(context.encode(), wrapped) for context, wrapped in items])"
+                        ),
                         "return [wrapped for _, wrapped in items]",
                     ),
                 ]
