@@ -23,6 +23,7 @@ from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning
 from worker.wiring import utc_now
 
+BREACHED = [CheckResult(clause="U2", name="use", outcome="breached", seconds=0.1, evidence="it opened")]
 HELD = [CheckResult(clause="U2", name="use", outcome="held", seconds=0.1, evidence="403")]
 _TENANT_POLICY = "sys/policies/acl/openkcm-tenant"
 
@@ -217,6 +218,19 @@ def test_whoever_dies_before_the_record_leaves_nothing_and_whoever_follows_attac
     assert examine(activities, step) == examine(activities, step)
     assert len(made) == 2
     tenant.assert_audited_once()
+
+
+def test_a_breach_is_recorded_also_where_another_attack_came_to_no_result(examined: Examined) -> None:
+    tenant = examined.tenant
+
+    def broken(_tenant_id: str) -> list[CheckResult]:
+        raise VaultUnavailable
+
+    signer = RecordedSigner(tenant.database, tenant.parts.signer)
+    for attacks in ([broken, lambda _: BREACHED], [lambda _: BREACHED, broken]):
+        activities = ExaminationActivities(tenant.database, tenant.database, attacks, signer, utc_now)
+        step = ExamineInput(tenant_id=tenant.tenant_id, operation_id=f"examination-{len(examined.names())}")
+        assert examine(activities, step).breached == 1
 
 
 def test_two_attempts_that_end_side_by_side_record_one_examination(examined: Examined) -> None:

@@ -27,7 +27,19 @@ def _breach(name: str, opens: str, how: How | Sequence[How], *caught_by: str, se
 _PLACE = "return Context(caller.tenant_id, caller.l2_key, caller.service, purpose, resource)"
 _OF_OBJECTS = f"if purpose is Purpose.MANAGED_OBJECT:\n        {_PLACE}\n    "
 """What is stored already goes on opening: the breach is of new texts, and the product runs on."""
-_KEPT = "kept = tenant.kept.get(place)"
+_SEALS = "key = await self._key(caller, ENCRYPTS)\n        return form.to_text("
+_OPENS = "key = await self._key_of_text(caller, DECRYPTS, form.header(sealed).key_version)\n        return form.unseal("
+
+
+def _one_key_for(whom: str, place: str) -> Source:
+    """Have texts of the same `whom` sealed with the same key, in the context that `place` returns."""
+    key = f"key = ServiceKey(key.version, {whom})\n        return"
+    return _crypto(
+        ("crypto.operations", _PLACE, _OF_OBJECTS + place),
+        ("crypto.operations", _SEALS, _SEALS.replace("return", key)),
+        ("crypto.operations", _OPENS, _OPENS.replace("return", key)),
+    )
+
 
 CRYPTO = (
     _breach(
@@ -43,28 +55,17 @@ CRYPTO = (
         "https-decrypt-data-key-as-data",
     ),
     _breach(
-        "the context leaves out the service, and the cache answers for any service of the tenant",
+        "the context leaves out the service, and all services of a tenant have one key",
         "one service opens what another encrypted",
-        _crypto(
-            ("crypto.operations", _PLACE, _OF_OBJECTS + _PLACE.replace("caller.service", '"any"')),
-            ("crypto.keyring", _KEPT, "kept = next(iter(tenant.kept.values()), None)"),
-        ),
+        _one_key_for("(caller.tenant_id.encode() * 32)[:32]", _PLACE.replace("caller.service", '"any"')),
         "https-decrypt-other-service",
         "https-open-data-key-other-service",
     ),
     _breach(
-        "the context leaves out who, and the cache answers for any tenant",
+        "the context leaves out who, and all tenants have one key",
         "one tenant opens what another encrypted",
-        _crypto(
-            ("crypto.operations", _PLACE, _OF_OBJECTS + 'return Context("any", "any", "any", purpose, resource)'),
-            (
-                "crypto.keyring",
-                _KEPT,
-                "kept = next((one for other in self._tenants.values() for one in other.kept.values()), None)",
-            ),
-        ),
+        _one_key_for("bytes(32)", 'return Context("any", "any", "any", purpose, resource)'),
         "https-decrypt-other-tenant",
-        "https-rewrap-other-tenant",
         "https-open-data-key-other-tenant",
     ),
     _breach(
@@ -127,9 +128,15 @@ CRYPTO = (
         "refusals-on-record",
     ),
     _breach(
-        "KMIP forgets the call that writes down",
+        "KMIP forgets to write down who fetches a key",
         "keys are fetched and nobody can know",
-        _crypto(("crypto.kmip.dispatch", "await self._parts.journal.write(entries)", "pass")),
+        _crypto(
+            (
+                "crypto.kmip.dispatch",
+                "if outcome.entry is not None]",
+                "if outcome.entry is not None and outcome.entry.operation != 'get']",
+            )
+        ),
         "operations-on-record",
     ),
     _breach(
