@@ -87,6 +87,7 @@ def components(settings: Settings) -> list[Component]:
             health="/healthz",
             after=prepared + allowed,
             stop_seconds=2 * settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
+            niceness=0,  # customers' databases wait for it
         ),
         PythonProcess(
             "dashboard",

@@ -27,8 +27,10 @@ class PythonProcess(Server):
         after: tuple[str, ...] = (),
         host: str = LOOPBACK,
         stop_seconds: float = 15.0,
+        niceness: int = Server.niceness,
     ) -> None:
         self.name = name
+        self.niceness = niceness
         super().__init__(state_dir, ports)
         self._module = module
         self._health = health

@@ -47,6 +47,8 @@ class Server:
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     death_signal: ClassVar[signal.Signals] = signal.SIGKILL
     stop_seconds: float = 15.0
+    niceness: int = 10
+    """How far it steps back when the machine is busy; those that answer customers' services do not."""
     stops_first: ClassVar[bool] = False
     """Whether it is stopped before those it uses."""
 
@@ -129,6 +131,8 @@ class Server:
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in the terminal is for the command, not for the servers
             )
+        if self.niceness:
+            os.setpriority(os.PRIO_PROCESS, self._child.pid, self.niceness)
         identity = process.identify(self._child.pid)
         if identity is not None:
             identity.save(self._pid_file)
