@@ -161,9 +161,10 @@ def test_a_whole_stream_written_anew_is_caught_by_the_signature(home, export):
     header, records = records_of(export)
     forged = rechained(records, '"outcome": "success"', '"outcome": "refused"')
     assert forged != records
-    assert told(home, file_of(header, forged)) == f"record {len(records)} is not the one that was signed"
     assert header.signed_head is not None
-    head = header.signed_head.model_copy(update={"chain_hash": forged[-1].chain_hash.hex()})
+    signed = header.signed_head.seq  # what came after it, the hand-out itself for one, nobody has signed yet
+    assert told(home, file_of(header, forged)) == f"record {signed} is not the one that was signed"
+    head = header.signed_head.model_copy(update={"chain_hash": forged[signed - 1].chain_hash.hex()})
     assert "the signature is not by the public key" in told(
         home, file_of(header.model_copy(update={"signed_head": head}), forged)
     )
