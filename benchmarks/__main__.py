@@ -11,6 +11,7 @@ from benchmarks import (
     audit_verify,
     boundaries,
     burst,
+    compliance_report,
     crypto_https,
     crypto_kmip,
     dashboard,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[..., tuple[Result, Figure]]] = {
     "protected_mongodb": protected_mongodb.run,
     "audit_verify": audit_verify.run,
     "boundaries": boundaries.run,
+    "compliance_report": compliance_report.run,
 }
 
 

@@ -41,20 +41,20 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     with Stack() as stack:
         stack.openkcm("enable", _TENANT, "--organization", "Bench Corp", "--region", "eu-west-1", "--wait")
         database = stack.database(Role.WORKER)
-        seconds["append"], _ = _timed(lambda: _append(database, events))
+        seconds["append"], _ = timed(lambda: append(database, _TENANT, events))
         last = _signed(stack, database)
         database.close()
         file, key = stack.folder / "audit.jsonl", stack.folder / "key.pem"
         stack.openkcm("audit", "public-key", "--out", str(key))
-        seconds["export"], exported = _timed(
+        seconds["export"], exported = timed(
             lambda: stack.openkcm("audit", "export", _TENANT, "--out", str(file), timeout=_PATIENCE_SECONDS)
         )
         before = _cpu()
-        seconds["verify"], verdict = _timed(lambda: _verify(stack, file, key))
+        seconds["verify"], verdict = timed(lambda: _verify(stack, file, key))
         seconds["verify, CPU"] = _cpu() - before
         assert verdict["intact"], verdict
         assert verdict["events"] == exported["events"] >= last >= events, verdict
-        seconds["floor"], _ = _timed(lambda: _floor(file))
+        seconds["floor"], _ = timed(lambda: _floor(file))
         megabytes = round(file.stat().st_size / 1e6)
         line = _damage(file)
         damaged = _verify(stack, file, key, intact=False)
@@ -77,9 +77,10 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
     return result, _plot(seconds)
 
 
-def _append(database: Database, events: int) -> None:
+def append(database: Database, tenant_id: str, events: int) -> None:
+    """Append records of the kinds and in the proportions in which a tenant's services make them."""
     for first in range(0, events, _PIECE):
-        with database.tenant_tx(_TENANT) as tx:
+        with database.tenant_tx(tenant_id) as tx:
             tx.audit.append_all([_event(number) for number in range(first, min(first + _PIECE, events))])
 
 
@@ -147,7 +148,8 @@ def _damage(file: Path) -> int:
     return line
 
 
-def _timed(work: Callable[[], Measured]) -> tuple[float, Measured]:
+def timed(work: Callable[[], Measured]) -> tuple[float, Measured]:
+    """Return the seconds that some work took, and its result."""
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result
