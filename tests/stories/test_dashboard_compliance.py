@@ -81,7 +81,9 @@ def test_the_page_opens_anywhere_asks_nobody_and_is_open_to_all(taken: dict[Form
 def test_who_made_it_and_who_took_it_is_on_record(stack: Stack, acme: str, taken: dict[Form, Path]) -> None:
     report = read_report(taken[Form.JSON].read_bytes()).report
     with stack.database(Role.DASHBOARD).tenant_tx(acme) as tx:
-        records = [fields_of(one.record) for one in tx.audit.records()]
+        head = tx.audit.head()
+        assert head is not None
+        records = [fields_of(one.record) for one in tx.audit.records(max(0, head.seq - 1000))]
     of_it = [one for one in records if one["subject"] == report.report_id]
     downloads = [json.dumps(one["details"]) for one in of_it if one["name"] == AuditName.REPORT_DOWNLOADED]
     assert downloads == [json.dumps({"form": form}) for form in Form]
