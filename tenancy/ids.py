@@ -136,6 +136,11 @@ def boundaries_workflow(tenant_id: str) -> str:
     return f"{tenant_workflow(tenant_id)}/boundaries"
 
 
+def is_boundary_check(workflow_id: str) -> bool:
+    """Return whether a workflow is one that attacks boundaries: an examination, or the provisioning with its gate."""
+    return workflow_id.rpartition("/")[2] in {"boundaries", "provision"}
+
+
 def report_workflow(tenant_id: str, report_id: str) -> str:
     """Return the workflow id of the making of one report."""
     return f"{tenant_workflow(tenant_id)}/report/{report_id}"

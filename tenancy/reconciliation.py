@@ -168,7 +168,7 @@ class _Judge:
         alone = (
             entry
             for entry in events
-            if entry.correlation_id not in working and not self._checked(entry.at) and not _during(rolls, entry.at)
+            if entry.correlation_id not in working and not self._attacked(entry) and not _during(rolls, entry.at)
         )
         yield from self._tell(alone, records, Kind.UNRECORDED_CHANGE, Kind.MISSING_CHANGE)
 
@@ -270,6 +270,16 @@ class _Judge:
 
     def _checked(self, at: datetime) -> bool:
         return near(self._checks, at, SLACK, CHECKING)
+
+    def _attacked(self, signature: Entry) -> bool:
+        """Whether a signature was made for an attack: by when it was, and by whose work where the log tells that."""
+        is_its_work = not self._is_told_whose or ids.is_boundary_check(signature.correlation_id)
+        return is_its_work and self._checked(signature.at)
+
+    @cached_property
+    def _is_told_whose(self) -> bool:
+        """Whether the key server's log has correlation ids at all; one from before they were sent has none."""
+        return any(event.correlation_id for event in self.sides.events)
 
     @cached_property
     def _operations(self) -> Mapping[str, Sequence[datetime]]:

@@ -29,6 +29,7 @@ _OF_OBJECTS = f"if purpose is Purpose.MANAGED_OBJECT:\n        {_PLACE}\n    "
 """What is stored already goes on opening: the breach is of new texts, and the product runs on."""
 _SEALS = "key = await self._key(caller, ENCRYPTS)\n        return form.to_text("
 _OPENS = "key = await self._key_of_text(caller, DECRYPTS, form.header(sealed).key_version)\n        return form.unseal("
+_REWRAPS = "active = await self._key(caller, ENCRYPTS)\n"
 
 
 def _one_key_for(whom: str, place: str) -> Source:
@@ -38,6 +39,7 @@ def _one_key_for(whom: str, place: str) -> Source:
         ("crypto.operations", _PLACE, _OF_OBJECTS + place),
         ("crypto.operations", _SEALS, _SEALS.replace("return", key)),
         ("crypto.operations", _OPENS, _OPENS.replace("return", key)),
+        ("crypto.operations", _REWRAPS, f"active = old = ServiceKey(old.version, {whom})\n"),
     )
 
 
@@ -134,7 +136,7 @@ CRYPTO = (
             (
                 "crypto.kmip.dispatch",
                 "if outcome.entry is not None]",
-                "if outcome.entry is not None and outcome.entry.operation != 'get']",
+                "if outcome.entry is not None and (outcome.entry.refused or outcome.entry.operation != 'get')]",
             )
         ),
         "operations-on-record",
