@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from database.interfaces import TenantDatabase
 from tenancy.audit import AuditEvent, AuditName, Outcome
-from tenancy.correlation import correlation_id
+from tenancy.correlation import correlated, correlation_id
 from tenancy.errors import CallerError, OpenKcmError, TenantUnknown
 
 ACTOR = "operator"
@@ -44,8 +44,7 @@ def on_record(
     nothing is done; when the outcome cannot be recorded, what was done is done and its error is the one raised.
     """
     subject = subject or tenant_id
-    token = correlation_id.set(f"command/{uuid4().hex}")
-    try:
+    with correlated(f"command/{uuid4().hex}"):
         with database.tenant_tx(tenant_id) as tx:
             if tx.tenants.get() is None:
                 raise TenantUnknown
@@ -59,8 +58,6 @@ def on_record(
             raise
         with database.tenant_tx(tenant_id) as tx:
             tx.audit.append_command(command_event(name, subject, "success", **details))
-    finally:
-        correlation_id.reset(token)
 
 
 def _user() -> str:

@@ -21,7 +21,7 @@ from cli.forward_receivers import open_receiver
 from cli.forward_state import StateFile
 from config.logs import configure_logs
 from config.settings import load_settings
-from tenancy.correlation import correlation_id
+from tenancy.correlation import correlated
 from tenancy.forwarding import Form
 
 _SHOWN_EVERY = 2.0
@@ -52,8 +52,12 @@ def stream(  # noqa: PLR0913 - one parameter an option
             output.progress.print(Text(f"acknowledged up to record {at.seq}, {at.behind} behind"))
             shown = time.monotonic()
 
-    correlation_id.set(f"command/{uuid4().hex}")
-    with _ended_by_signals(stop), file.held(), operator_database(settings) as database:
+    with (
+        correlated(f"command/{uuid4().hex}"),
+        _ended_by_signals(stop),
+        file.held(),
+        operator_database(settings) as database,
+    ):
         forwarding = Forwarding(
             database,
             receiver,

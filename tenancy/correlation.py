@@ -7,6 +7,8 @@ not disturb each other. Work handed to a thread MUST take the context along.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
@@ -15,6 +17,16 @@ correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
 _ELSE = re.compile(r"[^A-Za-z0-9._:/-]")
 _CUT = "~"
 """Stands for the middle of an id that was too long; no id of ours has it."""
+
+
+@contextmanager
+def correlated(to: str) -> Iterator[None]:
+    """Have what is done in the block belong to an id."""
+    token = correlation_id.set(to)
+    try:
+        yield
+    finally:
+        correlation_id.reset(token)
 
 
 def shown(limit: int) -> str:
