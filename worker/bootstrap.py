@@ -113,7 +113,14 @@ SCHEDULES = {
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),
     "boundaries": Schedule(
-        action=ScheduleActionStartWorkflow(ExamineDueTenants.run, id="platform/boundaries", task_queue=PLATFORM_QUEUE),
+        action=ScheduleActionStartWorkflow(
+            ExamineDueTenants.run,
+            id="platform/boundaries",
+            task_queue=PLATFORM_QUEUE,
+            # A tenant that leaves takes along the key of what its examination answered: a look that cannot be read any
+            # more must not keep all later ones from beginning.
+            execution_timeout=timedelta(hours=12),
+        ),
         spec=_every(minutes=1),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     ),

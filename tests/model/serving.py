@@ -87,6 +87,10 @@ def _before(call: str) -> None:
         stopped.before(call)
 
 
+async def _unrecorded(tenant_id: str, service: str, version: int) -> None:
+    """The model has no records of openings."""
+
+
 class Serving:
     """`begin`, then a `step` for each of the story's; the outcome of a request is asserted where the model tells it."""
 
@@ -102,7 +106,7 @@ class Serving:
         ages = {"cache_seconds": T * TICK, "monotonic": self._clock}
         journal = Journal()
         self._callers = CertificateCallers(self, at_once, journal, self._changes, **ages)
-        self._keyring = CachedKeyring(self, self, self, self, self._changes, **ages)
+        self._keyring = CachedKeyring(self, self, self, self, self._changes, opened=_unrecorded, **ages)
         self._operations = KeyedOperations(self._callers, self, journal)
 
     async def begin(self) -> None:
