@@ -52,8 +52,8 @@ bench: setup-bench ## measure, one JSON file and one plot each under benchmarks/
 screenshots: setup-test ## take a picture of every page of the dashboard into docs/screenshots
 	@$(BIN)/python -m tools.screenshots
 
-chaos: setup-test ## kill every process at every moment of every operation, and search the model further (long)
-	@$(BIN)/pytest tests/chaos tests/model --long -n $(JOBS)
+chaos: setup-test ## kill every process at every moment of every operation, search the model further, break every wall (long)
+	@$(BIN)/pytest tests/chaos tests/model tests/breaches --long -n $(JOBS)
 
 setup-runtime:
 	@tools/setup.sh runtime

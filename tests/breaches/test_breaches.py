@@ -3,13 +3,14 @@
 One installation, altered and mended again for each breach; each on a tenant of its own, because a breach locks it.
 """
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from tests.breaches.breaking import BREACHED, STARTUP, Breach, Ground
 from tests.breaches.mutants import BREACHES
-from tests.stories.stack import Stack
+from tests.stories.stack import ROOT, Stack
 
 SHORT = BREACHES[::4]
 """One of each four; all of them with `--long` (make chaos)."""
@@ -37,6 +38,12 @@ def test_nothing_is_found_where_nothing_is_broken(ground: Ground) -> None:
         ground.settle()
         outcomes = ground.examine()
     assert set(outcomes.values()) == {"held"}
+
+
+def test_the_run_is_as_large_as_the_readme_says() -> None:
+    said = re.search(r"breaks the running product in (\d+) ways", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert said is not None
+    assert int(said[1]) == len({breach.name for breach in BREACHES})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -12,7 +12,9 @@ from psycopg.conninfo import make_conninfo
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from config.secrets import Role, read_secret, vault_secret
+from config.settings import Settings
 from devstack import ports, process
+from devstack.components import servers
 from devstack.postgres import PostgresServer
 from devstack.server import Server
 from tenancy.errors import ComponentFailed
@@ -48,6 +50,16 @@ def test_it_listens_on_loopback_only(new_server: NewServer, name: str) -> None:
 
     assert bound
     assert bound <= _LOOPBACK
+
+
+def test_it_steps_back_for_the_crypto_service(new_server: NewServer) -> None:
+    server = new_server("postgres")
+    run(server)
+    assert server.pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, server.pid) == Server.niceness > 0
+    niceness = {one.name: one.niceness for one in servers(Settings())}
+    assert niceness.pop("crypto") == 0
+    assert set(niceness.values()) == {Server.niceness}
 
 
 @pytest.mark.parametrize("name", NAMES)
