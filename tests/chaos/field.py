@@ -40,6 +40,7 @@ REGION = "eu-west-1"
 _HERE = Path(__file__).parent
 _PATIENCE_SECONDS = 180
 _TRIES = 20
+_STOP_SECONDS = 60
 
 
 class Receiver(ThreadingHTTPServer):
@@ -138,9 +139,13 @@ class Field:
 
     def stop_worker(self) -> None:
         if self._worker is not None:
-            self._worker.terminate()
-            self._worker.wait(30)
-            self._worker = None
+            worker, self._worker = self._worker, None
+            worker.terminate()
+            try:
+                worker.wait(_STOP_SECONDS)
+            finally:
+                worker.kill()  # nothing to one that has ended; another field's tests are not to pay for it
+                worker.wait()
 
     def heal(self) -> None:
         """Start again whatever died."""

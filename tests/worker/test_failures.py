@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowFailureError
@@ -75,7 +76,9 @@ async def test_our_error_keeps_its_code_and_says_whether_trying_again_helps(part
     assert seen.__cause__ is None
 
 
-async def test_a_foreign_error_shows_a_reference_and_none_of_its_text(parts, step):
+async def test_a_foreign_error_shows_a_reference_and_none_of_its_text(parts, step, monkeypatch):
+    # The module's own may have been bound by whoever configured logs in this process before.
+    monkeypatch.setattr("worker.failures.log", structlog.get_logger())
     with capture_logs() as logs:
         seen = await translated(parts.database, RuntimeError(f"token {SECRET}"), step)
     assert isinstance(seen, ApplicationError)
