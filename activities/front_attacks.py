@@ -6,9 +6,10 @@ the tenant itself: certificates that its own authority signed and that must open
 what is the tenant's. Nothing of a customer's is ever asked for in a way that could change it, should a wall be down.
 """
 
+import itertools
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,7 +18,7 @@ from activities.authorities import as_authority
 from activities.journal import Clock
 from activities.probes import PROBE, SIBLING, Probes, presenting
 from database.interfaces import TenantDatabase
-from fronts.interfaces import FrontProbe, FrontsAway, Identity, Pair, ProbeRefused, Strangers
+from fronts.interfaces import Door, FrontProbe, FrontsAway, Identity, Pair, ProbeRefused, Strangers
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
@@ -34,7 +35,11 @@ _LONG_ENOUGH = timedelta(minutes=10)
 
 
 class FrontAttacks:
-    """`examination.Attack`. Used from several threads: of those that need a new round, one makes it."""
+    """`examination.Attack`. Used from several threads: of those that need a new round, one makes it.
+
+    A tenant for which a round is made, as for whoever asks for one tenant, is attacked at both doors. Of a sweep's
+    tenants each is at one of them in turn: handshakes are what a sweep costs customers' services.
+    """
 
     def __init__(
         self, database: TenantDatabase, fronts: FrontProbe, forger: Forger, probes: Probes, clock: Clock
@@ -45,6 +50,7 @@ class FrontAttacks:
         self._probes = probes
         self._clock = clock
         self._round: tuple[datetime, Sequence[CheckResult]] | None = None
+        self._doors = itertools.cycle(Door)
         self._turn = threading.Lock()
 
     def __call__(self, tenant_id: str) -> Sequence[CheckResult]:
@@ -54,7 +60,8 @@ class FrontAttacks:
         """
         try:
             self._probes.check_platform_tenants()
-            return (*self._between_platform_tenants(), *self._on(tenant_id))
+            between, doors = self._between_platform_tenants()
+            return (*between, *self._on(tenant_id, doors))
         except (FrontsAway, CanaryMissing, MirrorMissing) as nothing_there:
             return [_not_checked(clause, nothing_there.message) for clause in CLAUSES]
         except ProbeRefused:
@@ -66,14 +73,15 @@ class FrontAttacks:
         with self._turn:
             self._round = None
 
-    def _between_platform_tenants(self) -> Sequence[CheckResult]:
+    def _between_platform_tenants(self) -> tuple[Sequence[CheckResult], Collection[Door]]:
+        """Return how the round ended, and the doors to knock at: both after a new round, else one in turn."""
         with self._turn:
             if self._round is not None and self._clock() < self._round[0] + PAIR_COUNTS:
-                return self._round[1]
+                return self._round[1], (next(self._doors),)
             began, results = self._clock(), self._attack_each_other()
             # What was broken is looked at again each time: it may have been mended, and its verdict is a grave one.
             self._round = None if breaches(results) else (began, results)
-            return results
+            return results, tuple(Door)
 
     def _attack_each_other(self) -> Sequence[CheckResult]:
         one, other = self._probe(), self._probes.identity(MIRROR_TENANT_ID, PROBE)
@@ -85,7 +93,7 @@ class FrontAttacks:
             *self._fronts.revoke(revoked, revoke),
         )
 
-    def _on(self, tenant_id: str) -> Sequence[CheckResult]:
+    def _on(self, tenant_id: str, doors: Collection[Door]) -> Sequence[CheckResult]:
         if tenant_id in PLATFORM_TENANTS:
             return ()
         probe = self._probe()
@@ -96,7 +104,7 @@ class FrontAttacks:
             return [_not_checked("A1", "the tenant has no authority that could sign a certificate")]
         name = services[0].service if services else PROBE
         strangers = self._strangers(tenant_id, as_authority(authority), name, probe)
-        return self._fronts.attack_tenant(probe, strangers, objects)
+        return self._fronts.attack_tenant(probe, strangers, objects, doors)
 
     def _strangers(self, tenant_id: str, authority: Authority, service: str, probe: Identity) -> Strangers:
         """Have the tenant's authority sign, as whoever holds it could: for the canary, its serial number and all."""

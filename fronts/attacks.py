@@ -2,16 +2,17 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 
 from fronts.between import Owner, on_another_service, on_another_tenant, out_of_place
 from fronts.dialing import NotAdmitted
 from fronts.https import ENDED as HTTPS_ENDED
 from fronts.https import Answer as HttpsAnswer
-from fronts.https import HttpsDoor
-from fronts.interfaces import FrontsFailing, Identity, Pair, ProbeRefused, Strangers
+from fronts.interfaces import Door, FrontsFailing, Identity, Pair, ProbeRefused, Strangers
 from fronts.judging import ALIKE, NO_SERVICE, NO_TLS, Trial, Verdicts
+from fronts.kept import KeptSides
 from fronts.kmip import ENDED as KMIP_ENDED
 from fronts.kmip import Answer as KmipAnswer
 from fronts.kmip import Operation, Reason
@@ -24,14 +25,15 @@ _REVOKED_SECONDS = 8.0
 _PAUSE_SECONDS = 0.02
 _WORKS_FOR_PROBE = "the platform's own service does the same in the same second"
 
-_Knock = tuple[HttpsAnswer, KmipAnswer]
+_Knock = Sequence[HttpsAnswer | KmipAnswer]
 
 
 class FrontAttacker:
-    """Connections are made for each call and closed at its end."""
+    """Attackers' connections are made for each call and closed at its end; the control's are kept for a while."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
+        self._sides = KeptSides(address)
         self._kept: dict[str, str] = {}
 
     def attack_each_other(self, pair: Pair) -> Sequence[CheckResult]:
@@ -48,17 +50,22 @@ class FrontAttacker:
                 verdicts.judge(out_of_place(owner))
         return verdicts.results()
 
-    def attack_tenant(self, probe: Identity, strangers: Strangers, object_ids: Sequence[str]) -> Sequence[CheckResult]:
+    def attack_tenant(
+        self, probe: Identity, strangers: Strangers, object_ids: Sequence[str], doors: Collection[Door]
+    ) -> Sequence[CheckResult]:
         verdicts = Verdicts()
-        with Side(self._address, probe) as side:
+        with self._sides.of(probe) as side:
+            # All knock before the control does, so that one of it is right after each of them.
+            shut_out = self._is_shut_out(strangers.for_other, doors)
+            uri, unrecorded = (self._knock(one, doors) for one in (strangers.other_uri, strangers.unrecorded))
+            works = cache(side.works)
 
             def trial(clause: str, name: str, refused: Callable[[], bool], wall: str) -> Trial:
-                return Trial(clause, name, refused, side.works, side.works, wall, _WORKS_FOR_PROBE)
+                return Trial(clause, name, refused, works, works, wall, _WORKS_FOR_PROBE)
 
-            uri, unrecorded = (self._knock(one) for one in (strangers.other_uri, strangers.unrecorded))
             verdicts.judge(
                 (
-                    trial("A3", "certificate-for-other-tenant", lambda: self._is_shut_out(strangers.for_other), NO_TLS),
+                    trial("A3", "certificate-for-other-tenant", lambda: shut_out, NO_TLS),
                     trial(
                         "A1",
                         "certificate-not-on-record",
@@ -109,7 +116,7 @@ class FrontAttacker:
                     Trial(
                         "REV",
                         "revoked-on-new-connection",
-                        lambda: _until(end, lambda: _opens_nothing(self._knock(probe))),
+                        lambda: _until(end, lambda: _opens_nothing(self._knock(probe, tuple(Door)))),
                         lambda: True,
                         lambda: True,
                         NO_SERVICE,
@@ -133,36 +140,50 @@ class FrontAttacker:
             self._kept = {serial: side.kept_key()}
         return self._kept[serial]
 
-    def _knock(self, identity: Identity) -> _Knock:
-        """Return what each door answers to a first request, which asks for nothing of anybody's.
+    def _knock(self, identity: Identity, doors: Collection[Door]) -> _Knock:
+        """Return what each of these doors answers to a first request, which asks for nothing of anybody's.
 
         Raises: FrontsFailing when a door answers nothing at all, which is not how a certificate is refused.
         """
         try:
-            with self._address.https(identity) as https, self._address.kmip(identity) as kmip:
-                knock = https.encrypt("probe", b"x"), kmip.query()
+            knock = [self._ask(identity, door) for door in doors]
         except NotAdmitted as shut:
             raise FrontsFailing("the connection was ended where a refusal was to come") from shut
-        if not knock[0].status or knock[1].message is None:
+        if any(map(_is_end, knock)):
             raise FrontsFailing("the connection was ended where a refusal was to come")
         return knock
 
-    def _is_shut_out(self, identity: Identity) -> bool:
-        """Whether neither door lets an identity through its handshake, or answers it anything."""
-        for door in (self._address.https, self._address.kmip):
+    def _is_shut_out(self, identity: Identity, doors: Collection[Door]) -> bool:
+        """Whether none of these doors lets an identity through its handshake, or answers it anything."""
+        for door in doors:
             try:
-                with door(identity) as opened:
-                    answer = opened.encrypt("probe", b"x") if isinstance(opened, HttpsDoor) else opened.query()
+                answer = self._ask(identity, door)
             except NotAdmitted:
                 continue
-            if answer not in (HTTPS_ENDED, KMIP_ENDED):
+            if not _is_end(answer):
                 return False
         return True
 
+    def _ask(self, identity: Identity, door: Door) -> HttpsAnswer | KmipAnswer:
+        """Return the answer to a first request on a new connection; raises NotAdmitted when there is none to be had."""
+        if door is Door.HTTPS:
+            with self._address.https(identity) as https:
+                return https.encrypt("probe", b"x")
+        with self._address.kmip(identity) as kmip:
+            return kmip.query()
+
+
+def _is_end(answer: HttpsAnswer | KmipAnswer) -> bool:
+    return answer in (HTTPS_ENDED, KMIP_ENDED)
+
 
 def _opens_nothing(knock: _Knock) -> bool:
-    https, kmip = knock
-    return https.code == "caller_refused" and kmip.reason == Reason.PERMISSION_DENIED
+    return all(
+        answer.code == "caller_refused"
+        if isinstance(answer, HttpsAnswer)
+        else answer.reason == Reason.PERMISSION_DENIED
+        for answer in knock
+    )
 
 
 def _asking(side: Side, own: str, object_ids: Sequence[str]) -> Trial:

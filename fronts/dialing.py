@@ -1,6 +1,7 @@
 """TLS connections to the doors, bounded in time, with what is presented held in memory alone."""
 
 import os
+import select
 import socket
 import ssl
 from typing import Self
@@ -32,6 +33,12 @@ class Line:
 
     def close(self) -> None:
         self._stream.close()
+
+    def is_open(self) -> bool:
+        """Whether nothing has come that nobody asked for, the other side's end least of all."""
+        coming = select.poll()
+        coming.register(self._stream, select.POLLIN)
+        return not self._received and not self._stream.pending() and not coming.poll(0)
 
     def send(self, data: bytes) -> None:
         """Send; raises NotAdmitted, FrontsFailing."""

@@ -69,6 +69,9 @@ class HttpsDoor:
     def __exit__(self, *_: object) -> None:
         self._line.close()
 
+    def is_open(self) -> bool:
+        return self._line.is_open()
+
     def post(self, path: str, document: Mapping[str, Any], claims: Mapping[str, str] | None = None) -> Answer:
         """Return the answer; `claims` are further headers, or others in the place of the usual ones.
 

@@ -5,9 +5,10 @@ when the attack got the one answer that the wall gives. A service that is away o
 proves nothing in either direction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import ClassVar, Protocol
 
 from tenancy.boundaries import CheckResult
@@ -34,6 +35,11 @@ class ProbeRefused(PlatformError):
 
     code: ClassVar[str] = "front_control_failed"
     hint = "the check is tried again with a certificate of its own; if it stays, see the log of the crypto service"
+
+
+class Door(StrEnum):
+    HTTPS = "https"
+    KMIP = "kmip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +82,10 @@ class FrontProbe(Protocol):
         """Let the platform's services reach for everything of one another's."""
         ...
 
-    def attack_tenant(self, probe: Identity, strangers: Strangers, object_ids: Sequence[str]) -> Sequence[CheckResult]:
-        """Knock at both doors with certificates that open nothing, and have `probe` ask for a tenant's objects.
+    def attack_tenant(
+        self, probe: Identity, strangers: Strangers, object_ids: Sequence[str], doors: Collection[Door]
+    ) -> Sequence[CheckResult]:
+        """Knock at these doors with certificates that open nothing, and have `probe` ask for a tenant's objects.
 
         `probe` is another tenant's service, and the control; the objects are asked for by their real ids, where there
         are any.

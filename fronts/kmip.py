@@ -146,6 +146,9 @@ class KmipDoor:
     def __exit__(self, *_: object) -> None:
         self._line.close()
 
+    def is_open(self) -> bool:
+        return self._line.is_open()
+
     def ask(self, operation: Operation, *payload: Node, asked: str = "", correlation: str = "") -> Answer:
         """Return the answer, in which the id that was `asked` for is replaced; raises FrontsFailing."""
         named = (text(_Tag.CLIENT_CORRELATION_VALUE, correlation),) if correlation else ()

@@ -72,7 +72,13 @@ class Side:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._opened.close()
+
+    def is_open(self) -> bool:
+        return self.https.is_open() and self.kmip.is_open()
 
     def settle(self) -> Belongings:
         """Make something of everything; raises ProbeRefused when something does not work.

@@ -12,7 +12,7 @@ from tenancy.lifecycle import State
 from tests.crypto.core.world import REGION, Home, World
 from tests.crypto.running.conftest import vault
 from tests.database.fixtures import Server, clone, field, server, template
-from tests.fronts.doors import Doors, attacks_on, connected
+from tests.fronts.doors import Doors, attacks_on, connected, hang_up
 from tests.fronts.walls import CUSTOMERS
 from tests.vault.server import Server as Vault
 
@@ -46,5 +46,7 @@ def customer(world: World, doors: Doors) -> Home:
 
 
 @pytest.fixture(scope="module")
-def attacks(world: World, doors: Doors, customer: Home) -> FrontAttacks:  # noqa: ARG001 - whoever is attacked is there
-    return attacks_on(world, doors)
+def attacks(world: World, doors: Doors, customer: Home) -> Iterator[FrontAttacks]:  # noqa: ARG001 - whoever is attacked
+    made = attacks_on(world, doors)
+    yield made
+    hang_up(made._fronts._sides)

@@ -24,6 +24,7 @@ from database.interfaces import LeafRow
 from devstack.ports import free_port
 from fronts.attacks import FrontAttacker
 from fronts.interfaces import Identity
+from fronts.kept import KeptSides
 from fronts.sides import Address
 from tenancy.boundaries import CheckResult
 from tenancy.errors import DatabaseUnavailable
@@ -122,6 +123,12 @@ class StepByStep:
                 return ACTIVITIES.run(getattr(self._services, name), step)
             except DatabaseUnavailable:  # a deadlock with the delivery of the audit, which Temporal tries again
                 continue
+
+
+def hang_up(kept: KeptSides) -> None:
+    """Close what is kept; the worker's ends with its process."""
+    while kept._idle:
+        kept._idle.pop().side.close()
 
 
 def attacks_on(world: World, doors: Doors) -> FrontAttacks:

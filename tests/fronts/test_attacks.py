@@ -27,7 +27,7 @@ from crypto.operations import KeyedOperations
 from devstack.ports import free_port
 from fronts.attacks import FrontAttacker
 from fronts.between import Owner
-from fronts.interfaces import FrontsAway, FrontsFailing, ProbeRefused
+from fronts.interfaces import Door, FrontsAway, FrontsFailing, ProbeRefused, Strangers
 from fronts.judging import Trial
 from fronts.kmip import Operation
 from fronts.sides import Address, Side
@@ -161,7 +161,31 @@ def test_a_locked_tenant_is_attacked_like_any_other(attacks: FrontAttacks, custo
         customer.move(Move.UNLOCK, State.ACTIVE)
 
 
+def test_after_a_round_both_doors_are_tried_and_between_rounds_one_in_turn(
+    attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch
+):
+    knocked: list[Door] = []
+    ask = FrontAttacker._ask
+    monkeypatch.setattr(FrontAttacker, "_ask", lambda self, who, door: knocked.append(door) or ask(self, who, door))
+    attacks._fronts.attack_tenant(attacks._probe(), *_nobody(attacks, customer), [Door.KMIP])
+    assert set(knocked) == {Door.KMIP}
+    knocked.clear()
+    attacks(customer.tenant_id)  # whether this needs a round or not
+    knocked.clear()
+    both = [attacks(customer.tenant_id) and set(knocked[3 * number :]) for number in range(2)]
+    assert sorted(map(tuple, both)) == [("https",), ("kmip",)]
+    knocked.clear()
+    attacks.forget_round()
+    attacks(customer.tenant_id)
+    assert Counter(knocked[-6:]) == {Door.HTTPS: 3, Door.KMIP: 3}
+
+
+def _nobody(attacks: FrontAttacks, customer: Home) -> tuple[Strangers, Sequence[str]]:
+    return attacks._strangers(customer.tenant_id, customer.authority, "orders", attacks._probe()), ()
+
+
 def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(attacks: FrontAttacks, customer: Home):
+    attacks.forget_round()  # so that both doors are tried
     results = attacks(customer.tenant_id)
     evidence = " ".join(one.evidence for one in results if one.name.startswith("fronts/certificate-"))
     serials = re.findall(r"serial (\w+)", evidence)
