@@ -25,9 +25,10 @@ _QUIET_SECONDS = 60.0
 _COMMAND_SECONDS = 3600
 _PROTOCOL = (
     "A stack is filled with {tenants} tenants, one of which has a service that asks {rate:g} times a second over kept "
-    "connections to both fronts (benchmarks/steady.py, a process of its own). It asks for {quiet:g} s, then while "
-    "`openkcm check-boundaries --all` examines every tenant, then for {quiet:g} s again: the quiet answers before and "
-    "after are taken together, so that a machine that gets slower by itself is not taken for the examinations."
+    "connections to both fronts (benchmarks/steady.py, a process of its own, which where it may goes before all "
+    "others: it stands for another machine). It asks for {quiet:g} s, then while `openkcm check-boundaries --all` "
+    "examines every tenant, then for {quiet:g} s again: the quiet answers before and after are "
+    "taken together, so that a machine that gets slower by itself is not taken for the examinations."
 )
 
 

@@ -15,6 +15,7 @@ from config.settings import Settings
 from crypto import wiring
 from crypto.hygiene import allow_many_files, harden
 from crypto.metrics import Report
+from crypto.precedence import precedence
 from crypto.tls import IdentityShelf
 from crypto.wiring import Credentials, Service
 
@@ -37,10 +38,16 @@ def serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, re
 
 
 async def _serve(settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
+    with precedence(asyncio.get_running_loop()):
+        await _serve_until_stopped(settings, credentials, shelf, reports)
+
+
+async def _serve_until_stopped(
+    settings: Settings, credentials: Credentials, shelf: IdentityShelf, reports: socket.socket
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     service = wiring.build(settings, credentials, shelf)
     stopping = asyncio.create_task(stop.wait())
     running = asyncio.create_task(_run(settings, service, reports))

@@ -16,6 +16,7 @@ _STATE = 0
 _STARTED = 19
 """Places in /proc/<pid>/stat behind the command's closing parenthesis (proc(5): fields 3 and 22)."""
 _GONE = frozenset("ZX")
+_AUTOGROUP_TRIES, _AUTOGROUP_SECONDS = 20, 0.11
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,25 @@ def identify(pid: int) -> Identity | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[_STATE] in _GONE else Identity(pid, int(fields[_STARTED]), boot)
+
+
+def step_back(pid: int, niceness: int) -> None:
+    """Have a process that leads a session let others go first when the machine is busy.
+
+    Where the kernel schedules session against session (autogroup, sched(7)), a process's own niceness counts against
+    its own session's alone, and that of the session is a setting beside it. A kernel without it has no such file.
+    """
+    os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    session = Path(f"/proc/{pid}/autogroup")
+    for _ in range(_AUTOGROUP_TRIES):
+        try:
+            session.write_text(f"{niceness}\n", encoding="ascii")
+        except BlockingIOError:  # without privileges no more than one change in 100 ms, of all on the machine
+            time.sleep(_AUTOGROUP_SECONDS)
+        except OSError:
+            return
+        else:
+            return
 
 
 def load(path: Path) -> Identity | None:

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -57,6 +58,9 @@ def test_it_steps_back_for_the_crypto_service(new_server: NewServer) -> None:
     run(server)
     assert server.pid is not None
     assert os.getpriority(os.PRIO_PROCESS, server.pid) == Server.niceness > 0
+    # Where sessions are scheduled against each other, the number above counts against its own session's alone.
+    session = Path(f"/proc/{server.pid}/autogroup")
+    assert not session.exists() or session.read_text().endswith(f" nice {Server.niceness}\n")
     niceness = {one.name: one.niceness for one in servers(Settings())}
     assert niceness.pop("crypto") == 0
     assert set(niceness.values()) == {Server.niceness}
