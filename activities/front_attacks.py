@@ -19,6 +19,7 @@ from activities.journal import Clock
 from activities.probes import PROBE, SIBLING, Probes, presenting
 from database.interfaces import TenantDatabase
 from fronts.interfaces import Door, FrontProbe, FrontsAway, Identity, Pair, ProbeRefused, Strangers
+from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
@@ -28,6 +29,9 @@ PAIR_COUNTS = timedelta(minutes=5)
 """For how long a round between the platform's own tenants counts; a sweep of 1,000 tenants makes two or three."""
 CLAUSES = ("U5", "E3", "C1", "C2", "C3", "M1", "A1", "A2", "A3", "REQ-011", "REV")
 """What is attacked here."""
+_OF_OPERATIONS = frozenset(
+    (AuditName.CRYPTO_KEY_RELEASED, AuditName.CRYPTO_KEY_CHANGED, AuditName.CRYPTO_USED, AuditName.CRYPTO_REFUSED)
+)
 _ASKED_OBJECTS = 2
 _READ_AT_ONCE = 1000
 _LONG_ENOUGH = timedelta(minutes=10)
@@ -121,7 +125,10 @@ class FrontAttacks:
         return self._probes.identity(CANARY_TENANT_ID, PROBE)
 
     def _recorded_since_now(self, tenant_id: str) -> Callable[[str], bool]:
-        """Return what says whether a correlation id stands in the part of the stream that begins now."""
+        """Return what says whether an operation by its correlation id stands in the stream's part that begins now.
+
+        That a key was opened for it stands there under the same id, and says nothing of the operation.
+        """
         with self._database.tenant_tx(tenant_id) as tx:
             head = tx.audit.head()
         seen, last = set[str](), 0 if head is None else head.seq
@@ -131,8 +138,9 @@ class FrontAttacks:
             if correlation not in seen:
                 with self._database.tenant_tx(tenant_id) as tx:
                     for stored in tx.audit.records(last, _READ_AT_ONCE):
-                        seen.add(json.loads(stored.record).get("correlation_id", ""))
-                        last = stored.seq
+                        last, record = stored.seq, json.loads(stored.record)
+                        if record["name"] in _OF_OPERATIONS:
+                            seen.add(record.get("correlation_id", ""))
             return correlation in seen
 
         return recorded

@@ -42,6 +42,8 @@ def precedence(loop: asyncio.AbstractEventLoop) -> Iterator[bool]:
     def give_up_for_a_while() -> None:
         nonlocal again
         _schedule(os.SCHED_OTHER, 0)
+        if again is not None:
+            again.cancel()
         again = loop.call_later(_FAIR_SECONDS, take)
 
     # Before anything can be told: a process that does not listen for it is ended by it.

@@ -16,11 +16,13 @@ from crypto import ciphertext
 from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller
 from crypto.journal import FileJournal
+from crypto.keyring import CachedKeyring
 from crypto.kmip.objects import ObjectStore
 from tenancy import ids
 from tenancy.binding import Purpose
 from tenancy.errors import InvalidName, KeyNotUsable, ObjectNotFound
 from tenancy.lifecycle import State
+from tenancy.services import CryptoOperation
 
 Break = Callable[[pytest.MonkeyPatch], None]
 ONE_KEY, SHARED = bytes(32), "shared-by-all"
@@ -249,6 +251,17 @@ def _forget_the_audit(*, refusals: bool) -> Break:
     return down
 
 
+def _record_openings_alone(patch: pytest.MonkeyPatch) -> None:
+    """That a key was opened for a use stands there, under the use's own correlation id; the use does not."""
+    write = FileJournal.write
+
+    async def forgetful(self, entries) -> Any:
+        await write(self, [one for one in entries if one.refused or one.operation is CryptoOperation.OPEN])
+
+    patch.setattr(FileJournal, "write", forgetful)
+    patch.setattr(CachedKeyring, "_keep", lambda *_: None)
+
+
 def _hear_of_no_change(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CertificateCallers, "_is_fresh", lambda *_: True)
 
@@ -311,6 +324,7 @@ WALLS: dict[str, tuple[Break, set[str]]] = {
         {"certificate-with-other-tenant-in-uri", "certificate-not-on-record"},
     ),
     "what was done is not written down": (_forget_the_audit(refusals=False), {"operations-on-record"}),
+    "of what was done only that its key was opened is written down": (_record_openings_alone, {"operations-on-record"}),
     "what was refused is not written down": (_forget_the_audit(refusals=True), {"refusals-on-record"}),
     "nobody hears of a revocation": (_hear_of_no_change, {"revoked-on-open-connection", "revoked-on-new-connection"}),
 }
