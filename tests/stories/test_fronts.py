@@ -1,6 +1,7 @@
 """A tenant is attacked through the doors that its services use, by services that the product's workflow connected."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,19 +10,22 @@ from activities.probes import PROBE, REVOKED, SIBLING
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
 from tenancy.lifecycle import State
 from tenancy.services import ServiceState
+from tests.fronts.doors import hang_up
 from tests.stories.stack import wait_until
 from worker import evidence_wiring, wiring
 
 
 @pytest.fixture(scope="module")
-def through_the_doors(stack) -> FrontAttacks:
+def through_the_doors(stack) -> Iterator[FrontAttacks]:
     def mirror_is_there() -> bool:
         with stack.database().tenant_tx(MIRROR_TENANT_ID) as tx:
             row = tx.tenants.get()
         return row is not None and row.state is State.ACTIVE
 
     wait_until(mirror_is_there, lambda: f"see workflow {tenant_workflow(MIRROR_TENANT_ID)}")
-    return evidence_wiring.front_attacks(stack.settings, stack.database(), stack.vault(), wiring.utc_now)
+    attacks = evidence_wiring.front_attacks(stack.settings, stack.database(), stack.vault(), wiring.utc_now)
+    yield attacks
+    hang_up(attacks._fronts._sides)
 
 
 def test_every_attack_through_the_doors_is_refused(through_the_doors, acme):
