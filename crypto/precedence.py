@@ -5,7 +5,8 @@ thirtieth or so waits some milliseconds for somebody else's turn to end: of no u
 With real-time scheduling (sched(7), SCHED_RR) it does not wait.
 
 Nobody is starved by that: whoever is busy for `_RESTLESS_MICROSECONDS` on end, because so much is asked, is told by the
-kernel (RLIMIT_RTTIME) and is one of many again for `_FAIR_SECONDS`. So a kill switch gets its turns under any load.
+kernel (RLIMIT_RTTIME) and is one of many again for `_FAIR_SECONDS`. Whoever rests more often and little each time stays
+first; what the kernel keeps for all others then, 5 %, is what a kill switch can count on.
 """
 
 import asyncio
