@@ -1,11 +1,11 @@
 # Each target sets up what it needs in .venv first; nothing has to be installed by hand but Python 3.11 or newer and make.
-# PYTHON=… chooses the interpreter, JOBS=… the number of test processes. Ports and folders are settings: docs/settings.md.
+# PYTHON=… chooses the interpreter, JOBS=… the number of test processes, TESTS=… options of pytest (files, -k, -p randomly's seed). Ports and folders are settings: docs/settings.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo down test lint check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
+.PHONY: help demo down test test-unit test-full coverage lint check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
 
 BIN := .venv/bin
 JOBS ?= 2
-# Tests that `make lint` runs as well; `make check` runs them once.
+# Tests of the source tree and the documents, which `make lint` runs as well.
 LINTS := tests/test_architecture.py tests/test_docs.py
 # The customer of the demonstration, as its marketplace event names it.
 TENANT := acme-corp-12345
@@ -28,8 +28,20 @@ demo: setup-runtime ## start everything on loopback, enable ACME Corporation and
 down: setup-runtime ## stop everything that demo started, keeping its data
 	@$(BIN)/openkcm down
 
-test: setup-test ## run the tests
-	@$(BIN)/pytest -n $(JOBS) --dist loadgroup $(UNLESS_LINTED)
+test-unit: setup-test ## run the tests that need no server, network or pause
+	@$(BIN)/pytest -n $(JOBS) -m unit $(TESTS)
+
+test: setup-test ## run the unit and integration tests and the short end-to-end stories, as CI does
+	@$(BIN)/pytest -n $(JOBS) -m "not full" $(TESTS)
+
+test-full: setup-test ## run every test: all stories, mutations, crash matrices, the model, a short chaos
+	@$(BIN)/pytest -n $(JOBS) $(TESTS)
+
+coverage: setup-test ## run every test with line and branch coverage of the product, processes included (slow)
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n $(JOBS) $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/python -m tests.coverage_by_package
 
 lint: setup-test ## check format, lint, types, import ladder and documents
 	@$(BIN)/ruff format --check .
@@ -37,8 +49,7 @@ lint: setup-test ## check format, lint, types, import ladder and documents
 	@$(BIN)/mypy
 	@$(BIN)/pytest -q $(LINTS)
 
-check: lint ## lint and test, as CI does
-	@$(MAKE) --no-print-directory test UNLESS_LINTED="$(LINTS:%=--ignore=%)"
+check: lint test ## lint and test, as CI does
 
 docs: setup-test ## write the generated documents anew
 	@$(BIN)/python -m tools.docs

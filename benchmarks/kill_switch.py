@@ -16,7 +16,7 @@ from benchmarks.connected import connect, connected_stack
 from benchmarks.report import Check, Result, percentile, spread
 from benchmarks.stack import Stack
 from devstack.postgres import PostgresServer
-from tests.devstack.sharing import shared
+from tests.ports import free_port
 from tests.stories.applications import Application, running
 from tests.stories.holders import Holders
 
@@ -89,8 +89,14 @@ def run(*, quick: bool) -> tuple[Result, Figure]:
 def _database(folder: Path) -> Iterator[str]:
     """Run the customer's own PostgreSQL."""
     folder.chmod(0o711)
-    with shared(folder / "postgres", 1, lambda place, ports: PostgresServer(place, ports[0])) as server:
+    server = PostgresServer(folder / "postgres", free_port())
+    server.prepare()
+    server.start()
+    try:
+        server.wait_ready()
         yield make_conninfo(server.admin_conninfo, dbname="postgres")
+    finally:
+        server.stop()
 
 
 class _Customer:

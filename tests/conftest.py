@@ -1,6 +1,7 @@
-"""Real servers for every test that asks: one of each for the whole session, shared by all xdist workers.
+"""The real servers of a test process, and the tier of every test.
 
-A server that is wanted and does not come up fails the test; it never skips it.
+Each pytest worker process starts a server when its first test asks for it, and keeps it to the end. A server that does
+not start fails the test; it never skips it.
 """
 
 import gc
@@ -13,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from devstack import ports
-from devstack.openbao import OpenBaoServer
+from database.connection import Database
 from devstack.postgres import PostgresServer
-from devstack.secrets import ensure_secrets
 from devstack.temporal import TemporalServer
-from tests.devstack.sharing import shared
+from tests import ports, tiers
+from tests.database.fixtures import Field, Server, clone, configure, prepare
+from tests.vault import server as vault_server
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 8 * 1024**3
@@ -39,10 +40,23 @@ def pytest_configure() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Assign the tiers before `-m` selects by them, and let the modules start first that take longest."""
+    tiers.assign(items)
+    items.sort(key=tiers.is_short)
+
+
 def pytest_collection_finish() -> None:
     """Take what is imported and collected by now, which stays to the end, out of each look for garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with tiers.enforced(item):
+        return (yield)
 
 
 def _is_roomy() -> bool:
@@ -53,41 +67,58 @@ def _is_roomy() -> bool:
 
 
 @pytest.fixture(scope="session")
-def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The one folder of this test session, the same in every xdist worker."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL; `admin_conninfo` connects as its superuser."""
+    running = PostgresServer(tmp_path_factory.mktemp("postgres"), ports.free_port())
+    running.prepare()
+    running.start()
+    running.wait_ready(60)
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="session")
-def postgres(session_folder: Path) -> Iterator[PostgresServer]:
-    """An empty PostgreSQL; its superuser's way in is `admin_conninfo`."""
-    with shared(session_folder / "postgres", 1, lambda folder, chosen: PostgresServer(folder, chosen[0])) as server:
-        yield server
+def server(postgres: PostgresServer) -> Server:
+    """The same PostgreSQL with a password for each role of the product."""
+    return configure(postgres)
 
 
 @pytest.fixture(scope="session")
-def openbao(session_folder: Path) -> Iterator[OpenBaoServer]:
-    """An OpenBao that initialised itself from the product's own stanzas; its secret files are in `secrets` beside."""
+def template(server: Server) -> str:
+    """The name of a migrated database without connections, to be cloned."""
+    prepare(server, "okcm_template")
+    return "okcm_template"
 
-    def make(folder: Path, chosen: tuple[int, ...]) -> OpenBaoServer:
-        ensure_secrets(folder / "secrets")
-        return OpenBaoServer(folder, chosen[0], folder / "secrets")
 
-    with shared(session_folder / "openbao", 1, make, neighbours=1) as server:
-        yield server
+@pytest.fixture
+def field(server: Server, template: str) -> Iterator[Field]:
+    """A migrated, empty database for one test."""
+    with clone(server, template) as one:
+        yield one
+
+
+@pytest.fixture
+def worker(field: Field) -> Database:
+    return field.open("worker")
 
 
 @pytest.fixture(scope="session")
-def temporal(session_folder: Path) -> Iterator[TemporalServer]:
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vault_server.Server]:
+    """An OpenBao in the product's desired state, shared by all tests of the process: tenant ids must be unique."""
+    running = vault_server.start(tmp_path_factory.mktemp("openbao"))
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="session")
+def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
     """A Temporal with the product's search attributes, on which a test may also move a workflow's clock."""
-
-    def make(folder: Path, chosen: tuple[int, ...]) -> TemporalServer:
-        port, ui_port, metrics_port = chosen
-        return TemporalServer(folder, port, ui_port, metrics_port, time_skipping=True)
-
-    with shared(session_folder / "temporal", 3, make) as server:
-        yield server
+    running = TemporalServer(tmp_path_factory.mktemp("temporal"), *ports.free_ports(3), time_skipping=True)
+    running.prepare()
+    running.start()
+    running.wait_ready(90)
+    yield running
+    running.stop()
 
 
 @pytest.fixture

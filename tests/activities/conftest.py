@@ -25,13 +25,11 @@ from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.messages import AnnounceInput, FailureInput, StepInput
 from tenancy.provisioning import Step
-from tests.database.fixtures import Field, field, server, template
+from tests.database.fixtures import Field
 from tests.vault import server as openbao
 from vault.session import TokenSession
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
-
-__all__ = ["field", "server", "template"]  # fixtures that pytest finds here by their names
 
 _numbers = itertools.count(1)
 
@@ -90,10 +88,8 @@ class Provisioning:
 
 
 @pytest.fixture(scope="session")
-def key_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openbao.Server]:
-    started = openbao.start(tmp_path_factory.mktemp("openbao"))
-    yield started
-    started.kill()
+def key_server(vault: openbao.Server) -> openbao.Server:
+    return vault
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from tenancy.errors import AnnouncementUndelivered
 from tenancy.events import AnnouncementKind, Channel
 from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
 
 

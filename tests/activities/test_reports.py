@@ -31,11 +31,9 @@ from tenancy.report_errors import ReportUnknown
 from tenancy.report_messages import ReportStep
 from tenancy.report_verify import verify_report
 from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
-from tests.database.fixtures import Field, field, server, template
+from tests.database.fixtures import Field
 from tests.database.signing import SIGNER
 from tests.tenancy.proving import lines_of
-
-__all__ = ["field", "server", "template"]
 
 TENANT, REPORT_ID = "acme", "6f" * 16
 STEP = ReportStep(tenant_id=TENANT, operation_id=f"report-{REPORT_ID}", report_id=REPORT_ID)

@@ -1,7 +1,7 @@
 """The agent against `python -m crypto` with a real database and a real key server, as its service's folder begins."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,19 +23,18 @@ from tests.agent.conftest import Told, assert_whole
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home, World
 from tests.crypto.https.test_real_service import _folder, _issue
-from tests.crypto.running.conftest import service, vault, world
+from tests.crypto.running.conftest import service, world
 from tests.crypto.running.process import Service
-from tests.database.fixtures import Field, server, template
-from tests.database.fixtures import field as database
+from tests.database.fixtures import Field, Server, clone
 
-__all__ = ["database", "server", "service", "template", "vault", "world"]
+__all__ = ["service", "world"]
 
 
 @pytest.fixture
-def field(request: pytest.FixtureRequest) -> Field:
-    """The database's, which the world here is made with; not the agent's own."""
-    found: Field = request.getfixturevalue("database")
-    return found
+def field(server: Server, template: str) -> Iterator[Field]:
+    """The database of the crypto service; not the agent's field."""
+    with clone(server, template) as one:
+        yield one
 
 
 def until(true: Callable[[], bool], seconds: float = 20) -> None:

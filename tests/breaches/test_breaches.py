@@ -15,8 +15,6 @@ from tests.stories.stack import ROOT, Stack
 SHORT = BREACHES[::4]
 """One of each four; all of them with `--long` (make chaos)."""
 
-pytestmark = pytest.mark.xdist_group("breaches")
-
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:

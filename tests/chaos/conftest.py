@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.field import Field
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 
 _PORTS = 6
 

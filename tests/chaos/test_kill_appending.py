@@ -24,7 +24,6 @@ from config.public_keys import PublicKeys
 from crypto.journal import journal_folder, waiting_bytes
 from database.audit_reading import begin_export
 from database.connection import Database
-from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from tenancy.audit_search import AuditFilter
 from tenancy.audit_verify import verify_export
@@ -32,6 +31,7 @@ from tests.chaos.appending import APPENDER, DELIVERY, JOURNAL, SERVICE, Lair
 from tests.chaos.audited import whole_stream
 from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field, Server, prepare
+from tests.ports import free_port
 
 TENANTS = tuple(f"stream-{number}-corp" for number in range(1, 9))
 CREW = ((APPENDER, 1), (APPENDER, 2), (APPENDER, 3), (JOURNAL, 1), (JOURNAL, 2), (DELIVERY, 1))

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from devstack.ports import free_port
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)

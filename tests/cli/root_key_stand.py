@@ -52,10 +52,8 @@ from tests.database.builders import (
     an_authority,
     an_examination,
 )
-from tests.database.fixtures import Field, field, server, template
+from tests.database.fixtures import Field
 from workflows.gateway import UpdateRefused
-
-__all__ = ["field", "server", "template"]  # fixtures that the tests find here by their names
 
 ACME = "acme-corp-12345"
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"

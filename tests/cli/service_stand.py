@@ -27,12 +27,11 @@ from devstack.secrets import ensure_pair
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning, key_server, run_steps
-from tests.database.fixtures import field, server, template
 from tests.worker.conftest import process_environment
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
 
-__all__ = ["field", "key_server", "server", "template"]  # fixtures that the tests find here by their names
+__all__ = ["key_server"]  # fixtures that the tests find here by their names
 
 
 class Running:

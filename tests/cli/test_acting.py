@@ -9,11 +9,17 @@ import pytest
 from cli.boundaries import CheckBoundaries
 from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tenancy.examination_errors import BreachNotCleared
-from tests.cli.root_key_stand import ACME, PLATFORM, desk, field, refused, secrets_folder, server, template
+from tests.cli.root_key_stand import (
+    ACME,
+    PLATFORM,
+    desk,
+    refused,
+    secrets_folder,
+)
 from workflows.gateway import UpdateRefused
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 
 def records(desk: Any) -> list[dict[str, Any]]:

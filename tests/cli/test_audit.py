@@ -18,7 +18,7 @@ from database.interfaces import ShredRow
 from tenancy.shred import shred_message, statement_text
 from tests.cli import offline
 from tests.database.builders import a_provisioned_tenant, an_audit_event
-from tests.database.fixtures import Field, field, server, template, worker
+from tests.database.fixtures import Field
 from tests.database.signing import SIGNER, sign_head
 from tests.tenancy.proving import (
     FINGERPRINT,
@@ -33,8 +33,6 @@ from tests.tenancy.proving import (
     a_stream,
     an_export,
 )
-
-__all__ = ["field", "server", "template", "worker"]
 
 
 @pytest.fixture

@@ -27,10 +27,8 @@ from tenancy.forwarding import Batch, Form
 from tenancy.forwarding_errors import DestinationRefused, ReceiverUnavailable
 from tests.cli.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity
 from tests.database.builders import a_provisioned_tenant, an_audit_event
-from tests.database.fixtures import Field, field, server, template, worker
+from tests.database.fixtures import Field
 from tests.tenancy.proving import TENANT
-
-__all__ = ["field", "server", "template", "worker"]
 
 TOKEN = "hunter2-must-never-be-seen"
 

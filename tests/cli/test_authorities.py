@@ -6,12 +6,12 @@ import pytest
 
 from cli.authorities import NoRevocationList
 from tenancy.errors import AuthorityOverlaps, TenantUnknown
-from tests.cli.root_key_stand import ACME, desk, field, refused, secrets_folder, server, template
+from tests.cli.root_key_stand import ACME, desk, refused, secrets_folder
 from tests.database.builders import an_authority_serial
 from workflows.gateway import UpdateRefused
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 FIRST = an_authority_serial(ACME)
 

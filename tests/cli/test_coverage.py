@@ -14,10 +14,10 @@ from config import secrets
 from config.secrets import Role
 from database.interfaces import ProtectionUseRow
 from tenancy.errors import SettingsInvalid, TenantUnknown
-from tests.cli.root_key_stand import ACME, Desk, desk, field, secrets_folder, server, template
+from tests.cli.root_key_stand import ACME, Desk, desk, secrets_folder
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 PLACE = "postgresql:public.patients.diagnosis"
 

@@ -7,10 +7,10 @@ import pytest
 from tenancy.errors import InvalidName, OpenKcmError, TenantOffboarded, TenantUnknown
 from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
 from tenancy.leaving_messages import LeaveReason
-from tests.cli.root_key_stand import ACME, desk, field, secrets_folder, server, template
+from tests.cli.root_key_stand import ACME, desk, secrets_folder
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 YES = ("--confirm", ACME)
 

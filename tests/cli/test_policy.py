@@ -4,10 +4,10 @@ import pytest
 
 from tenancy.approval_errors import ApprovalRequired, PolicyRefused
 from tenancy.errors import OpenKcmError, TenantUnknown
-from tests.cli.root_key_stand import ACME, desk, field, secrets_folder, server, template
+from tests.cli.root_key_stand import ACME, desk, secrets_folder
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 DEFAULTS = {"tenant_id": ACME, "tenant_key_days": 365, "service_key_days": 90, "four_eyes": []}
 

@@ -15,12 +15,12 @@ from cli import output
 from tenancy.errors import InvalidName, ServiceUnknown, TenantUnknown
 from tenancy.protection_errors import FieldInvalid, FieldNotProtected
 from tenancy.services import ServiceKind
-from tests.cli.root_key_stand import ACME, field, secrets_folder, server, template
+from tests.cli.root_key_stand import ACME, secrets_folder
 from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["field", "secrets_folder", "server", "template"]
+__all__ = ["secrets_folder"]
 
 
 @dataclass

@@ -24,17 +24,14 @@ from tests.cli.root_key_stand import (
     ROLE_ARN,
     begin,
     desk,
-    field,
     hold_by_root_key,
     refused,
     secrets_folder,
-    server,
-    template,
 )
 from workflows.gateway import NotDoneInTime
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 POLICY = '{\n  "Effect": "Allow",\n  "Action": ["kms:Encrypt", "kms:Decrypt"]\n}'
 DENIED = Problem(code="root_key_denied", message="access to the root key is denied", hint=f"add this:\n{POLICY}")

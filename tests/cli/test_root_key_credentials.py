@@ -31,14 +31,11 @@ from tests.cli.root_key_stand import (
     ROLE_ARN,
     SECRET,
     desk,
-    field,
     secrets_folder,
-    server,
-    template,
 )
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 WAYS = [
     (AWS, {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}),

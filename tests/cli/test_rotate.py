@@ -12,12 +12,12 @@ from database.interfaces import RotationRow, WantedRotation
 from tenancy.errors import OperationRunning, ServiceUnknown, TenantUnknown
 from tenancy.rotation import Scope, Stage
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
-from tests.cli.root_key_stand import ACME, desk, field, refused, secrets_folder, server, template
+from tests.cli.root_key_stand import ACME, desk, refused, secrets_folder
 from tests.database.builders import an_object
 from workflows.gateway import NotDoneInTime, UpdateRefused
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 
 def versions(document) -> dict[tuple[str, int], str]:

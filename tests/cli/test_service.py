@@ -22,11 +22,8 @@ from tests.cli.service_stand import (
     a_request,
     application,
     command,
-    field,
     key_server,
-    server,
     settings,
-    template,
     tenant,
     worker,
 )
@@ -36,7 +33,7 @@ from worker.codec import ENCODING
 from workflows.gateway import Gateway, UpdateRefused
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["command", "field", "key_server", "server", "settings", "template", "tenant", "worker"]
+__all__ = ["command", "key_server", "settings", "tenant", "worker"]
 
 
 def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner_alone(command) -> None:

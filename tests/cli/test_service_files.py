@@ -17,17 +17,14 @@ from tenancy.errors import TemporalUnavailable
 from tests.cli.service_stand import (
     a_request,
     command,
-    field,
     key_server,
-    server,
     settings,
-    template,
     tenant,
     worker,
 )
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["command", "field", "key_server", "server", "settings", "template", "tenant", "worker"]
+__all__ = ["command", "key_server", "settings", "tenant", "worker"]
 
 
 def test_the_certificate_fits_the_key_and_chains_to_the_root_in_the_folder(command) -> None:

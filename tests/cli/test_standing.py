@@ -9,10 +9,10 @@ import pytest
 
 from cli.__main__ import main
 from tenancy.errors import OpenKcmError, TenantUnknown
-from tests.cli.root_key_stand import ACME, desk, field, hold_by_root_key, secrets_folder, server, template
+from tests.cli.root_key_stand import ACME, desk, hold_by_root_key, secrets_folder
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["desk", "field", "secrets_folder", "server", "template"]
+__all__ = ["desk", "secrets_folder"]
 
 SEEN = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 

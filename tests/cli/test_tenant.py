@@ -18,10 +18,9 @@ from config import secrets
 from config.secrets import Role
 from storefront.sender import EnableRefused
 from tenancy.errors import ComponentFailed, IllegalTenantId, OpenKcmError, TenantUnknown
-from tests.database.fixtures import field, server, template
 from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, Endpoint, RecordingDoor, logs, running
 
-__all__ = ["field", "logs", "server", "template"]
+__all__ = ["logs"]
 
 ACME = ("acme-corp-12345", "--organization", "ACME Corporation", "--region", "eu-west-1")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.ports import free_port
+from tests.ports import free_port
 
 PROGRAM = """
 import os, signal, sys, time

@@ -3,9 +3,9 @@ import pytest
 from database.connection import Database
 from tenancy.lifecycle import Move
 from tests.database.builders import a_connected_service, a_provisioned_tenant
-from tests.database.fixtures import Field, field, server, template, worker
+from tests.database.fixtures import Field
 
-__all__ = ["field", "server", "template", "tenants", "worker"]
+__all__ = ["tenants"]
 
 
 @pytest.fixture

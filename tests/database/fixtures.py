@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the session, and for each test a clone of a database that is already migrated."""
+"""A running PostgreSQL as tests use it, and clones of a migrated database."""
 
 import secrets
 from collections.abc import Iterator
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
 import psycopg
-import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from database.connection import Database
 from database.roles import MIGRATOR, PROCESSES, login
 from database.setup import prepare_database
-from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 
 
@@ -81,32 +79,20 @@ class Field:
         return self.server.context_keys[role]
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = PostgresServer(tmp_path_factory.mktemp("postgres"), free_port())
-    running.prepare()
-    running.start()
-    running.wait_ready(60)
+def configure(running: PostgresServer) -> Server:
+    """Return the running PostgreSQL with passwords and context keys for all roles, made fast for tests."""
     conninfo = make_conninfo(running.admin_conninfo, dbname="postgres")
     with psycopg.connect(conninfo, autocommit=True) as administrator:
-        # These rows need not outlive the test, and nobody guesses these passwords; nothing else differs from the real
-        # stack. Every process logs in anew for every test, at 4096 hashes on either side of the door.
+        # These rows need not outlive the test and these passwords are random; nothing else differs from the real
+        # stack. Every process logs in again for every test, with 4096 hashes on either side of the connection.
         administrator.execute("alter system set fsync = off")
         administrator.execute("alter system set scram_iterations = 1")
         administrator.execute("select pg_reload_conf()")
-    yield Server(
+    return Server(
         conninfo,
         {role: secrets.token_hex(16) for role in (MIGRATOR, *PROCESSES)},
         {role: secrets.token_bytes(32) for role in PROCESSES},
     )
-    running.stop()
-
-
-@pytest.fixture(scope="session")
-def template(server: Server) -> str:
-    """The name of a migrated database that nobody is connected to."""
-    prepare(server, "okcm_template")
-    return "okcm_template"
 
 
 def prepare(server: Server, database: str) -> tuple[str, ...]:
@@ -134,14 +120,3 @@ def clone(server: Server, template: str) -> Iterator[Field]:
         finally:
             one.close()
             administrator.execute(f"drop database {name} with (force)")
-
-
-@pytest.fixture
-def field(server: Server, template: str) -> Iterator[Field]:
-    with clone(server, template) as one:
-        yield one
-
-
-@pytest.fixture
-def worker(field: Field) -> Database:
-    return field.open("worker")

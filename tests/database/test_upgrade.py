@@ -11,11 +11,11 @@ from database.connection import Database
 from database.context import pads
 from database.migrate import read_migrations
 from database.roles import MIGRATOR, OWNER, PROCESSES, login
-from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from tenancy.audit import verify_chain
 from tests.database.builders import a_connected_service, an_audit_event
 from tests.database.fixtures import Field, Server, prepare
+from tests.ports import free_port
 
 NAME = "okcm"
 BEFORE = 5

@@ -8,7 +8,7 @@ from devstack.postgres import PostgresServer
 from devstack.secrets import ensure_secrets
 from devstack.server import Server
 from devstack.temporal import TemporalServer
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 
 NewServer = Callable[..., Server]
 """Name, and the ports of another one that it shall take the place of."""

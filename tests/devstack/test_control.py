@@ -17,7 +17,7 @@ import pytest
 
 from devstack import process
 from devstack.process import Identity
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 
 _SETTINGS = ("POSTGRES", "TEMPORAL", "TEMPORAL_UI", "TEMPORAL_METRICS", "MARKETPLACE", "CODEC", "WORKER_METRICS")
 _SETTINGS += ("CRYPTO_HTTPS", "CRYPTO_KMIP", "CRYPTO_METRICS", "DASHBOARD")

@@ -9,7 +9,7 @@ import pytest
 
 from config.settings import Settings
 from devstack.doctor import _crypto
-from devstack.ports import free_port
+from tests.ports import free_port
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from devstack.reports import State
 from devstack.server import Server, http_status
 from devstack.supervisor import Supervisor
 from tenancy.errors import ComponentFailed
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 
 _PATIENCE_SECONDS = 30
 

@@ -10,13 +10,10 @@ from fronts.sides import Side
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from tenancy.lifecycle import State
 from tests.crypto.core.world import REGION, Home, World
-from tests.crypto.running.conftest import vault
-from tests.database.fixtures import Server, clone, field, server, template
+from tests.database.fixtures import Server, clone
 from tests.fronts.doors import Doors, attacks_on, connected, hang_up
 from tests.fronts.walls import CUSTOMERS
 from tests.vault.server import Server as Vault
-
-__all__ = ["field", "server", "template", "vault"]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from crypto.delivery import Delivery
 from crypto.journal import journal_folder
 from crypto.tls import IdentityShelf
 from database.interfaces import LeafRow
-from devstack.ports import free_port
 from fronts.attacks import FrontAttacker
 from fronts.interfaces import Identity
 from fronts.kept import KeptSides
@@ -31,6 +30,7 @@ from tenancy.errors import DatabaseUnavailable
 from tenancy.messages import CertificateStep, EnrolStep, ServiceStep, StepInput
 from tests.contracts.authorities import p256, request
 from tests.crypto.core.world import Home, Shelf, World
+from tests.ports import free_port
 from vault.forging import TransitForger
 from worker.wiring import utc_now
 

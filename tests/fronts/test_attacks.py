@@ -24,7 +24,6 @@ from activities.probes import PROBE, Probes
 from activities.signing import RecordedSigner
 from crypto.delivery import Delivery
 from crypto.operations import KeyedOperations
-from devstack.ports import free_port
 from fronts.attacks import FrontAttacker
 from fronts.between import Owner
 from fronts.interfaces import Door, FrontsAway, FrontsFailing, ProbeRefused, Strangers
@@ -41,6 +40,7 @@ from tests.crypto.core.world import Home, World
 from tests.database.fixtures import Field
 from tests.fronts.doors import ACTIVITIES, Doors, StepByStep, attacks_on, broken, probes_of
 from tests.fronts.walls import WALLS
+from tests.ports import free_port
 from tests.vault.server import Server
 from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial
 from vault.forging import TransitForger

@@ -12,7 +12,6 @@ from socket import create_server
 import pytest
 
 import fronts.dialing
-from devstack.ports import free_port
 from fronts.dialing import dial, trust
 from fronts.https import ENDED as HTTPS_ENDED
 from fronts.https import HttpsDoor
@@ -20,6 +19,7 @@ from fronts.interfaces import FrontsAway, FrontsFailing, Identity
 from fronts.kmip import ENDED as KMIP_ENDED
 from fronts.kmip import KmipDoor
 from tests.crypto.https import authority
+from tests.ports import free_port
 
 LEAF = authority.service_leaf("acme", "orders")
 ORDERS = Identity(

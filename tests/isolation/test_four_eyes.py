@@ -57,9 +57,6 @@ from workflows.gateway import Gateway, UpdateRefused
 from workflows.root_key import ChangeRootKey
 from workflows.tenant import Tenant
 
-# One workflow of the tenant at a time, whatever process the tests run in.
-pytestmark = pytest.mark.xdist_group("four-eyes")
-
 ACME = "acme-corp-12345"
 POLICY = TenantPolicy(four_eyes=frozenset({Action.LOCK, Action.ROOT_KEY_TO_PLATFORM}))
 

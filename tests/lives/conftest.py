@@ -8,20 +8,20 @@ import pytest
 
 from config.secrets import Role
 from config.settings import Settings
-from tests.activities.conftest import REGION, field, key_server, server, settings, template
+from tests.activities.conftest import REGION, key_server, settings
 from tests.activities.rotating import bao
 from tests.database.fixtures import Field
-from tests.devstack.sharing import free_ports
 from tests.keystores.opening import Opener
 from tests.lives.clocks import DatedSession, PlayedClock
 from tests.lives.skipping import ImpatientTemporal
+from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver
 from tests.vault.server import Server
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["bao", "field", "key_server", "server", "settings", "template"]
+__all__ = ["bao", "key_server", "settings"]
 
 
 @pytest.fixture

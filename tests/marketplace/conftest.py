@@ -20,9 +20,6 @@ from marketplace.interfaces import WorkflowDoor
 from marketplace.issuers import Issuers
 from tenancy.client_files import Offer as Addresses
 from tenancy.errors import TemporalUnavailable, TenantUnknown
-from tests.database.fixtures import field, server, template
-
-__all__ = ["field", "server", "template"]
 
 CURRENT = "whsec_" + "Q3VycmVudCBzZWNyZXQgb2YgdGhlIHRlc3Rz"
 PREVIOUS = "whsec_" + "UHJldmlvdXMgc2VjcmV0IG9mIHRoZSB0ZXN0"

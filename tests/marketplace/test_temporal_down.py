@@ -5,9 +5,9 @@ from pathlib import Path
 
 from temporalio.client import Client
 
-from devstack.ports import free_port
 from devstack.temporal import TemporalServer
 from tests.marketplace.conftest import an_event, running, until
+from tests.ports import free_port
 from workflows.gateway import Gateway
 
 

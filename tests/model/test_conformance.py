@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tenancy.lifecycle import TRANSITIONS, Move, State
-from tests.database.fixtures import Field, field, server, template
+from tests.database.fixtures import Field
 from tests.model.explorer import Story, walks
 from tests.model.people import PEOPLE, moved
 from tests.model.replaying import Replay
@@ -19,8 +19,6 @@ from tests.model.scopes import LONG, SHORT
 from tests.model.serving import Serving
 from tests.model.state import Life, Rules, Scope, T, World, begin
 from tests.model.tenants import successors
-
-__all__ = ["field", "server", "template"]
 
 LENGTH = 60
 STORIES = {False: 4, True: 40}

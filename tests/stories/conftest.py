@@ -1,4 +1,4 @@
-"""One installation for all stories, told in this order: enable (1), tenant (2), survival, and what traces are left."""
+"""One installation for the stories of each pytest worker process; every story has its own tenants."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -12,15 +12,6 @@ from tests.stories.browser import Visitor
 from tests.stories.enrolling import Issuer
 from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all stories one stack: on many xdist workers they run in one, and first, because they take the longest."""
-    stories = [item for item in items if "stories" in item.path.parts]
-    for item in stories:
-        item.add_marker(pytest.mark.xdist_group("stories"))
-    items[:] = stories + [item for item in items if "stories" not in item.path.parts]
 
 
 @pytest.fixture(scope="session")

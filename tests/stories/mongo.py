@@ -15,7 +15,7 @@ from pymongo.encryption import Algorithm, ClientEncryption
 from pymongo.encryption_options import AutoEncryptionOpts
 from pymongo.errors import PyMongoError
 
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 from tests.stories.connected import Service
 from tests.stories.stack import wait_until
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from devstack.ports import free_port
+from tests.ports import free_port
 from tests.stories.stack import ROOT, wait_until
 
 _UNPACKED = ROOT / ".venv" / "radosgw"

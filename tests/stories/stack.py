@@ -26,7 +26,7 @@ from database.connection import Database
 from devstack.postgres import PostgresServer
 from tenancy import ids
 from tenancy.events import EventKind, MarketplaceEvent
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
 from vault.session import VaultSession
 from worker import wiring

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from config.secrets import OIDC_CLIENT_SECRET
 from devstack.own import PythonProcess
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 from tests.stories import openbao_issuer
 from tests.stories.browser import SIGN_IN, Visitor, drawn, title
 from tests.stories.openbao_issuer import Issuer

@@ -15,7 +15,7 @@ from crypto.kmip.fields import choice, structure, text
 from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import creation
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 from tests.stories.connected import Service, connect
 from tests.stories.kmip_wire import ask
 from tests.stories.stack import wait_until

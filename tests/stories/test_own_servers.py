@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, ensure_secret
 from devstack.postgres import PostgresServer
 from devstack.temporal import TemporalServer
-from tests.devstack.sharing import free_ports
+from tests.ports import free_ports
 from tests.vault.server import start as start_openbao
 
 
@@ -39,7 +39,12 @@ class Operator:
 
 
 @pytest.fixture
-def operator(tmp_path: Path, postgres: PostgresServer, temporal: TemporalServer):
+def operator(tmp_path: Path, temporal: TemporalServer):
+    # Not the shared PostgreSQL: `setup database` sets the passwords of its roles.
+    postgres = PostgresServer(tmp_path / "postgres", free_ports(1)[0])
+    postgres.prepare()
+    postgres.start()
+    postgres.wait_ready(60)
     admin = conninfo_to_dict(postgres.admin_conninfo)
     (tmp_path / "key-server").mkdir()
     key_server = start_openbao(tmp_path / "key-server", bare=True)
@@ -67,6 +72,7 @@ def operator(tmp_path: Path, postgres: PostgresServer, temporal: TemporalServer)
     yield running
     running.run("down")
     key_server.kill()
+    postgres.stop()
 
 
 def test_a_tenant_becomes_ready_on_servers_of_the_operators_own(operator):

@@ -1,9 +1,9 @@
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.vault.server import Server, start
+from tests.vault.server import Server
 from vault.session import TokenSession, VaultSession
 from vault.tokens import TenantTokens
 
@@ -11,10 +11,8 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start(tmp_path_factory.mktemp("openbao"))
-    yield server
-    server.kill()
+def server(vault: Server) -> Server:
+    return vault
 
 
 @pytest.fixture(scope="session")
@@ -50,4 +48,4 @@ def tokens(server: Server, worker: VaultSession) -> TenantTokens:
 @pytest.fixture
 def new_tenant() -> Callable[[], str]:
     """Return a tenant id that no other test uses."""
-    return lambda: f"tenant-{next(_numbers)}-corp"
+    return lambda: f"tenant-{next(_numbers)}-vault"

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import urllib3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.ports import free_ports
 from vault.self_init import self_init_stanzas
 from vault.session import TokenSession, VaultSession, token_session
 from vault.setup import Wanted
@@ -88,7 +88,7 @@ def start(folder: Path, *, bare: bool = False, ui: bool = False) -> Server:
         wanted.boundary_public_key_file,
         identity.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
     )
-    port, cluster_port = _free_port(), _free_port()
+    port, cluster_port = free_ports(2)
     stanzas = _LOGIN if bare else self_init_stanzas(wanted)
     pages = "ui = true" if ui else ""
     _write(
@@ -169,9 +169,3 @@ initialize "test" {{
 def _write(path: Path, content: bytes) -> None:
     path.touch(mode=0o600)
     path.write_bytes(content)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -13,19 +13,16 @@ from temporalio.testing import WorkflowEnvironment
 
 from config.settings import Settings
 from tests.activities.conftest import (
-    field,
     key_server,
     parts,
     request_tenant,
-    server,
     settings,
-    template,
     tenant,
     vault_admin,
 )
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["field", "key_server", "parts", "request_tenant", "server", "settings", "template", "tenant", "vault_admin"]
+__all__ = ["key_server", "parts", "request_tenant", "settings", "tenant", "vault_admin"]
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from temporalio.client import Client
 
 from config.settings import Settings
 from database.connection import Database
-from devstack.ports import free_port
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from tenancy.lifecycle import State
 from tests.activities.conftest import Provisioning
+from tests.ports import free_port
 from tests.stories.receivers import CallbackReceiver
 from tests.worker.conftest import port_of, process_environment
 from workflows.gateway import Gateway

@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 
 from tests.crypto.https.stage import Stage
-from tests.crypto.running.conftest import service, vault, world
-from tests.database.fixtures import field, server, template, worker
+from tests.crypto.running.conftest import service, world
 
-__all__ = ["field", "server", "service", "stage", "template", "vault", "worker", "world"]
+__all__ = ["service", "stage", "world"]
 
 
 @pytest.fixture

@@ -9,10 +9,8 @@ from crypto.journal import journal_folder
 from tests.crypto.core.world import World
 from tests.crypto.running.process import Service
 from tests.database.builders import a_connected_service, a_provisioned_tenant
-from tests.database.fixtures import Field, field, server, template
+from tests.database.fixtures import Field
 from tests.vault import server as vault_server
-
-__all__ = ["field", "server", "template"]
 
 
 @pytest.fixture
@@ -27,13 +25,6 @@ def tenants(field: Field) -> Field:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return journal_folder(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vault_server.Server]:
-    running = vault_server.start(tmp_path_factory.mktemp("openbao"))
-    yield running
-    running.kill()
 
 
 @pytest.fixture

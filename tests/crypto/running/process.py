@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import serialization
 from config import secrets
 from config.secrets import Role, ensure_secret
 from database.interfaces import LeafRow
-from devstack.ports import free_port
 from tenancy.services import ServiceKind
 from tests.contracts.authorities import p256, request
 from tests.crypto.core.world import Home, World
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

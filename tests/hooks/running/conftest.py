@@ -9,11 +9,11 @@ import pytest
 
 from devstack.postgres import PostgresServer
 from tests.crypto.core.world import World
-from tests.crypto.running.conftest import field, server, service, template, vault, world
+from tests.crypto.running.conftest import service, world
 from tests.crypto.running.process import Service
 from tests.hooks.running.programs import MongoProgram, Program, client_folder
 
-__all__ = ["field", "server", "service", "template", "vault", "world"]
+__all__ = ["service", "world"]
 
 
 @pytest.fixture

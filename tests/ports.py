@@ -1,0 +1,44 @@
+"""Loopback ports for servers that cannot choose their own port and report it."""
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from devstack import ports
+
+_RESERVED: list[IO[str]] = []
+
+
+def free_port() -> int:
+    """Return a free port that no other test process gets while this one runs."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int, neighbours: int = 0) -> tuple[int, ...]:
+    """Return `count` free ports, each followed by `neighbours` ports that are free as well.
+
+    A port that is free now can be taken before the server binds it. The kernel does not assign these ports to
+    connections (`devstack.ports.free_port`), so only another test can take one: a locked file reserves each port.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = ports.free_port()
+        if all(_reserve(port + n) and ports.is_free(port + n) for n in range(neighbours + 1)):
+            found.append(port)
+    return tuple(found)
+
+
+def _reserve(port: int) -> bool:
+    # One folder for all users and runs of this machine; its files are empty and stay.
+    folder = Path(tempfile.gettempdir()) / f"openkcm-test-ports-{os.geteuid()}"
+    folder.mkdir(exist_ok=True)
+    file = (folder / str(port)).open("w", encoding="ascii")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    _RESERVED.append(file)
+    return True

@@ -1,0 +1,92 @@
+"""The tier of each test: its marker, or else its folder or the servers it uses. CONTRIBUTING.md describes the tiers."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+
+TIERS = ("unit", "integration", "e2e", "full")
+_FULL_FOLDERS = {"stories", "chaos", "breaches", "lives"}
+_SERVERS = {"postgres", "server", "vault", "temporal", "temporal_client", "stack", "mongo", "free_port"}
+"""Fixtures that start a server, or that lead a test to one."""
+_FORBIDDEN_EVENTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "pty.spawn"}
+"""Audit events (PEP 578) of what a unit test does not do."""
+
+
+class NotAUnitTest(BaseException):
+    """A unit test used the network, a process or a pause; a BaseException, so that no handler hides it."""
+
+
+_current: list[str] = []
+"""The unit test that is running, if one is."""
+
+
+def assign(items: Sequence[pytest.Item]) -> None:
+    """Add the marker of its tier to each test that has none.
+
+    Raises:
+        pytest.UsageError: a test has two.
+    """
+    for item in items:
+        marked = tier_marks(item)
+        if len(marked) > 1:
+            raise pytest.UsageError(f"{item.nodeid} has the markers {' and '.join(sorted(marked))}: remove all but one")
+        if not marked:
+            item.add_marker(_default(item))
+
+
+def tier_marks(item: pytest.Item) -> set[str]:
+    """Return the tiers of the nearest level (test, class, module) that names one."""
+    for node in reversed(item.listchain()):
+        if found := {mark.name for mark in node.own_markers} & set(TIERS):
+            return found
+    return set()
+
+
+def is_short(item: pytest.Item) -> bool:
+    """Return whether the test is of a module without long tests; sorts those with long ones first."""
+    return not (_FULL_FOLDERS & set(item.path.parts))
+
+
+def _default(item: pytest.Item) -> str:
+    if _FULL_FOLDERS & set(item.path.parts):
+        return "full"
+    return "integration" if _SERVERS & set(getattr(item, "fixturenames", ())) else "unit"
+
+
+@contextmanager
+def enforced(item: pytest.Item) -> Iterator[None]:
+    """Make whatever needs a server or waits fail while a unit test runs, its set-up included."""
+    if "unit" not in tier_marks(item):
+        yield
+        return
+    _watch()
+    _current.append(item.nodeid)
+    try:
+        with mock.patch.object(time, "sleep", _refuse_sleep):
+            yield
+    finally:
+        _current.clear()
+
+
+def _refuse_sleep(seconds: float) -> None:
+    _refuse(f"sleeps {seconds} s")
+
+
+def _refuse(what: str) -> None:
+    raise NotAUnitTest(f"a unit test {what}: give it a condition to wait for, or mark it `integration`")
+
+
+def _watch() -> None:
+    if not hasattr(sys, "_openkcm_unit_guard"):
+        sys.addaudithook(_on_event)
+        sys._openkcm_unit_guard = True  # type: ignore[attr-defined]  # an audit hook cannot be removed
+
+
+def _on_event(event: str, _arguments: tuple[Any, ...]) -> None:
+    if event in _FORBIDDEN_EVENTS and _current:
+        _refuse(f"causes {event}")
