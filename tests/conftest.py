@@ -17,7 +17,7 @@ import pytest
 from database.connection import Database
 from devstack.postgres import PostgresServer
 from devstack.temporal import TemporalServer
-from tests import ports, tiers
+from tests import ports, tiers, timing
 from tests.database.fixtures import Field, Server, clone, configure, prepare
 from tests.vault import server as vault_server
 
@@ -26,7 +26,7 @@ _ROOM = 8 * 1024**3
 """More than twice of what a whole run leaves behind."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Spare what costs most and tests nothing: compiling the same modules in every process, and the disk.
 
     Containers often set PYTHONDONTWRITEBYTECODE; each of the hundreds of processes that a run starts, and each workflow
@@ -38,6 +38,8 @@ def pytest_configure() -> None:
     sys.dont_write_bytecode = False
     if "TMPDIR" not in os.environ and _is_roomy():
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+    if folder := config.getoption("--timing"):
+        config.pluginmanager.register(timing.Recorder(folder.resolve()))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -127,4 +129,5 @@ def free_port() -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--timing", type=Path, help="record durations in this folder (python -m tests.timing FOLDER)")
     parser.addoption("--long", action="store_true", help="run the long form of the chaos tests (make chaos)")

@@ -82,11 +82,13 @@ def _refuse(what: str) -> None:
 
 
 def _watch() -> None:
-    if not hasattr(sys, "_openkcm_unit_guard"):
-        sys.addaudithook(_on_event)
-        sys._openkcm_unit_guard = True  # type: ignore[attr-defined]  # an audit hook cannot be removed
+    if hasattr(sys, "_openkcm_unit_guard"):
+        return
+    running, forbidden = _current, _FORBIDDEN_EVENTS  # the module's own names are gone when the interpreter ends
 
+    def on_event(event: str, _arguments: tuple[Any, ...]) -> None:
+        if running and event in forbidden:
+            _refuse(f"causes {event}")
 
-def _on_event(event: str, _arguments: tuple[Any, ...]) -> None:
-    if event in _FORBIDDEN_EVENTS and _current:
-        _refuse(f"causes {event}")
+    sys.addaudithook(on_event)
+    sys._openkcm_unit_guard = True  # type: ignore[attr-defined]  # an audit hook cannot be removed

@@ -1,0 +1,97 @@
+"""Where the time of the tests goes: a recorder for pytest, and a report of what it recorded.
+
+    pytest --timing=FOLDER …          record, one file for each process
+    python -m tests.timing FOLDER     print the tables
+
+Seconds are wall time; `CPU` is the processor time of the test process and of child processes it waited for. What a
+server or the operating system computes for a test counts as waiting of that test.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_ROWS = 40
+
+
+class Recorder:
+    """Plugin that writes one line for each step of a test and each fixture."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-{os.getpid()}.jsonl").open("w")
+
+    @contextmanager
+    def _timed(self, kind: str, name: str) -> Iterator[None]:
+        wall, cpu = time.monotonic(), sum(os.times()[:4])
+        yield
+        spent = {"wall": time.monotonic() - wall, "cpu": sum(os.times()[:4]) - cpu}
+        self._file.write(json.dumps({"kind": kind, "name": name, **spent}) + "\n")
+        self._file.flush()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        with self._timed("setup", item.nodeid):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        with self._timed("call", item.nodeid):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        with self._timed("teardown", item.nodeid):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+        with self._timed("fixture", f"{fixturedef.argname} ({fixturedef.scope})"):
+            return (yield)
+
+
+Row = tuple[str, float, float]
+"""Name, wall seconds, CPU seconds."""
+
+
+def read(folder: Path) -> dict[str, list[Row]]:
+    """Return the recorded rows by kind."""
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for file in sorted(folder.glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            rows[record["kind"]].append((record["name"], record["wall"], record["cpu"]))
+    return rows
+
+
+def table(title: str, rows: Iterable[Row], most: int = _ROWS) -> str:
+    """Return a Markdown table of the sums by name, the largest first."""
+    sums: dict[str, tuple[int, float, float]] = defaultdict(lambda: (0, 0.0, 0.0))
+    for name, wall, cpu in rows:
+        count, *before = sums[name]
+        sums[name] = (count + 1, before[0] + wall, before[1] + cpu)
+    lines = [f"| {title} | times | seconds | CPU | waiting | seconds each |", "|---|---|---|---|---|---|"]
+    for name, (count, wall, cpu) in sorted(sums.items(), key=lambda one: -one[1][1])[:most]:
+        lines.append(f"| {name} | {count} | {wall:.1f} | {cpu:.1f} | {max(wall - cpu, 0):.1f} | {wall / count:.3f} |")
+    return "\n".join(lines)
+
+
+def main(folder: Path) -> None:
+    rows = read(folder)
+    steps = [(kind, *row[1:]) for kind in ("setup", "call", "teardown") for row in rows[kind]]
+    tests = [row for kind in ("setup", "call", "teardown") for row in rows[kind]]
+    folders = [("/".join(name.split("::")[0].split("/")[:2]), wall, cpu) for name, wall, cpu in rows["call"]]
+    for title, part in (("step", steps), ("folder (call)", folders), ("fixture, with those it uses", rows["fixture"])):
+        print(table(title, part), end="\n\n")  # noqa: T201 - a command's output
+    print(table("test, with set-up", tests))  # noqa: T201 - a command's output
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
