@@ -73,6 +73,13 @@ def enforced(item: pytest.Item) -> Iterator[None]:
         _current.clear()
 
 
+def fail_skipped(report: pytest.TestReport) -> None:
+    """Turn a skip into a failure: a suite that lacks what it needs is not green."""
+    if report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which counts as a failure here: {report.longrepr}"
+
+
 def _refuse_sleep(seconds: float) -> None:
     _refuse(f"sleeps {seconds} s")
 
