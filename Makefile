@@ -1,12 +1,14 @@
 # Each target sets up what it needs in .venv first; nothing has to be installed by hand but Python 3.11 or newer and make.
-# PYTHON=… chooses the interpreter, JOBS=… the number of test processes, TESTS=… options of pytest (files, -k, -p randomly's seed). Ports and folders are settings: docs/settings.md.
+# PYTHON=… chooses the interpreter, JOBS=… the number of test processes, TESTS=… further options of pytest.
+# Ports and folders are settings: docs/settings.md.
 .DEFAULT_GOAL := help
-.PHONY: help demo down test test-unit test-full coverage lint check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
+.PHONY: help demo down test test-unit test-full coverage lint lint-types lint-texts check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
 
 BIN := .venv/bin
 JOBS ?= 2
-# Tests of the source tree and the documents, which `make lint` runs as well.
+# Tests of the source tree and the documents: `make lint` runs them.
 LINTS := tests/test_architecture.py tests/test_docs.py
+PYTEST := $(BIN)/pytest -n $(JOBS) $(LINTS:%=--ignore=%)
 # The customer of the demonstration, as its marketplace event names it.
 TENANT := acme-corp-12345
 ORGANIZATION := ACME Corporation
@@ -29,13 +31,13 @@ down: setup-runtime ## stop everything that demo started, keeping its data
 	@$(BIN)/openkcm down
 
 test-unit: setup-test ## run the tests that need no server, network or pause
-	@$(BIN)/pytest -n $(JOBS) -m unit $(TESTS)
+	@$(PYTEST) -m unit $(TESTS)
 
 test: setup-test ## run the unit and integration tests and the short end-to-end stories, as CI does
-	@$(BIN)/pytest -n $(JOBS) -m "not full" $(TESTS)
+	@$(PYTEST) -m "not full" $(TESTS)
 
 test-full: setup-test ## run every test: all stories, mutations, crash matrices, the model, a short chaos
-	@$(BIN)/pytest -n $(JOBS) $(TESTS)
+	@$(PYTEST) $(TESTS)
 
 coverage: setup-test ## run every test with line and branch coverage of the product, processes included (slow)
 	@$(BIN)/coverage erase
@@ -46,10 +48,15 @@ coverage: setup-test ## run every test with line and branch coverage of the prod
 	@$(BIN)/coverage report --include="tenancy/*,config/*" --fail-under=100
 
 lint: setup-test ## check format, lint, types, import ladder and documents
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint-types lint-texts
+
+lint-types:
+	@$(BIN)/mypy
+
+lint-texts:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/pytest -q $(LINTS)
+	@$(BIN)/pytest -q -n 0 $(LINTS)
 
 check: lint test ## lint and test, as CI does
 
