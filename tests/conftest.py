@@ -42,10 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(timing.Recorder(folder.resolve()))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Assign the tiers before `-m` selects by them, and let the modules start first that take longest."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Assign the tiers before `-m` selects by them; after the shuffle, let the modules start first that take longest."""
     tiers.assign(items)
+    yield
     items.sort(key=tiers.is_short)
 
 
