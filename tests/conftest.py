@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Assign the tiers before `-m` selects by them; after the shuffle, let the modules start first that take longest."""
+    """Assign the tiers before `-m` selects by them; after the shuffle, let the longest modules start first."""
     tiers.assign(items)
     yield
     items.sort(key=tiers.is_short)

@@ -4,11 +4,8 @@ import fcntl
 import os
 import tempfile
 from pathlib import Path
-from typing import IO
 
 from devstack import ports
-
-_RESERVED: list[IO[str]] = []
 
 
 def free_port() -> int:
@@ -34,11 +31,11 @@ def _reserve(port: int) -> bool:
     # One folder for all users and runs of this machine; its files are empty and stay.
     folder = Path(tempfile.gettempdir()) / f"openkcm-test-ports-{os.geteuid()}"
     folder.mkdir(exist_ok=True)
-    file = (folder / str(port)).open("w", encoding="ascii")
+    # Not closed: the end of this process releases the lock.
+    file = os.open(folder / str(port), os.O_CREAT | os.O_WRONLY, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(file)
         return False
-    _RESERVED.append(file)
     return True
