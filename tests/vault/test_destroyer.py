@@ -99,7 +99,6 @@ def test_an_authoritys_fingerprint_is_that_of_its_public_key(
     public = x509.load_pem_x509_certificate(one.authority.certificate_pem.encode()).public_key()
     raw = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     described = destroyer.describe(TenantKeyKind.AUTHORITY, one.tenant_id)
-    assert described is not None
     assert (described.versions, described.fingerprint) == ("1-1", hashlib.sha256(raw).hexdigest())
 
 
@@ -111,9 +110,6 @@ def test_a_symmetric_keys_fingerprint_is_its_own_and_changes_with_its_versions(
     assert first == destroyer.describe(TenantKeyKind.TENANT, one.tenant_id)
     admin.write(f"transit/keys/{ids.l2_key(one.tenant_id)}/rotate")
     second = destroyer.describe(TenantKeyKind.TENANT, one.tenant_id)
-    assert first is not None
-    assert foreign is not None
-    assert second is not None
     assert (first.versions, second.versions) == ("1-1", "1-2")
     assert len({first.fingerprint, foreign.fingerprint, second.fingerprint}) == 3
 

@@ -51,6 +51,7 @@ def test_a_denied_request_causes_no_login(server: Server, admin: TokenSession) -
     assert _accessors(admin) == before
 
 
+@pytest.mark.integration
 def test_a_server_that_is_down_is_unavailable() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
