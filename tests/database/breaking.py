@@ -148,6 +148,23 @@ def breaches_of(field: Field, about: str = "") -> Iterator[str]:
             yield from (f"{role}: {breach}" for breach in _by_role(field, session, role, rows, about))
 
 
+def denied_own_writes(field: Field) -> set[tuple[str, str]]:
+    """Return role and table of each write that is denied even when it is aimed at the attacker's own rows.
+
+    A write that fails for another reason than row security would show nothing when it is aimed at the victim's.
+    """
+    denied = set()
+    with field.administrator() as administrator:
+        rows = {table: _row_of_attacker(administrator, table) for table in _tables(administrator)}
+    for role in PROCESSES:
+        with field.session(role) as session:
+            for write in _writes(role, rows):
+                own = (ATTACKER, _signed(field, role, ATTACKER))
+                if not _reached(session, own, write.replace(VICTIM, ATTACKER)):
+                    denied.add((role, re.findall(r"okcm\.(\w+)", write)[0]))
+    return denied
+
+
 def _tables(administrator: psycopg.Connection) -> list[str]:
     """Return every table that holds rows of tenants."""
     rows = administrator.execute(

@@ -6,7 +6,7 @@ import pytest
 
 from database.connection import Database
 from tenancy.errors import DatabaseRefused
-from tests.database.breaking import ATTACKER, VICTIM, breaches_of
+from tests.database.breaking import ATTACKER, VICTIM, breaches_of, denied_own_writes
 from tests.database.builders import a_leaving
 from tests.database.fixtures import Field
 from tests.database.templates import two_tenants
@@ -22,6 +22,12 @@ def tenants(field: Field) -> Field:
 
 def test_nothing_crosses_between_two_tenants(tenants: Field) -> None:
     assert list(breaches_of(tenants)) == []
+    # All writes that are tried are possible in a role's own tenant, but for those that `breaking` names as forbidden.
+    assert denied_own_writes(tenants) == {
+        ("worker", "service_request"),
+        ("operator", "protected_field"),
+        ("dashboard", "protected_field"),
+    }
 
 
 def test_the_policy_alone_keeps_a_tenant_from_beginning_active(field: Field, worker: Database) -> None:
