@@ -1,9 +1,10 @@
-"""Hostile SQL in the session of each process, and the list of what got through.
+"""Hostile SQL in the session of each process, and the list of what succeeded.
 
 `breaches_of` is what the normal test requires to be empty and what the mutation suite requires to be not. It yields one
-breach at a time, so that a mutant dies at the first.
+breach at a time, so that a mutant is noticed at the first.
 """
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -13,12 +14,16 @@ from psycopg import errors
 
 from database.context import sign
 from database.roles import PROCESSES
+from tests.database.denied import FOREIGN_REFERENCES, NEVER, NEVER_ANY_PROCESS, PLATFORM_QUESTIONS
 from tests.database.fixtures import Field
-from tests.database.forbidden import NEVER, NEVER_ANYBODY, OPERATORS_QUESTIONS, READABLE
-from tests.database.hostile import ALLOWED_WRITES, ATTACKER, NEVER_ON_ANY_TABLE, PARTITIONS, TABLES, VICTIM
+from tests.database.grants import GRANTS
 
-# Refused by grant, row security or trigger, or by a reference. Anything else is a mistake of the attack.
+ATTACKER, VICTIM = "acme", "beta"
+PARTITIONS = tuple(f"audit_event_{number:02d}" for number in range(16))
+# Refused by grant, row security or trigger, or by a reference.
 _REFUSED = (errors.InsufficientPrivilege, errors.ForeignKeyViolation)
+# A constraint that rejects a row, or a trigger that does, has seen it: row security has let it through.
+_SEEN = (errors.UniqueViolation, errors.CheckViolation, errors.NotNullViolation, errors.RaiseException)
 
 Pretence = tuple[str, str]
 """What `app.tenant_id` and `app.ctx` say."""
@@ -29,59 +34,145 @@ def breaches_of(field: Field, about: str = "") -> Iterator[str]:
 
     Args:
         field: what is attacked.
-        about: a name in the schema, of which something in each statement must remind; everything is tried without.
+        about: a name in the schema; only statements that contain it are tried. Everything is tried without.
     """
     with ExitStack() as opened:
         administrator = opened.enter_context(field.administrator())
+        tables = [name for name in _tables(administrator) if about in name]
         yield from _by_superuser(administrator, about)
-        yield from _by_owner(administrator, about)
-        yield from _by_careless_function(field, administrator, about)
+        yield from _by_owner(administrator, tables, about)
+        yield from _by_careless_function(field, administrator, tables, about)
+        yield from _grants_that_differ(administrator)
         sessions = {role: opened.enter_context(field.session(role)) for role in PROCESSES}
-        for way in (_at_a_glance, _by_role):  # what most mutants die of comes first
-            for role, session in sessions.items():
-                yield from (f"{role}: {breach}" for breach in way(field, session, role, about))
+        for role, session in sessions.items():
+            yield from (f"{role}: {breach}" for breach in _first_look(field, session, role, tables))
+        rows = {table: _row_of_attacker(administrator, table) for table in tables}
+        for role, session in sessions.items():
+            yield from (f"{role}: {breach}" for breach in _by_role(field, session, role, rows, about))
 
 
-def _of(names: Iterable[str], about: str) -> list[str]:
-    return [name for name in names if about in name]
+def denied_own_writes(field: Field) -> set[tuple[str, str]]:
+    """Return role and table of each write that is denied even when it is aimed at the attacker's own rows.
+
+    A write that fails for another reason than row security would show nothing when it is aimed at the victim's.
+    """
+    denied = set()
+    with field.administrator() as administrator:
+        rows = {table: _row_of_attacker(administrator, table) for table in _tables(administrator)}
+    for role in PROCESSES:
+        with field.session(role) as session:
+            for write in _writes(role, rows):
+                own = (ATTACKER, _signed(field, role, ATTACKER))
+                if not _reached(session, own, write.replace(VICTIM, ATTACKER)):
+                    denied.add((role, re.findall(r"okcm\.(\w+)", write)[0]))
+    return denied
+
+
+def _tables(administrator: psycopg.Connection) -> list[str]:
+    """Return every table that holds rows of tenants."""
+    rows = administrator.execute(
+        "select relname from pg_class c where relnamespace = 'okcm'::regnamespace and relkind in ('r', 'p')"
+        " and not relispartition and exists (select from pg_attribute where attrelid = c.oid and attname = 'tenant_id')"
+        " order by 1"
+    )
+    return [name for (name,) in rows]
+
+
+def _row_of_attacker(administrator: psycopg.Connection, table: str) -> str:
+    """Return a row of the attacker's with the victim's name, as a literal of JSON."""
+    found = administrator.execute(
+        f'select quote_literal(to_jsonb(t) || \'{{"tenant_id": "{VICTIM}"}}\') from okcm.{table} t'
+        f" where tenant_id = '{ATTACKER}' limit 1"
+    ).fetchone()
+    assert found, f"no row in {table}"
+    return str(found[0])
+
+
+def granted(role: str, right: str) -> dict[str, list[str]]:
+    """Return the tables, each with its columns, or none when it is the whole table that a role has the right to."""
+    entries = re.findall(r"(\w+)(?:\(([^)]*)\))?", GRANTS[role].get(right, ""))
+    return {name: re.split(r",\s*", columns) if columns else [] for name, columns in entries}
+
+
+def _grants_that_differ(administrator: psycopg.Connection) -> Iterator[str]:
+    rows = administrator.execute(
+        """
+        with role as (select oid, rolname, substr(rolname, 6) as process from pg_roles
+                      where rolname = any(select 'okcm_' || unnest(%s::text[]))),
+        relation as (select * from pg_class where relnamespace = 'okcm'::regnamespace and relkind in ('r', 'p', 'v'))
+        select process, right_, relname, case when whole then array[]::text[] else columns end from (
+            select process, right_, relname, has_table_privilege(r.oid, c.oid, right_) as whole,
+                (select array_agg(attname::text order by attnum) from pg_attribute
+                 where attrelid = c.oid and attnum > 0 and not attisdropped and right_ in ('select', 'insert', 'update')
+                 and has_column_privilege(r.oid, c.oid, attnum, right_)) as columns
+            from role r, relation c,
+                unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) as right_
+        ) as has where whole or columns is not null
+        union all
+        select process, 'execute', proname, array[]::text[] from role r, pg_proc p
+        where pronamespace = 'okcm'::regnamespace and has_function_privilege(r.oid, p.oid, 'execute')
+        """,
+        [list(PROCESSES)],
+    ).fetchall()
+    there = {(role, right, name): frozenset(columns) for role, right, name, columns in rows}
+    meant = {
+        (role, right, name): frozenset(columns)
+        for role, rights in GRANTS.items()
+        for right in rights
+        for name, columns in granted(role, right).items()
+    }
+    for grant in sorted(there.keys() | meant.keys()):
+        if there.get(grant) != meant.get(grant):
+            yield f"{' '.join(grant)}: {there.get(grant)} is granted, {meant.get(grant)} is meant"
 
 
 def _saying(statements: Iterable[str], about: str) -> list[str]:
     return [statement for statement in statements if not about or f"okcm.{about}" in statement]
 
 
-def _at_a_glance(field: Field, session: psycopg.Connection, role: str, about: str) -> Iterator[str]:
+def _first_look(field: Field, session: psycopg.Connection, role: str, tables: Iterable[str]) -> Iterator[str]:
     own = (ATTACKER, _signed(field, role, ATTACKER))
-    # The positive control: a wall that lets nobody through would pass everything below.
-    for table in _of(READABLE[role], about):
-        if not _reached(session, own, f"select count(*) from okcm.{table}"):
+    # The positive control: policies that let no row through would pass everything below.
+    for table in granted(role, "select").keys() & tables:
+        if not _reached(session, own, f"select count(tenant_id) from okcm.{table}"):
             yield f"cannot read its own {table}"
         if _reached(session, own, f"select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'"):
             yield f"reads others' {table}"
 
 
-def _by_role(field: Field, session: psycopg.Connection, role: str, about: str) -> Iterator[str]:
+def _by_role(field: Field, session: psycopg.Connection, role: str, rows: dict[str, str], about: str) -> Iterator[str]:
     own = (ATTACKER, _signed(field, role, ATTACKER))
-    tables = _of(TABLES, about)
+    writes = [*_writes(role, rows), *_named(FOREIGN_REFERENCES.get(role, ()), about)]
     for name, pretence in _pretences(field, role).items():
-        for table in tables:
-            read = f"select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'"
-            if _reached(session, pretence, read):
-                yield f"{name}: {read}"
-        for write in _saying(ALLOWED_WRITES[role], about):
-            statement = write.format(victim=VICTIM, attacker=ATTACKER)
+        reads = (f"select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'" for table in rows)
+        for statement in (*reads, *writes):
             if _reached(session, pretence, statement):
                 yield f"{name}: {statement}"
-    never = [
-        *(write.format(table=table, victim=VICTIM) for table in tables for write in NEVER_ON_ANY_TABLE),
-        *(f"select count(*) from okcm.{partition}" for partition in PARTITIONS),
-        *(statement.format(attacker=ATTACKER) for statement in NEVER[role]),
-        *OPERATORS_QUESTIONS,
-        *NEVER_ANYBODY,
-    ]
-    for statement in _saying(never, about):
+    partitions = (f"select count(*) from okcm.{partition}" for partition in PARTITIONS)
+    copies = (f"copy okcm.{table} from stdin" for table in rows)
+    never = (*copies, *partitions, *NEVER.get(role, ()), *PLATFORM_QUESTIONS, *NEVER_ANY_PROCESS)
+    for statement in _named(never, about):
         if _reached(session, own, statement) is not None:
             yield statement
+
+
+def _named(statements: Iterable[str], about: str) -> list[str]:
+    return [one.format(attacker=ATTACKER, victim=VICTIM) for one in _saying(statements, about)]
+
+
+def _writes(role: str, rows: dict[str, str]) -> Iterator[str]:
+    """Yield all that a role may really write, aimed at the victim's rows."""
+    for table, columns in granted(role, "update").items():
+        if table in rows:
+            yield f"update okcm.{table} set {columns[0]} = {columns[0]} where tenant_id = '{VICTIM}'"
+    for table in granted(role, "delete").keys() & rows:
+        yield f"delete from okcm.{table} where tenant_id = '{VICTIM}'"
+    for table, columns in granted(role, "insert").items():
+        if table in rows:
+            names = ", ".join(columns) or "*"
+            into = f" ({names})" if columns else ""
+            row = f"jsonb_populate_record(null::okcm.{table}, {rows[table]})"
+            yield f"insert into okcm.{table}{into} select {names} from {row}"
 
 
 def _pretences(field: Field, role: str) -> dict[str, Pretence]:
@@ -112,9 +203,11 @@ _EVIDENCE = {"boundary_result": "recorded_at", "boundary_clause": "examined_at"}
 """What the owner takes away when it is old, by the column that says how old it is; of what is newer it sees nothing."""
 
 
-def _by_careless_function(field: Field, administrator: psycopg.Connection, about: str) -> Iterator[str]:
+def _by_careless_function(
+    field: Field, administrator: psycopg.Connection, tables: Iterable[str], about: str
+) -> Iterator[str]:
     """Stand for a future SECURITY DEFINER function of ours that forgot to ask whose rows it returns."""
-    for table in _of(TABLES, about):
+    for table in tables:
         idle = f"begin return (select count(*) from okcm.{table}); end"
         careless = f"begin return (select count(*) from okcm.{table} where tenant_id <> '{ATTACKER}'); end"
         # But for the audit stream and fingerprints, which it keeps, and for objects, which it counts, the owner has to
@@ -157,12 +250,12 @@ def _by_functions(
                 yield f"a careless function of the owner: {what}"
 
 
-def _by_owner(administrator: psycopg.Connection, about: str) -> Iterator[str]:
+def _by_owner(administrator: psycopg.Connection, tables: Iterable[str], about: str) -> Iterator[str]:
     with administrator.transaction(force_rollback=True):
         administrator.execute("set local role okcm_owner")
         # The last is for a session that no context key was ever made for.
         for context in ("", f"{VICTIM}|{int(time.time()) + 60}|{'0' * 64}"):
-            for table in _of((*TABLES, *PARTITIONS), about):
+            for table in (*tables, *(one for one in PARTITIONS if about in one)):
                 if _reached(administrator, (VICTIM, context), f"select count(*) from okcm.{table}"):
                     yield f"the owner with the context {context!r}: {table}"
 
@@ -198,6 +291,8 @@ def _reached(session: psycopg.Connection, pretence: Pretence, statement: str) ->
             cursor = session.execute(statement)
         except _REFUSED:
             return None
+        except _SEEN:
+            return 1
         row = cursor.fetchone() if cursor.description is not None else None
         return row[0] if row is not None and isinstance(row[0], int) else max(cursor.rowcount, 0)
 

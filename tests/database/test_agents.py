@@ -18,15 +18,22 @@ from tests.database.builders import (
     a_provisioned_tenant,
 )
 from tests.database.fixtures import Field
+from tests.database.templates import filled_template
 
 
-@pytest.fixture
-def crypto(field: Field) -> Database:
-    """The crypto service's role; the tenant acme has the service orders."""
+def fill(field: Field) -> None:
+    """The tenant acme has the service orders."""
     a_provisioned_tenant(field.open("worker", max_size=1), "acme")
     a_connected_service(field, "acme")
     with field.administrator() as administrator:
         administrator.execute("truncate okcm.agent, okcm.protection_use, okcm.backfill")
+
+
+template = filled_template(fill)
+
+
+@pytest.fixture
+def crypto(field: Field) -> Database:
     return field.open("crypto", max_size=1)
 
 

@@ -44,26 +44,15 @@ def subjects(records: list[FoundRecord]) -> list[str]:
     return [json.loads(one.stored.record)["subject"] for one in records]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS)
-def test_a_text_is_found_as_it_is_whatever_it_means_elsewhere(stream: Database, subject: str) -> None:
-    for chosen in (AuditFilter(text=subject), AuditFilter(subject=subject), AuditFilter(text=subject.upper())):
-        assert subjects(found(stream, chosen)) == [subject]
-
-
-@pytest.mark.parametrize("text", ["%%", "\0", "x\0y", "\ud800", "\\\\", "'", "' or true --", "*", "(", "nowhere"])
-def test_hostile_text_finds_what_it_says_and_breaks_nothing(stream: Database, text: str) -> None:
-    expected = [subject for subject in SUBJECTS if text in subject][::-1]
-    assert subjects(found(stream, AuditFilter(text=text))) == expected
-    assert subjects(found(stream, AuditFilter(subject=text))) == expected
-    assert found(stream, AuditFilter(actor=text)) == []
-
-
-def test_another_tenants_records_are_never_found(stream: Database) -> None:
-    with stream.tenant_tx("beta") as tx:
-        [own] = tx.audit.found(AuditFilter(), range(1, 100), 100, newest_first=True)
-        assert tx.audit.found(AuditFilter(text="acme-corp"), range(1, 100), 100, newest_first=True) == []
-        assert tx.audit.numbers(AuditFilter()) == range(1, 2)
-    assert json.loads(own.stored.record)["tenant_id"] == "beta"
+def test_a_text_is_found_literally(stream: Database) -> None:
+    for subject in SUBJECTS:
+        for chosen in (AuditFilter(text=subject), AuditFilter(subject=subject), AuditFilter(text=subject.upper())):
+            assert subjects(found(stream, chosen)) == [subject]
+    for text in ("%%", "\0", "x\0y", "\ud800", "\\\\", "'", "' or true --", "*", "(", "nowhere"):
+        expected = [subject for subject in SUBJECTS if text in subject][::-1]
+        assert subjects(found(stream, AuditFilter(text=text))) == expected
+        assert subjects(found(stream, AuditFilter(subject=text))) == expected
+        assert found(stream, AuditFilter(actor=text)) == []
 
 
 def test_a_field_is_asked_and_not_a_text_that_looks_like_it(worker: Database) -> None:
@@ -127,7 +116,6 @@ def test_the_ends_of_a_stream_and_what_is_signed_of_it(worker: Database) -> None
         assert (nothing.last, nothing.signed, nothing.signed_at, nothing.at_signed) == (None, None, None, None)
         tx.audit.append(an_audit_event("a"))
         head = tx.audit.head()
-        assert head is not None
         signed = SignedHead(1, head.chain_hash, "signature", "audit:1")
         tx.audit.save_signed_head(signed)
         tx.audit.append(an_audit_event("b"))

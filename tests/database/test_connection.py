@@ -1,5 +1,5 @@
 import threading
-import time
+from functools import partial
 
 import psycopg
 import pytest
@@ -10,31 +10,35 @@ from database.connection import Database
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.correlation import correlation_id
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable, IllegalTenantId
+from tests.concurrency import at_once
 from tests.database.builders import a_provisioned_tenant, an_authority, an_event
 from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_tenants
+
+template = filled_template(two_tenants(services=False))
 
 
 def test_what_is_done_in_one_transaction_is_there_together_or_not_at_all(worker: Database) -> None:
-    with pytest.raises(ZeroDivisionError), worker.tenant_tx("acme") as tx:  # noqa: PT012 - what raises is the whole
-        tx.tenants.request(an_event("acme"))
+    with pytest.raises(ZeroDivisionError), worker.tenant_tx("new") as tx:  # noqa: PT012 - what raises is the whole
+        tx.tenants.request(an_event("new"))
         raise ZeroDivisionError
-    with worker.tenant_tx("acme") as tx:
+    with worker.tenant_tx("new") as tx:
         assert tx.tenants.get() is None
 
 
 def test_transactions_do_not_nest_and_the_outer_one_is_not_harmed(worker: Database) -> None:
-    with worker.tenant_tx("acme") as tx:
-        tx.tenants.request(an_event("acme"))
+    with worker.tenant_tx("new") as tx:
+        tx.tenants.request(an_event("new"))
         with pytest.raises(RuntimeError, match="do not nest"), worker.tenant_tx("beta"):
             pass
-    with worker.tenant_tx("acme") as tx:
+    with worker.tenant_tx("new") as tx:
         assert tx.tenants.get() is not None
 
 
-@pytest.mark.parametrize("tenant_id", ["", "a", "a" * 41, "acme'; drop table x; --", "ACME", "acme\n", "acme|9|x"])
-def test_what_cannot_be_a_tenants_id_never_reaches_the_database(worker: Database, tenant_id: str) -> None:
-    with pytest.raises(IllegalTenantId), worker.tenant_tx(tenant_id):
-        pass
+def test_an_illegal_tenant_id_never_reaches_the_database(worker: Database) -> None:
+    for tenant_id in ("", "a", "a" * 41, "acme'; drop table x; --", "ACME", "acme\n", "acme|9|x"):
+        with pytest.raises(IllegalTenantId), worker.tenant_tx(tenant_id):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,6 @@ def test_a_transaction_shows_for_what_it_is_and_the_next_one_does_not(field: Fie
 
 def test_who_learns_what_it_does_by_writing_it_down_is_named_from_there_on(field: Field) -> None:
     worker = field.open("worker", max_size=1)
-    a_provisioned_tenant(worker, "acme")
     event = AuditEvent(
         event_id="dashboard/1",
         name=AuditName.EXPORTED,
@@ -88,8 +91,6 @@ def _name_of(field: Field, connection: psycopg.Connection[TupleRow]) -> str:
 
 def test_a_connection_comes_back_without_anything_its_last_user_left_in_it(field: Field) -> None:
     worker = field.open("worker", max_size=1)
-    a_provisioned_tenant(worker, "acme")
-    a_provisioned_tenant(worker, "beta")
     with worker.raw_tx("acme") as connection:
         connection.execute("select set_config('app.tenant_id', 'acme', false), set_config('app.stash', 'row', false)")
         connection.execute("select pg_advisory_lock(7)")
@@ -113,17 +114,14 @@ def test_a_connection_comes_back_without_anything_its_last_user_left_in_it(field
 
 def test_nothing_is_left_after_an_exception_either(field: Field) -> None:
     worker = field.open("worker", max_size=1)
-    a_provisioned_tenant(worker, "acme")
     with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:  # noqa: PT012 - what raises is the whole
         connection.execute("set statement_timeout = 0")
         connection.execute("select * from okcm.context_key")
-    with worker.raw_tx("beta") as connection:
+    with worker.raw_tx("new") as connection:
         assert connection.execute("select count(*) from okcm.tenant").fetchone() == (0,)
 
 
 def test_a_released_savepoint_keeps_the_settings_and_still_opens_nothing(worker: Database) -> None:
-    a_provisioned_tenant(worker, "acme")
-    a_provisioned_tenant(worker, "beta")
     with worker.raw_tx("acme") as connection:
         connection.execute("savepoint s")
         connection.execute("select set_config('app.tenant_id', 'beta', true)")
@@ -132,22 +130,18 @@ def test_a_released_savepoint_keeps_the_settings_and_still_opens_nothing(worker:
 
 
 def test_a_commit_half_way_leaves_no_context_behind(worker: Database) -> None:
-    a_provisioned_tenant(worker, "acme")
     with worker.raw_tx("acme") as connection:
         connection.commit()
         assert connection.execute("select count(*) from okcm.tenant").fetchone() == (0,)
 
 
 def test_row_security_cannot_be_switched_off(worker: Database) -> None:
-    a_provisioned_tenant(worker, "acme")
     with pytest.raises(DatabaseRefused, match="42501"), worker.raw_tx("acme") as connection:  # noqa: PT012 - what raises is the whole
         connection.execute("set row_security = off")
         connection.execute("select * from okcm.tenant")
 
 
 def test_copy_out_carries_own_rows_only(worker: Database) -> None:
-    a_provisioned_tenant(worker, "acme")
-    a_provisioned_tenant(worker, "beta")
     with (
         worker.raw_tx("acme") as connection,
         connection.cursor().copy("copy okcm.tenant (tenant_id) to stdout") as copy,
@@ -156,7 +150,6 @@ def test_copy_out_carries_own_rows_only(worker: Database) -> None:
 
 
 def test_on_conflict_does_not_tell_whether_another_tenant_has_the_row(worker: Database) -> None:
-    a_provisioned_tenant(worker, "acme")
     for victim in ("acme", "nobody"):
         with pytest.raises(DatabaseRefused, match="42501"), worker.raw_tx("beta") as connection:
             connection.execute(
@@ -167,7 +160,6 @@ def test_on_conflict_does_not_tell_whether_another_tenant_has_the_row(worker: Da
 
 
 def test_a_wrong_context_key_opens_nothing(field: Field) -> None:
-    a_provisioned_tenant(field.open("worker"), "acme")
     stranger = Database(field.url, "worker", field.server.passwords["worker"], field.key("marketplace"))
     with stranger.tenant_tx("acme") as tx:
         assert tx.tenants.get() is None
@@ -177,7 +169,10 @@ def test_a_wrong_context_key_opens_nothing(field: Field) -> None:
 
 
 def test_a_refusal_names_the_rule_and_no_row(worker: Database) -> None:
-    with pytest.raises(DatabaseRefused, match="23503 at key_tenant_id_fkey") as refused, worker.tenant_tx("acme") as tx:
+    with (
+        pytest.raises(DatabaseRefused, match="23503 at key_tenant_id_fkey") as refused,
+        worker.tenant_tx("new") as tx,
+    ):
         tx.keys.record("secret-name", "L2", 1)
     assert refused.value.__cause__ is None
     assert "secret-name" not in str(refused.value)
@@ -197,20 +192,15 @@ def test_a_role_that_row_security_does_not_bind_is_refused_at_the_first_use(fiel
             administrator.execute(f"revoke all on database {field.name} from okcm_strong; drop role okcm_strong")
 
 
-def test_a_database_that_is_down_is_unavailable_soon_and_found_again_by_itself(field: Field, worker: Database) -> None:
-    a_provisioned_tenant(worker, "acme")
-    with field.server.offline(field.name):
-        started = time.perf_counter()
-        with pytest.raises(DatabaseUnavailable), worker.tenant_tx("acme"):
-            pass
-        assert time.perf_counter() - started < 4
+def test_a_database_that_is_down_is_unavailable_until_it_answers_again(field: Field, worker: Database) -> None:
+    with field.server.offline(field.name), pytest.raises(DatabaseUnavailable), worker.tenant_tx("acme"):
+        pass
     with worker.tenant_tx("acme") as tx:
         assert tx.tenants.get() is not None
 
 
 def test_connections_that_died_in_the_pool_are_not_noticed_by_the_caller(field: Field) -> None:
     worker = field.open("worker", min_size=4, max_size=4)
-    a_provisioned_tenant(worker, "acme")
     with field.administrator() as administrator:
         administrator.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'okcm_worker'")
     for _ in range(8):
@@ -221,58 +211,50 @@ def test_connections_that_died_in_the_pool_are_not_noticed_by_the_caller(field: 
 def test_a_process_can_start_while_its_database_is_down(field: Field) -> None:
     with field.server.offline(field.name):
         early = field.open("worker")
-        with pytest.raises(DatabaseUnavailable), early.tenant_tx("acme"):
+        with pytest.raises(DatabaseUnavailable), early.tenant_tx("new"):
             pass
-    with early.tenant_tx("acme") as tx:
+    with early.tenant_tx("new") as tx:
         assert tx.tenants.get() is None
 
 
 def test_a_connection_lost_half_way_is_unavailable_and_nothing_is_kept(field: Field, worker: Database) -> None:
-    with pytest.raises(DatabaseUnavailable), worker.tenant_tx("acme") as tx:  # noqa: PT012 - what raises is the whole
-        tx.tenants.request(an_event("acme"))
+    with pytest.raises(DatabaseUnavailable), worker.tenant_tx("new") as tx:  # noqa: PT012 - what raises is the whole
+        tx.tenants.request(an_event("new"))
         with field.administrator() as administrator:
             administrator.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'okcm_worker'"
             )
         tx.tenants.get()
-    with worker.tenant_tx("acme") as tx:
+    with worker.tenant_tx("new") as tx:
         assert tx.tenants.get() is None
 
 
 def test_two_that_wait_for_each_other_are_told_to_try_again(worker: Database) -> None:
-    for tenant in ("acme", "beta"):
-        a_provisioned_tenant(worker, tenant)
-    meeting, endings = threading.Barrier(2), []
+    meeting = threading.Barrier(2)
 
-    def cross(first: int, second: int) -> None:
+    def cross(first: int, second: int) -> str:
         try:
             with worker.raw_tx("acme") as connection:
                 connection.execute("select pg_advisory_xact_lock(%s)", [first])
-                meeting.wait()
+                meeting.wait(60)
                 connection.execute("select pg_advisory_xact_lock(%s)", [second])
-                endings.append("done")
+                return "done"
         except DatabaseUnavailable:
-            endings.append("unavailable")
+            return "unavailable"
 
-    threads = [threading.Thread(target=cross, args=pair) for pair in ((1, 2), (2, 1))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(endings) == ["done", "unavailable"]
+    assert sorted(at_once(partial(cross, 1, 2), partial(cross, 2, 1))) == ["done", "unavailable"]
 
 
 def test_the_platforms_questions(field: Field, worker: Database) -> None:
-    for tenant in ("beta", "acme", "gamma"):
-        a_provisioned_tenant(worker, tenant)
+    a_provisioned_tenant(worker, "gamma")
     marketplace, operator = field.open("marketplace"), field.open("operator")
     assert marketplace.unstarted_events(2) == [
-        ("beta", "event-1", "eu-west-1", "service_enabled"),
         ("acme", "event-1", "eu-west-1", "service_enabled"),
+        ("beta", "event-1", "eu-west-1", "service_enabled"),
     ]
-    with marketplace.tenant_tx("beta") as tx:
+    with marketplace.tenant_tx("acme") as tx:
         tx.inbox.mark_started("event-1")
-    assert [event[0] for event in marketplace.unstarted_events(9)] == ["acme", "gamma"]
+    assert [event[0] for event in marketplace.unstarted_events(9)] == ["beta", "gamma"]
     assert worker.unknown_serials(["ff", an_authority(b"acme".hex()).serial]) == ["ff"]
     assert [row.tenant_id for row in operator.list_tenants("acme", 9)] == ["beta", "gamma"]
     assert [row.tenant_id for row in operator.list_tenants("", 1)] == ["acme"]
@@ -284,14 +266,6 @@ def test_the_platforms_questions(field: Field, worker: Database) -> None:
     assert sorted(worker.waiting_outboxes(9)) == ["beta", "gamma"]
 
 
-def test_a_question_of_another_process_is_refused(field: Field, worker: Database) -> None:
-    with pytest.raises(DatabaseRefused):
-        worker.unstarted_events(1)
-    with pytest.raises(DatabaseRefused):
-        field.open("marketplace").moved_heads(1)
-    assert worker.list_tenants("", 9) == []
-
-
 def test_a_client_never_makes_prepared_statements(worker: Database) -> None:
     with worker.raw_tx("acme") as connection:
         for _ in range(20):
@@ -301,26 +275,12 @@ def test_a_client_never_makes_prepared_statements(worker: Database) -> None:
 
 def test_the_pool_is_shared_by_more_threads_than_it_has_connections(field: Field) -> None:
     worker = field.open("worker", max_size=2)
-    seen: list[str] = []
 
     def visit(tenant: str) -> None:
         for _ in range(5):
             with worker.tenant_tx(tenant) as tx:
                 tx.tenants.request(an_event(tenant))
                 row = tx.tenants.get()
-                assert row is not None
-                seen.append(row.tenant_id)
+                assert row.tenant_id == tenant
 
-    tenants = [f"tenant-{number}" for number in range(8)]
-    threads = [threading.Thread(target=visit, args=(tenant,)) for tenant in tenants]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(seen) == sorted(tenants * 5)
-
-
-def test_an_attackers_own_session_is_worth_no_more_than_the_pools(field: Field) -> None:
-    a_provisioned_tenant(field.open("worker"), "acme")
-    with field.session("worker") as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        session.execute("select inner_pad from okcm.context_key")
+    at_once(*(partial(visit, f"tenant-{number}") for number in range(8)))

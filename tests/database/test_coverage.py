@@ -8,36 +8,36 @@ import pytest
 from database.connection import Database
 from database.coverage import read_coverage
 from tenancy.coverage import Amount, Coverage, Lacking, Protected, Way
-from tenancy.errors import DatabaseRefused, TenantUnknown
-from tenancy.lifecycle import Move
+from tenancy.errors import TenantUnknown
 from tenancy.protection import Backfill, Mode, ProtectedField, Store
 from tenancy.services import CryptoOperation, ServiceKind
 from tests.database.builders import (
     NOW,
     a_backfill,
-    a_connected_service,
     a_contact,
     a_protection_use,
-    a_provisioned_tenant,
     some_uses,
 )
 from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_tenants
 
 DAY = timedelta(days=1)
 SSN = ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISED)
 PLACE = "postgresql:public.customers.ssn"
 
 
-@pytest.fixture
-def dashboard(field: Field, worker: Database) -> Database:
-    """The dashboard's role; acme and beta have a service of the same name each, of which nothing is listed."""
-    for tenant in ("acme", "beta"):
-        a_provisioned_tenant(worker, tenant)
-        with worker.tenant_tx(tenant) as tx:
-            tx.tenants.move(Move.ACTIVATE)
-        a_connected_service(field, tenant)
+def fill(field: Field) -> None:
+    """Two tenants have a service of the same name each, of which nothing is listed."""
+    two_tenants(active=True)(field)
     with field.administrator() as administrator:
         administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.backfill, okcm.usage_day")
+
+
+template = filled_template(fill)
+
+
+@pytest.fixture
+def dashboard(field: Field) -> Database:
     return field.open("dashboard", max_size=2)
 
 
@@ -94,16 +94,6 @@ def test_old_values_are_missing_until_the_service_says_that_all_were_encrypted(
     assert covered(dashboard).verdict == Protected()
 
 
-def test_what_another_tenants_services_say_is_never_shown(dashboard: Database, crypto: Database) -> None:
-    before = covered(dashboard)
-    list_field(dashboard, tenant="beta")
-    with crypto.tenant_tx("beta") as tx:
-        tx.agents.note([], [a_protection_use(place=PLACE)])
-        tx.usage.add([some_uses(count=77)], "batch-of-beta")
-    assert covered(dashboard) == before
-    assert covered(dashboard, "beta").services[0].fields
-
-
 def test_use_of_keys_counts_for_a_week_and_a_key_that_is_kept_for_longer(dashboard: Database, crypto: Database) -> None:
     encrypt, get = some_uses(minute=NOW - 8 * DAY), some_uses(operation=CryptoOperation.GET, minute=NOW - 200 * DAY)
     refused = some_uses(refusal="tenant_closed")
@@ -134,13 +124,6 @@ def test_what_was_discovered_and_not_connected_counts_against_the_tenant(
 def test_the_worker_reads_the_same_for_reports(dashboard: Database, field: Field) -> None:
     with field.open("worker", max_size=1).tenant_snapshot("acme") as tx:
         assert read_coverage(tx, NOW) == covered(dashboard)
-
-
-@pytest.mark.parametrize("role", ["operator", "marketplace", "crypto"])
-def test_nobody_else_reads_it(dashboard: Database, field: Field, role: str) -> None:
-    assert covered(dashboard).services
-    with pytest.raises(DatabaseRefused), field.open(role, max_size=1).tenant_tx("acme") as tx:
-        read_coverage(tx, NOW)
 
 
 def test_a_tenant_that_is_not_there_has_none(dashboard: Database) -> None:

@@ -8,9 +8,12 @@ from tenancy.policy import TenantPolicy
 from tenancy.rotation import Scope
 from tests.database.builders import a_new_version, a_wanted_rotation, an_object
 from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_services
 from tests.database.test_rotations import begin
 
 NOTHING_DUE = TenantPolicy(tenant_key_days=730, service_key_days=365)
+
+template = filled_template(two_services)
 
 
 def age(field: Field, what: str, days: int) -> None:

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from database.gate import RULES, findings
-from tests.database.fixtures import Field
+from tests.database.fixtures import Field, Server, clone
 
 SEEDS = {
     "row-security-not-forced": "alter table okcm.key no force row level security",
@@ -58,9 +58,15 @@ MORE = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def schema(server: Server, template: str) -> Iterator[Field]:
+    with clone(server, template) as field:
+        yield field
+
+
 @pytest.fixture
-def seeded(field: Field) -> Iterator[psycopg.Connection]:
-    with field.administrator() as administrator, administrator.transaction(force_rollback=True):
+def seeded(schema: Field) -> Iterator[psycopg.Connection]:
+    with schema.administrator() as administrator, administrator.transaction(force_rollback=True):
         yield administrator
 
 

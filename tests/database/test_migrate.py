@@ -1,4 +1,3 @@
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ import pytest
 
 from database.migrate import Migration, migrate, read_migrations
 from tenancy.errors import SchemaRefused
+from tests.concurrency import at_once
 from tests.database.fixtures import Field
 
 STANDING = read_migrations()
@@ -68,18 +68,11 @@ def test_the_gate_fails_a_migration_that_opens_a_hole(migrator: psycopg.Connecti
 
 
 def test_two_migrators_at_once_apply_each_file_once(field: Field) -> None:
-    applied: list[tuple[str, ...]] = []
-
-    def run() -> None:
+    def run() -> tuple[str, ...]:
         with psycopg.connect(field.server.session(field.name, "migrator"), autocommit=True) as connection:
-            applied.append(migrate(connection, [*STANDING, NEXT]))
+            return migrate(connection, [*STANDING, NEXT])
 
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(applied) == [(), (), (), (NEXT.name,)]
+    assert sorted(at_once(*[run] * 4)) == [(), (), (), (NEXT.name,)]
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,15 @@
 """The operators' questions: right at 10,000 tenants, by one look at the table, for the dashboard's role alone."""
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from psycopg.errors import InsufficientPrivilege
 
 from database.context import PLATFORM, sign
 from database.interfaces import TenantFilter, TenantRow
 from database.operations import Operations
-from database.roles import PROCESSES
-from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move, State
 from tenancy.provisioning import Step, StepState
 from tests.database.builders import a_provisioned_tenant, an_event
@@ -162,31 +158,6 @@ def test_where_a_tenant_is_stuck_is_the_first_undone_step_of_its_newest_operatio
         0,
         None,
     )
-
-
-@pytest.mark.parametrize("role", [role for role in PROCESSES if role != "dashboard"])
-def test_no_other_process_gets_an_answer(field: Field, role: str) -> None:
-    operations = Operations(field.open(role), PROMISE)
-    for ask in (
-        operations.counts,
-        lambda: operations.page(TenantFilter(), "", 1),
-        lambda: operations.stuck(1),
-        lambda: operations.times(1),
-    ):
-        with pytest.raises(DatabaseRefused):
-            ask()
-
-
-def test_the_dashboard_reads_no_tenant_across_except_by_the_questions(many: Field) -> None:
-    with many.session("dashboard") as session:
-        context = sign(many.key("dashboard"), PLATFORM, int(time.time()) + 60)
-        session.execute("select set_config('app.tenant_id', '*', false), set_config('app.ctx', %s, false)", [context])
-        for table in ("tenant", "operation_step"):
-            assert session.execute(f"select count(*) from okcm.{table}").fetchone() == (0,)
-        forged = re.sub(r"\w{4}$", "0000", context)
-        session.execute("select set_config('app.ctx', %s, false)", [forged])
-        with pytest.raises(InsufficientPrivilege):
-            session.execute("select * from okcm.count_tenants('3 minutes')")
 
 
 QUESTIONS = {

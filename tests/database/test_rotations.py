@@ -1,6 +1,6 @@
 """Versions of keys and the rotations that make them, as rows: who takes over from whom, and what nobody can undo."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psycopg
@@ -13,6 +13,7 @@ from tenancy.policy import TenantPolicy
 from tenancy.root_keys import RootKeyMode
 from tenancy.rotation import KeyState, Scope, Stage
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
+from tests.concurrency import wait_until
 from tests.database.builders import (
     a_new_version,
     a_place,
@@ -22,6 +23,9 @@ from tests.database.builders import (
     an_object,
 )
 from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_services
+
+template = filled_template(two_services)
 
 
 def begin(worker: Database, number: int = 2, **wanted: object) -> RotationRow:
@@ -129,10 +133,8 @@ def test_wraps_are_replaced_until_none_is_outdated_and_only_then_the_older_versi
         assert tx.rotations.retire_tenant_key(2) == 2
         assert tx.rotations.retire_tenant_key(2) == 2
         key = tx.keys.get("L2-acme-primary")
-        assert key is not None
         assert (key.version, key.oldest) == (2, 2)
         [row, _] = [tx.services.key(service) for service in ("orders", "users")]
-        assert row is not None
         assert row.wrapped == b"wrapped twice anew"
 
 
@@ -144,7 +146,6 @@ def test_a_wrap_that_was_replaced_meanwhile_is_left(tenants: Database) -> None:
         assert tx.rotations.rewrap(2, [replace(rows[0], wrapped=b"first")]).done == 1
         assert tx.rotations.rewrap(2, rows).done == 2
         kept = tx.services.key("orders")
-        assert kept is not None
         assert kept.wrapped == b"first"
 
 
@@ -190,7 +191,6 @@ def test_of_a_rotation_that_has_ended_nothing_comes_afterwards(tenants: Database
     assert states(tenants)["orders", 2] is KeyState.DESTROYED
     with tenants.tenant_tx("acme") as tx:
         ended = tx.rotations.get(2)
-    assert ended is not None
     assert (ended.state, ended.problem, ended.finished_at is None) == ("failed", "root_key_disabled", False)
 
 
@@ -233,20 +233,19 @@ def test_an_object_that_is_being_sealed_is_waited_for_before_its_key_is_destroye
     a_new_version(tenants, "acme", "users")
     with field.open("crypto").tenant_tx("acme") as tx:
         assert tx.objects.change(an_object("acme", "object-users", service="users", key_version=2))
-    counted: list[int] = []
 
-    def destroy() -> None:
+    def destroy() -> int:
         with tenants.tenant_tx("acme") as tx:
-            counted.append(tx.rotations.destroy("users", 1))
+            return tx.rotations.destroy("users", 1)
 
-    destroying = threading.Thread(target=destroy)
-    with field.open("crypto").tenant_tx("acme") as tx:
-        tx.objects.add([an_object("acme", "just-now", service="users")])
-        destroying.start()
-        destroying.join(0.3)
-        assert destroying.is_alive()
-    destroying.join(10)
-    assert counted == [1]
+    waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as pool, field.administrator() as administrator:
+        with field.open("crypto").tenant_tx("acme") as tx:
+            tx.objects.add([an_object("acme", "just-now", service="users")])
+            destroying = pool.submit(destroy)
+            wait_until(lambda: administrator.execute(waiting).fetchone() is not None)
+            assert not destroying.done()
+        assert destroying.result(60) == 1
     assert states(tenants)["users", 1] is KeyState.DEACTIVATED
 
 
@@ -268,7 +267,6 @@ def test_a_change_of_the_root_key_passes_over_what_is_destroyed(tenants: Databas
     ]
     with tenants.tenant_tx("acme") as tx:
         change = tx.root_keys.change(1)
-    assert change is not None
     assert (change.wrapped, change.total) == (2, 2)
 
 

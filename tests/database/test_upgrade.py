@@ -17,6 +17,7 @@ from tests.database.builders import a_connected_service, an_audit_event
 from tests.database.fixtures import Field, Server, prepare
 from tests.ports import free_port
 
+pytestmark = pytest.mark.integration  # a PostgreSQL of its own
 NAME = "okcm"
 BEFORE = 5
 """The last migration from before there was a crypto service."""

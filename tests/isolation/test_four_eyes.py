@@ -1,6 +1,6 @@
-"""Every way to a protected action, tried by one person alone: the real entity and steps, on a real Temporal and rows.
+"""Every way to a protected action, tried by one person: the real entity and activities, on a real Temporal and rows.
 
-Whoever reaches Temporal can send what they like; what stops them is in the step that does it, under the row lock.
+A client of Temporal can send any update; the activity that acts rejects it, under the lock of the row.
 """
 
 import asyncio
@@ -9,24 +9,18 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-import typer
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
-from typer.testing import CliRunner
 
-import cli.tenant
 from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
 from activities.policies import PolicyActivities
 from activities.root_keys import RootKeyActivities
 from activities.standing import StandingActivities
-from config import secrets
-from config.secrets import Role
 from dashboard import approval_actions, standing_actions
 from dashboard.seat import Seat
 from dashboard.temporal_bridge import TemporalBridge
@@ -53,7 +47,7 @@ from tenancy.root_keys import PlatformPlace
 from tests.dashboard.scene import Scene
 from tests.database.fixtures import Field
 from worker.failures import FailureInterceptor
-from workflows.gateway import Gateway, UpdateRefused
+from workflows.gateway import Gateway
 from workflows.root_key import ChangeRootKey
 from workflows.tenant import Tenant
 
@@ -137,7 +131,6 @@ class Installation:
         """The tenant is open, on its own root key, and under the policy that it had."""
         with self.scene.worker.tenant_tx(ACME) as tx:
             row, key, policy = tx.tenants.get(), tx.root_keys.current(), tx.policy.get()
-        assert row is not None
         assert (row.state, key is not None, policy) == (State.ACTIVE, True, POLICY)
 
 
@@ -170,7 +163,7 @@ async def refused_as(asked: Awaitable[object]) -> str:
     return "it was done"
 
 
-async def test_two_people_lock_and_the_same_word_opens_nothing_again(installed: Installation) -> None:
+async def test_two_people_lock_a_tenant_and_their_approval_is_used_once(installed: Installation) -> None:
     approval_id = await installed.asks()
     assert await installed.says("Kai", approval_id) is ApprovalState.DONE
     assert installed.scene.standing()[0] is State.LOCKED
@@ -181,30 +174,22 @@ async def test_two_people_lock_and_the_same_word_opens_nothing_again(installed: 
     installed.assert_untouched()
 
 
-async def test_the_door_of_the_other_processes_is_closed_to_one_person(installed: Installation) -> None:
-    request_id = installed.back_to_the_platform()
+async def test_gateway_and_dashboard_deny_a_protected_action_to_one_person(installed: Installation) -> None:
+    request_id, seat = installed.back_to_the_platform(), installed.seat("Ada")
     for asked in (
         installed.gateway.change_standing(ACME, StandingMove.LOCK),
         installed.gateway.change_root_key(ACME, request_id),
         installed.gateway.change_policy(ACME, TenantPolicy()),
+        asyncio.to_thread(standing_actions.lock, seat),
+        asyncio.to_thread(approval_actions.change_policy, seat, TenantPolicy()),
     ):
         assert await refused_as(asked) == ApprovalRequired.code
-    installed.assert_untouched()
-
-
-async def test_the_dashboard_alone_is_not_enough_whatever_it_asks_for(installed: Installation) -> None:
-    seat = installed.seat("Ada")
-    for act in (
-        lambda: standing_actions.lock(seat),
-        lambda: approval_actions.change_policy(seat, TenantPolicy()),
-    ):
-        assert await refused_as(asyncio.to_thread(act)) == ApprovalRequired.code
     approval_id = await installed.asks()
     assert await refused_as(installed.says("Ada", approval_id)) == VoteNotCounted.code
     installed.assert_untouched()
 
 
-async def test_whoever_reaches_temporal_opens_nothing_with_any_update(installed: Installation) -> None:
+async def test_no_update_of_a_temporal_client_replaces_an_approval(installed: Installation) -> None:
     request_id, waits = installed.back_to_the_platform(), await installed.asks()
     # Stored past every check of the dashboard: the word of whoever asked, under another name, and of an auditor.
     uma = installed.scene.seat(ACME, PersonRole.AUDITOR, name="Uma").person
@@ -224,7 +209,7 @@ async def test_whoever_reaches_temporal_opens_nothing_with_any_update(installed:
     installed.assert_untouched()
 
 
-async def test_a_change_of_the_root_key_started_beside_the_entity_opens_nothing(installed: Installation) -> None:
+async def test_a_root_key_change_started_beside_the_entity_is_denied(installed: Installation) -> None:
     request_id, lock = installed.back_to_the_platform(), await installed.asks()
     kai = installed.scene.seat(ACME, name="Kai").person
     with installed.scene.dashboard.tenant_tx(ACME) as tx:
@@ -239,27 +224,4 @@ async def test_a_change_of_the_root_key_started_beside_the_entity_opens_nothing(
             task_queue=installed.queue,
         )
         assert result.code == ApprovalRequired.code
-    installed.assert_untouched()
-
-
-async def test_the_command_alone_is_not_enough(
-    installed: Installation, temporal: TemporalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = installed.field.server
-    secrets.ensure_secret(tmp_path, secrets.database_password(Role.OPERATOR), server.passwords["operator"])
-    secrets.ensure_secret(tmp_path, secrets.context_key(Role.OPERATOR), installed.field.key("operator").hex())
-    monkeypatch.chdir(tmp_path)
-    for name, value in {
-        "SECRETS_DIR": tmp_path,
-        "DATABASE_URL": installed.field.url,
-        "TEMPORAL_PORT": temporal.port,
-    }.items():
-        monkeypatch.setenv(f"OPENKCM_{name}", str(value))
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    cli.tenant.register(app)
-    for words in (("lock", ACME, "--confirm", ACME), ("policy", ACME, "--four-eyes", "none")):
-        result = await asyncio.to_thread(CliRunner().invoke, app, ["tenant", *words])
-        assert isinstance(result.exception, UpdateRefused)
-        assert result.exception.code == ApprovalRequired.code
     installed.assert_untouched()

@@ -49,3 +49,9 @@ def tokens(server: Server, worker: VaultSession) -> TenantTokens:
 def new_tenant() -> Callable[[], str]:
     """Return a tenant id that no other test uses."""
     return lambda: f"tenant-{next(_numbers)}-vault"
+
+
+@pytest.fixture
+def tenant(new_tenant: Callable[[], str]) -> str:
+    """A tenant id that no other test uses, of which the server has nothing yet."""
+    return new_tenant()

@@ -37,7 +37,10 @@ class Pair:
 
 @pytest.fixture
 def pair(worker: VaultSession, tokens: TenantTokens, new_tenant: Callable[[], str]) -> Pair:
-    return _pair(worker, tokens, new_tenant(), new_tenant())
+    keys, authorities, names = TransitTenantKeys(worker, tokens), PkiAuthorities(worker), (new_tenant(), new_tenant())
+    for name in names:
+        keys.ensure(name)
+    return Pair(*names, *(authorities.ensure(name, nothing_recorded) for name in names))
 
 
 @pytest.fixture
@@ -67,18 +70,11 @@ def test_keys_of_different_versions_are_attacked_as_those_of_one(
     assert [result.outcome for result in pair.attack(probe)] == ["held"] * 9
 
 
-def test_a_disabled_victim_proves_nothing(
-    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens
+@pytest.mark.parametrize("disabled", ["attacker", "victim"])
+def test_a_disabled_key_proves_nothing(
+    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens, disabled: str
 ) -> None:
-    TransitTenantKeys(worker, tokens).disable(pair.victim)
-    with pytest.raises(KeyUnavailable):
-        pair.attack(probe)
-
-
-def test_a_disabled_attacker_proves_nothing(
-    probe: VaultBoundaryProbe, pair: Pair, worker: VaultSession, tokens: TenantTokens
-) -> None:
-    TransitTenantKeys(worker, tokens).disable(pair.attacker)
+    TransitTenantKeys(worker, tokens).disable(getattr(pair, disabled))
     with pytest.raises(KeyUnavailable):
         pair.attack(probe)
 
@@ -130,15 +126,3 @@ def test_an_authority_constrained_to_all_tenants_is_not_attacked_with_but_refuse
     )
     with pytest.raises(ConflictingResource, match="not constrained to one tenant"):
         probe.attack_each_other(pair.attacker, pair.victim, forged, pair.victim_ca)
-
-
-def _pair(worker: VaultSession, tokens: TenantTokens, attacker: str, victim: str) -> Pair:
-    keys, authorities = TransitTenantKeys(worker, tokens), PkiAuthorities(worker)
-    keys.ensure(attacker)
-    keys.ensure(victim)
-    return Pair(
-        attacker,
-        victim,
-        authorities.ensure(attacker, nothing_recorded),
-        authorities.ensure(victim, nothing_recorded),
-    )

@@ -1,7 +1,7 @@
 """What the server's own audit log tells of a request: for what it was made, and by which of our processes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -64,15 +64,15 @@ def test_refused_requests_and_their_logins_bear_it_too(server: Server) -> None:
 
 
 def test_a_tenants_own_session_bears_them(
-    server: Server, worker: VaultSession, crypto: VaultSession, new_tenant: Callable[[], str]
+    server: Server, worker: VaultSession, crypto: VaultSession, tenant: str
 ) -> None:
-    tenant_id, mine = new_tenant(), uuid4().hex
+    mine = uuid4().hex
     keys = TransitTenantKeys(crypto, InlineTenants(crypto, server.identity_pem, "crypto"))
-    context = Context(tenant_id, l2_key(tenant_id), "", Purpose.VERIFY, "1")
-    worker.write(f"transit/keys/{l2_key(tenant_id)}", {"type": "aes256-gcm96", "derived": True})
+    context = Context(tenant, l2_key(tenant), "", Purpose.VERIFY, "1")
+    worker.write(f"transit/keys/{l2_key(tenant)}", {"type": "aes256-gcm96", "derived": True})
     with doing(mine):
         keys.encrypt(context, b"plain")
-    [asked, *_] = log_of(server, f"transit/encrypt/{l2_key(tenant_id)}")
+    [asked, *_] = log_of(server, f"transit/encrypt/{l2_key(tenant)}")
     assert shown(asked, "x-correlation-id") == [mine]
     assert shown(asked, "x-openkcm-process") == ["crypto"]
 

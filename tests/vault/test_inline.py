@@ -8,8 +8,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tenancy.binding import Context
 from tenancy.errors import VaultRefused, WrongContext
-from tests.contracts.tenant_keys import context_of
+from tests.vault.contexts import context_of
 from tests.vault.gateway import Gateway, gateway
 from tests.vault.server import Server
 from vault.session import TokenSession, VaultRejected, VaultSession, token_session
@@ -25,6 +26,13 @@ def keys(worker: VaultSession, tokens: TenantTokens) -> TransitTenantKeys:
 
 
 @pytest.fixture
+def context(keys: TransitTenantKeys, tenant: str) -> Context:
+    """A context of a tenant that has a key."""
+    keys.ensure(tenant)
+    return context_of(tenant)
+
+
+@pytest.fixture
 def tenants(crypto: VaultSession, server: Server) -> InlineTenants:
     return InlineTenants(crypto, server.identity_pem, "crypto")
 
@@ -34,12 +42,7 @@ def through(passing: Gateway, server: Server) -> TransitTenantKeys:
     return TransitTenantKeys(nobody, InlineTenants(nobody, server.identity_pem, "crypto"))
 
 
-def test_opening_is_one_call_and_no_login(
-    server: Server, keys: TransitTenantKeys, new_tenant: Callable[[], str]
-) -> None:
-    tenant = new_tenant()
-    keys.ensure(tenant)
-    context = context_of(tenant)
+def test_decrypt_is_one_request_and_no_login(server: Server, keys: TransitTenantKeys, context: Context) -> None:
     wrapped = keys.new_wrapped_key(context)
     with gateway(server.url, inline_auth=True) as passing:
         opened = through(passing, server).decrypt(context, wrapped)
@@ -47,18 +50,15 @@ def test_opening_is_one_call_and_no_login(
     assert opened == keys.decrypt(context, wrapped)
 
 
-def test_a_server_without_it_gets_a_token_and_is_asked_once(
-    server: Server, keys: TransitTenantKeys, new_tenant: Callable[[], str]
+def test_a_server_without_inline_authentication_gets_a_token_and_is_asked_once(
+    server: Server, keys: TransitTenantKeys, context: Context
 ) -> None:
-    tenant = new_tenant()
-    keys.ensure(tenant)
-    context = context_of(tenant)
     wrapped, decrypt = keys.new_wrapped_key(context), f"POST transit/decrypt/{context.l2_key}"
     with gateway(server.url, inline_auth=False) as passing:
         there = through(passing, server)
         assert there.decrypt(context, wrapped) == there.decrypt(context, wrapped) == keys.decrypt(context, wrapped)
         with pytest.raises(WrongContext):
-            there.decrypt(context_of(tenant), "vault:v1:" + "A" * 80)
+            there.decrypt(context, "vault:v1:" + "A" * 80)
     assert passing.seen == [
         decrypt,
         "GET auth/token/lookup-self",
@@ -88,14 +88,12 @@ def test_threads_of_many_tenants_share_it(
 
 
 def test_a_refusal_is_no_reason_to_try_another_way(
-    server: Server, keys: TransitTenantKeys, new_tenant: Callable[[], str]
+    server: Server, context: Context, new_tenant: Callable[[], str]
 ) -> None:
-    mine, theirs = new_tenant(), new_tenant()
-    keys.ensure(mine)
-    keys.ensure(theirs)
+    mine = new_tenant()
     with gateway(server.url, inline_auth=True) as passing:
         tenants = InlineTenants(token_session(passing.url, ""), server.identity_pem, "crypto")
-        path = f"transit/encrypt/{context_of(theirs).l2_key}"
+        path = f"transit/encrypt/{context.l2_key}"
         for _ in range(2):
             with pytest.raises(VaultRefused):
                 tenants.session(mine).write(path, ENCRYPT)
@@ -106,84 +104,76 @@ def test_a_refusal_is_no_reason_to_try_another_way(
 def test_one_tenants_identity_does_not_reach_another_tenants_key(
     server: Server,
     keys: TransitTenantKeys,
+    context: Context,
     new_tenant: Callable[[], str],
     inline_auth: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    mine, theirs = new_tenant(), new_tenant()
+    mine = new_tenant()
     keys.ensure(mine)
-    keys.ensure(theirs)
-    target = context_of(theirs)
-    context, stolen = base64.b64encode(target.encode()).decode(), keys.encrypt(target, b"secret")
+    encoded, stolen = base64.b64encode(context.encode()).decode(), keys.encrypt(context, b"secret")
     with gateway(server.url, inline_auth=inline_auth) as passing:
         tenants = InlineTenants(token_session(passing.url, ""), server.identity_pem, "crypto")
         for operation, data in (
             ("encrypt", {"plaintext": "aGk="}),
             ("decrypt", {"ciphertext": stolen}),
+            ("rewrap", {"batch_input": [{"ciphertext": stolen, "context": encoded}]}),
             ("datakey/wrapped", {}),
         ):
             with pytest.raises(VaultRefused):
-                tenants.session(mine).write(f"transit/{operation}/{target.l2_key}", {"context": context, **data})
+                tenants.session(mine).write(f"transit/{operation}/{context.l2_key}", {"context": encoded, **data})
         own = context_of(mine).l2_key
         assert tenants.session(mine).write(f"transit/encrypt/{own}", ENCRYPT)["ciphertext"]
-    assert keys.decrypt(target, stolen) == b"secret"
+    assert keys.decrypt(context, stolen) == b"secret"
 
 
 @pytest.mark.parametrize("name", ["*", "+", "../sys", "a*", 'x" { capabilities = ["sudo"] } path "'])
-def test_a_name_that_is_a_pattern_opens_nothing(
-    tenants: InlineTenants, keys: TransitTenantKeys, new_tenant: Callable[[], str], name: str
+@pytest.mark.parametrize("sessions", ["tenants", "tokens"])
+def test_a_tenant_id_that_is_a_pattern_reaches_no_key(
+    request: pytest.FixtureRequest, context: Context, sessions: str, name: str
 ) -> None:
-    tenant = new_tenant()
-    keys.ensure(tenant)
+    session = request.getfixturevalue(sessions).session(name)
     with pytest.raises((VaultRefused, VaultRejected)):
-        tenants.session(name).write(f"transit/encrypt/{context_of(tenant).l2_key}", ENCRYPT)
+        session.write(f"transit/encrypt/{context.l2_key}", ENCRYPT)
 
 
-def test_another_identity_is_not_believed(
-    crypto: VaultSession, keys: TransitTenantKeys, new_tenant: Callable[[], str]
+@pytest.mark.parametrize("how", [InlineTenants, TenantTokens])
+def test_another_identity_is_rejected(
+    crypto: VaultSession, context: Context, how: type[InlineTenants | TenantTokens]
 ) -> None:
-    tenant = new_tenant()
-    keys.ensure(tenant)
-    stranger = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+    other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    tenants = InlineTenants(crypto, stranger.decode(), "crypto")
     with pytest.raises(VaultRefused) as refused:
-        tenants.session(tenant).write(f"transit/encrypt/{context_of(tenant).l2_key}", ENCRYPT)
+        how(crypto, other.decode(), "crypto").session(context.tenant_id).write(
+            f"transit/encrypt/{context.l2_key}", ENCRYPT
+        )
     assert "public key" in refused.value.hint
 
 
-def test_an_identity_that_is_not_shown_opens_nothing(
-    crypto: VaultSession, keys: TransitTenantKeys, new_tenant: Callable[[], str]
-) -> None:
-    tenant = new_tenant()
-    keys.ensure(tenant)
+def test_a_request_without_an_identity_is_denied(crypto: VaultSession, context: Context) -> None:
     for session in (crypto, crypto.for_token("")):
         with pytest.raises(VaultRefused):
-            session.write(f"transit/encrypt/{context_of(tenant).l2_key}", ENCRYPT)
+            session.write(f"transit/encrypt/{context.l2_key}", ENCRYPT)
 
 
-def test_a_disabled_entity_is_refused_at_once(
-    tenants: InlineTenants, keys: TransitTenantKeys, admin: TokenSession, new_tenant: Callable[[], str]
-) -> None:
-    tenant = new_tenant()
-    keys.ensure(tenant)
-    path = f"transit/encrypt/{context_of(tenant).l2_key}"
-    tenants.session(tenant).write(path, ENCRYPT)
+def test_a_disabled_entity_is_refused_at_once(tenants: InlineTenants, admin: TokenSession, context: Context) -> None:
+    path = f"transit/encrypt/{context.l2_key}"
+    tenants.session(context.tenant_id).write(path, ENCRYPT)
     accessor = (admin.read("sys/auth/jwt") or {})["accessor"]
-    entity = admin.write("identity/lookup/entity", {"alias_name": tenant, "alias_mount_accessor": accessor})["id"]
+    entity = admin.write("identity/lookup/entity", {"alias_name": context.tenant_id, "alias_mount_accessor": accessor})[
+        "id"
+    ]
     admin.write(f"identity/entity/id/{entity}", {"disabled": True})
     with pytest.raises(VaultRefused):
-        tenants.session(tenant).write(path, ENCRYPT)
+        tenants.session(context.tenant_id).write(path, ENCRYPT)
 
 
 def test_the_servers_audit_names_the_tenant_and_keeps_no_login(
-    server: Server, tenants: InlineTenants, keys: TransitTenantKeys, new_tenant: Callable[[], str]
+    server: Server, tenants: InlineTenants, context: Context
 ) -> None:
-    tenant = new_tenant()
-    keys.ensure(tenant)
-    path = f"transit/encrypt/{context_of(tenant).l2_key}"
-    tenants.session(tenant).write(path, ENCRYPT)
+    path = f"transit/encrypt/{context.l2_key}"
+    tenants.session(context.tenant_id).write(path, ENCRYPT)
     lines = (server.folder / "logs" / "audit.log").read_text(encoding="utf-8").splitlines()
     uses = [line for line in lines if path in line]
-    assert any(f"jwt-{tenant}" in line for line in uses)
+    assert any(f"jwt-{context.tenant_id}" in line for line in uses)
     assert not [line for line in lines if "eyJhbGciOi" in line]

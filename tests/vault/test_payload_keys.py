@@ -2,8 +2,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tenancy.errors import VaultRefused
-from tests.contracts.payload_keys import PayloadKeysContract
+from tenancy import ids
+from tenancy.errors import KeyUnavailable, VaultRefused, WrongContext
+from vault.interfaces import TransitKey
 from vault.payload_keys import TransitPayloadKeys
 from vault.session import VaultSession
 from vault.setup import PLATFORM_PAYLOAD_KEY
@@ -14,19 +15,35 @@ def keys(worker: VaultSession) -> TransitPayloadKeys:
     return TransitPayloadKeys(worker)
 
 
-class TestTransitPayloadKeys(PayloadKeysContract):
-    pass
+def test_ensure_creates_the_key_once(keys: TransitPayloadKeys, tenant: str) -> None:
+    assert keys.ensure(tenant) == keys.ensure(tenant) == TransitKey(ids.payload_key(tenant), 1)
 
 
-def test_the_platforms_key_is_there_from_the_start(keys: TransitPayloadKeys) -> None:
-    plain, wrapped = keys.new_data_key(PLATFORM_PAYLOAD_KEY)
-    assert keys.open_data_key(PLATFORM_PAYLOAD_KEY, wrapped) == plain
+@pytest.mark.parametrize("platform", [False, True], ids=["tenant", "platform"])
+def test_a_data_key_is_unwrapped_to_what_it_was(keys: TransitPayloadKeys, tenant: str, platform: bool) -> None:  # noqa: FBT001 - a parameter
+    name = PLATFORM_PAYLOAD_KEY if platform else keys.ensure(tenant).name
+    plain, wrapped = keys.new_data_key(name)
+    other, _ = keys.new_data_key(name)
+    assert len(plain) == 32
+    assert plain != other
+    assert keys.open_data_key(name, wrapped) == plain
 
 
-def test_the_codec_opens_data_keys_and_makes_none(
-    keys: TransitPayloadKeys, codec: VaultSession, new_tenant: Callable[[], str]
+def test_another_key_does_not_unwrap_it(keys: TransitPayloadKeys, new_tenant: Callable[[], str]) -> None:
+    mine, theirs = keys.ensure(new_tenant()), keys.ensure(new_tenant())
+    _, wrapped = keys.new_data_key(theirs.name)
+    with pytest.raises(WrongContext):
+        keys.open_data_key(mine.name, wrapped)
+    missing = ids.payload_key(new_tenant())
+    for attempt in (lambda: keys.new_data_key(missing), lambda: keys.open_data_key(missing, wrapped)):
+        with pytest.raises(KeyUnavailable):
+            attempt()
+
+
+def test_the_codec_unwraps_data_keys_and_creates_none(
+    keys: TransitPayloadKeys, codec: VaultSession, tenant: str
 ) -> None:
-    key = keys.ensure(new_tenant())
+    key = keys.ensure(tenant)
     plain, wrapped = keys.new_data_key(key.name)
     assert TransitPayloadKeys(codec).open_data_key(key.name, wrapped) == plain
     with pytest.raises(VaultRefused):

@@ -1,5 +1,4 @@
 import ssl
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from tenancy.errors import InvalidName, SettingsInvalid
-from tests.contracts.authorities import nothing_recorded
+from tests.contracts.authorities import RequestKey, nothing_recorded, p256
 from vault.pki import PkiAuthorities
 from vault.server_certificates import PkiServerCertificates
 from vault.session import TokenSession, VaultRejected, VaultSession
@@ -20,7 +19,6 @@ from vault.signing_requests import CsrRefused
 
 NAMES = ("localhost", "127.0.0.1")
 DAY = timedelta(days=1)
-RequestKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def certificates(crypto: VaultSession) -> PkiServerCertificates:
 
 @pytest.fixture(scope="module")
 def key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
+    return p256()
 
 
 def greedy_request(key: RequestKey) -> str:
@@ -74,11 +72,6 @@ def test_a_certificate_serves_our_names_and_nothing_the_request_asked_for(
     assert admin.list("pki/certs") == stored
     verifier = PolicyBuilder().store(Store([root])).build_server_verifier(x509.DNSName("localhost"))
     assert verifier.verify(certificate, []) == [certificate, root]
-
-
-def test_it_is_no_clients_certificate(certificates: PkiServerCertificates, key: ec.EllipticCurvePrivateKey) -> None:
-    certificate_pem, root_pem = certificates.sign(greedy_request(key), NAMES, DAY)
-    certificate, root = (x509.load_pem_x509_certificate(pem.encode()) for pem in (certificate_pem, root_pem))
     with pytest.raises(VerificationError):
         PolicyBuilder().store(Store([root])).build_client_verifier().verify(certificate, [])
 
@@ -146,9 +139,9 @@ def test_a_certificate_lives_at_most_three_days(
 
 
 def test_a_service_and_we_meet_over_tls_when_both_are_strict(
-    certificates: PkiServerCertificates, worker: VaultSession, new_tenant: Callable[[], str], tmp_path: Path
+    certificates: PkiServerCertificates, worker: VaultSession, tenant: str, tmp_path: Path
 ) -> None:
-    tenant, own, theirs = new_tenant(), *(ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    own, theirs = p256(), p256()
     authority = PkiAuthorities(worker).ensure(tenant, nothing_recorded)
     leaf = PkiAuthorities(worker).issue(authority, tenant, "orders", greedy_request(theirs), DAY)
     certificate_pem, root_pem = certificates.sign(greedy_request(own), NAMES, DAY)

@@ -17,7 +17,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.kill()
 
 
-def test_apply_builds_what_self_initialisation_builds_and_may_run_twice(bare: Server, server: Server) -> None:
+def test_apply_builds_what_self_initialisation_builds_and_a_killed_server_keeps_it(
+    bare: Server, server: Server
+) -> None:
     admin = bare.admin()
     apply(admin, wanted_in(bare.folder))
     first = _state(admin)
@@ -25,6 +27,9 @@ def test_apply_builds_what_self_initialisation_builds_and_may_run_twice(bare: Se
     assert _state(admin) == first
     assert _shape(first) == _shape(_state(server.admin()))
     assert bare.session("worker").read("transit/keys/audit-heads") is not None
+    bare.kill()
+    bare.start_again()
+    assert _state(bare.admin()) == first
 
 
 def test_the_setup_role_brings_a_weakened_policy_back(server: Server) -> None:
@@ -50,15 +55,6 @@ def test_an_encrypt_does_not_make_a_key(server: Server) -> None:
     with pytest.raises(VaultRejected, match="key not found"):
         admin.write("transit/encrypt/never-made", {"plaintext": "aGk="})
     assert admin.read("transit/keys/never-made") is None
-
-
-def test_a_server_that_was_killed_comes_back_by_itself(bare: Server) -> None:
-    admin = bare.admin()
-    admin.write("sys/mounts/transit", {"type": "transit"})
-    admin.write("transit/keys/kept", {"type": "aes256-gcm96"})
-    bare.kill()
-    bare.start_again()
-    assert bare.admin().read("transit/keys/kept") is not None
 
 
 def _state(admin: TokenSession) -> dict[str, Any]:

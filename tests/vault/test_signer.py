@@ -1,9 +1,14 @@
+import base64
+
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from config.public_keys import PublicKeys
 from tenancy.proofs import SignatureState
 from tenancy.shred import certificate_file, shred_message, statement_text, verify_certificate
-from tests.contracts.audit_signer import AuditSignerContract
 from tests.tenancy.proving import TENANT, a_statement, a_stream
 from vault.session import VaultSession
 from vault.signer import TransitAuditSigner
@@ -14,8 +19,23 @@ def signer(worker: VaultSession) -> TransitAuditSigner:
     return TransitAuditSigner(worker)
 
 
-class TestTransitAuditSigner(AuditSignerContract):
-    pass
+def test_a_signature_verifies_offline_with_the_public_key_it_names(signer: TransitAuditSigner) -> None:
+    signature, key = signer.sign(b"head")
+    public = load_pem_public_key(signer.public_keys()[key].encode())
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    public.verify(base64.b64decode(signature), b"head", ec.ECDSA(hashes.SHA256()))
+    with pytest.raises(InvalidSignature):
+        public.verify(base64.b64decode(signature), b"another head", ec.ECDSA(hashes.SHA256()))
+
+
+def test_messages_are_signed_one_by_one_in_their_order(signer: TransitAuditSigner) -> None:
+    messages = [f"line {number}".encode() for number in range(20)]
+    keys = PublicKeys(signer.public_keys())
+    signed = signer.sign_all(messages)
+    for message, (signature, key) in zip(messages, signed, strict=True):
+        assert keys.check(key, message, signature).problem is None
+    assert keys.check(signed[0][1], messages[1], signed[0][0]).problem
+    assert signer.sign_all([]) == []
 
 
 def test_a_certificate_signed_at_the_key_server_verifies_offline_and_no_altered_one_does(

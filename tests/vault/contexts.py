@@ -1,0 +1,6 @@
+from tenancy import ids
+from tenancy.binding import Context, Purpose
+
+
+def context_of(tenant_id: str) -> Context:
+    return Context(tenant_id, ids.l2_key(tenant_id), "orders", Purpose.VERIFY, "object-1")
