@@ -33,6 +33,8 @@ from tests.keystores.softhsm import PIN, SoftHsm
 
 TOKEN = "acme"
 
+pytestmark = pytest.mark.integration
+
 
 @dataclass
 class Pkcs11Holder:
@@ -92,7 +94,7 @@ def until_reached(root_key: RootKey) -> None:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -128,6 +130,14 @@ def key(hsm: SoftHsm) -> str:
     return name
 
 
+def new_token(hsm: SoftHsm) -> str:
+    """Return the label of a new token with a key."""
+    label = f"token-{uuid.uuid4().hex[:8]}"
+    hsm.make_token(label)
+    hsm.make_key(label)
+    return label
+
+
 def types(problems: Sequence[OpenKcmError]) -> list[type[OpenKcmError]]:
     return [type(problem) for problem in problems]
 
@@ -148,7 +158,7 @@ class TestWhatOtherProcessesDoIsNoticed:
         assert root_key.unwrap(CONTEXT, wrapped) == INNER
         assert root_key.validate() == []
 
-    def test_a_key_that_is_deleted_and_made_again_under_its_label(
+    def test_key_is_deleted_and_made_again_and_a_second_one_made_under_its_label(
         self, hsm: SoftHsm, root_keys: CustomerRootKeys, key: str
     ) -> None:
         root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
@@ -161,10 +171,6 @@ class TestWhatOtherProcessesDoIsNoticed:
         with pytest.raises(WrongContext):
             root_key.unwrap(CONTEXT, wrapped)
         assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
-
-    def test_a_second_key_of_the_same_label(self, hsm: SoftHsm, root_keys: CustomerRootKeys, key: str) -> None:
-        root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
-        root_key.wrap(CONTEXT, INNER)
         hsm.make_key(TOKEN, key)
         with pytest.raises(RootKeyUnsuitable, match="2 keys"):
             root_key.wrap(CONTEXT, INNER)
@@ -174,18 +180,14 @@ class TestWhatOtherProcessesDoIsNoticed:
         self, hsm: SoftHsm, root_keys: CustomerRootKeys, holder: Pkcs11Holder
     ) -> None:
         holder.root_key.wrap(CONTEXT, INNER)
-        label = f"new-{uuid.uuid4().hex[:8]}"
-        hsm.make_token(label)
-        hsm.make_key(label)
+        label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
         assert root_key.validate() == []
         assert holder.root_key.validate() == [], "others have to log in again and do"
 
     def test_a_token_that_is_made_anew_under_its_label(self, hsm: SoftHsm, root_keys: CustomerRootKeys) -> None:
-        label = f"anew-{uuid.uuid4().hex[:8]}"
-        hsm.make_token(label)
-        hsm.make_key(label)
+        label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
         wrapped = root_key.wrap(CONTEXT, INNER)
@@ -214,9 +216,7 @@ class TestPins:
     def test_a_refused_pin_is_shown_again_when_a_person_asks_and_not_before(
         self, hsm: SoftHsm, root_keys: CustomerRootKeys
     ) -> None:
-        label = f"pins-{uuid.uuid4().hex[:8]}"
-        hsm.make_token(label)
-        hsm.make_key(label)
+        label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin("4321-other"))
         until_reached(root_keys.open(TENANT, hsm.place(label), hsm.pin()))
         assert types(root_key.validate()) == [RootKeyCredentialsRefused]
@@ -227,8 +227,7 @@ class TestPins:
         assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
 
     def test_a_pin_that_was_changed_does_not_go_on_for_ever(self, hsm: SoftHsm) -> None:
-        label = f"pins-{uuid.uuid4().hex[:8]}"
-        hsm.make_token(label)
+        label = new_token(hsm)
         now = [1000.0]
         module = Module(hsm.module, lambda: now[0])
         with pytest.raises(RootKeyUnreachable):
@@ -246,8 +245,6 @@ class TestPreflight:
     @pytest.mark.parametrize(
         ("made", "told"),
         [
-            ({"EXTRACTABLE": True}, ["extractable"]),
-            ({"SENSITIVE": False}, ["not sensitive"]),
             ({"SENSITIVE": False, "EXTRACTABLE": True}, ["not sensitive", "extractable"]),
             ({"bits": 128}, ["256 bits"]),
         ],
@@ -309,9 +306,9 @@ class TestTheModule:
         with pytest.raises(RootKeySlow):
             thread.run(go_on.wait, 0.1)
         with pytest.raises(RootKeySlow):
-            thread.run(lambda: done.append("nobody waits for this any more"), 0.1)
+            thread.run(lambda: done.append("its caller has given up"), 0.1)
         go_on.set()
-        assert thread.run(lambda: "well", 2) == "well"
+        assert thread.run(lambda: "well", 60) == "well"
         assert done == []
 
     @pytest.mark.parametrize("wrapped", [b"\x02" + bytes(60), b"\x01" + bytes(28)], ids=["version", "short"])
