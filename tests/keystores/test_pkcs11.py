@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -144,9 +143,7 @@ def types(problems: Sequence[OpenKcmError]) -> list[type[OpenKcmError]]:
 
 class TestWhatOtherProcessesDoIsNoticed:
     @pytest.mark.parametrize("use", ["ENCRYPT", "DECRYPT"])
-    def test_a_use_that_is_switched_off_and_on(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, key: str, use: str
-    ) -> None:
+    def test_a_use_that_is_switched_off_and_on(self, hsm, root_keys, key, use) -> None:
         root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
         wrapped = root_key.wrap(CONTEXT, INNER)
         hsm.switch(TOKEN, key, on=False, uses=(use,))
@@ -158,9 +155,7 @@ class TestWhatOtherProcessesDoIsNoticed:
         assert root_key.unwrap(CONTEXT, wrapped) == INNER
         assert root_key.validate() == []
 
-    def test_key_is_deleted_and_made_again_and_a_second_one_made_under_its_label(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, key: str
-    ) -> None:
+    def test_key_is_deleted_and_made_again_and_a_second_one_made_under_its_label(self, hsm, root_keys, key) -> None:
         root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
         wrapped = root_key.wrap(CONTEXT, INNER)
         hsm.destroy_key(TOKEN, key)
@@ -176,9 +171,7 @@ class TestWhatOtherProcessesDoIsNoticed:
             root_key.wrap(CONTEXT, INNER)
         assert types(root_key.validate()) == [RootKeyUnsuitable]
 
-    def test_a_token_that_is_made_while_the_process_runs(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, holder: Pkcs11Holder
-    ) -> None:
+    def test_a_token_that_is_made_while_the_process_runs(self, hsm, root_keys, holder) -> None:
         holder.root_key.wrap(CONTEXT, INNER)
         label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
@@ -202,9 +195,7 @@ class TestWhatOtherProcessesDoIsNoticed:
 
 
 class TestPins:
-    def test_nobody_is_let_in_by_anothers_login(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, holder: Pkcs11Holder
-    ) -> None:
+    def test_nobody_is_let_in_by_anothers_login(self, hsm, root_keys, holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         intruder = root_keys.open("other-corp", hsm.place(TOKEN), hsm.pin("guess"))
         for use in (lambda: intruder.wrap(CONTEXT, INNER), lambda: intruder.unwrap(CONTEXT, wrapped)):
@@ -213,9 +204,7 @@ class TestPins:
             assert "guess" not in f"{failed.value} {failed.value.hint} {failed.value.__context__!r}"
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_a_refused_pin_is_shown_again_when_a_person_asks_and_not_before(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys
-    ) -> None:
+    def test_a_refused_pin_is_shown_again_when_a_person_asks_and_not_before(self, hsm, root_keys) -> None:
         label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin("4321-other"))
         until_reached(root_keys.open(TENANT, hsm.place(label), hsm.pin()))
@@ -226,10 +215,11 @@ class TestPins:
         until(lambda: root_key.validate() == [])
         assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
 
-    def test_a_pin_that_was_changed_does_not_go_on_for_ever(self, hsm: SoftHsm) -> None:
-        label = new_token(hsm)
+    def test_changed_pin_is_rejected_within_five_minutes(self, hsm: SoftHsm) -> None:
         now = [1000.0]
         module = Module(hsm.module, lambda: now[0])
+        module.session(TOKEN, PIN)  # the library is loaded, and does not see a token that is made later
+        label = new_token(hsm)
         with pytest.raises(RootKeyUnreachable):
             module.session(label, PIN)
         now[0] += 2
@@ -250,9 +240,7 @@ class TestPreflight:
         ],
         ids=str,
     )
-    def test_it_tells_all_that_makes_a_key_unsuitable(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, made: dict[str, Any], told: list[str]
-    ) -> None:
+    def test_it_tells_all_that_makes_a_key_unsuitable(self, hsm, root_keys, made, told) -> None:
         name = f"key-{uuid.uuid4().hex[:8]}"
         hsm.make_key(TOKEN, name, **made)
         problems = root_keys.open(TENANT, hsm.place(TOKEN, name), hsm.pin()).validate()

@@ -1,6 +1,5 @@
 """Where a customer may have the platform connect to, and that nothing else is connected to."""
 
-import datetime as dt
 import ipaddress
 import socket
 import ssl
@@ -11,15 +10,14 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import SecretStr
 
 from keystores.providers import CustomerRootKeys, Reach
 from tenancy.root_key_errors import RootKeyFailing, RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import Credentials, OpenBaoPlace
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT
+from tests.crypto.https import authority as certificates
 from tests.keystores.fault_proxy import FaultProxy, answering
 
 TOKEN = Credentials(token=SecretStr("s.token"))
@@ -108,9 +106,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]
 
 @pytest.mark.integration
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
-def test_a_name_that_leads_inside_is_not_connected_to(
-    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
+def test_a_name_that_leads_inside_is_not_connected_to(proxy, monkeypatch, address) -> None:
     resolving(monkeypatch, [address])
     root_key = opened(f"https://vault.example.com:{proxy.port}")
     with pytest.raises(RootKeyUnreachable, match="not at an address that may be connected to"):
@@ -119,9 +115,7 @@ def test_a_name_that_leads_inside_is_not_connected_to(
 
 
 @pytest.mark.integration
-def test_of_several_addresses_only_those_that_are_allowed_are_tried(
-    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_several_addresses_only_those_that_are_allowed_are_tried(proxy, monkeypatch) -> None:
     resolving(monkeypatch, ["169.254.169.254", "::1", "127.0.0.1"])
     root_key = opened(f"http://vault.example.com:{proxy.port}", "127.0.0.1/32")
     with proxy.spoiling(answering(500)), pytest.raises(RootKeyFailing):
@@ -130,9 +124,7 @@ def test_of_several_addresses_only_those_that_are_allowed_are_tried(
 
 
 @pytest.mark.integration
-def test_a_name_is_asked_once_for_a_connection_and_what_was_checked_is_connected_to(
-    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_is_asked_once_for_a_connection_and_what_was_checked_is_connected_to(proxy, monkeypatch) -> None:
     asked = resolving(monkeypatch, ["127.0.0.2"], ["127.0.0.1"])
     root_key = opened(f"http://vault.example.com:{proxy.port}", "127.0.0.2/32")
     with pytest.raises(RootKeyUnreachable):
@@ -162,35 +154,20 @@ def test_name_servers_that_do_not_answer_cost_no_more_than_the_time_agreed(monke
 
 
 def authority(name: str, folder: Path) -> tuple[str, ssl.SSLContext]:
-    """Return the certificate and the server's context for a name or address, signed by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = dt.datetime.now(dt.UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
+    """Return the certificate of a new authority, and the context of its server for a name or address."""
+    issuer = certificates._authority("an authority", None, None)
     general = x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([general]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    leaf = certificates._leaf(issuer, name, [general], ExtendedKeyUsageOID.SERVER_AUTH)
     file = folder / f"{name}.pem"
-    file.write_bytes(private + pem)
+    file.write_text(leaf.key_pem + leaf.pem, encoding="ascii")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
-    return pem.decode(), context
+    return issuer.pem, context
 
 
 @pytest.mark.integration
 class TestTls:
-    def test_the_certificate_must_name_the_host_and_not_the_address(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_certificate_must_name_the_host_and_not_the_address(self, tmp_path, monkeypatch) -> None:
         resolving(monkeypatch, ["127.0.0.1"])
         for name, is_right in (("vault.example.com", True), ("127.0.0.1", False), ("other.example.com", False)):
             ca_pem, context = authority(name, tmp_path)
