@@ -1,34 +1,23 @@
-"""The receivers of announcements, as real servers on ports that the system chooses."""
+"""The receivers of announcements, as real servers."""
 
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 
+from tests.ports import free_port
 from tests.stories import receivers
 
 
-class _Controller(Controller):
-    def _trigger_server(self) -> None:
-        self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()
-
-
 class Mailbox(receivers.Mailbox):
-    """A mailbox that answers each mail with `answer`; opened again it has the same port."""
+    """A mailbox that answers each mail with `answer`."""
 
     answer = "250 taken"
 
     def __init__(self) -> None:
         self.recipients: list[str] = []
-        super().__init__(0)
-
-    def open(self) -> None:
-        self._running = _Controller(self, hostname="127.0.0.1", port=self.port)
-        self._running.start()
-        self.port = self._running.port
+        super().__init__(free_port())  # reserved, since it has the same port when it is opened again
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
         await super().handle_DATA(server, session, envelope)

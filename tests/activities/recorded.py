@@ -11,7 +11,7 @@ Query = Callable[[TenantTransaction], Any]
 
 
 class Recorded:
-    """One tenant; `read` and `get` run a query in a transaction of its own."""
+    """One tenant; `read` and `get` run a query in a separate transaction."""
 
     def __init__(self, database: Database, tenant_id: str) -> None:
         self.database, self.tenant_id = database, tenant_id

@@ -47,8 +47,10 @@ def test_one_asks_another_approves_and_it_is_done_once_with_both_on_record(scene
     scene.close(approval_id)
     assert scene.state is State.LOCKED
     assert scene.approval(approval_id).state is ApprovalState.DONE
-    told = [(one["name"], one["outcome"], one["details"].get("decided_by", "")) for one in scene.records("approval.")]
-    assert told == [
+    recorded = [
+        (one["name"], one["outcome"], one["details"].get("decided_by", "")) for one in scene.records("approval.")
+    ]
+    assert recorded == [
         ("approval.requested", "success", ""),
         ("approval.granted", "success", "kai"),
         ("approval.executed", "intended", "kai"),

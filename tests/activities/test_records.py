@@ -75,7 +75,7 @@ def test_activation_after_the_boundary_check_publishes_one_route_and_one_message
     issuer = recorded.get(lambda tx: tx.certificates.authority()).certificate_pem
     assert route.issuer_fingerprint == hashlib.sha256(ssl.PEM_cert_to_DER_cert(issuer)).hexdigest()
     tenant.assert_audited_once()
-    # A promise that is broken now is recorded, and the customer is not told that a ready tenant is late.
+    # A promise that is broken now is recorded, and a ready tenant is not announced as late.
     tenant.run("break-promise")
     assert messages(recorded) == on_every_channel("ready")
     assert recorded.records("tenant.promise_broken")
@@ -114,7 +114,7 @@ def test_failure_withdraws_the_route_and_is_announced_once(tenant, recorded):
     assert route_of(recorded) is None
     assert [record["details"]["code"] for record in recorded.records("tenant.failed")] == ["boundary_breached"]
     assert [record["name"] for record in tenant.audited()][-2:] == ["route.withdrawn", "tenant.failed"]
-    # The customer is told that it failed, and not that it is still being prepared.
+    # A failed tenant is not announced as late.
     tenant.run("break-promise")
     assert messages(recorded) == on_every_channel("failed")
     assert recorded.records("tenant.promise_broken")

@@ -64,7 +64,7 @@ def active(field: Field) -> Field:
 
 @pytest.fixture
 def scene(active: Field) -> Scene:
-    """The tenant with a service and a root key of its own."""
+    """The tenant with a service and a customer root key."""
     a_connected_service(active, TENANT)
     a_root_key(active, TENANT)
     return Scene(active)

@@ -110,7 +110,7 @@ def test_region_without_a_key_reports_a_disabled_one(server: Server) -> None:
 
 
 def test_ciphertext_below_the_least_version_is_not_decrypted(server: Server) -> None:
-    region, admin = "eu-north-1", server.admin()  # one of its own: the contract expects version 1
+    region, admin = "eu-north-1", server.admin()  # not the region of the contract, which expects version 1
     TransitRootKeys(server.session("worker")).ensure(region)
     root_key = PlatformRootKey(TransitRootKeys(server.session("crypto")), region)
     wrapped, key = root_key.wrap(CONTEXT, INNER), f"transit/keys/{ids.root_key(region)}"
