@@ -1,13 +1,10 @@
 """A tenant with services that leaves step by step, and what is left of it."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from config.secrets import Role
-from config.settings import Settings
 from database.connection import Database
 from database.interfaces import LeavingRow, ServiceKeyRow
 from tenancy import ids
@@ -19,7 +16,6 @@ from tests.activities.conftest import Provisioning, run_steps
 from tests.activities.connecting import SERVICE, Connection, operator
 from tests.activities.recorded import Recorded
 from vault.session import TokenSession
-from worker import wiring
 
 __all__ = ["leaving", "operator"]
 
@@ -40,10 +36,10 @@ STEPS = (
 class Leaving(Recorded):
     """The tenant and the steps of its leaving one by one."""
 
-    def __init__(self, connection: Connection, admin: TokenSession, crypto: Database) -> None:
+    def __init__(self, connection: Connection, admin: TokenSession) -> None:
         super().__init__(connection.database, connection.tenant_id)
         self.connection, self.tenant = connection, connection.tenant
-        self.admin, self.crypto = admin, crypto
+        self.admin = admin
         self.number = 1
 
     @property
@@ -105,10 +101,6 @@ def connected(tenant: Provisioning, operator: Database) -> Connection:
 
 
 @pytest.fixture
-def leaving(
-    tenant: Provisioning, operator: Database, settings: Settings, vault_admin: TokenSession
-) -> Iterator[Leaving]:
+def leaving(tenant: Provisioning, operator: Database, vault_admin: TokenSession) -> Leaving:
     """An active tenant with a connected service, ready to leave."""
-    crypto = wiring.open_database(settings, Role.CRYPTO)
-    yield Leaving(connected(tenant, operator), vault_admin, crypto)
-    crypto.close()
+    return Leaving(connected(tenant, operator), vault_admin)

@@ -114,7 +114,7 @@ def test_intent_to_destroy_is_recorded_before_each_key_is_destroyed(leaving) -> 
 
 
 def test_no_other_tenants_keys_or_rows_are_touched(leaving, request_tenant, operator, key_server) -> None:
-    other = type(leaving)(connected(request_tenant(), operator), leaving.admin, leaving.crypto)
+    other = type(leaving)(connected(request_tenant(), operator), leaving.admin)
     there, wrap = other.keys_there(), other.wrap()
     leaving.leave(now=True)
     leaving.through()
