@@ -193,6 +193,8 @@ def test_request_expires_and_another_can_be_made(scene: Scene, *, approved_befor
     if approved_before:
         scene.says(KAI, old)
     scene.let_its_time_pass(old)
+    if approved_before:
+        assert scene.decide(old).state is ApprovalState.EXPIRED
     assert not scene.admit(new).code
     if not approved_before:
         scene.says(KAI, old)

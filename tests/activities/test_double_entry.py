@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities import destruction, keys, metrics, rotation, services
+from activities import destruction, keys, metrics, reconciling, rotation, services
 from activities.journal import record
 from activities.reconciling import ReconcileActivities
 from database.reconciling import our_records
@@ -121,7 +121,8 @@ def told(rotating: Rotating, name: AuditName) -> list[dict[str, Any]]:
     return [record["details"] | record for record in rotating.records(name)]
 
 
-def test_schedule_records_a_day_without_differences(log: Callable[..., Log], rotating: Rotating) -> None:
+def test_schedule_records_a_day_without_differences(log, rotating, monkeypatch) -> None:
+    monkeypatch.setattr(reconciling, "_BEAT_BYTES", 1000)  # so that it sends heartbeats
     rotating.rotate(rotating.wants(compromised=True))
     reconcile(rotating, log)
     (day,) = told(rotating, AuditName.AUDIT_RECONCILED)

@@ -31,7 +31,7 @@ def store(rotating, field, copies, wrap) -> None:
 
 
 def test_wrap_that_lacks_a_layer_or_its_version_is_a_breach_and_an_invalid_one_no_result(
-    attack, rotating, field
+    attack, rotating, field, vault_admin
 ) -> None:
     copies = rotating.copies()
     with field.administrator() as administrator:
@@ -39,6 +39,11 @@ def test_wrap_that_lacks_a_layer_or_its_version_is_a_breach_and_an_invalid_one_n
         assert breached(attack(rotating.tenant_id)) == {"wraps-name-own-key-and-version"}
         administrator.execute("update okcm.service_key set l2_version = 1 where service = %s", [SERVICES[0]])
     store(rotating, field, copies, lambda _, __, inner: inner)
+    assert "open-without-root-key" in breached(attack(rotating.tenant_id))
+    # Also where the root key has retired the version that the text names.
+    root_key = f"transit/keys/{ids.root_key(REGION)}"
+    vault_admin.write(f"{root_key}/rotate")
+    vault_admin.write(f"{root_key}/config", {"min_decryption_version": vault_admin.read(root_key)["latest_version"]})
     assert "open-without-root-key" in breached(attack(rotating.tenant_id))
     store(rotating, field, copies, lambda root_key, context, _: root_key.wrap(context, os.urandom(32)))
     assert breached(attack(rotating.tenant_id)) == {"open-without-tenant-key"}
