@@ -1,6 +1,5 @@
 """A tenant whose policy wants two people, its people, and the steps in which they ask, say yes and do something."""
 
-import json
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -29,6 +28,7 @@ from tenancy.messages import (
 )
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
+from tests.activities.recorded import Recorded
 from tests.database.builders import a_person, a_provisioned_tenant
 from tests.database.fixtures import Field
 
@@ -39,9 +39,10 @@ UMA = a_person(TENANT, "uma", PersonRole.AUDITOR)
 DAY = timedelta(hours=24)
 
 
-class Scene:
+class Scene(Recorded):
     def __init__(self, field: Field) -> None:
         self.field, self.worker, self.dashboard = field, field.open("worker"), field.open("dashboard")
+        super().__init__(self.worker, TENANT)
         announcer = Announcer((Channel.EMAIL,), "https://cmk.example/tenant")
         self.approvals = ApprovalActivities(self.worker, announcer, DAY)
         self.policies = PolicyActivities(self.worker)
@@ -114,44 +115,27 @@ class Scene:
         assert self.decide(approval_id).state is ApprovalState.APPROVED
         return approval_id
 
-    # ── what is on record ────────────────────────────────────────────────────────────────────────────────────────
+    # ── what is recorded ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def wants_two_for(self, *actions: Action) -> None:
-        with self.worker.tenant_tx(TENANT) as tx:
-            tx.policy.set(TenantPolicy(four_eyes=frozenset(actions)))
+        self.read(lambda tx: tx.policy.set(TenantPolicy(four_eyes=frozenset(actions))))
 
     @property
     def policy(self) -> TenantPolicy:
-        with self.worker.tenant_tx(TENANT) as tx:
-            return tx.policy.get()
+        return self.read(lambda tx: tx.policy.get())
 
     @property
     def state(self) -> State:
-        with self.worker.tenant_tx(TENANT) as tx:
-            row = tx.tenants.get()
-        assert row is not None
-        return row.state
+        return self.tenant_row.state
 
-    def get(self, approval_id: str) -> Approval:
-        with self.worker.tenant_tx(TENANT) as tx:
-            found = tx.approvals.get(approval_id)
-        assert found is not None
-        return found
+    def approval(self, approval_id: str) -> Approval:
+        return self.get(lambda tx: tx.approvals.get(approval_id))
 
     def let_its_time_pass(self, approval_id: str) -> None:
         with self.field.administrator() as administrator:
             administrator.execute(
                 "update okcm.approval set expires_at = clock_timestamp() where approval_id = %s", [approval_id]
             )
-
-    def audited(self, prefix: str = "approval.") -> list[dict[str, Any]]:
-        with self.worker.tenant_tx(TENANT) as tx:
-            records = [json.loads(stored.record) for stored in tx.audit.records()]
-        return [record for record in records if record["name"].startswith(prefix)]
-
-    def messages(self) -> list[str]:
-        with self.worker.tenant_tx(TENANT) as tx:
-            return [announcement.kind for announcement, _ in tx.outbox.all()]
 
 
 def sign_on(field: Field, people: Iterable[Person]) -> None:

@@ -1,8 +1,8 @@
-"""A tenant with connected services whose root key is changed step by step, and what is on record of it afterwards."""
+"""A tenant with connected services whose root key is changed step by step, and what is recorded about it."""
 
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,9 +16,7 @@ from database.interfaces import (
     RootKeyRequestRow,
     ServiceKeyRow,
     ServiceRequestRow,
-    TenantRow,
 )
-from tenancy.binding import Context
 from tenancy.locks import LockReason
 from tenancy.messages import AbandonInput, EnrolStep, PreflightResult, RootKeyStep
 from tenancy.provisioning import Step
@@ -26,6 +24,7 @@ from tenancy.root_keys import Credentials, Place, PlatformPlace, RootKeyMode
 from tenancy.services import ServiceKind
 from tests.activities.conftest import REGION, Provisioning, run_steps
 from tests.activities.connecting import KEY, Connection, csr_of, operator
+from tests.activities.recorded import Recorded
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.estate import assert_in_force
 from tests.keystores.opening import Estate, Opener
@@ -35,20 +34,18 @@ from vault.transit import TransitTenantKeys
 __all__ = ["bao", "change", "opener", "operator"]
 
 SERVICES = ("billing", "ledger", "orders")
+_BAO = pytest.StashKey[CustomerOpenBao]()
 STEPS = ("admit-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key")
 
 
-class Change:
-    """The tenant, its requests, the steps of its changes one by one, and what is on record."""
+class Change(Recorded):
+    """The tenant, its requests and the steps of its changes one by one."""
 
     def __init__(self, connection: Connection, opener: Opener, public_key: str) -> None:
+        super().__init__(connection.database, connection.tenant_id)
         self.connection, self.tenant = connection, connection.tenant
         self.opener, self._public_key = opener, public_key
         self.number = 0
-
-    @property
-    def tenant_id(self) -> str:
-        return self.tenant.tenant_id
 
     def add_service(self, service: str) -> None:
         """Give the tenant one more service key, as connecting does, with nothing around it."""
@@ -112,75 +109,55 @@ class Change:
         """Return the same for another tenant."""
         return Change(connection, self.opener, self._public_key)
 
-    def reveal(self, context: Context, ciphertext: str) -> bytes:
-        """Decrypt under the tenant's L2, as the worker does."""
+    @property
+    def tenant_keys(self) -> TransitTenantKeys:
         vault, identity = self.tenant.parts.vault, read_secret(self.tenant.parts.settings.secrets, BOUNDARY_IDENTITY)
-        return TransitTenantKeys(vault, TenantTokens(vault, identity)).decrypt(context, ciphertext)
+        return TransitTenantKeys(vault, TenantTokens(vault, identity))
 
     def hold(self, reason: LockReason) -> None:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            tx.tenants.hold(reason)
+        self.read(lambda tx: tx.tenants.hold(reason))
 
     def release(self, reason: LockReason) -> None:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            tx.tenants.release(reason)
+        self.read(lambda tx: tx.tenants.release(reason))
 
-    # ── what is on record ────────────────────────────────────────────────────────────────────────────────────────
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Return rows of the tenant, whatever the worker may select."""
-        with self.tenant.database.raw_tx(self.tenant_id) as connection:
-            return connection.execute(query).fetchall()
+    # ── what is recorded ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def staged(self) -> dict[str, bytes]:
         """Return the wraps that wait to take over, by service."""
         return dict(self.rows("select service, staged_wrapped from okcm.service_key where staged_for is not null"))
 
     @property
-    def tenant_row(self) -> TenantRow:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            found = tx.tenants.get()
-        assert found is not None
-        return found
-
-    @property
-    def current(self) -> HeldKeyRow | None:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            return tx.root_keys.current()
+    def current(self) -> HeldKeyRow:
+        return self.get(lambda tx: tx.root_keys.current())
 
     def row(self, service: str) -> ServiceKeyRow:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            key = tx.services.key(service)
-        assert key is not None
-        return key
+        return self.get(lambda tx: tx.services.key(service))
 
     def change(self, number: int) -> RootKeyChangeRow:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            found = tx.root_keys.change(number)
-        assert found is not None
-        return found
+        return self.get(lambda tx: tx.root_keys.change(number))
 
-    def problem_codes(self, step: RootKeyStep) -> list[str] | None:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            found = tx.root_keys.problems(step.request_id)
-        return None if found is None else [problem.code for problem in found]
+    def problem_codes(self, step: RootKeyStep) -> list[str]:
+        return [problem.code for problem in self.get(lambda tx: tx.root_keys.problems(step.request_id))]
 
     def audited(self, name: str) -> list[tuple[str, str]]:
         """Return (event id's operation, outcome) of the records of a name."""
-        found = [record for record in self.tenant.audited() if record["name"] == name]
-        return [(record["event_id"].partition("/")[0], record["outcome"]) for record in found]
+        return [(record["event_id"].partition("/")[0], record["outcome"]) for record in self.records(name)]
 
     def assert_in_force(self, mode: RootKeyMode, root_key_id: str | None) -> None:
         assert_in_force(self.tenant.database, self.tenant_id, mode, root_key_id)
 
 
+Made = TypeVar("Made", bound=Change)
+
+
 @pytest.fixture(scope="session")
-def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CustomerOpenBao]:
-    """The key server of a customer, with two keys."""
-    started = CustomerOpenBao.start(tmp_path_factory.mktemp("customer"))
-    started.make_key("second")
-    yield started
-    started.kill()
+def bao(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> CustomerOpenBao:
+    """The key server of a customer, with two keys: one for all modules of a test process that import this."""
+    if _BAO not in pytestconfig.stash:
+        pytestconfig.stash[_BAO] = started = CustomerOpenBao.start(tmp_path_factory.mktemp("customer"))
+        pytestconfig.add_cleanup(started.kill)
+        started.make_key("second")
+    return pytestconfig.stash[_BAO]
 
 
 @pytest.fixture
@@ -189,14 +166,18 @@ def opener(settings: Settings) -> Iterator[Opener]:
         yield opener
 
 
+def make_active(kind: type[Made], tenant: Provisioning, operator: Any, opener: Opener, settings: Settings) -> Made:
+    """Return an active tenant with three service keys under the platform's root key."""
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
+    made = kind(Connection(tenant, operator), opener, read_secret(settings.secrets, secrets.INTAKE_PUBLIC_KEY))
+    for service in SERVICES:
+        made.add_service(service)
+    return made
+
+
 @pytest.fixture
 def change(
     tenant: Provisioning, operator: Any, opener: Opener, settings: Settings, bao: CustomerOpenBao
 ) -> Iterator[Change]:
-    """An active tenant with three service keys under the platform's root key."""
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
-    made = Change(Connection(tenant, operator), opener, read_secret(settings.secrets, secrets.INTAKE_PUBLIC_KEY))
-    for service in SERVICES:
-        made.add_service(service)
-    yield made
+    yield make_active(Change, tenant, operator, opener, settings)
     bao.allow()

@@ -1,8 +1,6 @@
-"""One service of an active tenant: asked for, made step by step, and looked at; and a process that dies half way."""
+"""One service of an active tenant: its request, its steps one by one, and what is recorded about it."""
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,16 +11,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from config.secrets import Role
 from database.connection import Database
 from database.interfaces import LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
-from keystores.transport import Transport
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
 from tenancy.provisioning import Step
 from tenancy.services import ServiceKind
 from tests.activities.conftest import Provisioning, run_steps
-from vault.session import VaultSession
+from tests.activities.recorded import Recorded
 from worker import wiring
 
 SERVICE = "orders-db"
+CERTIFYING = ("create-service-key", "issue-certificate", "mark-connected")
 KEY = ec.generate_private_key(ec.SECP256R1())
 
 
@@ -31,10 +29,11 @@ def csr_of(key: ec.EllipticCurvePrivateKey) -> str:
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-class Connection:
-    """One service of an active tenant: its requests, its steps one by one, and what is on record of it."""
+class Connection(Recorded):
+    """One service of an active tenant."""
 
     def __init__(self, tenant: Provisioning, operator: Database) -> None:
+        super().__init__(tenant.database, tenant.tenant_id)
         self.tenant, self.operator = tenant, operator
 
     def ask(
@@ -43,28 +42,24 @@ class Connection:
         kind: ServiceKind = ServiceKind.MONGODB,
         csr_pem: str | None = None,
         service: str = SERVICE,
-    ) -> str:
-        with self.operator.tenant_tx(self.tenant.tenant_id) as tx:
+    ) -> None:
+        with self.operator.tenant_tx(self.tenant_id) as tx:
             tx.services.request(ServiceRequestRow(request_id, service, kind, csr_pem or csr_of(KEY)))
-        return request_id
 
     def record(self, request_id: str = "request-1", service: str = SERVICE) -> CertificatePlan:
-        step = EnrolStep(
-            tenant_id=self.tenant.tenant_id, operation_id="service", service=service, request_id=request_id
-        )
-        plan = self.tenant.run_with("record-service", step)
-        assert isinstance(plan, CertificatePlan)
-        return plan
+        step = EnrolStep(tenant_id=self.tenant_id, operation_id="service", service=service, request_id=request_id)
+        return self.tenant.run_with("record-service", step)
 
     def step(self, plan: CertificatePlan) -> CertificateStep:
         operation = f"service-{SERVICE}-{plan.generation}"
-        return CertificateStep(
-            tenant_id=self.tenant.tenant_id, operation_id=operation, service=SERVICE, **plan.model_dump()
-        )
+        return CertificateStep(tenant_id=self.tenant_id, operation_id=operation, service=SERVICE, **plan.model_dump())
+
+    def run(self, name: str, plan: CertificatePlan) -> Any:
+        return self.tenant.run_with(name, self.step(plan))
 
     def certify(self, plan: CertificatePlan) -> None:
-        for name in ("create-service-key", "issue-certificate", "mark-connected"):
-            self.tenant.run_with(name, self.step(plan))
+        for name in CERTIFYING:
+            self.run(name, plan)
 
     def connect(self, request_id: str = "request-1") -> CertificatePlan:
         plan = self.record(request_id)
@@ -72,46 +67,35 @@ class Connection:
         return plan
 
     def plan_renewal(self) -> CertificatePlan:
-        step = ServiceStep(tenant_id=self.tenant.tenant_id, operation_id="service", service=SERVICE)
-        plan = self.tenant.run_with("plan-renewal", step)
-        assert isinstance(plan, CertificatePlan)
-        return plan
+        step = ServiceStep(tenant_id=self.tenant_id, operation_id="service", service=SERVICE)
+        return self.tenant.run_with("plan-renewal", step)
 
     def disconnect(self, run: str = "run-1") -> None:
         operation = f"service-{SERVICE}-disconnect-{run}"
-        step = ServiceStep(tenant_id=self.tenant.tenant_id, operation_id=operation, service=SERVICE)
+        step = ServiceStep(tenant_id=self.tenant_id, operation_id=operation, service=SERVICE)
         self.tenant.run_with("disconnect-service", step)
 
     @property
     def row(self) -> ServiceRow:
-        with self.tenant.database.tenant_tx(self.tenant.tenant_id) as tx:
-            row = tx.services.get(SERVICE)
-        assert row is not None
-        return row
+        return self.get(lambda tx: tx.services.get(SERVICE))
 
     @property
     def leaf(self) -> LeafRow | None:
-        with self.tenant.database.tenant_tx(self.tenant.tenant_id) as tx:
-            return tx.services.leaf(SERVICE)
+        return self.read(lambda tx: tx.services.leaf(SERVICE))
 
     @property
     def generation(self) -> int:
-        with self.tenant.database.tenant_tx(self.tenant.tenant_id) as tx:
-            return tx.services.generation(SERVICE)
+        return self.read(lambda tx: tx.services.generation(SERVICE))
 
     @property
     def key(self) -> ServiceKeyRow:
-        with self.tenant.database.tenant_tx(self.tenant.tenant_id) as tx:
-            key = tx.services.key(SERVICE)
-        assert key is not None
-        return key
+        return self.get(lambda tx: tx.services.key(SERVICE))
 
     def move(self, move: Move) -> None:
-        with self.tenant.database.tenant_tx(self.tenant.tenant_id) as tx:
-            tx.tenants.move(move)
+        self.read(lambda tx: tx.tenants.move(move))
 
     def audited(self, name: str, outcome: str = "success") -> list[dict[str, Any]]:
-        return [r for r in self.tenant.audited() if (r["name"], r["outcome"]) == (name, outcome)]
+        return self.records(name, outcome)
 
 
 @pytest.fixture
@@ -128,48 +112,3 @@ def connection(tenant: Provisioning, operator: Database) -> Connection:
     asked = Connection(tenant, operator)
     asked.ask()
     return asked
-
-
-@contextmanager
-def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) -> Iterator[list[int]]:
-    """Do something right after the nth effect of a step; yields the number of those seen.
-
-    An effect is an answer from Vault or from a customer's key server, or a commit.
-    """
-    tenant_tx, seen = tenant.database.tenant_tx, [0]
-    customers_send, counting = Transport.send, threading.Lock()
-
-    def effect() -> None:
-        with counting:
-            seen[0] += 1
-            now = seen[0]
-        if now == number:
-            then()
-
-    def send(*args: Any, **kwargs: Any) -> Any:
-        answer = customers_send(*args, **kwargs)
-        effect()
-        return answer
-
-    def counted(session: VaultSession) -> Callable[..., Any]:
-        vault_request = session.request
-
-        def request(*args: Any, **kwargs: Any) -> Any:
-            answer = vault_request(*args, **kwargs)
-            effect()
-            return answer
-
-        return request
-
-    @contextmanager
-    def transaction(tenant_id: str) -> Iterator[Any]:
-        with tenant_tx(tenant_id) as tx:
-            yield tx
-        effect()
-
-    with pytest.MonkeyPatch.context() as patch:
-        for session in (tenant.parts.vault, tenant.parts.offboarding):
-            patch.setattr(session, "request", counted(session))
-        patch.setattr(tenant.database, "tenant_tx", transaction)
-        patch.setattr(Transport, "send", send)
-        yield seen

@@ -1,6 +1,8 @@
-"""What an activity counts, run by itself."""
+"""Activities run on their own: what one counts, and one that runs until something holds."""
 
 import dataclasses
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,3 +41,21 @@ def counting(work: Callable[..., Any], *arguments: Any) -> Counted:
     environment.metric_meter = counted
     environment.run(work, *arguments)
     return counted
+
+
+def run_until(holds: Callable[[], bool], activity: Callable[..., Any], *arguments: Any) -> Any:
+    """Run an activity that does not end until it is cancelled, which happens once `holds` does, or after a minute."""
+    environment, ended, deadline = ActivityEnvironment(), threading.Event(), time.monotonic() + 60
+
+    def cancel() -> None:
+        while not (ended.wait(0.02) or holds() or time.monotonic() > deadline):
+            pass
+        environment.cancel()
+
+    waiting = threading.Thread(target=cancel)
+    waiting.start()
+    try:
+        return environment.run(activity, *arguments)
+    finally:
+        ended.set()
+        waiting.join()

@@ -1,24 +1,21 @@
 """A tenant with services that leaves step by step, and what is left of it."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from config.secrets import Role
-from config.settings import Settings
 from database.connection import Database
-from database.interfaces import LeavingRow, ServiceKeyRow, TenantRow
+from database.interfaces import LeavingRow, ServiceKeyRow
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock
-from tenancy.messages import StandingResult, StepInput
+from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
 from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning, run_steps
 from tests.activities.connecting import SERVICE, Connection, operator
+from tests.activities.recorded import Recorded
 from vault.session import TokenSession
-from worker import wiring
 
 __all__ = ["leaving", "operator"]
 
@@ -36,17 +33,14 @@ STEPS = (
 """Those of OffboardTenant behind the grace, but for the one that waits for workflows."""
 
 
-class Leaving:
+class Leaving(Recorded):
     """The tenant and the steps of its leaving one by one."""
 
-    def __init__(self, connection: Connection, admin: TokenSession, crypto: Database) -> None:
+    def __init__(self, connection: Connection, admin: TokenSession) -> None:
+        super().__init__(connection.database, connection.tenant_id)
         self.connection, self.tenant = connection, connection.tenant
-        self.admin, self.crypto = admin, crypto
+        self.admin = admin
         self.number = 1
-
-    @property
-    def tenant_id(self) -> str:
-        return self.tenant.tenant_id
 
     @property
     def step(self) -> StepInput:
@@ -54,39 +48,28 @@ class Leaving:
 
     def leave(self, **request: Any) -> LeavingResult:
         step = LeaveInput(tenant_id=self.tenant_id, operation_id=f"leave-{self.number}", **request)
-        result = self.tenant.run_with("begin-leaving", step)
-        assert isinstance(result, LeavingResult)
-        return result
+        return self.tenant.run_with("begin-leaving", step)
 
     def restore(self) -> StandingResult:
         step = StepInput(tenant_id=self.tenant_id, operation_id=f"restore-{self.number}")
-        result = self.tenant.run_with("restore-tenant", step)
-        assert isinstance(result, StandingResult)
-        return result
+        return self.tenant.run_with("restore-tenant", step)
+
+    def move(self, move: StandingMove) -> None:
+        step = StandingInput(tenant_id=self.tenant_id, operation_id=f"{move}-{self.number}", move=move)
+        self.tenant.run_with("change-standing", step)
 
     def run(self, name: str) -> BegunResult | Stock | None:
-        result: BegunResult | Stock | None = self.tenant.run_with(name, self.step)
-        return result
+        return self.tenant.run_with(name, self.step)
 
     def through(self, until: str = STEPS[-1]) -> None:
         for name in STEPS[: STEPS.index(until) + 1]:
             self.run(name)
 
-    # ── what is on record, and what is there ─────────────────────────────────────────────────────────────────────────
-
-    @property
-    def row(self) -> TenantRow:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            row = tx.tenants.get()
-        assert row is not None
-        return row
+    # ── what is recorded, and what exists ────────────────────────────────────────────────────────────────────────────
 
     @property
     def leaving(self) -> LeavingRow:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            row = tx.leaving.get()
-        assert row is not None
-        return row
+        return self.get(lambda tx: tx.leaving.get())
 
     def keys_there(self) -> set[str]:
         """Return those of the tenant's keys that the key server has."""
@@ -94,30 +77,23 @@ class Leaving:
         return {name for name in names if self.admin.read(f"transit/keys/{name}") is not None}
 
     def wrap(self) -> ServiceKeyRow | None:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            return tx.services.key(SERVICE)
+        return self.read(lambda tx: tx.services.key(SERVICE))
 
     @property
     def context(self) -> Context:
         return Context(self.tenant_id, ids.l2_key(self.tenant_id), SERVICE, Purpose.SERVICE_KEY, "1")
 
     def statement(self) -> dict[str, Any]:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            kept = tx.leaving.certificate()
-        assert kept is not None
-        statement: dict[str, Any] = json.loads(kept.statement)
-        return statement
-
-    def announced(self) -> list[str]:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            return [message.kind for message, _ in tx.outbox.all()]
+        return json.loads(self.get(lambda tx: tx.leaving.certificate()).statement)
 
     def audited(self, name: str) -> list[tuple[str, str]]:
         """Return (subject, outcome) of the records of a name."""
-        return [(r["subject"], r["outcome"]) for r in self.tenant.audited() if r["name"] == name]
+        return [(record["subject"], record["outcome"]) for record in self.records(name)]
 
 
-def add_service(tenant: Provisioning, operator: Database) -> Connection:
+def connected(tenant: Provisioning, operator: Database) -> Connection:
+    """Return a connected service of a tenant that is made active."""
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
     connection = Connection(tenant, operator)
     connection.ask()
     connection.connect()
@@ -125,11 +101,6 @@ def add_service(tenant: Provisioning, operator: Database) -> Connection:
 
 
 @pytest.fixture
-def leaving(
-    tenant: Provisioning, operator: Database, settings: Settings, vault_admin: TokenSession
-) -> Iterator[Leaving]:
+def leaving(tenant: Provisioning, operator: Database, vault_admin: TokenSession) -> Leaving:
     """An active tenant with a connected service, ready to leave."""
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
-    crypto = wiring.open_database(settings, Role.CRYPTO)
-    yield Leaving(add_service(tenant, operator), vault_admin, crypto)
-    crypto.close()
+    return Leaving(connected(tenant, operator), vault_admin)

@@ -1,4 +1,4 @@
-"""A tenant whose authority is rolled step by step, and what is on record of it."""
+"""A tenant whose authority is rolled step by step, and what is recorded about it."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -7,28 +7,26 @@ from cryptography import x509
 
 from database.interfaces import AuthorityRow, RevocationListRow, RouteRow
 from tenancy.messages import AuthorityFailureInput, AuthorityPlan, AuthorityStep, RollAuthorityResult, StepInput
-from tests.activities.conftest import Provisioning
 from tests.activities.connecting import Connection
+from tests.activities.recorded import Recorded
 from tests.database.fixtures import Field
 
 STEPS = ("prepare-authority", "verify-authority", "activate-authority")
 
 
-class Roll:
+class Roll(Recorded):
     """The steps of RollAuthority, one by one."""
 
     def __init__(self, connection: Connection, field: Field) -> None:
-        self.connection = connection
+        super().__init__(connection.database, connection.tenant_id)
+        self.connection, self.tenant = connection, connection.tenant
         self._field = field
-        self.tenant: Provisioning = connection.tenant
 
     def step(self, number: int = 1) -> StepInput:
-        return StepInput(tenant_id=self.tenant.tenant_id, operation_id=f"authority-roll-{number}")
+        return StepInput(tenant_id=self.tenant_id, operation_id=f"authority-roll-{number}")
 
     def plan(self, number: int = 1) -> AuthorityPlan:
-        plan = self.tenant.run_with("plan-authority", self.step(number))
-        assert isinstance(plan, AuthorityPlan)
-        return plan
+        return self.tenant.run_with("plan-authority", self.step(number))
 
     def run(self, name: str, plan: AuthorityPlan, number: int = 1) -> None:
         self.tenant.run_with(name, AuthorityStep(**self.step(number).model_dump(), **plan.model_dump()))
@@ -42,21 +40,17 @@ class Roll:
         failure = AuthorityFailureInput(
             **self.step(number).model_dump(), **plan.model_dump(), code="vault_refused", reason="verify-authority"
         )
-        result = self.tenant.run_with("abandon-authority", failure)
-        assert isinstance(result, RollAuthorityResult)
-        return result
+        return self.tenant.run_with("abandon-authority", failure)
 
     def publish(self) -> None:
         self.tenant.run_with("publish-revocation-list", self.step())
 
     def unrenewed(self) -> tuple[str, ...]:
-        services: tuple[str, ...] = self.tenant.run_with("unrenewed-services", self.step()).services
-        return services
+        return self.tenant.run_with("unrenewed-services", self.step()).services
 
     @property
     def authorities(self) -> Sequence[AuthorityRow]:
-        with self.tenant.database.tenant_tx(self.tenant.tenant_id) as tx:
-            return tx.certificates.authorities()
+        return self.read(lambda tx: tx.certificates.authorities())
 
     @property
     def states(self) -> dict[int, str]:
@@ -64,15 +58,11 @@ class Roll:
 
     @property
     def route(self) -> RouteRow:
-        with self.tenant.database.tenant_tx(self.tenant.tenant_id) as tx:
-            route = tx.routes.get()
-        assert route is not None
-        return route
+        return self.get(lambda tx: tx.routes.get())
 
     @property
     def lists(self) -> Sequence[RevocationListRow]:
-        with self.tenant.database.tenant_tx(self.tenant.tenant_id) as tx:
-            return tx.certificates.revocation_lists()
+        return self.read(lambda tx: tx.certificates.revocation_lists())
 
     def listed(self, authority: str) -> set[str]:
         """Return the serials on an authority's list, whose signature is checked."""
@@ -85,20 +75,16 @@ class Roll:
         return {format(entry.serial_number, "x") for entry in found}
 
     def age(self, by: timedelta) -> None:
-        """Have everything of the tenant happened earlier, as far as the database says when."""
-        changes = (
-            (
-                "update okcm.service_certificate set not_before = not_before - %(by)s,"
-                " not_after = not_after - %(by)s, revoked_at = revoked_at - %(by)s"
-            ),
-            "update okcm.certificate_authority set recorded_at = recorded_at - %(by)s, not_after = not_after - %(by)s",
-            (
-                "update okcm.certificate_revocation_list"
-                " set this_update = this_update - %(by)s, next_update = next_update - %(by)s"
-            ),
-        )
+        """Move every recorded time of the tenant into the past."""
+        columns = {
+            "service_certificate": ("not_before", "not_after", "revoked_at"),
+            "certificate_authority": ("recorded_at", "not_after"),
+            "certificate_revocation_list": ("this_update", "next_update"),
+        }
         with self._field.administrator() as administrator:
-            for change in changes:
+            for table, dates in columns.items():
+                earlier = ", ".join(f"{date} = {date} - %(by)s" for date in dates)
                 administrator.execute(
-                    f"{change} where tenant_id = %(tenant)s", {"by": by, "tenant": self.tenant.tenant_id}
+                    f"update okcm.{table} set {earlier} where tenant_id = %(tenant)s",
+                    {"by": by, "tenant": self.tenant_id},
                 )

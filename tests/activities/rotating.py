@@ -1,19 +1,17 @@
-"""A tenant with connected services whose keys are rotated step by step, and what is on record of it afterwards."""
+"""A tenant with connected services whose keys are rotated step by step, and what is recorded about it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.wrapping import context_of
-from config import secrets
-from config.secrets import BOUNDARY_IDENTITY, read_secret
 from config.settings import Settings
 from database.interfaces import KeyRow, RotationRow, ServiceKeyRow
 from keystores.platform import PlatformRootKey
 from tenancy import ids
-from tenancy.provisioning import Step
+from tenancy.messages import StepInput
 from tenancy.rotation import KeyState, Scope
 from tenancy.rotation_messages import (
     DestroyResult,
@@ -25,14 +23,11 @@ from tenancy.rotation_messages import (
     RotationPlan,
     RotationStep,
 )
-from tests.activities.changing import SERVICES, Change
-from tests.activities.conftest import REGION, Provisioning, run_steps
-from tests.activities.connecting import Connection
-from tests.keystores.customer_openbao import CustomerOpenBao
+from tests.activities.changing import SERVICES, Change, bao, make_active, opener
+from tests.activities.conftest import REGION, Provisioning
 from tests.keystores.opening import Opener
-from tests.vault.server import Server
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
+
+__all__ = ["bao", "opener"]
 
 STEPS = (
     "plan-rotation",
@@ -50,7 +45,7 @@ Copy = tuple[ServiceKeyRow, bytes]
 
 
 class Rotating(Change):
-    """The tenant, its rotations one by one, and what is on record of them."""
+    """The tenant and its rotations one by one."""
 
     rotations = 0
 
@@ -92,12 +87,17 @@ class Rotating(Change):
         return [name for name in STEPS[1:] if taken[name]]
 
     def step_of(self, name: str, step: PlanRotationStep) -> Any:
-        """Run one step; whatever it says, it must have come to its end."""
+        """Run one step, which must complete."""
         message = step if name == "plan-rotation" else RotationStep(**step.model_dump(exclude={"request", "scheduled"}))
         result = self.tenant.run_with(name, message)
         assert not isinstance(result, RetireResult) or result.retired
         assert not isinstance(result, DestroyResult) or not result.objects
         return result
+
+    def due(self) -> RotateRequest | None:
+        """Return the rotation that is due, as the tenant's entity finds it."""
+        step = StepInput(tenant_id=self.tenant_id, operation_id="due-1")
+        return self.tenant.run_with("look-for-due-rotation", step).request
 
     def give_up(self, step: PlanRotationStep, code: str, reason: str) -> None:
         failed = RotationFailedStep(**step.model_dump(exclude={"request", "scheduled"}), code=code, reason=reason)
@@ -109,7 +109,7 @@ class Rotating(Change):
         return ActivityEnvironment().run(work, *arguments)
 
     def retire(self, service: str, version: int, operation: str = "retire-1") -> None:
-        """Destroy a version that encrypts nothing any more, as somebody may ask."""
+        """Destroy a version that no longer encrypts, as an operator may ask."""
         self.tenant.run_with(
             "retire-service-key",
             RetireVersionStep(tenant_id=self.tenant_id, operation_id=operation, service=service, version=version),
@@ -120,37 +120,23 @@ class Rotating(Change):
             if state is KeyState.DEACTIVATED:
                 self.retire(service, version)
 
-    # ── what is on record ────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def tenant_keys(self) -> TransitTenantKeys:
-        vault, identity = self.tenant.parts.vault, read_secret(self.tenant.parts.settings.secrets, BOUNDARY_IDENTITY)
-        return TransitTenantKeys(vault, TenantTokens(vault, identity))
+    # ── what is recorded ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def l2(self) -> KeyRow:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            key = tx.keys.get(ids.l2_key(self.tenant_id))
-        assert key is not None
-        return key
+        return self.get(lambda tx: tx.keys.get(ids.l2_key(self.tenant_id)))
 
     def rotation(self, number: int) -> RotationRow:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            found = tx.rotations.get(number)
-        assert found is not None
-        return found
+        return self.get(lambda tx: tx.rotations.get(number))
 
     def states(self) -> dict[tuple[str, int], KeyState]:
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            versions = tx.services.keys()
-        return {(key.service, key.version): key.state for key in versions}
+        return {(key.service, key.version): key.state for key in self.read(lambda tx: tx.services.keys())}
 
     def copies(self) -> list[Copy]:
-        """Return what a thief has who copied the database and can use the platform's root key."""
-        with self.tenant.database.tenant_tx(self.tenant_id) as tx:
-            rows = [row for service in SERVICES if (row := tx.services.key(service)) is not None]
+        """Return what an attacker has who copied the database and can use the platform's root key."""
+        found = self.read(lambda tx: [tx.services.key(service) for service in SERVICES])
         root_key = PlatformRootKey(self.tenant.parts.root_keys, REGION)
-        return [(row, root_key.unwrap(self.context(row), row.wrapped)) for row in rows]
+        return [(row, root_key.unwrap(self.context(row), row.wrapped)) for row in found if row is not None]
 
     def context(self, row: ServiceKeyRow) -> Any:
         return context_of(self.tenant_id, row.service, row.version)
@@ -168,26 +154,6 @@ class Rotating(Change):
         )
 
 
-@pytest.fixture(scope="session")
-def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CustomerOpenBao]:
-    """The key server of a customer."""
-    started = CustomerOpenBao.start(tmp_path_factory.mktemp("customer"))
-    yield started
-    started.kill()
-
-
 @pytest.fixture
-def opener(settings: Settings) -> Iterator[Opener]:
-    with Opener(settings) as opener:
-        yield opener
-
-
-@pytest.fixture
-def rotating(tenant: Provisioning, operator: Any, opener: Opener, settings: Settings, key_server: Server) -> Rotating:
-    """An active tenant with three service keys under the platform's root key."""
-    assert key_server.url
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
-    made = Rotating(Connection(tenant, operator), opener, read_secret(settings.secrets, secrets.INTAKE_PUBLIC_KEY))
-    for service in SERVICES:
-        made.add_service(service)
-    return made
+def rotating(tenant: Provisioning, operator: Any, opener: Opener, settings: Settings) -> Rotating:
+    return make_active(Rotating, tenant, operator, opener, settings)

@@ -29,50 +29,31 @@ def verify(tenant: Provisioning, head: SignedHead, message: bytes) -> None:
     key.verify(base64.b64decode(head.signature), message, ec.ECDSA(hashes.SHA256()))
 
 
-def test_a_stream_that_grew_is_signed_at_its_end(tenant):
-    tenant.run(Step.OPEN_RECORDS)
-    assert tenant.run_platform("sign-audit-heads").signed == 1
-    [head] = heads_of(tenant)
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        last = verify_chain(tx.audit.records())
-    assert last is not None
-    assert (head.seq, head.chain_hash) == (last.seq, last.chain_hash)
-    verify(tenant, head, head_message(tenant.tenant_id, head.seq, head.chain_hash))
-
-
-def test_a_stream_that_did_not_grow_is_left_alone(tenant):
-    tenant.run(Step.OPEN_RECORDS)
-    tenant.run_platform("sign-audit-heads")
-    before = heads_of(tenant)
-    assert tenant.run_platform("sign-audit-heads").signed == 0
-    assert heads_of(tenant) == before
-
-
-def test_a_signature_fits_no_other_tenant_length_or_hash(tenant):
-    tenant.run(Step.OPEN_RECORDS)
-    tenant.run_platform("sign-audit-heads")
-    [head] = heads_of(tenant)
-    for message in (
-        head_message("other-corp-1", head.seq, head.chain_hash),
-        head_message(tenant.tenant_id, head.seq + 1, head.chain_hash),
-        head_message(tenant.tenant_id, head.seq, bytes(32)),
-    ):
-        with pytest.raises(InvalidSignature):
-            verify(tenant, head, message)
-
-
-def test_each_tenants_stream_gets_a_head_of_its_own(request_tenant):
+def test_each_stream_that_grew_is_signed_at_its_end_and_no_other(request_tenant):
     tenants = [request_tenant() for _ in range(3)]
     for tenant in tenants:
         tenant.run(Step.OPEN_RECORDS)
     assert tenants[0].run_platform("sign-audit-heads").signed == 3
-    for tenant in tenants:
-        [head] = heads_of(tenant)
+    before = [heads_of(tenant) for tenant in tenants]
+    for tenant, [head] in zip(tenants, before, strict=True):
+        with tenant.database.tenant_tx(tenant.tenant_id) as tx:
+            last = verify_chain(tx.audit.records())
+        assert last is not None
+        assert (head.seq, head.chain_hash) == (last.seq, last.chain_hash)
         verify(tenant, head, head_message(tenant.tenant_id, head.seq, head.chain_hash))
+        for other in (
+            head_message("other-corp-1", head.seq, head.chain_hash),
+            head_message(tenant.tenant_id, head.seq + 1, head.chain_hash),
+            head_message(tenant.tenant_id, head.seq, bytes(32)),
+        ):
+            with pytest.raises(InvalidSignature):
+                verify(tenant, head, other)
+    assert tenants[0].run_platform("sign-audit-heads").signed == 0
+    assert [heads_of(tenant) for tenant in tenants] == before
 
 
-def test_the_public_key_is_on_record_before_a_head_signed_with_it(tenant, vault_admin):
-    """Whoever checks a head has no identity at the key server; after a rotation there the new key comes of itself."""
+def test_public_key_is_recorded_before_a_head_signed_with_it(tenant, vault_admin):
+    """An auditor has no identity at the key server; after a rotation there the new key is recorded automatically."""
     tenant.run(Step.OPEN_RECORDS)
     tenant.run_platform("sign-audit-heads")
     assert tenant.parts.database.audit_keys() == tenant.parts.signer.public_keys()
@@ -88,8 +69,8 @@ def test_the_public_key_is_on_record_before_a_head_signed_with_it(tenant, vault_
         assert keys.check(head.key, message, head.signature).problem is None
 
 
-def test_no_head_is_kept_whose_public_key_would_replace_another(tenant, field):
-    """A key server that was made anew begins at version 1 again: its heads would pass as by the key before."""
+def test_head_is_rejected_when_its_public_key_would_replace_another(tenant, field):
+    """A new key server begins at version 1 again: its heads must not be taken for those of the former key."""
     tenant.run(Step.OPEN_RECORDS)
     [name] = list(tenant.parts.signer.public_keys())[-1:]
     field.open("worker", max_size=1).record_audit_keys(Signer(name).public_keys())

@@ -1,4 +1,4 @@
-"""A tenant's authority is rolled with an overlap, ends when its leaves have, and says what it has revoked."""
+"""A tenant's CA is rolled with an overlap, ends after its last certificate, and publishes what it revoked."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,13 +8,12 @@ from functools import partial
 import pytest
 from cryptography import x509
 
-from tenancy.authorities import AuthorityState
 from tenancy.errors import AuthorityOverlaps, ConflictingResource, Overtaken, TenantClosed
 from tenancy.lifecycle import Move, State
 from tenancy.messages import AuthorityPlan
-from tests.activities.connecting import SERVICE, Connection, after_effect, connection, operator
+from tests.activities.connecting import SERVICE, Connection, connection, operator
+from tests.activities.dying import Died, after_effect, die, every_effect
 from tests.activities.rolling import STEPS, Roll
-from tests.activities.test_services_dying import Died, die
 from tests.database.fixtures import Field
 from vault.pki import PkiAuthorities
 
@@ -50,6 +49,8 @@ def test_a_roll_lets_new_leaves_come_from_the_new_authority_and_the_route_name_b
     )
     assert issued_by(roll) == "former"
     assert roll.unrenewed() == (SERVICE,)
+    with pytest.raises(AuthorityOverlaps):
+        roll.plan(2)
     roll.connection.certify(roll.connection.plan_renewal())
     assert issued_by(roll) == "current"
     assert roll.unrenewed() == ()
@@ -63,12 +64,6 @@ def test_until_it_is_activated_the_authority_before_issues_with_its_own_key(roll
     assert roll.route.former_issuer_fingerprint is None
     roll.connection.certify(roll.connection.plan_renewal())
     assert issued_by(roll) == "current"
-
-
-def test_a_third_authority_is_refused_while_the_former_lasts(roll: Roll) -> None:
-    roll.roll()
-    with pytest.raises(AuthorityOverlaps):
-        roll.plan(2)
 
 
 def test_the_former_ends_when_its_last_leaf_has_expired_and_not_before(roll: Roll) -> None:
@@ -91,14 +86,6 @@ def test_the_former_ends_when_its_last_leaf_has_expired_and_not_before(roll: Rol
     roll.tenant.assert_audited_once()
 
 
-def test_a_former_authority_whose_key_is_disabled_ends_all_the_same(roll: Roll) -> None:
-    roll.roll()
-    roll.tenant.parts.vault.delete(f"transit/keys/ca-{roll.tenant.tenant_id}/soft-delete")
-    roll.age(73 * HOUR)
-    roll.tenant.run_platform("end-authorities")
-    assert roll.states == {2: "current", 1: "ended"}
-
-
 def test_an_authority_is_due_when_a_third_of_its_life_is_left_and_not_while_another_overlaps(roll: Roll) -> None:
     def due() -> bool:
         return roll.tenant.tenant_id in roll.tenant.run_platform("due-authorities").tenants
@@ -115,9 +102,7 @@ def test_an_authority_is_due_when_a_third_of_its_life_is_left_and_not_while_anot
     assert not due()
 
 
-def test_an_authority_whose_leaves_do_not_verify_is_never_activated(
-    roll: Roll, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_authority_whose_leaves_do_not_verify_is_never_activated(roll, monkeypatch) -> None:
     plan = roll.plan()
     roll.run("prepare-authority", plan)
     issue = PkiAuthorities.issue
@@ -138,27 +123,22 @@ def test_an_authority_whose_leaves_do_not_verify_is_never_activated(
     assert roll.states == {3: "current", 2: "ended", 1: "former"}
 
 
-def test_abandoning_what_was_activated_changes_nothing(roll: Roll) -> None:
-    plan = roll.plan()
-    for name in STEPS:
-        roll.run(name, plan)
-    assert not roll.abandon(plan).code
-    assert roll.states == {2: "current", 1: "former"}
-
-
-def test_a_prepared_authority_is_taken_up_by_the_next_roll(roll: Roll) -> None:
+def test_prepared_authority_is_used_by_the_next_roll_and_cannot_be_abandoned_once_active(roll: Roll) -> None:
     roll.run("prepare-authority", roll.plan())
-    roll.roll(2)
+    plan = roll.plan(2)
+    for name in STEPS:
+        roll.run(name, plan, 2)
+    assert not roll.abandon(plan, 2).code
     assert roll.states == {2: "current", 1: "former"}
 
 
-@pytest.mark.parametrize("name", ["plan", "activate"])
-def test_a_tenant_that_is_leaving_is_not_rolled(roll: Roll, name: str) -> None:
+def test_authority_of_a_leaving_tenant_is_not_rolled(roll: Roll) -> None:
     plan = roll.plan()
     roll.run("prepare-authority", plan)
     roll.connection.move(Move.LEAVE)
-    with pytest.raises(TenantClosed, match=State.LEAVING):
-        roll.plan(2) if name == "plan" else roll.run("activate-authority", plan)
+    for step in (partial(roll.plan, 2), partial(roll.run, "activate-authority", plan)):
+        with pytest.raises(TenantClosed, match=State.LEAVING):
+            step()
 
 
 def test_a_leaf_that_was_signed_before_an_activation_is_not_recorded_after_it(roll: Roll) -> None:
@@ -166,11 +146,10 @@ def test_a_leaf_that_was_signed_before_an_activation_is_not_recorded_after_it(ro
     plan = roll.plan()
     roll.run("prepare-authority", plan)
     renewal = roll.connection.plan_renewal()
-    step = roll.connection.step(renewal)
     activate = partial(roll.run, "activate-authority", plan)
     with after_effect(roll.tenant, 2, activate), pytest.raises(Overtaken, match="rolled meanwhile"):  # it is signed
-        roll.tenant.run_with("issue-certificate", step)
-    roll.tenant.run_with("issue-certificate", step)
+        roll.connection.run("issue-certificate", renewal)
+    roll.connection.run("issue-certificate", renewal)
     assert issued_by(roll) == "current"
 
 
@@ -178,10 +157,8 @@ def test_a_leaf_that_was_signed_before_an_activation_is_not_recorded_after_it(ro
 EFFECTS = {"plan": 1, "prepare-authority": 6, "verify-authority": 2, "activate-authority": 1, "publish": 6, "end": 3}
 
 
-@pytest.mark.parametrize(("name", "effect"), [(name, n) for name, most in EFFECTS.items() for n in range(1, most + 1)])
-def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(
-    roll: Roll, name: str, effect: int
-) -> None:
+@pytest.mark.parametrize(("name", "effect"), every_effect(EFFECTS, "activate-authority"))
+def test_step_that_dies_after_an_effect_completes_at_the_next_try(roll: Roll, name: str, effect: int) -> None:
     steps: dict[str, Callable[[], object]] = {
         "plan": roll.plan,
         **{step: partial(roll.run, step, AuthorityPlan(version=2)) for step in STEPS},
@@ -202,7 +179,7 @@ def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(
     roll.tenant.assert_audited_once()
 
 
-def test_a_list_has_what_was_revoked_and_has_not_expired(roll: Roll) -> None:
+def test_list_of_each_authority_has_what_was_revoked_and_has_not_expired(roll: Roll) -> None:
     (first,) = roll.authorities
     roll.publish()
     assert roll.listed(first.serial) == set()
@@ -212,6 +189,11 @@ def test_a_list_has_what_was_revoked_and_has_not_expired(roll: Roll) -> None:
     roll.publish()
     assert roll.listed(first.serial) == {leaf.serial.lstrip("0")}
     assert [row.number for row in roll.lists] == [2]
+    roll.roll()
+    roll.publish()
+    assert sorted(row.number for row in roll.lists) == [3, 4]
+    second = next(row for row in roll.authorities if row.serial != first.serial)
+    assert roll.listed(second.serial) == set()
     roll.age(73 * HOUR)
     roll.publish()
     assert roll.listed(first.serial) == set()
@@ -227,17 +209,8 @@ def test_the_sweep_makes_what_is_missing_lacks_a_revocation_or_is_half_over_and_
     assert [number(), number()] == [2, 2]
     roll.age(13 * HOUR)
     assert [number(), number()] == [3, 3]
-    published = [r for r in roll.tenant.audited() if r["name"] == "certificate.revocation_list_published"]
-    assert [r["details"]["number"] for r in published] == ["1", "2", "3"]
-
-
-def test_each_authority_has_its_own_list_and_numbers_go_up_over_both(roll: Roll) -> None:
-    roll.publish()
-    roll.roll()
-    roll.publish()
-    assert sorted(row.number for row in roll.lists) == [2, 3]
-    for row in roll.authorities:
-        assert roll.listed(row.serial) == set()
+    published = roll.records("certificate.revocation_list_published")
+    assert [record["details"]["number"] for record in published] == ["1", "2", "3"]
 
 
 def test_two_lists_made_at_once_never_share_a_number(roll: Roll) -> None:
@@ -247,8 +220,12 @@ def test_two_lists_made_at_once_never_share_a_number(roll: Roll) -> None:
     assert [row.number for row in roll.lists] == [2]
 
 
-def test_one_tenants_disabled_authority_does_not_keep_others_from_their_lists(roll: Roll) -> None:
-    roll.tenant.parts.vault.delete(f"transit/keys/ca-{roll.tenant.tenant_id}/soft-delete")
+def test_disabled_authority_stops_neither_the_sweep_of_lists_nor_the_end_of_the_former_authority(roll: Roll) -> None:
+    roll.roll()
+    roll.tenant.parts.vault.delete(f"transit/keys/ca-{roll.tenant_id}/soft-delete")
     roll.tenant.run_platform("publish-revocation-lists")
     assert roll.lists == []
-    assert roll.states == {1: AuthorityState.CURRENT}
+    assert roll.states == {2: "current", 1: "former"}
+    roll.age(73 * HOUR)
+    roll.tenant.run_platform("end-authorities")
+    assert roll.states == {2: "current", 1: "ended"}

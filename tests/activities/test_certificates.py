@@ -1,18 +1,16 @@
-"""Step 3: one authority in PKI whatever dies when, disabled by a roll-back and signing again after a retry."""
+"""Step 3: one authority in PKI however often the step runs; a roll-back disables it and a retry enables it."""
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from database.interfaces import AuthorityRow
 from tenancy import ids
 from tenancy.errors import ConflictingResource, KeyUnavailable
 from tenancy.provisioning import Step
 from tests.activities.conftest import Provisioning
+from tests.activities.connecting import KEY, csr_of
 from vault.certificates import hex_serial
 from vault.interfaces import Authority
 from vault.pki import PkiAuthorities
@@ -23,21 +21,11 @@ def authorities(parts) -> PkiAuthorities:
     return PkiAuthorities(parts.vault)
 
 
-@pytest.fixture
-def issue(authorities) -> Callable[[Provisioning], str]:
-    """Return a function that has the tenant's recorded authority sign a certificate for a service."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    csr_pem = csr.public_bytes(serialization.Encoding.PEM).decode()
-
-    def issue(tenant: Provisioning) -> str:
-        row = recorded(tenant)
-        authority = Authority(
-            row.serial, row.certificate_pem, row.chain_pem, row.not_after, fingerprint="", key_version=1
-        )
-        return authorities.issue(authority, tenant.tenant_id, "orders", csr_pem, timedelta(hours=1)).serial
-
-    return issue
+def issue(authorities: PkiAuthorities, tenant: Provisioning) -> str:
+    """Have the tenant's recorded authority sign a certificate for a service; return its serial number."""
+    row = recorded(tenant)
+    authority = Authority(row.serial, row.certificate_pem, row.chain_pem, row.not_after, fingerprint="", key_version=1)
+    return authorities.issue(authority, tenant.tenant_id, "orders", csr_of(KEY), timedelta(hours=1)).serial
 
 
 def recorded(tenant: Provisioning) -> AuthorityRow:
@@ -67,25 +55,24 @@ def test_creating_the_authority_twice_signs_one_certificate(tenant):
     tenant.assert_audited_once()
 
 
-def test_a_certificate_that_was_signed_but_not_recorded_is_adopted(tenant, authorities):
+def test_certificate_that_was_signed_but_not_recorded_is_adopted_and_no_other_tenants(
+    tenant, request_tenant, authorities
+):
+    other = request_tenant()
+    for step in (Step.OPEN_RECORDS, Step.CREATE_AUTHORITY):
+        other.run(step)
     tenant.run(Step.OPEN_RECORDS)
     orphan = authorities.ensure(tenant.tenant_id, lambda _serials: ())
     tenant.run(Step.CREATE_AUTHORITY)
     assert recorded(tenant).serial == orphan.serial
     assert authorities_in_pki(tenant) == [orphan.serial]
+    assert recorded(other).serial != orphan.serial
 
 
-def test_another_tenants_recorded_certificate_is_never_adopted(request_tenant):
-    first, second = request_tenant(), request_tenant()
-    for tenant in (first, second):
-        tenant.run(Step.OPEN_RECORDS)
-        tenant.run(Step.CREATE_AUTHORITY)
-    assert recorded(first).serial != recorded(second).serial
-
-
-def test_a_key_of_another_kind_under_the_authoritys_name_is_refused_and_not_recorded(tenant, vault_admin):
+def test_another_key_under_the_authoritys_name_is_rejected_and_left_alone(tenant, vault_admin):
     tenant.run(Step.OPEN_RECORDS)
-    vault_admin.write(f"transit/keys/{ids.ca_key(tenant.tenant_id)}", {"type": "ed25519"})
+    name = ids.ca_key(tenant.tenant_id)
+    vault_admin.write(f"transit/keys/{name}", {"type": "ed25519"})
     before = tenant.audited()
     with pytest.raises(ConflictingResource):
         tenant.run(Step.CREATE_AUTHORITY)
@@ -93,34 +80,26 @@ def test_a_key_of_another_kind_under_the_authoritys_name_is_refused_and_not_reco
         assert tx.certificates.authority() is None
         assert tx.keys.all() == []
     assert tenant.audited() == before
+    tenant.run("disable-authority")
+    assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False
 
 
-def test_a_roll_back_stops_the_authority_from_signing_and_a_retry_lets_it_sign_again(tenant, issue):
+def test_roll_back_disables_the_authority_and_a_retry_enables_it(tenant, authorities):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_AUTHORITY)
     before = recorded(tenant)
-    assert issue(tenant)
+    assert issue(authorities, tenant)
 
     tenant.run("disable-authority")
     tenant.run("disable-authority")
     with pytest.raises(KeyUnavailable):
-        issue(tenant)
+        issue(authorities, tenant)
     tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
 
     tenant.attempt += 1
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_AUTHORITY)
-    assert issue(tenant)
+    assert issue(authorities, tenant)
     assert recorded(tenant) == before
     assert authorities_in_pki(tenant) == [before.serial]
     tenant.assert_audited_once()
-
-
-def test_a_roll_back_leaves_what_somebody_else_made_under_the_authoritys_name_alone(tenant, vault_admin):
-    tenant.run(Step.OPEN_RECORDS)
-    name = ids.ca_key(tenant.tenant_id)
-    vault_admin.write(f"transit/keys/{name}", {"type": "ed25519"})
-    with pytest.raises(ConflictingResource):
-        tenant.run(Step.CREATE_AUTHORITY)
-    tenant.run("disable-authority")
-    assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False

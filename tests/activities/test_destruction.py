@@ -1,4 +1,4 @@
-"""What is destroyed of a tenant that left, what of it nobody opens any more, and that nothing else is touched."""
+"""What is destroyed of a tenant that left, what can no longer be decrypted, and that nothing else is touched."""
 
 import base64
 import hashlib
@@ -16,9 +16,9 @@ from tenancy.errors import KeyUnavailable, OpenKcmError
 from tenancy.leaving import KEPT
 from tenancy.lifecycle import State
 from tenancy.shred import ShredStatement, shred_message, statement_text
-from tests.activities.conftest import REGION, Provisioning
+from tests.activities.conftest import REGION
 from tests.activities.connecting import SERVICE
-from tests.activities.leaving import STEPS, add_service, leaving, operator
+from tests.activities.leaving import STEPS, connected, leaving, operator
 from vault.payload_keys import TransitPayloadKeys
 from vault.root_keys import TransitRootKeys
 from vault.signer import TransitAuditSigner
@@ -34,13 +34,13 @@ def l2(leaving, key_server) -> TransitTenantKeys:
 
 
 def opened(leaving, wrapped: bytes, key_server) -> bytes:
-    """Open a wrap from before as somebody does who has the key server and a copy of every row."""
+    """Unwrap a copy of a row with the rights at the key server."""
     inner = TransitRootKeys(leaving.tenant.parts.vault).unwrap(ids.root_key(REGION), leaving.context.encode(), wrapped)
     return l2(leaving, key_server).decrypt(leaving.context, inner.decode())
 
 
 def verified(public_pem: str, signature: str, message: bytes) -> bool:
-    """Look at a signature as anybody does who has the published key."""
+    """Verify a signature with the published key."""
     public = load_pem_public_key(public_pem.encode())
     assert isinstance(public, ec.EllipticCurvePublicKey)
     try:
@@ -50,7 +50,7 @@ def verified(public_pem: str, signature: str, message: bytes) -> bool:
     return True
 
 
-def test_everything_is_gone_and_the_statement_says_what_it_was(leaving, key_server) -> None:
+def test_destruction_removes_keys_and_rows_and_the_statement_lists_them(leaving, key_server) -> None:
     before = leaving.wrap()
     leaf = leaving.connection.leaf
     assert before is not None
@@ -63,7 +63,7 @@ def test_everything_is_gone_and_the_statement_says_what_it_was(leaving, key_serv
     assert stock is not None
     assert stock.services == (SERVICE,)
     assert leaving.keys_there() == set()
-    assert (leaving.row.state, leaving.row.organization) == (State.OFFBOARDED, "(erased)")
+    assert (leaving.tenant_row.state, leaving.tenant_row.organization) == (State.OFFBOARDED, "(erased)")
     assert leaving.wrap() is None
     assert leaving.audited("tenant.rows_erased")
     assert leaving.audited("route.withdrawn")
@@ -87,9 +87,7 @@ def test_everything_is_gone_and_the_statement_says_what_it_was(leaving, key_serv
 def test_the_statement_is_signed_and_bound_to_the_end_of_the_stream_before_it(leaving) -> None:
     leaving.leave(now=True)
     leaving.through()
-    with leaving.tenant.database.tenant_tx(leaving.tenant_id) as tx:
-        kept, records = tx.leaving.certificate(), tx.audit.records()
-    assert kept is not None
+    kept, records = leaving.read(lambda tx: (tx.leaving.certificate(), tx.audit.records()))
     assert kept.statement == statement_text(ShredStatement.model_validate_json(kept.statement))
     assert kept.key.startswith("audit-heads:")
     public = TransitAuditSigner(leaving.tenant.parts.vault).public_keys()[kept.key]
@@ -103,7 +101,7 @@ def test_the_statement_is_signed_and_bound_to_the_end_of_the_stream_before_it(le
     assert after == ["tenant.shred_certified", "tenant.offboarded"]
 
 
-def test_of_every_key_the_intention_is_on_record_before_its_end(leaving) -> None:
+def test_intent_to_destroy_is_recorded_before_each_key_is_destroyed(leaving) -> None:
     leaving.leave(now=True)
     leaving.through()
     tenant_id = leaving.tenant_id
@@ -116,7 +114,7 @@ def test_of_every_key_the_intention_is_on_record_before_its_end(leaving) -> None
 
 
 def test_no_other_tenants_keys_or_rows_are_touched(leaving, request_tenant, operator, key_server) -> None:
-    other = type(leaving)(add_service(_active(request_tenant()), operator), leaving.admin, leaving.crypto)
+    other = type(leaving)(connected(request_tenant(), operator), leaving.admin)
     there, wrap = other.keys_there(), other.wrap()
     leaving.leave(now=True)
     leaving.through()
@@ -127,29 +125,19 @@ def test_no_other_tenants_keys_or_rows_are_touched(leaving, request_tenant, oper
         assert leaving.admin.read(f"transit/keys/{name}") is not None
 
 
-def _active(tenant: Provisioning) -> Provisioning:
-    for step in ("open-records", "create-keys", "create-authority", "activate"):
-        tenant.run(step)
-    return tenant
-
-
-def test_rows_are_not_erased_before_the_keys_are_destroyed(leaving) -> None:
+def test_rows_are_erased_after_the_keys_and_certified_after_both(leaving) -> None:
     leaving.leave(now=True)
     leaving.through("destroy-service-keys")
     with pytest.raises(OpenKcmError):
         leaving.run("erase-rows")
-    assert leaving.row.organization == "ACME Corporation"
-
-
-def test_no_statement_is_made_while_something_is_not_destroyed(leaving) -> None:
-    leaving.leave(now=True)
+    assert leaving.tenant_row.organization == "ACME Corporation"
     leaving.through("erase-rows")
     with pytest.raises(OpenKcmError):
         leaving.run("certify-destruction")
-    assert leaving.row.state is State.LEAVING
+    assert leaving.tenant_row.state is State.LEAVING
 
 
-def test_a_key_that_somebody_destroyed_before_is_said_to_be_missing(leaving) -> None:
+def test_key_destroyed_earlier_is_stated_as_missing(leaving) -> None:
     name = ids.l2_key(leaving.tenant_id)
     leaving.admin.write(f"transit/keys/{name}/config", {"deletion_allowed": True})
     leaving.admin.delete(f"transit/keys/{name}")
@@ -159,7 +147,7 @@ def test_a_key_that_somebody_destroyed_before_is_said_to_be_missing(leaving) -> 
     assert gone["L2 tenant key"] == "none found"
 
 
-def test_this_workers_memory_of_the_payload_key_is_gone_with_it(leaving) -> None:
+def test_worker_forgets_the_payload_key_when_it_is_destroyed(leaving) -> None:
     keyring = leaving.tenant.parts.keyring
     assert keyring.current(leaving.tenant_id).key_name == ids.payload_key(leaving.tenant_id)
     kept = keyring.current(leaving.tenant_id)

@@ -1,9 +1,9 @@
-"""Every step of OffboardTenant dies after each of its effects, and the next try finishes what it left."""
+"""Every step of OffboardTenant dies after each of its effects, and the next try completes it."""
 
 import pytest
 
 from tenancy.lifecycle import State
-from tests.activities.connecting import after_effect
+from tests.activities.dying import Died, after_effect, die, every_effect
 from tests.activities.leaving import STEPS, leaving, operator
 
 __all__ = ["leaving", "operator"]  # fixtures that pytest finds here by their names
@@ -22,16 +22,8 @@ EFFECTS = {
 }
 
 
-class Died(BaseException):
-    """The process is gone: no `except` of the product sees this."""
-
-
-def die() -> None:
-    raise Died
-
-
-@pytest.mark.parametrize(("name", "effect"), [(name, n) for name, most in EFFECTS.items() for n in range(1, most + 1)])
-def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(leaving, name, effect) -> None:
+@pytest.mark.parametrize(("name", "effect"), every_effect(EFFECTS, "erase-rows"))
+def test_step_that_dies_after_an_effect_completes_at_the_next_try(leaving, name, effect) -> None:
     leaving.leave(now=True)
     before = leaving.wrap()
     for step in STEPS:
@@ -39,7 +31,7 @@ def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(le
             with after_effect(leaving.tenant, effect, die), pytest.raises(Died):
                 leaving.run(step)
         leaving.run(step)
-    assert (leaving.keys_there(), leaving.wrap(), leaving.row.state) == (set(), None, State.OFFBOARDED)
+    assert (leaving.keys_there(), leaving.wrap(), leaving.tenant_row.state) == (set(), None, State.OFFBOARDED)
     assert before is not None
     statement = leaving.statement()
     assert len(statement["destroyed"]) == 5
@@ -53,11 +45,11 @@ def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(le
     leaving.tenant.assert_audited_once()
 
 
-def test_leaving_and_restoring_die_after_their_commit_and_are_done_once(leaving) -> None:
+def test_leave_and_restore_that_die_after_their_commit_happen_once(leaving) -> None:
     for act, state in ((leaving.leave, State.LEAVING), (leaving.restore, State.ACTIVE)):
         with after_effect(leaving.tenant, 1, die), pytest.raises(Died):
             act()
-        assert leaving.row.state is state
+        assert leaving.tenant_row.state is state
         act()
-        assert leaving.row.state is state
+        assert leaving.tenant_row.state is state
     leaving.tenant.assert_audited_once()

@@ -1,7 +1,6 @@
-"""The attacks on a tenant's keys hold on the product, and each goes red when its wall is taken down."""
+"""The attacks on a tenant's keys hold on the product, and each fails when its control is removed."""
 
 import os
-import time
 
 import pytest
 
@@ -37,17 +36,15 @@ WRAPS = {"open-without-root-key", "open-without-tenant-key", "open-wrap-as-anoth
 # ── the product ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_tenant_behind_whole_walls_holds_in_every_clause_and_nobody_is_named(attack, rotating, canary) -> None:
+def test_attacks_hold_in_every_clause_name_no_other_tenant_and_leave_nothing_behind(
+    attack, rotating, canary, vault_admin
+) -> None:
     found = attack(rotating.tenant_id)
     assert {result.outcome for result in found.values()} == {"held"}
     assert {result.clause for result in found.values()} == CLAUSES
     said = " ".join(result.evidence for result in found.values())
     assert canary.tenant_id not in said
     assert "vault:v" not in said
-
-
-def test_attacks_leave_nothing_behind_and_are_made_again(attack, rotating, vault_admin) -> None:
-    attack(rotating.tenant_id)
     before = vault_admin.list("transit/keys"), rotating.states(), vault_admin.read(f"transit/keys/{rotating.l2.name}")
     again = attack(rotating.tenant_id)
     assert breached(again) == not_checked(again) == set()
@@ -78,39 +75,21 @@ def test_the_canary_is_attacked_by_the_mirror(attack, canary, request_tenant) ->
     assert breached(found) == not_checked(found) == set()
 
 
-def test_a_tenant_costs_well_under_a_second(attack, rotating) -> None:
-    attack(rotating.tenant_id)
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        attack(rotating.tenant_id)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.5
-
-
 # ── where nothing can be a control ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_locked_tenant_is_attacked_but_nothing_of_it_is_opened(attack, rotating) -> None:
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        tx.tenants.hold(LockReason.SWITCH)
+def test_locked_tenant_is_attacked_a_disabled_key_not_checked_and_a_missing_one_a_breach(
+    attack, rotating, vault_admin
+) -> None:
+    rotating.hold(LockReason.SWITCH)
     found = attack(rotating.tenant_id)
     assert (breached(found), not_checked(found)) == (set(), WRAPS)
-
-
-def test_a_disabled_key_is_neither_safe_nor_breached(attack, rotating) -> None:
     rotating.tenant_keys.disable(rotating.tenant_id)
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        tx.tenants.hold(LockReason.SWITCH)
     found = attack(rotating.tenant_id)
     assert breached(found) == set()
     assert not_checked(found) >= {"key-is-derived-and-stays-inside", "open-others-probes", "fingerprint-is-its-own"}
-
-
-def test_a_tenant_whose_key_is_gone_is_a_breach_of_its_own(attack, rotating, vault_admin) -> None:
+    rotating.tenant_keys.ensure(rotating.tenant_id)
     forget_key(vault_admin, rotating.tenant_id)
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        tx.tenants.hold(LockReason.SWITCH)
     assert breached(attack(rotating.tenant_id)) == {"key-is-derived-and-stays-inside"}
 
 
@@ -126,7 +105,7 @@ def test_a_customers_root_key_is_attacked_and_out_of_reach_it_is_not_checked(att
     assert (breached(found), not_checked(found)) == (set(), WRAPS)
 
 
-def test_the_platforms_own_root_key_out_of_reach_is_no_result(attack, rotating, monkeypatch) -> None:
+def test_unreachable_root_key_of_the_platform_is_no_result(attack, rotating, monkeypatch) -> None:
     def away(*_: object) -> bytes:
         raise RootKeyUnreachable
 
@@ -135,9 +114,10 @@ def test_the_platforms_own_root_key_out_of_reach_is_no_result(attack, rotating, 
         attack(rotating.tenant_id)
 
 
-# ── walls of the key server taken down ───────────────────────────────────────────────────────────────────────────────
+# ── too wide policies at the key server ───────────────────────────────────────────────────────────────────────────────
 
 
+FLAGS = ("exportable", "allow_plaintext_backup", "deletion_allowed")
 LOOSE = [
     ("worker", "transit/backup/*", "bring-in-or-take-out-as-worker"),
     ("worker", "transit/export/*", "bring-in-or-take-out-as-worker"),
@@ -156,28 +136,20 @@ LOOSE = [
 ]
 
 
-@pytest.mark.parametrize("loose", LOOSE, ids=[f"{role} {path}" for role, path, _ in LOOSE])
-def test_a_policy_that_lets_too_much_is_a_breach(attack, rotating, widen, loose) -> None:
-    role, path, name = loose
-    with widen(role, f'path "{path}" {{ capabilities = ["create", "read", "update"] }}'):
-        found = attack(rotating.tenant_id)
-    assert breached(found) == ({name} if name else set())
-    assert breached(attack(rotating.tenant_id)) == set()
-
-
-@pytest.mark.parametrize("flag", ["exportable", "allow_plaintext_backup", "deletion_allowed"])
-def test_a_worker_that_may_let_a_key_out_is_a_breach(attack, rotating, widen, flag) -> None:
+def test_too_wide_policy_is_a_breach(attack, rotating, widen) -> None:
+    for role, path, name in LOOSE:
+        with widen(role, f'path "{path}" {{ capabilities = ["create", "read", "update"] }}'):
+            assert breached(attack(rotating.tenant_id)) == ({name} if name else set()), (role, path)
+        assert breached(attack(rotating.tenant_id)) == set()
     closed = '"min_encryption_version" = []'
-    with widen("worker", swap=(closed, f'{closed}\n"{flag}" = []')):
-        assert breached(attack(rotating.tenant_id)) == {"let-the-key-be-exported-or-deleted"}
+    for flag in FLAGS:
+        with widen("worker", swap=(closed, f'{closed}\n"{flag}" = []')):
+            assert breached(attack(rotating.tenant_id)) == {"let-the-key-be-exported-or-deleted"}, flag
 
 
-def test_a_tenant_that_may_make_keys_is_a_breach(attack, rotating, widen) -> None:
+def test_key_that_is_made_by_using_it_is_a_breach(attack, rotating, widen, vault_admin) -> None:
     with widen("tenant", swap=('"update"', '"create", "update"')):
         assert breached(attack(rotating.tenant_id)) == {"encrypt-under-a-name-without-a-key"}
-
-
-def test_a_key_that_is_made_by_using_it_is_a_breach(attack, rotating, widen, vault_admin) -> None:
     nobody = "transit/keys/L2-openkcm-nobody-primary"
     vault_admin.write("transit/config/keys", {"disable_upsert": False})
     try:
@@ -190,10 +162,10 @@ def test_a_key_that_is_made_by_using_it_is_a_breach(attack, rotating, widen, vau
         vault_admin.delete(nobody)
 
 
-@pytest.mark.parametrize("flag", ["exportable", "allow_plaintext_backup", "deletion_allowed"])
-def test_a_key_that_may_leave_or_be_deleted_is_a_breach(attack, rotating, vault_admin, flag) -> None:
-    vault_admin.write(f"transit/keys/{rotating.l2.name}/config", {flag: True})
-    assert "key-is-derived-and-stays-inside" in breached(attack(rotating.tenant_id))
+@pytest.mark.parametrize("flag", FLAGS)  # the first two cannot be undone
+def test_key_that_may_be_exported_or_deleted_is_a_breach(attack, active, vault_admin, flag) -> None:
+    vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}/config", {flag: True})
+    assert "key-is-derived-and-stays-inside" in breached(attack(active.tenant_id))
 
 
 # ── one key for two ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -269,10 +241,13 @@ def test_a_version_that_nobody_recorded_is_a_breach(attack, active, vault_admin)
     assert breached(attack(active.tenant_id)) == {"versions-on-record"}
 
 
-def test_a_rotation_that_stopped_half_way_is_none(attack, rotating) -> None:
+def test_rotation_that_stopped_half_way_is_not_checked(attack, rotating) -> None:
     step = rotating.wants()
     rotating.step_of("plan-rotation", step)
     rotating.tenant_keys.rotate(rotating.tenant_id, 1)
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+    rotating.add_service("late")
     found = attack(rotating.tenant_id)
     assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
     rotating.give_up(step, "key_unavailable", "rotate-tenant-key")
@@ -298,15 +273,6 @@ def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotati
 
     step = rotating.wants()
     monkeypatch.setattr(rotating.tenant.parts.database, "key_probes", begun)
-    found = attack(rotating.tenant_id)
-    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
-
-
-def test_a_service_that_is_connected_while_a_rotation_stands_still_is_no_breach(attack, rotating) -> None:
-    step = rotating.wants()
-    rotating.step_of("plan-rotation", step)
-    rotating.tenant_keys.rotate(rotating.tenant_id, 1)
-    rotating.add_service("late")
     found = attack(rotating.tenant_id)
     assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
 

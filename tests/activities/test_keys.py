@@ -1,4 +1,4 @@
-"""Step 2: one key of each kind however often it is asked for, disabled and never destroyed by a roll-back."""
+"""Step 2: one key of each kind however often the step runs; a roll-back disables and never destroys it."""
 
 import pytest
 
@@ -31,9 +31,19 @@ def both_keys(tenant: Provisioning) -> dict[str, tuple[str, int]]:
     return {ids.l2_key(tenant.tenant_id): ("L2", 1), ids.payload_key(tenant.tenant_id): ("payload", 1)}
 
 
+def refused_keys(tenant: Provisioning) -> list[str]:
+    return [record["details"]["code"] for record in tenant.audited() if record["name"] == "key.tenant_key_refused"]
+
+
+def is_disabled(tenant: Provisioning) -> bool:
+    return (tenant.parts.vault.read(f"transit/keys/{ids.l2_key(tenant.tenant_id)}") or {})["soft_deleted"]
+
+
 def test_creating_the_keys_twice_makes_one_of_each_kind_and_one_version(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_KEYS)
+    current = tenant.parts.keyring.current(tenant.tenant_id)
+    assert current.key_name == ids.payload_key(tenant.tenant_id)
     tenant.run(Step.CREATE_KEYS)
     assert keys_of(tenant) == both_keys(tenant)
     for name in both_keys(tenant):
@@ -41,37 +51,34 @@ def test_creating_the_keys_twice_makes_one_of_each_kind_and_one_version(tenant):
         assert made is not None
         assert (made["latest_version"], made["derived"], made["exportable"]) == (1, name.startswith("L2-"), False)
     assert tenant.is_done(Step.CREATE_KEYS)
+    assert tenant.parts.keyring.current(tenant.tenant_id) == current
+    assert refused_keys(tenant) == []
     tenant.assert_audited_once()
 
 
-def test_a_key_that_was_made_but_not_recorded_is_found_again(tenant, as_tenant):
+def test_key_that_was_made_but_not_recorded_is_adopted(tenant, as_tenant):
     tenant.run(Step.OPEN_RECORDS)
     as_tenant.ensure(tenant.tenant_id)
     tenant.run(Step.CREATE_KEYS)
     assert keys_of(tenant) == both_keys(tenant)
 
 
-def test_something_else_under_the_tenant_keys_name_is_refused_and_not_recorded(tenant, vault_admin):
+def test_another_object_under_the_tenant_keys_name_is_rejected_and_left_alone(tenant, vault_admin):
     tenant.run(Step.OPEN_RECORDS)
-    vault_admin.write(f"transit/keys/{ids.l2_key(tenant.tenant_id)}", {"type": "aes256-gcm96", "exportable": True})
+    name = ids.l2_key(tenant.tenant_id)
+    vault_admin.write(f"transit/keys/{name}", {"type": "aes256-gcm96", "exportable": True})
     before = tenant.audited()
     with pytest.raises(ConflictingResource):
         tenant.run(Step.CREATE_KEYS)
     assert keys_of(tenant) == {}
     assert tenant.audited() == before
     assert not tenant.is_done(Step.CREATE_KEYS)
+    tenant.run("disable-tenant-key")
+    assert not is_disabled(tenant)
+    assert "tenant.provision_rolled_back" not in [record["name"] for record in tenant.audited()]
 
 
-def test_the_worker_writes_the_tenants_payloads_under_the_first_key_it_made(tenant):
-    tenant.run(Step.OPEN_RECORDS)
-    tenant.run(Step.CREATE_KEYS)
-    first = tenant.parts.keyring.current(tenant.tenant_id)
-    tenant.run(Step.CREATE_KEYS)
-    assert first.key_name == ids.payload_key(tenant.tenant_id)
-    assert tenant.parts.keyring.current(tenant.tenant_id) == first
-
-
-def test_a_roll_back_disables_the_tenant_key_and_a_retry_enables_it_with_what_it_wrapped(tenant, as_tenant):
+def test_roll_back_disables_the_tenant_key_and_a_retry_enables_it(tenant, as_tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_KEYS)
     wrapped = as_tenant.encrypt(a_context(tenant), b"a service key")
@@ -90,37 +97,16 @@ def test_a_roll_back_disables_the_tenant_key_and_a_retry_enables_it_with_what_it
     tenant.assert_audited_once()
 
 
-def test_rolling_back_a_key_that_was_never_made_changes_nothing(tenant):
+def test_roll_back_without_a_key_changes_nothing(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run("disable-tenant-key")
     assert tenant.parts.vault.read(f"transit/keys/{ids.l2_key(tenant.tenant_id)}") is None
 
 
-def test_a_roll_back_leaves_what_somebody_else_made_under_the_keys_name_alone(tenant, vault_admin):
-    tenant.run(Step.OPEN_RECORDS)
-    name = ids.l2_key(tenant.tenant_id)
-    vault_admin.write(f"transit/keys/{name}", {"type": "aes256-gcm96", "exportable": True})
-    with pytest.raises(ConflictingResource):
-        tenant.run(Step.CREATE_KEYS)
-    tenant.run("disable-tenant-key")
-    assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False
-    assert "tenant.provision_rolled_back" not in [record["name"] for record in tenant.audited()]
-
-
 # ── a key that is not the tenant's alone ─────────────────────────────────────────────────────────────────────────────
 
 
-def refused_keys(tenant):
-    return [record["details"]["code"] for record in tenant.audited() if record["name"] == "key.tenant_key_refused"]
-
-
-def a_disabled_l2(tenant):
-    return (tenant.parts.vault.read(f"transit/keys/{ids.l2_key(tenant.tenant_id)}") or {})["soft_deleted"]
-
-
-def test_a_key_that_another_tenant_has_too_stops_provisioning_and_is_on_record_as_nobodys(
-    tenant, request_tenant, vault_admin
-):
+def test_key_that_another_tenant_has_too_stops_provisioning_and_is_recorded(tenant, request_tenant, vault_admin):
     other = request_tenant()
     a_shared_key(vault_admin, ids.l2_key(tenant.tenant_id), ids.l2_key(other.tenant_id))
     tenant.run_until(Step.CREATE_KEYS)
@@ -132,13 +118,13 @@ def test_a_key_that_another_tenant_has_too_stops_provisioning_and_is_on_record_a
     assert not other.is_done(Step.CREATE_KEYS)
     assert refused_keys(other) == ["tenant_key_shared"]
     other.assert_audited_once()
-    # A roll-back leaves it alone: whose it is is not known, and the first one's goes on.
+    # A roll-back leaves it alone: its owner is unknown, and the first tenant keeps working.
     other.run("disable-tenant-key")
-    assert not a_disabled_l2(other)
+    assert not is_disabled(other)
     assert refused_keys(tenant) == []
 
 
-def test_a_key_that_was_replaced_under_its_name_is_refused(tenant, vault_admin):
+def test_key_that_was_replaced_under_its_name_is_rejected(tenant, vault_admin):
     tenant.run_until(Step.CREATE_KEYS)
     name = f"transit/keys/{ids.l2_key(tenant.tenant_id)}"
     vault_admin.write(f"{name}/config", {"deletion_allowed": True})
@@ -146,10 +132,3 @@ def test_a_key_that_was_replaced_under_its_name_is_refused(tenant, vault_admin):
     with pytest.raises(TenantKeyReplaced):
         tenant.run(Step.CREATE_KEYS)
     assert refused_keys(tenant) == ["tenant_key_replaced"]
-
-
-def test_a_key_that_was_made_and_recorded_before_the_process_died_is_not_taken_for_anothers(tenant):
-    tenant.run(Step.OPEN_RECORDS)
-    for _ in range(3):
-        tenant.run(Step.CREATE_KEYS)
-    assert refused_keys(tenant) == []

@@ -1,11 +1,11 @@
-"""The steps of MakeReport on a real database: killed after any effect and tried again, one report is there and holds.
+"""The steps of MakeReport on a real database: killed after any effect and tried again, they make one valid report.
 
 Signing is by a key of the test's own; the real one signs in tests/stories/test_report.py.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from database.connection import Database
 from database.interfaces import TenantTransaction
 from database.report_facts import read_stated
 from rendering import html, pdf
-from tenancy.audit import AuditName, fields_of
+from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable
 from tenancy.lifecycle import Move
@@ -30,6 +30,8 @@ from tenancy.report_document import Form, read_report
 from tenancy.report_errors import ReportUnknown
 from tenancy.report_messages import ReportStep
 from tenancy.report_verify import verify_report
+from tests.activities.dying import Died
+from tests.activities.recorded import Recorded
 from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER
@@ -39,15 +41,11 @@ TENANT, REPORT_ID = "acme", "6f" * 16
 STEP = ReportStep(tenant_id=TENANT, operation_id=f"report-{REPORT_ID}", report_id=REPORT_ID)
 
 
-class Died(BaseException):
-    """The process is gone: no `except` of the product sees this."""
-
-
 class Mortal:
     """Counts effects, commits and signatures, and dies after one of them."""
 
-    def __init__(self) -> None:
-        self.effects, self.last = 0, 0
+    def __init__(self, database: Database) -> None:
+        self.effects, self.last, self._database = 0, 0, database
 
     def effect(self) -> None:
         self.effects += 1
@@ -61,37 +59,32 @@ class Mortal:
 
     public_keys = staticmethod(SIGNER.public_keys)
 
-
-class MortalDatabase:
-    def __init__(self, database: Database, mortal: Mortal) -> None:
-        self._database, self._mortal = database, mortal
-
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._database, name)
+        """Stand in for the database, too."""
+        found = getattr(self._database, name)
+        return self._transaction(found) if name in {"tenant_tx", "tenant_snapshot"} else found
 
-    @contextmanager
-    def tenant_tx(self, tenant_id: str) -> Iterator[TenantTransaction]:
-        with self._database.tenant_tx(tenant_id) as tx:
-            yield tx
-        self._mortal.effect()
+    def _transaction(self, begin: Callable[[str], AbstractContextManager[TenantTransaction]]) -> Any:
+        @contextmanager
+        def transaction(tenant_id: str) -> Iterator[TenantTransaction]:
+            with begin(tenant_id) as tx:
+                yield tx
+            self.effect()
 
-    @contextmanager
-    def tenant_snapshot(self, tenant_id: str) -> Iterator[TenantTransaction]:
-        with self._database.tenant_snapshot(tenant_id) as tx:
-            yield tx
-        self._mortal.effect()
+        return transaction
 
 
-class Scene:
+class Scene(Recorded):
     def __init__(self, field: Field) -> None:
-        self.worker, self.dashboard, self.mortal = field.open("worker"), field.open("dashboard"), Mortal()
+        self.worker, self.dashboard = field.open("worker"), field.open("dashboard")
+        super().__init__(self.worker, TENANT)
+        self.mortal = Mortal(self.worker)
         a_provisioned_tenant(self.worker, TENANT)
-        with self.worker.tenant_tx(TENANT) as tx:
-            tx.tenants.move(Move.ACTIVATE)
+        self.read(lambda tx: tx.tenants.move(Move.ACTIVATE))
         a_connected_service(field, TENANT)
         self.worker.record_audit_keys(SIGNER.public_keys())
         self.renderings = {Form.HTML: html}
-        database: Any = MortalDatabase(self.worker, self.mortal)
+        database: Any = self.mortal
         signer = RecordedSigner(database, self.mortal)
         heads = AuditHeadActivities(database, database, signer)
         reports = ReportActivities(database, read_stated, self.renderings, signer, "0.1.0", lambda: datetime.now(UTC))
@@ -121,12 +114,8 @@ class Scene:
             begun = begin_export(tx, AuditFilter(), datetime.now(UTC), lambda _key: "")
         return lines_of("".join(begun.lines(self.dashboard, lambda _number: None)).encode())
 
-    def made_records(self) -> int:
-        with self.worker.tenant_tx(TENANT) as tx:
-            return sum(fields_of(one.record)["name"] == AuditName.REPORT_MADE for one in tx.audit.records())
-
     def assert_one_good_report(self) -> None:
-        assert self.made_records() == 1
+        assert len(self.records(AuditName.REPORT_MADE)) == 1
         keys = PublicKeys(SIGNER.public_keys())
         for form in (Form.JSON, *self.renderings):
             verdict = verify_report(self.file(form), self.export(), keys.check)
@@ -173,26 +162,18 @@ def test_dying_after_any_effect_leaves_what_the_next_try_finishes_as_one_report(
     scene.assert_one_good_report()
 
 
-def test_what_happens_after_the_digest_is_no_part_of_the_report(scene: Scene) -> None:
+def test_long_stream_is_read_in_pieces_up_to_the_digest(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.reports._PIECE", 7)
+    scene.read(lambda tx: tx.audit.append_all([an_audit_event(f"more-{n}") for n in range(40)]))
     scene.ask()
     state, sign, make = scene.steps
     scene.run(*state)
-    with scene.worker.tenant_tx(TENANT) as tx:
-        tx.audit.append_all([an_audit_event(f"later-{n}") for n in range(10)])
+    scene.read(lambda tx: tx.audit.append_all([an_audit_event(f"later-{n}") for n in range(10)]))
     scene.run(*sign)
     scene.run(*make)
     scene.assert_one_good_report()
     report = read_report(scene.file(Form.JSON)).report
     assert report.counted.last_seq < report.stream.seq
-
-
-def test_a_long_stream_is_read_in_pieces(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activities.reports._PIECE", 7)
-    with scene.worker.tenant_tx(TENANT) as tx:
-        tx.audit.append_all([an_audit_event(f"more-{n}") for n in range(40)])
-    scene.ask()
-    scene.make()
-    scene.assert_one_good_report()
 
 
 def test_a_period_in_which_nothing_happened_is_a_report_too(scene: Scene) -> None:
@@ -204,14 +185,15 @@ def test_a_period_in_which_nothing_happened_is_a_report_too(scene: Scene) -> Non
     assert read_report(scene.file(Form.JSON)).report.counted.records == 0
 
 
-def test_nobody_states_or_stores_a_second_time(scene: Scene) -> None:
+def test_report_can_be_neither_changed_nor_read_by_an_operator(field: Field, scene: Scene) -> None:
     scene.ask()
     scene.make()
+    with pytest.raises(DatabaseRefused), field.open("operator", max_size=1).tenant_tx(TENANT) as tx:
+        tx.reports.get(REPORT_ID)
     for change in ("stated = '{}'", "seq = 1", "json = 'x'", "made_at = now()"):
         with pytest.raises(DatabaseRefused), scene.worker.raw_tx(TENANT) as connection:
             connection.execute(f"update okcm.report set {change}")
-    with scene.worker.tenant_tx(TENANT) as tx:
-        assert not tx.reports.store(REPORT_ID, {Form.JSON: b"x"})
+    assert not scene.read(lambda tx: tx.reports.store(REPORT_ID, {Form.JSON: b"x"}))
 
 
 def test_a_report_that_nobody_asked_for_is_not_made(scene: Scene) -> None:
@@ -230,10 +212,3 @@ def test_a_snapshot_shows_one_moment_and_writes_nothing(scene: Scene) -> None:
         assert tx.audit.head() == before
     with pytest.raises(DatabaseUnavailable), scene.worker.tenant_snapshot(TENANT) as tx:
         tx.audit.append(an_audit_event("in a snapshot"))
-
-
-def test_an_operators_role_sees_no_report(field: Field, scene: Scene) -> None:
-    scene.ask()
-    scene.make()
-    with pytest.raises(DatabaseRefused), field.open("operator", max_size=1).tenant_tx(TENANT) as tx:
-        tx.reports.get(REPORT_ID)

@@ -1,4 +1,4 @@
-"""The steps of RotateKeys against real servers: what opens before, meanwhile and after, and for whom nothing does."""
+"""The steps of RotateKeys against real servers: what can be decrypted before, during and after a rotation."""
 
 import time
 from datetime import timedelta
@@ -16,15 +16,15 @@ from tenancy.errors import KeyUnavailable, Overtaken, ServiceUnknown, TenantClos
 from tenancy.isolation_errors import TenantKeyShared
 from tenancy.lifecycle import Move
 from tenancy.locks import LockReason
-from tenancy.messages import StepInput
 from tenancy.policy import TenantPolicy
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import Credentials, RootKeyMode, credentials_context
 from tenancy.rotation import KeyState, Scope, Stage
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
-from tenancy.rotation_messages import RetireVersionStep, RotateRequest, RotationStep
+from tenancy.rotation_messages import RotationStep
 from tests.activities.changing import SERVICES
-from tests.activities.connecting import after_effect, operator
+from tests.activities.connecting import operator
+from tests.activities.dying import Died, after_effect, die
 from tests.activities.rotating import Rotating, bao, opener, rotating
 from tests.database.builders import an_object
 from tests.database.fixtures import Field
@@ -34,18 +34,12 @@ from vault.transit import TransitTenantKeys
 __all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
 
 
-def looked(rotating: Rotating) -> RotateRequest | None:
-    step = StepInput(tenant_id=rotating.tenant_id, operation_id="due-1")
-    found = rotating.tenant.run_with("look-for-due-rotation", step)
-    return found.request
-
-
 def age(field: Field, what: str, days: int) -> None:
     with field.administrator() as administrator:
         administrator.execute(f"update okcm.{what} = now() - make_interval(days => {days})")
 
 
-def test_a_rotation_gives_every_service_a_new_key_and_nothing_is_lost(rotating) -> None:
+def test_rotation_gives_every_service_a_new_key_and_keeps_the_old_ones(rotating) -> None:
     before = rotating.opened()
     rotating.rotate(rotating.wants())
     after = rotating.opened()
@@ -55,8 +49,8 @@ def test_a_rotation_gives_every_service_a_new_key_and_nothing_is_lost(rotating) 
     rotating.assert_whole()
 
 
-def test_no_service_key_is_ever_in_the_workers_memory(rotating, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not one call of the worker's opens a service key: it decrypts its own proof and nothing else under L2."""
+def test_worker_never_decrypts_a_service_key(rotating, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under L2 the worker decrypts its own proof and nothing else."""
     opened: list[Context] = []
     decrypt = type(rotating.tenant_keys).decrypt
     monkeypatch.setattr(
@@ -66,7 +60,7 @@ def test_no_service_key_is_ever_in_the_workers_memory(rotating, monkeypatch: pyt
     assert [context.purpose for context in opened] == ["verify"]
 
 
-def test_old_copies_of_the_database_do_not_open_once_the_old_version_is_retired(rotating) -> None:
+def test_old_copies_of_the_database_cannot_be_decrypted_once_the_old_version_is_retired(rotating) -> None:
     copies = rotating.copies()
     step = rotating.wants(services=Scope.NONE)
     rotating.rotate(step, until="rewrap-keys")
@@ -76,24 +70,24 @@ def test_old_copies_of_the_database_do_not_open_once_the_old_version_is_retired(
         with pytest.raises(KeyUnavailable):
             rotating.open_copy(copy)
     assert rotating.audited("key.tenant_key_versions_retired") == [("rotate-1", "intended"), ("rotate-1", "success")]
+    assert rotating.step_of("finish-rotation", step).told == "keys-rotated"
+    assert set(rotating.announced()) == {"ready", "keys-rotated"}
 
 
-def test_after_a_compromise_the_old_version_is_gone_for_good_and_so_are_the_service_keys(rotating, vault_admin) -> None:
+def test_rotation_after_a_compromise_deletes_the_old_versions(rotating, vault_admin) -> None:
     before = rotating.opened()
     rotating.rotate(rotating.wants(compromised=True))
     assert not before.keys() & rotating.opened().keys()
     record = vault_admin.read(f"transit/keys/L2-{rotating.tenant_id}-primary")
     assert (record["min_available_version"], record["min_decryption_version"]) == (2, 2)
-    with rotating.tenant.database.raw_tx(rotating.tenant_id) as connection:
-        left = connection.execute("select count(*) from okcm.service_key where version = 1 and wrapped is not null")
-        assert left.fetchall() == [(0,)]
+    assert rotating.rows("select 1 from okcm.service_key where version = 1 and wrapped is not null") == []
     for name in ("key.tenant_key_versions_deleted", "key.service_key_destroyed"):
         outcomes = [outcome for _, outcome in rotating.audited(name)]
         assert outcomes[0] == "intended"
         assert "success" in outcomes
 
 
-def test_a_compromised_key_is_kept_for_as_long_as_an_object_is_sealed_under_it(rotating, field) -> None:
+def test_compromised_key_is_kept_while_an_object_is_encrypted_under_it(rotating, field) -> None:
     crypto = field.open("crypto")
     sealed = an_object(rotating.tenant_id, service="orders")
     with crypto.tenant_tx(rotating.tenant_id) as tx:
@@ -103,17 +97,17 @@ def test_a_compromised_key_is_kept_for_as_long_as_an_object_is_sealed_under_it(r
     last = RotationStep(**step.model_dump(exclude={"request", "scheduled"}))
     assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 1
     assert rotating.states()["orders", 1] is KeyState.COMPROMISED
-    assert looked(rotating) is None
+    assert rotating.due() is None
     with crypto.tenant_tx(rotating.tenant_id) as tx:
         assert tx.objects.change(an_object(rotating.tenant_id, service="orders", key_version=2))
-    request = looked(rotating)
+    request = rotating.due()
     assert request is not None
     assert (request.services, request.tenant_key) == (Scope.NONE, False)
     assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 0
     assert rotating.states()["orders", 1] is KeyState.DESTROYED
 
 
-def test_what_is_rotated_is_what_was_asked_for(rotating) -> None:
+def test_rotation_of_one_service_leaves_the_others(rotating) -> None:
     plan = rotating.rotate(rotating.wants(services=Scope.ONE, service="orders", tenant_key=False))
     assert (plan.services, plan.retires, plan.destroys) == (1, False, False)
     assert rotating.l2.version == 1
@@ -122,59 +116,49 @@ def test_what_is_rotated_is_what_was_asked_for(rotating) -> None:
         rotating.rotate(rotating.wants(services=Scope.ONE, service="nobody", tenant_key=False))
 
 
-@pytest.mark.parametrize("standing", ["locked", "leaving"])
-def test_a_tenant_that_is_not_in_use_rotates_nothing(rotating, standing) -> None:
-    if standing == "locked":
-        rotating.hold(LockReason.SWITCH)
-    else:
-        with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-            tx.tenants.move(Move.LEAVE)
-    with pytest.raises(TenantClosed):
-        rotating.rotate(rotating.wants())
-    assert rotating.l2.version == 1
-
-
-def test_a_suspended_tenant_rotates_like_an_active_one(rotating) -> None:
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        tx.tenants.move(Move.SUSPEND)
+def test_suspended_tenant_rotates_and_a_locked_or_leaving_one_does_not(rotating) -> None:
+    rotating.connection.move(Move.SUSPEND)
     rotating.rotate(rotating.wants())
     rotating.assert_whole()
+    rotating.hold(LockReason.SWITCH)
+    with pytest.raises(TenantClosed):
+        rotating.rotate(rotating.wants())
+    rotating.release(LockReason.SWITCH)
+    rotating.connection.move(Move.LEAVE)
+    with pytest.raises(TenantClosed):
+        rotating.rotate(rotating.wants())
+    assert rotating.l2.version == 2
 
 
 def test_what_is_due_follows_the_tenants_policy(rotating, field) -> None:
-    assert looked(rotating) is None
+    assert rotating.due() is None
     age(field, "service_key set activated_at", 91)
-    request = looked(rotating)
+    request = rotating.due()
     assert request is not None
     assert (request.services, request.tenant_key) == (Scope.DUE, False)
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        tx.policy.set(TenantPolicy(service_key_days=180, tenant_key_days=30))
-    assert looked(rotating) is None
+    rotating.read(lambda tx: tx.policy.set(TenantPolicy(service_key_days=180, tenant_key_days=30)))
+    assert rotating.due() is None
     age(field, "key set rotated_at", 31)
     assert rotating.tenant.run_platform("find-due-rotations").tenants == (rotating.tenant_id,)
-    request = looked(rotating)
+    request = rotating.due()
     assert request is not None
     rotating.rotate(rotating.wants(services=request.services, tenant_key=request.tenant_key))
     assert rotating.l2.version == 2
-    assert looked(rotating) is None
+    assert rotating.due() is None
     assert rotating.tenant.run_platform("find-due-rotations").tenants == ()
 
 
 def test_under_a_customers_root_key_everything_is_rotated_and_so_are_its_credentials(rotating, bao) -> None:
     changed = rotating.to(bao.place(), bao.token())
     before = rotating.opened()
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        old = tx.root_keys.sealed(changed.request_id)
+    old = rotating.get(lambda tx: tx.root_keys.sealed(changed.request_id))
     rotating.rotate(rotating.wants(), again=True)
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        new = tx.root_keys.sealed(changed.request_id)
-    assert old is not None
-    assert new is not None
+    new = rotating.get(lambda tx: tx.root_keys.sealed(changed.request_id))
     context = credentials_context(rotating.tenant_id, changed.request_id)
     assert ciphertext_version(new.credentials) == 2
-    assert Credentials.load(rotating.reveal(context, new.credentials)).token is not None
+    assert Credentials.load(rotating.tenant_keys.decrypt(context, new.credentials)).token is not None
     with pytest.raises(KeyUnavailable):
-        rotating.reveal(context, old.credentials)
+        rotating.tenant_keys.decrypt(context, old.credentials)
     assert before.items() < rotating.opened().items()
     rotating.assert_in_force(RootKeyMode.OPENBAO, changed.request_id)
     rotating.to_platform()
@@ -183,7 +167,7 @@ def test_under_a_customers_root_key_everything_is_rotated_and_so_are_its_credent
 
 
 @pytest.mark.parametrize("moment", ["prepare-service-keys", "rewrap-keys"])
-def test_a_root_key_that_is_taken_away_ends_the_rotation_and_the_next_one_finishes_it(rotating, bao, moment) -> None:
+def test_disabled_root_key_ends_the_rotation_and_the_next_one_completes_it(rotating, bao, moment) -> None:
     rotating.to(bao.place(), bao.token())
     before, step = rotating.opened(), rotating.wants()
     order = ["rotate-tenant-key", "prepare-service-keys", "activate-service-keys", "rewrap-keys"]
@@ -284,7 +268,7 @@ def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rota
     assert (shown.stage, shown.done, shown.total) == (Stage.PREPARE, len(SERVICES), len(SERVICES))
 
 
-def test_a_version_is_retired_by_hand_when_it_neither_encrypts_nor_holds_an_object(rotating, field) -> None:
+def test_version_is_retired_by_an_operator_when_it_neither_encrypts_nor_holds_an_object(rotating, field) -> None:
     rotating.rotate(rotating.wants(tenant_key=False))
     for version, error in ((2, KeyVersionInUse), (3, KeyVersionUnknown)):
         with pytest.raises(error):
@@ -293,37 +277,17 @@ def test_a_version_is_retired_by_hand_when_it_neither_encrypts_nor_holds_an_obje
         tx.objects.add([an_object(rotating.tenant_id, service="orders")])
     with pytest.raises(KeyVersionInUse, match="objects sealed under it: 1"):
         rotating.retire("orders", 1)
-    rotating.retire("billing", 1)
+    for effect in (1, 2):
+        with after_effect(rotating.tenant, effect, die), pytest.raises(Died):
+            rotating.retire("billing", 1, "retire-2")
     rotating.retire("billing", 1, "retire-2")
+    rotating.retire("billing", 1, "retire-3")
     assert rotating.states()["billing", 1] is KeyState.DESTROYED
     assert rotating.states()["orders", 1] is KeyState.DEACTIVATED
     assert ("billing", 1) not in rotating.opened()
-    assert rotating.audited("key.service_key_destroyed")[:2] == [("retire-1", "intended"), ("retire-1", "refused")]
-
-
-def test_retiring_by_hand_dies_after_its_intention_and_is_done_once(rotating) -> None:
-    rotating.rotate(rotating.wants(tenant_key=False))
-    step = RetireVersionStep(tenant_id=rotating.tenant_id, operation_id="retire-1", service="orders", version=1)
-
-    class Died(BaseException):
-        pass
-
-    def die() -> None:
-        raise Died
-
-    for effect in (1, 2):
-        with after_effect(rotating.tenant, effect, die), pytest.raises(Died):
-            rotating.tenant.run_with("retire-service-key", step)
-    rotating.tenant.run_with("retire-service-key", step)
-    assert rotating.audited("key.service_key_destroyed") == [("retire-1", "intended"), ("retire-1", "success")]
-
-
-def test_the_customer_is_told_of_a_rotation_that_came_to_its_end(rotating) -> None:
-    step = rotating.wants(services=Scope.NONE)
-    rotating.rotate(step, until="retire-tenant-key")
-    assert rotating.step_of("finish-rotation", step).told == "keys-rotated"
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        assert {message.kind for message in tx.outbox.unsent()} == {"ready", "keys-rotated"}
+    destroyed = rotating.audited("key.service_key_destroyed")
+    assert destroyed[:2] == [("retire-1", "intended"), ("retire-1", "refused")]
+    assert destroyed[2:4] == [("retire-2", "intended"), ("retire-2", "success")]
 
 
 def test_a_new_version_that_another_tenant_has_too_stops_the_rotation_before_anything_lies_under_it(
@@ -338,15 +302,14 @@ def test_a_new_version_that_another_tenant_has_too_stops_the_rotation_before_any
     for _ in range(2):
         with pytest.raises(TenantKeyShared):
             rotating.step_of("rotate-tenant-key", step)
-    with parts.database.tenant_tx(rotating.tenant_id) as tx:
-        assert tx.keys.get(name).version == 1
-    refused = [record for record in rotating.tenant.audited() if record["name"] == "key.tenant_key_refused"]
-    assert [(record["outcome"], record["details"]["version"]) for record in refused] == [("failure", "2")]
+    assert (rotating.l2.name, rotating.l2.version) == (name, 1)
+    [refused] = rotating.records("key.tenant_key_refused")
+    assert (refused["outcome"], refused["details"]["version"]) == ("failure", "2")
 
 
 def test_what_takes_a_version_away_takes_two_people_where_the_policy_says_so(rotating: Rotating) -> None:
-    with rotating.tenant.database.tenant_tx(rotating.tenant_id) as tx:
-        tx.policy.set(TenantPolicy(four_eyes=frozenset({Action.COMPROMISE, Action.RETIRE_KEY_VERSION})))
+    guarded = frozenset({Action.COMPROMISE, Action.RETIRE_KEY_VERSION})
+    rotating.read(lambda tx: tx.policy.set(TenantPolicy(four_eyes=guarded)))
     with pytest.raises(ApprovalRequired):
         rotating.rotate(rotating.wants(compromised=True))
     rotating.rotate(rotating.wants())

@@ -1,12 +1,14 @@
-"""Every step of ConnectService dies after each of its effects, and the next try finishes what it left."""
+"""Every step of ConnectService dies after each of its effects, and the next try completes it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from tenancy.messages import CertificatePlan
 from tenancy.services import ServiceState
-from tests.activities.connecting import after_effect, connection, operator
+from tests.activities.connecting import CERTIFYING, connection, operator
+from tests.activities.dying import Died, after_effect, die, every_effect
 
 __all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
 
@@ -22,28 +24,15 @@ EFFECTS = {
 }
 
 
-class Died(BaseException):
-    """The process is gone: no `except` of the product sees this."""
-
-
-def die() -> None:
-    raise Died
-
-
-@pytest.mark.parametrize(("name", "effect"), [(name, n) for name, most in EFFECTS.items() for n in range(1, most + 1)])
-def test_dying_after_any_effect_of_any_step_leaves_what_the_next_try_finishes(connection, name, effect) -> None:
+@pytest.mark.parametrize(("name", "effect"), every_effect(EFFECTS, "issue-certificate"))
+def test_step_that_dies_after_an_effect_completes_at_the_next_try(connection, name, effect) -> None:
+    plan = CertificatePlan(request_id="request-1", generation=1)
     steps: dict[str, Callable[[], object]] = {
         "record-service": connection.record,
-        "create-service-key": lambda: run("create-service-key", CertificatePlan(request_id="request-1", generation=1)),
-        "issue-certificate": lambda: run("issue-certificate", CertificatePlan(request_id="request-1", generation=1)),
-        "mark-connected": lambda: run("mark-connected", CertificatePlan(request_id="request-1", generation=1)),
+        **{step: partial(connection.run, step, plan) for step in CERTIFYING},
         "plan-renewal": connection.plan_renewal,
         "disconnect-service": connection.disconnect,
     }
-
-    def run(step: str, plan: CertificatePlan) -> None:
-        connection.tenant.run_with(step, connection.step(plan))
-
     for step, perform in steps.items():
         if step == name:
             with after_effect(connection.tenant, effect, die), pytest.raises(Died):

@@ -1,34 +1,30 @@
-"""Suspend, lock and unlock on a real database; and how a tenant's standing follows its root key."""
+"""Suspend, lock and unlock on a real database; and how a tenant's state follows its root key."""
 
-import json
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
 
 import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.announcing import Announcer
-from activities.examination import ExaminationActivities
 from activities.standing import StandingActivities
-from database.connection import Database
-from tenancy.boundaries import CheckResult
 from tenancy.errors import IllegalMove
 from tenancy.events import AnnouncementKind, Channel
 from tenancy.lifecycle import Move, State
 from tenancy.locks import HEALTHY, LockReason
-from tenancy.messages import ExamineInput, StandingInput, StandingMove, StandingResult, StepInput
+from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
 from tenancy.root_key_errors import RootKeyDisabled, RootKeyUnreachable
-from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key, an_examination
+from tests.activities.recorded import Recorded
+from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field
-from tests.database.signing import SIGNER
 
 TENANT = "acme"
 GRACE = 60.0
 
 
-class Scene:
+class Scene(Recorded):
     def __init__(self, field: Field) -> None:
-        self.field, self.worker = field, field.open("worker")
+        self.worker = field.open("worker")
+        super().__init__(self.worker, TENANT)
         self.later = timedelta()
         announcer = Announcer((Channel.EMAIL,), "https://cmk.example")
         self.activities = StandingActivities(self.worker, announcer, GRACE, lambda: datetime.now(UTC) + self.later)
@@ -46,31 +42,32 @@ class Scene:
         return ActivityEnvironment().run(self.activities.follow_root_key, self._step())
 
     def root_key_is(self, health: str) -> None:
-        with self.worker.tenant_tx(TENANT) as tx:
-            key = tx.root_keys.current()
-            assert key is not None
-            tx.root_keys.report(key.root_key_id, health)
+        key = self.get(lambda tx: tx.root_keys.current())
+        self.read(lambda tx: tx.root_keys.report(key.root_key_id, health))
 
     @property
     def standing(self) -> tuple[State, set[LockReason]]:
-        with self.worker.tenant_tx(TENANT) as tx:
-            row = tx.tenants.get()
-        assert row is not None
-        return row.state, set(row.locks)
+        return self.tenant_row.state, set(self.tenant_row.locks)
 
     def audited(self) -> list[str]:
-        with self.worker.tenant_tx(TENANT) as tx:
-            return [json.loads(stored.record)["name"] for stored in tx.audit.records()]
+        return [record["name"] for record in self.records()]
 
 
 @pytest.fixture
-def scene(field: Field) -> Scene:
+def active(field: Field) -> Field:
+    """A database with an active tenant."""
     a_provisioned_tenant(field.open("worker"), TENANT)
     with field.open("worker").tenant_tx(TENANT) as tx:
         tx.tenants.move(Move.ACTIVATE)
-    a_connected_service(field, TENANT)
-    a_root_key(field, TENANT)
-    return Scene(field)
+    return field
+
+
+@pytest.fixture
+def scene(active: Field) -> Scene:
+    """The tenant with a service and a customer root key."""
+    a_connected_service(active, TENANT)
+    a_root_key(active, TENANT)
+    return Scene(active)
 
 
 ACTIVE, SUSPENDED = (State.ACTIVE, set[LockReason]()), (State.SUSPENDED, set[LockReason]())
@@ -80,7 +77,7 @@ def locked(*reasons: LockReason) -> tuple[State, set[LockReason]]:
     return State.LOCKED, set(reasons)
 
 
-def test_a_person_suspends_and_resumes_and_again_is_no_change(scene: Scene) -> None:
+def test_suspend_and_resume_are_idempotent(scene: Scene) -> None:
     for _ in range(2):
         assert scene.ask(StandingMove.SUSPEND).state is State.SUSPENDED
     for _ in range(2):
@@ -88,7 +85,7 @@ def test_a_person_suspends_and_resumes_and_again_is_no_change(scene: Scene) -> N
     assert scene.standing == ACTIVE
 
 
-def test_a_kill_switch_opens_again_into_what_it_closed(scene: Scene) -> None:
+def test_unlock_restores_the_state_before_the_lock(scene: Scene) -> None:
     scene.ask(StandingMove.SUSPEND)
     for _ in range(2):
         scene.ask(StandingMove.LOCK)
@@ -98,9 +95,10 @@ def test_a_kill_switch_opens_again_into_what_it_closed(scene: Scene) -> None:
     for _ in range(2):
         scene.ask(StandingMove.UNLOCK)
     assert scene.standing == SUSPENDED
+    assert {"tenant.locked", "tenant.unlocked"} <= set(scene.audited())
 
 
-def test_a_root_key_that_was_taken_away_locks_at_once_and_unlocks_when_it_is_back(scene: Scene) -> None:
+def test_disabled_root_key_locks_at_once_and_an_enabled_one_unlocks(scene: Scene) -> None:
     scene.root_key_is(RootKeyDisabled.code)
     assert scene.follow() == StandingResult(state=State.LOCKED, told=AnnouncementKind.LOCKED)
     assert scene.standing == locked(LockReason.ROOT_KEY)
@@ -110,7 +108,7 @@ def test_a_root_key_that_was_taken_away_locks_at_once_and_unlocks_when_it_is_bac
     assert scene.standing == ACTIVE
 
 
-def test_a_root_key_out_of_reach_is_told_of_and_locks_only_after_the_grace(scene: Scene) -> None:
+def test_unreachable_root_key_is_announced_and_locks_after_the_grace_period(scene: Scene) -> None:
     scene.root_key_is(RootKeyUnreachable.code)
     assert scene.follow() == StandingResult(state=State.ACTIVE, told=AnnouncementKind.ROOT_KEY_WARNING)
     scene.later = timedelta(seconds=GRACE - 5)
@@ -120,7 +118,7 @@ def test_a_root_key_out_of_reach_is_told_of_and_locks_only_after_the_grace(scene
     assert scene.standing == locked(LockReason.ROOT_KEY)
 
 
-def test_neither_lock_opens_the_other(scene: Scene) -> None:
+def test_each_lock_is_released_separately(scene: Scene) -> None:
     scene.root_key_is(RootKeyDisabled.code)
     scene.follow()
     scene.ask(StandingMove.LOCK)
@@ -135,34 +133,5 @@ def test_neither_lock_opens_the_other(scene: Scene) -> None:
     assert scene.standing == ACTIVE
 
 
-def test_each_move_is_on_record_once_with_before_and_after(scene: Scene) -> None:
-    scene.ask(StandingMove.LOCK)
-    scene.ask(StandingMove.UNLOCK)
-    assert scene.audited()[-2:] == ["tenant.locked", "tenant.unlocked"]
-
-
-def test_a_tenant_of_the_platforms_key_follows_nobody(field: Field) -> None:
-    worker: Database = field.open("worker")
-    a_provisioned_tenant(worker, TENANT)
-    with worker.tenant_tx(TENANT) as tx:
-        tx.tenants.move(Move.ACTIVATE)
-    assert Scene(field).follow() == StandingResult(state=State.ACTIVE)
-
-
-def test_the_release_after_a_breach_is_on_record_under_a_name_of_its_own(scene: Scene) -> None:
-    with scene.worker.tenant_tx(TENANT) as tx:
-        tx.tenants.lock()
-        tx.tenants.hold(LockReason.BREACH)
-        an_examination(tx, run="examination-9", at=datetime.now(UTC))
-    scene.ask(StandingMove.CLEAR_BREACH)
-    assert scene.audited()[-1] == "tenant.breach_cleared"
-
-
-def test_an_attack_that_succeeded_is_on_record_under_a_name_of_its_own(scene: Scene) -> None:
-    breach = CheckResult(clause="U2", name="use", outcome="breached", seconds=0.1, evidence="answered 200")
-    examination = ExaminationActivities(
-        scene.worker, scene.worker, [lambda _tenant: [breach]], cast("Any", SIGNER), lambda: datetime.now(UTC)
-    )
-    asked = ExamineInput(tenant_id=TENANT, operation_id="examination-7")
-    ActivityEnvironment().run(examination.examine_tenant, asked)
-    assert scene.audited()[-2:] == ["boundary.checked", "boundary.breached"]
+def test_tenant_under_the_platforms_root_key_is_not_locked(active: Field) -> None:
+    assert Scene(active).follow() == StandingResult(state=State.ACTIVE)

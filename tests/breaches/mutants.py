@@ -1,7 +1,6 @@
-"""The deliberate breaches, by the wall that each takes down.
+"""The deliberate breaches, by the control that each removes.
 
-Walls stand behind one another: a mistake at one of them alone often opens nothing, and is then no breach. So some take
-down two at once, and say so.
+Controls overlap: a mistake at one alone is often no breach. So some mutants remove two at once, and say so.
 """
 
 from collections.abc import Sequence
@@ -180,6 +179,14 @@ CRYPTO = (
     ),
 )
 
+
+def _reference_to_key(table: str) -> tuple[str, str]:
+    """Return the statements that drop and restore the reference of a table to a tenant's key."""
+    alter, constraint = f"alter table okcm.{table}", f"constraint {table}_tenant_id_l2_key_fkey"
+    columns = "foreign key (tenant_id, l2_key) references okcm.key (tenant_id, name)"
+    return f"{alter} drop {constraint}", f"{alter} add {constraint} {columns}"
+
+
 DATABASE = (
     _breach(
         "the signature of contexts is asked of nobody on one table",
@@ -227,11 +234,7 @@ DATABASE = (
     _breach(
         "a route may lead to another tenant's key",
         "a tenant is sent to a key that is not its own",
-        Rows(
-            "alter table okcm.route drop constraint route_tenant_id_l2_key_fkey",
-            "alter table okcm.route add constraint route_tenant_id_l2_key_fkey"
-            " foreign key (tenant_id, l2_key) references okcm.key (tenant_id, name)",
-        ),
+        Rows(*_reference_to_key("route")),
         "row-security-refer-to-foreign-key",
     ),
 )
@@ -352,12 +355,10 @@ DESCENT = (
         "a service key's row names another tenant's key",
         "two tenants lie under one key",
         Rows(
-            "alter table okcm.managed_object disable trigger all;"
-            " alter table okcm.service_key drop constraint service_key_tenant_id_l2_key_fkey;"
+            f"alter table okcm.managed_object disable trigger all; {_reference_to_key('service_key')[0]};"
             " update okcm.service_key set l2_key = 'L2-openkcm-canary-primary' where tenant_id = {tenant}",
-            "update okcm.service_key set l2_key = 'L2-' || tenant_id || '-primary' where tenant_id = {tenant};"
-            " alter table okcm.service_key add constraint service_key_tenant_id_l2_key_fkey"
-            " foreign key (tenant_id, l2_key) references okcm.key (tenant_id, name);"
+            "update okcm.service_key set l2_key = 'L2-' || tenant_id || '-primary' where tenant_id = {tenant}"
+            f"; {_reference_to_key('service_key')[1]};"
             " alter table okcm.managed_object enable trigger all",
         ),
         "rows-descend-from-own-key",
@@ -367,11 +368,7 @@ DESCENT = (
     _breach(
         "a service key may lie under another tenant's key",
         "a row that leads across the boundary is taken",
-        Rows(
-            "alter table okcm.service_key drop constraint service_key_tenant_id_l2_key_fkey",
-            "alter table okcm.service_key add constraint service_key_tenant_id_l2_key_fkey"
-            " foreign key (tenant_id, l2_key) references okcm.key (tenant_id, name)",
-        ),
+        Rows(*_reference_to_key("service_key")),
         "rows-under-another-key",
     ),
 )

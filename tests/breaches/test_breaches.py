@@ -1,6 +1,6 @@
-"""The mutation run: the running product is broken on purpose, and its own examination of a tenant must say how.
+"""The mutation run: the running product is broken on purpose, and its own examination of a tenant must report it.
 
-One installation, altered and mended again for each breach; each on a tenant of its own, because a breach locks it.
+One installation, altered and repaired for each breach; each on a separate tenant, because a breach locks it.
 """
 
 import re
@@ -31,14 +31,15 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     stack.close()
 
 
-def test_nothing_is_found_where_nothing_is_broken(ground: Ground) -> None:
+def test_examination_of_the_unaltered_product_finds_no_breach(ground: Ground) -> None:
     for _ in range(2):  # the first one leaves what the second one's key is tried on
         ground.settle()
         outcomes = ground.examine()
     assert set(outcomes.values()) == {"held"}
 
 
-def test_the_run_is_as_large_as_the_readme_says() -> None:
+@pytest.mark.unit
+def test_readme_states_the_number_of_mutants() -> None:
     said = re.search(r"breaks the running product in (\d+) ways", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert said is not None
     assert int(said[1]) == len({breach.name for breach in BREACHES})
@@ -50,7 +51,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("breach", breaches, ids=[breach.name for breach in breaches])
 
 
-def test_a_breach_is_found_and_named(ground: Ground, breach: Breach) -> None:
+def test_examination_finds_the_breach(ground: Ground, breach: Breach) -> None:
     ground.settle()
     if breach.service == "before":
         ground.connect()

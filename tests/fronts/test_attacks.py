@@ -1,4 +1,4 @@
-"""Through the service's real doors: every attack is refused on the product, and notices when its wall is down."""
+"""Against the crypto service's real listeners: every attack is refused and notices when its control is removed."""
 
 import json
 import re
@@ -9,9 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.x509.oid import NameOID
 
 import crypto.https
 import fronts.attacks
@@ -35,75 +32,68 @@ from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
 from tenancy.lifecycle import Move, State
 from tenancy.messages import ExamineInput
-from tests.contracts.authorities import p256
+from tests.activities.receiving import unused_port
 from tests.crypto.core.world import Home, World
+from tests.crypto.https import authority
 from tests.database.fixtures import Field
 from tests.fronts.doors import ACTIVITIES, Doors, StepByStep, attacks_on, broken, probes_of
 from tests.fronts.walls import WALLS
-from tests.ports import free_port
 from tests.vault.server import Server
 from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial
 from vault.forging import TransitForger
 from vault.interfaces import Leaf
 from worker.wiring import utc_now
 
+__all__ = ["unused_port"]  # a fixture that pytest finds here by its name
 
-def test_every_attack_is_refused_and_every_clause_has_one(attacks: FrontAttacks, customer: Home):
+
+def test_every_attack_is_refused_documented_and_noticed_when_its_control_is_removed(attacks, customer) -> None:
     results = attacks(customer.tenant_id)
     assert {one.outcome for one in results} == {"held"}
     assert {one.clause for one in results} == set(front_attacks.CLAUSES)
-    assert max(Counter(one.name for one in results).values()) == 1
+    named = {(one.name.removeprefix("fronts/"), one.clause) for one in results}
+    assert len(named) == len(results)
+    page = (Path(__file__).parents[2] / "docs" / "fronts.md").read_text(encoding="utf-8")
+    documented = {
+        tuple(cell.strip(" `") for cell in line.split("|")[1:3]) for line in page.splitlines() if line[:3] == "| `"
+    }
+    assert documented == named
+    noticed = {name for _, names in WALLS.values() for name in names} | {"certificate-for-other-tenant"}
+    assert noticed == {name for name, _ in named}
 
 
-@pytest.mark.parametrize("wall", list(WALLS))
-def test_a_wall_that_is_down_is_noticed_by_its_attack(
-    attacks: FrontAttacks, customer: Home, wall: str, monkeypatch: pytest.MonkeyPatch
-):
+ORDINARY = ("all tenants share a key", "an object is read without its tenant", "what was done is not written down")
+"""The others run in the full tier."""
+
+
+@pytest.mark.parametrize(
+    "wall", [pytest.param(wall, marks=() if wall in ORDINARY else pytest.mark.full) for wall in WALLS]
+)
+def test_attack_notices_that_its_control_is_removed(attacks, customer, wall, monkeypatch) -> None:
     break_it, noticed_by = WALLS[wall]
     attacks(customer.tenant_id)
-    monkeypatch.setattr(fronts.recording, "ON_RECORD_SECONDS", 2.0)
-    monkeypatch.setattr(fronts.attacks, "_REVOKED_SECONDS", 0.5)
+    # Only the attack that waits in vain waits for less: a loaded machine must not look like another breach.
+    if noticed_by <= {"operations-on-record", "refusals-on-record"}:
+        monkeypatch.setattr(fronts.recording, "ON_RECORD_SECONDS", 3.0)
+    if "revoked-on-new-connection" in noticed_by:
+        monkeypatch.setattr(fronts.attacks, "_REVOKED_SECONDS", 0.5)
     break_it(monkeypatch)
     attacks.forget_round()
     found = broken(attacks(customer.tenant_id))
     monkeypatch.undo()
     assert found == noticed_by
-    # What was broken is looked at again, not remembered.
+    # A breach is checked again and not remembered.
     assert broken(attacks(customer.tenant_id)) == set()
-
-
-def test_the_page_names_every_attack_with_its_clause(attacks: FrontAttacks, customer: Home):
-    page = (Path(__file__).parents[2] / "docs" / "fronts.md").read_text(encoding="utf-8")
-    told = {tuple(cell.strip(" `") for cell in line.split("|")[1:3]) for line in page.splitlines() if line[:3] == "| `"}
-    assert told == {(one.name.removeprefix("fronts/"), one.clause) for one in attacks(customer.tenant_id)}
 
 
 class Unconstrained:
     """An authority that the root forgot to constrain: it may sign for every tenant."""
 
     def __init__(self) -> None:
-        self.key = p256()
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root without constraints")])
-        now = datetime.now(UTC)
-        self.root = (
-            x509.CertificateBuilder()
-            .serial_number(7)
-            .issuer_name(name)
-            .subject_name(name)
-            .public_key(self.key.public_key())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(
-                x509.KeyUsage(False, False, False, False, False, True, True, False, False),  # noqa: FBT003 - X.509's own
-                critical=True,
-            )
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
+        self.root = authority._authority("root without constraints", None, None)
 
-    def forge(self, _tenant_id, _authority, key, wanted):
-        issuer = Issuer(self.root, self.key)
+    def forge(self, _tenant_id, _authority, key, wanted) -> list[Leaf]:
+        issuer = Issuer(self.root.certificate, self.root.key)
         leaves = [
             build_leaf(
                 issuer,
@@ -115,23 +105,18 @@ class Unconstrained:
             )
             for one in wanted
         ]
-        pem = serialization.Encoding.PEM
-        return [Leaf(hex_serial(one), one.public_bytes(pem).decode(), one.not_valid_after_utc) for one in leaves]
+        return [Leaf(hex_serial(one), authority.pem(one), one.not_valid_after_utc) for one in leaves]
 
 
-def test_a_root_that_constrains_nobody_is_noticed(
-    attacks: FrontAttacks, doors: Doors, customer: Home, monkeypatch: pytest.MonkeyPatch
-):
+def test_root_without_name_constraints_is_detected(attacks, doors, customer, monkeypatch) -> None:
     forger = Unconstrained()
     for context in doors.service.tls._contexts:
-        context.load_verify_locations(cadata=forger.root.public_bytes(serialization.Encoding.PEM).decode())
+        context.load_verify_locations(cadata=forger.root.pem)
     monkeypatch.setattr(attacks, "_forger", forger)
     assert broken(attacks(customer.tenant_id)) == {"certificate-for-other-tenant"}
 
 
-def test_a_round_counts_for_some_minutes_and_is_made_anew_when_it_is_asked_for(
-    attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_round_counts_for_some_minutes_and_is_made_anew_when_it_is_asked_for(attacks, customer, monkeypatch) -> None:
     now, rounds = utc_now(), list[int]()
     monkeypatch.setattr(attacks, "_clock", lambda: now)
     make = attacks._attack_each_other
@@ -148,22 +133,12 @@ def test_a_round_counts_for_some_minutes_and_is_made_anew_when_it_is_asked_for(
     assert len(rounds) == 3
 
 
-def test_the_platforms_own_tenants_are_attacked_by_each_other_alone(attacks: FrontAttacks):
+def test_the_platforms_own_tenants_are_attacked_by_each_other_alone(attacks: FrontAttacks) -> None:
     for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
         assert not [one for one in attacks(tenant_id) if "certificate-" in one.name or "of-tenant" in one.name]
 
 
-def test_a_locked_tenant_is_attacked_like_any_other(attacks: FrontAttacks, customer: Home):
-    customer.move(Move.LOCK)
-    try:
-        assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
-    finally:
-        customer.move(Move.UNLOCK, State.ACTIVE)
-
-
-def test_after_a_round_both_doors_are_tried_and_between_rounds_one_in_turn(
-    attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch
-):
+def test_after_a_round_both_doors_are_tried_and_between_rounds_one_in_turn(attacks, customer, monkeypatch) -> None:
     knocked: list[Door] = []
     ask = FrontAttacker._ask
     monkeypatch.setattr(FrontAttacker, "_ask", lambda self, who, door: knocked.append(door) or ask(self, who, door))
@@ -184,7 +159,7 @@ def _nobody(attacks: FrontAttacks, customer: Home) -> tuple[Strangers, Sequence[
     return attacks._strangers(customer.tenant_id, customer.authority, "orders", attacks._probe()), ()
 
 
-def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(attacks: FrontAttacks, customer: Home):
+def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(attacks: FrontAttacks, customer: Home) -> None:
     attacks.forget_round()  # so that both doors are tried
     results = attacks(customer.tenant_id)
     evidence = " ".join(one.evidence for one in results if one.name.startswith("fronts/certificate-"))
@@ -198,15 +173,13 @@ def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(attacks: F
         fresh = records[-len(wanted) :]
         return sorted(one["subject"] for one in fresh if one["name"] == "crypto.refused")
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while found() != wanted:
         assert time.monotonic() < end, (found(), wanted)
         time.sleep(0.05)
 
 
-def test_a_probe_that_was_disconnected_by_hand_proves_nothing_and_is_connected_again(
-    attacks: FrontAttacks, customer: Home
-):
+def test_a_probe_that_was_disconnected_by_hand_proves_nothing_and_is_connected_again(attacks, customer) -> None:
     with customer.world.worker.tenant_tx(CANARY_TENANT_ID) as tx:
         tx.services.disconnect(PROBE)
     attacks.forget_round()
@@ -215,7 +188,7 @@ def test_a_probe_that_was_disconnected_by_hand_proves_nothing_and_is_connected_a
     assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
 
 
-def test_a_service_in_trouble_is_no_result(attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch):
+def test_a_service_in_trouble_is_no_result(attacks, customer, monkeypatch) -> None:
     async def down(*_: object) -> None:
         raise VaultUnavailable
 
@@ -226,9 +199,7 @@ def test_a_service_in_trouble_is_no_result(attacks: FrontAttacks, customer: Home
         attacks(customer.tenant_id)
 
 
-def test_a_connection_that_is_cut_in_the_middle_is_no_breach(
-    attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_connection_that_is_cut_in_the_middle_is_no_breach(attacks, customer, monkeypatch) -> None:
     async def cut(*_: object) -> None:
         raise RuntimeError
 
@@ -249,7 +220,7 @@ def test_a_connection_that_is_cut_in_the_middle_is_no_breach(
     assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
 
 
-def test_an_audit_that_is_late_is_no_breach(attacks: FrontAttacks, customer: Home, monkeypatch: pytest.MonkeyPatch):
+def test_an_audit_that_is_late_is_no_breach(attacks, customer, monkeypatch) -> None:
     monkeypatch.setattr(Delivery, "once", lambda _: None)
     monkeypatch.setattr(fronts.recording, "ON_RECORD_SECONDS", 0.5)
     attacks.forget_round()
@@ -259,9 +230,7 @@ def test_an_audit_that_is_late_is_no_breach(attacks: FrontAttacks, customer: Hom
     assert {one.outcome for one in attacks(customer.tenant_id)} == {"held"}
 
 
-def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(
-    attacks: FrontAttacks, doors: Doors, customer: Home, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(attacks, doors, customer, monkeypatch) -> None:
     probe = attacks._probe()
     with Side(doors.address, probe) as side:
         left = side.settle()
@@ -272,7 +241,7 @@ def test_what_a_killed_round_left_behind_is_destroyed_by_a_later_one(
         assert not side.kmip.about(Operation.GET, left.key).worked
 
 
-def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: World):
+def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: World) -> None:
     class Down(StepByStep):
         failures = 1
 
@@ -288,7 +257,7 @@ def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: W
     assert probes.identity(MIRROR_TENANT_ID, PROBE) is probes.identity(MIRROR_TENANT_ID, PROBE)
 
 
-def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     probes, now = probes_of(world), utc_now()
     monkeypatch.setattr(probes, "_clock", lambda: now)
     first = probes.identity(MIRROR_TENANT_ID, PROBE)
@@ -296,20 +265,21 @@ def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypat
     assert probes.identity(MIRROR_TENANT_ID, PROBE).serial != first.serial
 
 
-def test_while_the_canary_is_locked_nothing_is_checked(attacks: FrontAttacks, customer: Home):
+@pytest.mark.parametrize(("locked", "outcome"), [("customer", "held"), ("canary", "not-checked")])
+def test_locked_tenant_is_attacked_and_a_locked_canary_stops_the_attacks(attacks, customer, locked, outcome) -> None:
     def move(move: Move, back_to: State | None = None) -> None:
-        with customer.world.worker.tenant_tx(CANARY_TENANT_ID) as tx:
+        with customer.world.worker.tenant_tx(customer.tenant_id if locked == "customer" else CANARY_TENANT_ID) as tx:
             tx.tenants.move(move, back_to)
 
     move(Move.LOCK)
     try:
-        assert {one.outcome for one in attacks(customer.tenant_id)} == {"not-checked"}
+        assert {one.outcome for one in attacks(customer.tenant_id)} == {outcome}
     finally:
         move(Move.UNLOCK, State.ACTIVE)
 
 
-def test_where_nobody_listens_nothing_is_checked_and_each_clause_says_so(world: World, customer: Home):
-    nowhere = FrontAttacker(Address("localhost", free_port(), free_port()))
+def test_without_a_listener_every_clause_is_not_checked(world: World, customer: Home, unused_port: int) -> None:
+    nowhere = FrontAttacker(Address("localhost", unused_port, unused_port))
     session = world.vault.session("worker")
     attacks = FrontAttacks(world.worker, nowhere, TransitForger(session), probes_of(world), utc_now)
     results = attacks(customer.tenant_id)
@@ -317,26 +287,21 @@ def test_where_nobody_listens_nothing_is_checked_and_each_clause_says_so(world: 
     assert [one.clause for one in results] == list(front_attacks.CLAUSES)
 
 
-def test_before_the_mirror_is_there_nothing_is_checked(field: Field, vault: Server, doors: Doors):
+def test_before_the_mirror_is_there_nothing_is_checked(field: Field, vault: Server, doors: Doors) -> None:
     world = World(field, vault)
     world.tenant(CANARY_TENANT_ID)
     results = attacks_on(world, doors)(CANARY_TENANT_ID)
     assert {(one.outcome, one.evidence) for one in results} == {("not-checked", MirrorMissing.message)}
 
 
-def test_a_private_key_is_told_to_nobody(world: World):
+def test_a_private_key_is_told_to_nobody(world: World) -> None:
     identity = probes_of(world).identity(MIRROR_TENANT_ID, PROBE)
     assert b"PRIVATE KEY" in identity.key_pem
     assert "PRIVATE" not in repr(identity)
     assert probes_of(world).identity(MIRROR_TENANT_ID, PROBE).key_pem != identity.key_pem
 
 
-def test_every_attack_has_a_wall_whose_fall_it_notices(attacks: FrontAttacks, customer: Home):
-    noticed = {name for _, names in WALLS.values() for name in names} | {"certificate-for-other-tenant"}
-    assert noticed == {one.name.removeprefix("fronts/") for one in attacks(customer.tenant_id)}
-
-
-def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(customer: Home):
+def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(customer: Home) -> None:
     forgotten: list[bool] = []
 
     def asked(_tenant_id: str) -> Sequence[CheckResult]:

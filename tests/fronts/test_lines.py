@@ -1,13 +1,13 @@
-"""What answers wrongly, slowly or not at all is trouble and no result; what ends the connection is an answer."""
+"""An invalid, late or missing answer is an error and no result; a closed connection is an answer."""
 
 import dataclasses
 import ssl
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import create_server
+from typing import Any
 
 import pytest
 
@@ -18,8 +18,12 @@ from fronts.https import HttpsDoor
 from fronts.interfaces import FrontsAway, FrontsFailing, Identity
 from fronts.kmip import ENDED as KMIP_ENDED
 from fronts.kmip import KmipDoor
+from tests.activities.receiving import unused_port
 from tests.crypto.https import authority
-from tests.ports import free_port
+
+__all__ = ["unused_port"]  # a fixture that pytest finds here by its name
+
+pytestmark = pytest.mark.integration
 
 LEAF = authority.service_leaf("acme", "orders")
 ORDERS = Identity(
@@ -34,8 +38,8 @@ ORDERS = Identity(
 
 
 @contextmanager
-def answering(*data: bytes, wait: float = 0.0, folder: Path) -> Iterator[int]:
-    """Serve one connection: read what comes, send `data`, end it; yield the port."""
+def answering(*data: bytes, until: Callable[[], object] = bool, folder: Path) -> Iterator[int]:
+    """Serve one connection: read the request, send `data`, wait for `until`, close; yield the port."""
     context, leaf = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), authority.server_leaf()
     file = folder / "server.pem"
     file.write_text(leaf.key_pem + leaf.pem)
@@ -48,7 +52,7 @@ def answering(*data: bytes, wait: float = 0.0, folder: Path) -> Iterator[int]:
                 stream.recv(65536)
                 for piece in data:
                     stream.sendall(piece)
-                time.sleep(wait)
+                until()
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -56,6 +60,11 @@ def answering(*data: bytes, wait: float = 0.0, folder: Path) -> Iterator[int]:
             yield listening.getsockname()[1]
         finally:
             thread.join()
+
+
+def ask(kind: Callable[..., Any], port: int, what: Callable[[Any], object]) -> object:
+    with kind("localhost", port, ORDERS) as door:
+        return what(door)
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -74,45 +83,37 @@ KMIP = {
 }
 
 
-@pytest.mark.parametrize("what", list(HTTPS))
-def test_what_is_no_answer_of_the_https_door_is_trouble(what: str, tmp_path: Path):
-    with (
-        answering(HTTPS[what], folder=tmp_path) as port,
-        HttpsDoor("localhost", port, ORDERS) as door,
-        pytest.raises(FrontsFailing),
-    ):
-        _ = door.encrypt("r", b"x").code
+@pytest.mark.parametrize("answer", HTTPS.values(), ids=HTTPS)
+def test_invalid_answer_over_https_is_an_error(answer: bytes, tmp_path: Path) -> None:
+    with answering(answer, folder=tmp_path) as port, pytest.raises(FrontsFailing):
+        ask(HttpsDoor, port, lambda door: door.encrypt("r", b"x").code)
 
 
-@pytest.mark.parametrize("what", list(KMIP))
-def test_what_is_no_answer_of_the_kmip_door_is_trouble(what: str, tmp_path: Path):
-    with (
-        answering(KMIP[what], folder=tmp_path) as port,
-        KmipDoor("localhost", port, ORDERS) as door,
-        pytest.raises(FrontsFailing),
-    ):
-        door.locate()
+@pytest.mark.parametrize("answer", KMIP.values(), ids=KMIP)
+def test_invalid_answer_over_kmip_is_an_error(answer: bytes, tmp_path: Path) -> None:
+    with answering(answer, folder=tmp_path) as port, pytest.raises(FrontsFailing):
+        ask(KmipDoor, port, lambda door: door.locate())
 
 
-def test_a_connection_that_is_ended_instead_is_an_answer(tmp_path: Path):
-    with answering(b"HTTP/1.1 200", folder=tmp_path) as port, HttpsDoor("localhost", port, ORDERS) as door:
-        assert door.encrypt("r", b"x") == HTTPS_ENDED
-    with answering(folder=tmp_path) as port, KmipDoor("localhost", port, ORDERS) as door:
-        assert door.locate() == KMIP_ENDED
+def test_a_connection_that_is_ended_instead_is_an_answer(tmp_path: Path) -> None:
+    with answering(b"HTTP/1.1 200", folder=tmp_path) as port:
+        assert ask(HttpsDoor, port, lambda door: door.encrypt("r", b"x")) == HTTPS_ENDED
+    with answering(folder=tmp_path) as port:
+        assert ask(KmipDoor, port, lambda door: door.locate()) == KMIP_ENDED
 
 
-def test_silence_is_trouble_and_takes_no_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fronts.dialing, "ANSWER_SECONDS", 0.2)
-    with answering(wait=1.0, folder=tmp_path) as port, HttpsDoor("localhost", port, ORDERS) as door:
-        began = time.monotonic()
-        with pytest.raises(FrontsFailing):
+def test_silence_is_an_error_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = threading.Event()
+    monkeypatch.setattr(fronts.dialing, "ANSWER_SECONDS", 0.5)
+    with answering(until=given_up.wait, folder=tmp_path) as port:
+        with pytest.raises(FrontsFailing), HttpsDoor("localhost", port, ORDERS) as door:
             door.encrypt("r", b"x")
-        assert time.monotonic() - began < 0.8
+        given_up.set()
 
 
-def test_an_impostor_is_trouble_and_nobody_is_away(tmp_path: Path):
+def test_untrusted_server_is_an_error_and_a_missing_one_is_away(tmp_path: Path, unused_port: int) -> None:
     stranger = dataclasses.replace(ORDERS, root_pem=authority._authority("another root", None, None).pem)
     with answering(folder=tmp_path) as port, pytest.raises(FrontsFailing):
         dial("localhost", port, trust(stranger))
     with pytest.raises(FrontsAway):
-        dial("localhost", free_port(), trust(ORDERS))
+        dial("localhost", unused_port, trust(ORDERS))

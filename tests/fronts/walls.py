@@ -1,4 +1,4 @@
-"""The walls of the crypto service, each taken down in the running service, and which attacks must notice."""
+"""The controls of the crypto service, each removed in the running service, and which attacks must notice."""
 
 import dataclasses
 from collections.abc import Callable
@@ -94,35 +94,22 @@ def _owners(patch: pytest.MonkeyPatch) -> dict[str, Caller]:
     return owners
 
 
-def _look_up_without_tenant(*methods: str) -> Break:
-    """Whoever asks gets what belongs to whoever made it."""
+def _look_up_without(what: str, *methods: str) -> Break:
+    """Return the object to every caller, or to each of its tenant where only the service is left out."""
 
     def down(patch: pytest.MonkeyPatch) -> None:
         owners = _owners(patch)
         for name in methods:
             method = getattr(ObjectStore, name)
 
-            async def anybodys(self, caller, about, *more: Any, method=method) -> Any:
-                object_id = about if isinstance(about, str) else about.row.object_id
-                return await method(self, owners.get(object_id, caller), about, *more)
+            async def found(self, caller, about, *more: Any, method=method) -> Any:
+                owner = owners.get(about if isinstance(about, str) else about.row.object_id, caller)
+                is_open = what == "tenant" or owner.tenant_id == caller.tenant_id
+                return await method(self, owner if is_open else caller, about, *more)
 
-            patch.setattr(ObjectStore, name, anybodys)
+            patch.setattr(ObjectStore, name, found)
 
     return down
-
-
-def _look_up_without_service(patch: pytest.MonkeyPatch) -> None:
-    """The same within a tenant: the lookup minds the tenant and forgets the service."""
-    owners = _owners(patch)
-    for name in ("get", "open", "open_written", "change", "serve"):
-        method = getattr(ObjectStore, name)
-
-        async def tenants(self, caller, about, *more: Any, method=method) -> Any:
-            object_id = about if isinstance(about, str) else about.row.object_id
-            owner = owners.get(object_id, caller)
-            return await method(self, owner if owner.tenant_id == caller.tenant_id else caller, about, *more)
-
-        patch.setattr(ObjectStore, name, tenants)
 
 
 def _find_without_tenant(patch: pytest.MonkeyPatch) -> None:
@@ -267,19 +254,17 @@ def _hear_of_no_change(patch: pytest.MonkeyPatch) -> None:
 
 
 READS, CHANGES = ("get", "open", "open_written", "serve"), ("change",)
+FOREIGN_TEXTS = {
+    *(f"https-{what}-other-tenant" for what in ("decrypt", "rewrap", "open-data-key")),
+    *("https-decrypt-other-service", "https-open-data-key-other-service", "https-claim-in-headers"),
+}
 WALLS: dict[str, tuple[Break, set[str]]] = {
     "the context leaves the resource out": (
         _skip_the_resource,
         {"https-decrypt-other-resource", "https-open-data-key-other-resource"},
     ),
     "the context leaves the purpose out": (_skip_the_purpose, {"https-decrypt-data-key-as-data"}),
-    "all tenants share a key": (
-        _share_keys(tenant_id=SHARED, l2_key=SHARED, service=SHARED),
-        {
-            *(f"https-{what}-other-tenant" for what in ("decrypt", "rewrap", "open-data-key")),
-            *("https-decrypt-other-service", "https-open-data-key-other-service", "https-claim-in-headers"),
-        },
-    ),
+    "all tenants share a key": (_share_keys(tenant_id=SHARED, l2_key=SHARED, service=SHARED), FOREIGN_TEXTS),
     "all services of a tenant share a key": (
         _share_keys(service=SHARED),
         {"https-decrypt-other-service", "https-open-data-key-other-service"},
@@ -289,15 +274,15 @@ WALLS: dict[str, tuple[Break, set[str]]] = {
         {"kmip-decrypt-other-tenant", "kmip-decrypt-other-service", "kmip-decrypt-other-object"},
     ),
     "an object is read without its tenant": (
-        _look_up_without_tenant(*READS),
+        _look_up_without("tenant", *READS),
         {"kmip-read-other-tenant", "kmip-read-other-service", "kmip-objects-of-tenant"},
     ),
     "an object is changed without its tenant": (
-        _look_up_without_tenant(*CHANGES),
+        _look_up_without("tenant", *CHANGES),
         {"kmip-change-other-tenant", "kmip-change-other-service"},
     ),
     "an object is looked up without its service": (
-        _look_up_without_service,
+        _look_up_without("service", *READS, *CHANGES),
         {"kmip-read-other-service", "kmip-change-other-service"},
     ),
     "objects are found without their tenant": (
@@ -310,11 +295,8 @@ WALLS: dict[str, tuple[Break, set[str]]] = {
     ),
     "a ciphertext of somebody else is told from nobody's": (
         _tell_a_strangers_ciphertext,
-        {
-            *(f"https-{what}-other-tenant" for what in ("decrypt", "rewrap", "open-data-key")),
-            *("https-decrypt-other-service", "https-open-data-key-other-service", "https-claim-in-headers"),
-            *("https-decrypt-other-resource", "https-open-data-key-other-resource", "https-decrypt-data-key-as-data"),
-        },
+        FOREIGN_TEXTS
+        | {"https-decrypt-other-resource", "https-open-data-key-other-resource", "https-decrypt-data-key-as-data"},
     ),
     "headers say who is calling": (_believe_headers, {"https-claim-in-headers"}),
     "a request may name a tenant": (_take_unknown_fields, {"https-claim-in-payload"}),

@@ -21,6 +21,8 @@ from typing import Any
 
 import urllib3
 
+from tenancy.root_key_errors import RootKeyFailing, RootKeySlow, RootKeyUnreachable
+
 Fault = Callable[[BaseHTTPRequestHandler], None]
 _NOT_PASSED = {"connection", "transfer-encoding", "content-length", "keep-alive", "accept-encoding"}
 
@@ -83,6 +85,18 @@ def hanging_up(handler: BaseHTTPRequestHandler) -> None:
     """Close the connection without an answer."""
     handler.close_connection = True
     handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+COMMON = [
+    (answering(502, b"<html>Bad Gateway</html>"), RootKeyFailing),
+    (answering(200, b"<html>hello</html>"), RootKeyFailing),
+    (answering(200, b"x" * 70_000), RootKeyFailing),
+    (answering(307, b"", Location="http://169.254.169.254/"), RootKeyUnreachable),
+    (hanging(60), RootKeySlow),
+    (dripping(60), RootKeySlow),
+    (hanging_up, RootKeyUnreachable),
+]
+"""Faults that are the same error for each provider, and the error."""
 
 
 @dataclass

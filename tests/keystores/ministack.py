@@ -10,10 +10,11 @@ key.disable(); key.enable(); key.allow(); key.schedule_deletion(); key.cancel_de
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from botocore.config import Config
 from pydantic import SecretStr
 
 from tenancy.root_keys import AwsKmsPlace, Credentials
-from tests.keystores.ports import free_port
 
 REGION = "eu-west-1"
 ROOT = "arn:aws:iam::000000000000:root"
@@ -32,7 +32,7 @@ ACTIONS = ("kms:Encrypt", "kms:Decrypt", "kms:DescribeKey")
 
 @dataclass(frozen=True)
 class User:
-    """Somebody with access keys; what he may do is said by each key's policy."""
+    """A user with access keys; each key's policy holds the user's rights."""
 
     arn: str
     access_key_id: str
@@ -80,38 +80,40 @@ class Key:
 
 @dataclass
 class MiniStack:
-    """Its state is in memory: `kill` and `start_again` make it forget, `pause` and `resume` do not."""
+    """Its state is in memory; `pause` and `resume` keep it."""
 
-    folder: Path
     port: int
     process: subprocess.Popen[bytes]
+    _clients: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @classmethod
     def start(cls, folder: Path) -> "MiniStack":
-        port = free_port()
-        return cls(folder, port, _launch(folder, port))
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            return cls(listening.getsockname()[1], _launch(folder, listening))
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, service: str, region: str = REGION) -> Any:
-        """Return AWS's own client, as the account's root."""
-        return botocore.session.Session().create_client(
-            service,
-            endpoint_url=self.url,
-            region_name=region,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(retries={"total_max_attempts": 1}),
-        )
+        """Return AWS's own client, as the account's root; it is costly to make and made once."""
+        if (service, region) not in self._clients:
+            self._clients[service, region] = botocore.session.Session().create_client(
+                service,
+                endpoint_url=self.url,
+                region_name=region,
+                aws_access_key_id="test",
+                aws_secret_access_key="test",
+                config=Config(retries={"total_max_attempts": 1}),
+            )
+        return self._clients[service, region]
 
     def key(self, region: str = REGION, **more: Any) -> Key:
         client = self.client("kms", region)
         return Key(client.create_key(**more)["KeyMetadata"]["Arn"], client)
 
     def user(self, name: str, *allowed: str) -> User:
-        """Return a new user, who may assume roles that trust him and do what is `allowed`; keys say the rest."""
+        """Return a new user, who may assume roles that trust it and do what is `allowed`; keys grant the rest."""
         iam = self.client("iam")
         arn = iam.create_user(UserName=name)["User"]["Arn"]
         statement = {"Effect": "Allow", "Action": ["sts:AssumeRole", *allowed], "Resource": "*"}
@@ -122,11 +124,9 @@ class MiniStack:
 
     def role(self, name: str, trusted: str, external_id: str) -> str:
         """Return the ARN of a role that `trusted` may assume with `external_id` only."""
-        return str(
-            self.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=trust_policy(trusted, external_id))[
-                "Role"
-            ]["Arn"]
-        )
+        policy = trust_policy(trusted, external_id)
+        made = self.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=policy)
+        return str(made["Role"]["Arn"])
 
     def trust(self, name: str, trusted: str, external_id: str) -> None:
         self.client("iam").update_assume_role_policy(RoleName=name, PolicyDocument=trust_policy(trusted, external_id))
@@ -142,9 +142,6 @@ class MiniStack:
         self.process.kill()
         self.process.wait()
 
-    def start_again(self) -> None:
-        self.process = _launch(self.folder, self.port)
-
 
 def trust_policy(trusted: str, external_id: str) -> str:
     statement = {
@@ -156,14 +153,15 @@ def trust_policy(trusted: str, external_id: str) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-def _launch(folder: Path, port: int) -> subprocess.Popen[bytes]:
+def _launch(folder: Path, listening: socket.socket) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MINISTACK_"))}
     # AUTH makes it look at signatures and policies; its MQTT listener would be open to other machines.
     environment |= {"AUTH": "true", "IOT_MTLS_ENABLED": "0", "MINISTACK_REGION": REGION, "PERSIST_STATE": "0"}
     command = [sys.executable, "-m", "hypercorn", "tests.keystores.ministack_app:app", "--workers", "0"]
     with (folder / "ministack.log").open("ab") as log:
         process = subprocess.Popen(
-            [*command, "--bind", f"127.0.0.1:{port}"],
+            [*command, "--bind", f"fd://{listening.fileno()}"],
+            pass_fds=[listening.fileno()],
             stdout=log,
             stderr=log,
             env=environment,
@@ -173,7 +171,10 @@ def _launch(folder: Path, port: int) -> subprocess.Popen[bytes]:
     with urllib3.PoolManager(retries=False, timeout=1) as pool:
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if pool.request("GET", f"http://127.0.0.1:{port}/_ministack/health").status == 200:
+                if (
+                    pool.request("GET", f"http://127.0.0.1:{listening.getsockname()[1]}/_ministack/health").status
+                    == 200
+                ):
                     return process
             except urllib3.exceptions.HTTPError:
                 time.sleep(0.05)

@@ -87,21 +87,8 @@ class SoftHsm:
     def make_token(self, label: str, pin: str = PIN) -> None:
         beside = self.module.parents[2] / "bin" / "softhsm2-util"
         tool = str(beside if beside.exists() else shutil.which("softhsm2-util") or "softhsm2-util")
-        self._run(
-            [
-                tool,
-                "--module",
-                str(self.module),
-                "--init-token",
-                "--free",
-                "--label",
-                label,
-                "--so-pin",
-                SO_PIN,
-                "--pin",
-                pin,
-            ]
-        )
+        command = [tool, "--module", str(self.module), "--init-token", "--free"]
+        self._run([*command, f"--label={label}", f"--so-pin={SO_PIN}", f"--pin={pin}"])
 
     def make_key(self, token: str, key: str = KEY, bits: int = 256, **attributes: object) -> None:
         """Make an AES key; attributes by the names of `pkcs11.Attribute`, such as EXTRACTABLE=True."""

@@ -1,7 +1,8 @@
 """A root key in AWS KMS under the contract of all root keys, with a real server that looks at policies and states."""
 
 import json
-import time
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,8 +36,11 @@ from tenancy.root_key_errors import (
 )
 from tenancy.root_keys import AwsKmsPlace, Credentials, external_id
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
-from tests.keystores.fault_proxy import Fault, FaultProxy, answering, dripping, hanging, hanging_up
+from tests.keystores.fault_proxy import COMMON, Fault, FaultProxy, answering
 from tests.keystores.ministack import ACTIONS, Key, MiniStack, User
+from tests.keystores.softhsm import SoftHsm, module
+
+pytestmark = pytest.mark.integration
 
 
 @dataclass
@@ -156,12 +160,10 @@ class TestWhatHappensToTheKey:
         holder.key.enable()
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_a_key_of_another_region_is_missing(self, holder: AwsHolder) -> None:
+    def test_key_of_another_region_is_missing_and_a_hidden_one_is_missing_or_denied(self, holder: AwsHolder) -> None:
         place = AwsKmsPlace(key_arn=holder.key.arn.replace("eu-west-1", "us-east-1"))
         anywhere = holder.aws.user(f"anywhere-{uuid.uuid4().hex}", *ACTIONS)
         assert types(holder.opened(place, anywhere.credentials()).validate()) == [RootKeyMissing]
-
-    def test_a_key_that_may_be_missing_or_denied_is_said_to_be_either(self, holder: AwsHolder) -> None:
         (problem,) = holder.opened(AwsKmsPlace(key_arn=f"{holder.key.arn[:-4]}0000")).validate()
         assert type(problem) is RootKeyDenied
         assert "or the key is not there" in problem.message
@@ -176,9 +178,7 @@ class TestWhatHappensToTheKey:
         ],
         ids=str,
     )
-    def test_the_preflight_tells_what_makes_it_unsuitable(
-        self, holder: AwsHolder, more: dict[str, str], told: list[type[OpenKcmError]]
-    ) -> None:
+    def test_the_preflight_tells_what_makes_it_unsuitable(self, holder, more, told) -> None:
         key = holder.aws.key(**more)
         key.allow(holder.user.arn)
         root_key = holder.opened(key.place())
@@ -196,7 +196,11 @@ class TestWhatHappensToTheKey:
         }
 
 
-@given(*[st.tuples(st.text(max_size=3), st.text(max_size=3), st.sampled_from(Purpose), st.text(max_size=3))] * 2)
+# Few characters: they are drawn fast, and two contexts are often equal or differ in where a field ends.
+FIELD = st.text("a:/=", max_size=3)
+
+
+@given(*[st.tuples(FIELD, FIELD, st.sampled_from(Purpose), FIELD)] * 2)
 def test_two_contexts_never_become_one_for_aws(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     first, second = (Context("acme-corp", *fields) for fields in (one, other))
     assert (encryption_context(first) == encryption_context(second)) is (first == second)
@@ -220,11 +224,6 @@ class TestCredentials:
             list(pool.map(lambda number: opened[number % 4].wrap(CONTEXT, INNER), range(24)))
         assert sum(seen.matches("AssumeRole") for seen in holder.proxy.seen) == 1
 
-    def test_a_role_may_be_assumed_with_access_keys_as_well(self, holder: AwsHolder, unique: str) -> None:
-        role = holder.aws.role(unique, holder.user.arn, external_id(TENANT))
-        holder.key.allow(role)
-        assert holder.opened(holder.key.place(role)).validate() == []
-
     def test_the_preflight_says_how_to_trust_the_platform(self, holder: AwsHolder, platform: User, unique: str) -> None:
         role = holder.aws.role(unique, platform.arn, external_id("other-corp"))
         holder.key.allow(role)
@@ -237,19 +236,16 @@ class TestCredentials:
         holder.aws.client("iam").update_assume_role_policy(RoleName=unique, PolicyDocument=policy)
         assert root_key.validate() == []
 
-    def test_a_trust_that_ended_is_seen_by_the_preflight_at_once(
-        self, holder: AwsHolder, platform: User, unique: str
-    ) -> None:
-        role = holder.aws.role(unique, platform.arn, external_id(TENANT))
+    def test_preflight_detects_at_once_that_a_role_no_longer_trusts_the_access_keys(self, holder, unique) -> None:
+        role = holder.aws.role(unique, holder.user.arn, external_id(TENANT))
         holder.key.allow(role)
-        root_key = holder.opened(holder.key.place(role), Credentials())
+        root_key = holder.opened(holder.key.place(role))
+        assert root_key.validate() == []
         root_key.wrap(CONTEXT, INNER)
-        holder.aws.trust(unique, platform.arn, "another")
+        holder.aws.trust(unique, holder.user.arn, "another")
         assert types(root_key.validate()) == [RootKeyDenied]
 
-    def test_a_platform_without_an_identity_says_nothing_of_the_customers_key(
-        self, holder: AwsHolder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_platform_without_an_identity_says_nothing_of_the_customers_key(self, holder, monkeypatch) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -265,9 +261,7 @@ class TestCredentials:
     [("kms:Encrypt",), ("kms:Decrypt",), ("kms:DescribeKey",), ("kms:Encrypt", "kms:DescribeKey")],
     ids=",".join,
 )
-def test_the_preflight_names_each_action_that_is_denied_and_what_it_says_mends_them(
-    holder: AwsHolder, missing: tuple[str, ...]
-) -> None:
+def test_the_preflight_names_each_action_that_is_denied_and_what_it_says_mends_them(holder, missing) -> None:
     holder.key.allow(holder.user.arn, actions=tuple(action for action in ACTIONS if action not in missing))
     (denied,) = holder.root_key.validate()
     assert type(denied) is RootKeyDenied
@@ -306,29 +300,21 @@ class TestFaultsOnTheWay:
             (told(400, "KMSInvalidStateException", "is pending import."), RootKeyDisabled),
             (told(400, "com.amazonaws.kms#DisabledException"), RootKeyDisabled),
             (told(400, "NobodyForesawThisException"), RootKeyFailing),
-            (answering(502, b"<html>Bad Gateway</html>"), RootKeyFailing),
-            (answering(200, b"<html>hello</html>"), RootKeyFailing),
             (answering(200, {"Plaintext": 5}), RootKeyFailing),
-            (answering(200, b"x" * 70_000), RootKeyFailing),
-            (answering(302, b"", Location="http://127.0.0.1/"), RootKeyUnreachable),
-            (hanging(0.6), RootKeySlow),
-            (dripping(3), RootKeySlow),
-            (hanging_up, RootKeyUnreachable),
+            *COMMON,
         ],
         ids=lambda value: getattr(value, "__name__", str(value)),
     )
     def test_each_is_its_own_error(self, holder: AwsHolder, fault: Fault, expected: type[OpenKcmError]) -> None:
-        root_key = holder.opened(holder.key.place(), timeout_seconds=0.4)
-        wrapped = root_key.wrap(CONTEXT, INNER)
+        patient = holder.opened(holder.key.place(), timeout_seconds=60)
+        root_key = holder.opened(holder.key.place(), timeout_seconds=0.4 if expected is RootKeySlow else 60)
+        wrapped = patient.wrap(CONTEXT, INNER)
         holder.proxy.seen.clear()
-        with holder.proxy.spoiling(fault, only="Decrypt"):
-            began = time.monotonic()
-            with pytest.raises(OpenKcmError) as failed:
-                root_key.unwrap(CONTEXT, wrapped)
-            assert type(failed.value) is expected
-            assert time.monotonic() - began < 1.5
+        with holder.proxy.spoiling(fault, only="Decrypt"), pytest.raises(OpenKcmError) as failed:
+            root_key.unwrap(CONTEXT, wrapped)
+        assert type(failed.value) is expected
         assert len(holder.proxy.seen) == 1, "nothing is tried again or followed"
-        assert root_key.unwrap(CONTEXT, wrapped) == INNER
+        assert patient.unwrap(CONTEXT, wrapped) == INNER
 
     def test_a_refusal_of_the_role_is_read_from_stss_xml(self, holder: AwsHolder, platform: User, unique: str) -> None:
         role = holder.aws.role(unique, platform.arn, external_id(TENANT))
@@ -357,3 +343,47 @@ def test_a_partition_of_aws_that_is_not_public_is_refused_before_anything_is_ask
     place = AwsKmsPlace(key_arn="arn:aws-iso:kms:us-iso-east-1:000000000000:key/1")
     with pytest.raises(RootKeyRefused):
         CustomerRootKeys(Reach()).open(TENANT, place, user.credentials())
+
+
+_FORKED = """
+import os, sys
+from pathlib import Path
+from pydantic import SecretStr
+from keystores.providers import CustomerRootKeys, Reach
+from tenancy.root_keys import AwsKmsPlace, Credentials, Pkcs11Place
+from tests.contracts.root_keys import CONTEXT, INNER
+module, endpoint, arn, key_id, secret = sys.argv[1:]
+root_keys = CustomerRootKeys(Reach(aws_endpoint=endpoint, pkcs11_module=Path(module)))
+token = Pkcs11Place(token="forked", key="openkcm-root")
+keys = Credentials(access_key_id=SecretStr(key_id), secret_access_key=SecretStr(secret))
+opened = [
+    root_keys.open("acme-corp", token, Credentials(pin=SecretStr("1234-user"))),
+    root_keys.open("acme-corp", AwsKmsPlace(key_arn=arn), keys),
+]
+def is_well(root_key):
+    return all(root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER for _ in range(20))
+children = []
+for _ in range(3):
+    if (child := os.fork()) == 0:
+        try:
+            os._exit(0 if all(map(is_well, opened)) else 1)
+        finally:
+            os._exit(2)
+    children.append(child)
+assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+assert all(map(is_well, opened))
+"""
+
+
+def test_a_process_may_fork_between_opening_and_using(aws, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SOFTHSM2_CONF", "")
+    hsm = SoftHsm.create(tmp_path)
+    hsm.make_token("forked")
+    hsm.make_key("forked")
+    user, key = aws.user("forked"), aws.key()
+    key.allow(user.arn)
+    arguments = [str(module()), aws.url, key.arn, user.access_key_id, user.secret_access_key]
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,6 +31,12 @@ from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.keystores.softhsm import PIN, SoftHsm
 
 TOKEN = "acme"
+
+pytestmark = [
+    pytest.mark.integration,
+    # python-pkcs11 ends a search when it is garbage, which may be after a reset of the library ended its session.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @dataclass
@@ -92,7 +97,7 @@ def until_reached(root_key: RootKey) -> None:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -128,15 +133,21 @@ def key(hsm: SoftHsm) -> str:
     return name
 
 
+def new_token(hsm: SoftHsm) -> str:
+    """Return the label of a new token with a key."""
+    label = f"token-{uuid.uuid4().hex[:8]}"
+    hsm.make_token(label)
+    hsm.make_key(label)
+    return label
+
+
 def types(problems: Sequence[OpenKcmError]) -> list[type[OpenKcmError]]:
     return [type(problem) for problem in problems]
 
 
 class TestWhatOtherProcessesDoIsNoticed:
     @pytest.mark.parametrize("use", ["ENCRYPT", "DECRYPT"])
-    def test_a_use_that_is_switched_off_and_on(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, key: str, use: str
-    ) -> None:
+    def test_a_use_that_is_switched_off_and_on(self, hsm, root_keys, key, use) -> None:
         root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
         wrapped = root_key.wrap(CONTEXT, INNER)
         hsm.switch(TOKEN, key, on=False, uses=(use,))
@@ -148,9 +159,7 @@ class TestWhatOtherProcessesDoIsNoticed:
         assert root_key.unwrap(CONTEXT, wrapped) == INNER
         assert root_key.validate() == []
 
-    def test_a_key_that_is_deleted_and_made_again_under_its_label(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, key: str
-    ) -> None:
+    def test_key_is_deleted_and_made_again_and_a_second_one_made_under_its_label(self, hsm, root_keys, key) -> None:
         root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
         wrapped = root_key.wrap(CONTEXT, INNER)
         hsm.destroy_key(TOKEN, key)
@@ -161,31 +170,21 @@ class TestWhatOtherProcessesDoIsNoticed:
         with pytest.raises(WrongContext):
             root_key.unwrap(CONTEXT, wrapped)
         assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
-
-    def test_a_second_key_of_the_same_label(self, hsm: SoftHsm, root_keys: CustomerRootKeys, key: str) -> None:
-        root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
-        root_key.wrap(CONTEXT, INNER)
         hsm.make_key(TOKEN, key)
         with pytest.raises(RootKeyUnsuitable, match="2 keys"):
             root_key.wrap(CONTEXT, INNER)
         assert types(root_key.validate()) == [RootKeyUnsuitable]
 
-    def test_a_token_that_is_made_while_the_process_runs(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, holder: Pkcs11Holder
-    ) -> None:
+    def test_a_token_that_is_made_while_the_process_runs(self, hsm, root_keys, holder) -> None:
         holder.root_key.wrap(CONTEXT, INNER)
-        label = f"new-{uuid.uuid4().hex[:8]}"
-        hsm.make_token(label)
-        hsm.make_key(label)
+        label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
         assert root_key.validate() == []
         assert holder.root_key.validate() == [], "others have to log in again and do"
 
     def test_a_token_that_is_made_anew_under_its_label(self, hsm: SoftHsm, root_keys: CustomerRootKeys) -> None:
-        label = f"anew-{uuid.uuid4().hex[:8]}"
-        hsm.make_token(label)
-        hsm.make_key(label)
+        label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
         until_reached(root_key)
         wrapped = root_key.wrap(CONTEXT, INNER)
@@ -200,9 +199,7 @@ class TestWhatOtherProcessesDoIsNoticed:
 
 
 class TestPins:
-    def test_nobody_is_let_in_by_anothers_login(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, holder: Pkcs11Holder
-    ) -> None:
+    def test_nobody_is_let_in_by_anothers_login(self, hsm, root_keys, holder) -> None:
         wrapped = holder.root_key.wrap(CONTEXT, INNER)
         intruder = root_keys.open("other-corp", hsm.place(TOKEN), hsm.pin("guess"))
         for use in (lambda: intruder.wrap(CONTEXT, INNER), lambda: intruder.unwrap(CONTEXT, wrapped)):
@@ -211,12 +208,8 @@ class TestPins:
             assert "guess" not in f"{failed.value} {failed.value.hint} {failed.value.__context__!r}"
         assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
 
-    def test_a_refused_pin_is_shown_again_when_a_person_asks_and_not_before(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys
-    ) -> None:
-        label = f"pins-{uuid.uuid4().hex[:8]}"
-        hsm.make_token(label)
-        hsm.make_key(label)
+    def test_a_refused_pin_is_shown_again_when_a_person_asks_and_not_before(self, hsm, root_keys) -> None:
+        label = new_token(hsm)
         root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin("4321-other"))
         until_reached(root_keys.open(TENANT, hsm.place(label), hsm.pin()))
         assert types(root_key.validate()) == [RootKeyCredentialsRefused]
@@ -226,11 +219,12 @@ class TestPins:
         until(lambda: root_key.validate() == [])
         assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
 
-    def test_a_pin_that_was_changed_does_not_go_on_for_ever(self, hsm: SoftHsm) -> None:
-        label = f"pins-{uuid.uuid4().hex[:8]}"
-        hsm.make_token(label)
+    def test_changed_pin_is_rejected_within_five_minutes(self, hsm: SoftHsm) -> None:
         now = [1000.0]
         module = Module(hsm.module, lambda: now[0])
+        with pytest.raises(RootKeyUnreachable):
+            module.session("not there", PIN)  # it loads the library, which does not see a token that is made later
+        label = new_token(hsm)
         with pytest.raises(RootKeyUnreachable):
             module.session(label, PIN)
         now[0] += 2
@@ -246,16 +240,12 @@ class TestPreflight:
     @pytest.mark.parametrize(
         ("made", "told"),
         [
-            ({"EXTRACTABLE": True}, ["extractable"]),
-            ({"SENSITIVE": False}, ["not sensitive"]),
             ({"SENSITIVE": False, "EXTRACTABLE": True}, ["not sensitive", "extractable"]),
             ({"bits": 128}, ["256 bits"]),
         ],
         ids=str,
     )
-    def test_it_tells_all_that_makes_a_key_unsuitable(
-        self, hsm: SoftHsm, root_keys: CustomerRootKeys, made: dict[str, Any], told: list[str]
-    ) -> None:
+    def test_it_tells_all_that_makes_a_key_unsuitable(self, hsm, root_keys, made, told) -> None:
         name = f"key-{uuid.uuid4().hex[:8]}"
         hsm.make_key(TOKEN, name, **made)
         problems = root_keys.open(TENANT, hsm.place(TOKEN, name), hsm.pin()).validate()
@@ -309,9 +299,9 @@ class TestTheModule:
         with pytest.raises(RootKeySlow):
             thread.run(go_on.wait, 0.1)
         with pytest.raises(RootKeySlow):
-            thread.run(lambda: done.append("nobody waits for this any more"), 0.1)
+            thread.run(lambda: done.append("its caller has given up"), 0.1)
         go_on.set()
-        assert thread.run(lambda: "well", 2) == "well"
+        assert thread.run(lambda: "well", 60) == "well"
         assert done == []
 
     @pytest.mark.parametrize("wrapped", [b"\x02" + bytes(60), b"\x01" + bytes(28)], ids=["version", "short"])

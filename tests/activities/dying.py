@@ -1,0 +1,81 @@
+"""A process that dies right after an effect of a step."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+
+import pytest
+
+from keystores.transport import Transport
+from tests.activities.conftest import Provisioning
+from vault.session import VaultSession
+
+
+class Died(BaseException):
+    """The process ended: no `except` of the product catches this."""
+
+
+def die() -> None:
+    raise Died
+
+
+def full_but(ordinary: tuple[Any, ...], *axes: Iterable[Any]) -> list[Any]:
+    """Return the product of the axes as parameters, of which only `ordinary` runs outside of the full tier."""
+    return [pytest.param(*one, marks=() if one == ordinary else pytest.mark.full) for one in product(*axes)]
+
+
+def every_effect(effects: Mapping[str, int], ordinary: str) -> list[Any]:
+    """Return (step, effect) for each effect of each step; steps other than `ordinary` run in the full tier."""
+    marks = {name: () if name == ordinary else pytest.mark.full for name in effects}
+    return [pytest.param(name, n, marks=marks[name]) for name, most in effects.items() for n in range(1, most + 1)]
+
+
+def dies(tenant: Provisioning, effect: int, perform: Callable[[], object]) -> bool:
+    """Run a step until its nth effect; return False when it has fewer."""
+    with after_effect(tenant, effect, die):
+        try:
+            perform()
+        except Died:
+            return True
+    return False
+
+
+@contextmanager
+def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) -> Iterator[list[int]]:
+    """Call `then` right after the nth effect of a step; yield the number of those seen.
+
+    An effect is an answer from Vault or from a customer's key server, or a commit.
+    """
+    tenant_tx, seen = tenant.database.tenant_tx, [0]
+    counting = threading.Lock()
+
+    def effect() -> None:
+        with counting:
+            seen[0] += 1
+            now = seen[0]
+        if now == number:
+            then()
+
+    def counted(send: Callable[..., Any]) -> Callable[..., Any]:
+        def sent(*args: Any, **kwargs: Any) -> Any:
+            answer = send(*args, **kwargs)
+            effect()
+            return answer
+
+        return sent
+
+    @contextmanager
+    def transaction(tenant_id: str) -> Iterator[Any]:
+        with tenant_tx(tenant_id) as tx:
+            yield tx
+        effect()
+
+    sessions: tuple[VaultSession, ...] = (tenant.parts.vault, tenant.parts.offboarding)
+    with pytest.MonkeyPatch.context() as patch:
+        for session in sessions:
+            patch.setattr(session, "request", counted(session.request))
+        patch.setattr(tenant.database, "tenant_tx", transaction)
+        patch.setattr(Transport, "send", counted(Transport.send))
+        yield seen
