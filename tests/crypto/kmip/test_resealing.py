@@ -13,10 +13,10 @@ from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tenancy.rotation import KeyState
-from tests.crypto.core.conftest import world
 from tests.crypto.core.world import World
 from tests.crypto.kmip.resealing import FAST, Known, Process, Stand, some_objects
 from tests.crypto.kmip.scene import custom
+from tests.crypto.running.conftest import world
 from tests.database.fixtures import Field
 
 __all__ = ["world"]  # fixtures that pytest finds here by their names
