@@ -97,6 +97,7 @@ async def test_a_client_that_is_refused_or_not_identified_in_time_is_closed():
             assert await is_closed(reader)
             assert here.connections.refused == (bounds is None)
             here.callers.open.set()
+            await until(lambda here=here: here.callers.asked == 2)  # too late
 
 
 @on_uvloop
@@ -156,7 +157,7 @@ async def test_an_unforeseen_error_closes_the_connection_and_only_that():
     async with place() as here:
         other = await here.connect(BETA)
         assert await ask(other, b"one") == b"beta-corp-67890 one\n"
-        assert await ask(await here.connect(), b"boom") == b""
+        assert await ask(await here.connect(), b"boom\nnot answered") == b""
         assert await ask(other, b"two") == b"beta-corp-67890 two\n"
 
 

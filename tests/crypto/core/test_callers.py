@@ -34,6 +34,8 @@ from tests.crypto.core.world import (
 from tests.crypto.https.authority import signed
 from vault.certificates import load_issuer
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def clock() -> Clock:

@@ -14,6 +14,8 @@ from tenancy.errors import DatabaseUnavailable
 from tenancy.lifecycle import Move
 from tests.crypto.core.world import Looking, World, a_keyring, at_once
 
+pytestmark = pytest.mark.integration
+
 
 class Heard:
     """What was told, and somebody who waits for it."""

@@ -91,18 +91,6 @@ async def test_many_who_want_a_key_wait_for_one_opening_also_when_one_gives_up(
     assert looking.count == 1
 
 
-async def test_the_newest_version_is_taken_and_older_ones_still_open(
-    keyring: CachedKeyring, home: Home, changes: Changes
-):
-    first = await keyring.key(home.caller())
-    home.new_key("orders", 2)
-    changes.tell(mark(home.tenant_id))
-    second = await keyring.key(home.caller())
-    assert (first.version, second.version) == (1, 2)
-    assert at_once(keyring.key(home.caller(), 2)) == second
-    assert await keyring.key(home.caller(), 1) == first
-
-
 async def test_a_key_is_kept_for_the_cache_time_and_no_longer(
     keyring: CachedKeyring, home: Home, clock: Clock, looking: Looking
 ):

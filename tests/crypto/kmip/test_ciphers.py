@@ -6,11 +6,18 @@ import hmac
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from crypto.kmip.enums import BlockCipherMode, CryptographicAlgorithm, Operation, ResultReason, ValidityIndicator
-from crypto.kmip.fields import choice, flag, number, octets, structure
+from crypto.kmip.enums import (
+    BlockCipherMode,
+    CryptographicAlgorithm,
+    Operation,
+    QueryFunction,
+    ResultReason,
+    ValidityIndicator,
+)
+from crypto.kmip.fields import choice, flag, number, octets, structure, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
-from tests.crypto.kmip.scene import VALUE, Client, Scene, attribute, cbc, gcm
+from tests.crypto.kmip.scene import VALUE, Client, Scene, attribute, cbc, custom, gcm
 
 
 def parameters(**given: Item) -> Item:
@@ -154,3 +161,39 @@ async def test_a_mac_is_made_and_verified_by_the_key_that_is_for_it(scene: Scene
         assert answer.value(Tag.VALIDITY_INDICATOR) == validity
     aes = await client.activated(mask=0x180)
     assert (await client.about(Operation.MAC, aes, data)).reason is ResultReason.INVALID_FIELD
+
+
+async def test_secrets_are_derived_and_what_a_key_cannot_do_is_refused_with_its_reason(scene: Scene):
+    client = scene.client()
+    key, archived = await client.activated(mask=0xFFFFF), await client.activated()
+    await client.about(Operation.ARCHIVE, archived)
+    it, data = text(Tag.UNIQUE_IDENTIFIER, key), octets(Tag.DATA, b"the data")
+
+    def derive(bits: int, rounds: int) -> tuple[int, Item, Item, Item, Item, Item]:
+        hashing = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.HASHING_ALGORITHM, 6))
+        how = hashing, octets(Tag.SALT, b"salt"), number(Tag.ITERATION_COUNT, rounds)
+        secret = choice(Tag.OBJECT_TYPE, 7), it, choice(Tag.DERIVATION_METHOD, 1)
+        template = structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Length", number(VALUE, bits)))
+        return Operation.DERIVE_KEY, *secret, structure(Tag.DERIVATION_PARAMETERS, *how), template
+
+    made = await client.ask(*derive(256, 1000))
+    secret = hashlib.pbkdf2_hmac("sha256", (await client.get(key)).material, b"salt", 1000, 32)
+    assert (await client.get(made.object_id)).material == secret
+    scheme = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.DIGITAL_SIGNATURE_ALGORITHM, 5))
+    signature, denied = octets(Tag.SIGNATURE_DATA, b"s"), ResultReason.PERMISSION_DENIED
+    for request, reason in (
+        (derive(256, 1), ResultReason.INVALID_FIELD),
+        (derive(8, 1000), ResultReason.INVALID_FIELD),
+        ((Operation.SIGNATURE_VERIFY, it, scheme, data, signature), ResultReason.INVALID_FIELD),
+        ((Operation.SIGNATURE_VERIFY, it, cbc(), data, signature), ResultReason.INVALID_FIELD),
+        ((Operation.RECOVER, it), denied),
+        (
+            (Operation.ADD_ATTRIBUTE, text(Tag.UNIQUE_IDENTIFIER, archived), custom("x-a", "1")),
+            ResultReason.PERMISSION_DENIED,
+        ),
+    ):
+        assert (await client.ask(*request)).reason is reason
+    checked = await client.about(Operation.CHECK, await client.create(), number(Tag.CRYPTOGRAPHIC_USAGE_MASK, 1))
+    assert checked.value(Tag.CRYPTOGRAPHIC_USAGE_MASK) == 12
+    capabilities = await client.ask(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_CAPABILITIES))
+    assert capabilities.payload.first(Tag.CAPABILITY_INFORMATION) is not None

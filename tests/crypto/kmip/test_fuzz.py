@@ -16,6 +16,8 @@ from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import encoded
 from tests.crypto.kmip.scene import Answered, Scene
 
+pytestmark = pytest.mark.integration
+
 KEPT = [line.split("#")[0].split() for line in Path(__file__).with_name("corpus.txt").read_text("ascii").splitlines()]
 REQUEST = encoded()[:4]
 

@@ -13,7 +13,6 @@ from kmip import enums
 from kmip.core.attributes import Name
 from kmip.core.factories.attributes import AttributeFactory
 from kmip.core.objects import Attribute
-from kmip.pie import objects
 from kmip.pie.client import ProxyKmipClient
 from kmip.pie.exceptions import KmipOperationFailure
 from kmip.services.kmip_protocol import KMIPProtocol
@@ -106,18 +105,6 @@ async def test_a_symmetric_key_from_creation_to_destruction(scene: Scene, minor:
         assert [(version.major, version.minor) for version in versions] == [(1, 4), (1, 3), (1, 2), (1, 1), (1, 0)]
 
     await drive(scene, steps, minor)
-
-
-async def test_registered_objects_are_returned_unchanged(scene: Scene):
-    def steps(driver: ProxyKmipClient) -> None:
-        for brought in (
-            objects.SymmetricKey(AES, 128, bytes(range(16)), masks=BOTH, name="key"),
-            objects.SecretData(b"a password", enums.SecretDataType.PASSWORD, masks=BOTH, name="secret"),
-            objects.OpaqueObject(b"opaque", enums.OpaqueDataType.NONE, name="opaque"),
-        ):
-            assert driver.get(driver.register(brought)).value == brought.value
-
-    await drive(scene, steps)
 
 
 async def test_the_server_encrypts_authenticates_and_derives(scene: Scene):

@@ -159,6 +159,7 @@ def test_while_the_database_is_down_everything_is_kept(tenants: Field, folder: P
 def test_uses_and_rate_limited_requests_of_several_processes_are_one_sum(tenants: Field, folder: Path):
     for _ in range(3):
         write(folder, *[entry(ENCRYPT)] * 10, *[entry(GET, refused="too_many_requests")] * 20)
+    write(folder, entry(GET, tenant="beta", refused="too_many_requests"))
     delivery(tenants, folder).once()
     counts: Counter[str] = Counter()
     for record in crypto_records(tenants):
