@@ -34,7 +34,7 @@ class Stage:
     def __init__(self, folder: Path, bounds: Bounds | None = None, rate: int = 1_000_000, places: int = 256) -> None:
         self._bounds = bounds
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)  # a failed close must not hold up the end
         self._limits = TenantLimits(rate, places)
         self.core = MemoryCore()
         self.certificates = MemoryCertificates(self.core)
