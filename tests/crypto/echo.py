@@ -6,22 +6,21 @@ import functools
 import hashlib
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
 import uvloop
 from cryptography import x509
 
 from crypto.connections import Bounds, Connection, Connections
 from crypto.interfaces import Caller, Parts
-from crypto.tls import ServerIdentity, server_context
-from database.interfaces import mark
+from crypto.tls import server_context
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State
+from tests.crypto.core.world import Changes
 from tests.crypto.https import authority
 
 request_name: ContextVar[bytes] = ContextVar("request_name", default=b"")
@@ -54,18 +53,6 @@ class FakeCallers:
         if caller.tenant_id in self.refusals:
             raise self.refusals[caller.tenant_id]
         return caller
-
-
-class FakeChanges:
-    def __init__(self) -> None:
-        self.subscribers: list[Callable[[str | None], None]] = []
-
-    def subscribe(self, forget: Callable[[str | None], None]) -> None:
-        self.subscribers.append(forget)
-
-    def tell(self, tenant: str | None) -> None:
-        for forget in self.subscribers:
-            forget(mark(tenant) if tenant else None)
 
 
 class Echo(Connection):
@@ -116,7 +103,7 @@ class Place:
     """A server on a loopback port, and what a test turns on it."""
 
     callers: FakeCallers
-    changes: FakeChanges
+    changes: Changes
     connections: Connections
     port: int
     made: list[Echo]
@@ -139,17 +126,9 @@ def client_context(tenant: str) -> ssl.SSLContext:
     return context
 
 
-@functools.cache
-def identity() -> ServerIdentity:
-    leaf = authority.server_leaf()
-    return ServerIdentity(
-        leaf.pem, authority.root().pem, leaf.certificate.not_valid_after_utc, leaf.key_pem.encode("ascii")
-    )
-
-
 @contextlib.asynccontextmanager
 async def place(bounds: Bounds | None = None, front: type[Echo] = Echo) -> AsyncIterator[Place]:
-    callers, changes = FakeCallers(), FakeChanges()
+    callers, changes = FakeCallers(), Changes()
     nothing = cast("Any", None)
     parts = Parts(callers, nothing, nothing, nothing, nothing, changes)
     connections = Connections(parts, bounds or Bounds(look_seconds=0.02))
@@ -160,7 +139,9 @@ async def place(bounds: Bounds | None = None, front: type[Echo] = Echo) -> Async
         made.append(front(parts, connections))
         return made[-1]
 
-    server = await connections.loop.create_server(protocol, "127.0.0.1", 0, ssl=server_context(identity()))
+    server = await connections.loop.create_server(
+        protocol, "127.0.0.1", 0, ssl=server_context(authority.server_identity())
+    )
     here = Place(callers, changes, connections, server.sockets[0].getsockname()[1], made)
     try:
         yield here
@@ -174,14 +155,12 @@ async def place(bounds: Bounds | None = None, front: type[Echo] = Echo) -> Async
                 await asyncio.wait_for(stream.wait_closed(), 5)
 
 
-def on_both_loops(test: Callable[[], Awaitable[None]]) -> Callable[[Any], None]:
-    @pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-    def run(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
-        async def limited() -> None:
-            await asyncio.wait_for(test(), 20)
+def on_uvloop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run a test on the loop that the service runs on."""
 
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(limited())
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(asyncio.wait_for(test(), 60))
 
     run.__name__ = test.__name__
     return run
@@ -190,17 +169,17 @@ def on_both_loops(test: Callable[[], Awaitable[None]]) -> Callable[[Any], None]:
 async def ask(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], line: bytes) -> bytes:
     reader, writer = streams
     writer.write(line + b"\n")
-    return await asyncio.wait_for(reader.readline(), 5)
+    return await asyncio.wait_for(reader.readline(), 30)
 
 
 async def is_closed(reader: asyncio.StreamReader) -> bool:
     try:
-        return await asyncio.wait_for(reader.read(), 5) == b""
+        return await asyncio.wait_for(reader.read(), 30) == b""
     except ConnectionError:
         return True
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110 - the server's inside has no event to wait for
             await asyncio.sleep(0.005)

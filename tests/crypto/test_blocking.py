@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from crypto.blocking import FairThreads
 from tenancy.errors import TooManyRequests
 
+Pools = Callable[..., FairThreads]
 asking: ContextVar[str] = ContextVar("asking", default="nobody")
 
 
@@ -40,22 +41,16 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_work_runs_in_a_thread_and_its_result_or_error_comes_back(pools: Callable[..., FairThreads]) -> None:
+async def test_work_runs_in_a_thread_with_its_context_and_its_result_or_error_comes_back(pools: Pools):
     threads = pools()
     assert await threads.run("acme", threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         await threads.run("acme", lambda: 1 // 0)
-    assert await threads.run("acme", lambda: "still works") == "still works"
+    asking.set("request-1")  # as the correlation id of a request
+    assert await threads.run("acme", asking.get) == "request-1"
 
 
-async def test_the_correlation_of_a_request_goes_along_into_the_thread(pools: Callable[..., FairThreads]) -> None:
-    asking.set("request-1")
-    assert await pools().run("acme", asking.get) == "request-1"
-
-
-async def test_a_tenant_whose_server_hangs_does_not_stall_another(
-    pools: Callable[..., FairThreads], hanging: threading.Event
-) -> None:
+async def test_a_tenant_whose_server_hangs_does_not_stall_another(pools: Pools, hanging: threading.Event):
     threads = pools(threads=4, per_tenant=3, line=100)
     stuck = [asyncio.ensure_future(threads.run("acme", hanging.wait)) for _ in range(50)]
     await settle()
@@ -66,9 +61,7 @@ async def test_a_tenant_whose_server_hangs_does_not_stall_another(
     assert all(await asyncio.gather(*stuck))
 
 
-async def test_a_tenant_in_a_line_that_is_too_long_is_told_so_at_once(
-    pools: Callable[..., FairThreads], hanging: threading.Event
-) -> None:
+async def test_a_tenant_in_a_line_that_is_too_long_is_told_so_at_once(pools: Pools, hanging: threading.Event):
     threads = pools(threads=4, per_tenant=1, line=2)
     stuck = [asyncio.ensure_future(threads.run("acme", hanging.wait)) for _ in range(3)]
     await settle()
@@ -80,9 +73,7 @@ async def test_a_tenant_in_a_line_that_is_too_long_is_told_so_at_once(
     assert await threads.run("acme", lambda: "served again") == "served again"
 
 
-async def test_free_threads_go_round_the_waiting_tenants(
-    pools: Callable[..., FairThreads], hanging: threading.Event
-) -> None:
+async def test_free_threads_go_round_the_waiting_tenants(pools: Pools, hanging: threading.Event):
     threads = pools(threads=1, per_tenant=1, line=100)
     blocker = asyncio.ensure_future(threads.run("blocker", hanging.wait))
     await settle()
@@ -97,9 +88,7 @@ async def test_free_threads_go_round_the_waiting_tenants(
     assert order[4:] == ["greedy"] * 8
 
 
-async def test_who_is_cancelled_leaves_the_line_and_its_work_is_not_begun(
-    pools: Callable[..., FairThreads], hanging: threading.Event
-) -> None:
+async def test_who_is_cancelled_leaves_the_line_and_its_work_is_not_begun(pools: Pools, hanging: threading.Event):
     threads = pools(threads=2, per_tenant=1, line=10)
     blocker = asyncio.ensure_future(threads.run("acme", hanging.wait))
     begun: list[str] = []
@@ -115,8 +104,8 @@ async def test_who_is_cancelled_leaves_the_line_and_its_work_is_not_begun(
 
 
 async def test_a_thread_that_hangs_is_held_even_when_nobody_waits_for_it_any_more(
-    pools: Callable[..., FairThreads], hanging: threading.Event
-) -> None:
+    pools: Pools, hanging: threading.Event
+):
     threads = pools(threads=4, per_tenant=1, line=0)
     given_up = asyncio.ensure_future(threads.run("acme", hanging.wait))
     await settle()
@@ -132,7 +121,7 @@ async def test_a_thread_that_hangs_is_held_even_when_nobody_waits_for_it_any_mor
     threads=st.integers(1, 3),
     per_tenant=st.integers(1, 3),
 )
-def test_whatever_is_asked_every_place_comes_back(calls: list[tuple[str, str]], threads: int, per_tenant: int) -> None:
+def test_whatever_is_asked_every_place_comes_back(calls: list[tuple[str, str]], threads: int, per_tenant: int):
     async def play() -> None:
         pool = FairThreads(threads, per_tenant, line=100)
         running: dict[str, int] = dict.fromkeys("abc", 0)

@@ -22,7 +22,7 @@ keys = st.builds(ServiceKey, st.integers(1, 2**32 - 1), st.binary(min_size=32, m
 
 
 @given(key=keys, place=places, plaintext=st.binary(max_size=200))
-def test_what_is_sealed_opens_in_its_place(key: ServiceKey, place: Context, plaintext: bytes) -> None:
+def test_what_is_sealed_opens_in_its_place(key: ServiceKey, place: Context, plaintext: bytes):
     sealed = ciphertext.seal(key, place, plaintext)
     text = ciphertext.to_text(sealed)
     assert ciphertext.from_text(text) == sealed
@@ -38,7 +38,7 @@ def test_what_is_sealed_opens_in_its_place(key: ServiceKey, place: Context, plai
 @example(one=PLACE, other=replace(PLACE, purpose=Purpose.DATA_KEY))
 @example(one=PLACE, other=replace(PLACE, l2_key="L2-beta-corp-67890-primary"))
 @example(one=PLACE, other=replace(PLACE, service="orderscustomer/1", object_id=""))
-def test_a_ciphertext_opens_nowhere_but_in_its_place(one: Context, other: Context) -> None:
+def test_a_ciphertext_opens_nowhere_but_in_its_place(one: Context, other: Context):
     sealed = ciphertext.seal(KEY, one, b"secret")
     if one == other:
         assert ciphertext.unseal(KEY, other, sealed) == b"secret"
@@ -47,7 +47,7 @@ def test_a_ciphertext_opens_nowhere_but_in_its_place(one: Context, other: Contex
         ciphertext.unseal(KEY, other, sealed)
 
 
-def test_a_purpose_rewritten_in_the_header_does_not_make_another_ciphertext() -> None:
+def test_a_purpose_rewritten_in_the_header_does_not_make_another_ciphertext():
     sealed = ciphertext.seal(KEY, PLACE, b"secret")
     renamed = bytes([2]) + sealed[1:]
     assert ciphertext.header(renamed).purpose is Purpose.DATA_KEY
@@ -57,22 +57,18 @@ def test_a_purpose_rewritten_in_the_header_does_not_make_another_ciphertext() ->
 
 
 @given(other=keys)
-def test_another_version_or_another_key_opens_nothing(other: ServiceKey) -> None:
+def test_another_version_or_another_key_decrypts_nothing(other: ServiceKey):
     sealed = ciphertext.seal(KEY, PLACE, b"secret")
-    for key in (other, ServiceKey(KEY.version, other.material), ServiceKey(other.version, KEY.material)):
-        if key != KEY:
-            with pytest.raises(CiphertextRefused):
-                ciphertext.unseal(key, PLACE, sealed)
+    renumbered = sealed[:1] + other.version.to_bytes(4, "big") + sealed[5:]
+    of_other_version = ServiceKey(other.version, KEY.material)
+    for key in (other, ServiceKey(KEY.version, other.material), of_other_version):
+        for text in (sealed, renumbered):
+            if (key, text) != (KEY, sealed):
+                with pytest.raises(CiphertextRefused):
+                    ciphertext.unseal(key, PLACE, text)
 
 
-def test_a_version_rewritten_in_the_header_is_refused_even_under_the_same_material() -> None:
-    sealed = ciphertext.seal(KEY, PLACE, b"secret")
-    renumbered = sealed[:1] + (8).to_bytes(4, "big") + sealed[5:]
-    with pytest.raises(CiphertextRefused):
-        ciphertext.unseal(ServiceKey(8, KEY.material), PLACE, renumbered)
-
-
-def test_every_single_flipped_bit_is_refused() -> None:
+def test_every_single_flipped_bit_is_refused():
     sealed = ciphertext.seal(KEY, PLACE, b"secret")
     for bit in range(8 * len(sealed)):
         flipped = bytearray(sealed)
@@ -82,7 +78,7 @@ def test_every_single_flipped_bit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", range(6))  # every remainder of base64, whose last character has unused bits
-def test_every_single_changed_character_of_the_text_is_refused(size: int) -> None:
+def test_every_single_changed_character_of_the_text_is_refused(size: int):
     text = ciphertext.to_text(ciphertext.seal(KEY, PLACE, bytes(size)))
     for place, character in enumerate(text):
         for other in {"A", "B", "Q", "_", "-", "+", "=", " ", "\n", "é", chr(ord(character) ^ 1), chr(0xD800)}:
@@ -92,7 +88,7 @@ def test_every_single_changed_character_of_the_text_is_refused(size: int) -> Non
 
 
 @given(cut=st.integers(1, 100))
-def test_a_cut_or_lengthened_ciphertext_is_refused(cut: int) -> None:
+def test_a_cut_or_lengthened_ciphertext_is_refused(cut: int):
     sealed = ciphertext.seal(KEY, PLACE, b"a text of some length, so that there is something to cut")
     for altered in (sealed[:-cut], sealed[cut:], sealed + bytes(cut)):
         with pytest.raises(CiphertextRefused):
@@ -105,20 +101,16 @@ def test_a_cut_or_lengthened_ciphertext_is_refused(cut: int) -> None:
 @example(noise="okcm:v1:" + "A" * 400)
 @example(noise="okcm:v2:" + "A" * 400)
 @example(noise="OKCM:V1:" + "A" * 400)
-def test_whatever_text_comes_in_nothing_but_a_refusal_comes_out(noise: str) -> None:
+def test_any_other_text_or_bytes_are_refused(noise: str):
     for text in (noise, ciphertext.PREFIX + noise):
         with pytest.raises(CiphertextRefused):
             ciphertext.unseal(KEY, PLACE, ciphertext.from_text(text))
-
-
-@given(noise=st.binary(max_size=300))
-def test_whatever_bytes_come_in_nothing_but_a_refusal_comes_out(noise: bytes) -> None:
     with pytest.raises(CiphertextRefused):
-        ciphertext.unseal(KEY, PLACE, noise)
+        ciphertext.unseal(KEY, PLACE, noise.encode("utf-8", "surrogatepass"))
 
 
 @given(raw=st.binary(min_size=53, max_size=120))
-def test_no_two_texts_mean_the_same_bytes(raw: bytes) -> None:
+def test_no_two_texts_mean_the_same_bytes(raw: bytes):
     text = ciphertext.to_text(raw)
     for other in (text + "=", text + "==", text + "A", text + "\n", text.replace(":v1:", ":v1: "), text.upper()):
         if other != text:
@@ -128,7 +120,10 @@ def test_no_two_texts_mean_the_same_bytes(raw: bytes) -> None:
                 continue
 
 
-def test_size_is_bounded_before_anything_is_decoded_or_encrypted() -> None:
+def test_the_largest_plaintext_is_sealed_and_anything_larger_refused_before_it_is_decoded():
+    largest = bytes(ciphertext.LARGEST)
+    text = ciphertext.to_text(ciphertext.seal(KEY, PLACE, largest))
+    assert ciphertext.unseal(KEY, PLACE, ciphertext.from_text(text)) == largest
     with pytest.raises(InvalidRequest):
         ciphertext.seal(KEY, PLACE, bytes(ciphertext.LARGEST + 1))
     with pytest.raises(CiphertextRefused):
@@ -137,13 +132,7 @@ def test_size_is_bounded_before_anything_is_decoded_or_encrypted() -> None:
         ciphertext.header(bytes([1, 0, 0, 0, 1]) + bytes(ciphertext.LARGEST + 100))
 
 
-def test_the_largest_plaintext_is_sealed_and_opens() -> None:
-    largest = bytes(ciphertext.LARGEST)
-    text = ciphertext.to_text(ciphertext.seal(KEY, PLACE, largest))
-    assert ciphertext.unseal(KEY, PLACE, ciphertext.from_text(text)) == largest
-
-
-def test_a_place_that_utf8_cannot_carry_is_refused_both_ways() -> None:
+def test_a_place_that_utf8_cannot_carry_is_refused_both_ways():
     nowhere = replace(PLACE, object_id="\ud800")
     with pytest.raises(InvalidName):
         ciphertext.seal(KEY, nowhere, b"secret")
@@ -151,14 +140,14 @@ def test_a_place_that_utf8_cannot_carry_is_refused_both_ways() -> None:
         ciphertext.unseal(KEY, nowhere, ciphertext.seal(KEY, PLACE, b"secret"))
 
 
-def test_the_same_message_twice_shares_neither_salt_nor_key_stream() -> None:
+def test_the_same_message_twice_shares_neither_salt_nor_key_stream():
     one, other = (ciphertext.seal(KEY, PLACE, bytes(64)) for _ in range(2))
     assert one[:5] == other[:5]
     assert one[5:37] != other[5:37]
     assert one[37:] != other[37:]
 
 
-def test_a_text_of_the_first_version_opens_for_ever() -> None:
+def test_a_text_of_the_first_version_opens_for_ever():
     """Computed once from HMAC and AES-GCM alone, by no code of ours: whoever breaks this breaks customers' data."""
     text = FIRST_VERSION
     assert ciphertext.to_text(ciphertext.seal(KEY, PLACE, b"kept for years", lambda size: bytes([0x5A]) * size)) == text

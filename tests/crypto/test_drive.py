@@ -32,29 +32,16 @@ async def add(waiting: Awaitable[int], more: int) -> int:
     return await waiting + more
 
 
-def test_work_that_does_not_wait_is_finished_at_once():
+def test_work_that_does_not_wait_is_finished_or_raises_at_once():
     async def seven() -> int:
         return 7
 
-    assert begin(seven()) == Finished(7)
-
-
-def test_what_work_raises_before_it_waits_comes_out_at_once():
     async def wrong() -> int:
         raise KeyError("place")
 
+    assert begin(seven()) == Finished(7)
     with pytest.raises(KeyError, match="place"):
         begin(wrong())
-
-
-def test_work_that_waits_goes_on_in_a_task(run: Run[int]):
-    async def main() -> int:
-        ready = asyncio.get_running_loop().create_future()
-        begun = begin(add(ready, 1))
-        asyncio.get_running_loop().call_soon(ready.set_result, 41)
-        return await the_rest(begun)
-
-    assert run(main()) == 42
 
 
 def test_a_future_that_others_await_too_is_not_taken_for_a_mistake(run: Run[list[int]]):
@@ -67,16 +54,6 @@ def test_a_future_that_others_await_too_is_not_taken_for_a_mistake(run: Run[list
         return [await the_rest(mine), await other]
 
     assert run(main()) == [41, 42]
-
-
-def test_a_future_that_is_done_before_the_task_runs_is_awaited_all_the_same(run: Run[int]):
-    async def main() -> int:
-        ready = asyncio.get_running_loop().create_future()
-        begun = begin(add(ready, 1))
-        ready.set_result(1)
-        return await the_rest(begun)
-
-    assert run(main()) == 2
 
 
 def test_work_may_wait_many_times_and_give_up_the_loop_without_a_future(run: Run[int]):
@@ -93,15 +70,18 @@ def test_work_may_wait_many_times_and_give_up_the_loop_without_a_future(run: Run
     assert run(main()) == 10
 
 
-def test_an_error_after_waiting_comes_out_of_the_task(run: Run[None]):
-    async def main() -> None:
-        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        begun = begin(add(ready, 1))
-        ready.set_exception(LookupError("gone"))
+def test_a_future_that_is_done_before_the_task_runs_gives_its_result_or_its_error(run: Run[int]):
+    async def main() -> int:
+        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        error: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        good, bad = begin(add(result, 1)), begin(add(error, 1))
+        result.set_result(1)
+        error.set_exception(LookupError("gone"))
         with pytest.raises(LookupError, match="gone"):
-            await the_rest(begun)
+            await the_rest(bad)
+        return await the_rest(good)
 
-    run(main())
+    assert run(main()) == 2
 
 
 def test_cancelling_the_task_lets_the_work_clean_up_and_even_answer(run: Run[str]):

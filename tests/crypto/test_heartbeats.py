@@ -154,23 +154,19 @@ async def test_of_a_backfill_the_last_word_is_written_and_waits_for_the_database
     assert (len(tables.backfills), tables.backfills[-1].place) == (1000, "t.1499")
 
 
-async def test_what_the_database_refuses_is_given_up_and_counted_and_another_tenants_goes_on(heartbeats, tables):
+async def test_what_the_database_refuses_is_counted_and_what_cannot_be_looked_up_is_not_taken(heartbeats, tables):
     await heartbeats.note(a_caller(), told())
     tables.refusal = DatabaseRefused("22003")
     await heartbeats.write()
-    tables.refusal = None
-    await heartbeats.note(a_caller(tenant_id="beta"), told())
-    await heartbeats.write()
-    assert (heartbeats.totals.lost, len(tables.contacts)) == (1, 1)
-
-
-async def test_a_heartbeat_that_must_look_and_cannot_was_not_taken(heartbeats, tables):
     tables.refusal = DatabaseUnavailable()
-    with pytest.raises(DatabaseUnavailable):
-        await heartbeats.note(a_caller(), told("host-1", a_use()))
+    with pytest.raises(DatabaseUnavailable):  # of this tenant nothing is known yet
+        await heartbeats.note(a_caller(tenant_id="beta"), told("host-1", a_use()))
     tables.refusal = None
     await heartbeats.write()
     assert (tables.contacts, tables.uses) == ([], [])
+    await heartbeats.note(a_caller(tenant_id="beta"), told())
+    await heartbeats.write()
+    assert (heartbeats.totals.lost, len(tables.contacts)) == (1, 1)
 
 
 async def test_one_service_cannot_fill_the_memory(heartbeats, tables):
@@ -198,10 +194,9 @@ async def test_a_program_that_is_no_agent_is_not_shown_as_one(heartbeats, tables
 def test_an_agent_says_all_of_itself(left_out: str):
     said = {"instance": "a", "agent_version": "0.1.0", "not_after": "2026-01-01T00:00:00Z"}
     del said[left_out]
-    with pytest.raises(InvalidRequest, match="belong together"):
-        parse(HeartbeatRequest, json.dumps(said).encode())
-    with pytest.raises(InvalidRequest, match="belong together"):
-        parse(HeartbeatRequest, b'{"problem": "reload_failed"}')
+    for document in (said, {"problem": "reload_failed"}):
+        with pytest.raises(InvalidRequest, match="belong together"):
+            parse(HeartbeatRequest, json.dumps(document).encode())
 
 
 @pytest.mark.parametrize(

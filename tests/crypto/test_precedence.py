@@ -6,9 +6,15 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.integration
+
 PROGRAM = """
 import asyncio, json, os, resource, sys, threading, time
 import uvloop
+import pytest
+
 from crypto.precedence import precedence
 
 def of_all():
@@ -58,7 +64,7 @@ FIRST, FAIR, NOBODY = os.SCHED_RR, os.SCHED_OTHER, 65534
 
 def seen(*arguments: str) -> tuple[bool, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROGRAM, *arguments], check=True, capture_output=True, text=True, timeout=120
     )
     allowed, told = json.loads(done.stdout.splitlines()[-1])
     return allowed, told

@@ -1,16 +1,18 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from crypto.blocking import FairThreads
 from tests.crypto.core.world import Changes, Journal, World
-from tests.database.fixtures import Field
+from tests.database.fixtures import Server, clone
 from tests.vault import server as vault_server
 
 
-@pytest.fixture
-def world(field: Field, vault: vault_server.Server) -> World:
-    return World(field, vault)
+@pytest.fixture(scope="module")
+def world(server: Server, template: str, vault: vault_server.Server) -> Iterator[World]:
+    """One database for the tests of a module, each of which has its own tenants."""
+    with clone(server, template) as field:
+        yield World(field, vault)
 
 
 @pytest.fixture

@@ -13,10 +13,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from crypto import primitives
 from crypto.callers import CertificateCallers
@@ -31,8 +29,9 @@ from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.services import ServiceState
-from tests.contracts.authorities import p256
-from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal, signed_by, unheeded
+from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal, unheeded
+from tests.crypto.https import authority
+from vault.certificates import hex_serial
 
 CACHE_SECONDS = 60.0
 MINE, THEIRS = "acme-corp", "beta-corp"
@@ -53,16 +52,13 @@ class Identity:
     certificate: bytes
 
 
-def identity(tenant_id: str, serial: int) -> Identity:
-    key = p256()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, tenant_id)])
-    authority = x509.load_der_x509_certificate(signed_by(name, key, tenant_id, tenant_id, 1, holder=key.public_key()))
-    certificate = signed_by(authority.subject, key, tenant_id, "orders", serial)
-    pem = authority.public_bytes(Encoding.PEM).decode()
-    return Identity(pem, authority.fingerprint(hashes.SHA256()).hex(), f"{serial:02x}", certificate)
+def identity(tenant_id: str) -> Identity:
+    issuer, leaf = authority.tenant_authority(tenant_id), authority.service_leaf(tenant_id, "orders").certificate
+    fingerprint, serial = issuer.certificate.fingerprint(hashes.SHA256()).hex(), hex_serial(leaf)
+    return Identity(issuer.pem, fingerprint, serial, leaf.public_bytes(Encoding.DER))
 
 
-IDENTITIES = {MINE: identity(MINE, 0x11), THEIRS: identity(THEIRS, 0x22)}
+IDENTITIES = {tenant_id: identity(tenant_id) for tenant_id in (MINE, THEIRS)}
 
 
 def layer(key: bytes, context: Context) -> tuple[bytes, bytes]:

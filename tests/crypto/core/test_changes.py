@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from crypto.changes import FeedChanges
-from crypto.interfaces import Caller
-from crypto.keyring import CachedKeyring
 from database.feed import NotifyFeed
 from database.interfaces import mark
 from tenancy.errors import DatabaseUnavailable
-from tenancy.lifecycle import Move, State
-from tests.crypto.core.world import REGION, Looking, Shelf, World, at_once, unheeded
+from tenancy.lifecycle import Move
+from tests.crypto.core.world import Looking, World, a_keyring, at_once
+
+pytestmark = pytest.mark.integration
 
 
 class Heard:
@@ -27,7 +27,7 @@ class Heard:
         self.words.put_nowait(tenant)
 
     async def until(self, tenant: str | None) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.words.get() != tenant:
                 pass
 
@@ -39,7 +39,7 @@ async def feed_changes(world: World) -> AsyncIterator[FeedChanges]:
     await changes.stop()
 
 
-async def test_a_commit_is_heard_by_every_subscriber_in_order(feed_changes: FeedChanges, world: World) -> None:
+async def test_a_commit_is_heard_by_every_subscriber_in_order(feed_changes: FeedChanges, world: World):
     home = world.tenant()
     heard, order = Heard(), list[str]()
     feed_changes.subscribe(lambda _tenant: order.append("first"))
@@ -52,23 +52,15 @@ async def test_a_commit_is_heard_by_every_subscriber_in_order(feed_changes: Feed
     assert order[-2:] == ["first", "second"]
 
 
-async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: FeedChanges, world: World) -> None:
+async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: FeedChanges, world: World):
     home = world.tenant()
     home.connect("orders")
     heard = Heard()
-    keyring = CachedKeyring(
-        world.crypto,
-        world.own_keys,
-        Shelf(world.own_root),
-        Looking(),
-        feed_changes,
-        cache_seconds=60,
-        opened=unheeded,
-    )
+    keyring = a_keyring(world, Looking(), feed_changes)
     feed_changes.subscribe(heard.forget)
     feed_changes.start()
     await feed_changes.listening()
-    caller = Caller(home.tenant_id, "orders", home.l2_key, REGION, "1a", State.ACTIVE)
+    caller = home.caller()
     await keyring.key(caller)
     at_once(keyring.key(caller))
     home.move(Move.LOCK)
@@ -77,7 +69,7 @@ async def test_a_key_is_dropped_as_soon_as_its_tenant_is_locked(feed_changes: Fe
         await keyring.key(caller)
 
 
-async def test_when_the_feed_was_lost_everything_is_forgotten(feed_changes: FeedChanges, world: World) -> None:
+async def test_when_the_feed_was_lost_everything_is_forgotten(feed_changes: FeedChanges, world: World):
     heard = Heard()
     feed_changes.subscribe(heard.forget)
     feed_changes.start()
@@ -101,24 +93,16 @@ class Broken:
         stop.wait()
 
 
-async def test_a_feed_that_fails_makes_everything_forgotten_and_is_begun_again() -> None:
+async def test_a_feed_that_fails_is_begun_again_and_a_subscriber_that_fails_keeps_no_other_from_forgetting():
+    def fail(_tenant: Any) -> None:
+        raise ValueError
+
     heard, feed = Heard(), Broken()
     changes = FeedChanges(feed)
+    changes.subscribe(fail)
     changes.subscribe(heard.forget)
     changes.start()
     await heard.until(None)
     await heard.until("somebody")
     await changes.stop()
     assert feed.begun == 2
-
-
-async def test_a_subscriber_that_fails_keeps_no_other_from_forgetting() -> None:
-    def fail(_tenant: Any) -> None:
-        raise ValueError
-
-    heard, changes = Heard(), FeedChanges(Broken())
-    changes.subscribe(fail)
-    changes.subscribe(heard.forget)
-    changes.start()
-    await heard.until("somebody")
-    await changes.stop()

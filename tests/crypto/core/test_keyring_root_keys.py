@@ -1,7 +1,5 @@
 """Service keys under a root key that is taken away, is out of reach, or is the customer's own."""
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -12,8 +10,8 @@ from keystores.interfaces import RootKey
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError
 from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
-from tests.crypto.core.test_keyring import a_keyring, caller_of, clock, home
-from tests.crypto.core.world import Changes, Clock, Home, Looking, Shelf, World, at_once, unheeded
+from tests.crypto.core.test_keyring import clock, home
+from tests.crypto.core.world import Changes, Clock, Home, Looking, Shelf, World, a_keyring, at_once, until
 from tests.database.builders import a_place, a_root_key
 
 __all__ = ["clock", "home"]  # fixtures that pytest finds here by their names
@@ -34,12 +32,6 @@ class Fickle:
         return self.root.unwrap(context, wrapped)
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - it happens in a thread, which sets no event
-            await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 def fickle(world: World) -> Fickle:
     return Fickle(world.own_root)
@@ -53,15 +45,15 @@ def aging(world: World, changes: Changes, clock: Clock, fickle: Fickle) -> Cache
 async def test_a_key_in_use_is_opened_again_at_half_its_time_and_nobody_waits(
     aging: CachedKeyring, home: Home, clock: Clock, fickle: Fickle
 ) -> None:
-    key = await aging.key(caller_of(home))
+    key = await aging.key(home.caller())
     clock.now += 29
-    assert at_once(aging.key(caller_of(home))) == key
+    assert at_once(aging.key(home.caller())) == key
     clock.now += 2
-    assert at_once(aging.key(caller_of(home))) == key
-    await until(lambda: fickle.asked == 2)
-    await asyncio.sleep(0.05)
-    clock.now += 59  # of the second opening
-    assert at_once(aging.key(caller_of(home))) == key
+    assert at_once(aging.key(home.caller())) == key
+    kept = aging._tenants[home.tenant_id].kept
+    await until(lambda: fickle.asked == 2 and all(one.until == clock.now + 60 for one in kept.values()))
+    clock.now += 59
+    assert at_once(aging.key(home.caller())) == key
 
 
 async def test_a_root_key_that_was_taken_away_is_noticed_without_any_other_process(
@@ -69,30 +61,29 @@ async def test_a_root_key_that_was_taken_away_is_noticed_without_any_other_proce
 ) -> None:
     home.connect("billing")
     for service in ("orders", "billing"):
-        await aging.key(caller_of(home, service))
+        await aging.key(home.caller(service))
     fickle.fails = RootKeyDisabled()
     clock.now += 31
-    at_once(aging.key(caller_of(home)))
-    await until(lambda: fickle.asked == 3)
-    await asyncio.sleep(0.05)
+    at_once(aging.key(home.caller()))
+    await until(lambda: fickle.asked == 3 and not aging._tenants[home.tenant_id].kept)
     for service in ("orders", "billing"):  # under the same root key, so that one goes too
         with pytest.raises(RootKeyDisabled):
-            await aging.key(caller_of(home, service))
+            await aging.key(home.caller(service))
 
 
 async def test_a_root_key_out_of_reach_leaves_what_is_open_for_the_rest_of_its_time(
     aging: CachedKeyring, home: Home, clock: Clock, fickle: Fickle
 ) -> None:
-    key = await aging.key(caller_of(home))
+    key = await aging.key(home.caller())
     fickle.fails = RootKeyUnreachable()
     clock.now += 31
-    assert at_once(aging.key(caller_of(home))) == key
+    assert at_once(aging.key(home.caller())) == key
     await until(lambda: fickle.asked == 2)
     clock.now += 28
-    assert at_once(aging.key(caller_of(home))) == key
+    assert at_once(aging.key(home.caller())) == key
     clock.now += 2
     with pytest.raises(RootKeyUnreachable):
-        await aging.key(caller_of(home))
+        await aging.key(home.caller())
 
 
 async def test_a_key_under_a_customers_root_key_is_opened_by_that_one_alone(
@@ -110,22 +101,13 @@ async def test_a_key_under_a_customers_root_key_is_opened_by_that_one_alone(
         def platform(self, _region: str) -> RootKey:
             raise AssertionError("the platform's key was asked")
 
-    keyring = CachedKeyring(
-        world.crypto,
-        world.own_keys,
-        Theirs(world.own_root),
-        Looking(),
-        changes,
-        cache_seconds=60,
-        opened=unheeded,
-        monotonic=clock,
-    )
+    keyring = a_keyring(world, Looking(), changes, clock)
+    keyring._shelf = Theirs(world.own_root)
     with pytest.raises(RootKeyDisabled):
-        await keyring.key(caller_of(home))
+        await keyring.key(home.caller())
     assert asked == [(home.tenant_id, root_key_id, a_place(), "credentials")]
     with world.field.administrator() as administrator:
         administrator.execute("update okcm.root_key set state = 'retired', credentials = null")
     clock.now += 1
-    await asyncio.sleep(0.6)
     with pytest.raises(RootKeyDenied):
-        await keyring.key(caller_of(home))
+        await keyring.key(home.caller())

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+import pytest
 from structlog.testing import capture_logs
 
 from tests.crypto.core.stage import CACHE_SECONDS, DONE, OPEN, Stage
@@ -53,15 +54,15 @@ async def finish(stage: Stage) -> None:
                 await stage.happen(act)
 
 
-async def explore() -> tuple[int, int]:
-    """Go everywhere; return how many places there are and how many steps lead from one to another."""
+async def explore(depth: int) -> tuple[int, int]:
+    """Go everywhere within `depth` acts; return the number of places and of steps from one to another."""
     start = await play(())
     seen = {start.place()}
     frontier = deque([((), tuple(start.possible()))])
     steps = 0
     while frontier:
         path, possible = frontier.popleft()
-        for act in possible:
+        for act in possible if len(path) < depth else ():
             after = (*path, act)
             stage = await play(after)
             steps += 1
@@ -79,8 +80,9 @@ async def explore() -> tuple[int, int]:
     return len(seen), steps
 
 
-def test_no_order_of_things_opens_what_must_stay_shut(record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize("depth", [4, pytest.param(1_000, marks=pytest.mark.full)])
+def test_no_order_of_events_decrypts_what_must_stay_closed(record_property: Callable[[str, object], None], depth: int):
     with capture_logs():
-        places, steps = asyncio.run(explore())
+        places, steps = asyncio.run(explore(depth))
     record_property("model", f"{places} places, {steps} steps")
     assert places > 100

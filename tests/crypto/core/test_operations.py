@@ -24,7 +24,7 @@ from tenancy.errors import (
     TenantClosed,
 )
 from tenancy.lifecycle import Move
-from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, Shelf, World, at_once, unheeded
+from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, World, a_keyring, at_once
 
 Call = Callable[[], Coroutine[Any, Any, object]]
 
@@ -45,15 +45,7 @@ class Desk:
 def desk(world: World, journal: Journal, changes: Changes) -> Desk:
     looking = Looking()
     callers = CertificateCallers(world.crypto, looking, journal, changes, cache_seconds=60)
-    keyring = CachedKeyring(
-        world.crypto,
-        world.own_keys,
-        Shelf(world.own_root),
-        looking,
-        changes,
-        cache_seconds=60,
-        opened=unheeded,
-    )
+    keyring = a_keyring(world, looking, changes)
     return Desk(callers, keyring, KeyedOperations(callers, keyring, journal))
 
 
@@ -62,7 +54,7 @@ def home(world: World) -> Home:
     return world.tenant()
 
 
-async def test_what_a_service_encrypts_it_decrypts(desk: Desk, home: Home, journal: Journal) -> None:
+async def test_what_a_service_encrypts_it_decrypts(desk: Desk, home: Home, journal: Journal):
     caller = await desk.caller(home, "orders")
     text = await desk.operations.encrypt(caller, "customer/1", b"a record")
     assert text.startswith("okcm:v1:")
@@ -72,9 +64,16 @@ async def test_what_a_service_encrypts_it_decrypts(desk: Desk, home: Home, journ
         ("decrypt", "customer/1", "", len(text)),
     ]
     assert {(e.tenant_id, e.service, e.source) for e in journal.entries} == {(home.tenant_id, "orders", ADDRESS)}
+    token = correlation_id.set("request-7")
+    for resource in ("鍵" * 512, "🔑" * 512, "a\x00b", "x" * 512):  # the longest that is allowed, in any script
+        text = await desk.operations.encrypt(caller, resource, b"data")
+        assert await desk.operations.decrypt(caller, resource, text) == b"data"
+    correlation_id.reset(token)
+    assert {e.correlation_id for e in journal.entries[2:]} == {"request-7"}
+    assert not {"", "request-7"} & {e.correlation_id for e in journal.entries[:2]}
 
 
-async def test_the_journal_says_how_long_the_work_took_a_refusals_too(desk: Desk, home: Home, journal: Journal) -> None:
+async def test_the_journal_says_how_long_the_work_took_a_refusals_too(desk: Desk, home: Home, journal: Journal):
     moments = iter([0, 1, 5_000_000, 5_040_001])
     timed = KeyedOperations(desk.callers, desk.keyring, journal, timer=lambda: next(moments))
     caller = await desk.caller(home, "orders")
@@ -84,7 +83,7 @@ async def test_the_journal_says_how_long_the_work_took_a_refusals_too(desk: Desk
     assert [(entry.refused, entry.microseconds) for entry in journal.entries] == [("", 1), ("ciphertext_refused", 41)]
 
 
-async def test_nothing_gives_up_the_loop_when_all_is_in_memory(desk: Desk, home: Home, world: World) -> None:
+async def test_nothing_gives_up_the_loop_when_all_is_in_memory(desk: Desk, home: Home, world: World):
     caller = await desk.caller(home, "orders")
     await desk.operations.encrypt(caller, "warm", b"")
     with world.field.server.offline(world.field.name):
@@ -99,7 +98,7 @@ async def test_nothing_gives_up_the_loop_when_all_is_in_memory(desk: Desk, home:
 
 async def test_another_tenant_service_or_resource_gets_the_same_refusal(
     desk: Desk, home: Home, world: World, journal: Journal
-) -> None:
+):
     owner = await desk.caller(home, "orders")
     text = await desk.operations.encrypt(owner, "customer/1", b"a record")
     wrapped = (await desk.operations.new_data_key(owner, "customer/1", with_plaintext=False)).wrapped
@@ -125,7 +124,7 @@ async def test_another_tenant_service_or_resource_gets_the_same_refusal(
     assert journal.entries == []
 
 
-async def test_each_kind_of_text_opens_through_its_own_door_only(desk: Desk, home: Home) -> None:
+async def test_each_kind_of_text_opens_through_its_own_door_only(desk: Desk, home: Home):
     caller = await desk.caller(home, "orders")
     text = await desk.operations.encrypt(caller, "r", b"data")
     wrapped = (await desk.operations.new_data_key(caller, "r", with_plaintext=False)).wrapped
@@ -143,7 +142,7 @@ async def test_each_kind_of_text_opens_through_its_own_door_only(desk: Desk, hom
             await attempt
 
 
-async def test_a_new_data_key_is_released_once_or_not_at_all(desk: Desk, home: Home, journal: Journal) -> None:
+async def test_a_new_data_key_is_released_once_or_not_at_all(desk: Desk, home: Home, journal: Journal):
     caller = await desk.caller(home, "orders")
     released = await desk.operations.new_data_key(caller, "r", with_plaintext=True)
     kept = await desk.operations.new_data_key(caller, "r", with_plaintext=False)
@@ -157,7 +156,7 @@ async def test_a_new_data_key_is_released_once_or_not_at_all(desk: Desk, home: H
 
 async def test_rewrapping_moves_to_the_newest_key_and_both_kinds_keep_what_they_hold(
     desk: Desk, home: Home, changes: Changes
-) -> None:
+):
     caller = await desk.caller(home, "orders")
     text = await desk.operations.encrypt(caller, "r", b"data")
     key = await desk.operations.new_data_key(caller, "r", with_plaintext=True)
@@ -166,8 +165,10 @@ async def test_rewrapping_moves_to_the_newest_key_and_both_kinds_keep_what_they_
     changes.tell(mark(home.tenant_id))
     new_text = await desk.operations.rewrap(caller, "r", text)
     new_wrapped = await desk.operations.rewrap(caller, "r", key.wrapped)
-    assert ciphertext.header(ciphertext.from_text(new_text)).key_version == 2
-    assert ciphertext.header(ciphertext.from_text(new_wrapped)).key_version == 2
+    encrypted = await desk.operations.encrypt(caller, "r", b"data")
+    made = (await desk.operations.new_data_key(caller, "r", with_plaintext=True)).wrapped
+    texts = new_text, new_wrapped, encrypted, made
+    assert {ciphertext.header(ciphertext.from_text(one)).key_version for one in texts} == {2}
     for one in (text, new_text):
         assert await desk.operations.decrypt(caller, "r", one) == b"data"
     assert await desk.operations.open_data_key(caller, "r", new_wrapped) == key.plaintext
@@ -176,7 +177,7 @@ async def test_rewrapping_moves_to_the_newest_key_and_both_kinds_keep_what_they_
     assert (await desk.operations.seal_object(caller, "object-1", b"material"))[0] == 2
 
 
-async def test_a_key_version_that_was_never_made_is_a_refused_ciphertext(desk: Desk, home: Home) -> None:
+async def test_a_key_version_that_was_never_made_is_a_refused_ciphertext(desk: Desk, home: Home):
     caller = await desk.caller(home, "orders")
     sealed = ciphertext.from_text(await desk.operations.encrypt(caller, "r", b"data"))
     for version in (2, 2**31, 2**32 - 1):
@@ -203,7 +204,7 @@ def calls(desk: Desk, caller: Caller, made: dict[str, Any]) -> dict[str, Call]:
 @pytest.mark.parametrize("word_came_first", [True, False])
 async def test_a_tenant_that_is_not_active_makes_nothing_and_one_that_is_locked_gets_nothing(
     desk: Desk, home: Home, changes: Changes, *, word_came_first: bool
-) -> None:
+):
     caller = await desk.caller(home, "orders")
     made = {
         "text": await desk.operations.encrypt(caller, "r", b"data"),
@@ -229,21 +230,13 @@ async def test_a_tenant_that_is_not_active_makes_nothing_and_one_that_is_locked_
 
 async def test_a_lock_that_is_heard_of_while_the_key_opens_stops_the_answer(
     world: World, home: Home, journal: Journal, changes: Changes
-) -> None:
+):
     async def lock() -> None:
         await asyncio.to_thread(home.move, Move.LOCK)
         changes.tell(mark(home.tenant_id))
 
     callers = CertificateCallers(world.crypto, Looking(), journal, changes, cache_seconds=60)
-    keyring = CachedKeyring(
-        world.crypto,
-        world.own_keys,
-        Shelf(world.own_root),
-        Looking(after_first=lock),
-        changes,
-        cache_seconds=60,
-        opened=unheeded,
-    )
+    keyring = a_keyring(world, Looking(after_first=lock), changes)
     caller = await callers.identify(home.connect("orders"), ADDRESS)
     with pytest.raises(TenantClosed):
         await KeyedOperations(callers, keyring, journal).encrypt(caller, "r", b"data")
@@ -251,7 +244,7 @@ async def test_a_lock_that_is_heard_of_while_the_key_opens_stops_the_answer(
     assert {entry.operation for entry in journal.entries} == {"connect", "encrypt"}
 
 
-async def test_without_its_record_nothing_is_answered(desk: Desk, home: Home, journal: Journal) -> None:
+async def test_without_its_record_nothing_is_answered(desk: Desk, home: Home, journal: Journal):
     caller = await desk.caller(home, "orders")
     text = await desk.operations.encrypt(caller, "r", b"data")
     journal.full = True
@@ -272,7 +265,7 @@ async def test_without_its_record_nothing_is_answered(desk: Desk, home: Home, jo
 )
 async def test_a_resource_that_cannot_be_one_is_refused_and_on_record(
     desk: Desk, home: Home, journal: Journal, resource: str, error: type[OpenKcmError]
-) -> None:
+):
     caller = await desk.caller(home, "orders")
     text = await desk.operations.encrypt(caller, "r", b"data")
     journal.entries.clear()
@@ -287,28 +280,10 @@ async def test_a_resource_that_cannot_be_one_is_refused_and_on_record(
     assert all(len(entry.subject.encode()) <= 512 for entry in journal.entries)
 
 
-async def test_the_longest_resource_works_in_any_script(desk: Desk, home: Home) -> None:
-    caller = await desk.caller(home, "orders")
-    for resource in ("鍵" * 512, "🔑" * 512, "a\x00b", "x" * 512):
-        text = await desk.operations.encrypt(caller, resource, b"data")
-        assert await desk.operations.decrypt(caller, resource, text) == b"data"
-
-
-async def test_the_record_carries_the_requests_correlation_id(desk: Desk, home: Home, journal: Journal) -> None:
-    caller = await desk.caller(home, "orders")
-    token = correlation_id.set("request-7")
-    await desk.operations.encrypt(caller, "r", b"data")
-    correlation_id.reset(token)
-    await desk.operations.encrypt(caller, "r", b"data")
-    first, second = journal.entries
-    assert first.correlation_id == "request-7"
-    assert second.correlation_id not in {"", "request-7"}
-
-
 @pytest.mark.parametrize("claim", [{"service": "orders"}, {"tenant_id": "somebody-else"}, {"region": "us-east-1"}])
 async def test_what_a_caller_is_made_to_say_does_not_outweigh_its_certificate(
     desk: Desk, home: Home, claim: dict[str, str]
-) -> None:
+):
     text = await desk.operations.encrypt(await desk.caller(home, "orders"), "r", b"data")
     sibling = await desk.caller(home, "billing")
     with pytest.raises((CallerRefused, CiphertextRefused)):

@@ -17,26 +17,16 @@ from vault.certificates import load_issuer
 __all__ = ["callers", "clock", "home", "wall"]  # fixtures that pytest finds here by their names
 
 
-async def test_leaves_of_the_former_authority_and_of_the_new_one_open_through_a_roll(
-    callers: CertificateCallers, home: Home, changes: Changes
-) -> None:
-    old = home.connect("orders")
-    caller = await callers.identify(old, ADDRESS)
-    rolled = home.roll()
-    changes.tell(mark(home.tenant_id))
-    assert await callers.refresh(caller) == caller
-    new = rolled.certify("orders", 2)
-    assert (await callers.identify(new, ADDRESS)).service == "orders"
-    assert (await callers.identify(old, ADDRESS)).service == "orders"
-
-
-async def test_a_leaf_of_an_ended_authority_opens_nothing_on_a_new_connection_nor_on_an_open_one(
+async def test_leaves_of_both_authorities_are_believed_until_the_former_ends(
     callers: CertificateCallers, home: Home, changes: Changes, journal: Journal
 ) -> None:
     old = home.connect("orders")
+    on_old = await callers.identify(old, ADDRESS)
     rolled = home.roll()
-    new = rolled.certify("orders", 2)
-    on_old, on_new = [await callers.identify(one, ADDRESS) for one in (old, new)]
+    changes.tell(mark(home.tenant_id))
+    assert await callers.refresh(on_old) == on_old
+    assert (await callers.identify(old, ADDRESS)).service == "orders"
+    on_new = await callers.identify(rolled.certify("orders", 2), ADDRESS)
     rolled.end(home.authority)
     changes.tell(mark(home.tenant_id))
     with pytest.raises(CallerRefused):
@@ -67,12 +57,12 @@ async def test_what_the_former_authority_signs_and_nobody_recorded_opens_nothing
 ) -> None:
     home.connect("orders")
     rolled = home.roll()
-    _, before = home.unrecorded("orders")
+    before = home.unrecorded("orders")
     with pytest.raises(CallerRefused):
         await callers.identify(before, ADDRESS)
     assert journal.refusals() == [(home.tenant_id, "connect", "caller_refused")]
     rolled.end(home.authority)
-    _, after = home.unrecorded("orders")  # its key still signs: what counts is what is believed
+    after = home.unrecorded("orders")  # its key still signs: what counts is what is believed
     with pytest.raises(CallerRefused):
         await callers.identify(after, ADDRESS)
     assert len(journal.entries) == 1  # nobody proved to be of this tenant
@@ -102,7 +92,7 @@ async def test_an_authority_that_is_only_prepared_is_not_believed(
     with world.worker.tenant_tx(home.tenant_id) as tx:
         tx.certificates.record_authority(row)
     prepared = replace(home, authority=made)
-    for certificate in (prepared.unrecorded("orders")[1], prepared.certify("orders", 2)):
+    for certificate in (prepared.unrecorded("orders"), prepared.certify("orders", 2)):
         with pytest.raises(CallerRefused):
             await callers.identify(certificate, ADDRESS)
     assert journal.entries == []

@@ -15,10 +15,9 @@ from keystores.interfaces import RootKey
 from tenancy.binding import Context, Purpose
 from tenancy.errors import AuditUnavailable, CiphertextRefused, DatabaseUnavailable, KeyUnavailable
 from tenancy.rotation_errors import KeyVersionRetired
-from tests.crypto.core.test_keyring import a_keyring, caller_of, clock, home
-from tests.crypto.core.test_keyring_root_keys import until
+from tests.crypto.core.test_keyring import clock, home
 from tests.crypto.core.test_operations import Desk, desk
-from tests.crypto.core.world import Changes, Clock, Home, Journal, Looking, World
+from tests.crypto.core.world import Changes, Clock, Home, Journal, Looking, World, a_keyring, until
 from vault.keys import encoded
 
 __all__ = ["clock", "desk", "home"]  # fixtures that pytest finds here by their names
@@ -50,17 +49,6 @@ async def texts(desk: Desk, home: Home, changes: Changes) -> Texts:
         "open a data key": lambda: operations.open_data_key(caller, "r", made.wrapped),
     }
     return Texts(caller, text, made.wrapped, sealed, uses)
-
-
-async def test_only_the_active_version_encrypts_and_the_former_one_decrypts(desk: Desk, texts: Texts) -> None:
-    assert await desk.operations.decrypt(texts.caller, "r", texts.text) == b"data"
-    made = [
-        await desk.operations.encrypt(texts.caller, "r", b"data"),
-        (await desk.operations.new_data_key(texts.caller, "r", with_plaintext=True)).wrapped,
-        await desk.operations.rewrap(texts.caller, "r", texts.text),
-    ]
-    assert {ciphertext.header(ciphertext.from_text(text)).key_version for text in made} == {2}
-    assert (await desk.operations.seal_object(texts.caller, "object-2", b"m"))[0] == 2
 
 
 async def test_a_compromised_version_opens_nothing_that_a_caller_brings_but_what_we_keep(
@@ -98,17 +86,16 @@ async def test_a_destroyed_version_opens_nothing_and_is_told_from_one_that_never
 
 
 async def test_a_version_that_is_only_prepared_opens_and_encrypts_nothing(
-    desk: Desk, home: Home, texts: Texts, changes: Changes, world: World
+    desk: Desk, home: Home, texts: Texts, changes: Changes
 ) -> None:
     text = await desk.operations.encrypt(texts.caller, "r", b"data")
-    with world.field.administrator() as administrator:
-        administrator.execute("update okcm.service_key set state = 'prepared' where service = 'users' and version = 2")
-        administrator.execute("update okcm.service_key set state = 'active' where service = 'users' and version = 1")
+    home.update("users", "state = 'prepared'", "version = 2")
+    home.update("users", "state = 'active'", "version = 1")
     changes.tell(mark(home.tenant_id))
     with pytest.raises(CiphertextRefused):
         await desk.operations.decrypt(texts.caller, "r", text)
-    anew = await desk.operations.encrypt(texts.caller, "r", b"data")
-    assert ciphertext.header(ciphertext.from_text(anew)).key_version == 1
+    again = await desk.operations.encrypt(texts.caller, "r", b"data")
+    assert ciphertext.header(ciphertext.from_text(again)).key_version == 1
 
 
 @dataclass
@@ -148,10 +135,10 @@ def rewrap_under_a_new_l2_and_retire_the_old(home: Home, service: str) -> None:
 async def test_an_opening_that_comes_too_late_for_its_l2_reads_the_row_again(
     world: World, home: Home, changes: Changes, clock: Clock
 ) -> None:
-    before = await a_keyring(world, Looking(), changes, clock).key(caller_of(home))
+    before = await a_keyring(world, Looking(), changes, clock).key(home.caller())
     root = RetiringRoot(world.own_root, lambda: rewrap_under_a_new_l2_and_retire_the_old(home, "orders"))
     keyring = a_keyring(world, Looking(), changes, clock, root)  # type: ignore[arg-type]  # all the keyring calls
-    assert await keyring.key(caller_of(home)) == before
+    assert await keyring.key(home.caller()) == before
     assert root.asked == 2
 
 
@@ -159,7 +146,7 @@ async def test_an_l2_that_is_gone_is_not_asked_twice(world: World, home: Home, c
     root = RetiringRoot(world.own_root, lambda: world.tenant_keys.disable(home.tenant_id))
     keyring = a_keyring(world, Looking(), changes, clock, root)  # type: ignore[arg-type]  # the same
     with pytest.raises(KeyUnavailable):
-        await keyring.key(caller_of(home))
+        await keyring.key(home.caller())
     assert root.asked == 1
 
 
@@ -173,18 +160,18 @@ async def test_what_was_opened_is_noted_and_what_was_in_memory_is_not(
         return home.version("orders", 1).last_opened_at
 
     assert noted() is None
-    await keyring.key(caller_of(home))
+    await keyring.key(home.caller())
     await until(lambda: noted() is not None)
     first = noted()
     with world.field.administrator() as administrator:
         administrator.execute("update okcm.service_key set last_opened_at = last_opened_at - interval '1 hour'")
-    await keyring.key(caller_of(home))  # from memory
+    await keyring.key(home.caller())  # from memory
     changes.tell(None)
-    await keyring.key(caller_of(home))  # opened again, within the minute
+    await keyring.key(home.caller())  # opened again, within the minute
     await asyncio.sleep(0.2)
     assert noted() != first
     clock.now += 61
-    await keyring.key(caller_of(home))
+    await keyring.key(home.caller())
     await until(lambda: noted() > first)  # type: ignore[operator]  # a time by now
 
 
@@ -195,11 +182,11 @@ async def test_a_key_whose_opening_cannot_be_put_on_record_is_not_used(
     keyring = a_keyring(world, Looking(), changes, clock)
     keyring._opened = Openings(world.crypto, threads, journal, clock).opened
     with pytest.raises(AuditUnavailable):
-        await keyring.key(caller_of(home))
+        await keyring.key(home.caller())
     assert keyring._tenants[home.tenant_id].kept == {}
     journal.full, clock.now = False, clock.now + 1
-    assert (await keyring.key(caller_of(home))).version == 1
-    await keyring.key(caller_of(home))  # from memory: one opening, one line
+    assert (await keyring.key(home.caller())).version == 1
+    await keyring.key(home.caller())  # from memory: one opening, one line
     assert [(e.operation, e.service, e.subject) for e in journal.entries] == [("open", "orders", "1")]
 
 
@@ -213,9 +200,9 @@ async def test_an_opening_that_cannot_be_noted_fails_nothing_and_is_noted_with_t
     keyring = a_keyring(world, Looking(), changes, clock)
     openings = Openings(world.crypto, Away(), Journal(), clock)  # type: ignore[arg-type]  # all that is called
     keyring._opened = openings.opened
-    assert (await keyring.key(caller_of(home))).version == 1
+    assert (await keyring.key(home.caller())).version == 1
     await asyncio.sleep(0)
     openings._blocking = threads
     changes.tell(None)
-    await keyring.key(caller_of(home))
+    await keyring.key(home.caller())
     await until(lambda: home.version("orders", 1).last_opened_at is not None)

@@ -6,16 +6,17 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from crypto.drive import Finished, begin
-from crypto.interfaces import Entry
+from crypto.interfaces import Caller, Entry
+from crypto.keyring import CachedKeyring
 from database.connection import Database
 from database.interfaces import AuthorityRow, KeyVersionRow, LeafRow, RouteRow, ServiceKeyRow
 from keystores.interfaces import RootKey
@@ -28,10 +29,11 @@ from tenancy.lifecycle import Move, State
 from tenancy.rotation import KeyState
 from tenancy.services import ServiceKind
 from tests.contracts.authorities import nothing_recorded, p256, request
+from tests.crypto.https.authority import key_pem, pem, service_names, signed, write_files
 from tests.database.builders import an_event
 from tests.database.fixtures import Field
 from tests.vault.server import Server
-from vault.interfaces import Authority, Leaf
+from vault.interfaces import Authority
 from vault.pki import PkiAuthorities
 from vault.root_keys import TransitRootKeys
 from vault.tokens import InlineTenants, TenantTokens
@@ -39,6 +41,7 @@ from vault.transit import TransitTenantKeys
 
 REGION = "eu-west-1"
 ADDRESS = "192.0.2.7"
+HOUR = timedelta(hours=1)
 Result = TypeVar("Result")
 _numbers = count(1)
 
@@ -119,6 +122,12 @@ async def unheeded(_tenant_id: str, _service: str, _version: int) -> None:
     """Hear of an opened key where nobody asks about openings."""
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():  # noqa: ASYNC110 - it happens in a thread, which sets no event
+            await asyncio.sleep(0.01)
+
+
 def at_once(call: Coroutine[Any, Any, Result]) -> Result:
     """Return the result of a call that must not give up the loop."""
     begun = begin(call)
@@ -138,18 +147,16 @@ class Home:
     def l2_key(self) -> str:
         return ids.l2_key(self.tenant_id)
 
+    def caller(self, service: str = "orders", **changed: Any) -> Caller:
+        caller = Caller(self.tenant_id, service, self.l2_key, REGION, "1a", State.ACTIVE)
+        return replace(caller, **changed)
+
     def roll(self) -> "Home":
         """Put another authority in force, with this one the former; return the tenant as it is then."""
         before = self.authority
         made = self.world.authorities.ensure(self.tenant_id, nothing_recorded, before.key_version + 1)
-        row = AuthorityRow(
-            made.serial,
-            made.certificate_pem,
-            made.chain_pem,
-            made.not_after,
-            made.key_version,
-            AuthorityState.PREPARED,
-        )
+        state = AuthorityState.PREPARED
+        row = AuthorityRow(made.serial, made.certificate_pem, made.chain_pem, made.not_after, made.key_version, state)
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.certificates.record_authority(row)
             tx.certificates.activate(row.serial)
@@ -166,20 +173,12 @@ class Home:
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.tenants.move(move, back_to)
 
-    def connect(self, service: str) -> bytes:
-        """Connect a service; return its certificate, DER."""
+    def connect(self, service: str, generation: int = 1) -> bytes:
+        """Connect a service, later generations with the key it has; return its certificate, DER."""
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.services.connect(service, ServiceKind.MICROSERVICE)
-        self.new_key(service, 1)
-        certificate = self.certify(service, 1)
-        with self.world.worker.tenant_tx(self.tenant_id) as tx:
-            tx.services.connected(service)
-        return certificate
-
-    def connect_again(self, service: str, generation: int) -> bytes:
-        """Bring a disconnected service back with a new certificate; return it, DER."""
-        with self.world.worker.tenant_tx(self.tenant_id) as tx:
-            tx.services.connect(service, ServiceKind.MICROSERVICE)
+        if generation == 1:
+            self.new_key(service, 1)
         certificate = self.certify(service, generation)
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.services.connected(service)
@@ -189,29 +188,31 @@ class Home:
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.services.disconnect(service)
 
-    def certify(self, service: str, generation: int, lifetime: timedelta = timedelta(hours=72)) -> bytes:
-        """Put another certificate of a service on record."""
-        leaf, der = self.unrecorded(service, lifetime)
-        certificate = x509.load_der_x509_certificate(der)
-        with self.world.worker.tenant_tx(self.tenant_id) as tx:
-            tx.services.record_leaf(
-                LeafRow(
-                    leaf.serial,
-                    service,
-                    generation,
-                    "request-1",
-                    leaf.certificate_pem,
-                    certificate.not_valid_before_utc,
-                    certificate.not_valid_after_utc,
-                    self.authority.serial,
-                )
-            )
-        return der
+    def certify(self, service: str, generation: int, lifetime: timedelta = 72 * HOUR) -> bytes:
+        """Issue and record another certificate of a service; return it, DER."""
+        return der_of(self.issue(service, generation, p256(), lifetime))
 
-    def unrecorded(self, service: str, lifetime: timedelta = timedelta(hours=72)) -> tuple[Leaf, bytes]:
-        """Have a certificate issued, and put it nowhere on record."""
-        leaf = self.world.authorities.issue(self.authority, self.tenant_id, service, request(p256()), lifetime)
-        return leaf, x509.load_pem_x509_certificate(leaf.certificate_pem.encode()).public_bytes(Encoding.DER)
+    def issue(self, service: str, generation: int, key: ec.EllipticCurvePrivateKey, lifetime: timedelta = HOUR) -> str:
+        """Issue and record a certificate for a key, as the workflow does; return it, PEM."""
+        leaf = self.world.authorities.issue(self.authority, self.tenant_id, service, request(key), lifetime)
+        found = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
+        dates, pem = (found.not_valid_before_utc, found.not_valid_after_utc), leaf.certificate_pem
+        row = LeafRow(leaf.serial, service, generation, "request-1", pem, *dates, self.authority.serial)
+        with self.world.worker.tenant_tx(self.tenant_id) as tx:
+            tx.services.record_leaf(row)
+        return pem
+
+    def unrecorded(self, service: str) -> bytes:
+        """Have a certificate issued without recording it; return it, DER."""
+        leaf = self.world.authorities.issue(self.authority, self.tenant_id, service, request(p256()), 72 * HOUR)
+        return der_of(leaf.certificate_pem)
+
+    def folder(self, path: Path, service: str, key: ec.EllipticCurvePrivateKey, https_port: int) -> Path:
+        """Write the folder of a client with a recorded certificate for `key`."""
+        certificate = self.issue(service, 2, key)
+        authority, root = (pem(one) for one in x509.load_pem_x509_certificates(self.authority.chain_pem.encode()))
+        files = {"client.key": key_pem(key), "client.pem": f"{certificate.strip()}\n{authority}", "ca.pem": root}
+        return write_files(path, files, service, https_port)
 
     def wrapped_key(self, service: str, version: int) -> bytes:
         """Make an L3 as the worker does: it is nowhere in the open."""
@@ -221,48 +222,32 @@ class Home:
 
     def new_key(self, service: str, version: int, wrapped: bytes | None = None) -> None:
         """Make a version the active one, as the worker does: prepared, then in the place of the former one."""
-        row = ServiceKeyRow(
-            service,
-            version,
-            self.l2_key,
-            "platform",
-            ids.root_key(REGION),
-            wrapped if wrapped is not None else self.wrapped_key(service, version),
-            state=KeyState.PREPARED,
-        )
+        wrapped, root = wrapped or self.wrapped_key(service, version), ids.root_key(REGION)
+        row = ServiceKeyRow(service, version, self.l2_key, "platform", root, wrapped, state=KeyState.PREPARED)
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             tx.services.record_key(row)
-        with self.world.worker.raw_tx(self.tenant_id) as connection:
-            connection.execute(
-                "update okcm.service_key set state = 'deactivated', deactivated_at = clock_timestamp()"
-                " where service = %s and state = 'active'",
-                [service],
-            )
-            connection.execute(
-                "update okcm.service_key set state = 'active', activated_at = clock_timestamp()"
-                " where service = %s and version = %s",
-                [service, version],
-            )
+        self.update(service, "state = 'deactivated', deactivated_at = clock_timestamp()", "state = 'active'")
+        self.update(service, "state = 'active', activated_at = clock_timestamp()", f"version = {version:d}")
 
     def compromised(self, service: str, version: int) -> None:
-        with self.world.worker.raw_tx(self.tenant_id) as connection:
-            connection.execute(
-                "update okcm.service_key set state = 'compromised' where service = %s and version = %s",
-                [service, version],
-            )
+        self.update(service, "state = 'compromised'", f"version = {version:d}")
 
     def destroyed(self, service: str, version: int) -> None:
+        gone = "state = 'destroyed', wrapped = null, destroyed_at = clock_timestamp()"
+        self.update(service, gone, f"version = {version:d}")
+
+    def update(self, service: str, change: str, where: str) -> None:
         with self.world.worker.raw_tx(self.tenant_id) as connection:
-            connection.execute(
-                "update okcm.service_key set state = 'destroyed', wrapped = null, destroyed_at = clock_timestamp()"
-                " where service = %s and version = %s",
-                [service, version],
-            )
+            connection.execute(f"update okcm.service_key set {change} where service = %s and {where}", [service])
 
     def version(self, service: str, version: int) -> KeyVersionRow:
         with self.world.worker.tenant_tx(self.tenant_id) as tx:
             found = {(row.service, row.version): row for row in list(tx.services.keys())}
         return found[service, version]
+
+
+def der_of(certificate_pem: str) -> bytes:
+    return x509.load_pem_x509_certificate(certificate_pem.encode()).public_bytes(Encoding.DER)
 
 
 class World:
@@ -308,28 +293,25 @@ class World:
         return [entry["request"]["path"] for entry in entries if entry["type"] == "request"]
 
 
+def a_keyring(
+    world: World, blocking: Any, changes: Any, clock: Callable[[], float] = monotonic, root: RootKey | None = None
+) -> CachedKeyring:
+    """Return a keyring with the rights of the crypto service."""
+    shelf = Shelf(root or world.own_root)
+    return CachedKeyring(
+        world.crypto, world.own_keys, shelf, blocking, changes, cache_seconds=60, opened=unheeded, monotonic=clock
+    )
+
+
 def signed_by(
     issuer: x509.Name,
     key: ec.EllipticCurvePrivateKey,
     tenant_id: str,
     service: str,
     serial: int,
-    *,
-    holder: ec.EllipticCurvePublicKey | None = None,
 ) -> bytes:
     """Return a certificate, DER, that says of itself what a leaf of this service says, signed by `key`."""
-    now = datetime.now(UTC)
-    dns, uri = ids.tenant_dns(tenant_id), ids.service_spiffe(tenant_id, service)
-    builder = (
-        x509.CertificateBuilder()
-        .serial_number(serial)
-        .issuer_name(issuer)
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service)]))
-        .public_key(holder or p256().public_key())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(dns), x509.UniformResourceIdentifier(uri)]), critical=False
-        )
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    names = x509.SubjectAlternativeName(service_names(tenant_id, service))
+    public, start = p256().public_key(), datetime.now(UTC) - HOUR
+    made = signed(service, public, issuer, key, (names, False), start=start, life=2 * HOUR, serial=serial)
+    return made.public_bytes(Encoding.DER)

@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import TypeVar
 
 from cryptography import x509
@@ -38,16 +37,21 @@ class MemoryCore:
         """Requests for a key wait for it when there is one, as they wait for Vault on a miss."""
         self._forget: list[Callable[[str | None], None]] = []
 
+    def hold(self) -> asyncio.Event:
+        """Have requests for a key wait until the event is set."""
+        self.gate = asyncio.Event()
+        return self.gate
+
     def admit(self, leaf: Leaf, tenant_id: str, service: str) -> Caller:
         caller = Caller(tenant_id, service, ids.l2_key(tenant_id), "eu-west-1", leaf.serial, State.ACTIVE)
         self.callers[leaf.serial] = caller
         self.newest[tenant_id, service] = leaf
-        self.keys.setdefault((tenant_id, service), [ServiceKey(1, _random())])
+        self.keys.setdefault((tenant_id, service), [ServiceKey(1, os.urandom(_MATERIAL))])
         return caller
 
     def rotate(self, caller: Caller) -> None:
         keys = self.keys[caller.tenant_id, caller.service]
-        keys.append(ServiceKey(len(keys) + 1, _random()))
+        keys.append(ServiceKey(len(keys) + 1, os.urandom(_MATERIAL)))
 
     def revoke(self, serial: str) -> None:
         del self.callers[serial]
@@ -116,19 +120,11 @@ class MemoryCertificates:
         leaf = self.core.newest.get((caller.tenant_id, caller.service))
         if leaf is None:
             raise ObjectNotFound
-        found = leaf.certificate
-        row = LeafRow(
-            leaf.serial,
-            caller.service,
-            1,
-            "request",
-            leaf.pem,
-            found.not_valid_before_utc,
-            found.not_valid_after_utc,
-            "1",
-        )
+        dates = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
+        row = LeafRow(leaf.serial, caller.service, 1, "request", leaf.pem, *dates, "1")
         authority = tenant_authority(caller.tenant_id)
-        return row, AuthorityRow("1", authority.pem, authority.pem + root().pem, _end(authority.certificate))
+        until = authority.certificate.not_valid_after_utc
+        return row, AuthorityRow("1", authority.pem, authority.pem + root().pem, until)
 
     async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
         if former:
@@ -154,11 +150,3 @@ class MemoryProtections:
     async def of(self, caller: Caller) -> ProtectionRow:
         self.asked += 1
         return self.lists.get((caller.tenant_id, caller.service), ProtectionRow(0, []))
-
-
-def _end(certificate: x509.Certificate) -> datetime:
-    return certificate.not_valid_after_utc
-
-
-def _random() -> bytes:
-    return os.urandom(_MATERIAL)

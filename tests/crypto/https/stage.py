@@ -6,7 +6,6 @@ import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 import uvloop
@@ -16,9 +15,9 @@ from crypto.https import HttpsFront
 from crypto.interfaces import Caller, Parts
 from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
-from crypto.tls import ServerIdentity, server_context
+from crypto.tls import server_context
 from tenancy.client_files import Offer
-from tests.crypto.https.authority import Leaf, root, server_leaf, service_leaf, write_folder
+from tests.crypto.https.authority import Leaf, server_identity, service_leaf, write_folder
 from tests.crypto.https.core import MemoryCertificates, MemoryCore, MemoryHeartbeats, MemoryProtections
 
 Result = TypeVar("Result")
@@ -26,7 +25,7 @@ TENANT = "acme-corp-12345"
 OTHER_TENANT = "globex-67890"
 SERVICE = "orders"
 BODY_LIMIT = 65_536
-_SECONDS = 10.0
+_SECONDS = 30.0
 
 
 class Stage:
@@ -35,7 +34,7 @@ class Stage:
     def __init__(self, folder: Path, bounds: Bounds | None = None, rate: int = 1_000_000, places: int = 256) -> None:
         self._bounds = bounds
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)  # a failed close must not hold up the end
         self._limits = TenantLimits(rate, places)
         self.core = MemoryCore()
         self.certificates = MemoryCertificates(self.core)
@@ -52,9 +51,7 @@ class Stage:
         self.folder = self.connect_folder("service", TENANT, self.leaf)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_SECONDS)
@@ -68,10 +65,6 @@ class Stage:
         core = self.core
         parts = Parts(core, KeyedOperations(core, core, core), core, self._limits, core, core)
         self.connections = Connections(parts, self._bounds)
-        identity = server_leaf()
-        served = ServerIdentity(
-            identity.pem, root().pem, identity.certificate.not_valid_after_utc, identity.key_pem.encode()
-        )
         self._front = HttpsFront(
             parts,
             self.connections,
@@ -85,7 +78,7 @@ class Stage:
         self.port = self._listening.getsockname()[1]
         self._serving = self._loop.create_task(
             self._loop.create_server(
-                self._front.protocol, sock=self._listening, ssl=server_context(served, ("http/1.1",))
+                self._front.protocol, sock=self._listening, ssl=server_context(server_identity(), ("http/1.1",))
             )
         )
 

@@ -12,6 +12,8 @@ from crypto.problems import STATUS
 from tests.crypto.https.stage import Stage
 from tests.crypto.https.wire import Wire, post
 
+pytestmark = pytest.mark.integration
+
 _PAGE = (Path(__file__).parents[3] / "docs" / "crypto-api.md").read_text()
 _PYTHON = re.findall(r"```python\n(.*?)```", _PAGE, re.DOTALL)
 _EXCHANGES = re.findall(r"```http\nPOST (\S+)\n(.*?)```\n```json\n(.*?)```", _PAGE, re.DOTALL)
@@ -51,11 +53,8 @@ def test_the_requests_on_the_page_are_answered_as_it_says(stage: Stage):
             seen |= {name: value for name, value in answered.items() if isinstance(value, str)}
 
 
-def test_the_page_names_every_path():
+def test_the_page_names_every_path_and_lists_every_code_with_its_status():
     assert [endpoint.path for endpoint in ENDPOINTS if endpoint.path not in _PAGE] == []
-
-
-def test_the_page_lists_every_code_with_its_status():
     rows = re.findall(r"^\| (\d{3}) \| (.*?) \|", _PAGE, re.MULTILINE)
     listed = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
     assert {(int(status), error.code) for error, status in STATUS.items()} <= listed

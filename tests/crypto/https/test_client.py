@@ -2,7 +2,8 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,6 @@ from crypto.client import (
     DataKey,
     Identity,
     KeyVersionRetired,
-    LocalLimits,
     Options,
     RequestRefused,
     Retry,
@@ -32,7 +32,9 @@ from crypto.client import (
 from tenancy import errors, root_key_errors, rotation_errors
 from tenancy.lifecycle import State
 from tests.crypto.https.authority import Leaf, service_leaf
-from tests.crypto.https.stage import BODY_LIMIT, OTHER_TENANT, SERVICE, TENANT, Stage
+from tests.crypto.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
+
+pytestmark = pytest.mark.integration
 
 _QUICK = Options(retry=Retry(attempts=3, first_seconds=0.001, longest_seconds=0.002))
 
@@ -49,35 +51,34 @@ async def awaited(stage: Stage) -> AsyncIterator[AsyncClient]:
         yield one
 
 
-def test_the_blocking_face_does_every_operation(client: Client, stage: Stage):
-    sealed = client.encrypt(b"card", "orders/1")
-    assert client.decrypt(sealed, "orders/1") == b"card"
-    stage.on_loop(lambda: stage.core.rotate(stage.caller))
-    assert client.decrypt(client.rewrap(sealed, "orders/1"), "orders/1") == b"card"
-    made = client.new_data_key("orders")
-    assert client.open_data_key(made.wrapped, "orders") == made.plaintext
-    assert len(client.open_data_key(client.new_wrapped_data_key("orders"), "orders")) == 32
-    assert client.decrypt_local(client.encrypt_local(b"card", "a"), "a") == b"card"
-    assert client.discover()["caller"]["service"] == SERVICE
-
-
-async def test_the_awaited_face_does_every_operation(awaited: AsyncClient, stage: Stage):
-    sealed = await awaited.encrypt(b"card", "orders/1")
-    assert await awaited.decrypt(sealed, "orders/1") == b"card"
-    stage.on_loop(lambda: stage.core.rotate(stage.caller))
-    assert await awaited.decrypt(await awaited.rewrap(sealed, "orders/1"), "orders/1") == b"card"
-    made = await awaited.new_data_key("orders")
-    assert await awaited.open_data_key(made.wrapped, "orders") == made.plaintext
-    assert len(await awaited.open_data_key(await awaited.new_wrapped_data_key("orders"), "orders")) == 32
-    assert await awaited.decrypt_local(await awaited.encrypt_local(b"card", "a"), "a") == b"card"
-    assert (await awaited.discover())["caller"]["service"] == SERVICE
-
-
 def test_both_faces_have_the_same_methods():
     def public(face: type) -> set[str]:
         return {name for name in dir(face) if not name.startswith("_")}
 
     assert public(Client) == public(AsyncClient)
+
+
+@pytest.mark.parametrize("face", ["client", "awaited"])
+async def test_either_face_does_every_operation(client: Client, awaited: AsyncClient, stage: Stage, face: str):
+    async def ask(name: str, *given: Any) -> Any:
+        if face == "client":
+            return await asyncio.to_thread(getattr(client, name), *given)
+        return await getattr(awaited, name)(*given)
+
+    stage.on_loop(lambda: stage.core.failing.append(errors.VaultUnavailable()))  # it tries again
+    sealed = await ask("encrypt", b"card", "orders/1")
+    assert await ask("decrypt", sealed, "orders/1") == b"card"
+    stage.on_loop(lambda: stage.core.rotate(stage.caller))
+    assert await ask("decrypt", await ask("rewrap", sealed, "orders/1"), "orders/1") == b"card"
+    made = await ask("new_data_key", "orders")
+    assert await ask("open_data_key", made.wrapped, "orders") == made.plaintext
+    assert len(await ask("open_data_key", await ask("new_wrapped_data_key", "orders"), "orders")) == 32
+    assert await ask("decrypt_local", await ask("encrypt_local", b"card", "a"), "a") == b"card"
+    assert (await ask("discover"))["caller"]["service"] == SERVICE
+    stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
+    with pytest.raises(AccessRefused) as raised:
+        await ask("encrypt", b"", "a")
+    assert raised.value.code == "tenant_closed"
 
 
 async def test_batches_larger_than_the_service_takes_are_sent_in_several(awaited: AsyncClient, client: Client):
@@ -125,7 +126,7 @@ def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
         (RuntimeError("hunter2"), ServiceFailed),
     ],
 )
-def test_what_another_try_cannot_mend_is_raised_at_once(
+def test_a_failure_that_is_not_retryable_is_raised_at_once(
     client: Client, stage: Stage, failure: Exception, expected: type[ClientError]
 ):
     stage.on_loop(lambda: stage.core.failing.append(failure))
@@ -142,46 +143,36 @@ def test_what_another_try_cannot_mend_is_raised_at_once(
 
 
 @pytest.mark.parametrize("failure", [errors.VaultUnavailable, errors.TooManyRequests, root_key_errors.RootKeyThrottled])
-def test_what_another_try_can_mend_is_tried_again(client: Client, stage: Stage, failure: Callable[[], Exception]):
-    stage.on_loop(lambda: stage.core.failing.extend([failure(), failure()]))
-    assert client.encrypt(b"card", "a")
+def test_a_retryable_failure_is_retried_as_often_as_the_options_allow(
+    client: Client, stage: Stage, failure: type[errors.OpenKcmError]
+):
+    stage.on_loop(lambda: stage.core.failing.extend(failure() for _ in range(5)))
+    with pytest.raises(Unavailable) as raised:
+        client.encrypt(b"card", "a")
+    assert (raised.value.code, raised.value.retryable) == (failure.code, True)
     assert stage.on_loop(lambda: len(stage.core.asked)) == 3
+    assert client.encrypt(b"card", "a")
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 6
 
 
-def test_a_connection_that_is_lost_is_replaced(client: Client, stage: Stage):
-    client.encrypt(b"card", "a")
+def test_a_connection_is_kept_and_replaced_when_it_is_lost(client: Client, stage: Stage):
+    for _ in range(5):
+        client.encrypt(b"card", "a")
+    assert stage.on_loop(lambda: stage.connections.opened) == 1
     stage.on_loop(lambda: [one.abort() for one in tuple(stage.connections._open)])
     assert client.encrypt(b"card", "a")
     assert stage.on_loop(lambda: stage.connections.opened) == 2
 
 
 def test_a_connection_that_is_lost_before_the_answer_is_tried_again(client: Client, stage: Stage):
-    gate = stage.on_loop(lambda: _install_gate(stage))
+    gate = stage.on_loop(stage.core.hold)
     with ThreadPoolExecutor(1) as thread:
         asked = thread.submit(client.encrypt, b"card", "a")
         while not stage.on_loop(lambda: stage.core.asked):
-            pass
+            time.sleep(0.005)
         stage.on_loop(lambda: [one.abort() for one in tuple(stage.connections._open)])
         stage.on_loop(gate.set)
         assert client.decrypt(asked.result(), "a") == b"card"
-
-
-def _install_gate(stage: Stage) -> asyncio.Event:
-    stage.core.gate = asyncio.Event()
-    return stage.core.gate
-
-
-def test_trying_again_ends(client: Client, stage: Stage):
-    stage.on_loop(lambda: stage.core.failing.extend(errors.VaultUnavailable() for _ in range(9)))
-    with pytest.raises(Unavailable) as raised:
-        client.encrypt(b"card", "a")
-    assert (raised.value.code, raised.value.retryable) == ("vault_unavailable", True)
-    assert stage.on_loop(lambda: len(stage.core.asked)) == 3
-
-
-async def test_the_awaited_face_tries_again_too(awaited: AsyncClient, stage: Stage):
-    stage.on_loop(lambda: stage.core.failing.append(errors.VaultUnavailable()))
-    assert await awaited.encrypt(b"card", "a")
 
 
 def test_a_wait_the_service_asks_for_is_kept_up_to_a_bound():
@@ -192,36 +183,15 @@ def test_a_wait_the_service_asks_for_is_kept_up_to_a_bound():
     assert retry.pause(30, None) <= 5.0
 
 
-def test_connections_are_kept(client: Client, stage: Stage):
-    for _ in range(5):
-        client.encrypt(b"card", "a")
-    assert stage.on_loop(lambda: stage.connections.opened) == 1
-
-
-def test_a_service_that_is_not_there_is_unavailable(stage: Stage):
-    folder = stage.connect_folder("elsewhere", TENANT, stage.leaf)
-    (folder / "client.toml").write_text('https = "https://localhost:1"\n')
-    with Client.from_folder(folder, _QUICK) as lost, pytest.raises(Unavailable) as raised:
-        lost.encrypt(b"card", "a")
-    assert raised.value.code == "connection_failed"
-
-
-def test_a_server_of_another_authority_is_not_spoken_to(stage: Stage):
-    folder = stage.connect_folder("wary", TENANT, stage.leaf)
-    (folder / "ca.pem").write_text(stage.leaf.pem)
-    with Client.from_folder(folder, _QUICK) as wary, pytest.raises(Unavailable):
-        wary.encrypt(b"card", "a")
+def test_a_service_that_does_not_answer_or_has_another_authority_is_unavailable(stage: Stage):
+    elsewhere, wary = (stage.connect_folder(name, TENANT, stage.leaf) for name in ("elsewhere", "wary"))
+    (elsewhere / "client.toml").write_text('https = "https://localhost:1"\n')
+    (wary / "ca.pem").write_text(stage.leaf.pem)
+    for folder in (elsewhere, wary):
+        with Client.from_folder(folder, _QUICK) as lost, pytest.raises(Unavailable) as raised:
+            lost.encrypt(b"card", "a")
+        assert raised.value.code == "connection_failed"
     assert stage.on_loop(lambda: stage.core.asked) == []
-
-
-def test_another_tenants_client_opens_nothing(client: Client, stage: Stage):
-    sealed, message = client.encrypt(b"card", "a"), client.encrypt_local(b"card", "a")
-    _, folder = stage.service(OTHER_TENANT, SERVICE)
-    with Client.from_folder(folder, _QUICK) as thief:
-        with pytest.raises(CiphertextRefused):
-            thief.decrypt(sealed, "a")
-        with pytest.raises(CiphertextRefused):
-            thief.decrypt_local(message, "a")
 
 
 def test_threads_share_one_client(client: Client):
@@ -232,20 +202,26 @@ def test_threads_share_one_client(client: Client):
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(round_trip, range(40))) == [f"{n}".encode() for n in range(40)]
+    client.close()
+    assert client._local._opened == {}  # the data keys that were cached
 
 
-def _aged(stage: Stage) -> Leaf:
-    """A certificate that is past two thirds of its life, on record, with its files."""
+def _aged(stage: Stage) -> tuple[Leaf, Path]:
+    """Return a recorded certificate that is past two thirds of its life, and the folder of its client."""
     old = service_leaf(TENANT, SERVICE, began=timedelta(hours=50))
     stage.on_loop(lambda: stage.core.admit(old, TENANT, SERVICE))
-    return old
+    return old, stage.connect_folder("aged", TENANT, old)
+
+
+def _renewed(stage: Stage, old: Leaf) -> Leaf:
+    new = service_leaf(TENANT, SERVICE, key=old.key)
+    stage.on_loop(lambda: stage.core.admit(new, TENANT, SERVICE))
+    return new
 
 
 def test_a_renewed_certificate_is_fetched_by_itself_and_used_for_new_connections(stage: Stage):
-    old = _aged(stage)
-    folder = stage.connect_folder("aged", TENANT, old)
-    new = service_leaf(TENANT, SERVICE, key=old.key)
-    stage.on_loop(lambda: stage.core.admit(new, TENANT, SERVICE))
+    old, folder = _aged(stage)
+    new = _renewed(stage, old)
     with Client.from_folder(folder, _QUICK) as client:
         client.encrypt(b"card", "a")
         assert (folder / "client.pem").read_text().startswith(new.pem)
@@ -257,10 +233,8 @@ def test_a_renewed_certificate_is_fetched_by_itself_and_used_for_new_connections
 
 
 async def test_the_awaited_face_renews_too(stage: Stage):
-    old = _aged(stage)
-    folder = stage.connect_folder("aged", TENANT, old)
-    new = service_leaf(TENANT, SERVICE, key=old.key)
-    stage.on_loop(lambda: stage.core.admit(new, TENANT, SERVICE))
+    old, folder = _aged(stage)
+    _renewed(stage, old)
     async with AsyncClient.from_folder(folder, _QUICK) as client:
         assert await client.renew_certificate()
         stage.on_loop(lambda: stage.core.revoke(old.serial))
@@ -269,7 +243,7 @@ async def test_the_awaited_face_renews_too(stage: Stage):
 
 
 def test_while_there_is_no_renewed_certificate_work_goes_on_and_it_is_not_asked_for_each_time(stage: Stage):
-    folder = stage.connect_folder("aged", TENANT, _aged(stage))
+    _, folder = _aged(stage)
     with Client.from_folder(folder, _QUICK) as client:
         for _ in range(5):
             client.encrypt(b"card", "a")
@@ -277,8 +251,7 @@ def test_while_there_is_no_renewed_certificate_work_goes_on_and_it_is_not_asked_
 
 
 def test_a_failure_to_renew_does_not_stop_the_work(stage: Stage, caplog: pytest.LogCaptureFixture):
-    old = _aged(stage)
-    folder = stage.connect_folder("aged", TENANT, old)
+    old, folder = _aged(stage)
     stranger = service_leaf(TENANT, SERVICE)
     stage.on_loop(lambda: stage.core.newest.update({(TENANT, SERVICE): stranger}))
     with Client.from_folder(folder, _QUICK) as client:
@@ -290,29 +263,26 @@ def test_a_failure_to_renew_does_not_stop_the_work(stage: Stage, caplog: pytest.
 
 
 def test_a_certificate_renewed_by_another_process_is_taken_from_disk(stage: Stage):
-    old = _aged(stage)
-    folder = stage.connect_folder("shared", TENANT, old)
-    new = service_leaf(TENANT, SERVICE, key=old.key)
+    old, folder = _aged(stage)
     with Client.from_folder(folder, _QUICK) as first, Client.from_folder(folder, _QUICK) as second:
-        stage.on_loop(lambda: stage.core.admit(new, TENANT, SERVICE))
+        _renewed(stage, old)
         assert first.renew_certificate()
         assert second.renew_certificate()
         assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
 
 
-@pytest.mark.parametrize("name", ["client.pem", "client.key", "ca.pem", "client.toml"])
-@pytest.mark.parametrize("content", [None, "nonsense"])
-def test_a_folder_that_is_not_whole_is_refused(stage: Stage, name: str, content: str | None):
-    path = stage.folder / name
-    path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(CertificateUnusable):
-        Client.from_folder(stage.folder)
-
-
-def test_a_certificate_of_another_key_is_refused(stage: Stage):
-    (stage.folder / "client.key").write_text(service_leaf(TENANT, SERVICE).key_pem)
-    with pytest.raises(CertificateUnusable):
-        Client.from_folder(stage.folder)
+def test_a_folder_with_a_missing_or_wrong_file_is_refused(stage: Stage):
+    wrong: dict[str, list[str | None]] = {name: [None, "nonsense"] for name in ("client.pem", "client.key", "ca.pem")}
+    wrong["client.key"].append(service_leaf(TENANT, SERVICE).key_pem)
+    wrong["client.toml"] = [None, "nonsense", 'https = "http://localhost:1"\n']
+    for name, contents in wrong.items():
+        path = stage.folder / name
+        right = path.read_text()
+        for content in contents:
+            path.unlink() if content is None else path.write_text(content)
+            with pytest.raises(CertificateUnusable):
+                Client.from_folder(stage.folder)
+            path.write_text(right)
 
 
 def test_a_folder_may_be_moved(stage: Stage):
@@ -321,14 +291,8 @@ def test_a_folder_may_be_moved(stage: Stage):
         assert client.encrypt(b"card", "a")
 
 
-def test_only_https_is_spoken(stage: Stage):
-    (stage.folder / "client.toml").write_text('https = "http://localhost:1"\n')
-    with pytest.raises(CertificateUnusable):
-        Client.from_folder(stage.folder)
-
-
 def test_one_of_many_callers_is_told_to_renew(stage: Stage):
-    identity = Identity.from_folder(stage.connect_folder("aged", TENANT, _aged(stage)))
+    identity = Identity.from_folder(_aged(stage)[1])
     start = threading.Barrier(8)
 
     def claim(_: int) -> bool:
@@ -347,24 +311,3 @@ def test_the_client_needs_nothing_of_the_server():
         f"import sys; sys.path.insert(0, {root!r}); sys.modules.update(dict.fromkeys({hidden})); import crypto.client"
     )
     subprocess.run([sys.executable, "-I", "-c", code], check=True)
-
-
-def test_closing_drops_the_cached_data_keys(stage: Stage):
-    client = Client.from_folder(stage.folder, Options(local=LocalLimits()))
-    message = client.encrypt_local(b"card", "a")
-    client.close()
-    with Client.from_folder(stage.folder) as other:
-        assert other.decrypt_local(message, "a") == b"card"
-    assert client._local._opened == {}
-
-
-async def test_a_locked_tenant_gets_nothing_from_either_face(client: Client, awaited: AsyncClient, stage: Stage):
-    stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
-    attempts: list[Callable[[], Awaitable[Any]]] = [
-        lambda: asyncio.to_thread(client.encrypt, b"", "a"),
-        lambda: awaited.encrypt(b"", "a"),
-    ]
-    for attempt in attempts:
-        with pytest.raises(AccessRefused) as raised:
-            await attempt()
-        assert raised.value.code == "tenant_closed"

@@ -1,8 +1,6 @@
 import json
 from typing import Any
 
-import pytest
-
 from crypto.discovery import describe, openapi
 from crypto.endpoints import ENDPOINTS, routes
 from crypto.interfaces import Caller
@@ -40,16 +38,9 @@ def test_requests_are_described_as_strictly_as_they_are_read():
     assert all(schemas[name]["additionalProperties"] is False for name in requests)
     assert schemas["EncryptRequest"]["properties"]["plaintext"]["contentEncoding"] == "base64"
     assert schemas["EncryptRequest"]["required"] == ["plaintext", "resource"]
-
-
-def test_a_field_that_may_be_absent_is_not_described_as_null():
-    plaintext = openapi()["components"]["schemas"]["DataKeyAnswer"]["properties"]["plaintext"]
+    plaintext = schemas["DataKeyAnswer"]["properties"]["plaintext"]  # may be absent, which is not null
     assert plaintext == {"contentEncoding": "base64", "title": "Plaintext", "type": "string"}
-
-
-def test_a_batch_is_described_by_its_items():
-    operation = openapi()["paths"]["/v1/decrypt:batch"]["post"]
-    body = operation["requestBody"]["content"]["application/json"]["schema"]
+    body = openapi()["paths"]["/v1/decrypt:batch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["items"]["items"] == {"$ref": "#/components/schemas/CiphertextRequest"}
     assert body["properties"]["items"]["maxItems"] == 1000
 
@@ -67,9 +58,6 @@ def test_the_discovery_document_has_its_stable_fields():
         "headers": 64,
     }
 
-
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
-def test_every_operation_named_is_one_that_is_served(endpoint: Any):
-    operations = describe(Offer("https://a", "a:1"), _CALLER, 1)["operations"]
-    served = routes()[operations[endpoint.name]["path"].encode()]
-    assert served[operations[endpoint.name]["method"].encode()] is endpoint
+    for endpoint in ENDPOINTS:
+        served = routes()[document["operations"][endpoint.name]["path"].encode()]
+        assert served[document["operations"][endpoint.name]["method"].encode()] is endpoint

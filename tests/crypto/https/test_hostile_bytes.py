@@ -13,6 +13,8 @@ from tests.crypto.https.stage import Stage
 from tests.crypto.https.test_http_reader import SMUGGLED
 from tests.crypto.https.wire import RECEIVE, Wire, encrypt_body, get, post
 
+pytestmark = pytest.mark.integration
+
 _VALID = post("/v1/encrypt", encrypt_body())
 
 
@@ -44,7 +46,7 @@ def _spend(stage: Stage, data: bytes) -> bytes:
     """Send bytes on a connection of their own and return all that comes back until it ends."""
     found = b""
     with Wire(stage.dial()) as wire:
-        wire.socket.settimeout(5.0)
+        wire.socket.settimeout(30.0)
         try:
             wire.send(data)
             while part := wire.socket.recv(RECEIVE):
@@ -65,8 +67,8 @@ def test_any_bytes_end_in_an_answer_or_a_closed_connection_and_the_next_client_i
         assert wire.reply().status == 200
 
 
-@pytest.mark.parametrize("name", sorted(set(SMUGGLED) - {"no host", "two hosts"}))
-def test_a_request_behind_a_smuggled_one_is_never_served(hasty: Stage, name: str):
-    hasty.on_loop(hasty.core.asked.clear)
-    _spend(hasty, SMUGGLED[name] + _VALID)
-    assert hasty.on_loop(lambda: hasty.core.asked) == []
+def test_a_request_behind_a_smuggled_one_is_never_served(hasty: Stage):
+    for name in set(SMUGGLED) - {"no host", "two hosts"}:
+        hasty.on_loop(hasty.core.asked.clear)
+        _spend(hasty, SMUGGLED[name] + _VALID)
+        assert hasty.on_loop(lambda: hasty.core.asked) == [], name

@@ -2,6 +2,8 @@ import inspect
 
 import pytest
 
+from crypto.kmip.enums import ResultReason
+from crypto.kmip.refusals import reason_and_message
 from crypto.problems import STATUS, from_error
 from tenancy import errors, root_key_errors
 from tenancy.errors import OpenKcmError
@@ -14,30 +16,20 @@ FAILURES_OF_THE_ROOT_KEY = [
 
 
 @pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.code)
-def test_an_error_says_by_its_status_whether_to_try_again(kind: type[OpenKcmError]):
-    problem = from_error(_made(kind))
-    assert kind.retryable is (problem.status in {429, 503})
-    assert kind.retryable is (problem.retry_after is not None)
-
-
-@pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.code)
-def test_a_listed_error_keeps_its_code_text_and_hint(kind: type[OpenKcmError]):
+def test_a_listed_error_keeps_its_code_text_and_hint_and_says_by_its_status_whether_to_retry(kind: type[OpenKcmError]):
     error = _made(kind)
-    document = from_error(error).document()
+    problem = from_error(error)
+    document = problem.document()
     assert (document["code"], document["detail"]) == (kind.code, error.message)
     assert document["hint"] == error.hint
     assert "reference" not in document
-
-
-def test_errors_of_the_customers_key_are_told_apart_from_the_platforms():
-    assert {
-        from_error(error).status for error in (root_key_errors.RootKeyDisabled(), root_key_errors.RootKeyDenied())
-    } == {424}
+    assert kind.retryable is (problem.status in {429, 503}) is (problem.retry_after is not None)
 
 
 @pytest.mark.parametrize("kind", FAILURES_OF_THE_ROOT_KEY, ids=lambda kind: kind.code)
-def test_every_failure_of_the_customers_key_is_424_or_to_be_tried_again(kind: type[root_key_errors.CustomerKeyError]):
+def test_a_failure_of_the_customers_key_is_424_or_to_be_retried_and_told_over_kmip(kind: type[OpenKcmError]):
     assert from_error(kind()).status == (503 if kind.retryable else 424)
+    assert reason_and_message(kind("what")) == (ResultReason.GENERAL_FAILURE, "what")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("hunter2"), errors.DatabaseRefused("hunter2"), errors.WrongContext()])

@@ -5,26 +5,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crypto.client import AccessRefused, Client, ClientError
+from crypto.client import Client, ClientError
 from database.interfaces import RevocationListRow
 from tests.contracts.authorities import p256
-from tests.crypto.core.world import Home, World
-from tests.crypto.https.test_real_service import _folder, _issue, home, key, serving
+from tests.crypto.core.world import HOUR, Home, World
+from tests.crypto.https.test_real_service import home, key, refusal, serving
 from tests.crypto.running.process import Service
 from vault.interfaces import RevocationList
 
 __all__ = ["home", "key", "serving"]  # fixtures that pytest finds here by their names
 
 CRL = "/.well-known/openkcm/crl"
-HOUR = timedelta(hours=1)
 
 
 @contextmanager
@@ -79,13 +77,14 @@ def publish(home: Home, number: int, *revoked: str) -> bytes:
 def test_a_client_goes_through_a_roll_without_an_error_and_the_former_is_worth_nothing_at_its_end(
     serving: Service, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
 ) -> None:
-    folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
-    _folder(tmp_path / "left-behind", home, "users", _second_key(home), serving.https)
+    folder = home.folder(tmp_path / "orders", "orders", key, serving.https)
+    home.connect("users")
+    home.folder(tmp_path / "left-behind", "users", p256(), serving.https)
     with Client.from_folder(folder) as client, Client.from_folder(tmp_path / "left-behind") as left_behind:
         with hammering(client) as wrong:
             sealed = left_behind.encrypt(b"card", "users/1")
             rolled = home.roll()
-            _issue(rolled, "orders", key, 3, 2 * HOUR)
+            rolled.issue("orders", 3, key, 2 * HOUR)
             assert client.renew_certificate()
             assert left_behind.decrypt(sealed, "users/1") == b"card"  # the overlap
             rolled.end(home.authority)
@@ -93,31 +92,16 @@ def test_a_client_goes_through_a_roll_without_an_error_and_the_former_is_worth_n
         leaf, issuer = x509.load_pem_x509_certificates((folder / "client.pem").read_bytes())
         leaf.verify_directly_issued_by(issuer)
         assert issuer == x509.load_pem_x509_certificate(rolled.authority.certificate_pem.encode())
-        assert _end_of(left_behind, sealed).code == "caller_refused"
+        assert refusal(left_behind, sealed, "users/1") == "caller_refused"
     answer = fetch(serving, tmp_path / "left-behind")
     assert (answer.status_code, answer.json()["code"]) == (403, "caller_refused")
 
 
-def _end_of(client: Client, sealed: str) -> AccessRefused:
-    """Ask until the word of the end has come: at most 2 s later, in truth a few milliseconds."""
-    deadline = time.monotonic() + 2
-    while time.monotonic() < deadline:
-        try:
-            client.decrypt(sealed, "users/1")
-        except AccessRefused as refused:
-            return refused
-    pytest.fail("still served")
-
-
-def _second_key(home: Home) -> ec.EllipticCurvePrivateKey:
-    home.connect("users")
-    return p256()
-
-
-def test_the_revocation_lists_of_both_authorities_are_served_as_they_were_signed(
-    serving: Service, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
+def test_the_revocation_lists_of_both_authorities_are_served_as_signed_to_their_tenant_alone(
+    serving: Service, world: World, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
 ) -> None:
-    folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
+    folder = home.folder(tmp_path / "orders", "orders", key, serving.https)
+    publish(world.tenant(), 1)
     missing = fetch(serving, folder)
     assert (missing.status_code, missing.json()["code"]) == (404, "object_not_found")
     first = publish(home, 1)
@@ -127,14 +111,3 @@ def test_the_revocation_lists_of_both_authorities_are_served_as_they_were_signed
     second = publish(home.roll(), 2, "0a1b")
     assert fetch(serving, folder).content == second
     assert fetch(serving, folder, f"{CRL}/former").content == first
-
-
-def test_another_tenants_list_is_not_to_be_had(
-    serving: Service, world: World, home: Home, key: ec.EllipticCurvePrivateKey, tmp_path: Path
-) -> None:
-    folder = _folder(tmp_path / "orders", home, "orders", key, serving.https)
-    other = world.tenant()
-    publish(other, 1)
-    assert fetch(serving, folder).status_code == 404
-    mine = publish(home, 1)
-    assert fetch(serving, folder).content == mine

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 RECEIVE = 65_536
+CHUNKED = (
+    b"POST /v1/encrypt HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 
 
 @dataclass(frozen=True)

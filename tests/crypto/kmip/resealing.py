@@ -4,32 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crypto.blocking import FairThreads
-from crypto.interfaces import Caller, Parts
+from crypto.interfaces import Caller
 from crypto.keyring import CachedKeyring
-from crypto.kmip.dispatch import Dispatcher
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets
-from crypto.kmip.objects import ObjectStore
 from crypto.kmip.tags import Tag
-from crypto.limits import TenantLimits
-from crypto.operations import KeyedOperations
 from crypto.resealing import Pace, Resealing
 from database.interfaces import ObjectRow, mark
 from tenancy.lifecycle import State
-from tests.crypto.core.world import REGION, Home, Shelf, World, unheeded
-from tests.crypto.kmip.scene import Callers, Changes, Client, Clock, Journal, a_name, cbc, custom
+from tests.crypto.core.world import REGION, Changes, Clock, Home, Journal, World, a_keyring
+from tests.crypto.kmip import scene
+from tests.crypto.kmip.scene import START, Callers, Client, a_name, cbc, custom
 
 FAST = Pace(batch=8, pause=0.0, between=0.02, at_most=0.2, first_wait=0.05)
 
 
 @dataclass
-class Process:
-    """One process of the crypto service: what it remembers and what it opens are its own."""
+class Process(scene.Process):
+    """One process of the crypto service, with its own cache of keys."""
 
-    parts: Parts
-    objects: ObjectStore
-    dispatcher: Dispatcher
-    changes: Changes
     keyring: CachedKeyring
     resealing: Resealing
 
@@ -38,26 +31,16 @@ class Stand:
     def __init__(self, world: World) -> None:
         self.world, self.home = world, world.tenant()
         self.home.connect("orders")
-        self.callers, self.journal, self.clock = Callers(), Journal(), Clock()
+        self.callers, self.journal, self.clock = Callers(), Journal(), Clock(START)
         self.threads = FairThreads(8)
         self.one, self.two = self.process(), self.process()
 
     def process(self, pace: Pace = FAST) -> Process:
         changes = Changes()
-        keyring = CachedKeyring(
-            self.world.crypto,
-            self.world.own_keys,
-            Shelf(self.world.own_root),
-            self.threads,
-            changes,
-            cache_seconds=60,
-            opened=unheeded,
-        )
-        operations = KeyedOperations(self.callers, keyring, self.journal)
-        parts = Parts(self.callers, operations, self.journal, TenantLimits(1_000_000, 100), self.threads, changes)
-        objects = ObjectStore(self.world.crypto, parts, 60.0, self.clock)
+        keyring = a_keyring(self.world, self.threads, changes)
+        made = scene.a_process(self, keyring, self.world.crypto, changes)
         resealing = Resealing(self.world.crypto, keyring, self.threads, changes, pace=pace)
-        return Process(parts, objects, Dispatcher(parts, objects), changes, keyring, resealing)
+        return Process(made.parts, made.objects, made.dispatcher, changes, keyring, resealing)
 
     def client(self, process: Process | None = None, service: str = "orders", home: Home | None = None) -> Client:
         home = home or self.home

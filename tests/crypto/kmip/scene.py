@@ -1,14 +1,15 @@
 """Two tenants, their services, and two processes of the crypto service over one real database."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Any
 
 import pytest
 
 from crypto.blocking import FairThreads
-from crypto.interfaces import Caller, Entry, Parts, ServiceKey
+from crypto.interfaces import Caller, Parts, ServiceKey
 from crypto.kmip import ttlv
 from crypto.kmip.dispatch import Dispatcher
 from crypto.kmip.enums import BlockCipherMode, ObjectType, Operation, PaddingMethod, ResultReason
@@ -19,10 +20,11 @@ from crypto.kmip.tags import Tag
 from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
 from database.connection import Database
-from tenancy.errors import AuditUnavailable, VaultUnavailable
+from tenancy.errors import VaultUnavailable
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.services import ServiceKind
+from tests.crypto.core.world import Changes, Clock, Journal
 from tests.crypto.kmip.messages import batch_item, message
 from tests.database.builders import a_provisioned_tenant, a_service_key
 from tests.database.fixtures import Field, Server, clone
@@ -30,14 +32,6 @@ from tests.database.fixtures import Field, Server, clone
 VALUE = Tag.ATTRIBUTE_VALUE
 _numbers = count(1)
 START = 1_790_000_000
-
-
-@dataclass
-class Clock:
-    now: float = START
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass
@@ -64,29 +58,6 @@ class Keys:
             raise VaultUnavailable
         place = f"{caller.tenant_id}/{caller.service}/{version or 1}"
         return ServiceKey(version or 1, hashlib.sha256(place.encode()).digest())
-
-
-@dataclass
-class Journal:
-    entries: list[Entry] = field(default_factory=list)
-    full: bool = False
-
-    async def write(self, entries: Sequence[Entry]) -> None:
-        if self.full:
-            raise AuditUnavailable
-        self.entries += entries
-
-
-@dataclass
-class Changes:
-    subscribers: list = field(default_factory=list)
-
-    def subscribe(self, forget) -> None:
-        self.subscribers.append(forget)
-
-    def tell(self, tenant: str | None) -> None:
-        for forget in self.subscribers:
-            forget(tenant)
 
 
 @dataclass(frozen=True)
@@ -144,6 +115,15 @@ class Process:
     objects: ObjectStore
     dispatcher: Dispatcher
     changes: Changes
+
+
+def a_process(stand: Any, keys: Any, crypto: Database, changes: Changes) -> Process:
+    """Return a process of a stand that has callers, a journal, threads and a clock."""
+    operations = KeyedOperations(stand.callers, keys, stand.journal)
+    limits = TenantLimits(1_000_000, 100)
+    parts = Parts(stand.callers, operations, stand.journal, limits, stand.threads, changes)
+    objects = ObjectStore(crypto, parts, 60.0, stand.clock)
+    return Process(parts, objects, Dispatcher(parts, objects), changes)
 
 
 class Client:
@@ -244,29 +224,29 @@ class Base:
     crypto: Database
 
 
+def connect(worker: Database, tenant_id: str, service: str) -> None:
+    with worker.tenant_tx(tenant_id) as tx:
+        tx.services.connect(service, ServiceKind.MONGODB)
+        tx.services.record_key(a_service_key(tenant_id, service))
+        tx.services.connected(service)
+
+
 class Scene:
     SERVICES = ("orders", "billing")
 
     def __init__(self, base: Base) -> None:
         self.tenant, self.other = (f"tenant-{next(_numbers)}-kmip" for _ in range(2))
         self.base = base
-        self.clock, self.callers, self.keys, self.journal = Clock(), Callers(), Keys(), Journal()
+        self.clock, self.callers, self.keys, self.journal = Clock(START), Callers(), Keys(), Journal()
         self.threads = FairThreads(8)
         for tenant_id in (self.tenant, self.other):
             a_provisioned_tenant(base.worker, tenant_id)
-            with base.worker.tenant_tx(tenant_id) as tx:
-                for service in self.SERVICES:
-                    tx.services.connect(service, ServiceKind.MONGODB)
-                    tx.services.record_key(a_service_key(tenant_id, service))
-                    tx.services.connected(service)
+            for service in self.SERVICES:
+                connect(base.worker, tenant_id, service)
         self.one, self.two = self.process(), self.process()
 
     def process(self) -> Process:
-        changes = Changes()
-        operations = KeyedOperations(self.callers, self.keys, self.journal)
-        parts = Parts(self.callers, operations, self.journal, TenantLimits(1_000_000, 100), self.threads, changes)
-        objects = ObjectStore(self.base.crypto, parts, 60.0, self.clock)
-        return Process(parts, objects, Dispatcher(parts, objects), changes)
+        return a_process(self, self.keys, self.base.crypto, Changes())
 
     def client(
         self, service: str = "orders", tenant_id: str = "", process: Process | None = None, minor: int = 4

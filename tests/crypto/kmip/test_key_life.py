@@ -3,15 +3,17 @@
 import asyncio
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
 from crypto.kmip.enums import Operation, ResultReason, State
 from crypto.kmip.fields import octets
+from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from database.interfaces import mark
-from tests.crypto.kmip.scene import Base, Client, Scene, a_date, cbc
+from tests.crypto.kmip.scene import Answered, Base, Client, Scene, a_date, cbc
 
 
 @dataclass
@@ -50,6 +52,9 @@ class KeyLife(RuleBasedStateMachine):
             each.changes.tell(mark(self.scene.tenant))
         return self.scene.client(process=getattr(self.scene, process), **who)
 
+    def _ask(self, process: str, operation: Operation, key: Key, *payload: Item) -> Answered:
+        return self.runner.run(self._client(process).about(operation, key.object_id, *payload))
+
     def _now(self, key: Key) -> State:
         due = key.deactivation is not None and key.deactivation <= self.scene.clock.now
         if key.state is State.ACTIVE and due:
@@ -64,7 +69,7 @@ class KeyLife(RuleBasedStateMachine):
 
     @rule(key=keys, process=processes)
     def activate(self, key: Key, process: str) -> None:
-        answer = self.runner.run(self._client(process).about(Operation.ACTIVATE, key.object_id))
+        answer = self._ask(process, Operation.ACTIVATE, key)
         assert (answer.reason is None) == (self._now(key) is State.PRE_ACTIVE)
         if answer.reason is None:
             key.state = State.ACTIVE
@@ -80,7 +85,7 @@ class KeyLife(RuleBasedStateMachine):
 
     @rule(key=keys, process=processes)
     def destroy(self, key: Key, process: str) -> None:
-        answer = self.runner.run(self._client(process).about(Operation.DESTROY, key.object_id))
+        answer = self._ask(process, Operation.DESTROY, key)
         after = {
             State.PRE_ACTIVE: State.DESTROYED,
             State.DEACTIVATED: State.DESTROYED,
@@ -93,9 +98,7 @@ class KeyLife(RuleBasedStateMachine):
     def set_deactivation_date(self, key: Key, process: str, seconds: int) -> None:
         when = self.scene.clock.now + seconds
         operation = Operation.ADD_ATTRIBUTE if key.deactivation is None else Operation.MODIFY_ATTRIBUTE
-        answer = self.runner.run(
-            self._client(process).about(operation, key.object_id, a_date("Deactivation Date", when))
-        )
+        answer = self._ask(process, operation, key, a_date("Deactivation Date", when))
         may = self._now(key) in (State.PRE_ACTIVE, State.ACTIVE)
         if may:
             # A revocation that set the date itself leads to a state in which it cannot be set.
@@ -124,7 +127,7 @@ class KeyLife(RuleBasedStateMachine):
     def decrypt(self, key: Key, process: str) -> None:
         nonce, data = key.sealed or (bytes(16), bytes(16))
         payload = cbc(), octets(Tag.DATA, data), octets(Tag.IV_COUNTER_NONCE, nonce)
-        answer = self.runner.run(self._client(process).about(Operation.DECRYPT, key.object_id, *payload))
+        answer = self._ask(process, Operation.DECRYPT, key, *payload)
         if self._now(key) is not State.ACTIVE:
             assert answer.reason in (ResultReason.PERMISSION_DENIED, ResultReason.ITEM_NOT_FOUND)
         elif key.sealed is not None:
@@ -145,7 +148,7 @@ class KeyLife(RuleBasedStateMachine):
 
     @rule(key=consumes(keys), process=processes)
     def rekey(self, key: Key, process: str) -> None:
-        answer = self.runner.run(self._client(process).about(Operation.REKEY, key.object_id))
+        answer = self._ask(process, Operation.REKEY, key)
         gone = self._now(key) in (State.DESTROYED, State.DESTROYED_COMPROMISED)
         assert (answer.reason is None) == (not gone)
 
@@ -160,11 +163,9 @@ class KeyLife(RuleBasedStateMachine):
             assert order == sorted(order)
 
 
-def test_a_key_lives_as_the_model_says(base: Base):
+@pytest.mark.parametrize("examples", [3, pytest.param(25, marks=pytest.mark.full)])
+def test_a_keys_states_are_those_of_the_model(base: Base, examples: int):
     KeyLife.base = base
-    run_state_machine_as_test(
-        KeyLife,
-        settings=settings(
-            max_examples=8, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+    checks = list(HealthCheck)
+    short = settings(max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=checks)
+    run_state_machine_as_test(KeyLife, settings=short)

@@ -17,23 +17,16 @@ from crypto.kmip.fields import choice, flag, interval, moment, number, octets, s
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from crypto.primitives import aes_kw_unwrap
-from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import VALUE, Scene, a_date, a_name, attribute, creation, custom
 
 SEED = bytes(range(96))
 
 
 def a_block(material: Item, form: int = KeyFormatType.RAW, algorithm: int | None = 3, bits: int = 256) -> Item:
-    said = (
-        ()
-        if algorithm is None
-        else (
-            choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm),
-            number(Tag.CRYPTOGRAPHIC_LENGTH, bits),
-        )
-    )
-    value = structure(Tag.KEY_VALUE, material)
-    return structure(Tag.KEY_BLOCK, choice(Tag.KEY_FORMAT_TYPE, form), value, *said)
+    parts = [choice(Tag.KEY_FORMAT_TYPE, form), structure(Tag.KEY_VALUE, material)]
+    if algorithm is not None:
+        parts += [choice(Tag.CRYPTOGRAPHIC_ALGORITHM, algorithm), number(Tag.CRYPTOGRAPHIC_LENGTH, bits)]
+    return structure(Tag.KEY_BLOCK, *parts)
 
 
 def a_key(material: bytes = bytes(32), *attributes: Item, algorithm: int = 3, bits: int = 256) -> tuple[Item, ...]:
@@ -64,6 +57,7 @@ async def test_a_mongodb_driver_registers_activates_and_gets_until_the_key_is_re
     got = await client.get(object_id)
     assert got.material == SEED
     assert got.payload.children()[2] == libmongocrypts_seed()[2]
+    assert "Digest" not in (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes  # of a secret
     await client.revoke(object_id, 1)
     assert (await client.get(object_id)).reason is ResultReason.PERMISSION_DENIED
 
@@ -74,7 +68,10 @@ async def test_percona_polls_the_state_and_learns_that_a_key_is_absent(scene: Sc
     asked = text(Tag.ATTRIBUTE_NAME, "State")
     assert (await client.about(Operation.GET_ATTRIBUTES, object_id, asked)).attributes == {"State": State.PRE_ACTIVE}
     await client.about(Operation.ACTIVATE, object_id)
+    fresh, newest = text(Tag.ATTRIBUTE_NAME, "Fresh"), scene.client()
+    assert (await newest.about(Operation.GET_ATTRIBUTES, object_id, fresh)).attributes == {"Fresh": True}
     assert (await client.get(object_id)).material == bytes(range(32))
+    assert (await newest.about(Operation.GET_ATTRIBUTES, object_id, fresh)).attributes == {"Fresh": False}
     assert (await client.about(Operation.GET_ATTRIBUTES, "absent", asked)).reason is ResultReason.ITEM_NOT_FOUND
 
 
@@ -132,20 +129,15 @@ async def test_a_key_is_had_in_the_formats_that_carry_its_bytes(scene: Scene):
     assert (await get(KeyFormatType.PKCS_1)).reason is ResultReason.KEY_FORMAT_TYPE_NOT_SUPPORTED
 
 
-async def test_what_is_sensitive_leaves_only_wrapped_and_stays_so(scene: Scene):
+async def test_a_sensitive_key_leaves_only_wrapped_and_one_that_is_not_extractable_never(scene: Scene):
     client = scene.client()
-    wrapping = (
-        await client.ask(
-            Operation.REGISTER,
-            choice(Tag.OBJECT_TYPE, ObjectType.SYMMETRIC_KEY),
-            structure(
-                Tag.TEMPLATE_ATTRIBUTE,
-                attribute("Cryptographic Usage Mask", number(VALUE, 0x10)),
-                a_date("Activation Date", scene.clock.now),
-            ),
-            a_key(bytes(32))[2],
-        )
-    ).object_id
+    kind, _, key = a_key(bytes(32))
+    active = a_date("Activation Date", scene.clock.now)
+    template = structure(Tag.TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 0x10)), active)
+    wrapping = (await client.ask(Operation.REGISTER, kind, template, key)).object_id
+    never = await client.activated(attribute("Extractable", flag(VALUE, value=False)))
+    assert (await client.get(never)).reason is ResultReason.NOT_EXTRACTABLE
+    assert (await client.encrypt(never, b"data")).reason is None
     object_id = await client.activated(attribute("Sensitive", flag(VALUE, value=True)))
     assert (await client.get(object_id)).reason is ResultReason.SENSITIVE
     modify = attribute("Sensitive", flag(VALUE, value=False))
@@ -173,13 +165,6 @@ async def test_what_is_sensitive_leaves_only_wrapped_and_stays_so(scene: Scene):
     assert revoked.reason is ResultReason.PERMISSION_DENIED
 
 
-async def test_what_is_not_extractable_never_leaves_and_still_encrypts(scene: Scene):
-    client = scene.client()
-    object_id = await client.activated(attribute("Extractable", flag(VALUE, value=False)))
-    assert (await client.get(object_id)).reason is ResultReason.NOT_EXTRACTABLE
-    assert (await client.encrypt(object_id, b"data")).reason is None
-
-
 async def test_dates_move_the_state_without_anybody_doing_anything(scene: Scene):
     client, now = scene.client(), scene.clock.now
     object_id = await client.create(a_date("Activation Date", now + 10), a_date("Deactivation Date", now + 20))
@@ -195,13 +180,19 @@ async def test_dates_move_the_state_without_anybody_doing_anything(scene: Scene)
         assert (await client.about(Operation.MODIFY_ATTRIBUTE, object_id, modify)).reason is denied
 
 
-async def test_a_destroyed_key_leaves_its_attributes_and_no_material(scene: Scene):
+async def test_a_revoked_and_destroyed_key_keeps_its_attributes_and_no_material(scene: Scene):
     client = scene.client()
     object_id = await client.activated(a_name("mine"))
     assert (await client.about(Operation.DESTROY, object_id)).reason is ResultReason.PERMISSION_DENIED
-    await client.revoke(object_id, 2)
+    assert (await client.revoke(object_id, 99)).reason is ResultReason.INVALID_FIELD
+    why = choice(Tag.REVOCATION_REASON_CODE, 2), text(Tag.REVOCATION_MESSAGE, "laptop lost")
+    reason, since = structure(Tag.REVOCATION_REASON, *why), moment(Tag.COMPROMISE_OCCURRENCE_DATE, 6)
+    await client.about(Operation.REVOKE, object_id, reason, since)
     await client.about(Operation.DESTROY, object_id)
     attributes = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
+    assert attributes["Compromise Occurrence Date"] == 6
+    assert attributes["Compromise Date"] == scene.clock.now
+    assert attributes["Revocation Reason"] == reason.value
     assert attributes["State"] == State.DESTROYED_COMPROMISED
     assert attributes["Destroy Date"] == scene.clock.now
     assert (await client.get(object_id)).reason is ResultReason.ITEM_NOT_FOUND
@@ -209,21 +200,6 @@ async def test_a_destroyed_key_leaves_its_attributes_and_no_material(scene: Scen
     with scene.base.field.administrator() as administrator:
         kept = administrator.execute("select material from okcm.managed_object where object_id = %s", [object_id])
         assert kept.fetchone() == (None,)
-
-
-async def test_a_revocation_says_why_and_since_when(scene: Scene):
-    client = scene.client()
-    object_id = await client.activated()
-    reason = structure(
-        Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, 2), text(Tag.REVOCATION_MESSAGE, "laptop lost")
-    )
-    since = moment(Tag.COMPROMISE_OCCURRENCE_DATE, 6)
-    await client.about(Operation.REVOKE, object_id, reason, since)
-    attributes = (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
-    assert attributes["Compromise Occurrence Date"] == 6
-    assert attributes["Compromise Date"] == scene.clock.now
-    assert attributes["Revocation Reason"] == reason.value
-    assert (await client.revoke(object_id, 99)).reason is ResultReason.INVALID_FIELD
 
 
 async def test_what_is_archived_rests_until_it_is_recovered(scene: Scene):
@@ -280,29 +256,6 @@ async def test_objects_are_located_by_every_kind_of_attribute(scene: Scene):
     assert (page.ids, page.value(Tag.LOCATED_ITEMS)) == ([two], 3)
 
 
-async def test_a_pair_is_made_linked_and_had_by_its_halves(scene: Scene):
-    client = scene.client()
-
-    def of(tag: int, *attributes: Item) -> Item:
-        return structure(tag, *attributes)
-
-    made = await client.ask(
-        Operation.CREATE_KEY_PAIR,
-        of(
-            Tag.COMMON_TEMPLATE_ATTRIBUTE,
-            attribute("Cryptographic Algorithm", choice(VALUE, 6)),
-            attribute("Cryptographic Length", number(VALUE, 256)),
-        ),
-        of(Tag.PRIVATE_KEY_TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 1)), a_name("own")),
-        of(Tag.PUBLIC_KEY_TEMPLATE_ATTRIBUTE, attribute("Cryptographic Usage Mask", number(VALUE, 2)), a_name("told")),
-    )
-    private, public = made.value(Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER), made.value(Tag.PUBLIC_KEY_UNIQUE_IDENTIFIER)
-    assert (await client.ask(Operation.LOCATE, a_name("own"))).ids == [private]
-    link = structure(VALUE, choice(Tag.LINK_TYPE, 0x103), text(Tag.LINKED_OBJECT_IDENTIFIER, private))
-    assert (await client.ask(Operation.LOCATE, attribute("Link", link))).ids == [public]
-    assert (await client.get(private)).material != (await client.get(public)).material
-
-
 async def test_a_template_gives_new_objects_its_attributes_and_not_its_name(scene: Scene):
     client = scene.client(minor=0)
     held = structure(Tag.TEMPLATE, custom("x-place", "rack 7"), attribute("Contact Information", text(VALUE, "ops")))
@@ -317,21 +270,6 @@ async def test_a_template_gives_new_objects_its_attributes_and_not_its_name(scen
     theirs = await scene.client("billing", minor=0).ask(operation, kind, payload)
     assert theirs.reason is ResultReason.ITEM_NOT_FOUND
     assert (await client.about(Operation.DESTROY, template.object_id)).reason is None
-
-
-async def test_an_object_is_fresh_until_it_is_handed_out_once(scene: Scene):
-    client = scene.client()
-    object_id = await client.create()
-    asked = text(Tag.ATTRIBUTE_NAME, "Fresh")
-    assert (await client.about(Operation.GET_ATTRIBUTES, object_id, asked)).attributes == {"Fresh": True}
-    await client.batch(batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, object_id)))
-    assert (await client.about(Operation.GET_ATTRIBUTES, object_id, asked)).attributes == {"Fresh": False}
-
-
-async def test_a_secret_shows_no_digest(scene: Scene):
-    client = scene.client()
-    object_id = (await client.ask(Operation.REGISTER, *libmongocrypts_seed())).object_id
-    assert "Digest" not in (await client.about(Operation.GET_ATTRIBUTES, object_id)).attributes
 
 
 @pytest.mark.parametrize("content", [b"no certificate", b"", b"\x30\x03\x02\x01\x01"])

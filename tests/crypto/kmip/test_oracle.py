@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 
+import pytest
 from kmip.core.enums import KMIPVersion
 from kmip.core.messages.messages import RequestMessage, ResponseMessage
 from kmip.core.utils import BytearrayStream
@@ -33,14 +34,15 @@ def outcome(kind: type[RequestMessage | ResponseMessage], data: bytes, version: 
     return "same" if written.buffer == data else "padded" if len(written.buffer) > len(data) else "different"
 
 
-def test_pykmip_writes_the_messages_of_the_cases_as_we_do():
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.full)])
+def test_pykmip_writes_the_messages_of_the_cases_as_we_do(every: int):
     messages = {
         (kind, our_bytes(node), VERSIONS[case.name[:4]])
-        for case in oasis_xml.cases()
+        for case in list(oasis_xml.cases())[::every]
         for exchange in case.exchanges
         for kind, node in zip((RequestMessage, ResponseMessage), exchange, strict=True)
     }
     assert all(ttlv.encode(ttlv.decode(data)) == data for _, data, _ in messages)
     found = Counter(outcome(*message) for message in messages)
-    assert found["same"] > 750, found
+    assert found["same"] > 750 // every, found
     assert found["different"] == 0, found

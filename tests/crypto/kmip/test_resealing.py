@@ -13,10 +13,10 @@ from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tenancy.rotation import KeyState
-from tests.crypto.core.conftest import world
 from tests.crypto.core.world import World
 from tests.crypto.kmip.resealing import FAST, Known, Process, Stand, some_objects
 from tests.crypto.kmip.scene import custom
+from tests.crypto.running.conftest import world
 from tests.database.fixtures import Field
 
 __all__ = ["world"]  # fixtures that pytest finds here by their names
@@ -116,28 +116,6 @@ async def test_two_processes_and_clients_that_change_objects_lose_nothing_of_eac
         assert shown["State"] == (3 if number % 3 == 0 else 2)
         if number % 3:
             assert (await clients[0].get(one.object_id)).material == materials[one.object_id]
-
-
-async def test_a_process_that_dies_after_any_batch_leaves_the_rest_to_the_next(
-    stand: Stand, objects: list[Known]
-) -> None:
-    client = stand.client()
-    before = {one.object_id: await one.seen_by(client) for one in objects}
-    stand.rotate(2)
-    lives = 0
-    async with asyncio.timeout(60):
-        while stand.versions() != {2}:
-            lives += 1
-            process = stand.process(replace(FAST, batch=4))
-            life = asyncio.create_task(process.resealing.run())
-            while not process.resealing.totals.resealed and stand.versions() != {2}:  # noqa: ASYNC110 - no event
-                await asyncio.sleep(0)
-            life.cancel()
-            with suppress(asyncio.CancelledError):
-                await life
-    assert lives > 2
-    stand.tell()
-    assert {one.object_id: await one.seen_by(client) for one in objects} == before
 
 
 async def test_it_goes_on_by_itself_and_comes_to_rest(stand: Stand, objects: list[Known]) -> None:

@@ -11,19 +11,17 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from config import secrets
 from config.secrets import Role, ensure_secret
-from database.interfaces import LeafRow
-from tenancy.services import ServiceKind
-from tests.contracts.authorities import p256, request
+from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home, World
+from tests.crypto.https.authority import key_pem, pem
+from tests.crypto.https.wire import Wire, post
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -83,7 +81,7 @@ class Service:
         """End parent and children without warning."""
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(30)
 
     def terminate(self) -> int:
         assert self._process is not None
@@ -109,65 +107,31 @@ class Client:
 
     port: int
     tls: ssl.SSLContext
-    stream: ssl.SSLSocket | None = None
+    wire: Wire | None = None
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if self.stream is None:
-            plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-            self.stream = self.tls.wrap_socket(plain, server_hostname="localhost")
-        data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        self.stream.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
-        received = b""
-        while b"\r\n\r\n" not in received:
-            received += self._receive()
-        top, _, answer = received.partition(b"\r\n\r\n")
-        length = int(top.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        while len(answer) < length:
-            answer += self._receive()
-        return int(top.split(b" ", 2)[1]), json.loads(answer)
-
-    def is_closed(self, seconds: float) -> bool:
-        assert self.stream is not None
-        self.stream.settimeout(seconds)
+        if self.wire is None:
+            plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+            self.wire = Wire(self.tls.wrap_socket(plain, server_hostname="localhost"))
+        self.wire.send(post(path, json.dumps(body).encode()))
         try:
-            return self.stream.recv(1) == b""
-        except TimeoutError:
-            return False
-        except OSError:
-            return True
+            answer = self.wire.reply()
+        except EOFError as ended:
+            raise ConnectionResetError from ended
+        return answer.status, answer.json
 
     def close(self) -> None:
-        if self.stream is not None:
-            self.stream.close()
-            self.stream = None
-
-    def _receive(self) -> bytes:
-        assert self.stream is not None
-        data = self.stream.recv(65536)
-        if not data:
-            raise ConnectionResetError
-        return data
+        if self.wire is not None:
+            self.wire.socket.close()
+            self.wire = None
 
 
 def connect_service(home: Home, name: str, folder: Path) -> ssl.SSLContext:
-    """Connect a service of a tenant with a key of its own; return what its client needs for TLS."""
-    key, world = p256(), home.world
+    """Connect a service of a tenant with a new private key; return what its client needs for TLS."""
     home.connect(name)
-    leaf = world.authorities.issue(home.authority, home.tenant_id, name, request(key), timedelta(hours=1))
-    certificate = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
-    dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    with world.worker.tenant_tx(home.tenant_id) as tx:
-        tx.services.connect(name, ServiceKind.MICROSERVICE)
-        tx.services.record_leaf(
-            LeafRow(leaf.serial, name, 2, "request-2", leaf.certificate_pem, *dates, home.authority.serial)
-        )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file = folder / f"{home.tenant_id}-{name}.pem"
-    file.write_bytes(private + (leaf.certificate_pem + "\n" + home.authority.chain_pem).encode())
-    root = home.authority.chain_pem.strip().rpartition("-----BEGIN CERTIFICATE-----")
-    tls = ssl.create_default_context(cadata=root[1] + root[2])
+    key, file = p256(), folder / f"{home.tenant_id}-{name}.pem"
+    file.write_text(key_pem(key) + home.issue(name, 2, key) + "\n" + home.authority.chain_pem)
+    _, root = x509.load_pem_x509_certificates(home.authority.chain_pem.encode())
+    tls = ssl.create_default_context(cadata=pem(root))
     tls.load_cert_chain(file)
     return tls

@@ -4,7 +4,9 @@ import asyncio
 import fcntl
 import json
 import threading
+import time
 import zlib
+from collections import Counter
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -80,20 +82,14 @@ def test_releases_changes_and_refusals_are_records_and_other_uses_are_counted(te
     assert seen.last_seen_at is not None
 
 
-def test_each_tenants_uses_go_into_its_own_stream(tenants: Field, folder: Path):
-    write(folder, entry(GET, "mine"), entry(GET, "theirs", tenant="beta"))
-    delivery(tenants, folder).once()
-    assert [record["subject"] for record in crypto_records(tenants, "acme")] == ["mine"]
-    assert [record["subject"] for record in crypto_records(tenants, "beta")] == ["theirs"]
-
-
-def test_delivering_again_from_the_start_adds_nothing(tenants: Field, folder: Path):
-    write(folder, entry(GET), entry(ENCRYPT))
+def test_delivering_again_from_the_start_adds_nothing_to_either_tenants_stream(tenants: Field, folder: Path):
+    write(folder, entry(GET, "mine"), entry(ENCRYPT), entry(GET, "theirs", tenant="beta"))
     for _ in range(3):  # each a process that died after the database had it all and before it could say so
         mover = delivery(tenants, folder)
         mover.once()
-        assert mover.totals.lines == 2
-    assert len(crypto_records(tenants)) == 2
+        assert mover.totals.lines == 3
+    assert [record["subject"] for record in crypto_records(tenants)] == ["mine", "orders"]
+    assert [record["subject"] for record in crypto_records(tenants, "beta")] == ["theirs"]
     assert used(tenants) == 1
 
 
@@ -135,24 +131,18 @@ def test_a_file_goes_when_its_writer_is_gone_and_not_before(tenants: Field, fold
     assert list(folder.glob("*.journal")) == []
 
 
-def test_what_a_killed_process_left_is_delivered_without_its_torn_end(tenants: Field, folder: Path):
+def test_what_a_killed_process_left_is_delivered_without_damaged_lines_and_its_torn_end(tenants: Field, folder: Path):
     left = folder / "00001-7-dead.journal"
-    left.write_bytes(encode(entry(GET, "whole"), EPOCH_MS) + encode(entry(GET, "torn"), EPOCH_MS)[:40])
+    bad = encode(entry(GET, "bad"), EPOCH_MS).replace(b"bad", b"BAD")
+    whole, torn = encode(entry(GET, "with\0nul"), EPOCH_MS), encode(entry(GET, "torn"), EPOCH_MS)[:40]
+    left.write_bytes(bad + whole + torn)
     mover = delivery(tenants, folder)
     mover.once()
     mover.once()
-    assert [record["subject"] for record in crypto_records(tenants)] == ["whole"]
-    assert not left.exists()
-
-
-def test_a_damaged_line_is_passed_over_and_counted(tenants: Field, folder: Path):
-    left = folder / "00001-7-dead.journal"
-    good, bad = encode(entry(GET, "good"), EPOCH_MS), encode(entry(GET, "bad"), EPOCH_MS).replace(b"bad", b"BAD")
-    left.write_bytes(bad + good)
-    mover = delivery(tenants, folder)
-    mover.once()
-    assert [record["subject"] for record in crypto_records(tenants)] == ["good"]
+    # PostgreSQL cannot hold a NUL in text.
+    assert [record["subject"] for record in crypto_records(tenants)] == ["with\N{REPLACEMENT CHARACTER}nul"]
     assert mover.totals.damaged == 1
+    assert not left.exists()
 
 
 def test_while_the_database_is_down_everything_is_kept(tenants: Field, folder: Path):
@@ -166,12 +156,16 @@ def test_while_the_database_is_down_everything_is_kept(tenants: Field, folder: P
     assert [record["subject"] for record in crypto_records(tenants)] == ["before", "meanwhile"]
 
 
-def test_uses_of_several_processes_are_one_sum(tenants: Field, folder: Path):
+def test_uses_and_rate_limited_requests_of_several_processes_are_one_sum(tenants: Field, folder: Path):
     for _ in range(3):
-        write(folder, *[entry(ENCRYPT)] * 10)
+        write(folder, *[entry(ENCRYPT)] * 10, *[entry(GET, refused="too_many_requests")] * 20)
+    write(folder, entry(GET, tenant="beta", refused="too_many_requests"))
     delivery(tenants, folder).once()
-    assert sum(int(record["details"]["count"]) for record in crypto_records(tenants)) == 30
-    assert len(crypto_records(tenants)) <= 2  # one for each second
+    counts: Counter[str] = Counter()
+    for record in crypto_records(tenants):
+        counts[record["name"]] += int(record["details"]["count"])
+    assert sorted(counts.values()) == [30, 60]
+    assert len(crypto_records(tenants)) <= 4  # one of each for each second
 
 
 def test_more_than_a_batch_holds_comes_in_several(tenants: Field, folder: Path):
@@ -190,12 +184,6 @@ def test_more_than_a_batch_holds_comes_in_several(tenants: Field, folder: Path):
     assert head.seq > 16_000
 
 
-def test_text_that_the_database_cannot_hold_does_not_stop_a_record(tenants: Field, folder: Path):
-    write(folder, entry(GET, "with\0nul"))
-    delivery(tenants, folder).once()
-    assert [record["subject"] for record in crypto_records(tenants)] == ["with\N{REPLACEMENT CHARACTER}nul"]
-
-
 def test_records_nobody_takes_are_set_aside_and_the_others_go_on(tenants: Field, folder: Path):
     write(folder, entry(GET, "nowhere", tenant="never-enabled"), entry(GET, "mine"))
     mover = delivery(tenants, folder)
@@ -208,14 +196,6 @@ def test_records_nobody_takes_are_set_aside_and_the_others_go_on(tenants: Field,
     assert mover.totals.set_aside == 1
 
 
-def test_a_tenant_that_is_too_fast_fills_a_counter_and_not_its_stream(tenants: Field, folder: Path):
-    write(folder, *[entry(GET, refused="too_many_requests")] * 200)
-    delivery(tenants, folder).once()
-    records = crypto_records(tenants)
-    assert 1 <= len(records) <= 2
-    assert sum(int(record["details"]["count"]) for record in records) == 200
-
-
 def test_only_one_delivers_in_a_folder_and_the_next_waits_for_it(tenants: Field, folder: Path):
     write(folder, entry(GET))
     stop = threading.Event()
@@ -225,21 +205,22 @@ def test_only_one_delivers_in_a_folder_and_the_next_waits_for_it(tenants: Field,
         waiting.start()
         waiting.join(0.5)
         assert crypto_records(tenants) == []
-    for _ in range(100):
-        if crypto_records(tenants):
-            break
+    deadline = time.monotonic() + 60
+    while not crypto_records(tenants) and time.monotonic() < deadline:
         waiting.join(0.05)
     stop.set()
-    waiting.join(5)
+    waiting.join(30)
     assert len(crypto_records(tenants)) == 1
 
 
 def until_delivered(mover: Delivery) -> None:
-    for _ in range(50):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         with suppress(DatabaseUnavailable):
             mover.once()
             if mover.once() is None:
                 return
+        time.sleep(0.01)
 
 
 def test_how_long_uses_took_is_in_the_day_and_what_an_older_process_wrote_is_counted_untimed(
