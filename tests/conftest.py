@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from database.connection import Database
@@ -20,6 +21,10 @@ from devstack.temporal import TemporalServer
 from tests import ports, tiers, timing
 from tests.database.fixtures import Field, Server, clone, configure, prepare
 from tests.vault import server as vault_server
+
+# A property test has no deadline: how long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 8 * 1024**3
@@ -57,7 +62,13 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with tiers.enforced(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     with tiers.enforced(item):
         return (yield)
 

@@ -11,7 +11,7 @@ import pytest
 
 TIERS = ("unit", "integration", "e2e", "full")
 _FULL_FOLDERS = {"stories", "chaos", "breaches", "lives"}
-_SERVERS = {"postgres", "server", "vault", "temporal", "temporal_client", "stack", "mongo", "free_port"}
+_SERVERS = {"postgres", "server", "vault", "temporal", "temporal_client", "stack", "stage", "mongo", "free_port"}
 """Fixtures that start a server, or that lead a test to one."""
 _FORBIDDEN_EVENTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "pty.spawn"}
 """Audit events (PEP 578) of what a unit test does not do."""
@@ -60,7 +60,10 @@ def _default(item: pytest.Item) -> str:
 
 @contextmanager
 def enforced(item: pytest.Item) -> Iterator[None]:
-    """Make whatever needs a server or waits fail while a unit test runs, its set-up included."""
+    """Make whatever needs a server or waits fail in a unit test.
+
+    For its set-up and itself, not for its tear-down: the last test of a process stops the servers of the others.
+    """
     if "unit" not in tier_marks(item):
         yield
         return
