@@ -27,7 +27,7 @@ _PROCESSES = {"postgres", "openbao", "temporal", "worker", "marketplace", "crypt
 
 @dataclass(frozen=True)
 class Stack:
-    """A state folder of its own, and the command run in it."""
+    """A dedicated state folder, and the command run in it."""
 
     folder: Path
     environment: dict[str, str]

@@ -1,18 +1,18 @@
 """A service's connection through the gateway: turns, answers, renewals, the end."""
 
 import asyncio
-import sys
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.testing import WorkflowEnvironment
 
+from devstack.temporal import TemporalServer
 from tenancy import ids
 from tenancy.errors import TenantClosed
 from tenancy.messages import EnrolInput, ServiceInput, ServiceMemory
+from tests.ports import free_ports
 from tests.workflows.entities import a_tenant_id, fast_forward, refused, summaries, until
 from tests.workflows.scripted import RENEWED_AFTER, Script
 from workflows import timing, visibility
@@ -249,17 +249,23 @@ async def test_request_without_a_worker_is_reported_as_not_done(client, script):
         await service.connect()
 
 
+class EarlyContinueAsNew(TemporalServer):
+    """Suggests to continue as new after 40 events."""
+
+    def command(self) -> Sequence[str]:
+        return [*super().command(), "--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40"]
+
+
 @pytest.mark.integration
-async def test_long_history_continues_as_new_where_it_was(script):
-    suggested = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40")
-    async with await WorkflowEnvironment.start_local(
-        data_converter=pydantic_data_converter,
-        search_attributes=visibility.ALL,
-        dev_server_existing_path=str(Path(sys.executable).with_name("temporal")),
-        dev_server_extra_args=suggested,
-    ) as environment:
-        service = Connection(environment.client, "eu-long-1", script)
-        async with script.worker(environment.client, service.region, WORKFLOWS):
+async def test_long_history_continues_as_new_where_it_was(script, tmp_path):
+    server = EarlyContinueAsNew(tmp_path / "temporal", *free_ports(3))
+    server.prepare()
+    server.start()
+    try:
+        server.wait_ready(90)
+        client = await Client.connect(server.address, data_converter=pydantic_data_converter)
+        service = Connection(client, "eu-long-1", script)
+        async with script.worker(client, service.region, WORKFLOWS):
             await service.connect()
             first = (await service.handle.describe()).run_id
             for _ in range(8):
@@ -269,6 +275,8 @@ async def test_long_history_continues_as_new_where_it_was(script):
             assert {step.request_id for step in service.services.issued} == {"request-1"}
             await service.disconnect()
             await service.handle.result()
+    finally:
+        server.stop()
 
 
 async def test_invalid_message_fails_its_update_and_blocks_nothing(service):
