@@ -1,11 +1,10 @@
-"""Processes that write audit records for many tenants until they are killed, and what each of them was promised.
+"""Processes that write audit records for many tenants until they are killed, and what was acknowledged to each.
 
-Run as `python -m tests.chaos.appending LAIR`, which forks a process for each line it reads, `ROLE NUMBER`, and answers
-with its pid: what is imported once need not be imported after each kill. LAIR is a JSON file with the way to the
-database, the tenants and the folder of ledgers.
+Run as `python -m tests.chaos.appending LAIR`, a JSON file of `Lair`. It forks a process for each line it reads, `ROLE
+NUMBER`, and answers with its pid, so that modules are imported once.
 
-A ledger says what is about to be written, and what was acknowledged. Each line is one write, so that a kill leaves it
-whole or not there. Whoever comes back under a number reads its ledger and first asks again for what nobody answered.
+A ledger records what is about to be written and what was acknowledged. Each line is one write, so a kill leaves it
+whole or absent. A restarted process reads its ledger and first repeats the write that was not acknowledged.
 """
 
 import asyncio

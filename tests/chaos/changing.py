@@ -1,6 +1,5 @@
-"""Who holds root keys on the battlefield, and a tenant that changes between them."""
+"""The holders of root keys, and a tenant that changes between them."""
 
-import json
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +11,8 @@ from config import secrets
 from config.sealing import seal
 from config.secrets import Role, read_secret
 from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
-from tenancy.audit import verify_chain
 from tenancy.root_keys import Credentials, Place, PlatformPlace
+from tests.chaos.audited import whole_stream
 from tests.chaos.field import Field
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.estate import assert_in_force
@@ -67,15 +66,12 @@ class Tenant:
     """Who holds the root key in force, and its id."""
 
     def request(self, holder: str) -> str:
-        self.field.wait_whole()
         place, credentials = self.customers.holds(holder)
         request_id = uuid.uuid4().hex
         public = read_secret(self.field.settings.secrets, secrets.INTAKE_PUBLIC_KEY)
         sealed = credentials and seal(public, self.tenant_id, request_id, credentials)
-        operator = self.field.database(Role.OPERATOR)
-        with operator.tenant_tx(self.tenant_id) as tx:
+        with self.field.tx(self.tenant_id, Role.OPERATOR) as tx:
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
-        operator.close()
         return request_id
 
     def change(self, holder: str, before_healing: Callable[[], None] = lambda: None) -> str:
@@ -94,19 +90,15 @@ class Tenant:
     def assert_under(self) -> RootKeyChangeRow:
         """Check what is on record, and return the last change."""
         self.field.wait_whole()
-        database = self.field.database(Role.WORKER)
-        try:
+        with self.field.database(Role.WORKER) as database:
             holder, root_key_id = self.under
             assert_in_force(database, self.tenant_id, self.customers.holds(holder)[0].provider, root_key_id)
             with database.tenant_tx(self.tenant_id) as tx:
                 [last] = tx.root_keys.changes(1)
-                records = tx.audit.records()
-        finally:
-            database.close()
-        verify_chain(records)
+            records = whole_stream(database, self.tenant_id)
         counted = Counter(
             (record["event_id"].partition("/")[0], record["name"], record["outcome"])
-            for record in (json.loads(stored.record) for stored in records)
+            for record in records
             if record["name"].startswith("root_key.")
         )
         assert set(counted.values()) <= {1}, counted

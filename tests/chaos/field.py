@@ -1,29 +1,30 @@
-"""The battlefield: real servers in a folder of their own, a worker that shoots, and a receiver of announcements."""
+"""Real servers in a dedicated folder, a worker that kills, and a receiver of announcements."""
 
 import asyncio
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from config import secrets
-from config.secrets import Role, ensure_secret, read_secret
+from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.connection import Database
-from database.interfaces import StepRow, TenantRow
+from database.interfaces import ServiceRequestRow, StepRow, TenantRow, TenantTransaction
 from database.setup import prepare_database
+from devstack.components import database_credentials
 from devstack.openbao import OpenBaoServer
 from devstack.postgres import PostgresServer
-from devstack.secrets import DATABASE_ROLES, ensure_secrets
+from devstack.secrets import ensure_secrets
 from devstack.server import Server
 from devstack.temporal import TemporalServer
 from tenancy import ids
@@ -32,6 +33,9 @@ from tenancy.errors import ComponentFailed, DatabaseUnavailable, TemporalUnavail
 from tenancy.events import AnnouncementKind, EventKind, MarketplaceEvent
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
+from tenancy.services import ServiceKind
+from tests.activities.connecting import csr_of
+from tests.stories.receivers import CallbackReceiver
 from vault.certificates import hex_serial
 from vault.session import VaultSession
 from workflows.gateway import Gateway, NotDoneInTime
@@ -43,34 +47,10 @@ _TRIES = 20
 _STOP_SECONDS = 60
 
 
-class Receiver(ThreadingHTTPServer):
-    """Takes announcements and counts how often each message id arrived."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Take)
-        self.taken: Counter[tuple[str, str, str]] = Counter()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def ids_of(self, tenant_id: str, kind: AnnouncementKind) -> set[str]:
-        return {mid for (tenant, what, mid) in self.taken if tenant == tenant_id and what.endswith(kind)}
-
-
-class _Take(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        event = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        assert isinstance(self.server, Receiver)
-        self.server.taken[(event["subject"], event["type"], self.headers["webhook-id"])] += 1
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_args: Any) -> None:
-        """Stay quiet."""
-
-
 class Field:
     def __init__(self, folder: Path, ports: Sequence[int]) -> None:
         self.folder = folder
-        self.receiver = Receiver()
+        self.receiver = CallbackReceiver()
         postgres, vault, temporal, ui, server_metrics, metrics = ports
         self.settings = Settings(
             state_dir=folder,
@@ -80,7 +60,7 @@ class Field:
             temporal_ui_port=ui,
             temporal_metrics_port=server_metrics,
             worker_metrics_port=metrics,
-            callback_url=f"http://127.0.0.1:{self.receiver.server_address[1]}/announcements",
+            callback_url=self.receiver.url,
         )
         self.servers: dict[str, Server] = {}
         self._worker: subprocess.Popen[bytes] | None = None
@@ -101,18 +81,8 @@ class Field:
             server.start()
         for server in self.servers.values():
             server.wait_ready(60)
-        self._prepare_database()
-
-    def _prepare_database(self) -> None:
-        folder = self.settings.secrets
-        postgres = self.servers["postgres"]
-        assert isinstance(postgres, PostgresServer)
-        roles = DATABASE_ROLES
-        prepare_database(
-            postgres.admin_conninfo,
-            passwords={r: ensure_secret(folder, secrets.database_password(r)) for r in ("migrator", *roles)},
-            context_keys={r: bytes.fromhex(ensure_secret(folder, secrets.context_key(r))) for r in roles},
-        )
+        passwords, keys = database_credentials(settings.secrets)
+        prepare_database(self.servers["postgres"].admin_conninfo, passwords=passwords, context_keys=keys)
 
     def run_worker(self, *plans: dict[str, Any]) -> None:
         """Start the worker, with plans to shoot by one after the other, or a harmless one."""
@@ -204,17 +174,30 @@ class Field:
         assert pid is not None
         return pid
 
-    def database(self, role: Role) -> Database:
+    @contextmanager
+    def database(self, role: Role) -> Iterator[Database]:
         folder = self.settings.secrets
-        return Database(
-            self.settings.postgres_url,
-            role,
-            read_secret(folder, secrets.database_password(role)),
-            bytes.fromhex(read_secret(folder, secrets.context_key(role))),
-        )
+        password, key = (read_secret(folder, name(role)) for name in (secrets.database_password, secrets.context_key))
+        with closing(Database(self.settings.postgres_url, role, password, bytes.fromhex(key))) as database:
+            yield database
 
-    def enable(self, marketplace: Database, tenant_id: str) -> None:
-        """Accept an event as the marketplace does and hand it to Temporal."""
+    @contextmanager
+    def tx(self, tenant_id: str, role: Role = Role.WORKER) -> Iterator[TenantTransaction]:
+        """Return one transaction with all servers up."""
+        self.wait_whole()
+        with self.database(role) as database, database.tenant_tx(tenant_id) as tx:
+            yield tx
+
+    def activate(self, *tenant_ids: str) -> None:
+        """Run the worker and provision the canary and these tenants."""
+        self.aim()
+        self.wait_active(ids.CANARY_TENANT_ID)
+        for tenant_id in tenant_ids:
+            self.enable(tenant_id)
+            self.wait_active(tenant_id)
+
+    def enable(self, tenant_id: str) -> None:
+        """Accept an event as the marketplace does and send it to Temporal."""
         event = MarketplaceEvent(
             event_id=f"event-{tenant_id}",
             kind=EventKind.SERVICE_ENABLED,
@@ -223,44 +206,46 @@ class Field:
             region=REGION,
             timestamp="2026-01-15T10:30:00Z",  # type: ignore[arg-type] # parsed by the model
         )
-        with marketplace.tenant_tx(tenant_id) as tx:
+        with self.tx(tenant_id, Role.MARKETPLACE) as tx:
             tx.tenants.request(event)
             tx.inbox.accept(event)
-        asyncio.run(self._start(tenant_id, event.event_id))
+        self.ask(lambda gateway: gateway.enable(tenant_id, REGION, event.event_id))
 
-    async def _start(self, tenant_id: str, event_id: str) -> None:
-        gateway = await Gateway.connect(self.settings.temporal_address, self.settings.promise_seconds)
-        await gateway.enable(tenant_id, REGION, event_id)
+    def request_service(self, tenant_id: str, service: str, request_id: str, kind: ServiceKind) -> None:
+        """Store a request with a new key, as `openkcm service connect` does."""
+        csr = csr_of(ec.generate_private_key(ec.SECP256R1()))
+        with self.tx(tenant_id, Role.OPERATOR) as tx:
+            tx.services.request(ServiceRequestRow(request_id, service, kind, csr))
 
-    def wait_active(self, database: Database, tenant_id: str) -> State:
-        """Heal what dies until the tenant is active."""
-        return self._wait(database, tenant_id, lambda row, _steps: row.state is State.ACTIVE)
+    def wait_active(self, tenant_id: str) -> None:
+        """Start again what dies until the tenant is active."""
+        self._wait(tenant_id, lambda row, _steps: row.state is State.ACTIVE)
 
-    def wait_announced(self, database: Database, tenant_id: str) -> State:
-        """Heal what dies until the tenant is active and its steps are all done."""
-        return self._wait(
-            database,
+    def wait_announced(self, tenant_id: str) -> None:
+        """Start again what dies until the tenant is active and its steps are all done."""
+        self._wait(
             tenant_id,
             lambda row, steps: row.state is State.ACTIVE and all(step.state is StepState.DONE for step in steps),
         )
 
-    def _wait(self, database: Database, tenant_id: str, done: Callable[[TenantRow, Sequence[StepRow]], bool]) -> State:
+    def _wait(self, tenant_id: str, done: Callable[[TenantRow, Sequence[StepRow]], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            self.heal()
-            try:
-                with database.tenant_tx(tenant_id) as tx:
-                    row, steps = tx.tenants.get(), tx.steps.latest()
-            except DatabaseUnavailable:
-                row, steps = None, ()
-            if row is not None and done(row, steps):
-                return row.state
-            time.sleep(0.05)
+        with self.database(Role.WORKER) as database:
+            while time.monotonic() < deadline:
+                self.heal()
+                try:
+                    with database.tenant_tx(tenant_id) as tx:
+                        row, steps = tx.tenants.get(), tx.steps.latest()
+                except DatabaseUnavailable:
+                    row, steps = None, ()
+                if row is not None and done(row, steps):
+                    return
+                time.sleep(0.05)
         raise AssertionError(f"{tenant_id} did not become ready within {_PATIENCE_SECONDS} s")
 
-    def assert_nothing_twice(self, database: Database, tenant_id: str) -> None:
+    def assert_nothing_twice(self, tenant_id: str) -> None:
         """One L2, one CA, one route, no orphan, one announcement by message id, a chain without a gap."""
-        # A server shot after its last call for this tenant may still be down: the tenant did not need it, we do.
+        # A server killed after its last call for this tenant may still be down; this test needs it.
         self.wait_whole()
         vault = VaultSession(self.settings.vault_url, Role.WORKER, read_secret(self.settings.secrets, "vault-worker"))
         expected = {ids.l2_key(tenant_id), ids.ca_key(tenant_id), ids.payload_key(tenant_id)}
@@ -268,7 +253,7 @@ class Field:
             found = vault.read(f"transit/keys/{name}")
             assert found is not None, name
             assert found["latest_version"] == 1, name
-        with database.tenant_tx(tenant_id) as tx:
+        with self.tx(tenant_id) as tx:
             assert {key.name for key in tx.keys.all()} == expected
             authority, route = tx.certificates.authority(), tx.routes.get()
             records, announcements = tx.audit.records(), tx.outbox.all()
@@ -279,7 +264,8 @@ class Field:
         names = Counter((json.loads(r.record)["name"], json.loads(r.record)["subject"]) for r in records)
         assert set(names.values()) == {1}, names
         ready = [a.message_id for a, sent in announcements if a.kind is AnnouncementKind.READY and sent]
-        assert self.receiver.ids_of(tenant_id, AnnouncementKind.READY) == set(ready)
+        taken = {one.headers["webhook-id"] for one in self.receiver.about(tenant_id, AnnouncementKind.READY)}
+        assert taken == set(ready)
         assert len(ready) == 1
 
     def _authorities_in_pki(self, vault: VaultSession, tenant_id: str) -> list[str]:
@@ -296,5 +282,4 @@ class Field:
         self.stop_worker()
         for server in self.servers.values():
             server.stop()
-        self.receiver.shutdown()
-        self.receiver.server_close()
+        self.receiver.close()

@@ -1,11 +1,9 @@
 """A worker that kills: the real wiring, with a process shot at one chosen moment of one chosen step.
 
-Run as `python killing_worker.py PLAN` where PLAN is a JSON file with a list of `{"tenant", "activity", "moment", "pid",
-"spent"}`, which may be replaced while it runs; the first that is not spent yet counts. `moment` is `start` (before the
-step runs), `effect-N` (right after its Nth effect outside the process: an answer from a key server, ours or a
-customer's, or a commit) or `end` (after the step, before Temporal hears of it). `pid` is who dies, 0 for this process.
-The file `spent` is created just before the shot, so that the worker started next does not shoot again. No switch for
-any of this exists in the product.
+Run as `python killing_worker.py PLAN`, a JSON list of `{"tenant", "activity", "moment", "pid", "spent"}` that may be
+replaced while it runs; the first that is not spent counts. `moment` is `start` (before the step), `effect-N` (after its
+Nth effect outside the process: an answer from a key server, or a commit) or `end` (before Temporal has the result).
+`pid` 0 is this process. The file `spent` is created just before the shot, so that the next worker does not repeat it.
 """
 
 import asyncio

@@ -1,22 +1,18 @@
-"""A tenant that leaves on the battlefield, and what must be so once it is gone."""
+"""A tenant that leaves, and what must be so once it is gone."""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg import sql
 
 from config.secrets import Role
-from database.interfaces import ServiceRequestRow, ShredRow
+from database.interfaces import ShredRow
 from devstack.postgres import PostgresServer
 from tenancy import ids
 from tenancy.audit import AuditName
@@ -54,17 +50,10 @@ class Leaving:
     def keys(self) -> tuple[str, ...]:
         return tuple(name(self.tenant_id) for name in _NAMES)
 
-    def become_active(self) -> None:
-        """Be provisioned and connect a service, so that it has a workflow, a key and a certificate to lose."""
-        self.field.aim()
-        with self._database(Role.MARKETPLACE) as marketplace, self._database(Role.WORKER) as worker:
-            self.field.enable(marketplace, self.tenant_id)
-            self.field.wait_active(worker, self.tenant_id)
-        key = ec.generate_private_key(ec.SECP256R1())
-        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-        pem = csr.public_bytes(serialization.Encoding.PEM).decode()
-        with self._database(Role.OPERATOR) as operator, operator.tenant_tx(self.tenant_id) as tx:
-            tx.services.request(ServiceRequestRow("request-1", self.service, ServiceKind.MICROSERVICE, pem))
+    def __post_init__(self) -> None:
+        """Provision it and connect a service, so that it has a workflow, a key and a certificate to lose."""
+        self.field.activate(self.tenant_id)
+        self.field.request_service(self.tenant_id, self.service, "request-1", ServiceKind.MICROSERVICE)
         self.field.ask(lambda gateway: gateway.connect_service(self.tenant_id, REGION, self.service, "request-1"))
 
     def offboard(self, request: LeaveRequest) -> None:
@@ -84,7 +73,7 @@ class Leaving:
 
     def state(self) -> State | None:
         """Return the state on record, None while the database is down."""
-        with self._database(Role.WORKER) as database:
+        with self.field.database(Role.WORKER) as database:
             try:
                 with database.tenant_tx(self.tenant_id) as tx:
                     row = tx.tenants.get()
@@ -115,12 +104,6 @@ class Leaving:
         client = await connect_client(self.field.settings.temporal_address)
         query = f"TenantId = '{self.tenant_id}' and ExecutionStatus = 'Running'"
         return [run.id async for run in client.list_workflows(query)]
-
-    @contextmanager
-    def _database(self, role: Role) -> Iterator[Any]:
-        database = self.field.database(role)
-        yield database
-        database.close()
 
     # ── what is there still ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,13 +1,15 @@
-"""Several shots in one operation: whoever shoots aims each by himself as soon as the one before it was fired."""
+"""Which process is killed when: the shots of one test, each aimed as soon as the one before it was fired."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.chaos.field import Field
 
 TARGETS = ("worker", "openbao", "postgres", "temporal")
 Shot = tuple[str, str, str]
-"""Who is shot, in which step, at which moment of it (killing_worker.py)."""
+"""What is killed, in which step, at which moment of it (killing_worker.py)."""
 
 
 def every(effects: Mapping[str, int]) -> list[Shot]:
@@ -23,6 +25,25 @@ def every(effects: Mapping[str, int]) -> list[Shot]:
 def last(target: str, effects: Mapping[str, int]) -> list[Shot]:
     """Return a shot at the last effect of every step."""
     return [(target, step, f"effect-{most}" if most else "start") for step, most in effects.items()]
+
+
+def parametrize(metafunc: pytest.Metafunc, argument: str, short: Sequence[object], long: Sequence[object]) -> None:
+    """Take the long form with `--long`, where a test has the argument."""
+    if argument in metafunc.fixturenames:
+        cases = long if metafunc.config.getoption("--long") else short
+        metafunc.parametrize(argument, cases, ids=map(_id, cases))
+
+
+def _id(case: object) -> str:
+    match case:
+        case (bool(), shots):
+            return _id(shots)
+        case [shot]:
+            return "-".join(shot)
+        case list():
+            return f"{len(case)}-in-a-row"
+        case _:
+            return "-".join(case)
 
 
 class March:
@@ -42,6 +63,9 @@ class March:
         ]
         field.aim(*self._plans)
 
+    def left(self) -> list[str]:
+        """Return the steps in which the shot was not fired yet."""
+        return [str(plan["activity"]) for plan in self._plans if not Path(str(plan["spent"])).exists()]
+
     def assert_over(self) -> None:
-        left = [plan["activity"] for plan in self._plans if not Path(str(plan["spent"])).exists()]
-        assert not left, f"shots were never fired, so nothing was shown: {left}"
+        assert not self.left(), f"shots were never fired, so nothing was shown: {self.left()}"

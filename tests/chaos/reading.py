@@ -1,4 +1,4 @@
-"""Somebody who opens every service key of a tenant all the time, whatever is done to it and whatever is shot."""
+"""A reader that opens every service key of a tenant all the time, whatever is changed or killed."""
 
 import threading
 import time
@@ -25,8 +25,8 @@ _OUTAGES: dict[str, tuple[type[OpenKcmError], ...]] = {
 class Reader:
     """`with Reader(...)`: opens every service key in a loop, in a thread, and keeps what went wrong.
 
-    A ciphertext is made in each round, so that there are some from before, during and after the change. A version that
-    was seen once must be the same key for ever; one that is there at the beginning must stay, unless it is `replaced`.
+    It encrypts in each round, before, during and after the change. A version must stay the same key; one that exists at
+    the beginning must stay, unless it is `replaced`.
     """
 
     settings_of: Field

@@ -1,8 +1,7 @@
-"""Kill -9 at random moments of everybody who writes audit records for eight tenants at once, and of PostgreSQL.
+"""Kill -9 at random moments of every process that writes audit records for eight tenants, and of PostgreSQL.
 
-Writers that append through the pool, processes that answer once their journal has the entry, and the one that delivers
-journals are shot and started again; so is the database. Afterwards every stream is whole, without a gap, with nothing
-acknowledged lost, nothing doubled, and nothing in it that nobody wrote.
+Appenders, processes that answer once their journal has the entry, and the delivery of journals are killed and started
+again. Afterwards every stream is whole: no gap, nothing acknowledged lost, nothing doubled, nothing added.
 """
 
 import json

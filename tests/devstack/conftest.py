@@ -16,19 +16,26 @@ NewServer = Callable[..., Server]
 
 @pytest.fixture
 def new_server(tmp_path: Path) -> Iterator[NewServer]:
-    """Return a function that builds a server of this test's own, not yet started."""
+    """Return a function that builds a server for this test alone, not yet started."""
     built: list[Server] = []
 
-    def build(name: str, ports: Mapping[str, int] | None = None) -> Server:
-        built.append(_build(name, tmp_path, tuple((ports or {}).values())))
+    def new(name: str, ports: Mapping[str, int] | None = None) -> Server:
+        built.append(build(name, tmp_path, tuple((ports or {}).values())))
         return built[-1]
 
-    yield build
+    yield new
     for server in built:
         server.stop()
 
 
-def _build(name: str, folder: Path, chosen: tuple[int, ...]) -> Server:
+def run(server: Server) -> Server:
+    server.prepare()
+    server.start()
+    server.wait_ready(90)
+    return server
+
+
+def build(name: str, folder: Path, chosen: tuple[int, ...] = ()) -> Server:
     if name == "postgres":
         return PostgresServer(folder, *(chosen or free_ports(1)))
     if name == "openbao":

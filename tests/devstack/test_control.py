@@ -1,4 +1,4 @@
-"""The whole stack by its command, each time as a process of its own."""
+"""The whole stack by its command, each time as a separate process."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from devstack import process
 from devstack.process import Identity
 from tests.ports import free_ports
 
+pytestmark = pytest.mark.e2e
 _SETTINGS = ("POSTGRES", "TEMPORAL", "TEMPORAL_UI", "TEMPORAL_METRICS", "MARKETPLACE", "CODEC", "WORKER_METRICS")
 _SETTINGS += ("CRYPTO_HTTPS", "CRYPTO_KMIP", "CRYPTO_METRICS", "DASHBOARD")
 _PROCESSES = {"postgres", "openbao", "temporal", "worker", "marketplace", "crypto", "dashboard", "codec"}
@@ -26,7 +27,7 @@ _PROCESSES = {"postgres", "openbao", "temporal", "worker", "marketplace", "crypt
 
 @dataclass(frozen=True)
 class Stack:
-    """A state folder of its own, and the command run in it."""
+    """A dedicated state folder, and the command run in it."""
 
     folder: Path
     environment: dict[str, str]
@@ -84,10 +85,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def ordinary_stack() -> Iterator[Stack]:
-    """The stack of an ordinary user: of `nobody` where the tests run as root, of whoever runs them elsewhere.
+    """The stack of a user without privileges: of the user `nobody` where the tests run as root.
 
-    Where nobody cannot reach this interpreter (root's own Python), a user namespace makes the same of root: another
-    user id and no privilege.
+    Where that user cannot reach this interpreter, a user namespace gives root another user id and no privilege.
     """
     folder = Path(tempfile.mkdtemp())
     become: tuple[str, ...] = ()
@@ -103,37 +103,31 @@ def ordinary_stack() -> Iterator[Stack]:
     shutil.rmtree(folder)
 
 
-def test_two_ups_at_once_start_one_stack_and_down_leaves_no_process(stack: Stack) -> None:
+def test_two_ups_start_one_stack_that_survives_its_supervisor_and_down_leaves_no_process(stack: Stack) -> None:
     first, second = stack.begin("up"), stack.begin("up")
     answers = [json.loads(command.communicate()[0]) for command in (first, second)]
-
     assert [first.returncode, second.returncode] == [0, 0], answers
-    assert pids(answers[0]) == pids(answers[1])
-    assert set(pids(answers[0])) == _PROCESSES
+    before = pids(answers[0])
+    assert before == pids(answers[1])
+    assert set(before) == _PROCESSES
     assert stack.run("doctor")[0] == 0
 
-    status, document = stack.run("down")
+    children = [identity_of(pid) for pid in before.values()]
+    supervisor = json.loads((stack.folder / ".openkcm/run/supervisor.pid").read_text(encoding="utf-8"))
+    os.kill(supervisor["pid"], signal.SIGKILL)
+    assert process.wait_until_gone(children, 60)
+    after = pids(stack.up())
+    assert set(after) == _PROCESSES
+    assert not set(after.values()) & set(before.values())
 
+    status, document = stack.run("down")
     assert status == 0
     assert set(document["stopped"]) == _PROCESSES
     assert stack.left() == []
     assert stack.run("down") == (0, {"stopped": []})
 
 
-def test_a_killed_supervisor_takes_its_children_along_and_the_next_up_has_everything(stack: Stack) -> None:
-    before = stack.up()
-    children = [identity_of(pid) for pid in pids(before).values()]
-    supervisor = json.loads((stack.folder / ".openkcm/run/supervisor.pid").read_text(encoding="utf-8"))
-
-    os.kill(supervisor["pid"], signal.SIGKILL)
-
-    assert process.wait_until_gone(children, 15)
-    after = stack.up()
-    assert set(pids(after)) == _PROCESSES
-    assert not set(pids(after).values()) & set(pids(before).values())
-
-
-def test_a_taken_port_is_an_error_and_nothing_is_left_running(stack: Stack) -> None:
+def test_taken_port_is_an_error_and_nothing_is_left_running(stack: Stack) -> None:
     port = int(stack.environment["OPENKCM_CODEC_PORT"])
     with socket.socket() as held:
         held.bind(("127.0.0.1", port))
@@ -147,7 +141,8 @@ def test_a_taken_port_is_an_error_and_nothing_is_left_running(stack: Stack) -> N
     assert stack.left() == []
 
 
-def test_an_ordinary_user_runs_the_stack(ordinary_stack: Stack) -> None:
+@pytest.mark.full
+def test_ordinary_user_runs_the_stack(ordinary_stack: Stack) -> None:
     document = ordinary_stack.up()
 
     assert {component["state"] for component in document["components"]} == {"ready"}
@@ -156,7 +151,7 @@ def test_an_ordinary_user_runs_the_stack(ordinary_stack: Stack) -> None:
         assert "CapEff:\t0000000000000000\n" in privileges
 
 
-def test_a_server_that_exists_elsewhere_is_not_started(stack: Stack) -> None:
+def test_server_that_exists_elsewhere_is_not_started(stack: Stack) -> None:
     elsewhere = stack.environment | {"OPENKCM_DATABASE_URL": "postgresql://db.example/openkcm"}
 
     status, document = Stack(stack.folder, elsewhere).run("status")

@@ -11,6 +11,8 @@ from config.settings import Settings
 from devstack.doctor import _crypto
 from tests.ports import free_port
 
+pytestmark = pytest.mark.integration
+
 
 @contextmanager
 def showing(page: str) -> Iterator[Settings]:

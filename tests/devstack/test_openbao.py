@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,65 +9,72 @@ from config.settings import Settings
 from devstack.components import components
 from devstack.doctor import Finding, _ask, _vault
 from devstack.openbao import OpenBaoServer
+from devstack.ports import free_port
 from devstack.secrets import BOUNDARY_PUBLIC_KEY, ensure_secrets
 from devstack.server import Server
 from tenancy.errors import ComponentFailed, VaultUnavailable
-from tests.devstack.conftest import NewServer
+from tests.devstack.conftest import NewServer, build, run
 from vault.session import VaultSession
 from vault.setup import SETUP
 
+pytestmark = pytest.mark.integration
 
-def test_a_failed_first_boot_is_recovered_by_the_next(new_server: NewServer) -> None:
+
+def test_failed_first_boot_is_recovered_by_the_next(new_server: NewServer) -> None:
     server = new_server("openbao")
     secrets = server.state_dir / "secrets"
     (secrets / BOUNDARY_PUBLIC_KEY).unlink()
-    server.prepare()
-    server.start()
     with pytest.raises(ComponentFailed):
-        server.wait_ready(60)
+        run(server)
     ensure_secrets(secrets)
 
     server.start()
-    server.wait_ready(60)
+    server.wait_ready(90)
 
     assert "openkcm-worker" in policies_of_worker(server)
 
 
-def test_a_boot_on_record_protects_the_data(new_server: NewServer) -> None:
-    server = new_server("openbao")
-    server.prepare()
-    server.start()
-    server.wait_ready(60)
+def test_recorded_boot_protects_the_data_and_no_secret_is_readable(new_server: NewServer) -> None:
+    server = run(new_server("openbao"))
+    configuration = (server.folder / "openbao.hcl").read_text(encoding="utf-8")
+    secrets = [*(server.state_dir / "secrets").iterdir(), server.folder / "setup-secret-id"]
+    assert not [file.name for file in secrets if file.read_text(encoding="utf-8") in configuration]
+    assert not [file for file in (server.folder, *server.folder.iterdir()) if file.stat().st_mode & 0o077]
+
     server.kill()
     # Of all that could break a later start, the loss of the key is the worst: the data must outlive it.
     seal_key = server.folder / "unseal.key"
     aside = shutil.move(seal_key, server.folder / "aside")
     server.start()
     with pytest.raises(ComponentFailed):
-        server.wait_ready(60)
+        server.wait_ready(90)
 
     Path(aside).rename(seal_key)
     server.start()
-    server.wait_ready(60)
+    server.wait_ready(90)
 
     assert "openkcm-worker" in policies_of_worker(server)
 
 
-def test_no_secret_is_in_the_configuration_and_no_file_is_open_to_others(new_server: NewServer) -> None:
-    server = new_server("openbao")
-    server.prepare()
-    server.start()
-    server.wait_ready(60)
-
-    configuration = (server.folder / "openbao.hcl").read_text(encoding="utf-8")
-    secrets = server.state_dir / "secrets"
-    assert not [file.name for file in secrets.iterdir() if file.read_text(encoding="utf-8") in configuration]
-    assert (server.folder / "setup-secret-id").read_text(encoding="utf-8") not in configuration
-    assert not [file for file in (server.folder, *server.folder.iterdir()) if file.stat().st_mode & 0o077]
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = run(build("openbao", tmp_path_factory.mktemp("openbao")))
+    yield server
+    server.stop()
 
 
-def test_a_server_of_an_older_version_gets_this_versions_policies_and_keeps_its_keys(new_server: NewServer) -> None:
-    server = started(new_server)
+@pytest.fixture
+def server(running: Server, tmp_path: Path) -> OpenBaoServer:
+    """The running server with a copy of its files, which a test may change."""
+    shutil.copytree(running.state_dir, tmp_path / "state", ignore=shutil.ignore_patterns("data", "*.log"))
+    return at_port(tmp_path / "state", running.port)
+
+
+def at_port(state_dir: Path, port: int, crypto_names: tuple[str, ...] = ()) -> OpenBaoServer:
+    return OpenBaoServer(state_dir, port, state_dir / "secrets", *([crypto_names] if crypto_names else []))
+
+
+def test_server_of_an_older_version_gets_new_policies_and_keeps_its_keys(server: OpenBaoServer) -> None:
     setup = VaultSession(server.address, SETUP, read_secret(server.folder, "setup-secret-id"))
     key = worker_of(server).write("transit/keys/L2-acme-corp-12345-primary", {"type": "aes256-gcm96", "derived": True})
     whole = {role: setup.read(policy_of(role)) or {} for role in ("worker", "crypto", "setup")}
@@ -85,22 +93,18 @@ def test_a_server_of_an_older_version_gets_this_versions_policies_and_keeps_its_
     assert record["keys"] == key["keys"]
 
 
-def test_a_server_that_has_everything_is_not_asked(new_server: NewServer) -> None:
-    server = started(new_server)
-    server.kill()
+def test_server_that_has_everything_is_not_asked(server: OpenBaoServer) -> None:
+    stopped = at_port(server.state_dir, free_port())
 
-    server.bring_up_to_date()
+    stopped.bring_up_to_date()
 
-    (server.folder / "applied").unlink()
+    (stopped.folder / "applied").unlink()
     with pytest.raises(VaultUnavailable):
-        server.bring_up_to_date()
+        stopped.bring_up_to_date()
 
 
-def test_a_change_of_the_crypto_services_names_reaches_its_role(new_server: NewServer) -> None:
-    server = started(new_server)
-    renamed = OpenBaoServer(server.state_dir, server.port, server.state_dir / "secrets", ("kms.example", "10.1.2.3"))
-
-    renamed.bring_up_to_date()
+def test_changed_names_of_the_crypto_service_reach_its_role(server: OpenBaoServer) -> None:
+    at_port(server.state_dir, server.port, ("kms.example", "10.1.2.3")).bring_up_to_date()
 
     setup = VaultSession(server.address, SETUP, read_secret(server.folder, "setup-secret-id"))
     role = setup.read("pki/roles/crypto-server") or {}
@@ -108,8 +112,7 @@ def test_a_change_of_the_crypto_services_names_reaches_its_role(new_server: NewS
     assert role["allowed_ip_sans_cidr"] == ["10.1.2.3/32"]
 
 
-def test_a_server_made_without_the_setup_role_says_so_and_is_left_alone(new_server: NewServer) -> None:
-    server = started(new_server)
+def test_server_without_the_setup_role_is_reported_and_not_changed(server: OpenBaoServer) -> None:
     # To the server a secret that it never learnt and a role that it has not are one and the same refusal.
     (server.folder / "setup-secret-id").write_text("0" * 64, encoding="utf-8")
     (server.folder / "applied").unlink()
@@ -121,7 +124,7 @@ def test_a_server_made_without_the_setup_role_says_so_and_is_left_alone(new_serv
     assert not (server.folder / "applied").exists()
 
 
-def test_who_needs_new_policies_waits_for_them_where_the_server_is_not_new(tmp_path: Path) -> None:
+def test_processes_that_need_new_policies_wait_for_them_unless_the_server_is_new(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path)
     assert not [found.name for found in components(settings) if "policies" in found.after]
     (tmp_path / "openbao").mkdir()
@@ -130,12 +133,11 @@ def test_who_needs_new_policies_waits_for_them_where_the_server_is_not_new(tmp_p
     assert [found.name for found in components(settings) if "policies" in found.after] == ["worker", "crypto"]
 
 
-def test_doctor_names_the_processes_that_the_key_server_does_not_know(new_server: NewServer) -> None:
-    server = started(new_server)
+def test_doctor_names_the_processes_that_the_key_server_does_not_know(server: OpenBaoServer) -> None:
     settings = Settings(state_dir=server.state_dir, vault_address=server.address)
 
     assert finding(settings).ok
-    # As on a server of one's own that was last set up by a version without this process.
+    # As on an operator's own server that was last set up by a version without this process.
     (settings.secrets / vault_secret(Role.CRYPTO)).write_text("0" * 64, encoding="utf-8")
 
     assert not finding(settings).ok
@@ -145,15 +147,6 @@ def test_doctor_names_the_processes_that_the_key_server_does_not_know(new_server
 
 def finding(settings: Settings) -> Finding:
     return _ask("openbao", _vault, settings)
-
-
-def started(new_server: NewServer) -> OpenBaoServer:
-    server = new_server("openbao")
-    assert isinstance(server, OpenBaoServer)
-    server.prepare()
-    server.start()
-    server.wait_ready(60)
-    return server
 
 
 def worker_of(server: Server) -> VaultSession:

@@ -6,6 +6,8 @@ import pytest
 from devstack.ports import free_port, holder, is_free, require_free
 from tenancy.errors import ComponentFailed
 
+pytestmark = pytest.mark.integration
+
 
 def test_the_holder_of_a_port_is_named() -> None:
     port = free_port()

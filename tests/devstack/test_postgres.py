@@ -12,68 +12,42 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from devstack.postgres import PostgresServer, copy_programs
-from tests.devstack.conftest import NewServer
+from tests.devstack.conftest import NewServer, run
+
+pytestmark = pytest.mark.integration
 
 
-def test_a_lock_file_that_names_a_living_stranger_does_not_stop_the_start(new_server: NewServer) -> None:
-    server = new_server("postgres")
-    server.prepare()
-    server.start()
-    server.wait_ready(60)
+def test_lock_file_with_the_pid_of_another_process_does_not_stop_the_start(new_server: NewServer) -> None:
+    server = run(new_server("postgres"))
     server.kill()
     lock_file = server.folder / "data" / "postmaster.pid"
     uid, gid = server.user()
-    # A process of the same user: PostgreSQL recovers from a pid of another user's by itself.
+    # A process of the same user: PostgreSQL recovers automatically from a pid of another user's.
     drop = {} if uid == os.geteuid() else {"user": uid, "group": gid, "extra_groups": []}
-    with subprocess.Popen(["/bin/sleep", "60"], **drop) as stranger:  # type: ignore[call-overload] # literal keywords
+    with subprocess.Popen(["/bin/sleep", "600"], **drop) as other:  # type: ignore[call-overload] # literal keywords
         lines = lock_file.read_text(encoding="utf-8").splitlines()
-        lock_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n", encoding="utf-8")
+        lock_file.write_text("\n".join([str(other.pid), *lines[1:]]) + "\n", encoding="utf-8")
 
         server.start()
-        server.wait_ready(60)
+        server.wait_ready(90)
 
-        assert stranger.poll() is None
-        stranger.terminate()
+        assert other.poll() is None
+        other.terminate()
 
 
-def test_a_half_made_data_folder_is_made_again(new_server: NewServer) -> None:
+def test_half_made_data_folder_is_made_again_and_the_server_is_protected(new_server: NewServer) -> None:
     server = new_server("postgres")
     draft = server.folder / "data.new"
     draft.mkdir(parents=True)
     (draft / "PG_VERSION").write_text("18\n", encoding="ascii")
 
-    server.prepare()
-    server.start()
-
-    server.wait_ready(60)
-
-
-def test_a_wrong_password_is_refused(new_server: NewServer) -> None:
-    server = new_server("postgres")
-    assert isinstance(server, PostgresServer)
-    server.prepare()
-    server.start()
-    server.wait_ready(60)
-
-    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        psycopg.connect(make_conninfo(server.admin_conninfo, dbname="postgres", password="guess"))
-
-
-def test_the_server_does_not_run_as_root(new_server: NewServer) -> None:
-    server = new_server("postgres")
-    server.prepare()
-    server.start()
-    server.wait_ready(60)
+    run(server)
 
     assert Path(f"/proc/{server.pid}").stat().st_uid != 0
-
-
-def test_the_password_is_readable_by_its_owner_only(new_server: NewServer) -> None:
-    server = new_server("postgres")
-
-    server.prepare()
-
     assert (server.folder / "superuser-password").stat().st_mode & 0o777 == 0o600
+    assert isinstance(server, PostgresServer)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(make_conninfo(server.admin_conninfo, dbname="postgres", password="guess"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What holds for each of the three servers, by the real ones."""
+"""What holds for each of the three servers."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from devstack.postgres import PostgresServer
 from devstack.server import Server
 from tenancy.errors import ComponentFailed
 from tenancy.ids import l2_key
-from tests.devstack.conftest import NewServer
+from tests.devstack.conftest import NewServer, build, run
 from tests.stories.sockets import links
 from vault.session import VaultSession
 
@@ -29,37 +29,29 @@ _LOOPBACK = frozenset({"0100007F", "00000000000000000000000001000000"})
 NAMES = ("postgres", "openbao", "temporal")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_was_stored_survives_kill_9(new_server: NewServer, name: str) -> None:
-    server = new_server(name)
-    run(server)
-    STORE[name](server)
-
-    server.kill()
-    server.start()
-    server.wait_ready(60)
-
-    assert FIND[name](server)
+pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_listens_on_loopback_only(new_server: NewServer, name: str) -> None:
-    server = new_server(name)
-    run(server)
+@pytest.fixture(scope="module", params=NAMES)
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Each server, which is only read."""
+    server = run(build(request.param, tmp_path_factory.mktemp(request.param)))
+    yield server
+    server.stop()
 
-    bound = addresses_of(server)
+
+def test_server_listens_on_loopback_only(running: Server) -> None:
+    bound = addresses_of(running)
 
     assert bound
     assert bound <= _LOOPBACK
 
 
-def test_it_steps_back_for_the_crypto_service(new_server: NewServer) -> None:
-    server = new_server("postgres")
-    run(server)
-    assert server.pid is not None
-    assert os.getpriority(os.PRIO_PROCESS, server.pid) == Server.niceness > 0
+def test_server_has_a_lower_priority_than_the_crypto_service(running: Server) -> None:
+    assert running.pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, running.pid) == Server.niceness > 0
     # Where sessions are scheduled against each other, the number above counts against its own session's alone.
-    session = Path(f"/proc/{server.pid}/autogroup")
+    session = Path(f"/proc/{running.pid}/autogroup")
     assert not session.exists() or session.read_text().endswith(f" nice {Server.niceness}\n")
     niceness = {one.name: one.niceness for one in servers(Settings())}
     assert niceness.pop("crypto") == 0
@@ -67,7 +59,7 @@ def test_it_steps_back_for_the_crypto_service(new_server: NewServer) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_taken_port_is_named_with_its_holder_and_its_setting(new_server: NewServer, name: str) -> None:
+def test_taken_port_is_named_with_its_holder_and_its_setting(new_server: NewServer, name: str) -> None:
     server = new_server(name)
     setting, port = next(iter(server.ports.items()))
     server.prepare()
@@ -81,23 +73,21 @@ def test_a_taken_port_is_named_with_its_holder_and_its_setting(new_server: NewSe
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_another_supervisor_ends_what_a_killed_one_left(new_server: NewServer, name: str) -> None:
-    left = new_server(name)
-    run(left)
-    orphan = process.identify(left.pid or 0)
+def test_data_survives_kill_9_and_another_supervisor_ends_the_orphan(new_server: NewServer, name: str) -> None:
+    server = run(new_server(name))
+    STORE[name](server)
+    server.kill()
+    server.start()
+    server.wait_ready(90)
+    assert FIND[name](server)
+    orphan = process.identify(server.pid or 0)
     assert orphan is not None
 
-    heir = new_server(name, left.ports)
-    run(heir)
+    heir = run(new_server(name, server.ports))
 
     assert not orphan.alive
     assert heir.alive
-
-
-def run(server: Server) -> None:
-    server.prepare()
-    server.start()
-    server.wait_ready(60)
+    assert FIND[name](heir)
 
 
 def addresses_of(server: Server) -> set[str]:
@@ -146,7 +136,7 @@ def find_key(server: Server) -> bool:
 def store_workflow(server: Server) -> None:
     async def start() -> None:
         client = await Client.connect(server.address)
-        await client.start_workflow("Nobody", id="kept", task_queue="nobody-polls")
+        await client.start_workflow("Unknown", id="kept", task_queue="no-worker")
 
     asyncio.run(start())
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from devstack import process
 from devstack.components import Component, Task
 from devstack.process import Identity
@@ -19,7 +21,8 @@ from devstack.supervisor import Supervisor
 from tenancy.errors import ComponentFailed
 from tests.ports import free_ports
 
-_PATIENCE_SECONDS = 30
+pytestmark = pytest.mark.integration
+_PATIENCE_SECONDS = 60
 
 
 class Web(Server):

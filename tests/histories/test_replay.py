@@ -1,8 +1,8 @@
-"""Replays recorded histories against today's workflows: what runs in production now must go on after a deploy.
+"""Replays recorded histories with today's workflows: what runs in production now must continue after a deploy.
 
 When an edit is meant to change the order of commands, gate it with `workflow.patched`; the old histories stay and must
-go on replaying. What is not recorded yet is recorded by `python tests/histories/test_replay.py --write`; a recording is
-deleted, to be made anew, only when the workflow's older runs are gone everywhere.
+go on replaying. `python tests/histories/test_replay.py --write` records what is not recorded yet; delete a recording,
+so that it is made again, only when the workflow's older runs have ended everywhere.
 """
 
 import asyncio
@@ -20,17 +20,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from tests.histories.recording import record_all
-from workflows.authority import RollAuthority
-from workflows.certificates import CheckExpiry
-from workflows.offboard import OffboardTenant
-from workflows.platform import NoticeRootKeyVersions
-from workflows.provision import ProvisionTenant
-from workflows.root_key import ChangeRootKey
-from workflows.root_keys import WatchRootKeys
-from workflows.rotate import RotateKeys
-from workflows.service import ConnectService
-from workflows.tenant import Tenant
+from tests.histories.recording import WORKFLOWS, record_all
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "workflows" / "provision.py"
@@ -71,49 +61,28 @@ def edited_workflow(folder: Path, edit: dict[str, str]) -> type:
 
 
 def test_every_ending_is_recorded():
-    assert set(RECORDED) == {
-        "offboard-destroyed",
-        "offboard-restored",
-        "authority-refused",
-        "authority-rolled",
-        "expiry-checked",
-        "keys-compromised",
-        "keys-due",
-        "keys-not-rotated",
-        "provision-failed",
-        "provision-late",
-        "provision-ready",
-        "provision-retried",
-        "root-key-changed",
-        "root-key-followed",
-        "root-key-refused",
-        "root-key-versions-noticed",
-        "root-keys-watched",
-        "service-refused",
-        "service-renewed",
-        "tenant-approved",
-        "tenant-followed",
-        "tenant-left",
-        "tenant-rolled",
-        "tenant-moved",
-        "tenant-ready",
-        "tenant-retried",
-        "tenant-rotated",
+    endings = {
+        "authority": "refused rolled",
+        "expiry": "checked",
+        "keys": "compromised due not-rotated",
+        "offboard": "destroyed restored",
+        "provision": "failed late ready retried",
+        "root-key": "changed followed refused versions-noticed",
+        "root-keys": "watched",
+        "service": "refused renewed",
+        "tenant": "approved followed left moved ready retried rolled rotated",
     }
+    assert set(RECORDED) == {f"{name}-{ending}" for name, found in endings.items() for ending in found.split()}
 
 
 @pytest.mark.parametrize("name", RECORDED)
-async def test_a_recorded_history_replays_with_todays_workflows(name):
-    workflows = [
-        *(Tenant, ProvisionTenant, ConnectService, ChangeRootKey, RotateKeys, WatchRootKeys, OffboardTenant),
-        *(RollAuthority, CheckExpiry, NoticeRootKeyVersions),
-    ]
-    replayer = Replayer(workflows=workflows, data_converter=pydantic_data_converter)
+async def test_recorded_history_replays_with_todays_workflows(name):
+    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
     await replayer.replay_workflow(recorded(name))
 
 
 @pytest.mark.parametrize("edit", EDITS)
-async def test_an_edit_that_would_wedge_running_workflows_does_not_replay(edit, tmp_path):
+async def test_edit_that_would_block_running_workflows_does_not_replay(edit, tmp_path):
     replayer = Replayer(
         workflows=[edited_workflow(tmp_path, EDITS[edit])],
         workflow_runner=UnsandboxedWorkflowRunner(),
@@ -124,7 +93,7 @@ async def test_an_edit_that_would_wedge_running_workflows_does_not_replay(edit, 
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_recorded_history_names_no_machine(name):
+def test_recorded_history_names_no_machine(name):
     text = (HERE / f"{name}.json").read_text(encoding="utf-8")
     assert not [mark for mark in ("stackTrace", ".py", socket.gethostname()) if mark in text]
 
@@ -139,6 +108,6 @@ def without_traces(part: Any) -> Any:
 if __name__ == "__main__" and "--write" in sys.argv:
     for stem, history in asyncio.run(record_all()).items():
         if stem in RECORDED:
-            continue  # what runs somewhere still; deleted, it is recorded anew
+            continue  # it may still run somewhere
         text = json.dumps(without_traces(history.to_json_dict()), indent=1, sort_keys=True)
         (HERE / f"{stem}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,9 +1,7 @@
-"""One clock for a test that lives through years, and those who have to go by it.
+"""One clock for a test of years: the present moves, for PostgreSQL and the worker together, and no row is changed.
 
-Nothing is read from anybody's clock but the present: what is old is what was made long ago. So the present is moved,
-for PostgreSQL and for the worker together, and no row is touched. In between it stands still: what is due does not
-depend on how fast this machine is. A workflow's own clock is Temporal's to move. OpenBao's cannot be moved; of what it
-does only the end of an authority is a matter of years.
+In between it does not advance, so what is due does not depend on the speed of the machine. Temporal moves a workflow's
+own clock. OpenBao's cannot be moved; of what it does only the end of an authority is a matter of years.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -22,12 +20,12 @@ _ASKED = {"now": "stable", "statement_timestamp": "stable", "clock_timestamp": "
 
 
 class PlayedClock:
-    """A present that changes when it is told to."""
+    """A present that a test moves."""
 
     def __init__(self, administrator: psycopg.Connection) -> None:
-        """Take over the clock of a test's own database, whose administrator may replace what PostgreSQL comes with.
+        """Replace PostgreSQL's clock in a test's database, from a future midnight on.
 
-        It begins at a midnight to come: nothing that OpenBao signs for the newborn is from the future then.
+        So nothing that OpenBao signs is from the future.
         """
         self._administrator = administrator
         self._present = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=2)
@@ -40,8 +38,7 @@ class PlayedClock:
         )
         administrator.execute("grant usage on schema played to public; grant select on played.clock to public")
         for name, kind in _ASKED.items():
-            # What it comes with PostgreSQL runs by its number, whatever stands here. But the planner puts the body of
-            # a function as simple as this one in the place of each call.
+            # PostgreSQL calls its built-in functions by number, but the planner inlines a body as simple as this.
             administrator.execute(
                 f"create or replace function pg_catalog.{name}() returns timestamptz language sql {kind} as"
                 " 'select played.present()'"
@@ -60,8 +57,7 @@ class PlayedClock:
 class DatedSession(VaultSession):
     """The worker's session, in which an authority ends a year after the moved present.
 
-    The worker may ask for a lifetime and for no date, which is right and tested elsewhere. So this one request is made
-    by an administrator with the date that the lifetime comes to; key, signature and constraints are OpenBao's own.
+    The worker may request a lifetime and no date, so an administrator makes this one request with a date.
     """
 
     def __init__(self, settings: Settings, administrator: VaultCalls, clock: PlayedClock) -> None:

@@ -1,7 +1,6 @@
 """One tenant's life on real servers: what its services and the platform's schedules do by the clock.
 
-The schedules are played: their questions are asked, and where the answer is that something is due, the workflow that
-the schedule starts is run. One that finds nothing due asks, too, and does nothing else.
+For each schedule the test asks what is due, and runs the schedule's workflow only where something is.
 """
 
 import asyncio

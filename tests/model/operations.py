@@ -1,8 +1,8 @@
 """What the worker does for ChangeRootKey and RotateKeys, a commit or a call at a time.
 
-The order of a workflow's steps is for progress, so none is kept here: any step may come at any time while its operation
-runs, be tried again, be left half done by a worker that dies, or be finished after its operation was given up. What is
-safe must be so by what each step looks at before it commits (docs/rotation.md, docs/root-keys.md).
+Any step may come at any time while its operation runs, be retried, be left half done by a worker that dies, or be
+finished after its operation was given up: each step must be safe by what it checks before it commits
+(docs/rotation.md, docs/root-keys.md).
 """
 
 from collections.abc import Iterator

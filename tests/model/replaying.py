@@ -1,7 +1,7 @@
-"""A story of the model told to the real statements in a real PostgreSQL, which must be where the model is each time.
+"""A story of the model, replayed by the real statements in PostgreSQL, whose state is compared after each step.
 
-Key servers are not asked: a wrap is its place in the model, as bytes. Everything that decides is the product's: the
-statements, the locks and states, and what activities look at before they commit (activities/wrapping.py).
+A wrap is its place in the model, as bytes. Every decision is the product's: statements, locks, states, and what
+activities check before they commit (activities/wrapping.py).
 """
 
 import uuid

@@ -1,7 +1,6 @@
-"""A story of the model told to the crypto service's own code: callers, keyring and operations, on one loop.
+"""A story of the model, replayed by the crypto service's code: callers, keyring and operations, on one loop.
 
-Database, holders and tenant key are views of where the model is; they stop before each call until the story says that
-it happens. So what the code remembers, when it asks anew, and what it answers is seen to be what the model says.
+Database, holders and tenant key are views of the model's state; each call waits until the story reaches it.
 """
 
 import asyncio

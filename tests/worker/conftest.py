@@ -2,16 +2,15 @@
 
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.testing import WorkflowEnvironment
 
 from config.settings import Settings
+from devstack.temporal import TemporalServer
 from tests.activities.conftest import (
     key_server,
     parts,
@@ -20,19 +19,23 @@ from tests.activities.conftest import (
     tenant,
     vault_admin,
 )
+from tests.ports import free_ports
 
 # Fixtures that pytest finds here by their names.
 __all__ = ["key_server", "parts", "request_tenant", "settings", "tenant", "vault_admin"]
 
 
 @pytest.fixture
-async def temporal_client() -> AsyncIterator[Client]:
+async def temporal_client(tmp_path: Path) -> AsyncIterator[Client]:
     """Connect to a Temporal server that knows nothing of OpenKCM."""
-    async with await WorkflowEnvironment.start_local(
-        data_converter=pydantic_data_converter,
-        dev_server_existing_path=str(Path(sys.executable).with_name("temporal")),
-    ) as environment:
-        yield environment.client
+    server = TemporalServer(tmp_path / "temporal", *free_ports(3), search_attributes={})
+    server.prepare()
+    server.start()
+    try:
+        server.wait_ready(90)
+        yield await Client.connect(server.address, data_converter=pydantic_data_converter)
+    finally:
+        server.stop()
 
 
 def port_of(client: Client) -> int:

@@ -1,4 +1,4 @@
-"""What must exist in Temporal is declared once, however many workers start; the canary is provisioned like anyone."""
+"""What must exist in Temporal is declared once, however many workers start; canary and mirror are ordinary tenants."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -35,7 +35,7 @@ async def scheduled(client: Client) -> set[str]:
     return {schedule.id async for schedule in await client.list_schedules()}
 
 
-async def test_every_search_attribute_is_declared_with_its_type_and_a_second_time_changes_nothing(temporal_client):
+async def test_attributes_and_schedules_are_declared_once_however_many_workers_start(temporal_client):
     assert await declared(temporal_client) == {}
     await bootstrap.declare_search_attributes(temporal_client)
     first = await declared(temporal_client)
@@ -45,12 +45,13 @@ async def test_every_search_attribute_is_declared_with_its_type_and_a_second_tim
     await bootstrap.declare_search_attributes(temporal_client)
     assert await declared(temporal_client) == first
 
-
-async def test_workers_that_start_together_declare_each_schedule_once(temporal_client):
     await asyncio.gather(*(bootstrap.declare_schedules(temporal_client) for _ in range(4)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await scheduled(temporal_client) != set(bootstrap.SCHEDULES):  # noqa: ASYNC110 - a list lags behind
             await asyncio.sleep(0.05)
+    before = {name: await updated_at(temporal_client, name) for name in bootstrap.SCHEDULES}
+    await bootstrap.declare_schedules(temporal_client)
+    assert {name: await updated_at(temporal_client, name) for name in bootstrap.SCHEDULES} == before
 
 
 def of(workflow_id: str, queue: str = bootstrap.PLATFORM_QUEUE, hours: int = 7) -> Schedule:
@@ -61,26 +62,19 @@ def of(workflow_id: str, queue: str = bootstrap.PLATFORM_QUEUE, hours: int = 7) 
     )
 
 
-async def test_schedules_become_those_of_the_table_and_others_are_left_alone(temporal_client):
+async def test_schedules_become_those_of_the_table_and_others_stay(temporal_client):
     await temporal_client.create_schedule("rotations", of("platform/rotations"))
     await temporal_client.create_schedule("of-an-older-version", of("platform/of-an-older-version"))
-    await temporal_client.create_schedule("of-somebody-else", of("theirs", "theirs"))
+    await temporal_client.create_schedule("of-another-product", of("another", "another"))
     await temporal_client.create_schedule("of-the-operators", of("report"))
-    wanted = {*bootstrap.SCHEDULES, "of-somebody-else", "of-the-operators"}
-    async with asyncio.timeout(20):
+    wanted = {*bootstrap.SCHEDULES, "of-another-product", "of-the-operators"}
+    async with asyncio.timeout(60):
         while await scheduled(temporal_client) != wanted:
             await asyncio.gather(*(bootstrap.declare_schedules(temporal_client) for _ in range(2)))
     described = await temporal_client.get_schedule_handle("rotations").describe()
     assert described.schedule.action.workflow == "RotateDueKeys"
     assert [interval.every for interval in described.schedule.spec.intervals] == [timedelta(hours=1)]
     assert (described.schedule.state.paused, described.schedule.state.note) == (True, "by an operator")
-
-
-async def test_a_schedule_that_is_as_declared_is_not_written_again(temporal_client):
-    await bootstrap.declare_schedules(temporal_client)
-    before = {name: await updated_at(temporal_client, name) for name in bootstrap.SCHEDULES}
-    await bootstrap.declare_schedules(temporal_client)
-    assert {name: await updated_at(temporal_client, name) for name in bootstrap.SCHEDULES} == before
 
 
 async def updated_at(client: Client, name: str) -> datetime | None:
@@ -93,19 +87,28 @@ async def gateway(temporal_client) -> Gateway:
     return Gateway(temporal_client, promise_seconds=180)
 
 
-async def test_the_canary_is_asked_for_once_and_waits_for_a_worker(temporal_client, gateway, parts):
-    for _ in range(2):
-        with pytest.raises(CanaryMissing):
-            await bootstrap.ensure_canary(parts.database, gateway, "eu-west-1")
-    described = await temporal_client.get_workflow_handle(tenant_workflow(CANARY_TENANT_ID)).describe()
-    assert described.typed_search_attributes.get(visibility.TENANT_ID) == CANARY_TENANT_ID
-    with parts.database.tenant_tx(CANARY_TENANT_ID) as tx:
-        row = tx.tenants.get()
-    assert row is not None
-    assert row.state is State.REQUESTED
+async def test_canary_and_mirror_are_requested_once_and_wait_for_a_worker(temporal_client, gateway, parts):
+    for ensure, missing, tenant_id in (
+        (bootstrap.ensure_canary, CanaryMissing, CANARY_TENANT_ID),
+        (bootstrap.ensure_mirror, MirrorMissing, MIRROR_TENANT_ID),
+    ):
+        for _ in range(2):
+            with pytest.raises(missing):
+                await ensure(parts.database, gateway, "eu-west-1")
+        described = await temporal_client.get_workflow_handle(tenant_workflow(tenant_id)).describe()
+        assert described.typed_search_attributes.get(visibility.TENANT_ID) == tenant_id
+        with parts.database.tenant_tx(tenant_id) as tx:
+            assert tx.tenants.get().state is State.REQUESTED
+    # The mirror, which is the last, waits behind each service's request.
+    priority = described.raw_description.workflow_execution_info.priority
+    assert priority.priority_key > priorities.service("x").priority_key
+    with parts.database.tenant_tx(MIRROR_TENANT_ID) as tx:
+        tx.tenants.move(Move.PROVISION)
+        tx.tenants.move(Move.ACTIVATE)
+    await bootstrap.ensure_mirror(parts.database, gateway, "eu-west-1")
 
 
-async def test_a_canary_that_is_ready_is_left_alone(temporal_client, gateway, parts, request_tenant):
+async def test_active_canary_is_not_requested_again(temporal_client, gateway, parts, request_tenant):
     canary = request_tenant(CANARY_TENANT_ID, "OpenKCM canary")
     canary.run(Step.OPEN_RECORDS)
     with parts.database.tenant_tx(CANARY_TENANT_ID) as tx:
@@ -114,21 +117,7 @@ async def test_a_canary_that_is_ready_is_left_alone(temporal_client, gateway, pa
     assert [run async for run in temporal_client.list_workflows()] == []
 
 
-async def test_the_mirror_is_asked_for_like_the_canary_and_after_everybody_who_waits(temporal_client, gateway, parts):
-    for _ in range(2):
-        with pytest.raises(MirrorMissing):
-            await bootstrap.ensure_mirror(parts.database, gateway, "eu-west-1")
-    described = await temporal_client.get_workflow_handle(tenant_workflow(MIRROR_TENANT_ID)).describe()
-    assert (
-        described.raw_description.workflow_execution_info.priority.priority_key > priorities.service("x").priority_key
-    )
-    with parts.database.tenant_tx(MIRROR_TENANT_ID) as tx:
-        tx.tenants.move(Move.PROVISION)
-        tx.tenants.move(Move.ACTIVATE)
-    await bootstrap.ensure_mirror(parts.database, gateway, "eu-west-1")
-
-
-async def test_the_root_key_of_each_region_is_made_once(parts, vault_admin):
+async def test_root_key_of_each_region_is_created_once(parts, vault_admin):
     regions = ("eu-west-1", "eu-central-9")
     for _ in range(2):
         bootstrap.ensure_root_keys(parts.root_keys, regions)
@@ -142,7 +131,7 @@ async def test_the_root_key_of_each_region_is_made_once(parts, vault_admin):
         )
 
 
-async def test_the_public_keys_of_the_signer_are_on_record_once_a_worker_started(parts):
+async def test_public_keys_of_the_signer_are_stored(parts):
     for _ in range(2):
         bootstrap.record_audit_keys(parts.signer, parts.database)
     assert parts.database.audit_keys() == parts.signer.public_keys()

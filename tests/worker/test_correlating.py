@@ -13,8 +13,8 @@ from tenancy.correlation import correlation_id
 from worker.correlating import CorrelationInterceptor
 
 
-class Looking(ActivityInboundInterceptor):
-    """Stands where the activity would be, and sees what its threads see."""
+class Recording(ActivityInboundInterceptor):
+    """Takes the place of the activity and records what its threads see."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -27,32 +27,21 @@ class Looking(ActivityInboundInterceptor):
             self.seen.append(plain.submit(correlation_id.get).result())
 
 
-async def test_the_workflows_id_is_there_in_the_activity_and_its_threads_and_nowhere_afterwards() -> None:
-    looking, environment = Looking(), ActivityEnvironment()
-    environment.info = dataclasses.replace(environment.info, workflow_id="tenant/acme/rotate/7")
-    around = CorrelationInterceptor().intercept_activity(looking)
+async def test_activities_side_by_side_see_only_their_own_workflows_id_in_each_thread() -> None:
+    recorded = {name: Recording() for name in ("tenant/acme/rotate/7", "tenant/beta/rotate/7")}
 
-    async def execute() -> str:
-        await around.execute_activity(ExecuteActivityInput(fn=print, args=[], executor=None, headers={}))
-        return correlation_id.get()
-
-    assert await environment.run(execute) == ""
-    # The last shows that a pool of the standard library's would have lost it.
-    assert looking.seen == ["tenant/acme/rotate/7"] * 5 + [""]
-
-
-async def test_activities_side_by_side_do_not_see_each_others() -> None:
-    looking = [Looking(), Looking()]
-
-    async def one(index: int) -> None:
+    async def run(workflow_id: str, recording: Recording) -> str:
         environment = ActivityEnvironment()
-        environment.info = dataclasses.replace(environment.info, workflow_id=f"tenant/{index}")
-        around = CorrelationInterceptor().intercept_activity(looking[index])
+        environment.info = dataclasses.replace(environment.info, workflow_id=workflow_id)
+        around = CorrelationInterceptor().intercept_activity(recording)
 
-        async def execute() -> None:
+        async def execute() -> str:
             await around.execute_activity(ExecuteActivityInput(fn=print, args=[], executor=None, headers={}))
+            return correlation_id.get()
 
-        await environment.run(execute)
+        return await environment.run(execute)
 
-    await asyncio.gather(one(0), one(1))
-    assert [set(each.seen[:5]) for each in looking] == [{"tenant/0"}, {"tenant/1"}]
+    assert set(await asyncio.gather(*(run(*one) for one in recorded.items()))) == {""}
+    for workflow_id, recording in recorded.items():
+        # The last shows that a pool of the standard library loses it.
+        assert recording.seen == [workflow_id] * 5 + [""]

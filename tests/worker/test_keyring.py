@@ -22,12 +22,9 @@ def keyring(transit) -> Keyring:
     return keyring
 
 
-def test_nothing_is_written_before_the_platforms_key_is_open(transit):
+def test_platforms_key_is_current_until_a_tenants_key_is_known_and_required_before(transit, keyring):
     with pytest.raises(RuntimeError):
         Keyring(transit).current(None)
-
-
-def test_a_tenant_without_a_key_of_its_own_writes_under_the_platforms(keyring):
     assert keyring.current("acme-corp-12345").key_name == PLATFORM_KEY
 
 

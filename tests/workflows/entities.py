@@ -1,52 +1,150 @@
-"""A tenant's entity that is already where a test begins, and the gateway's way to it."""
+"""A tenant's entity that begins in the state a test needs, and what is asked of it through the gateway."""
 
 import asyncio
+import inspect
 import uuid
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, Self
 
-from temporalio.client import Client, WorkflowHandle
+import pytest
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.testing import TimeSkipper, TimeSkippingConfig
 
 from tenancy import ids
+from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
-from tenancy.messages import StandingMove, TenantInput, TenantMemory
+from tenancy.messages import MarketplaceSignal, StandingMove, TenantInput, TenantMemory
+from tenancy.rotation import Scope
+from tenancy.rotation_messages import RotateRequest
 from workflows import visibility
-from workflows.gateway import Gateway
+from workflows.gateway import Gateway, UpdateRefused
 from workflows.tenant import Tenant
 
 
+def a_tenant_id() -> str:
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+async def until(true: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for a condition, which may be a coroutine function."""
+    async with asyncio.timeout(seconds):
+        while True:
+            holds = true()
+            if await holds if inspect.isawaitable(holds) else holds:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def refused(code: str, ask: Awaitable[object]) -> UpdateRefused:
+    """Check the code with which a request is refused."""
+    with pytest.raises(UpdateRefused) as caught:
+        await ask
+    assert caught.value.code == code
+    return caught.value
+
+
+async def ends(handle: WorkflowHandle, status: WorkflowExecutionStatus = WorkflowExecutionStatus.COMPLETED) -> None:
+    async def ended() -> bool:
+        return (await handle.describe()).status is status
+
+    await until(ended)
+
+
+async def summaries(handle: WorkflowHandle) -> list[str]:
+    """Return what the Temporal UI shows beside the steps."""
+    events = (await handle.fetch_history()).events
+    return [e.user_metadata.summary.data.decode().strip('"') for e in events if e.user_metadata.HasField("summary")]
+
+
+async def fast_forward(client: Client, handle: WorkflowHandle, time: timedelta) -> None:
+    await TimeSkipper(client, config=TimeSkippingConfig(enabled=False)).fast_forward(handle, time)
+
+
+def a_rotation(**changed: object) -> RotateRequest:
+    request = RotateRequest(request_id=uuid.uuid4().hex, services=Scope.ALL, tenant_key=True)
+    return request.model_copy(update=changed)
+
+
+async def reaches(handle: WorkflowHandle, state: State) -> None:
+    async def reached() -> bool:
+        attributes = (await handle.describe()).typed_search_attributes
+        return attributes.get(visibility.LIFECYCLE_STATE) == state
+
+    await until(reached)
+
+
 class Entity:
-    """A tenant that is where `state` says, and the gateway's way to it."""
+    def __init__(self, client: Client, region: str, tenant_id: str = "") -> None:
+        self.client, self.region, self.tenant_id = client, region, tenant_id or a_tenant_id()
+        self.handle = client.get_workflow_handle_for(Tenant.run, ids.tenant_workflow(self.tenant_id))
+        self.offboarding = client.get_workflow_handle(ids.offboard_workflow(self.tenant_id))
+        self.gateway = Gateway(client, 180)
 
-    def __init__(self, client: Client, handle: WorkflowHandle, tenant_id: str) -> None:
-        self.handle, self.tenant_id = handle, tenant_id
-        self.gateway = Gateway(client, 180, patience_seconds=15)
+    @classmethod
+    async def start(
+        cls, client: Client, region: str, state: State = State.ACTIVE, tenant_id: str = "", **memory: object
+    ) -> Self:
+        entity = cls(client, region, tenant_id)
+        await client.start_workflow(
+            Tenant.run,
+            TenantInput(
+                tenant_id=entity.tenant_id,
+                region=region,
+                promise_seconds=60,
+                memory=TenantMemory.model_validate({"state": state} | memory),
+            ),
+            id=entity.handle.id,
+            task_queue=ids.task_queue(region),
+        )
+        return entity
 
-    async def stand(self, move: StandingMove) -> None:
+    @classmethod
+    async def enable(cls, client: Client, region: str, tenant_id: str = "") -> Self:
+        """Start the entity by the marketplace's first event."""
+        entity = cls(client, region, tenant_id)
+        await client.start_workflow(
+            Tenant.run,
+            TenantInput(tenant_id=entity.tenant_id, region=region, promise_seconds=60),
+            id=entity.handle.id,
+            task_queue=ids.task_queue(region),
+            start_signal="marketplace-event",
+            start_signal_args=[MarketplaceSignal(event_id="event-1", kind="service_enabled")],
+        )
+        return entity
+
+    async def move(self, move: StandingMove) -> None:
         await self.gateway.change_standing(self.tenant_id, move)
 
-    async def change(self, request_id: str = "") -> None:
+    async def change_root_key(self, request_id: str = "") -> None:
         await self.gateway.change_root_key(self.tenant_id, request_id or uuid.uuid4().hex)
+
+    async def rotate(self, **changed: object) -> None:
+        await self.gateway.rotate_keys(self.tenant_id, a_rotation(**changed))
+
+    async def retire(self, version: int) -> None:
+        await self.gateway.retire_service_key(self.tenant_id, "orders", version)
+
+    async def roll_authority(self) -> None:
+        await self.gateway.roll_authority(self.tenant_id)
+
+    async def propose(self, approval_id: str = "") -> str:
+        approval_id = approval_id or uuid.uuid4().hex
+        await self.gateway.propose(self.tenant_id, approval_id)
+        return approval_id
+
+    async def decide(self, approval_id: str) -> None:
+        await self.gateway.decide(self.tenant_id, approval_id)
+
+    async def offboard(self, **request: object) -> None:
+        await self.gateway.offboard(self.tenant_id, LeaveRequest.model_validate(request))
+
+    async def restore(self) -> None:
+        await self.gateway.restore(self.tenant_id)
 
     async def state(self) -> tuple[str | None, str | None]:
         attributes = (await self.handle.describe()).typed_search_attributes
         return attributes.get(visibility.LIFECYCLE_STATE), attributes.get(visibility.ROOT_KEY_MODE)
 
     async def reaches(self, state: State) -> None:
-        async with asyncio.timeout(15):
-            while (await self.state())[0] != state:  # noqa: ASYNC110 - Temporal's visibility has nothing to wait for
-                await asyncio.sleep(0.05)
-
-
-async def an_entity(client: Client, queue: str, state: State = State.ACTIVE) -> Entity:
-    tenant_id = f"t-{uuid.uuid4().hex[:12]}"
-    handle = await client.start_workflow(
-        Tenant.run,
-        TenantInput(
-            tenant_id=tenant_id,
-            region=queue.removeprefix("lifecycle."),
-            promise_seconds=60,
-            memory=TenantMemory(state=state),
-        ),
-        id=ids.tenant_workflow(tenant_id),
-        task_queue=queue,
-    )
-    return Entity(client, handle, tenant_id)
+        await reaches(self.handle, state)

@@ -1,14 +1,12 @@
-"""CheckBoundaries and the look for who is due: order, one of a tenant at a time, and what is done about a breach."""
+"""CheckBoundaries and the check of who is due: order, one of a tenant at a time, and what a breach leads to."""
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
-from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import Worker
 
 from tenancy import ids
 from tenancy.examination_errors import ExaminationFailed
@@ -25,184 +23,187 @@ from tenancy.messages import (
     StandingResult,
     StepInput,
 )
-from tests.workflows.entities import Entity, an_entity
+from tests.workflows.entities import a_tenant_id, refused, until
+from tests.workflows.scripted import Script
 from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.gateway import Gateway
 from workflows.tenant import Tenant
 
+WORKFLOWS = [Tenant, CheckBoundaries, ExamineDueTenants]
 
-class Walls:
-    """What the activities do; `breached` are tenants whose walls fell, `broken` those that cannot be examined."""
 
-    def __init__(self) -> None:
-        self.examined: list[tuple[str, str]] = []
+class Examinations:
+    """`breached` are tenants with a failed check, `broken` those that cannot be examined."""
+
+    def __init__(self, script: Script) -> None:
+        self.done: list[tuple[str, str]] = []
         self.breached: set[str] = set()
         self.broken: set[str] = set()
-        self.locked: set[str] = set()
         self.due: list[str] = []
-        self.asked: list[str] = []
-        self.region = f"eu-{uuid.uuid4().hex}-1"
-        self.now, self.most = 0, 0
-        self.begun = asyncio.Event()
+        self.region = ""
+        self.running = self.most = 0
         self.hold = asyncio.Event()
         self.hold.set()
+        self._locked: set[str] = set()
+        script.answers |= {
+            "examine-tenant": self._examine,
+            "follow-boundaries": self._follow,
+            "change-standing": self._change,
+            "find-due-examinations": self._find,
+        }
 
-    def examined_after(self, run: str) -> list[str]:
-        return [tenant_id for tenant_id, of_run in self.examined if of_run == run]
+    async def _examine(self, step: ExamineInput) -> ExamineResult:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self.hold.wait()
+            await asyncio.sleep(0.01)
+        finally:
+            self.running -= 1
+        if step.tenant_id in self.broken:
+            raise ApplicationError("refused", type="conflicting_resource", non_retryable=True)
+        self.done.append((step.tenant_id, step.operation_id))
+        return ExamineResult(examined=True, held=3, breached=int(step.tenant_id in self.breached), not_checked=1)
 
-    def activities(self) -> list[Callable[..., object]]:
-        @activity.defn(name="examine-tenant")
-        async def examine(step: ExamineInput) -> ExamineResult:
-            self.now += 1
-            self.most = max(self.most, self.now)
-            self.begun.set()
-            try:
-                await self.hold.wait()
-                await asyncio.sleep(0.01)
-            finally:
-                self.now -= 1
-            if step.tenant_id in self.broken:
-                raise ApplicationError("refused", type="conflicting_resource", non_retryable=True)
-            self.examined.append((step.tenant_id, step.operation_id))
-            return ExamineResult(examined=True, held=3, breached=int(step.tenant_id in self.breached), not_checked=1)
+    def _follow(self, step: StepInput) -> StandingResult:
+        self._locked |= {step.tenant_id} & self.breached
+        return StandingResult(state=State.LOCKED if step.tenant_id in self._locked else State.ACTIVE)
 
-        @activity.defn(name="follow-boundaries")
-        async def follow(step: StepInput) -> StandingResult:
-            if step.tenant_id in self.breached:
-                self.locked.add(step.tenant_id)
-            return StandingResult(state=State.LOCKED if step.tenant_id in self.locked else State.ACTIVE)
+    def _change(self, step: StandingInput) -> StandingResult:
+        if step.move is not StandingMove.CLEAR_BREACH:
+            return StandingResult(state=State.LOCKED)
+        if step.tenant_id in self.breached:
+            raise ApplicationError("not yet", type="breach_not_cleared", non_retryable=True)
+        self._locked.discard(step.tenant_id)
+        return StandingResult(state=State.ACTIVE)
 
-        @activity.defn(name="change-standing")
-        async def change(step: StandingInput) -> StandingResult:
-            if step.move is not StandingMove.CLEAR_BREACH:
-                return StandingResult(state=State.LOCKED)
-            if step.tenant_id in self.breached:
-                raise ApplicationError("not yet", type="breach_not_cleared", non_retryable=True)
-            self.locked.discard(step.tenant_id)
-            return StandingResult(state=State.ACTIVE)
-
-        @activity.defn(name="find-due-examinations")
-        async def find(due: DueInput) -> DueResult:
-            self.asked.append(due.after)
-            page = sorted(one for one in self.due if one > due.after)[:3]
-            return DueResult(tenants=tuple(DueExamination(tenant_id=one, region=self.region) for one in page))
-
-        return [examine, follow, change, find]
+    def _find(self, due: DueInput) -> DueResult:
+        page = sorted(one for one in self.due if one > due.after)[:3]
+        return DueResult(tenants=tuple(DueExamination(tenant_id=one, region=self.region) for one in page))
 
 
 @pytest.fixture
-def walls() -> Walls:
-    return Walls()
+def examinations(script):
+    return Examinations(script)
+
+
+class CountingClient:
+    """Counts what callers have asked, so that a test can wait for them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.started = self.found = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def start_workflow(self, *args: Any, **options: Any) -> Any:
+        handle = await self._client.start_workflow(*args, **options)
+        self.started += 1
+        return handle
+
+    def get_workflow_handle(self, *args: Any, **options: Any) -> Any:
+        self.found += 1
+        return self._client.get_workflow_handle(*args, **options)
 
 
 @pytest.fixture
-async def queue(client: Client, walls: Walls) -> AsyncIterator[str]:
-    name = ids.task_queue(walls.region)
-    workflows = [Tenant, CheckBoundaries, ExamineDueTenants]
-    async with Worker(client, task_queue=name, workflows=workflows, activities=walls.activities()):
-        yield name
+def counted(client):
+    return CountingClient(client)
 
 
-async def examine_due(client: Client, queue: str) -> None:
+@pytest.fixture
+def check(counted, region, examinations):
+    """Return a function that has a tenant examined and returns the run."""
+    examinations.region = region
+
+    async def check(tenant_id: str, *, anew: bool = False) -> str:
+        return await Gateway(counted, 180).check_boundaries(tenant_id, region, anew=anew)
+
+    return check
+
+
+async def examine_due(client, queue):
     await client.execute_workflow(ExamineDueTenants.run, id=f"platform/boundaries-{uuid.uuid4().hex}", task_queue=queue)
 
 
-def gateway(client: Client) -> Gateway:
-    return Gateway(client, 180, patience_seconds=15)
-
-
-async def test_an_examination_is_made_once_for_all_who_ask_meanwhile(client, queue, walls) -> None:
-    del queue
-    walls.hold.clear()
-    tenant_id = f"t-{uuid.uuid4().hex[:12]}"
-    asked = [
-        asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region, anew=False)) for _ in range(5)
-    ]
-    async with asyncio.timeout(15):
-        await walls.begun.wait()
-    await asyncio.sleep(0.2)
-    walls.hold.set()
+async def test_examination_is_made_once_for_all_callers_meanwhile(check, counted, examinations):
+    examinations.hold.clear()
+    tenant_id = a_tenant_id()
+    asked = [asyncio.create_task(check(tenant_id)) for _ in range(5)]
+    await until(lambda: examinations.running and counted.started == len(asked))
+    examinations.hold.set()
     runs = await asyncio.gather(*asked)
     assert len(set(runs)) == 1
-    assert walls.examined == [(tenant_id, runs[0])]
-    again = await gateway(client).check_boundaries(tenant_id, walls.region, anew=False)
+    assert examinations.done == [(tenant_id, runs[0])]
+    again = await check(tenant_id)
     assert again != runs[0]
-    assert walls.examined[-1] == (tenant_id, again)
+    assert examinations.done[-1] == (tenant_id, again)
 
 
-async def test_whoever_asks_how_it_is_now_gets_no_examination_that_began_before(client, queue, walls) -> None:
-    del queue
-    walls.hold.clear()
-    tenant_id = f"t-{uuid.uuid4().hex[:12]}"
-    before = asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region, anew=False))
-    async with asyncio.timeout(15):
-        await walls.begun.wait()
-    now = asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region, anew=True))
-    await asyncio.sleep(0.2)
-    walls.hold.set()
+async def test_new_examination_is_none_that_began_before_it_was_asked_for(check, counted, examinations):
+    examinations.hold.clear()
+    tenant_id = a_tenant_id()
+    before = asyncio.create_task(check(tenant_id))
+    await until(lambda: examinations.running)
+    now = asyncio.create_task(check(tenant_id, anew=True))
+    await until(lambda: counted.found)
+    examinations.hold.set()
     assert await before != await now
-    assert [run for _, run in walls.examined] == [await before, await now]
+    assert [run for _, run in examinations.done] == [await before, await now]
 
 
-async def test_a_breach_has_the_entity_lock_and_only_what_clears_it_opens(client, queue, walls) -> None:
-    entity: Entity = await an_entity(client, queue)
-    await entity.gateway.check_boundaries(entity.tenant_id, walls.region, anew=False)
+async def test_breach_locks_the_tenant_until_it_is_cleared(check, entity, examinations):
+    await check(entity.tenant_id)
     assert await entity.state() == (None, None)
-    walls.breached.add(entity.tenant_id)
-    await entity.gateway.check_boundaries(entity.tenant_id, walls.region, anew=False)
+    examinations.breached.add(entity.tenant_id)
+    await check(entity.tenant_id)
     await entity.reaches(State.LOCKED)
-    with pytest.raises(Exception, match="not yet"):
-        await entity.stand(StandingMove.CLEAR_BREACH)
-    walls.breached.clear()
-    await entity.stand(StandingMove.CLEAR_BREACH)
+    await refused("breach_not_cleared", entity.move(StandingMove.CLEAR_BREACH))
+    examinations.breached.clear()
+    await entity.move(StandingMove.CLEAR_BREACH)
     await entity.reaches(State.ACTIVE)
 
 
-async def test_what_clears_a_breach_is_refused_where_a_tenant_is_not_open(client, queue) -> None:
-    entity = await an_entity(client, queue, State.LEAVING)
-    with pytest.raises(Exception, match="leaving cannot unlock"):
-        await entity.stand(StandingMove.CLEAR_BREACH)
+async def test_breach_of_a_tenant_without_an_entity_fails_nothing(check, examinations):
+    tenant_id = a_tenant_id()
+    examinations.breached.add(tenant_id)
+    await check(tenant_id)
 
 
-async def test_a_breach_of_a_tenant_without_an_entity_fails_nothing(client, queue, walls) -> None:
-    del queue
-    tenant_id = f"t-{uuid.uuid4().hex[:12]}"
-    walls.breached.add(tenant_id)
-    await gateway(client).check_boundaries(tenant_id, walls.region, anew=False)
-
-
-async def test_an_examination_without_a_result_is_said_to_be_none(client, queue, walls) -> None:
-    tenant_id = f"t-{uuid.uuid4().hex[:12]}"
-    walls.broken.add(tenant_id)
+async def test_examination_without_a_result_fails(client, queue, check, examinations):
+    tenant_id = a_tenant_id()
+    examinations.broken.add(tenant_id)
     with pytest.raises(ExaminationFailed):
-        await gateway(client).check_boundaries(tenant_id, walls.region, anew=False)
+        await check(tenant_id)
     with pytest.raises(WorkflowFailureError):
         await client.execute_workflow(
             CheckBoundaries.run,
-            BoundariesInput(tenant_id=tenant_id, region=walls.region),
+            BoundariesInput(tenant_id=tenant_id, region=examinations.region),
             id=ids.boundaries_workflow(tenant_id),
             task_queue=queue,
         )
 
 
-async def test_all_who_are_due_are_examined_one_after_the_other_whoever_fails(client, queue, walls) -> None:
-    prefix = uuid.uuid4().hex[:8]
-    walls.due = [f"t-{prefix}-{number:02}" for number in range(8)]
-    walls.broken = {walls.due[0], walls.due[4]}
+@pytest.mark.usefixtures("check")
+async def test_due_tenants_are_examined_one_by_one_and_a_failure_stops_no_other(client, queue, script, examinations):
+    prefix = a_tenant_id()
+    due = examinations.due = [f"{prefix}-{number:02}" for number in range(8)]
+    examinations.broken = {due[0], due[4]}
     await examine_due(client, queue)
-    assert {one for one, _ in walls.examined} == set(walls.due) - walls.broken
-    assert walls.asked == ["", walls.due[2], walls.due[5], walls.due[7]]
-    assert walls.most == 1
+    assert {one for one, _ in examinations.done} == set(due) - examinations.broken
+    assert [asked.after for asked in script.inputs["find-due-examinations"]] == ["", due[2], due[5], due[7]]
+    assert examinations.most == 1
 
 
-async def test_who_is_being_examined_already_is_left_alone(client, queue, walls) -> None:
-    tenant_id = f"t-{uuid.uuid4().hex[:12]}"
-    walls.due = [tenant_id]
-    walls.hold.clear()
-    asked = asyncio.create_task(gateway(client).check_boundaries(tenant_id, walls.region, anew=False))
-    async with asyncio.timeout(15):
-        await walls.begun.wait()
+async def test_tenant_that_is_being_examined_is_skipped(client, queue, check, examinations):
+    tenant_id = a_tenant_id()
+    examinations.due = [tenant_id]
+    examinations.hold.clear()
+    asked = asyncio.create_task(check(tenant_id))
+    await until(lambda: examinations.running)
     await examine_due(client, queue)
-    assert walls.examined == []
-    walls.hold.set()
-    assert walls.examined_after(await asked) == [tenant_id]
+    assert examinations.done == []
+    examinations.hold.set()
+    run = await asked
+    assert examinations.done == [(tenant_id, run)]

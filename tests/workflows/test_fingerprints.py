@@ -1,7 +1,7 @@
-"""Stops an edit that would wedge running workflows: the ordered commands of each workflow are compared with a record.
+"""Stops an edit that would block running workflows: the ordered commands of each workflow are compared with a record.
 
 Adding, removing or reordering an activity, timer, child or search attribute changes what a replay expects. Gate such
-an edit with `workflow.patched`, replay tests/histories, then write the record anew:
+an edit with `workflow.patched`, replay tests/histories, then write a new record:
 `python tests/workflows/test_fingerprints.py --write`.
 """
 

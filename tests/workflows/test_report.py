@@ -1,86 +1,43 @@
-"""MakeReport as those outside see it, through the gateway: its order, one run for one id, and why one is refused."""
+"""MakeReport through the gateway: its order, one run for one id, and its refusal."""
 
 import uuid
-from collections.abc import AsyncIterator
 
 import pytest
-from temporalio import activity
-from temporalio.client import Client
-from temporalio.exceptions import ApplicationError
-from temporalio.worker import Worker
 
-from tenancy import ids
-from tenancy.messages import StepInput
-from tenancy.report_messages import ReportStep
-from workflows.gateway import Gateway, NotDoneInTime, UpdateRefused
+from tests.workflows.entities import a_tenant_id, refused
+from workflows.gateway import Gateway, NotDoneInTime
 from workflows.report import MakeReport
 
-TENANT, REPORT_ID = "acme-corp", "6f" * 16
-
-
-class Script:
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.refused, self.down = "", ""
-
-    def activities(self) -> list[object]:
-        return [self._state, self._sign, self._make]
-
-    def _called(self, name: str, step: StepInput) -> None:
-        assert step.tenant_id == TENANT
-        if name == self.down:
-            raise ApplicationError("down", "start it", type="database_unavailable")
-        if name == self.refused:
-            raise ApplicationError("nobody asked", "ask", type="report_unknown", non_retryable=True)
-        self.calls.append(name)
-
-    @activity.defn(name="state-report")
-    async def _state(self, step: ReportStep) -> None:
-        assert step.report_id == REPORT_ID
-        self._called("state-report", step)
-
-    @activity.defn(name="sign-audit-head")
-    async def _sign(self, step: StepInput) -> None:
-        self._called("sign-audit-head", step)
-
-    @activity.defn(name="make-report")
-    async def _make(self, step: ReportStep) -> None:
-        self._called("make-report", step)
+WORKFLOWS = [MakeReport]
+STEPS = ["state-report", "sign-audit-head", "make-report"]
 
 
 @pytest.fixture
-def script() -> Script:
-    return Script()
+def make(client, region):
+    tenant_id, report_id = a_tenant_id(), uuid.uuid4().hex
+
+    async def make(patience_seconds: float = 60) -> None:
+        await Gateway(client, 60, patience_seconds).make_report(tenant_id, region, report_id)
+
+    return make
 
 
-@pytest.fixture
-async def region(client: Client, script: Script) -> AsyncIterator[str]:
-    name = f"eu-{uuid.uuid4().hex}-1"
-    async with Worker(
-        client,
-        task_queue=ids.task_queue(name),
-        workflows=[MakeReport],
-        activities=script.activities(),  # type: ignore[arg-type]  # activities of a script
-    ):
-        yield name
+async def test_statement_is_signed_before_the_report_is_made(make, script):
+    await make()
+    assert script.calls == STEPS
+    assert len({(step.tenant_id, step.report_id) for name in STEPS[::2] for step in script.inputs[name]}) == 1
 
 
-async def test_what_is_stated_is_bound_and_signed_before_anything_is_counted(client, script, region):
-    await Gateway(client, 60).make_report(TENANT, region, REPORT_ID)
-    assert script.calls == ["state-report", "sign-audit-head", "make-report"]
+async def test_refused_report_returns_code_message_and_hint(make, script):
+    script.refused["make-report"] = "report_unknown"
+    error = await refused("report_unknown", make())
+    assert (error.message, error.hint) == ("refused", "ask")
 
 
-async def test_a_report_that_cannot_be_made_says_why(client, script, region):
-    script.refused = "make-report"
-    with pytest.raises(UpdateRefused) as refused:
-        await Gateway(client, 60).make_report(TENANT, region, REPORT_ID)
-    assert (refused.value.code, refused.value.message, refused.value.hint) == ("report_unknown", "nobody asked", "ask")
-
-
-async def test_one_that_waits_for_a_server_is_found_again_by_its_id(client, script, region):
-    script.down = "sign-audit-head"
+async def test_report_that_waits_for_a_server_is_found_again_by_its_id(make, script):
+    script.down.add("sign-audit-head")
     with pytest.raises(NotDoneInTime):
-        await Gateway(client, 60, patience_seconds=1).make_report(TENANT, region, REPORT_ID)
-    script.down = ""
-    await Gateway(client, 60).make_report(TENANT, region, REPORT_ID)
-    assert script.calls == ["state-report", "sign-audit-head", "make-report"]
+        await make(patience_seconds=1)
+    script.down.clear()
+    await make()
+    assert script.calls == STEPS

@@ -1,212 +1,150 @@
-"""Changing the root key, moving the standing and following the watch: order, refusals, and who waits for whom."""
+"""Changing the root key, moving the tenant's state and following the watch: order, refusals, and what waits."""
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 
 import pytest
-from temporalio.client import Client
-from temporalio.worker import Worker
 
 from tenancy import ids
 from tenancy.lifecycle import State
-from tenancy.messages import (
-    PreflightResult,
-    StandingMove,
-    WatchRootKeysInput,
-)
-from tests.workflows.entities import Entity, an_entity
-from tests.workflows.scripted_root_key import RootKeyScript
-from workflows.gateway import Gateway, NotDoneInTime, UpdateRefused
+from tenancy.messages import PreflightResult, StandingMove, StandingResult, WatchRootKeysInput
+from tests.workflows.entities import refused, until
+from tests.workflows.scripted import SWITCHED
+from workflows.gateway import Gateway, NotDoneInTime
 from workflows.root_key import ChangeRootKey
 from workflows.root_keys import WatchRootKeys
 from workflows.tenant import Tenant
 
+WORKFLOWS = [Tenant, ChangeRootKey, WatchRootKeys]
 CHANGE = ["admit-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key"]
+DENIED = PreflightResult(problems=2, code="root_key_denied")
 
 
-@pytest.fixture
-def script() -> RootKeyScript:
-    return RootKeyScript()
-
-
-@pytest.fixture
-async def queue(client: Client, script: RootKeyScript) -> AsyncIterator[str]:
-    name = ids.task_queue(f"eu-{uuid.uuid4().hex}-1")
-    workflows = [Tenant, ChangeRootKey, WatchRootKeys]
-    async with Worker(client, task_queue=name, workflows=workflows, activities=script.activities()):
-        yield name
-
-
-@pytest.fixture
-async def entity(client: Client, queue: str) -> Entity:
-    return await an_entity(client, queue)
-
-
-async def test_a_change_goes_through_every_step_and_says_who_holds_the_key(
-    entity: Entity, script: RootKeyScript
-) -> None:
-    await entity.change()
+async def test_change_takes_every_step_and_shows_the_new_mode(entity, script):
+    await entity.change_root_key()
     assert script.calls == [*CHANGE, "announce root-key-changed", "follow-root-key"]
     await entity.reaches(State.ACTIVE)
     assert (await entity.state())[1] == "openbao"
 
 
-async def test_a_service_that_comes_meanwhile_is_wrapped_in_another_round(
-    entity: Entity, script: RootKeyScript
-) -> None:
+async def test_service_that_is_connected_meanwhile_is_wrapped_in_another_round(entity, script):
     script.rounds = 3
-    await entity.change()
+    await entity.change_root_key()
     assert script.calls[:-2] == [*CHANGE, *CHANGE[2:], *CHANGE[2:]]
 
 
-async def test_what_the_preflight_finds_ends_the_change_without_effect(entity: Entity, script: RootKeyScript) -> None:
-    script.problems = PreflightResult(problems=2, code="root_key_denied")
-    with pytest.raises(UpdateRefused) as refused:
-        await entity.change()
-    assert refused.value.code == "root_key_denied"
+async def test_failed_preflight_ends_the_change_without_effect(entity, script):
+    script.answers["preflight-root-key"] = DENIED
+    await refused("root_key_denied", entity.change_root_key())
     assert script.calls == [*CHANGE[:2], "abandon-root-key"]
     assert (await entity.state())[1] is None
 
 
-@pytest.mark.parametrize("step", CHANGE)
-async def test_whatever_step_is_refused_the_change_is_abandoned_with_its_code(
-    entity: Entity, script: RootKeyScript, step: str
-) -> None:
-    script.refused[step] = "root_key_disabled"
-    with pytest.raises(UpdateRefused) as refused:
-        await entity.change()
-    assert refused.value.code == "root_key_disabled"
-    assert (script.abandoned[0].code, script.abandoned[0].reason) == ("root_key_disabled", step)
+async def test_refused_step_abandons_the_change_with_its_code_and_the_next_one_may_begin(entity, script):
+    for step in CHANGE:
+        script.refused = {step: "root_key_disabled"}
+        await refused("root_key_disabled", entity.change_root_key())
+        abandoned = script.inputs["abandon-root-key"][-1]
+        assert (abandoned.code, abandoned.reason) == ("root_key_disabled", step)
     script.refused.clear()
-    await entity.change()
+    await entity.change_root_key()
     assert script.calls[-len(CHANGE) - 2 : -2] == CHANGE
 
 
-async def test_a_switch_that_was_given_up_too_soon_counts(entity: Entity, script: RootKeyScript) -> None:
+async def test_switch_that_was_given_up_too_soon_counts(entity, script):
     script.refused["switch-root-key"] = "internal"
-    script.was_switched = True
-    await entity.change()
+    script.answers["abandon-root-key"] = SWITCHED
+    await entity.change_root_key()
     await entity.reaches(State.ACTIVE)
     assert (await entity.state())[1] == "openbao"
 
 
-@pytest.mark.parametrize("step", CHANGE)
-async def test_a_step_that_fails_is_tried_again(entity: Entity, script: RootKeyScript, step: str) -> None:
-    script.down.add(step)
-    script.on(step, lambda: script.down.clear() if script.attempts[step] == 2 else None)
-    await entity.change()
-    assert script.attempts[step] == 2
+async def test_failed_step_is_retried(entity, script):
+    script.fail_first(*CHANGE)
+    await entity.change_root_key()
+    assert [script.attempts[step] for step in CHANGE] == [2] * len(CHANGE)
 
 
-async def test_each_change_has_a_number_and_a_workflow_of_its_own(
-    client: Client, entity: Entity, script: RootKeyScript
-) -> None:
-    await entity.change()
-    await entity.change()
+async def test_each_change_has_its_own_number_and_workflow(client, entity, script):
+    await entity.change_root_key()
+    await entity.change_root_key()
     for number in (1, 2):
         await client.get_workflow_handle(ids.root_key_workflow(entity.tenant_id, number)).result()
-    assert {f"root-key-{number}" for number in (1, 2)} <= set(script.operations)
+    assert [step.operation_id for step in script.inputs["admit-root-key"]] == ["root-key-1", "root-key-2"]
 
 
-async def test_the_same_request_asked_twice_is_one_change(entity: Entity, script: RootKeyScript) -> None:
+async def test_repeated_request_is_one_change(entity, script):
     request = uuid.uuid4().hex
-    await asyncio.gather(entity.change(request), entity.change(request))
+    await asyncio.gather(*(entity.change_root_key(request) for _ in range(2)))
     assert script.calls.count("switch-root-key") == 1
 
 
-async def test_a_second_change_is_refused_while_one_runs_and_a_lock_waits_for_none(
-    entity: Entity, script: RootKeyScript
-) -> None:
+async def test_second_change_is_refused_while_one_runs_and_a_lock_is_not(entity, script):
     script.down.add("wrap-service-keys")
-    first = asyncio.create_task(entity.change())
-    async with asyncio.timeout(15):
-        while not script.attempts["wrap-service-keys"]:  # noqa: ASYNC110 - another task's counter
-            await asyncio.sleep(0.05)
-    with pytest.raises(UpdateRefused) as refused:
-        await entity.change()
-    assert refused.value.code == "operation_running"
-    await entity.stand(StandingMove.LOCK)
+    first = asyncio.create_task(entity.change_root_key())
+    await until(lambda: script.attempts["wrap-service-keys"])
+    await refused("operation_running", entity.change_root_key())
+    await entity.move(StandingMove.LOCK)
     assert script.calls[-1] in {"change-standing", "announce locked"}
     script.down.clear()
     await first
 
 
-async def test_a_lock_that_comes_while_the_change_ends_is_not_forgotten(entity: Entity, script: RootKeyScript) -> None:
-    script.on("announce root-key-changed", lambda: setattr(script, "follows", State.LOCKED))
-    await entity.change()
+async def test_lock_that_comes_while_the_change_ends_is_not_lost(entity, script):
+    locked = StandingResult(state=State.LOCKED)
+    script.on("announce root-key-changed", lambda: script.answers.update({"follow-root-key": locked}))
+    await entity.change_root_key()
     await entity.reaches(State.LOCKED)
 
 
-async def test_a_change_that_takes_long_goes_on_by_itself(
-    client: Client, entity: Entity, script: RootKeyScript
-) -> None:
+async def test_change_that_takes_long_continues_after_the_caller_gave_up(client, entity, script):
     entity.gateway = Gateway(client, 180, patience_seconds=0.5)
     script.down.add("admit-root-key")
-    with pytest.raises(NotDoneInTime):
-        await entity.change()
+    request = uuid.uuid4().hex
+    while not script.attempts["admit-root-key"]:
+        with pytest.raises(NotDoneInTime):
+            await entity.change_root_key(request)
     script.down.clear()
     await client.get_workflow_handle(ids.root_key_workflow(entity.tenant_id, 1)).result()
     assert "switch-root-key" in script.calls
 
 
-@pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING, State.FAILED, State.LEAVING, State.OFFBOARDED])
-async def test_a_tenant_that_is_not_in_use_neither_changes_nor_moves(
-    client: Client, queue: str, script: RootKeyScript, state: State
-) -> None:
-    entity = await an_entity(client, queue, state)
-    for asked in (
-        entity.change(),
-        entity.gateway.preflight_root_key(entity.tenant_id, uuid.uuid4().hex),
-        *(entity.stand(move) for move in StandingMove),
-    ):
-        with pytest.raises(UpdateRefused):
-            await asked
-    assert script.calls == []
-
-
-async def test_the_standing_moves_and_people_are_told(entity: Entity, script: RootKeyScript) -> None:
+async def test_state_moves_each_as_its_own_operation_and_a_lock_is_announced(entity, script):
     for move, state in (
         (StandingMove.SUSPEND, State.SUSPENDED),
         (StandingMove.LOCK, State.LOCKED),
         (StandingMove.UNLOCK, State.ACTIVE),
         (StandingMove.RESUME, State.ACTIVE),
     ):
-        await entity.stand(move)
+        await entity.move(move)
         await entity.reaches(state)
     assert script.calls.count("announce locked") == 1
-    assert len(set(script.operations)) == len(script.operations)
+    assert len({step.operation_id for step in script.inputs["change-standing"]}) == 4
 
 
-async def test_a_refused_move_says_why_and_changes_nothing(entity: Entity, script: RootKeyScript) -> None:
+async def test_refused_move_returns_code_and_hint(entity, script):
     script.refused["change-standing"] = "illegal_move"
-    with pytest.raises(UpdateRefused) as refused:
-        await entity.stand(StandingMove.RESUME)
-    assert (refused.value.code, refused.value.hint) == ("illegal_move", "mend it")
+    assert (await refused("illegal_move", entity.move(StandingMove.RESUME))).hint == "ask"
 
 
-async def test_a_preflight_changes_nothing(entity: Entity, script: RootKeyScript) -> None:
-    script.problems = PreflightResult(problems=1, code="root_key_denied")
+async def test_preflight_changes_nothing(entity, script):
+    script.answers["preflight-root-key"] = DENIED
     await entity.gateway.preflight_root_key(entity.tenant_id, uuid.uuid4().hex)
     assert script.calls == ["preflight-root-key"]
 
 
-async def test_the_watch_tells_those_concerned_and_leaves_no_event_for_a_check(
-    client: Client, queue: str, entity: Entity, script: RootKeyScript
-) -> None:
-    region = queue.removeprefix("lifecycle.")
-    script.follows = State.LOCKED
-    script.reports = [(entity.tenant_id, "nobody-there"), (), (entity.tenant_id,)]
+async def test_watch_notifies_each_tenant_and_waits_without_events_of_its_own(client, region, entity, script):
+    script.answers["follow-root-key"] = StandingResult(state=State.LOCKED)
+    script.reports = [(entity.tenant_id, "no-such-tenant"), (), (entity.tenant_id,)]
     watch = await client.start_workflow(
-        WatchRootKeys.run, WatchRootKeysInput(region=region), id=ids.watch_workflow(region), task_queue=queue
+        WatchRootKeys.run,
+        WatchRootKeysInput(region=region),
+        id=ids.watch_workflow(region),
+        task_queue=ids.task_queue(region),
     )
     await entity.reaches(State.LOCKED)
-    async with asyncio.timeout(15):
-        while script.attempts["watch-root-keys"] < 4:  # noqa: ASYNC110 - another task's counter
-            await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)
-    before = len((await watch.fetch_history()).events)
-    await asyncio.sleep(2)
-    assert len((await watch.fetch_history()).events) == before
-    assert script.calls.count("follow-root-key") == 2
+    await until(lambda: script.attempts["watch-root-keys"] == 4 and script.calls.count("follow-root-key") == 2)
+    events = (await watch.fetch_history()).events
+    assert sum(event.HasField("activity_task_scheduled_event_attributes") for event in events) == 4
+    assert not [event for event in events if event.HasField("timer_started_event_attributes")]
     await watch.terminate()

@@ -1,285 +1,232 @@
-"""Rotating keys: the order of the steps, what ends them early, who is refused meanwhile, what the schedule starts."""
+"""Rotating keys: the order of the steps, what ends them early, what is refused meanwhile, what the schedule starts."""
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
-from temporalio.client import Client
-from temporalio.worker import Worker
 
 from tenancy import ids
-from tenancy.leaving_messages import LeaveRequest
-from tenancy.lifecycle import State
 from tenancy.rotation import Scope
-from tenancy.rotation_messages import DueRotation, RotateRequest, RotationPlan
-from tests.workflows.entities import Entity, an_entity
-from tests.workflows.scripted_rotation import RotationScript
+from tenancy.rotation_messages import DueRotation, DueTenants, RotationPlan, RotationProgress
+from tests.workflows.entities import a_rotation, fast_forward, refused, until
+from workflows import timing
 from workflows.gateway import UpdateRefused
 from workflows.platform import NoticeRootKeyVersions, RotateDueKeys
 from workflows.rotate import ROTATION_DUE, RotateKeys
 from workflows.tenant import Tenant
 
+WORKFLOWS = [Tenant, RotateKeys, RotateDueKeys, NoticeRootKeyVersions]
 SERVICE_KEYS = ["prepare-service-keys", "activate-service-keys"]
 RETIRED = ["rewrap-keys", "retire-tenant-key"]
 EVERYTHING = ["plan-rotation", "rotate-tenant-key", *SERVICE_KEYS, *RETIRED, "finish-rotation"]
-TOLD = "announce keys-rotated"
+ANNOUNCED = "announce keys-rotated"
+FOLLOWED = ["plan-rotation", "rewrap-keys", "finish-rotation", ANNOUNCED]
+FOLLOWS = RotationPlan(services=0, retires=False, destroys=False, follows=True)
 
 
-@pytest.fixture
-def script() -> RotationScript:
-    return RotationScript()
+async def run(client, queue, workflow):
+    await client.execute_workflow(workflow.run, id=f"platform/{uuid.uuid4().hex}", task_queue=queue)
 
 
-@pytest.fixture
-async def queue(client: Client, script: RotationScript) -> AsyncIterator[str]:
-    name = ids.task_queue(f"eu-{uuid.uuid4().hex}-1")
-    workflows = [Tenant, RotateKeys, RotateDueKeys, NoticeRootKeyVersions]
-    async with Worker(client, task_queue=name, workflows=workflows, activities=script.activities()):
-        yield name
+async def signal_until(entity, holds):
+    """A signal that finds an operation running is dropped: the schedule sends it again, too."""
+
+    async def signalled() -> bool:
+        await entity.handle.signal(ROTATION_DUE)
+        await asyncio.sleep(0.1)
+        return holds()
+
+    await until(signalled)
 
 
-@pytest.fixture
-async def entity(client: Client, queue: str) -> Entity:
-    return await an_entity(client, queue)
+@pytest.mark.parametrize(
+    ("plan", "request_", "steps"),
+    [
+        ({"services": 2, "retires": True}, {}, EVERYTHING),
+        ({"services": 2, "retires": True, "follows": True}, {}, EVERYTHING),
+        (
+            {"services": 1, "retires": False},
+            {"tenant_key": False, "services": Scope.ONE, "service": "orders"},
+            ["plan-rotation", *SERVICE_KEYS, "finish-rotation"],
+        ),
+        (
+            {"services": 0, "retires": True},
+            {"services": Scope.NONE},
+            ["plan-rotation", "rotate-tenant-key", *RETIRED, "finish-rotation"],
+        ),
+        (
+            {"services": 2, "retires": True, "destroys": True},
+            {"compromised": True},
+            [*EVERYTHING[:-1], "trim-tenant-key", "destroy-compromised-keys", "finish-rotation"],
+        ),
+    ],
+    ids=["everything", "everything, and follows the root key", "one service", "tenant key", "compromised"],
+)
+async def test_rotation_takes_the_steps_of_its_plan_and_is_announced(entity, script, plan, request_, steps):
+    script.answers["plan-rotation"] = RotationPlan.model_validate({"destroys": False} | plan)
+    await entity.rotate(**request_)
+    assert script.calls == [*steps, ANNOUNCED]
 
 
-def asked(**changed: object) -> RotateRequest:
-    request = RotateRequest(request_id=uuid.uuid4().hex, services=Scope.ALL, tenant_key=True)
-    return request.model_copy(update=changed)
-
-
-async def rotate(entity: Entity, **changed: object) -> None:
-    await entity.gateway.rotate_keys(entity.tenant_id, asked(**changed))
-
-
-async def calls(script: RotationScript, name: str, times: int = 1) -> None:
-    async with asyncio.timeout(15):
-        while script.attempts[name] < times:  # noqa: ASYNC110 - another task's counter
-            await asyncio.sleep(0.05)
-
-
-async def test_a_rotation_of_everything_goes_through_every_step_and_people_are_told(
-    entity: Entity, script: RotationScript
-) -> None:
-    await rotate(entity)
-    assert script.calls == [*EVERYTHING, TOLD]
-
-
-async def test_a_rotation_takes_only_the_steps_that_it_needs(entity: Entity, script: RotationScript) -> None:
-    script.plan = RotationPlan(services=1, retires=False, destroys=False)
-    await rotate(entity, tenant_key=False, services=Scope.ONE, service="orders")
-    assert script.calls == ["plan-rotation", *SERVICE_KEYS, "finish-rotation", TOLD]
-    script.calls.clear()
-    script.plan = RotationPlan(services=0, retires=True, destroys=False)
-    await rotate(entity, services=Scope.NONE)
-    assert script.calls == ["plan-rotation", "rotate-tenant-key", *RETIRED, "finish-rotation", TOLD]
-
-
-async def test_what_is_compromised_is_deleted_and_destroyed_last(entity: Entity, script: RotationScript) -> None:
-    script.plan = RotationPlan(services=2, retires=True, destroys=True)
-    await rotate(entity, compromised=True)
-    assert script.calls == [*EVERYTHING[:-1], "trim-tenant-key", "destroy-compromised-keys", EVERYTHING[-1], TOLD]
-
-
-async def test_what_is_stored_under_the_old_version_meanwhile_is_wrapped_in_another_round(
-    entity: Entity, script: RotationScript
-) -> None:
+async def test_key_stored_under_the_old_version_meanwhile_is_wrapped_in_another_round(entity, script):
     script.rounds = 3
-    await rotate(entity)
-    assert script.calls == [*EVERYTHING[:-1], *RETIRED, *RETIRED, EVERYTHING[-1], TOLD]
+    await entity.rotate()
+    assert script.calls == [*EVERYTHING[:-1], *RETIRED, *RETIRED, EVERYTHING[-1], ANNOUNCED]
 
 
-async def test_the_old_version_is_retired_a_while_after_the_last_new_wrap(
-    client: Client, entity: Entity, script: RotationScript
-) -> None:
-    script.rewrapped = 1
-    rotating = asyncio.create_task(rotate(entity))
-    await calls(script, "rewrap-keys")
+async def test_old_version_is_retired_a_while_after_the_last_new_wrap(client, entity, script):
+    script.answers["rewrap-keys"] = RotationProgress(total=1, done=1)
+    rotating = asyncio.create_task(entity.rotate())
     running = client.get_workflow_handle(ids.rotation_workflow(entity.tenant_id, 1))
-    async with asyncio.timeout(15):
-        while not any(  # noqa: ASYNC110 - a history has nothing to wait for
-            event.HasField("timer_started_event_attributes") for event in (await running.fetch_history()).events
-        ):
-            await asyncio.sleep(0.05)
-    assert "retire-tenant-key" not in script.calls
+    await until(lambda: script.attempts["rewrap-keys"])
+    await fast_forward(client, running, timing.SETTLE + timedelta(seconds=1))
     await rotating
-    assert script.calls == [*EVERYTHING, TOLD]
+    assert script.calls == [*EVERYTHING, ANNOUNCED]
+    order = [
+        event.activity_task_scheduled_event_attributes.activity_type.name or "timer"
+        for event in (await running.fetch_history()).events
+        if event.WhichOneof("attributes")
+        in {"activity_task_scheduled_event_attributes", "timer_started_event_attributes"}
+    ]
+    assert order[order.index("timer") - 1 : order.index("timer") + 2] == ["rewrap-keys", "timer", "retire-tenant-key"]
 
 
-@pytest.mark.parametrize("step", EVERYTHING)
-async def test_whatever_step_is_refused_the_rotation_is_ended_with_its_code_and_can_be_asked_for_again(
-    entity: Entity, script: RotationScript, step: str
-) -> None:
-    script.refused[step] = "root_key_disabled"
-    with pytest.raises(UpdateRefused) as refused:
-        await rotate(entity)
-    assert refused.value.code == "root_key_disabled"
-    assert "every key that worked works" in str(refused.value)
-    assert script.calls == [*EVERYTHING[: EVERYTHING.index(step)], "abandon-rotation"]
-    [ended] = script.abandoned
-    assert (ended.number, ended.code, ended.reason) == (1, "root_key_disabled", step)
+async def test_refused_step_ends_the_rotation_with_its_code_and_the_next_one_may_begin(entity, script):
+    for number, step in enumerate(EVERYTHING, start=1):
+        script.refused = {step: "root_key_disabled"}
+        script.calls.clear()
+        why = await refused("root_key_disabled", entity.rotate())
+        assert "every key that worked works" in str(why)
+        assert script.calls == [*EVERYTHING[: EVERYTHING.index(step)], "abandon-rotation"]
+        ended = script.inputs["abandon-rotation"][-1]
+        assert (ended.number, ended.code, ended.reason) == (number, "root_key_disabled", step)
     script.refused.clear()
-    await rotate(entity)
-    assert script.calls[-len(EVERYTHING) - 1 :] == [*EVERYTHING, TOLD]
-    assert script.plans[-1].number == 2
+    script.calls.clear()
+    await entity.rotate()
+    assert script.calls == [*EVERYTHING, ANNOUNCED]
 
 
-@pytest.mark.parametrize("step", EVERYTHING)
-async def test_a_step_that_fails_is_tried_again(entity: Entity, script: RotationScript, step: str) -> None:
-    script.down.add(step)
-    script.on(step, lambda: script.down.clear() if script.attempts[step] == 2 else None)
-    await rotate(entity)
-    assert script.attempts[step] == 2
-    assert script.calls == [*EVERYTHING, TOLD]
+async def test_failed_step_is_retried(entity, script):
+    script.fail_first(*EVERYTHING)
+    await entity.rotate()
+    assert [script.attempts[step] for step in EVERYTHING] == [2] * len(EVERYTHING)
+    assert script.calls == [*EVERYTHING, ANNOUNCED]
 
 
-async def test_a_second_operation_is_refused_while_one_runs(entity: Entity, script: RotationScript) -> None:
+async def test_second_operation_is_refused_while_one_runs(entity, script):
     script.down.add("rewrap-keys")
-    first = asyncio.create_task(rotate(entity))
-    await calls(script, "rewrap-keys")
+    first = asyncio.create_task(entity.rotate())
+    await until(lambda: script.attempts["rewrap-keys"])
     for second in (
-        rotate(entity),
-        entity.change(),
-        entity.gateway.retire_service_key(entity.tenant_id, "orders", 1),
-        entity.gateway.roll_authority(entity.tenant_id),
-        entity.gateway.offboard(entity.tenant_id, LeaveRequest(now=True)),
-        entity.gateway.restore(entity.tenant_id),
+        entity.rotate(),
+        entity.change_root_key(),
+        entity.retire(1),
+        entity.roll_authority(),
+        entity.offboard(now=True),
+        entity.restore(),
     ):
-        with pytest.raises(UpdateRefused) as refused:
-            await second
-        assert refused.value.code == "operation_running"
-        assert "a rotation of keys" in str(refused.value)
+        assert "a rotation of keys" in str(await refused("operation_running", second))
     await entity.handle.signal(ROTATION_DUE)
     script.down.clear()
     await first
     assert script.attempts["look-for-due-rotation"] == 0
 
 
-async def test_the_same_request_asked_twice_is_one_rotation(entity: Entity, script: RotationScript) -> None:
-    request = asked()
+async def test_repeated_request_is_one_rotation(entity, script):
+    request = a_rotation()
     await asyncio.gather(*(entity.gateway.rotate_keys(entity.tenant_id, request) for _ in range(2)))
     assert script.calls.count("plan-rotation") == 1
 
 
-@pytest.mark.parametrize("state", [state for state in State if state not in {State.ACTIVE, State.SUSPENDED}])
-async def test_a_tenant_that_is_not_in_use_rotates_nothing(
-    client: Client, queue: str, script: RotationScript, state: State
-) -> None:
-    entity = await an_entity(client, queue, state)
-    for question in (rotate(entity), entity.gateway.retire_service_key(entity.tenant_id, "orders", 1)):
-        with pytest.raises(UpdateRefused) as refused:
-            await question
-        assert refused.value.code == "tenant_closed"
-    assert script.calls == []
-
-
-async def test_what_is_due_is_rotated_and_on_record_as_scheduled(entity: Entity, script: RotationScript) -> None:
-    script.due = DueRotation(request=asked(services=Scope.DUE, tenant_key=False))
+async def test_due_rotation_is_planned_as_scheduled(entity, script):
+    script.answers["look-for-due-rotation"] = DueRotation(request=a_rotation(services=Scope.DUE, tenant_key=False))
     await entity.handle.signal(ROTATION_DUE)
-    await calls(script, TOLD)
-    [plan] = script.plans
+    await until(lambda: ANNOUNCED in script.calls)
+    [plan] = script.inputs["plan-rotation"]
     assert (plan.scheduled, plan.request.services, plan.number) == (True, Scope.DUE, 1)
 
 
-async def test_when_nothing_is_due_nothing_is_begun(entity: Entity, script: RotationScript) -> None:
+async def test_nothing_begins_when_nothing_is_due(entity, script):
     await entity.handle.signal(ROTATION_DUE)
-    await calls(script, "look-for-due-rotation")
-    await rotate(entity)
-    assert script.plans[0].number == 1
+    await until(lambda: "look-for-due-rotation" in script.calls)
+    await entity.rotate()
+    assert script.inputs["plan-rotation"][0].number == 1
 
 
-async def test_a_scheduled_rotation_that_fails_leaves_the_entity_to_others(
-    entity: Entity, script: RotationScript
-) -> None:
-    script.due = DueRotation(request=asked())
+async def test_failed_scheduled_rotation_does_not_block_the_entity(entity, script):
+    script.answers["look-for-due-rotation"] = DueRotation(request=a_rotation())
     script.refused["rotate-tenant-key"] = "key_unavailable"
     await entity.handle.signal(ROTATION_DUE)
-    await calls(script, "abandon-rotation")
+    await until(lambda: "abandon-rotation" in script.calls)
     script.refused["look-for-due-rotation"] = "database_refused"
-    async with asyncio.timeout(15):
-        while not script.attempts["look-for-due-rotation"] > 1:
-            await entity.handle.signal(ROTATION_DUE)
-            await asyncio.sleep(0.1)
+    await signal_until(entity, lambda: script.attempts["look-for-due-rotation"] > 1)
     script.refused.clear()
-    await rotate(entity)
-    assert script.calls[-1] == TOLD
+    script.answers["look-for-due-rotation"] = DueRotation()
+
+    async def rotated() -> bool:
+        try:
+            await entity.rotate()
+        except UpdateRefused as error:  # what is due may still be looked for
+            return error.code != "operation_running"
+        return True
+
+    await until(rotated)
+    assert script.calls[-1] == ANNOUNCED
 
 
-async def test_a_version_is_retired_and_a_refusal_says_why(entity: Entity, script: RotationScript) -> None:
-    await entity.gateway.retire_service_key(entity.tenant_id, "orders", 1)
+async def test_version_is_retired_and_a_refusal_returns_code_and_hint(entity, script):
+    await entity.retire(1)
     assert script.calls == ["retire-service-key orders 1"]
     script.refused["retire-service-key orders 2"] = "key_version_in_use"
-    with pytest.raises(UpdateRefused) as refused:
-        await entity.gateway.retire_service_key(entity.tenant_id, "orders", 2)
-    assert (refused.value.code, refused.value.hint) == ("key_version_in_use", "mend it")
+    assert (await refused("key_version_in_use", entity.retire(2))).hint == "ask"
 
 
-async def test_the_schedule_tells_those_who_are_due_and_passes_over_who_is_not_there(
-    client: Client, queue: str, entity: Entity, script: RotationScript
-) -> None:
-    script.due_tenants = ("nobody-there", entity.tenant_id)
-    await client.execute_workflow(RotateDueKeys.run, id=f"platform/rotations-{uuid.uuid4().hex}", task_queue=queue)
-    await calls(script, "look-for-due-rotation")
-    # What failed is told before it is tried again.
+async def test_schedule_signals_tenants_that_are_due_and_skips_missing_ones(client, queue, entity, script):
+    script.answers["find-due-rotations"] = DueTenants(tenants=("no-such-tenant", entity.tenant_id))
+    await run(client, queue, RotateDueKeys)
+    await until(lambda: "look-for-due-rotation" in script.calls)
+    # What failed is announced before it is tried again.
     assert script.calls == ["check-rotations", "find-due-rotations", "look-for-due-rotation"]
 
 
-async def test_that_nobody_can_be_told_of_a_stuck_rotation_keeps_no_key_from_being_rotated(
-    client: Client, queue: str, entity: Entity, script: RotationScript
-) -> None:
-    script.due_tenants = (entity.tenant_id,)
+async def test_failed_check_for_stuck_rotations_stops_no_rotation(client, queue, entity, script):
+    script.answers["find-due-rotations"] = DueTenants(tenants=(entity.tenant_id,))
     script.refused["check-rotations"] = "database_refused"
-    await client.execute_workflow(RotateDueKeys.run, id=f"platform/rotations-{uuid.uuid4().hex}", task_queue=queue)
-    await calls(script, "look-for-due-rotation")
+    await run(client, queue, RotateDueKeys)
+    await until(lambda: "look-for-due-rotation" in script.calls)
 
 
-FOLLOWED = ["plan-rotation", "rewrap-keys", "finish-rotation", TOLD]
-
-
-async def test_a_new_version_of_the_root_key_is_followed_by_who_is_behind(
-    client: Client, queue: str, entity: Entity, script: RotationScript
-) -> None:
-    script.behind = ("nobody-there", entity.tenant_id)
-    script.due = DueRotation(request=asked(services=Scope.NONE, tenant_key=False))
-    script.plan = RotationPlan(services=0, retires=False, destroys=False, follows=True)
-    name = f"platform/root-key-versions-{uuid.uuid4().hex}"
-    await client.execute_workflow(NoticeRootKeyVersions.run, id=name, task_queue=queue)
-    await calls(script, TOLD)
+async def test_new_version_of_the_root_key_is_followed_by_each_tenant_behind(client, queue, entity, script):
+    script.answers |= {
+        "notice-root-key-versions": DueTenants(tenants=("no-such-tenant", entity.tenant_id)),
+        "look-for-due-rotation": DueRotation(request=a_rotation(services=Scope.NONE, tenant_key=False)),
+        "plan-rotation": FOLLOWS,
+    }
+    await run(client, queue, NoticeRootKeyVersions)
+    await until(lambda: ANNOUNCED in script.calls)
     assert script.calls == ["notice-root-key-versions", "look-for-due-rotation", *FOLLOWED]
-    [plan] = script.plans
+    [plan] = script.inputs["plan-rotation"]
     assert (plan.scheduled, plan.request.services, plan.request.tenant_key) == (True, Scope.NONE, False)
 
 
-async def test_a_rotation_that_retires_follows_with_the_same_wraps(entity: Entity, script: RotationScript) -> None:
-    script.plan = RotationPlan(services=2, retires=True, destroys=False, follows=True)
-    await rotate(entity)
-    assert script.calls == [*EVERYTHING, TOLD]
-
-
-async def test_a_look_that_finds_nobody_behind_tells_nobody(
-    client: Client, queue: str, entity: Entity, script: RotationScript
-) -> None:
-    assert entity.tenant_id
-    script.down.add("notice-root-key-versions")
-    script.on("notice-root-key-versions", script.down.clear)
-    name = f"platform/root-key-versions-{uuid.uuid4().hex}"
-    await client.execute_workflow(NoticeRootKeyVersions.run, id=name, task_queue=queue)
+async def test_check_of_root_key_versions_is_retried_and_signals_no_tenant_that_is_current(client, queue, script):
+    script.fail_first("notice-root-key-versions")
+    await run(client, queue, NoticeRootKeyVersions)
     assert script.calls == ["notice-root-key-versions"]
 
 
-async def test_a_root_key_that_fails_half_way_leaves_the_rest_to_the_next_look(
-    entity: Entity, script: RotationScript
-) -> None:
-    script.due = DueRotation(request=asked(services=Scope.NONE, tenant_key=False))
-    script.plan = RotationPlan(services=0, retires=False, destroys=False, follows=True)
+async def test_root_key_that_fails_half_way_leaves_the_rest_to_the_next_check(entity, script):
+    script.answers |= {
+        "look-for-due-rotation": DueRotation(request=a_rotation(services=Scope.NONE, tenant_key=False)),
+        "plan-rotation": FOLLOWS,
+    }
     script.refused["rewrap-keys"] = "root_key_disabled"
     await entity.handle.signal(ROTATION_DUE)
-    await calls(script, "abandon-rotation")
-    assert [ended.code for ended in script.abandoned] == ["root_key_disabled"]
+    await until(lambda: "abandon-rotation" in script.calls)
+    assert [ended.code for ended in script.inputs["abandon-rotation"]] == ["root_key_disabled"]
     script.refused.clear()
-    async with asyncio.timeout(15):
-        while TOLD not in script.calls:
-            await entity.handle.signal(ROTATION_DUE)
-            await asyncio.sleep(0.1)
-    assert script.calls[-len(FOLLOWED) :] == FOLLOWED
+    await signal_until(entity, lambda: ANNOUNCED in script.calls)
+    # A signal that came meanwhile may have begun the next rotation already.
+    first = script.calls.index(ANNOUNCED)
+    assert script.calls[first - len(FOLLOWED) + 1 : first + 1] == FOLLOWED

@@ -1,0 +1,313 @@
+"""Scripted activities: each activity of the product under its own name and input type, with an answer and no effect.
+
+The tests of workflows are about order, refusals and answers; the activities themselves run against real servers in
+tests/activities.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
+
+import activities
+from activities.closing import ClosingActivities
+from tenancy import ids
+from tenancy.approvals import Action, ApprovalState
+from tenancy.errors import OpenKcmError
+from tenancy.events import AnnouncementKind
+from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
+from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock
+from tenancy.lifecycle import State
+from tenancy.messages import (
+    ActivateResult,
+    AnnounceInput,
+    ApprovalResult,
+    ApprovalStep,
+    AuthorityFailureInput,
+    AuthorityPlan,
+    CertificatePlan,
+    CertificateResult,
+    CertificateStep,
+    EnrolStep,
+    ExpiryResult,
+    PendingApproval,
+    PreflightResult,
+    RollAuthorityResult,
+    ServicesResult,
+    StandingInput,
+    StandingMove,
+    StandingResult,
+    SwitchResult,
+    TenantsResult,
+    WaitingResult,
+    WatchResult,
+    WrapProgress,
+)
+from tenancy.root_keys import RootKeyMode
+from tenancy.rotation_messages import (
+    DestroyResult,
+    DueRotation,
+    DueTenants,
+    RetireResult,
+    RetireVersionStep,
+    RotationEnded,
+    RotationPlan,
+    RotationProgress,
+)
+
+RENEWED_AFTER = timedelta(hours=48)
+SWITCHED = SwitchResult(state=State.ACTIVE, switched=True, mode=RootKeyMode.OPENBAO)
+_STATES = {StandingMove.SUSPEND: State.SUSPENDED, StandingMove.LOCK: State.LOCKED}
+
+
+def _definitions() -> list[activity._Definition]:
+    modules = [importlib.import_module(f"activities.{one.name}") for one in pkgutil.iter_modules(activities.__path__)]
+    classes = {kind for module in modules for kind in vars(module).values() if inspect.isclass(kind)}
+    methods = [method for kind in classes for method in vars(kind).values()]
+    return [found for method in methods if (found := activity._Definition.from_callable(method)) is not None]
+
+
+class Script:
+    """Every activity succeeds unless `down` or `refused` names it; what it returns is in `answers`.
+
+    A name is the activity's, for some with a word of its input (`_label`). `calls` are those that succeeded, in order,
+    and `inputs` what each was given in every attempt.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.attempts: Counter[str] = Counter()
+        self.inputs: defaultdict[str, list[Any]] = defaultdict(list)
+        self.down: set[str] = set()
+        self.refused: dict[str, str | OpenKcmError] = {}
+        self.rounds = 1
+        """How often all is wrapped before the root key is switched or the tenant key is retired."""
+        self.reports: list[tuple[str, ...]] = []
+        """What the watch of root keys finds, one after the other; then it waits until it is cancelled."""
+        self.answers: dict[str, Any] = {
+            "activate": ActivateResult(messages=1),
+            "preflight-root-key": PreflightResult(problems=0),
+            "wrap-service-keys": WrapProgress(total=3, wrapped=3),
+            "switch-root-key": self._switch,
+            "abandon-root-key": SWITCHED.model_copy(update={"switched": False}),
+            "follow-root-key": StandingResult(state=State.ACTIVE),
+            "change-standing": self._change_standing,
+            "watch-root-keys": self._watch,
+            "plan-authority": AuthorityPlan(version=2),
+            "unrenewed-services": ServicesResult(services=()),
+            "abandon-authority": self._abandon_authority,
+            "due-authorities": TenantsResult(tenants=()),
+            "check-expiry": ExpiryResult(services=()),
+            "look-for-due-rotation": DueRotation(),
+            "plan-rotation": RotationPlan(services=2, retires=True, destroys=False),
+            "prepare-service-keys": RotationProgress(total=2, done=2),
+            "rewrap-keys": RotationProgress(total=0, done=0),
+            "retire-tenant-key": self._retire,
+            "destroy-compromised-keys": DestroyResult(objects=0),
+            "finish-rotation": RotationEnded(told=AnnouncementKind.KEYS_ROTATED),
+            "find-due-rotations": DueTenants(tenants=()),
+            "notice-root-key-versions": DueTenants(tenants=()),
+        }
+        self._then: dict[str, Callable[[], None]] = {}
+        self.services = Services(self)
+        self.approvals = Approvals(self)
+        self.leaving = LeavingTenant(self)
+
+    def on(self, name: str, then: Callable[[], None]) -> None:
+        """Do something as soon as an activity is attempted."""
+        self._then[name] = then
+
+    def fail_first(self, *names: str) -> None:
+        """Let the first attempt of each fail."""
+        for name in names:
+            self.down.add(name)
+            self.on(name, lambda name=name: self.down.discard(name) if self.attempts[name] > 1 else None)
+
+    @asynccontextmanager
+    async def worker(self, client: Client, region: str, workflows: Sequence[type]) -> AsyncIterator[None]:
+        """Run a worker of a region; closing a tenant's workflows is real, because they are."""
+        real = ClosingActivities().close_workflows
+        scripted = [self._scripted(one) for one in _DEFINITIONS if one.name != "close-workflows"]
+        async with Worker(client, task_queue=ids.task_queue(region), workflows=workflows, activities=[real, *scripted]):
+            yield
+
+    def _scripted(self, real: activity._Definition) -> Callable[..., Any]:
+        name, kinds = str(real.name), real.arg_types or []
+        if not kinds:
+
+            async def scripted() -> Any:
+                return await self._run(name, None)
+        else:
+
+            async def scripted(step: kinds[0]) -> Any:
+                return await self._run(name, step)
+
+        return activity.defn(name=name)(scripted)
+
+    async def _run(self, name: str, step: Any) -> Any:
+        label = _label(name, step)
+        self.attempts[label] += 1
+        self.inputs[name].append(step)
+        self._then.get(label, lambda: None)()
+        if label in self.down:
+            raise ApplicationError("down", "start it", type="vault_unavailable")
+        if (why := self.refused.get(label)) is not None:
+            code, message, hint = (why, "refused", "ask") if isinstance(why, str) else (why.code, why.message, why.hint)
+            raise ApplicationError(message, hint, type=code, non_retryable=True)
+        answer = self.answers.get(name)
+        if callable(answer):
+            answer = answer(step) if step is not None else answer()
+        if inspect.isawaitable(answer):
+            answer = await answer
+        self.calls.append(label)
+        return answer
+
+    def _switch(self, _step: object) -> SwitchResult:
+        done = self.calls.count("switch-root-key") + 1 >= self.rounds
+        told = AnnouncementKind.ROOT_KEY_CHANGED if done else None
+        return SWITCHED.model_copy(update={"switched": done, "told": told})
+
+    def _retire(self, _step: object) -> RetireResult:
+        return RetireResult(retired=self.calls.count("retire-tenant-key") + 1 >= self.rounds)
+
+    @staticmethod
+    def _change_standing(step: StandingInput) -> StandingResult:
+        told = AnnouncementKind.LOCKED if step.move is StandingMove.LOCK else None
+        return StandingResult(state=_STATES.get(step.move, State.ACTIVE), told=told)
+
+    @staticmethod
+    def _abandon_authority(failure: AuthorityFailureInput) -> RollAuthorityResult:
+        return RollAuthorityResult(code=failure.code)
+
+    async def _watch(self, _step: object) -> WatchResult:
+        if not self.reports:
+            await activity.wait_for_cancelled()
+        return WatchResult(tenants=self.reports.pop(0))
+
+
+def _label(name: str, step: Any) -> str:
+    match step:
+        case AnnounceInput():
+            return f"{name} {step.kind}"
+        case RetireVersionStep():
+            return f"{name} {step.service} {step.version}"
+        case _ if name == "remind-of-leaving":
+            return f"{name} {step.operation_id}"
+    return name
+
+
+class Services:
+    """One service of a tenant: each certificate has the next generation."""
+
+    def __init__(self, script: Script) -> None:
+        self.issued: list[CertificateStep] = []
+        self.renewed_after, self._began = RENEWED_AFTER, datetime.now(UTC)
+        script.answers |= {
+            "record-service": self._plan,
+            "plan-renewal": self._plan,
+            "issue-certificate": self._issue,
+        }
+
+    def renew_at(self, step: CertificateStep) -> datetime:
+        """Count from the start of the script: a test moves the workflow's clock, not this one."""
+        return self._began + self.renewed_after * step.generation
+
+    def _plan(self, step: Any) -> CertificatePlan:
+        known = step if isinstance(step, EnrolStep) else self.issued[-1]
+        return CertificatePlan(request_id=known.request_id, generation=len(self.issued) + 1)
+
+    def _issue(self, step: CertificateStep) -> CertificateResult:
+        self.issued.append(step)
+        return CertificateResult(renew_at=self.renew_at(step))
+
+
+class Approvals:
+    """What is asked for is `asks` with `argument`, what was decided is `says`."""
+
+    def __init__(self, script: Script) -> None:
+        self.lasts = timedelta(hours=24)
+        self.asks = Action.LOCK
+        self.argument: dict[str, object] = {}
+        self.says = ApprovalState.APPROVED
+        self.code = ""
+        self.waiting: dict[str, PendingApproval] = {}
+        self.clock_behind = timedelta()
+        """How far PostgreSQL's clock is behind Temporal's."""
+        script.answers |= {
+            "admit-approval": self._admit,
+            "decide-approval": self._decide,
+            "close-approval": lambda _step: self._waiting(),
+            "expire-approvals": self._expire,
+        }
+
+    def _admit(self, step: ApprovalStep) -> ApprovalResult:
+        if self.code:
+            return self._result(ApprovalState.REFUSED, code=self.code)
+        self.waiting[step.approval_id] = PendingApproval(
+            approval_id=step.approval_id, action=self.asks, expires_at=datetime.now(UTC) + self.lasts
+        )
+        return self._result(ApprovalState.PENDING, told=AnnouncementKind.APPROVAL_WAITING)
+
+    def _decide(self, step: ApprovalStep) -> ApprovalResult:
+        self.waiting.pop(step.approval_id, None)
+        return self._result(self.says)
+
+    def _expire(self, _step: object) -> WaitingResult:
+        now = datetime.now(UTC) - self.clock_behind
+        self.waiting = {name: one for name, one in self.waiting.items() if one.expires_at > now}
+        return self._waiting()
+
+    def _waiting(self) -> WaitingResult:
+        return WaitingResult(waiting=tuple(self.waiting.values()))
+
+    def _result(self, state: ApprovalState, **more: object) -> ApprovalResult:
+        result = {"action": self.asks, "argument": self.argument, "state": state}
+        return ApprovalResult.model_validate(result | {"waiting": tuple(self.waiting.values())} | more)
+
+
+class LeavingTenant:
+    """A tenant's row as far as leaving, restoring and destroying read it."""
+
+    def __init__(self, script: Script) -> None:
+        self.services: tuple[str, ...] = ()
+        self.leaving: LeavingResult | None = None
+        self.destroying = False
+        script.answers |= {
+            "begin-leaving": self._leave,
+            "restore-tenant": self._restore,
+            "begin-destruction": self._begin_destruction,
+            "take-stock": lambda _step: Stock(services=self.services),
+        }
+
+    def _leave(self, step: LeaveInput) -> LeavingResult:
+        asked = timedelta() if step.now else step.grace_seconds and timedelta(seconds=step.grace_seconds)
+        if self.leaving is not None:
+            if asked is not None and self.leaving.until - self.leaving.since != asked:
+                raise ApplicationError("at another time", "", type=LeavingOtherwise.code, non_retryable=True)
+            return self.leaving.model_copy(update={"told": None})
+        since = datetime.now(UTC)
+        until = since + (timedelta(days=30) if asked is None else asked)
+        self.leaving = LeavingResult(state=State.LEAVING, since=since, until=until, told=AnnouncementKind.LEAVING)
+        return self.leaving
+
+    def _restore(self, _step: object) -> StandingResult:
+        if self.destroying:
+            raise ApplicationError("too late", "", type=DestructionBegun.code, non_retryable=True)
+        self.leaving = None
+        return StandingResult(state=State.ACTIVE, told=AnnouncementKind.RESTORED)
+
+    def _begin_destruction(self, _step: object) -> BegunResult:
+        self.destroying = self.leaving is not None
+        return BegunResult(begun=self.destroying)
+
+
+_DEFINITIONS = _definitions()
