@@ -12,7 +12,7 @@ from tests.hooks.stand import MemoryKeys
 
 ONE: Column = ("public", "patients", "diagnosis")
 TWO: Column = ("public", "patients", "insurance")
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 SECONDS = 60.0
 
 
