@@ -106,6 +106,7 @@ def test_a_refusal_of_one_key_ends_that_one(process):
     assert process.usable(ONE, TWO) == [False, True]
 
 
+@pytest.mark.integration  # the source is asked again after a pause
 @pytest.mark.parametrize("silent", [Ends.NOTHING, None])
 def test_silence_ends_nothing_before_the_time_is_over(process, silent):
     if silent is None:

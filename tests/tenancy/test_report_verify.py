@@ -302,3 +302,13 @@ def test_names_that_would_end_the_element_are_carried_all_the_same():
 def test_the_record_that_binds_a_report_is_no_change_and_no_figure_of_it():
     assert REPORT_ID not in report_text(report()).replace(f'"report_id":"{REPORT_ID}"', "")
     assert AuditName.REPORT_MADE not in {one.name for one in report().counted.events}
+
+
+def test_another_order_and_another_number_are_differences():
+    counted = report().counted
+    swapped = counted.model_copy(update={"events": counted.events[::-1]})
+    verdict = verify(document(report().model_copy(update={"counted": swapped})))
+    assert {one.recomputed for one in verdict.differences} == {"in another order, or some of it twice"}
+    more = counted.model_copy(update={"records": counted.records + 1})
+    (one,) = verify(document(report().model_copy(update={"counted": more}))).differences
+    assert (one.reported, one.recomputed) == (str(counted.records + 1), str(counted.records))
