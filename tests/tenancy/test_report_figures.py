@@ -132,17 +132,8 @@ hostile = st.recursive(
 names = st.sampled_from([*map(str, AuditName), "crypto.", "x"])
 keys = st.sampled_from(
     [
-        "name",
-        "time",
-        "outcome",
-        "actor",
-        "subject",
-        "details",
-        "actor_kind",
-        "count",
-        "health_since",
-        "clauses",
-        "health",
+        *("name", "time", "outcome", "actor", "subject", "details"),
+        *("actor_kind", "count", "health_since", "clauses", "health"),
     ]
 )
 

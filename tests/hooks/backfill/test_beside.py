@@ -144,7 +144,11 @@ def test_it_holds_an_application_up_for_a_moment_at_most(stage: Stage):
     with psycopg.connect(stage.stand.conninfo) as changing, stage.beside(rows_per_second=200.0, batch=5) as run:
         wait_for(lambda: run.tables and run.tables[0].rows)
         changing.execute("LOCK TABLE patients IN ACCESS EXCLUSIVE MODE")
-        waiting = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid) WHERE NOT l.granted"
+        waiting = (
+            "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid)"
+            " WHERE NOT l.granted AND datname = current_database()"
+        )
+        wait_for(lambda: stage.stand.stored(waiting) == [("1",)])
         wait_for(lambda: stage.stand.stored(waiting) == [("0",)])
         changing.commit()
     assert run.tables[0].is_whole
