@@ -27,9 +27,11 @@ def test_every_package_stands_on_the_ladder():
 
 
 def test_no_exception_is_without_use():
+    excepted = {who for who, _ in EXCEPTIONS}
     used = {
         (who, name.partition(".")[0])
         for source in SOURCES
+        if {source.module, source.package} & excepted  # reading the imports of all files takes seconds
         for _, name in source.imports()
         for who in (source.module, source.package)
     }
@@ -71,27 +73,23 @@ SEEDED = [
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), SEEDED)
-def test_a_seeded_breach_is_found(tmp_path, rule, path, text):
+def test_a_seeded_violation_is_found(tmp_path, rule, path, text):
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text(text)
-    found = list(getattr(architecture, rule)(read_tree(tmp_path)))
-    assert len(found) == 1
-    assert found[0].startswith(f"{path}:")
+    (found,) = getattr(architecture, rule)(read_tree(tmp_path))
+    assert found.startswith(f"{path}:")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_an_impure_tenancy_is_found():
+    for text in (
         "import time\n",
         "import requests\n",
         "from uuid import uuid4\nx = uuid4()\n",
         "from datetime import datetime\nx = datetime.now()\n",
         "x = open('file')\n",
-    ],
-)
-def test_an_impure_tenancy_is_found(text):
-    assert len(list(purity([Source("tenancy/ids.py", text)], sys.stdlib_module_names))) == 1
+    ):
+        assert len(list(purity([Source("tenancy/ids.py", text)], sys.stdlib_module_names))) == 1, text
 
 
 def test_what_the_ladder_allows_is_not_reported():

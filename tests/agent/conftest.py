@@ -2,7 +2,8 @@
 
 import ssl
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from agent.clock import Clock
 from agent.control import Control
 from agent.folder import ServiceFolder
 from agent.job import Job
-from agent.proof import FileProofs, GivenProof
+from agent.proof import FileProofs
 from agent.reload import Reload
 from tenancy.agent_errors import ReloadFailed
 from tenancy.services import ServiceKind
@@ -138,9 +139,11 @@ def field(tmp_path: Path, stage: Stage) -> Iterator[Field]:
     made.close()
 
 
-@pytest.fixture
-def given() -> type[GivenProof]:
-    return GivenProof
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "never"
+        time.sleep(0.05)
 
 
 def assert_whole(folder: Path) -> None:

@@ -1,12 +1,13 @@
 """The agent enrols, renews in time whatever fails meanwhile, tells the service, and says how it is."""
 
-import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
+from agent.agent import Agent
 from crypto.client import Client
 from tenancy.agent_errors import NotInOrder, ProofMissing
 from tenancy.agents import AgentProblem
@@ -16,15 +17,29 @@ from tests.agent.conftest import Field, Told, assert_whole
 from tests.agent.control import SERVICE, TENANT, as_leaf, certify
 from tests.agent.full import no_room
 
+pytestmark = pytest.mark.integration  # the crypto service and the control endpoint listen on loopback
+UNREACHABLE = "https://localhost:1"
 
-def go_on(field: Field, agent, until, turns: int = 400) -> int:
-    """Let time pass from turn to turn until something is so; return how many turns that took."""
-    for turn in range(turns):
+
+def go_on(field: Field, agent: Agent, until: Callable[[], bool], turns: int = 400) -> None:
+    """Let time pass from turn to turn until a condition holds."""
+    for _ in range(turns):
         wait = agent.turn()
         if until():
-            return turn
+            return
         field.time.passes(max(wait, 0.001))
     pytest.fail("never")
+
+
+def take_turns(field: Field, agent: Agent, turns: int) -> None:
+    for _ in range(turns):
+        field.time.passes(agent.turn())
+
+
+def renew_by_client(field: Field) -> None:
+    """Renew the certificate in the folder as another program does, without the agent."""
+    with Client.from_folder(field.folder) as kcm:
+        assert kcm.renew_certificate()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +62,7 @@ def test_a_join_token_becomes_a_folder_that_the_service_can_use(field: Field, ki
     assert field.told.times == 1
 
 
-def test_its_first_heartbeat_says_who_it_is_and_how(field: Field):
+def test_a_heartbeat_reports_the_agent_and_announces_the_next_certificate(field: Field):
     agent = field.enrolled()
     agent.turn()
     [(caller, told), *_] = field.stage.heartbeats.told
@@ -55,6 +70,8 @@ def test_its_first_heartbeat_says_who_it_is_and_how(field: Field):
     assert told.instance.startswith("db-1-example-")
     assert (told.agent_version, told.problem, told.uses) == ("0.1.0", None, [])
     assert told.not_after == field.leaf.not_valid_after_utc
+    renewed = field.renew()
+    go_on(field, agent, lambda: field.leaf == renewed, turns=4)  # a heartbeat's answer announces it
 
 
 def test_it_looks_for_the_next_certificate_at_two_thirds_and_not_before(field: Field):
@@ -72,37 +89,13 @@ def test_it_looks_for_the_next_certificate_at_two_thirds_and_not_before(field: F
     assert field.told.times == 2
 
 
-def test_a_certificate_that_a_heartbeat_announces_is_fetched_at_once(field: Field):
-    agent = field.enrolled()
-    agent.turn()
-    renewed = field.renew()
-    go_on(field, agent, lambda: field.leaf == renewed, turns=4)
-
-
-def test_short_lived_certificates_follow_each_other_in_real_time(field: Field):
-    field.control.life = timedelta(seconds=8)
-    agent = field.enrolled()
-    seen = {field.leaf.serial_number}
-    end = time.monotonic() + 12
-    while time.monotonic() < end:
-        left = field.leaf.not_valid_after_utc - field.time.real()
-        assert left > timedelta(), "lapsed"
-        is_newest = field.stage.core.newest[TENANT, SERVICE].certificate == field.leaf
-        if is_newest and left < timedelta(seconds=8) / 3:
-            field.renew(life=timedelta(seconds=8))
-        time.sleep(min(agent.turn(), 0.2))
-        seen.add(field.leaf.serial_number)
-    assert len(seen) >= 3
-    assert field.told.times == len(seen)
-
-
 def test_within_the_last_third_it_never_gives_up_and_is_never_hot(field: Field):
+    field.control.life = timedelta(hours=3)
     agent = field.enrolled()
     field.stage.certificates.asked.clear()
     began = field.time.elapsed()
-    go_on(field, agent, lambda: field.time.elapsed() - began > 71 * 3600, turns=20_000)
-    asked = len(field.stage.certificates.asked)
-    assert 40 <= asked <= 400
+    go_on(field, agent, lambda: field.time.elapsed() - began > 2.9 * 3600, turns=1000)
+    assert 40 <= len(field.stage.certificates.asked) <= 80
     assert agent.health.worst is AgentProblem.NOT_RENEWED
     renewed = field.renew(life=timedelta(hours=200))
     go_on(field, agent, lambda: field.leaf == renewed)
@@ -110,28 +103,27 @@ def test_within_the_last_third_it_never_gives_up_and_is_never_hot(field: Field):
 
 
 def test_a_network_that_is_cut_is_waited_for_and_the_certificate_does_not_lapse(field: Field):
+    field.control.life = timedelta(hours=3)
     agent = field.enrolled()
     https = field.control.https
     field.control.stop()
-    agent._connection.use("https://localhost:1")  # nobody is there
-    began, asked = field.time.elapsed(), 0
-    go_on(field, agent, lambda: field.time.elapsed() - began > 60 * 3600, turns=20_000)
+    agent._connection.use(UNREACHABLE)
+    began = field.time.elapsed()
+    go_on(field, agent, lambda: field.time.elapsed() - began > 2.5 * 3600, turns=1000)
     assert_whole(field.folder)
     agent._connection.use(https)
     field.control.start()
     renewed = field.renew(life=timedelta(hours=200))
     go_on(field, agent, lambda: field.leaf == renewed, turns=40)
-    assert asked == 0
 
 
-@pytest.mark.parametrize("hours", [-30, -5, 5, 30])
-def test_a_clock_that_is_hours_wrong_is_told_of_and_neither_hurries_nor_lapses(field: Field, hours: int):
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_is_hours_wrong_is_reported_and_neither_hurries_nor_lapses(field: Field, hours: int):
     field.time.wrong_by = timedelta(hours=hours)
     agent = field.enrolled()
     assert agent.health.worst is AgentProblem.CLOCK_WRONG
     field.stage.certificates.asked.clear()
-    for _ in range(30):
-        field.time.passes(agent.turn())
+    take_turns(field, agent, 30)
     assert len(field.stage.certificates.asked) <= 1
     renewed = field.renew(life=timedelta(hours=200))
     go_on(field, agent, lambda: field.leaf == renewed, turns=10)
@@ -141,24 +133,22 @@ def test_a_clock_that_is_hours_wrong_is_told_of_and_neither_hurries_nor_lapses(f
 
 def test_a_clock_that_jumps_while_nobody_answers_changes_nothing(field: Field):
     agent = field.enrolled()
-    agent._connection.use("https://localhost:1")
+    agent._connection.use(UNREACHABLE)
     field.control.stop()
     field.stage.certificates.asked.clear()
     field.time.wrong_by = timedelta(hours=100)
-    for _ in range(20):
-        field.time.passes(agent.turn())
+    take_turns(field, agent, 20)
     assert AgentProblem.CERTIFICATE_LAPSED is not agent.health.worst
     field.control.start()
 
 
-def test_a_revoked_certificate_says_what_to_do_and_a_new_token_mends_it(field: Field):
+def test_a_revoked_certificate_is_reported_and_a_new_token_replaces_it(field: Field):
     agent = field.enrolled()
     first = field.leaf
     field.stage.on_loop(lambda: field.stage.core.revoke(f"{first.serial_number:x}"))
     go_on(field, agent, lambda: agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)
     sent = len(field.control.posts)
-    for _ in range(10):
-        field.time.passes(agent.turn())
+    take_turns(field, agent, 10)
     assert len(field.control.posts) == sent, "a token that was used is not sent again"
     field.prove()
     go_on(field, agent, lambda: field.leaf != first, turns=20)
@@ -166,10 +156,10 @@ def test_a_revoked_certificate_says_what_to_do_and_a_new_token_mends_it(field: F
     assert field.leaf.public_key() == first.public_key()
 
 
-def test_a_lapsed_certificate_is_enrolled_anew_when_there_is_a_proof(field: Field):
+def test_a_lapsed_certificate_is_replaced_when_there_is_a_proof(field: Field):
     agent = field.enrolled()
     first = field.leaf
-    agent._connection.use("https://localhost:1")
+    agent._connection.use(UNREACHABLE)
     field.time.passes(73 * 3600)
     agent.turn()
     assert agent.health.worst is AgentProblem.CERTIFICATE_LAPSED
@@ -184,8 +174,7 @@ def test_a_closed_tenant_is_waited_for(field: Field):
     first = field.leaf
     field.stage.on_loop(lambda: field.stage.core.move(TENANT, State.LOCKED))
     field.prove()
-    for _ in range(20):
-        field.time.passes(agent.turn())
+    take_turns(field, agent, 20)
     assert len(field.control.posts) == 1, "a tenant's lock is no reason to enrol"
     field.stage.on_loop(lambda: field.stage.core.move(TENANT, State.ACTIVE))
     renewed = field.renew()
@@ -193,13 +182,13 @@ def test_a_closed_tenant_is_waited_for(field: Field):
     assert first != renewed
 
 
-def test_a_reload_that_fails_is_tried_again_and_shown(field: Field):
+def test_a_reload_that_fails_is_reported_and_retried_also_after_a_restart(field: Field):
     field.told = Told(fails=3)
     agent = field.agent()
     field.prove()
     with pytest.raises(NotInOrder, match="reload_failed"):
         agent.once(10)
-    agent = field.agent()
+    agent = field.agent()  # a restart: the reload that is still due is remembered
     agent.turn()
     agent.turn()
     field.time.passes(31)
@@ -208,25 +197,14 @@ def test_a_reload_that_fails_is_tried_again_and_shown(field: Field):
     assert field.stage.heartbeats.told[-1][1].problem == "reload_failed"
     go_on(field, agent, lambda: field.told.times == 1)
     assert agent.health.worst is None
-    for _ in range(5):
-        field.time.passes(agent.turn())
+    take_turns(field, agent, 5)
     assert field.told.times == 1
 
 
-def test_a_reload_that_was_still_to_come_is_remembered_over_a_restart(field: Field):
-    field.told = Told(fails=1)
-    field.prove()
-    with pytest.raises(NotInOrder):
-        field.agent().once(10)
-    field.agent().once(10)
-    assert field.told.times == 1
-
-
-def test_a_certificate_that_somebody_else_wrote_is_taken_up_and_told(field: Field):
+def test_a_certificate_that_another_program_wrote_is_taken_over_and_the_service_reloaded(field: Field):
     agent = field.enrolled()
     renewed = field.renew()
-    with Client.from_folder(field.folder) as kcm:
-        assert kcm.renew_certificate()
+    renew_by_client(field)
     go_on(field, agent, lambda: field.told.times == 2, turns=5)
     assert field.leaf == renewed
 
@@ -266,8 +244,7 @@ def test_a_certificate_for_another_key_or_service_never_gets_into_the_folder(fie
     other = certify(first.public_key(), service="billing")
     for wrong in (stranger, other):
         field.stage.on_loop(lambda leaf=wrong: field.stage.core.newest.update({(TENANT, SERVICE): as_leaf(leaf)}))
-        for _ in range(5):
-            field.time.passes(agent.turn())
+        take_turns(field, agent, 5)
         assert field.leaf == first
 
 
@@ -280,8 +257,7 @@ def test_once_without_proof_and_certificate_says_what_to_do(field: Field):
 def test_what_it_could_not_remember_is_kept_when_there_is_room_again(field: Field):
     agent = field.enrolled()
     renewed = field.renew()
-    with Client.from_folder(field.folder) as kcm:
-        assert kcm.renew_certificate()
+    renew_by_client(field)
     with capture_logs(), no_room():
         agent.turn()
     assert agent.health.worst is AgentProblem.FOLDER_UNUSABLE
@@ -292,14 +268,13 @@ def test_what_it_could_not_remember_is_kept_when_there_is_room_again(field: Fiel
     assert field.leaf == renewed
 
 
-def test_a_problem_is_over_when_somebody_else_has_mended_it(field: Field):
+def test_a_problem_ends_when_another_program_renews_the_certificate(field: Field):
     agent = field.enrolled()
-    agent._connection.use("https://localhost:1")
+    agent._connection.use(UNREACHABLE)
     field.time.passes(60 * 3600)
     agent.turn()
     assert agent.health.worst is AgentProblem.NOT_RENEWED
     field.renew(life=timedelta(hours=200))
-    with Client.from_folder(field.folder) as kcm:
-        assert kcm.renew_certificate()
+    renew_by_client(field)
     agent.turn()
     assert agent.health.worst is None

@@ -61,13 +61,11 @@ def test_a_few_seconds_are_no_wrong_clock(machine: Machine, clock: Clock):
     assert clock.wrong_by() is None
 
 
-@pytest.mark.parametrize(
-    "nonsense", ["", "yesterday", "Thu, 99 Nov 2026 12:00:00 GMT", "\0", "Thu, 26 Nov 2026 12:00:00"]
-)
-def test_what_is_no_date_is_not_heard(machine: Machine, clock: Clock, nonsense: str):
+def test_what_is_no_date_is_ignored(machine: Machine, clock: Clock):
     machine.shown += timedelta(hours=9)
-    clock.learn(nonsense)
-    assert clock.wrong_by() is None
+    for text in ("", "yesterday", "Thu, 99 Nov 2026 12:00:00 GMT", "\0", "Thu, 26 Nov 2026 12:00:00"):
+        clock.learn(text)
+        assert clock.wrong_by() is None, text
 
 
 def _ask(stage: Stage, clock: Clock, host: str = "localhost") -> dict[str, object]:
@@ -83,6 +81,7 @@ def _at(moment: datetime) -> Clock:
     return Clock(lambda: moment, lambda: 0.0)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("days", [-100, 100])
 def test_a_server_whose_certificate_is_not_valid_at_this_time_is_not_spoken_to(stage: Stage, days: int):
     with pytest.raises(Unavailable):
@@ -91,6 +90,7 @@ def test_a_server_whose_certificate_is_not_valid_at_this_time_is_not_spoken_to(s
     assert "certificate" in _ask(stage, _at(datetime.now(UTC)))
 
 
+@pytest.mark.integration
 def test_time_is_all_that_is_judged_otherwise(stage: Stage):
     now = _at(datetime.now(UTC))
     with pytest.raises(Unavailable):

@@ -12,17 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.conftest import Field, assert_whole
+from tests.agent.conftest import Field, assert_whole, until
 from tests.agent.control import SERVICE
 
 ROOT = Path(__file__).parents[2]
 
 
-def until(true: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "never"
-        time.sleep(0.05)
+pytestmark = pytest.mark.integration  # processes, and listeners on loopback
 
 
 class Running:
@@ -81,16 +77,14 @@ def test_it_runs_until_sigterm_looks_at_sighup_and_is_the_only_one(field: Field,
     assert_whole(field.folder)
 
     second = start()
-    assert second.process.wait(20) == 1
+    assert second.process.wait(60) == 1
     assert "agent_running" in second.log.read_text()
 
-    asked = len(field.stage.certificates.asked)
+    renewed = field.renew()
     first.process.send_signal(signal.SIGHUP)
-    until(lambda: len(field.stage.certificates.asked) > asked)
-    began = time.monotonic()
+    until(lambda: field.leaf == renewed)
     first.process.terminate()
-    assert first.process.wait(15) == 0
-    assert time.monotonic() - began < 5
+    assert first.process.wait(60) == 0
     assert first.said("agent ends")
 
 
@@ -106,27 +100,28 @@ def test_a_token_from_standard_input_is_on_no_command_line_and_in_no_log(field: 
 def test_once_does_what_is_due_and_ends(field: Field, start):
     field.prove()
     one = start("--once")
-    assert one.process.wait(30) == 0
+    assert one.process.wait(60) == 0
     assert_whole(field.folder)
     renewed = field.renew()
     one = start("--once")
-    assert one.process.wait(30) == 0
+    assert one.process.wait(60) == 0
     assert field.leaf == renewed
 
 
 def test_once_ends_with_status_1_and_says_why(field: Field, start, tmp_path: Path):
     one = start("--once")
-    assert one.process.wait(30) == 1
+    assert one.process.wait(60) == 1
     assert "proof_missing" in one.log.read_text()
     field.prove()
     one = start("--once", "--reload-command", str(tmp_path / "none"))
-    assert one.process.wait(30) == 1
+    assert one.process.wait(60) == 1
     assert "reload_failed" in one.log.read_text()
 
 
-def test_killed_at_any_moment_of_its_enrolment_it_gets_there_with_one_token(field: Field, start):
+@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.full)])
+def test_killed_at_any_moment_of_its_enrolment_it_gets_there_with_one_token(field: Field, start, step: int):
     field.prove()
-    for tenths in range(4, 16):
+    for tenths in range(4, 16, step):
         one = start("--once")
         try:
             one.process.wait(tenths / 10 + 0.5)
@@ -135,13 +130,14 @@ def test_killed_at_any_moment_of_its_enrolment_it_gets_there_with_one_token(fiel
         if field.folder.exists():
             assert_whole(field.folder)
     one = start("--once")
-    assert one.process.wait(30) == 0
+    assert one.process.wait(60) == 0
     assert_whole(field.folder)
     assert len({sent["csr"] for sent in field.control.posts}) == 1
 
 
+@pytest.mark.full
 def test_short_certificates_are_renewed_by_the_running_agent_through_a_cut(field: Field, start):
-    life = timedelta(seconds=20)
+    life = timedelta(seconds=60)
     field.control.life = life
     field.prove()
     one = start()
@@ -151,6 +147,6 @@ def test_short_certificates_are_renewed_by_the_running_agent_through_a_cut(field
     time.sleep(1)
     field.control.start()
     renewed = field.renew(life=life)
-    until(lambda: field.leaf == renewed, 20)
+    until(lambda: field.leaf == renewed)
     assert first.not_valid_after_utc > field.time.real()
     assert_whole(field.folder)

@@ -1,6 +1,7 @@
 """A proof goes to nobody who is not known, once, and what comes back is only taken where it is the service's own."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,76 +23,65 @@ from tenancy.agent_errors import (
 )
 from tenancy.enrolment_errors import ProofRefused
 from tests.agent.conftest import Field
-from tests.agent.control import a_join_token
+from tests.agent.control import ControlServer, a_join_token
 from tests.crypto.https.authority import _authority, pem, root
 
 A_JWT = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiIxIn0.c2lnbmF0dXJl"
 
 
-def nothing_was_sent(field: Field, proof: str) -> None:
-    assert field.control.posts == []
-    assert not any(proof in body for _, _, body in field.control.asked)
+pytestmark = pytest.mark.integration  # the crypto service and the control endpoint listen on loopback
 
 
-def test_another_authority_than_the_tokens_is_refused_before_anything_is_sent(field: Field):
-    field.control.authority = _authority("Another root", None, None)
+def another_authority(control: ControlServer) -> None:
+    control.authority = _authority("Another root", None, None)
+
+
+def another_authority_with_the_right_fingerprint(control: ControlServer) -> None:
+    right = control._discovery()
+    control._discovery = lambda: right | {"ca": pem(_authority("Another root", None, None).certificate)}
+
+
+def an_endpoint_at(url: str) -> Callable[[ControlServer], None]:
+    return lambda control: setattr(control, "enrolment_url", url)
+
+
+def a_redirect(control: ControlServer) -> None:
+    control.redirect = control.url + "/elsewhere"
+
+
+IMPOSTORS = {
+    "another authority": (another_authority, AuthorityRefused),
+    "another authority under the right fingerprint": (another_authority_with_the_right_fingerprint, NotInOrder),
+    "another host": (an_endpoint_at("https://evil.example/v1/enrolments"), ControlRefused),
+    "another port": (an_endpoint_at("http://127.0.0.1:9/v1/enrolments"), ControlRefused),
+    "another host without a scheme": (an_endpoint_at("//evil"), ControlRefused),
+    "no host": (an_endpoint_at("http://["), ControlRefused),
+    "no address": (an_endpoint_at("x"), ControlRefused),
+    "a redirect": (a_redirect, NotInOrder),
+}
+
+
+@pytest.mark.parametrize(("pretend", "refusal"), IMPOSTORS.values(), ids=IMPOSTORS)
+def test_a_proof_is_sent_only_to_the_known_authority_at_the_given_address(field: Field, pretend, refusal):
+    pretend(field.control)
     proof = field.control.token()
     field.prove(proof)
-    with pytest.raises(AuthorityRefused):
-        field.agent().once(5)
-    nothing_was_sent(field, proof)
+    with pytest.raises(refusal):
+        field.agent().once(1)
+    assert field.control.posts == []
+    assert not any(proof in body for _, _, body in field.control.asked)
     assert not (field.folder / "client.pem").exists()
 
 
-def test_an_authority_that_only_says_it_is_the_right_one_is_refused(field: Field):
-    field.control._discovery_of = field.control._discovery
-    right = field.control._discovery()
-
-    field.control._discovery = lambda: right | {"ca": pem(_authority("Another root", None, None).certificate)}
-    proof = field.control.token()
-    field.prove(proof)
-    agent = field.agent()
-    with pytest.raises(NotInOrder):
-        agent.once(1)
-    nothing_was_sent(field, proof)
-
-
-@pytest.mark.parametrize(
-    "elsewhere", ["http://127.0.0.1:9/v1/enrolments", "https://evil.example/v1/enrolments", "//evil", "http://[", ""]
-)
-def test_a_proof_is_sent_nowhere_but_to_the_address_that_was_given(field: Field, elsewhere: str):
-    field.control.enrolment_url = elsewhere or "x"
-    proof = field.control.token()
-    field.prove(proof)
-    with pytest.raises(ControlRefused):
-        field.agent().once(5)
-    nothing_was_sent(field, proof)
-
-
-def test_a_redirect_is_not_followed(field: Field):
-    field.control.redirect = field.control.url + "/elsewhere"
-    proof = field.control.token()
-    field.prove(proof)
-    with pytest.raises(NotInOrder):
-        field.agent().once(1)
-    nothing_was_sent(field, proof)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
+def test_only_https_and_loopback_addresses_are_accepted():
+    for url in ("https://openkcm.example", "http://127.0.0.1:8080", "http://[::1]:8080/"):
+        Control(url, Clock()).close()
+    for url in (
         *("http://openkcm.example", "http://192.0.2.1:8080", "ftp://127.0.0.1", "127.0.0.1:8080", "http://"),
         *("https://user:word@openkcm.example", "http://127.0.0.1.evil.example", "https://openkcm.example/?a=b"),
-    ],
-)
-def test_an_address_where_a_proof_could_be_read_on_the_way_is_refused(url: str):
-    with pytest.raises(ControlRefused):
-        Control(url, Clock())
-
-
-@pytest.mark.parametrize("url", ["https://openkcm.example", "http://127.0.0.1:8080", "http://[::1]:8080/"])
-def test_https_and_this_very_machine_are_taken(url: str):
-    Control(url, Clock()).close()
+    ):
+        with pytest.raises(ControlRefused):
+            Control(url, Clock())
 
 
 def test_a_jwt_over_plain_http_needs_the_authority_by_name(field: Field, tmp_path: Path):
@@ -99,7 +89,7 @@ def test_a_jwt_over_plain_http_needs_the_authority_by_name(field: Field, tmp_pat
     field.prove(A_JWT)
     with pytest.raises(AuthorityRefused):
         field.agent().once(5)
-    nothing_was_sent(field, A_JWT)
+    assert field.control.posts == []
     named = tmp_path / "root.pem"
     named.write_text(root().pem)
     agent = field.agent(ca_file=named)
@@ -156,25 +146,25 @@ def test_a_refused_enrolment_says_why(field: Field):
         field.agent().once(5)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"service": "billing"},
-        {"tenant_id": "globex-67890"},
-        {"ca": pem(_authority("Another root", None, None).certificate)},
-        {"chain": ""},
-        {"certificate": root().pem},
-        {"certificate": "nonsense"},
-        {"https": "http://127.0.0.1"},
-        {"https": None},
-    ],
-)
-def test_a_result_that_is_not_this_services_never_gets_into_the_folder(field: Field, wrong):
+WRONG = [
+    {"service": "billing"},
+    {"tenant_id": "globex-67890"},
+    {"ca": pem(_authority("Another root", None, None).certificate)},
+    {"chain": ""},
+    {"certificate": root().pem},
+    {"certificate": "nonsense"},
+    {"https": "http://127.0.0.1"},
+    {"https": None},
+]
+
+
+def test_a_result_of_another_service_never_gets_into_the_folder(field: Field):
     field.prove()
-    field.control.result = wrong
-    with pytest.raises(NotInOrder):
-        field.agent().once(1.5)
-    assert not (field.folder / "client.pem").exists()
+    for wrong in WRONG:
+        field.control.result = wrong
+        with pytest.raises(NotInOrder):
+            field.agent().once(0.2)
+        assert not (field.folder / "client.pem").exists(), wrong
 
 
 def test_a_token_of_another_tenant_is_refused_for_a_folder_that_has_one(field: Field):
@@ -210,18 +200,14 @@ def test_no_log_line_file_or_error_holds_the_proof_or_the_key(field: Field):
     assert proof not in repr(parse(proof))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_what_is_no_proof_is_refused_without_quoting_it():
+    for text in (
         *("nonsense", "okcmj1.acme-corp-12345.short.0123", "a.b.c", A_JWT + " " + A_JWT),
         *("eyJhbGciOiJub25lIn0.e30.c2ln", "okcmj2" + a_join_token()[6:]),
-    ],
-    ids=["no form", "cut", "no JWT", "two", "no signature", "another form"],
-)
-def test_what_is_no_proof_is_refused_without_quoting_it(text: str):
-    with pytest.raises(ProofUnreadable) as refused:
-        parse(text)
-    assert text not in str(refused.value)
+    ):
+        with pytest.raises(ProofUnreadable) as refused:
+            parse(text)
+        assert text not in str(refused.value)
 
 
 def test_proofs_come_from_a_file_standard_input_or_the_environment_which_loses_it(tmp_path: Path):

@@ -11,18 +11,12 @@ from tenancy.agent_errors import AgentRunning, FolderRefused
 from tests.agent.control import SERVICE, TENANT
 from tests.crypto.https.authority import service_leaf, write_folder
 
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "kcm"
-
-
-def test_it_is_made_for_its_owner_alone(path: Path):
-    ServiceFolder(path, TENANT, SERVICE).request()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    assert stat.S_IMODE((path / "client.key").stat().st_mode) == 0o600
 
 
 def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path, path: Path):
@@ -37,7 +31,7 @@ def test_a_folder_of_another_user_is_refused(path: Path):
     theirs = Path("/usr")
     if os.geteuid() == 0:
         path.mkdir(mode=0o700)
-        os.chown(path, NOBODY, NOBODY)
+        os.chown(path, OTHER_USER, OTHER_USER)
         theirs = path
     before = sorted(theirs.iterdir())
     with pytest.raises(FolderRefused, match="another user"):
@@ -136,7 +130,7 @@ def test_it_has_one_agent_and_what_a_killed_one_left_is_cleared(path: Path):
         pass
 
 
-def test_the_files_mode_does_not_depend_on_the_umask(path: Path):
+def test_folder_and_files_are_their_owners_alone_whatever_the_umask(path: Path):
     before = os.umask(0)
     try:
         folder = ServiceFolder(path, TENANT, SERVICE)

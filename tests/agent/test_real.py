@@ -1,6 +1,5 @@
 """The agent against `python -m crypto` with a real database and a real key server, as its service's folder begins."""
 
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from database.interfaces import ContactRow
 from tenancy.agents import AgentProblem, is_connected
 from tenancy.protection import Backfill
 from tenancy.services import ServiceKind
-from tests.agent.conftest import Told, assert_whole
+from tests.agent.conftest import Told, assert_whole, until
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home, World
 from tests.crypto.https.test_real_service import _folder, _issue
@@ -35,13 +34,6 @@ def field(server: Server, template: str) -> Iterator[Field]:
     """The database of the crypto service; not the agent's field."""
     with clone(server, template) as one:
         yield one
-
-
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "never"
-        time.sleep(0.05)
 
 
 class Machine:
@@ -98,7 +90,7 @@ def test_renewed_heard_of_revoked_and_cut_off(machine: Machine) -> None:
     # Announced by a heartbeat: no look was due for an hour.
     again = machine.renew()
     agent._due.heartbeat = 0.0
-    until(lambda: (agent.turn(), _press(agent), machine.presented.startswith(again.strip()))[-1])
+    take_turns_until(agent, lambda: machine.presented.startswith(again.strip()))
 
     # The crypto service dies and comes back; the agent gets there by itself.
     machine.service.kill()
@@ -107,18 +99,24 @@ def test_renewed_heard_of_revoked_and_cut_off(machine: Machine) -> None:
     latest = machine.renew()
     machine.service.start()
     machine.service.wait_ready()
-    until(lambda: (agent.turn(), _press(agent), machine.presented.startswith(latest.strip()))[-1])
+    take_turns_until(agent, lambda: machine.presented.startswith(latest.strip()))
 
     machine.home.disconnect("orders")
-    until(lambda: (agent.turn(), _press(agent), agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)[-1])
+    take_turns_until(agent, lambda: agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)
     assert_whole(machine.folder)
     agent.close()
 
 
-def _press(agent: Agent) -> None:
-    """Let nothing but the real answers decide what happens, not the half minute between heartbeats."""
-    agent._due.heartbeat = 0.0
-    agent._looked_at = min(agent._looked_at, agent._clock.elapsed() - 5)
+def take_turns_until(agent: Agent, true: Callable[[], bool]) -> None:
+    """Take turns without the half minute between heartbeats."""
+
+    def turned() -> bool:
+        agent.turn()
+        agent._due.heartbeat = 0.0
+        agent._looked_at = min(agent._looked_at, agent._clock.elapsed() - 5)
+        return true()
+
+    until(turned)
 
 
 def test_uses_are_summed_for_the_customer_to_see_and_survive_the_end_of_the_process(machine: Machine) -> None:

@@ -12,6 +12,8 @@ from agent.reload import Command, PidFile
 from tenancy.agent_errors import ReloadFailed
 from tenancy.errors import InvalidName
 
+pytestmark = pytest.mark.integration  # processes
+
 
 def test_the_process_in_the_pid_file_gets_the_signal(tmp_path: Path):
     script = "import signal,sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
@@ -22,17 +24,17 @@ def test_the_process_in_the_pid_file_gets_the_signal(tmp_path: Path):
         file = tmp_path / "service.pid"
         file.write_text(f"{service.pid}\n/var/lib/postgresql/data\n1700000000\n")
         PidFile(file, "USR1").tell(tmp_path)
-        assert service.wait(10) == 7
+        assert service.wait(60) == 7
     with pytest.raises(ReloadFailed):
         PidFile(file, "USR1").tell(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "0", "1", "-1", "99999999999999999999"])
-def test_a_pid_file_that_names_no_service_signals_nobody(tmp_path: Path, text: str):
+def test_a_pid_file_that_names_no_service_signals_no_process(tmp_path: Path):
     file = tmp_path / "service.pid"
-    file.write_text(text)
-    with pytest.raises(ReloadFailed):
-        PidFile(file, "HUP").tell(tmp_path)
+    for text in ("", "nonsense", "0", "1", "-1", "99999999999999999999"):
+        file.write_text(text)
+        with pytest.raises(ReloadFailed):
+            PidFile(file, "HUP").tell(tmp_path)
     with pytest.raises(ReloadFailed):
         PidFile(tmp_path / "none", "HUP").tell(tmp_path)
 

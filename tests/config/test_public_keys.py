@@ -28,6 +28,7 @@ def test_a_file_is_read_back_with_names_and_fingerprints():
     assert read.file() == BOTH.file()
 
 
+@pytest.mark.integration  # runs openssl
 def test_the_fingerprint_is_what_openssl_says(tmp_path: Path):
     file = tmp_path / "keys.pem"
     file.write_text(BOTH.file())

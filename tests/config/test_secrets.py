@@ -2,7 +2,14 @@ import stat
 
 import pytest
 
-from config.secrets import ensure_secret, read_secret, read_secret_lines
+from config.secrets import (
+    context_key,
+    database_password,
+    ensure_secret,
+    read_secret,
+    read_secret_lines,
+    vault_secret,
+)
 from tenancy.errors import SettingsInvalid
 
 
@@ -66,3 +73,8 @@ def test_a_draft_left_by_a_crash_is_not_taken_for_the_secret(tmp_path):
     (tmp_path / ".codec-token.new").write_text("half")
     assert ensure_secret(tmp_path, "codec-token", "whole") == "whole"
     assert stat.S_IMODE((tmp_path / "codec-token").stat().st_mode) == 0o600
+
+
+def test_each_role_has_its_own_files():
+    names = [name(role) for name in (database_password, context_key, vault_secret) for role in ("worker", "operator")]
+    assert names == [f"{kind}-{role}" for kind in ("database", "context", "vault") for role in ("worker", "operator")]

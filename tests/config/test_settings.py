@@ -1,6 +1,6 @@
 import pytest
 
-from config.settings import LOOPBACK, PREFIX, Settings, load_settings
+from config.settings import LOOPBACK, PREFIX, Settings, WorkloadIssuer, load_settings
 from tenancy.errors import SettingsInvalid
 
 
@@ -98,3 +98,31 @@ def test_the_crypto_service_is_reached_where_it_listens_or_under_a_name_of_its_c
     everywhere = Settings(crypto_host="0.0.0.0", crypto_names=("kms.example", "10.0.0.7"))  # noqa: S104 - the case
     assert everywhere.crypto_name == "kms.example"
     assert Settings(crypto_host="10.0.0.7", crypto_names=("kms.example", "10.0.0.7")).crypto_name == "10.0.0.7"
+
+
+@pytest.mark.parametrize("jwks", ["https://keys.example/jwks", "http://127.0.0.1:1/jwks", "/etc/openkcm/jwks.json"])
+def test_the_keys_of_an_issuer_are_at_an_https_address_or_in_a_file(jwks):
+    assert WorkloadIssuer(jwks=jwks).jwks == jwks
+
+
+@pytest.mark.parametrize(
+    "jwks", ["http://keys.example", "https://user:word@keys.example", "https:///jwks", "https://x/#y", "jwks.json"]
+)
+def test_the_keys_of_an_issuer_are_nowhere_else(jwks):
+    with pytest.raises(ValueError, match="https address"):
+        WorkloadIssuer(jwks=jwks)
+
+
+def test_networks_addresses_and_files_follow_from_where_the_servers_are():
+    embedded, own = Settings(), Settings(vault_address="https://vault.example:8200")
+    assert embedded.key_server_networks == ("127.0.0.0/8",)
+    assert own.key_server_networks == ()
+    assert Settings(root_key_networks=("10.20.0.0/16",)).key_server_networks == ("10.20.0.0/16",)
+    with pytest.raises(ValueError, match="a network such as"):
+        Settings(root_key_networks=("10.20.0.1/16",))
+    assert embedded.key_server_log is not None
+    assert own.key_server_log is None
+    assert embedded.enrolment_url == embedded.marketplace_url
+    assert Settings(base_url="https://cmk.example/").dashboard_url == "https://cmk.example"
+    principal = "arn:aws:iam::111122223333:role/openkcm"
+    assert Settings(aws_principal=principal).aws_principal == principal

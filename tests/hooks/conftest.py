@@ -18,12 +18,17 @@ def mongo(tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture
-def stand(postgres: PostgresServer) -> Iterator[Stand]:
+def conninfo(postgres: PostgresServer) -> Iterator[str]:
+    """An empty database for one test."""
     name = f"hook_{uuid4().hex}"
     with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
-    stand = Stand(psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name))
+        yield psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name)
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def stand(conninfo: str) -> Iterator[Stand]:
+    stand = Stand(conninfo)
     with stand.hooked():
         yield stand
-    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -12,7 +12,7 @@ from tests.hooks.stand import MemoryKeys
 
 ONE: Column = ("public", "patients", "diagnosis")
 TWO: Column = ("public", "patients", "insurance")
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 SECONDS = 60.0
 
 
@@ -106,6 +106,7 @@ def test_a_refusal_of_one_key_ends_that_one(process):
     assert process.usable(ONE, TWO) == [False, True]
 
 
+@pytest.mark.integration  # the source is asked again after a pause
 @pytest.mark.parametrize("silent", [Ends.NOTHING, None])
 def test_silence_ends_nothing_before_the_time_is_over(process, silent):
     if silent is None:

@@ -55,7 +55,7 @@ def distinct_names(wanted: list[str], shape: str) -> bool:
     return "AS s" not in shape or len(shown) == len(set(shown))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(statement=inserts(), wanted=columns, around=st.tuples(tails, shapes), binary=st.booleans(), data=st.data())
 def test_values_come_out_as_they_went_in(stand, statement, wanted, around, binary, data):  # noqa: PLR0917 - generated
     tail, shape = around

@@ -5,7 +5,7 @@ from contextlib import suppress
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hooks import values
@@ -69,7 +69,6 @@ def test_any_other_text_is_not_ours_or_does_not_open(text):
         assert values.to_text(sealed, equality) == candidate
 
 
-@settings(max_examples=400)
 @given(st.binary(max_size=8), st.data())
 def test_a_ciphertext_has_one_spelling(plain, data):
     text = values.to_text(values.seal(KEY, b"here", plain), data.draw(st.none() | st.just(bytes(16))))
@@ -99,6 +98,7 @@ def test_every_last_character_but_one_is_refused():
         assert len(found) == len({sealed for sealed, _ in found}) > 1
 
 
+@pytest.mark.integration  # a process
 def test_a_child_does_not_go_on_with_its_parents_session():
     key = ColumnKey(1, bytes(32))
     parents = [values.seal(key, b"", b"")[:20] for _ in range(2)]

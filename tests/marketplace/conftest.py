@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -62,6 +62,11 @@ def signed(body: bytes, event_id: str | None = None, secret: str = CURRENT, at: 
     }
 
 
+async def streamed(body: bytes) -> AsyncIterator[bytes]:
+    for begin in range(0, len(body), 65536):
+        yield body[begin : begin + 65536]
+
+
 class RecordingDoor:
     """Stands in for the gateway where a test is about HTTP or the inbox; it refuses as the real one does."""
 
@@ -75,32 +80,29 @@ class RecordingDoor:
         self.down = False
         self.broken_for: set[str] = set()
 
-    async def enable(self, tenant_id: str, region: str, event_id: str) -> None:
+    async def _reach(self) -> None:
         await asyncio.sleep(0)
         if self.down:
             raise TemporalUnavailable
+
+    async def enable(self, tenant_id: str, region: str, event_id: str) -> None:
+        await self._reach()
         if tenant_id in self.broken_for:
             raise RuntimeError("not a workflow id")
         self.taken.append((tenant_id, region, event_id))
 
     async def disable(self, tenant_id: str, event_id: str) -> None:
-        await asyncio.sleep(0)
-        if self.down:
-            raise TemporalUnavailable
+        await self._reach()
         if tenant_id not in {taken for taken, _, _ in self.taken}:
             raise TenantUnknown
         self.disabled.append((tenant_id, event_id))
 
     async def discover_service(self, tenant_id: str, region: str, service: str) -> None:
-        await asyncio.sleep(0)
-        if self.down:
-            raise TemporalUnavailable
+        await self._reach()
         self.discovered.append((tenant_id, region, service))
 
     async def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
-        await asyncio.sleep(0)
-        if self.down:
-            raise TemporalUnavailable
+        await self._reach()
         self.asked.append((tenant_id, region, service, request_id))
         await asyncio.to_thread(self.connect, tenant_id, service, request_id)
 
@@ -131,24 +133,31 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def running(field, door: WorkflowDoor, offer: Offer = OFFER) -> AsyncIterator[Endpoint]:
-    app = create_app(field.open("marketplace", max_size=12), door, offer)
+async def serving(app: Any, lifespan: Literal["on", "off"] = "off") -> AsyncIterator[str]:
+    """Serve an application on a port that the kernel chooses, and yield its address."""
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="none", lifespan="on")
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="none", lifespan=lifespan)
     )
-    serving = asyncio.create_task(server.serve())
-    await until(lambda: server.started or serving.done())
-    port = server.servers[0].sockets[0].getsockname()[1]
-    endpoint = Endpoint(f"http://127.0.0.1:{port}", field, door)
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started or task.done())
     try:
-        yield endpoint
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        await endpoint.client.aclose()
         server.should_exit = True
-        await serving
+        await task
 
 
-async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+@asynccontextmanager
+async def running(field, door: WorkflowDoor, offer: Offer = OFFER) -> AsyncIterator[Endpoint]:
+    async with serving(create_app(field.open("marketplace", max_size=12), door, offer), "on") as url:
+        endpoint = Endpoint(url, field, door)
+        try:
+            yield endpoint
+        finally:
+            await endpoint.client.aclose()
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait for a condition that another task makes true."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the condition is mostly a row in PostgreSQL

@@ -3,7 +3,6 @@
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -159,8 +158,3 @@ def sign(header: dict[str, Any], payload: bytes, key: Any, algorithm: str) -> st
 
 def offer_of(issuers: Issuers):
     return replace(OFFER, enrolment=replace(OFFER.enrolment, issuers=issuers))
-
-
-async def streamed(body: bytes) -> AsyncIterator[bytes]:
-    for begin in range(0, len(body), 65536):
-        yield body[begin : begin + 65536]

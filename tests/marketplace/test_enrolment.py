@@ -14,8 +14,8 @@ from marketplace.enrolment_routes import AT_ONCE, MOST_BYTES
 from tenancy.errors import DatabaseRefused, TenantClosed
 from tenancy.services import ServiceKind
 from tests.dashboard.scene import Scene
-from tests.marketplace.conftest import running, until
-from tests.marketplace.enrolling import ACME, BETA, Stand, a_csr, streamed
+from tests.marketplace.conftest import running, streamed, until
+from tests.marketplace.enrolling import ACME, BETA, Stand, a_csr
 from tests.marketplace.test_events import assert_refused
 from vault.signing_requests import new_key, request_of
 
@@ -163,14 +163,11 @@ async def test_a_request_that_cannot_be_taken_uses_up_no_token(stand):
 
 
 async def test_a_forged_signature_under_a_request_is_refused(stand):
-    key, other = new_key(), new_key()
-    request = x509.load_pem_x509_csr(request_of(key).encode())
-    body = request.public_bytes(serialization.Encoding.DER)
-    mine = request.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    theirs = other.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    key = new_key()
+    body = x509.load_pem_x509_csr(request_of(key).encode()).public_bytes(serialization.Encoding.DER)
+    mine, theirs = (
+        one.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        for one in (key, new_key())
     )
     forged = x509.load_der_x509_csr(body.replace(mine, theirs)).public_bytes(serialization.Encoding.PEM).decode()
     assert_refused(await stand.with_token(stand.token(), forged), 422, "csr_refused")
@@ -209,11 +206,15 @@ async def test_a_ticket_reads_its_own_enrolment_and_nothing_else(stand):
     assert (await stand.standing(first)).status_code == 200
 
 
-async def test_what_the_workflow_refuses_is_told_with_code_and_hint(stand):
-    def closed(*_asked: str) -> None:
-        raise TenantClosed("suspended")
+def raising(problem: Exception):
+    def connect(*_asked: str) -> None:
+        raise problem
 
-    stand.endpoint.door.connect = closed
+    return connect
+
+
+async def test_what_the_workflow_refuses_is_answered_with_code_and_hint(stand):
+    stand.endpoint.door.connect = raising(TenantClosed("suspended"))
     standing = await stand.settled(await stand.with_token(stand.token()))
     assert (standing["state"], standing["problem"]["code"]) == ("refused", "tenant_closed")
     assert "suspended" in standing["problem"]["message"]
@@ -263,7 +264,7 @@ async def test_a_process_that_dies_between_asking_and_noting_asks_once_more_for_
 
 
 async def test_an_event_that_waits_holds_up_no_enrolment_and_the_other_way_round(stand):
-    stand.endpoint.door.connect = lambda *_asked: (_ for _ in ()).throw(RuntimeError("stuck"))
+    stand.endpoint.door.connect = raising(RuntimeError("stuck"))
     enrolled = await stand.with_token(stand.token())
     await until(lambda: stand.endpoint.door.asked)
     assert (await stand.standing(enrolled)).json()["state"] == "pending"
@@ -281,10 +282,9 @@ async def test_whoever_guesses_on_and_on_is_not_listened_to_and_fills_nobodys_st
     assert len([record for record in stand.audited() if record["outcome"] == "refused"]) == 10
 
 
-async def test_a_flood_is_turned_away_and_events_go_on(stand):
-    token = stand.token()
+async def test_a_flood_is_rejected_and_events_are_still_served(stand):
+    token, csr = stand.token(), a_csr()
     wrong = token.text.replace(token.secret, "A" * 43)
-    csr = a_csr()
     answers = await asyncio.gather(*(stand.enrol(csr, join_token=wrong) for _ in range(AT_ONCE * 4)))
     assert {answer.status_code for answer in answers} <= {401, 429}
     assert (await stand.endpoint.show(ACME)).status_code == 200

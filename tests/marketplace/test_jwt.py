@@ -1,6 +1,5 @@
 """Agents enrol with JWTs of an issuer in settings: what holds, and everything that must not."""
 
-import asyncio
 import base64
 import hmac
 import json
@@ -10,20 +9,23 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-import uvicorn
 from joserfc import jwk
 
 from marketplace.issuers import MOST_BYTES, PAUSE_SECONDS, Issuers, parse_keys, read_keys
 from tenancy.enrolment_errors import IssuerUnavailable
 from tests.dashboard.scene import Scene
-from tests.marketplace.conftest import running
+from tests.marketplace.conftest import running, serving
 from tests.marketplace.enrolling import ACME, BETA, ISSUER, Issuer, Stand, a_csr, make_key, offer_of, sign
 from tests.marketplace.test_events import assert_refused
 
 
-@pytest.fixture(params=["RS256", "ES256", "EdDSA"])
+@pytest.fixture
 def issuer(request) -> Issuer:
-    return Issuer(algorithm=request.param)
+    """An issuer that signs by ES256, or by the algorithm that a test names."""
+    return Issuer(algorithm=getattr(request, "param", "ES256"))
+
+
+every_algorithm = pytest.mark.parametrize("issuer", ["RS256", "ES256", "EdDSA"], indirect=True)
 
 
 @pytest.fixture
@@ -32,7 +34,8 @@ async def stand(field, door, issuer) -> AsyncIterator[Stand]:
         yield Stand(endpoint, Scene(field))
 
 
-async def test_a_platforms_word_becomes_a_certificate(stand, issuer):
+@every_algorithm
+async def test_a_jwt_becomes_a_certificate(stand, issuer):
     enrolled = await stand.enrol(jwt=issuer.token())
     standing = await stand.settled(enrolled)
     assert (standing["state"], standing["tenant_id"], standing["service"]) == ("issued", ACME, "orders")
@@ -49,7 +52,7 @@ def hostile(issuer: Issuer) -> dict[str, str]:
     good = issuer.token()
     header, payload, signature = good.split(".")
     public = issuer.key.as_pem(private=False)
-    none = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT"}').rstrip(b"=").decode()
+    none = b64(b'{"alg":"none","typ":"JWT"}')
     claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
     raw = json.dumps(claims | {"jti": "raw"})
     twice = raw.replace('"openkcm_tenant"', f'"openkcm_tenant": "{BETA}", "openkcm_tenant"')
@@ -97,12 +100,16 @@ def hostile(issuer: Issuer) -> dict[str, str]:
 
 
 def hs256(payload: str, public: bytes) -> str:
-    """Sign with the public key as if it were a secret that both sides share."""
-    header = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=").decode()
-    mac = hmac.digest(public, f"{header}.{payload}".encode(), "sha256")
-    return f"{header}.{payload}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+    """Sign with the public key as if it were a shared secret."""
+    signed = b64(b'{"alg":"HS256","typ":"JWT"}') + "." + payload
+    return f"{signed}.{b64(hmac.digest(public, signed.encode(), 'sha256'))}"
 
 
+def b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize("issuer", ["RS256", pytest.param("ES256", marks=pytest.mark.full)], indirect=True)
 async def test_every_hostile_token_is_refused_alike_and_makes_nothing(field, door, issuer):
     tokens, texts = hostile(issuer), set()
     scene = Scene(field)
@@ -161,16 +168,15 @@ async def test_one_issuers_key_signs_nothing_of_anothers(field, door):
         assert (await stand.enrol(jwt=other.token(openkcm_tenant=BETA))).status_code == 202
 
 
-@pytest.mark.parametrize("jti", ["a-jti", None])
-async def test_a_token_that_was_seen_on_its_way_certifies_no_other_key(stand, issuer, jti):
-    token, csr = issuer.token(jti=jti), a_csr()
-    first = await stand.enrol(csr, jwt=token)
-    await stand.settled(first)
-    assert (await stand.enrol(csr, jwt=token)).text == first.text
-    assert_refused(await stand.enrol(jwt=token), 401, "proof_refused")
-    if jti:
-        assert_refused(await stand.enrol(jwt=issuer.token(jti=jti)), 401, "proof_refused")
-    assert stand.endpoint.count("enrolment") == 1
+async def test_a_token_that_was_seen_on_its_way_certifies_no_other_key(stand, issuer):
+    for number, jti in enumerate(("a-jti", None), start=1):
+        token, csr = issuer.token(jti=jti), a_csr()
+        first = await stand.enrol(csr, jwt=token)
+        await stand.settled(first)
+        assert (await stand.enrol(csr, jwt=token)).text == first.text
+        assert_refused(await stand.enrol(jwt=token), 401, "proof_refused")
+        assert stand.endpoint.count("enrolment") == number
+    assert_refused(await stand.enrol(jwt=issuer.token(jti="a-jti")), 401, "proof_refused")
 
 
 async def test_no_jwt_is_in_a_row_a_log_or_an_answer(stand, issuer, caplog):
@@ -195,8 +201,7 @@ async def test_a_valid_token_is_not_good_for_a_flood(stand, issuer):
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
+    now = 1000.0
 
     def __call__(self) -> float:
         return self.now
@@ -230,13 +235,15 @@ async def test_keys_that_cannot_be_read_again_are_believed_for_an_hour():
     assert len(await known.keys(ISSUER, "ES256", None)) == 1
 
 
-@pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"keys": 1}', b"[" * 50_000, json.dumps({"keys": [{}] * 101})])
-async def test_what_is_no_key_set_is_an_issuer_that_cannot_be_asked(field, door, answer):
+async def test_an_issuer_whose_answer_is_no_key_set_is_unavailable(field, door):
     issuer = Issuer()
-    issuer.answer = answer if isinstance(answer, bytes) else answer.encode()
+    for answer in (b"", b"[]", b"{}", b'{"keys": 1}', b"[" * 50_000, json.dumps({"keys": [{}] * 101}).encode()):
+        issuer.answer = answer
+        known = Issuers({ISSUER: issuer.issuers().get(ISSUER)}, issuer.read)
+        with pytest.raises(IssuerUnavailable):
+            await known.keys(ISSUER, "ES256", None)
     async with running(field, door, offer_of(issuer.issuers())) as endpoint:
-        stand = Stand(endpoint, Scene(field))
-        refused = await stand.enrol(jwt=issuer.token())
+        refused = await Stand(endpoint, Scene(field)).enrol(jwt=issuer.token())
         assert_refused(refused, 503, "issuer_unavailable")
         assert ISSUER not in refused.text
 
@@ -273,7 +280,8 @@ async def test_keys_are_read_from_a_file_with_a_bound(tmp_path):
         await read_keys(str(tmp_path / "nowhere"))
 
 
-async def test_one_read_follows_no_redirect_and_takes_no_endless_answer(free_port):
+@pytest.mark.integration
+async def test_a_read_follows_no_redirect_and_limits_the_answer():
     async def answering(scope, _receive, send) -> None:
         if scope["type"] != "http":
             return
@@ -288,19 +296,9 @@ async def test_one_read_follows_no_redirect_and_takes_no_endless_answer(free_por
                 await send({"type": "http.response.body", "body": b"x" * 1024, "more_body": True})
         await send({"type": "http.response.body", "body": b'{"keys": []}'})
 
-    server = uvicorn.Server(
-        uvicorn.Config(answering, host="127.0.0.1", port=free_port, log_config=None, lifespan="off")
-    )
-    serving = asyncio.create_task(server.serve())
-    try:
-        while not server.started:  # noqa: ASYNC110 - another task makes it true
-            await asyncio.sleep(0.01)
-        at = f"http://127.0.0.1:{free_port}"
+    async with serving(answering) as at:
         assert await read_keys(f"{at}/keys") == b'{"keys": []}'
         with pytest.raises(ValueError, match="200"):
             await read_keys(f"{at}/redirect")
         with pytest.raises(ValueError, match="too long"):
             await read_keys(f"{at}/endless")
-    finally:
-        server.should_exit = True
-        await serving

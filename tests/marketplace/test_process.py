@@ -14,6 +14,8 @@ from config import secrets
 from config.secrets import Role
 from tests.marketplace.conftest import CURRENT, TOKEN
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def environment(tmp_path: Path, free_port: int) -> dict[str, str]:
@@ -45,8 +47,9 @@ def test_it_serves_without_its_servers_and_ends_cleanly_when_told(environment, t
         while not answers(free_port):
             assert process.poll() is None
             assert time.monotonic() < end
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=60)
     finally:
         process.kill()
 

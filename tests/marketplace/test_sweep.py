@@ -9,17 +9,26 @@ from tests.marketplace.conftest import an_event, running, until
 from tests.marketplace.test_events import assert_refused
 
 
-async def test_events_accepted_while_temporal_is_down_are_started_when_it_is_back(endpoint):
+async def test_events_accepted_while_temporal_is_down_are_handed_over_when_it_is_back(endpoint):
+    await endpoint.post(an_event(), event_id="msg_on")
+    await until(lambda: endpoint.waiting() == 0)
     endpoint.door.down = True
     ids = [f"tenant-{number}" for number in range(5)]
-    answers = await asyncio.gather(*(endpoint.post(an_event(customer=tenant_id)) for tenant_id in ids))
+    discovery = an_event(event="service_discovered", workload="orders-db", kind="postgresql", organization=None)
+    answers = await asyncio.gather(
+        *(endpoint.post(an_event(customer=tenant_id)) for tenant_id in ids),
+        endpoint.post(an_event(event="service_disabled"), event_id="msg_off"),
+        endpoint.post(discovery),
+    )
     assert {answer.status_code for answer in answers} == {202}
-    assert endpoint.waiting() == 5
+    assert endpoint.waiting() == 7
 
     endpoint.door.down = False
     await until(lambda: endpoint.waiting() == 0)
 
-    assert sorted(tenant_id for tenant_id, _, _ in endpoint.door.taken) == ids
+    assert sorted(tenant_id for tenant_id, _, _ in endpoint.door.taken) == ["acme-corp-12345", *ids]
+    assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]
+    assert endpoint.door.discovered == [("acme-corp-12345", "eu-west-1", "orders-db")]
 
 
 async def test_what_a_process_left_behind_is_started_by_the_next_one(field, door):
@@ -118,14 +127,3 @@ async def test_a_disable_that_nobody_is_there_for_yet_waits_and_holds_up_no_othe
     async with running(field, door) as endpoint:
         await until(lambda: [event for _, _, event in door.taken if event == "msg_on"])
         await until(lambda: door.disabled == [("acme-corp-12345", "msg_off")])
-
-
-async def test_what_disables_and_came_while_temporal_was_down_is_told_when_it_is_back(endpoint):
-    await endpoint.post(an_event())
-    await until(lambda: endpoint.waiting() == 0)
-    endpoint.door.down = True
-    await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
-    assert endpoint.waiting() == 1
-    endpoint.door.down = False
-    await until(lambda: endpoint.waiting() == 0)
-    assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
@@ -20,8 +21,10 @@ from tenancy.approvals import (
     obstacle,
     refuse_unless_approved,
 )
+from tenancy.ids import CANARY_TENANT_ID
 from tenancy.people import PersonRole
 from tenancy.policy import TenantPolicy, parse_policy
+from tenancy.provisioning import Step, steps_of
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -209,3 +212,11 @@ class FourEyes(RuleBasedStateMachine):
 
 
 TestFourEyes = FourEyes.TestCase
+TestFourEyes.settings = settings(max_examples=40, stateful_step_count=30)
+
+
+def test_a_policy_has_ages_and_words_and_the_canary_has_no_gate() -> None:
+    policy = parse_policy(400, 30, ["lock"])
+    assert (policy.tenant_key_age, policy.service_key_age) == (timedelta(days=400), timedelta(days=30))
+    assert policy.in_words() == "tenant key 400 d, service keys 30 d, two people for lock"
+    assert set(steps_of("acme")) - set(steps_of(CANARY_TENANT_ID)) == {Step.CHECK_BOUNDARIES}

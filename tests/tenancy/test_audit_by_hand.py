@@ -1,4 +1,4 @@
-"""The lines in docs/audit.md by which anybody can check a file without our code do what they say."""
+"""The lines in docs/audit.md that check a file without our code do what they say."""
 
 import re
 import subprocess
@@ -8,6 +8,8 @@ import pytest
 
 from tests.database.signing import Signer
 from tests.tenancy.proving import KEYS, a_certificate, a_stream, an_export
+
+pytestmark = pytest.mark.integration  # runs programs
 
 PAGE = Path(__file__).parents[2] / "docs/audit.md"
 CHAIN, SIGNER_OF, SHRED = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -26,7 +28,7 @@ def run(folder: Path, lines: str) -> tuple[bool, str]:
     return done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("lines", [CHAIN, SHRED])
+@pytest.mark.parametrize("lines", [CHAIN, SHRED], ids=["chain", "shred"])
 def test_a_true_file_verifies(folder: Path, lines: str) -> None:
     assert run(folder, lines) == (True, "Verified OK\n")
 
@@ -39,7 +41,7 @@ def test_an_altered_record_breaks_the_chain(folder: Path) -> None:
     assert "AssertionError" in said
 
 
-@pytest.mark.parametrize("lines", [CHAIN, SHRED])
+@pytest.mark.parametrize("lines", [CHAIN, SHRED], ids=["chain", "shred"])
 def test_what_another_key_signed_does_not_verify(folder: Path, lines: str) -> None:
     (folder / "audit.jsonl").write_bytes(an_export(5, signer=Signer()))
     (folder / "certificate.json").write_bytes(a_certificate(signer=Signer()))

@@ -11,39 +11,32 @@ RECORD = json.dumps(
 )
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        AuditFilter(),
-        AuditFilter(names=frozenset({"crypto.refused", "tenant.failed"})),
-        AuditFilter(names=frozenset({"crypto."})),
-        AuditFilter(outcomes=frozenset({"refused", "failure"})),
-        AuditFilter(actor="oRD"),
-        AuditFilter(text="ACTOR"),
-        AuditFilter(subject="/ORDERS"),
-        AuditFilter(names=frozenset({"crypto."}), outcomes=frozenset({"refused"}), actor="orders", subject="service"),
-    ],
-)
-def test_a_record_that_is_as_asked_is_wanted(chosen):
-    assert chosen.wants(RECORD)
+WANTING = [
+    AuditFilter(),
+    AuditFilter(names=frozenset({"crypto.refused", "tenant.failed"})),
+    AuditFilter(names=frozenset({"crypto."})),
+    AuditFilter(outcomes=frozenset({"refused", "failure"})),
+    AuditFilter(actor="oRD"),
+    AuditFilter(text="ACTOR"),
+    AuditFilter(subject="/ORDERS"),
+    AuditFilter(names=frozenset({"crypto."}), outcomes=frozenset({"refused"}), actor="orders", subject="service"),
+]
+NOT_WANTING = [
+    AuditFilter(names=frozenset({"crypto.used"})),
+    AuditFilter(names=frozenset({"crypto"})),
+    AuditFilter(names=frozenset({"tenant."})),
+    AuditFilter(outcomes=frozenset({"success"})),
+    AuditFilter(actor="service"),
+    AuditFilter(text="nowhere"),
+    AuditFilter(text='"actor"'),
+    AuditFilter(subject="orders/"),
+    AuditFilter(names=frozenset({"crypto."}), outcomes=frozenset({"success"})),
+]
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        AuditFilter(names=frozenset({"crypto.used"})),
-        AuditFilter(names=frozenset({"crypto"})),
-        AuditFilter(names=frozenset({"tenant."})),
-        AuditFilter(outcomes=frozenset({"success"})),
-        AuditFilter(actor="service"),
-        AuditFilter(text="nowhere"),
-        AuditFilter(text='"actor"'),
-        AuditFilter(subject="orders/"),
-        AuditFilter(names=frozenset({"crypto."}), outcomes=frozenset({"success"})),
-    ],
-)
-def test_one_thing_that_is_not_as_asked_is_enough(chosen):
-    assert not chosen.wants(RECORD)
+def test_a_filter_wants_a_record_that_matches_in_everything():
+    assert [one for one in WANTING if not one.wants(RECORD)] == []
+    assert [one for one in NOT_WANTING if one.wants(RECORD)] == []
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", "7"])

@@ -1,4 +1,4 @@
-from tenancy.boundaries import CheckResult, breaches, outcomes
+from tenancy.boundaries import CheckResult, breaches, outcomes, unchecked
 
 
 def result(name, outcome):
@@ -14,3 +14,9 @@ def test_only_attacks_that_succeeded_are_breaches():
 def test_what_could_not_be_checked_is_counted_apart():
     counted = outcomes((result("read", "held"), result("write", "not-checked"), result("swap", "not-checked")))
     assert (counted["held"], counted["breached"], counted["not-checked"]) == (1, 0, 2)
+
+
+def test_an_attack_that_was_not_made_has_its_reason():
+    (one,) = unchecked([("M2", "read")], "the key server is unreachable")
+    assert (one.clause, one.name, one.outcome) == ("M2", "read", "not-checked")
+    assert one.evidence == "the key server is unreachable"

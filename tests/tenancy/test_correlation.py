@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenancy.correlation import cleaned, correlation_id, shown
+from tenancy.correlation import cleaned, correlated, correlation_id, shown
 
 
 @given(st.text(max_size=400), st.integers(3, 128))
@@ -40,4 +40,10 @@ def test_the_current_id_is_the_one_of_the_context() -> None:
         return shown(63)
 
     assert copy_context().run(inside) == "tenant/acme"
+    assert shown(63) == ""
+
+
+def test_an_id_ends_with_its_block() -> None:
+    with correlated("tenant/acme"), correlated("tenant/beta"):
+        assert shown(63) == "tenant/beta"
     assert shown(63) == ""

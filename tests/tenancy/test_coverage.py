@@ -253,3 +253,17 @@ def test_overhead_that_nobody_measured_is_not_known_and_never_nothing() -> None:
     for silent in (a_use(requests=0, request_microseconds=0), a_use(request_microseconds=0), a_use(days=LATELY_DAYS)):
         assert judged(replace(whole(), uses=(silent,))).overhead is None
     assert judged().overhead is None
+
+
+def test_overhead_is_a_share_in_words() -> None:
+    words = [Overhead(spent, 100_000).words() for spent in (50, 3_510, 35_100)]
+    assert words == ["<0.1% overhead", "3.5% overhead", "35% overhead"]
+
+
+@pytest.mark.parametrize("state", [Backfill.UNDOING, Backfill.STOPPED, Backfill.RUNNING])
+def test_every_gap_has_a_next_step(state: Backfill) -> None:
+    service = replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(state),))
+    found = judged(service, state=State.SUSPENDED)
+    assert found.services[0].service == "orders"
+    texts = [text for gap in found.verdict.gaps for text in (gap.missing, gap.next_step)]
+    assert len(set(texts)) == len(texts) >= 4

@@ -297,7 +297,7 @@ def test_a_log_that_begins_after_the_first_record_is_told_unless_less_was_asked_
 def test_whoever_administers_the_key_server_is_told_our_own_set_up_as_a_notice() -> None:
     log = Log(begin=T0)
     administered = ServerEvent(T0 + APART, "r", Act.SET_UP, "sys/policies/acl/openkcm-tenant", "", SETUP)
-    log.events[""] = [administered, administered]
+    log.events[""] = [administered, administered, replace(administered, at=T0 - APART, who="userpass-eve")]
     closed = close(log, {}, None, WINDOW.end)
     assert ([one.severity for one in closed.platform], closed.clean) == ([Severity.NOTICE], True)
     for another in (replace(administered, who="userpass-eve"), replace(administered, act=Act.ADMINISTERED)):
@@ -325,3 +325,30 @@ def test_a_record_says_itself_when_it_happened_and_what_is_none_is_passed_over()
     assert (found.at, found.details["version"]) == (T0 + timedelta(seconds=1.5), "2")
     for damaged in ("{", "[]", "{}", text.replace("opened", "unheard_of"), text.replace("2026-", "year ")):
         assert our_record(StoredRecord(3, damaged, b"")) is None
+
+
+STEPS = [
+    (event(Act.ENSURED, L2, "worker"), record(AuditName.TENANT_KEY_CREATED, L2)),
+    (event(Act.ENSURED, PAYLOAD, "worker"), record(AuditName.PAYLOAD_KEY_CREATED, PAYLOAD)),
+    (event(Act.ROTATED, CA, "worker", version=2), record(AuditName.AUTHORITY_ROLL_INTENDED, CA, version="2")),
+    (event(Act.DISABLED, L2, "worker"), record(AuditName.PROVISION_ROLLED_BACK, L2)),
+    (event(Act.DOOMED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2)),
+    (event(Act.DELETED, L2, "offboarding"), record(AuditName.KEY_DESTROYED, L2, fingerprint="ab")),
+    (
+        used(Act.WRAPPED, L2, ITSELF, Purpose.SERVICE_KEY, "orders", "1"),
+        record(AuditName.SERVICE_CONNECT_INTENDED, "orders"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("done", "recorded"), STEPS, ids=range(len(STEPS)))
+def test_a_recorded_step_explains_what_it_does_at_the_key_server(done: ServerEvent, recorded: OurRecord) -> None:
+    at = T0 + APART
+    records = [replace(recorded, at=at + timedelta(seconds=2), seq=1)]
+    assert differences([replace(done, at=at)], records) == ()
+
+
+def test_the_platforms_own_key_is_tried_by_the_canarys_name() -> None:
+    context = Context(ids.CANARY_TENANT_ID, ids.l2_key(ids.CANARY_TENANT_ID), "", Purpose.VERIFY, "step")
+    proof = event(Act.ENCRYPTED, L1, "worker", at=T0 + APART, tenant_id=ids.CANARY_TENANT_ID, context=context)
+    assert reconcile(Sides(ids.CANARY_TENANT_ID, [proof], [], WINDOW)) == ()

@@ -1,18 +1,22 @@
 import hashlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenancy.agents import is_connected
 from tenancy.enrolment import (
+    agent_command,
     enrolment_name,
+    folder_of,
     join_token,
     parse_enrolment_name,
     parse_join_token,
     parse_lifetime,
 )
 from tenancy.errors import CallerError, InvalidName
+from tenancy.services import ServiceKind
 
 SECRET = "s" * 43
 
@@ -51,3 +55,14 @@ def test_an_enrolments_name_says_whose_it_is():
     assert parse_enrolment_name(enrolment_name("acme-corp-12345", "a" * 32)) == ("acme-corp-12345", "a" * 32)
     for name in ("acme", f"*.{'a' * 32}", f"-cme.{'a' * 32}", f"acme.{'A' * 32}", f"acme.{'a' * 33}"):
         assert parse_enrolment_name(name) is None
+
+
+def test_the_command_of_an_agent_names_its_service_and_folder():
+    command = agent_command("https://kcm.example", "orders", ServiceKind.MONGODB, folder_of("orders"))
+    assert "--service orders --kind mongodb --out '/etc/openkcm/orders'" in command
+
+
+def test_an_agent_is_connected_until_it_missed_three_heartbeats():
+    now = datetime(2026, 11, 27, tzinfo=UTC)
+    assert is_connected(now, now)
+    assert not is_connected(now - timedelta(hours=1), now)

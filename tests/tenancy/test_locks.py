@@ -1,4 +1,5 @@
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -58,6 +59,7 @@ class Locks(RuleBasedStateMachine):
 
 
 TestLocks = Locks.TestCase
+TestLocks.settings = settings(max_examples=25, stateful_step_count=30)
 
 
 @pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING, State.FAILED, State.LEAVING, State.OFFBOARDED])

@@ -86,3 +86,8 @@ def test_an_address_is_an_address_with_or_without_its_port(source: str) -> None:
 def test_whatever_lies_in_a_stream_becomes_an_event(text: str) -> None:
     told = ocsf.event(StoredRecord(1, text, bytes(32)))
     assert all(required in told for required in REQUIRED_OF_ALL)
+
+
+def test_a_line_of_an_event_is_its_json() -> None:
+    record = stored(AuditName.SIGNED_IN)
+    assert json.loads(ocsf.ocsf_line(record)) == ocsf.event(record)

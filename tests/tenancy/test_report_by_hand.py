@@ -9,6 +9,8 @@ import pytest
 from tests.tenancy.proving import KEYS
 from tests.tenancy.test_report_verify import a_page, a_print
 
+pytestmark = pytest.mark.integration  # runs programs
+
 PAGE = Path(__file__).parents[2] / "docs/reports.md"
 (LINES,) = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 

@@ -148,3 +148,14 @@ def test_every_row_has_ids_of_every_framework_and_none_is_claimed_to_be_met():
 def test_backups_are_said_not_to_be_shown_here():
     found = {one.evidence: one.status for one in evidence(COUNTED, GOOD, MADE)}
     assert found["Availability, backup and recovery of keys"] == "missing"
+
+
+def test_a_breached_clause_and_a_failed_destruction_ask_for_attention():
+    breached = tuple(one.model_copy(update={"outcome": "breached"}) for one in GOOD.checks)
+    assert "attention" in {one.status for one in evidence(*bad(checks=breached), MADE)}
+    failed = counting(events=(Counts(name=AuditName.KEY_DESTROYED, failure=1),))
+    before, after = (
+        {one.evidence for one in evidence(figures, GOOD, MADE) if one.status == "attention"}
+        for figures in (COUNTED, failed)
+    )
+    assert after - before

@@ -132,17 +132,8 @@ hostile = st.recursive(
 names = st.sampled_from([*map(str, AuditName), "crypto.", "x"])
 keys = st.sampled_from(
     [
-        "name",
-        "time",
-        "outcome",
-        "actor",
-        "subject",
-        "details",
-        "actor_kind",
-        "count",
-        "health_since",
-        "clauses",
-        "health",
+        *("name", "time", "outcome", "actor", "subject", "details"),
+        *("actor_kind", "count", "health_since", "clauses", "health"),
     ]
 )
 
@@ -165,3 +156,20 @@ def test_a_busy_year_says_who_did_what():
     assert figures.isolation_runs == 365
     assert {one.seconds for one in figures.root_key} == {None, 0.4}
     assert all(one.words and one.actor and one.subject for one in figures.changes)
+
+
+def test_more_clauses_and_root_keys_than_ours_are_counted_within_bounds():
+    runs = [
+        a_record(at, "boundary.checked", details={"clauses": "; ".join(f"A{at}{one} 1/0/0" for one in range(40))})
+        for at in range(1, 5)
+    ]
+    found = of(*runs)
+    assert not found.is_complete
+    assert len(found.isolation) == 100
+    gone = (a_record(at, "root_key.unavailable", subject=f"k{at}", outcome="failure") for at in range(1, 2003))
+    assert of(*gone).root_key_total == 2002
+
+
+def test_a_time_of_no_calendar_is_counted_and_not_listed():
+    found = of(a_record(1, "policy.changed", time="2026-03-01T99:00:00.000000Z"))
+    assert (found.changes, found.changes_total) == ((), 0)

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from tenancy.aws_policies import key_policy_statements, trust_statement
 from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import (
     AwsKmsPlace,
@@ -14,6 +15,7 @@ from tenancy.root_keys import (
     parse_place,
     probe_context,
     refuse_incomplete,
+    version_context,
 )
 
 ARN = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -122,3 +124,13 @@ def test_each_tenant_has_an_external_id_and_contexts_of_its_own() -> None:
         for key in ("a" * 32, "b" * 32)
     }
     assert len(contexts) == 8
+
+
+def test_the_context_of_a_version_is_separate_and_policies_name_the_tenant() -> None:
+    assert version_context("acme") != version_context("beta") != probe_context("acme", "a" * 32)
+    principal = "arn:aws:iam::123456789012:role/openkcm"
+    use, look = key_policy_statements("acme", principal)
+    assert use["Condition"] == {"StringEquals": {"kms:EncryptionContext:openkcm:tenant": "acme"}}
+    assert look["Action"] == "kms:DescribeKey"
+    trust = trust_statement("acme", principal)
+    assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": external_id("acme")}}

@@ -31,41 +31,34 @@ def refusal(document: bytes) -> str:
     return broken.value.message
 
 
-def forged(text: str, signer: Signer = SIGNER) -> bytes:
-    """Return a document around a text of somebody's own, with checksums that fit and a true signature if they can."""
-    return certificate_file(text, *signer.sign(shred_message(TENANT, text))).encode()
+def signed(text: str) -> bytes:
+    """Return a document around any text, with checksums that fit and a true signature."""
+    return certificate_file(text, *SIGNER.sign(shred_message(TENANT, text))).encode()
 
 
-def test_a_statement_is_read_back_as_it_was():
-    found = read_certificate(a_certificate())
-    assert found.statement == a_statement(a_stream(5))
-    assert statement_text(found.statement) == found.text
-
-
-def test_one_statement_has_one_text_whatever_order_it_was_made_in():
-    statement = a_statement(a_stream(5))
+def test_a_statement_has_one_text_and_is_read_back():
+    found, statement = read_certificate(a_certificate()), a_statement(a_stream(5))
+    assert found.statement == statement
     other = statement.model_copy(update={"erased": dict(reversed(statement.erased.items()))})
-    assert statement_text(other) == statement_text(statement)
+    assert statement_text(other) == statement_text(statement) == found.text
 
 
-def test_a_certificate_verifies_and_says_by_whom():
+def test_a_certificate_verifies_and_says_by_which_key():
     verdict, statement = verify_certificate(a_certificate(), KEYS.check)
     assert (verdict.kind, verdict.intact, verdict.signature) == (Kind.CERTIFICATE, True, SignatureState.VERIFIED)
     assert (verdict.tenant_id, verdict.events, verdict.signed) == (TENANT, 1, 5)
     assert (verdict.key, verdict.fingerprint) == ("audit:1", FINGERPRINT)
     assert statement == a_statement(a_stream(5))
-
-
-def test_without_a_key_it_is_said_that_nothing_was_checked():
     verdict, _ = verify_certificate(a_certificate(signer=Signer()), None)
     assert (verdict.intact, verdict.signature, verdict.fingerprint) == (True, SignatureState.NOT_CHECKED, "")
 
 
-def test_each_single_bit_is_found_with_a_key_and_without_and_told_by_its_part():
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.full)])
+def test_a_changed_bit_is_found_in_its_part(step):
     document = a_certificate()
     text = document.decode()
     starts = {found[1]: len(text[: found.end()].encode()) for found in PARTS.finditer(text)}
-    for place in range(len(document) * 8):
+    for place in range(0, len(document) * 8, step):
         altered = bytearray(document)
         altered[place // 8] ^= 1 << place % 8
         for check in (KEYS.check, None):
@@ -84,30 +77,18 @@ def test_a_part_that_was_changed_is_named(part):
     assert refusal(document.encode()) == f"the part {part} was altered: it does not fit its checksum"
 
 
-def test_a_text_of_somebodys_own_fits_its_checksums_and_no_signature():
-    text = statement_text(a_statement(a_stream(5)).model_copy(update={"tenant_id": "beta-corp-1"}))
-    verdict, _ = verify_certificate(certificate_file(text, *SIGNER.sign(b"something else")).encode(), KEYS.check)
-    assert verdict.signature is SignatureState.REFUSED
-    assert verdict.problem.startswith("the part signature: the signature is not by the public key")
-
-
-def test_a_signed_head_is_no_signature_over_a_certificate():
-    text = statement_text(a_statement(a_stream(5)))
-    head = SIGNER.sign(head_message(TENANT, 5, bytes(32)))
-    verdict, _ = verify_certificate(certificate_file(text, *head).encode(), KEYS.check)
-    assert verdict.signature is SignatureState.REFUSED
-
-
-def test_another_tenants_signature_fits_no_certificate():
-    text = statement_text(a_statement(a_stream(5)))
-    signature = SIGNER.sign(shred_message("beta-corp-1", text))
-    verdict, _ = verify_certificate(certificate_file(text, *signature).encode(), KEYS.check)
-    assert verdict.signature is SignatureState.REFUSED
-
-
-def test_a_certificate_by_another_signer_is_refused():
-    verdict, _ = verify_certificate(a_certificate(signer=Signer()), KEYS.check)
-    assert verdict.signature is SignatureState.REFUSED
+def test_a_signature_over_anything_else_is_refused():
+    own = statement_text(a_statement(a_stream(5)))
+    others = statement_text(a_statement(a_stream(5)).model_copy(update={"tenant_id": "beta-corp-1"}))
+    for text, signature in (
+        (others, SIGNER.sign(b"something else")),
+        (own, SIGNER.sign(head_message(TENANT, 5, bytes(32)))),
+        (own, SIGNER.sign(shred_message("beta-corp-1", own))),
+        (own, Signer().sign(shred_message(TENANT, own))),
+    ):
+        verdict, _ = verify_certificate(certificate_file(text, *signature).encode(), KEYS.check)
+        assert verdict.signature is SignatureState.REFUSED
+        assert verdict.problem.startswith("the part signature: the signature is not by the public key")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +106,7 @@ def test_a_certificate_by_another_signer_is_refused():
     ],
 )
 def test_even_a_signed_text_must_be_the_one_text_of_its_statement(change, says):
-    assert refusal(forged(change(statement_text(a_statement(a_stream(5)))))).startswith(says)
+    assert refusal(signed(change(statement_text(a_statement(a_stream(5)))))).startswith(says)
 
 
 @pytest.mark.parametrize(

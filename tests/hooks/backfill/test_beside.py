@@ -8,7 +8,7 @@ import pytest
 from hooks.postgresql.backfill.pace import Pace, Portion
 from tenancy.hook_errors import BackfillRefused, BackfillRunning, BackfillStopped
 from tenancy.protection import Backfill
-from tests.hooks.backfill.stage import FIELDS, PLAIN, Stage
+from tests.hooks.backfill.stage import FIELDS, PLAIN, Stage, wait_for
 
 # Of this test's own database: others of the same server have backfills at work too.
 ENDED = (
@@ -16,13 +16,6 @@ ENDED = (
     " WHERE application_name = 'openkcm backfill' AND datname = current_database()"
 )
 LEFT = "SELECT count(*) FROM patients WHERE diagnosis LIKE 'diag%'"
-
-
-def wait_for(condition, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_row_that_the_application_holds_is_left_for_later_and_what_it_wrote_stays(stage: Stage):
@@ -72,9 +65,11 @@ def test_two_that_know_nothing_of_each_other_do_no_row_twice(stage: Stage, monke
 def test_a_connection_that_is_ended_again_and_again_costs_nothing_but_time(stage: Stage):
     before = stage.patients()
     with stage.beside(rows_per_second=150.0, batch=5) as run:
-        for _ in range(15):
-            time.sleep(0.1)
+        wait_for(lambda: run.tables and run.tables[0].rows)
+        for _ in range(5):
+            done = run.tables[0].rows
             stage.stand.stored(ENDED)
+            wait_for(lambda done=done: run.tables[0].rows > done)
     assert run.tables[0].is_whole
     read = stage.read("SELECT id, diagnosis FROM patients ORDER BY id")
     assert read == [(int(row[0]), row[2]) for row in before]
@@ -149,8 +144,11 @@ def test_it_holds_an_application_up_for_a_moment_at_most(stage: Stage):
     with psycopg.connect(stage.stand.conninfo) as changing, stage.beside(rows_per_second=200.0, batch=5) as run:
         wait_for(lambda: run.tables and run.tables[0].rows)
         changing.execute("LOCK TABLE patients IN ACCESS EXCLUSIVE MODE")
-        time.sleep(1.5)
-        waiting = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid) WHERE NOT l.granted"
+        waiting = (
+            "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid)"
+            " WHERE NOT l.granted AND datname = current_database()"
+        )
+        wait_for(lambda: stage.stand.stored(waiting) == [("1",)])
         wait_for(lambda: stage.stand.stored(waiting) == [("0",)])
         changing.commit()
     assert run.tables[0].is_whole

@@ -48,15 +48,6 @@ def test_a_history_tells_every_visit(conn):
     ]
 
 
-def test_many_patients_at_once(conn):
-    rows = [(f"p{n}", f"d{n}") for n in range(50)]
-    conn.cursor().executemany("INSERT INTO patients (name, diagnosis) VALUES (%s, %s)", rows)
-    conn.commit()
-    with conn.cursor("all") as cur:
-        cur.execute("SELECT name, diagnosis FROM patients ORDER BY id")
-        assert [(one["name"], one["diagnosis"]) for one in cur] == rows
-
-
 async def everything():
     async with await psycopg.AsyncConnection.connect(os.environ["CLINIC_DATABASE"]) as conn:
         return await (await conn.execute("SELECT diagnosis FROM patients")).fetchall()

@@ -76,17 +76,6 @@ def test_many_patients_at_once(patients):
     assert patients.count_documents({"insurance": {"$ne": "i3"}}) == 299
 
 
-def test_a_visit_that_is_called_off(client, patients):
-    number = practice.admit(patients, "Ann", "flu", "A-1")
-    with client.start_session() as session:
-        with session.start_transaction():
-            patients.update_one({"_id": number}, {"$set": {"diagnosis": "cold"}}, session=session)
-            session.abort_transaction()
-        with session.start_transaction():
-            patients.update_one({"_id": number}, {"$set": {"diagnosis": "better"}}, session=session)
-    assert patients.find_one({"_id": number})["diagnosis"] == "better"
-
-
 async def everything():
     async with practice.connect_async() as client:
         patients = client.practice.patients

@@ -50,10 +50,3 @@ def test_customers_are_found_by_their_address(session):
     assert [one.name for one in found] == ["c1", "c4", "c7"]
     query = select(Customer.name).where(Customer.email.in_(["0@example.com", "none"])).order_by(Customer.id)
     assert session.scalars(query).all() == ["c0", "c3", "c6"]
-
-
-def test_rows_are_read_in_parts(session):
-    session.add_all([Customer(name="n", card=str(n)) for n in range(20)])
-    session.commit()
-    rows = session.execute(select(Customer.card).order_by(Customer.id).execution_options(yield_per=7))
-    assert [card for (card,) in rows] == [str(n) for n in range(20)]

@@ -23,11 +23,7 @@ class Sent(monitoring.CommandListener):
     def started(self, event) -> None:
         self.names.append(event.command_name)
 
-    def succeeded(self, event) -> None:
-        pass
-
-    def failed(self, event) -> None:
-        pass
+    succeeded = failed = lambda _self, _event: None
 
 
 @pytest.fixture
@@ -233,21 +229,15 @@ def test_what_a_value_cannot_be_or_be_bound_to(patients, sent):
     assert list(patients.find()) == [ANN]
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
+def test_a_list_that_cannot_be_carried_out(stand, patients):
+    for fields in (
         {"address": "randomised", "address__street": "randomised"},
-        {"_id": "randomised"},
-        {"_id__a": "randomised"},
-        {"a__": "randomised"},
-        {"a__0": "randomised"},
-    ],
-)
-def test_a_list_that_cannot_be_carried_out(stand, patients, fields):
-    stand.protect("patients", **fields)
-    for ask in (patients.find_one, lambda: patients.insert_one({"name": "x"})):
-        with pytest.raises(ProtectionUnusable):
-            ask()
+        *({path: "randomised"} for path in ("_id", "_id__a", "a__", "a__0")),
+    ):
+        stand.protect("patients", **fields)
+        for ask in (patients.find_one, lambda: patients.insert_one({"name": "x"})):
+            with pytest.raises(ProtectionUnusable):
+                ask()
 
 
 def test_nothing_is_sent_while_it_is_not_known_what_is_protected(stand, patients, sent):

@@ -22,6 +22,7 @@ from tests.crypto.running.process import Service, connect_service
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEMO = REPOSITORY / "tests" / "hooks" / "demo"
+OPENKCM = str(Path(sys.executable).with_name("openkcm"))
 
 
 def client_folder(home: Home, name: str, service: Service, folder: Path) -> Path:
@@ -63,37 +64,36 @@ class Program:
         own = {"CLINIC_DATABASE": self.conninfo, "SHOP_DATABASE": url}
         return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
 
-    def plain(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *command],
+            command,
             cwd=self.app,
-            env=self.environment(),
+            env=self.environment() | environment,
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
 
-    def command(self, *command: str, folder: Path | None = None, options: tuple[str, ...] = ()) -> list[str]:
-        openkcm = [
-            str(Path(sys.executable).with_name("openkcm")),
-            "run",
-            "--folder",
-            str(folder or self.folder),
-            *options,
-            "--",
-        ]
-        return [*openkcm, *command]
+    def plain(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return self._run([sys.executable, *command])
 
     def protected(self, *command: str, folder: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(sys.executable, *command, folder=folder),
+        return self._run(self.command(sys.executable, *command, folder=folder), **more)
+
+    def command(self, *command: str, folder: Path | None = None, options: tuple[str, ...] = ()) -> list[str]:
+        return [OPENKCM, "run", "--folder", str(folder or self.folder), *options, "--", *command]
+
+    def start(self, *command: str, options: tuple[str, ...] = (), **more: str) -> subprocess.Popen[str]:
+        """Start Python under `openkcm run`, which a test talks with."""
+        return subprocess.Popen(
+            self.command(sys.executable, *command, options=options),
             cwd=self.app,
             env=self.environment() | more,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=120,
         )
 
     def operator(self, *words: str) -> dict[str, Any]:
@@ -101,19 +101,11 @@ class Program:
         field, folder = self.home.world.field, self.place / "operator"
         ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
         ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key(Role.OPERATOR).hex())
-        ran = subprocess.run(
-            [str(Path(sys.executable).with_name("openkcm")), *words, "--json"],
-            cwd=self.place,
-            env=self.environment()
-            | {
-                "OPENKCM_DATABASE_URL": field.url,
-                "OPENKCM_SECRETS_DIR": str(folder),
-                "OPENKCM_STATE_DIR": str(self.place / "state"),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+        ran = self._run(
+            [OPENKCM, *words, "--json"],
+            OPENKCM_DATABASE_URL=field.url,
+            OPENKCM_SECRETS_DIR=str(folder),
+            OPENKCM_STATE_DIR=str(self.place / "state"),
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         document: dict[str, Any] = json.loads(ran.stdout)

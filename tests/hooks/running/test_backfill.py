@@ -5,19 +5,19 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tenancy.lifecycle import Move, State
 from tenancy.protection import Backfill, Mode, ProtectedField, Store
 from tests.crypto.core.world import Home
-from tests.hooks.running.programs import Program, client_folder
+from tests.hooks.backfill.stage import wait_for
+from tests.hooks.running.programs import OPENKCM, Program, client_folder
 
-ROWS, KILLS = 3000, 20
+ROWS = 3000
 MAKE = """
 CREATE TABLE patients (id bigint PRIMARY KEY, diagnosis text NOT NULL, insurance text);
 INSERT INTO patients SELECT n, 'diagnosis ' || n, 'A-' || n % 9 FROM generate_series(1, ROWS) n;
@@ -61,8 +61,7 @@ def count(program: Program, query: str = PLAIN) -> int:
 
 
 def command(program: Program, *options: str) -> list[str]:
-    openkcm = str(Path(sys.executable).with_name("openkcm"))
-    return [openkcm, "backfill", "--folder", str(program.folder), "--batch", "5", *options]
+    return [OPENKCM, "backfill", "--folder", str(program.folder), "--batch", "5", *options]
 
 
 def environment(program: Program) -> dict[str, str]:
@@ -86,31 +85,18 @@ def run(program: Program, *options: str, **changed: str) -> subprocess.Completed
     )
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_killed_at_random_moments_beside_an_application_no_row_is_lost_or_done_twice(program: Program):
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.full)])
+def test_killed_at_random_moments_beside_an_application_no_row_is_lost_or_done_twice(program: Program, kills: int):
     make(program)
-    visits = subprocess.Popen(
-        program.command(sys.executable, "visits.py", str(ROWS)),
-        cwd=program.app,
-        env=program.environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    visits = program.start("visits.py", str(ROWS))
     try:
-        for number in range(KILLS):
+        for number in range(kills):
             before = count(program, DONE)
             running = begin(program, "--rows-per-second", "300")
             wait_for(lambda before=before: count(program, DONE) > before)  # type: ignore[misc]  # its default
             time.sleep(random.uniform(0, 0.15))  # noqa: S311 - a moment, no secret
             running.send_signal(signal.SIGKILL)
-            running.communicate(timeout=10)
+            running.communicate(timeout=60)
             assert count(program) > 0, f"nothing was left to kill after {number}"
         finished = run(program, "--rows-per-second", "5000", "--json")
     finally:
@@ -165,7 +151,7 @@ def test_a_signal_ends_it_and_says_so_and_what_is_left_is_told(program: Program)
     running = begin(program, "--rows-per-second", "50", "--json")
     wait_for(lambda: count(program) < 400)
     running.terminate()
-    said, _ = running.communicate(timeout=30)
+    said, _ = running.communicate(timeout=60)
     document = json.loads(said)
     assert (running.returncode, document["error"]["code"]) == (1, "backfill_stopped")
     assert document["tables"][0]["state"] == "stopped"
@@ -201,7 +187,7 @@ def test_a_password_is_never_an_argument_and_never_shown(program: Program):
     wait_for(lambda: count(program) < 3)
     seen = Path(f"/proc/{running.pid}/cmdline").read_bytes()
     running.kill()
-    running.communicate(timeout=10)
+    running.communicate(timeout=60)
     password = psycopg.conninfo.conninfo_to_dict(program.conninfo).get("password") or os.environ.get("PGPASSWORD", "-")
     assert str(password).encode() not in seen
 

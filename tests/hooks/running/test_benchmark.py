@@ -1,10 +1,12 @@
 """The benchmark of protected statements runs and compares what it says; its figures are of no use here."""
 
 import psycopg
+import pytest
 
 from benchmarks.protected_postgresql import Plan, measure
 
 
+@pytest.mark.full
 def test_both_sides_do_the_same_work_and_one_of_them_encrypts(program):
     found = measure(program.conninfo, program.folder, (0.0, 1.0), Plan(rows=600, rounds=2, points=3, ranges=1))
     with psycopg.connect(program.conninfo) as owner:

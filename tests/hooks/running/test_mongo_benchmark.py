@@ -1,5 +1,6 @@
 """The benchmark of protected requests runs and compares what it says; its figures are of no use here."""
 
+import pytest
 from pymongo import MongoClient
 
 from benchmarks.protected_mongodb import SIZES, Plan, measure
@@ -7,6 +8,7 @@ from hooks.mongodb.sealing import SUBTYPE
 from tenancy.protection import Mode
 
 
+@pytest.mark.full
 def test_both_sides_do_the_same_work_and_one_of_them_encrypts(mongo_program):
     for size in SIZES:
         modes = dict.fromkeys("abcd", Mode.RANDOMISED)

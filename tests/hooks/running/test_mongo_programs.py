@@ -5,7 +5,6 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
-from tenancy.lifecycle import Move, State
 from tenancy.protection import Mode
 from tests.hooks.running.programs import client_folder
 
@@ -78,16 +77,6 @@ def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program,
     read = program.protected("-c", READ_ANY, folder=other)
     assert (read.returncode, read.stdout) == (1, "")
     assert "protected_value_refused" in read.stderr
-
-
-def test_the_kill_switch_stops_the_program(program):
-    assert program.protected("-c", WRITE).returncode == 0
-    program.home.move(Move.LOCK)
-    read = program.protected("-c", READ)
-    assert read.returncode == 1
-    assert "ProtectionUnknown" in read.stderr
-    program.home.move(Move.UNLOCK, State.ACTIVE)
-    assert program.protected("-c", READ).stdout == "flu\n"
 
 
 def test_what_cannot_be_protected_is_not_imported(program):
