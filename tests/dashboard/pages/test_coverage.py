@@ -7,9 +7,7 @@ from tenancy.lifecycle import Move, State
 from tenancy.people import PersonRole
 from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.services import ServiceKind
-from tests.dashboard.scene import Scene, scene, shown, text
-
-__all__ = ["scene"]
+from tests.dashboard.scene import Scene, shown, text
 
 ACME, BETA = "acme-corp-12345", "beta-corp-67890"
 PLACE = "postgresql:public.patients.diagnosis"

@@ -13,9 +13,10 @@ from tenancy.lifecycle import State
 from tenancy.locks import OUT_OF_REACH, LockReason, closes
 from tenancy.root_key_errors import CustomerKeyError
 from tests.dashboard.views.held import NOW, a_change, a_held_key
+from tests.dashboard.views.held import TENANT as PLATFORM
 
 GRACE = 60.0
-TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "aws-kms", NOW, NOW, None)
+TENANT = replace(PLATFORM, root_key_mode="aws-kms")
 GONE = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY,))
 BOTH = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY, LockReason.SWITCH))
 SWITCHED = replace(TENANT, state=State.LOCKED, locks=(LockReason.SWITCH,))
