@@ -71,21 +71,21 @@ def services_field(server: Server, template: str) -> Iterator[Field]:
 
 
 @pytest.fixture(scope="module")
-def settings(services_field: Field, key_server, temporal, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(services_field: Field, vault, temporal, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     state, field = tmp_path_factory.mktemp("state"), services_field
     folder = state / "secrets"
     for role in (Role.WORKER, Role.OPERATOR):
         ensure_secret(folder, secrets.database_password(role), field.server.passwords[role])
         ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
     for role in (Role.WORKER, Role.OFFBOARDING):
-        ensure_secret(folder, secrets.vault_secret(role), (key_server.folder / f"{role}.secret").read_text())
-    ensure_secret(folder, secrets.BOUNDARY_IDENTITY, key_server.identity_pem)
+        ensure_secret(folder, secrets.vault_secret(role), (vault.folder / f"{role}.secret").read_text())
+    ensure_secret(folder, secrets.BOUNDARY_IDENTITY, vault.identity_pem)
     ensure_pair(folder, secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY)
     return Settings(
         state_dir=state,
         regions=(f"eu-{uuid.uuid4().hex}-1",),  # no other worker serves this region
         database_url=field.url,
-        vault_address=key_server.url,
+        vault_address=vault.url,
         temporal_port=temporal.port,
         crypto_https_port=18443,
         crypto_kmip_port=15696,
