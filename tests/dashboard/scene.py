@@ -248,16 +248,3 @@ def _draw(page, seat) -> None:
     import importlib  # noqa: PLC0415 - AppTest runs this function's source as a script of its own
 
     importlib.import_module(f"dashboard.pages.{page}").draw(seat)
-
-
-def fill_examples(field: Field) -> None:
-    """Fill a database for looking at the pages."""
-    scene = Scene(field)
-    scene.tenant(State.ACTIVE)
-    scene.service("customer-db", ServiceKind.MONGODB, uses=1250)
-    scene.service("analytics-db", ServiceKind.MONGODB, uses=890)
-    scene.service("billing-api", ServiceKind.MICROSERVICE)
-    scene.objects("customer-db", 2, 2, 1, 5)
-    scene.tenant(State.ACTIVE, "empty-corp-1", "Empty Corporation")
-    for state in State:
-        scene.tenant(state, f"{state}-corp-1", f"{state.capitalize()} Corporation")
