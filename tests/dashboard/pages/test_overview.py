@@ -3,7 +3,7 @@
 import pytest
 
 from tenancy.lifecycle import State
-from tests.dashboard.scene import Scene, a_check, shown, text
+from tests.dashboard.scene import Scene, shown, text
 
 
 def test_an_active_tenant_sees_the_dashboard_it_was_promised(scene: Scene) -> None:
@@ -43,15 +43,6 @@ def test_a_failed_tenant_says_where_it_stopped_and_what_to_do(scene: Scene) -> N
     said = text(shown("overview", scene.seat()))
     assert "It stopped at step 3 · create the certificate authority (`vault_refused`)" in said
     assert "Enable OpenKCM in the marketplace once more" in said
-
-
-def test_a_breached_wall_is_said_first(scene: Scene) -> None:
-    scene.tenant(State.ACTIVE)
-    with scene.worker.tenant_tx("acme-corp-12345") as tx:
-        tx.boundaries.record("gate", [a_check("U2"), a_check("M2", "read", outcome="breached")])
-    said = text(shown("overview", scene.seat()))
-    assert "**Tenant Isolation:** Broken" in said
-    assert "1 of 2 attacks across the tenant boundary refused" in said
 
 
 def test_an_organizations_name_is_no_markup(scene: Scene) -> None:
