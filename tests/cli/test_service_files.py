@@ -68,7 +68,7 @@ def test_two_commands_at_once_into_one_folder_end_with_one_key_and_a_certificate
     words = [sys.executable, "-m", "cli", "service", "connect", command.tenant_id, "--kind", "mongodb"]
     words += ["--name", "orders-db", "--out", str(command.out), "--json"]
     tried = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
-    answers = [json.loads(one.communicate(timeout=60)[0]) for one in tried]
+    answers = [json.loads(one.communicate(timeout=120)[0]) for one in tried]
     # Whoever finds that the other got a later certificate says so; the folder is whole in any case.
     assert [answer for answer in answers if "certificate_not_after" in answer], answers
     assert {answer["error"]["code"] for answer in answers if "error" in answer} <= {"overtaken"}
