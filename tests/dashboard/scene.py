@@ -27,8 +27,9 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step, steps_of
 from tenancy.root_keys import Credentials, parse_place
 from tenancy.services import CryptoOperation, ServiceKind
-from tests.dashboard.door import GRACE, FakeAuthority, FakeDoor
+from tests.dashboard.door import FakeAuthority, FakeDoor
 from tests.dashboard.root_key_door import INTAKE_PUBLIC
+from tests.dashboard.rotation_door import GRACE
 from tests.database.builders import a_route, an_event, an_object
 from tests.database.fixtures import Field
 
@@ -165,7 +166,8 @@ class Scene:
         with self.dashboard.tenant_tx(tenant_id) as tx:
             sealed = seal(INTAKE_PUBLIC, tenant_id, request_id, Credentials())
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
-        self.door.change(tenant_id, request_id)
+        self.door.change_root_key(tenant_id, request_id)
+        self.door.asked.pop()
         self.report(health, tenant_id)
 
     def report(self, health: str, tenant_id: str = ACME) -> None:

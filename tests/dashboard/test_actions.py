@@ -156,7 +156,7 @@ def prepare(scene: Scene, state: State = State.ACTIVE) -> Scene:
         other = scene.seat(name="Bob").person
         with scene.dashboard.tenant_tx(ACME) as tx:
             tx.approvals.ask(APPROVAL, Action.LOCK, {}, other)
-        scene.door.admit_approval(ACME, APPROVAL)
+        scene.door.propose(ACME, APPROVAL)
         scene.wants_two_for()
     scene.door.asked.clear()
     return scene

@@ -14,7 +14,7 @@ from tenancy.lifecycle import State
 from tenancy.root_key_errors import RootKeyRefused
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene
 from tests.dashboard.seats import a_seat
-from workflows.gateway import NotDoneInTime
+from workflows.gateway import NotDoneInTime, UpdateRefused
 
 SECRET = "hvs.very-secret-0123456789"
 BAO = {"provider": "openbao", "address": "https://bao.acme.example:8200", "mount": "transit", "key": "acme"}
@@ -54,8 +54,9 @@ def test_credentials_are_in_no_row_no_audit_record_and_no_error(scene: Scene) ->
 def test_sealed_credentials_are_accepted_for_their_own_request_only(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     first, second, *_ = root_key_actions.wishes(scene.seat(), BAO, {"token": SECRET})
-    with pytest.raises(RootKeyRefused):
+    with pytest.raises(UpdateRefused) as refused:
         root_key_actions.check(scene.seat(), replace(first, sealed=second.sealed))
+    assert refused.value.code == RootKeyRefused.code
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_wrong_field_is_named_with_its_rule_and_without_the_credential(fields,
 
 def test_a_check_without_a_recorded_result_is_not_a_success(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
-    scene.door.preflight = lambda *_: None
+    scene.door.preflight_root_key = lambda *_: None
     with pytest.raises(NotDoneInTime):
         root_key_actions.check(scene.seat(), a_wish(scene))
 
