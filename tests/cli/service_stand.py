@@ -65,7 +65,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def services_field(server: Server, template: str) -> Iterator[Field]:
-    """One database for all tests of a module: each has a tenant of its own."""
+    """One database for all tests of a module: each has a separate tenant."""
     with clone(server, template) as one:
         yield one
 

@@ -83,24 +83,24 @@ def test_an_examination_and_the_release_of_a_breach_are_on_record_too(desk: Any)
     ]
 
 
-NOBODY = "nobody-here"
-YES = ("--confirm", NOBODY)
+UNKNOWN = "nobody-here"
+YES = ("--confirm", UNKNOWN)
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ("tenant", "suspend", NOBODY),
-        ("tenant", "lock", NOBODY, *YES),
-        ("tenant", "lock", NOBODY, "--dry-run"),
-        ("tenant", "policy", NOBODY, "--four-eyes", "lock"),
-        ("tenant", "crl", NOBODY, "--out", "x"),
-        ("rotate", NOBODY),
-        ("offboard", NOBODY, *YES),
-        ("restore", NOBODY),
-        ("root-key", "show", NOBODY),
-        ("root-key", "preflight", NOBODY, *PLATFORM),
-        ("root-key", "change", NOBODY, *PLATFORM),
+        ("tenant", "suspend", UNKNOWN),
+        ("tenant", "lock", UNKNOWN, *YES),
+        ("tenant", "lock", UNKNOWN, "--dry-run"),
+        ("tenant", "policy", UNKNOWN, "--four-eyes", "lock"),
+        ("tenant", "crl", UNKNOWN, "--out", "x"),
+        ("rotate", UNKNOWN),
+        ("offboard", UNKNOWN, *YES),
+        ("restore", UNKNOWN),
+        ("root-key", "show", UNKNOWN),
+        ("root-key", "preflight", UNKNOWN, *PLATFORM),
+        ("root-key", "change", UNKNOWN, *PLATFORM),
     ],
 )
 def test_an_unknown_tenant_is_refused_before_anything_is_stored_or_asked(desk: Any, words: tuple[str, ...]) -> None:

@@ -129,7 +129,7 @@ ACTS = (
         "make_report",
     ),
 )
-# The database records these itself, under names of its own, and no workflow is asked.
+# The database records these under other names, and no workflow is asked.
 STORED = (
     Act(
         AuditName.JOIN_TOKEN_REQUESTED,

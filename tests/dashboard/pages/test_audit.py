@@ -156,7 +156,7 @@ FORGED, _ = Signer().sign(b"anything")
             "record 7 was altered",
         ),
         ("delete from okcm.audit_event where seq > 7", "Records are missing at the end", "record 8 is missing"),
-        # Whoever can write every row can chain it anew, but not sign it.
+        # An attacker who writes every row can chain it again, and cannot sign it.
         (
             f"update okcm.audit_signed_head set signature = '{FORGED}'",
             "The signature over record 9 does not verify",
