@@ -18,8 +18,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.ports import free_port
-
 
 @dataclass(frozen=True)
 class Identity:
@@ -59,10 +57,13 @@ def make_identity(folder: Path, name: str = "receiver") -> Identity:
 
 @dataclass
 class HttpsReceiver:
-    """Keeps the batches it answered with 200; `statuses` are the answers to the next ones instead."""
+    """Keeps the batches it answered with 200; `statuses` are the answers to the next ones instead.
+
+    The system chooses the port at the first start; a receiver that starts again has the same one.
+    """
 
     identity: Identity
-    port: int = field(default_factory=free_port)
+    port: int = 0
     taken: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     statuses: list[int] = field(default_factory=list)
@@ -107,6 +108,7 @@ class HttpsReceiver:
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", self.port), Take)
+        self.port = server.server_port
         server.socket = self.identity.context().wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
         try:
@@ -124,7 +126,7 @@ class SyslogReceiver:
     """Reads frames by their length; `dies_after` many messages it tears its connections down, once."""
 
     identity: Identity | None
-    port: int = field(default_factory=free_port)
+    port: int = 0
     messages: list[bytes] = field(default_factory=list)
     dies_after: int | None = None
 
@@ -145,18 +147,19 @@ class SyslogReceiver:
 
         async def serve() -> None:
             context = None if self.identity is None else self.identity.context()
-            async with await asyncio.start_server(self._take, "127.0.0.1", self.port, ssl=context):
+            async with await asyncio.start_server(self._take, "127.0.0.1", self.port, ssl=context) as server:
+                self.port = server.sockets[0].getsockname()[1]
                 started.set()
                 await stop.wait()
 
         thread = threading.Thread(target=loop.run_until_complete, args=[serve()], daemon=True)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         try:
             yield
         finally:
             loop.call_soon_threadsafe(stop.set)
-            thread.join(10)
+            thread.join(60)
             loop.close()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

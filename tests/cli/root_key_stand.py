@@ -4,7 +4,11 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +20,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 import cli.boundaries
+import cli.coverage
 import cli.leaving
+import cli.protection
 import cli.root_key
 import cli.rotate
 import cli.tenant
@@ -251,6 +257,8 @@ class Desk:
         cli.tenant.register(app, self._ask)
         cli.leaving.register(app, self._ask)
         cli.boundaries.register(app, self._ask)
+        cli.coverage.register(app)
+        cli.protection.register(app)
         # A console keeps the width it was made with, which under xdist is the terminal's.
         with patch.object(output.people, "_width", 300):
             return CliRunner().invoke(app, list(words), input=typed)
@@ -284,26 +292,53 @@ class Desk:
 
 
 @pytest.fixture
-def secrets_folder(field, tmp_path: Path) -> Path:
+def secrets_folder(field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The operator's secrets; the environment names them, the database and a folder for the state."""
     folder = tmp_path / "secrets"
     secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
     secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
     ensure_secrets(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
+    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
     return folder
 
 
 @pytest.fixture
-def desk(field, secrets_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(secrets_folder))
-    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
+def desk(field, secrets_folder: Path, tmp_path: Path) -> Desk:
     worker = field.open("worker")
     a_provisioned_tenant(worker, ACME)
     with worker.tenant_tx(ACME) as tx:
         tx.tenants.move(Move.ACTIVATE)
     a_connected_service(field, ACME)
     return Desk(field, FakeGateway(worker, secrets.read_secret(secrets_folder, secrets.INTAKE_KEY)), tmp_path)
+
+
+def at_a_terminal(words: Sequence[str], typed: Sequence[str], temporal_port: int) -> tuple[int, str]:
+    """Run a command at a terminal; return its exit status and all that is shown, with what the terminal echoes.
+
+    Each answer is typed after its question: what comes before is echoed by any terminal.
+    """
+    outer, inner = os.openpty()
+    environment = dict(os.environ) | {"OPENKCM_TEMPORAL_PORT": str(temporal_port), "COLUMNS": "200"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "cli", *words],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env=environment,
+        start_new_session=True,
+    ) as running:
+        os.close(inner)
+        shown, left = b"", list(typed)
+        with suppress(OSError):  # a terminal whose last program has ended
+            while read := os.read(outer, 4096):
+                shown += read
+                if left and shown.rstrip(b"\r\n").endswith(b": "):
+                    os.write(outer, f"{left.pop(0)}\n".encode())
+    os.close(outer)
+    return running.returncode, shown.decode()
 
 
 def hold_by_root_key(desk: Desk, health: str = "root_key_disabled") -> None:

@@ -26,12 +26,11 @@ from database.connection import Database
 from devstack.secrets import ensure_pair
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning, key_server, run_steps
+from tests.activities.conftest import Provisioning, run_steps
+from tests.database.fixtures import Field, Server, clone
 from tests.worker.conftest import process_environment
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
-
-__all__ = ["key_server"]  # fixtures that the tests find here by their names
 
 
 class Running:
@@ -44,7 +43,7 @@ class Running:
         self._settings = settings
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         self._thread.start()
-        assert self._started.wait(30)
+        assert self._started.wait(60)
 
     async def _serve(self) -> None:
         self.parts.keyring.open_platform_key()
@@ -59,64 +58,53 @@ class Running:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(60)
         self._loop.close()
         self.parts.database.close()
 
 
-@pytest.fixture
-def settings(field, key_server, temporal, tmp_path: Path) -> Settings:
-    folder = tmp_path / "state" / "secrets"
+@pytest.fixture(scope="module")
+def services_field(server: Server, template: str) -> Iterator[Field]:
+    """One database for all tests of a module: each has a separate tenant."""
+    with clone(server, template) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def settings(services_field: Field, vault, temporal, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    state, field = tmp_path_factory.mktemp("state"), services_field
+    folder = state / "secrets"
     for role in (Role.WORKER, Role.OPERATOR):
         ensure_secret(folder, secrets.database_password(role), field.server.passwords[role])
         ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
     for role in (Role.WORKER, Role.OFFBOARDING):
-        ensure_secret(folder, secrets.vault_secret(role), (key_server.folder / f"{role}.secret").read_text())
-    ensure_secret(folder, secrets.BOUNDARY_IDENTITY, key_server.identity_pem)
+        ensure_secret(folder, secrets.vault_secret(role), (vault.folder / f"{role}.secret").read_text())
+    ensure_secret(folder, secrets.BOUNDARY_IDENTITY, vault.identity_pem)
     ensure_pair(folder, secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY)
     return Settings(
-        state_dir=tmp_path / "state",
-        # Nobody else's worker listens in a region of our own.
-        regions=(f"eu-{uuid.uuid4().hex}-1",),
+        state_dir=state,
+        regions=(f"eu-{uuid.uuid4().hex}-1",),  # no other worker serves this region
         database_url=field.url,
-        vault_address=key_server.url,
+        vault_address=vault.url,
         temporal_port=temporal.port,
         crypto_https_port=18443,
         crypto_kmip_port=15696,
     )
 
 
-@pytest.fixture
-def worker(settings: Settings) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def running_worker(settings: Settings) -> Iterator[Running]:
     running = Running(settings)
     yield running
     running.stop()
 
 
-@pytest.fixture
-def tenant(worker: Running, settings: Settings, field) -> Provisioning:
-    """An active tenant."""
-    tenant = Provisioning(worker.parts, f"acme-{uuid.uuid4().hex[:8]}")
-    event = MarketplaceEvent(
-        event_id="event-1",
-        kind=EventKind.SERVICE_ENABLED,
-        tenant_id=tenant.tenant_id,
-        organization="ACME Corporation",
-        region=settings.regions[0],
-        timestamp=datetime.now(UTC),
-    )
-    marketplace = field.open("marketplace")
-    with marketplace.tenant_tx(tenant.tenant_id) as tx:
-        tx.tenants.request(event)
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
-    return tenant
-
-
 class Command:
     """The command as a script sees it."""
 
-    def __init__(self, tenant: Provisioning, folder: Path) -> None:
-        self.tenant, self.tenant_id, self.out = tenant, tenant.tenant_id, folder / "orders-db"
+    def __init__(self, tenant: Provisioning, field: Field, folder: Path) -> None:
+        self.field, self.tenant, self.tenant_id = field, tenant, tenant.tenant_id
+        self.out = folder / "orders-db"
 
     def run(self, *words: str) -> Any:
         """Run a command as `cli.__main__` does and return its document; a refusal is raised."""
@@ -129,6 +117,13 @@ class Command:
         where = options or {"out": self.out}
         flags = [word for flag, value in where.items() for word in (f"--{flag}", str(value))]
         return self.run("service", "connect", self.tenant_id, "--kind", kind, "--name", name, *flags)
+
+    def join_tokens(self) -> list[Any]:
+        """Return what is stored of the tenant's join tokens."""
+        columns = "token_hash, service, kind, made_by, used_at"
+        with self.field.administrator() as administrator:
+            query = f"select {columns} from okcm.join_token where tenant_id = %s"
+            return administrator.execute(query, [self.tenant_id]).fetchall()
 
     def list(self) -> list[dict[str, Any]]:
         services: list[dict[str, Any]] = self.run("service", "list", self.tenant_id)["services"]
@@ -152,12 +147,27 @@ def application() -> typer.Typer:
 
 
 @pytest.fixture
-def command(tenant: Provisioning, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(
+    running_worker: Running, settings: Settings, services_field: Field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    """The command for a new active tenant."""
+    tenant = Provisioning(running_worker.parts, f"acme-{uuid.uuid4().hex[:8]}")
+    event = MarketplaceEvent(
+        event_id=f"event-{tenant.tenant_id}",
+        kind=EventKind.SERVICE_ENABLED,
+        tenant_id=tenant.tenant_id,
+        organization="ACME Corporation",
+        region=settings.regions[0],
+        timestamp=datetime.now(UTC),
+    )
+    with services_field.open("marketplace", max_size=1).tenant_tx(tenant.tenant_id) as tx:
+        tx.tenants.request(event)
+    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
     monkeypatch.chdir(tmp_path)
     for name, value in process_environment(settings).items():
         if name.startswith("OPENKCM_"):
             monkeypatch.setenv(name, json.dumps(settings.regions) if name == "OPENKCM_REGIONS" else value)
-    return Command(tenant, tmp_path)
+    return Command(tenant, services_field, tmp_path)
 
 
 def a_request(folder: Path, key: ec.EllipticCurvePrivateKey | None = None) -> Path:

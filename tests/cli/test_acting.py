@@ -9,17 +9,8 @@ import pytest
 from cli.boundaries import CheckBoundaries
 from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tenancy.examination_errors import BreachNotCleared
-from tests.cli.root_key_stand import (
-    ACME,
-    PLATFORM,
-    desk,
-    refused,
-    secrets_folder,
-)
+from tests.cli.root_key_stand import ACME, PLATFORM, at_a_terminal, refused
 from workflows.gateway import UpdateRefused
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["desk", "secrets_folder"]
 
 
 def records(desk: Any) -> list[dict[str, Any]]:
@@ -90,3 +81,63 @@ def test_an_examination_and_the_release_of_a_breach_are_on_record_too(desk: Any)
         ("tenant.breach_clear_requested", "intended"),
         ("tenant.breach_clear_requested", "refused"),
     ]
+
+
+UNKNOWN = "nobody-here"
+YES = ("--confirm", UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tenant", "suspend", UNKNOWN),
+        ("tenant", "lock", UNKNOWN, *YES),
+        ("tenant", "lock", UNKNOWN, "--dry-run"),
+        ("tenant", "policy", UNKNOWN, "--four-eyes", "lock"),
+        ("tenant", "crl", UNKNOWN, "--out", "x"),
+        ("rotate", UNKNOWN),
+        ("offboard", UNKNOWN, *YES),
+        ("restore", UNKNOWN),
+        ("root-key", "show", UNKNOWN),
+        ("root-key", "preflight", UNKNOWN, *PLATFORM),
+        ("root-key", "change", UNKNOWN, *PLATFORM),
+    ],
+)
+def test_an_unknown_tenant_is_refused_before_anything_is_stored_or_asked(desk: Any, words: tuple[str, ...]) -> None:
+    before = desk.everything_stored()
+    with pytest.raises(TenantUnknown):
+        desk.run(*words)
+    assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tenant", "lock", ACME),
+        ("offboard", ACME),
+        ("offboard", ACME, "--now"),
+        ("rotate", ACME, "--compromised"),
+        ("rotate", ACME, "--service", "orders", "--retire", "1"),
+    ],
+)
+def test_a_destructive_command_requires_the_tenant_id_as_confirmation(desk: Any, words: tuple[str, ...]) -> None:
+    before = desk.everything_stored()
+    for confirmed in ((), ("--confirm", "acme-corp-12346"), ("--confirm", "")):
+        result = desk.invoke(*words, *confirmed, typed=f"{ACME}\n")
+        assert result.exit_code == 2
+        assert "--confirm" in result.stderr
+    assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
+
+
+def test_at_a_terminal_the_tenant_id_is_typed_as_confirmation(desk: Any, free_port: int) -> None:
+    for answer, code in (("acme", "not_confirmed"), (ACME, "temporal_unavailable")):  # no Temporal listens there
+        status, shown = at_a_terminal(["tenant", "lock", ACME], [answer], free_port)
+        assert status == 1
+        assert code in shown
+    assert desk.gateway.asked == []
+
+
+def test_a_script_sees_no_progress(desk: Any) -> None:
+    for words in (("rotate", ACME), ("root-key", "change", ACME, *PLATFORM)):
+        result = desk.invoke(*words, "--json")
+        assert (result.exit_code, result.stderr) == (0, "")

@@ -1,8 +1,6 @@
 """`openkcm audit` as people and scripts use it: on a real database, and on a machine that has only the files."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,7 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
-from config import secrets
 from config.public_keys import PublicKeys
-from config.secrets import Role
 from database.connection import Database
 from database.interfaces import ShredRow
 from tenancy.shred import shred_message, statement_text
@@ -36,19 +32,13 @@ from tests.tenancy.proving import (
 
 
 @pytest.fixture
-def stand(field: Field, worker: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stand(secrets_folder: Path, worker: Database) -> Path:
     """A tenant with a signed stream, and the operator's secrets; returns a folder for files."""
-    folder = tmp_path / "secrets"
-    secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
-    secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
-    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
-    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
-    monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
     a_provisioned_tenant(worker, TENANT)
     with worker.tenant_tx(TENANT) as tx:
         tx.audit.append_all([an_audit_event(f"e{n}", subject=f"Schlüssel {n}") for n in range(20)])
     sign_head(worker, TENANT)
-    files = tmp_path / "files"
+    files = secrets_folder.parent / "files"
     files.mkdir()
     return files
 
@@ -61,17 +51,6 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "certificate.json").write_bytes(a_certificate(a_stream(5)))
     (tmp_path / "key.pem").write_text(KEYS.file())
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command of `openkcm audit` and return its exit status and document."""
-
-    def ask(*words: str) -> tuple[int, dict[str, Any]]:
-        status = main(["audit", *words, "--json"])
-        return status, json.loads(capsys.readouterr().out)
-
-    return ask
 
 
 # ── handing out ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,40 +97,30 @@ def test_public_keys_are_printed_as_the_file_they_can_be_kept_in(
     assert PublicKeys.read(capsys.readouterr().out).file() == KEYS.file()
 
 
-def test_an_export_is_never_written_over_another(stand: Path, run: Any) -> None:
-    (stand / "audit.jsonl").write_text("the evidence")
-    status, document = run("export", TENANT, "--out", str(stand / "audit.jsonl"))
-    assert (status, document["error"]["code"]) == (1, "file_refused")
-    assert (stand / "audit.jsonl").read_text() == "the evidence"
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("export", TENANT, "--out", "taken"), "file_refused"),
+        (("export", TENANT, "--out", "nowhere/audit.jsonl"), "file_refused"),
+        (("export", "nobody-here", "--out", "file"), "tenant_unknown"),
+        (("certificate", "nobody-here", "--out", "file"), "tenant_unknown"),
+        (("certificate", TENANT, "--out", "file"), "certificate_missing"),
+    ],
+)
+def test_a_refused_export_writes_no_file_and_overwrites_none(
+    stand: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: str
+) -> None:
+    monkeypatch.chdir(stand)
+    (stand / "taken").write_text("the evidence")
+    status, document = run(*words)
+    assert (status, document["error"]["code"]) == (1, code)
+    assert [(file.name, file.read_text()) for file in stand.iterdir()] == [("taken", "the evidence")]
 
 
-def test_an_export_that_breaks_off_leaves_no_file(stand: Path, run: Any, field: Field) -> None:
-    @contextmanager
-    def gone(*_: object) -> Iterator[None]:
-        with field.server.offline(field.name):
-            yield
-
-    with gone():
+def test_an_export_without_a_database_leaves_no_file(stand: Path, run: Any, field: Field) -> None:
+    with field.server.offline(field.name):
         status, document = run("export", TENANT, "--out", str(stand / "audit.jsonl"))
     assert (status, document["error"]["code"]) == (1, "database_unavailable")
-    assert not (stand / "audit.jsonl").exists()
-
-
-def test_a_place_that_cannot_be_written_is_said(stand: Path, run: Any) -> None:
-    status, document = run("export", TENANT, "--out", str(stand / "nowhere" / "audit.jsonl"))
-    assert (status, document["error"]["code"]) == (1, "file_refused")
-
-
-@pytest.mark.parametrize("command", ["export", "certificate"])
-def test_a_stranger_has_nothing_to_hand_out(stand: Path, run: Any, command: str) -> None:
-    status, document = run(command, "nobody-here", "--out", str(stand / "file"))
-    assert (status, document["error"]["code"]) == (1, "tenant_unknown")
-    assert list(stand.iterdir()) == []
-
-
-def test_a_tenant_of_whom_nothing_was_destroyed_has_no_certificate(stand: Path, run: Any) -> None:
-    status, document = run("certificate", TENANT, "--out", str(stand / "certificate.json"))
-    assert (status, document["error"]["code"]) == (1, "certificate_missing")
     assert list(stand.iterdir()) == []
 
 
@@ -171,14 +140,8 @@ def test_the_stored_certificate_verifies_offline_and_against_the_stream(
     assert found["against"] == {"same": 1, "only_here": 0, "only_there": 23}
 
 
-def test_without_a_key_on_record_none_is_handed_out(
-    field: Field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
-) -> None:
-    folder = tmp_path / "secrets"
-    secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
-    secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
-    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
-    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
+@pytest.mark.usefixtures("secrets_folder")
+def test_without_a_recorded_key_none_is_returned(run: Any) -> None:
     status, document = run("public-key")
     assert (status, document["error"]["code"]) == (1, "public_key_refused")
 
@@ -186,6 +149,7 @@ def test_without_a_key_on_record_none_is_handed_out(
 # ── verifying, with nothing but the files ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.integration
 def test_without_a_key_it_is_said_plainly_that_no_signature_was_checked(files: Path) -> None:
     found = offline.verdict(files, "audit.jsonl")
     assert (found["intact"], found["signature"], found["fingerprint"]) == (True, "not checked", FINGERPRINT)
@@ -196,91 +160,93 @@ def test_without_a_key_it_is_said_plainly_that_no_signature_was_checked(files: P
     assert "not told by the file" in offline.verify(files, "certificate.json", as_json=False).stdout
 
 
-def test_a_flipped_bit_is_1_and_is_told_with_its_place(files: Path) -> None:
-    whole = (files / "audit.jsonl").read_bytes()
-    place = whole.index("Schlüssel 3".encode())
-    (files / "audit.jsonl").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    found = offline.verdict(files, "audit.jsonl", "--public-key", "key.pem")
-    assert (found["intact"], found["problem"]) == (False, "record 3 was altered (line 4)")
-    assert found["error"]["code"] == "audit_broken"
+def flip(file: Path, what: bytes) -> None:
+    """Flip one bit of a file at the first place of a text."""
+    whole = file.read_bytes()
+    place = whole.index(what) + len(what) - 1
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+
+
+@pytest.mark.integration
+def test_a_flipped_bit_ends_with_1_and_names_the_place(files: Path) -> None:
+    flip(files / "audit.jsonl", b"ssel 3")
     told = offline.verify(files, "audit.jsonl", "--public-key", "key.pem", as_json=False)
     assert told.returncode == 1
     assert "NOT INTACT: audit export of acme-corp-12345" in told.stdout
     assert "record 3 was altered (line 4)" in told.stderr
-
-
-def test_a_flipped_bit_of_a_certificate_is_told_with_its_part(files: Path) -> None:
-    whole = (files / "certificate.json").read_bytes()
-    place = whole.index(b"L2 tenant key")
-    (files / "certificate.json").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    flip(files / "certificate.json", b"L2 tenant key")
     found = offline.verdict(files, "certificate.json")
     assert (found["intact"], found["error"]["code"]) == (False, "certificate_broken")
     assert found["problem"] == "the part statement was altered: it does not fit its checksum"
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"\0" * 100, b'{"format', b"[" * 100_000, b'{"kex":"', b"\n\n"])
-def test_what_is_neither_kind_is_said_to_be_that(files: Path, content: bytes) -> None:
-    (files / "other").write_bytes(content)
-    found = offline.verdict(files, "other", "--public-key", "key.pem")
-    assert (found["intact"], found["events"]) == (False, 0)
-    assert "line 1" in found["problem"]
+def test_a_file_of_neither_kind_is_reported(files: Path, run: Any) -> None:
+    for content in (b"", b"x", b"\0" * 100, b'{"format', b"[" * 100_000, b'{"kex":"', b"\n\n"):
+        (files / "other").write_bytes(content)
+        status, found = run("verify", str(files / "other"), "--public-key", str(files / "key.pem"))
+        assert (status, found["intact"], found["events"]) == (1, False, 0)
+        assert "line 1" in found["problem"]
 
 
-def test_a_line_as_long_as_none_of_ours_is_not_read_whole(files: Path) -> None:
+def test_a_line_that_is_too_long_is_not_read_whole(files: Path, run: Any) -> None:
     with (files / "audit.jsonl").open("ab") as file:
         file.truncate(200_000_000)
-    found = offline.verdict(files, "audit.jsonl")
+    _, found = run("verify", str(files / "audit.jsonl"))
     assert found["problem"] == "line 8 follows the last line"
 
 
-def test_two_exports_of_one_stream_agree(files: Path) -> None:
-    found = offline.verdict(files, "audit.jsonl", "--public-key", "key.pem", "--against", "later.jsonl")
-    assert found["against"] == {"same": 5, "only_here": 0, "only_there": 3}
-    found = offline.verdict(files, "certificate.json", "--public-key", "key.pem", "--against", "later.jsonl")
-    assert found["against"] == {"same": 1, "only_here": 0, "only_there": 7}
-
-
-def test_a_stream_that_was_rewritten_after_its_certificate_is_found(files: Path) -> None:
-    (files / "forged.jsonl").write_bytes(an_export(8, subject="harmless"))
-    found = offline.verdict(files, "certificate.json", "--against", "forged.jsonl")
-    assert (found["intact"], found["problem"]) == (False, "record 5 is not the same in both files")
-    found = offline.verdict(files, "audit.jsonl", "--against", "forged.jsonl")
-    assert (found["intact"], found["problem"]) == (False, "record 1 is not the same in both files")
-
-
-def test_what_is_compared_with_must_be_intact_and_of_the_same_tenant(files: Path) -> None:
+def test_two_files_of_one_stream_are_compared_record_by_record(files: Path, run: Any) -> None:
     whole = (files / "later.jsonl").read_bytes()
-    (files / "later.jsonl").write_bytes(whole.replace("Schlüssel 7".encode(), "Schlüssel 1".encode()))
-    found = offline.verdict(files, "audit.jsonl", "--against", "later.jsonl")
-    assert found["problem"] == "the file to compare with is not intact: record 7 was altered (line 8)"
-    other = an_export(3).replace(TENANT.encode(), b"beta-corp-12345")
-    (files / "other.jsonl").write_bytes(other)
-    assert not offline.verdict(files, "audit.jsonl", "--against", "other.jsonl")["intact"]
+    altered = whole.replace("Schlüssel 7".encode(), "Schlüssel 1".encode())
+    for name, content in (
+        ("rewritten", an_export(8, subject="harmless")),
+        ("altered", altered),
+        ("other", an_export(3).replace(TENANT.encode(), b"beta-corp-12345")),
+    ):
+        (files / name).write_bytes(content)
+
+    def against(file: str, other: str) -> Any:
+        return run("verify", str(files / file), "--against", str(files / other))[1]
+
+    assert against("audit.jsonl", "later.jsonl")["against"] == {"same": 5, "only_here": 0, "only_there": 3}
+    assert against("certificate.json", "later.jsonl")["against"] == {"same": 1, "only_here": 0, "only_there": 7}
+    for file, other, problem in (
+        ("certificate.json", "rewritten", "record 5 is not the same in both files"),
+        ("audit.jsonl", "rewritten", "record 1 is not the same in both files"),
+        ("audit.jsonl", "altered", "the file to compare with is not intact: record 7 was altered (line 8)"),
+    ):
+        found = against(file, other)
+        assert (found["intact"], found["problem"]) == (False, problem)
+    assert not against("audit.jsonl", "other")["intact"]
 
 
-def test_a_selection_counts_as_signed_beside_a_whole_export_that_has_all_of_it(files: Path) -> None:
-    (files / "selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 5))
-    alone = offline.verdict(files, "selection.jsonl", "--public-key", "key.pem")
-    assert "a selection is not tied to the signed head" in alone["problem"]
-    found = offline.verdict(files, "selection.jsonl", "--public-key", "key.pem", "--against", "later.jsonl")
+def test_a_selection_is_signed_only_together_with_a_whole_export(
+    files: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    words = ("verify", "selection.jsonl", "--public-key", "key.pem")
+    Path("selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 5))
+    assert "a selection is not tied to the signed head" in run(*words)[1]["problem"]
+    _, found = run(*words, "--against", "later.jsonl")
     assert (found["intact"], found["signed"], found["selection"]) == (True, 8, {"text": "x"})
-    (files / "selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 7))
-    beyond = offline.verdict(files, "selection.jsonl", "--public-key", "key.pem", "--against", "audit.jsonl")
+    Path("selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 7))
+    _, beyond = run(*words, "--against", "audit.jsonl")
     assert beyond["problem"] == "the other file does not have 1 of the selection's records"
-    beside = offline.verdict(files, "selection.jsonl", "--public-key", "key.pem", "--against", "certificate.json")
+    _, beside = run(*words, "--against", "certificate.json")
     assert "a selection is not tied to the signed head" in beside["problem"]
 
 
-@pytest.mark.parametrize("words", [("missing",), ("audit.jsonl", "--public-key", "missing"), (".",)])
-def test_a_file_that_cannot_be_read_is_refused(files: Path, words: tuple[str, ...]) -> None:
-    done = offline.verify(files, *words)
-    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "file_refused")
-
-
-def test_a_key_that_is_none_is_refused_before_anything_is_said_of_the_file(files: Path) -> None:
-    (files / "key.pem").write_text("not a key")
-    done = offline.verify(files, "audit.jsonl", "--public-key", "key.pem")
-    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "public_key_refused")
+def test_a_file_or_key_that_cannot_be_read_is_refused(files: Path, run: Any) -> None:
+    export, missing = str(files / "audit.jsonl"), str(files / "missing")
+    (files / "no-key.pem").write_text("not a key")
+    for words, code in (
+        ((missing,), "file_refused"),
+        ((export, "--public-key", missing), "file_refused"),
+        ((str(files),), "file_refused"),
+        ((export, "--public-key", str(files / "no-key.pem")), "public_key_refused"),
+    ):
+        status, document = run("verify", *words)
+        assert (status, document["error"]["code"]) == (1, code)
 
 
 def test_a_summary_tells_what_is_in_the_file_and_how_it_was_found(files: Path, run: Any) -> None:
@@ -306,6 +272,7 @@ def test_a_summary_of_a_broken_file_tells_nothing_of_what_it_claims(files: Path,
     assert "crypto.used" not in report
 
 
+@pytest.mark.integration
 def test_what_a_hostile_file_says_reaches_no_terminal_as_it_is(files: Path) -> None:
     records, hostile = a_stream(1), "\x1b[31m\u202e"
     head = a_head(records[0]).model_copy(update={"key": hostile})

@@ -19,8 +19,6 @@ from cli.__main__ import main
 from cli.forward import Forwarding
 from cli.forward_receivers import open_receiver
 from cli.forward_state import StateFile
-from config import secrets
-from config.secrets import Role
 from database.connection import Database
 from tenancy.errors import CallerError, FileRefused
 from tenancy.forwarding import Batch, Form
@@ -28,7 +26,7 @@ from tenancy.forwarding_errors import DestinationRefused, ReceiverUnavailable
 from tests.cli.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity
 from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
-from tests.tenancy.proving import TENANT
+from tests.tenancy.proving import TENANT, a_stream
 
 TOKEN = "hunter2-must-never-be-seen"
 
@@ -39,16 +37,11 @@ def identity(tmp_path: Path) -> Identity:
 
 
 @pytest.fixture
-def stand(field: Field, worker: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stand(secrets_folder: Path, worker: Database, tmp_path: Path) -> Path:
     """A tenant with 1,200 records, more than two batches, and the operator's secrets; returns the state file."""
-    folder = tmp_path / "secrets"
-    secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
-    secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
-    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
-    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
-    monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
     a_provisioned_tenant(worker, TENANT)
     append(worker, 1200)
+    assert secrets_folder.is_dir()
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     return tmp_path / "state.json"
 
@@ -100,7 +93,7 @@ class Follower:
 
     def end(self, signum: signal.Signals) -> str:
         self.running.send_signal(signum)
-        return self.running.communicate(timeout=30)[0].decode()
+        return self.running.communicate(timeout=60)[0].decode()
 
 
 @pytest.fixture
@@ -115,7 +108,7 @@ def following(stand: Path, identity: Identity) -> Iterator[Callable[..., Followe
         yield start
 
 
-def wait_for(holds: Callable[[], bool], seconds: float = 40.0) -> None:
+def wait_for(holds: Callable[[], bool], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -191,11 +184,11 @@ def test_a_batch_whose_answer_was_lost_is_sent_again_under_its_key(forward: Any,
     complete(receiver.numbers(), done["acknowledged"])
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 302])
-def test_a_receiver_that_refuses_ends_it_and_nothing_is_skipped(forward: Any, identity: Identity, status: int) -> None:
-    receiver = HttpsReceiver(identity, statuses=[200, status])
+def test_a_receiver_that_refuses_ends_it_and_nothing_is_skipped(forward: Any, identity: Identity) -> None:
+    receiver = HttpsReceiver(identity, statuses=[200, 400, 401, 404, 302])
     with receiver.running():
-        assert forward(receiver.url, status=1)["error"]["code"] == "forwarding_refused"
+        for _ in range(4):
+            assert forward(receiver.url, status=1)["error"]["code"] == "forwarding_refused"
         done = forward(receiver.url)
     complete(receiver.numbers(), done["acknowledged"])
     assert len(receiver.numbers()) == done["acknowledged"]
@@ -220,12 +213,12 @@ def test_killed_and_restarted_again_and_again_both_sides_lose_nothing(
         wait_for(lambda: len(receiver.taken) >= 1)
         killed.end(signal.SIGKILL)
     append(worker, 900, 5000)
-    follower = following(receiver.url)  # nobody listens yet
-    time.sleep(1)
+    follower = following(receiver.url)  # no receiver listens yet
+    wait_for(lambda: names(worker).count(("audit.stream_begun", "success")) == 2)
     with receiver.running():
         wait_for(lambda: last_of(worker) - 5 <= max(receiver.numbers()))
     with field.server.offline(field.name):
-        time.sleep(1)
+        time.sleep(1)  # an outage; nothing is asserted of how long it takes
     append(worker, 700, 7000)
     with receiver.running():
         wait_for(lambda: last_of(worker) in receiver.numbers())
@@ -283,9 +276,8 @@ def test_a_stream_that_stays_behind_is_on_record_once_until_it_has_caught_up(
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    "to",
-    [
+def test_records_are_sent_encrypted_or_on_this_machine_and_no_secret_is_part_of_an_address() -> None:
+    for to in (
         "http://127.0.0.1/x",
         "syslog+tcp://203.0.113.9:514",
         "syslog+tcp://localhost:514",
@@ -295,12 +287,10 @@ def test_a_stream_that_stays_behind_is_on_record_once_until_it_has_caught_up(
         "https://",
         "https://siem.example:99999/",
         "nonsense",
-    ],
-)
-def test_records_go_nowhere_in_plain_text_and_no_secret_stands_in_an_address(to: str) -> None:
-    with pytest.raises(DestinationRefused) as refused:
-        open_receiver(to, None, None)
-    assert "hunter2" not in refused.value.message
+    ):
+        with pytest.raises(DestinationRefused) as refused:
+            open_receiver(to, None, None)
+        assert "hunter2" not in refused.value.message
 
 
 def test_a_token_is_one_line_of_a_file_and_never_quoted(tmp_path: Path) -> None:
@@ -311,15 +301,13 @@ def test_a_token_is_one_line_of_a_file_and_never_quoted(tmp_path: Path) -> None:
         assert TOKEN not in str(refused.value)
 
 
-def test_a_receiver_with_another_certificate_gets_nothing(following: Any, tmp_path: Path, worker: Database) -> None:
+@pytest.mark.integration
+def test_a_receiver_with_another_certificate_gets_nothing(identity: Identity, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    receivers = HttpsReceiver(make_identity(tmp_path / "other")), SyslogReceiver(make_identity(tmp_path / "other"))
-    for receiver in receivers:
-        with receiver.running():
-            follower = following(receiver.url, "--state", str(tmp_path / f"{receiver.port}.json"))
-            wait_for(lambda: ("audit.stream_begun", "success") in names(worker)[-1:])
-            time.sleep(1)
-            assert "receiver_unavailable" in follower.end(signal.SIGTERM)
+    other = make_identity(tmp_path / "other")
+    for receiver in (HttpsReceiver(other), SyslogReceiver(other)):
+        with receiver.running(), pytest.raises(ReceiverUnavailable):
+            open_receiver(receiver.url, None, identity.pem).deliver(Batch(TENANT, Form.OPENKCM, a_stream(2), "here"))
         assert receiver.numbers() == []
 
 

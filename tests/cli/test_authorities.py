@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 
 from cli.authorities import NoRevocationList
-from tenancy.errors import AuthorityOverlaps, TenantUnknown
-from tests.cli.root_key_stand import ACME, desk, refused, secrets_folder
+from tenancy.errors import AuthorityOverlaps
+from tests.cli.root_key_stand import ACME, refused
 from tests.database.builders import an_authority_serial
 from workflows.gateway import UpdateRefused
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["desk", "secrets_folder"]
 
 FIRST = an_authority_serial(ACME)
 
@@ -58,8 +55,3 @@ def test_the_former_authoritys_list_is_asked_for_by_its_name(desk, tmp_path: Pat
     desk.run("tenant", "roll-authority", ACME)
     desk.run("tenant", "crl", ACME, "--out", str(out), "--former")
     assert out.read_bytes() == b"der"
-
-
-def test_a_strangers_list_is_refused(desk, tmp_path: Path) -> None:
-    with pytest.raises(TenantUnknown):
-        desk.run("tenant", "crl", "stranger-corp", "--out", str(tmp_path / "x"))

@@ -7,12 +7,9 @@ import pytest
 from tenancy.examination_errors import BreachNotCleared, ExaminationFailed, NothingToExamine
 from tenancy.lifecycle import Move
 from tenancy.locks import LockReason
-from tests.cli.root_key_stand import ACME, desk, refused, secrets_folder
+from tests.cli.root_key_stand import ACME, refused
 from tests.database.builders import a_provisioned_tenant, a_result, an_examination
 from workflows.gateway import UpdateRefused
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["desk", "secrets_folder"]
 
 HELD = a_result("by-canary/read", evidence="0 rows")
 UNSEEN = a_result("fronts/decrypt", clause="A2", outcome="not-checked", evidence="the tenant is locked")

@@ -2,22 +2,14 @@
 
 import json
 from datetime import UTC, datetime
-from unittest.mock import patch
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-import cli.coverage
-from cli import output
 from config import secrets
 from config.secrets import Role
 from database.interfaces import ProtectionUseRow
 from tenancy.errors import SettingsInvalid, TenantUnknown
-from tests.cli.root_key_stand import ACME, Desk, desk, secrets_folder
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["desk", "secrets_folder"]
+from tests.cli.root_key_stand import ACME, Desk
 
 PLACE = "postgresql:public.patients.diagnosis"
 
@@ -39,27 +31,15 @@ def told(desk: Desk) -> Desk:
     return desk
 
 
-def run(*words: str) -> str:
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    cli.coverage.register(app)
-    # A console keeps the width it was made with, which under xdist is the terminal's.
-    with patch.object(output.people, "_width", 300):
-        result = CliRunner().invoke(app, ["coverage", *words])
-    if result.exception is not None:
-        raise result.exception
-    return result.stdout
-
-
 def test_it_says_what_is_encrypted_and_that_nothing_is_missing(told: Desk) -> None:
-    document = json.loads(run(ACME, "--json"))
+    document = told.run("coverage", ACME)
     assert (document["protected"], document["missing"]) == (True, [])
     assert document["overhead"]["share"] == pytest.approx(0.035)
     [service] = document["services"]
     assert (service["service_id"], service["ways"], service["operations_today"]) == ("orders", ["programs"], 10)
     [field] = service["fields"]
     assert (field["place"], field["listed"], field["last_7_days"]["operations"]) == (PLACE, False, 10)
-    assert "All sensitive data protected" in run(ACME)
+    assert "All sensitive data protected" in told.invoke("coverage", ACME).stdout
     with told.worker.tenant_tx(ACME) as tx:
         records = [json.loads(one.record) for one in tx.audit.records()]
     looks = [one for one in records if one["name"] == "dashboard.exported"]
@@ -69,11 +49,11 @@ def test_it_says_what_is_encrypted_and_that_nothing_is_missing(told: Desk) -> No
 def test_what_is_missing_comes_with_the_next_step(told: Desk) -> None:
     with told.field.administrator() as administrator:
         administrator.execute("truncate okcm.protection_use")
-    document = json.loads(run(ACME, "--json"))
+    document = told.run("coverage", ACME)
     assert not document["protected"]
     assert document["overhead"] is None
     assert [(one["code"], one["service"]) for one in document["missing"]] == [("nothing_encrypted", "orders")]
-    shown = run(ACME)
+    shown = told.invoke("coverage", ACME).stdout
     assert "missing  orders was not seen to encrypt anything in the last 7 days" in shown
     assert "next  start its programs with openkcm run" in shown
     assert "not measured yet" in shown
@@ -83,11 +63,11 @@ def test_what_is_missing_comes_with_the_next_step(told: Desk) -> None:
 def test_an_operator_without_the_dashboards_secrets_sees_nothing(told: Desk) -> None:
     (told.folder / "secrets" / secrets.database_password(Role.DASHBOARD)).unlink()
     with pytest.raises(SettingsInvalid) as refused:
-        run(ACME)
+        told.run("coverage", ACME)
     assert "an operator's role sees no customer's use of keys" in refused.value.hint
 
 
 def test_a_tenant_that_is_not_there_is_unknown(told: Desk) -> None:
     with pytest.raises(TenantUnknown):
-        run("nobody-at-all")
+        told.run("coverage", "nobody-at-all")
     assert told.gateway.asked == []

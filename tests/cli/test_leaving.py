@@ -4,13 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenancy.errors import InvalidName, OpenKcmError, TenantOffboarded, TenantUnknown
-from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
+from tenancy.errors import InvalidName, OpenKcmError, TenantOffboarded
+from tenancy.leaving_errors import DestructionBegun
 from tenancy.leaving_messages import LeaveReason
-from tests.cli.root_key_stand import ACME, desk, secrets_folder
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["desk", "secrets_folder"]
+from tests.cli.root_key_stand import ACME
 
 YES = ("--confirm", ACME)
 
@@ -58,16 +55,6 @@ def test_a_dry_run_lists_what_stops_and_what_is_destroyed_and_changes_nothing(de
     assert "nothing was changed" in shown
 
 
-def test_unconfirmed_without_a_terminal_it_is_wrong_usage_and_asks_nobody(desk) -> None:
-    for words in ((), ("--confirm", "acme-corp-12346"), ("--confirm", "")):
-        for more in ((), ("--now",)):
-            result = desk.invoke("offboard", ACME, *words, *more, typed=f"{ACME}\n")
-            assert result.exit_code == 2
-            assert "--confirm" in result.stderr
-    assert desk.gateway.asked == []
-    assert desk.run("tenant", "show", ACME)["state"] == "active"
-
-
 @pytest.mark.parametrize("grace", ["", "0d", "400d", "soon"])
 def test_a_grace_that_is_none_is_refused(desk, grace) -> None:
     with pytest.raises(InvalidName):
@@ -79,12 +66,6 @@ def test_a_grace_and_none_at_once_is_refused(desk) -> None:
     with pytest.raises(OpenKcmError) as refused:
         desk.run("offboard", ACME, "--grace", "1d", "--now", *YES)
     assert refused.value.code == "grace_unclear"
-
-
-def test_what_the_workflow_refuses_is_said(desk) -> None:
-    desk.gateway.fails = LeavingOtherwise()
-    with pytest.raises(LeavingOtherwise):
-        desk.run("offboard", ACME, *YES)
 
 
 def test_behind_the_point_of_no_return_a_restore_is_refused_before_anybody_is_asked(desk) -> None:
@@ -106,12 +87,6 @@ def test_one_that_has_left_does_neither(desk) -> None:
         with pytest.raises(TenantOffboarded):
             desk.run(*words)
     assert "everything was destroyed" in desk.invoke("tenant", "show", ACME).stdout
-
-
-def test_nobody_does_neither(desk) -> None:
-    for words in (("offboard", "nobody-corp", "--confirm", "nobody-corp"), ("restore", "nobody-corp")):
-        with pytest.raises(TenantUnknown):
-            desk.run(*words)
 
 
 def test_the_platforms_own_tenant_cannot_be_named(desk) -> None:

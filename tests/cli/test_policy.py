@@ -3,11 +3,8 @@
 import pytest
 
 from tenancy.approval_errors import ApprovalRequired, PolicyRefused
-from tenancy.errors import OpenKcmError, TenantUnknown
-from tests.cli.root_key_stand import ACME, desk, secrets_folder
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["desk", "secrets_folder"]
+from tenancy.errors import OpenKcmError
+from tests.cli.root_key_stand import ACME
 
 DEFAULTS = {"tenant_id": ACME, "tenant_key_days": 365, "service_key_days": 90, "four_eyes": []}
 
@@ -63,8 +60,3 @@ def test_locking_alone_is_refused_where_it_takes_two(desk) -> None:
         desk.run("tenant", "lock", ACME, "--confirm", ACME)
     assert refused.value.code == ApprovalRequired.code
     assert desk.run("tenant", "show", ACME)["state"] == "active"
-
-
-def test_a_stranger_is_refused(desk) -> None:
-    with pytest.raises(TenantUnknown):
-        desk.run("tenant", "policy", "nobody-here", "--four-eyes", "lock")

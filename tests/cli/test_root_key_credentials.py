@@ -5,16 +5,12 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import traceback
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from cli.__main__ import main
 from cli.root_key_credentials import FileRefused
@@ -23,19 +19,8 @@ from config.sealing import unseal
 from tenancy.errors import SettingsInvalid
 from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import Credentials
-from tests.cli.root_key_stand import (
-    ACME,
-    AWS,
-    BAO,
-    HSM,
-    ROLE_ARN,
-    SECRET,
-    desk,
-    secrets_folder,
-)
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["desk", "secrets_folder"]
+from tests.cli.forward_stand import make_identity
+from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, ROLE_ARN, SECRET, at_a_terminal
 
 WAYS = [
     (AWS, {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}),
@@ -51,16 +36,17 @@ def plain(credentials: Credentials) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("words", "wanted"), WAYS)
-@pytest.mark.parametrize("word", ["preflight", "change"])
-def test_what_is_in_the_file_reaches_the_worker_and_stays_nowhere_else(desk, caplog, word, words, wanted) -> None:
+def test_credentials_of_a_file_reach_the_worker_and_are_stored_and_logged_nowhere(desk, caplog, words, wanted) -> None:
     caplog.set_level(logging.DEBUG)
     file = desk.credentials(**wanted)
 
-    result = desk.invoke("root-key", word, ACME, *words, "--credentials", file, "--json")
+    result = desk.invoke("root-key", "change", ACME, *words, "--credentials", file, "--json")
+    words = ("root-key", "preflight", ACME, *words, "--credentials", "-", "--json")
+    checked = desk.invoke(*words, typed=json.dumps(wanted))
 
-    assert result.exit_code == 0
-    assert [plain(opened) for opened in desk.gateway.opened] == [wanted]
-    for seen in (result.output, caplog.text, desk.everything_stored(), repr(desk.gateway.opened)):
+    assert (result.exit_code, checked.exit_code) == (0, 0)
+    assert [plain(opened) for opened in desk.gateway.opened] == [wanted, wanted]
+    for seen in (result.output, checked.output, caplog.text, desk.everything_stored(), repr(desk.gateway.opened)):
         assert SECRET not in seen
 
 
@@ -79,12 +65,6 @@ def test_before_the_worker_takes_them_they_are_stored_for_it_alone(desk, secrets
             unseal(private, tenant_id, other, sealed)
 
 
-def test_standard_input_is_a_way_in(desk) -> None:
-    words = (*HSM, "--credentials", "-")
-    desk.run("root-key", "preflight", ACME, *words, typed=json.dumps({"pin": SECRET}))
-    assert [plain(opened) for opened in desk.gateway.opened] == [{"pin": SECRET}]
-
-
 def test_an_access_key_id_may_be_an_option_and_its_secret_may_not(desk) -> None:
     file = desk.credentials(secret_access_key=SECRET)
     desk.run("root-key", "preflight", ACME, *AWS, "--access-key-id", "AKIAEXAMPLE", "--credentials", file)
@@ -97,74 +77,59 @@ def test_an_access_key_id_may_be_an_option_and_its_secret_may_not(desk) -> None:
             assert SECRET not in result.output
 
 
-def test_an_access_key_id_given_twice_is_wrong_usage(desk) -> None:
-    file = desk.credentials(access_key_id="AKIAOTHER", secret_access_key=SECRET)
-    result = desk.invoke("root-key", "preflight", ACME, *AWS, "--access-key-id", "AKIAEXAMPLE", "--credentials", file)
-    assert result.exit_code == 2
+def test_a_file_that_others_can_read_or_that_cannot_be_read_is_refused(desk, tmp_path: Path) -> None:
+    endless = tmp_path / "endless"
+    endless.touch(mode=0o600)
+    os.truncate(endless, 1 << 40)
+    for name in ("nothing-here", ".", str(endless)):
+        with pytest.raises(FileRefused):
+            desk.run("root-key", "preflight", ACME, *HSM, "--credentials", name)
+    for mode in (0o644, 0o640, 0o602, 0o610):
+        file = desk.credentials(mode=mode, pin=SECRET)
+        with pytest.raises(FileRefused) as refused:
+            desk.run("root-key", "preflight", ACME, *HSM, "--credentials", file)
+        assert refused.value.hint.startswith(f"chmod 600 {file}")
+    twice = ("--access-key-id", "AKIAEXAMPLE", "--credentials", desk.credentials(access_key_id="AKIAOTHER"))
+    assert desk.invoke("root-key", "preflight", ACME, *AWS, *twice).exit_code == 2
     assert not desk.gateway.asked
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602, 0o610])
-def test_a_file_that_others_can_reach_is_refused_with_what_to_do(desk, mode) -> None:
-    file = desk.credentials(mode=mode, pin=SECRET)
-    with pytest.raises(FileRefused) as refused:
-        desk.run("root-key", "preflight", ACME, *HSM, "--credentials", file)
-    assert refused.value.hint.startswith(f"chmod 600 {file}")
-    assert not desk.gateway.asked
-
-
-@pytest.mark.parametrize("name", ["nothing-here", "."])
-def test_a_file_that_cannot_be_read_is_refused(desk, name) -> None:
-    with pytest.raises(FileRefused):
-        desk.run("root-key", "preflight", ACME, *HSM, "--credentials", name)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "the credentials are not a JSON object"),
-        (SECRET, "the credentials are not a JSON object"),
-        (f'["{SECRET}"]', "the credentials are not a JSON object"),
-        (f'{{"{SECRET}": "x"}}', "the credentials have a field that is not known"),
-        (f'{{"pin": ["{SECRET}"]}}', "pin: not a text"),
-        (f'{{"pin": {{"{SECRET}": 1}}}}', "pin: not a text"),
-        (f'{{"pin": "{SECRET}", "token": "{SECRET}"}}', "pkcs11 here needs pin"),
-        (f'{{"token": "{SECRET}"}}', "pkcs11 here needs pin"),
-        ('{"pin": ""}', "pkcs11 here needs pin"),
-        ("{}", "pkcs11 here needs pin"),
-        (f'{{"pin": "{SECRET}"', "the credentials are not a JSON object"),
-        ('{"pin": "\ud800"}', "the credentials are not a JSON object"),
-    ],
+MALFORMED = (
+    ("", "the credentials are not a JSON object"),
+    (SECRET, "the credentials are not a JSON object"),
+    (f'["{SECRET}"]', "the credentials are not a JSON object"),
+    (f'{{"{SECRET}": "x"}}', "the credentials have a field that is not known"),
+    (f'{{"pin": ["{SECRET}"]}}', "pin: not a text"),
+    (f'{{"pin": {{"{SECRET}": 1}}}}', "pin: not a text"),
+    (f'{{"pin": "{SECRET}", "token": "{SECRET}"}}', "pkcs11 here needs pin"),
+    (f'{{"token": "{SECRET}"}}', "pkcs11 here needs pin"),
+    ('{"pin": ""}', "pkcs11 here needs pin"),
+    ("{}", "pkcs11 here needs pin"),
+    (f'{{"pin": "{SECRET}"', "the credentials are not a JSON object"),
+    ('{"pin": "\ud800"}', "the credentials are not a JSON object"),
 )
-def test_malformed_credentials_name_the_field_and_never_what_was_given(desk, tmp_path: Path, text, message) -> None:
+
+
+def test_malformed_credentials_are_refused_by_their_field_and_never_quoted(desk, tmp_path: Path) -> None:
     before = desk.everything_stored()
     file = tmp_path / "credentials.json"
-    file.write_bytes(text.encode(errors="surrogatepass"))
-    file.chmod(0o600)
-
-    with pytest.raises(RootKeyRefused) as refused:
-        desk.run("root-key", "change", ACME, *HSM, "--credentials", str(file))
-
-    assert refused.value.message == message
-    assert SECRET not in refused.value.message + refused.value.hint
-    assert SECRET not in "".join(traceback.format_exception(refused.value))
+    for text, message in MALFORMED:
+        file.write_bytes(text.encode(errors="surrogatepass"))
+        file.chmod(0o600)
+        with pytest.raises(RootKeyRefused) as refused:
+            desk.run("root-key", "change", ACME, *HSM, "--credentials", str(file))
+        assert refused.value.message == message
+        assert SECRET not in refused.value.message + refused.value.hint
+        assert SECRET not in "".join(traceback.format_exception(refused.value))
     assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
 
 
-def test_what_is_too_long_is_not_read_to_its_end(desk, tmp_path: Path) -> None:
-    file = tmp_path / "endless"
-    file.touch(mode=0o600)
-    os.truncate(file, 1 << 40)
-    with pytest.raises(FileRefused):
-        desk.run("root-key", "preflight", ACME, *HSM, "--credentials", str(file))
-
-
-@pytest.mark.parametrize(("words", "wanted"), [way for way in WAYS if ROLE_ARN not in way[0]])
-def test_without_a_file_and_without_a_terminal_it_is_wrong_usage(desk, words, wanted) -> None:
-    result = desk.invoke("root-key", "change", ACME, *words, typed=f"{SECRET}\n")
-    assert result.exit_code == 2
-    assert all(name in result.stderr for name in wanted)
-    assert "--credentials" in result.stderr
+def test_without_a_file_and_without_a_terminal_it_is_wrong_usage(desk) -> None:
+    for words, wanted in WAYS:
+        if ROLE_ARN not in words:
+            result = desk.invoke("root-key", "change", ACME, *words, typed=f"{SECRET}\n")
+            assert result.exit_code == 2
+            assert all(name in result.stderr for name in (*wanted, "--credentials"))
     assert not desk.gateway.asked
 
 
@@ -172,14 +137,7 @@ def test_without_a_file_and_without_a_terminal_it_is_wrong_usage(desk, words, wa
     ("words", "typed", "wanted"),
     [
         (HSM, [SECRET], {"pin": SECRET}),
-        (BAO, [SECRET], {"token": SECRET}),
-        ((*BAO, "--role-id", "r"), [SECRET], {"secret_id": SECRET}),
         (AWS, ["AKIAEXAMPLE", SECRET], {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}),
-        (
-            (*AWS, "--role-arn", ROLE_ARN, "--access-key-id", "AKIA"),
-            [SECRET],
-            {"access_key_id": "AKIA", "secret_access_key": SECRET},
-        ),
     ],
 )
 def test_at_a_terminal_they_are_asked_for_without_echo(  # noqa: PLR0917 - fixtures, and what is typed
@@ -201,32 +159,6 @@ def test_standard_input_that_is_a_terminal_is_no_file(free_port) -> None:
     status, shown = at_a_terminal(["root-key", "preflight", ACME, *HSM, "--credentials", "-"], [], free_port)
     assert status == 2
     assert "without echo" in " ".join(shown.split())
-
-
-def at_a_terminal(words: list[str], typed: list[str], temporal_port: int) -> tuple[int, str]:
-    """Return exit status and all that a terminal shows: what the command writes and what the terminal echoes.
-
-    Each answer is typed when its question stands there, as a person does: what comes before is echoed by any terminal.
-    """
-    outer, inner = os.openpty()
-    environment = dict(os.environ) | {"OPENKCM_TEMPORAL_PORT": str(temporal_port), "COLUMNS": "200"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "cli", *words],
-        stdin=inner,
-        stdout=inner,
-        stderr=inner,
-        env=environment,
-        start_new_session=True,
-    ) as running:
-        os.close(inner)
-        shown, left = b"", list(typed)
-        with suppress(OSError):  # a terminal whose last program has ended
-            while read := os.read(outer, 4096):
-                shown += read
-                if left and shown.rstrip(b"\r\n").endswith(b": "):
-                    os.write(outer, f"{left.pop(0)}\n".encode())
-    os.close(outer)
-    return running.returncode, shown.decode()
 
 
 def test_an_internal_error_keeps_them_out_of_log_and_output(desk, secrets_folder: Path, capsys, tmp_path) -> None:
@@ -259,23 +191,12 @@ def test_no_secret_is_ever_an_argument_of_a_process(desk, free_port) -> None:
         while running.poll() is None:
             with suppress(OSError):
                 assert SECRET.encode() not in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-
-
-def a_certificate() -> tuple[str, str]:
-    """Return a certificate and its private key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "acme's own authority")])
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    now = datetime.now(UTC)
-    signed = (
-        made.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
-    )
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return signed.public_bytes(serialization.Encoding.PEM).decode(), key.private_bytes(*form).decode()
+            time.sleep(0.005)  # a loop without a pause takes the CPU that the command needs
 
 
 def test_of_a_file_with_a_certificate_and_its_key_the_key_is_left_behind(desk, tmp_path: Path) -> None:
-    certificate, key = a_certificate()
+    made = make_identity(tmp_path)
+    certificate, key = made.pem.read_text(), made.key.read_text()
     (tmp_path / "bundle.pem").write_text(key + certificate + SECRET)
     words = (*BAO, "--ca", str(tmp_path / "bundle.pem"), "--credentials", desk.credentials(token="t"))
 
@@ -289,11 +210,9 @@ def test_of_a_file_with_a_certificate_and_its_key_the_key_is_left_behind(desk, t
     assert "1 certificates of your own" in desk.invoke("root-key", "show", ACME).stdout
 
 
-@pytest.mark.parametrize(
-    "text", ["", "no certificate", SECRET, "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"]
-)
-def test_a_file_without_certificates_is_refused(desk, tmp_path: Path, text) -> None:
-    (tmp_path / "ca.pem").write_text(text)
-    with pytest.raises(FileRefused) as refused:
-        desk.run("root-key", "preflight", ACME, *BAO, "--ca", str(tmp_path / "ca.pem"))
-    assert SECRET not in refused.value.message
+def test_a_file_without_certificates_is_refused(desk, tmp_path: Path) -> None:
+    for text in ("", "no certificate", SECRET, "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"):
+        (tmp_path / "ca.pem").write_text(text)
+        with pytest.raises(FileRefused) as refused:
+            desk.run("root-key", "preflight", ACME, *BAO, "--ca", str(tmp_path / "ca.pem"))
+        assert SECRET not in refused.value.message

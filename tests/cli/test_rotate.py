@@ -9,15 +9,12 @@ import pytest
 from cli import progress
 from cli.rotate import told
 from database.interfaces import RotationRow, WantedRotation
-from tenancy.errors import OperationRunning, ServiceUnknown, TenantUnknown
+from tenancy.errors import OperationRunning, ServiceUnknown
 from tenancy.rotation import Scope, Stage
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
-from tests.cli.root_key_stand import ACME, desk, refused, secrets_folder
+from tests.cli.root_key_stand import ACME, refused
 from tests.database.builders import an_object
 from workflows.gateway import NotDoneInTime, UpdateRefused
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["desk", "secrets_folder"]
 
 
 def versions(document) -> dict[tuple[str, int], str]:
@@ -75,21 +72,6 @@ def test_a_dry_run_shows_what_would_become_of_each_version_and_asks_nobody(desk)
     assert desk.gateway.asked == []
 
 
-@pytest.mark.parametrize("words", [("--compromised",), ("--service", "orders", "--retire", "1")])
-def test_what_cannot_be_undone_wants_the_tenants_id_once_more(desk, words) -> None:
-    desk.run("rotate", ACME, "--service", "orders")
-    seal_anew(desk)
-    before = desk.everything_stored()
-    desk.gateway.asked.clear()
-    for confirmed in ((), ("--confirm", "acme-corp-12346"), ("--confirm", "")):
-        result = desk.invoke("rotate", ACME, *words, *confirmed, typed=f"{ACME}\n")
-        assert result.exit_code == 2
-        assert "--confirm" in result.stderr
-    assert (desk.gateway.asked, desk.everything_stored()) == ([], before)
-    desk.run("rotate", ACME, *words, "--confirm", ACME)
-    assert len(desk.gateway.asked) == 1
-
-
 def test_a_compromised_key_is_told_to_be_destroyed_once_nothing_is_sealed_under_it(desk) -> None:
     shown = desk.invoke("rotate", ACME, "--compromised", "--confirm", ACME)
     assert shown.exit_code == 0
@@ -108,7 +90,6 @@ def test_a_version_is_retired_by_its_number(desk) -> None:
 
 def test_what_is_not_there_is_refused_before_anybody_is_asked(desk) -> None:
     for words, error in (
-        (("nobody-here",), TenantUnknown),
         ((ACME, "--service", "nobody"), ServiceUnknown),
         ((ACME, "--service", "orders", "--retire", "7", "--confirm", ACME), KeyVersionUnknown),
     ):
@@ -173,8 +154,3 @@ def test_progress_is_said_by_its_stage_and_never_of_an_earlier_rotation() -> Non
         "everything under older versions of the tenant key or the root key is wrapped anew: 100 of 1,000",
         "everything under older versions of the tenant key or the root key is wrapped anew: 1,000 of 1,000",
     ]
-
-
-def test_a_script_sees_no_progress(desk) -> None:
-    result = desk.invoke("rotate", ACME, "--json")
-    assert (result.exit_code, result.stderr) == (0, "")

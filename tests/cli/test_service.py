@@ -18,22 +18,11 @@ from tenancy.agent_errors import FolderRefused
 from tenancy.enrolment import parse_join_token
 from tenancy.errors import InvalidName, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
-from tests.cli.service_stand import (
-    a_request,
-    application,
-    command,
-    key_server,
-    settings,
-    tenant,
-    worker,
-)
+from tests.cli.service_stand import a_request, application
 from tests.database.builders import a_contact
 from vault.signing_requests import CsrRefused
 from worker.codec import ENCODING
 from workflows.gateway import Gateway, UpdateRefused
-
-# Fixtures that pytest finds here by their names.
-__all__ = ["command", "key_server", "settings", "tenant", "worker"]
 
 
 def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner_alone(command) -> None:
@@ -51,7 +40,7 @@ def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner
     assert {stat.S_IMODE(path.stat().st_mode) for path in command.out.iterdir()} == {0o600}
 
 
-def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, field) -> None:
+def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command) -> None:
     words = ("service", "join-token", command.tenant_id, "--kind", "postgresql", "--name", "orders-db")
     answer = command.run(*words, "--lifetime", "15m")
 
@@ -61,16 +50,12 @@ def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, field)
     assert timedelta(minutes=14) < left <= timedelta(minutes=15)
     assert "--service orders-db --kind postgresql" in answer["agent_command"]
     assert token.secret not in answer["agent_command"]
-    with field.administrator() as administrator:
-        rows = administrator.execute(
-            "select token_hash, service, kind, made_by, used_at from okcm.join_token"
-        ).fetchall()
-    assert rows == [(token.hash, "orders-db", "postgresql", "operator", None)]
+    assert command.join_tokens() == [(token.hash, "orders-db", "postgresql", "operator", None)]
     shown = CliRunner().invoke(application(), words).stdout
     assert "okcmj1." in shown
 
 
-def test_a_join_token_that_could_not_be_used_is_not_made(command, field) -> None:
+def test_a_join_token_that_could_not_be_used_is_not_made(command) -> None:
     one = ("service", "join-token", command.tenant_id, "--kind", "mongodb", "--name")
     for lifetime in ("25h", "0h", "1d", "soon"):
         with pytest.raises(InvalidName):
@@ -86,8 +71,7 @@ def test_a_join_token_that_could_not_be_used_is_not_made(command, field) -> None
         tx.tenants.move(Move.SUSPEND)
     with pytest.raises(TenantClosed):
         command.run(*one, "orders-db")
-    with field.administrator() as administrator:
-        assert administrator.execute("select count(*) from okcm.join_token").fetchone() == (0,)
+    assert command.join_tokens() == []
 
 
 def test_a_request_made_elsewhere_brings_back_a_certificate_and_writes_nothing(command, tmp_path) -> None:
@@ -99,9 +83,8 @@ def test_a_request_made_elsewhere_brings_back_a_certificate_and_writes_nothing(c
     assert len(x509.load_pem_x509_certificates(answer["chain"].encode())) == 2
     assert answer["files"] == []
     assert not command.out.exists()
-
-
-def test_a_person_who_sent_a_request_sees_the_certificate_and_nothing_else(command, tmp_path) -> None:
+    with pytest.raises(ServiceConflict):
+        command.connect("postgresql", csr=a_request(tmp_path))
     words = ["service", "connect", command.tenant_id, "--kind", "mongodb", "--name", "orders-db"]
     shown = CliRunner().invoke(application(), [*words, "--csr", str(a_request(tmp_path))])
     assert shown.exit_code == 0
@@ -116,10 +99,10 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("wide")
-def test_list_and_show_tell_kind_state_expiry_and_last_seen(command, field) -> None:
+def test_list_and_show_tell_kind_state_expiry_and_last_seen(command) -> None:
     command.connect()
     assert command.list()[0]["last_seen_at"] is None
-    with field.open("crypto").tenant_tx(command.tenant_id) as tx:
+    with command.field.open("crypto").tenant_tx(command.tenant_id) as tx:
         tx.services.seen(["orders-db"], datetime(2026, 1, 15, 10, 30, tzinfo=UTC))
 
     [service] = command.list()
@@ -137,12 +120,12 @@ def test_list_and_show_tell_kind_state_expiry_and_last_seen(command, field) -> N
 
 
 @pytest.mark.usefixtures("wide")
-def test_list_tells_whether_a_services_agents_are_connected_and_what_their_problem_is(command, field) -> None:
+def test_list_tells_whether_a_services_agents_are_connected_and_what_their_problem_is(command) -> None:
     command.connect()
     now = datetime.now(UTC)
     silent = a_contact("orders-db", "host-1", last_contact_at=now - timedelta(minutes=3))
     troubled = a_contact("orders-db", "host-2", problem="reload_failed", last_contact_at=now)
-    with field.open("crypto").tenant_tx(command.tenant_id) as tx:
+    with command.field.open("crypto").tenant_tx(command.tenant_id) as tx:
         tx.agents.note([silent, troubled], [])
     [service] = command.list()
     assert [(one["instance"], one["connected"], one["problem"]) for one in service["agents"]] == [
@@ -152,7 +135,7 @@ def test_list_tells_whether_a_services_agents_are_connected_and_what_their_probl
     assert datetime.fromisoformat(service["agents"][0]["last_contact_at"]) == now
     shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "reload_failed" in shown.stdout
-    with field.open("crypto").tenant_tx(command.tenant_id) as tx:
+    with command.field.open("crypto").tenant_tx(command.tenant_id) as tx:
         tx.agents.note([replace(troubled, problem=None, last_contact_at=now + timedelta(seconds=1))], [])
     shown = CliRunner().invoke(application(), ["service", "list", command.tenant_id])
     assert "1 of 2 connected" in shown.stdout
@@ -188,19 +171,28 @@ def test_a_renewal_on_demand_is_for_the_same_key_and_the_folder_waits_for_its_se
     assert refused.value.code == "service_unknown"
 
 
-def test_an_unknown_service_or_tenant_is_said_so(command) -> None:
+def test_a_request_that_cannot_be_connected_stores_nothing_and_writes_no_key(command, tmp_path) -> None:
     for word in ("disconnect", "renew"):
         with pytest.raises(ServiceUnknown):
             command.run("service", word, command.tenant_id, "orders-db")
-    for words in (("disconnect", "nobody-here", "orders-db"), ("list", "nobody-here")):
+    new = ("--kind", "mongodb", "--name", "x", "--out", str(command.out))
+    for words in (("disconnect", "nobody-here", "x"), ("list", "nobody-here"), ("connect", "nobody-here", *new)):
         with pytest.raises(TenantUnknown):
             command.run("service", *words)
-    with pytest.raises(TenantUnknown):
-        command.run("service", "connect", "nobody-here", "--kind", "mongodb", "--name", "x", "--out", str(command.out))
-    assert not command.out.exists()
-
-
-def test_a_tenant_that_is_locked_connects_nothing_and_no_key_is_made(command) -> None:
+    for name in ("", "Orders", "orders db", "-orders", "../orders", "o" * 41):
+        with pytest.raises(InvalidName):
+            command.connect(name=name)
+    file = tmp_path / "request.pem"
+    for text in ("", "nonsense", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n", "x" * 20_000):
+        file.write_text(text)
+        with pytest.raises(CsrRefused):
+            command.connect(csr=file)
+    for unreadable in (tmp_path, tmp_path / "nowhere.pem"):
+        with pytest.raises(FolderRefused):
+            command.connect(csr=unreadable)
+    words = ["service", "connect", command.tenant_id, "--kind", "mongodb", "--name", "orders-db"]
+    for wrong in (words, [*words[:-4], "--kind", "oracle", "--name", "x"]):
+        assert CliRunner().invoke(application(), wrong).exit_code == 2
     with command.database.tenant_tx(command.tenant_id) as tx:
         tx.tenants.move(Move.LOCK)
     with pytest.raises(TenantClosed):
@@ -225,37 +217,6 @@ def test_the_workflow_refuses_on_its_own_and_the_refusal_arrives_whole(command, 
         closed.message,
         closed.hint,
     )
-
-
-def test_another_kind_under_the_same_name_is_refused(command) -> None:
-    command.connect()
-    with pytest.raises(ServiceConflict):
-        command.connect("postgresql")
-
-
-def test_a_name_that_may_not_stand_in_a_certificate_is_refused(command) -> None:
-    for name in ("", "Orders", "orders db", "-orders", "../orders", "o" * 41):
-        with pytest.raises(InvalidName):
-            command.connect(name=name)
-    assert not command.out.exists()
-
-
-def test_a_request_that_is_none_is_refused_before_it_is_stored(command, tmp_path) -> None:
-    file = tmp_path / "request.pem"
-    for text in ("", "nonsense", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n", "x" * 20_000):
-        file.write_text(text)
-        with pytest.raises(CsrRefused):
-            command.connect(csr=file)
-    for unreadable in (tmp_path, tmp_path / "nowhere.pem"):
-        with pytest.raises(FolderRefused):
-            command.connect(csr=unreadable)
-    assert command.list() == []
-
-
-def test_saying_neither_where_nor_what_is_wrong_usage(command) -> None:
-    words = ["service", "connect", command.tenant_id, "--kind", "mongodb", "--name", "orders-db"]
-    assert CliRunner().invoke(application(), words).exit_code == 2
-    assert CliRunner().invoke(application(), [*words[:-4], "--kind", "oracle", "--name", "x"]).exit_code == 2
 
 
 def test_what_travels_through_temporal_holds_no_certificate_and_no_key(command, settings) -> None:

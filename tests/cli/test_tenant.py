@@ -15,13 +15,11 @@ import cli.enable
 import cli.tenant
 from cli.enable import NotReadyInTime, ProvisioningFailed
 from config import secrets
-from config.secrets import Role
 from storefront.sender import EnableRefused
 from tenancy.errors import ComponentFailed, IllegalTenantId, OpenKcmError, TenantUnknown
 from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, Endpoint, RecordingDoor, logs, running
 
 __all__ = ["logs"]
-
 ACME = ("acme-corp-12345", "--organization", "ACME Corporation", "--region", "eu-west-1")
 
 
@@ -35,7 +33,7 @@ class Stand:
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         self._thread.start()
-        assert self._started.wait(20)
+        assert self._started.wait(60)
 
     async def _serve(self) -> None:
         async with running(self.field, self.door) as self.endpoint:
@@ -44,7 +42,7 @@ class Stand:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
         self._loop.close()
 
     def becomes(self, state: str) -> None:
@@ -57,16 +55,10 @@ class Stand:
 
 
 @pytest.fixture
-def stand(field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+def stand(field, secrets_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     started = Stand(field)
-    folder = tmp_path / "secrets"
-    secrets.ensure_secret(folder, secrets.WEBHOOK_SECRETS, f"{CURRENT}\n{PREVIOUS}\n")
-    secrets.ensure_secret(folder, secrets.MARKETPLACE_TOKEN, TOKEN)
-    secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
-    secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
-    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
+    (secrets_folder / secrets.WEBHOOK_SECRETS).write_text(f"{CURRENT}\n{PREVIOUS}\n")
+    (secrets_folder / secrets.MARKETPLACE_TOKEN).write_text(TOKEN)
     monkeypatch.setenv("OPENKCM_MARKETPLACE_PORT", started.endpoint.url.rpartition(":")[2])
     try:
         yield started

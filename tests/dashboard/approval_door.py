@@ -1,6 +1,8 @@
 """What the entity does about requests for a second person: its own steps, on the rows of a real database."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 from temporalio.testing import ActivityEnvironment
@@ -15,44 +17,65 @@ from tenancy.errors import OpenKcmError
 from tenancy.locks import LockReason
 from tenancy.messages import ApprovalStep, CloseApprovalInput, PolicyInput
 from tenancy.policy import TenantPolicy
-from workflows.gateway import UpdateRefused
+from workflows.gateway import NotDoneInTime, UpdateRefused
+
+
+def request(words: Callable[..., str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Record a request, fail it as `fails` says, and refuse as a workflow does: with code, message and hint."""
+
+    def decorate(act: Callable[..., None]) -> Callable[..., None]:
+        @wraps(act)
+        def asked(door: Any, *arguments: Any) -> None:
+            door.asked.append(words(*arguments))
+            if door.fails is not None:
+                raise door.fails
+            try:
+                act(door, *arguments)
+            except (UpdateRefused, NotDoneInTime):
+                raise
+            except OpenKcmError as refused:
+                raise UpdateRefused(refused.code, refused.message, refused.hint) from None
+
+        return asked
+
+    return decorate
 
 
 class ApprovalDoor:
-    """`lasts` is how long a request waits; what is approved is done at once."""
+    """What is approved is done at once."""
 
     def __init__(self, worker: Database) -> None:
         self.worker = worker
         self.approvals = ApprovalActivities(worker, Announcer((), ""), timedelta(hours=24))
         self._approval_steps = 0
 
-    def admit_approval(self, tenant_id: str, approval_id: str) -> None:
+    @request(lambda _, approval_id: f"propose {approval_id}")
+    def propose(self, tenant_id: str, approval_id: str) -> None:
         result = self._run(self.approvals.admit_approval, self._step(tenant_id, approval_id))
         if result.state is ApprovalState.REFUSED:
-            refused = REFUSALS[result.code]()
-            raise UpdateRefused(refused.code, refused.message, refused.hint)
+            raise REFUSALS[result.code]
 
-    def decide_approval(self, tenant_id: str, approval_id: str) -> Action | None:
-        """Count the votes; return what is to be done now, and was closed as done."""
+    @request(lambda _, approval_id: f"decide {approval_id}")
+    def decide(self, tenant_id: str, approval_id: str) -> None:
         step = self._step(tenant_id, approval_id)
         result = self._run(self.approvals.decide_approval, step)
         if result.state is not ApprovalState.APPROVED:
-            return None
+            return
         if result.action is Action.LOCK:
             with self.worker.tenant_tx(tenant_id) as tx:
                 tx.tenants.hold(LockReason.SWITCH)
         elif result.action is Action.CHANGE_POLICY:
-            policy = TenantPolicy.model_validate(result.argument)
-            self.set_policy(tenant_id, policy, approval_id)
+            self._set_policy(tenant_id, TenantPolicy.model_validate(result.argument), approval_id)
         self._run(self.approvals.close_approval, CloseApprovalInput(**step.model_dump()))
-        action: Action = result.action
-        return action
 
-    def set_policy(self, tenant_id: str, policy: TenantPolicy, approval_id: str | None = None) -> None:
+    @request(lambda tenant_id, _: f"policy {tenant_id}")
+    def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
+        self._set_policy(tenant_id, policy)
+
+    def _set_policy(self, tenant_id: str, policy: TenantPolicy, approval_id: str | None = None) -> None:
         self._approval_steps += 1
-        request = {"tenant_id": tenant_id, "operation_id": f"policy-{self._approval_steps}", "approval_id": approval_id}
-        activity = PolicyActivities(self.worker).change_policy
-        self._run(activity, PolicyInput.model_validate(policy.as_argument() | request))
+        step = {"tenant_id": tenant_id, "operation_id": f"policy-{self._approval_steps}", "approval_id": approval_id}
+        self._run(PolicyActivities(self.worker).change_policy, PolicyInput.model_validate(policy.as_argument() | step))
 
     def _step(self, tenant_id: str, approval_id: str) -> ApprovalStep:
         self._approval_steps += 1
@@ -61,7 +84,4 @@ class ApprovalDoor:
 
     @staticmethod
     def _run(activity: Any, step: Any) -> Any:
-        try:
-            return ActivityEnvironment().run(activity, step)
-        except OpenKcmError as refused:
-            raise UpdateRefused(refused.code, refused.message, refused.hint) from None
+        return ActivityEnvironment().run(activity, step)

@@ -15,23 +15,18 @@ from tenancy.approvals import Action
 from tenancy.authorities import AuthorityState
 from tenancy.errors import OpenKcmError, ServiceUnknown, TenantClosed
 from tenancy.ids import service_spiffe
-from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove
-from tenancy.policy import TenantPolicy
 from tenancy.report_document import Form
-from tenancy.rotation_messages import RotateRequest
 from tenancy.services import ServiceState
-from tests.dashboard.approval_door import ApprovalDoor
+from tests.dashboard.approval_door import ApprovalDoor, request
 from tests.dashboard.root_key_door import RootKeyDoor
 from tests.dashboard.rotation_door import RotationDoor
 from tests.database.builders import a_service_key
 from tests.rendering.builders import a_standing
-from workflows.gateway import UpdateRefused
 
 LIFE = timedelta(hours=72)
-GRACE = timedelta(days=30)
 
 
 def a_name(text: str) -> x509.Name:
@@ -94,120 +89,66 @@ class FakeDoor(RootKeyDoor, ApprovalDoor, RotationDoor):
         self.fails: OpenKcmError | None = None
         self.asked: list[str] = []
 
+    @request(lambda tenant_id, move: f"{move} {tenant_id}")
     def change_standing(self, tenant_id: str, move: StandingMove) -> None:
-        self._ask(f"{move} {tenant_id}")
         with self.worker.tenant_tx(tenant_id) as tx:
-            try:
-                match move:
-                    case StandingMove.LOCK if tx.policy.get().wants_two_for(Action.LOCK):
-                        self._refuse(ApprovalRequired(Action.LOCK))
-                    case StandingMove.LOCK:
-                        tx.tenants.hold(LockReason.SWITCH)
-                    case StandingMove.UNLOCK:
-                        tx.tenants.release(LockReason.SWITCH)
-                    case _:
-                        tx.tenants.move(Move(move))
-            except OpenKcmError as refused:
-                self._refuse(refused)
+            match move:
+                case StandingMove.LOCK if tx.policy.get().wants_two_for(Action.LOCK):
+                    raise ApprovalRequired(Action.LOCK)
+                case StandingMove.LOCK:
+                    tx.tenants.hold(LockReason.SWITCH)
+                case StandingMove.UNLOCK:
+                    tx.tenants.release(LockReason.SWITCH)
+                case _:
+                    tx.tenants.move(Move(move))
 
-    def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
-        self._ask(f"preflight {request_id}")
-        self.preflight(tenant_id, request_id)
-
-    def change_root_key(self, tenant_id: str, request_id: str) -> None:
-        self._ask(f"change {request_id}")
-        with self.worker.tenant_tx(tenant_id) as tx:
-            tenant = tx.tenants.get()
-        assert tenant is not None
-        if tenant.state not in DECRYPTS:
-            self._refuse(TenantClosed(tenant.state))
-        self.change(tenant_id, request_id)
-
-    def rotate_keys(self, tenant_id: str, request: RotateRequest) -> None:
-        self._ask(f"rotate {request.services} {request.service} {request.tenant_key} {request.compromised}")
-        self.rotate(tenant_id, request)
-
-    def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
-        self._ask(f"retire {service} {version}")
-        self.retire(tenant_id, service, version)
-
+    @request(lambda tenant_id: f"roll {tenant_id}")
     def roll_authority(self, tenant_id: str) -> None:
-        self._ask(f"roll {tenant_id}")
-        self.roll(tenant_id, replace(FakeAuthority().row(), key_version=2, state=AuthorityState.PREPARED))
-
-    def offboard(self, tenant_id: str, request: LeaveRequest) -> None:
-        self._ask(f"offboard {tenant_id} {request.reason}")
-        self.leave(tenant_id, request, GRACE)
-
-    def restore(self, tenant_id: str) -> None:
-        self._ask(f"restore {tenant_id}")
-        self.come_back(tenant_id)
-
-    def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
-        self._ask(f"policy {tenant_id}")
-        self.set_policy(tenant_id, policy)
-
-    def propose(self, tenant_id: str, approval_id: str) -> None:
-        self._ask(f"propose {approval_id}")
-        self.admit_approval(tenant_id, approval_id)
-
-    def decide(self, tenant_id: str, approval_id: str) -> None:
-        self._ask(f"decide {approval_id}")
-        self.decide_approval(tenant_id, approval_id)
-
-    def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
-        self._ask(f"connect {service} {request_id}")
+        authority = replace(FakeAuthority().row(), key_version=2, state=AuthorityState.PREPARED)
         with self.worker.tenant_tx(tenant_id) as tx:
-            tenant, request = tx.tenants.get(), tx.services.requested(request_id)
+            tx.certificates.record_authority(authority)
+            tx.certificates.activate(authority.serial)
+
+    @request(lambda _tenant, _region, service, request_id: f"connect {service} {request_id}")
+    def connect_service(self, tenant_id: str, region: str, service: str, request_id: str) -> None:
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tenant, wanted = tx.tenants.get(), tx.services.requested(request_id)
             assert tenant is not None
             assert tenant.region == region
             if tenant.state not in ENCRYPTS:
-                self._refuse(TenantClosed(tenant.state))
+                raise TenantClosed(tenant.state)
             newest = tx.services.leaf(service)
             if newest is not None and newest.request_id == request_id:
                 return
-            try:
-                tx.services.connect(service, request.kind)
-            except OpenKcmError as refused:
-                self._refuse(refused)
+            tx.services.connect(service, wanted.kind)
             tx.services.record_key(a_service_key(tenant_id, service))
             self._issue(tx, tenant_id, service, request_id)
             tx.services.connected(service)
 
-    def renew_service(self, tenant_id: str, region: str, service: str) -> None:
-        self._ask(f"renew {service} in {region}")
+    @request(lambda _, region, service: f"renew {service} in {region}")
+    def renew_service(self, tenant_id: str, _region: str, service: str) -> None:
         with self.worker.tenant_tx(tenant_id) as tx:
             tenant, newest, row = tx.tenants.get(), tx.services.leaf(service), tx.services.get(service)
             assert tenant is not None
             if tenant.state not in DECRYPTS:
-                self._refuse(TenantClosed(tenant.state))
+                raise TenantClosed(tenant.state)
             if newest is None or row is None or row.state is not ServiceState.CONNECTED:
-                self._refuse(ServiceUnknown("the service has no certificate to renew", "connect it first"))
-            else:
-                self._issue(tx, tenant_id, service, newest.request_id)
+                raise ServiceUnknown("the service has no certificate to renew", "connect it first")
+            self._issue(tx, tenant_id, service, newest.request_id)
 
-    def disconnect_service(self, tenant_id: str, region: str, service: str) -> None:
-        self._ask(f"disconnect {service} in {region}")
+    @request(lambda _, region, service: f"disconnect {service} in {region}")
+    def disconnect_service(self, tenant_id: str, _region: str, service: str) -> None:
         with self.worker.tenant_tx(tenant_id) as tx:
             if tx.services.get(service) is None:
-                self._refuse(ServiceUnknown())
+                raise ServiceUnknown
             tx.services.disconnect(service)
 
+    @request(lambda *_: "make_report")
     def make_report(self, tenant_id: str, region: str, report_id: str) -> None:
-        self._ask("make_report")
         with self.worker.tenant_tx(tenant_id) as tx:
-            row = tx.reports.get(report_id)
-            assert row is not None
+            assert tx.reports.get(report_id) is not None
             tx.reports.state(report_id, StatedRow(a_standing(), datetime.now(UTC), 1))
             tx.reports.store(report_id, {form: f"{form} of {region}".encode() for form in Form})
-
-    def retry(self, tenant_id: str) -> None:
-        self._ask(f"retry {tenant_id}")
-
-    def _ask(self, what: str) -> None:
-        self.asked.append(what)
-        if self.fails is not None:
-            raise self.fails
 
     def _issue(self, tx, tenant_id: str, service: str, request_id: str) -> None:
         leaf = self.authority.leaf(tenant_id, service, tx.services.requested(request_id).csr_pem)
@@ -223,7 +164,3 @@ class FakeDoor(RootKeyDoor, ApprovalDoor, RotationDoor):
                 self.authority.row().serial,
             )
         )
-
-    @staticmethod
-    def _refuse(refused: OpenKcmError) -> None:
-        raise UpdateRefused(refused.code, refused.message, refused.hint)

@@ -9,8 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from config.sealing import unseal
 from database.connection import Database
 from database.interfaces import SealedRootKeyRow, ServiceKeyRow
+from tenancy.errors import TenantClosed
 from tenancy.ids import root_key
+from tenancy.lifecycle import DECRYPTS
 from tenancy.root_keys import Credentials, PlatformPlace, Problem, refuse_incomplete
+from tests.dashboard.approval_door import request
 from workflows.gateway import NotDoneInTime, UpdateRefused
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
@@ -31,12 +34,19 @@ class RootKeyDoor:
     wraps: int | None = None
     taken: list[Credentials] = field(default_factory=list)
 
-    def preflight(self, tenant_id: str, request_id: str) -> None:
+    @request(lambda _, request_id: f"preflight {request_id}")
+    def preflight_root_key(self, tenant_id: str, request_id: str) -> None:
         with self.worker.tenant_tx(tenant_id) as tx:
             self._take(tx, tenant_id, request_id)
             tx.root_keys.found(request_id, self.problems)
 
-    def change(self, tenant_id: str, request_id: str) -> None:
+    @request(lambda _, request_id: f"change {request_id}")
+    def change_root_key(self, tenant_id: str, request_id: str) -> None:
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tenant = tx.tenants.get()
+        assert tenant is not None
+        if tenant.state not in DECRYPTS:
+            raise TenantClosed(tenant.state)
         number, refused = self._begin(tenant_id, request_id)
         if refused is not None:
             raise UpdateRefused(refused, "the root key was not changed and the former one is in force", "")
@@ -70,12 +80,12 @@ class RootKeyDoor:
             return number, None
 
     def _take(self, tx, tenant_id: str, request_id: str) -> None:
-        request = tx.root_keys.requested(request_id)
-        if isinstance(request.place, PlatformPlace):
+        wanted = tx.root_keys.requested(request_id)
+        if isinstance(wanted.place, PlatformPlace):
             return
-        assert request.sealed is not None, "the credentials of a request are taken once"
-        credentials = unseal(INTAKE_PRIVATE, tenant_id, request_id, request.sealed)
-        refuse_incomplete(request.place, credentials)
+        assert wanted.sealed is not None, "the credentials of a request are taken once"
+        credentials = unseal(INTAKE_PRIVATE, tenant_id, request_id, wanted.sealed)
+        refuse_incomplete(wanted.place, credentials)
         self.taken.append(credentials)
 
 

@@ -3,10 +3,10 @@
 from datetime import timedelta
 
 from database.connection import Database
-from database.interfaces import AuthorityRow, ServiceKeyRow, WantedRotation
+from database.interfaces import ServiceKeyRow, WantedRotation
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
-from tenancy.errors import OpenKcmError, TenantClosed
+from tenancy.errors import TenantClosed
 from tenancy.ids import l2_key
 from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import DECRYPTS
@@ -14,7 +14,10 @@ from tenancy.policy import TenantPolicy
 from tenancy.rotation import Stage
 from tenancy.rotation_errors import KeyVersionInUse
 from tenancy.rotation_messages import RotateRequest
+from tests.dashboard.approval_door import request
 from workflows.gateway import UpdateRefused
+
+GRACE = timedelta(days=30)
 
 
 class RotationDoor:
@@ -25,23 +28,24 @@ class RotationDoor:
         self.stops: str | None = None
         self.rotations = 0
 
-    def rotate(self, tenant_id: str, request: RotateRequest) -> None:
+    @request(lambda _, asked: f"rotate {asked.services} {asked.service} {asked.tenant_key} {asked.compromised}")
+    def rotate_keys(self, tenant_id: str, asked: RotateRequest) -> None:
         self.rotations += 1
         number = self.rotations
-        wanted = WantedRotation(request.tenant_key, request.services, request.service, request.compromised)
+        wanted = WantedRotation(asked.tenant_key, asked.services, asked.service, asked.compromised)
         with self.worker.tenant_tx(tenant_id) as tx:
             tenant, l2 = tx.tenants.lock(), tx.keys.get(l2_key(tenant_id))
             assert l2 is not None
             if tenant.state not in DECRYPTS:
-                refuse(TenantClosed(tenant.state))
-            if request.compromised and tx.policy.get().wants_two_for(Action.COMPROMISE):
-                refuse(ApprovalRequired(Action.COMPROMISE))
+                raise TenantClosed(tenant.state)
+            if asked.compromised and tx.policy.get().wants_two_for(Action.COMPROMISE):
+                raise ApprovalRequired(Action.COMPROMISE)
             tx.rotations.begin(number, wanted, l2.version)
-            if request.tenant_key:
+            if asked.tenant_key:
                 tx.rotations.rotated(number, l2.version + 1)
             for service, version in tx.rotations.unprepared(number, TenantPolicy()):
                 wrapped = f"version {version} of {service}".encode()
-                newest = l2.version + request.tenant_key
+                newest = l2.version + asked.tenant_key
                 row = ServiceKeyRow(service, version, l2.name, "platform", "root-eu-west-1", wrapped, l2_version=newest)
                 tx.rotations.prepare(number, row)
             tx.rotations.activate(number)
@@ -50,36 +54,23 @@ class RotationDoor:
         if self.stops is not None:
             raise UpdateRefused(self.stops, "the rotation did not get to its end", "ask again")
 
-    def retire(self, tenant_id: str, service: str, version: int) -> None:
+    @request(lambda _, service, version: f"retire {service} {version}")
+    def retire_service_key(self, tenant_id: str, service: str, version: int) -> None:
         with self.worker.tenant_tx(tenant_id) as tx:
             if tx.policy.get().wants_two_for(Action.RETIRE_KEY_VERSION):
-                refuse(ApprovalRequired(Action.RETIRE_KEY_VERSION))
-            try:
-                left = tx.rotations.destroy(service, version)
-            except OpenKcmError as refused:
-                refuse(refused)
-            if left:
-                refuse(KeyVersionInUse(service, version, f"{left} objects are sealed under it"))
+                raise ApprovalRequired(Action.RETIRE_KEY_VERSION)
+            if left := tx.rotations.destroy(service, version):
+                raise KeyVersionInUse(service, version, f"{left} objects are sealed under it")
 
-    def roll(self, tenant_id: str, authority: AuthorityRow) -> None:
-        with self.worker.tenant_tx(tenant_id) as tx:
-            tx.certificates.record_authority(authority)
-            tx.certificates.activate(authority.serial)
-
-    def leave(self, tenant_id: str, request: LeaveRequest, grace: timedelta) -> None:
-        assert not request.now
+    @request(lambda tenant_id, leaving: f"offboard {tenant_id} {leaving.reason}")
+    def offboard(self, tenant_id: str, leaving: LeaveRequest) -> None:
+        assert not leaving.now
         with self.worker.tenant_tx(tenant_id) as tx:
             if tx.policy.get().wants_two_for(Action.OFFBOARD):
-                refuse(ApprovalRequired(Action.OFFBOARD))
-            tx.leaving.begin(grace)
+                raise ApprovalRequired(Action.OFFBOARD)
+            tx.leaving.begin(GRACE)
 
-    def come_back(self, tenant_id: str) -> None:
+    @request(lambda tenant_id: f"restore {tenant_id}")
+    def restore(self, tenant_id: str) -> None:
         with self.worker.tenant_tx(tenant_id) as tx:
-            try:
-                tx.leaving.restore()
-            except OpenKcmError as refused:
-                refuse(refused)
-
-
-def refuse(refused: OpenKcmError) -> None:
-    raise UpdateRefused(refused.code, refused.message, refused.hint)
+            tx.leaving.restore()

@@ -1,8 +1,10 @@
 """Tenants in every state with services, keys and usage, and a seat at each of them."""
 
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from streamlit.testing.v1 import AppTest
 
 from config.sealing import seal
+from dashboard.market import Market
 from dashboard.seat import Addresses, Seat
 from dashboard.views.standing import standing
 from database.interfaces import DoomedRow, RootKeyRequestRow, ServiceRequestRow, ShredRow, UsesRow
@@ -24,8 +27,9 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step, steps_of
 from tenancy.root_keys import Credentials, parse_place
 from tenancy.services import CryptoOperation, ServiceKind
-from tests.dashboard.door import GRACE, FakeAuthority, FakeDoor
+from tests.dashboard.door import FakeAuthority, FakeDoor
 from tests.dashboard.root_key_door import INTAKE_PUBLIC
+from tests.dashboard.rotation_door import GRACE
 from tests.database.builders import a_route, an_event, an_object
 from tests.database.fixtures import Field
 
@@ -37,8 +41,11 @@ ADDRESSES = Addresses(
     temporal_ui=None,
     enrolment="https://enrol.example",
 )
+ACME = "acme-corp-12345"
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 ROLE_ARN = "arn:aws:iam::111122223333:role/openkcm"
+SECONDS = 120
+"""How long one run of a page may take on a machine that is busy."""
 WALLS = ("U2", "U2", "C2", "C3", "M1", "M2", "M2", "A1", "A3")
 _MOVES = {
     State.ACTIVE: (Move.ACTIVATE,),
@@ -75,7 +82,7 @@ class Scene:
         self.authority = FakeAuthority()
         self.door = FakeDoor(self.worker, self.authority)
 
-    def seat(self, tenant_id: str = "acme-corp-12345", *roles: PersonRole, name: str = "Ada") -> Seat:
+    def seat(self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada") -> Seat:
         subject = f"{name.lower()}@acme.example"
         person = Person(subject, name, tenant_id, frozenset(roles or {PersonRole.ADMINISTRATOR}))
         with self.dashboard.tenant_tx(tenant_id) as tx:
@@ -93,7 +100,7 @@ class Scene:
             intake_key=INTAKE_PUBLIC,
         )
 
-    def tenant(self, state: State, tenant_id: str = "acme-corp-12345", organization: str = "ACME Corporation") -> None:
+    def tenant(self, state: State, tenant_id: str = ACME, organization: str = "ACME Corporation") -> None:
         """Have a tenant that came to a state as provisioning and the moves after it bring it there."""
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.inbox.accept(an_event(tenant_id))
@@ -138,7 +145,7 @@ class Scene:
             tx.leaving.certify(ShredRow("{}", "signature", "audit-heads:1", datetime.now(UTC)))
             tx.leaving.end()
 
-    def service(self, name: str, kind: ServiceKind, tenant_id: str = "acme-corp-12345", uses: int = 0) -> None:
+    def service(self, name: str, kind: ServiceKind, tenant_id: str = ACME, uses: int = 0) -> None:
         """Connect a service of an active tenant and have it use its key."""
         request_id = f"request-{name}"
         with self.dashboard.tenant_tx(tenant_id) as tx:
@@ -152,17 +159,18 @@ class Scene:
                 refused = replace(answered, refusal="object_not_found", count=3, bytes=0)
                 tx.usage.add([answered, refused], f"batch-{name}")
 
-    def held_key(self, health: str = HEALTHY, tenant_id: str = "acme-corp-12345") -> None:
+    def held_key(self, health: str = HEALTHY, tenant_id: str = ACME) -> None:
         """Have the customer hold the root key, and the key do as `health` says; what locks then does so."""
         request_id = "5" * 32
         place = parse_place({"provider": "aws-kms", "key_arn": KEY_ARN, "role_arn": ROLE_ARN})
         with self.dashboard.tenant_tx(tenant_id) as tx:
             sealed = seal(INTAKE_PUBLIC, tenant_id, request_id, Credentials())
             tx.root_keys.request(RootKeyRequestRow(request_id, place, sealed))
-        self.door.change(tenant_id, request_id)
+        self.door.change_root_key(tenant_id, request_id)
+        self.door.asked.pop()
         self.report(health, tenant_id)
 
-    def report(self, health: str, tenant_id: str = "acme-corp-12345") -> None:
+    def report(self, health: str, tenant_id: str = ACME) -> None:
         """Have the root key in force do as `health` says, and the tenant follow it as the watch has it."""
         with self.worker.tenant_tx(tenant_id) as tx:
             key, tenant = tx.root_keys.current(), tx.tenants.get()
@@ -174,17 +182,26 @@ class Scene:
             elif LockReason.ROOT_KEY in tenant.locks:
                 tx.tenants.release(LockReason.ROOT_KEY)
 
-    def wants_two_for(self, *actions: Action, tenant_id: str = "acme-corp-12345") -> None:
+    def wants_two_for(self, *actions: Action, tenant_id: str = ACME) -> None:
         with self.worker.tenant_tx(tenant_id) as tx:
             tx.policy.set(TenantPolicy(four_eyes=frozenset(actions)))
 
-    def standing(self, tenant_id: str = "acme-corp-12345") -> tuple[State, tuple[LockReason, ...]]:
+    def standing(self, tenant_id: str = ACME) -> tuple[State, tuple[LockReason, ...]]:
         with self.worker.tenant_tx(tenant_id) as tx:
             row = tx.tenants.get()
         assert row is not None
         return row.state, row.locks
 
-    def objects(self, service: str, *states: int, tenant_id: str = "acme-corp-12345") -> None:
+    def records(self, tenant_id: str = ACME) -> list[dict[str, Any]]:
+        """Return every audit record of a tenant, the oldest first."""
+        with self.worker.tenant_tx(tenant_id) as tx:
+            return [json.loads(stored.record) for stored in tx.audit.records()]
+
+    def recorded(self, name: str, tenant_id: str = ACME) -> list[tuple[str, str]]:
+        """Return actor and outcome of each audit record with a name."""
+        return [(one["actor"], one["outcome"]) for one in self.records(tenant_id) if one["name"] == name]
+
+    def objects(self, service: str, *states: int, tenant_id: str = ACME) -> None:
         rows = [an_object(tenant_id, f"{service}-{n}", service=service, state=state) for n, state in enumerate(states)]
         with self.crypto.tenant_tx(tenant_id) as tx:
             tx.objects.add(rows)
@@ -200,9 +217,12 @@ def scene(field: Field) -> Scene:
     return Scene(field)
 
 
-def shown(page: str, seat: Seat) -> AppTest:
-    """Draw a page as Streamlit would; whatever it raises ends the test."""
-    at = AppTest.from_function(_draw, args=(page, seat), default_timeout=30).run()
+def shown(page: str, seat: Seat | Market, **query: str) -> AppTest:
+    """Draw a page as Streamlit would, with the query of its address; an exception of the page ends the test."""
+    at = AppTest.from_function(_draw, args=(page, seat), default_timeout=SECONDS)
+    for name, value in query.items():
+        at.query_params[name] = value
+    at.run()
     assert not at.exception, at.exception
     return at
 
@@ -210,6 +230,13 @@ def shown(page: str, seat: Seat) -> AppTest:
 def text(at: AppTest) -> str:
     """Return everything a page and its dialog say, in order, each element once."""
     return "\n".join(word for node in at._tree for word in _said(node))
+
+
+def press(at: AppTest, key: str) -> str:
+    """Press a button and return everything the page says then."""
+    at.button(key=key).click().run()
+    assert not at.exception, at.exception
+    return text(at)
 
 
 def _said(node: object) -> dict[str, None]:
@@ -223,16 +250,3 @@ def _draw(page, seat) -> None:
     import importlib  # noqa: PLC0415 - AppTest runs this function's source as a script of its own
 
     importlib.import_module(f"dashboard.pages.{page}").draw(seat)
-
-
-def fill_examples(field: Field) -> None:
-    """Fill a database for looking at the pages."""
-    scene = Scene(field)
-    scene.tenant(State.ACTIVE)
-    scene.service("customer-db", ServiceKind.MONGODB, uses=1250)
-    scene.service("analytics-db", ServiceKind.MONGODB, uses=890)
-    scene.service("billing-api", ServiceKind.MICROSERVICE)
-    scene.objects("customer-db", 2, 2, 1, 5)
-    scene.tenant(State.ACTIVE, "empty-corp-1", "Empty Corporation")
-    for state in State:
-        scene.tenant(state, f"{state}-corp-1", f"{state.capitalize()} Corporation")

@@ -3,27 +3,18 @@ from typing import Any
 
 import pytest
 
-from dashboard.claims import ClaimNames, read
+from dashboard.claims import read
 from tenancy.errors import AccessRefused, SessionEnded
 from tenancy.people import OPERATORS, PersonRole
+from tests.dashboard.people import NAMES, Clock, claims_of
 
-NAMES = ClaimNames("openkcm_tenant", "openkcm_roles")
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+CLOCK = Clock(datetime(2026, 11, 25, 12, tzinfo=UTC))
+NOW = CLOCK.at
 
 
 def claims(**changed: Any) -> dict[str, Any]:
     """Return whole claims of an administrator of ACME; None takes one away."""
-    whole = {
-        "iss": "https://sso.example",
-        "sub": "ada",
-        "name": "Ada",
-        "iat": int(NOW.timestamp()) - 60,
-        "exp": int(NOW.timestamp()) + 3600,
-        "nonce": "n-1",
-        "openkcm_tenant": "acme-corp-12345",
-        "openkcm_roles": ["administrator"],
-    }
-    return {name: value for name, value in (whole | changed).items() if value is not None}
+    return claims_of(CLOCK, **{"iat": int(NOW.timestamp()) - 60} | changed)
 
 
 def test_whole_claims_say_who_and_for_whom() -> None:

@@ -113,7 +113,7 @@ def finish(database: Database, page: Page, *, impatient: bool) -> Page:
     return page
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=FILTERS, turns=TURNS, impatient=st.booleans())
 def test_filters_and_pages_show_what_a_plain_look_would(
     dashboard: Database,

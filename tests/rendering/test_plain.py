@@ -3,6 +3,7 @@
 import io
 import unicodedata
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypdf import PdfReader
@@ -52,6 +53,7 @@ def test_the_fonts_of_the_pdf_have_every_character_that_they_are_said_to_have():
     assert pdf(an_empty_report(limits=lines), SIGNED).startswith(b"%PDF-")
 
 
+@pytest.mark.full
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.text(max_size=60), max_size=30))
 def test_any_text_at_all_can_be_set(texts):

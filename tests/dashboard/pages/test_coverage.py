@@ -3,13 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 from database.interfaces import ContactRow, ProtectionUseRow
-from tenancy.lifecycle import Move, State
+from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.services import ServiceKind
-from tests.dashboard.scene import Scene, scene, shown, text
-
-__all__ = ["scene"]
+from tests.dashboard.scene import Scene, shown, text
 
 ACME, BETA = "acme-corp-12345", "beta-corp-67890"
 PLACE = "postgresql:public.patients.diagnosis"
@@ -22,25 +20,20 @@ def protect(scene: Scene, service: str, name: str = "diagnosis", *, plain_allowe
         tx.protection.protect(service, field, "ada@acme.example")
 
 
-def tell(scene: Scene, service: str, place: str = PLACE, tenant_id: str = ACME, requests: int = 4) -> None:
+def tell(scene: Scene, service: str, place: str = PLACE, tenant_id: str = ACME) -> None:
     """Have a service's programs say that they encrypted ten values at a place, now."""
     now = datetime.now(UTC)
-    use = ProtectionUseRow(now.date(), service, place, 10, 320, 70, requests, requests * 500)
+    use = ProtectionUseRow(now.date(), service, place, 10, 320, 70, 4, 2000)
     contact = ContactRow(service, "host-1", "0.1.0", now + timedelta(hours=48), None, now)
     with scene.crypto.tenant_tx(tenant_id) as tx:
         tx.agents.note([contact], [use])
 
 
-def test_before_anything_is_connected_there_is_nothing_to_protect(scene: Scene) -> None:
+def test_what_is_missing_is_said_with_what_to_do_until_nothing_is(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     at = shown("services", scene.seat())
     assert "Encryption Status: nothing to protect yet" in text(at)
     assert not at.metric
-    assert SENTENCE not in text(at)
-
-
-def test_what_is_missing_is_said_with_what_to_do_until_nothing_is(scene: Scene) -> None:
-    scene.tenant(State.ACTIVE)
     scene.service("clinic-db", ServiceKind.POSTGRESQL)
     scene.service("shop", ServiceKind.MICROSERVICE, uses=50)
     protect(scene, "clinic-db")
@@ -65,15 +58,6 @@ def test_what_is_missing_is_said_with_what_to_do_until_nothing_is(scene: Scene) 
     assert "held values that are not encrypted: 10 read" in said
 
 
-def test_overhead_that_nobody_measured_is_not_called_nothing(scene: Scene) -> None:
-    scene.tenant(State.ACTIVE)
-    scene.service("clinic-db", ServiceKind.POSTGRESQL)
-    tell(scene, "clinic-db", requests=0)
-    at = shown("services", scene.seat())
-    assert at.metric[2].delta == "not measured yet by your programs"
-    assert "%" not in text(at)
-
-
 def test_every_role_of_the_customer_sees_it_and_another_tenants_people_do_not(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.tenant(State.ACTIVE, BETA)
@@ -88,14 +72,3 @@ def test_every_role_of_the_customer_sees_it_and_another_tenants_people_do_not(sc
     assert "was not seen to encrypt anything" in text(at)
     assert not at.dataframe
     assert not shown("services", scene.seat(ACME, PersonRole.OPERATOR)).metric
-
-
-def test_a_closed_tenant_is_not_called_protected(scene: Scene) -> None:
-    scene.tenant(State.ACTIVE)
-    scene.service("shop", ServiceKind.MICROSERVICE, uses=50)
-    assert SENTENCE in text(shown("services", scene.seat()))
-    with scene.worker.tenant_tx(ACME) as tx:
-        tx.tenants.move(Move.SUSPEND)
-    said = text(shown("services", scene.seat()))
-    assert SENTENCE not in said
-    assert "the tenant is suspended, so nothing new is encrypted" in said

@@ -18,12 +18,12 @@ from tenancy.ids import CANARY_TENANT_ID
 from tenancy.lifecycle import Move, State
 from tenancy.people import OPERATORS, Person, PersonRole
 from tenancy.provisioning import Step
+from tests.dashboard.scene import ACME, press, shown, text
 from tests.database.builders import an_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.many import TENANTS, add_many_tenants
 
 PROMISE = 180.0
-ACME = "acme-corp-12345"
 OPERATOR = Person("otto", "Otto", OPERATORS, frozenset({PersonRole.OPERATOR}))
 AUDITOR = Person("ada", "Ada", ACME, frozenset({PersonRole.AUDITOR}))
 
@@ -63,23 +63,6 @@ def a_seat(field: Field, door: Door, person: Person = OPERATOR, **changed: objec
     return replace(seat, **changed)
 
 
-def page(seat) -> None:
-    from dashboard.pages import operations  # noqa: PLC0415 - this function becomes a script
-
-    operations.draw(seat)
-
-
-def opened(seat: Seat) -> AppTest:
-    shown = AppTest.from_function(page, args=(seat,), default_timeout=30).run()
-    assert not shown.exception
-    return shown
-
-
-def text_of(shown: AppTest) -> str:
-    kinds = ("title", "header", "markdown", "caption", "text", "success", "error", "warning", "info")
-    return "\n".join(str(element.value) for kind in kinds for element in getattr(shown, kind))
-
-
 def failed(worker: Database, tenant_id: str) -> None:
     """Leave a tenant as a provisioning that failed at step 2 leaves it."""
     with worker.tenant_tx(tenant_id) as tx:
@@ -108,91 +91,85 @@ def many(server: Server, template: str) -> Iterator[Field]:
         yield field
 
 
-def listed(shown: AppTest) -> list[str]:
+def listed(at: AppTest) -> list[str]:
     prefix = "operations-open-all-"
-    return [button.key.removeprefix(prefix) for button in shown.button if (button.key or "").startswith(prefix)]
+    return [button.key.removeprefix(prefix) for button in at.button if (button.key or "").startswith(prefix)]
 
 
 def test_an_empty_platform_says_what_will_be_here(field: Field, door: Door) -> None:
-    shown = opened(a_seat(field, door))
-    assert "No tenant yet" in text_of(shown)
-    assert "There is no canary yet" in text_of(shown)
+    at = shown("operations", a_seat(field, door))
+    assert "No tenant yet" in text(at)
+    assert "There is no canary yet" in text(at)
 
 
-def test_pages_go_forth_and_back_through_ten_thousand_tenants(many: Field) -> None:
+def test_ten_thousand_tenants_are_paged_and_filtered(many: Field) -> None:
     seat = a_seat(many, Door(many.open("worker", max_size=1)))
     with many.administrator() as administrator:
         everybody = administrator.execute("select tenant_id from okcm.tenant").fetchall()
     naive = sorted(tenant_id for (tenant_id,) in everybody if tenant_id != CANARY_TENANT_ID)
-    shown = opened(seat)
-    assert [metric.value for metric in shown.metric if metric.label == "Tenants"] == [f"{TENANTS:,}"]
-    first = listed(shown)
-    shown.button(key="operations-next").click().run()
-    assert first + listed(shown) == naive[:50]
-    assert "26 to 50, in order of their ids" in text_of(shown)
-    shown.button(key="operations-previous").click().run()
-    assert listed(shown) == first
-    shown.button(key="operations-next").click().run()
-    shown.selectbox(key="operations-state").select(State.FAILED).run()
-    assert len(listed(shown)) == 25
-    assert "1 to 25, in order of their ids" in text_of(shown), "another filter begins at the first page"
-    assert shown.button(key="operations-previous").disabled
-    shown.text_input(key="operations-search").set_value("no such tenant").run()
-    assert "No tenant fits" in text_of(shown)
-    assert not listed(shown)
+    at = shown("operations", seat)
+    assert [metric.value for metric in at.metric if metric.label == "Tenants"] == [f"{TENANTS:,}"]
+    first = listed(at)
+    at.button(key="operations-next").click().run()
+    assert first + listed(at) == naive[:50]
+    assert "26 to 50, in order of their ids" in text(at)
+    at.button(key="operations-previous").click().run()
+    assert listed(at) == first
+    at.button(key="operations-next").click().run()
+    at.selectbox(key="operations-state").select(State.FAILED).run()
+    assert len(listed(at)) == 25
+    assert "1 to 25, in order of their ids" in text(at), "another filter begins at the first page"
+    assert at.button(key="operations-previous").disabled
+    at.text_input(key="operations-search").set_value("no such tenant").run()
+    assert "No tenant fits" in text(at)
+    assert not listed(at)
 
-
-def test_filters_join(many: Field) -> None:
-    shown = opened(a_seat(many, Door(many.open("worker", max_size=1))))
-    shown.selectbox(key="operations-region").select("us-east-1").run()
-    shown.toggle(key="operations-late").set_value(True).run()
-    shown.text_input(key="operations-search").set_value("organization 97").run()
+    at = shown("operations", seat)
+    at.selectbox(key="operations-region").select("us-east-1").run()
+    at.toggle(key="operations-late").set_value(True).run()
+    at.text_input(key="operations-search").set_value("organization 97").run()
     with many.administrator() as administrator:
         expected = administrator.execute(
             "select tenant_id from okcm.tenant where region = 'us-east-1' and organization ilike '%organization 97%'"
             " and (state in ('failed', 'requested', 'provisioning') or promise_broken_at is not null)"
             " order by tenant_id limit 25"
         ).fetchall()
-    assert listed(shown) == [tenant_id for (tenant_id,) in expected]
+    assert listed(at) == [tenant_id for (tenant_id,) in expected]
     assert expected
 
 
-def test_who_is_stuck_says_where_and_leads_to_the_workflow(field: Field, worker: Database, door: Door) -> None:
-    failed(worker, ACME)
-    shown = opened(a_seat(field, door))
-    said = text_of(shown)
-    assert "At step 2 of 6, create the L2 tenant key and the payload key, 1 failed try. `vault_refused`:" in said
-    [link] = [link for link in shown.link_button if link.value.startswith("Workflow")]
-    assert link.url == f"http://127.0.0.1:18233/namespaces/default/workflows/tenant%2F{ACME}"
-    assert r"ACME \*Corporation\*" in said, "what a customer typed is text, not markdown"
-
-
-def test_one_tenant_shows_its_steps_and_nothing_that_is_the_customers(
+def test_a_stuck_tenant_is_shown_with_its_step_and_workflow_and_none_of_the_customers_keys(
     field: Field, worker: Database, door: Door
 ) -> None:
     failed(worker, ACME)
-    shown = opened(a_seat(field, door))
-    shown.button(key=f"operations-open-stuck-{ACME}").click().run()
-    assert shown.title[0].value == ACME
-    said = text_of(shown)
+    at = shown("operations", a_seat(field, door))
+    said = text(at)
+    assert "At step 2 of 6, create the L2 tenant key and the payload key, 1 failed try. `vault_refused`:" in said
+    [link] = [link for link in at.link_button if link.value.startswith("Workflow")]
+    assert link.url == f"http://127.0.0.1:18233/namespaces/default/workflows/tenant%2F{ACME}"
+    assert r"ACME \*Corporation\*" in said, "what a customer typed is text, not markdown"
+    said = press(at, f"operations-open-stuck-{ACME}")
+    assert at.title[0].value == ACME
     assert "2 · create the L2 tenant key and the payload key: failed, 1 failed try" in said
     assert "6 · announce: not begun" in said
     assert f"L2-{ACME}" not in said
-    shown.button(key="operations-back").click().run()
-    assert shown.title[0].value == "Operations"
+    press(at, "operations-back")
+    assert at.title[0].value == "Operations"
+    press(at, f"operations-retry-stuck-{ACME}")
+    assert "Your request is recorded" not in press(at, "operations-retry-left")
+    assert (door.asked, stream(worker, ACME)) == ([], [])
 
 
-def retried(shown: AppTest) -> AppTest:
-    shown.button(key=f"operations-retry-stuck-{ACME}").click().run()
-    assert "Your request is recorded in the tenant's audit stream" in text_of(shown)
-    return shown.button(key="operations-retry-confirmed").click().run()
+def retried(at: AppTest) -> AppTest:
+    assert "Your request is recorded in the tenant's audit stream" in press(at, f"operations-retry-stuck-{ACME}")
+    return at.button(key="operations-retry-confirmed").click().run()
 
 
 def test_a_retry_is_asked_for_once_and_stands_in_both_streams(field: Field, worker: Database, door: Door) -> None:
     failed(worker, ACME)
-    shown = retried(opened(a_seat(field, door)))
-    assert not shown.exception
-    assert "is being provisioned again" in text_of(shown)
+    at = retried(shown("operations", a_seat(field, door)))
+    assert not at.exception
+    assert "is being provisioned again" in text(at)
     assert door.asked == [ACME]
     for tenant_id in (ACME, OPERATORS):
         [record] = stream(worker, tenant_id)
@@ -203,88 +180,69 @@ def test_a_retry_is_asked_for_once_and_stands_in_both_streams(field: Field, work
             f"tenant/{ACME}",
         )
         assert (record["actor_kind"], record["source"]) == ("human", "192.0.2.7")
-    shown.run()
+    at.run()
     assert door.asked == [ACME], "a rerun repeats nothing"
-
-
-def test_a_retry_that_is_left_changes_nothing(field: Field, worker: Database, door: Door) -> None:
-    failed(worker, ACME)
-    shown = opened(a_seat(field, door))
-    shown.button(key=f"operations-retry-stuck-{ACME}").click().run()
-    shown.button(key="operations-retry-left").click().run()
-    assert "Your request is recorded" not in text_of(shown)
-    assert door.asked == []
-    assert stream(worker, ACME) == []
 
 
 def test_temporal_down_is_said_and_nothing_is_lost(field: Field, worker: Database, door: Door) -> None:
     failed(worker, ACME)
     door.down = TemporalUnavailable()
-    shown = retried(opened(a_seat(field, door)))
-    said = text_of(shown)
+    at = retried(shown("operations", a_seat(field, door)))
+    said = text(at)
     assert f"{ACME} was not tried again, and nothing was changed. The workflow service does not answer." in said
     assert [record["outcome"] for record in stream(worker, ACME)] == ["intended", "refused"]
     assert stream(worker, ACME)[1]["details"] == {"code": "temporal_unavailable"}
     door.down = None
-    retried(shown)
+    retried(at)
     assert door.asked == [ACME]
 
 
 def test_one_who_recovered_meanwhile_is_not_retried(field: Field, worker: Database, door: Door) -> None:
     failed(worker, ACME)
-    shown = opened(a_seat(field, door))
-    shown.button(key=f"operations-retry-stuck-{ACME}").click().run()
+    at = shown("operations", a_seat(field, door))
+    at.button(key=f"operations-retry-stuck-{ACME}").click().run()
     with worker.tenant_tx(ACME) as tx:
         tx.tenants.move(Move.RETRY)
-    shown.button(key="operations-retry-confirmed").click().run()
-    assert "A tenant that is provisioning cannot retry" in text_of(shown)
+    at.button(key="operations-retry-confirmed").click().run()
+    assert "A tenant that is provisioning cannot retry" in text(at)
     assert door.asked == []
 
 
 @pytest.mark.parametrize("person", [AUDITOR, replace(AUDITOR, tenant_id=OPERATORS)])
 def test_nobody_else_sees_the_desk(field: Field, worker: Database, door: Door, person: Person) -> None:
     failed(worker, ACME)
-    shown = opened(a_seat(field, door, person))
-    assert "This page is for the platform's operators." in text_of(shown)
-    assert ACME not in text_of(shown)
-    assert not shown.button
+    at = shown("operations", a_seat(field, door, person))
+    assert "This page is for the platform's operators." in text(at)
+    assert ACME not in text(at)
+    assert not at.button
 
 
-def test_a_role_that_was_taken_away_is_seen_at_the_act(field: Field, worker: Database, door: Door) -> None:
+def test_a_retry_without_role_platform_session_or_tenant_changes_nothing(
+    field: Field, worker: Database, door: Door
+) -> None:
     failed(worker, ACME)
-    seat = a_seat(field, door, Person("eve", "Eve", OPERATORS, frozenset({PersonRole.AUDITOR})))
-    with pytest.raises(RetryNotAllowed):
-        retry(seat, ACME)
-    with pytest.raises(RetryNotAllowed):
-        retry(a_seat(field, door, platform=None), ACME)
-    assert door.asked == []
-    assert stream(worker, ACME) == []
+    eve = Person("eve", "Eve", OPERATORS, frozenset({PersonRole.AUDITOR}))
+    for seat, tenant_id, error in (
+        (a_seat(field, door, eve), ACME, RetryNotAllowed),
+        (a_seat(field, door, platform=None), ACME, RetryNotAllowed),
+        (a_seat(field, door, present=lambda: False), ACME, SessionEnded),
+        (a_seat(field, door), "nobody-here", TenantUnknown),
+    ):
+        with pytest.raises(error):
+            retry(seat, tenant_id)
+    assert (door.asked, stream(worker, ACME), stream(worker, "nobody-here")) == ([], [], [])
     assert [(record["name"], record["outcome"], record["actor"]) for record in stream(worker, OPERATORS)] == [
         (AuditName.ACTION_REFUSED, "refused", "eve"),
         (AuditName.ACTION_REFUSED, "refused", "otto"),
     ]
 
 
-def test_who_signed_out_meanwhile_does_nothing_more(field: Field, worker: Database, door: Door) -> None:
-    failed(worker, ACME)
-    with pytest.raises(SessionEnded):
-        retry(a_seat(field, door, present=lambda: False), ACME)
-    assert door.asked == []
-    assert stream(worker, ACME) == []
-
-
-def test_a_stranger_gets_no_stream(field: Field, worker: Database, door: Door) -> None:
-    with pytest.raises(TenantUnknown):
-        retry(a_seat(field, door), "nobody-here")
-    assert stream(worker, "nobody-here") == stream(worker, OPERATORS) == []
-
-
 def test_the_canary_stands_apart(field: Field, worker: Database, door: Door) -> None:
     failed(worker, CANARY_TENANT_ID)
     failed(worker, ACME)
-    shown = opened(a_seat(field, door))
-    assert listed(shown) == [ACME]
-    assert "Not ready: no new tenant can show that its walls hold" in text_of(shown)
-    shown.button(key=f"operations-retry-canary-{CANARY_TENANT_ID}").click().run()
-    shown.button(key="operations-retry-confirmed").click().run()
+    at = shown("operations", a_seat(field, door))
+    assert listed(at) == [ACME]
+    assert "Not ready: no new tenant can show that its walls hold" in text(at)
+    at.button(key=f"operations-retry-canary-{CANARY_TENANT_ID}").click().run()
+    at.button(key="operations-retry-confirmed").click().run()
     assert door.asked == [CANARY_TENANT_ID]

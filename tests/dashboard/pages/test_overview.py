@@ -3,11 +3,7 @@
 import pytest
 
 from tenancy.lifecycle import State
-from tenancy.people import PersonRole
-from tenancy.services import ServiceKind
-from tests.dashboard.scene import Scene, a_check, meaning, scene, shown, text
-
-__all__ = ["scene"]
+from tests.dashboard.scene import Scene, shown, text
 
 
 def test_an_active_tenant_sees_the_dashboard_it_was_promised(scene: Scene) -> None:
@@ -30,25 +26,6 @@ def test_an_active_tenant_sees_the_dashboard_it_was_promised(scene: Scene) -> No
     assert not at.warning
 
 
-def test_services_that_use_encryption_are_counted(scene: Scene) -> None:
-    scene.tenant(State.ACTIVE)
-    scene.service("customer-db", ServiceKind.MONGODB, uses=1250)
-    scene.service("billing-api", ServiceKind.MICROSERVICE)
-    at = shown("overview", scene.seat())
-    assert at.metric[2].value == "2"
-    assert "1 of 2 seen in the last 24 hours." in text(at)
-
-
-@pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
-def test_every_other_state_says_what_it_means_and_is_never_called_active(scene: Scene, state: State) -> None:
-    scene.tenant(state)
-    at = shown("overview", scene.seat())
-    boxes = [*at.info, *at.warning, *at.error]
-    assert any(meaning(state) in box.value for box in boxes)
-    assert at.metric[0].value == state.capitalize()
-    assert "Ready ✓" not in text(at)
-
-
 @pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING])
 def test_a_tenant_that_is_made_shows_its_steps(scene: Scene, state: State) -> None:
     scene.tenant(state)
@@ -68,37 +45,8 @@ def test_a_failed_tenant_says_where_it_stopped_and_what_to_do(scene: Scene) -> N
     assert "Enable OpenKCM in the marketplace once more" in said
 
 
-def test_a_breached_wall_is_said_first(scene: Scene) -> None:
-    scene.tenant(State.ACTIVE)
-    with scene.worker.tenant_tx("acme-corp-12345") as tx:
-        tx.boundaries.record("gate", [a_check("U2"), a_check("M2", "read", outcome="breached")])
-    said = text(shown("overview", scene.seat()))
-    assert "**Tenant Isolation:** Broken" in said
-    assert "1 of 2 attacks across the tenant boundary refused" in said
-
-
-def test_an_organization_without_a_tenant_is_told_how_to_get_one(scene: Scene) -> None:
-    at = shown("overview", scene.seat())
-    assert "marketplace" in at.info[0].value
-    assert not at.metric
-
-
 def test_an_organizations_name_is_no_markup(scene: Scene) -> None:
     scene.tenant(State.ACTIVE, organization="![x](https://evil.example/x.png) :red[A]")
     at = shown("overview", scene.seat())
     assert "![x](" not in at.title[0].value
     assert ":red[" not in at.title[0].value
-
-
-def test_who_may_not_look_sees_nothing(scene: Scene) -> None:
-    scene.tenant(State.ACTIVE)
-    at = shown("overview", scene.seat("acme-corp-12345", PersonRole.OPERATOR))
-    assert at.error
-    assert not at.title
-    assert "ACME" not in text(at)
-
-
-@pytest.mark.parametrize("role", [PersonRole.AUDITOR, PersonRole.KEY_ADMINISTRATOR])
-def test_everybody_who_works_for_the_customer_may_look(scene: Scene, role: PersonRole) -> None:
-    scene.tenant(State.ACTIVE)
-    assert shown("overview", scene.seat("acme-corp-12345", role)).metric

@@ -1,21 +1,16 @@
 """The dialog of a service's protected fields on a real database: who looks, who changes, and what is said before."""
 
-import json
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.protection_actions import protect, unprotect
-from tenancy.errors import ActionRefused
+from dashboard.protection_actions import protect
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.services import ServiceKind
-from tests.dashboard.scene import Scene, scene, shown, text
+from tests.dashboard.scene import ACME, Scene, shown, text
 
-__all__ = ["scene"]
-
-ACME, BETA = "acme-corp-12345", "beta-corp-67890"
+BETA = "beta-corp-67890"
 DIAGNOSIS = ProtectedField(Store.POSTGRESQL, "public.patients", "diagnosis", Mode.RANDOMISED)
 
 
@@ -63,9 +58,7 @@ def test_an_administrator_protects_changes_and_takes_off_a_field(clinic: Scene) 
     assert listed(clinic) == []
     at.button(key="protection.close").click().run()
     assert "Protected fields of clinic" not in text(at)
-    with clinic.worker.tenant_tx(ACME) as tx:
-        records = [json.loads(one.record) for one in tx.audit.records()]
-    told = [(one["name"], one["actor"]) for one in records if one["name"].startswith("protection.")]
+    told = [(one["name"], one["actor"]) for one in clinic.records() if one["name"].startswith("protection.")]
     assert told == [
         (f"protection.field_{what}", "ada@acme.example") for what in ("protected", "changed", "unprotected")
     ]
@@ -104,10 +97,6 @@ def test_who_may_only_look_sees_the_list_and_changes_nothing(clinic: Scene, role
     assert listing["Field"].tolist() == ["diagnosis"]
     keys = {button.key for button in at.button if button.key and button.key.startswith("protection.")}
     assert keys == {"protection.open.clinic", "protection.close"}
-    for act in (protect, unprotect):
-        with pytest.raises(ActionRefused):
-            act(clinic.seat(ACME, role), "clinic", DIAGNOSIS)
-    assert listed(clinic) == [DIAGNOSIS]
 
 
 def test_another_tenants_list_is_never_seen(clinic: Scene) -> None:

@@ -13,14 +13,10 @@ from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.rotation import KeyState, Scope, Stage
 from tenancy.services import ServiceKind
-from tests.dashboard.scene import Scene, scene, shown, text
+from tests.dashboard.scene import ACME, Scene, press, shown, text
 from workflows.gateway import NotDoneInTime
 
-__all__ = ["scene"]
-
-ACME = "acme-corp-12345"
 KEYS = PersonRole.KEY_ADMINISTRATOR
-PAGES = ("overview", "keys", "services", "usage", "audit", "settings")
 
 
 @pytest.fixture
@@ -28,12 +24,6 @@ def acme(scene: Scene) -> Scene:
     scene.tenant(State.ACTIVE)
     scene.service("orders", ServiceKind.MONGODB)
     return scene
-
-
-def press(at: AppTest, key: str) -> str:
-    at.button(key=key).click().run()
-    assert not at.exception
-    return text(at)
 
 
 def confirmed(at: AppTest, what: str) -> None:
@@ -69,15 +59,6 @@ def test_keys_that_may_be_compromised_take_the_tenants_id(acme: Scene) -> None:
     confirmed(at, "rotation")
     press(at, "rotation.do")
     assert states(acme) == {1: KeyState.COMPROMISED, 2: KeyState.ACTIVE}
-
-
-def test_a_scheduled_rotation_that_failed_is_said_on_every_page(acme: Scene) -> None:
-    with acme.worker.tenant_tx(ACME) as tx:
-        tx.rotations.begin(1, WantedRotation(tenant_key=False, services=Scope.DUE, scheduled=True), 1)
-        tx.rotations.enter(1, Stage.PREPARE)
-        tx.rotations.end(1, "root_key_disabled")
-    for page in PAGES:
-        assert "The root key is disabled." in text(shown(page, acme.seat(ACME, PersonRole.ADMINISTRATOR))), page
 
 
 def test_only_an_old_and_empty_version_is_destroyed_and_the_reason_is_said(acme: Scene) -> None:
@@ -117,7 +98,7 @@ def test_a_page_that_is_loaded_again_shows_a_running_rotation_where_it_is(acme: 
     assert "The last rotation is done" in text(at)
 
 
-def test_one_that_stopped_says_why_and_can_be_asked_for_again(acme: Scene) -> None:
+def test_a_rotation_that_fails_or_takes_long_is_explained_and_can_be_repeated(acme: Scene) -> None:
     acme.door.stops = "root_key_disabled"
     at = shown("keys", acme.seat(ACME, KEYS))
     press(at, "rotation.everything")
@@ -128,11 +109,8 @@ def test_one_that_stopped_says_why_and_can_be_asked_for_again(acme: Scene) -> No
     acme.door.stops = None
     press(at, "rotation.everything")
     assert "The keys are rotated" in press(at, "rotation.do")
-
-
-def test_one_that_takes_long_goes_on_by_itself(acme: Scene) -> None:
+    press(at, "rotation.close")
     acme.door.fails = NotDoneInTime()
-    at = shown("keys", acme.seat(ACME, KEYS))
     press(at, "rotation.tenant-key")
     assert "It goes on by itself" in press(at, "rotation.do")
 
@@ -175,17 +153,6 @@ def test_leaving_says_what_stops_and_is_destroyed_and_takes_the_tenants_id(acme:
     assert "Leave OpenKCM" not in [button.label for button in shown("settings", acme.seat()).button]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_of_a_tenant_that_leaves_offers_the_way_back_to_who_may(scene: Scene, page: str) -> None:
-    scene.tenant(State.LEAVING)
-    at = shown(page, scene.seat())
-    assert "restorable until" in text(at)
-    assert "as it did before it left" in press(at, "leaving.restore")
-    assert "The tenant is restored" in press(at, "leaving.restore.do")
-    assert scene.standing()[0] is State.ACTIVE
-    press(at, "leaving.close")
-
-
 def test_who_may_only_look_has_no_way_back_and_no_way_out(scene: Scene) -> None:
     scene.tenant(State.LEAVING)
     at = shown("overview", scene.seat(ACME, PersonRole.AUDITOR))
@@ -196,9 +163,15 @@ def test_who_may_only_look_has_no_way_back_and_no_way_out(scene: Scene) -> None:
     assert "A key administrator of your organization does it." in text(at)
 
 
-def test_too_late_to_restore_is_said(scene: Scene) -> None:
+def test_restore_brings_the_tenant_back_until_its_destruction_has_begun(scene: Scene) -> None:
     scene.tenant(State.LEAVING)
     at = shown("overview", scene.seat())
+    assert "as it did before it left" in press(at, "leaving.restore")
+    assert "The tenant is restored" in press(at, "leaving.restore.do")
+    assert scene.standing()[0] is State.ACTIVE
+    with scene.worker.tenant_tx(ACME) as tx:
+        tx.leaving.begin(timedelta(days=30))
+    assert "restorable until" in press(at, "leaving.close")
     press(at, "leaving.restore")
     with scene.worker.tenant_tx(ACME) as tx:
         tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(days=31))

@@ -15,6 +15,7 @@ from dashboard.views.usage_period import Period
 from tenancy.errors import AccessRefused
 from tenancy.people import OPERATORS, Person, PersonRole
 from tenancy.services import CryptoOperation
+from tests.dashboard.scene import shown
 from tests.database.builders import NOW, a_connected_service, a_provisioned_tenant, some_uses, took
 from tests.database.fixtures import Field
 
@@ -22,12 +23,6 @@ DAY = timedelta(days=1)
 GET = CryptoOperation.GET
 SERIES, REFUSALS = 0, 2
 """Where the tables are on the page."""
-
-
-def script(seat: "Seat") -> None:
-    from dashboard.pages.usage import draw  # noqa: PLC0415 - AppTest runs this function's text alone
-
-    draw(seat)
 
 
 @pytest.fixture
@@ -62,13 +57,8 @@ def used(field: Field, seat_of: Callable[..., Seat]) -> Seat:
     return seat_of()
 
 
-def shown(seat: Seat, **query: str) -> AppTest:
-    app = AppTest.from_function(script, args=(seat,), default_timeout=90)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception
-    return app
+def draw(seat: Seat, **query: str) -> AppTest:
+    return shown("usage", seat, **query)
 
 
 def metrics(app: AppTest) -> dict[str, tuple[str, str]]:
@@ -81,66 +71,62 @@ def exported(field: Field) -> list[dict[str, object]]:
     return [one for one in records if one["name"].startswith("dashboard.")]
 
 
-def test_a_tenant_without_a_service_is_told_what_to_do(seat_of: Callable[..., Seat]) -> None:
-    app = shown(seat_of())
+def test_a_tenant_without_use_is_told_what_is_missing(field: Field, seat_of: Callable[..., Seat]) -> None:
+    app = draw(seat_of())
     assert [title.value for title in app.title] == ["Usage"]
     assert "Connect one on the Services page" in app.info[0].value
     assert not app.metric
-
-
-def test_a_tenant_whose_service_asked_for_nothing_is_told_to_wait(field: Field, seat_of: Callable[..., Seat]) -> None:
     a_connected_service(field, "acme")
     with field.administrator() as administrator:
         administrator.execute("delete from okcm.usage_day")
-    assert "No service has asked for a key yet" in shown(seat_of()).info[0].value
+    assert "No service has asked for a key yet" in draw(seat_of()).info[0].value
 
 
-def test_the_headlines_are_of_the_default_period(used: Seat) -> None:
-    assert metrics(shown(used)) == {
+def test_figures_are_of_the_default_period_also_for_an_invalid_address(used: Seat) -> None:
+    app = draw(used)
+    assert metrics(app) == {
         "Key requests": ("1,207", "40 a day"),
         "Key requests this month": ("1,207", "since the 1st, UTC"),
         "Denied attempts": ("8", "0.66 % of all"),
         "Latency, p95 within": ("45 µs", "average 43 µs"),
     }
-
-
-def test_the_period_is_chosen_on_the_page_or_by_the_address(used: Seat) -> None:
-    app = shown(used)
-    app.radio(key="period").set_value("Today").run()
-    assert metrics(app)["Key requests"] == ("1,007", "so far today (UTC)")
-    assert metrics(shown(used, period="12 months"))["Key requests"][0] == "1,212"
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
+    assert app.dataframe[REFUSALS].value[["Service", "Reason", "Attempts"]].to_dict("split")["data"] == [
+        ["users", "No such key", 7],
+        ["no service on record", "Certificate refused", 1],
+    ]
+    assert any("**Certificate refused.** The certificate is expired" in one.value for one in app.markdown)
+    for query in (
         {"period": "Thirty"},
         {"period": "'; drop table okcm.tenant; --"},
         {"bars": "x", "step": "Year"},
         {"days": "2026-99-99"},
-    ],
-)
-def test_an_address_that_was_tampered_with_shows_the_default(used: Seat, query: dict[str, str]) -> None:
-    assert metrics(shown(used, **query))["Key requests"] == ("1,207", "40 a day")
+    ):
+        assert metrics(draw(used, **query))["Key requests"] == ("1,207", "40 a day")
 
 
-def test_custom_days_are_shown_and_no_others(used: Seat) -> None:
-    app = shown(used, period="Custom")
-    app.date_input(key="days").set_value(((NOW - 6 * DAY).date(), (NOW - DAY).date())).run()
-    assert not app.exception
+def test_the_period_is_chosen_on_the_page_or_by_the_address(used: Seat) -> None:
+    app = draw(used)
+    app.radio(key="period").set_value("Today").run()
+    assert metrics(app)["Key requests"] == ("1,007", "so far today (UTC)")
+    assert metrics(draw(used, period="12 months"))["Key requests"][0] == "1,212"
+
+    def between(first: int, last: int) -> AppTest:
+        days = ((NOW - first * DAY).date(), (NOW - last * DAY).date())
+        return custom.date_input(key="days").set_value(days).run()
+
+    custom = draw(used, period="Custom")
+    app = between(6, 1)
     assert metrics(app)["Key requests"] == ("200", "33 a day")
     assert "19 Nov to 24 Nov 2026. Days are UTC days." in [caption.value for caption in app.caption]
-
-
-def test_days_without_use_say_when_there_was_some(used: Seat) -> None:
-    app = shown(used, period="Custom")
-    app.date_input(key="days").set_value(((NOW - 3 * DAY).date(), (NOW - 2 * DAY).date())).run()
+    app = between(3, 2)
     assert "Nothing was asked for in this period. The first request was on 29 Jan 2026" in app.info[0].value
     assert not app.metric
+    app = between(6, 6)
+    assert "Everything that was asked for in this period was answered." in [one.value for one in app.markdown]
 
 
 def test_bars_are_by_operation_or_service_and_by_day_or_month(used: Seat) -> None:
-    app = shown(used)
+    app = draw(used)
     first = app.dataframe[SERIES].value
     assert (list(first.columns), len(first)) == (["Day", "Encrypt", "KMIP Get"], 30)
     app.radio(key="bars").set_value("Service").run()
@@ -151,29 +137,6 @@ def test_bars_are_by_operation_or_service_and_by_day_or_month(used: Seat) -> Non
         {"Day": "2026-11", "orders": 1000, "users": 207},
     ]
     assert any("1,207 key requests over 2 bars" in caption.value for caption in app.caption)
-
-
-def test_what_was_denied_is_listed_with_its_meaning(used: Seat) -> None:
-    app = shown(used)
-    table = app.dataframe[REFUSALS].value
-    assert table[["Service", "Reason", "Attempts"]].to_dict("split")["data"] == [
-        ["users", "No such key", 7],
-        ["no service on record", "Certificate refused", 1],
-    ]
-    assert any("**Certificate refused.** The certificate is expired" in text.value for text in app.markdown)
-
-
-def test_days_on_which_everything_was_answered_say_so(used: Seat) -> None:
-    app = shown(used, period="Custom")
-    app.date_input(key="days").set_value(((NOW - 6 * DAY).date(), (NOW - 6 * DAY).date())).run()
-    assert "Everything that was asked for in this period was answered." in [text.value for text in app.markdown]
-
-
-def test_a_role_without_the_permission_sees_nothing(seat_of: Callable[..., Seat]) -> None:
-    app = shown(seat_of(PersonRole.OPERATOR))
-    assert "does not include this page" in app.error[0].value
-    assert not app.metric
-    assert not app.dataframe
 
 
 def test_the_file_has_exactly_the_period_and_is_on_record(used: Seat, field: Field) -> None:
@@ -190,9 +153,14 @@ def test_the_file_has_exactly_the_period_and_is_on_record(used: Seat, field: Fie
     assert record["subject"] == "usage 2026-11-19 to 2026-11-25"
 
 
-def test_a_file_for_a_role_without_the_permission_is_refused_on_record(
+def test_a_role_without_the_permission_sees_nothing_and_gets_no_file(
     seat_of: Callable[..., Seat], field: Field
 ) -> None:
+    seat = seat_of(PersonRole.OPERATOR)
+    app = draw(seat)
+    assert "does not include this page" in app.error[0].value
+    assert not app.metric
+    assert not app.dataframe
     with pytest.raises(AccessRefused):
-        page._export(seat_of(PersonRole.OPERATOR), Period(NOW.date(), NOW.date()))
+        page._export(seat, Period(NOW.date(), NOW.date()))
     assert [record["name"] for record in exported(field)] == ["dashboard.action_refused"]

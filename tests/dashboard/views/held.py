@@ -1,13 +1,34 @@
-"""Rows of a root key that the customer holds, and of its changes."""
+"""Rows of a tenant, its services and its keys, and of a root key that the customer holds and its changes."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from database.interfaces import HeldKeyRow, RootKeyChangeRow
+from database.interfaces import HeldKeyRow, KeyVersionRow, RootKeyChangeRow, ServiceRow, TenantRow, UsageTotalRow
+from tenancy.lifecycle import State
 from tenancy.root_keys import RootKeyMode, RootKeyState, parse_place
+from tenancy.services import CryptoOperation, ServiceKind, ServiceState
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
+
+
+def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, **changed: object) -> ServiceRow:
+    row = ServiceRow(name, ServiceKind.MONGODB, state, NOW - HOUR, None, None, NOW + 48 * HOUR, NOW - HOUR)
+    return replace(row, **changed)
+
+
+def a_key(service: str, version: int = 1) -> KeyVersionRow:
+    return KeyVersionRow(service, version, "L2-acme-primary", "platform", "root-eu-west-1", NOW - HOUR)
+
+
+def some_use(
+    service: str, count: int = 10, refused: int = 0, operation: CryptoOperation = CryptoOperation.ENCRYPT
+) -> UsageTotalRow:
+    return UsageTotalRow(service, operation, count, refused, NOW - 2 * HOUR)
 
 
 def a_held_key(health: str = "ok", since: timedelta = timedelta(seconds=20), **changed: object) -> HeldKeyRow:

@@ -1,40 +1,23 @@
 """What the page Keys says about rows, and what each action would do, without a database."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from dashboard.views import keys, root_choices
 from dashboard.views.key_actions import ACTIONS, WHERE, KeyAction, offers
-from database.interfaces import KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from database.interfaces import KeyVersionRow, ObjectCountRow
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tenancy.people import Permission
 from tenancy.policy import TenantPolicy
-from tenancy.services import CryptoOperation, ServiceKind, ServiceState
-from tests.dashboard.views.held import KEY_ARN, a_held_key
+from tests.dashboard.views.held import HOUR, KEY_ARN, NOW, TENANT, a_held_key, a_key, a_service, some_use
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
 ALL = frozenset(Permission)
 
 
 def held(*rows: KeyVersionRow) -> keys.Versions:
     return keys.Versions(rows, [], TenantPolicy())
-
-
-def a_key(service: str, version: int = 1, root_key: str = "root-eu-west-1") -> KeyVersionRow:
-    return KeyVersionRow(service, version, "L2-acme-primary", "platform", root_key, NOW - HOUR)
-
-
-def a_service(name: str, seen: datetime | None = None) -> ServiceRow:
-    return ServiceRow(name, ServiceKind.MONGODB, ServiceState.CONNECTED, NOW, None, seen, NOW, NOW)
-
-
-def some_use(service: str, count: int, refused: int = 0) -> UsageTotalRow:
-    return UsageTotalRow(service, CryptoOperation.ENCRYPT, count, refused, NOW - 2 * HOUR)
 
 
 def test_the_root_key_is_the_one_that_the_service_keys_are_wrapped_by() -> None:
@@ -55,7 +38,7 @@ def test_a_root_key_that_opens_nothing_is_not_called_in_use(state: State) -> Non
 
 def test_a_service_key_says_its_versions_its_objects_and_its_last_use() -> None:
     [one] = keys.service_keys(
-        [a_service("orders", NOW - HOUR)],
+        [a_service("orders", last_seen_at=NOW - HOUR)],
         held(a_key("orders"), a_key("orders", 2)),
         [ObjectCountRow("orders", 2, 1200), ObjectCountRow("orders", 9, 1), ObjectCountRow("users", 2, 7)],
         [some_use("orders", 10, 3), some_use("users", 99)],

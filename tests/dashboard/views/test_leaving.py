@@ -1,21 +1,20 @@
 """What is said of a tenant that leaves or has left, and of its authorities, without a database."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from dashboard.views import authorities, leaving
 from dashboard.views.notices import notices
-from database.interfaces import AuthorityRow, DoomedRow, KeyRow, KeyVersionRow, LeavingRow, ShredRow, TenantRow
+from database.interfaces import AuthorityRow, DoomedRow, KeyRow, KeyVersionRow, LeavingRow, ShredRow
 from tenancy.authorities import AuthorityState
 from tenancy.leaving import KEPT
 from tenancy.lifecycle import State
 from tenancy.rotation import KeyState
+from tests.dashboard.views.held import DAY, NOW
+from tests.dashboard.views.held import TENANT as ENABLED
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-DAY = timedelta(days=1)
-TENANT = TenantRow("acme", "ACME", "eu-west-1", State.LEAVING, "platform", NOW, NOW, None)
+TENANT = replace(ENABLED, state=State.LEAVING)
 LEFT = LeavingRow(State.LEAVING, NOW - DAY, NOW + 29 * DAY, State.ACTIVE, None, None, {})
 
 

@@ -1,22 +1,23 @@
 """What the Overview says about rows, without a database."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from dashboard.views import chain, isolation, overview
 from dashboard.views.progress import progress, ready, stopped
 from dashboard.views.standing import UNDER_WAY, Tone, sentence, standing
-from database.interfaces import BoundaryRunRow, KeyRow, KeyVersionRow, RouteRow, ServiceRow, StepRow, TenantRow
+from database.interfaces import BoundaryRunRow, KeyRow, RouteRow, StepRow
 from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
 from tenancy.provisioning import NUMBERS, Step, StepState
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import ServiceState
+from tests.dashboard.views.held import HOUR, NOW, a_key, a_service
+from tests.dashboard.views.held import TENANT as ENABLED
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW - 60 * SECOND, NOW - 50 * SECOND, None)
+TENANT = replace(ENABLED, requested_at=NOW - 60 * SECOND, ready_at=NOW - 50 * SECOND)
 ROUTE = RouteRow("L2-acme-primary", "ab" * 32, "eu-west-1")
 L2 = KeyRow("L2-acme-primary", "L2", 3, NOW, 3, NOW)
 MADE = replace(TENANT, state=State.PROVISIONING, ready_at=None)
@@ -30,14 +31,6 @@ def a_check(*results: CheckResult) -> isolation.Check:
     found = isolation.check(BoundaryRunRow(NOW - 60 * SECOND, results))
     assert found is not None
     return found
-
-
-def a_key(service: str, version: int = 1) -> KeyVersionRow:
-    return KeyVersionRow(service, version, "L2-acme-primary", "platform", "root-eu-west-1", NOW)
-
-
-def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, seen: datetime | None = None) -> ServiceRow:
-    return ServiceRow(name, ServiceKind.MONGODB, state, NOW, None, seen, NOW, NOW)
 
 
 def a_step(step: Step, state: StepState = StepState.DONE, **changed: object) -> StepRow:
@@ -62,10 +55,10 @@ def test_a_text_becomes_a_sentence_once() -> None:
 
 def test_services_are_counted_when_connected_and_said_to_be_seen_when_they_were() -> None:
     services = [
-        a_service("a", seen=NOW - timedelta(hours=1)),
-        a_service("b", seen=NOW - timedelta(hours=25)),
+        a_service("a", last_seen_at=NOW - HOUR),
+        a_service("b", last_seen_at=NOW - 25 * HOUR),
         a_service("c"),
-        a_service("d", ServiceState.DISCONNECTED, NOW),
+        a_service("d", ServiceState.DISCONNECTED, last_seen_at=NOW),
     ]
     assert overview.services_using(TENANT, services, NOW) == ("3", "1 of 3 seen in the last 24 hours")
     assert overview.services_using(TENANT, [], NOW) == ("0", "ready for integration")

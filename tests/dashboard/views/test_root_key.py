@@ -13,9 +13,10 @@ from tenancy.lifecycle import State
 from tenancy.locks import OUT_OF_REACH, LockReason, closes
 from tenancy.root_key_errors import CustomerKeyError
 from tests.dashboard.views.held import NOW, a_change, a_held_key
+from tests.dashboard.views.held import TENANT as PLATFORM
 
 GRACE = 60.0
-TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "aws-kms", NOW, NOW, None)
+TENANT = replace(PLATFORM, root_key_mode="aws-kms")
 GONE = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY,))
 BOTH = replace(TENANT, state=State.LOCKED, locks=(LockReason.ROOT_KEY, LockReason.SWITCH))
 SWITCHED = replace(TENANT, state=State.LOCKED, locks=(LockReason.SWITCH,))
@@ -28,10 +29,19 @@ def how(tenant: TenantRow, health: str, since: float = 20.0) -> root_key.Health:
     return found
 
 
-def test_every_way_to_fail_is_known() -> None:
+def test_the_consequence_depends_on_the_lock_and_the_grace() -> None:
     assert len(CODES) >= 12
     assert set(CODES) >= OUT_OF_REACH
     assert all(issubclass(kind, CustomerKeyError) for kind in root_key.PROBLEMS.values())
+    assert "locked now" in how(TENANT, "root_key_slow", 61).meanwhile
+    assert "locked until it works again" in how(GONE, "root_key_disabled").meanwhile
+    assert "Nothing opens in this state anyway" in how(SWITCHED, "root_key_disabled").meanwhile
+    assert "root_key_new" in how(TENANT, "root_key_new").title
+    assert "new credentials for this same key" in root_key.only_credentials(GONE)
+    assert not root_key.only_credentials(replace(GONE, state=State.ACTIVE, locks=()))
+    [said] = notices(GONE, a_held_key(), GRACE, NOW)
+    assert "It answers" not in said.advice
+    assert "The root key is" not in said.advice
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -58,19 +68,6 @@ def test_no_failure_is_ever_called_good_or_left_out_of_the_notices(code: str, te
     assert line.tone is not Tone.GOOD
 
 
-def test_a_grace_that_is_over_locks_now() -> None:
-    assert "locked now" in how(TENANT, "root_key_slow", 61).meanwhile
-
-
-def test_a_locked_tenant_says_until_when() -> None:
-    assert "locked until it works again" in how(GONE, "root_key_disabled").meanwhile
-    assert "Nothing opens in this state anyway" in how(SWITCHED, "root_key_disabled").meanwhile
-
-
-def test_a_code_of_another_version_is_named() -> None:
-    assert "root_key_new" in how(TENANT, "root_key_new").title
-
-
 def test_a_key_that_works_and_the_platforms_ask_for_no_notice() -> None:
     assert how(TENANT, "ok").tone is Tone.GOOD
     assert notices(TENANT, a_held_key(), GRACE, NOW) == ()
@@ -93,17 +90,6 @@ def test_a_lock_says_why_and_exactly_what_unlocks_it(tenant: TenantRow, unlocks:
     assert ("The root key is disabled." in said.advice) is (LockReason.ROOT_KEY in tenant.locks)
 
 
-def test_a_lock_for_a_key_that_works_already_does_not_blame_it() -> None:
-    [said] = notices(GONE, a_held_key(), GRACE, NOW)
-    assert "It answers" not in said.advice
-    assert "The root key is" not in said.advice
-
-
-def test_what_a_change_can_be_for_is_said_while_the_root_key_locks() -> None:
-    assert "new credentials for this same key" in root_key.only_credentials(GONE)
-    assert not root_key.only_credentials(replace(GONE, state=State.ACTIVE, locks=()))
-
-
 @pytest.mark.parametrize(
     ("total", "wrapped", "share", "words"),
     [
@@ -118,11 +104,7 @@ def test_a_running_change_says_how_far_it_is(total: int, wrapped: int, share: fl
     assert found is not None
     assert found.share == share
     assert words in found.words
-
-
-def test_what_has_ended_is_no_progress() -> None:
-    assert root_key.progress(None) is None
-    assert root_key.progress(a_change("done")) is None
+    assert root_key.progress(None) is root_key.progress(a_change("done")) is None
 
 
 def test_the_last_change_is_the_newest_that_ended() -> None:
@@ -139,9 +121,6 @@ def test_the_last_change_is_the_newest_that_ended() -> None:
 def test_a_change_is_offered_where_service_keys_open_and_else_says_why_not(state: State) -> None:
     why = root_key.why_no_change(replace(TENANT, state=state), None)
     assert (why == "") is (state in {State.ACTIVE, State.SUSPENDED})
-
-
-def test_one_change_at_a_time() -> None:
     assert "has ended" in root_key.why_no_change(TENANT, a_change())
 
 

@@ -1,23 +1,21 @@
 """What is said of versions of keys and of rotations, without a database."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from dashboard.views import rotation
 from dashboard.views.standing import Tone
-from database.interfaces import KeyRow, KeyVersionRow, RotationRow, ServiceRow, TenantRow, VersionUseRow, WantedRotation
+from database.interfaces import KeyRow, KeyVersionRow, RotationRow, VersionUseRow, WantedRotation
 from tenancy.lifecycle import State
 from tenancy.policy import TenantPolicy
 from tenancy.rotation import MEANING, KeyState, Scope, Stage
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import ServiceState
+from tests.dashboard.views.held import DAY, NOW, TENANT, a_service
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-DAY = timedelta(days=1)
 POLICY = TenantPolicy()
-TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
-SERVICE = ServiceRow("orders", ServiceKind.MONGODB, ServiceState.CONNECTED, NOW, None, None, NOW, NOW)
+SERVICE = a_service("orders")
 L2 = KeyRow("L2-acme-primary", "L2", 1, NOW - 10 * DAY, 1, NOW - 10 * DAY)
 
 

@@ -1,30 +1,18 @@
 """What the page Services says about rows, without a database."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from dashboard.views import guides
 from dashboard.views.services import Facts, groups, per_day, why_no_renewal, why_not
-from database.interfaces import ContactRow, ObjectCountRow, ServiceRow, TenantRow, UsageTotalRow
+from database.interfaces import ContactRow, ObjectCountRow, ServiceRow, TenantRow
 from tenancy.agents import AgentProblem
 from tenancy.lifecycle import State
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tests.dashboard.views.held import HOUR, NOW, TENANT, a_service, some_use
 from tests.database.builders import a_protection_use
-
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
-
-
-def a_service(name: str, state: ServiceState = ServiceState.CONNECTED, **changed: object) -> ServiceRow:
-    row = ServiceRow(name, ServiceKind.MONGODB, state, NOW - HOUR, None, NOW - HOUR, NOW + 48 * HOUR, NOW - HOUR)
-    return replace(row, **changed)
-
-
-def some_use(service: str, operation: CryptoOperation, count: int = 10, refused: int = 0) -> UsageTotalRow:
-    return UsageTotalRow(service, operation, count, refused, NOW)
 
 
 def an_agent(seconds_ago: int = 20, problem: str | None = None, **changed: object) -> ContactRow:
@@ -53,15 +41,15 @@ def test_the_seeds_three_kinds_are_ready_before_anything_is_connected() -> None:
 
 def test_services_are_called_encrypting_only_when_they_were_seen_to() -> None:
     two = a_service("a"), a_service("b")
-    both = [some_use(name, CryptoOperation.ENCRYPT) for name in "ab"]
-    refused = [some_use("a", CryptoOperation.ENCRYPT, 5, 5), some_use("b", CryptoOperation.LOCATE)]
+    both = [some_use(name) for name in "ab"]
+    refused = [some_use("a", 5, 5), some_use("b", operation=CryptoOperation.LOCATE)]
     assert groups(facts(*two, usage=both), NOW)[0].title.endswith(": 2 connected, encrypting data ✓")
     assert "1 encrypting data in the last 24 hours" in groups(facts(*two, usage=both[:1]), NOW)[0].title
     assert groups(facts(*two, usage=refused), NOW)[0].title.endswith("not used in the last 24 hours")
 
 
 def test_a_card_says_operations_certificate_and_what_is_protected() -> None:
-    usage = [some_use("a", CryptoOperation.ENCRYPT, 1255, 5), some_use("a", CryptoOperation.GET)]
+    usage = [some_use("a", 1255, 5), some_use("a", operation=CryptoOperation.GET)]
     [card] = groups(
         facts(a_service("a"), usage=usage, objects=[ObjectCountRow("a", 2, 3), ObjectCountRow("a", 5, 9)]), NOW
     )[0].cards
@@ -77,7 +65,7 @@ def test_what_programs_encrypt_themselves_counts_as_operations_and_as_encrypting
     yesterday = a_protection_use("a", day=NOW.date() - timedelta(days=1), operations=1200)
     uses = [yesterday, a_protection_use("a", "elsewhere", operations=3), a_protection_use("a", "x#plain")]
     assert per_day(uses) == {"a": 1200}
-    found = facts(a_service("a"), usage=[some_use("a", CryptoOperation.DATA_KEY)])
+    found = facts(a_service("a"), usage=[some_use("a", operation=CryptoOperation.DATA_KEY)])
     [group, *_] = groups(replace(found, programs=per_day(uses)), NOW)
     assert group.title.endswith(": 1 connected, encrypting data ✓")
     assert group.cards[0].operations == "1,210 operations/day"

@@ -1,30 +1,23 @@
 """What can be asked of a tenant's standing, and what is said to stop before it does."""
 
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
 from dashboard.views import stopping
 from dashboard.views.standing import standing
-from database.interfaces import ServiceRow, TenantRow
+from database.interfaces import TenantRow
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove
-from tenancy.services import ServiceKind, ServiceState
-from tests.dashboard.views.held import NOW
+from tenancy.services import ServiceState
+from tests.dashboard.views.held import HOUR, NOW, TENANT, a_service
 
-TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
 SUSPEND, RESUME, LOCK, UNLOCK, _ = StandingMove
 
 
 def locked(*reasons: LockReason) -> TenantRow:
     return replace(TENANT, state=State.LOCKED, locks=reasons)
-
-
-def a_service(name: str, seen: float | None = None, state: ServiceState = ServiceState.CONNECTED) -> ServiceRow:
-    last = None if seen is None else NOW - timedelta(hours=seen)
-    return ServiceRow(name, ServiceKind.MONGODB, state, NOW, None, last, NOW, NOW)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +46,13 @@ def test_suspending_and_locking_are_told_apart() -> None:
 
 def test_what_stops_is_each_connected_service_the_last_used_first() -> None:
     lines = stopping.stops(
-        [a_service("a"), a_service("b", 2), a_service("c", 1), a_service("d", 0, ServiceState.DISCONNECTED)], NOW
+        [
+            a_service("a"),
+            a_service("b", last_seen_at=NOW - 2 * HOUR),
+            a_service("c", last_seen_at=NOW - HOUR),
+            a_service("d", ServiceState.DISCONNECTED, last_seen_at=NOW),
+        ],
+        NOW,
     )
     assert [line.partition(",")[0] for line in lines] == ["**c**", "**b**", "**a**"]
     assert lines[0] == "**c**, MongoDB cluster: last used 25 Nov 2026, 11:00 UTC (1 hour ago)"

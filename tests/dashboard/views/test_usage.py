@@ -44,22 +44,13 @@ def test_the_headlines_count_key_requests_and_what_was_denied():
     # A database that was down has denied nobody anything; a refused certificate has.
     assert (texts.denied, texts.denied_share) == ("5", "0.50 % of all")
     assert (texts.p95, texts.p95_note) == ("4.1 ms", "average 410 µs")
-
-
-def test_the_headlines_of_one_day_are_so_far():
     assert view.headlines(TOTALS, Period(TODAY, TODAY), []).per_day == "so far today (UTC)"
-
-
-def test_the_headlines_say_that_nothing_was_timed_or_denied():
-    texts = view.headlines([UsageSum("orders", ENCRYPT, "", 3, 0)], WEEK, [])
-    assert (texts.requests, texts.per_day) == ("3", "0.4 a day")
-    assert (texts.denied, texts.denied_share) == ("0", "0 % of all")
-    assert (texts.p95, texts.p95_note) == ("not timed", "nothing was timed in this period")
-
-
-def test_a_share_that_is_not_nothing_is_never_said_to_be_nothing():
-    totals = [UsageSum("orders", ENCRYPT, "", 10**6, 0), UsageSum("orders", ENCRYPT, "ciphertext_refused", 1, 0)]
-    assert view.headlines(totals, WEEK, []).denied_share == "under 0.01 % of all"
+    untimed = view.headlines([UsageSum("orders", ENCRYPT, "", 3, 0)], WEEK, [])
+    assert (untimed.requests, untimed.per_day) == ("3", "0.4 a day")
+    assert (untimed.denied, untimed.denied_share) == ("0", "0 % of all")
+    assert (untimed.p95, untimed.p95_note) == ("not timed", "nothing was timed in this period")
+    few = [UsageSum("orders", ENCRYPT, "", 10**6, 0), UsageSum("orders", ENCRYPT, "ciphertext_refused", 1, 0)]
+    assert view.headlines(few, WEEK, []).denied_share == "under 0.01 % of all"
 
 
 def test_every_day_of_the_period_is_drawn_and_the_largest_part_comes_first():
@@ -82,6 +73,8 @@ def test_months_add_their_days_up():
     ]
     series = view.by_month(counts, Period(date(2026, 10, 27), TODAY), view.service_name)
     assert series.rows == (("2026-10", (7,)), ("2026-11", (1,)))
+    empty = view.by_day([], WEEK, view.operation_name)
+    assert (empty.names, len(empty.rows), empty.summary()) == ((), 7, "No key requests in this period.")
 
 
 @pytest.mark.parametrize(("parts", "shown"), [(8, 8), (9, 8), (20, 8)])
@@ -91,12 +84,6 @@ def test_the_smallest_of_many_parts_are_drawn_together_and_nothing_is_lost(parts
     assert len(series.names) == shown
     assert (series.names[-1] == view.OTHERS) is (parts > shown)
     assert sum(series.rows[0][1]) == sum(one.count for one in counts)
-
-
-def test_an_empty_series_says_so():
-    series = view.by_day([], WEEK, view.operation_name)
-    assert (series.names, len(series.rows)) == ((), 7)
-    assert series.summary() == "No key requests in this period."
 
 
 def test_a_line_has_the_requests_of_all_endings_and_the_latency_of_the_answered():
@@ -120,6 +107,10 @@ def test_denials_come_before_failures_and_each_says_what_it_means():
         ("orders", "Database unavailable", 5, False),
     ]
     assert all(one.meaning.endswith((".", "look.")) for one in found)
+    codes = [error.code for error in root_key_errors.CustomerKeyError.__subclasses__()]
+    assert codes
+    assert not any(reason(code).denied for code in codes)
+    assert (reason("brand_new").name, reason("brand_new").denied) == ("Brand new", True)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +137,3 @@ def test_every_operation_has_a_name_and_key_requests_are_those_that_need_a_key()
     assert set(OPERATIONS) == set(CryptoOperation)
     others = {"activate", "revoke", "destroy", "locate", "attributes", "change-attributes", "connect", "open"}
     assert {one.value for one in set(CryptoOperation) - KEY_REQUESTS} == others
-
-
-def test_every_refusal_of_a_customers_root_key_is_no_denial():
-    codes = [error.code for error in root_key_errors.CustomerKeyError.__subclasses__()]
-    assert codes
-    assert not any(reason(code).denied for code in codes)
-
-
-def test_a_refusal_without_an_entry_is_a_denial_by_its_own_name():
-    assert (reason("brand_new").name, reason("brand_new").denied) == ("Brand new", True)

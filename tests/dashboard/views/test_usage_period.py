@@ -23,39 +23,27 @@ def test_a_choice_ends_today_and_has_its_days(choice: str, first: date, days: in
     assert chosen.all_days()[:: days - 1 or 1] in ([first, TODAY], [TODAY])
 
 
-@pytest.mark.parametrize("choice", [None, "", "thirty", "' or true --", "today"])
-def test_what_is_no_choice_is_the_default(choice: str | None):
-    assert period(choice, (), TODAY) == THIRTY_DAYS
-
-
 def test_custom_days_are_shown_as_picked_and_one_alone_by_itself():
     first = date(2026, 2, 1)
     assert period("Custom", (first, date(2026, 3, 1)), TODAY) == Period(first, date(2026, 3, 1))
     assert period("Custom", (first,), TODAY) == Period(first, first)
+    leap = date(2024, 1, 1), date(2025, 12, 31)
+    assert period("Custom", leap, TODAY) == Period(*leap)
 
 
 @pytest.mark.parametrize(
-    "picked",
+    ("choice", "picked"),
     [
-        (),
-        (TODAY, TODAY - timedelta(days=1)),
-        (TODAY, TODAY + timedelta(days=1)),
-        (TODAY + timedelta(days=1),),
-        (TODAY - LONGEST, TODAY),
-        (date.min, date.min),
+        *((choice, ()) for choice in (None, "", "thirty", "' or true --", "today", "Custom")),
+        ("Custom", (TODAY, TODAY - timedelta(days=1))),
+        ("Custom", (TODAY, TODAY + timedelta(days=1))),
+        ("Custom", (TODAY + timedelta(days=1),)),
+        ("Custom", (TODAY - LONGEST, TODAY)),
+        ("Custom", (date.min, date.min)),
     ],
 )
-def test_custom_days_that_cannot_be_shown_are_the_default(picked: tuple[date, ...]):
-    assert period("Custom", picked, TODAY) == THIRTY_DAYS
-
-
-def test_two_years_with_a_leap_day_can_be_shown():
-    first, last = date(2024, 1, 1), date(2025, 12, 31)
-    assert period("Custom", (first, last), TODAY) == Period(first, last)
-
-
-def test_this_month_begins_on_the_first():
-    assert this_month(TODAY) == Period(date(2026, 11, 1), TODAY)
+def test_an_invalid_choice_is_the_default(choice: str | None, picked: tuple[date, ...]):
+    assert period(choice, picked, TODAY) == THIRTY_DAYS
 
 
 @pytest.mark.parametrize(
@@ -68,3 +56,4 @@ def test_this_month_begins_on_the_first():
 )
 def test_a_period_is_said_with_the_years_it_needs(first: date, words: str):
     assert Period(first, TODAY).words() == words
+    assert this_month(TODAY) == Period(date(2026, 11, 1), TODAY)

@@ -1,0 +1,3 @@
+from tests.dashboard.scene import scene
+
+__all__ = ["scene"]

@@ -1,0 +1,279 @@
+"""Every action of the pages on a real database: who may do it, and what the audit stream records of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+
+from dashboard import (
+    approval_actions,
+    authority_actions,
+    join_actions,
+    leaving_actions,
+    protection_actions,
+    report_actions,
+    root_key_actions,
+    rotation_actions,
+    service_actions,
+    standing_actions,
+)
+from dashboard.seat import Seat
+from dashboard.views import rotation
+from tenancy.approvals import Action, ApprovalState, Choice
+from tenancy.audit import AuditName
+from tenancy.errors import ActionRefused, SessionEnded, TemporalUnavailable, TenantUnknown
+from tenancy.lifecycle import State
+from tenancy.people import PersonRole
+from tenancy.policy import TenantPolicy
+from tenancy.report_period import named
+from tenancy.services import ServiceKind
+from tests.dashboard.scene import ACME, Scene
+from tests.database.builders import a_protected_field
+from workflows.gateway import UpdateRefused
+
+ADMINISTRATOR, KEYS, AUDITOR, OPERATOR = PersonRole
+MANAGE_KEYS, MANAGE_SERVICES, VIEW_AUDIT = {ADMINISTRATOR, KEYS}, {ADMINISTRATOR}, {ADMINISTRATOR, AUDITOR}
+APPROVAL = "a" * 32
+ORDERS = rotation.of_service("orders")
+
+
+def a_root_key_wish(seat: Seat) -> root_key_actions.Wish:
+    place = {"provider": "openbao", "address": "https://bao.acme.example:8200", "mount": "transit", "key": "acme"}
+    return root_key_actions.wishes(seat, place, {"token": "hvs.secret"})[0]
+
+
+@dataclass(frozen=True)
+class Act:
+    """An action, its audit name, the roles that may do it, the state it starts from and what it asks of a workflow."""
+
+    name: AuditName
+    do: Callable[[Seat], object]
+    roles: set[PersonRole]
+    asks: str = ""
+    before: State = State.ACTIVE
+
+    def __str__(self) -> str:
+        return self.asks.partition(" ")[0] or self.name
+
+
+ACTS = (
+    Act(AuditName.SUSPEND_REQUESTED, standing_actions.suspend, MANAGE_KEYS, "suspend"),
+    Act(AuditName.RESUME_REQUESTED, standing_actions.resume, MANAGE_KEYS, "resume", State.SUSPENDED),
+    Act(AuditName.LOCK_REQUESTED, standing_actions.lock, MANAGE_KEYS, "lock"),
+    Act(AuditName.UNLOCK_REQUESTED, standing_actions.unlock, MANAGE_KEYS, "unlock", State.LOCKED),
+    Act(
+        AuditName.ROTATE_REQUESTED,
+        lambda seat: rotation_actions.rotate(seat, rotation.compromised(ORDERS)),
+        MANAGE_KEYS,
+        "rotate one orders False True",
+    ),
+    Act(
+        AuditName.RETIRE_REQUESTED,
+        lambda seat: rotation_actions.retire(seat, "orders", 1),
+        MANAGE_KEYS,
+        "retire orders 1",
+    ),
+    Act(AuditName.OFFBOARD_REQUESTED, leaving_actions.leave, MANAGE_KEYS, f"offboard {ACME} customer"),
+    Act(AuditName.RESTORE_REQUESTED, leaving_actions.restore, MANAGE_KEYS, "restore", State.LEAVING),
+    Act(
+        AuditName.ROOT_KEY_PREFLIGHT_REQUESTED,
+        lambda seat: root_key_actions.check(seat, a_root_key_wish(seat)),
+        MANAGE_KEYS,
+        "preflight",
+    ),
+    Act(
+        AuditName.ROOT_KEY_CHANGE_REQUESTED,
+        lambda seat: root_key_actions.change(seat, a_root_key_wish(seat)),
+        MANAGE_KEYS,
+        "change",
+    ),
+    Act(
+        AuditName.POLICY_CHANGE_REQUESTED,
+        lambda seat: approval_actions.change_policy(seat, TenantPolicy(tenant_key_days=100)),
+        MANAGE_KEYS,
+        "policy",
+    ),
+    Act(AuditName.APPROVAL_ASKED, standing_actions.ask_to_lock, MANAGE_KEYS, "propose"),
+    Act(
+        AuditName.APPROVAL_VOTED,
+        lambda seat: approval_actions.decide(seat, APPROVAL, Choice.APPROVE),
+        MANAGE_KEYS,
+        f"decide {APPROVAL}",
+    ),
+    Act(AuditName.AUTHORITY_ROLL_REQUESTED, authority_actions.roll, MANAGE_SERVICES, "roll"),
+    Act(
+        AuditName.SERVICE_CONNECT_REQUESTED,
+        lambda seat: service_actions.connect(
+            seat, service_actions.wish("carts", ServiceKind.MONGODB, "/etc/openkcm/carts", None)
+        ),
+        MANAGE_SERVICES,
+        "connect carts",
+    ),
+    Act(
+        AuditName.SERVICE_RENEW_REQUESTED,
+        lambda seat: service_actions.renew(seat, "orders"),
+        MANAGE_SERVICES,
+        "renew orders in eu-west-1",
+    ),
+    Act(
+        AuditName.SERVICE_DISCONNECT_REQUESTED,
+        lambda seat: service_actions.disconnect(seat, "orders"),
+        MANAGE_SERVICES,
+        "disconnect orders in eu-west-1",
+    ),
+    Act(
+        AuditName.REPORT_REQUESTED,
+        lambda seat: report_actions.make(seat, "b" * 32, named("2026-01")),
+        VIEW_AUDIT,
+        "make_report",
+    ),
+)
+# The database records these under other names, and no workflow is asked.
+STORED = (
+    Act(
+        AuditName.JOIN_TOKEN_REQUESTED,
+        lambda seat: join_actions.make_token(seat, "orders", ServiceKind.MONGODB, timedelta(hours=1)),
+        MANAGE_SERVICES,
+    ),
+    *(
+        Act(
+            AuditName.PROTECTION_CHANGE_REQUESTED,
+            lambda seat, act=act: act(seat, "orders", a_protected_field()),
+            MANAGE_SERVICES,
+        )
+        for act in (protection_actions.protect, protection_actions.unprotect)
+    ),
+)
+
+
+def prepare(scene: Scene, state: State = State.ACTIVE) -> Scene:
+    """Have a tenant with a service, and a second person's request that waits."""
+    scene.tenant(state)
+    if state is State.ACTIVE:
+        scene.service("orders", ServiceKind.MONGODB)
+        scene.wants_two_for(Action.LOCK)
+        other = scene.seat(name="Bob").person
+        with scene.dashboard.tenant_tx(ACME) as tx:
+            tx.approvals.ask(APPROVAL, Action.LOCK, {}, other)
+        scene.door.propose(ACME, APPROVAL)
+        scene.wants_two_for()
+    scene.door.asked.clear()
+    return scene
+
+
+def requested(scene: Scene) -> list[tuple[str, str, str]]:
+    """Return name, outcome and code of each record of a request."""
+    return [
+        (one["name"], one["outcome"], one["details"].get("code", ""))
+        for one in scene.records()
+        if one["name"].endswith("requested") and one["actor"].startswith("ada")
+    ]
+
+
+@pytest.mark.parametrize("act", ACTS, ids=str)
+def test_action_asks_the_workflow_and_is_recorded_before_and_after(scene: Scene, act: Act) -> None:
+    prepare(scene, act.before)
+    if act.name is AuditName.RETIRE_REQUESTED:
+        rotation_actions.rotate(scene.seat(name="Bob"), rotation.EVERYTHING)
+    if act.name is AuditName.APPROVAL_ASKED:
+        scene.wants_two_for(Action.LOCK)
+        approval_actions.decide(scene.seat(name="Bob"), APPROVAL, Choice.WITHDRAW)
+    act.do(scene.seat(ACME, max(act.roles)))
+    assert scene.door.asked[-1].startswith(act.asks)
+    assert requested(scene) == [(act.name, "intended", ""), (act.name, "success", "")]
+
+
+@pytest.mark.parametrize("role", list(PersonRole))
+def test_action_is_refused_to_other_roles_and_only_the_refusal_is_recorded(scene: Scene, role: PersonRole) -> None:
+    prepare(scene)
+    seat = scene.seat(ACME, role)
+    others = [act for act in (*ACTS, *STORED) if role not in act.roles]
+    for act in others:
+        with pytest.raises(ActionRefused):
+            act.do(seat)
+    assert (scene.door.asked, requested(scene)) == ([], [])
+    refused = [one for one in scene.records() if one["name"] == AuditName.ACTION_REFUSED]
+    assert [(one["outcome"], one["details"]["action"]) for one in refused] == [("refused", act.name) for act in others]
+
+
+def test_action_after_the_end_of_the_session_changes_nothing(scene: Scene) -> None:
+    prepare(scene)
+    ended = replace(scene.seat(), present=lambda: False)
+    before = scene.records()
+    for act in (*ACTS, *STORED):
+        with pytest.raises(SessionEnded):
+            act.do(ended)
+    assert (scene.door.asked, scene.records()) == ([], before)
+
+
+def test_action_that_fails_is_recorded_with_the_code(scene: Scene) -> None:
+    prepare(scene)
+    scene.door.fails = TemporalUnavailable()
+    for act in ACTS:
+        with pytest.raises(TemporalUnavailable):
+            act.do(scene.seat())
+    ends = (("intended", ""), ("failure", "temporal_unavailable"))
+    failed = [(act.name, *end) for act in ACTS for end in ends]
+    assert requested(scene) == failed
+    scene.door.fails = None
+    with pytest.raises(UpdateRefused):
+        standing_actions.unlock(scene.seat())
+    assert requested(scene)[-1] == (AuditName.UNLOCK_REQUESTED, "failure", "illegal_move")
+
+
+def test_action_on_a_tenant_that_does_not_exist_is_refused(scene: Scene) -> None:
+    names = {
+        AuditName.LOCK_REQUESTED,
+        AuditName.OFFBOARD_REQUESTED,
+        AuditName.ROOT_KEY_PREFLIGHT_REQUESTED,
+        AuditName.SERVICE_CONNECT_REQUESTED,
+        AuditName.SERVICE_RENEW_REQUESTED,
+        AuditName.REPORT_REQUESTED,
+    }
+    for act in ACTS:
+        if act.name in names:
+            with pytest.raises(TenantUnknown):
+                act.do(scene.seat())
+    assert scene.door.asked == []
+
+
+def test_four_eyes_refuse_one_person_and_the_request_for_a_second_changes_nothing(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.MONGODB)
+    scene.held_key()
+    scene.wants_two_for(
+        Action.COMPROMISE, Action.OFFBOARD, Action.RETIRE_KEY_VERSION, Action.LOCK, Action.ROOT_KEY_TO_PLATFORM
+    )
+    seat = scene.seat()
+    four_eyes = {
+        AuditName.LOCK_REQUESTED,
+        AuditName.OFFBOARD_REQUESTED,
+        AuditName.ROTATE_REQUESTED,
+        AuditName.RETIRE_REQUESTED,
+    }
+    for act in ACTS:
+        if act.name in four_eyes:
+            with pytest.raises(UpdateRefused):
+                act.do(seat)
+    [wish, *_] = root_key_actions.wishes(seat, {"provider": "platform"}, {})
+    asked = [
+        rotation_actions.ask_to_compromise(seat, rotation.compromised(ORDERS)),
+        rotation_actions.ask_to_retire(seat, "orders", 1),
+        leaving_actions.ask_to_leave(seat),
+        standing_actions.ask_to_lock(seat),
+        root_key_actions.ask_for_platform(seat, wish),
+    ]
+    assert [(one.action, dict(one.argument)) for one in asked] == [
+        (Action.COMPROMISE, {"services": "one", "service": "orders", "tenant_key": False}),
+        (Action.RETIRE_KEY_VERSION, {"service": "orders", "version": 1}),
+        (Action.OFFBOARD, {"now": False}),
+        (Action.LOCK, {}),
+        (Action.ROOT_KEY_TO_PLATFORM, {"request_id": wish.request_id}),
+    ]
+    assert {one.state for one in asked} == {ApprovalState.PENDING}
+    with scene.worker.tenant_tx(ACME) as tx:
+        assert tx.root_keys.requested(wish.request_id).place == wish.place
+        [key] = tx.services.keys()
+    assert key.version == 1
+    assert scene.standing()[0] is State.ACTIVE
