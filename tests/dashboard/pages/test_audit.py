@@ -168,6 +168,7 @@ FORGED, _ = Signer().sign(b"anything")
             "audit:2",
         ),
     ],
+    ids=["altered", "cut off", "forged signature", "unknown key"],
 )
 def test_a_manipulated_stream_is_reported_at_once_and_by_the_verification(  # noqa: PLR0917 - fixtures and a table
     dashboard: Database, worker: Database, field: Field, statement: str, at_once: str, verified: str
