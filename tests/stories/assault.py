@@ -26,10 +26,9 @@ _CHANGING_HEADERS = frozenset({"date", "x-request-id"})
 
 @dataclass
 class Outcome:
-    """What came of attempts: how many of which kind, and each that was not answered as if nothing were there."""
+    """How many attempts there were, and each that was not answered as for an object that does not exist."""
 
-    attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    operations: set[str] = field(default_factory=set)
+    attempts: int = 0
     successes: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     audited: dict[str, Counter[tuple[str, str]]] = field(default_factory=lambda: defaultdict(Counter))
@@ -37,23 +36,10 @@ class Outcome:
 
     def add(self, other: "Outcome") -> None:
         self.attempts += other.attempts
-        self.operations |= other.operations
         self.successes += other.successes
         self.differences += other.differences
         for tenant_id, expected in other.audited.items():
             self.audited[tenant_id] += expected
-
-    def count(self, front: str, attempt: Attempt) -> None:
-        self.attempts[front, attempt.kind] += 1
-        self.operations.add(attempt.operation)
-
-    def table(self) -> str:
-        """Return what was tried, for a person."""
-        lines = [f"{front:6} {count:6}  {kind}" for (front, kind), count in sorted(self.attempts.items())]
-        total = sum(self.attempts.values())
-        return "\n".join(
-            [*lines, f"{total} attempts, {len(self.successes)} successes, {len(self.differences)} differences"]
-        )
 
 
 def unchanging(item: Item) -> Item:
@@ -69,7 +55,7 @@ def same(reply: Reply) -> tuple[Any, ...]:
     return reply.status, headers, reply.body
 
 
-class KmipAssault:
+class _Assault:
     """One attacker's attempts over one connection."""
 
     def __init__(
@@ -80,6 +66,8 @@ class KmipAssault:
         self._sent = 0
         self.outcome = Outcome()
 
+
+class KmipAssault(_Assault):
     def run(self) -> Outcome:
         with KmipWire(self._open()) as wire:
             nothing = self._attacks.of_nothing()
@@ -100,7 +88,7 @@ class KmipAssault:
         batches = self._batches(attempts)
         for batch, answers in zip(batches, self._answers(wire, batches), strict=True):
             for attempt, answer in zip(batch, answers, strict=True):
-                self.outcome.count("KMIP", attempt)
+                self.outcome.attempts += 1
                 said = f"{self._attacker.name} {attempt.operation}: {attempt.kind}"
                 if ttlv.encode(answer) == ttlv.encode(expected[attempt.operation]):
                     continue
@@ -157,16 +145,7 @@ def _status(answer: Item) -> object:
     return None if status is None else status.value
 
 
-class HttpsAssault:
-    """One attacker's attempts over one connection."""
-
-    def __init__(
-        self, attacker: Estate, open_connection: Callable[[], ssl.SSLSocket], attacks: Attacks, seed: str
-    ) -> None:
-        self._attacker, self._open, self._attacks, self._seed = attacker, open_connection, attacks, seed
-        self._sent = 0
-        self.outcome = Outcome()
-
+class HttpsAssault(_Assault):
     def run(self) -> Outcome:
         attempts = self._attacks.on_texts()
         never = {attempt.operation: attempt for attempt in attempts if attempt.kind == "a text never made"}
@@ -177,7 +156,7 @@ class HttpsAssault:
                 assert _refused(reply), f"{path} opened what nobody made"
                 expected[path] = same(reply)
             for attempt, reply in zip(attempts, wire.all([self._request(one) for one in attempts]), strict=True):
-                self.outcome.count("HTTPS", attempt)
+                self.outcome.attempts += 1
                 said = f"{self._attacker.name} {attempt.operation}: {attempt.kind}: {reply.body!r}"
                 if not _refused(reply):
                     self.outcome.successes.append(said)

@@ -1,13 +1,12 @@
 """What one service tries against the things of others, generated from a seed; every attempt is to fail the same way."""
 
-import base64
 import random
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crypto.ciphertext import PREFIX, from_text, to_text
+from crypto.ciphertext import from_text, to_text
 from crypto.kmip.enums import Operation, QueryFunction
 from crypto.kmip.fields import choice, number, structure, text
 from crypto.kmip.items import Item
@@ -18,36 +17,7 @@ from tests.stories import estates
 from tests.stories.estates import ABOUT_OBJECTS, BY_NAME, WITH_TEXT, WITHOUT_TEXT, Estate
 from tests.stories.wires import post
 
-_SPELLINGS = (
-    "",
-    " ",
-    "0",
-    "-1",
-    "1",
-    "*",
-    "%",
-    "_",
-    "?",
-    ".*",
-    "%00",
-    "{}",
-    "' or '1'='1",
-    "'; drop table okcm.managed_object; --",
-    '" or ""="',
-    "1 union select material from okcm.managed_object",
-    "../",
-    "..",
-    "/etc/passwd",
-    "${jndi:ldap://localhost/a}",
-    "\N{FULLWIDTH DIGIT ONE}",
-    "\N{RIGHT-TO-LEFT OVERRIDE}1",
-    "\n",
-    "null",
-    "undefined",
-    "a" * 128,
-    "a" * 129,
-    "a" * 20_000,
-)
+_SPELLINGS = ("", "*", "%", "' or '1'='1", "../", "\N{RIGHT-TO-LEFT OVERRIDE}1", "a" * 129, "a" * 20_000)
 
 
 @dataclass(frozen=True)
@@ -104,7 +74,7 @@ class Attacks:
             yield "an id spelt otherwise", victim, self._spelt(victim)
         for spelling in _SPELLINGS:
             yield "a hostile id", self._attacker, spelling
-        for _ in range(8):
+        for _ in range(2):
             yield "a guessed id", self._attacker, self._unknown_id()
 
     def _neighbour(self, object_id: str) -> str:
@@ -115,24 +85,15 @@ class Attacks:
         object_id = self._chance.choice(list(victim.objects.values()))
         ways = (
             object_id.upper(),
-            object_id.replace("-", ""),
             f"{{{object_id}}}",
-            f"urn:uuid:{object_id}",
-            f"{object_id} ",
             f"{victim.service.tenant_id}/{object_id}",
-            f"{victim.service.tenant_id.upper()}:{victim.service.name}:{object_id}",
             f"../{victim.service.name}/{object_id}",
         )
         return self._chance.choice(ways)
 
     def _template_names(self) -> Iterator[tuple[str, str]]:
         for victim in self._victims:
-            for name in (
-                victim.template,
-                victim.template.upper(),
-                f"%{victim.service.name}%",
-                victim.objects["template"],
-            ):
+            for name in (victim.template, victim.template.upper(), victim.objects["template"]):
                 yield f"{self._kind(victim)} template", name
 
     def searches(self) -> list[Attempt]:
@@ -153,16 +114,13 @@ class Attacks:
 
     def counts(self) -> list[Attempt]:
         """Return what counts objects: none of the victims' may be in the number."""
-        most = number(Tag.MAXIMUM_ITEMS, 100)
-        return [
-            Attempt("LOCATE, all", "everything there is", batch_item(Operation.LOCATE, most)),
-            Attempt("LOCATE, all", "everything there is", batch_item(Operation.LOCATE)),
-        ]
+        limits = ((number(Tag.MAXIMUM_ITEMS, 100),), ())
+        return [Attempt("LOCATE, all", "every object", batch_item(Operation.LOCATE, *one)) for one in limits]
 
     # ── HTTPS ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def never_made(self) -> str:
-        """Return a text in the right form that nobody was ever given."""
+    def _never_made(self) -> str:
+        """Return a text in the right form that no service was ever given."""
         own = from_text(self._attacker.ciphertext)
         return to_text(own[:5] + self._chance.randbytes(len(own) - 5))
 
@@ -170,15 +128,7 @@ class Attacks:
         """Return every path that opens a text, with every text of the victims, also altered, for many places."""
         made = []
         for victim in self._victims:
-            places = (
-                victim.resource,
-                self._attacker.resource,
-                f"{victim.service.tenant_id}/{victim.service.name}/{victim.resource}",
-                victim.resource.upper(),
-                f"../{victim.resource}",
-                "*",
-                f"{victim.resource} ",
-            )
+            places = (victim.resource, self._attacker.resource, f"../{victim.resource}")
             for what, sealed in (("ciphertext", victim.ciphertext), ("data key", victim.wrapped)):
                 kind = f"{self._kind(victim)} {what}"
                 texts = [(kind, sealed), *((f"{kind}, altered", text) for text in self._altered(sealed))]
@@ -188,8 +138,8 @@ class Attacks:
                     for place in places
                     for path, body in WITH_TEXT.items()
                 ]
-        for _ in range(20):
-            text = self.never_made()
+        for _ in range(5):
+            text = self._never_made()
             made += [
                 Attempt(path, "a text never made", body(text, self._attacker.resource))
                 for path, body in WITH_TEXT.items()
@@ -203,11 +153,9 @@ class Attacks:
         mine = from_text(self._attacker.ciphertext)
         return [
             to_text(bytes([3 - sealed[0]]) + sealed[1:]),  # as if it were of the other purpose
-            to_text(bytes([3]) + sealed[1:]),  # as if it were a managed object's
             to_text(sealed[:1] + (2).to_bytes(4) + sealed[5:]),  # as if under a later key
             to_text(sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :]),
             to_text(mine[:37] + sealed[37:]),  # the victim's data behind the attacker's own beginning
-            PREFIX + base64.b64encode(sealed).decode(),
         ]
 
 

@@ -1,7 +1,7 @@
-"""Client certificates that must open nothing, each wrong in one way, made with everything an attacker might get.
+"""Client certificates that must be rejected, each wrong in one way, made with everything an attacker might get.
 
-What the tenant's own authority signs here is signed through Vault as the worker's role may, so it is as genuine as a
-certificate can be that the platform did not mean to give out.
+What the tenant's own authority signs here is signed through Vault with the worker's role, so it is as genuine as a
+certificate can be that the platform did not mean to issue.
 """
 
 import ssl
@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 from crypto.kmip import ttlv
 from database.interfaces import LeafRow
@@ -21,7 +21,7 @@ from tests.stories.assault import same, unchanging
 from tests.stories.connected import Service
 from tests.stories.stack import Stack
 from tests.stories.wires import HttpsWire, KmipWire, dial
-from vault.certificates import LeafNames, build_leaf, hex_serial, load_issuer
+from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial, load_issuer
 
 _HOUR = timedelta(hours=1)
 _BOTH = (True, False)
@@ -77,7 +77,7 @@ class Forger:
 
     def context(self, pem: str, key: Key, chain: str | None = None, *, newest: bool = True) -> ssl.SSLContext:
         """Return what a client needs to present the certificate; not `newest`: over TLS 1.2."""
-        tls = self.nobody(newest=newest)
+        tls = self.without_certificate(newest=newest)
         file = self._folder / f"{len(list(self._folder.iterdir()))}.pem"
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -94,7 +94,7 @@ class Forger:
         """Return when a certificate ends, in seconds since the epoch."""
         return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc.timestamp()
 
-    def nobody(self, *, newest: bool = True) -> ssl.SSLContext:
+    def without_certificate(self, *, newest: bool = True) -> ssl.SSLContext:
         """Return what a client without any certificate has."""
         tls = ssl.create_default_context(cafile=self._service.folder / "ca.pem")
         if not newest:
@@ -103,67 +103,40 @@ class Forger:
 
     def all(self, other: Service, sibling: Service) -> list[Forgery]:
         """Return every forgery that there is; `other` is of another tenant, `sibling` of the same."""
-        return [*self._unsigned(other), *self._misnamed(other), *self._untimely(), *self._not_on_record(sibling)]
+        return [*self._unsigned(other), *self._misnamed(other), self._untimely(), *self._not_on_record(sibling)]
 
     def _unsigned(self, other: Service) -> list[Forgery]:
         """Certificates that no authority of ours has signed."""
-        made = [
-            Forgery("no certificate", self.nobody(newest=newest), "PEER_DID_NOT_RETURN_A_CERTIFICATE")
-            for newest in _BOTH
+        missing = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+        made = [Forgery("no certificate", self.without_certificate(newest=newest), missing) for newest in _BOTH]
+        own, theirs, key = self.names(), self.names(other.tenant_id, other.name), _key()
+        itself = _authority(_called(theirs.common_name), key)
+        self_signed = self.context(_leaf(key, theirs, key, itself), key, "")
+        made.append(Forgery("self-signed", self_signed, "self-signed certificate"))
+        root, chained = _key(), "self-signed certificate in certificate chain"
+        ca = _authority(self._issuer.certificate.subject, root)
+        made += [
+            Forgery("attacker's authority", self.context(_leaf(key, own, root, ca), key, chain), chained)
+            for chain in (_pem(ca), _pem(ca) + self._chain)
         ]
-        own, theirs = self.names(), self.names(other.tenant_id, other.name)
-        for names in (own, theirs):
-            key = _key()
-            made.append(
-                Forgery("self-signed", self.context(_pem(_leaf(key, names, key)), key, ""), "self-signed certificate")
-            )
-        for names in (own, theirs):
-            for subject in (_called("ca"), self._issuer.certificate.subject):
-                root, key = _key(), _key()
-                ca = _authority(subject, root)
-                leaf = _pem(_leaf(key, names, root, ca))
-                chains = (_pem(ca), _pem(ca) + self._chain)
-                made += [
-                    Forgery(
-                        "attacker's authority",
-                        self.context(leaf, key, one),
-                        "self-signed certificate in certificate chain",
-                    )
-                    for one in chains
-                ]
-            key = _key()
-            leaf = _pem(_leaf(key, names, _key(), self._issuer.certificate))
-            made.append(Forgery("attacker's signature", self.context(leaf, key), "certificate signature failure"))
+        unsigned = self.context(_leaf(key, own, _key(), self._issuer.certificate), key)
+        made.append(Forgery("attacker's signature", unsigned, "certificate signature failure"))
         # The service's own, genuine certificate used as if it were an authority.
-        pem, key = self.signed(own)
+        pem, below = self.signed(own)
         self.on_record(pem)
-        genuine, below = x509.load_pem_x509_certificate(pem.encode()), _key()
-        for names in (own, theirs):
-            leaf = _leaf(below, names, key, genuine)
-            made.append(
-                Forgery(
-                    "leaf as authority", self.context(_pem(leaf), below, pem + self._chain), "invalid CA certificate"
-                )
-            )
-        return made
+        leaf = _leaf(key, theirs, below, x509.load_pem_x509_certificate(pem.encode()))
+        as_authority = self.context(leaf, key, pem + self._chain)
+        return [*made, Forgery("leaf as authority", as_authority, "invalid CA certificate")]
 
     def _misnamed(self, other: Service) -> list[Forgery]:
         """What the right authority signed for the wrong names."""
-        theirs = ids.tenant_dns(other.tenant_id)
-        outside = {
-            "another tenant's name": theirs,
-            "a name below another tenant's": f"x.{theirs}",
-            "the domain of all tenants": ids.TENANT_DOMAIN,
-            "every tenant's name": f"*.{ids.TENANT_DOMAIN}",
-            "a name elsewhere": "orders.example.com",
-        }
         made = []
-        for what, dns in outside.items():
+        for dns in (ids.tenant_dns(other.tenant_id), f"*.{ids.TENANT_DOMAIN}", "orders.example.com"):
             pem, key = self.signed(self.names(other.tenant_id, other.name, dns))
             made += [
-                Forgery(what, self.context(pem, key, newest=newest), "permitted subtree violation") for newest in _BOTH
+                Forgery(dns, self.context(pem, key, newest=newest), "permitted subtree violation") for newest in _BOTH
             ]
-        # What the authority may name and is still not the tenant's one name. On record, so that only the name speaks.
+        # What the authority may name and is still not the tenant's one name: recorded, so that only the name decides.
         own = ids.tenant_dns(self._service.tenant_id)
         for dns in (f"{other.tenant_id}.{own}", f"*.{own}"):
             pem, key = self.signed(self.names(dns=dns))
@@ -171,31 +144,19 @@ class Forger:
             made.append(Forgery("a name below the own", self.context(pem, key)))
         return made
 
-    def _untimely(self) -> list[Forgery]:
-        """Genuine, on record, and over or not begun."""
-        now = datetime.now(UTC)
-        made = []
-        for what, fault, since in (
-            ("expired", "certificate has expired", now - 2 * _HOUR),
-            ("not yet valid", "certificate is not yet valid", now + 2 * _HOUR),
-        ):
-            key = _key()
-            pem = _pem(_leaf(key, self.names(), self._issuer.key, self._issuer.certificate, since))
-            self.on_record(pem)
-            made += [Forgery(what, self.context(pem, key, newest=newest), fault) for newest in _BOTH]
-        return made
+    def _untimely(self) -> Forgery:
+        pem, key = self.signed(self.names(), datetime.now(UTC) + 2 * _HOUR)
+        self.on_record(pem)
+        return Forgery("not yet valid", self.context(pem, key), "certificate is not yet valid")
 
     def _not_on_record(self, sibling: Service) -> list[Forgery]:
-        """Right in every way, and never given out, or taken back."""
+        """Genuine, and never issued by the platform."""
         made = []
-        for what, names in (
-            ("serial not on record", self.names()),
-            ("another service's name, not on record", self.names(service=sibling.name)),
-        ):
+        for names in (self.names(), self.names(service=sibling.name)):
             pem, key = self.signed(names)
             serial = hex_serial(x509.load_pem_x509_certificate(pem.encode()))
             contexts = (self.context(pem, key, newest=newest) for newest in _BOTH)
-            made += [Forgery(what, one, why="not on record", serial=serial) for one in contexts]
+            made += [Forgery(f"unknown {names}", one, why="not on record", serial=serial) for one in contexts]
         return made
 
 
@@ -227,33 +188,9 @@ def _authority(subject: x509.Name, key: Key) -> x509.Certificate:
     )
 
 
-def _leaf(
-    key: Key, names: LeafNames, signer: Key, issuer: x509.Certificate | None = None, since: datetime | None = None
-) -> x509.Certificate:
-    """Return a leaf as the product makes it, signed by anyone; self-issued where there is no `issuer`."""
-    since = since or datetime.now(UTC) - timedelta(minutes=1)
-    subject = _called(names.common_name)
-    above = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    if issuer is not None:
-        above = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
-        x509.CertificateBuilder()
-        .serial_number(x509.random_serial_number())
-        .issuer_name(subject if issuer is None else issuer.subject)
-        .subject_name(subject)
-        .public_key(key.public_key())
-        .not_valid_before(since)
-        .not_valid_after(since + _HOUR)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(names.dns), x509.UniformResourceIdentifier(names.spiffe)]),
-            critical=False,
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above), critical=False)
-        .sign(signer, hashes.SHA256())
-    )
+def _leaf(key: Key, names: LeafNames, signer: Key, issuer: x509.Certificate) -> str:
+    """Return a leaf as the product makes it, signed by anyone."""
+    return _pem(build_leaf(Issuer(issuer, signer), key.public_key(), names, datetime.now(UTC), _HOUR))
 
 
 def refusal(server: ssl.SSLContext, client: ssl.SSLContext) -> str:

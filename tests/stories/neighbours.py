@@ -1,65 +1,71 @@
-"""Two tenants with two services each who attack each other, and two more services of the first to be abused."""
+"""Two services of one tenant and one of another, who attack each other, and a fourth whose certificates are abused."""
 
+import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from crypto.kmip.items import Item
-from tenancy.audit import StoredRecord
-from tests.stories.assault import Outcome
-from tests.stories.connected import Service, connect
+from tenancy.audit import verify_chain
+from tests.stories.connected import connect
 from tests.stories.estates import Estate, attributes_of, settle
 from tests.stories.stack import Stack
+from tests.stories.tenants import new_tenant
 
-OTHER = "mirror-corp-77"
-NAMES = ("vault", "till")
+Refusals = Counter[tuple[str, str]]
 
 
 @dataclass
 class Neighbours:
-    """`scapegoat` has certificates that its owner never asked for, `former` is going to be disconnected."""
+    """`scapegoat` is a service of `mine`'s tenant that has certificates which its owner never asked for."""
 
     stack: Stack
-    estates: list[Estate]
+    mine: Estate
+    sibling: Estate
+    other: Estate
     scapegoat: Estate
-    former: Service
-    outcome: Outcome = field(default_factory=Outcome)
-    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Serial and reason → connections that were refused and are to be on record."""
 
     @property
-    def mine(self) -> Estate:
-        return self.estates[0]
-
-    @property
-    def other(self) -> Estate:
-        return self.estates[-1]
+    def estates(self) -> tuple[Estate, Estate, Estate]:
+        return self.mine, self.sibling, self.other
 
     def holdings(self) -> list[dict[str, tuple[Item, ...]]]:
-        """Return what every owner is told about his objects."""
+        """Return the attributes of every object, as its owner reads them."""
         return [_holdings(estate) for estate in self.estates]
 
-    def stream(self, tenant_id: str) -> list[StoredRecord]:
-        """Return a tenant's whole audit stream."""
-        found: list[StoredRecord] = []
+    def refusals(self, tenant_id: str, seed: str) -> tuple[Refusals, Refusals]:
+        """Return the refusals in a tenant's whole stream.
+
+        They are counted by service and correlation id where that begins with `seed`, and by serial and reason where a
+        certificate was refused. The chain of the stream is verified.
+        """
+        stored, attempts, certificates = [], Refusals(), Refusals()
         with self.stack.database().tenant_tx(tenant_id) as tx:
-            while page := tx.audit.records(after=found[-1].seq if found else 0):
-                found += page
-        return found
+            while page := tx.audit.records(after=stored[-1].seq if stored else 0):
+                stored += page
+        assert verify_chain(stored) is not None
+        for record in (json.loads(one.record) for one in stored):
+            if record["name"] != "crypto.refused":
+                continue
+            if record["correlation_id"].startswith(seed):
+                attempts[record["actor"], record["correlation_id"]] += 1
+            elif record["subject"].startswith("certificate "):
+                serial, _, why = record["subject"].removeprefix("certificate ").partition(": ")
+                certificates[serial, why] += 1
+        return attempts, certificates
 
 
-def settle_all(stack: Stack, tenant_id: str, folder: Path) -> Neighbours:
-    """Enable the other tenant and connect everybody."""
-    stack.enable(OTHER, "Mirror Corp")
-    wanted = [*((tenant_id, name) for name in (*NAMES, "scapegoat", "former")), *((OTHER, name) for name in NAMES)]
+def settle_all(stack: Stack, folder: Path) -> Neighbours:
+    """Enable both tenants and connect every service."""
+    mine, other = new_tenant(stack, "isolated"), new_tenant(stack, "mirror")
+    wanted = [(mine, "vault"), (mine, "till"), (other, "vault"), (mine, "scapegoat")]
 
     def settled(one: tuple[str, str]) -> Estate:
         return settle(connect(stack, one[0], "microservice", one[1], folder / "-".join(one)))
 
     with ThreadPoolExecutor(len(wanted)) as crowd:
-        vault, till, scapegoat, former, *others = crowd.map(settled, wanted)
-    return Neighbours(stack, [vault, till, *others], scapegoat, former.service)
+        return Neighbours(stack, *crowd.map(settled, wanted))
 
 
 def _holdings(estate: Estate) -> dict[str, tuple[Item, ...]]:

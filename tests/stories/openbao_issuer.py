@@ -29,11 +29,11 @@ class Issuer:
     def address(self) -> str:
         return f"{self.server.url}/v1/identity/oidc/provider/platform/.well-known/openid-configuration"
 
-    def add(self, name: str, tenant_id: str | None) -> None:
-        """Add an administrator; of nobody's tenant where that is None."""
+    def add(self, name: str, tenant_id: str) -> None:
+        """Add an administrator of a tenant."""
         admin = self.server.admin()
         admin.write(f"auth/userpass/users/{name}", {"password": PASSWORD, "token_policies": ["sign-on"]})
-        metadata = {"display": name.capitalize()} | ({} if tenant_id is None else {"tenant": tenant_id})
+        metadata = {"display": name.capitalize(), "tenant": tenant_id}
         entity = admin.write("identity/entity", {"name": name, "metadata": metadata})["id"]
         accessor = admin.request("GET", "sys/auth")["data"]["userpass/"]["accessor"]
         admin.write("identity/entity-alias", {"name": name, "canonical_id": entity, "mount_accessor": accessor})

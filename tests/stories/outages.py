@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from devstack import process
@@ -13,13 +13,6 @@ from tests.stories.stack import Stack, wait_until
 def children_of(pid: int) -> list[int]:
     """Return the processes that `pid` has started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-
-
-def kill_all(pid: int) -> None:
-    """End a process and its children at once, the parent first so that it starts none again."""
-    for one in (pid, *children_of(pid)):
-        with suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
 
 
 @contextmanager

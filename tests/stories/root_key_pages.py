@@ -1,5 +1,7 @@
 """What people do to the root key and to the kill switch on the page Keys, by the names that they read there."""
 
+from contextlib import suppress
+
 from playwright.sync_api import Locator, Page, expect
 
 from dashboard.views.root_key_guides import ENTRIES, NAMES
@@ -8,7 +10,7 @@ from tests.stories.browser import drawn
 from tests.stories.holders import Holder
 
 LOCKED, SUSPENDED = "Your tenant is locked", "Your tenant is suspended"
-SOON_MS = 10_000
+SOON_MS = 60_000
 """Within which a page shows by itself what happened elsewhere: a try of the watch, and the page's next look."""
 
 # All that a window keeps: its document, what is in its fields, its address and its storages.
@@ -44,17 +46,31 @@ def open_change(page: Page, provider: RootKeyMode) -> Locator:
     return dialog
 
 
-def fill_in(dialog: Locator, holder: Holder) -> list[str]:
-    """Type where the key is and what opens it; return what was typed that is secret."""
-    place = holder.place.model_dump(mode="json", exclude_none=True, exclude={"provider"})
-    told = {name: secret.get_secret_value() for name, secret in holder.credentials if secret is not None}
+def fill_in(dialog: Locator, holder: Holder, **changed: str) -> list[str]:
+    """Type where the key is and its credentials, with `changed` fields; return what was typed that is secret."""
+    place = holder.place.model_dump(mode="json", exclude_none=True, exclude={"provider"}) | changed
+    credentials = {name: secret.get_secret_value() for name, secret in holder.credentials if secret is not None}
     secrets = []
     for entry in ENTRIES[RootKeyMode(holder.place.provider)]:
-        text = (told if entry.secret else place).get(entry.name)
+        text = (credentials if entry.secret else place).get(entry.name)
         if text is not None:
             labelled(dialog, entry.label).fill(text)
             secrets += [text] if entry.secret else []
     return secrets
+
+
+def submit(dialog: Locator, button: str, holder: Holder, says: str, **changed: str) -> list[str]:
+    """Fill in, press a button and wait until the dialog says what resulted; return what was typed that is secret.
+
+    All is typed again when it does not: Streamlit can drop what is typed while it draws the page again.
+    """
+    for _ in range(3):
+        secrets = fill_in(dialog, holder, **changed)
+        dialog.get_by_role("button", name=button, exact=True).click()
+        with suppress(AssertionError):
+            expect(dialog.get_by_text(says)).to_be_visible()
+            return secrets
+    raise AssertionError(f"{button} does not lead to: {says}")
 
 
 def labelled(dialog: Locator, label: str) -> Locator:
@@ -75,8 +91,11 @@ def close(dialog: Locator, button: str = "Close") -> None:
 def change(page: Page, provider: RootKeyMode, holder: Holder | None = None) -> list[str]:
     """Change the root key in the dialog; return what was typed that is secret."""
     dialog = open_change(page, provider)
-    typed = [] if holder is None else fill_in(dialog, holder)
-    press(dialog, "Change", "The root key is changed")
+    typed: list[str] = []
+    if holder is None:
+        press(dialog, "Change", "The root key is changed")
+    else:
+        typed = submit(dialog, "Change", holder, "The root key is changed")
     close(dialog)
     return typed
 

@@ -1,8 +1,7 @@
-"""Walls are attacked on demand and by the clock; one that falls locks its tenant, and what opens it again."""
+"""Boundaries are attacked on demand and after a rotation; a boundary that does not hold locks its tenant."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -10,28 +9,16 @@ from crypto.client import Client, ClientError, Options, Retry
 from tenancy.clauses import CLAUSES
 from tests.stories.connected import Service, connect
 from tests.stories.stack import Stack, wait_until
+from tests.stories.tenants import new_tenant
 
-WALLED = "walls-corp"
 ONCE = Options(retry=Retry(attempts=1))
 _SCHEDULE = "boundaries"
 
 
-@pytest.fixture(scope="module")
-def walled(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """A tenant of this file's own with a service, which nobody else's breach is to reach."""
-    stack.enable(WALLED, "Walls Corporation")
-    return connect(stack, WALLED, "microservice", "orders", tmp_path_factory.mktemp("walls") / "orders")
-
-
-@contextmanager
-def a_fallen_wall(stack: Stack) -> Iterator[None]:
-    """Take row security off one table of the whole installation, in which the canary has rows, and put it back."""
-    with stack.owner() as owner:
-        owner.execute("alter table okcm.operation_step disable row level security")
-        try:
-            yield
-        finally:
-            owner.execute("alter table okcm.operation_step enable row level security")
+@pytest.fixture
+def orders(stack: Stack, tmp_path: Path) -> Service:
+    """Return the service of a new tenant."""
+    return connect(stack, new_tenant(stack, "boundaries"), "microservice", "orders", tmp_path / "orders")
 
 
 def serves(service: Service) -> bool:
@@ -43,56 +30,62 @@ def serves(service: Service) -> bool:
     return True
 
 
-def test_every_clause_is_attacked_and_every_attack_is_refused(stack: Stack, walled: Service) -> None:
-    document = stack.command("check-boundaries", WALLED)
+async def test_every_clause_is_attacked_on_demand_and_after_a_rotation(stack: Stack, orders: Service) -> None:
+    tenant = orders.tenant_id
+    document = stack.command("check-boundaries", tenant)
     assert document["passed"] is True
-    outcomes = {check["outcome"] for check in document["checks"]}
-    assert outcomes <= {"held", "not-checked"}
+    assert {check["outcome"] for check in document["checks"]} <= {"held", "not-checked"}
     attacked = {check["clause"] for check in document["checks"] if check["outcome"] == "held"}
     assert attacked <= set(CLAUSES)
     assert {"U2", "C2", "C3", "M1", "M2", "A1", "A3"} <= attacked
-    assert serves(walled)
-    shown = stack.command("tenant", "show", WALLED)["examination"]
+    assert serves(orders)
+    shown = stack.command("tenant", "show", tenant)["examination"]
     assert shown["passed"] is True
     assert {line["clause"] for line in shown["clauses"]} >= attacked
 
-
-async def test_a_rotation_is_followed_by_an_examination_that_nobody_asked_for(stack: Stack, walled: Service) -> None:
-    before = stack.command("tenant", "show", walled.tenant_id)["examination"]["run"]
-    stack.command("rotate", WALLED)
+    stack.command("rotate", tenant)
     await (await stack.temporal()).get_schedule_handle(_SCHEDULE).trigger()
     wait_until(
-        lambda: stack.command("tenant", "show", WALLED)["examination"]["run"] != before,
-        lambda: "nobody examined the tenant after its keys were rotated",
+        lambda: stack.command("tenant", "show", tenant)["examination"]["run"] != shown["run"],
+        lambda: "the tenant was not examined after the rotation of its keys",
     )
-    assert serves(walled)
+    assert serves(orders)
 
 
-async def test_a_wall_that_falls_locks_its_tenant_until_an_operator_opens_it(stack: Stack, walled: Service) -> None:
+async def test_boundary_that_does_not_hold_locks_its_tenant_until_an_operator_unlocks_it(
+    stack: Stack, orders: Service
+) -> None:
+    tenant = orders.tenant_id
     schedule = (await stack.temporal()).get_schedule_handle(_SCHEDULE)
-    # While one wall of all is down, only this tenant is to be looked at.
+    # Row security is off for the whole installation meanwhile: no other tenant may be examined.
     await schedule.pause()
     try:
-        with a_fallen_wall(stack):
-            done = stack.run("check-boundaries", WALLED, "--json")
-            assert done.returncode == 1
-            document = json.loads(done.stdout)
-            assert document["error"]["code"] == "boundary_breached"
-            assert {check["clause"] for check in document["checks"] if check["outcome"] == "breached"} == {"M2"}
-            stack.wait_for(WALLED, "locked")
-            wait_until(lambda: not serves(walled), lambda: "a tenant with a breach is served")
-            wait_until(
-                lambda: bool(stack.callback.about(WALLED, "breached") and stack.mailbox.about(WALLED, "did not hold")),
-                lambda: "the customer was not told of the breach",
-            )
-            assert json.loads(stack.run("tenant", "unlock", WALLED, "--json").stdout)["locks"] == ["breach"]
-            early = stack.run("tenant", "unlock", WALLED, "--breach", "--confirm", WALLED, "--json")
-            assert json.loads(early.stdout)["error"]["code"] == "breach_not_cleared"
-        assert stack.command("check-boundaries", WALLED)["passed"] is True
-        assert not serves(walled)
-        opened = stack.command("tenant", "unlock", WALLED, "--breach", "--confirm", WALLED)
-        assert opened == {"tenant_id": WALLED, "state": "active", "locks": []}
-        wait_until(lambda: serves(walled), lambda: "the tenant opened and its service is refused")
-        assert stack.command("check-boundaries", WALLED)["passed"] is True
+        with stack.owner() as owner:
+            owner.execute("alter table okcm.operation_step disable row level security")
+            try:
+                done = stack.run("check-boundaries", tenant, "--json")
+                assert done.returncode == 1
+                document = json.loads(done.stdout)
+                assert document["error"]["code"] == "boundary_breached"
+                assert {one["clause"] for one in document["checks"] if one["outcome"] == "breached"} == {"M2"}
+                stack.wait_for(tenant, "locked")
+                wait_until(lambda: not serves(orders), lambda: "a tenant with a breach is served")
+                wait_until(
+                    lambda: bool(
+                        stack.callback.about(tenant, "breached") and stack.mailbox.about(tenant, "did not hold")
+                    ),
+                    lambda: "the customer was not notified of the breach",
+                )
+                assert json.loads(stack.run("tenant", "unlock", tenant, "--json").stdout)["locks"] == ["breach"]
+                early = stack.run("tenant", "unlock", tenant, "--breach", "--confirm", tenant, "--json")
+                assert json.loads(early.stdout)["error"]["code"] == "breach_not_cleared"
+            finally:
+                owner.execute("alter table okcm.operation_step enable row level security")
+        assert stack.command("check-boundaries", tenant)["passed"] is True
+        assert not serves(orders)
+        unlocked = stack.command("tenant", "unlock", tenant, "--breach", "--confirm", tenant)
+        assert unlocked == {"tenant_id": tenant, "state": "active", "locks": []}
+        wait_until(lambda: serves(orders), lambda: "the service of the unlocked tenant is refused")
+        assert stack.command("check-boundaries", tenant)["passed"] is True
     finally:
         await schedule.unpause()

@@ -1,8 +1,12 @@
-"""From the click in the marketplace to a service that encrypts, and out again: the whole way, in a browser."""
+"""A customer enables OpenKCM in the marketplace, connects a service and signs out, in a browser.
+
+The one story of Beta Corp: the development marketplace lists it, and no other test may enable it before.
+"""
 
 import json
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.stories.browser import SIGN_IN, drawn, title
@@ -12,8 +16,8 @@ BETA, ORGANIZATION = "beta-corp-67890", "Beta Corp"
 AT_ONCE_MS = 20_000
 
 
-def test_one_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_tab(stack, visitor, tmp_path):
-    # The fresh tenant: no story before has clicked for it.
+@pytest.mark.e2e
+def test_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_tab(stack, visitor, tmp_path):
     assert stack.status(BETA).status_code == 404
     window = visitor()
     page = window.open("/marketplace/")

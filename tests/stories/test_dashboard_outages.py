@@ -1,4 +1,4 @@
-"""While a server is away, the dashboard shows what is known, and says plainly what cannot be done and what to do."""
+"""While a server is down, the dashboard shows what is known and says plainly what cannot be done."""
 
 import re
 
@@ -6,15 +6,24 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.stories.browser import SIGN_IN, title
-from tests.stories.dashboard_pages import ADA, fill_connect, go_to
+from tests.stories.dashboard_pages import fill_connect, go_to
 from tests.stories.outages import down
+from tests.stories.sign_ons import sign_in
+from tests.stories.stack import Stack
+from tests.stories.tenants import new_tenant
 
+ORGANIZATION = "Story Corporation"
 _SECONDS = 1_000
 _NO_TRACE = re.compile(r"Traceback|psycopg|grpc|hvac|Error:|exception", re.IGNORECASE)
 
 
+@pytest.fixture(scope="module")
+def tenant(stack: Stack) -> str:
+    return new_tenant(stack, "outages", ORGANIZATION)
+
+
 def assert_plain(page: Page) -> None:
-    """No page shows what only its programmers understand."""
+    """Assert that the page shows nothing that only its programmers understand."""
     expect(page.get_by_text(_NO_TRACE)).to_have_count(0)
 
 
@@ -26,13 +35,13 @@ def assert_plain(page: Page) -> None:
         ("openbao", "The request is not done yet. It goes on by itself once what it waits for is back"),
     ],
 )
-def test_without_a_server_the_pages_show_what_is_known_and_connecting_says_why_not(
-    stack, acme, visitor, component, says
+def test_without_a_server_pages_show_what_is_known_and_connecting_says_why_it_fails(
+    stack, tenant, visitor, component, says
 ):
-    page = visitor().sign_in(ADA, f"/tenant/{acme}/")
+    page = sign_in(visitor(), stack, tenant)
     with down(stack, component):
         page.reload()
-        expect(title(page)).to_have_text("ACME Corporation - Encryption Dashboard")
+        expect(title(page)).to_have_text(f"{ORGANIZATION} - Encryption Dashboard")
         expect(page.get_by_text("Active", exact=True).first).to_be_visible()
         for name in ("Keys", "Usage", "Audit", "Services"):
             go_to(page, name)
@@ -46,25 +55,25 @@ def test_without_a_server_the_pages_show_what_is_known_and_connecting_says_why_n
         assert_plain(page)
 
 
-def test_without_the_database_nobody_is_let_in_and_it_is_said(stack, acme, visitor):
+def test_without_the_database_every_page_is_unavailable(stack, tenant, visitor):
     window = visitor()
-    page = window.sign_in(ADA, f"/tenant/{acme}/")
+    page = sign_in(window, stack, tenant)
     with down(stack, "postgres"):
         page.get_by_test_id("stSidebarNav").get_by_role("link", name="Keys").click()
         expect(title(page)).to_have_text("This page cannot be shown now")
         assert_plain(page)
-        expect(page.get_by_text("ACME Corporation")).to_have_count(0)
-        answer = window.page.goto(f"/tenant/{acme}/")
+        expect(page.get_by_text(ORGANIZATION)).to_have_count(0)
+        answer = page.goto(f"/tenant/{tenant}/")
         assert answer.status == 503
         expect(title(page)).to_have_text("This page cannot be shown now")
         assert_plain(page)
-    window.open(f"/tenant/{acme}/")
-    expect(title(page)).to_have_text("ACME Corporation - Encryption Dashboard")
+    window.open(f"/tenant/{tenant}/")
+    expect(title(page)).to_have_text(f"{ORGANIZATION} - Encryption Dashboard")
 
 
-def test_whoever_comes_first_after_a_start_by_the_address_of_a_page_is_let_in(stack, acme, visitor):
+def test_first_visit_after_a_restart_may_be_to_any_page(stack, tenant, visitor):
     with down(stack, "dashboard"):
         pass
-    page = visitor().open(f"/tenant/{acme}/keys")
+    page = visitor().open(f"/tenant/{tenant}/keys")
     expect(page.get_by_role("button", name=SIGN_IN)).to_be_visible()
-    expect(page.get_by_role("navigation")).to_have_count(0)  # no menu, of the pages' files least of all
+    expect(page.get_by_role("navigation")).to_have_count(0)  # no menu that lists the application's files
