@@ -62,6 +62,15 @@ def connect(stack: Stack, tenant_id: str, kind: str, name: str, folder: Path) ->
     return Service(stack, tenant_id, name, folder, stack.command(*words))
 
 
+def refused(stack: Stack, *words: str) -> str:
+    """Run a command that is refused with a hint, and return its code."""
+    done = stack.run(*words, "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["hint"]
+    return str(error["code"])
+
+
 @contextmanager
 def locked(stack: Stack, tenant_id: str) -> Iterator[None]:
     """Keep the tenant locked; as its workflow will do it, by the worker's role."""

@@ -39,7 +39,6 @@ def assert_in_no_log_and_no_row(stack: Stack, *proofs: str) -> None:
     assert [proof for proof in proofs if proof in written] == []
 
 
-@pytest.mark.e2e
 def test_join_token_becomes_a_certificate_that_encrypts(stack, tenant, tmp_path):
     made = stack.command("service", "join-token", tenant, "--kind", "postgresql", "--name", "enrolled-db")
     assert f"openkcm agent --url {stack.settings.enrolment_url} " in made["agent_command"]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from config.secrets import Role
 from tenancy.audit import AuditName, fields_of
 from tenancy.report_document import Form, read_report
 from tests.cli.offline import verify
-from tests.stories.connected import connect
+from tests.stories.connected import connect, refused
 from tests.stories.stack import Stack, wait_until
 from tests.stories.tenants import new_tenant
 
@@ -104,7 +103,6 @@ def test_a_file_is_not_written_over_and_a_period_is_named_rightly(stack, tenant,
         (("--out", str(tmp_path / "new.json"), "--period", "2026-13"), "period_refused"),
         (("--out", str(tmp_path / "new.json"), "--period", "2099"), "period_refused"),
     ):
-        done: subprocess.CompletedProcess[str] = stack.run("report", tenant, "--format", "json", *words, "--json")
-        assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, code)
+        assert refused(stack, "report", tenant, "--format", "json", *words) == code
     assert (tmp_path / "there.json").read_text() == "evidence"
     assert not (tmp_path / "new.json").exists()

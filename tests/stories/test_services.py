@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from crypto.client import AccessRefused, Client, Options, Retry
@@ -18,9 +18,10 @@ from crypto.kmip import ttlv
 from crypto.kmip.enums import Operation, QueryFunction, ResultReason
 from crypto.kmip.fields import choice
 from crypto.kmip.tags import Tag
+from tests.cli.service_stand import a_request
 from tests.crypto.kmip.messages import batch_item, encoded, message
 from tests.stories.clients import OK, Program
-from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, is_closed
+from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, is_closed, refused
 from tests.stories.stack import wait_until
 from tests.stories.tenants import new_tenant
 
@@ -49,17 +50,6 @@ def orders(stack, tenant, tmp_path_factory) -> Service:
 
 def leaf_of(folder: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate((folder / "client.pem").read_bytes())
-
-
-def a_request(file: Path) -> Path:
-    """Write a certificate request, as the service's own tools make it, and its key beside it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    file.with_suffix(".key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    file.write_bytes(request.public_bytes(serialization.Encoding.PEM))
-    return file
 
 
 def listed(stack, tenant_id: str) -> dict[str, dict]:
@@ -145,13 +135,15 @@ def test_a_request_made_elsewhere_is_certified_and_its_key_never_seen(stack, ten
     def certified(kind: str) -> Service:
         folder = tmp_path / kind
         folder.mkdir()
-        request = a_request(folder / "request.pem")
+        key, form = ec.generate_private_key(ec.SECP256R1()), serialization.PrivateFormat.PKCS8
+        request = a_request(folder, key)
         words = ("service", "connect", tenant, "--kind", kind, "--name", f"own-{kind}", "--csr", str(request))
         answer = stack.command(*words)
         *_, root = x509.load_pem_x509_certificates(answer["chain"].encode())
         (folder / "ca.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
         (folder / "client.pem").write_text(answer["certificate"] + answer["chain"])
-        request.with_suffix(".key").rename(folder / "client.key")
+        pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+        (folder / "client.key").write_bytes(pem)
         return Service(stack, tenant, f"own-{kind}", folder, answer)
 
     with ThreadPoolExecutor(len(NAMES)) as crowd:
@@ -161,8 +153,7 @@ def test_a_request_made_elsewhere_is_certified_and_its_key_never_seen(stack, ten
 
     # A request is not answered into a folder that holds another key.
     words = ("connect", tenant, "--kind", "microservice", "--name", "orders", "--out", str(orders.folder))
-    done = stack.run("service", *words, "--csr", str(a_request(tmp_path / "request.pem")), "--json")
-    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "folder_refused")
+    assert refused(stack, "service", *words, "--csr", str(a_request(tmp_path))) == "folder_refused"
 
 
 def test_a_released_key_is_in_the_list_and_in_the_audit_stream(stack, tenant, orders):
@@ -214,9 +205,9 @@ def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_
         for connection in (https, kmip):
             assert_ends_at_once(connection)
         assert_serves(orders, 403, ResultReason.PERMISSION_DENIED)
-        with Client.from_folder(orders.folder, ONCE) as kcm, pytest.raises(AccessRefused) as refused:
+        with Client.from_folder(orders.folder, ONCE) as kcm, pytest.raises(AccessRefused) as denied:
             kcm.decrypt(sealed, "orders/7")
-        assert refused.value.code == "tenant_closed"
+        assert denied.value.code == "tenant_closed"
         # A lock lets no certificate lapse: the next one is made and can be fetched, and opens nothing yet.
         before = leaf_of(orders.folder)
         stack.command("service", "renew", tenant, "orders")
