@@ -26,7 +26,7 @@ from crypto.kmip.enums import (
     SecretDataType,
     State,
 )
-from crypto.kmip.fields import choice, moment, number, octets, structure, text
+from crypto.kmip.fields import choice, number, octets, structure, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import batch_item, version
@@ -134,24 +134,6 @@ def service(stack, tmp_path_factory) -> Service:
 def opened(service: Service, minor: int, *header: Item) -> Iterator[Client]:
     with service.open_kmip() as connection:
         yield Client(connection, minor, header)
-
-
-def test_percona_server_for_mongodb_at_rest(service):
-    header = (number(Tag.MAXIMUM_RESPONSE_SIZE, 8192), moment(Tag.TIME_STAMP, int(time.time())))
-    with opened(service, 0, *header) as mongod:
-        key_id = id_in(mongod.ask(Operation.REGISTER, *an_aes_key()))
-        mongod.about(Operation.ACTIVATE, key_id)
-        assert mongod.key(key_id) == KEY
-        assert mongod.attributes(key_id, "State")["State"].value == State.ACTIVE
-        told = mongod.attributes(key_id)
-        assert all(RULES[name].since == 0 for name in told)
-
-        rotated = id_in(mongod.ask(Operation.REGISTER, *an_aes_key()))
-        assert rotated != key_id
-        mongod.revoke(key_id)
-        assert mongod.attributes(key_id, "State")["State"].value == State.DEACTIVATED
-        assert mongod.refused(Operation.GET, "00000000-0000-0000-0000-000000000000") is ResultReason.ITEM_NOT_FOUND
-        assert mongod.refused(Operation.GET_ATTRIBUTES, "gone") is ResultReason.ITEM_NOT_FOUND
 
 
 @pytest.mark.parametrize("minor", [0, 1, 2])
