@@ -1,4 +1,4 @@
-"""My administrator protects a column on the page Services; a program that runs obeys, nobody else sees or does it."""
+"""An administrator protects a column on the page Services, and a program that runs encrypts it from the next row."""
 
 import subprocess
 import sys
@@ -11,11 +11,10 @@ import psycopg
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from crypto.client import Client
 from devstack.postgres import PostgresServer
 from tests.hooks.running.programs import DEMO
 from tests.stories.connected import connect
-from tests.stories.dashboard_pages import ADA, UMA, go_to
+from tests.stories.dashboard_pages import ADA, go_to
 from tests.stories.sign_ons import sign_in, subject
 from tests.stories.stack import Stack, wait_until
 from tests.stories.tenants import new_tenant
@@ -107,20 +106,3 @@ def test_a_column_protected_on_the_page_is_encrypted_by_the_program_that_runs(
         expect(dialog).to_have_count(0)
         stack.command("protection", "unprotect", tenant, "notes-db", "public.notes", "text", "--confirm", tenant)
         until(encrypted, wanted=False)
-
-
-def test_who_may_only_look_changes_nothing_and_another_tenant_sees_nothing(
-    stack: Stack, visitor: Callable[..., Page], tmp_path: Path
-) -> None:
-    tenant, neighbour = new_tenant(stack, "plans"), new_tenant(stack, "neighbour")
-    mine = connect(stack, tenant, "postgresql", "seen-db", tmp_path / "mine")
-    stack.command("protection", "protect", tenant, "seen-db", "public.plans", "target")
-    page = sign_in(visitor(), stack, tenant, UMA)
-    dialog = open_fields(page, "seen-db")
-    expect(dialog.get_by_text("1 protected field")).to_be_visible()
-    expect(dialog.get_by_role("button", name="Protect it")).to_have_count(0)
-    theirs = connect(stack, neighbour, "postgresql", "seen-db", tmp_path / "theirs")
-    for service, fields in ((mine, 1), (theirs, 0)):
-        with Client.from_folder(service.folder) as client:
-            assert len(client.protection()) == fields
-    assert stack.command("protection", "show", neighbour, "seen-db")["fields"] == []
