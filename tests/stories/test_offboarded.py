@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -118,13 +119,13 @@ def with_a_key_of_that_name(kept: Kept) -> list[Kind]:
     ]
 
 
+@dataclass
 class Tried:
     """How many tries of which kind there were, and what each came to."""
 
-    def __init__(self) -> None:
-        self.of_kept: dict[str, Counter[str]] = {}
-        self.of_rows: dict[str, Counter[str]] = {}
-        self.of_new_key: dict[str, Counter[str]] = {}
+    of_kept: dict[str, Counter[str]] = field(default_factory=dict)
+    of_rows: dict[str, Counter[str]] = field(default_factory=dict)
+    of_new_key: dict[str, Counter[str]] = field(default_factory=dict)
 
     @property
     def total(self) -> dict[str, Counter[str]]:

@@ -16,6 +16,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
 from tenancy import ids
+from tenancy.errors import KeyUnavailable
 from tests.stories.connected import connect
 from tests.stories.holders import Holders
 from tests.stories.stack import Stack, wait_until
@@ -195,7 +196,7 @@ async def test_histories_decrypt_to_no_name_and_no_secret_and_replay_with_the_wo
     parts.keyring.open_platform_key()
     codec = parts.converter.payload_codec
     assert codec is not None
-    # The payload key of the tenant that has left is destroyed (test_leaving.py).
+    # The payload key of the tenant that has left is destroyed .
     readable = [(name, one) for name, one in recorded.histories if ids.payloads_of_tenant(name) != recorded.left]
     decoded = await codec.decode(payloads_of(readable))
     assert ENCODING not in {payload.metadata["encoding"] for payload in decoded}
@@ -205,6 +206,24 @@ async def test_histories_decrypt_to_no_name_and_no_secret_and_replay_with_the_wo
     for _, history in readable:
         await replayer.replay_workflow(history)
     parts.database.close()
+
+
+def test_payloads_of_a_tenant_that_has_left_do_not_decrypt_and_no_workflow_of_it_runs(stack, recorded):
+    parts = wiring.build(stack.settings)
+    codec = parts.converter.payload_codec
+    assert codec is not None
+    sealed = [
+        payload
+        for payload in payloads_of([one for one in recorded.histories if one[0].startswith(f"tenant/{recorded.left}")])
+        if payload.metadata.get("key") == ids.payload_key(recorded.left).encode()
+    ]
+    assert len(sealed) > 10
+    for payload in sealed:
+        with pytest.raises(KeyUnavailable):
+            asyncio.run(codec.decode([payload]))
+    parts.database.close()
+    running = f"TenantId = '{recorded.left}' and ExecutionStatus = 'Running'"
+    wait_until(lambda: stack.workflows(running) == [], lambda: "a workflow of a tenant that has left runs")
 
 
 @pytest.mark.usefixtures("recorded")
