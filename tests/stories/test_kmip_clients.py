@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from ssl import SSLSocket
 
 import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap
 
+from crypto.kmip import ttlv
 from crypto.kmip.attributes import RULES
 from crypto.kmip.enums import (
+    BlockCipherMode,
     CryptographicAlgorithm,
     CryptographicUsageMask,
+    EncodingOption,
     KeyFormatType,
     ObjectType,
     Operation,
@@ -25,6 +29,7 @@ from crypto.kmip.enums import (
     RevocationReasonCode,
     SecretDataType,
     State,
+    WrappingMethod,
 )
 from crypto.kmip.fields import choice, number, octets, structure, text
 from crypto.kmip.items import Item
@@ -305,3 +310,25 @@ def test_netapp_storage_encryption_keeps_authentication_keys(service):
         assert ontap.attributes(key_id, "x-NETAPP-Vserver")["x-NETAPP-Vserver"].value == "v1"
         ontap.about(Operation.DESTROY, key_id)
         assert ontap.locate(group) == []
+
+
+@pytest.mark.parametrize("option", [None, EncodingOption.NO_ENCODING])
+def test_a_key_is_got_wrapped_by_another(service, option):
+    with opened(service, 4) as client:
+        operation, *template = creation(mask=CryptographicUsageMask.WRAP_KEY)
+        wrapping = id_in(client.ask(operation, *template))
+        client.about(Operation.ACTIVATE, wrapping)
+        key_id = id_in(client.ask(Operation.REGISTER, *an_aes_key()))
+        mode = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.NIST_KEY_WRAP))
+        specification = structure(
+            Tag.KEY_WRAPPING_SPECIFICATION,
+            choice(Tag.WRAPPING_METHOD, WrappingMethod.ENCRYPT),
+            structure(Tag.ENCRYPTION_KEY_INFORMATION, text(Tag.UNIQUE_IDENTIFIER, wrapping), mode),
+            *(() if option is None else (choice(Tag.ENCODING_OPTION, option),)),
+        )
+        plain = aes_key_unwrap(client.key(wrapping), material_in(client.about(Operation.GET, key_id, specification)))
+        if option is None:  # a key value in TTLV is what is wrapped by default
+            material = ttlv.decode(plain).first(Tag.KEY_MATERIAL)
+            assert material is not None
+            plain = material.value
+        assert plain == KEY
