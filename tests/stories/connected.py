@@ -3,6 +3,7 @@
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -60,6 +61,18 @@ def connect(stack: Stack, tenant_id: str, kind: str, name: str, folder: Path) ->
     """Connect a service of a tenant into `folder`, as its owner would."""
     words = ("service", "connect", tenant_id, "--kind", kind, "--name", name, "--out", str(folder))
     return Service(stack, tenant_id, name, folder, stack.command(*words))
+
+
+def command_until_done(stack: Stack, *words: str) -> dict[str, Any]:
+    """Run a command again while it is not done in the 30 s that it waits; its hint says that this does no harm."""
+    deadline = time.monotonic() + 10 * PATIENCE_SECONDS
+    while True:
+        done = stack.run(*words, "--json")
+        document: dict[str, Any] = json.loads(done.stdout)
+        if done.returncode == 0:
+            return document
+        assert document["error"]["code"] == "not_done_in_time", document
+        assert time.monotonic() < deadline, document
 
 
 def refused(stack: Stack, *words: str) -> str:

@@ -14,7 +14,7 @@ from config.secrets import Role
 from tenancy.audit import AuditName, fields_of
 from tenancy.report_document import Form, read_report
 from tests.cli.offline import verify
-from tests.stories.connected import connect, refused
+from tests.stories.connected import command_until_done, connect, refused
 from tests.stories.stack import Stack, wait_until
 from tests.stories.tenants import new_tenant
 
@@ -35,7 +35,8 @@ def given(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -
     home = tmp_path_factory.mktemp("auditor")
     for form in FORMS:
         out = home / f"report.{form}"
-        answer = stack.command("report", tenant, "--format", form, "--out", str(out), "--period", this_month())
+        words = ("report", tenant, "--format", form, "--out", str(out), "--period", this_month())
+        answer = command_until_done(stack, *words)
         assert (answer["tenant_id"], answer["format"], answer["bytes"]) == (tenant, form, out.stat().st_size)
     stack.command("audit", "export", tenant, "--out", str(home / "audit.jsonl"))
     stack.command("audit", "public-key", "--out", str(home / "key.pem"))
@@ -84,7 +85,7 @@ def test_a_worker_that_is_killed_while_it_makes_a_report_leaves_one_report(stack
     before, worker = requested(), stack.pids()["worker"]
     with ThreadPoolExecutor(1) as beside:
         words = ("report", tenant, "--format", "json", "--out", str(out), "--period", this_month())
-        answer = beside.submit(stack.command, *words)
+        answer = beside.submit(command_until_done, stack, *words)
         wait_until(lambda: requested() > before, lambda: "no report was requested")
         os.kill(worker, signal.SIGKILL)
         answer.result()

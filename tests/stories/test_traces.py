@@ -17,7 +17,7 @@ from temporalio.worker import Replayer
 
 from tenancy import ids
 from tenancy.errors import KeyUnavailable
-from tests.stories.connected import connect
+from tests.stories.connected import command_until_done, connect
 from tests.stories.holders import Holders
 from tests.stories.stack import Stack, wait_until
 from tests.stories.tenants import new_tenant
@@ -85,7 +85,7 @@ def recorded(stack: Stack, holders: Holders, tmp_path_factory: pytest.TempPathFa
         ("restore", tenant),
         ("offboard", left, "--now", "--confirm", left),
     ):
-        stack.command(*words)
+        command_until_done(stack, *words)
     wait_until(lambda: stack.status(left).json()["state"] == "offboarded", lambda: f"{left} has not left")
 
     async def exported() -> Exported:
