@@ -1,8 +1,9 @@
-"""A busy tenant's year, as audit records and as the report of them: made by code, the same each time."""
+"""One year of a busy tenant as audit records, and the report of it: generated, the same each time."""
 
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from tenancy.audit import GENESIS, AuditName, StoredRecord, link
 from tenancy.boundaries import CheckResult
@@ -138,68 +139,44 @@ def _covered(number: int, name: str, kind: str) -> CoveredService:
     )
 
 
+def _key(level: str, name: str, state: str, made: datetime, **more: Any) -> InventoryKey:
+    """Return a key of the platform's key server that wraps service keys, unless `more` says otherwise."""
+    usual = {
+        "version": 1,
+        "algorithm": "AES-256-GCM",
+        "holder": "the platform's key server",
+        "purpose": "wraps service keys",
+        "cryptoperiod_days": None,
+        "due_at": None,
+        "overdue": False,
+        "last_used_at": None,
+    }
+    return InventoryKey(level=level, name=name, state=state, created_at=made, **(usual | more))
+
+
 def _keys() -> Iterator[InventoryKey]:
-    yield InventoryKey(
-        level="L1",
-        name=ROOT_KEY,
-        version=1,
-        state="ok",
-        algorithm="",
-        holder="AWS KMS of account 111122223333",
-        purpose="wraps service keys, outermost",
-        created_at=SINCE + timedelta(days=40),
-        cryptoperiod_days=None,
-        due_at=None,
-        overdue=False,
-        last_used_at=None,
-    )
-    for version in (1, 2):
+    customers = {"holder": "AWS KMS of account 111122223333", "purpose": "wraps service keys, outermost"}
+    yield _key("L1", ROOT_KEY, "ok", SINCE + timedelta(days=40), algorithm="", **customers)
+    for version, state in ((1, "retired"), (2, "active")):
         made = SINCE + timedelta(days=200 * (version - 1))
-        yield InventoryKey(
-            level="L2",
-            name=f"L2-{TENANT}-primary",
-            version=version,
-            state="active" if version == 2 else "retired",
-            algorithm="AES-256-GCM",
-            holder="the platform's key server",
-            purpose="wraps service keys",
-            created_at=made,
-            cryptoperiod_days=365,
-            due_at=made + timedelta(days=365) if version == 2 else None,
-            overdue=False,
-            last_used_at=None,
-        )
+        due = made + timedelta(days=365) if state == "active" else None
+        yield _key("L2", f"L2-{TENANT}-primary", state, made, version=version, cryptoperiod_days=365, due_at=due)
     for number, (name, _) in enumerate(SERVICES):
         for version in (1, 2, 3, 4):
-            made = SINCE + timedelta(days=90 * (version - 1) + number)
-            yield InventoryKey(
-                level="L3",
-                name=name,
+            made, active = SINCE + timedelta(days=90 * (version - 1) + number), version == 4
+            yield _key(
+                *("L3", name, "active" if active else "deactivated", made),
                 version=version,
-                state="active" if version == 4 else "deactivated",
                 algorithm="AES-256",
                 holder="database, wrapped by L2 and L1",
                 purpose="encrypts data keys and values",
-                created_at=made,
                 cryptoperiod_days=90,
-                due_at=made + timedelta(days=90) if version == 4 else None,
-                overdue=version == 4 and number == 0,
-                last_used_at=MADE if version == 4 else made + timedelta(days=90),
+                due_at=made + timedelta(days=90) if active else None,
+                overdue=active and number == 0,
+                last_used_at=MADE if active else made + timedelta(days=90),
             )
-    yield InventoryKey(
-        level="CA",
-        name=f"ca-{TENANT}",
-        version=1,
-        state="current",
-        algorithm="ECDSA P-256",
-        holder="the platform's key server",
-        purpose="signs service certificates",
-        created_at=SINCE,
-        cryptoperiod_days=730,
-        due_at=SINCE + timedelta(days=730),
-        overdue=False,
-        last_used_at=None,
-    )
+    signs = {"algorithm": "ECDSA P-256", "purpose": "signs service certificates", "cryptoperiod_days": 730}
+    yield _key("CA", f"ca-{TENANT}", "current", SINCE, due_at=SINCE + timedelta(days=730), **signs)
 
 
 def _events(uses_a_day: int, since: datetime, until: datetime) -> Iterator[Event]:

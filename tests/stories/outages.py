@@ -32,7 +32,7 @@ def down(stack: Stack, component: str) -> Iterator[None]:
         os.kill(supervisor, signal.SIGCONT)
         wait_until(lambda: _is_ready(stack, component, victim.pid), lambda: f"{component} did not come back")
         # A feed that listens again has its process forget everything, up to a second after the database is back.
-        wait_until(lambda: _all_listen(stack), lambda: "the crypto service does not listen to changes")
+        wait_until(lambda: all_listen(stack), lambda: "the crypto service does not listen to changes")
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def _is_ready(stack: Stack, component: str, before: int) -> bool:
     return found["state"] == "ready" and found["pid"] != before
 
 
-def _all_listen(stack: Stack) -> bool:
+def all_listen(stack: Stack) -> bool:
     """Whether every serving process of the crypto service, so all but the one that delivers, listens to changes."""
     listening = "application_name = 'openkcm-crypto-feed' and state = 'idle' and query like 'listen %'"
     with stack.owner() as owner:

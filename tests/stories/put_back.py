@@ -1,6 +1,6 @@
-"""The administrator of the database puts a tenant's rows back from a copy, past every policy, trigger and reference."""
+"""The administrator of the database restores a tenant's rows from a copy, past every policy, trigger and reference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from psycopg import Connection, sql
@@ -12,43 +12,43 @@ TABLES = (
     *("tenant", "key", "certificate_authority", "route", "service", "service_certificate", "service_key"),
     "managed_object",
 )
-"""What the crypto service reads before it lets somebody in and opens something."""
+"""What the crypto service reads to authenticate a service and decrypt."""
 _BEFORE, _AFTER = "copied_before", "copied_after"
 
 
-def copy_rows(stack: Stack, tenant_id: str) -> None:
+def copy_rows(stack: Stack, tenant_id: str, tables: Iterable[str] = TABLES) -> None:
     """Take the copy."""
     with stack.owner() as owner:
-        _copy(owner, _BEFORE, tenant_id)
+        _copy(owner, _BEFORE, tenant_id, tables)
 
 
 @contextmanager
-def rows_put_back(stack: Stack, tenant_id: str) -> Iterator[None]:
-    """Have the rows as they were copied, and everybody told of it, until the block ends."""
+def rows_put_back(stack: Stack, tenant_id: str, tables: Iterable[str] = TABLES) -> Iterator[None]:
+    """Restore the rows as they were copied, and notify of it, until the block ends."""
     with stack.owner() as owner:
         owner.execute("set session_replication_role = replica")
-        _copy(owner, _AFTER, tenant_id)
-        _replace(owner, _BEFORE, tenant_id)
+        _copy(owner, _AFTER, tenant_id, tables)
+        _replace(owner, _BEFORE, tenant_id, tables)
         try:
             yield
         finally:
-            _replace(owner, _AFTER, tenant_id)
+            _replace(owner, _AFTER, tenant_id, tables)
             for schema in (_BEFORE, _AFTER):
                 owner.execute(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
 
 
-def _copy(owner: Connection, schema: str, tenant_id: str) -> None:
+def _copy(owner: Connection, schema: str, tenant_id: str, tables: Iterable[str]) -> None:
     owner.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
-    for table in TABLES:
+    for table in tables:
         copied, original = sql.Identifier(schema, table), sql.Identifier("okcm", table)
         owner.execute(
             sql.SQL("create table {} as select * from {} where tenant_id = {}").format(copied, original, tenant_id)
         )
 
 
-def _replace(owner: Connection, schema: str, tenant_id: str) -> None:
+def _replace(owner: Connection, schema: str, tenant_id: str, tables: Iterable[str]) -> None:
     with owner.transaction():
-        for table in TABLES:
+        for table in tables:
             original = sql.Identifier("okcm", table)
             columns = owner.execute(
                 "select column_name from information_schema.columns"

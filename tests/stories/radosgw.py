@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -60,8 +60,16 @@ class Gateway:
         return (self._folder / "rgw.log").read_text(encoding="utf-8", errors="replace")
 
     def add_user(self, access_key: str, secret_key: str) -> None:
+        """Create the first user; on a loaded machine the tool has been seen not to end, so then it starts again."""
         keys = ("--access-key", access_key, "--secret-key", secret_key)
-        self._run("radosgw-admin", "user", "create", "--uid", access_key, "--display-name", access_key, *keys)
+        words = ("user", "create", "--uid", access_key, "--display-name", access_key, *keys)
+        for _ in range(3):
+            with suppress(subprocess.TimeoutExpired):
+                self._run("radosgw-admin", *words)
+                return
+            for file in (*self._folder.glob("dbstore*"), *self._folder.glob("config.db*")):
+                file.unlink()
+        raise AssertionError(self.log)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -81,7 +89,12 @@ class Gateway:
 
     def _run(self, program: str, *words: str) -> None:
         done = subprocess.run(
-            self._command(program, *words), env=self._environment, capture_output=True, text=True, check=False
+            self._command(program, *words),
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
 

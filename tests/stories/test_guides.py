@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,11 @@ from kmip.core import enums
 from kmip.pie.objects import SymmetricKey
 
 from crypto.client import AccessRefused, Client, Options, Retry
-from tests.stories.connected import Service
+from tests.stories.connected import AT_ONCE_SECONDS, Service
 from tests.stories.guides import blocks, words
 from tests.stories.pykmip import a_client, attribute
-from tests.stories.stack import ROOT, Stack, wait_until
+from tests.stories.stack import ACME, ROOT, Stack, wait_until
+from tests.stories.tenants import new_tenant
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")
 
@@ -24,23 +24,8 @@ ONCE = Options(retry=Retry(attempts=1))
 
 
 @pytest.fixture(scope="module")
-def orders(stack: Stack, acme: str, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    folder = tmp_path_factory.mktemp("guide") / "kcm"
-    connecting = blocks(MICROSERVICES, "sh", {ORDERS: str(folder)})[0]
-    return Service(stack, acme, "orders", folder, stack.command(*words(connecting)))
-
-
-@pytest.fixture(scope="module")
-def database(stack: Stack, acme: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("guide") / "kcm"
-    [connecting] = blocks(TDE, "sh", {DATABASE: str(folder)})
-    service = Service(stack, acme, "orders-db", folder, stack.command(*words(connecting)))
-    yield service
-    service.disconnect()
-
-
-def told(orders: Service) -> dict[str, str]:
-    return {ORDERS: str(orders.folder), "https://localhost:18443": orders.answer["https"]}
+def tenant(stack: Stack) -> str:
+    return new_tenant(stack, "guided")
 
 
 def test_every_guide_is_in_the_index_and_names_the_test_that_runs_it() -> None:
@@ -53,69 +38,73 @@ def test_every_guide_is_in_the_index_and_names_the_test_that_runs_it() -> None:
         assert f"({page})" in index
 
 
-def test_a_microservice_encrypts_as_the_guide_says(orders: Service) -> None:
-    programs = blocks(MICROSERVICES, "python", told(orders))
+def test_a_microservice_works_as_the_guide_says(stack: Stack, tenant: str, tmp_path: Path) -> None:
+    folder = tmp_path / "kcm"
+    changed = {ORDERS: str(folder), ACME: tenant}
+    connecting, _, check, kill, disconnect = blocks(MICROSERVICES, "sh", changed)
+    answer = stack.command(*words(connecting))
+    changed |= {"https://localhost:18443": answer["https"]}
+
+    programs = blocks(MICROSERVICES, "python", changed)
     assert len(programs) == 3
     for program in programs:
         exec(program, {})  # noqa: S102 - the guide's own words
-    curl = next(block for block in blocks(MICROSERVICES, "sh", told(orders)) if block.startswith("curl"))
+    curl = next(block for block in blocks(MICROSERVICES, "sh", changed) if block.startswith("curl"))
     done = subprocess.run(shlex.split(curl.replace("\\\n", " ")), capture_output=True, text=True, check=True)
     assert '"ciphertext":"okcm:v1:' in done.stdout.replace(" ", "")
 
-
-def test_a_microservice_is_checked_stopped_and_disconnected_as_the_guide_says(stack: Stack, orders: Service) -> None:
-    _, _, check, kill, disconnect = blocks(MICROSERVICES, "sh", told(orders))
-
     def seen() -> bool:
         listed = {row["service_id"]: row for row in stack.command(*words(check))["services"]}
-        return listed[orders.name]["last_seen_at"] is not None
+        return listed["orders"]["last_seen_at"] is not None
 
     wait_until(seen, lambda: "the list does not say that it was seen")
-    lock, unlock = kill.splitlines()
-    with Client.from_folder(orders.folder, ONCE) as kcm:
+    with Client.from_folder(folder, ONCE) as kcm:
         sealed = kcm.encrypt(b"a record", "orders/1")
-        stack.command(*words(lock))
-        try:
-            with pytest.raises(AccessRefused):
-                kcm.decrypt(sealed, "orders/1")
-        finally:
-            stack.command(*words(unlock))
+
+        def decrypts() -> bool:
+            try:
+                return kcm.decrypt(sealed, "orders/1") == b"a record"
+            except AccessRefused:
+                return False
+
+        lock, unlock = kill.splitlines()
+        for command, works in ((lock, False), (unlock, True), (disconnect, False)):
+            stack.command(*words(command))
+            wait_until(lambda works=works: decrypts() is works, lambda command=command: command, AT_ONCE_SECONDS)
+    stack.command(*words(connecting))
+    with Client.from_folder(folder, ONCE) as kcm:
         assert kcm.decrypt(sealed, "orders/1") == b"a record"
-        stack.command(*words(disconnect))
-        with pytest.raises(AccessRefused):
-            kcm.decrypt(sealed, "orders/1")
-    stack.command(*words(blocks(MICROSERVICES, "sh", told(orders))[0]))
-    with Client.from_folder(orders.folder, ONCE) as kcm:
-        assert kcm.decrypt(sealed, "orders/1") == b"a record"
 
 
-def test_pg_tde_is_configured_as_the_guide_says(database: Service) -> None:
-    host, _, port = database.answer["kmip"].rpartition(":")
-    changed = {DATABASE: str(database.folder), "15696": port, "'localhost'": f"'{host}'"}
-    assert blocks(TDE, "sql", changed) == [(database.folder / "pg_tde.sql").read_text()]
-
-
-@pytest.mark.parametrize("version", [enums.KMIPVersion.KMIP_1_0, enums.KMIPVersion.KMIP_1_4])
-def test_pg_tdes_principal_key_is_made_and_found_by_another_client(
-    database: Service, version: enums.KMIPVersion
+def test_pg_tde_is_configured_and_finds_its_principal_key_as_the_guide_says(
+    stack: Stack, tenant: str, tmp_path: Path
 ) -> None:
-    """What the extension does with the settings of the guide, each step on a connection of its own."""
-    said = dict(re.findall(r"(\w+) +=> '?([^',\n]+)", (database.folder / "pg_tde.sql").read_text()))
-    files = [said[f"kmip_{file}_path"] for file in ("cert", "key", "ca")]
-    assert [Path(file).parent for file in files] == [database.folder] * 3
-    assert f"{said['kmip_host']}:{said['kmip_port']}" == database.answer["kmip"]
-    name, material = f"orders-db-principal-{version.name}", bytes(range(32))
+    """PyKMIP does what the extension does with the settings of the guide, each step on a connection of its own."""
+    folder = tmp_path / "kcm"
+    changed = {DATABASE: str(folder)}
+    [connecting] = blocks(TDE, "sh", changed | {ACME: tenant})
+    service = Service(stack, tenant, "orders-db", folder, stack.command(*words(connecting)))
+    host, _, port = service.answer["kmip"].rpartition(":")
+    settings = (folder / "pg_tde.sql").read_text()
+    assert blocks(TDE, "sql", changed | {"15696": port, "'localhost'": f"'{host}'"}) == [settings]
+
+    named = dict(re.findall(r"(\w+) +=> '?([^',\n]+)", settings))
+    files = [named[f"kmip_{file}_path"] for file in ("cert", "key", "ca")]
+    assert [Path(file).parent for file in files] == [folder] * 3
+    assert f"{named['kmip_host']}:{named['kmip_port']}" == service.answer["kmip"]
     uses = [enums.CryptographicUsageMask.ENCRYPT, enums.CryptographicUsageMask.DECRYPT]
-    for expected in (0, 1):
-        with a_client(database, version) as client:
-            wanted = [
-                attribute(client, enums.AttributeType.OBJECT_TYPE, enums.ObjectType.SYMMETRIC_KEY),
-                attribute(client, enums.AttributeType.NAME, name),
-            ]
-            found = client.locate(maximum_items=16, attributes=wanted)
-        assert len(found) == expected
-        if not found:
-            with a_client(database, version) as client:
-                client.register(SymmetricKey(enums.CryptographicAlgorithm.AES, 256, material, uses, name))
-    with a_client(database, version) as client:
-        assert client.get(found[0]).value == material
+    for version in (enums.KMIPVersion.KMIP_1_0, enums.KMIPVersion.KMIP_1_4):
+        name, material = f"orders-db-principal-{version.name}", bytes(range(32))
+        for expected in (0, 1):
+            with a_client(service, version) as client:
+                wanted = [
+                    attribute(client, enums.AttributeType.OBJECT_TYPE, enums.ObjectType.SYMMETRIC_KEY),
+                    attribute(client, enums.AttributeType.NAME, name),
+                ]
+                found = client.locate(maximum_items=16, attributes=wanted)
+            assert len(found) == expected
+            if not found:
+                with a_client(service, version) as client:
+                    client.register(SymmetricKey(enums.CryptographicAlgorithm.AES, 256, material, uses, name))
+        with a_client(service, version) as client:
+            assert client.get(found[0]).value == material

@@ -1,11 +1,11 @@
-"""I leave: nothing works, I come back and everything does; then I leave for good, and nobody opens anything again."""
+"""A tenant leaves: in the grace period nothing works and can be restored; afterwards its keys are proven destroyed."""
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from temporalio.worker import Replayer
 
 from config.secrets import Role
 from tenancy import ids
@@ -13,29 +13,26 @@ from tenancy.errors import KeyUnavailable
 from tenancy.shred import shred_message
 from tests.activities.test_destruction import verified
 from tests.stories.clients import OK, Program
-from tests.stories.connected import connect
+from tests.stories.connected import connect, refused
 from tests.stories.stack import Stack, wait_until
+from tests.stories.tenants import new_tenant
 from tests.stories.test_story_1_enable import assert_refused
-from tests.stories.test_traces import payloads_of
 from tests.stories.thief import Thief
 from vault.signer import TransitAuditSigner
-from worker import wiring
-from worker.codec import ENCODING
 
-TENANT, ORGANIZATION = "leaver-corp-6", "Leaver Holding"
-YES = ("--confirm", TENANT)
+RETURNER, LEAVER = "Returner Holding", "Leaver Holding"
 
 
-@pytest.fixture(scope="module")
-def program(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A service of the tenant, with data of before."""
-    stack.enable(TENANT, ORGANIZATION)
-    folder: Path = tmp_path_factory.mktemp("leaver")
-    program = Program(connect(stack, TENANT, "microservice", "ledger", folder / "ledger"))
+@contextmanager
+def program_of(stack: Stack, tenant: str, folder: Path) -> Iterator[Program]:
+    """Connect a service of the tenant that has encrypted data, and check that it works."""
+    program = Program(connect(stack, tenant, "microservice", "ledger", folder / "ledger"))
     program.settle()
     assert works(program)
-    yield program
-    program.hang_up()
+    try:
+        yield program
+    finally:
+        program.hang_up()
 
 
 def works(program: Program) -> bool:
@@ -53,119 +50,75 @@ def refuses_all(program: Program) -> bool:
     return True
 
 
-def state(stack: Stack) -> str:
-    shown: str = stack.command("tenant", "show", TENANT)["state"]
+def state(stack: Stack, tenant: str) -> str:
+    shown: str = stack.command("tenant", "show", tenant)["state"]
     return shown
 
 
-def refused(stack: Stack, *words: str) -> str:
-    done = stack.run(*words, "--json")
-    assert done.returncode == 1, done.stdout + done.stderr
-    code: str = json.loads(done.stdout)["error"]["code"]
-    return code
+def test_in_the_grace_period_nothing_works_until_the_tenant_is_restored(stack: Stack, tmp_path: Path) -> None:
+    tenant = new_tenant(stack, "returner", RETURNER)
+    with program_of(stack, tenant, tmp_path) as program:
+        # The operator off-boards and restores.
+        plan = stack.command("offboard", tenant, "--dry-run")
+        assert [service["service_id"] for service in plan["would_stop"]] == ["ledger"]
+        assert state(stack, tenant) == "active"
+        left = stack.command("offboard", tenant, "--grace", "2h", "--confirm", tenant)
+        assert (left["state"], left["operation"]) == ("leaving", f"tenant/{tenant}/offboard")
+        wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
+        assert refused(stack, "tenant", "unlock", tenant) == "illegal_move"
+        wait_until(lambda: bool(stack.callback.about(tenant, "leaving")), lambda: "no notification")
+        assert stack.command("restore", tenant)["state"] == "active"
+        wait_until(lambda: works(program), lambda: "what was encrypted before is not decrypted")
+        assert refused(stack, "restore", tenant) == "illegal_move"
+
+        # The marketplace disables and enables.
+        answer = stack.click(event="service_disabled", customer=tenant, organization=RETURNER)
+        assert answer.status_code == 202, answer.text
+        wait_until(lambda: state(stack, tenant) == "leaving", lambda: "it does not leave")
+        wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
+        assert stack.click(customer=tenant, organization=RETURNER).status_code == 202
+        wait_until(lambda: state(stack, tenant) == "active", lambda: "it is not restored")
+        wait_until(lambda: works(program), lambda: "what was encrypted before is not decrypted")
 
 
-def test_in_the_grace_nothing_works_and_all_of_it_comes_back(stack: Stack, program: Program) -> None:
-    plan = stack.command("offboard", TENANT, "--dry-run")
-    assert [service["service_id"] for service in plan["would_stop"]] == ["ledger"]
-    assert state(stack) == "active"
-    left = stack.command("offboard", TENANT, "--grace", "2h", *YES)
-    assert (left["state"], left["operation"]) == ("leaving", f"tenant/{TENANT}/offboard")
-    wait_until(lambda: refuses_all(program), lambda: "something of a tenant that is leaving works")
-    assert refused(stack, "tenant", "unlock", TENANT) == "illegal_move"
-    wait_until(lambda: bool(stack.callback.about(TENANT, "leaving")), lambda: "nobody was told")
-
-    assert stack.command("restore", TENANT)["state"] == "active"
-    wait_until(lambda: works(program), lambda: "what was encrypted before does not open")
-    assert refused(stack, "restore", TENANT) == "illegal_move"
-
-
-def test_the_marketplace_lets_me_leave_and_come_back(stack: Stack, program: Program) -> None:
-    answer = stack.click(event="service_disabled", customer=TENANT, organization=ORGANIZATION)
-    assert answer.status_code == 202, answer.text
-    wait_until(lambda: state(stack) == "leaving", lambda: "it does not leave")
-    wait_until(lambda: refuses_all(program), lambda: "something of a tenant that is leaving works")
-    assert stack.click(customer=TENANT, organization=ORGANIZATION).status_code == 202
-    wait_until(lambda: state(stack) == "active", lambda: "it does not come back")
-    wait_until(lambda: works(program), lambda: "what was encrypted before does not open")
-
-
-@pytest.fixture(scope="module")
-def gone(stack: Stack, program: Program) -> Thief:
-    """Leave for good, after a thief has copied everything: by a grace of seconds that ends by itself."""
-    thief = Thief(stack, TENANT)
-    assert [len(key) for key in thief.opened()] == [32]
-    stack.command("offboard", TENANT, "--grace", "3s", *YES)
-    wait_until(lambda: state(stack) == "offboarded", lambda: f"it is {state(stack)}")
-    program.hang_up()
-    return thief
-
-
-def test_old_certificates_open_nothing_any_more(gone: Thief, program: Program) -> None:
-    assert gone
-    assert refuses_all(program)
-
-
-def test_an_operator_with_every_row_from_before_opens_no_service_key(gone: Thief) -> None:
-    assert gone.wraps
+@pytest.mark.e2e
+def test_after_the_grace_period_keys_and_names_are_gone_and_the_certificate_says_so(
+    stack: Stack, tmp_path: Path
+) -> None:
+    tenant = new_tenant(stack, "leaver", LEAVER)
+    with program_of(stack, tenant, tmp_path) as program:
+        thief = Thief(stack, tenant)
+        assert [len(key) for key in thief.opened()] == [32]
+        stack.command("offboard", tenant, "--grace", "3s", "--confirm", tenant)
+        wait_until(lambda: state(stack, tenant) == "offboarded", lambda: f"it is {state(stack, tenant)}")
+        program.hang_up()
+        assert refuses_all(program)
+    # A copy of every row from before decrypts no service key.
     with pytest.raises(KeyUnavailable):
-        gone.opened()
-    for name in (ids.l2_key(TENANT), ids.ca_key(TENANT), ids.payload_key(TENANT)):
-        assert gone.stack.vault().read(f"transit/keys/{name}") is None
+        thief.opened()
+    for name in (ids.l2_key(tenant), ids.ca_key(tenant), ids.payload_key(tenant)):
+        assert stack.vault().read(f"transit/keys/{name}") is None
 
-
-async def test_the_payloads_of_its_workflows_do_not_decode_but_those_of_its_leaving(gone: Thief) -> None:
-    client = await gone.stack.temporal()
-    query = f"TenantId = '{TENANT}'"
-    histories = [(h.workflow_id, h) async for h in client.list_workflows(query).map_histories()]
-    parts = wiring.build(gone.stack.settings)
-    parts.keyring.open_platform_key()
-    codec = parts.converter.payload_codec
-    assert codec is not None
-    replayer, closed = Replayer(workflows=wiring.LIFECYCLE_WORKFLOWS, data_converter=parts.converter), 0
-    for workflow_id, history in histories:
-        sealed = [p for p in payloads_of([(workflow_id, history)]) if p.metadata["encoding"] == ENCODING]
-        if ids.payloads_of_tenant(workflow_id) is None:
-            assert {p.metadata["key"] for p in sealed} == {b"payloads-platform"}
-            await codec.decode(sealed)
-            await replayer.replay_workflow(history)
-            continue
-        for payload in sealed:
-            if payload.metadata["key"] == ids.payload_key(TENANT).encode():
-                with pytest.raises(KeyUnavailable):
-                    await codec.decode([payload])
-                closed += 1
-    parts.database.close()
-    assert closed > 10
-    running = [run async for run in client.list_workflows(f"{query} and ExecutionStatus = 'Running'")]
-    assert running == []
-
-
-def test_no_row_has_the_customers_name_and_the_id_is_never_used_again(gone: Thief, stack: Stack) -> None:
     with stack.owner() as owner:
         tables = owner.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
         rows = "".join(str(owner.execute(f"select * from okcm.{table}").fetchall()) for (table,) in tables)
-    assert gone
-    assert ORGANIZATION not in rows
-    assert_refused(stack.click(customer=TENANT, organization=ORGANIZATION), 409, "tenant_offboarded")
-    assert refused(stack, "offboard", TENANT, *YES) == "tenant_offboarded"
-    assert refused(stack, "restore", TENANT) == "tenant_offboarded"
+    assert LEAVER not in rows
+    assert_refused(stack.click(customer=tenant, organization=LEAVER), 409, "tenant_offboarded")
+    for words in (("offboard", tenant, "--confirm", tenant), ("restore", tenant)):
+        assert refused(stack, *words) == "tenant_offboarded"
 
-
-def test_the_certificate_is_signed_and_the_farewell_was_sent(gone: Thief, stack: Stack) -> None:
-    with stack.database(Role.OPERATOR).tenant_tx(TENANT) as tx:
+    with stack.database(Role.OPERATOR).tenant_tx(tenant) as tx:
         kept = tx.leaving.certificate()
     assert kept is not None
-    public = TransitAuditSigner(gone.stack.vault()).public_keys()[kept.key]
-    assert verified(public, kept.signature, shred_message(TENANT, kept.statement))
-    kinds = [one["kind"] for one in json.loads(kept.statement)["destroyed"]]
-    assert set(kinds) == {
+    public = TransitAuditSigner(stack.vault()).public_keys()[kept.key]
+    assert verified(public, kept.signature, shred_message(tenant, kept.statement))
+    kinds = {one["kind"] for one in json.loads(kept.statement)["destroyed"]}
+    assert kinds == {
         *("L2 tenant key", "service key", "payload key", "certificate authority key", "service certificate"),
     }
     wait_until(
-        lambda: bool(stack.callback.about(TENANT, "farewell") and stack.mailbox.about(TENANT, "keys are destroyed")),
-        lambda: "no farewell",
+        lambda: bool(stack.callback.about(tenant, "farewell") and stack.mailbox.about(tenant, "keys are destroyed")),
+        lambda: "no last notification",
     )
-    shown = stack.command("tenant", "show", TENANT)
-    assert shown["leaving"]["ended_at"]
-    assert shown["organization"] == "(erased)"
+    shown = stack.command("tenant", "show", tenant)
+    assert (shown["organization"], bool(shown["leaving"]["ended_at"])) == ("(erased)", True)

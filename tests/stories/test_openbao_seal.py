@@ -19,14 +19,15 @@ from tests.ports import free_ports
 from tests.stories.connected import Service, connect
 from tests.stories.kmip_wire import ask
 from tests.stories.stack import wait_until
+from tests.stories.tenants import new_tenant
 
 NOT_INITIALISED, SEALED, OPEN = 501, 503, 200
 
 
 @pytest.fixture
-def service(stack, acme, tmp_path) -> Service:
-    """ACME's own key server."""
-    return connect(stack, acme, "microservice", "own-vault", tmp_path / "kcm")
+def service(stack, tmp_path) -> Service:
+    """Return a customer's own key server."""
+    return connect(stack, new_tenant(stack, "seal"), "microservice", "own-vault", tmp_path / "kcm")
 
 
 def activated_key(service: Service) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -57,7 +58,7 @@ def operator(tmp_path: Path, temporal: TemporalServer):
         "state_dir": str(tmp_path / "state"),
         "secrets_dir": str(secrets),
         "regions": ["eu-own-1"],
-        "database_url": f"postgresql://{admin['host']}:{admin['port']}/own_servers",
+        "database_url": f"postgresql://{admin['host']}:{admin['port']}/own_{uuid4().hex}",
         "vault_address": key_server.url,
         "temporal": "profile",
         "marketplace_port": marketplace,
@@ -81,9 +82,10 @@ def test_a_tenant_becomes_ready_on_servers_of_the_operators_own(operator):
     up = operator.run("up")
     started = {component["name"] for component in up["components"] if component["pid"]}
     assert started == {"worker", "marketplace", "crypto", "dashboard", "codec"}
-    enabled = operator.run("enable", "own-corp-1", "--organization", "Own", "--region", "eu-own-1", "--wait")
+    tenant = f"own-{uuid4().hex[:8]}"
+    enabled = operator.run("enable", tenant, "--organization", "Own", "--region", "eu-own-1", "--wait")
     assert enabled["state"] == "active"
 
     assert operator.run("setup", "database")["applied"] == []
     operator.run("setup", "vault")
-    assert operator.run("tenant", "show", "own-corp-1")["state"] == "active"
+    assert operator.run("tenant", "show", tenant)["state"] == "active"

@@ -1,23 +1,29 @@
-"""An independent KMIP client keeps its objects in the running service, in every version of 1.x.
+"""An independent KMIP client calls every operation it has on the running service, in every version of KMIP 1.x.
 
-It drives every operation it has, here and in `test_pykmip_uses`. What it cannot say by itself (custom attributes,
-batches) is in `test_kmip_clients`.
+tests/crypto/kmip/test_pykmip.py calls the dispatcher with it; what it cannot send (custom attributes, batches) is in
+test_kmip_clients.py.
 """
 
+import hashlib
+import hmac
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from kmip.core import enums, objects
+from kmip.core import enums
 from kmip.core.attributes import PrivateKeyUniqueIdentifier
 from kmip.core.exceptions import OperationFailure
-from kmip.core.messages import contents, payloads
+from kmip.core.messages import contents, messages, payloads
+from kmip.pie.client import ProxyKmipClient
+from kmip.pie.exceptions import KmipOperationFailure
 from kmip.pie.objects import (
     ManagedObject,
     OpaqueObject,
@@ -28,75 +34,151 @@ from kmip.pie.objects import (
     X509Certificate,
 )
 
-from tests.stories.pykmip import (
-    AES,
-    DECRYPT,
-    ENCRYPT,
-    a_client,
-    a_name,
-    active_key,
-    ask,
-    assert_refused,
-    attribute,
-    attributes_of,
-    client,
-    halves_of,
-    newest,
-    pair,
-    since,
-    state_of,
-    stranger,
-    vault_box,
-)
-
-__all__ = ["client", "newest", "pair", "stranger", "vault_box"]  # fixtures that pytest finds here by their names
+from tests.stories.connected import Service, connect
+from tests.stories.pykmip import a_client, attribute
+from tests.stories.tenants import new_tenant
 
 # PyKMIP 0.11 names a protocol that Python has deprecated; it negotiates TLS 1.3 all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")
 
+AES, RSA = enums.CryptographicAlgorithm.AES, enums.CryptographicAlgorithm.RSA
+USES = enums.CryptographicUsageMask
+NAME, KEY = enums.AttributeType.NAME, bytes(range(32))
+VERSIONS = [version for version in enums.KMIPVersion if version < enums.KMIPVersion.KMIP_2_0]
+USING_KEYS = enums.KMIPVersion.KMIP_1_2
+"""The first version in which the service uses keys for its clients."""
+SECRET = b"no one knows this"
+CBC: dict[str, Any] = {
+    "cryptographic_algorithm": AES,
+    "block_cipher_mode": enums.BlockCipherMode.CBC,
+    "padding_method": enums.PaddingMethod.PKCS5,
+}
+GCM: dict[str, Any] = {
+    "cryptographic_algorithm": AES,
+    "block_cipher_mode": enums.BlockCipherMode.GCM,
+    "tag_length": 16,
+    "random_iv": True,
+}
+NOT_FOUND, DENIED = enums.ResultReason.ITEM_NOT_FOUND, enums.ResultReason.PERMISSION_DENIED
 
-def test_a_key_is_made_got_activated_revoked_and_destroyed(client) -> None:
-    name = a_name()
-    uid = client.create(AES, 256, name=name)
-    assert state_of(client, uid) is enums.State.PRE_ACTIVE
-    assert client.locate(attributes=[attribute(client, enums.AttributeType.NAME, name)]) == [uid]
-    key = client.get(uid)
-    assert isinstance(key, SymmetricKey)
-    assert (len(key.value), key.cryptographic_algorithm, key.cryptographic_length) == (32, AES, 256)
 
+@pytest.fixture(scope="module")
+def services(stack, tmp_path_factory) -> list[Service]:
+    """Return two services of one tenant."""
+    tenant, folder = new_tenant(stack, "pykmip"), tmp_path_factory.mktemp("pykmip")
+    return [connect(stack, tenant, "postgresql", name, folder / name) for name in ("vault-box", "neighbour")]
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda version: version.name)
+def client(services, request) -> Iterator[ProxyKmipClient]:
+    with a_client(services[0], request.param) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def pair() -> RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def a_name() -> str:
+    return f"name-{time.monotonic_ns()}"
+
+
+def active_key(client: ProxyKmipClient) -> str:
+    uid = str(client.create(AES, 256))
     client.activate(uid)
-    assert state_of(client, uid) is enums.State.ACTIVE
+    return uid
+
+
+def registered(client: ProxyKmipClient, brought: ManagedObject) -> str:
+    uid = str(client.register(brought))
+    client.activate(uid)
+    return uid
+
+
+def located(client: ProxyKmipClient, kind: enums.AttributeType, value: Any, **more: Any) -> list[str]:
+    found: list[str] = client.locate(attributes=[attribute(client, kind, value)], **more)
+    return found
+
+
+def state_of(client: ProxyKmipClient, uid: str) -> enums.State:
+    _, (found,) = client.get_attributes(uid, ["State"])
+    return enums.State(found.attribute_value.value)
+
+
+def assert_refused(reason: enums.ResultReason, call: Any, *arguments: Any, **named: Any) -> None:
+    with pytest.raises((KmipOperationFailure, OperationFailure)) as refused:
+        call(*arguments, **named)
+    assert refused.value.reason is reason, refused.value
+
+
+def ask(client: ProxyKmipClient, operation: enums.Operation, payload: Any) -> Any:
+    """Send what the client has a payload for and no method; return the batch item of the answer."""
+    item = messages.RequestBatchItem(operation=contents.Operation(operation), request_payload=payload)
+    request = client.proxy._build_request_message(None, [item])
+    (answer,) = client.proxy._send_and_receive_message(request).batch_items
+    return answer
+
+
+def halves_of(pair: RSAPrivateKey) -> tuple[PrivateKey, PublicKey]:
+    """Return both halves as objects to register, made for signing and verifying."""
+    form = serialization.PrivateFormat.PKCS8
+    private = pair.private_bytes(serialization.Encoding.DER, form, serialization.NoEncryption())
+    public = pair.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
+    return (
+        PrivateKey(RSA, 2048, private, enums.KeyFormatType.PKCS_8, [USES.SIGN], a_name()),
+        PublicKey(RSA, 2048, public, enums.KeyFormatType.PKCS_1, [USES.VERIFY], a_name()),
+    )
+
+
+def a_certificate(pair: RSAPrivateKey) -> bytes:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "example")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, pair.public_key(), 1, now, now + timedelta(days=1))
+    return builder.sign(pair, SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def test_key_is_created_activated_replaced_revoked_and_destroyed(client, services) -> None:
+    name = a_name()
+    uid = client.create(AES, 192, name=name)
+    assert state_of(client, uid) is enums.State.PRE_ACTIVE
+    assert located(client, NAME, name) == [uid]
+    key = client.get(uid)
+    assert (len(key.value), key.cryptographic_algorithm, key.cryptographic_length) == (24, AES, 192)
+    client.activate(uid)
     assert client.get(uid).value == key.value
-    assert_refused(enums.ResultReason.PERMISSION_DENIED, client.destroy, uid)
+    assert_refused(DENIED, client.destroy, uid)
+    both = [USES.ENCRYPT, USES.DECRYPT]
+    assert client.check(uid, cryptographic_usage_mask=[USES.ENCRYPT], lease_time=60) == uid
+    answer = client.proxy.check(uid, cryptographic_usage_mask=[USES.SIGN], lease_time=10**6)
+    assert (answer["cryptographic_usage_mask"], answer["lease_time"] < 10**6) == (both, True)
+
+    with a_client(services[1], client.kmip_version) as other:  # another service of the same tenant
+        for call in (other.get, other.activate, other.destroy, other.get_attributes, other.rekey):
+            assert_refused(NOT_FOUND, call, uid)
+        assert uid not in other.locate()
+
+    new = client.rekey(uid, offset=0)
+    assert located(client, NAME, name) == [new]
+    assert state_of(client, new) is enums.State.ACTIVE
+    assert client.get(new).value != key.value
+    later = client.rekey(new, activation_date=int(time.time()) + 3600)
+    assert state_of(client, later) is enums.State.PRE_ACTIVE
 
     client.revoke(enums.RevocationReasonCode.CESSATION_OF_OPERATION, uid, "no longer needed")
     assert state_of(client, uid) is enums.State.DEACTIVATED
-    assert_refused(enums.ResultReason.PERMISSION_DENIED, client.get, uid)
-    assert_refused(enums.ResultReason.PERMISSION_DENIED, client.activate, uid)
-
+    for call in (client.get, client.activate):
+        assert_refused(DENIED, call, uid)
     client.destroy(uid)
-    assert_refused(enums.ResultReason.ITEM_NOT_FOUND, client.get, uid)
-    assert client.locate(attributes=[attribute(client, enums.AttributeType.NAME, name)]) == []
+    assert_refused(NOT_FOUND, client.get, uid)
+    client.revoke(enums.RevocationReasonCode.KEY_COMPROMISE, new, "it was seen", int(time.time()) - 3600)
+    client.destroy(new)
+    assert state_of(client, new) is enums.State.DESTROYED_COMPROMISED
 
 
-def test_a_compromised_key_is_known_as_such_even_when_it_is_gone(client) -> None:
-    uid = active_key(client)
-    client.revoke(enums.RevocationReasonCode.KEY_COMPROMISE, uid, "it was seen", int(time.time()) - 3600)
-    assert state_of(client, uid) is enums.State.COMPROMISED
-    assert_refused(enums.ResultReason.PERMISSION_DENIED, client.get, uid)
-    client.destroy(uid)
-    assert state_of(client, uid) is enums.State.DESTROYED_COMPROMISED
-
-
-@pytest.mark.parametrize("bits", [128, 192, 256])
-def test_keys_of_each_length_are_made(newest, bits) -> None:
-    assert len(newest.get(newest.create(AES, bits)).value) == bits // 8
-
-
-def test_what_is_registered_comes_back_as_it_was(client, pair) -> None:
-    uses = [ENCRYPT, DECRYPT]
+def test_registered_objects_are_returned_unchanged_and_a_created_pair_fits(client, pair) -> None:
     brought: list[ManagedObject] = [
-        SymmetricKey(AES, 256, bytes(range(32)), uses, a_name()),
+        SymmetricKey(AES, 256, KEY, [USES.ENCRYPT, USES.DECRYPT], a_name()),
         SecretData(b"a password", enums.SecretDataType.PASSWORD, name=a_name()),
         SecretData(bytes(96), enums.SecretDataType.SEED, name=a_name()),
         OpaqueObject(b"anything at all", enums.OpaqueDataType.NONE, name=a_name()),
@@ -107,163 +189,136 @@ def test_what_is_registered_comes_back_as_it_was(client, pair) -> None:
         uid = client.register(one)
         got = client.get(uid)
         assert (type(got), got.value) == (type(one), one.value)
-        assert client.locate(attributes=[attribute(client, enums.AttributeType.OBJECT_TYPE, one.object_type)])
+        assert uid in located(client, enums.AttributeType.OBJECT_TYPE, one.object_type)
 
-
-def a_certificate(pair: RSAPrivateKey) -> bytes:
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "example")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, pair.public_key(), 1, now, now + timedelta(days=1))
-    return builder.sign(pair, SHA256()).public_bytes(serialization.Encoding.DER)
-
-
-def test_a_key_pair_is_made_and_its_halves_belong_together(client) -> None:
     uids = client.create_key_pair(
-        enums.CryptographicAlgorithm.RSA,
-        2048,
-        public_name=a_name(),
-        public_usage_mask=[enums.CryptographicUsageMask.VERIFY],
-        private_name=a_name(),
-        private_usage_mask=[enums.CryptographicUsageMask.SIGN],
+        RSA, 2048, public_usage_mask=[USES.VERIFY], private_usage_mask=[USES.SIGN], public_name=a_name()
     )
     public, private = (client.get(uid) for uid in uids)
-    assert isinstance(public, PublicKey)
-    assert isinstance(private, PrivateKey)
-    signer = serialization.load_der_private_key(private.value, None)
-    verifier = serialization.load_der_public_key(public.value)
-    signature = signer.sign(b"a message", padding.PKCS1v15(), SHA256())
-    verifier.verify(signature, b"a message", padding.PKCS1v15(), SHA256())
+    assert (type(public), type(private)) == (PublicKey, PrivateKey)
+    signature = serialization.load_der_private_key(private.value, None).sign(SECRET, padding.PKCS1v15(), SHA256())
+    serialization.load_der_public_key(public.value).verify(signature, SECRET, padding.PKCS1v15(), SHA256())
     assert all("Link" in client.get_attribute_list(uid) for uid in uids)
 
 
-def test_a_key_is_replaced_by_another_that_takes_its_name(client) -> None:
-    name = a_name()
-    uid = client.create(AES, 256, name=name)
-    client.activate(uid)
-    new = client.rekey(uid, offset=0)
-    assert new != uid
-    assert client.locate(attributes=[attribute(client, enums.AttributeType.NAME, name)]) == [new]
-    assert state_of(client, new) is enums.State.ACTIVE
-    assert client.get(new).value != client.get(uid).value
-    later = client.rekey(new, activation_date=int(time.time()) + 3600)
-    assert state_of(client, later) is enums.State.PRE_ACTIVE
-
-
-def test_what_a_key_may_be_used_for_is_checked(client) -> None:
-    uid = active_key(client)
-    assert client.check(uid, cryptographic_usage_mask=[ENCRYPT], lease_time=60) == uid
-    answer = client.proxy.check(uid, cryptographic_usage_mask=[enums.CryptographicUsageMask.SIGN], lease_time=10**6)
-    assert answer["cryptographic_usage_mask"] == [ENCRYPT, DECRYPT]
-    assert answer["lease_time"] < 10**6
-    unknown = ask(client, enums.Operation.CHECK, payloads.CheckRequestPayload("nobody"))
-    assert unknown.result_reason.value is enums.ResultReason.ITEM_NOT_FOUND
-
-
-def test_attributes_are_read_listed_and_no_newer_than_the_client(client) -> None:
-    name = a_name()
-    uid = client.create(AES, 192, name=name)
-    found = attributes_of(client, uid)
-    assert {"Unique Identifier", "Object Type", "Name", "State", "Initial Date"} <= found.keys()
-    assert (found["Cryptographic Length"], found["Unique Identifier"]) == (192, uid)
-    listed = client.get_attribute_list(uid)
-    assert set(found) <= set(listed)
-    assert ("Fresh" in listed) is since(client, enums.KMIPVersion.KMIP_1_1)
-    assert ("Original Creation Date" in listed) is since(client, enums.KMIPVersion.KMIP_1_2)
-    assert_refused(enums.ResultReason.ITEM_NOT_FOUND, client.get_attributes, "nobody")
-    assert_refused(enums.ResultReason.ITEM_NOT_FOUND, client.get_attribute_list, "nobody")
-
-
-def test_attributes_are_changed_and_deleted(client) -> None:
+def test_attributes_are_listed_changed_and_deleted_except_those_of_the_server(client) -> None:
     before, after = a_name(), a_name()
     uid = client.create(AES, 256, name=before)
-    changed, told = client.modify_attribute(uid, attribute=attribute(client, enums.AttributeType.NAME, after))
-    assert (changed, told.attribute_value.name_value.value) == (uid, after)
-    assert client.locate(attributes=[attribute(client, enums.AttributeType.NAME, after)]) == [uid]
-    assert client.locate(attributes=[attribute(client, enums.AttributeType.NAME, before)]) == []
+    listed = client.get_attribute_list(uid)
+    # In 1.0 PyKMIP expects a digest as 1.1 brought it.
+    _, found = client.get_attributes(uid, [name for name in listed if name not in {"Digest", "Link"}])
+    names = {one.attribute_name.value for one in found}
+    assert {"Unique Identifier", "Object Type", "Name", "State", "Initial Date"} <= names <= set(listed)
+    assert ("Fresh" in listed) is (client.kmip_version >= enums.KMIPVersion.KMIP_1_1)
+    assert ("Original Creation Date" in listed) is (client.kmip_version >= enums.KMIPVersion.KMIP_1_2)
+    for call in (client.get_attributes, client.get_attribute_list):
+        assert_refused(NOT_FOUND, call, "unknown")
 
-    deleted, told = client.delete_attribute(uid, attribute_name="Name", attribute_index=0)
-    assert (deleted, told.attribute_value.name_value.value) == (uid, after)
-    assert client.locate(attributes=[attribute(client, enums.AttributeType.NAME, after)]) == []
+    state = attribute(client, enums.AttributeType.STATE, enums.State.ACTIVE)
+    assert_refused(DENIED, client.modify_attribute, uid, attribute=state)
+    assert_refused(DENIED, client.delete_attribute, uid, attribute_name="Cryptographic Usage Mask", attribute_index=0)
+    assert state_of(client, uid) is enums.State.PRE_ACTIVE
+
+    changed, now = client.modify_attribute(uid, attribute=attribute(client, NAME, after))
+    assert (changed, now.attribute_value.name_value.value) == (uid, after)
+    assert (located(client, NAME, after), located(client, NAME, before)) == ([uid], [])
+    client.delete_attribute(uid, attribute_name="Name", attribute_index=0)
+    assert located(client, NAME, after) == []
     assert "Name" not in client.get_attribute_list(uid)
 
 
-def test_attributes_that_are_the_servers_stay_as_they_are(client) -> None:
-    uid = client.create(AES, 256)
-    before = attributes_of(client, uid)
-    for call in (
-        lambda: client.modify_attribute(
-            uid, attribute=attribute(client, enums.AttributeType.STATE, enums.State.ACTIVE)
-        ),
-        lambda: client.delete_attribute(uid, attribute_name="State", attribute_index=0),
-        lambda: client.delete_attribute(uid, attribute_name="Cryptographic Usage Mask", attribute_index=0),
-    ):
-        with pytest.raises(OperationFailure) as refused:
-            call()
-        assert refused.value.reason is enums.ResultReason.PERMISSION_DENIED
-    assert attributes_of(client, uid) == before
-
-
-def test_objects_are_found_by_all_that_they_have_and_in_parts(client) -> None:
-    group = a_name()
-    uids = [client.create(AES, bits, name=f"{group}-{bits}") for bits in (128, 256)]
-    client.activate(uids[1])
-
-    def found(*wanted: objects.Attribute, **more: Any) -> set[str]:
-        return set(client.locate(attributes=list(wanted), **more)) & set(uids)
-
-    kind = enums.AttributeType
-    assert found(attribute(client, kind.CRYPTOGRAPHIC_LENGTH, 128)) == {uids[0]}
-    assert found(attribute(client, kind.CRYPTOGRAPHIC_ALGORITHM, AES)) == set(uids)
-    assert found(attribute(client, kind.STATE, enums.State.ACTIVE)) == {uids[1]}
-    assert found(attribute(client, kind.OBJECT_TYPE, enums.ObjectType.SYMMETRIC_KEY)) == set(uids)
-    assert found(attribute(client, kind.CRYPTOGRAPHIC_USAGE_MASK, [ENCRYPT])) == set(uids)
-    assert found(attribute(client, kind.UNIQUE_IDENTIFIER, uids[0])) == {uids[0]}
-    assert found(attribute(client, kind.OBJECT_TYPE, enums.ObjectType.CERTIFICATE)) == set()
-    hour_ago = int(time.time()) - 3600
-    between = [attribute(client, kind.INITIAL_DATE, when) for when in (hour_ago, hour_ago + 7200)]
-    assert found(*between) == set(uids)
-    assert found(attribute(client, kind.INITIAL_DATE, hour_ago)) == set()
-    assert len(client.locate(maximum_items=1, attributes=[attribute(client, kind.CRYPTOGRAPHIC_LENGTH, 256)])) == 1
-    assert found(attribute(client, kind.OBJECT_TYPE, enums.ObjectType.SYMMETRIC_KEY), storage_status_mask=2) == set()
-
-
-def test_it_says_who_it_is_and_what_it_can(client) -> None:
-    functions = [enums.QueryFunction.QUERY_OPERATIONS, enums.QueryFunction.QUERY_OBJECTS]
-    functions.append(enums.QueryFunction.QUERY_SERVER_INFORMATION)
-    answer = client.proxy.query(query_functions=functions)
+def test_server_states_what_it_supports_and_rejects_the_rest(client, services) -> None:
+    functions = enums.QueryFunction
+    asked = [functions.QUERY_OPERATIONS, functions.QUERY_OBJECTS, functions.QUERY_SERVER_INFORMATION]
+    answer = client.proxy.query(query_functions=asked)
     assert answer.vendor_identification == "OpenKCM"
     assert {enums.ObjectType.SYMMETRIC_KEY, enums.ObjectType.SECRET_DATA} <= set(answer.object_types)
-    assert {enums.Operation.CREATE, enums.Operation.GET, enums.Operation.QUERY} <= set(answer.operations)
-    assert (enums.Operation.ENCRYPT in answer.operations) is since(client, enums.KMIPVersion.KMIP_1_2)
+    assert (enums.Operation.ENCRYPT in answer.operations) is (client.kmip_version >= USING_KEYS)
+    assert enums.Operation.REKEY_KEY_PAIR not in answer.operations
+    refused = client.proxy.rekey_key_pair(private_key_uuid=PrivateKeyUniqueIdentifier(active_key(client)))
+    assert refused.result_reason.value is enums.ResultReason.OPERATION_NOT_SUPPORTED
+
+    every = [(1, 4), (1, 3), (1, 2), (1, 1), (1, 0)]
+    for wanted, common in (([], every), ([(1, 1), (2, 0), (1, 3)], [(1, 1), (1, 3)]), ([(2, 0)], [])):
+        versions = [contents.ProtocolVersion(*version) for version in wanted]
+        found = client.proxy.discover_versions(protocol_versions=versions).protocol_versions
+        assert [(version.major, version.minor) for version in found] == common
+    with a_client(services[0], enums.KMIPVersion.KMIP_2_0) as newer:
+        assert_refused(enums.ResultReason.INVALID_MESSAGE, newer.create, AES, 256)
 
 
-def test_versions_are_found_out_in_the_clients_order(client) -> None:
-    def told(*asked: tuple[int, int]) -> list[tuple[int, int]]:
-        versions = [contents.ProtocolVersion(*version) for version in asked]
-        answer = client.proxy.discover_versions(protocol_versions=versions)
-        return [(version.major, version.minor) for version in answer.protocol_versions]
+def test_keys_encrypt_authenticate_sign_and_derive_in_the_service(client, pair) -> None:
+    uid, given, mac = active_key(client), bytes(16), enums.CryptographicAlgorithm.HMAC_SHA256
+    for_mac = registered(client, SymmetricKey(mac, 256, KEY, [USES.MAC_GENERATE, USES.MAC_VERIFY], a_name()))
+    private, public = (registered(client, one) for one in halves_of(pair))
+    scheme = {
+        "cryptographic_algorithm": RSA,
+        "hashing_algorithm": enums.HashingAlgorithm.SHA_256,
+        "padding_method": enums.PaddingMethod.PKCS1v15,
+        "digital_signature_algorithm": enums.DigitalSignatureAlgorithm.SHA256_WITH_RSA_ENCRYPTION,
+    }
+    derive_pbkdf2(client, uid)
+    if client.kmip_version < USING_KEYS:
+        unsupported = enums.ResultReason.OPERATION_NOT_SUPPORTED
+        assert_refused(unsupported, client.encrypt, SECRET, uid, CBC)
+        assert_refused(unsupported, client.mac, SECRET, for_mac, mac)
+        assert_refused(unsupported, client.sign, SECRET, private, scheme)
+        return
+    assert client.mac(SECRET, for_mac, mac) == (for_mac, hmac.digest(KEY, SECRET, hashlib.sha256))
+    assert_refused(DENIED, client.mac, SECRET, uid, mac)
 
-    assert told() == [(1, 4), (1, 3), (1, 2), (1, 1), (1, 0)]
-    assert told((1, 1), (2, 0), (1, 3)) == [(1, 1), (1, 3)]
-    assert told((2, 0)) == []
+    signature = client.sign(SECRET, private, scheme)
+    pair.public_key().verify(signature, SECRET, padding.PKCS1v15(), SHA256())
+    assert client.signature_verify(SECRET, signature, public, scheme) is enums.ValidityIndicator.VALID
+    assert client.signature_verify(b"another", signature, public, scheme) is enums.ValidityIndicator.INVALID
+    assert_refused(DENIED, client.sign, SECRET, public, scheme)
+
+    sealed, made = client.encrypt(SECRET, uid, CBC, given)
+    assert (made, client.decrypt(sealed, uid, CBC, given)) == (None, SECRET)
+    sealed, made = client.encrypt(SECRET, uid, CBC | {"random_iv": True})
+    assert (len(made), client.decrypt(sealed, uid, CBC, made)) == (16, SECRET)
+    assert_refused(enums.ResultReason.CRYPTOGRAPHIC_FAILURE, client.decrypt, sealed[:-1], uid, CBC, made)
+    encrypt_with_gcm(client, uid)
+    client.revoke(enums.RevocationReasonCode.UNSPECIFIED, uid)
+    assert_refused(DENIED, client.encrypt, SECRET, uid, CBC, given)
+    assert_refused(DENIED, client.decrypt, sealed, uid, CBC, made)
 
 
-def test_what_is_not_done_here_is_said_so(client) -> None:
-    answer = client.proxy.rekey_key_pair(private_key_uuid=PrivateKeyUniqueIdentifier(active_key(client)))
-    assert answer.result_reason.value is enums.ResultReason.OPERATION_NOT_SUPPORTED
-    supported = client.proxy.query(query_functions=[enums.QueryFunction.QUERY_OPERATIONS]).operations
-    assert enums.Operation.REKEY_KEY_PAIR not in supported
+def derive_pbkdf2(client: ProxyKmipClient, other: str) -> None:
+    """Derive from a key that is for it and check the value; `other` is not for it."""
+    base = registered(client, SymmetricKey(AES, 256, KEY, [USES.DERIVE_KEY], a_name()))
+    parameters = {
+        "cryptographic_parameters": {"hashing_algorithm": enums.HashingAlgorithm.SHA_256},
+        "salt": b"salt",
+        "iteration_count": 1000,
+    }
+    derived = {"cryptographic_algorithm": AES, "cryptographic_length": 256}
+    wanted = (enums.DerivationMethod.PBKDF2, parameters)
+    uid = client.derive_key(
+        enums.ObjectType.SYMMETRIC_KEY, [base], *wanted, cryptographic_usage_mask=[USES.ENCRYPT], **derived
+    )
+    assert client.get(uid).value == hashlib.pbkdf2_hmac("sha256", KEY, b"salt", 1000, 32)
+    assert_refused(DENIED, client.derive_key, enums.ObjectType.SYMMETRIC_KEY, [other], *wanted, **derived)
 
 
-def test_a_client_of_2_0_is_told_that_it_is_too_new(vault_box) -> None:
-    with a_client(vault_box, enums.KMIPVersion.KMIP_2_0) as client:
-        assert_refused(enums.ResultReason.INVALID_MESSAGE, client.create, AES, 256)
+def encrypt_with_gcm(client: ProxyKmipClient, uid: str) -> None:
+    """Before 1.4 the tag follows the ciphertext; since then it is a field, and there is additional data."""
+    key, failure = AESGCM(client.get(uid).value), enums.ResultReason.CRYPTOGRAPHIC_FAILURE
+    if client.kmip_version < enums.KMIPVersion.KMIP_1_4:
+        sealed, nonce = client.encrypt(SECRET, uid, GCM)
+        assert key.decrypt(nonce, sealed, None) == client.decrypt(sealed, uid, GCM, nonce) == SECRET
+        broken = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        assert_refused(failure, client.decrypt, broken, uid, GCM, nonce)
+        return
+    parameters = client._build_cryptographic_parameters(GCM)
+    asked = payloads.EncryptRequestPayload(uid, parameters, SECRET, auth_additional_data=b"row 7")
+    made = ask(client, enums.Operation.ENCRYPT, asked).response_payload
+    assert len(made.data) == len(SECRET)
+    assert key.decrypt(made.iv_counter_nonce, made.data + made.auth_tag, b"row 7") == SECRET
 
+    def opened(additional: bytes) -> Any:
+        back = (uid, parameters, made.data, made.iv_counter_nonce, additional, made.auth_tag)
+        return ask(client, enums.Operation.DECRYPT, payloads.DecryptRequestPayload(*back))
 
-def test_nothing_is_found_under_an_id_that_another_service_has(client, stranger) -> None:
-    uid = active_key(client)
-    with a_client(stranger, client.kmip_version) as other:
-        for call in (other.get, other.activate, other.destroy, other.get_attributes, other.rekey):
-            assert_refused(enums.ResultReason.ITEM_NOT_FOUND, call, uid)
-        assert uid not in other.locate()
-    assert isinstance(client.get(uid), SymmetricKey)
+    assert opened(b"row 7").response_payload.data == SECRET
+    assert opened(b"row 8").result_reason.value is failure

@@ -7,20 +7,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
-import pytest
 from playwright.sync_api import Page, expect
 
 from crypto.client import Client
 from devstack.postgres import PostgresServer
 from tests.stories.browser import Visitor
 from tests.stories.connected import Service, connect
-from tests.stories.dashboard_pages import BEA, go_to
+from tests.stories.dashboard_pages import go_to
 from tests.stories.open_to_all import assert_open_to_all
+from tests.stories.sign_ons import sign_in
 from tests.stories.stack import ROOT, Stack, wait_until
+from tests.stories.tenants import new_tenant
 
-BETA, ORGANIZATION = "beta-corp-67890", "Beta Corp"
 SENTENCE = "Encryption Status: All sensitive data protected"
 PATIENTS = "public.patients"
 DIAGNOSIS, INSURANCE = (f"postgresql:{PATIENTS}.{name}" for name in ("diagnosis", "insurance"))
@@ -29,24 +30,17 @@ ADMIT = "import clinic; c = clinic.connect(); clinic.admit(c, {0!r}, {1!r}, {2!r
 READ = "import clinic; print([clinic.patient(clinic.connect(), n)['diagnosis'] for n in (1, {0})])"
 
 
-@pytest.fixture(scope="module")
-def beta(stack: Stack) -> str:
-    """Beta Corp, of which other stories connect no service."""
-    if stack.status(BETA).status_code == 404:
-        stack.enable(BETA, ORGANIZATION)
-    return BETA
-
-
 class Clinic:
-    """Beta's clinic: an application that has never heard of OpenKCM, and its database."""
+    """An application without any knowledge of OpenKCM, and its database."""
 
     def __init__(self, stack: Stack, service: Service, folder: Path) -> None:
         self.service, self.app = service, folder / "app"
         shutil.copytree(ROOT / "tests" / "hooks" / "demo", self.app)
+        name = f"clinic_{uuid4().hex}"
         with stack.owner() as owner:
-            owner.execute("CREATE DATABASE clinic_of_beta")
+            owner.execute(f"CREATE DATABASE {name}")
         server = PostgresServer(stack.settings.state_dir, stack.settings.postgres_port)
-        self.conninfo = psycopg.conninfo.make_conninfo(server.admin_conninfo, dbname="clinic_of_beta")
+        self.conninfo = psycopg.conninfo.make_conninfo(server.admin_conninfo, dbname=name)
         self._run([sys.executable, "-c", SCHEMA])
 
     def protected(self, text: str) -> str:
@@ -73,9 +67,9 @@ def codes(stack: Stack, tenant_id: str) -> list[tuple[str, str]]:
     return [(one["code"], one["place"]) for one in stack.command("coverage", tenant_id)["missing"]]
 
 
-def wait_missing(stack: Stack, *expected: tuple[str, str]) -> None:
-    """Wait until what programs said has come through."""
-    wait_until(lambda: codes(stack, BETA) == list(expected), lambda: f"missing: {codes(stack, BETA)}")
+def wait_missing(stack: Stack, tenant: str, *expected: tuple[str, str]) -> None:
+    """Wait until what programs reported has arrived."""
+    wait_until(lambda: codes(stack, tenant) == list(expected), lambda: f"missing: {codes(stack, tenant)}")
 
 
 def look_again(page: Page) -> None:
@@ -84,17 +78,18 @@ def look_again(page: Page) -> None:
 
 
 def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_value(
-    stack: Stack, acme: str, beta: str, visitor: Callable[..., Visitor], tmp_path: Path
+    stack: Stack, acme: str, visitor: Callable[..., Visitor], tmp_path: Path
 ) -> None:
-    shop = connect(stack, beta, "microservice", "shop", tmp_path / "shop")
-    clinic = Clinic(stack, connect(stack, beta, "postgresql", "clinic-db", tmp_path / "clinic"), tmp_path)
+    tenant = new_tenant(stack, "clinic")
+    shop = connect(stack, tenant, "microservice", "shop", tmp_path / "shop")
+    clinic = Clinic(stack, connect(stack, tenant, "postgresql", "clinic-db", tmp_path / "clinic"), tmp_path)
     with Client.from_folder(shop.folder) as kcm:
         kcm.encrypt(b"a record", "orders/1")
     for name in ("diagnosis", "insurance"):
-        stack.command("protection", "protect", beta, clinic.service.name, PATIENTS, name)
+        stack.command("protection", "protect", tenant, clinic.service.name, PATIENTS, name)
     clinic.protected(ADMIT.format("Ann", "flu", None))
-    wait_missing(stack, ("field_unseen", INSURANCE))
-    page = visitor().sign_in(BEA, f"/tenant/{beta}/")
+    wait_missing(stack, tenant, ("field_unseen", INSURANCE))
+    page = sign_in(visitor(), stack, tenant)
     go_to(page, "Services")
     expect(page.get_by_text("not all of your data is known to be protected")).to_be_visible()
     missing = page.get_by_text("is on the list, and no program encrypted or decrypted it in the last 30 days").first
@@ -104,7 +99,7 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     assert_open_to_all(page)
 
     clinic.protected(ADMIT.format("Bob", "cold", "A-1"))
-    wait_missing(stack)
+    wait_missing(stack, tenant)
     look_again(page)
     expect(page.get_by_text(SENTENCE)).to_be_visible()
     expect(page.get_by_text("2 of 2", exact=True)).to_be_visible()
@@ -113,14 +108,14 @@ def test_the_sentence_appears_with_the_last_field_and_goes_with_the_first_plain_
     expect(page.get_by_text("its programs encrypt fields themselves")).to_be_visible()
     assert_open_to_all(page)
 
-    # Somebody writes past the application, and its list allows what it then finds.
+    # A client writes plaintext past the application, and the list of fields allows it.
     with psycopg.connect(clinic.conninfo) as past:
         written = past.execute("INSERT INTO patients (name, diagnosis) VALUES ('Eve', 'plain') RETURNING id").fetchone()
         assert written is not None
-    words = ("protection", "protect", beta, clinic.service.name, PATIENTS, "diagnosis", "--plain-allowed")
+    words = ("protection", "protect", tenant, clinic.service.name, PATIENTS, "diagnosis", "--plain-allowed")
     stack.command(*words)
     assert clinic.protected(READ.format(written[0])) == "['flu', 'plain']\n"
-    wait_missing(stack, ("plain_allowed", DIAGNOSIS), ("plain_read", DIAGNOSIS))
+    wait_missing(stack, tenant, ("plain_allowed", DIAGNOSIS), ("plain_read", DIAGNOSIS))
     look_again(page)
     expect(page.get_by_text("held values that are not encrypted: 1 read").first).to_be_visible()
     expect(page.get_by_text(SENTENCE)).to_have_count(0)

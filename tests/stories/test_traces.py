@@ -1,9 +1,12 @@
-"""What is left of all this in histories, files and logs: no customer's name, no secret; and the histories replay."""
+"""Histories, files and logs hold no customer's name and no secret, and the histories replay."""
 
+import asyncio
 import base64
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,14 +16,19 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
 from tenancy import ids
-from tests.stories.stack import Stack
+from tenancy.errors import KeyUnavailable
+from tests.stories.connected import command_until_done, connect
+from tests.stories.holders import Holders
+from tests.stories.stack import Stack, wait_until
+from tests.stories.tenants import new_tenant
 from worker import wiring
 from worker.codec import ENCODING
 
-ORGANIZATIONS = ("ACME Corporation", "Secretive Holding")
+SECRETIVE = "Secretive Holding"
 SECRET_MARKS = (
     *(b"hvs.", b"hvb.", b"hvr.", b"whsec_", b"BEGIN PRIVATE KEY", b"BEGIN EC PRIVATE KEY"),
-    *(name.encode() for name in ORGANIZATIONS),
+    b"ACME Corporation",
+    SECRETIVE.encode(),
 )
 TOKEN = re.compile(rb"\bs\.[A-Za-z0-9]{24}\b")
 LOCAL_ACTIVITY_FIELDS = {
@@ -42,14 +50,51 @@ PLAIN_FIELDS = {
 Exported = list[tuple[str, WorkflowHistory]]
 
 
-@pytest.fixture
-async def histories(stack, acme) -> Exported:
-    """Every history there is, among them one of a tenant whose name is easily recognised."""
-    assert acme
-    stack.enable("secretive-1", ORGANIZATIONS[1])
-    stack.wait_announced("secretive-1")
-    client = await stack.temporal()
-    return [(history.workflow_id, history) async for history in client.list_workflows().map_histories()]
+@dataclass(frozen=True)
+class Recorded:
+    """A tenant for which every kind of operation was done, one that has left, and the histories of both."""
+
+    tenant: str
+    left: str
+    histories: Exported
+
+
+@pytest.fixture(scope="module")
+def recorded(stack: Stack, holders: Holders, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    folder = tmp_path_factory.mktemp("recorded")
+    tenant, left = (new_tenant(stack, name, SECRETIVE) for name in ("secretive", "departed"))
+    for one in (tenant, left):
+        connect(stack, one, "microservice", "ledger", folder / one)
+    yes = ("--confirm", tenant)
+    for words in (
+        ("rotate", tenant),
+        ("rotate", tenant, "--compromised", *yes),
+        ("tenant", "lock", tenant, *yes),
+        ("tenant", "unlock", tenant),
+        ("tenant", "suspend", tenant),
+        ("tenant", "resume", tenant),
+        ("tenant", "policy", tenant, "--service-key-days", "90"),
+        ("tenant", "roll-authority", tenant),
+        ("check-boundaries", tenant),
+        ("report", tenant, "--format", "json", "--out", str(folder / "report"), "--period", time.strftime("%Y-%m")),
+        ("root-key", "change", tenant, *holders.hold("aws-kms").words(folder)),
+        ("root-key", "change", tenant, "--provider", "platform"),
+        ("service", "renew", tenant, "ledger"),
+        ("service", "disconnect", tenant, "ledger"),
+        ("offboard", tenant, "--grace", "2h", *yes),
+        ("restore", tenant),
+        ("offboard", left, "--now", "--confirm", left),
+    ):
+        command_until_done(stack, *words)
+    wait_until(lambda: stack.status(left).json()["state"] == "offboarded", lambda: f"{left} has not left")
+
+    async def exported() -> Exported:
+        """Return the histories of the two and of the platform, not those that other tests made."""
+        client, ours = await stack.temporal(), {None, tenant, left}
+        every = client.list_workflows().map_histories()
+        return [(one.workflow_id, one) async for one in every if ids.tenant_of_workflow(one.workflow_id) in ours]
+
+    return Recorded(tenant, left, asyncio.run(exported()))
 
 
 def payloads_in(message: Message) -> Iterator[Payload]:
@@ -110,17 +155,19 @@ def _decoded(raw: bytes) -> Iterator[bytes]:
         yield base64.b64decode(word + b"=" * (-len(word) % 4)) if len(word.rstrip(b"=")) % 4 != 1 else b""
 
 
-async def test_histories_hold_no_customers_name_and_no_secret(stack, histories):
-    assert {"tenant/acme-corp-12345", "tenant/acme-corp-12345/provision"} <= {workflow for workflow, _ in histories}
-    for _, history in histories:
+def test_histories_hold_no_customers_name_and_no_secret(stack, recorded):
+    assert {f"tenant/{recorded.tenant}", f"tenant/{recorded.left}/offboard"} <= {
+        workflow for workflow, _ in recorded.histories
+    }
+    for _, history in recorded.histories:
         assert_tells_nothing(stack, history.to_json().encode())
         assert_tells_nothing(stack, b"\n".join(event.SerializeToString() for event in history.events))
 
 
-async def test_every_payload_is_encrypted_or_holds_ids_only(histories):
-    payloads = payloads_of(histories)
+def test_every_payload_is_encrypted_under_its_tenants_key_or_holds_ids_only(recorded):
+    payloads = payloads_of(recorded.histories)
     encrypted = [payload for payload in payloads if payload.metadata["encoding"] == ENCODING]
-    assert len(encrypted) > len(histories)
+    assert len(encrypted) > len(recorded.histories)
     for payload in payloads:
         encoding = payload.metadata["encoding"]
         if encoding in {ENCODING, b"binary/null"}:
@@ -135,61 +182,61 @@ async def test_every_payload_is_encrypted_or_holds_ids_only(histories):
             # Only ids and numbers: what our callers outside start with, or what the SDK notes about a local activity
             # or about a workflow that changed since older histories were written.
             assert value.keys() <= PLAIN_FIELDS or value.keys() in (LOCAL_ACTIVITY_FIELDS, PATCH_FIELDS)
-
-
-async def test_each_tenants_payloads_lie_under_its_own_key(histories):
-    for workflow_id, history in histories:
-        tenant_id = workflow_id.split("/")[1]
-        under = {p.metadata["key"] for p in payloads_of([(workflow_id, history)]) if p.metadata["encoding"] == ENCODING}
-        if workflow_id.startswith("tenant/"):
+    for workflow_id, history in recorded.histories:
+        sealed = [p for p in payloads_of([(workflow_id, history)]) if p.metadata["encoding"] == ENCODING]
+        under, tenant_id = {p.metadata["key"] for p in sealed}, ids.tenant_of_workflow(workflow_id)
+        if tenant_id is not None:
             assert under <= {f"payload-{tenant_id}".encode(), b"payloads-platform"}
         if workflow_id.endswith("/provision"):
             assert f"payload-{tenant_id}".encode() in under
 
 
-async def readable(stack: Stack, histories: Exported) -> Exported:
-    """Leave out those of tenants that have left: the key of their payloads is destroyed (test_leaving.py)."""
-    vault, tenants = stack.vault(), {ids.payloads_of_tenant(workflow_id) for workflow_id, _ in histories} - {None}
-    left = {tenant for tenant in tenants if vault.read(f"transit/keys/{ids.payload_key(tenant or '')}") is None}
-    return [(workflow_id, one) for workflow_id, one in histories if ids.payloads_of_tenant(workflow_id) not in left]
-
-
-async def test_even_decrypted_they_hold_no_customers_name_and_no_secret(stack, histories):
+async def test_histories_decrypt_to_no_name_and_no_secret_and_replay_with_the_workflows_of_today(stack, recorded):
     parts = wiring.build(stack.settings)
     parts.keyring.open_platform_key()
     codec = parts.converter.payload_codec
     assert codec is not None
-    decoded = await codec.decode(payloads_of(await readable(stack, histories)))
-    parts.database.close()
+    # The payload key of the tenant that has left is destroyed .
+    readable = [(name, one) for name, one in recorded.histories if ids.payloads_of_tenant(name) != recorded.left]
+    decoded = await codec.decode(payloads_of(readable))
     assert ENCODING not in {payload.metadata["encoding"] for payload in decoded}
     assert_tells_nothing(stack, b"\n".join(payload.data for payload in decoded))
-
-
-async def test_they_replay_with_the_workflows_of_today(stack, histories):
-    parts = wiring.build(stack.settings)
-    parts.keyring.open_platform_key()
-    replayer = Replayer(
-        workflows=[*wiring.LIFECYCLE_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS], data_converter=parts.converter
-    )
-    for _, history in await readable(stack, histories):
+    workflows = [*wiring.LIFECYCLE_WORKFLOWS, *wiring.PLATFORM_WORKFLOWS]
+    replayer = Replayer(workflows=workflows, data_converter=parts.converter)
+    for _, history in readable:
         await replayer.replay_workflow(history)
     parts.database.close()
 
 
-def test_temporals_own_files_hold_no_customers_name_and_no_secret(stack, acme):
-    assert acme
-    files = [file for file in (stack.settings.state_dir / "temporal").rglob("*") if file.is_file()]
+def test_payloads_of_a_tenant_that_has_left_do_not_decrypt_and_no_workflow_of_it_runs(stack, recorded):
+    parts = wiring.build(stack.settings)
+    codec = parts.converter.payload_codec
+    assert codec is not None
+    sealed = [
+        payload
+        for payload in payloads_of([one for one in recorded.histories if one[0].startswith(f"tenant/{recorded.left}")])
+        if payload.metadata.get("key") == ids.payload_key(recorded.left).encode()
+    ]
+    assert len(sealed) > 10
+    for payload in sealed:
+        with pytest.raises(KeyUnavailable):
+            asyncio.run(codec.decode([payload]))
+    parts.database.close()
+    running = f"TenantId = '{recorded.left}' and ExecutionStatus = 'Running'"
+    wait_until(lambda: stack.workflows(running) == [], lambda: "a workflow of a tenant that has left runs")
+
+
+@pytest.mark.usefixtures("recorded")
+def test_files_and_logs_hold_no_customers_name_and_no_secret(stack):
+    hidden, state = hidden_in(stack), stack.settings.state_dir
+    files = [file for file in (state / "temporal").rglob("*") if file.is_file()]
     assert files
     for file in files:
-        assert [text for text in hidden_in(stack) if text in file.read_bytes()] == []
-
-
-def test_no_log_holds_a_secret_or_a_customers_name(stack, acme):
-    assert acme
-    logs = {file.name: file.read_bytes() for file in (stack.settings.state_dir / "logs").glob("*.log")}
+        assert [text for text in hidden if text in file.read_bytes()] == []
+    logs = {file.name: file.read_bytes() for file in (state / "logs").glob("*.log")}
     assert {"worker.log", "marketplace.log", "crypto.log", "codec.log", "supervisor.log"} <= logs.keys()
     for name, content in logs.items():
-        assert found_in(content, hidden_in(stack)) == [], name
+        assert found_in(content, hidden) == [], name
 
 
 @pytest.mark.parametrize("text", [b"ACME Corporation", b"s.AbCdEfGhIjKlMnOpQrStUvWx", b"hvs.CAESIJ"])

@@ -17,7 +17,7 @@ from uuid import uuid4
 import httpx
 
 from config.secrets import Role
-from crypto.client import Client, ClientError
+from crypto.client import ClientError
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets, text
 from crypto.kmip.items import Item
@@ -31,7 +31,7 @@ from tenancy.rotation import Scope
 from tenancy.rotation_messages import RotateRequest
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import creation, gcm
-from tests.stories.busy import ONCE, Busy
+from tests.stories.busy import Busy
 from tests.stories.clients import OK, Program, data_key
 from tests.stories.stack import REGION, Stack
 from tests.stories.thief import Thief
@@ -75,7 +75,7 @@ class Kept:
     """A data key of the workflows' payloads, as it is kept in histories."""
     _mine: threading.local = field(default_factory=threading.local, repr=False)
     """A thread's own connections, by service and kind."""
-    _opened: list[Program | Client] = field(default_factory=list, repr=False)
+    _opened: list[Program] = field(default_factory=list, repr=False)
 
     @property
     def tenant_id(self) -> str:
@@ -87,8 +87,7 @@ class Kept:
             asked = {kind.name: [crowd.submit(one) for one in islice(cycle(kind.tries), kind.times)] for kind in kinds}
             found = {name: Counter(one.result() for one in tries) for name, tries in asked.items()}
         while self._opened:
-            one = self._opened.pop()
-            one.hang_up() if isinstance(one, Program) else one.close()
+            self._opened.pop().hang_up()
         return found
 
     # ── with the certificates ────────────────────────────────────────────────────────────────────────────────────
@@ -117,23 +116,6 @@ class Kept:
             lambda one=one, https=https: tried(one, https=https) for one in self.services for https in (True, False)
         ]
 
-    def by_sdk(self) -> list[Try]:
-        def of(one: Busy) -> list[Callable[[Client], object]]:
-            text, wrapped = one.texts[0], one.data_keys[0]
-            return [
-                lambda client: client.encrypt(b"data", "record/1"),
-                lambda client: client.decrypt(text.sealed, text.resource),
-                lambda client: client.rewrap(text.sealed, text.resource),
-                lambda client: client.new_data_key("record/1"),
-                lambda client: client.open_data_key(wrapped.sealed, wrapped.resource),
-            ]
-
-        return [
-            lambda one=one, call=call: code_of(lambda: call(self._client(one)))
-            for one in self.services
-            for call in of(one)
-        ]
-
     def _kept_alive(self, of: Callable[[Busy], Sequence[bytes | Item]]) -> list[Try]:
         return [
             lambda one=one, request=request: _asked(self._program(one), request)
@@ -142,18 +124,10 @@ class Kept:
         ]
 
     def _program(self, one: Busy) -> Program:
-        program: Program = self._own(f"{one.service.name} wire", lambda: Program(one.service))
-        return program
-
-    def _client(self, one: Busy) -> Client:
-        client: Client = self._own(f"{one.service.name} sdk", lambda: Client.from_folder(one.service.folder, ONCE))
-        return client
-
-    def _own(self, name: str, make: Callable[[], Program | Client]) -> Any:
-        """Return this thread's, made if it has none."""
-        own = vars(self._mine)
+        """Return this thread's connections as a service, made if it has none."""
+        own, name = vars(self._mine), one.service.name
         if name not in own:
-            own[name] = make()
+            own[name] = Program(one.service)
             self._opened.append(own[name])
         return own[name]
 
