@@ -90,7 +90,7 @@ def main(folder: Path) -> None:
     folders = [("/".join(name.split("::")[0].split("/")[:2]), wall, cpu) for name, wall, cpu in rows["call"]]
     for title, part in (("step", steps), ("folder (call)", folders), ("fixture, with those it uses", rows["fixture"])):
         print(table(title, part), end="\n\n")  # noqa: T201 - a command's output
-    print(table("test, with set-up", tests))  # noqa: T201 - a command's output
+    print(table("test (set-up, call, tear-down)", tests))  # noqa: T201 - a command's output
 
 
 if __name__ == "__main__":
