@@ -5,7 +5,8 @@
 .PHONY: help demo down test test-unit test-full coverage lint lint-types lint-texts check docs lock bench screenshots chaos setup-runtime setup-test setup-bench
 
 BIN := .venv/bin
-JOBS ?= 2
+# Tests wait for servers about half of their time: two processes for each core.
+JOBS ?= $(shell expr 2 \* $$(nproc))
 # Tests of the source tree and the documents: `make lint` runs them.
 LINTS := tests/test_architecture.py tests/test_docs.py
 PYTEST := $(BIN)/pytest -n $(JOBS) $(LINTS:%=--ignore=%)
