@@ -178,7 +178,7 @@ def refuse_incomplete(place: Place, credentials: Credentials) -> None:
             wanted = [{"pin"}]
         case OpenBaoPlace(role_id=None):
             wanted = [{"token"}]
-        case OpenBaoPlace():
+        case OpenBaoPlace():  # pragma: no branch - mypy checks that every case is named
             wanted = [{"secret_id"}]
     if given not in wanted:
         needed = " and ".join(sorted(wanted[-1])).replace("_", " ") or "no credentials"

@@ -8,9 +8,7 @@ import sys
 import pytest
 import structlog
 
-from config.logs import configure_logs
-
-pytestmark = pytest.mark.integration  # runs programs
+from config.logs import _redact, configure_logs
 
 
 def logged(statement, form="json"):
@@ -24,6 +22,12 @@ log = structlog.get_logger()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == ""
     return done.stderr
+
+
+def test_a_secret_is_hidden_at_any_depth():
+    fields = {"_record": 1, "user": "ada", "nested": [{"token": "hunter2", "path": "/"}], "password": "hunter2"}
+    hidden = {**fields, "nested": [{"token": "[hidden]", "path": "/"}], "password": "[hidden]"}
+    assert _redact(None, "info", fields) == hidden
 
 
 SECRET_NAMES = (
@@ -44,6 +48,7 @@ except ZeroDivisionError:
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_no_secret_is_logged(form):
     lines = logged(CASES, form)
@@ -53,6 +58,7 @@ def test_no_secret_is_logged(form):
     assert "transit" not in lines, "addresses that an HTTP library logs are left out"
 
 
+@pytest.mark.integration
 def test_each_line_is_one_json_object_with_message_level_time_and_process():
     lines = [json.loads(line) for line in logged(CASES).splitlines()]
     said = [(line["event"], line["level"]) for line in lines]

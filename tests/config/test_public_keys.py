@@ -76,6 +76,7 @@ def test_a_signature_has_one_text():
         signature.rstrip("=") + "=" * 4,
         base64.b64encode(der + b"\0").decode(),
         base64.b64encode(longer).decode(),
+        "QR==",  # decodes, and encodes again as QQ==
         base64.b64encode(encode_dss_signature(r + ORDER, s)).decode(),
         "",
         "ß",

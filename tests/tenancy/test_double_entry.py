@@ -28,7 +28,7 @@ from tenancy.double_entry import (
     our_record,
 )
 from tenancy.reconciliation import reconcile
-from tenancy.wrong_hands import ROOT, SETUP
+from tenancy.wrong_hands import ROOT, SETUP, about_the_platform
 
 TENANT, OTHER = "acme-corp-12345", "beta-corp-67890"
 L2, CA, PAYLOAD, L1 = ids.l2_key(TENANT), ids.ca_key(TENANT), ids.payload_key(TENANT), ids.root_key("eu-west-1")
@@ -239,6 +239,10 @@ HANDS = {
 def test_wrong_hands_are_told_of_by_name(doing: ServerEvent, kind: Kind, severity: Severity) -> None:
     found = differences([replace(doing, at=T0 + APART)], [])
     assert (kind, severity, doing.who) in {(one.kind, one.severity, one.who) for one in found}
+
+
+def test_permitted_platform_event_is_no_difference() -> None:
+    assert about_the_platform([event(Act.ENSURED, L1, "worker", at=T0 + APART)], WINDOW, []) == ()
 
 
 def test_a_boundary_check_explains_attacks_that_were_refused_and_none_that_was_not() -> None:
