@@ -24,11 +24,21 @@ from tests.stories import estates
 from tests.stories.assault import HttpsAssault, KmipAssault, Outcome, same
 from tests.stories.attacks import Attacks, requests_of
 from tests.stories.connected import connect
-from tests.stories.estates import ABOUT_NOTHING, ABOUT_OBJECTS, BY_NAME, SEARCHES, WITH_TEXT, WITHOUT_TEXT, Estate
+from tests.stories.estates import (
+    ABOUT_NOTHING,
+    ABOUT_OBJECTS,
+    BY_NAME,
+    SEARCHES,
+    WITH_TEXT,
+    WITHOUT_TEXT,
+    Estate,
+    settle,
+)
 from tests.stories.forgeries import Forger, Forgery, refusal, try_once
 from tests.stories.kmip_wire import ask
 from tests.stories.neighbours import Neighbours, Refusals, settle_all
 from tests.stories.stack import wait_until
+from tests.stories.tenants import new_tenant
 from tests.stories.wires import HttpsWire, dial, post
 from vault.server_certificates import PkiServerCertificates
 
@@ -99,24 +109,25 @@ def test_service_reaches_nothing_of_another_and_every_attempt_is_recorded(neighb
         assert neighbours.refusals(tenant_id, SEED)[0] == expected
 
 
-def test_owner_is_served_with_the_requests_that_others_are_refused(neighbours):
-    for estate in neighbours.estates:
-        with estate.service.open_kmip() as kmip, HttpsWire(estate.service.open_https()) as https:
-            new = ask(kmip, estates.a_new_key(estate.service)).first(Tag.UNIQUE_IDENTIFIER)
-            assert new is not None
-            own = estate.objects | {"new": str(new.value)}
-            for operation, (kind, _) in ABOUT_OBJECTS.items():
-                ask(kmip, estates.about(operation, estate, own[kind]))
-            for operation in BY_NAME:
-                ask(kmip, estates.by_name(operation, estate.template))
-            ask(kmip, estates.wrapped_under(own["hmac"], own["aes"]))
-            (found,) = ask(kmip, batch_item(Operation.LOCATE, a_name(estate.template))).children()
-            assert found.value == own["template"]
-            for path, body in WITH_TEXT.items():
-                sealed = estate.wrapped if path == "/v1/data-keys/open" else estate.ciphertext
-                assert https.ask(post(path, body(sealed, estate.resource))).get("refused", 0) == 0
-            for path, plain in WITHOUT_TEXT.items():
-                assert path in estates.PERHAPS_NOT_THERE or https.ask(post(path, plain)).get("refused", 0) == 0
+def test_owner_is_served_with_the_requests_that_others_are_refused(stack, tmp_path):
+    """With a service apart: its requests make objects, and an assault knows the ones that its neighbours began with."""
+    estate = settle(connect(stack, new_tenant(stack, "owner"), "microservice", "vault", tmp_path / "vault"))
+    with estate.service.open_kmip() as kmip, HttpsWire(estate.service.open_https()) as https:
+        new = ask(kmip, estates.a_new_key(estate.service)).first(Tag.UNIQUE_IDENTIFIER)
+        assert new is not None
+        own = estate.objects | {"new": str(new.value)}
+        for operation, (kind, _) in ABOUT_OBJECTS.items():
+            ask(kmip, estates.about(operation, estate, own[kind]))
+        for operation in BY_NAME:
+            ask(kmip, estates.by_name(operation, estate.template))
+        ask(kmip, estates.wrapped_under(own["hmac"], own["aes"]))
+        (found,) = ask(kmip, batch_item(Operation.LOCATE, a_name(estate.template))).children()
+        assert found.value == own["template"]
+        for path, body in WITH_TEXT.items():
+            sealed = estate.wrapped if path == "/v1/data-keys/open" else estate.ciphertext
+            assert https.ask(post(path, body(sealed, estate.resource))).get("refused", 0) == 0
+        for path, plain in WITHOUT_TEXT.items():
+            assert path in estates.PERHAPS_NOT_THERE or https.ask(post(path, plain)).get("refused", 0) == 0
 
 
 CLAIMS = ("x-tenant-id", "x-openkcm-tenant", "x-forwarded-client-cert", "x-ssl-client-s-dn", "forwarded", "from")
