@@ -109,8 +109,10 @@ class Server:
         """
         if self.alive:
             return
-        # What has just been ended may hold its ports a moment longer: a process of many threads goes thread by thread.
-        patience = _ORPHAN_PORT_SECONDS if self.end_orphan() else 0.0
+        # A process of many threads ends thread by thread and holds its ports a moment longer, whether it is ended here
+        # or was killed before: then its pid file is still there.
+        was_killed = self._pid_file.exists()
+        patience = _ORPHAN_PORT_SECONDS if self.end_orphan() or was_killed else 0.0
         for setting, port in self.ports.items():
             require_free(port, setting, patience)
         command = list(self.command())

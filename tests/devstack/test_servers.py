@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,3 +152,13 @@ def find_workflow(server: Server) -> bool:
 
 STORE = {"postgres": store_row, "openbao": store_key, "temporal": store_workflow}
 FIND = {"postgres": find_row, "openbao": find_key, "temporal": find_workflow}
+
+
+def test_port_that_a_killed_process_still_holds_is_waited_for(new_server: NewServer) -> None:
+    server = new_server("openbao")
+    server.prepare()
+    server._pid_file.write_text("{}")
+    with socket.create_server(("127.0.0.1", server.port)) as held:
+        threading.Timer(0.5, held.close).start()
+        server.start()
+    assert server.alive
