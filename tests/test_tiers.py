@@ -51,8 +51,13 @@ def test_every_selected_test_has_one_tier(request: pytest.FixtureRequest) -> Non
 
 def test_each_tier_belongs_to_a_make_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = dict(re.findall(r"^(test[a-z-]*): setup-test ##.*\n\t@\$\(PYTEST\)(.*)$", makefile, re.MULTILINE))
-    assert targets == {"test-unit": " -m unit $(TESTS)", "test": ' -m "not full" $(TESTS)', "test-full": " $(TESTS)"}
+    targets = dict(re.findall(r"^(test[a-z-]*): .* ##.*\n\t@\$\(PYTEST\) -n \S+ (.*)$", makefile, re.MULTILINE))
+    assert targets == {
+        "test-unit": "-m unit $(TESTS)",
+        "test": '-m "not full" $(TESTS)',
+        "test-full": "-m full $(TESTS)",
+    }
+    assert "test-full: test ##" in makefile
     assert set(TIERS) == {"unit", "integration", "e2e", "full"}
 
 
