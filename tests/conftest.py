@@ -55,6 +55,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     items.sort(key=tiers.is_short)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> tiers.Scheduling:
+    return tiers.Scheduling(config, log)
+
+
 def pytest_collection_finish() -> None:
     """Take what is imported and collected by now, which stays to the end, out of each look for garbage."""
     gc.collect()

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 TIERS = ("unit", "integration", "e2e", "full")
 _FULL_FOLDERS = {"stories", "chaos", "breaches", "lives"}
@@ -56,6 +57,15 @@ def _default(item: pytest.Item) -> str:
     if _FULL_FOLDERS & set(item.path.parts):
         return "full"
     return "integration" if _SERVERS & set(getattr(item, "fixturenames", ())) else "unit"
+
+
+class Scheduling(LoadFileScheduling):
+    """A module stays in one worker process; outside the full tier the few stories share one installation as well."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = super()._split_scope(nodeid)
+        is_short = self.config.getoption("markexpr") == "not full" and scope.startswith("tests/stories/")
+        return "tests/stories" if is_short else scope
 
 
 @contextmanager
