@@ -6,7 +6,6 @@ import pytest
 
 from config.public_keys import PublicKeys
 from tenancy.boundaries import CheckResult
-from tenancy.boundary_tally import tallied, tally
 from tenancy.examination import SignedClause, by_clause, clause_message, flaw, run_of, summed_up
 from tests.database.signing import SIGNER, Signer
 
@@ -85,7 +84,3 @@ def test_names_that_would_make_two_lines_read_alike_are_refused(name: str) -> No
     with pytest.raises(ValueError, match="one word"):
         clause_message(ACME, name, AT, line)
     assert "one word" in flaw(ACME, [signed()[0].model_copy(update={"run": name})], KEYS.check)
-
-
-def test_a_tally_is_read_back_as_it_was_written() -> None:
-    assert tallied(tally(RESULTS)) == {"M2": (2, 0, 0), "U2": (1, 0, 0), "A2": (0, 0, 1)}
