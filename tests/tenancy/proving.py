@@ -2,13 +2,15 @@
 
 import io
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from config.public_keys import PublicKeys
-from tenancy.audit import GENESIS, StoredRecord, head_message, link
+from tenancy.audit import GENESIS, StoredRecord, head_message
 from tenancy.audit_export import ExportHeader, SignedPlace, export_lines
 from tenancy.shred import Destroyed, Remains, ShredStatement, certificate_file, shred_message, statement_text
 from tests.database.signing import SIGNER, Signer
+from tests.reports.sample import chained
 
 TENANT = "acme-corp-12345"
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -17,13 +19,17 @@ FINGERPRINT = KEYS.fingerprint(SIGNER.name)
 
 
 def a_stream(length: int, tenant_id: str = TENANT, subject: str = "Schlüssel") -> list[StoredRecord]:
-    previous, records = GENESIS, []
+    texts = []
     for seq in range(1, length + 1):
         fields = {"seq": seq, "name": "crypto.used", "subject": f"{subject} {seq}", "tenant_id": tenant_id}
-        record = json.dumps(fields | {"time": f"2026-11-25T12:00:{seq % 60:02}.000000Z"}, ensure_ascii=False)
-        previous = link(previous, record)
-        records.append(StoredRecord(seq, record, previous))
-    return records
+        texts.append(json.dumps(fields | {"time": f"2026-11-25T12:00:{seq % 60:02}.000000Z"}, ensure_ascii=False))
+    return chained(texts)
+
+
+def stream_of_subjects(subjects: Iterable[str], *, ensure_ascii: bool = False) -> list[StoredRecord]:
+    """Return a stream of the shortest records that have the place in the stream in their text."""
+    records = ({"seq": seq, "subject": subject} for seq, subject in enumerate(subjects, start=1))
+    return chained([json.dumps(record, ensure_ascii=ensure_ascii) for record in records])
 
 
 def a_head(record: StoredRecord, tenant_id: str = TENANT, signer: Signer = SIGNER) -> SignedPlace:
@@ -85,6 +91,12 @@ def a_statement(records: list[StoredRecord]) -> ShredStatement:
 def a_certificate(records: list[StoredRecord] | None = None, signer: Signer = SIGNER) -> bytes:
     text = statement_text(a_statement(records or a_stream(5)))
     return certificate_file(text, *signer.sign(shred_message(TENANT, text))).encode()
+
+
+def with_flipped_bit(file: bytes, bit: int) -> bytes:
+    altered = bytearray(file)
+    altered[bit // 8] ^= 1 << bit % 8
+    return bytes(altered)
 
 
 def lines_of(file: bytes) -> list[bytes]:

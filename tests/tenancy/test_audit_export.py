@@ -1,21 +1,13 @@
-import json
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenancy.audit import GENESIS, StoredRecord, link, verify_chain
-from tenancy.audit_export import (
-    ExportHeader,
-    SignedPlace,
-    end_line,
-    export_lines,
-    header_line,
-    read_export,
-    record_line,
-)
+from tenancy.audit import verify_chain
+from tenancy.audit_export import ExportHeader, SignedPlace, export_lines, header_line, read_export, record_line
 from tenancy.errors import AuditBroken
+from tests.tenancy.proving import a_file, lines_of, stream_of_subjects
 
 HEADER = ExportHeader(
     tenant_id="acme",
@@ -26,27 +18,10 @@ HEADER = ExportHeader(
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-def stream(subjects):
-    previous, records = GENESIS, []
-    for seq, subject in enumerate(subjects, start=1):
-        record = json.dumps({"seq": seq, "subject": subject}, ensure_ascii=False)
-        previous = link(previous, record)
-        records.append(StoredRecord(seq, record, previous))
-    return records
-
-
-def lines_of(text):
-    return text.encode().splitlines(keepends=True)
-
-
-def file_of(records, header=HEADER):
-    return "".join([header_line(header), *map(record_line, records), end_line(len(records))])
-
-
 @given(st.lists(TEXT, max_size=6))
 def test_a_file_is_read_back_as_it_was_and_verifies(subjects):
-    records = stream(subjects)
-    header, read = read_export(lines_of(file_of(records)))
+    records = stream_of_subjects(subjects)
+    header, read = read_export(lines_of(a_file(HEADER, records)))
     read = list(read)
     assert (header, [one.stored for one in read]) == (HEADER, records)
     assert {one.previous for one in read} <= {None}
@@ -55,11 +30,11 @@ def test_a_file_is_read_back_as_it_was_and_verifies(subjects):
 
 def test_a_selection_says_what_was_asked_and_what_each_record_follows():
     chosen = HEADER.model_copy(update={"selection": {"text": "ada"}, "signed_head": None})
-    records = stream("abcde")
+    records = stream_of_subjects("abcde")
     pieces = [[(records[1], records[0].chain_hash), (records[2], records[1].chain_hash)], []]
     pieces.append([(records[4], records[3].chain_hash)])
     told = []
-    header, read = read_export(lines_of("".join(export_lines(chosen, pieces, told.append))))
+    header, read = read_export(lines_of("".join(export_lines(chosen, pieces, told.append)).encode()))
     assert header == chosen
     assert [(one.stored, one.previous) for one in read] == [
         (records[1], records[0].chain_hash),
@@ -69,19 +44,16 @@ def test_a_selection_says_what_was_asked_and_what_each_record_follows():
     assert told == [3]
 
 
-WHOLE = file_of(stream("abc"))
+WHOLE = a_file(HEADER, stream_of_subjects("abc"))
 LINES = lines_of(WHOLE)
 BROKEN = {
     **{f"broken off after line {n}": (LINES[:n], f"breaks off after line {n}") for n in range(1, 5)},
-    "a line cut in its middle": (lines_of(WHOLE[: WHOLE.index('"seq": 2')]), "line 3 is not a record"),
-    "a missing line": (
-        [*LINES[:2], *LINES[3:]],
-        "line 4, the last, does not say that the file holds 2 records",
-    ),
+    "a line cut in its middle": (lines_of(WHOLE[: WHOLE.index(b'"seq": 2')]), "line 3 is not a record"),
+    "a missing line": ([*LINES[:2], *LINES[3:]], "line 4, the last, does not say that the file holds 2 records"),
     "more after the end": ([*LINES, b"more"], "line 6 follows the last line"),
     "no text": ([LINES[0], b'{"seq": \xff'], r"line 2 is not text \(byte 9\)"),
     "a hash that the record before has": (
-        [LINES[0], *(record_line(one, bytes(32)).encode() for one in stream("ab"))],
+        [LINES[0], *(record_line(one, bytes(32)).encode() for one in stream_of_subjects("ab"))],
         "line 2 has a hash to follow that the line before it has too",
     ),
 }

@@ -14,6 +14,7 @@ from tenancy.audit_verify import Compared, compare, places_of, verify_export
 from tenancy.errors import AuditBroken
 from tenancy.proofs import SignatureState, Verdict
 from tests.database.signing import Signer
+from tests.reports.sample import chained
 from tests.tenancy.proving import (
     FINGERPRINT,
     KEYS,
@@ -25,6 +26,7 @@ from tests.tenancy.proving import (
     a_stream,
     an_export,
     lines_of,
+    with_flipped_bit,
 )
 
 
@@ -34,12 +36,8 @@ def verify(file: bytes, *, compared: bool = False) -> Verdict:
 
 def rechained(records: list[StoredRecord]) -> list[StoredRecord]:
     """Chain texts again, as an attacker who can write the whole file would, with their places in them."""
-    previous, chained = GENESIS, []
-    for seq, one in enumerate(records, start=1):
-        record = json.dumps(json.loads(one.record) | {"seq": seq}, ensure_ascii=False)
-        previous = link(previous, record)
-        chained.append(StoredRecord(seq, record, previous))
-    return chained
+    texts = (json.loads(one.record) | {"seq": seq} for seq, one in enumerate(records, start=1))
+    return chained([json.dumps(text, ensure_ascii=False) for text in texts])
 
 
 @pytest.mark.parametrize(("length", "signed"), [(5, 5), (5, 3), (1, 1), (7, 4)])
@@ -58,16 +56,9 @@ def test_without_a_key_the_chain_is_verified_and_the_signature_is_not():
     assert (empty.intact, empty.events) == (True, 0)
 
 
-def flipped(file: bytes, place: int) -> tuple[bytes, int]:
-    """Return the file with one bit turned over, and the number of the line that it lies in."""
-    altered = bytearray(file)
-    altered[place // 8] ^= 1 << place % 8
-    return bytes(altered), file[: place // 8].count(b"\n") + 1
-
-
 def assert_found(file: bytes, place: int, *, with_key: bool) -> None:
-    altered, line = flipped(file, place)
-    verdict = verify_export(lines_of(altered), KEYS.check if with_key else None)
+    line = file[: place // 8].count(b"\n") + 1
+    verdict = verify_export(lines_of(with_flipped_bit(file, place)), KEYS.check if with_key else None)
     assert verdict.problem is not None
     assert re.search(rf"\bline {line}\b", verdict.problem), (place, verdict.problem)
 

@@ -39,7 +39,7 @@ from tests.reports.sample import (
     chained,
     made_record,
 )
-from tests.tenancy.proving import KEYS, a_file, a_head, a_header, a_selection, lines_of
+from tests.tenancy.proving import KEYS, a_file, a_head, a_header, a_selection, lines_of, with_flipped_bit
 
 STATED = a_standing()
 
@@ -229,9 +229,8 @@ def test_an_export_that_ends_before_the_report_or_is_not_signed_so_far_is_told()
 def test_a_file_that_was_changed_cut_or_extended_is_not_confirmed(form, data):
     file = FORMS[form]()
     at = data.draw(st.integers(0, len(file) - 1))
-    altered = bytearray(file)
-    altered[at] ^= 1 << data.draw(st.integers(0, 7))
-    for changed in (bytes(altered), file[:at], file + data.draw(st.binary(min_size=1, max_size=5))):
+    altered = with_flipped_bit(file, at * 8 + data.draw(st.integers(0, 7)))
+    for changed in (altered, file[:at], file + data.draw(st.binary(min_size=1, max_size=5))):
         assert not verify(changed).confirmed
 
 

@@ -1,4 +1,4 @@
-"""The lines in docs/audit.md that check a file without our code do what they say."""
+"""The lines in docs/audit.md and docs/reports.md that verify a file without our code do what they say."""
 
 import re
 import subprocess
@@ -8,11 +8,18 @@ import pytest
 
 from tests.database.signing import Signer
 from tests.tenancy.proving import KEYS, a_certificate, a_stream, an_export
+from tests.tenancy.test_report_verify import a_page, a_print
 
 pytestmark = pytest.mark.integration  # runs programs
 
-PAGE = Path(__file__).parents[2] / "docs/audit.md"
-CHAIN, SIGNER_OF, SHRED = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+def examples(page: str) -> list[str]:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+CHAIN, SIGNER_OF, SHRED = examples("audit.md")
+(REPORT,) = examples("reports.md")
 
 
 @pytest.fixture
@@ -33,6 +40,17 @@ def test_a_true_file_verifies(folder: Path, lines: str) -> None:
     assert run(folder, lines) == (True, "Verified OK\n")
 
 
+@pytest.mark.parametrize(("form", "file"), [("pdf", a_print()), ("html", a_page())], ids=["pdf", "html"])
+def test_a_true_report_verifies_and_a_changed_one_does_not(folder: Path, form: str, file: bytes) -> None:
+    lines = REPORT.replace("acme-corp-12345 pdf", f"acme-corp-12345 {form}")
+    (folder / "report.pdf").write_bytes(file)
+    assert run(folder, lines) == (True, "Verified OK\n")
+    (folder / "report.pdf").write_bytes(file.replace(b"1", b"2", 1))
+    held, said = run(folder, lines)
+    assert not held
+    assert "Verification failure" in said
+
+
 def test_an_altered_record_breaks_the_chain(folder: Path) -> None:
     altered = an_export(5, signed=4).replace("Schlüssel 2".encode(), "Schlüssel 3".encode())
     (folder / "audit.jsonl").write_bytes(altered)
@@ -50,7 +68,7 @@ def test_what_another_key_signed_does_not_verify(folder: Path, lines: str) -> No
     assert "Verification failure" in said
 
 
-def test_the_key_that_signed_is_taken_by_its_name_and_its_fingerprint_is_the_one_we_say(folder: Path) -> None:
+def test_the_signing_key_is_found_by_name_and_has_our_fingerprint(folder: Path) -> None:
     other = Signer("audit-heads:2")
     keys = KEYS.file().replace("audit:1", "audit-heads:1")
     (folder / "key.pem").write_text(type(KEYS)(other.public_keys()).file() + keys)
