@@ -57,20 +57,17 @@ def used(act: Act, key: str, who: str, purpose: Purpose, *place: str) -> ServerE
     return event(act, key, who, context=Context(TENANT, L2, service, purpose, object_id))
 
 
+def service_key(act: Act, name: AuditName, service: str, version: str) -> Pair:
+    use = used(act, L2, ITSELF, Purpose.SERVICE_KEY, service, version)
+    return (use,), (record(name, service, version=version),)
+
+
 def opened(service: str, version: str) -> Pair:
-    place = (Purpose.SERVICE_KEY, service, version)
-    return (
-        (used(Act.DECRYPTED, L2, ITSELF, *place),),
-        (record(AuditName.SERVICE_KEY_OPENED, service, version=version),),
-    )
+    return service_key(Act.DECRYPTED, AuditName.SERVICE_KEY_OPENED, service, version)
 
 
 def made(service: str, version: str) -> Pair:
-    place = (Purpose.SERVICE_KEY, service, version)
-    return (
-        (used(Act.WRAPPED, L2, ITSELF, *place),),
-        (record(AuditName.SERVICE_KEY_CREATED, service, version=version),),
-    )
+    return service_key(Act.WRAPPED, AuditName.SERVICE_KEY_CREATED, service, version)
 
 
 def changed(act: Act, name: AuditName, detail: str, version: int) -> Pair:

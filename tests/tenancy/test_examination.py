@@ -4,13 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from config.public_keys import PublicKeys
 from tenancy.boundaries import CheckResult
 from tenancy.examination import SignedClause, by_clause, clause_message, flaw, run_of, summed_up
 from tests.database.signing import SIGNER, Signer
+from tests.tenancy.proving import KEYS
 
 ACME, RUN, AT = "acme-corp-12345", run_of("0199"), datetime(2026, 11, 26, 9, tzinfo=UTC)
-KEYS = PublicKeys(SIGNER.public_keys())
 
 
 def a_result(clause: str, name: str = "read", outcome: str = "held", **changed: object) -> CheckResult:
