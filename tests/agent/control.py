@@ -13,9 +13,9 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tenancy import ids
-from tests.crypto.https.authority import Issuer, Leaf, pem, root, tenant_authority
+from tests.crypto.https.authority import Issuer, Leaf, pem, root, service_names, signed, tenant_authority
 
 TENANT = "acme-corp-12345"
 SERVICE = "orders"
@@ -31,24 +31,13 @@ def certify(  # noqa: PLR0917 - a certificate has many fields
 ) -> x509.Certificate:
     """Have the tenant's authority certify a public key."""
     issuer, start = tenant_authority(tenant_id), (now or datetime.now(UTC)) - began
-    names = [
-        x509.DNSName(ids.tenant_dns(tenant_id)),
-        x509.UniformResourceIdentifier(ids.service_spiffe(tenant_id, service)),
-    ]
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(issuer.certificate.subject)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + life)
-        .add_extension(x509.SubjectAlternativeName(names), critical=True)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
-        .sign(issuer.key, hashes.SHA256())
+    extensions = (
+        (x509.SubjectAlternativeName(service_names(tenant_id, service)), True),
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), False),
     )
+    return signed(service, public_key, issuer.certificate.subject, issuer.key, *extensions, start=start, life=life)
 
 
 def a_join_token(tenant_id: str = TENANT, authority: Issuer | None = None) -> str:

@@ -1,13 +1,11 @@
 """The agent enrols, renews in time whatever fails meanwhile, tells the service, and says how it is."""
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
-from agent.agent import Agent
 from crypto.client import Client
 from tenancy.agent_errors import NotInOrder, ProofMissing
 from tenancy.agents import AgentProblem
@@ -19,21 +17,6 @@ from tests.agent.full import no_room
 
 pytestmark = pytest.mark.integration  # the crypto service and the control endpoint listen on loopback
 UNREACHABLE = "https://localhost:1"
-
-
-def go_on(field: Field, agent: Agent, until: Callable[[], bool], turns: int = 400) -> None:
-    """Let time pass from turn to turn until a condition holds."""
-    for _ in range(turns):
-        wait = agent.turn()
-        if until():
-            return
-        field.time.passes(max(wait, 0.001))
-    pytest.fail("never")
-
-
-def take_turns(field: Field, agent: Agent, turns: int) -> None:
-    for _ in range(turns):
-        field.time.passes(agent.turn())
 
 
 def renew_by_client(field: Field) -> None:
@@ -71,7 +54,7 @@ def test_a_heartbeat_reports_the_agent_and_announces_the_next_certificate(field:
     assert (told.agent_version, told.problem, told.uses) == ("0.1.0", None, [])
     assert told.not_after == field.leaf.not_valid_after_utc
     renewed = field.renew()
-    go_on(field, agent, lambda: field.leaf == renewed, turns=4)  # a heartbeat's answer announces it
+    field.go_on(agent, lambda: field.leaf == renewed, turns=4)  # a heartbeat's answer announces it
 
 
 def test_it_looks_for_the_next_certificate_at_two_thirds_and_not_before(field: Field):
@@ -84,7 +67,7 @@ def test_it_looks_for_the_next_certificate_at_two_thirds_and_not_before(field: F
     agent.turn()
     assert len(field.stage.certificates.asked) <= asked + 1
     renewed = field.renew(life=timedelta(hours=200))
-    go_on(field, agent, lambda: field.leaf == renewed)
+    field.go_on(agent, lambda: field.leaf == renewed)
     assert field.leaf.public_key() == first.public_key()
     assert field.told.times == 2
 
@@ -94,11 +77,11 @@ def test_within_the_last_third_it_never_gives_up_and_is_never_hot(field: Field):
     agent = field.enrolled()
     field.stage.certificates.asked.clear()
     began = field.time.elapsed()
-    go_on(field, agent, lambda: field.time.elapsed() - began > 2.9 * 3600, turns=1000)
+    field.go_on(agent, lambda: field.time.elapsed() - began > 2.9 * 3600, turns=1000)
     assert 40 <= len(field.stage.certificates.asked) <= 80
     assert agent.health.worst is AgentProblem.NOT_RENEWED
     renewed = field.renew(life=timedelta(hours=200))
-    go_on(field, agent, lambda: field.leaf == renewed)
+    field.go_on(agent, lambda: field.leaf == renewed)
     assert agent.health.worst is None
 
 
@@ -109,12 +92,12 @@ def test_a_network_that_is_cut_is_waited_for_and_the_certificate_does_not_lapse(
     field.control.stop()
     agent._connection.use(UNREACHABLE)
     began = field.time.elapsed()
-    go_on(field, agent, lambda: field.time.elapsed() - began > 2.5 * 3600, turns=1000)
+    field.go_on(agent, lambda: field.time.elapsed() - began > 2.5 * 3600, turns=1000)
     assert_whole(field.folder)
     agent._connection.use(https)
     field.control.start()
     renewed = field.renew(life=timedelta(hours=200))
-    go_on(field, agent, lambda: field.leaf == renewed, turns=40)
+    field.go_on(agent, lambda: field.leaf == renewed, turns=40)
 
 
 @pytest.mark.parametrize("hours", [-30, 30])
@@ -123,12 +106,12 @@ def test_a_clock_that_is_hours_wrong_is_reported_and_neither_hurries_nor_lapses(
     agent = field.enrolled()
     assert agent.health.worst is AgentProblem.CLOCK_WRONG
     field.stage.certificates.asked.clear()
-    take_turns(field, agent, 30)
+    field.take_turns(agent, 30)
     assert len(field.stage.certificates.asked) <= 1
     renewed = field.renew(life=timedelta(hours=200))
-    go_on(field, agent, lambda: field.leaf == renewed, turns=10)
+    field.go_on(agent, lambda: field.leaf == renewed, turns=10)
     field.time.wrong_by = timedelta()
-    go_on(field, agent, lambda: agent.health.worst is None, turns=10)
+    field.go_on(agent, lambda: agent.health.worst is None, turns=10)
 
 
 def test_a_clock_that_jumps_while_nobody_answers_changes_nothing(field: Field):
@@ -137,7 +120,7 @@ def test_a_clock_that_jumps_while_nobody_answers_changes_nothing(field: Field):
     field.control.stop()
     field.stage.certificates.asked.clear()
     field.time.wrong_by = timedelta(hours=100)
-    take_turns(field, agent, 20)
+    field.take_turns(agent, 20)
     assert AgentProblem.CERTIFICATE_LAPSED is not agent.health.worst
     field.control.start()
 
@@ -146,13 +129,13 @@ def test_a_revoked_certificate_is_reported_and_a_new_token_replaces_it(field: Fi
     agent = field.enrolled()
     first = field.leaf
     field.stage.on_loop(lambda: field.stage.core.revoke(f"{first.serial_number:x}"))
-    go_on(field, agent, lambda: agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)
+    field.go_on(agent, lambda: agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)
     sent = len(field.control.posts)
-    take_turns(field, agent, 10)
+    field.take_turns(agent, 10)
     assert len(field.control.posts) == sent, "a token that was used is not sent again"
     field.prove()
-    go_on(field, agent, lambda: field.leaf != first, turns=20)
-    go_on(field, agent, lambda: agent.health.worst is None, turns=5)
+    field.go_on(agent, lambda: field.leaf != first, turns=20)
+    field.go_on(agent, lambda: agent.health.worst is None, turns=5)
     assert field.leaf.public_key() == first.public_key()
 
 
@@ -165,7 +148,7 @@ def test_a_lapsed_certificate_is_replaced_when_there_is_a_proof(field: Field):
     assert agent.health.worst is AgentProblem.CERTIFICATE_LAPSED
     field.control.now = field.time.real
     field.prove()
-    go_on(field, agent, lambda: field.leaf != first, turns=30)
+    field.go_on(agent, lambda: field.leaf != first, turns=30)
     assert_whole(field.folder)
 
 
@@ -174,11 +157,11 @@ def test_a_closed_tenant_is_waited_for(field: Field):
     first = field.leaf
     field.stage.on_loop(lambda: field.stage.core.move(TENANT, State.LOCKED))
     field.prove()
-    take_turns(field, agent, 20)
+    field.take_turns(agent, 20)
     assert len(field.control.posts) == 1, "a tenant's lock is no reason to enrol"
     field.stage.on_loop(lambda: field.stage.core.move(TENANT, State.ACTIVE))
     renewed = field.renew()
-    go_on(field, agent, lambda: field.leaf == renewed)
+    field.go_on(agent, lambda: field.leaf == renewed)
     assert first != renewed
 
 
@@ -195,9 +178,9 @@ def test_a_reload_that_fails_is_reported_and_retried_also_after_a_restart(field:
     field.told.fails = 1
     agent.turn()
     assert field.stage.heartbeats.told[-1][1].problem == "reload_failed"
-    go_on(field, agent, lambda: field.told.times == 1)
+    field.go_on(agent, lambda: field.told.times == 1)
     assert agent.health.worst is None
-    take_turns(field, agent, 5)
+    field.take_turns(agent, 5)
     assert field.told.times == 1
 
 
@@ -205,7 +188,7 @@ def test_a_certificate_that_another_program_wrote_is_taken_over_and_the_service_
     agent = field.enrolled()
     renewed = field.renew()
     renew_by_client(field)
-    go_on(field, agent, lambda: field.told.times == 2, turns=5)
+    field.go_on(agent, lambda: field.told.times == 2, turns=5)
     assert field.leaf == renewed
 
 
@@ -244,7 +227,7 @@ def test_a_certificate_for_another_key_or_service_never_gets_into_the_folder(fie
     other = certify(first.public_key(), service="billing")
     for wrong in (stranger, other):
         field.stage.on_loop(lambda leaf=wrong: field.stage.core.newest.update({(TENANT, SERVICE): as_leaf(leaf)}))
-        take_turns(field, agent, 5)
+        field.take_turns(agent, 5)
         assert field.leaf == first
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.conftest import Field, assert_whole, until
+from tests.agent.conftest import Field, assert_whole
 from tests.agent.control import SERVICE
+from tests.concurrency import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,10 +37,8 @@ class Running:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
-        if secret:
-            assert self.process.stdin is not None
-            self.process.stdin.write(secret.encode())
         assert self.process.stdin is not None
+        self.process.stdin.write(secret.encode())
         self.process.stdin.close()
 
     def lines(self) -> list[dict[str, object]]:
@@ -73,7 +72,7 @@ def start(field: Field, tmp_path: Path) -> Iterator[Callable[..., Running]]:
 def test_it_runs_until_sigterm_looks_at_sighup_and_is_the_only_one(field: Field, start):
     field.prove()
     first = start()
-    until(lambda: first.said("files written") and len(field.stage.heartbeats.told) > 0)
+    wait_until(lambda: first.said("files written") and len(field.stage.heartbeats.told) > 0)
     assert_whole(field.folder)
 
     second = start()
@@ -82,7 +81,7 @@ def test_it_runs_until_sigterm_looks_at_sighup_and_is_the_only_one(field: Field,
 
     renewed = field.renew()
     first.process.send_signal(signal.SIGHUP)
-    until(lambda: field.leaf == renewed)
+    wait_until(lambda: field.leaf == renewed)
     first.process.terminate()
     assert first.process.wait(60) == 0
     assert first.said("agent ends")
@@ -91,7 +90,7 @@ def test_it_runs_until_sigterm_looks_at_sighup_and_is_the_only_one(field: Field,
 def test_a_token_from_standard_input_is_on_no_command_line_and_in_no_log(field: Field, start):
     proof = field.control.token()
     one = start(proof="-", secret=proof)
-    until(lambda: one.said("files written"))
+    wait_until(lambda: one.said("files written"))
     assert proof not in Path(f"/proc/{one.process.pid}/cmdline").read_text()
     assert proof not in Path(f"/proc/{one.process.pid}/environ").read_text()
     assert proof.split(".")[2] not in one.log.read_text()
@@ -141,12 +140,12 @@ def test_short_certificates_are_renewed_by_the_running_agent_through_a_cut(field
     field.control.life = life
     field.prove()
     one = start()
-    until(lambda: one.said("files written"))
+    wait_until(lambda: one.said("files written"))
     first = field.leaf
     field.control.stop()
     time.sleep(1)
     field.control.start()
     renewed = field.renew(life=life)
-    until(lambda: field.leaf == renewed)
+    wait_until(lambda: field.leaf == renewed)
     assert first.not_valid_after_utc > field.time.real()
     assert_whole(field.folder)

@@ -173,8 +173,7 @@ def test_a_token_of_another_tenant_is_refused_for_a_folder_that_has_one(field: F
     proof = a_join_token("globex-67890")
     field.prove(proof)
     field.time.passes(31)
-    for _ in range(4):
-        field.time.passes(agent.turn())
+    field.take_turns(agent, 4)
     assert len(field.control.posts) == 1
     with pytest.raises(FolderRefused, match="another tenant"):
         agent._enrolment.attempt(field.time.real())
@@ -188,8 +187,7 @@ def test_no_log_line_file_or_error_holds_the_proof_or_the_key(field: Field):
         field.prove(a_join_token())
         agent = field.agent()
         field.stage.on_loop(lambda: field.stage.core.revoke(f"{field.leaf.serial_number:x}"))
-        for _ in range(5):
-            field.time.passes(agent.turn())
+        field.take_turns(agent, 5)
     told = json.dumps(lines, default=str)
     key = (field.folder / "client.key").read_text().splitlines()[1]
     for secret in (proof, proof.split(".")[2], key):

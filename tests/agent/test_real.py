@@ -18,10 +18,10 @@ from database.interfaces import ContactRow
 from tenancy.agents import AgentProblem, is_connected
 from tenancy.protection import Backfill
 from tenancy.services import ServiceKind
-from tests.agent.conftest import Told, assert_whole, until
+from tests.agent.conftest import Told, assert_whole
+from tests.concurrency import wait_until
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home, World
-from tests.crypto.https.test_real_service import _folder, _issue
 from tests.crypto.running.conftest import service, world
 from tests.crypto.running.process import Service
 from tests.database.fixtures import Field, Server, clone
@@ -42,10 +42,7 @@ class Machine:
     def __init__(self, home: Home, folder: Path, service: Service) -> None:
         self.home, self.service, self.key = home, service, p256()
         home.connect("orders")
-        self.folder = _folder(folder / "orders", home, "orders", self.key, service.https)
-        self.folder.chmod(0o700)
-        for file in self.folder.iterdir():
-            file.chmod(0o600)
+        self.folder = home.folder(folder / "orders", "orders", self.key, service.https)
         self.told, self.bell, self._generation = Told(), Bell(), 2
 
     def agent(self) -> Agent:
@@ -56,7 +53,7 @@ class Machine:
 
     def renew(self, life: timedelta = timedelta(hours=2)) -> str:
         self._generation += 1
-        return _issue(self.home, "orders", self.key, self._generation, life)
+        return self.home.issue("orders", self._generation, self.key, life)
 
     @property
     def presented(self) -> str:
@@ -82,7 +79,7 @@ def test_renewed_heard_of_revoked_and_cut_off(machine: Machine) -> None:
     assert machine.told.times == 1
     assert_whole(machine.folder)
 
-    until(lambda: bool(machine.agents()))
+    wait_until(lambda: bool(machine.agents()))
     [seen] = machine.agents()
     assert (seen.service, seen.agent_version, seen.problem) == ("orders", "0.1.0", None)
     assert is_connected(seen.last_contact_at, seen.last_contact_at)
@@ -116,7 +113,7 @@ def take_turns_until(agent: Agent, true: Callable[[], bool]) -> None:
         agent._looked_at = min(agent._looked_at, agent._clock.elapsed() - 5)
         return true()
 
-    until(turned)
+    wait_until(turned)
 
 
 def test_uses_are_summed_for_the_customer_to_see_and_survive_the_end_of_the_process(machine: Machine) -> None:

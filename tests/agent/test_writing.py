@@ -19,9 +19,10 @@ from agent.folder import ServiceFolder
 from tenancy.agent_errors import FolderRefused
 from tenancy.agents import AgentProblem
 from tenancy.services import ServiceKind
-from tests.agent.conftest import Field, assert_whole, until
+from tests.agent.conftest import Field, assert_whole
 from tests.agent.control import SERVICE, TENANT
 from tests.agent.full import no_room
+from tests.concurrency import wait_until
 
 pytestmark = pytest.mark.integration  # processes
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def test_killed_at_any_moment_readers_meanwhile_always_have_a_pair_that_belongs_
     for _ in range(kills):
         before = (folder / "client.pem").read_bytes()
         running = write(folder, 100_000, 0)
-        until(lambda before=before: (folder / "client.pem").read_bytes() != before)
+        wait_until(lambda before=before: (folder / "client.pem").read_bytes() != before)
         end = time.monotonic() + random.uniform(0.1, 0.5)  # noqa: S311 - any moment
         while time.monotonic() < end:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -110,11 +111,7 @@ def test_an_agent_without_room_goes_on_with_what_it_has_says_so_and_recovers(fie
     assert field.leaf == first
     assert_whole(field.folder)
     assert field.stage.heartbeats.told[-1][1].problem == "folder_unusable"
-    for _ in range(30):
-        field.time.passes(agent.turn())
-        if field.leaf == renewed:
-            break
-    assert field.leaf == renewed
+    field.go_on(agent, lambda: field.leaf == renewed, turns=30)
     assert_whole(field.folder)
     agent.turn()
     assert agent.health.worst is None
@@ -126,7 +123,6 @@ def test_a_folder_that_became_read_only_is_reported(field: Field):
     agent = field.enrolled()
     field.renew()
     field.folder.chmod(0o500)
-    for _ in range(6):
-        field.time.passes(agent.turn())
+    field.take_turns(agent, 6)
     field.folder.chmod(0o700)
     assert agent.health.worst is AgentProblem.FOLDER_UNUSABLE
