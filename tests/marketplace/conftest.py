@@ -116,13 +116,23 @@ class Endpoint:
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         return await self.client.post("/v1/events", content=body, headers=signed(body, **how) | (headers or {}))
 
+    async def enable(self, event_id: str | None = None, **changes: Any) -> None:
+        """Post an event that enables a tenant, and wait until its workflow has it."""
+        await self.post(an_event(**changes), event_id=event_id)
+        await until(lambda: self.waiting() == 0)
+
     async def show(self, tenant_id: str, token: str = TOKEN) -> httpx.Response:
         return await self.client.get(f"/v1/tenants/{tenant_id}", headers={"authorization": f"Bearer {token}"})
 
-    def count(self, table: str) -> int:
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement as the administrator of the database."""
         with self.field.administrator() as administrator:
-            (count,) = administrator.execute(f"select count(*) from okcm.{table}").fetchone()
-            return count
+            cursor = administrator.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def count(self, table: str) -> int:
+        [(count,)] = self.execute(f"select count(*) from okcm.{table}")
+        return count
 
     def waiting(self) -> int:
         return self.count("marketplace_event where started_at is null")
@@ -130,6 +140,14 @@ class Endpoint:
     def assert_nothing_stored(self) -> None:
         assert (self.count("tenant"), self.count("marketplace_event"), self.count("audit_event")) == (0, 0, 0)
         assert getattr(self.door, "taken", []) == []
+
+
+def assert_refused(answer, status: int, code: str, case: str = "") -> None:
+    assert answer.status_code == status, (case, answer.text)
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["code"]) == (status, code), case
+    assert problem["hint"]
 
 
 @asynccontextmanager

@@ -83,13 +83,10 @@ class Stand:
 
     def everything(self) -> str:
         """Return every row of the tables of the schema as text."""
-        with self.endpoint.field.administrator() as administrator:
-            tables = administrator.execute(
-                "select relname from pg_class where relnamespace = 'okcm'::regnamespace and relkind in ('r', 'p')"
-            ).fetchall()
-            return "".join(
-                str(administrator.execute(f"select t::text from okcm.{table} t").fetchall()) for (table,) in tables
-            )
+        tables = self.endpoint.execute(
+            "select relname from pg_class where relnamespace = 'okcm'::regnamespace and relkind in ('r', 'p')"
+        )
+        return "".join(str(self.endpoint.execute(f"select t::text from okcm.{table} t")) for (table,) in tables)
 
 
 @dataclass

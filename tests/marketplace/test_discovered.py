@@ -5,21 +5,19 @@ import pytest
 from tenancy.lifecycle import State
 from tenancy.services import ServiceKind
 from tests.dashboard.scene import Scene
-from tests.marketplace.conftest import an_event, until
-from tests.marketplace.test_events import assert_refused
+from tests.marketplace.conftest import an_event, assert_refused, until
 
 ACME = "acme-corp-12345"
 
 
 def a_discovery(**changed: object) -> dict[str, object]:
-    fields = an_event(event="service_discovered", workload="orders-db", kind="postgresql", organization=None)
-    return {name: value for name, value in (fields | changed).items() if value is not None}
+    discovery = {"event": "service_discovered", "workload": "orders-db", "kind": "postgresql", "organization": None}
+    return an_event(**discovery | changed)
 
 
 @pytest.fixture
 async def enabled(endpoint):
-    await endpoint.post(an_event(), event_id="msg_on")
-    await until(lambda: endpoint.waiting() == 0)
+    await endpoint.enable("msg_on")
     return endpoint
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
-from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, an_event, signed, streamed, until
+from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, an_event, assert_refused, signed, streamed, until
 
 CLOUD = {"type": "io.openkcm.marketplace.service_enabled", "source": "/marketplace"}
 
@@ -52,14 +52,6 @@ async def test_a_header_outside_the_signature_cannot_turn_an_enable_into_a_disab
 
     assert_refused(answer, 400, "malformed_event")
     endpoint.assert_nothing_stored()
-
-
-def assert_refused(answer, status: int, code: str, case: str = "") -> None:
-    assert answer.status_code == status, (case, answer.text)
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
-    assert (problem["status"], problem["code"]) == (status, code), case
-    assert problem["hint"]
 
 
 BAD = {
@@ -144,11 +136,9 @@ async def test_the_same_event_fifty_times_at_once_makes_nothing_twice(endpoint):
 
 
 async def test_a_tenant_stays_in_its_region_and_an_offboarded_id_is_never_taken_again(endpoint):
-    await endpoint.post(an_event())
-    await until(lambda: endpoint.waiting() == 0)
+    await endpoint.enable()
     assert_refused(await endpoint.post(an_event(region="eu-central-1")), 409, "tenant_conflict")
-    with endpoint.field.administrator() as administrator:
-        administrator.execute("update okcm.tenant set state = 'offboarded'")
+    endpoint.execute("update okcm.tenant set state = 'offboarded'")
 
     assert_refused(await endpoint.post(an_event()), 409, "tenant_offboarded")
     assert endpoint.count("marketplace_event") == 1
@@ -156,30 +146,24 @@ async def test_a_tenant_stays_in_its_region_and_an_offboarded_id_is_never_taken_
 
 
 async def test_a_disable_is_recorded_and_told_to_the_tenants_workflow(endpoint):
-    await endpoint.post(an_event(), event_id="msg_on")
-    await until(lambda: endpoint.waiting() == 0)
+    await endpoint.enable("msg_on")
 
     answers = [await endpoint.post(an_event(event="service_disabled"), event_id="msg_off") for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [202, 202]
     await until(lambda: endpoint.waiting() == 0)
     assert (endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (2, 2)
-    with endpoint.field.administrator() as administrator:
-        [(name,)] = administrator.execute(
-            "select record::jsonb ->> 'name' from okcm.audit_event where seq = 2"
-        ).fetchall()
+    [(name,)] = endpoint.execute("select record::jsonb ->> 'name' from okcm.audit_event where seq = 2")
     assert name == "marketplace.disable_recorded"
     assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]
     assert [event_id for (_, _, event_id) in endpoint.door.taken] == ["msg_on"]
 
 
 async def test_a_tenant_whose_keys_are_being_destroyed_is_not_enabled_any_more(endpoint):
-    await endpoint.post(an_event())
-    await until(lambda: endpoint.waiting() == 0)
-    with endpoint.field.administrator() as administrator:
-        administrator.execute("update okcm.tenant set state = 'leaving'")
-        assert (await endpoint.post(an_event())).status_code == 202
-        administrator.execute("update okcm.tenant set destroying_at = now()")
+    await endpoint.enable()
+    endpoint.execute("update okcm.tenant set state = 'leaving'")
+    assert (await endpoint.post(an_event())).status_code == 202
+    endpoint.execute("update okcm.tenant set destroying_at = now()")
 
     answer = await endpoint.post(an_event())
     assert_refused(answer, 409, "tenant_offboarded")
@@ -187,8 +171,7 @@ async def test_a_tenant_whose_keys_are_being_destroyed_is_not_enabled_any_more(e
 
 
 async def test_what_is_ours_is_answered_with_a_reference_only(endpoint):
-    with endpoint.field.administrator() as administrator:
-        administrator.execute("revoke insert on okcm.marketplace_event from okcm_marketplace")
+    endpoint.execute("revoke insert on okcm.marketplace_event from okcm_marketplace")
 
     answer = await endpoint.post(an_event())
 

@@ -14,9 +14,8 @@ from joserfc import jwk
 from marketplace.issuers import MOST_BYTES, PAUSE_SECONDS, Issuers, parse_keys, read_keys
 from tenancy.enrolment_errors import IssuerUnavailable
 from tests.dashboard.scene import Scene
-from tests.marketplace.conftest import running, serving
+from tests.marketplace.conftest import assert_refused, running, serving
 from tests.marketplace.enrolling import ACME, BETA, ISSUER, Issuer, Stand, a_csr, make_key, offer_of, sign
-from tests.marketplace.test_events import assert_refused
 
 
 @pytest.fixture

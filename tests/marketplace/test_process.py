@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -12,6 +11,7 @@ import pytest
 
 from config import secrets
 from config.secrets import Role
+from tests.concurrency import wait_until
 from tests.marketplace.conftest import CURRENT, TOKEN
 
 pytestmark = pytest.mark.integration
@@ -43,11 +43,8 @@ def start(environment: dict[str, str], folder: Path) -> subprocess.Popen[str]:
 def test_it_serves_without_its_servers_and_ends_cleanly_when_told(environment, tmp_path, free_port):
     process = start(environment, tmp_path)
     try:
-        end = time.monotonic() + 60
-        while not answers(free_port):
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_until(lambda: answers(free_port) or process.poll() is not None)
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=60)
     finally:

@@ -1,17 +1,13 @@
 import asyncio
 import threading
 
-import psycopg
-
 from marketplace.sweep import Sweep
 from marketplace.transactions import Transactions
-from tests.marketplace.conftest import an_event, running, until
-from tests.marketplace.test_events import assert_refused
+from tests.marketplace.conftest import an_event, assert_refused, running, until
 
 
 async def test_events_accepted_while_temporal_is_down_are_handed_over_when_it_is_back(endpoint):
-    await endpoint.post(an_event(), event_id="msg_on")
-    await until(lambda: endpoint.waiting() == 0)
+    await endpoint.enable("msg_on")
     endpoint.door.down = True
     ids = [f"tenant-{number}" for number in range(5)]
     discovery = an_event(event="service_discovered", workload="orders-db", kind="postgresql", organization=None)
@@ -54,16 +50,9 @@ async def test_one_event_that_is_not_taken_holds_up_no_other(endpoint):
 
 
 async def test_a_database_that_is_down_is_said_at_once_and_nothing_is_half_done(endpoint):
-    await endpoint.post(an_event(customer="before"))
-    await until(lambda: endpoint.waiting() == 0)
-    name = endpoint.field.name
-    with psycopg.connect(endpoint.field.server.conninfo, autocommit=True) as administrator:
-        administrator.execute(f"alter database {name} allow_connections false")
-        administrator.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
-        try:
-            answers = await asyncio.gather(*(endpoint.post(an_event(), event_id="msg_down") for _ in range(40)))
-        finally:
-            administrator.execute(f"alter database {name} allow_connections true")
+    await endpoint.enable(customer="before")
+    with endpoint.field.server.offline(endpoint.field.name):
+        answers = await asyncio.gather(*(endpoint.post(an_event(), event_id="msg_down") for _ in range(40)))
 
     for answer in answers:
         assert_refused(answer, 503, "database_unavailable")
