@@ -29,6 +29,6 @@ def conninfo(postgres: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def stand(conninfo: str) -> Iterator[Stand]:
-    stand = Stand(conninfo)
+    stand = Stand(conninfo=conninfo)
     with stand.hooked():
         yield stand

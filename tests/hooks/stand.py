@@ -1,7 +1,7 @@
 """The hook in this process, which can be taken out again, and a source of keys in memory."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,12 +67,18 @@ class MemoryProtection:
 
 
 @dataclass
-class Stand:
-    conninfo: str
+class Memory:
+    """What a hook asks, in memory, and its clock."""
+
     keys: MemoryKeys = field(default_factory=MemoryKeys)
     protection: MemoryProtection = field(default_factory=MemoryProtection)
     uses: Uses = field(default_factory=lambda: Uses(lambda _: 60.0))
     now: float = 1000.0
+
+
+@dataclass
+class Stand(Memory):
+    conninfo: str = field(kw_only=True)
 
     def hook(self, **options: Any) -> Hook:
         settings = {"key_seconds": 60.0, "catalogue_seconds": 30.0, "clock": lambda: self.now} | options
@@ -81,7 +87,7 @@ class Stand:
     @contextmanager
     def hooked(self, **options: Any) -> Iterator[Hook]:
         hook = self.hook(**options)
-        with patched(lambda: cursors.install(hook)):
+        with patched(_PATCHED, lambda: cursors.install(hook)):
             yield hook
 
     def protect(self, *fields: dict[str, Any]) -> None:
@@ -112,9 +118,9 @@ class Stand:
 
 
 @contextmanager
-def patched(install: Callable[[], None]) -> Iterator[None]:
-    """Install the hook and take it out of psycopg's classes again."""
-    before = {owner: dict(vars(owner)) for owner in _PATCHED}
+def patched(owners: Iterable[Any], install: Callable[[], None]) -> Iterator[None]:
+    """Install the hook and remove it from the classes and modules of the driver again."""
+    before = {owner: dict(vars(owner)) for owner in owners}
     install()
     try:
         yield
@@ -125,3 +131,19 @@ def patched(install: Callable[[], None]) -> Iterator[None]:
             for name, value in names.items():
                 if vars(owner).get(name) is not value:
                     setattr(owner, name, value)
+
+
+def run_in_child(work: Callable[[], bytes]) -> bytes:
+    """Return what a forked process returns; b"" where it raised."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, work())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    returned = os.read(reading, 4096)
+    os.close(reading)
+    os.waitpid(child, 0)
+    return returned

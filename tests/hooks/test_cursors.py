@@ -1,10 +1,10 @@
 """Values go in encrypted and come out as they went in, by every way psycopg has."""
 
-import os
-
 import psycopg
 import pytest
 from psycopg.rows import class_row, dict_row, namedtuple_row, scalar_row
+
+from tests.hooks.stand import run_in_child
 
 TABLE = """
 CREATE TABLE customers (id serial PRIMARY KEY, name text NOT NULL, ssn text, photo bytea);
@@ -144,18 +144,16 @@ async def test_async(stand):
             assert await cur.fetchone() == ("2",)
 
 
-def test_a_forked_process_goes_on(stand, conn):
+def test_a_forked_process_encrypts_too(stand, conn):
     conn.execute("INSERT INTO customers (name, ssn) VALUES ('a', 's1')")
     conn.commit()
-    child = os.fork()
-    if child == 0:
-        try:
-            with stand.connect() as own:
-                own.execute("INSERT INTO customers (name, ssn) VALUES ('b', 's2')")
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def insert() -> bytes:
+        with stand.connect() as own:
+            own.execute("INSERT INTO customers (name, ssn) VALUES ('b', 's2')")
+        return b"inserted"
+
+    assert run_in_child(insert) == b"inserted"
     assert conn.execute("SELECT ssn FROM customers ORDER BY id").fetchall() == [("s1",), ("s2",)]
 
 

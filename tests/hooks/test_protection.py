@@ -13,6 +13,7 @@ from hooks.crypto_service import CryptoService
 from hooks.protection import ProtectionUnreadable, ServiceProtection
 from tenancy.lifecycle import State
 from tenancy.protection import Mode, ProtectedField, Store
+from tests.concurrency import wait_until
 from tests.crypto.https.stage import SERVICE, TENANT, Stage
 
 pytestmark = pytest.mark.integration  # the crypto service listens on loopback
@@ -41,13 +42,6 @@ def keep(stage: Stage, *fields: ProtectedField, service: str = SERVICE) -> None:
     stage.on_loop(lambda: stage.protections.lists.__setitem__((TENANT, service), ProtectionRow(1, fields)))
 
 
-def becomes(value: Callable[[], object], wanted: object) -> None:
-    deadline = time.monotonic() + 60
-    while value() != wanted:
-        assert time.monotonic() < deadline, value()
-        time.sleep(0.01)
-
-
 def test_the_list_is_the_services_own(stage: Stage, asked_every) -> None:
     keep(stage, SSN, PHONE)
     keep(stage, service="another")
@@ -63,12 +57,12 @@ def test_a_change_is_fetched_automatically_and_without_one_the_list_is_the_same_
     protection = asked_every(0.05)
     first = protection.fields()
     asked = stage.protections.asked
-    becomes(lambda: stage.protections.asked > asked + 3, wanted=True)
+    wait_until(lambda: stage.protections.asked > asked + 3)
     assert protection.fields() is first
     keep(stage, SSN, PHONE)
-    becomes(protection.fields, (SSN, PHONE))
+    wait_until(lambda: protection.fields() == (SSN, PHONE))
     keep(stage)
-    becomes(protection.fields, ())
+    wait_until(lambda: protection.fields() == ())
 
 
 def test_without_a_list_the_reason_is_raised_and_it_recovers(stage: Stage, asked_every) -> None:
@@ -80,13 +74,13 @@ def test_without_a_list_the_reason_is_raised_and_it_recovers(stage: Stage, asked
     assert refused.value.code == "tenant_closed"
     stage.on_loop(lambda: stage.core.move(TENANT, State.ACTIVE))
 
-    def now() -> tuple[ProtectedField, ...] | None:
+    def is_known() -> bool:
         try:
-            return protection.fields()
+            return protection.fields() == (SSN,)
         except ProtectionUnreadable:
-            return None
+            return False
 
-    becomes(now, (SSN,))
+    wait_until(is_known)
 
 
 def test_an_unreachable_service_is_not_taken_for_an_empty_list(tmp_path: Path) -> None:
@@ -108,7 +102,7 @@ def test_the_last_list_stays_in_force_when_it_cannot_be_asked_for(stage: Stage, 
     while time.monotonic() < deadline:
         assert protection.fields() == (SSN,)
     stage.on_loop(lambda: stage.core.move(TENANT, State.ACTIVE))
-    becomes(protection.fields, ())
+    wait_until(lambda: protection.fields() == ())
 
 
 def test_a_child_follows_on_its_own_from_its_parents_list(stage: Stage, asked_every) -> None:
@@ -121,10 +115,8 @@ def test_a_child_follows_on_its_own_from_its_parents_list(stage: Stage, asked_ev
         try:
             known = protection.fields()
             os.write(said, b"1" if known == (SSN,) else b"0")
-            deadline = time.monotonic() + 60
-            while protection.fields() != (SSN, PHONE) and time.monotonic() < deadline:
-                time.sleep(0.01)
-            os.write(said, b"1" if protection.fields() == (SSN, PHONE) else b"0")
+            wait_until(lambda: protection.fields() == (SSN, PHONE))
+            os.write(said, b"1")
         finally:
             os._exit(0)
     os.close(said)

@@ -1,14 +1,14 @@
 """What a program tells of its encryption is what it did: told once, kept while nobody listens, a child's by itself."""
 
-import os
 import threading
-import time
 from typing import Any
 
 import pytest
 
 from hooks import uses
 from hooks.uses import Uses
+from tests.concurrency import wait_until
+from tests.hooks.stand import run_in_child
 
 
 class Listener:
@@ -68,9 +68,7 @@ def test_what_nobody_heard_is_told_later_and_the_application_hears_of_it_once(li
 def test_it_is_told_soon_and_at_the_end_which_waits_for_nobody(listener):
     told = Uses(listener.tell, first_seconds=0.05)
     told.note("p", 1, 1, 0)
-    deadline = time.monotonic() + 60
-    while not listener.heard and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: bool(listener.heard))
     assert listener.sums() == {"p": [1, 1, 0, 0, 0]}
     held = threading.Event()
     stuck = Uses(lambda _: held.wait(600) or 60.0, first_seconds=60)
@@ -84,15 +82,13 @@ def test_it_is_told_soon_and_at_the_end_which_waits_for_nobody(listener):
 def test_a_forked_child_tells_what_it_did_itself(listener):
     told = Uses(listener.tell, first_seconds=60)
     told.note("p", 5, 5, 0)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def work() -> bytes:
         told.note("p", 2, 2, 0)
         told._end()
-        os.write(writing, repr(listener.sums()).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reading, 1000).decode() == "{'p': [2, 2, 0, 0, 0]}"
+        return repr(listener.sums()).encode()
+
+    assert run_in_child(work) == b"{'p': [2, 2, 0, 0, 0]}"
     told._end()
     assert listener.sums() == {"p": [5, 5, 0, 0, 0]}
 

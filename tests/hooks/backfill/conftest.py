@@ -8,4 +8,4 @@ from tests.hooks.stand import Stand
 
 @pytest.fixture
 def stage(conninfo: str) -> Stage:
-    return Stage(Stand(conninfo))
+    return Stage(Stand(conninfo=conninfo))

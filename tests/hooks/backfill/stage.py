@@ -1,7 +1,6 @@
 """A backfill in this process, beside an application that is protected in this process as well."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,13 +25,6 @@ FIELDS = (
     {"place": "public.patients", "field": "photo", "plain_allowed": True},
 )
 PLAIN = "SELECT id, name, diagnosis, insurance, encode(photo, 'hex') FROM patients ORDER BY id"
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @dataclass

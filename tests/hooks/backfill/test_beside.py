@@ -8,7 +8,8 @@ import pytest
 from hooks.postgresql.backfill.pace import Pace, Portion
 from tenancy.hook_errors import BackfillRefused, BackfillRunning, BackfillStopped
 from tenancy.protection import Backfill
-from tests.hooks.backfill.stage import FIELDS, PLAIN, Stage, wait_for
+from tests.concurrency import wait_until
+from tests.hooks.backfill.stage import FIELDS, PLAIN, Stage
 
 # Of this test's own database: others of the same server have backfills at work too.
 ENDED = (
@@ -25,7 +26,7 @@ def test_a_row_that_the_application_holds_is_left_for_later_and_what_it_wrote_st
         application.execute("UPDATE patients SET diagnosis = 'newer' WHERE id = 5")
         application.execute("SELECT 1 FROM patients WHERE id = 6 FOR UPDATE")
     with stage.beside() as run:
-        wait_for(lambda: stage.stand.stored(LEFT) == [("2",)])
+        wait_until(lambda: stage.stand.stored(LEFT) == [("2",)])
         application.commit()
     application.close()
     assert run.tables[0].is_whole
@@ -39,7 +40,7 @@ def test_a_second_one_on_the_same_table_is_told_so_and_goes_on_afterwards(stage:
     stage.patients()
     monkeypatch.setattr("hooks.postgresql.backfill.patience._LOCK_SECONDS", 0.3)
     with stage.beside(rows_per_second=40.0, batch=10) as first:
-        wait_for(lambda: first.tables and first.tables[0].rows)
+        wait_until(lambda: bool(first.tables and first.tables[0].rows))
         with pytest.raises(BackfillRunning, match=r"public\.patients"):
             stage.backfill()
     assert first.tables[0].is_whole
@@ -65,11 +66,11 @@ def test_two_that_know_nothing_of_each_other_do_no_row_twice(stage: Stage, monke
 def test_a_connection_that_is_ended_again_and_again_costs_nothing_but_time(stage: Stage):
     before = stage.patients()
     with stage.beside(rows_per_second=150.0, batch=5) as run:
-        wait_for(lambda: run.tables and run.tables[0].rows)
+        wait_until(lambda: bool(run.tables and run.tables[0].rows))
         for _ in range(5):
             done = run.tables[0].rows
             stage.stand.stored(ENDED)
-            wait_for(lambda done=done: run.tables[0].rows > done)
+            wait_until(lambda done=done: run.tables[0].rows > done)
     assert run.tables[0].is_whole
     read = stage.read("SELECT id, diagnosis FROM patients ORDER BY id")
     assert read == [(int(row[0]), row[2]) for row in before]
@@ -78,9 +79,9 @@ def test_a_connection_that_is_ended_again_and_again_costs_nothing_but_time(stage
 def test_without_the_crypto_service_it_waits_holds_no_row_and_goes_on(stage: Stage):
     stage.patients()
     with stage.beside(rows_per_second=200.0, batch=5, key_seconds=0.5) as run:
-        wait_for(lambda: run.tables and run.tables[0].rows)
+        wait_until(lambda: bool(run.tables and run.tables[0].rows))
         stage.stand.keys.up = False
-        wait_for(lambda: run.tables[0].state is Backfill.WAITING)
+        wait_until(lambda: run.tables[0].state is Backfill.WAITING)
         assert run.tables[0].waits_for == "connection_failed"
         left = stage.stand.stored(LEFT)
         assert left != [("0",)]
@@ -142,14 +143,14 @@ def test_it_holds_an_application_up_for_a_moment_at_most(stage: Stage):
     """A change of the table's structure that waits must not make the application wait behind it for long."""
     stage.patients()
     with psycopg.connect(stage.stand.conninfo) as changing, stage.beside(rows_per_second=200.0, batch=5) as run:
-        wait_for(lambda: run.tables and run.tables[0].rows)
+        wait_until(lambda: bool(run.tables and run.tables[0].rows))
         changing.execute("LOCK TABLE patients IN ACCESS EXCLUSIVE MODE")
         waiting = (
             "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid)"
             " WHERE NOT l.granted AND datname = current_database()"
         )
-        wait_for(lambda: stage.stand.stored(waiting) == [("1",)])
-        wait_for(lambda: stage.stand.stored(waiting) == [("0",)])
+        wait_until(lambda: stage.stand.stored(waiting) == [("1",)])
+        wait_until(lambda: stage.stand.stored(waiting) == [("0",)])
         changing.commit()
     assert run.tables[0].is_whole
 

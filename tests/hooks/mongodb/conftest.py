@@ -10,7 +10,7 @@ from tests.hooks.mongodb.stand import Stand
 
 @pytest.fixture
 def stand(mongo) -> Iterator[Stand]:
-    stand = Stand(mongo)
+    stand = Stand(address=mongo)
     stand.protect("patients", diagnosis="randomised", insurance="deterministic", address__street="randomised")
     with stand.hooked():
         yield stand

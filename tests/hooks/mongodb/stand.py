@@ -11,18 +11,15 @@ from pymongo import MongoClient
 from hooks.mongodb import driver
 from hooks.mongodb.databases import Hook
 from hooks.mongodb.key_store import CollectionKeyStore
-from hooks.uses import Uses
 from tenancy.protection import Mode, ProtectedField, Store
-from tests.hooks.stand import MemoryKeys, MemoryProtection
+from tests.hooks.stand import Memory, patched
+
+ANN = {"_id": 1, "name": "Ann", "diagnosis": "flu", "insurance": "A-1", "address": {"street": "Main 1"}}
 
 
 @dataclass
-class Stand:
-    address: str
-    keys: MemoryKeys = field(default_factory=MemoryKeys)
-    protection: MemoryProtection = field(default_factory=MemoryProtection)
-    uses: Uses = field(default_factory=lambda: Uses(lambda _: 60.0))
-    now: float = 1000.0
+class Stand(Memory):
+    address: str = field(kw_only=True)
     name: str = field(default_factory=lambda: f"d{uuid4().hex}")
 
     def hook(self, **options: Any) -> Hook:
@@ -32,13 +29,8 @@ class Stand:
     @contextmanager
     def hooked(self, **options: Any) -> Iterator[Hook]:
         hook = self.hook(**options)
-        before = [(owner, name, vars(owner)[name]) for owner, name, _ in driver.SEAMS]
-        driver.install(hook)
-        try:
+        with patched({owner for owner, _, _ in driver.SEAMS}, lambda: driver.install(hook)):
             yield hook
-        finally:
-            for owner, name, original in before:
-                setattr(owner, name, original)
 
     def protect(self, collection: str, **modes: str) -> None:
         """Protect fields by mode; `__` stands for the dot of a path, and `+` after a mode allows plain values."""

@@ -4,9 +4,8 @@ import pytest
 from pymongo import MongoClient, UpdateOne
 
 from hooks.mongodb.errors import KeysUnavailable, PlainValueFound, ValueRefused
+from tests.hooks.mongodb.stand import ANN
 from tests.hooks.stand import MemoryKeys
-
-ANN = {"_id": 1, "name": "Ann", "diagnosis": "flu", "insurance": "A-1", "address": {"street": "Main 1"}}
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Values go in encrypted and come out as they went in, by every way pymongo has."""
 
 import datetime as dt
-import os
 import re
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from bson.son import SON
 from pymongo import AsyncMongoClient, DeleteOne, InsertOne, MongoClient, ReplaceOne, ReturnDocument, UpdateOne
 
 from hooks.mongodb.sealing import SUBTYPE
+from tests.hooks.stand import run_in_child
 
 ANN = {"_id": 1, "name": "Ann", "diagnosis": "flu", "insurance": "A-1", "address": {"street": "Main 1", "city": "Ulm"}}
 BOB = {"_id": 2, "name": "Bob", "diagnosis": None, "insurance": "B-2", "address": {"city": "Bern"}}
@@ -132,10 +132,11 @@ def test_changes(three):
     assert three.delete_one({"_id": 3}).deleted_count == 1
 
 
-def test_changes_that_hand_out_the_document(three):
+def test_changes_that_return_the_document(three):
     after = ReturnDocument.AFTER
-    changed = three.find_one_and_update({"_id": 1}, {"$set": {"diagnosis": "cold"}}, return_document=after)
-    assert changed == ANN | {"diagnosis": "cold"}
+    change = {"$set": {"diagnosis": "cold"}, "$inc": {"changes": 1}}
+    changed = three.find_one_and_update({"_id": 1}, change, return_document=after)
+    assert changed == ANN | {"diagnosis": "cold", "changes": 1}
     assert three.find_one_and_update({"_id": 1}, {"$set": {"diagnosis": "x"}}, {"_id": 0, "diagnosis": 1}) == {
         "diagnosis": "cold"
     }
@@ -346,17 +347,15 @@ async def test_async(stand):
         assert all(is_sealed(one["diagnosis"]) for one in plain.patients.find())
 
 
-def test_a_forked_process_goes_on(stand, patients):
+def test_a_forked_process_encrypts_too(stand, patients):
     patients.insert_one({"_id": 1, "diagnosis": "a"})
-    child = os.fork()
-    if child == 0:
-        try:
-            with MongoClient(stand.address) as own:
-                own[stand.name].patients.insert_one({"_id": 2, "diagnosis": "b"})
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def insert() -> bytes:
+        with MongoClient(stand.address) as own:
+            own[stand.name].patients.insert_one({"_id": 2, "diagnosis": "b"})
+        return b"inserted"
+
+    assert run_in_child(insert) == b"inserted"
     assert [one["diagnosis"] for one in patients.find()] == ["a", "b"]
 
 

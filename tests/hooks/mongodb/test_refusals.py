@@ -10,8 +10,7 @@ from pymongo.errors import InvalidOperation, PyMongoError
 from hooks.mongodb import driver
 from hooks.mongodb.errors import ProtectionUnknown, ProtectionUnusable, StatementRefused
 from hooks.protection import ProtectionUnreadable
-
-ANN = {"_id": 1, "name": "Ann", "diagnosis": "flu", "insurance": "A-1", "address": {"street": "Main 1"}}
+from tests.hooks.mongodb.stand import ANN
 
 
 class Sent(monitoring.CommandListener):
