@@ -2,7 +2,7 @@
 
 import os
 
-from pymongo import ASCENDING, AsyncMongoClient, MongoClient, ReturnDocument
+from pymongo import ASCENDING, AsyncMongoClient, MongoClient
 
 
 def connect():
@@ -25,20 +25,3 @@ def admit(patients, name, diagnosis, insurance, **more: object):
 
 def insured(patients, insurance):
     return patients.find_one({"insurance": insurance})
-
-
-def diagnose(patients, number, diagnosis):
-    return patients.find_one_and_update(
-        {"_id": number},
-        {"$set": {"diagnosis": diagnosis}, "$inc": {"changes": 1}},
-        return_document=ReturnDocument.AFTER,
-    )
-
-
-def move(patients, number, street, city):
-    patients.update_one({"_id": number}, {"$set": {"address": {"street": street, "city": city}}})
-
-
-def cities(patients):
-    grouped = patients.aggregate([{"$group": {"_id": "$address.city", "count": {"$sum": 1}}}, {"$sort": {"_id": 1}}])
-    return {one["_id"]: one["count"] for one in grouped}

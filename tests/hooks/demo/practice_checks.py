@@ -44,22 +44,6 @@ def test_an_insurance_is_one_persons(patients):
     assert [error["op"]["insurance"] for error in refused.value.details["writeErrors"]] == ["B-2"]
 
 
-def test_a_diagnosis_changes(patients):
-    number = practice.admit(patients, "Ann", "influenza", "A-1")
-    assert practice.diagnose(patients, number, "a cold")["diagnosis"] == "a cold"
-    assert practice.diagnose(patients, number, None)["changes"] == 2
-    assert patients.find_one({"_id": number}, {"_id": 0, "diagnosis": 1}) == {"diagnosis": None}
-
-
-def test_patients_move(patients):
-    for number, city in enumerate(("Ulm", "Bern", "Ulm")):
-        made = practice.admit(patients, f"p{number}", None, str(number))
-        practice.move(patients, made, f"Main {number}", city)
-    assert practice.cities(patients) == {"Bern": 1, "Ulm": 2}
-    streets = [one["address"]["street"] for one in patients.find({"insurance": {"$in": ["0", "2"]}}).sort("name")]
-    assert streets == ["Main 0", "Main 2"]
-
-
 def test_many_patients_at_once(patients):
     rows = [{"_id": number, "diagnosis": f"d{number}", "insurance": f"i{number}"} for number in range(300)]
     patients.insert_many(rows)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import psycopg
@@ -15,10 +17,10 @@ import psycopg
 from config import secrets
 from config.secrets import Role, ensure_secret
 from database import protecting
-from tenancy.client_files import certificates
 from tenancy.protection import Mode, Store, parse_field
+from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home
-from tests.crypto.running.process import Service, connect_service
+from tests.crypto.running.process import Service
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEMO = REPOSITORY / "tests" / "hooks" / "demo"
@@ -26,22 +28,21 @@ OPENKCM = str(Path(sys.executable).with_name("openkcm"))
 
 
 def client_folder(home: Home, name: str, service: Service, folder: Path) -> Path:
-    """Connect a service and lay down its files as `openkcm service connect --out` does."""
-    folder.mkdir()
-    connect_service(home, name, folder)
-    pem = (folder / f"{home.tenant_id}-{name}.pem").read_text()
-    key, rest = pem.split("-----END PRIVATE KEY-----\n")
-    leaf, _, chain = rest.partition("-----END CERTIFICATE-----\n")
-    presented, root = certificates(f"{leaf}-----END CERTIFICATE-----\n", chain.strip() + "\n")
-    (folder / "client.key").write_text(f"{key}-----END PRIVATE KEY-----\n")
-    (folder / "client.pem").write_text(presented)
-    (folder / "ca.pem").write_text(root)
-    (folder / "client.toml").write_text(f'https = "https://localhost:{service.https}"\n')
-    return folder
+    """Connect a service and write its files as `openkcm service connect --out` does."""
+    home.connect(name)
+    return home.folder(folder, name, p256(), service.https)
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """Return the code of a document in a language."""
+    page = (REPOSITORY / "docs" / document).read_text(encoding="utf-8")
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for block in found]
 
 
 @dataclass
 class Program:
+    store: ClassVar[Store] = Store.POSTGRESQL
     conninfo: str
     folder: Path
     place: Path
@@ -64,7 +65,8 @@ class Program:
         own = {"CLINIC_DATABASE": self.conninfo, "SHOP_DATABASE": url}
         return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
 
-    def _run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run any command to its end, with more in its environment."""
         return subprocess.run(
             command,
             cwd=self.app,
@@ -76,10 +78,10 @@ class Program:
         )
 
     def plain(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return self._run([sys.executable, *command])
+        return self.run(sys.executable, *command)
 
     def protected(self, *command: str, folder: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-        return self._run(self.command(sys.executable, *command, folder=folder), **more)
+        return self.run(*self.command(sys.executable, *command, folder=folder), **more)
 
     def command(self, *command: str, folder: Path | None = None, options: tuple[str, ...] = ()) -> list[str]:
         return [OPENKCM, "run", "--folder", str(folder or self.folder), *options, "--", *command]
@@ -96,13 +98,19 @@ class Program:
             text=True,
         )
 
+    def execute(self, statements: str) -> list[tuple[Any, ...]]:
+        """Run statements without the hook, which sees what is stored."""
+        with psycopg.connect(self.conninfo) as owner:
+            cursor = owner.execute(statements.encode())
+            return cursor.fetchall() if cursor.description else []
+
     def operator(self, *words: str) -> dict[str, Any]:
         """Run a command as the tenant's operator and return its document."""
         field, folder = self.home.world.field, self.place / "operator"
         ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
         ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key(Role.OPERATOR).hex())
-        ran = self._run(
-            [OPENKCM, *words, "--json"],
+        ran = self.run(
+            *(OPENKCM, *words, "--json"),
             OPENKCM_DATABASE_URL=field.url,
             OPENKCM_SECRETS_DIR=str(folder),
             OPENKCM_STATE_DIR=str(self.place / "state"),
@@ -111,22 +119,51 @@ class Program:
         document: dict[str, Any] = json.loads(ran.stdout)
         return document
 
-    def checks(self, name: str) -> tuple[str, ...]:
-        """Return the arguments of Python that run an application's own tests."""
-        return "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(self.app), str(self.app / name)
+    def operator_runs(self, command: str) -> None:
+        """Run a command for operators as a document writes it, for the tenant of the test."""
+        openkcm, *words = command.split()
+        assert (openkcm, words[2:4]) == ("openkcm", ["acme-corp-12345", "clinic"])
+        self.operator(*[self.home.tenant_id if word == "acme-corp-12345" else word for word in words])
+
+    def run_example(self, script: str, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a document's `app.py` as its command line for a shell does."""
+        (self.app / "app.py").write_text(script)
+        words = command.split()
+        assert words[:2] == ["openkcm", "run"]
+        assert words[-3:] == ["--", "python", "app.py"]
+        return self.protected("app.py", DATABASE=self.conninfo)
+
+    def protect(
+        self,
+        place: str,
+        *,
+        home: Home | None = None,
+        service: str = "clinic",
+        plain_allowed: bool = False,
+        **modes: Mode,
+    ) -> None:
+        """Put fields on a service's list; `__` stands for the dot of a path."""
+        home = home or self.home
+        with home.world.field.open("operator", max_size=1).tenant_tx(home.tenant_id) as tx:
+            for path, mode in modes.items():
+                wanted = parse_field(self.store, place, path.replace("__", "."), mode, plain_allowed=plain_allowed)
+                protecting.protect(tx, service, wanted, "operator")
+
+    def assert_own_tests_pass(self, name: str) -> None:
+        """Run an application's own tests plain and protected: as many pass."""
+        arguments = "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(self.app), str(self.app / name)
+        plain, protected = self.plain(*arguments), self.protected(*arguments)
+        assert plain.returncode == 0, plain.stdout
+        assert protected.returncode == 0, protected.stdout + protected.stderr
+        count = plain.stdout.rpartition(" passed")[0].split()[-1]
+        assert f"{count} passed" in protected.stdout
 
 
 class MongoProgram(Program):
     """`conninfo` is the address of a server."""
 
+    store = Store.MONGODB
+
     def environment(self) -> dict[str, str]:
         own = {"PRACTICE_DATABASE": self.conninfo}
         return {k: v for k, v in os.environ.items() if not k.startswith("OPENKCM_")} | own
-
-    def protect(self, home: Home, service: str, place: str, **modes: Mode) -> None:
-        """Put fields on a service's list; `__` stands for the dot of a path."""
-        operator = home.world.field.open("operator", max_size=1)
-        with operator.tenant_tx(home.tenant_id) as tx:
-            for path, mode in modes.items():
-                wanted = parse_field(Store.MONGODB, place, path.replace("__", "."), mode, plain_allowed=False)
-                protecting.protect(tx, service, wanted, "operator")

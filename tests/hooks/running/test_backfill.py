@@ -12,9 +12,8 @@ import psycopg
 import pytest
 
 from tenancy.lifecycle import Move, State
-from tenancy.protection import Backfill, Mode, ProtectedField, Store
-from tests.crypto.core.world import Home
-from tests.hooks.backfill.stage import wait_for
+from tenancy.protection import Backfill, Mode
+from tests.concurrency import wait_until
 from tests.hooks.running.programs import OPENKCM, Program, client_folder
 
 ROWS = 3000
@@ -32,6 +31,7 @@ CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER noted BEFORE UPDATE ON patients FOR EACH ROW EXECUTE FUNCTION noted();
 """
+FIELDS = {"diagnosis": Mode.RANDOMISED, "insurance": Mode.DETERMINISTIC}
 PLAIN = "SELECT count(*) FROM patients WHERE diagnosis NOT LIKE 'okcm:c1:%' OR insurance NOT LIKE 'okcm:c2:%'"
 READ = (
     "import json, os, psycopg; connection = psycopg.connect(os.environ['CLINIC_DATABASE']);"
@@ -42,21 +42,12 @@ DONE = "SELECT count(*) FROM patients WHERE insurance LIKE 'okcm:c2:%'"
 
 
 def make(program: Program, rows: int = ROWS) -> None:
-    with psycopg.connect(program.conninfo) as owner:
-        owner.execute(MAKE.replace("ROWS", str(rows)).encode())
-    protect(program.home)
-
-
-def protect(home: Home) -> None:
-    with home.world.field.open("dashboard", max_size=1).tenant_tx(home.tenant_id) as tx:
-        for name, mode in (("diagnosis", Mode.RANDOMISED), ("insurance", Mode.DETERMINISTIC)):
-            one = ProtectedField(Store.POSTGRESQL, "public.patients", name, mode, plain_allowed=True)
-            tx.protection.protect("clinic", one, "ada")
+    program.execute(MAKE.replace("ROWS", str(rows)))
+    program.protect("public.patients", plain_allowed=True, **FIELDS)
 
 
 def count(program: Program, query: str = PLAIN) -> int:
-    with psycopg.connect(program.conninfo) as owner:
-        [(found,)] = owner.execute(query.encode())
+    [(found,)] = program.execute(query)
     return int(found)
 
 
@@ -64,25 +55,15 @@ def command(program: Program, *options: str) -> list[str]:
     return [OPENKCM, "backfill", "--folder", str(program.folder), "--batch", "5", *options]
 
 
-def environment(program: Program) -> dict[str, str]:
-    return program.environment() | {"KCM_BACKFILL_DATABASE": program.conninfo}
-
-
 def begin(program: Program, *options: str) -> subprocess.Popen[str]:
+    environment = program.environment() | {"KCM_BACKFILL_DATABASE": program.conninfo}
     return subprocess.Popen(
-        command(program, *options), env=environment(program), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(program, *options), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def run(program: Program, *options: str, **changed: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(program, *options),
-        env=environment(program) | changed,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return program.run(*command(program, *options), **({"KCM_BACKFILL_DATABASE": program.conninfo} | changed))
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.full)])
@@ -93,7 +74,7 @@ def test_killed_at_random_moments_beside_an_application_no_row_is_lost_or_done_t
         for number in range(kills):
             before = count(program, DONE)
             running = begin(program, "--rows-per-second", "300")
-            wait_for(lambda before=before: count(program, DONE) > before)  # type: ignore[misc]  # its default
+            wait_until(lambda before=before: count(program, DONE) > before)  # type: ignore[misc]  # its default
             time.sleep(random.uniform(0, 0.15))  # noqa: S311 - a moment, no secret
             running.send_signal(signal.SIGKILL)
             running.communicate(timeout=60)
@@ -109,17 +90,16 @@ def test_killed_at_random_moments_beside_an_application_no_row_is_lost_or_done_t
     assert len(told["known"]) > ROWS / 2
     read = program.protected("-c", READ)
     assert json.loads(read.stdout) == told["known"], read.stderr
-    with psycopg.connect(program.conninfo) as owner:
-        assert owner.execute("SELECT count(*) FROM twice").fetchone() == (0,)
+    assert count(program, "SELECT count(*) FROM twice") == 0
 
 
 def test_the_kill_switch_half_way_stops_it_and_it_goes_on_when_the_tenant_is_unlocked(program: Program, service):
     make(program, 1500)
     running = begin(program, "--rows-per-second", "150", "--key-seconds", "1", "--json")
     try:
-        wait_for(lambda: count(program) < 1400)
+        wait_until(lambda: count(program) < 1400)
         program.home.move(Move.LOCK)
-        wait_for(lambda: _stands_still(program))
+        wait_until(lambda: _stands_still(program))
         left = count(program)
         assert left > 0
         assert running.poll() is None
@@ -149,7 +129,7 @@ def _stands_still(program: Program) -> bool:
 def test_a_signal_ends_it_and_says_so_and_what_is_left_is_told(program: Program):
     make(program, 400)
     running = begin(program, "--rows-per-second", "50", "--json")
-    wait_for(lambda: count(program) < 400)
+    wait_until(lambda: count(program) < 400)
     running.terminate()
     said, _ = running.communicate(timeout=60)
     document = json.loads(said)
@@ -184,7 +164,7 @@ def test_a_password_is_never_an_argument_and_never_shown(program: Program):
     assert "not reached" in wrong.stderr
     assert "hidden" not in wrong.stdout + wrong.stderr
     running = begin(program, "--rows-per-second", "1", "--batch", "1")
-    wait_for(lambda: count(program) < 3)
+    wait_until(lambda: count(program) < 3)
     seen = Path(f"/proc/{running.pid}/cmdline").read_bytes()
     running.kill()
     running.communicate(timeout=60)
@@ -195,13 +175,11 @@ def test_a_password_is_never_an_argument_and_never_shown(program: Program):
 def test_another_services_folder_opens_nothing_and_stores_nothing(program: Program, world, service):
     make(program, 20)
     assert run(program).returncode == 0
-    with psycopg.connect(program.conninfo) as owner:
-        owner.execute("UPDATE patients SET diagnosis = 'plain' WHERE id = 1")
+    program.execute("UPDATE patients SET diagnosis = 'plain' WHERE id = 1")
     stranger = world.tenant()
     other = client_folder(stranger, "clinic", service, program.place / "other")
-    protect(stranger)
+    program.protect("public.patients", home=stranger, plain_allowed=True, **FIELDS)
     refused = run(program, "--folder", str(other))
     assert refused.returncode == 1
     assert "backfill_refused" in refused.stderr
-    with psycopg.connect(program.conninfo) as owner:
-        assert owner.execute("SELECT diagnosis FROM patients WHERE id = 1").fetchone() == ("plain",)
+    assert program.execute("SELECT diagnosis FROM patients WHERE id = 1") == [("plain",)]

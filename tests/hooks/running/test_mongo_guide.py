@@ -7,29 +7,20 @@ from pymongo import MongoClient
 
 from tenancy.client_files import Offer, configuration
 from tenancy.services import ServiceKind
-from tests.hooks.running.programs import REPOSITORY, MongoProgram
+from tests.hooks.running.programs import REPOSITORY, MongoProgram, blocks
 
-PAGE = (REPOSITORY / "docs/mongodb.md").read_text(encoding="utf-8")
-
-
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    return str(found)
+GUIDE = "mongodb.md"
+PAGE = (REPOSITORY / "docs" / GUIDE).read_text(encoding="utf-8")
 
 
 def test_the_guide(mongo_program: MongoProgram):
     program = mongo_program
-    for command in block("console").splitlines():
-        openkcm, *words = command.split()
-        assert (openkcm, words[2:4]) == ("openkcm", ["acme-corp-12345", "clinic"])
-        program.operator(*[program.home.tenant_id if word == "acme-corp-12345" else word for word in words])
-    (program.app / "app.py").write_text(block("python"))
-    words = block("sh").split()
-    assert words[:2] == ["openkcm", "run"]
-    assert words[-3:] == ["--", "python", "app.py"]
+    (commands,) = blocks(GUIDE, "console")
+    for command in commands.splitlines():
+        program.operator_runs(command)
     with MongoClient(program.conninfo) as client:
         client.drop_database("clinic")
-        ran = program.protected("app.py", DATABASE=program.conninfo)
+        ran = program.run_example(*blocks(GUIDE, "python"), *blocks(GUIDE, "sh"))
         said = "{'code': 'J11', 'since': 2026} {'street': 'Main 1', 'city': 'Ulm'}"
         assert ran.stdout == f"{said}\n", ran.stderr
         assert f"`{said}`" in PAGE
@@ -44,7 +35,8 @@ def test_the_guide(mongo_program: MongoProgram):
 def test_the_section_for_mongod_is_what_a_folder_holds():
     offer = Offer("https://kcm.example:8443", "kcm.example:5696")
     made = configuration(ServiceKind.MONGODB, "orders", "/etc/openkcm/orders", offer, "both")["mongod.yaml"]
-    assert block("yaml") == "".join(line for line in made.splitlines(keepends=True) if not line.startswith("#"))
+    (section,) = blocks(GUIDE, "yaml")
+    assert section == "".join(line for line in made.splitlines(keepends=True) if not line.startswith("#"))
 
 
 @pytest.mark.parametrize("asked", re.findall(r"`(\$\w+)`", PAGE))

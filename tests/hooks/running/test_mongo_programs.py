@@ -14,17 +14,12 @@ PLACE = "practice.patients"
 
 @pytest.fixture
 def program(mongo_program):
-    mongo_program.protect(mongo_program.home, "clinic", PLACE, **FIELDS)
+    mongo_program.protect(PLACE, **FIELDS)
     return mongo_program
 
 
 def test_an_applications_own_tests_pass_plain_and_protected(program):
-    plain = program.plain(*program.checks("practice_checks.py"))
-    assert plain.returncode == 0, plain.stdout
-    protected = program.protected(*program.checks("practice_checks.py"))
-    assert protected.returncode == 0, protected.stdout + protected.stderr
-    count = plain.stdout.rpartition(" passed")[0].split()[-1]
-    assert f"{count} passed" in protected.stdout
+    program.assert_own_tests_pass("practice_checks.py")
 
 
 WRITE = (
@@ -61,8 +56,8 @@ def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program,
     tenant = world.tenant()
     other = client_folder(tenant, "clinic", service, program.place / "other")
     neighbour = client_folder(program.home, "other", service, program.place / "neighbour")
-    program.protect(tenant, "clinic", PLACE, **FIELDS)
-    program.protect(program.home, "other", PLACE, **FIELDS)
+    program.protect(PLACE, home=tenant, **FIELDS)
+    program.protect(PLACE, service="other", **FIELDS)
     for folder in (other, neighbour):
         for ask in (READ, READ_ANY):
             read = program.protected("-c", ask, folder=folder)

@@ -1,6 +1,5 @@
 """Stock applications, run unchanged: plain, and then protected."""
 
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,12 +15,7 @@ from tests.hooks.running.programs import Program, client_folder
 
 @pytest.mark.parametrize("name", ["clinic_checks.py", "shop_checks.py"])
 def test_an_applications_own_tests_pass_plain_and_protected(program, name):
-    plain = program.plain(*program.checks(name))
-    assert plain.returncode == 0, plain.stdout
-    protected = program.protected(*program.checks(name))
-    assert protected.returncode == 0, protected.stdout + protected.stderr
-    count = plain.stdout.rpartition(" passed")[0].split()[-1]
-    assert f"{count} passed" in protected.stdout
+    program.assert_own_tests_pass(name)
 
 
 WRITE = (
@@ -191,14 +185,7 @@ def test_what_cannot_be_protected_does_not_run(program):
     for changed, said in ENDED:
         environment = surroundings(program.environment() | changed, program.folder, 60)
         environment |= {name: value for name, value in changed.items() if name != "PYTHONPATH"}
-        ran = subprocess.run(
-            [sys.executable, "-c", "print('ran')"],
-            cwd=program.app,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ran = program.run(sys.executable, "-c", "print('ran')", **environment)
         assert (ran.returncode, ran.stdout) == (78, "")
         assert said in ran.stderr
 

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 
 from database.interfaces import ProtectionUseRow
+from tenancy.protection import Mode
 from tests.hooks.running.programs import Program
 
 WORK = """
@@ -68,11 +69,8 @@ def test_what_a_program_and_its_children_did_is_told_at_their_end(program):
 
 def test_values_read_plain_are_counted_as_such(program):
     program.plain("-c", WORK)
-    for column in ("diagnosis", "insurance"):
-        options = ["--store", "postgresql", "--plain-allowed"]
-        if column == "insurance":
-            options += ["--mode", "deterministic"]
-        program.operator("protection", "protect", program.home.tenant_id, "clinic", "public.patients", column, *options)
+    fields = {"diagnosis": Mode.RANDOMISED, "insurance": Mode.DETERMINISTIC}
+    program.protect("public.patients", plain_allowed=True, **fields)
     script = "import clinic; c = clinic.connect(); print(len([clinic.patient(c, n) for n in (1, 2)]))"
     script += "; clinic.diagnose(c, 1, 'flu'); c.commit()"
     assert program.protected("-c", script).stdout == "2\n"
