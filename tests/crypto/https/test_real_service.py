@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from tenancy.lifecycle import Move, State
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import HOUR, Home, World
 from tests.crypto.running.process import Service
-
-
-def _issue(home: Home, name: str, key: ec.EllipticCurvePrivateKey, generation: int, life: timedelta) -> str:
-    return home.issue(name, generation, key, life)  # tests/agent/test_real.py imports it under this name
-
-
-def _folder(folder: Path, home: Home, name: str, key: ec.EllipticCurvePrivateKey, port: int) -> Path:
-    return home.folder(folder, name, key, port)  # the same
 
 
 @pytest.fixture
