@@ -14,7 +14,8 @@ from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
 from tenancy.errors import OperationRunning
 from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import PlatformPlace, Problem, RootKeyMode
-from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, KEY_ARN, PLATFORM, ROLE_ARN, begin, hold_by_root_key, refused
+from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, KEY_ARN, PLATFORM, ROLE_ARN, hold_by_root_key, refused
+from tests.database.builders import a_connected_service
 from workflows.gateway import NotDoneInTime
 
 POLICY = '{\n  "Effect": "Allow",\n  "Action": ["kms:Encrypt", "kms:Decrypt"]\n}'
@@ -94,7 +95,7 @@ def test_a_preflight_that_finds_nothing_changes_nothing(desk) -> None:
 
 @pytest.mark.parametrize("word", ["preflight", "change"])
 def test_problems_are_told_each_with_its_hint_and_end_with_one(desk, word) -> None:
-    desk.gateway.finds = [DENIED, SLOW]
+    desk.gateway.problems = [DENIED, SLOW]
     credentials = desk.credentials(pin="1234")
 
     document = desk.run("root-key", word, ACME, *HSM, "--credentials", credentials, status=1)
@@ -113,7 +114,7 @@ def test_problems_are_told_each_with_its_hint_and_end_with_one(desk, word) -> No
 
 
 def test_what_stopped_the_last_change_can_be_read_later(desk) -> None:
-    desk.gateway.finds = [DENIED]
+    desk.gateway.problems = [DENIED]
     desk.run("root-key", "change", ACME, *HSM, "--credentials", desk.credentials(pin="1234"), status=1)
 
     shown = desk.run("root-key", "show", ACME)
@@ -245,13 +246,14 @@ class Screen(io.StringIO):
 
 
 def test_people_see_how_far_a_change_is_while_it_runs(desk) -> None:
-    screen = Screen("wrapped 1 of 1 service keys")
+    screen = Screen("wrapped 1 of 2 service keys")
+    a_connected_service(desk.field, ACME, "billing", serial="2b3c")
+    desk.gateway.wraps = 1
     operator = desk.field.open("operator")
     with operator.tenant_tx(ACME) as tx:
         tx.root_keys.request(RootKeyRequestRow("0" * 32, PlatformPlace(), None))
 
     with root_key.shown(Console(file=screen), operator, ACME):
-        with desk.worker.tenant_tx(ACME) as tx:
-            number = begin(tx, "0" * 32)
-            tx.root_keys.stage(number, [(row, b"wrapped") for row in tx.root_keys.unstaged(number, 10)])
+        with pytest.raises(NotDoneInTime):
+            desk.gateway.change_root_key(ACME, "0" * 32)
         assert screen.shown.wait(20)

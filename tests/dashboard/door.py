@@ -1,5 +1,6 @@
-"""A door that does what the workflows do, to the rows of a real database, and refuses what they refuse."""
+"""A workflow gateway that changes the rows of a real database as the workflows do, and rejects what they reject."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,20 +11,19 @@ from cryptography.x509.oid import NameOID
 
 from database.connection import Database
 from database.interfaces import AuthorityRow, LeafRow, StatedRow
-from tenancy.approval_errors import ApprovalRequired
-from tenancy.approvals import Action
 from tenancy.authorities import AuthorityState
-from tenancy.errors import OpenKcmError, ServiceUnknown, TenantClosed
+from tenancy.boundaries import CheckResult
+from tenancy.errors import ServiceUnknown, TenantClosed
+from tenancy.examination import run_of
+from tenancy.examination_errors import ExaminationFailed
 from tenancy.ids import service_spiffe
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move
-from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
+from tenancy.lifecycle import DECRYPTS, ENCRYPTS
 from tenancy.report_document import Form
 from tenancy.services import ServiceState
-from tests.dashboard.approval_door import ApprovalDoor, request
-from tests.dashboard.root_key_door import RootKeyDoor
-from tests.dashboard.rotation_door import RotationDoor
-from tests.database.builders import a_service_key
+from tests.dashboard.approval_door import ApprovalRequests, request
+from tests.dashboard.root_key_door import INTAKE_PRIVATE, RootKeyRequests
+from tests.dashboard.rotation_door import RotationRequests
+from tests.database.builders import a_service_key, an_examination
 from tests.rendering.builders import a_standing
 
 LIFE = timedelta(hours=72)
@@ -78,29 +78,33 @@ class FakeAuthority:
         return signed(service, key, "authority", self.key, service_spiffe(tenant_id, service))
 
 
-class FakeDoor(RootKeyDoor, ApprovalDoor, RotationDoor):
-    """`fails` is what the next requests meet instead of an answer: Temporal down, say."""
+class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
+    """`fails` is what the next requests meet instead of an answer, for example that Temporal is down.
 
-    def __init__(self, worker: Database, authority: FakeAuthority) -> None:
-        RootKeyDoor.__init__(self, worker)
-        ApprovalDoor.__init__(self, worker)
-        RotationDoor.__init__(self, worker)
+    `attacks` are the results of each tenant's next examinations; those of the tenants in `unexamined` fail.
+    """
+
+    def __init__(self, worker: Database, authority: FakeAuthority, intake_key: str = INTAKE_PRIVATE) -> None:
+        RootKeyRequests.__init__(self, worker, intake_key)
+        ApprovalRequests.__init__(self, worker)
+        RotationRequests.__init__(self, worker)
         self.authority = authority
-        self.fails: OpenKcmError | None = None
+        self.fails: Exception | None = None
         self.asked: list[str] = []
+        self.attacks: dict[str, Sequence[CheckResult]] = {}
+        self.unexamined: set[str] = set()
+        self._examinations = 1
 
-    @request(lambda tenant_id, move: f"{move} {tenant_id}")
-    def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+    @request(lambda tenant_id, region, *, anew: f"check {tenant_id} in {region}{' anew' * anew}")
+    def check_boundaries(self, tenant_id: str, _region: str, *, anew: bool) -> str:
+        del anew
+        if tenant_id in self.unexamined:
+            raise ExaminationFailed
+        self._examinations += 1
+        run = run_of(str(self._examinations))
         with self.worker.tenant_tx(tenant_id) as tx:
-            match move:
-                case StandingMove.LOCK if tx.policy.get().wants_two_for(Action.LOCK):
-                    raise ApprovalRequired(Action.LOCK)
-                case StandingMove.LOCK:
-                    tx.tenants.hold(LockReason.SWITCH)
-                case StandingMove.UNLOCK:
-                    tx.tenants.release(LockReason.SWITCH)
-                case _:
-                    tx.tenants.move(Move(move))
+            an_examination(tx, *self.attacks.get(tenant_id, ()), run=run, at=datetime.now(UTC))
+        return run
 
     @request(lambda tenant_id: f"roll {tenant_id}")
     def roll_authority(self, tenant_id: str) -> None:

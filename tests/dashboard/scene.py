@@ -27,7 +27,7 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step, steps_of
 from tenancy.root_keys import Credentials, parse_place
 from tenancy.services import CryptoOperation, ServiceKind
-from tests.dashboard.door import FakeAuthority, FakeDoor
+from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.root_key_door import INTAKE_PUBLIC
 from tests.dashboard.rotation_door import GRACE
 from tests.database.builders import a_route, an_event, an_object
@@ -80,7 +80,7 @@ class Scene:
         self.crypto = self.field.open("crypto", max_size=1)
         self.dashboard = self.field.open("dashboard")
         self.authority = FakeAuthority()
-        self.door = FakeDoor(self.worker, self.authority)
+        self.door = FakeGateway(self.worker, self.authority)
 
     def seat(self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada") -> Seat:
         subject = f"{name.lower()}@acme.example"
