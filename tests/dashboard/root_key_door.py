@@ -13,13 +13,12 @@ from tenancy.errors import TenantClosed
 from tenancy.ids import root_key
 from tenancy.locks import may_change_root_key
 from tenancy.root_keys import Credentials, PlatformPlace, Problem, refuse_incomplete
+from tests.crypto.https.authority import key_pem
 from tests.dashboard.approval_door import request
 from workflows.gateway import NotDoneInTime, UpdateRefused
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
-INTAKE_PRIVATE = _KEY.private_bytes(
-    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-).decode()
+INTAKE_PRIVATE = key_pem(_KEY)
 INTAKE_PUBLIC = (
     _KEY.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 )
