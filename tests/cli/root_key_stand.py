@@ -34,6 +34,7 @@ from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import Move
 from tenancy.locks import LockReason
 from tests.dashboard.door import FakeAuthority, FakeGateway
+from tests.dashboard.scene import everything_stored
 from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field
 from workflows.gateway import Gateway, UpdateRefused
@@ -111,12 +112,7 @@ class Desk:
         return str(file)
 
     def everything_stored(self) -> str:
-        """Return every row of every table, as a thief of the database reads them."""
-        with self.field.administrator() as administrator:
-            tables = administrator.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
-            return "\n".join(
-                str(row) for (table,) in tables for row in administrator.execute(f"select * from okcm.{table}")
-            )
+        return everything_stored(self.field)
 
     def _ask(self, settings: Settings, question: Question) -> None:
         assert settings.database_url == self.field.url

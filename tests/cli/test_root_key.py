@@ -3,18 +3,18 @@
 import io
 import threading
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
 from cli import progress, root_key, root_key_view
 from cli.__main__ import main
-from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
+from database.interfaces import RootKeyRequestRow
 from tenancy.errors import OperationRunning
 from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
-from tenancy.root_keys import PlatformPlace, Problem, RootKeyMode
+from tenancy.root_keys import PlatformPlace, Problem
 from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, KEY_ARN, PLATFORM, ROLE_ARN, hold_by_root_key, refused
+from tests.dashboard.views.held import a_change
 from tests.database.builders import a_connected_service
 from workflows.gateway import NotDoneInTime
 
@@ -204,20 +204,7 @@ def test_a_wrong_option_is_named_and_its_value_is_not(desk) -> None:
     assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
 
 
-A_CHANGE = RootKeyChangeRow(
-    3,
-    RootKeyMode.PLATFORM,
-    "root-eu-west-1",
-    RootKeyMode.PKCS11,
-    "acme/root",
-    "0" * 32,
-    "running",
-    1000,
-    0,
-    None,
-    datetime(2026, 1, 15, tzinfo=UTC),
-    None,
-)
+A_CHANGE = a_change(number=3, wrapped=0)
 
 
 def test_progress_is_said_each_time_it_is_further_and_never_of_an_earlier_change() -> None:
