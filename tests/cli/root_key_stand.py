@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
-import pytest
 import typer
 from typer.testing import CliRunner, Result
 
@@ -25,17 +24,12 @@ import cli.rotate
 import cli.tenant
 from cli import output
 from cli.access import Question
-from config import secrets
-from config.secrets import Role
 from config.settings import Settings
 from database.connection import Database
-from devstack.secrets import ensure_secrets
 from tenancy.errors import OpenKcmError
-from tenancy.lifecycle import Move
 from tenancy.locks import LockReason
-from tests.dashboard.door import FakeAuthority, FakeGateway
+from tests.dashboard.door import FakeGateway
 from tests.dashboard.scene import everything_stored
-from tests.database.builders import a_connected_service, a_provisioned_tenant
 from tests.database.fixtures import Field
 from workflows.gateway import Gateway, UpdateRefused
 
@@ -117,31 +111,6 @@ class Desk:
     def _ask(self, settings: Settings, question: Question) -> None:
         assert settings.database_url == self.field.url
         asyncio.run(question(cast("Gateway", Awaited(self.gateway))))
-
-
-@pytest.fixture
-def secrets_folder(field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The operator's secrets; the environment names them, the database and a folder for the state."""
-    folder = tmp_path / "secrets"
-    secrets.ensure_secret(folder, secrets.database_password(Role.OPERATOR), field.server.passwords["operator"])
-    secrets.ensure_secret(folder, secrets.context_key(Role.OPERATOR), field.key("operator").hex())
-    ensure_secrets(folder)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("OPENKCM_SECRETS_DIR", str(folder))
-    monkeypatch.setenv("OPENKCM_DATABASE_URL", field.url)
-    return folder
-
-
-@pytest.fixture
-def desk(field, secrets_folder: Path, tmp_path: Path) -> Desk:
-    worker = field.open("worker")
-    a_provisioned_tenant(worker, ACME)
-    with worker.tenant_tx(ACME) as tx:
-        tx.tenants.move(Move.ACTIVATE)
-    a_connected_service(field, ACME)
-    intake_key = secrets.read_secret(secrets_folder, secrets.INTAKE_KEY)
-    return Desk(field, FakeGateway(worker, FakeAuthority(), intake_key), tmp_path)
 
 
 def at_a_terminal(words: Sequence[str], typed: Sequence[str], temporal_port: int) -> tuple[int, str]:

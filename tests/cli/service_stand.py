@@ -3,13 +3,9 @@
 import asyncio
 import json
 import threading
-import uuid
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,16 +15,10 @@ from typer.testing import CliRunner
 
 import cli.service
 import cli.tenant
-from config import secrets
-from config.secrets import Role, ensure_secret
 from config.settings import Settings
 from database.connection import Database
-from devstack.secrets import ensure_pair
-from tenancy.events import EventKind, MarketplaceEvent
-from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning, run_steps
-from tests.database.fixtures import Field, Server, clone
-from tests.worker.conftest import process_environment
+from tests.activities.conftest import Provisioning
+from tests.database.fixtures import Field
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
 
@@ -61,42 +51,6 @@ class Running:
         self._thread.join(60)
         self._loop.close()
         self.parts.database.close()
-
-
-@pytest.fixture(scope="module")
-def services_field(server: Server, template: str) -> Iterator[Field]:
-    """One database for all tests of a module: each has a separate tenant."""
-    with clone(server, template) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def settings(services_field: Field, vault, temporal, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    state, field = tmp_path_factory.mktemp("state"), services_field
-    folder = state / "secrets"
-    for role in (Role.WORKER, Role.OPERATOR):
-        ensure_secret(folder, secrets.database_password(role), field.server.passwords[role])
-        ensure_secret(folder, secrets.context_key(role), field.key(role).hex())
-    for role in (Role.WORKER, Role.OFFBOARDING):
-        ensure_secret(folder, secrets.vault_secret(role), (vault.folder / f"{role}.secret").read_text())
-    ensure_secret(folder, secrets.BOUNDARY_IDENTITY, vault.identity_pem)
-    ensure_pair(folder, secrets.INTAKE_KEY, secrets.INTAKE_PUBLIC_KEY)
-    return Settings(
-        state_dir=state,
-        regions=(f"eu-{uuid.uuid4().hex}-1",),  # no other worker serves this region
-        database_url=field.url,
-        vault_address=vault.url,
-        temporal_port=temporal.port,
-        crypto_https_port=18443,
-        crypto_kmip_port=15696,
-    )
-
-
-@pytest.fixture(scope="module")
-def running_worker(settings: Settings) -> Iterator[Running]:
-    running = Running(settings)
-    yield running
-    running.stop()
 
 
 class Command:
@@ -144,30 +98,6 @@ def application() -> typer.Typer:
     cli.service.register(app)
     cli.tenant.register(app)
     return app
-
-
-@pytest.fixture
-def command(
-    running_worker: Running, settings: Settings, services_field: Field, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    """The command for a new active tenant."""
-    tenant = Provisioning(running_worker.parts, f"acme-{uuid.uuid4().hex[:8]}")
-    event = MarketplaceEvent(
-        event_id=f"event-{tenant.tenant_id}",
-        kind=EventKind.SERVICE_ENABLED,
-        tenant_id=tenant.tenant_id,
-        organization="ACME Corporation",
-        region=settings.regions[0],
-        timestamp=datetime.now(UTC),
-    )
-    with services_field.open("marketplace", max_size=1).tenant_tx(tenant.tenant_id) as tx:
-        tx.tenants.request(event)
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
-    monkeypatch.chdir(tmp_path)
-    for name, value in process_environment(settings).items():
-        if name.startswith("OPENKCM_"):
-            monkeypatch.setenv(name, json.dumps(settings.regions) if name == "OPENKCM_REGIONS" else value)
-    return Command(tenant, services_field, tmp_path)
 
 
 def a_request(folder: Path, key: ec.EllipticCurvePrivateKey | None = None) -> Path:

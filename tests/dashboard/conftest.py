@@ -1,3 +1,9 @@
-from tests.dashboard.scene import scene
+import pytest
 
-__all__ = ["scene"]
+from tests.dashboard.scene import Scene
+from tests.database.fixtures import Field
+
+
+@pytest.fixture
+def scene(field: Field) -> Scene:
+    return Scene(field)

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -215,11 +214,6 @@ class Scene:
 def meaning(state: State) -> str:
     """Return what a page says of a tenant that this scene brought to a state."""
     return standing(state, [LockReason.SWITCH]).meaning
-
-
-@pytest.fixture
-def scene(field: Field) -> Scene:
-    return Scene(field)
 
 
 def shown(page: str, seat: Seat | Market, **query: str) -> AppTest:
