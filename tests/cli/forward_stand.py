@@ -6,8 +6,8 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
@@ -17,6 +17,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.cli.background import Background
 from tests.crypto.https.authority import key_pem, pem, signed
 
 
@@ -133,25 +134,18 @@ class SyslogReceiver:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        loop, started = asyncio.new_event_loop(), threading.Event()
-        stop = asyncio.Event()
-
-        async def serve() -> None:
-            context = None if self.identity is None else self.identity.context()
-            async with await asyncio.start_server(self._take, "127.0.0.1", self.port, ssl=context) as server:
-                self.port = server.sockets[0].getsockname()[1]
-                started.set()
-                await stop.wait()
-
-        thread = threading.Thread(target=loop.run_until_complete, args=[serve()], daemon=True)
-        thread.start()
-        assert started.wait(60)
+        background = Background(self._serve())
         try:
             yield
         finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join(60)
-            loop.close()
+            background.stop()
+
+    @asynccontextmanager
+    async def _serve(self) -> AsyncIterator[None]:
+        context = None if self.identity is None else self.identity.context()
+        async with await asyncio.start_server(self._take, "127.0.0.1", self.port, ssl=context) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

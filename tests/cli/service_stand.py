@@ -1,8 +1,8 @@
 """A tenant, a worker and the `openkcm service` command over real servers."""
 
-import asyncio
 import json
-import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +18,31 @@ import cli.tenant
 from config.settings import Settings
 from database.connection import Database
 from tests.activities.conftest import Provisioning
+from tests.cli.background import Background
 from tests.database.fixtures import Field
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
 
 
-class Running:
-    """The worker's real wiring in a thread of its own, because the commands are synchronous."""
+class Running(Background):
+    """The worker as the product wires it."""
 
     def __init__(self, settings: Settings) -> None:
         self.parts = wiring.build(settings)
-        self._started, self._loop = threading.Event(), asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._settings = settings
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
-        self._thread.start()
-        assert self._started.wait(60)
+        super().__init__(self._worker(settings))
 
-    async def _serve(self) -> None:
+    @asynccontextmanager
+    async def _worker(self, settings: Settings) -> AsyncIterator[None]:
         self.parts.keyring.open_platform_key()
-        ensure_root_keys(self.parts.root_keys, self._settings.regions)
-        address = self._settings.temporal_address
-        assert address is not None
-        client = await Client.connect(address, data_converter=self.parts.converter)
+        ensure_root_keys(self.parts.root_keys, settings.regions)
+        assert settings.temporal_address is not None
+        client = await Client.connect(settings.temporal_address, data_converter=self.parts.converter)
         [lifecycle, *_] = wiring.workers(client, self.parts)
         async with lifecycle:
-            self._started.set()
-            await self._stop.wait()
+            yield
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(60)
-        self._loop.close()
+        super().stop()
         self.parts.database.close()
 
 
