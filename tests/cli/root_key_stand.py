@@ -29,13 +29,9 @@ from database.connection import Database
 from tenancy.errors import OpenKcmError
 from tenancy.locks import LockReason
 from tests.dashboard.door import FakeGateway
-from tests.dashboard.scene import everything_stored
+from tests.dashboard.scene import ACME, KEY_ARN, everything_stored
 from tests.database.fixtures import Field
 from workflows.gateway import Gateway, UpdateRefused
-
-ACME = "acme-corp-12345"
-KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-ROLE_ARN = "arn:aws:iam::111122223333:role/openkcm"
 
 AWS = ("--provider", "aws-kms", "--key-arn", KEY_ARN)
 HSM = ("--provider", "pkcs11", "--token", "acme", "--key", "root")

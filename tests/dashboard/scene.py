@@ -15,7 +15,7 @@ from config.sealing import seal
 from dashboard.market import Market
 from dashboard.seat import Addresses, Seat
 from dashboard.views.standing import standing
-from database.interfaces import DoomedRow, RootKeyRequestRow, ServiceRequestRow, ShredRow, UsesRow
+from database.interfaces import DoomedRow, RootKeyRequestRow, ServiceRequestRow, ShredRow, TenantDatabase, UsesRow
 from tenancy.approvals import Action
 from tenancy.ids import ca_key, l2_key
 from tenancy.lifecycle import Move, State
@@ -60,6 +60,12 @@ def a_request_pem(key: ec.EllipticCurvePrivateKey | None = None) -> str:
     key = key or ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def audit_records(database: TenantDatabase, tenant_id: str) -> list[dict[str, Any]]:
+    """Return every audit record of a tenant, the oldest first."""
+    with database.tenant_tx(tenant_id) as tx:
+        return [json.loads(stored.record) for stored in tx.audit.records()]
 
 
 def everything_stored(field: Field) -> str:
@@ -197,9 +203,7 @@ class Scene:
         return row.state, row.locks
 
     def records(self, tenant_id: str = ACME) -> list[dict[str, Any]]:
-        """Return every audit record of a tenant, the oldest first."""
-        with self.worker.tenant_tx(tenant_id) as tx:
-            return [json.loads(stored.record) for stored in tx.audit.records()]
+        return audit_records(self.worker, tenant_id)
 
     def recorded(self, name: str, tenant_id: str = ACME) -> list[tuple[str, str]]:
         """Return actor and outcome of each audit record with a name."""

@@ -20,11 +20,6 @@ HOME = of_tenant(ACME)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def dashboard(field: Field) -> Database:
     worker = field.open("worker")
     for tenant in (ACME, BETA):

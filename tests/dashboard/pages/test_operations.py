@@ -1,6 +1,5 @@
 """The page of the platform's operators on a real database; only the workflow gateway is a stand-in."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from tenancy.lifecycle import Move, State
 from tenancy.people import OPERATORS, Person, PersonRole
 from tenancy.provisioning import Step
 from tests.dashboard.door import FakeAuthority, FakeGateway
-from tests.dashboard.scene import ACME, press, shown, text
+from tests.dashboard.scene import ACME, audit_records, press, shown, text
 from tests.database.builders import an_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.many import TENANTS, add_many_tenants
@@ -53,11 +52,6 @@ def failed(worker: Database, tenant_id: str) -> None:
         tx.steps.finish("provision/1", Step.OPEN_RECORDS, datetime.now(UTC))
         tx.steps.fail("provision/1", Step.CREATE_KEYS, "vault_refused")
         tx.tenants.move(Move.FAIL)
-
-
-def stream(worker: Database, tenant_id: str) -> list[dict]:
-    with worker.tenant_tx(tenant_id) as tx:
-        return [json.loads(stored.record) for stored in tx.audit.records()]
 
 
 @pytest.fixture
@@ -138,7 +132,7 @@ def test_a_stuck_tenant_is_shown_with_its_step_and_workflow_and_none_of_the_cust
     assert at.title[0].value == "Operations"
     press(at, f"operations-retry-stuck-{ACME}")
     assert "Your request is recorded" not in press(at, "operations-retry-left")
-    assert (door.asked, stream(worker, ACME)) == ([], [])
+    assert (door.asked, audit_records(worker, ACME)) == ([], [])
 
 
 def retried(at: AppTest) -> AppTest:
@@ -155,7 +149,7 @@ def test_a_retry_is_requested_once_and_recorded_in_both_streams(
     assert "is being provisioned again" in text(at)
     assert door.asked == [f"retry {ACME}"]
     for tenant_id in (ACME, OPERATORS):
-        [record] = stream(worker, tenant_id)
+        [record] = audit_records(worker, tenant_id)
         assert (record["name"], record["actor"], record["outcome"], record["subject"]) == (
             AuditName.RETRY_REQUESTED,
             "otto",
@@ -173,8 +167,8 @@ def test_temporal_down_is_said_and_nothing_is_lost(field: Field, worker: Databas
     at = retried(shown("operations", a_seat(field, door)))
     said = text(at)
     assert f"{ACME} was not tried again, and nothing was changed. The workflow service does not answer." in said
-    assert [record["outcome"] for record in stream(worker, ACME)] == ["intended", "refused"]
-    assert stream(worker, ACME)[1]["details"] == {"code": "temporal_unavailable"}
+    assert [record["outcome"] for record in audit_records(worker, ACME)] == ["intended", "refused"]
+    assert audit_records(worker, ACME)[1]["details"] == {"code": "temporal_unavailable"}
     door.fails = None
     door.asked.clear()
     retried(at)
@@ -214,8 +208,8 @@ def test_a_retry_without_role_platform_session_or_tenant_changes_nothing(
     ):
         with pytest.raises(error):
             retry(seat, tenant_id)
-    assert (door.asked, stream(worker, ACME), stream(worker, "nobody-here")) == ([], [], [])
-    assert [(record["name"], record["outcome"], record["actor"]) for record in stream(worker, OPERATORS)] == [
+    assert (door.asked, audit_records(worker, ACME), audit_records(worker, "nobody-here")) == ([], [], [])
+    assert [(record["name"], record["outcome"], record["actor"]) for record in audit_records(worker, OPERATORS)] == [
         (AuditName.ACTION_REFUSED, "refused", "eve"),
         (AuditName.ACTION_REFUSED, "refused", "otto"),
     ]
