@@ -6,8 +6,8 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.cli.background import Background
+from tests.crypto.https.authority import key_pem, pem, signed
 
 
 @dataclass(frozen=True)
@@ -33,25 +35,15 @@ class Identity:
 
 
 def make_identity(folder: Path, name: str = "receiver") -> Identity:
-    key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+    key, start = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5)
+    extensions = (
+        (x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), False),
+        (x509.BasicConstraints(ca=True, path_length=None), True),
     )
+    certificate = signed(name, key.public_key(), None, key, *extensions, start=start, life=dt.timedelta(days=1))
     made = Identity(folder / f"{name}.pem", folder / f"{name}.key")
-    made.pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    made.key.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    made.pem.write_text(pem(certificate))
+    made.key.write_text(key_pem(key))
     return made
 
 
@@ -142,25 +134,18 @@ class SyslogReceiver:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        loop, started = asyncio.new_event_loop(), threading.Event()
-        stop = asyncio.Event()
-
-        async def serve() -> None:
-            context = None if self.identity is None else self.identity.context()
-            async with await asyncio.start_server(self._take, "127.0.0.1", self.port, ssl=context) as server:
-                self.port = server.sockets[0].getsockname()[1]
-                started.set()
-                await stop.wait()
-
-        thread = threading.Thread(target=loop.run_until_complete, args=[serve()], daemon=True)
-        thread.start()
-        assert started.wait(60)
+        background = Background(self._serve())
         try:
             yield
         finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join(60)
-            loop.close()
+            background.stop()
+
+    @asynccontextmanager
+    async def _serve(self) -> AsyncIterator[None]:
+        context = None if self.identity is None else self.identity.context()
+        async with await asyncio.start_server(self._take, "127.0.0.1", self.port, ssl=context) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -1,7 +1,6 @@
 """Whatever a command asks of a tenant stands in the tenant's stream: as intended before, and how it ended after."""
 
 import asyncio
-import json
 from typing import Any, cast
 
 import pytest
@@ -10,13 +9,12 @@ from cli.boundaries import CheckBoundaries
 from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tenancy.examination_errors import BreachNotCleared
 from tests.cli.root_key_stand import ACME, PLATFORM, at_a_terminal, refused
+from tests.dashboard.scene import audit_records
 from workflows.gateway import UpdateRefused
 
 
 def records(desk: Any) -> list[dict[str, Any]]:
-    with desk.worker.tenant_tx(ACME) as tx:
-        found = [json.loads(one.record) for one in tx.audit.records()]
-    return [one for one in found if one["actor"] == "operator"]
+    return [one for one in audit_records(desk.worker, ACME) if one["actor"] == "operator"]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from database.connection import Database
 from database.interfaces import ShredRow
 from tenancy.shred import shred_message, statement_text
 from tests.cli import offline
-from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
-from tests.database.signing import SIGNER, sign_head
+from tests.database.signing import SIGNER
 from tests.tenancy.proving import (
     FINGERPRINT,
     KEYS,
@@ -29,18 +28,6 @@ from tests.tenancy.proving import (
     a_stream,
     an_export,
 )
-
-
-@pytest.fixture
-def stand(secrets_folder: Path, worker: Database) -> Path:
-    """A tenant with a signed stream, and the operator's secrets; returns a folder for files."""
-    a_provisioned_tenant(worker, TENANT)
-    with worker.tenant_tx(TENANT) as tx:
-        tx.audit.append_all([an_audit_event(f"e{n}", subject=f"Schlüssel {n}") for n in range(20)])
-    sign_head(worker, TENANT)
-    files = secrets_folder.parent / "files"
-    files.mkdir()
-    return files
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def beta(desk) -> str:
 
 
 def test_an_examination_that_held_answers_by_the_contract_and_exits_0(desk) -> None:
-    desk.gateway.walls[ACME] = (HELD, UNSEEN)
+    desk.gateway.attacks[ACME] = (HELD, UNSEEN)
     document = desk.run("check-boundaries", ACME)
     assert document["passed"] is True
     assert document["checks"] == [
@@ -45,7 +45,7 @@ def test_an_examination_that_held_answers_by_the_contract_and_exits_0(desk) -> N
 
 
 def test_a_breach_exits_1_with_document_and_error(desk) -> None:
-    desk.gateway.walls[ACME] = (HELD, BREACHED)
+    desk.gateway.attacks[ACME] = (HELD, BREACHED)
     document = desk.run("check-boundaries", ACME, status=1)
     assert document["passed"] is False
     assert document["error"]["code"] == "boundary_breached"
@@ -54,13 +54,13 @@ def test_a_breach_exits_1_with_document_and_error(desk) -> None:
 
 
 def test_an_examination_without_anything_that_could_be_attacked_is_no_pass(desk) -> None:
-    desk.gateway.walls[ACME] = (UNSEEN,)
+    desk.gateway.attacks[ACME] = (UNSEEN,)
     assert desk.run("check-boundaries", ACME, status=1)["error"]["code"] == "boundary_not_checked"
 
 
 def test_all_tenants_are_examined_with_totals_and_the_platforms_own_are_left_out(desk, beta) -> None:
     a_provisioned_tenant(desk.worker, "openkcm-canary")
-    desk.gateway.walls[beta] = (HELD, UNSEEN)
+    desk.gateway.attacks[beta] = (HELD, UNSEEN)
     document = desk.run("check-boundaries", "--all")
     assert document["passed"] is True
     assert {one["tenant_id"]: (one["held"], one["breached"], one["not_checked"]) for one in document["tenants"]} == {
@@ -91,11 +91,11 @@ def test_a_tenant_that_is_not_open_and_one_that_is_not_there_are_refused_before_
 
 
 def test_what_is_on_record_is_not_believed_unless_its_signatures_fit(desk) -> None:
-    desk.gateway.walls[ACME] = (HELD, BREACHED)
+    desk.gateway.attacks[ACME] = (HELD, BREACHED)
     examine = desk.gateway.check_boundaries
 
-    async def forged(tenant_id: str, region: str, *, anew: bool) -> str:
-        run = await examine(tenant_id, region, anew=anew)
+    def forged(tenant_id: str, region: str, *, anew: bool) -> str:
+        run = examine(tenant_id, region, anew=anew)
         with desk.field.administrator() as administrator:
             administrator.execute("update okcm.boundary_result set outcome = 'held'")
             administrator.execute("update okcm.boundary_clause set held = held + breached, breached = 0")
@@ -121,13 +121,13 @@ def test_a_lock_of_a_breach_opens_by_an_act_of_its_own_after_an_examination_with
     assert early.value.code == refused(BreachNotCleared()).code
     assert desk.invoke("tenant", "unlock", ACME, "--breach").exit_code == 2
 
-    desk.gateway.walls[ACME] = (HELD, UNSEEN)
+    desk.gateway.attacks[ACME] = (HELD, UNSEEN)
     desk.run("check-boundaries", ACME)
     assert desk.run("tenant", "unlock", ACME, "--breach", "--confirm", ACME)["state"] == "active"
 
 
 def test_a_tenant_says_when_it_was_last_examined_and_what_was_not_checked(desk) -> None:
-    desk.gateway.walls[ACME] = (HELD, UNSEEN)
+    desk.gateway.attacks[ACME] = (HELD, UNSEEN)
     desk.run("check-boundaries", ACME)
     examination = desk.run("tenant", "show", ACME)["examination"]
     assert examination["passed"] is True

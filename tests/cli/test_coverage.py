@@ -1,6 +1,5 @@
 """`openkcm coverage`: the page's judgement as a document, for whoever runs the dashboard and nobody else."""
 
-import json
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +9,7 @@ from config.secrets import Role
 from database.interfaces import ProtectionUseRow
 from tenancy.errors import SettingsInvalid, TenantUnknown
 from tests.cli.root_key_stand import ACME, Desk
+from tests.dashboard.scene import audit_records
 
 PLACE = "postgresql:public.patients.diagnosis"
 
@@ -40,9 +40,7 @@ def test_it_says_what_is_encrypted_and_that_nothing_is_missing(told: Desk) -> No
     [field] = service["fields"]
     assert (field["place"], field["listed"], field["last_7_days"]["operations"]) == (PLACE, False, 10)
     assert "All sensitive data protected" in told.invoke("coverage", ACME).stdout
-    with told.worker.tenant_tx(ACME) as tx:
-        records = [json.loads(one.record) for one in tx.audit.records()]
-    looks = [one for one in records if one["name"] == "dashboard.exported"]
+    looks = [one for one in audit_records(told.worker, ACME) if one["name"] == "dashboard.exported"]
     assert [(one["subject"], one["actor"]) for one in looks] == [("coverage", "operator")] * 2
 
 

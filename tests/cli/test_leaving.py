@@ -74,7 +74,7 @@ def test_behind_the_point_of_no_return_a_restore_is_refused_before_anybody_is_as
         assert tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
     with pytest.raises(DestructionBegun):
         desk.run("restore", ACME)
-    assert desk.gateway.asked == [f"offboard {ACME}"]
+    assert desk.gateway.asked == [f"offboard {ACME} operator"]
     assert "nothing can be restored" in desk.invoke("tenant", "show", ACME).stdout
 
 

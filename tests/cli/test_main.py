@@ -32,7 +32,7 @@ def test_status_and_down_make_no_state_folder(state_dir: Path) -> None:
     assert not state_dir.exists()
 
 
-@pytest.mark.parametrize("words", [["frobnicate"], ["up", "--frobnicate"]])
+@pytest.mark.parametrize("words", [["frobnicate"], ["up", "--frobnicate"], ["tenant", "lock", "acme-corp-12345"]])
 def test_wrong_usage_is_2_and_still_one_document(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--json"]) == 2
 

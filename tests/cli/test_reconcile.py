@@ -13,11 +13,8 @@ from database.connection import Database
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.binding import Context, Purpose
-from tests.cli.test_audit import stand
 from tests.database.builders import an_audit_event
 from tests.tenancy.proving import TENANT
-
-__all__ = ["stand"]
 
 L2 = ids.l2_key(TENANT)
 

@@ -3,18 +3,20 @@
 import io
 import threading
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
 from cli import progress, root_key, root_key_view
 from cli.__main__ import main
-from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
+from database.interfaces import RootKeyRequestRow
 from tenancy.errors import OperationRunning
 from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
-from tenancy.root_keys import PlatformPlace, Problem, RootKeyMode
-from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, KEY_ARN, PLATFORM, ROLE_ARN, begin, hold_by_root_key, refused
+from tenancy.root_keys import PlatformPlace, Problem
+from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, KEY_ARN, PLATFORM, hold_by_root_key, refused
+from tests.dashboard.scene import ROLE_ARN
+from tests.dashboard.views.held import a_change
+from tests.database.builders import a_connected_service
 from workflows.gateway import NotDoneInTime
 
 POLICY = '{\n  "Effect": "Allow",\n  "Action": ["kms:Encrypt", "kms:Decrypt"]\n}'
@@ -94,7 +96,7 @@ def test_a_preflight_that_finds_nothing_changes_nothing(desk) -> None:
 
 @pytest.mark.parametrize("word", ["preflight", "change"])
 def test_problems_are_told_each_with_its_hint_and_end_with_one(desk, word) -> None:
-    desk.gateway.finds = [DENIED, SLOW]
+    desk.gateway.problems = [DENIED, SLOW]
     credentials = desk.credentials(pin="1234")
 
     document = desk.run("root-key", word, ACME, *HSM, "--credentials", credentials, status=1)
@@ -113,7 +115,7 @@ def test_problems_are_told_each_with_its_hint_and_end_with_one(desk, word) -> No
 
 
 def test_what_stopped_the_last_change_can_be_read_later(desk) -> None:
-    desk.gateway.finds = [DENIED]
+    desk.gateway.problems = [DENIED]
     desk.run("root-key", "change", ACME, *HSM, "--credentials", desk.credentials(pin="1234"), status=1)
 
     shown = desk.run("root-key", "show", ACME)
@@ -203,20 +205,7 @@ def test_a_wrong_option_is_named_and_its_value_is_not(desk) -> None:
     assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
 
 
-A_CHANGE = RootKeyChangeRow(
-    3,
-    RootKeyMode.PLATFORM,
-    "root-eu-west-1",
-    RootKeyMode.PKCS11,
-    "acme/root",
-    "0" * 32,
-    "running",
-    1000,
-    0,
-    None,
-    datetime(2026, 1, 15, tzinfo=UTC),
-    None,
-)
+A_CHANGE = a_change(number=3, wrapped=0)
 
 
 def test_progress_is_said_each_time_it_is_further_and_never_of_an_earlier_change() -> None:
@@ -245,13 +234,14 @@ class Screen(io.StringIO):
 
 
 def test_people_see_how_far_a_change_is_while_it_runs(desk) -> None:
-    screen = Screen("wrapped 1 of 1 service keys")
+    screen = Screen("wrapped 1 of 2 service keys")
+    a_connected_service(desk.field, ACME, "billing", serial="2b3c")
+    desk.gateway.wraps = 1
     operator = desk.field.open("operator")
     with operator.tenant_tx(ACME) as tx:
         tx.root_keys.request(RootKeyRequestRow("0" * 32, PlatformPlace(), None))
 
     with root_key.shown(Console(file=screen), operator, ACME):
-        with desk.worker.tenant_tx(ACME) as tx:
-            number = begin(tx, "0" * 32)
-            tx.root_keys.stage(number, [(row, b"wrapped") for row in tx.root_keys.unstaged(number, 10)])
+        with pytest.raises(NotDoneInTime):
+            desk.gateway.change_root_key(ACME, "0" * 32)
         assert screen.shown.wait(20)

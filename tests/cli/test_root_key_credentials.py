@@ -20,7 +20,8 @@ from tenancy.errors import SettingsInvalid
 from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import Credentials
 from tests.cli.forward_stand import make_identity
-from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, ROLE_ARN, SECRET, at_a_terminal
+from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, SECRET, at_a_terminal
+from tests.dashboard.scene import ROLE_ARN
 
 WAYS = [
     (AWS, {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}),
@@ -45,8 +46,8 @@ def test_credentials_of_a_file_reach_the_worker_and_are_stored_and_logged_nowher
     checked = desk.invoke(*words, typed=json.dumps(wanted))
 
     assert (result.exit_code, checked.exit_code) == (0, 0)
-    assert [plain(opened) for opened in desk.gateway.opened] == [wanted, wanted]
-    for seen in (result.output, checked.output, caplog.text, desk.everything_stored(), repr(desk.gateway.opened)):
+    assert [plain(opened) for opened in desk.gateway.taken] == [wanted, wanted]
+    for seen in (result.output, checked.output, caplog.text, desk.everything_stored(), repr(desk.gateway.taken)):
         assert SECRET not in seen
 
 
@@ -68,7 +69,7 @@ def test_before_the_worker_takes_them_they_are_stored_for_it_alone(desk, secrets
 def test_an_access_key_id_may_be_an_option_and_its_secret_may_not(desk) -> None:
     file = desk.credentials(secret_access_key=SECRET)
     desk.run("root-key", "preflight", ACME, *AWS, "--access-key-id", "AKIAEXAMPLE", "--credentials", file)
-    assert plain(desk.gateway.opened[0]) == {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}
+    assert plain(desk.gateway.taken[0]) == {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}
 
     for option in ("--secret-access-key", "--pin", "--secret-id"):
         for words in ((option, SECRET), (f"{option}={SECRET}",)):

@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cli.__main__ import main
 from tenancy.errors import OpenKcmError
 from tests.cli.root_key_stand import ACME, hold_by_root_key
 
@@ -30,12 +29,6 @@ def test_locks_are_shown_and_listed(desk) -> None:
     assert [tenant["locks"] for tenant in desk.run("tenant", "list")["tenants"]] == [["switch"]]
     for words in (("show", ACME), ("list",)):
         assert "locked by switch" in desk.invoke("tenant", *words).stdout
-
-
-@pytest.mark.usefixtures("desk")
-def test_wrong_usage_is_one_document_for_a_script(capsys) -> None:
-    assert main(["tenant", "lock", ACME, "--json"]) == 2
-    assert '"usage"' in capsys.readouterr().out
 
 
 def test_a_dry_run_lists_what_would_stop_and_changes_nothing(desk) -> None:

@@ -1,8 +1,6 @@
 """The commands as a script sees them: arguments in, one JSON document and an exit status out."""
 
-import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,46 +15,16 @@ from cli.enable import NotReadyInTime, ProvisioningFailed
 from config import secrets
 from storefront.sender import EnableRefused
 from tenancy.errors import ComponentFailed, IllegalTenantId, OpenKcmError, TenantUnknown
-from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, Endpoint, RecordingDoor, logs, running
+from tests.cli.background import MarketplaceServer
+from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, logs
 
 __all__ = ["logs"]
 ACME = ("acme-corp-12345", "--organization", "ACME Corporation", "--region", "eu-west-1")
 
 
-class Stand:
-    """The endpoint, served from a thread of its own because the commands are synchronous."""
-
-    def __init__(self, field) -> None:
-        self.field, self.door = field, RecordingDoor()
-        self.endpoint: Endpoint | None = None
-        self._started, self._loop = threading.Event(), asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
-        self._thread.start()
-        assert self._started.wait(60)
-
-    async def _serve(self) -> None:
-        async with running(self.field, self.door) as self.endpoint:
-            self._started.set()
-            await self._stop.wait()
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(60)
-        self._loop.close()
-
-    def becomes(self, state: str) -> None:
-        with self.field.administrator() as administrator:
-            administrator.execute(
-                "update okcm.tenant set state = %s, ready_at = case when %s = 'active'"
-                " then requested_at + interval '1.25 s' end",
-                [state, state],
-            )
-
-
 @pytest.fixture
-def stand(field, secrets_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
-    started = Stand(field)
+def stand(field, secrets_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MarketplaceServer]:
+    started = MarketplaceServer(field)
     (secrets_folder / secrets.WEBHOOK_SECRETS).write_text(f"{CURRENT}\n{PREVIOUS}\n")
     (secrets_folder / secrets.MARKETPLACE_TOKEN).write_text(TOKEN)
     monkeypatch.setenv("OPENKCM_MARKETPLACE_PORT", started.endpoint.url.rpartition(":")[2])
@@ -82,7 +50,7 @@ def run(*words: str) -> Any:
     return json.loads(result.stdout)
 
 
-def when_polled(stand: Stand, state: str) -> Callable[[dict[str, Any]], None]:
+def when_polled(stand: MarketplaceServer, state: str) -> Callable[[dict[str, Any]], None]:
     return lambda _status: stand.becomes(state)
 
 

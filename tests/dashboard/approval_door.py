@@ -1,7 +1,7 @@
-"""What the entity does about requests for a second person: its own steps, on the rows of a real database."""
+"""What the entity does about approvals, policies and standing: its own steps, on the rows of a real database."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any
 
@@ -10,28 +10,29 @@ from temporalio.testing import ActivityEnvironment
 from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
 from activities.policies import PolicyActivities
+from activities.standing import StandingActivities
 from database.connection import Database
 from tenancy.approval_errors import REFUSALS
 from tenancy.approvals import Action, ApprovalState
 from tenancy.errors import OpenKcmError
-from tenancy.locks import LockReason
-from tenancy.messages import ApprovalStep, CloseApprovalInput, PolicyInput
+from tenancy.examination_errors import ExaminationFailed
+from tenancy.messages import ApprovalStep, CloseApprovalInput, PolicyInput, StandingInput, StandingMove
 from tenancy.policy import TenantPolicy
 from workflows.gateway import NotDoneInTime, UpdateRefused
 
 
-def request(words: Callable[..., str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Record a request, fail it as `fails` says, and refuse as a workflow does: with code, message and hint."""
+def request(words: Callable[..., str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Record a request, raise `fails`, and reject as a workflow does: with code, message and hint."""
 
-    def decorate(act: Callable[..., None]) -> Callable[..., None]:
+    def decorate(act: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(act)
-        def asked(door: Any, *arguments: Any) -> None:
-            door.asked.append(words(*arguments))
-            if door.fails is not None:
-                raise door.fails
+        def asked(gateway: Any, *arguments: Any, **named: Any) -> Any:
+            gateway.asked.append(words(*arguments, **named))
+            if gateway.fails is not None:
+                raise gateway.fails
             try:
-                act(door, *arguments)
-            except (UpdateRefused, NotDoneInTime):
+                return act(gateway, *arguments, **named)
+            except (UpdateRefused, NotDoneInTime, ExaminationFailed):
                 raise
             except OpenKcmError as refused:
                 raise UpdateRefused(refused.code, refused.message, refused.hint) from None
@@ -41,12 +42,13 @@ def request(words: Callable[..., str]) -> Callable[[Callable[..., None]], Callab
     return decorate
 
 
-class ApprovalDoor:
-    """What is approved is done at once."""
+class ApprovalRequests:
+    """An approved action runs at once."""
 
     def __init__(self, worker: Database) -> None:
         self.worker = worker
         self.approvals = ApprovalActivities(worker, Announcer((), ""), timedelta(hours=24))
+        self.standing = StandingActivities(worker, Announcer((), ""), 60.0, lambda: datetime.now(UTC))
         self._approval_steps = 0
 
     @request(lambda _, approval_id: f"propose {approval_id}")
@@ -62,15 +64,23 @@ class ApprovalDoor:
         if result.state is not ApprovalState.APPROVED:
             return
         if result.action is Action.LOCK:
-            with self.worker.tenant_tx(tenant_id) as tx:
-                tx.tenants.hold(LockReason.SWITCH)
+            self._change_standing(tenant_id, StandingMove.LOCK, approval_id)
         elif result.action is Action.CHANGE_POLICY:
             self._set_policy(tenant_id, TenantPolicy.model_validate(result.argument), approval_id)
         self._run(self.approvals.close_approval, CloseApprovalInput(**step.model_dump()))
 
+    @request(lambda tenant_id, move: f"{move} {tenant_id}")
+    def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+        self._change_standing(tenant_id, move)
+
     @request(lambda tenant_id, _: f"policy {tenant_id}")
     def change_policy(self, tenant_id: str, policy: TenantPolicy) -> None:
         self._set_policy(tenant_id, policy)
+
+    def _change_standing(self, tenant_id: str, move: StandingMove, approval_id: str | None = None) -> None:
+        self._approval_steps += 1
+        step = {"tenant_id": tenant_id, "operation_id": f"standing-{self._approval_steps}", "approval_id": approval_id}
+        self._run(self.standing.change_standing, StandingInput(move=move, **step))
 
     def _set_policy(self, tenant_id: str, policy: TenantPolicy, approval_id: str | None = None) -> None:
         self._approval_steps += 1

@@ -1,72 +1,40 @@
-"""A door that does what the workflows do, to the rows of a real database, and refuses what they refuse."""
+"""A workflow gateway that changes the rows of a real database as the workflows do, and rejects what they reject."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from database.connection import Database
 from database.interfaces import AuthorityRow, LeafRow, StatedRow
-from tenancy.approval_errors import ApprovalRequired
-from tenancy.approvals import Action
 from tenancy.authorities import AuthorityState
-from tenancy.errors import OpenKcmError, ServiceUnknown, TenantClosed
+from tenancy.boundaries import CheckResult
+from tenancy.errors import IllegalMove, ServiceUnknown, TenantClosed
+from tenancy.examination import run_of
+from tenancy.examination_errors import ExaminationFailed
 from tenancy.ids import service_spiffe
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move
-from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
+from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move, State
 from tenancy.report_document import Form
 from tenancy.services import ServiceState
-from tests.dashboard.approval_door import ApprovalDoor, request
-from tests.dashboard.root_key_door import RootKeyDoor
-from tests.dashboard.rotation_door import RotationDoor
-from tests.database.builders import a_service_key
+from tests.crypto.https.authority import Issuer, pem, root, signed
+from tests.dashboard.approval_door import ApprovalRequests, request
+from tests.dashboard.root_key_door import INTAKE_PRIVATE, RootKeyRequests
+from tests.dashboard.rotation_door import RotationRequests
+from tests.database.builders import a_service_key, an_examination
 from tests.rendering.builders import a_standing
 
 LIFE = timedelta(hours=72)
 
 
-def a_name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def signed(
-    subject: str, key: object, issuer: str, issuer_key: ec.EllipticCurvePrivateKey, *names: str
-) -> x509.Certificate:
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(a_name(subject))
-        .issuer_name(a_name(issuer))
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + LIFE)
-        .add_extension(x509.BasicConstraints(ca=not names, path_length=None), critical=True)
-    )
-    if names:
-        uris = [x509.UniformResourceIdentifier(name) for name in names]
-        builder = builder.add_extension(x509.SubjectAlternativeName(uris), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-def pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-
-@dataclass
 class FakeAuthority:
-    """A root and the authority of one tenant beneath it."""
+    """A tenant's authority under the root of all tests."""
 
-    root_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-
-    def __post_init__(self) -> None:
-        self.root = signed("root", self.root_key.public_key(), "root", self.root_key)
-        self.certificate = signed("authority", self.key.public_key(), "root", self.root_key)
+    def __init__(self) -> None:
+        self.key, self.root = ec.generate_private_key(ec.SECP256R1()), root().certificate
+        self.certificate = self._signed("authority", self.key.public_key(), root(), ca=True)
 
     def row(self) -> AuthorityRow:
         chain = pem(self.certificate) + pem(self.root)
@@ -75,32 +43,52 @@ class FakeAuthority:
 
     def leaf(self, tenant_id: str, service: str, csr_pem: str) -> x509.Certificate:
         key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
-        return signed(service, key, "authority", self.key, service_spiffe(tenant_id, service))
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(service_spiffe(tenant_id, service))])
+        return self._signed(service, key, Issuer(self.certificate, self.key), (names, False), ca=False)
+
+    @staticmethod
+    def _signed(subject: str, key: Any, issuer: Issuer, *extensions: Any, ca: bool) -> x509.Certificate:
+        constraints, above = x509.BasicConstraints(ca=ca, path_length=None), issuer.certificate.subject
+        every = ((constraints, True), *extensions)
+        return signed(subject, key, above, issuer.key, *every, start=datetime.now(UTC), life=LIFE)
 
 
-class FakeDoor(RootKeyDoor, ApprovalDoor, RotationDoor):
-    """`fails` is what the next requests meet instead of an answer: Temporal down, say."""
+class FakeGateway(RootKeyRequests, ApprovalRequests, RotationRequests):
+    """`fails` is what the next requests meet instead of an answer, for example that Temporal is down.
 
-    def __init__(self, worker: Database, authority: FakeAuthority) -> None:
-        RootKeyDoor.__init__(self, worker)
-        ApprovalDoor.__init__(self, worker)
-        RotationDoor.__init__(self, worker)
+    `attacks` are the results of each tenant's next examinations; those of the tenants in `unexamined` fail.
+    """
+
+    def __init__(self, worker: Database, authority: FakeAuthority, intake_key: str = INTAKE_PRIVATE) -> None:
+        RootKeyRequests.__init__(self, worker, intake_key)
+        ApprovalRequests.__init__(self, worker)
+        RotationRequests.__init__(self, worker)
         self.authority = authority
-        self.fails: OpenKcmError | None = None
+        self.fails: Exception | None = None
         self.asked: list[str] = []
+        self.attacks: dict[str, Sequence[CheckResult]] = {}
+        self.unexamined: set[str] = set()
+        self._examinations = 1
 
-    @request(lambda tenant_id, move: f"{move} {tenant_id}")
-    def change_standing(self, tenant_id: str, move: StandingMove) -> None:
+    @request(lambda tenant_id, region, *, anew: f"check {tenant_id} in {region}{' anew' * anew}")
+    def check_boundaries(self, tenant_id: str, _region: str, *, anew: bool) -> str:
+        del anew
+        if tenant_id in self.unexamined:
+            raise ExaminationFailed
+        self._examinations += 1
+        run = run_of(str(self._examinations))
         with self.worker.tenant_tx(tenant_id) as tx:
-            match move:
-                case StandingMove.LOCK if tx.policy.get().wants_two_for(Action.LOCK):
-                    raise ApprovalRequired(Action.LOCK)
-                case StandingMove.LOCK:
-                    tx.tenants.hold(LockReason.SWITCH)
-                case StandingMove.UNLOCK:
-                    tx.tenants.release(LockReason.SWITCH)
-                case _:
-                    tx.tenants.move(Move(move))
+            an_examination(tx, *self.attacks.get(tenant_id, ()), run=run, at=datetime.now(UTC))
+        return run
+
+    @request(lambda tenant_id: f"retry {tenant_id}")
+    def retry(self, tenant_id: str) -> None:
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tenant = tx.tenants.get()
+            assert tenant is not None
+            if tenant.state is not State.FAILED:
+                raise IllegalMove(tenant.state, Move.RETRY, ())
+            tx.tenants.move(Move.RETRY)
 
     @request(lambda tenant_id: f"roll {tenant_id}")
     def roll_authority(self, tenant_id: str) -> None:

@@ -11,25 +11,25 @@ from database.connection import Database
 from database.interfaces import SealedRootKeyRow, ServiceKeyRow
 from tenancy.errors import TenantClosed
 from tenancy.ids import root_key
-from tenancy.lifecycle import DECRYPTS
+from tenancy.locks import may_change_root_key
 from tenancy.root_keys import Credentials, PlatformPlace, Problem, refuse_incomplete
+from tests.crypto.https.authority import key_pem
 from tests.dashboard.approval_door import request
 from workflows.gateway import NotDoneInTime, UpdateRefused
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
-INTAKE_PRIVATE = _KEY.private_bytes(
-    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-).decode()
+INTAKE_PRIVATE = key_pem(_KEY)
 INTAKE_PUBLIC = (
     _KEY.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 )
 
 
 @dataclass
-class RootKeyDoor:
+class RootKeyRequests:
     """`problems` is what a preflight finds; a change stops after `wraps` service keys and goes on when asked again."""
 
     worker: Database
+    intake_key: str = INTAKE_PRIVATE
     problems: list[Problem] = field(default_factory=list)
     wraps: int | None = None
     taken: list[Credentials] = field(default_factory=list)
@@ -45,11 +45,15 @@ class RootKeyDoor:
         with self.worker.tenant_tx(tenant_id) as tx:
             tenant = tx.tenants.get()
         assert tenant is not None
-        if tenant.state not in DECRYPTS:
+        if not may_change_root_key(tenant.state, tenant.locks):
             raise TenantClosed(tenant.state)
         number, refused = self._begin(tenant_id, request_id)
         if refused is not None:
-            raise UpdateRefused(refused, "the root key was not changed and the former one is in force", "")
+            raise UpdateRefused(
+                refused,
+                "the root key was not changed and the former one is in force",
+                f"openkcm root-key show {tenant_id} says what was found",
+            )
         with self.worker.tenant_tx(tenant_id) as tx:
             rows = tx.root_keys.unstaged(number, 1000 if self.wraps is None else self.wraps)
             tx.root_keys.stage(number, [(row, _wrap(row)) for row in rows])
@@ -82,9 +86,10 @@ class RootKeyDoor:
     def _take(self, tx, tenant_id: str, request_id: str) -> None:
         wanted = tx.root_keys.requested(request_id)
         if isinstance(wanted.place, PlatformPlace):
+            assert wanted.sealed is None
             return
         assert wanted.sealed is not None, "the credentials of a request are taken once"
-        credentials = unseal(INTAKE_PRIVATE, tenant_id, request_id, wanted.sealed)
+        credentials = unseal(self.intake_key, tenant_id, request_id, wanted.sealed)
         refuse_incomplete(wanted.place, credentials)
         self.taken.append(credentials)
 

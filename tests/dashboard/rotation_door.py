@@ -1,14 +1,14 @@
-"""What rotating, retiring, rolling, leaving and restoring come to, on the rows of a real database."""
+"""What rotating, retiring, leaving and restoring change, on the rows of a real database."""
 
 from datetime import timedelta
 
 from database.connection import Database
-from database.interfaces import ServiceKeyRow, WantedRotation
+from database.interfaces import RewrappedRow, ServiceKeyRow, WantedRotation
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
 from tenancy.errors import TenantClosed
 from tenancy.ids import l2_key
-from tenancy.leaving_messages import LeaveRequest
+from tenancy.leaving_messages import LeaveReason, LeaveRequest
 from tenancy.lifecycle import DECRYPTS
 from tenancy.policy import TenantPolicy
 from tenancy.rotation import Stage
@@ -20,36 +20,41 @@ from workflows.gateway import UpdateRefused
 GRACE = timedelta(days=30)
 
 
-class RotationDoor:
-    """`stops` is the code with which the next rotation ends, at the stage in which everything is wrapped anew."""
+class RotationRequests:
+    """`stops` is the code with which the next rotation fails, before it rewraps anything."""
 
     def __init__(self, worker: Database) -> None:
         self.worker = worker
         self.stops: str | None = None
-        self.rotations = 0
+        self.rotations: list[RotateRequest] = []
+        self.left: list[LeaveRequest] = []
 
     @request(lambda _, asked: f"rotate {asked.services} {asked.service} {asked.tenant_key} {asked.compromised}")
     def rotate_keys(self, tenant_id: str, asked: RotateRequest) -> None:
-        self.rotations += 1
-        number = self.rotations
+        self.rotations.append(asked)
         wanted = WantedRotation(asked.tenant_key, asked.services, asked.service, asked.compromised)
         with self.worker.tenant_tx(tenant_id) as tx:
             tenant, l2 = tx.tenants.lock(), tx.keys.get(l2_key(tenant_id))
+            number = len(tx.rotations.all()) + 1
             assert l2 is not None
             if tenant.state not in DECRYPTS:
                 raise TenantClosed(tenant.state)
             if asked.compromised and tx.policy.get().wants_two_for(Action.COMPROMISE):
                 raise ApprovalRequired(Action.COMPROMISE)
+            newest = l2.version + asked.tenant_key
             tx.rotations.begin(number, wanted, l2.version)
             if asked.tenant_key:
-                tx.rotations.rotated(number, l2.version + 1)
+                tx.rotations.rotated(number, newest)
             for service, version in tx.rotations.unprepared(number, TenantPolicy()):
                 wrapped = f"version {version} of {service}".encode()
-                newest = l2.version + asked.tenant_key
                 row = ServiceKeyRow(service, version, l2.name, "platform", "root-eu-west-1", wrapped, l2_version=newest)
                 tx.rotations.prepare(number, row)
             tx.rotations.activate(number)
             tx.rotations.enter(number, Stage.REWRAP)
+            if self.stops is None:
+                rows = [RewrappedRow(row, b"rewrapped", newest) for row in tx.rotations.outdated(100)]
+                tx.rotations.rewrap(number, rows)
+                assert tx.rotations.retire_tenant_key(number)
             tx.rotations.end(number, self.stops)
         if self.stops is not None:
             raise UpdateRefused(self.stops, "the rotation did not get to its end", "ask again")
@@ -60,15 +65,17 @@ class RotationDoor:
             if tx.policy.get().wants_two_for(Action.RETIRE_KEY_VERSION):
                 raise ApprovalRequired(Action.RETIRE_KEY_VERSION)
             if left := tx.rotations.destroy(service, version):
-                raise KeyVersionInUse(service, version, f"{left} objects are sealed under it")
+                raise KeyVersionInUse(service, version, f"objects sealed under it: {left}")
 
     @request(lambda tenant_id, leaving: f"offboard {tenant_id} {leaving.reason}")
     def offboard(self, tenant_id: str, leaving: LeaveRequest) -> None:
-        assert not leaving.now
+        self.left.append(leaving)
+        assert not leaving.now or leaving.reason is LeaveReason.OPERATOR, "a customer always has a grace period"
+        seconds = GRACE.total_seconds() if leaving.grace_seconds is None else leaving.grace_seconds
         with self.worker.tenant_tx(tenant_id) as tx:
             if tx.policy.get().wants_two_for(Action.OFFBOARD):
                 raise ApprovalRequired(Action.OFFBOARD)
-            tx.leaving.begin(GRACE)
+            tx.leaving.begin(timedelta(seconds=0 if leaving.now else seconds))
 
     @request(lambda tenant_id: f"restore {tenant_id}")
     def restore(self, tenant_id: str) -> None:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,9 +15,8 @@ from config.sealing import seal
 from dashboard.market import Market
 from dashboard.seat import Addresses, Seat
 from dashboard.views.standing import standing
-from database.interfaces import DoomedRow, RootKeyRequestRow, ServiceRequestRow, ShredRow, UsesRow
+from database.interfaces import DoomedRow, RootKeyRequestRow, ServiceRequestRow, ShredRow, TenantDatabase, UsesRow
 from tenancy.approvals import Action
-from tenancy.boundaries import CheckResult
 from tenancy.ids import ca_key, l2_key
 from tenancy.lifecycle import Move, State
 from tenancy.locks import HEALTHY, LockReason, closes
@@ -27,10 +25,10 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step, steps_of
 from tenancy.root_keys import Credentials, parse_place
 from tenancy.services import CryptoOperation, ServiceKind
-from tests.dashboard.door import FakeAuthority, FakeDoor
+from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.root_key_door import INTAKE_PUBLIC
 from tests.dashboard.rotation_door import GRACE
-from tests.database.builders import a_route, an_event, an_object
+from tests.database.builders import a_result, a_route, an_event, an_object
 from tests.database.fixtures import Field
 
 ADDRESSES = Addresses(
@@ -46,7 +44,7 @@ KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-123456
 ROLE_ARN = "arn:aws:iam::111122223333:role/openkcm"
 SECONDS = 120
 """How long one run of a page may take on a machine that is busy."""
-WALLS = ("U2", "U2", "C2", "C3", "M1", "M2", "M2", "A1", "A3")
+CLAUSES = ("U2", "U2", "C2", "C3", "M1", "M2", "M2", "A1", "A3")
 _MOVES = {
     State.ACTIVE: (Move.ACTIVATE,),
     State.SUSPENDED: (Move.ACTIVATE, Move.SUSPEND),
@@ -64,9 +62,19 @@ def a_request_pem(key: ec.EllipticCurvePrivateKey | None = None) -> str:
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def a_check(clause: str, name: str = "read-foreign", **changed: object) -> CheckResult:
-    result = CheckResult(clause=clause, name=name, outcome="held", seconds=0.01, evidence="refused; control: it works")
-    return result.model_copy(update=changed)
+def audit_records(database: TenantDatabase, tenant_id: str) -> list[dict[str, Any]]:
+    """Return every audit record of a tenant, the oldest first."""
+    with database.tenant_tx(tenant_id) as tx:
+        return [json.loads(stored.record) for stored in tx.audit.records()]
+
+
+def everything_stored(field: Field) -> str:
+    """Return every row of every table, as an attacker with the whole database reads them."""
+    with field.administrator() as administrator:
+        tables = administrator.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
+        return "\n".join(
+            str(row) for (table,) in tables for row in administrator.execute(f"select * from okcm.{table}")
+        )
 
 
 @dataclass
@@ -80,7 +88,7 @@ class Scene:
         self.crypto = self.field.open("crypto", max_size=1)
         self.dashboard = self.field.open("dashboard")
         self.authority = FakeAuthority()
-        self.door = FakeDoor(self.worker, self.authority)
+        self.door = FakeGateway(self.worker, self.authority)
 
     def seat(self, tenant_id: str = ACME, *roles: PersonRole, name: str = "Ada") -> Seat:
         subject = f"{name.lower()}@acme.example"
@@ -123,7 +131,9 @@ class Scene:
                 for step in (Step.CREATE_AUTHORITY, Step.CHECK_BOUNDARIES, Step.ACTIVATE, Step.ANNOUNCE):
                     tx.steps.finish("provision-1", step, began)
                 tx.certificates.record_authority(self.authority.row())
-                tx.boundaries.record("provision-1", [a_check(clause, f"attack-{n}") for n, clause in enumerate(WALLS)])
+                tx.boundaries.record(
+                    "provision-1", [a_result(f"attack-{n}", clause=clause) for n, clause in enumerate(CLAUSES)]
+                )
                 tx.routes.publish(a_route(tenant_id))
             for move in _MOVES[state]:
                 tx.tenants.move(move)
@@ -193,9 +203,7 @@ class Scene:
         return row.state, row.locks
 
     def records(self, tenant_id: str = ACME) -> list[dict[str, Any]]:
-        """Return every audit record of a tenant, the oldest first."""
-        with self.worker.tenant_tx(tenant_id) as tx:
-            return [json.loads(stored.record) for stored in tx.audit.records()]
+        return audit_records(self.worker, tenant_id)
 
     def recorded(self, name: str, tenant_id: str = ACME) -> list[tuple[str, str]]:
         """Return actor and outcome of each audit record with a name."""
@@ -210,11 +218,6 @@ class Scene:
 def meaning(state: State) -> str:
     """Return what a page says of a tenant that this scene brought to a state."""
     return standing(state, [LockReason.SWITCH]).meaning
-
-
-@pytest.fixture
-def scene(field: Field) -> Scene:
-    return Scene(field)
 
 
 def shown(page: str, seat: Seat | Market, **query: str) -> AppTest:

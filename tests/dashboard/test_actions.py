@@ -217,9 +217,10 @@ def test_action_that_fails_is_recorded_with_the_code(scene: Scene) -> None:
     failed = [(act.name, *end) for act in ACTS for end in ends]
     assert requested(scene) == failed
     scene.door.fails = None
+    standing_actions.lock(scene.seat())
     with pytest.raises(UpdateRefused):
-        standing_actions.unlock(scene.seat())
-    assert requested(scene)[-1] == (AuditName.UNLOCK_REQUESTED, "failure", "illegal_move")
+        standing_actions.suspend(scene.seat())
+    assert requested(scene)[-1] == (AuditName.SUSPEND_REQUESTED, "failure", "illegal_move")
 
 
 def test_action_on_a_tenant_that_does_not_exist_is_refused(scene: Scene) -> None:

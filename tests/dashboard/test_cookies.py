@@ -18,21 +18,16 @@ def test_nobody_is_signed_in_without_a_cookie() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "x", "2|1:0|10:1|15:_streamlit_user|4:e30=|00", "é", "a.b.c", "null", '{"sub":"ada","is_logged_in":true}'],
+    [
+        *("", "x", "é", "a.b.c", "null", '{"sub":"ada","is_logged_in":true}'),
+        "2|1:0|10:1|15:_streamlit_user|4:e30=|00",
+        cookie_of(CLAIMS, secret=f"not {SECRET}")[cookies.USER],
+        cookie_of(CLAIMS, origin="https://elsewhere.example")[cookies.USER],
+    ],
 )
-def test_a_cookie_of_anybody_elses_making_is_forged(value: str) -> None:
+def test_a_cookie_without_this_signature_and_origin_is_rejected(value: str) -> None:
     with pytest.raises(cookies.Forged):
         cookies.read_claims({cookies.USER: value}, SECRET, ORIGIN)
-
-
-def test_a_cookie_signed_with_another_secret_is_forged() -> None:
-    with pytest.raises(cookies.Forged):
-        cookies.read_claims(cookie_of(CLAIMS, secret=f"not {SECRET}"), SECRET, ORIGIN)
-
-
-def test_a_cookie_of_another_origin_is_forged() -> None:
-    with pytest.raises(cookies.Forged):
-        cookies.read_claims(cookie_of(CLAIMS, origin="https://elsewhere.example"), SECRET, ORIGIN)
 
 
 def test_every_altered_letter_is_noticed() -> None:

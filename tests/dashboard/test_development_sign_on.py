@@ -35,11 +35,6 @@ ASKED = {
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def browser(clock: Clock) -> TestClient:
     sign_on = DevelopmentSignOn(f"{ORIGIN}{PATH}", "dashboard", "secret", BACK, NAMES, clock)
     return TestClient(Starlette(routes=list(sign_on.routes(PATH))), base_url=ORIGIN, follow_redirects=False)

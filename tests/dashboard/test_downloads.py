@@ -21,6 +21,7 @@ from tenancy.audit import AuditName, verify_chain
 from tenancy.audit_export import read_export
 from tenancy.shred import certificate_file
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
+from tests.dashboard.scene import audit_records
 from tests.dashboard.seats import ADDRESSES, ClosedDoor
 from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
@@ -46,9 +47,7 @@ class Stand:
             return browser.get(path)
 
     def names(self, tenant: str = ACME) -> list[tuple[str, str]]:
-        with self.database.tenant_tx(tenant) as tx:
-            records = [json.loads(one.record) for one in tx.audit.records()]
-        return [(record["name"], record["outcome"]) for record in records]
+        return [(record["name"], record["outcome"]) for record in audit_records(self.database, tenant)]
 
 
 @pytest.fixture

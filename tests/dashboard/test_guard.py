@@ -20,11 +20,6 @@ HOME = of_tenant(ACME)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def dashboard(field: Field) -> Database:
     worker = field.open("worker")
     for tenant in (ACME, BETA):
@@ -158,12 +153,6 @@ def test_a_part_of_a_page_does_not_outlive_its_session_or_its_token(guard: Guard
     assert not guard.holds(ended, "")
     clock.advance(minutes=10)
     assert not guard.holds(expired, "")
-
-
-def test_without_a_database_nobody_is_let_in(field: Field, clock: Clock) -> None:
-    guard = a_guard(field.open("dashboard", min_size=0), clock)
-    with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
-        guard.admit(claims_of(clock), HOME, {}, "")
 
 
 def test_without_a_database_no_part_is_shown_and_a_token_still_expires(field: Field, clock: Clock) -> None:

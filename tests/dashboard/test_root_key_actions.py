@@ -12,7 +12,7 @@ from database.connection import Database
 from tenancy.errors import TemporalUnavailable, TenantClosed
 from tenancy.lifecycle import State
 from tenancy.root_key_errors import RootKeyRefused
-from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene
+from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, everything_stored
 from tests.dashboard.seats import a_seat
 from workflows.gateway import NotDoneInTime, UpdateRefused
 
@@ -25,16 +25,6 @@ def a_wish(scene: Scene) -> Wish:
     return root_key_actions.wishes(scene.seat(), BAO, {"token": SECRET})[0]
 
 
-def everything_stored(scene: Scene) -> str:
-    with scene.field.administrator() as administrator:
-        tables = administrator.execute(
-            "select table_name from information_schema.tables where table_schema = 'okcm' and table_type = 'BASE TABLE'"
-        ).fetchall()
-        return "\n".join(
-            str(row) for (table,) in tables for row in administrator.execute(f"select t::text from okcm.{table} t")
-        )
-
-
 def test_credentials_are_in_no_row_no_audit_record_and_no_error(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     wish = a_wish(scene)
@@ -43,7 +33,7 @@ def test_credentials_are_in_no_row_no_audit_record_and_no_error(scene: Scene) ->
     with pytest.raises(TemporalUnavailable) as unavailable:
         root_key_actions.check(scene.seat(), wish)
     assert SECRET not in "".join(traceback.format_exception(unavailable.value))
-    stored = everything_stored(scene)
+    stored = everything_stored(scene.field)
     assert wish.request_id in stored
     assert SECRET not in stored
     intended, failed = [one["details"] for one in scene.records() if one["name"] == "root_key.preflight_requested"]

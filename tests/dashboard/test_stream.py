@@ -40,11 +40,6 @@ def field(server: Server, filled: str) -> Iterator[Field]:
         yield one
 
 
-@pytest.fixture
-def dashboard(field: Field) -> Database:
-    return field.open("dashboard")
-
-
 def lines_of(texts: Iterable[str]) -> list[bytes]:
     return "".join(texts).encode().splitlines(keepends=True)
 

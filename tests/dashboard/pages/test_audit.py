@@ -34,11 +34,6 @@ def numbers(page: AppTest) -> list[int]:
     return [] if not page.dataframe else [int(seq) for seq in page.dataframe[0].value["seq"]]
 
 
-@pytest.fixture
-def dashboard(field: Field) -> Database:
-    return field.open("dashboard")
-
-
 def test_an_empty_stream_says_what_will_appear(dashboard: Database) -> None:
     page = draw(a_seat(dashboard))
     assert page.title[0].value == "Audit"

@@ -7,9 +7,9 @@ from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.services import ServiceKind
-from tests.dashboard.scene import Scene, shown, text
+from tests.dashboard.scene import ACME, Scene, shown, text
 
-ACME, BETA = "acme-corp-12345", "beta-corp-67890"
+BETA = "beta-corp-67890"
 PLACE = "postgresql:public.patients.diagnosis"
 SENTENCE = "All sensitive data protected"
 

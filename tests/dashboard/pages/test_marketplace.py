@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.market import Market
 from storefront.sender import Sender
 from tenancy.provisioning import Step
-from tests.cli.test_tenant import Stand
+from tests.cli.background import MarketplaceServer
 from tests.dashboard.scene import ACME, shown, text
 from tests.database.fixtures import Field
 from tests.marketplace.conftest import CURRENT, TOKEN
@@ -18,7 +18,7 @@ from tests.marketplace.conftest import CURRENT, TOKEN
 CONFIRMED = "OpenKCM is being provisioned for ACME Corporation"
 
 
-class Fair(Stand):
+class Fair(MarketplaceServer):
     """The endpoint and those who were sent to it."""
 
     def __init__(self, field: Field) -> None:
@@ -41,7 +41,6 @@ def stand(field: Field) -> Iterator[Fair]:
 
 
 def a_market(stand: Fair, secret: str = CURRENT, regions: tuple[str, ...] = ("eu-west-1",)) -> Market:
-    assert stand.endpoint is not None
     stand.senders.append(Sender(stand.endpoint.url, secret, TOKEN))
     return Market(stand.senders[-1], regions, 180.0, lambda: datetime.now(UTC))
 

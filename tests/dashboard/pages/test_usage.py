@@ -2,20 +2,21 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import usage as page
-from dashboard.seat import Addresses, Seat
+from dashboard.seat import Seat
 from dashboard.views.usage_period import Period
 from tenancy.errors import AccessRefused
-from tenancy.people import OPERATORS, Person, PersonRole
+from tenancy.people import PersonRole
 from tenancy.services import CryptoOperation
-from tests.dashboard.scene import shown
+from tests.dashboard.scene import audit_records, shown
+from tests.dashboard.seats import TENANT, a_seat
 from tests.database.builders import NOW, a_connected_service, a_provisioned_tenant, some_uses, took
 from tests.database.fixtures import Field
 
@@ -27,23 +28,17 @@ SERIES, REFUSALS = 0, 2
 
 @pytest.fixture
 def seat_of(field: Field) -> Callable[..., Seat]:
-    a_provisioned_tenant(field.open("worker"), "acme")
+    a_provisioned_tenant(field.open("worker"), TENANT)
     database = field.open("dashboard", max_size=2)
 
-    def sit(role: PersonRole = PersonRole.AUDITOR) -> Seat:
-        at_desk = role is PersonRole.OPERATOR
-        person = Person("ada", "Ada", OPERATORS if at_desk else "acme", frozenset({role}))
-        nowhere = Addresses("https://dashboard", "https://marketplace", "https://crypto", "crypto:5696", None)
-        return Seat(person, "acme", "127.0.0.1", database, None, nowhere, lambda: NOW)
-
-    return sit
+    return lambda role=PersonRole.AUDITOR: replace(a_seat(database, role), now=lambda: NOW)
 
 
 @pytest.fixture
 def used(field: Field, seat_of: Callable[..., Seat]) -> Seat:
     """A tenant that used its keys today, a week ago and a year ago, and was refused some of it."""
-    a_connected_service(field, "acme")
-    with field.open("crypto").tenant_tx("acme") as tx:
+    a_connected_service(field, TENANT)
+    with field.open("crypto").tenant_tx(TENANT) as tx:
         tx.usage.add(
             [
                 some_uses(count=990, latency=took(*[40] * 990)),
@@ -66,8 +61,7 @@ def metrics(app: AppTest) -> dict[str, tuple[str, str]]:
 
 
 def exported(field: Field) -> list[dict[str, object]]:
-    with field.open("worker", max_size=1).tenant_tx("acme") as tx:
-        records = [json.loads(one.record) for one in tx.audit.records()]
+    records = audit_records(field.open("worker", max_size=1), TENANT)
     return [one for one in records if one["name"].startswith("dashboard.")]
 
 
@@ -76,7 +70,7 @@ def test_a_tenant_without_use_is_told_what_is_missing(field: Field, seat_of: Cal
     assert [title.value for title in app.title] == ["Usage"]
     assert "Connect one on the Services page" in app.info[0].value
     assert not app.metric
-    a_connected_service(field, "acme")
+    a_connected_service(field, TENANT)
     with field.administrator() as administrator:
         administrator.execute("delete from okcm.usage_day")
     assert "No service has asked for a key yet" in draw(seat_of()).info[0].value

@@ -10,8 +10,6 @@ from tenancy.services import CryptoOperation, ServiceKind, ServiceState
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-
-
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 TENANT = TenantRow("acme", "ACME", "eu-west-1", State.ACTIVE, "platform", NOW, NOW, None)
 

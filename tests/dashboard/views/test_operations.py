@@ -1,5 +1,6 @@
 """What operators are shown, from rows alone."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,32 +17,14 @@ PROMISE = 180.0
 def a_tenant(state: State = State.ACTIVE, waited: float = 3600, **changed: object) -> TenantRow:
     asked = NOW - timedelta(seconds=waited)
     ready = None if state in {State.REQUESTED, State.PROVISIONING, State.FAILED} else asked + timedelta(seconds=1.94)
-    values: dict = {
-        "tenant_id": "acme-corp-12345",
-        "organization": "ACME Corporation",
-        "region": "eu-west-1",
-        "state": state,
-        "root_key_mode": "platform",
-        "requested_at": asked,
-        "ready_at": ready,
-        "promise_broken_at": None,
-    }
-    return TenantRow(**(values | changed))
+    row = TenantRow("acme-corp-12345", "ACME Corporation", "eu-west-1", state, "platform", asked, ready, None)
+    return replace(row, **changed)
 
 
 def a_stuck_one(**changed: object) -> StuckTenant:
-    values: dict = {
-        "tenant_id": "acme-corp-12345",
-        "organization": "ACME Corporation",
-        "region": "eu-west-1",
-        "state": State.FAILED,
-        "requested_at": NOW - timedelta(minutes=8),
-        "step": Step.CREATE_KEYS,
-        "step_state": StepState.FAILED,
-        "attempts": 3,
-        "problem": "vault_unavailable",
-    }
-    return StuckTenant(**(values | changed))
+    tenant, problem = a_tenant(State.FAILED, waited=480), (Step.CREATE_KEYS, StepState.FAILED, 3, "vault_unavailable")
+    row = StuckTenant(tenant.tenant_id, tenant.organization, tenant.region, tenant.state, tenant.requested_at, *problem)
+    return replace(row, **changed)
 
 
 def took(*seconds: float) -> list[ProvisioningTime]:

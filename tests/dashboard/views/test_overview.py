@@ -15,6 +15,7 @@ from tenancy.provisioning import NUMBERS, Step, StepState
 from tenancy.services import ServiceState
 from tests.dashboard.views.held import HOUR, NOW, a_key, a_service
 from tests.dashboard.views.held import TENANT as ENABLED
+from tests.database import builders
 
 SECOND = timedelta(seconds=1)
 TENANT = replace(ENABLED, requested_at=NOW - 60 * SECOND, ready_at=NOW - 50 * SECOND)
@@ -24,7 +25,7 @@ MADE = replace(TENANT, state=State.PROVISIONING, ready_at=None)
 
 
 def a_result(clause: str = "M2", outcome: str = "held") -> CheckResult:
-    return CheckResult(clause=clause, name="read-foreign-row", outcome=outcome, seconds=0.1, evidence="none")
+    return builders.a_result("read-foreign-row", clause=clause, outcome=outcome, evidence="none")
 
 
 def a_check(*results: CheckResult) -> isolation.Check:

@@ -7,8 +7,8 @@ from dashboard.views.usage_period import Period
 from dashboard.views.usage_words import OPERATIONS, reason
 from database.interfaces import DayCount, UsageSum
 from tenancy import root_key_errors
-from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.services import KEY_REQUESTS, CryptoOperation
+from tests.database.builders import took
 
 ENCRYPT, GET, LOCATE, CONNECT = (
     CryptoOperation.ENCRYPT,
@@ -21,19 +21,13 @@ DAY = timedelta(days=1)
 WEEK = Period(TODAY - 6 * DAY, TODAY)
 
 
-def took(microseconds: int, times: int) -> Latency:
-    return Latency(
-        tuple(times if number == bucket(microseconds) else 0 for number in range(BUCKETS)), microseconds * times
-    )
-
-
 TOTALS = [
     UsageSum("", CONNECT, "caller_refused", 3, 0),
-    UsageSum("orders", ENCRYPT, "", 700, 7000, took(40, 700)),
+    UsageSum("orders", ENCRYPT, "", 700, 7000, took(*[40] * 700)),
     UsageSum("orders", ENCRYPT, "database_unavailable", 5, 0),
     UsageSum("orders", ENCRYPT, "ciphertext_refused", 2, 0),
-    UsageSum("orders", LOCATE, "", 90, 0, took(9000, 90)),
-    UsageSum("users", GET, "", 200, 0, took(3000, 100)),
+    UsageSum("orders", LOCATE, "", 90, 0, took(*[9000] * 90)),
+    UsageSum("users", GET, "", 200, 0, took(*[3000] * 100)),
 ]
 
 
