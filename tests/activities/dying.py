@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keystores.transport import Transport
-from tests.activities.conftest import Provisioning
+from tests.activities.provisioning import Provisioning
 from vault.session import VaultSession
 
 

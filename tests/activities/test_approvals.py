@@ -20,18 +20,30 @@ from tenancy.approval_errors import (
 from tenancy.approvals import MOST_PENDING, Action, ApprovalState, Choice
 from tenancy.events import AnnouncementKind, EventKind
 from tenancy.leaving_messages import LeaveReason
-from tenancy.lifecycle import State
+from tenancy.lifecycle import Move, State
 from tenancy.messages import PolicyInput, StandingMove
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
 from tenancy.root_key_errors import RootKeyDisabled
-from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, scene
+from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, sign_on
 from tests.activities.dying import Died
-from tests.database.builders import a_connected_service, a_root_key, an_event
-
-__all__ = ["scene"]  # a fixture that pytest finds here by its name
+from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key, an_event
+from tests.database.fixtures import Field
 
 OTHERS_POLICY = TenantPolicy(tenant_key_days=100)
+
+
+@pytest.fixture
+def scene(field: Field) -> Scene:
+    """An active tenant, which wants two people for a lock; Ada, Kai and Uma are signed on."""
+    worker = field.open("worker")
+    a_provisioned_tenant(worker, TENANT)
+    with worker.tenant_tx(TENANT) as tx:
+        tx.tenants.move(Move.ACTIVATE)
+    sign_on(field, (ADA, KAI, UMA))
+    made = Scene(field)
+    made.wants_two_for(Action.LOCK)
+    return made
 
 
 def test_one_asks_another_approves_and_it_is_done_once_with_both_on_record(scene: Scene) -> None:

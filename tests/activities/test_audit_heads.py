@@ -12,7 +12,7 @@ from database.interfaces import SignedHead
 from tenancy.audit import head_message, verify_chain
 from tenancy.errors import DatabaseRefused
 from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning
+from tests.activities.provisioning import Provisioning
 from tests.database.signing import Signer
 from vault.signer import TransitAuditSigner
 

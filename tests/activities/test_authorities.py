@@ -11,22 +11,12 @@ from cryptography import x509
 from tenancy.errors import AuthorityOverlaps, ConflictingResource, Overtaken, TenantClosed
 from tenancy.lifecycle import Move, State
 from tenancy.messages import AuthorityPlan
-from tests.activities.connecting import SERVICE, Connection, connection, operator
+from tests.activities.connecting import SERVICE
 from tests.activities.dying import Died, after_effect, die, every_effect
 from tests.activities.rolling import STEPS, Roll
-from tests.database.fixtures import Field
 from vault.pki import PkiAuthorities
 
-__all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
-
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-
-
-@pytest.fixture
-def roll(connection: Connection, field: Field) -> Roll:
-    """A tenant with a connected service; its authority is the first."""
-    connection.connect()
-    return Roll(connection, field)
 
 
 def issued_by(roll: Roll) -> str:

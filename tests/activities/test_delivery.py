@@ -11,11 +11,8 @@ from activities.delivery import CallbackSender, EmailSender
 from tenancy.announcements import announcement_text
 from tenancy.errors import AnnouncementUndelivered, SettingsInvalid
 from tenancy.events import Announcement, AnnouncementKind, Channel
-from tests.activities.receiving import callback, mailbox, unused_port
 from tests.keystores.fault_proxy import FaultProxy, answering
 from tests.stories.receivers import CallbackReceiver
-
-__all__ = ["callback", "mailbox", "unused_port"]  # fixtures that pytest finds here by their names
 
 pytestmark = pytest.mark.integration
 

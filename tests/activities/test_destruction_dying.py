@@ -4,9 +4,7 @@ import pytest
 
 from tenancy.lifecycle import State
 from tests.activities.dying import Died, after_effect, die, every_effect
-from tests.activities.leaving import STEPS, leaving, operator
-
-__all__ = ["leaving", "operator"]  # fixtures that pytest finds here by their names
+from tests.activities.leaving import STEPS
 
 # How many effects (answers from Vault, commits) each step has, so that every death has its moment.
 EFFECTS = {

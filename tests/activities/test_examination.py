@@ -21,12 +21,10 @@ from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.messages import DueInput, ExamineInput, ExamineResult, StandingInput, StandingMove, StepInput
 from tenancy.provisioning import Step
-from tests.activities.attacking import Widen, active, widen
-from tests.activities.conftest import Provisioning
+from tests.activities.attacking import Widen
+from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded
 from worker.wiring import utc_now
-
-__all__ = ["active", "widen"]  # fixtures that pytest finds here by their names
 
 BREACHED = [CheckResult(clause="U2", name="use", outcome="breached", seconds=0.1, evidence="it opened")]
 HELD = [CheckResult(clause="U2", name="use", outcome="held", seconds=0.1, evidence="403")]

@@ -20,16 +20,13 @@ from tenancy.root_key_errors import RootKeyDisabled, RootKeyFailing
 from tenancy.rotation import KeyState, Scope
 from tenancy.rotation_messages import PlanRotationStep, RotationPlan
 from tests.activities.changing import SERVICES
-from tests.activities.conftest import REGION
-from tests.activities.connecting import operator
 from tests.activities.counting import run_until
 from tests.activities.dying import dies
-from tests.activities.rotating import Rotating, bao, opener, rotating
+from tests.activities.provisioning import REGION
+from tests.activities.rotating import Rotating
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.vault.server import Server
 from vault.session import TokenSession
-
-__all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
 
 _numbers = itertools.count(1)
 FOLLOWING = ("rewrap-keys", "finish-rotation")

@@ -6,10 +6,7 @@ from tenancy.boundaries import CheckResult, breaches
 from tenancy.errors import BoundaryBreached, CanaryMissing
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.provisioning import Step
-from tests.activities.attacking import widen
-from tests.activities.conftest import Provisioning
-
-__all__ = ["widen"]  # a fixture that pytest finds here by its name
+from tests.activities.provisioning import Provisioning
 
 EVERY_CLAUSE = {"U2", "C2", "C3", "A1", "A3", "M1", "M2"}
 

@@ -11,23 +11,15 @@ from tenancy.errors import Overtaken
 from tenancy.locks import LockReason
 from tenancy.root_key_errors import RootKeyUnreachable
 from tests.activities.attacking import (
-    MADE,
-    active,
-    attack,
     attacks_of,
     breached,
     forget_key,
     not_checked,
-    widen,
 )
 from tests.activities.changing import SERVICES
-from tests.activities.conftest import run_steps
-from tests.activities.connecting import operator
-from tests.activities.rotating import bao, opener, rotating
+from tests.activities.provisioning import MADE, run_steps
 from tests.database.builders import an_object
 from tests.vault.sharing import a_shared_key, an_imported_key, an_old_version_again
-
-__all__ = ["active", "attack", "bao", "opener", "operator", "rotating", "widen"]  # fixtures
 
 CLAUSES = {"U1", "U2", "U3", "U4", "U5", "E1", "E2", "A2", "M1"}
 WRAPS = {"open-without-root-key", "open-without-tenant-key", "open-wrap-as-another-tenant"}

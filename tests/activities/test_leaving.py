@@ -13,10 +13,7 @@ from tenancy.leaving_messages import LeaveInput, LeaveReason
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove
-from tests.activities.leaving import leaving, operator
 from tests.activities.recorded import Recorded
-
-__all__ = ["leaving", "operator"]  # fixtures that pytest finds here by their names
 
 DAY = 24 * 3600.0
 

@@ -6,11 +6,9 @@ from config.settings import Settings
 from tenancy.errors import AnnouncementUndelivered
 from tenancy.events import AnnouncementKind, Channel
 from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning
-from tests.activities.receiving import Mailbox, callback, mailbox
+from tests.activities.provisioning import Provisioning
+from tests.activities.receiving import Mailbox
 from tests.stories.receivers import CallbackReceiver
-
-__all__ = ["callback", "mailbox"]  # fixtures that pytest finds here by their names
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tenancy.events import Channel
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, steps_of
-from tests.activities.conftest import REGION, Provisioning
+from tests.activities.provisioning import REGION, Provisioning
 from tests.activities.recorded import Recorded
 
 

@@ -13,13 +13,11 @@ from tenancy.locks import LockReason
 from tenancy.messages import PreflightResult, SwitchResult
 from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import PlatformPlace, RootKeyMode, credentials_context
-from tests.activities.changing import SERVICES, Change, bao, change, opener, operator
-from tests.activities.conftest import REGION, Provisioning, run_steps
+from tests.activities.changing import SERVICES, Change
 from tests.activities.connecting import Connection
 from tests.activities.dying import after_effect
+from tests.activities.provisioning import REGION, Provisioning, run_steps
 from tests.stories.stack import wait_until
-
-__all__ = ["bao", "change", "opener", "operator"]  # fixtures that pytest finds here by their names
 
 
 def credentials_of(change: Change, root_key_id: str) -> SealedRootKeyRow:

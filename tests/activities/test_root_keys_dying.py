@@ -12,10 +12,8 @@ from tenancy.errors import OpenKcmError
 from tenancy.messages import PreflightResult, RootKeyStep
 from tenancy.root_key_errors import CustomerKeyError, RootKeyCredentialsRefused, RootKeyDenied, RootKeyDisabled
 from tenancy.root_keys import PlatformPlace, RootKeyMode
-from tests.activities.changing import STEPS, Change, bao, change, opener, operator
+from tests.activities.changing import STEPS, Change
 from tests.activities.dying import Died, after_effect, die, dies, full_but
-
-__all__ = ["bao", "change", "opener", "operator"]  # fixtures that pytest finds here by their names
 
 # What each direction changes from (None: the platform) and to, by the names of the customer's keys.
 DIRECTIONS = {

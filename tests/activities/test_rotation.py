@@ -21,17 +21,13 @@ from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import Credentials, RootKeyMode, credentials_context
 from tenancy.rotation import KeyState, Scope, Stage
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
-from tenancy.rotation_messages import RotationStep
 from tests.activities.changing import SERVICES
-from tests.activities.connecting import operator
 from tests.activities.dying import Died, after_effect, die
-from tests.activities.rotating import Rotating, bao, opener, rotating
+from tests.activities.rotating import Rotating
 from tests.database.builders import an_object
 from tests.database.fixtures import Field
 from vault.interfaces import ciphertext_version
 from vault.transit import TransitTenantKeys
-
-__all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
 
 
 def age(field: Field, what: str, days: int) -> None:
@@ -94,7 +90,7 @@ def test_compromised_key_is_kept_while_an_object_is_encrypted_under_it(rotating,
         tx.objects.add([sealed])
     step = rotating.wants(services=Scope.ONE, service="orders", tenant_key=False, compromised=True)
     rotating.rotate(step, until="activate-service-keys")
-    last = RotationStep(**step.model_dump(exclude={"request", "scheduled"}))
+    last = rotating.following(step)
     assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 1
     assert rotating.states()["orders", 1] is KeyState.COMPROMISED
     assert rotating.due() is None
@@ -243,7 +239,7 @@ def test_rewrapping_takes_as_long_as_it_may(rotating) -> None:
     shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     slow = Rewrapping(parts.database, rotating.tenant_keys, shelf, per_second=len(SERVICES) * 2)
     began = time.monotonic()
-    rotating.in_activity(slow.run, RotationStep(**step.model_dump(exclude={"request", "scheduled"})))
+    rotating.in_activity(slow.run, rotating.following(step))
     assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=0.5)
 
 
@@ -258,7 +254,7 @@ def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rota
     )
     environment = ActivityEnvironment()
     environment.on_heartbeat = lambda *details: beats.append(details)
-    last, began = RotationStep(**step.model_dump(exclude={"request", "scheduled"})), time.monotonic()
+    last, began = rotating.following(step), time.monotonic()
     for _ in range(2):  # the second finds nothing to do, and says how far it all is
         progress = environment.run(slow.prepare_service_keys, last)
         assert (progress.done, progress.total) == (len(SERVICES), len(SERVICES))

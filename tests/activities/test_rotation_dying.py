@@ -10,11 +10,8 @@ import pytest
 from tenancy.errors import KeyUnavailable
 from tenancy.rotation import KeyState, Scope
 from tenancy.rotation_messages import PlanRotationStep
-from tests.activities.connecting import operator
 from tests.activities.dying import dies, full_but
-from tests.activities.rotating import STEPS, Rotating, bao, opener, rotating
-
-__all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
+from tests.activities.rotating import STEPS, Rotating
 
 KINDS = {
     "everything": {},

@@ -13,14 +13,10 @@ from tenancy.errors import CallerError, ServiceConflict, ServiceUnknown, TenantC
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, ConnectFailureInput
 from tenancy.services import ServiceKind, ServiceState
-from tests.activities.conftest import REGION, Provisioning
-from tests.activities.connecting import CERTIFYING, KEY, SERVICE, Connection, connection, csr_of, operator
+from tests.activities.connecting import CERTIFYING, KEY, SERVICE, Connection, csr_of
 from tests.activities.dying import after_effect
+from tests.activities.provisioning import REGION, Provisioning
 from vault.root_keys import TransitRootKeys
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
-
-__all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
 
 
 def test_connect_makes_a_key_a_certificate_and_four_audit_records(connection) -> None:
@@ -75,8 +71,7 @@ def test_service_key_needs_both_root_and_tenant_key_to_be_unwrapped(connection, 
     )
     crypto = TransitRootKeys(key_server.session("crypto"))
     inner = PlatformRootKey(crypto, REGION).unwrap(context, key.wrapped).decode()
-    vault = connection.tenant.parts.vault
-    tenant_keys = TransitTenantKeys(vault, TenantTokens(vault, key_server.identity_pem))
+    tenant_keys = connection.tenant.tenant_keys
     assert len(tenant_keys.decrypt(context, inner)) == 32
     with pytest.raises(WrongContext):
         tenant_keys.decrypt(context, key.wrapped.decode())

@@ -7,11 +7,8 @@ import pytest
 
 from tenancy.messages import CertificatePlan
 from tenancy.services import ServiceState
-from tests.activities.connecting import CERTIFYING, connection, operator
+from tests.activities.connecting import CERTIFYING
 from tests.activities.dying import Died, after_effect, die, every_effect
-
-__all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
-
 
 # How many effects (answers from Vault, commits) each step has at least, so that every death has its moment.
 EFFECTS = {

@@ -25,8 +25,7 @@ from config.settings import Settings
 from database.connection import Database
 from devstack.secrets import ensure_pair
 from tenancy.events import EventKind, MarketplaceEvent
-from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning, run_steps
+from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.database.fixtures import Field, Server, clone
 from tests.worker.conftest import process_environment
 from worker import wiring
@@ -162,7 +161,7 @@ def command(
     )
     with services_field.open("marketplace", max_size=1).tenant_tx(tenant.tenant_id) as tx:
         tx.tenants.request(event)
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
+    run_steps(tenant, MADE)
     monkeypatch.chdir(tmp_path)
     for name, value in process_environment(settings).items():
         if name.startswith("OPENKCM_"):

@@ -28,8 +28,8 @@ from tenancy.messages import ExpiryResult
 from tenancy.root_keys import Credentials, Place, RootKeyMode
 from tenancy.rotation import KeyState
 from tenancy.services import ServiceKind
-from tests.activities.conftest import REGION, Provisioning
 from tests.activities.connecting import KEY, csr_of
+from tests.activities.provisioning import REGION, Provisioning
 from tests.keystores.opening import Estate, Opener, decrypt, encrypt
 from tests.lives.clocks import PlayedClock
 from tests.lives.skipping import describe, skip_its_pauses, skip_to_its_timer
