@@ -315,15 +315,12 @@ def test_a_root_key_out_of_reach_is_waited_for_and_what_was_wrapped_is_kept(chan
     change.through(step, until="wrap-service-keys")
     staged = change.staged()
     change.add_service("payroll")
-    bao.pause()
-    try:
+    with bao.paused():
         with pytest.raises(RootKeyUnreachable):
             change.run("wrap-service-keys", step)
         assert {service: change.opener.open(change.tenant_id, REGION, service, 1) for service in SERVICES} == {
             service: key for (service, _), key in before.items()
         }
-    finally:
-        bao.resume()
     change.run("wrap-service-keys", step)
     assert staged.items() <= change.staged().items()
     assert change.run("switch-root-key", step).switched
