@@ -18,7 +18,6 @@ from config.secrets import Role, ensure_secret
 from config.settings import Settings
 from database.connection import Database
 from devstack.secrets import ensure_pair
-from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.provisioning import Step
 from tests.activities.attacking import Attack, Found, Widen, attacks_of
@@ -29,6 +28,7 @@ from tests.activities.provisioning import MADE, REGION, Provisioning, run_steps
 from tests.activities.receiving import Mailbox
 from tests.activities.rolling import Roll
 from tests.activities.rotating import Rotating
+from tests.database.builders import an_event
 from tests.database.fixtures import Field
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.opening import Opener
@@ -96,14 +96,7 @@ def request_tenant(settings: Settings, parts: wiring.Parts) -> Iterator[Callable
 
     def request(tenant_id: str | None = None, organization: str = "ACME Corporation") -> Provisioning:
         tenant_id = tenant_id or f"tenant-{next(_numbers)}-corp"
-        event = MarketplaceEvent(
-            event_id="event-1",
-            kind=EventKind.SERVICE_ENABLED,
-            tenant_id=tenant_id,
-            organization=organization,
-            region=REGION,
-            timestamp=datetime.now(UTC),
-        )
+        event = an_event(tenant_id, organization=organization, region=REGION, timestamp=datetime.now(UTC))
         with marketplace.tenant_tx(tenant_id) as tx:
             tx.tenants.request(event)
             tx.inbox.accept(event)
@@ -125,6 +118,14 @@ def canary(request_tenant: Callable[..., Provisioning]) -> Provisioning:
     canary = request_tenant(CANARY_TENANT_ID, "OpenKCM canary")
     run_steps(canary, [step for step in Step if step not in (Step.CHECK_BOUNDARIES, Step.ANNOUNCE)])
     return canary
+
+
+@pytest.fixture
+def ready(canary: Provisioning, tenant: Provisioning) -> Provisioning:
+    """A tenant that became active after its boundaries were attacked, and is not announced yet."""
+    assert canary.is_done(Step.ACTIVATE)
+    tenant.run_until(Step.ACTIVATE)
+    return tenant
 
 
 @pytest.fixture

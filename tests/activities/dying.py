@@ -42,6 +42,16 @@ def dies(tenant: Provisioning, effect: int, perform: Callable[[], object]) -> bo
     return False
 
 
+def perform_with_death(
+    tenant: Provisioning, steps: Mapping[str, Callable[[], object]], dying: str, effect: int
+) -> None:
+    """Perform steps in their order; the one that is named dies after its nth effect and is performed again."""
+    for name, perform in steps.items():
+        if name == dying:
+            assert dies(tenant, effect, perform), "the step has fewer effects"
+        perform()
+
+
 @contextmanager
 def after_effect(tenant: Provisioning, number: int, then: Callable[[], object]) -> Iterator[list[int]]:
     """Call `then` right after the nth effect of a step; yield the number of those seen.

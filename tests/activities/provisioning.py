@@ -1,7 +1,6 @@
 """A tenant and the activities of the worker, run one at a time and from the test, twice or in a different order."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +8,10 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 
 from config.secrets import BOUNDARY_IDENTITY, read_secret
-from database.connection import Database
 from tenancy import ids
 from tenancy.messages import AnnounceInput, FailureInput, StepInput
 from tenancy.provisioning import Step
+from tests.activities.recorded import Recorded
 from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker import wiring
@@ -22,15 +21,13 @@ MADE = (Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVAT
 """The steps that make a tenant active, without an attack on it."""
 
 
-class Provisioning:
+class Provisioning(Recorded):
     """One tenant and the activities of the worker, by their names."""
 
     def __init__(self, parts: wiring.Parts, tenant_id: str) -> None:
         self._activities = {a.__name__.replace("_", "-"): a for a in (*parts.lifecycle, *parts.platform)}
-        self.parts = parts
-        self.database: Database = parts.database
-        self.tenant_id = tenant_id
-        self.attempt = 1
+        super().__init__(parts.database, tenant_id)
+        self.parts, self.attempt = parts, 1
 
     @property
     def step(self) -> StepInput:
@@ -57,13 +54,9 @@ class Provisioning:
             if step is last:
                 return
 
-    def audited(self) -> list[dict[str, Any]]:
-        with self.database.tenant_tx(self.tenant_id) as tx:
-            return [json.loads(stored.record) for stored in tx.audit.records()]
-
     def assert_audited_once(self) -> None:
         """Each thing that happened is recorded once for each operation, whatever was repeated."""
-        names = Counter((record["event_id"], record["name"], record["subject"]) for record in self.audited())
+        names = Counter((record["event_id"], record["name"], record["subject"]) for record in self.records())
         assert set(names.values()) == {1}, names
 
     @property
@@ -73,8 +66,7 @@ class Provisioning:
         return TransitTenantKeys(self.parts.vault, TenantTokens(self.parts.vault, identity))
 
     def is_done(self, step: Step) -> bool:
-        with self.database.tenant_tx(self.tenant_id) as tx:
-            return any(row.step is step and row.state == "done" for row in tx.steps.latest())
+        return any(row.step is step and row.state == "done" for row in self.read(lambda tx: tx.steps.latest()))
 
 
 def run_steps(tenant: Provisioning, steps: Sequence[str]) -> None:

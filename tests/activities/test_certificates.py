@@ -25,10 +25,7 @@ def issue(tenant: Provisioning) -> str:
 
 
 def recorded(tenant: Provisioning) -> AuthorityRow:
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        row = tx.certificates.authority()
-    assert row is not None
-    return row
+    return tenant.get(lambda tx: tx.certificates.authority())
 
 
 def authorities_in_pki(tenant: Provisioning) -> list[str]:
@@ -67,13 +64,12 @@ def test_another_key_under_the_authoritys_name_is_rejected_and_left_alone(tenant
     tenant.run(Step.OPEN_RECORDS)
     name = ids.ca_key(tenant.tenant_id)
     vault_admin.write(f"transit/keys/{name}", {"type": "ed25519"})
-    before = tenant.audited()
+    before = tenant.records()
     with pytest.raises(ConflictingResource):
         tenant.run(Step.CREATE_AUTHORITY)
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        assert tx.certificates.authority() is None
-        assert tx.keys.all() == []
-    assert tenant.audited() == before
+    assert tenant.read(lambda tx: tx.certificates.authority()) is None
+    assert tenant.read(lambda tx: tx.keys.all()) == []
+    assert tenant.records() == before
     tenant.run("disable-authority")
     assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False
 

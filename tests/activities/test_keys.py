@@ -16,8 +16,7 @@ def a_context(tenant: Provisioning) -> Context:
 
 
 def keys_of(tenant: Provisioning) -> dict[str, tuple[str, int]]:
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        return {key.name: (key.kind, key.version) for key in tx.keys.all()}
+    return {key.name: (key.kind, key.version) for key in tenant.read(lambda tx: tx.keys.all())}
 
 
 def both_keys(tenant: Provisioning) -> dict[str, tuple[str, int]]:
@@ -25,7 +24,7 @@ def both_keys(tenant: Provisioning) -> dict[str, tuple[str, int]]:
 
 
 def refused_keys(tenant: Provisioning) -> list[str]:
-    return [record["details"]["code"] for record in tenant.audited() if record["name"] == "key.tenant_key_refused"]
+    return [record["details"]["code"] for record in tenant.records("key.tenant_key_refused")]
 
 
 def is_disabled(tenant: Provisioning) -> bool:
@@ -60,15 +59,15 @@ def test_another_object_under_the_tenant_keys_name_is_rejected_and_left_alone(te
     tenant.run(Step.OPEN_RECORDS)
     name = ids.l2_key(tenant.tenant_id)
     vault_admin.write(f"transit/keys/{name}", {"type": "aes256-gcm96", "exportable": True})
-    before = tenant.audited()
+    before = tenant.records()
     with pytest.raises(ConflictingResource):
         tenant.run(Step.CREATE_KEYS)
     assert keys_of(tenant) == {}
-    assert tenant.audited() == before
+    assert tenant.records() == before
     assert not tenant.is_done(Step.CREATE_KEYS)
     tenant.run("disable-tenant-key")
     assert not is_disabled(tenant)
-    assert "tenant.provision_rolled_back" not in [record["name"] for record in tenant.audited()]
+    assert tenant.records("tenant.provision_rolled_back") == []
 
 
 def test_roll_back_disables_the_tenant_key_and_a_retry_enables_it(tenant):

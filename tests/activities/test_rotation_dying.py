@@ -80,12 +80,3 @@ def test_abandoned_rotation_leaves_keys_that_work_and_the_next_one_completes_it(
     assert KeyState.COMPROMISED not in rotating.states().values()
     rotating.assert_whole()
     rotating.tenant.assert_audited_once()
-
-
-def test_every_step_is_idempotent(rotating) -> None:
-    before = rotating.opened()
-    rotating.rotate(rotating.wants(), again=True)
-    assert rotating.l2.version == 2
-    assert before.items() <= rotating.opened().items()
-    assert len(rotating.states()) == 6
-    rotating.tenant.assert_audited_once()

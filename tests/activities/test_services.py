@@ -103,7 +103,7 @@ def test_a_renewal_certifies_the_key_of_the_newest_certificate(connection) -> No
         connection.run("issue-certificate", plan)
     assert (connection.leaf.generation, connection.generation) == (2, 2)
     [_, renewal] = [
-        r["outcome"] for r in connection.tenant.audited() if r["event_id"].startswith(f"service-{SERVICE}-2/")
+        r["outcome"] for r in connection.tenant.records() if r["event_id"].startswith(f"service-{SERVICE}-2/")
     ]
     assert renewal == "success"
 
@@ -140,10 +140,10 @@ def test_step_overtaken_by_a_disconnect_records_nothing(connection) -> None:
 @pytest.mark.parametrize("move", [Move.SUSPEND, Move.LOCK])
 def test_a_tenant_that_is_not_active_connects_nothing(connection, move) -> None:
     connection.move(move)
-    before = connection.tenant.audited()
+    before = connection.tenant.records()
     with pytest.raises(TenantClosed):
         connection.record()
-    assert connection.tenant.audited() == before
+    assert connection.tenant.records() == before
     assert connection.read(lambda tx: tx.services.all()) == []
 
 
