@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.announcing import Announcer
@@ -16,7 +15,7 @@ from activities.standing import StandingActivities
 from tenancy.approvals import Action, Approval, ApprovalState, Argument, Choice
 from tenancy.events import Channel
 from tenancy.leaving_messages import LeaveInput, LeavingResult
-from tenancy.lifecycle import Move, State
+from tenancy.lifecycle import State
 from tenancy.messages import (
     ApprovalResult,
     ApprovalStep,
@@ -29,7 +28,7 @@ from tenancy.messages import (
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
 from tests.activities.recorded import Recorded
-from tests.database.builders import a_person, a_provisioned_tenant
+from tests.database.builders import a_person
 from tests.database.fixtures import Field
 
 TENANT = "acme"
@@ -142,16 +141,3 @@ def sign_on(field: Field, people: Iterable[Person]) -> None:
     with field.open("dashboard", max_size=1).tenant_tx(TENANT) as tx:
         for number, person in enumerate(people):
             tx.sessions.begin(f"{number:064x}", person.subject, datetime.now(UTC) + timedelta(hours=1))
-
-
-@pytest.fixture
-def scene(field: Field) -> Scene:
-    """An active tenant, which wants two people for a lock; Ada, Kai and Uma are signed on."""
-    worker = field.open("worker")
-    a_provisioned_tenant(worker, TENANT)
-    with worker.tenant_tx(TENANT) as tx:
-        tx.tenants.move(Move.ACTIVATE)
-    sign_on(field, (ADA, KAI, UMA))
-    made = Scene(field)
-    made.wants_two_for(Action.LOCK)
-    return made

@@ -1,15 +1,11 @@
 """A tenant with connected services whose root key is changed step by step, and what is recorded about it."""
 
 import uuid
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
-import pytest
-
-from config import secrets
 from config.sealing import seal
-from config.secrets import BOUNDARY_IDENTITY, read_secret
-from config.settings import Settings
+from config.secrets import INTAKE_PUBLIC_KEY, read_secret
+from database.connection import Database
 from database.interfaces import (
     HeldKeyRow,
     RootKeyChangeRow,
@@ -19,22 +15,16 @@ from database.interfaces import (
 )
 from tenancy.locks import LockReason
 from tenancy.messages import AbandonInput, EnrolStep, PreflightResult, RootKeyStep
-from tenancy.provisioning import Step
 from tenancy.root_keys import Credentials, Place, PlatformPlace, RootKeyMode
 from tenancy.services import ServiceKind
-from tests.activities.conftest import REGION, Provisioning, run_steps
-from tests.activities.connecting import KEY, Connection, csr_of, operator
+from tests.activities.connecting import KEY, Connection, csr_of
+from tests.activities.provisioning import REGION, Provisioning
 from tests.activities.recorded import Recorded
-from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.estate import assert_in_force
 from tests.keystores.opening import Estate, Opener
-from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 
-__all__ = ["bao", "change", "opener", "operator"]
-
 SERVICES = ("billing", "ledger", "orders")
-_BAO = pytest.StashKey[CustomerOpenBao]()
 STEPS = ("admit-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key")
 
 
@@ -111,8 +101,7 @@ class Change(Recorded):
 
     @property
     def tenant_keys(self) -> TransitTenantKeys:
-        vault, identity = self.tenant.parts.vault, read_secret(self.tenant.parts.settings.secrets, BOUNDARY_IDENTITY)
-        return TransitTenantKeys(vault, TenantTokens(vault, identity))
+        return self.tenant.tenant_keys
 
     def hold(self, reason: LockReason) -> None:
         self.read(lambda tx: tx.tenants.hold(reason))
@@ -150,34 +139,10 @@ class Change(Recorded):
 Made = TypeVar("Made", bound=Change)
 
 
-@pytest.fixture(scope="session")
-def bao(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> CustomerOpenBao:
-    """The key server of a customer, with two keys: one for all modules of a test process that import this."""
-    if _BAO not in pytestconfig.stash:
-        pytestconfig.stash[_BAO] = started = CustomerOpenBao.start(tmp_path_factory.mktemp("customer"))
-        pytestconfig.add_cleanup(started.kill)
-        started.make_key("second")
-    return pytestconfig.stash[_BAO]
-
-
-@pytest.fixture
-def opener(settings: Settings) -> Iterator[Opener]:
-    with Opener(settings) as opener:
-        yield opener
-
-
-def make_active(kind: type[Made], tenant: Provisioning, operator: Any, opener: Opener, settings: Settings) -> Made:
-    """Return an active tenant with three service keys under the platform's root key."""
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
-    made = kind(Connection(tenant, operator), opener, read_secret(settings.secrets, secrets.INTAKE_PUBLIC_KEY))
+def connect_services(kind: type[Made], active: Provisioning, operator: Database, opener: Opener) -> Made:
+    """Give an active tenant three service keys under the platform's root key."""
+    public_key = read_secret(active.parts.settings.secrets, INTAKE_PUBLIC_KEY)
+    made = kind(Connection(active, operator), opener, public_key)
     for service in SERVICES:
         made.add_service(service)
     return made
-
-
-@pytest.fixture
-def change(
-    tenant: Provisioning, operator: Any, opener: Opener, settings: Settings, bao: CustomerOpenBao
-) -> Iterator[Change]:
-    yield make_active(Change, tenant, operator, opener, settings)
-    bao.allow()

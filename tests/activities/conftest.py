@@ -3,14 +3,12 @@
 Activities are run as Temporal would run them, but one at a time and from the test, twice or in a different order.
 """
 
-import dataclasses
 import itertools
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from temporalio.testing import ActivityEnvironment
@@ -20,12 +18,21 @@ from config.secrets import Role, ensure_secret
 from config.settings import Settings
 from database.connection import Database
 from devstack.secrets import ensure_pair
-from tenancy import ids
-from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID
-from tenancy.messages import AnnounceInput, FailureInput, StepInput
 from tenancy.provisioning import Step
+from tests.activities.attacking import Attack, Found, Widen, attacks_of
+from tests.activities.changing import Change, connect_services
+from tests.activities.connecting import Connection
+from tests.activities.leaving import Leaving, connected
+from tests.activities.provisioning import MADE, REGION, Provisioning, run_steps
+from tests.activities.receiving import Mailbox
+from tests.activities.rolling import Roll
+from tests.activities.rotating import Rotating
+from tests.database.builders import an_event
 from tests.database.fixtures import Field
+from tests.keystores.customer_openbao import CustomerOpenBao
+from tests.keystores.opening import Opener
+from tests.stories.receivers import CallbackReceiver
 from tests.vault import server as openbao
 from vault.session import TokenSession
 from worker import wiring
@@ -33,58 +40,8 @@ from worker.bootstrap import ensure_root_keys
 
 _numbers = itertools.count(1)
 
-REGION = "eu-west-1"
 NOWHERE = "http://127.0.0.1:9/"
-"""Nobody listens on the discard port of this machine; these tests send nothing."""
-
-
-class Provisioning:
-    """One tenant and the activities of the worker, by their names."""
-
-    def __init__(self, parts: wiring.Parts, tenant_id: str) -> None:
-        self._activities = {a.__name__.replace("_", "-"): a for a in (*parts.lifecycle, *parts.platform)}
-        self.parts = parts
-        self.database: Database = parts.database
-        self.tenant_id = tenant_id
-        self.attempt = 1
-
-    @property
-    def step(self) -> StepInput:
-        return StepInput(tenant_id=self.tenant_id, operation_id=f"provision-{self.attempt}")
-
-    def run(self, name: str, **more: Any) -> Any:
-        """Run one activity as the workflow of this tenant would."""
-        kinds = {Step.ANNOUNCE: AnnounceInput, "record-failure": FailureInput}
-        message = kinds.get(name, StepInput)(**self.step.model_dump(), **more)
-        return self.run_with(name, message)
-
-    def run_platform(self, name: str) -> Any:
-        return self.run_with(name)
-
-    def run_with(self, name: str, *arguments: Any) -> Any:
-        environment = ActivityEnvironment()
-        workflow_id = ids.provision_workflow(self.tenant_id)
-        environment.info = dataclasses.replace(environment.info, activity_type=name, workflow_id=workflow_id)
-        return environment.run(self._activities[name], *arguments)
-
-    def run_until(self, last: Step) -> None:
-        for step in Step:
-            self.run(step)
-            if step is last:
-                return
-
-    def audited(self) -> list[dict[str, Any]]:
-        with self.database.tenant_tx(self.tenant_id) as tx:
-            return [json.loads(stored.record) for stored in tx.audit.records()]
-
-    def assert_audited_once(self) -> None:
-        """Each thing that happened is on record once for each operation, whatever was repeated."""
-        names = Counter((record["event_id"], record["name"], record["subject"]) for record in self.audited())
-        assert set(names.values()) == {1}, names
-
-    def is_done(self, step: Step) -> bool:
-        with self.database.tenant_tx(self.tenant_id) as tx:
-            return any(row.step is step and row.state == "done" for row in tx.steps.latest())
+"""The discard port of this machine has no listener; these tests send nothing."""
 
 
 @pytest.fixture(scope="session")
@@ -139,14 +96,7 @@ def request_tenant(settings: Settings, parts: wiring.Parts) -> Iterator[Callable
 
     def request(tenant_id: str | None = None, organization: str = "ACME Corporation") -> Provisioning:
         tenant_id = tenant_id or f"tenant-{next(_numbers)}-corp"
-        event = MarketplaceEvent(
-            event_id="event-1",
-            kind=EventKind.SERVICE_ENABLED,
-            tenant_id=tenant_id,
-            organization=organization,
-            region=REGION,
-            timestamp=datetime.now(UTC),
-        )
+        event = an_event(tenant_id, organization=organization, region=REGION, timestamp=datetime.now(UTC))
         with marketplace.tenant_tx(tenant_id) as tx:
             tx.tenants.request(event)
             tx.inbox.accept(event)
@@ -170,6 +120,124 @@ def canary(request_tenant: Callable[..., Provisioning]) -> Provisioning:
     return canary
 
 
-def run_steps(tenant: Provisioning, steps: Sequence[str]) -> None:
-    for step in steps:
-        tenant.run(step)
+@pytest.fixture
+def ready(canary: Provisioning, tenant: Provisioning) -> Provisioning:
+    """A tenant that became active after its boundaries were attacked, and is not announced yet."""
+    assert canary.is_done(Step.ACTIVATE)
+    tenant.run_until(Step.ACTIVATE)
+    return tenant
+
+
+@pytest.fixture
+def operator(settings: Settings) -> Iterator[Database]:
+    with closing(wiring.open_database(settings, Role.OPERATOR)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def active(tenant: Provisioning) -> Provisioning:
+    """An active tenant without a service."""
+    run_steps(tenant, MADE)
+    return tenant
+
+
+@pytest.fixture
+def connection(active: Provisioning, operator: Database) -> Connection:
+    """A service that was requested; its tenant is active."""
+    asked = Connection(active, operator)
+    asked.ask()
+    return asked
+
+
+@pytest.fixture
+def roll(connection: Connection, field: Field) -> Roll:
+    """A tenant with a connected service; its authority is the first."""
+    connection.connect()
+    return Roll(connection, field)
+
+
+@pytest.fixture
+def opener(settings: Settings) -> Iterator[Opener]:
+    with Opener(settings) as opener:
+        yield opener
+
+
+@pytest.fixture(scope="session")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CustomerOpenBao]:
+    """The key server of a customer, with two keys."""
+    started = CustomerOpenBao.start(tmp_path_factory.mktemp("customer"))
+    started.make_key("second")
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def change(active: Provisioning, operator: Database, opener: Opener, bao: CustomerOpenBao) -> Iterator[Change]:
+    """A tenant with services whose root key can be changed."""
+    yield connect_services(Change, active, operator, opener)
+    bao.allow()
+
+
+@pytest.fixture
+def rotating(active: Provisioning, operator: Database, opener: Opener) -> Rotating:
+    """A tenant with services whose keys can be rotated."""
+    return connect_services(Rotating, active, operator, opener)
+
+
+@pytest.fixture
+def leaving(tenant: Provisioning, operator: Database, vault_admin: TokenSession) -> Leaving:
+    """An active tenant with a connected service, ready to leave."""
+    return Leaving(connected(tenant, operator), vault_admin)
+
+
+@pytest.fixture
+def attack(parts: wiring.Parts, settings: Settings, canary: Provisioning) -> Attack:
+    """Return a function that attacks a tenant as an activity does, and gives the results by name."""
+    assert canary.is_done(Step.ACTIVATE)
+    attacks = attacks_of(parts, settings)
+    ActivityEnvironment().run(lambda: attacks(CANARY_TENANT_ID))  # it leaves a probe, which others are tried on
+
+    def attack(tenant_id: str) -> Found:
+        results = ActivityEnvironment().run(lambda: attacks(tenant_id))
+        found = {result.name: result for result in results}
+        assert len(found) == len(results)
+        return found
+
+    return attack
+
+
+@pytest.fixture
+def widen(vault_admin: TokenSession) -> Widen:
+    """Return a function that adds to one role's policy, or changes a text in it, for a while."""
+
+    @contextmanager
+    def widen(role: str, more: str = "", *, swap: tuple[str, str] = ("", "")) -> Iterator[None]:
+        path = f"sys/policies/acl/openkcm-{role}"
+        policy = (vault_admin.read(path) or {})["policy"]
+        vault_admin.write(path, {"policy": policy.replace(*swap) + more if swap[0] else policy + more})
+        try:
+            yield
+        finally:
+            vault_admin.write(path, {"policy": policy})
+
+    return widen
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    with closing(Mailbox()) as box:
+        yield box
+
+
+@pytest.fixture
+def callback() -> Iterator[CallbackReceiver]:
+    with closing(CallbackReceiver()) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    """Return a port that refuses connections: bound for the test, without a listener."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

@@ -1,23 +1,18 @@
 """One service of an active tenant: its request, its steps one by one, and what is recorded about it."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from config.secrets import Role
 from database.connection import Database
 from database.interfaces import LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
-from tenancy.provisioning import Step
 from tenancy.services import ServiceKind
-from tests.activities.conftest import Provisioning, run_steps
+from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded
-from worker import wiring
 
 SERVICE = "orders-db"
 CERTIFYING = ("create-service-key", "issue-certificate", "mark-connected")
@@ -96,19 +91,3 @@ class Connection(Recorded):
 
     def audited(self, name: str, outcome: str = "success") -> list[dict[str, Any]]:
         return self.records(name, outcome)
-
-
-@pytest.fixture
-def operator(settings) -> Iterator[Database]:
-    opened = wiring.open_database(settings, Role.OPERATOR)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def connection(tenant: Provisioning, operator: Database) -> Connection:
-    """A service that was asked for; its tenant is active."""
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
-    asked = Connection(tenant, operator)
-    asked.ask()
-    return asked

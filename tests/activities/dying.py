@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keystores.transport import Transport
-from tests.activities.conftest import Provisioning
+from tests.activities.provisioning import Provisioning
 from vault.session import VaultSession
 
 
@@ -40,6 +40,16 @@ def dies(tenant: Provisioning, effect: int, perform: Callable[[], object]) -> bo
         except Died:
             return True
     return False
+
+
+def perform_with_death(
+    tenant: Provisioning, steps: Mapping[str, Callable[[], object]], dying: str, effect: int
+) -> None:
+    """Perform steps in their order; the one that is named dies after its nth effect and is performed again."""
+    for name, perform in steps.items():
+        if name == dying:
+            assert dies(tenant, effect, perform), "the step has fewer effects"
+        perform()
 
 
 @contextmanager

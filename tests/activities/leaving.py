@@ -3,21 +3,16 @@
 import json
 from typing import Any
 
-import pytest
-
 from database.connection import Database
 from database.interfaces import LeavingRow, ServiceKeyRow
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock
 from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
-from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning, run_steps
-from tests.activities.connecting import SERVICE, Connection, operator
+from tests.activities.connecting import SERVICE, Connection
+from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.activities.recorded import Recorded
 from vault.session import TokenSession
-
-__all__ = ["leaving", "operator"]
 
 STEPS = (
     "begin-destruction",
@@ -93,14 +88,8 @@ class Leaving(Recorded):
 
 def connected(tenant: Provisioning, operator: Database) -> Connection:
     """Return a connected service of a tenant that is made active."""
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
+    run_steps(tenant, MADE)
     connection = Connection(tenant, operator)
     connection.ask()
     connection.connect()
     return connection
-
-
-@pytest.fixture
-def leaving(tenant: Provisioning, operator: Database, vault_admin: TokenSession) -> Leaving:
-    """An active tenant with a connected service, ready to leave."""
-    return Leaving(connected(tenant, operator), vault_admin)

@@ -1,10 +1,6 @@
-"""The receivers of announcements, as real servers."""
+"""A mail server that receives announcements."""
 
-import socket
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from tests.ports import free_port
 from tests.stories import receivers
@@ -23,25 +19,3 @@ class Mailbox(receivers.Mailbox):
         await super().handle_DATA(server, session, envelope)
         self.recipients += envelope.rcpt_tos
         return self.answer
-
-
-@pytest.fixture
-def mailbox() -> Iterator[Mailbox]:
-    box = Mailbox()
-    yield box
-    box.close()
-
-
-@pytest.fixture
-def callback() -> Iterator[receivers.CallbackReceiver]:
-    receiver = receivers.CallbackReceiver()
-    yield receiver
-    receiver.close()
-
-
-@pytest.fixture
-def unused_port() -> Iterator[int]:
-    """Return a port that refuses connections: bound for the test, without a listener."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]

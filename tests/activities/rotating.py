@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.wrapping import context_of
-from config.settings import Settings
 from database.interfaces import KeyRow, RotationRow, ServiceKeyRow
 from keystores.platform import PlatformRootKey
 from tenancy import ids
@@ -23,11 +21,8 @@ from tenancy.rotation_messages import (
     RotationPlan,
     RotationStep,
 )
-from tests.activities.changing import SERVICES, Change, bao, make_active, opener
-from tests.activities.conftest import REGION, Provisioning
-from tests.keystores.opening import Opener
-
-__all__ = ["bao", "opener"]
+from tests.activities.changing import SERVICES, Change
+from tests.activities.provisioning import REGION
 
 STEPS = (
     "plan-rotation",
@@ -63,7 +58,7 @@ class Rotating(Change):
     def rotate(self, step: PlanRotationStep, *, until: str = STEPS[-1], again: bool = False) -> RotationPlan:
         """Run the steps up to `until` as the workflow does; with `again` each of them twice."""
         plan = self.step_of("plan-rotation", step)
-        for name in self.path(step, plan)[: STEPS.index(until)]:
+        for name in self.path(step, plan):
             if STEPS.index(name) > STEPS.index(until):
                 break
             for _ in range(2 if again else 1):
@@ -86,9 +81,14 @@ class Rotating(Change):
         }
         return [name for name in STEPS[1:] if taken[name]]
 
+    @staticmethod
+    def following(step: PlanRotationStep) -> RotationStep:
+        """Return the input of the steps behind the plan."""
+        return RotationStep(**step.model_dump(exclude={"request", "scheduled"}))
+
     def step_of(self, name: str, step: PlanRotationStep) -> Any:
         """Run one step, which must complete."""
-        message = step if name == "plan-rotation" else RotationStep(**step.model_dump(exclude={"request", "scheduled"}))
+        message = step if name == "plan-rotation" else self.following(step)
         result = self.tenant.run_with(name, message)
         assert not isinstance(result, RetireResult) or result.retired
         assert not isinstance(result, DestroyResult) or not result.objects
@@ -152,8 +152,3 @@ class Rotating(Change):
         assert len(self.opened()) == sum(
             state in {KeyState.ACTIVE, KeyState.DEACTIVATED} for state in self.states().values()
         )
-
-
-@pytest.fixture
-def rotating(tenant: Provisioning, operator: Any, opener: Opener, settings: Settings) -> Rotating:
-    return make_active(Rotating, tenant, operator, opener, settings)

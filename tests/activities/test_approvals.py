@@ -20,18 +20,35 @@ from tenancy.approval_errors import (
 from tenancy.approvals import MOST_PENDING, Action, ApprovalState, Choice
 from tenancy.events import AnnouncementKind, EventKind
 from tenancy.leaving_messages import LeaveReason
-from tenancy.lifecycle import State
+from tenancy.lifecycle import Move, State
 from tenancy.messages import PolicyInput, StandingMove
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
 from tenancy.root_key_errors import RootKeyDisabled
-from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, scene
+from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, sign_on
 from tests.activities.dying import Died
-from tests.database.builders import a_connected_service, a_root_key, an_event
-
-__all__ = ["scene"]  # a fixture that pytest finds here by its name
+from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key, an_event
+from tests.database.fixtures import Field
 
 OTHERS_POLICY = TenantPolicy(tenant_key_days=100)
+
+
+@pytest.fixture
+def scene(field: Field) -> Scene:
+    """An active tenant, which wants two people for a lock; Ada, Kai and Uma are signed on."""
+    worker = field.open("worker")
+    a_provisioned_tenant(worker, TENANT)
+    with worker.tenant_tx(TENANT) as tx:
+        tx.tenants.move(Move.ACTIVATE)
+    sign_on(field, (ADA, KAI, UMA))
+    made = Scene(field)
+    made.wants_two_for(Action.LOCK)
+    return made
+
+
+def assert_lock_rejected(scene: Scene, approval_id: str | None) -> None:
+    with pytest.raises(ApprovalRequired):
+        scene.move(StandingMove.LOCK, approval_id)
 
 
 def test_one_asks_another_approves_and_it_is_done_once_with_both_on_record(scene: Scene) -> None:
@@ -61,8 +78,7 @@ def test_one_asks_another_approves_and_it_is_done_once_with_both_on_record(scene
 
 @pytest.mark.parametrize("approval_id", [None, "f" * 32])
 def test_lock_needs_an_approval_only_where_the_policy_says_so(scene: Scene, approval_id: str | None) -> None:
-    with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, approval_id)
+    assert_lock_rejected(scene, approval_id)
     scene.move(StandingMove.SUSPEND)
     assert scene.state is State.SUSPENDED
     scene.wants_two_for(Action.OFFBOARD)
@@ -74,27 +90,23 @@ def test_an_approval_that_only_waits_or_was_declined_or_is_over_or_was_used_open
     waits = scene.asks(ADA)
     scene.admit(waits)
     scene.says(KAI, waits)  # said, and not counted yet
-    with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, waits)
+    assert_lock_rejected(scene, waits)
     scene.decide(waits)
     scene.let_its_time_pass(waits)
-    with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, waits)
+    assert_lock_rejected(scene, waits)
 
     declined = scene.asks(ADA)
     scene.admit(declined)
     scene.says(KAI, declined, Choice.DECLINE)
     assert scene.decide(declined).state is ApprovalState.REFUSED
     assert scene.records("approval.declined")
-    with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, declined)
+    assert_lock_rejected(scene, declined)
 
     used = scene.approved()
     scene.move(StandingMove.LOCK, used)
     scene.move(StandingMove.UNLOCK)
     for _ in range(2):
-        with pytest.raises(ApprovalRequired):
-            scene.move(StandingMove.LOCK, used)
+        assert_lock_rejected(scene, used)
         scene.close(used)
     assert scene.state is State.ACTIVE
 
@@ -102,8 +114,7 @@ def test_an_approval_that_only_waits_or_was_declined_or_is_over_or_was_used_open
 def test_an_approval_for_one_thing_opens_no_other(scene: Scene) -> None:
     scene.wants_two_for(Action.LOCK)
     policy = scene.approved(Action.CHANGE_POLICY, OTHERS_POLICY.as_argument())
-    with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, policy)
+    assert_lock_rejected(scene, policy)
     with pytest.raises(ApprovalRequired):
         scene.set_policy(TenantPolicy(), policy)  # the wall taken down with the word for another number
     scene.set_policy(OTHERS_POLICY, policy)
@@ -181,8 +192,7 @@ def test_whoever_asked_withdraws_it(scene: Scene) -> None:
     assert scene.decide(approval_id).state is ApprovalState.WITHDRAWN
     scene.says(KAI, approval_id)
     assert scene.decide(approval_id).state is ApprovalState.WITHDRAWN
-    with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, approval_id)
+    assert_lock_rejected(scene, approval_id)
     assert scene.records("approval.")[-1]["name"] == "approval.withdrawn"
 
 
@@ -237,8 +247,7 @@ def test_failure_of_an_approved_action_is_recorded(scene: Scene) -> None:
         scene.close(approval_id, "illegal_move")
     found = scene.approval(approval_id)
     assert (found.state, found.reason) == (ApprovalState.FAILED, "illegal_move")
-    with pytest.raises(ApprovalRequired):
-        scene.move(StandingMove.LOCK, approval_id)
+    assert_lock_rejected(scene, approval_id)
 
 
 @contextmanager

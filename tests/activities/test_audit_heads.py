@@ -12,14 +12,13 @@ from database.interfaces import SignedHead
 from tenancy.audit import head_message, verify_chain
 from tenancy.errors import DatabaseRefused
 from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning
+from tests.activities.provisioning import Provisioning
 from tests.database.signing import Signer
 from vault.signer import TransitAuditSigner
 
 
 def heads_of(tenant: Provisioning) -> list[SignedHead]:
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        return list(tx.audit.signed_heads())
+    return list(tenant.read(lambda tx: tx.audit.signed_heads()))
 
 
 def verify(tenant: Provisioning, head: SignedHead, message: bytes) -> None:
@@ -36,8 +35,7 @@ def test_each_stream_that_grew_is_signed_at_its_end_and_no_other(request_tenant)
     assert tenants[0].run_platform("sign-audit-heads").signed == 3
     before = [heads_of(tenant) for tenant in tenants]
     for tenant, [head] in zip(tenants, before, strict=True):
-        with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-            last = verify_chain(tx.audit.records())
+        last = verify_chain(tenant.read(lambda tx: tx.audit.records()))
         assert last is not None
         assert (head.seq, head.chain_hash) == (last.seq, last.chain_hash)
         verify(tenant, head, head_message(tenant.tenant_id, head.seq, head.chain_hash))

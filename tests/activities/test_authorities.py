@@ -11,22 +11,12 @@ from cryptography import x509
 from tenancy.errors import AuthorityOverlaps, ConflictingResource, Overtaken, TenantClosed
 from tenancy.lifecycle import Move, State
 from tenancy.messages import AuthorityPlan
-from tests.activities.connecting import SERVICE, Connection, connection, operator
-from tests.activities.dying import Died, after_effect, die, every_effect
+from tests.activities.connecting import SERVICE
+from tests.activities.dying import after_effect, every_effect, perform_with_death
 from tests.activities.rolling import STEPS, Roll
-from tests.database.fixtures import Field
 from vault.pki import PkiAuthorities
 
-__all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
-
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-
-
-@pytest.fixture
-def roll(connection: Connection, field: Field) -> Roll:
-    """A tenant with a connected service; its authority is the first."""
-    connection.connect()
-    return Roll(connection, field)
 
 
 def issued_by(roll: Roll) -> str:
@@ -163,16 +153,10 @@ def test_step_that_dies_after_an_effect_completes_at_the_next_try(roll: Roll, na
         "plan": roll.plan,
         **{step: partial(roll.run, step, AuthorityPlan(version=2)) for step in STEPS},
         "publish": roll.publish,
-        "end": lambda: roll.tenant.run_platform("end-authorities"),
     }
-
-    for step, perform in steps.items():
-        if step == "end":
-            roll.age(73 * HOUR)
-        if step == name:
-            with after_effect(roll.tenant, effect, die), pytest.raises(Died):
-                perform()
-        perform()
+    perform_with_death(roll.tenant, steps, name, effect)
+    roll.age(73 * HOUR)
+    perform_with_death(roll.tenant, {"end": lambda: roll.tenant.run_platform("end-authorities")}, name, effect)
     assert roll.states == {2: "current", 1: "ended"}
     assert len(roll.authorities) == 2
     assert {row.authority for row in roll.lists} == {row.serial for row in roll.authorities}

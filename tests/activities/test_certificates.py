@@ -9,30 +9,23 @@ from database.interfaces import AuthorityRow
 from tenancy import ids
 from tenancy.errors import ConflictingResource, KeyUnavailable
 from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning
 from tests.activities.connecting import KEY, csr_of
+from tests.activities.provisioning import Provisioning
 from vault.certificates import hex_serial
 from vault.interfaces import Authority
 from vault.pki import PkiAuthorities
 
 
-@pytest.fixture
-def authorities(parts) -> PkiAuthorities:
-    return PkiAuthorities(parts.vault)
-
-
-def issue(authorities: PkiAuthorities, tenant: Provisioning) -> str:
+def issue(tenant: Provisioning) -> str:
     """Have the tenant's recorded authority sign a certificate for a service; return its serial number."""
     row = recorded(tenant)
     authority = Authority(row.serial, row.certificate_pem, row.chain_pem, row.not_after, fingerprint="", key_version=1)
+    authorities = PkiAuthorities(tenant.parts.vault)
     return authorities.issue(authority, tenant.tenant_id, "orders", csr_of(KEY), timedelta(hours=1)).serial
 
 
 def recorded(tenant: Provisioning) -> AuthorityRow:
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        row = tx.certificates.authority()
-    assert row is not None
-    return row
+    return tenant.get(lambda tx: tx.certificates.authority())
 
 
 def authorities_in_pki(tenant: Provisioning) -> list[str]:
@@ -55,14 +48,12 @@ def test_creating_the_authority_twice_signs_one_certificate(tenant):
     tenant.assert_audited_once()
 
 
-def test_certificate_that_was_signed_but_not_recorded_is_adopted_and_no_other_tenants(
-    tenant, request_tenant, authorities
-):
+def test_certificate_that_was_signed_but_not_recorded_is_adopted_and_no_other_tenants(tenant, request_tenant):
     other = request_tenant()
     for step in (Step.OPEN_RECORDS, Step.CREATE_AUTHORITY):
         other.run(step)
     tenant.run(Step.OPEN_RECORDS)
-    orphan = authorities.ensure(tenant.tenant_id, lambda _serials: ())
+    orphan = PkiAuthorities(tenant.parts.vault).ensure(tenant.tenant_id, lambda _serials: ())
     tenant.run(Step.CREATE_AUTHORITY)
     assert recorded(tenant).serial == orphan.serial
     assert authorities_in_pki(tenant) == [orphan.serial]
@@ -73,33 +64,32 @@ def test_another_key_under_the_authoritys_name_is_rejected_and_left_alone(tenant
     tenant.run(Step.OPEN_RECORDS)
     name = ids.ca_key(tenant.tenant_id)
     vault_admin.write(f"transit/keys/{name}", {"type": "ed25519"})
-    before = tenant.audited()
+    before = tenant.records()
     with pytest.raises(ConflictingResource):
         tenant.run(Step.CREATE_AUTHORITY)
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        assert tx.certificates.authority() is None
-        assert tx.keys.all() == []
-    assert tenant.audited() == before
+    assert tenant.read(lambda tx: tx.certificates.authority()) is None
+    assert tenant.read(lambda tx: tx.keys.all()) == []
+    assert tenant.records() == before
     tenant.run("disable-authority")
     assert (vault_admin.read(f"transit/keys/{name}") or {})["soft_deleted"] is False
 
 
-def test_roll_back_disables_the_authority_and_a_retry_enables_it(tenant, authorities):
+def test_roll_back_disables_the_authority_and_a_retry_enables_it(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_AUTHORITY)
     before = recorded(tenant)
-    assert issue(authorities, tenant)
+    assert issue(tenant)
 
     tenant.run("disable-authority")
     tenant.run("disable-authority")
     with pytest.raises(KeyUnavailable):
-        issue(authorities, tenant)
+        issue(tenant)
     tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
 
     tenant.attempt += 1
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_AUTHORITY)
-    assert issue(authorities, tenant)
+    assert issue(tenant)
     assert recorded(tenant) == before
     assert authorities_in_pki(tenant) == [before.serial]
     tenant.assert_audited_once()

@@ -1,6 +1,7 @@
 """Announcements over real sockets: an HTTP receiver that verifies signatures, and a real SMTP server."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,11 +12,8 @@ from activities.delivery import CallbackSender, EmailSender
 from tenancy.announcements import announcement_text
 from tenancy.errors import AnnouncementUndelivered, SettingsInvalid
 from tenancy.events import Announcement, AnnouncementKind, Channel
-from tests.activities.receiving import callback, mailbox, unused_port
 from tests.keystores.fault_proxy import FaultProxy, answering
 from tests.stories.receivers import CallbackReceiver
-
-__all__ = ["callback", "mailbox", "unused_port"]  # fixtures that pytest finds here by their names
 
 pytestmark = pytest.mark.integration
 
@@ -38,16 +36,14 @@ def an_announcement(channel: Channel, **changes: Any) -> Announcement:
 
 @pytest.fixture
 def proxy(callback: CallbackReceiver) -> Iterator[FaultProxy]:
-    proxy = FaultProxy.start(callback.url.removesuffix("/announcements"))
-    yield proxy
-    proxy.stop()
+    with FaultProxy.running(callback.url.removesuffix("/announcements")) as proxy:
+        yield proxy
 
 
 @pytest.fixture
 def sender(proxy: FaultProxy) -> Iterator[CallbackSender]:
-    sender = CallbackSender(f"{proxy.url}/announcements", SECRET, "https://cmk.openkcm.io")
-    yield sender
-    sender.close()
+    with closing(CallbackSender(f"{proxy.url}/announcements", SECRET, "https://cmk.openkcm.io")) as sender:
+        yield sender
 
 
 def test_callback_is_a_signed_cloud_event_with_a_stable_id(callback, sender) -> None:

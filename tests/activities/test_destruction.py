@@ -16,27 +16,18 @@ from tenancy.errors import KeyUnavailable, OpenKcmError
 from tenancy.leaving import KEPT
 from tenancy.lifecycle import State
 from tenancy.shred import ShredStatement, shred_message, statement_text
-from tests.activities.conftest import REGION
 from tests.activities.connecting import SERVICE
-from tests.activities.leaving import STEPS, connected, leaving, operator
+from tests.activities.leaving import STEPS, connected
+from tests.activities.provisioning import REGION
 from vault.payload_keys import TransitPayloadKeys
 from vault.root_keys import TransitRootKeys
 from vault.signer import TransitAuditSigner
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
-
-__all__ = ["leaving", "operator"]  # fixtures that pytest finds here by their names
 
 
-def l2(leaving, key_server) -> TransitTenantKeys:
-    vault = leaving.tenant.parts.vault
-    return TransitTenantKeys(vault, TenantTokens(vault, key_server.identity_pem))
-
-
-def opened(leaving, wrapped: bytes, key_server) -> bytes:
+def opened(leaving, wrapped: bytes) -> bytes:
     """Unwrap a copy of a row with the rights at the key server."""
     inner = TransitRootKeys(leaving.tenant.parts.vault).unwrap(ids.root_key(REGION), leaving.context.encode(), wrapped)
-    return l2(leaving, key_server).decrypt(leaving.context, inner.decode())
+    return leaving.tenant.tenant_keys.decrypt(leaving.context, inner.decode())
 
 
 def verified(public_pem: str, signature: str, message: bytes) -> bool:
@@ -50,11 +41,11 @@ def verified(public_pem: str, signature: str, message: bytes) -> bool:
     return True
 
 
-def test_destruction_removes_keys_and_rows_and_the_statement_lists_them(leaving, key_server) -> None:
+def test_destruction_removes_keys_and_rows_and_the_statement_lists_them(leaving) -> None:
     before = leaving.wrap()
     leaf = leaving.connection.leaf
     assert before is not None
-    assert len(opened(leaving, before.wrapped, key_server)) == 32
+    assert len(opened(leaving, before.wrapped)) == 32
     leaving.leave(now=True)
     stock = None
     for name in STEPS:
@@ -68,7 +59,7 @@ def test_destruction_removes_keys_and_rows_and_the_statement_lists_them(leaving,
     assert leaving.audited("tenant.rows_erased")
     assert leaving.audited("route.withdrawn")
     with pytest.raises(KeyUnavailable):
-        opened(leaving, before.wrapped, key_server)
+        opened(leaving, before.wrapped)
 
     statement = leaving.statement()
     gone = {one["kind"]: one for one in statement["destroyed"]}
@@ -113,14 +104,14 @@ def test_intent_to_destroy_is_recorded_before_each_key_is_destroyed(leaving) -> 
     leaving.tenant.assert_audited_once()
 
 
-def test_no_other_tenants_keys_or_rows_are_touched(leaving, request_tenant, operator, key_server) -> None:
+def test_no_other_tenants_keys_or_rows_are_touched(leaving, request_tenant, operator) -> None:
     other = type(leaving)(connected(request_tenant(), operator), leaving.admin)
     there, wrap = other.keys_there(), other.wrap()
     leaving.leave(now=True)
     leaving.through()
     assert (other.keys_there(), other.wrap()) == (there, wrap)
     assert len(there) == 3
-    assert len(opened(other, wrap.wrapped, key_server)) == 32
+    assert len(opened(other, wrap.wrapped)) == 32
     for name in (ids.root_key(REGION), "audit-heads", "payloads-platform"):
         assert leaving.admin.read(f"transit/keys/{name}") is not None
 

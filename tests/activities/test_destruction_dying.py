@@ -1,12 +1,12 @@
 """Every step of OffboardTenant dies after each of its effects, and the next try completes it."""
 
+from functools import partial
+
 import pytest
 
 from tenancy.lifecycle import State
-from tests.activities.dying import Died, after_effect, die, every_effect
-from tests.activities.leaving import STEPS, leaving, operator
-
-__all__ = ["leaving", "operator"]  # fixtures that pytest finds here by their names
+from tests.activities.dying import dies, every_effect, perform_with_death
+from tests.activities.leaving import STEPS
 
 # How many effects (answers from Vault, commits) each step has, so that every death has its moment.
 EFFECTS = {
@@ -26,11 +26,7 @@ EFFECTS = {
 def test_step_that_dies_after_an_effect_completes_at_the_next_try(leaving, name, effect) -> None:
     leaving.leave(now=True)
     before = leaving.wrap()
-    for step in STEPS:
-        if step == name:
-            with after_effect(leaving.tenant, effect, die), pytest.raises(Died):
-                leaving.run(step)
-        leaving.run(step)
+    perform_with_death(leaving.tenant, {step: partial(leaving.run, step) for step in STEPS}, name, effect)
     assert (leaving.keys_there(), leaving.wrap(), leaving.tenant_row.state) == (set(), None, State.OFFBOARDED)
     assert before is not None
     statement = leaving.statement()
@@ -47,8 +43,7 @@ def test_step_that_dies_after_an_effect_completes_at_the_next_try(leaving, name,
 
 def test_leave_and_restore_that_die_after_their_commit_happen_once(leaving) -> None:
     for act, state in ((leaving.leave, State.LEAVING), (leaving.restore, State.ACTIVE)):
-        with after_effect(leaving.tenant, 1, die), pytest.raises(Died):
-            act()
+        assert dies(leaving.tenant, 1, act)
         assert leaving.tenant_row.state is state
         act()
         assert leaving.tenant_row.state is state

@@ -18,14 +18,10 @@ from tenancy.books import Log, close
 from tenancy.double_entry import CHECKING, Kind
 from tenancy.provisioning import Step
 from tenancy.rotation import Scope
-from tests.activities.conftest import Provisioning, run_steps
-from tests.activities.connecting import operator
-from tests.activities.leaving import leaving
-from tests.activities.rotating import Rotating, bao, opener, rotating
+from tests.activities.provisioning import Provisioning, run_steps
+from tests.activities.rotating import Rotating
 from tests.vault import server as openbao
 from vault.audit_log import read_log
-
-__all__ = ["bao", "leaving", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
 
 Differences = Callable[[Provisioning], list[tuple[Kind, str]]]
 

@@ -20,13 +20,10 @@ from tenancy.examination_errors import BreachNotCleared
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.messages import DueInput, ExamineInput, ExamineResult, StandingInput, StandingMove, StepInput
-from tenancy.provisioning import Step
-from tests.activities.attacking import Widen, active, widen
-from tests.activities.conftest import Provisioning
+from tests.activities.attacking import Widen
+from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded
 from worker.wiring import utc_now
-
-__all__ = ["active", "widen"]  # fixtures that pytest finds here by their names
 
 BREACHED = [CheckResult(clause="U2", name="use", outcome="breached", seconds=0.1, evidence="it opened")]
 HELD = [CheckResult(clause="U2", name="use", outcome="held", seconds=0.1, evidence="403")]
@@ -71,10 +68,8 @@ class Examined(Recorded):
 
 
 @pytest.fixture
-def examined(canary: Provisioning, tenant: Provisioning) -> Examined:
-    assert canary.is_done(Step.ACTIVATE)
-    tenant.run_until(Step.ACTIVATE)
-    return Examined(tenant)
+def examined(ready: Provisioning) -> Examined:
+    return Examined(ready)
 
 
 @pytest.fixture
@@ -101,7 +96,7 @@ def test_an_examination_is_recorded_once_with_signatures_that_fit(examined: Exam
     assert examined.examine() == first
     assert examined.names().count("boundary.checked") == 2  # the gate's, and this one
     assert examined.flaw() == ""
-    details = examined.tenant.audited()[-1]["details"]
+    details = examined.tenant.records()[-1]["details"]
     assert sum(held for held, _, _ in tallied(details[DETAIL]).values()) == first.held
     assert details["run"] == "examination-1"
 

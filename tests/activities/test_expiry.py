@@ -11,22 +11,13 @@ from tenancy.errors import VaultUnavailable
 from tenancy.events import Channel
 from tenancy.lifecycle import Move
 from tenancy.messages import ExpiryResult
-from tests.activities.connecting import SERVICE, Connection, connection, operator
+from tests.activities.connecting import SERVICE
 from tests.activities.counting import counting
 from tests.activities.rolling import Roll
-from tests.database.fixtures import Field
 from vault.interfaces import PkiRoot
 from vault.pki import PkiAuthorities
 
-__all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
-
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-
-
-@pytest.fixture
-def roll(connection: Connection, field: Field) -> Roll:
-    connection.connect()
-    return Roll(connection, field)
 
 
 def check(roll: Roll) -> ExpiryResult:

@@ -20,16 +20,13 @@ from tenancy.root_key_errors import RootKeyDisabled, RootKeyFailing
 from tenancy.rotation import KeyState, Scope
 from tenancy.rotation_messages import PlanRotationStep, RotationPlan
 from tests.activities.changing import SERVICES
-from tests.activities.conftest import REGION
-from tests.activities.connecting import operator
 from tests.activities.counting import run_until
 from tests.activities.dying import dies
-from tests.activities.rotating import Rotating, bao, opener, rotating
+from tests.activities.provisioning import REGION
+from tests.activities.rotating import Rotating
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.vault.server import Server
 from vault.session import TokenSession
-
-__all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
 
 _numbers = itertools.count(1)
 FOLLOWING = ("rewrap-keys", "finish-rotation")
@@ -192,14 +189,10 @@ def test_a_rotation_of_everything_follows_as_well(following: Following) -> None:
 
 def test_a_key_that_cannot_be_asked_is_no_failure_of_the_look_and_is_asked_again(following, bao) -> None:
     following.make_version()
-    bao.allow(())
-    assert following.look() == ()
-    bao.allow()
-    bao.kill()
-    try:
+    with bao.allowing(()):
         assert following.look() == ()
-    finally:
-        bao.start_again()
+    with bao.down():
+        assert following.look() == ()
     assert following.rotating.rows("select root_key_newest from okcm.tenant") == [(None,)]
     assert following.look() == (following.rotating.tenant_id,)
 
@@ -242,12 +235,8 @@ def test_a_key_that_is_taken_away_ends_it_and_the_next_look_comes_back(following
     following.make_version()
     following.look()
     step, _ = following.plan()
-    bao.soft_delete(following.key)
-    try:
-        with pytest.raises(RootKeyDisabled):
-            rotating.step_of("rewrap-keys", step)
-    finally:
-        bao.restore(following.key)
+    with bao.disabled(following.key), pytest.raises(RootKeyDisabled):
+        rotating.step_of("rewrap-keys", step)
     rotating.give_up(step, RootKeyDisabled.code, "rewrap-keys")
     assert following.look() == (rotating.tenant_id,)
     following.follow()
@@ -299,9 +288,6 @@ def test_the_watch_goes_on_after_the_tenant_key_was_rotated(following: Following
     assert following.watch() == ()
     rotating.rotate(rotating.wants(services=Scope.NONE))
     assert following.watch() == ()
-    bao.soft_delete(following.key)
-    try:
+    with bao.disabled(following.key):
         assert following.watch(None) == (rotating.tenant_id,)
-    finally:
-        bao.restore(following.key)
     assert rotating.current.health == RootKeyDisabled.code

@@ -4,12 +4,8 @@ import pytest
 
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.errors import BoundaryBreached, CanaryMissing
-from tenancy.ids import CANARY_TENANT_ID
 from tenancy.provisioning import Step
-from tests.activities.attacking import widen
-from tests.activities.conftest import Provisioning
-
-__all__ = ["widen"]  # a fixture that pytest finds here by its name
+from tests.activities.provisioning import Provisioning
 
 EVERY_CLAUSE = {"U2", "C2", "C3", "A1", "A3", "M1", "M2"}
 
@@ -26,13 +22,11 @@ WIDE = 'path "transit/+/L2-*" { capabilities = ["update"] }'
 
 
 def evidence(tenant: Provisioning) -> tuple[CheckResult, ...]:
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        return tuple(tx.boundaries.latest())
+    return tenant.read(lambda tx: tuple(tx.boundaries.latest()))
 
 
 def checked(tenant: Provisioning) -> list[tuple[str, str]]:
-    records = [record for record in tenant.audited() if record["name"] == "boundary.checked"]
-    return [(record["outcome"], record["details"]["breached"]) for record in records]
+    return [(record["outcome"], record["details"]["breached"]) for record in tenant.records("boundary.checked")]
 
 
 def test_tenant_with_intact_boundaries_passes_and_its_evidence_names_every_clause(made) -> None:
@@ -58,17 +52,6 @@ def test_boundary_check_without_a_canary_fails_and_records_nothing(tenant) -> No
     assert not tenant.is_done(Step.CHECK_BOUNDARIES)
 
 
-def test_too_wide_policy_at_the_key_server_is_a_breach_of_the_new_tenant_only(made, widen) -> None:
-    made.run(Step.CHECK_BOUNDARIES)
-    with made.database.tenant_tx(CANARY_TENANT_ID) as tx:
-        before = tx.audit.head()
-    with widen("tenant", WIDE), pytest.raises(BoundaryBreached):
-        made.run(Step.CHECK_BOUNDARIES)
-    assert [outcome for outcome, _ in checked(made)] == ["success", "failure"]
-    with made.database.tenant_tx(CANARY_TENANT_ID) as tx:
-        assert tx.audit.head() == before
-
-
 def assert_breached(tenant: Provisioning, clause: str) -> None:
     with pytest.raises(BoundaryBreached) as breached:
         tenant.run(Step.CHECK_BOUNDARIES)
@@ -78,6 +61,15 @@ def assert_breached(tenant: Provisioning, clause: str) -> None:
     assert all(name in breached.value.message for name in found)
     assert checked(tenant) == [("failure", ", ".join(found))]
     assert not tenant.is_done(Step.CHECK_BOUNDARIES)
+
+
+def test_too_wide_policy_at_the_key_server_is_a_breach_of_the_new_tenant_only(made, canary, widen) -> None:
+    made.run(Step.CHECK_BOUNDARIES)
+    before = canary.records()
+    with widen("tenant", WIDE), pytest.raises(BoundaryBreached):
+        made.run(Step.CHECK_BOUNDARIES)
+    assert [outcome for outcome, _ in checked(made)] == ["success", "failure"]
+    assert canary.records() == before
 
 
 def test_too_wide_policy_at_the_first_check_stops_provisioning(made, widen) -> None:

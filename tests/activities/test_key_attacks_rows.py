@@ -8,14 +8,10 @@ from activities.wrapping import context_of
 from keystores.platform import PlatformRootKey
 from tenancy import ids
 from tenancy.isolation_errors import ControlFailed
-from tests.activities.attacking import attack, breached
+from tests.activities.attacking import breached
 from tests.activities.changing import SERVICES
-from tests.activities.conftest import REGION
-from tests.activities.connecting import operator
-from tests.activities.rotating import bao, opener, rotating
+from tests.activities.provisioning import REGION
 from tests.database.builders import an_object
-
-__all__ = ["attack", "bao", "opener", "operator", "rotating"]  # fixtures
 
 
 def store(rotating, field, copies, wrap) -> None:

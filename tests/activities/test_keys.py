@@ -7,15 +7,8 @@ from tenancy.binding import Context, Purpose
 from tenancy.errors import ConflictingResource, KeyUnavailable
 from tenancy.isolation_errors import TenantKeyReplaced, TenantKeyShared
 from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning
+from tests.activities.provisioning import Provisioning
 from tests.vault.sharing import a_shared_key
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
-
-
-@pytest.fixture
-def as_tenant(parts, key_server) -> TransitTenantKeys:
-    return TransitTenantKeys(parts.vault, TenantTokens(parts.vault, key_server.identity_pem))
 
 
 def a_context(tenant: Provisioning) -> Context:
@@ -23,8 +16,7 @@ def a_context(tenant: Provisioning) -> Context:
 
 
 def keys_of(tenant: Provisioning) -> dict[str, tuple[str, int]]:
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        return {key.name: (key.kind, key.version) for key in tx.keys.all()}
+    return {key.name: (key.kind, key.version) for key in tenant.read(lambda tx: tx.keys.all())}
 
 
 def both_keys(tenant: Provisioning) -> dict[str, tuple[str, int]]:
@@ -32,7 +24,7 @@ def both_keys(tenant: Provisioning) -> dict[str, tuple[str, int]]:
 
 
 def refused_keys(tenant: Provisioning) -> list[str]:
-    return [record["details"]["code"] for record in tenant.audited() if record["name"] == "key.tenant_key_refused"]
+    return [record["details"]["code"] for record in tenant.records("key.tenant_key_refused")]
 
 
 def is_disabled(tenant: Provisioning) -> bool:
@@ -56,9 +48,9 @@ def test_creating_the_keys_twice_makes_one_of_each_kind_and_one_version(tenant):
     tenant.assert_audited_once()
 
 
-def test_key_that_was_made_but_not_recorded_is_adopted(tenant, as_tenant):
+def test_key_that_was_made_but_not_recorded_is_adopted(tenant):
     tenant.run(Step.OPEN_RECORDS)
-    as_tenant.ensure(tenant.tenant_id)
+    tenant.tenant_keys.ensure(tenant.tenant_id)
     tenant.run(Step.CREATE_KEYS)
     assert keys_of(tenant) == both_keys(tenant)
 
@@ -67,32 +59,32 @@ def test_another_object_under_the_tenant_keys_name_is_rejected_and_left_alone(te
     tenant.run(Step.OPEN_RECORDS)
     name = ids.l2_key(tenant.tenant_id)
     vault_admin.write(f"transit/keys/{name}", {"type": "aes256-gcm96", "exportable": True})
-    before = tenant.audited()
+    before = tenant.records()
     with pytest.raises(ConflictingResource):
         tenant.run(Step.CREATE_KEYS)
     assert keys_of(tenant) == {}
-    assert tenant.audited() == before
+    assert tenant.records() == before
     assert not tenant.is_done(Step.CREATE_KEYS)
     tenant.run("disable-tenant-key")
     assert not is_disabled(tenant)
-    assert "tenant.provision_rolled_back" not in [record["name"] for record in tenant.audited()]
+    assert tenant.records("tenant.provision_rolled_back") == []
 
 
-def test_roll_back_disables_the_tenant_key_and_a_retry_enables_it(tenant, as_tenant):
+def test_roll_back_disables_the_tenant_key_and_a_retry_enables_it(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_KEYS)
-    wrapped = as_tenant.encrypt(a_context(tenant), b"a service key")
+    wrapped = tenant.tenant_keys.encrypt(a_context(tenant), b"a service key")
 
     tenant.run("disable-tenant-key")
     tenant.run("disable-tenant-key")
     with pytest.raises(KeyUnavailable):
-        as_tenant.decrypt(a_context(tenant), wrapped)
+        tenant.tenant_keys.decrypt(a_context(tenant), wrapped)
     tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
 
     tenant.attempt += 1
     tenant.run(Step.OPEN_RECORDS)
     tenant.run(Step.CREATE_KEYS)
-    assert as_tenant.decrypt(a_context(tenant), wrapped) == b"a service key"
+    assert tenant.tenant_keys.decrypt(a_context(tenant), wrapped) == b"a service key"
     assert keys_of(tenant) == both_keys(tenant)
     tenant.assert_audited_once()
 

@@ -6,11 +6,9 @@ from config.settings import Settings
 from tenancy.errors import AnnouncementUndelivered
 from tenancy.events import AnnouncementKind, Channel
 from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning
-from tests.activities.receiving import Mailbox, callback, mailbox
+from tests.activities.provisioning import Provisioning
+from tests.activities.receiving import Mailbox
 from tests.stories.receivers import CallbackReceiver
-
-__all__ = ["callback", "mailbox"]  # fixtures that pytest finds here by their names
 
 
 @pytest.fixture
@@ -18,17 +16,8 @@ def settings(settings: Settings, callback: CallbackReceiver, mailbox: Mailbox) -
     return settings.model_copy(update={"callback_url": callback.url, "smtp_port": mailbox.port})
 
 
-@pytest.fixture
-def ready(canary: Provisioning, tenant: Provisioning) -> Provisioning:
-    """A tenant that became active and of which nobody has been told."""
-    assert canary.is_done(Step.ACTIVATE)
-    tenant.run_until(Step.ACTIVATE)
-    return tenant
-
-
 def unsent(tenant: Provisioning) -> list[Channel]:
-    with tenant.database.tenant_tx(tenant.tenant_id) as tx:
-        return [message.channel for message in tx.outbox.unsent()]
+    return tenant.read(lambda tx: [message.channel for message in tx.outbox.unsent()])
 
 
 def test_message_is_sent_once_on_every_channel_and_again_with_the_same_id_if_unmarked(

@@ -11,21 +11,15 @@ from tenancy.events import Channel
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, steps_of
-from tests.activities.conftest import REGION, Provisioning
-from tests.activities.recorded import Recorded
+from tests.activities.provisioning import REGION, Provisioning
 
 
-@pytest.fixture
-def recorded(tenant: Provisioning) -> Recorded:
-    return Recorded(tenant.database, tenant.tenant_id)
+def route_of(tenant: Provisioning) -> RouteRow | None:
+    return tenant.read(lambda tx: tx.routes.get())
 
 
-def route_of(recorded: Recorded) -> RouteRow | None:
-    return recorded.read(lambda tx: tx.routes.get())
-
-
-def messages(recorded: Recorded) -> list[tuple[str, str]]:
-    return sorted(recorded.read(lambda tx: [(one.kind, one.channel) for one, _ in tx.outbox.all()]))
+def messages(tenant: Provisioning) -> list[tuple[str, str]]:
+    return sorted(tenant.read(lambda tx: [(one.kind, one.channel) for one, _ in tx.outbox.all()]))
 
 
 def on_every_channel(kind: str) -> list[tuple[str, str]]:
@@ -34,57 +28,56 @@ def on_every_channel(kind: str) -> list[tuple[str, str]]:
 
 def test_intent_is_recorded_before_any_key_is_made(tenant):
     tenant.run(Step.OPEN_RECORDS)
-    intended = tenant.audited()[-1]
+    intended = tenant.records()[-1]
     assert (intended["name"], intended["outcome"]) == ("tenant.provision_intended", "intended")
     for name in intended["details"]["keys"].split(", "):
         assert tenant.tenant_id in name
         assert tenant.parts.vault.read(f"transit/keys/{name}") is None
 
 
-def test_opening_the_records_twice_has_the_effect_of_once(tenant, recorded):
+def test_opening_the_records_twice_has_the_effect_of_once(tenant):
     tenant.run(Step.OPEN_RECORDS)
-    steps = recorded.read(lambda tx: tx.steps.latest())
+    steps = tenant.read(lambda tx: tx.steps.latest())
     assert [row.step for row in steps] == list(steps_of(tenant.tenant_id))
     tenant.run(Step.OPEN_RECORDS)
-    assert recorded.tenant_row.state is State.PROVISIONING
-    assert recorded.read(lambda tx: tx.steps.latest()) == steps
+    assert tenant.tenant_row.state is State.PROVISIONING
+    assert tenant.read(lambda tx: tx.steps.latest()) == steps
     tenant.assert_audited_once()
 
 
 def test_canary_plans_no_attack_on_itself_and_announces_nothing(canary):
-    recorded = Recorded(canary.database, canary.tenant_id)
-    assert Step.CHECK_BOUNDARIES not in [row.step for row in recorded.read(lambda tx: tx.steps.latest())]
-    assert recorded.tenant_row.state is State.ACTIVE
+    assert Step.CHECK_BOUNDARIES not in [row.step for row in canary.read(lambda tx: tx.steps.latest())]
+    assert canary.tenant_row.state is State.ACTIVE
     canary.run("break-promise")
-    assert recorded.announced() == []
+    assert canary.announced() == []
 
 
 @pytest.mark.usefixtures("canary")
-def test_activation_after_the_boundary_check_publishes_one_route_and_one_message_a_channel(tenant, recorded):
+def test_activation_after_the_boundary_check_publishes_one_route_and_one_message_a_channel(tenant):
     tenant.run_until(Step.CHECK_BOUNDARIES)
-    assert route_of(recorded) is None
-    assert recorded.tenant_row.state is State.PROVISIONING
+    assert route_of(tenant) is None
+    assert tenant.tenant_row.state is State.PROVISIONING
     tenant.run(Step.ACTIVATE)
-    first, route = recorded.tenant_row, route_of(recorded)
+    first, route = tenant.tenant_row, route_of(tenant)
     tenant.run(Step.ACTIVATE)
-    assert recorded.tenant_row == first
+    assert tenant.tenant_row == first
     assert first.state is State.ACTIVE
-    assert messages(recorded) == on_every_channel("ready")
+    assert messages(tenant) == on_every_channel("ready")
     assert route is not None
     assert route.l2_key == l2_key(tenant.tenant_id)
-    issuer = recorded.get(lambda tx: tx.certificates.authority()).certificate_pem
+    issuer = tenant.get(lambda tx: tx.certificates.authority()).certificate_pem
     assert route.issuer_fingerprint == hashlib.sha256(ssl.PEM_cert_to_DER_cert(issuer)).hexdigest()
     tenant.assert_audited_once()
     # A promise that is broken now is recorded, and a ready tenant is not announced as late.
     tenant.run("break-promise")
-    assert messages(recorded) == on_every_channel("ready")
-    assert recorded.records("tenant.promise_broken")
+    assert messages(tenant) == on_every_channel("ready")
+    assert tenant.records("tenant.promise_broken")
 
 
 @pytest.mark.usefixtures("canary")
-def test_tenant_whose_message_cannot_be_queued_does_not_become_active(tenant, recorded, field):
+def test_tenant_whose_message_cannot_be_queued_does_not_become_active(tenant, field):
     tenant.run_until(Step.CHECK_BOUNDARIES)
-    before = tenant.audited()
+    before = tenant.records()
     with field.administrator() as administrator:
         administrator.execute("revoke insert on okcm.outbox from okcm_worker")
         administrator.execute(
@@ -92,43 +85,43 @@ def test_tenant_whose_message_cannot_be_queued_does_not_become_active(tenant, re
         )
     with pytest.raises(DatabaseRefused):
         tenant.run(Step.ACTIVATE)
-    assert recorded.tenant_row.state is State.PROVISIONING
-    assert route_of(recorded) is None
+    assert tenant.tenant_row.state is State.PROVISIONING
+    assert route_of(tenant) is None
     assert not tenant.is_done(Step.ACTIVATE)
-    assert tenant.audited() == before
+    assert tenant.records() == before
 
     with field.administrator() as administrator:
         administrator.execute("grant insert on okcm.outbox to okcm_worker")
     tenant.run(Step.ACTIVATE)
-    assert recorded.tenant_row.state is State.ACTIVE
-    assert messages(recorded) == on_every_channel("ready")
+    assert tenant.tenant_row.state is State.ACTIVE
+    assert messages(tenant) == on_every_channel("ready")
 
 
-def test_failure_withdraws_the_route_and_is_announced_once(tenant, recorded):
+def test_failure_withdraws_the_route_and_is_announced_once(tenant):
     tenant.run_until(Step.CREATE_AUTHORITY)
-    issuer = recorded.get(lambda tx: tx.certificates.authority()).fingerprint
-    recorded.read(lambda tx: tx.routes.publish(RouteRow(l2_key(tenant.tenant_id), issuer, REGION)))
+    issuer = tenant.get(lambda tx: tx.certificates.authority()).fingerprint
+    tenant.read(lambda tx: tx.routes.publish(RouteRow(l2_key(tenant.tenant_id), issuer, REGION)))
     for _ in range(2):
         tenant.run("record-failure", code="boundary_breached", reason="check-boundaries")
-    assert recorded.tenant_row.state is State.FAILED
-    assert route_of(recorded) is None
-    assert [record["details"]["code"] for record in recorded.records("tenant.failed")] == ["boundary_breached"]
-    assert [record["name"] for record in tenant.audited()][-2:] == ["route.withdrawn", "tenant.failed"]
+    assert tenant.tenant_row.state is State.FAILED
+    assert route_of(tenant) is None
+    assert [record["details"]["code"] for record in tenant.records("tenant.failed")] == ["boundary_breached"]
+    assert [record["name"] for record in tenant.records()][-2:] == ["route.withdrawn", "tenant.failed"]
     # A failed tenant is not announced as late.
     tenant.run("break-promise")
-    assert messages(recorded) == on_every_channel("failed")
-    assert recorded.records("tenant.promise_broken")
-    assert not recorded.records("tenant.provision_retried")
+    assert messages(tenant) == on_every_channel("failed")
+    assert tenant.records("tenant.promise_broken")
+    assert not tenant.records("tenant.provision_retried")
     tenant.run(Step.OPEN_RECORDS)
-    assert len(recorded.records("tenant.provision_retried")) == 1
+    assert len(tenant.records("tenant.provision_retried")) == 1
     tenant.assert_audited_once()
 
 
-def test_broken_promise_is_recorded_and_announced_once(tenant, recorded):
+def test_broken_promise_is_recorded_and_announced_once(tenant):
     tenant.run(Step.OPEN_RECORDS)
     tenant.run("break-promise")
     tenant.run("break-promise")
-    assert recorded.tenant_row.promise_broken_at is not None
-    assert recorded.tenant_row.state is State.PROVISIONING
-    assert messages(recorded) == on_every_channel("late")
+    assert tenant.tenant_row.promise_broken_at is not None
+    assert tenant.tenant_row.state is State.PROVISIONING
+    assert messages(tenant) == on_every_channel("late")
     tenant.assert_audited_once()

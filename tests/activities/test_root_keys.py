@@ -13,13 +13,11 @@ from tenancy.locks import LockReason
 from tenancy.messages import PreflightResult, SwitchResult
 from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import PlatformPlace, RootKeyMode, credentials_context
-from tests.activities.changing import SERVICES, Change, bao, change, opener, operator
-from tests.activities.conftest import REGION, Provisioning, run_steps
+from tests.activities.changing import SERVICES, Change
 from tests.activities.connecting import Connection
 from tests.activities.dying import after_effect
+from tests.activities.provisioning import REGION, Provisioning, run_steps
 from tests.stories.stack import wait_until
-
-__all__ = ["bao", "change", "opener", "operator"]  # fixtures that pytest finds here by their names
 
 
 def credentials_of(change: Change, root_key_id: str) -> SealedRootKeyRow:
@@ -317,15 +315,12 @@ def test_a_root_key_out_of_reach_is_waited_for_and_what_was_wrapped_is_kept(chan
     change.through(step, until="wrap-service-keys")
     staged = change.staged()
     change.add_service("payroll")
-    bao.pause()
-    try:
+    with bao.paused():
         with pytest.raises(RootKeyUnreachable):
             change.run("wrap-service-keys", step)
         assert {service: change.opener.open(change.tenant_id, REGION, service, 1) for service in SERVICES} == {
             service: key for (service, _), key in before.items()
         }
-    finally:
-        bao.resume()
     change.run("wrap-service-keys", step)
     assert staged.items() <= change.staged().items()
     assert change.run("switch-root-key", step).switched

@@ -9,10 +9,8 @@ from tenancy.approvals import Action, Choice
 from tenancy.messages import ApprovalStep, RootKeyStep
 from tenancy.policy import TenantPolicy
 from tenancy.root_keys import PlatformPlace, RootKeyMode
-from tests.activities.changing import Change, bao, change, opener, operator
+from tests.activities.changing import Change
 from tests.database.builders import a_person
-
-__all__ = ["bao", "change", "opener", "operator"]  # fixtures that pytest finds here by their names
 
 
 @pytest.fixture

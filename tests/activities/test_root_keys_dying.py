@@ -12,10 +12,8 @@ from tenancy.errors import OpenKcmError
 from tenancy.messages import PreflightResult, RootKeyStep
 from tenancy.root_key_errors import CustomerKeyError, RootKeyCredentialsRefused, RootKeyDenied, RootKeyDisabled
 from tenancy.root_keys import PlatformPlace, RootKeyMode
-from tests.activities.changing import STEPS, Change, bao, change, opener, operator
-from tests.activities.dying import Died, after_effect, die, dies, full_but
-
-__all__ = ["bao", "change", "opener", "operator"]  # fixtures that pytest finds here by their names
+from tests.activities.changing import STEPS, Change
+from tests.activities.dying import after_effect, die, dies, full_but
 
 # What each direction changes from (None: the platform) and to, by the names of the customer's keys.
 DIRECTIONS = {
@@ -66,9 +64,9 @@ def test_abandon_that_dies_after_its_commit_happens_once(change, bao) -> None:
     before = change.opened()
     step = change.ask(bao.place(), bao.token())
     change.through(step, until="wrap-service-keys")
-    with after_effect(change.tenant, 1, die), pytest.raises(Died):
-        change.abandon(step, "root_key_disabled", "switch-root-key")
-    change.abandon(step, "root_key_disabled", "switch-root-key")
+    abandon = partial(change.abandon, step, "root_key_disabled", "switch-root-key")
+    assert dies(change.tenant, 1, abandon)
+    abandon()
     change.assert_in_force(RootKeyMode.PLATFORM, None)
     assert change.opened() == before
     assert change.audited("root_key.changed") == [("root-key-1", "intended"), ("root-key-1", "failure")]
@@ -79,8 +77,7 @@ def test_preflight_that_dies_after_its_commit_returns_the_same_result(change, ba
     with after_effect(change.tenant, 100, die) as seen:
         change.run("preflight-root-key", step)
     again = change.preflight_alone(bao.place(), bao.token())
-    with after_effect(change.tenant, seen[0], die), pytest.raises(Died):
-        change.run("preflight-root-key", again)
+    assert dies(change.tenant, seen[0], partial(change.run, "preflight-root-key", again))
     assert change.run("preflight-root-key", again) == PreflightResult(problems=0)
     assert change.problem_codes(again) == []
 

@@ -13,14 +13,10 @@ from tenancy.errors import CallerError, ServiceConflict, ServiceUnknown, TenantC
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, ConnectFailureInput
 from tenancy.services import ServiceKind, ServiceState
-from tests.activities.conftest import REGION, Provisioning
-from tests.activities.connecting import CERTIFYING, KEY, SERVICE, Connection, connection, csr_of, operator
+from tests.activities.connecting import CERTIFYING, KEY, SERVICE, Connection, csr_of
 from tests.activities.dying import after_effect
+from tests.activities.provisioning import REGION, Provisioning
 from vault.root_keys import TransitRootKeys
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
-
-__all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
 
 
 def test_connect_makes_a_key_a_certificate_and_four_audit_records(connection) -> None:
@@ -75,8 +71,7 @@ def test_service_key_needs_both_root_and_tenant_key_to_be_unwrapped(connection, 
     )
     crypto = TransitRootKeys(key_server.session("crypto"))
     inner = PlatformRootKey(crypto, REGION).unwrap(context, key.wrapped).decode()
-    vault = connection.tenant.parts.vault
-    tenant_keys = TransitTenantKeys(vault, TenantTokens(vault, key_server.identity_pem))
+    tenant_keys = connection.tenant.tenant_keys
     assert len(tenant_keys.decrypt(context, inner)) == 32
     with pytest.raises(WrongContext):
         tenant_keys.decrypt(context, key.wrapped.decode())
@@ -108,7 +103,7 @@ def test_a_renewal_certifies_the_key_of_the_newest_certificate(connection) -> No
         connection.run("issue-certificate", plan)
     assert (connection.leaf.generation, connection.generation) == (2, 2)
     [_, renewal] = [
-        r["outcome"] for r in connection.tenant.audited() if r["event_id"].startswith(f"service-{SERVICE}-2/")
+        r["outcome"] for r in connection.tenant.records() if r["event_id"].startswith(f"service-{SERVICE}-2/")
     ]
     assert renewal == "success"
 
@@ -145,10 +140,10 @@ def test_step_overtaken_by_a_disconnect_records_nothing(connection) -> None:
 @pytest.mark.parametrize("move", [Move.SUSPEND, Move.LOCK])
 def test_a_tenant_that_is_not_active_connects_nothing(connection, move) -> None:
     connection.move(move)
-    before = connection.tenant.audited()
+    before = connection.tenant.records()
     with pytest.raises(TenantClosed):
         connection.record()
-    assert connection.tenant.audited() == before
+    assert connection.tenant.records() == before
     assert connection.read(lambda tx: tx.services.all()) == []
 
 

@@ -7,11 +7,8 @@ import pytest
 
 from tenancy.messages import CertificatePlan
 from tenancy.services import ServiceState
-from tests.activities.connecting import CERTIFYING, connection, operator
-from tests.activities.dying import Died, after_effect, die, every_effect
-
-__all__ = ["connection", "operator"]  # fixtures that pytest finds here by their names
-
+from tests.activities.connecting import CERTIFYING
+from tests.activities.dying import every_effect, perform_with_death
 
 # How many effects (answers from Vault, commits) each step has at least, so that every death has its moment.
 EFFECTS = {
@@ -33,11 +30,7 @@ def test_step_that_dies_after_an_effect_completes_at_the_next_try(connection, na
         "plan-renewal": connection.plan_renewal,
         "disconnect-service": connection.disconnect,
     }
-    for step, perform in steps.items():
-        if step == name:
-            with after_effect(connection.tenant, effect, die), pytest.raises(Died):
-                perform()
-        perform()
+    perform_with_death(connection.tenant, steps, name, effect)
     assert (connection.row.state, connection.leaf, connection.generation) == (ServiceState.DISCONNECTED, None, 1)
     assert connection.key.version == 1
     connection.tenant.assert_audited_once()

@@ -2,13 +2,10 @@
 
 from tenancy.events import Channel
 from tenancy.rotation import Scope
-from tests.activities.connecting import operator
 from tests.activities.counting import counting
-from tests.activities.rotating import Rotating, bao, opener, rotating
+from tests.activities.rotating import Rotating
 from tests.activities.test_rotation import age
 from tests.database.fixtures import Field
-
-__all__ = ["bao", "opener", "operator", "rotating"]  # fixtures that pytest finds here by their names
 
 
 def look(rotating: Rotating) -> list[str]:

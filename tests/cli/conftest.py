@@ -17,8 +17,7 @@ from database.connection import Database
 from devstack.secrets import ensure_pair, ensure_secrets
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.lifecycle import Move
-from tenancy.provisioning import Step
-from tests.activities.conftest import Provisioning, run_steps
+from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.cli.root_key_stand import ACME, Desk
 from tests.cli.service_stand import Command, Running
 from tests.dashboard.door import FakeAuthority, FakeGateway
@@ -129,7 +128,7 @@ def command(
     )
     with services_field.open("marketplace", max_size=1).tenant_tx(tenant.tenant_id) as tx:
         tx.tenants.request(event)
-    run_steps(tenant, [Step.OPEN_RECORDS, Step.CREATE_KEYS, Step.CREATE_AUTHORITY, Step.ACTIVATE])
+    run_steps(tenant, MADE)
     monkeypatch.chdir(tmp_path)
     for name, value in process_environment(settings).items():
         if name.startswith("OPENKCM_"):

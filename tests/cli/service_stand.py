@@ -17,7 +17,7 @@ import cli.service
 import cli.tenant
 from config.settings import Settings
 from database.connection import Database
-from tests.activities.conftest import Provisioning
+from tests.activities.provisioning import Provisioning
 from tests.cli.background import Background
 from tests.database.fixtures import Field
 from worker import wiring

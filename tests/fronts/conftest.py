@@ -9,11 +9,14 @@ from crypto.interfaces import Caller
 from fronts.sides import Side
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from tenancy.lifecycle import State
+from tests.activities.conftest import unused_port
 from tests.crypto.core.world import REGION, Home, World
 from tests.database.fixtures import Server, clone
 from tests.fronts.doors import Doors, attacks_on, connected, hang_up
 from tests.fronts.walls import CUSTOMERS
 from tests.vault.server import Server as Vault
+
+__all__ = ["unused_port"]  # a fixture that pytest finds here by its name
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,6 @@ class StepByStep:
     """Connects services by the steps of their workflow, the product's own, without the workflow."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
         self._services = ServiceActivities(
             world.worker, world.tenant_keys, Shelf(world.root), world.authorities, timedelta(hours=1), utc_now
         )

@@ -32,7 +32,6 @@ from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
 from tenancy.lifecycle import Move, State
 from tenancy.messages import ExamineInput
-from tests.activities.receiving import unused_port
 from tests.crypto.core.world import Home, World
 from tests.crypto.https import authority
 from tests.database.fixtures import Field
@@ -43,8 +42,6 @@ from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial
 from vault.forging import TransitForger
 from vault.interfaces import Leaf
 from worker.wiring import utc_now
-
-__all__ = ["unused_port"]  # a fixture that pytest finds here by its name
 
 
 def test_every_attack_is_refused_documented_and_noticed_when_its_control_is_removed(attacks, customer) -> None:

@@ -18,10 +18,7 @@ from fronts.https import HttpsDoor
 from fronts.interfaces import FrontsAway, FrontsFailing, Identity
 from fronts.kmip import ENDED as KMIP_ENDED
 from fronts.kmip import KmipDoor
-from tests.activities.receiving import unused_port
 from tests.crypto.https import authority
-
-__all__ = ["unused_port"]  # a fixture that pytest finds here by its name
 
 pytestmark = pytest.mark.integration
 

@@ -2,11 +2,13 @@
 
 bao = CustomerOpenBao.start(folder)
 root_key = CustomerRootKeys(Reach(networks=LOOPBACK)).open(TENANT, bao.place(), bao.token())
-bao.soft_delete(); bao.restore(); bao.allow(()); bao.allow(); bao.seal(); bao.unseal(); bao.pause(); bao.kill()
+bao.soft_delete(); bao.restore(); bao.allow(()); bao.allow(); bao.pause(); bao.resume(); bao.kill(); bao.start_again()
+with bao.disabled(), bao.allowing(()), bao.sealed(), bao.paused(), bao.down(): ...
 """
 
 import json
 import signal
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from tenancy.root_keys import Credentials, OpenBaoPlace
+from tests.keystores.undoing import undone
 from tests.vault.server import Server, start
 from vault.session import TokenSession
 
@@ -92,13 +95,29 @@ class CustomerOpenBao:
         lines = [f'path "transit/{path}/+" {{ capabilities = ["{wanted[path]}"] }}' for path in paths]
         self._admin.write(f"sys/policies/acl/{POLICY}", {"policy": "\n".join(lines) or 'path "none" {}'})
 
-    def seal(self) -> None:
-        self._admin.request("PUT", "sys/seal")
+    # ── changes that last as long as a block ─────────────────────────────────────────────────────────────────────────
 
-    def unseal(self) -> None:
-        """A static seal opens by itself at the next start."""
-        self.kill()
-        self.start_again()
+    def disabled(self, name: str = KEY) -> AbstractContextManager[None]:
+        return undone(lambda: self.soft_delete(name), lambda: self.restore(name))
+
+    def allowing(self, paths: tuple[str, ...] = ALL, **capabilities: str) -> AbstractContextManager[None]:
+        return undone(lambda: self.allow(paths, **capabilities), self.allow)
+
+    def down(self) -> AbstractContextManager[None]:
+        return undone(self.kill, self.start_again)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Accept connections and answer nothing."""
+        return undone(self.pause, self.resume)
+
+    def sealed(self) -> AbstractContextManager[None]:
+        """Seal the server; its static seal is removed by the next start."""
+
+        def unseal() -> None:
+            self.kill()
+            self.start_again()
+
+        return undone(lambda: self._admin.request("PUT", "sys/seal"), unseal)
 
     @property
     def log(self) -> Path:

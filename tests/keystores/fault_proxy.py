@@ -115,6 +115,16 @@ class FaultProxy:
         proxy.start_again()
         return proxy
 
+    @classmethod
+    @contextmanager
+    def running(cls, behind: str, tls: ssl.SSLContext | None = None) -> Iterator["FaultProxy"]:
+        """Start a proxy that is stopped when the block ends."""
+        proxy = cls.start(behind, tls)
+        try:
+            yield proxy
+        finally:
+            proxy.stop()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"

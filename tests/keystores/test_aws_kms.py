@@ -6,7 +6,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.keystores.fault_proxy import COMMON, Fault, FaultProxy, answering
 from tests.keystores.ministack import ACTIONS, Key, MiniStack, User
 from tests.keystores.softhsm import SoftHsm, module
+from tests.keystores.undoing import undone
 
 pytestmark = pytest.mark.integration
 
@@ -67,30 +68,15 @@ class AwsHolder:
         reach = {"aws_endpoint": self.proxy.url, **reach}
         return CustomerRootKeys(Reach(**reach)).open(TENANT, place, credentials or self.user.credentials())
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        self.key.disable()
-        try:
-            yield
-        finally:
-            self.key.enable()
+    def disabled(self) -> AbstractContextManager[None]:
+        return undone(self.key.disable, self.key.enable)
 
-    @contextmanager
-    def denied(self) -> Iterator[None]:
-        self.key.allow()
-        try:
-            yield
-        finally:
-            self.key.allow(self.user.arn)
+    def denied(self) -> AbstractContextManager[None]:
+        return undone(self.key.allow, lambda: self.key.allow(self.user.arn))
 
-    @contextmanager
-    def down(self) -> Iterator[None]:
+    def down(self) -> AbstractContextManager[None]:
         # Killed, MiniStack would forget its keys: what is taken away is the way to it.
-        self.proxy.stop()
-        try:
-            yield
-        finally:
-            self.proxy.start_again()
+        return undone(self.proxy.stop, self.proxy.start_again)
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +93,11 @@ def user(aws: MiniStack) -> User:
 
 @pytest.fixture
 def holder(aws: MiniStack, user: User) -> Iterator[AwsHolder]:
-    key, proxy = aws.key(), FaultProxy.start(aws.url)
+    key = aws.key()
     key.allow(user.arn)
-    root_key = CustomerRootKeys(Reach(aws_endpoint=proxy.url)).open(TENANT, key.place(), user.credentials())
-    yield AwsHolder(root_key, aws, key, user, proxy)
-    proxy.stop()
+    with FaultProxy.running(aws.url) as proxy:
+        root_key = CustomerRootKeys(Reach(aws_endpoint=proxy.url)).open(TENANT, key.place(), user.credentials())
+        yield AwsHolder(root_key, aws, key, user, proxy)
 
 
 @pytest.fixture(scope="module")
@@ -331,12 +317,8 @@ class TestFaultsOnTheWay:
 
     def test_a_server_that_hangs_is_slow(self, holder: AwsHolder) -> None:
         root_key = holder.opened(holder.key.place(), timeout_seconds=0.3)
-        holder.aws.pause()
-        try:
-            with pytest.raises(RootKeySlow):
-                root_key.wrap(CONTEXT, INNER)
-        finally:
-            holder.aws.resume()
+        with undone(holder.aws.pause, holder.aws.resume), pytest.raises(RootKeySlow):
+            root_key.wrap(CONTEXT, INNER)
 
 
 def test_a_partition_of_aws_that_is_not_public_is_refused_before_anything_is_asked(user: User) -> None:

@@ -1,9 +1,9 @@
 """A root key in a customer's own OpenBao under the contract of all root keys."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -51,29 +51,14 @@ class OpenBaoHolder:
     def missing(self) -> RootKey:
         return opened(self.bao.place("nothing"), self.bao.token())
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        self.bao.soft_delete()
-        try:
-            yield
-        finally:
-            self.bao.restore()
+    def disabled(self) -> AbstractContextManager[None]:
+        return self.bao.disabled()
 
-    @contextmanager
-    def denied(self) -> Iterator[None]:
-        self.bao.allow(())
-        try:
-            yield
-        finally:
-            self.bao.allow()
+    def denied(self) -> AbstractContextManager[None]:
+        return self.bao.allowing(())
 
-    @contextmanager
-    def down(self) -> Iterator[None]:
-        self.bao.kill()
-        try:
-            yield
-        finally:
-            self.bao.start_again()
+    def down(self) -> AbstractContextManager[None]:
+        return self.bao.down()
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +79,8 @@ class TestOpenBaoRootKey(RootKeyContract):
 
 @pytest.fixture
 def quick(bao: CustomerOpenBao) -> Iterator[FaultProxy]:
-    proxy = FaultProxy.start(bao.url)
-    yield proxy
-    proxy.stop()
-
-
-def said(problems: Sequence[OpenKcmError]) -> list[tuple[type[OpenKcmError], str]]:
-    return [(type(problem), problem.message) for problem in problems]
+    with FaultProxy.running(bao.url) as proxy:
+        yield proxy
 
 
 class TestWhatHappensToTheKey:
@@ -110,14 +90,11 @@ class TestWhatHappensToTheKey:
         root_key = opened(bao.place("gone"), bao.token())
         wrapped = root_key.wrap(CONTEXT, INNER)
         bao.destroy_key("gone")
-        bao.allow(encrypt=f'update", "{capability}')
-        try:
+        with bao.allowing(encrypt=f'update", "{capability}'):
             with pytest.raises(RootKeyMissing):
                 root_key.wrap(CONTEXT, INNER)
             with pytest.raises(RootKeyMissing):
                 root_key.unwrap(CONTEXT, wrapped)
-        finally:
-            bao.allow()
         assert bao.admin.read("transit/keys/gone") is None
 
     def test_another_under_the_same_name_does_not_open_what_the_former_wrapped(self, bao: CustomerOpenBao) -> None:
@@ -150,23 +127,18 @@ class TestWhatHappensToTheKey:
             root_key.unwrap(CONTEXT, wrapped)
 
     def test_a_sealed_server_is_a_disabled_key(self, bao: CustomerOpenBao, holder: OpenBaoHolder) -> None:
-        bao.seal()
-        try:
+        with bao.sealed():
             with pytest.raises(RootKeyDisabled, match="sealed"):
                 holder.root_key.wrap(CONTEXT, INNER)
-            assert said(holder.root_key.validate()) == [(RootKeyDisabled, "the key server is sealed")]
-        finally:
-            bao.unseal()
+            (problem,) = holder.root_key.validate()
+        assert (type(problem), problem.message) == (RootKeyDisabled, "the key server is sealed")
 
     def test_a_server_that_hangs_is_slow(self, bao: CustomerOpenBao) -> None:
         root_key = opened(bao.place(), bao.token(), replace(REACH, timeout_seconds=0.3))
-        bao.pause()
-        try:
+        with bao.paused():
             with pytest.raises(RootKeySlow):
                 root_key.wrap(CONTEXT, INNER)
             assert [type(problem) for problem in root_key.validate()] == [RootKeySlow]
-        finally:
-            bao.resume()
 
     @pytest.mark.parametrize("place", [{"mount": "elsewhere"}, {"namespace": "nobody"}], ids=str)
     def test_a_place_that_is_not_there_is_missing(self, bao: CustomerOpenBao, place: dict[str, str]) -> None:
@@ -233,8 +205,7 @@ class TestCredentials:
 class TestPreflight:
     @pytest.mark.parametrize("missing", [("encrypt",), ("decrypt",), ("keys",), ("encrypt", "decrypt")], ids=",".join)
     def test_it_names_the_paths_and_what_it_says_mends_them(self, bao, holder, missing) -> None:
-        bao.allow(tuple(path for path in ALL if path not in missing))
-        try:
+        with bao.allowing(tuple(path for path in ALL if path not in missing)):
             (denied,) = holder.root_key.validate()
             assert type(denied) is RootKeyDenied
             for path in ALL:
@@ -243,8 +214,6 @@ class TestPreflight:
             before = (bao.admin.read("sys/policies/acl/openkcm") or {})["policy"]
             bao.admin.write("sys/policies/acl/openkcm", {"policy": f"{before}\n{policy}"})
             assert holder.root_key.validate() == []
-        finally:
-            bao.allow()
 
     @pytest.mark.parametrize(
         ("fields", "told"),
@@ -269,13 +238,10 @@ class TestPreflight:
         assert [problem.message[: len(start)] for problem, start in zip(problems, told, strict=True)] == told
 
     def test_it_warns_of_a_policy_by_which_a_key_would_be_made_unasked(self, bao, holder) -> None:
-        bao.allow(encrypt='create", "update')
-        try:
+        with bao.allowing(encrypt='create", "update'):
             (problem,) = holder.root_key.validate()
-            assert type(problem) is RootKeyUnsuitable
-            assert f'path "transit/encrypt/{KEY}" {{ capabilities = ["update"] }}' in problem.hint
-        finally:
-            bao.allow()
+        assert type(problem) is RootKeyUnsuitable
+        assert f'path "transit/encrypt/{KEY}" {{ capabilities = ["update"] }}' in problem.hint
 
 
 class TestFaultsOnTheWay:

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from tenancy.root_key_errors import (
 )
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.keystores.softhsm import PIN, SoftHsm
+from tests.keystores.undoing import undone
 
 TOKEN = "acme"
 
@@ -56,13 +57,8 @@ class Pkcs11Holder:
     def missing(self) -> RootKey:
         return self.root_keys.open(TENANT, self.hsm.place(TOKEN, "nothing"), self.hsm.pin())
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        self.hsm.switch(TOKEN, on=False)
-        try:
-            yield
-        finally:
-            self.hsm.switch(TOKEN, on=True)
+    def disabled(self) -> AbstractContextManager[None]:
+        return undone(lambda: self.hsm.switch(TOKEN, on=False), lambda: self.hsm.switch(TOKEN, on=True))
 
     @contextmanager
     def denied(self) -> Iterator[None]:

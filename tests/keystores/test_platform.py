@@ -1,7 +1,7 @@
 """The platform's root key under the contract of all root keys, with a real OpenBao that can be taken away."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -11,6 +11,7 @@ from tenancy import ids
 from tenancy.errors import WrongContext
 from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled
 from tests.contracts.root_keys import CONTEXT, INNER, RootKeyContract
+from tests.keystores.undoing import undone
 from tests.vault.server import Server, start
 from vault.interfaces import REWRAP_BATCH
 from vault.root_keys import TransitRootKeys
@@ -33,32 +34,21 @@ class PlatformHolder:
     def missing(self) -> PlatformRootKey:
         return PlatformRootKey(TransitRootKeys(self.server.session("crypto")), "ap-south-1")
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        # By an administrator of the server: no process of ours can take a root key of the platform's away.
-        self.server.admin().delete(f"transit/keys/{ids.root_key(REGION)}/soft-delete")
-        try:
-            yield
-        finally:
-            TransitRootKeys(self.server.session("worker")).ensure(REGION)
+    def disabled(self) -> AbstractContextManager[None]:
+        # By an administrator of the server: no process of ours can disable a root key of the platform.
+        soft_delete = f"transit/keys/{ids.root_key(REGION)}/soft-delete"
+        return undone(
+            lambda: self.server.admin().delete(soft_delete),
+            lambda: TransitRootKeys(self.server.session("worker")).ensure(REGION),
+        )
 
-    @contextmanager
-    def denied(self) -> Iterator[None]:
+    def denied(self) -> AbstractContextManager[None]:
         admin, policy = self.server.admin(), "sys/policies/acl/openkcm-crypto"
-        whole = admin.read(policy) or {}
-        admin.write(policy, {"policy": 'path "nothing" { capabilities = ["deny"] }'})
-        try:
-            yield
-        finally:
-            admin.write(policy, {"policy": whole["policy"]})
+        whole, nothing = (admin.read(policy) or {})["policy"], 'path "nothing" { capabilities = ["deny"] }'
+        return undone(lambda: admin.write(policy, {"policy": nothing}), lambda: admin.write(policy, {"policy": whole}))
 
-    @contextmanager
-    def down(self) -> Iterator[None]:
-        self.server.kill()
-        try:
-            yield
-        finally:
-            self.server.start_again()
+    def down(self) -> AbstractContextManager[None]:
+        return undone(self.server.kill, self.server.start_again)
 
 
 @pytest.fixture(scope="module")

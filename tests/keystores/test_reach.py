@@ -84,9 +84,8 @@ def test_what_can_never_be_connected_to_is_refused_when_it_is_named(address: str
 
 @pytest.fixture
 def proxy() -> Iterator[FaultProxy]:
-    proxy = FaultProxy.start("http://127.0.0.1:9")
-    yield proxy
-    proxy.stop()
+    with FaultProxy.running("http://127.0.0.1:9") as proxy:
+        yield proxy
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
@@ -171,25 +170,23 @@ class TestTls:
         resolving(monkeypatch, ["127.0.0.1"])
         for name, is_right in (("vault.example.com", True), ("127.0.0.1", False), ("other.example.com", False)):
             ca_pem, context = authority(name, tmp_path)
-            proxy = FaultProxy.start("http://127.0.0.1:9", context)
-            root_key = opened(f"https://vault.example.com:{proxy.port}", "127.0.0.0/8", ca_pem=ca_pem)
-            with proxy.spoiling(answering(500)), pytest.raises(RootKeyUnreachable) as failed:
-                root_key.wrap(CONTEXT, INNER)
+            with FaultProxy.running("http://127.0.0.1:9", context) as proxy, proxy.spoiling(answering(500)):
+                root_key = opened(f"https://vault.example.com:{proxy.port}", "127.0.0.0/8", ca_pem=ca_pem)
+                with pytest.raises(RootKeyUnreachable) as failed:
+                    root_key.wrap(CONTEXT, INNER)
             assert (type(failed.value) is RootKeyFailing) is is_right
             assert ("not trusted" in failed.value.message) is not is_right
             assert bool(proxy.seen) is is_right
-            proxy.stop()
 
     @pytest.mark.parametrize("ca_pem", [None, "other"])
     def test_untrusted_authority_is_reported(self, tmp_path: Path, ca_pem: str | None) -> None:
         _, context = authority("127.0.0.1", tmp_path)
         trusted = authority("127.0.0.1", tmp_path)[0] if ca_pem else None
-        proxy = FaultProxy.start("http://127.0.0.1:9", context)
-        (problem,) = opened(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8", ca_pem=trusted).validate()
+        with FaultProxy.running("http://127.0.0.1:9", context) as proxy:
+            (problem,) = opened(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8", ca_pem=trusted).validate()
         assert type(problem) is RootKeyUnreachable
         assert "not trusted" in problem.message
         assert proxy.seen == []
-        proxy.stop()
 
     def test_server_without_tls_and_invalid_ca_certificate_are_reported(self, proxy: FaultProxy) -> None:
         (problem,) = opened(f"https://127.0.0.1:{proxy.port}", "127.0.0.0/8").validate()

@@ -8,8 +8,8 @@ import pytest
 
 from config.secrets import Role
 from config.settings import Settings
-from tests.activities.conftest import REGION, key_server, settings
-from tests.activities.rotating import bao
+from tests.activities.conftest import bao, key_server, settings
+from tests.activities.provisioning import REGION
 from tests.database.fixtures import Field
 from tests.keystores.opening import Opener
 from tests.lives.clocks import DatedSession, PlayedClock

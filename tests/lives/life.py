@@ -7,7 +7,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,18 +18,18 @@ from config import secrets
 from config.public_keys import PublicKeys
 from config.sealing import seal
 from config.secrets import Role, read_secret
-from database.interfaces import LeafRow, RootKeyRequestRow, ServiceRequestRow, TenantRow
+from database.interfaces import LeafRow, RootKeyRequestRow, ServiceRequestRow
 from tenancy import ids
 from tenancy.audit import AuditName, head_message, verify_chain
 from tenancy.errors import CanaryMissing
-from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.lifecycle import State
 from tenancy.messages import ExpiryResult
 from tenancy.root_keys import Credentials, Place, RootKeyMode
 from tenancy.rotation import KeyState
 from tenancy.services import ServiceKind
-from tests.activities.conftest import REGION, Provisioning
 from tests.activities.connecting import KEY, csr_of
+from tests.activities.provisioning import REGION, Provisioning
+from tests.database.builders import an_event
 from tests.keystores.opening import Estate, Opener, decrypt, encrypt
 from tests.lives.clocks import PlayedClock
 from tests.lives.skipping import describe, skip_its_pauses, skip_to_its_timer
@@ -71,7 +71,7 @@ class Life:
         self.clock, self.client, self.gateway = clock, client, Gateway(client, 180)
         self.day, self.born = 0, clock.now()
         self._parts, self._database, self._opener = parts, parts.database, opener
-        self._platform = Provisioning(parts, TENANT)
+        self._tenant = Provisioning(parts, TENANT)
         self._operator = wiring.open_database(parts.settings, Role.OPERATOR, clock.now)
         self._kept: list[tuple[int, bytes, bytes]] = []
 
@@ -90,23 +90,13 @@ class Life:
 
     async def _begin(self) -> None:
         record_audit_keys(self._parts.signer, self._database)
-        marketplace = wiring.open_database(self._parts.settings, Role.MARKETPLACE, self.clock.now)
-        event = MarketplaceEvent(
-            event_id="event-1",
-            kind=EventKind.SERVICE_ENABLED,
-            tenant_id=TENANT,
-            organization="Long Lived Corporation",
-            region=REGION,
-            timestamp=self.clock.now(),
-        )
-        try:
+        event = an_event(TENANT, region=REGION, timestamp=self.clock.now())
+        with closing(wiring.open_database(self._parts.settings, Role.MARKETPLACE, self.clock.now)) as marketplace:
             await self._until_canary(marketplace)
             with marketplace.tenant_tx(TENANT) as tx:
                 tx.tenants.request(event)
                 tx.inbox.accept(event)
                 tx.inbox.mark_started(event.event_id)
-        finally:
-            marketplace.close()
         await self.gateway.enable(TENANT, REGION, event.event_id)
         await wait_until(lambda: self.state is State.ACTIVE)
         with self._operator.tenant_tx(TENANT) as tx:
@@ -169,8 +159,8 @@ class Life:
 
     def _look(self) -> None:
         """What the schedules "revocation-lists" and "expiry" do; there is never anything that was not renewed."""
-        self._platform.run_platform("publish-revocation-lists")
-        assert self._platform.run_platform("check-expiry") == ExpiryResult(services=())
+        self._tenant.run_platform("publish-revocation-lists")
+        assert self._tenant.run_platform("check-expiry") == ExpiryResult(services=())
 
     async def _rested(self, tenant_id: str) -> None:
         """Wait until a tenant's entity has nothing to do."""
@@ -209,7 +199,7 @@ class Life:
     async def _opened(self) -> Estate:
         return await asyncio.to_thread(self._opener.open_all, TENANT, REGION)
 
-    # ── what is on record ────────────────────────────────────────────────────────────────────────────────────────
+    # ── what is recorded ─────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def entity(self) -> WorkflowHandle[Any, Any]:
@@ -223,35 +213,23 @@ class Life:
         return self.client.get_workflow_handle(ids.service_workflow(TENANT, SERVICE))
 
     @property
-    def _row(self) -> TenantRow:
-        with self._database.tenant_tx(TENANT) as tx:
-            tenant = tx.tenants.get()
-        assert tenant is not None
-        return tenant
-
-    @property
     def state(self) -> State:
-        return self._row.state
+        return self._tenant.tenant_row.state
 
     @property
     def root_key_mode(self) -> RootKeyMode:
-        with self._database.tenant_tx(TENANT) as tx:
-            held = tx.root_keys.current()
+        held = self._tenant.read(lambda tx: tx.root_keys.current())
         return RootKeyMode.PLATFORM if held is None else held.mode
 
     @property
     def versions(self) -> dict[int, KeyState]:
         """Return the versions of the service key."""
-        with self._database.tenant_tx(TENANT) as tx:
-            versions = tx.services.keys()
-        return {key.version: key.state for key in versions}
+        return {key.version: key.state for key in self._tenant.read(lambda tx: tx.services.keys())}
 
     @property
     def l2(self) -> tuple[int, int]:
-        """Return the newest and the oldest version of the tenant key that opens anything."""
-        with self._database.tenant_tx(TENANT) as tx:
-            key = tx.keys.get(ids.l2_key(TENANT))
-        assert key is not None
+        """Return the newest and the oldest version of the tenant key that decrypts."""
+        key = self._tenant.get(lambda tx: tx.keys.get(ids.l2_key(TENANT)))
         return key.version, key.oldest
 
     async def failed(self) -> list[str]:
@@ -262,14 +240,11 @@ class Life:
 
     @property
     def leaf(self) -> LeafRow:
-        with self._database.tenant_tx(TENANT) as tx:
-            leaf = tx.services.leaf(SERVICE)
-        assert leaf is not None
-        return leaf
+        return self._tenant.get(lambda tx: tx.services.leaf(SERVICE))
 
     def verified(self) -> Sequence[Audited]:
         """Return what is in the tenant's audit stream, which must be whole up to its signed head."""
-        self._platform.run_platform("sign-audit-heads")
+        self._tenant.run_platform("sign-audit-heads")
         with self._database.tenant_tx(TENANT) as tx:
             records = list(tx.audit.records())
             while more := tx.audit.records(records[-1].seq):

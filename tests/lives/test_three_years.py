@@ -47,19 +47,9 @@ INTENDED = {
     AuditName.ROOT_KEY_CHANGED: 2,
 }
 SUCCEEDED = {
-    **dict.fromkeys(
-        (
-            AuditName.TENANT_KEY_CREATED,
-            AuditName.PAYLOAD_KEY_CREATED,
-            AuditName.BOUNDARY_CHECKED,
-            AuditName.ROUTE_PUBLISHED,
-        ),
-        1,
-    ),
-    **dict.fromkeys(
-        (AuditName.TENANT_ACTIVATED, AuditName.SERVICE_CONNECTED, AuditName.TENANT_SUSPENDED, AuditName.TENANT_RESUMED),
-        1,
-    ),
+    **dict.fromkeys((AuditName.TENANT_KEY_CREATED, AuditName.PAYLOAD_KEY_CREATED, AuditName.BOUNDARY_CHECKED), 1),
+    **dict.fromkeys((AuditName.ROUTE_PUBLISHED, AuditName.TENANT_ACTIVATED, AuditName.SERVICE_CONNECTED), 1),
+    **dict.fromkeys((AuditName.TENANT_SUSPENDED, AuditName.TENANT_RESUMED), 1),
     **dict.fromkeys((AuditName.TENANT_LOCKED, AuditName.TENANT_UNLOCKED, AuditName.POLICY_CHANGED), 1),
     **dict.fromkeys((AuditName.ROOT_KEY_CHECKED, AuditName.ROOT_KEY_CHANGED), 2),
     **dict.fromkeys((AuditName.TENANT_KEY_ROTATED, AuditName.TENANT_KEY_RETIRED), len(TENANT_KEYS)),

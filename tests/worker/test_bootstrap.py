@@ -118,7 +118,8 @@ async def test_active_canary_is_not_requested_again(temporal_client, gateway, pa
 
 
 async def test_root_key_of_each_region_is_created_once(parts, vault_admin):
-    regions = ("eu-west-1", "eu-central-9")
+    # Regions apart: other tests of this process rotate the root key of theirs.
+    regions = ("eu-central-8", "eu-central-9")
     for _ in range(2):
         bootstrap.ensure_root_keys(parts.root_keys, regions)
     for region in regions:

@@ -14,7 +14,7 @@ from config.settings import Settings
 from database.connection import Database
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from tenancy.lifecycle import State
-from tests.activities.conftest import Provisioning
+from tests.activities.provisioning import Provisioning
 from tests.ports import free_port
 from tests.stories.receivers import CallbackReceiver
 from tests.worker.conftest import port_of, process_environment

@@ -66,6 +66,11 @@ def a_rotation(**changed: object) -> RotateRequest:
     return request.model_copy(update=changed)
 
 
+async def run_platform(client: Client, queue: str, workflow: type) -> None:
+    """Run a workflow of a schedule."""
+    await client.execute_workflow(workflow.run, id=f"platform/{uuid.uuid4().hex}", task_queue=queue)
+
+
 async def reaches(handle: WorkflowHandle, state: State) -> None:
     async def reached() -> bool:
         attributes = (await handle.describe()).typed_search_attributes

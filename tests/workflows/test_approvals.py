@@ -12,17 +12,12 @@ from tenancy.lifecycle import State
 from tenancy.messages import PendingApproval, PolicyRequest
 from tenancy.policy import TenantPolicy
 from tests.workflows.entities import Entity, refused, until
-from tests.workflows.scripted import Approvals, Script
+from tests.workflows.scripted import Script
 from workflows.root_key import ChangeRootKey
 from workflows.rotate import RotateKeys
 from workflows.tenant import Tenant
 
 WORKFLOWS = [Tenant, ChangeRootKey, RotateKeys]
-
-
-@pytest.fixture
-def approvals(script: Script) -> Approvals:
-    return script.approvals
 
 
 async def shows_waiting(entity: Entity, number: int) -> None:
@@ -55,14 +50,14 @@ async def test_approved_action_is_done_once_however_often_it_is_decided(entity, 
     assert (await entity.state())[0] == State.LOCKED
 
 
-async def test_action_that_was_not_approved_is_not_done(approvals, entity, script):
-    for approvals.says in (ApprovalState.REFUSED, ApprovalState.WITHDRAWN, ApprovalState.EXPIRED):
+async def test_action_that_was_not_approved_is_not_done(entity, script):
+    for script.approvals.says in (ApprovalState.REFUSED, ApprovalState.WITHDRAWN, ApprovalState.EXPIRED):
         await entity.decide(await entity.propose())
     assert (script.inputs["change-standing"], closed(script)) == ([], [])
 
 
-async def test_approved_root_key_change_waits_for_the_running_one(approvals, client, entity, script):
-    approvals.asks, approvals.argument = Action.ROOT_KEY_TO_PLATFORM, {"request_id": "a" * 32}
+async def test_approved_root_key_change_waits_for_the_running_one(client, entity, script):
+    script.approvals.asks, script.approvals.argument = Action.ROOT_KEY_TO_PLATFORM, {"request_id": "a" * 32}
     script.down.add("wrap-service-keys")
     running = asyncio.create_task(entity.change_root_key("b" * 32))
     await until(lambda: script.attempts["wrap-service-keys"])
@@ -79,9 +74,9 @@ async def test_approved_root_key_change_waits_for_the_running_one(approvals, cli
     assert f'"request_id":"{"a" * 32}"' in started.data.decode()
 
 
-async def test_policy_becomes_what_was_approved(approvals, entity, script):
+async def test_policy_becomes_what_was_approved(entity, script):
     policy = TenantPolicy(tenant_key_days=200, four_eyes=frozenset({Action.LOCK}))
-    approvals.asks, approvals.argument = Action.CHANGE_POLICY, dict(policy.as_argument())
+    script.approvals.asks, script.approvals.argument = Action.CHANGE_POLICY, dict(policy.as_argument())
     approval_id = await entity.propose()
     await entity.decide(approval_id)
     [changed] = script.inputs["change-policy"]
@@ -97,10 +92,8 @@ async def test_policy_becomes_what_was_approved(approvals, entity, script):
         (Action.RETIRE_KEY_VERSION, {"service": "orders", "version": 1}, "retire-service-key"),
     ],
 )
-async def test_refused_action_had_its_approval_and_closes_it_with_the_code(  # noqa: PLR0917 - its fixtures
-    approvals, entity, script, action, argument, step
-):
-    approvals.asks, approvals.argument = action, argument
+async def test_refused_action_had_its_approval_and_closes_it_with_the_code(entity, script, action, argument, step):
+    script.approvals.asks, script.approvals.argument = action, argument
     script.refused |= {step: "illegal_move", "retire-service-key orders 1": "illegal_move"}
     approval_id = await entity.propose()
     await refused("illegal_move", entity.decide(approval_id))
@@ -109,8 +102,8 @@ async def test_refused_action_had_its_approval_and_closes_it_with_the_code(  # n
     assert closed(script) == [(approval_id, "illegal_move")]
 
 
-async def test_request_that_needs_no_approval_is_refused_with_what_to_do(approvals, entity, script):
-    approvals.code = ApprovalNotNeeded.code
+async def test_request_that_needs_no_approval_is_refused_with_what_to_do(entity, script):
+    script.approvals.code = ApprovalNotNeeded.code
     assert (await refused(ApprovalNotNeeded.code, entity.propose())).hint == ApprovalNotNeeded.hint
     assert "announce approval-waiting" not in script.calls
 
@@ -127,30 +120,30 @@ async def test_policy_out_of_bounds_never_enters_the_history(entity, script):
     assert script.calls == []
 
 
-async def test_undecided_requests_expire_by_one_timer(approvals, entity):
+async def test_undecided_requests_expire_by_one_timer(entity, script):
     await entity.propose()
-    approvals.lasts = timedelta(seconds=2)
+    script.approvals.lasts = timedelta(seconds=2)
     for _ in range(2):
         await entity.propose()
-    await until(lambda: len(approvals.waiting) == 1)
+    await until(lambda: len(script.approvals.waiting) == 1)
     await shows_waiting(entity, 1)
     events = (await entity.handle.fetch_history()).events
     # One at a time, started again when the entity was woken for something else.
     assert sum(event.HasField("timer_started_event_attributes") for event in events) <= 6
 
 
-async def test_expiry_is_asked_again_when_the_clock_of_the_database_is_behind(approvals, entity, script):
-    approvals.lasts, approvals.clock_behind = timedelta(seconds=1), timedelta(seconds=2)
+async def test_expiry_is_asked_again_when_the_clock_of_the_database_is_behind(entity, script):
+    script.approvals.lasts, script.approvals.clock_behind = timedelta(seconds=1), timedelta(seconds=2)
     await entity.propose()
-    await until(lambda: not approvals.waiting)
+    await until(lambda: not script.approvals.waiting)
     assert 1 < script.attempts["expire-approvals"] < 6
 
 
-async def test_waiting_requests_survive_continue_as_new(approvals, client, region):
+async def test_waiting_requests_survive_continue_as_new(client, region, script):
     left = PendingApproval.model_validate(
         {"approval_id": "c" * 32, "action": "lock", "expires_at": "2026-01-01T00:00:00Z"}
     )
-    approvals.waiting = {left.approval_id: left}
+    script.approvals.waiting = {left.approval_id: left}
     entity = await Entity.start(client, region, waiting=(left,))
-    await until(lambda: not approvals.waiting)
+    await until(lambda: not script.approvals.waiting)
     await shows_waiting(entity, 0)

@@ -1,13 +1,12 @@
 """Rolling an authority: order, refusals, which services renew; and what the platform's hourly checks start."""
 
 import asyncio
-import uuid
 
 import pytest
 
 from tenancy import ids
 from tenancy.messages import ExpiryResult, LateService, RollAuthorityResult, ServicesResult, StandingMove, TenantsResult
-from tests.workflows.entities import refused, until
+from tests.workflows.entities import refused, run_platform, until
 from workflows.authority import RollAuthority
 from workflows.certificates import CheckExpiry, RollDueAuthorities
 from workflows.root_key import ChangeRootKey
@@ -25,10 +24,6 @@ async def connected(entity, script):
     await entity.gateway.connect_service(entity.tenant_id, entity.region, "orders-db", "request-1")
     script.calls.clear()
     return entity
-
-
-async def run(client, queue, workflow):
-    await client.execute_workflow(workflow.run, id=f"platform/{uuid.uuid4().hex}", task_queue=queue)
 
 
 async def test_roll_prepares_verifies_activates_and_publishes_in_this_order(entity, script):
@@ -92,7 +87,7 @@ async def test_list_that_cannot_be_published_now_is_left_to_the_schedule(entity,
 
 async def test_hourly_check_rolls_due_authorities_and_skips_missing_tenants(client, queue, entity, script):
     script.answers["due-authorities"] = TenantsResult(tenants=("gone-corp", entity.tenant_id))
-    await run(client, queue, RollDueAuthorities)
+    await run_platform(client, queue, RollDueAuthorities)
     await until(lambda: "publish-revocation-list" in script.calls)
     assert script.calls == ["end-authorities", "due-authorities", *ROLL, *AFTER]
 
@@ -113,7 +108,7 @@ async def test_late_service_is_renewed_by_its_workflow_or_by_a_new_one(client, q
     lost = LateService(tenant_id=connected.tenant_id, region=connected.region, service="users-db", generation=7)
     late = (lost.model_copy(update={"service": "orders-db", "generation": 1}), lost)
     script.answers["check-expiry"] = ExpiryResult(services=late)
-    await run(client, queue, CheckExpiry)
+    await run_platform(client, queue, CheckExpiry)
     await until(lambda: len(script.services.issued) == 3)
     assert {step.service for step in script.services.issued} == {"orders-db", "users-db"}
     started = client.get_workflow_handle(ids.service_workflow(connected.tenant_id, "users-db"))

@@ -1,7 +1,6 @@
 """CheckBoundaries and the check of who is due: order, one of a tenant at a time, and what a breach leads to."""
 
 import asyncio
-import uuid
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from tenancy.messages import (
     StandingResult,
     StepInput,
 )
-from tests.workflows.entities import a_tenant_id, refused, until
+from tests.workflows.entities import a_tenant_id, refused, run_platform, until
 from tests.workflows.scripted import Script
 from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.gateway import Gateway
@@ -123,10 +122,6 @@ def check(counted, region, examinations):
     return check
 
 
-async def examine_due(client, queue):
-    await client.execute_workflow(ExamineDueTenants.run, id=f"platform/boundaries-{uuid.uuid4().hex}", task_queue=queue)
-
-
 async def test_examination_is_made_once_for_all_callers_meanwhile(check, counted, examinations):
     examinations.hold.clear()
     tenant_id = a_tenant_id()
@@ -190,7 +185,7 @@ async def test_due_tenants_are_examined_one_by_one_and_a_failure_stops_no_other(
     prefix = a_tenant_id()
     due = examinations.due = [f"{prefix}-{number:02}" for number in range(8)]
     examinations.broken = {due[0], due[4]}
-    await examine_due(client, queue)
+    await run_platform(client, queue, ExamineDueTenants)
     assert {one for one, _ in examinations.done} == set(due) - examinations.broken
     assert [asked.after for asked in script.inputs["find-due-examinations"]] == ["", due[2], due[5], due[7]]
     assert examinations.most == 1
@@ -202,7 +197,7 @@ async def test_tenant_that_is_being_examined_is_skipped(client, queue, check, ex
     examinations.hold.clear()
     asked = asyncio.create_task(check(tenant_id))
     await until(lambda: examinations.running)
-    await examine_due(client, queue)
+    await run_platform(client, queue, ExamineDueTenants)
     assert examinations.done == []
     examinations.hold.set()
     run = await asked

@@ -12,7 +12,6 @@ from tenancy.leaving_messages import LeaveReason
 from tenancy.lifecycle import State
 from tenancy.messages import ServiceInput, ServiceMemory, StandingMove
 from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries, until
-from tests.workflows.scripted import LeavingTenant
 from workflows import visibility
 from workflows.offboard import OffboardTenant
 from workflows.service import ConnectService
@@ -32,11 +31,6 @@ DESTRUCTION = [
     "certify-destruction",
     "announce farewell",
 ]
-
-
-@pytest.fixture
-def leaving(script) -> LeavingTenant:
-    return script.leaving
 
 
 def destroyed(script) -> list[str]:
@@ -71,7 +65,7 @@ async def test_leaving_begins_a_grace_that_is_shown_and_destroys_nothing(entity,
     assert set(script.calls) == {"begin-leaving", "announce leaving"}
 
 
-async def test_reminders_are_sent_a_week_and_a_day_before_the_end(entity, leaving, script):
+async def test_reminders_are_sent_a_week_and_a_day_before_the_end(entity, script):
     await entity.offboard()
     await forward(entity, timedelta(days=23, minutes=1))
     await until(lambda: "remind-of-leaving offboard-1-reminder-1" in script.calls)
@@ -80,7 +74,7 @@ async def test_reminders_are_sent_a_week_and_a_day_before_the_end(entity, leavin
     await until(lambda: "remind-of-leaving offboard-1-reminder-2" in script.calls)
     await until(lambda: "announce leaving-reminder" in script.calls)
     assert "begin-destruction" not in script.calls
-    end = f"2 · grace: until {leaving.leaving.until:%Y-%m-%d %H:%M} UTC"
+    end = f"2 · grace: until {script.leaving.leaving.until:%Y-%m-%d %H:%M} UTC"
     shown = [text for text in await summaries(entity.offboarding) if text.startswith("2 · grace")]
     assert shown == ["2 · grace: reminder 1", "2 · grace: reminder 2", end]
 
@@ -122,15 +116,6 @@ async def test_leaving_whose_workflow_was_terminated_is_resumed_by_asking_again(
     assert (await entity.offboarding.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
-async def test_leaving_tenant_refuses_every_other_operation(entity, script):
-    await entity.offboard()
-    for move in StandingMove:
-        await refused("illegal_move", entity.move(move))
-    for asked in (entity.change_root_key(), entity.rotate(), entity.retire(1), entity.roll_authority()):
-        await refused("tenant_closed", asked)
-    assert not script.attempts["change-standing"]
-
-
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -161,15 +146,15 @@ async def test_restore_after_destruction_began_is_refused_and_a_cancel_is_too_la
     assert destroyed(script) == DESTRUCTION
 
 
-async def test_tenant_that_was_restored_in_the_last_moment_keeps_everything(entity, leaving, script):
-    script.on("begin-destruction", lambda: setattr(leaving, "leaving", None))
+async def test_tenant_that_was_restored_in_the_last_moment_keeps_everything(entity, script):
+    script.on("begin-destruction", lambda: setattr(script.leaving, "leaving", None))
     await entity.offboard(now=True)
     await ends(entity.offboarding)
     assert "take-stock" not in script.calls
 
 
-async def test_services_workflows_end_by_a_signal_without_payload(entity, leaving, queue):
-    leaving.services = ("orders-db",)
+async def test_services_workflows_end_by_a_signal_without_payload(entity, queue, script):
+    script.leaving.services = ("orders-db",)
     service = await a_service(entity, "orders-db", queue)
     await entity.offboard(now=True)
     await ends(service)

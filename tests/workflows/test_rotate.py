@@ -1,7 +1,6 @@
 """Rotating keys: the order of the steps, what ends them early, what is refused meanwhile, what the schedule starts."""
 
 import asyncio
-import uuid
 from datetime import timedelta
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from tenancy import ids
 from tenancy.rotation import Scope
 from tenancy.rotation_messages import DueRotation, DueTenants, RotationPlan, RotationProgress
-from tests.workflows.entities import a_rotation, fast_forward, refused, until
+from tests.workflows.entities import a_rotation, fast_forward, refused, run_platform, until
 from workflows import timing
 from workflows.gateway import UpdateRefused
 from workflows.platform import NoticeRootKeyVersions, RotateDueKeys
@@ -23,10 +22,6 @@ EVERYTHING = ["plan-rotation", "rotate-tenant-key", *SERVICE_KEYS, *RETIRED, "fi
 ANNOUNCED = "announce keys-rotated"
 FOLLOWED = ["plan-rotation", "rewrap-keys", "finish-rotation", ANNOUNCED]
 FOLLOWS = RotationPlan(services=0, retires=False, destroys=False, follows=True)
-
-
-async def run(client, queue, workflow):
-    await client.execute_workflow(workflow.run, id=f"platform/{uuid.uuid4().hex}", task_queue=queue)
 
 
 async def signal_until(entity, holds):
@@ -184,7 +179,7 @@ async def test_version_is_retired_and_a_refusal_returns_code_and_hint(entity, sc
 
 async def test_schedule_signals_tenants_that_are_due_and_skips_missing_ones(client, queue, entity, script):
     script.answers["find-due-rotations"] = DueTenants(tenants=("no-such-tenant", entity.tenant_id))
-    await run(client, queue, RotateDueKeys)
+    await run_platform(client, queue, RotateDueKeys)
     await until(lambda: "look-for-due-rotation" in script.calls)
     # What failed is announced before it is tried again.
     assert script.calls == ["check-rotations", "find-due-rotations", "look-for-due-rotation"]
@@ -193,7 +188,7 @@ async def test_schedule_signals_tenants_that_are_due_and_skips_missing_ones(clie
 async def test_failed_check_for_stuck_rotations_stops_no_rotation(client, queue, entity, script):
     script.answers["find-due-rotations"] = DueTenants(tenants=(entity.tenant_id,))
     script.refused["check-rotations"] = "database_refused"
-    await run(client, queue, RotateDueKeys)
+    await run_platform(client, queue, RotateDueKeys)
     await until(lambda: "look-for-due-rotation" in script.calls)
 
 
@@ -203,7 +198,7 @@ async def test_new_version_of_the_root_key_is_followed_by_each_tenant_behind(cli
         "look-for-due-rotation": DueRotation(request=a_rotation(services=Scope.NONE, tenant_key=False)),
         "plan-rotation": FOLLOWS,
     }
-    await run(client, queue, NoticeRootKeyVersions)
+    await run_platform(client, queue, NoticeRootKeyVersions)
     await until(lambda: ANNOUNCED in script.calls)
     assert script.calls == ["notice-root-key-versions", "look-for-due-rotation", *FOLLOWED]
     [plan] = script.inputs["plan-rotation"]
@@ -212,7 +207,7 @@ async def test_new_version_of_the_root_key_is_followed_by_each_tenant_behind(cli
 
 async def test_check_of_root_key_versions_is_retried_and_signals_no_tenant_that_is_current(client, queue, script):
     script.fail_first("notice-root-key-versions")
-    await run(client, queue, NoticeRootKeyVersions)
+    await run_platform(client, queue, NoticeRootKeyVersions)
     assert script.calls == ["notice-root-key-versions"]
 
 
