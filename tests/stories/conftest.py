@@ -12,6 +12,7 @@ from tests.stories.browser import Visitor
 from tests.stories.enrolling import Issuer
 from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
+from tests.stories.tenants import new_tenant
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,12 @@ def acme(stack: Stack) -> str:
     stack.enable(ACME, "ACME Corporation")
     stack.wait_announced(ACME)
     return ACME
+
+
+@pytest.fixture(scope="module")
+def tenant(stack: Stack, request: pytest.FixtureRequest) -> str:
+    """A tenant of one test module, named for it, with the organization `ORGANIZATION`."""
+    return new_tenant(stack, request.path.stem.removeprefix("test_").replace("_", "-"))
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 from cryptography import x509
 
 from crypto.client import Client
 from tests.agent.conftest import assert_whole
 from tests.stories.connected import Service, connect
 from tests.stories.stack import ROOT, Stack, wait_until
-from tests.stories.tenants import new_tenant
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "agents")
 
 
 def other_machine() -> dict[str, str]:

@@ -20,7 +20,6 @@ from tests.stories.clients import OK, Program, data_key, get
 from tests.stories.connected import Service, connect
 from tests.stories.outages import children_of
 from tests.stories.stack import Stack
-from tests.stories.tenants import new_tenant
 
 EACH = 12
 """Connections of each slow kind on each port."""
@@ -28,11 +27,6 @@ HANDSHAKE_SECONDS, MESSAGE_SECONDS = 10, 30
 LATE_SECONDS = 30
 """What a loaded machine may add."""
 GROWTH_KIB = 65_536
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "hostile")
 
 
 @pytest.fixture

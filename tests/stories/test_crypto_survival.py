@@ -26,11 +26,6 @@ EVERYTHING = dict.fromkeys((*ON_HTTPS, *ON_KMIP), OK)
 
 
 @pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "survivor")
-
-
-@pytest.fixture(scope="module")
 def programs(stack, tenant, tmp_path_factory) -> Iterator[dict[str, Program]]:
     """Services of one tenant, and one of another tenant."""
     folder = tmp_path_factory.mktemp("programs")

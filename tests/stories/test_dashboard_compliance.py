@@ -15,9 +15,8 @@ from tests.stories.dashboard_pages import KAI, UMA, go_to
 from tests.stories.open_to_all import assert_open_to_all
 from tests.stories.sign_ons import sign_in, subject
 from tests.stories.stack import Stack
-from tests.stories.tenants import new_tenant
+from tests.stories.tenants import ORGANIZATION
 
-ORGANIZATION = "Story Corporation"
 MADE = "The report is made and signed"
 SUBJECTS = ("Isolation", "Custody of the root key", "Ages of keys", "Encryption coverage", "Audit stream", "Two people")
 
@@ -29,11 +28,6 @@ def download(page: Page, form: Form, folder: Path) -> Path:
     file = folder / started.value.suggested_filename
     started.value.save_as(file)
     return file
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "compliance", ORGANIZATION)
 
 
 @pytest.fixture(scope="module")

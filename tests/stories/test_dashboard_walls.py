@@ -16,9 +16,8 @@ from tests.stories.browser import SIGN_IN, title
 from tests.stories.dashboard_pages import ADA, OLGA
 from tests.stories.sign_ons import cookie, sign_in, subject
 from tests.stories.stack import Stack, wait_until
-from tests.stories.tenants import new_tenant
+from tests.stories.tenants import ORGANIZATION, new_tenant
 
-ORGANIZATION = "Guarded Corporation"
 AT_ONCE_MS = 20_000
 
 # Returns whether the socket of a page opens for the cookies of this window; `where` is the page's address.
@@ -29,11 +28,6 @@ where => new Promise(settle => {
     socket.onerror = () => settle("refused");
 })
 """
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "guarded", ORGANIZATION)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +119,7 @@ def test_administrator_does_not_get_into_another_tenants_page(stack, tenant, vis
 
 @pytest.mark.usefixtures("acme")
 def test_person_who_signs_in_at_another_tenants_page_is_refused_there(stack, visitor):
-    tenant = new_tenant(stack, "visited", ORGANIZATION)
+    tenant = new_tenant(stack, "visited")
     page = visitor().open(f"/tenant/{tenant}/")
     expect(page.get_by_test_id("stSidebarNav")).to_have_count(0)
     assert ORGANIZATION not in page.content()

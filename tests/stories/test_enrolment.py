@@ -6,19 +6,11 @@ import json
 import ssl
 import uuid
 
-import pytest
-
 from config.secrets import Role
 from tests.stories.enrolling import Agent
 from tests.stories.stack import SEED_EVENT, Stack
-from tests.stories.tenants import new_tenant
 
 SECRET = base64.b64encode(b"a record").decode()
-
-
-@pytest.fixture(scope="module")
-def tenant(stack) -> str:
-    return new_tenant(stack, "enrolling")
 
 
 def assert_encrypts(agent: Agent) -> None:

@@ -20,7 +20,6 @@ from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, locked
 from tests.stories.kmip_wire import ask
 from tests.stories.mongo import Driver, driver, mongo_server
 from tests.stories.stack import wait_until
-from tests.stories.tenants import new_tenant
 
 MODES = {"default": {}, "delegated": {"delegated": True}}
 
@@ -29,11 +28,6 @@ MODES = {"default": {}, "delegated": {"delegated": True}}
 def mongo(tmp_path_factory) -> Iterator[str]:
     with mongo_server(tmp_path_factory.mktemp("mongo")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def tenant(stack) -> str:
-    return new_tenant(stack, "mongodb")
 
 
 @pytest.fixture(scope="module")

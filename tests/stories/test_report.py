@@ -16,23 +16,15 @@ from tenancy.report_document import Form, read_report
 from tests.cli.offline import verify
 from tests.stories.connected import command_until_done, connect, refused
 from tests.stories.stack import Stack, wait_until
-from tests.stories.tenants import new_tenant
 
 FORMS = ("json", "html", "pdf")
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return a tenant with a service."""
-    tenant_id = new_tenant(stack, "reported")
-    connect(stack, tenant_id, "microservice", "ledger", tmp_path_factory.mktemp("reported") / "service")
-    return tenant_id
 
 
 @pytest.fixture(scope="module")
 def given(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with what the auditor is given: this month's report in every form, the export, the public key."""
     home = tmp_path_factory.mktemp("auditor")
+    connect(stack, tenant, "microservice", "ledger", tmp_path_factory.mktemp("reported") / "service")
     for form in FORMS:
         out = home / f"report.{form}"
         words = ("report", tenant, "--format", form, "--out", str(out), "--period", this_month())

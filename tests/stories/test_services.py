@@ -23,7 +23,6 @@ from tests.crypto.kmip.messages import batch_item, encoded, message
 from tests.stories.clients import OK, Program
 from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, is_closed, refused
 from tests.stories.stack import wait_until
-from tests.stories.tenants import new_tenant
 
 FILES = {
     "mongodb": {"mongodb.pem", "mongod.yaml", "csfle.json"},
@@ -36,11 +35,6 @@ PING = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 NAMES = {"mongodb": "carts", "postgresql": "invoices", "microservice": "records"}
-
-
-@pytest.fixture(scope="module")
-def tenant(stack) -> str:
-    return new_tenant(stack, "services")
 
 
 @pytest.fixture(scope="module")
