@@ -1,6 +1,5 @@
 """An agent beside a service connects it with a proof, renews its certificate and reports that it runs."""
 
-import os
 import shlex
 import signal
 import subprocess
@@ -13,12 +12,7 @@ from cryptography import x509
 from crypto.client import Client
 from tests.agent.conftest import assert_whole
 from tests.stories.connected import Service, connect
-from tests.stories.stack import ROOT, Stack, wait_until
-
-
-def other_machine() -> dict[str, str]:
-    """Return the environment of a machine that knows nothing of this installation."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
+from tests.stories.stack import ROOT, Stack, other_machine, wait_until
 
 
 def run_once(words: list[str], folder: Path, proof: str) -> "subprocess.CompletedProcess[str]":

@@ -28,9 +28,6 @@ def waiting(page: Page) -> Locator:
 def test_person_who_asks_cannot_approve_and_another_does(stack: Stack, visitor: Callable[..., Visitor]) -> None:
     tenant = new_tenant(stack, "approvals")
 
-    def state() -> str:
-        return str(stack.command("tenant", "show", tenant)["state"])
-
     # A key administrator changes the policy; then the command alone is refused.
     kai = sign_in(visitor(), stack, tenant, KAI)
     go_to(kai, "Settings")
@@ -50,7 +47,7 @@ def test_person_who_asks_cannot_approve_and_another_does(stack: Stack, visitor: 
     dialog.get_by_label(f"Type {tenant} to confirm").fill(tenant)
     press(dialog, "Ask for approval", "Somebody else has to approve")
     close(dialog)
-    assert state() == "active"
+    assert stack.state(tenant) == "active"
     expect(notice(ada, DECIDE)).to_be_visible(timeout=SOON_MS)
     expect(notice(ada, f"Kai Keys ({subject(tenant, KAI)}) asked for: “{LOCK}”")).to_be_visible()
     expect(notice(uma, DECIDE)).to_have_count(0)
@@ -66,7 +63,7 @@ def test_person_who_asks_cannot_approve_and_another_does(stack: Stack, visitor: 
     press(dialog, "Approve", "Approved and done")
     close(dialog)
     expect(notice(ada, LOCKED)).to_be_visible()
-    assert state() == "locked"
+    assert stack.state(tenant) == "locked"
     expect(notice(kai, LOCKED)).to_be_visible(timeout=SOON_MS)  # without a reload
     go_to(uma, "Audit")
     expect(uma.get_by_text("Approved by a second person").first).to_be_attached()  # a cell, drawn on a canvas

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from config.secrets import Role
-from tenancy.audit import AuditName, fields_of
+from tenancy.audit import AuditName
 from tenancy.report_document import Form, read_report
 from tests.stories.browser import PATIENCE_MS, Visitor, drawn, title
 from tests.stories.dashboard_pages import KAI, UMA, go_to
@@ -60,9 +59,7 @@ def test_each_file_is_the_same_signed_report(stack: Stack, files: dict[Form, Pat
     assert report.stated.checks
 
     # The request, the report and each download are recorded.
-    with stack.database(Role.DASHBOARD).tenant_tx(tenant) as tx:
-        records = [fields_of(one.record) for one in tx.audit.records(0)]
-    of_it = [one for one in records if one["subject"] == report.report_id]
+    of_it = [one for one in stack.events(tenant) if one["subject"] == report.report_id]
     downloads = [json.dumps(one["details"]) for one in of_it if one["name"] == AuditName.REPORT_DOWNLOADED]
     assert downloads == [json.dumps({"form": form}) for form in Form]
     assert {one["name"] for one in of_it} >= {AuditName.REPORT_REQUESTED, AuditName.REPORT_MADE}

@@ -1,6 +1,5 @@
 """A key administrator rotates keys in the browser, destroys an old version, and leaves, returns and leaves for good."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -128,17 +127,12 @@ def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced
     assert refused == {"decrypt": "key_version_retired"}  # only the text that the service keeps itself
     program.settle()
     assert works(program)
-    with stack.database().tenant_tx(tenant) as tx:
-        names = {json.loads(stored.record)["name"] for stored in tx.audit.records(after=0)}
-    assert AuditName.SERVICE_KEY_COMPROMISED in names
+    assert AuditName.SERVICE_KEY_COMPROMISED in {one["name"] for one in stack.events(tenant)}
 
 
 def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_is_shown(  # noqa: PLR0917 - the scene
     stack: Stack, tenant: str, program: Program, window: Visitor, visitor: Callable[..., Visitor], tmp_path: Path
 ) -> None:
-    def state() -> str:
-        return str(stack.command("tenant", "show", tenant)["state"])
-
     # It leaves on the page Settings; every page offers the way back, which restores it.
     page = sign_in(window, stack, tenant)
     go_to(page, "Settings")
@@ -148,7 +142,7 @@ def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_i
     confirm(dialog, tenant)
     press(dialog, "Leave", RESTORABLE)
     close(dialog)
-    assert state() == "leaving"
+    assert stack.state(tenant) == "leaving"
     for name in ("Keys", "Services", "Overview"):
         page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
         drawn(page)
@@ -161,13 +155,13 @@ def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_i
             break
     press(dialog, "Restore", "The tenant is restored")
     close(dialog)
-    assert state() == "active"
+    assert stack.state(tenant) == "active"
     wait_until(lambda: OK in program.probe("encrypt").values(), lambda: "the service does not work again")
     program.hang_up()
 
     # After it has left for good, the open page shows that and a later sign-on gets only its proof.
     stack.command("offboard", tenant, "--grace", "3s", "--confirm", tenant)
-    wait_until(lambda: state() == "offboarded", lambda: f"it is {state()}")
+    stack.wait_for(tenant, "offboarded")
     expect(title(page)).to_have_text("Your tenant has left")
     page = sign_in(visitor(), stack, tenant, UMA)
     expect(title(page)).to_have_text("Your tenant has left")

@@ -1,6 +1,5 @@
 """A person sees no page of another tenant, in a real browser, also with stolen, forged or expired cookies."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -60,7 +59,7 @@ def refused(request: pytest.FixtureRequest, stack: Stack, tenant: str, other: st
 @contextmanager
 def recorded(stack: Stack, expected: dict[str, str]) -> Iterator[None]:
     """Expect, in the streams named, a new record of a refusal with the actor named."""
-    before = {tenant_id: _last(stack, tenant_id) for tenant_id in expected}
+    before = {tenant_id: stack.last_record(tenant_id) for tenant_id in expected}
     yield
 
     def found() -> dict[str, set[str]]:
@@ -72,16 +71,9 @@ def recorded(stack: Stack, expected: dict[str, str]) -> Iterator[None]:
     )
 
 
-def _last(stack: Stack, tenant_id: str) -> int:
-    with stack.database().tenant_tx(tenant_id) as tx:
-        head = tx.audit.head()
-    return 0 if head is None else head.seq
-
-
 def _refused(stack: Stack, tenant_id: str, after: int) -> set[str]:
-    with stack.database().tenant_tx(tenant_id) as tx:
-        records = [json.loads(stored.record) for stored in tx.audit.records(after=after)]
-    return {one["actor"] for one in records if one["name"] == AuditName.ACCESS_REFUSED and one["outcome"] == "refused"}
+    events = stack.events(tenant_id, after)
+    return {one["actor"] for one in events if one["name"] == AuditName.ACCESS_REFUSED and one["outcome"] == "refused"}
 
 
 def test_cookie_without_a_right_to_the_page_gets_403_and_its_socket_is_refused(stack, tenant, visitor, refused):

@@ -109,7 +109,7 @@ def use_from_the_first_day_to_the_last(books: Books, holders: Holders, folder: P
     stack.enable(LEAVER, "Shortstay Ltd")
     connect(stack, LEAVER, "microservice", "till", folder / "till")
     stack.command("offboard", LEAVER, "--grace", "1s", "--confirm", LEAVER)
-    wait_until(lambda: stack.command("tenant", "show", LEAVER)["state"] == "offboarded", lambda: f"{LEAVER} is there")
+    stack.wait_for(LEAVER, "offboarded")
     assert stack.command("check-boundaries", "--all")["passed"]
 
     until, document = datetime.now(UTC) + timedelta(seconds=1), dict[str, Any]()

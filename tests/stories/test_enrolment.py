@@ -24,10 +24,7 @@ def assert_in_no_log_and_no_row(stack: Stack, *proofs: str) -> None:
     logs = (stack.settings.state_dir / "logs").rglob("*")
     written = "".join(file.read_text(errors="replace") for file in logs if file.is_file())
     assert "/v1/enrolments" in written
-    with stack.owner() as owner:
-        tables = owner.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
-        for (table,) in tables:
-            written += str(owner.execute(f"select t::text from okcm.{table} t").fetchall())
+    written += "\n".join(stack.rows().values())
     assert [proof for proof in proofs if proof in written] == []
 
 

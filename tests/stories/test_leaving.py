@@ -17,6 +17,7 @@ from tests.stories.connected import connect, refused
 from tests.stories.stack import Stack, wait_until
 from tests.stories.tenants import new_tenant
 from tests.stories.test_story_1_enable import assert_refused
+from tests.stories.test_traces import found_in
 from tests.stories.thief import Thief
 from vault.signer import TransitAuditSigner
 
@@ -50,18 +51,13 @@ def refuses_all(program: Program) -> bool:
     return True
 
 
-def state(stack: Stack, tenant: str) -> str:
-    shown: str = stack.command("tenant", "show", tenant)["state"]
-    return shown
-
-
 def test_in_the_grace_period_nothing_works_until_the_tenant_is_restored(stack: Stack, tmp_path: Path) -> None:
     tenant = new_tenant(stack, "returner", RETURNER)
     with program_of(stack, tenant, tmp_path) as program:
         # The operator off-boards and restores.
         plan = stack.command("offboard", tenant, "--dry-run")
         assert [service["service_id"] for service in plan["would_stop"]] == ["ledger"]
-        assert state(stack, tenant) == "active"
+        assert stack.state(tenant) == "active"
         left = stack.command("offboard", tenant, "--grace", "2h", "--confirm", tenant)
         assert (left["state"], left["operation"]) == ("leaving", f"tenant/{tenant}/offboard")
         wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
@@ -74,10 +70,10 @@ def test_in_the_grace_period_nothing_works_until_the_tenant_is_restored(stack: S
         # The marketplace disables and enables.
         answer = stack.click(event="service_disabled", customer=tenant, organization=RETURNER)
         assert answer.status_code == 202, answer.text
-        wait_until(lambda: state(stack, tenant) == "leaving", lambda: "it does not leave")
+        stack.wait_for(tenant, "leaving")
         wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
         assert stack.click(customer=tenant, organization=RETURNER).status_code == 202
-        wait_until(lambda: state(stack, tenant) == "active", lambda: "it is not restored")
+        stack.wait_for(tenant, "active")
         wait_until(lambda: works(program), lambda: "what was encrypted before is not decrypted")
 
 
@@ -90,7 +86,7 @@ def test_after_the_grace_period_keys_and_names_are_gone_and_the_certificate_says
         thief = Thief(stack, tenant)
         assert [len(key) for key in thief.opened()] == [32]
         stack.command("offboard", tenant, "--grace", "3s", "--confirm", tenant)
-        wait_until(lambda: state(stack, tenant) == "offboarded", lambda: f"it is {state(stack, tenant)}")
+        stack.wait_for(tenant, "offboarded")
         program.hang_up()
         assert refuses_all(program)
     # A copy of every row from before decrypts no service key.
@@ -99,10 +95,7 @@ def test_after_the_grace_period_keys_and_names_are_gone_and_the_certificate_says
     for name in (ids.l2_key(tenant), ids.ca_key(tenant), ids.payload_key(tenant)):
         assert stack.vault().read(f"transit/keys/{name}") is None
 
-    with stack.owner() as owner:
-        tables = owner.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
-        rows = "".join(str(owner.execute(f"select * from okcm.{table}").fetchall()) for (table,) in tables)
-    assert LEAVER not in rows
+    assert found_in("\n".join(stack.rows().values()).encode(), [LEAVER.encode()]) == []
     assert_refused(stack.click(customer=tenant, organization=LEAVER), 409, "tenant_offboarded")
     for words in (("offboard", tenant, "--confirm", tenant), ("restore", tenant)):
         assert refused(stack, *words) == "tenant_offboarded"

@@ -136,7 +136,7 @@ class Tried:
 def tried(stack: Stack, kept: Kept) -> Tried:
     """Leave for good, at once, and try everything."""
     stack.command("offboard", TENANT, "--now", "--confirm", TENANT)
-    wait_until(lambda: stack.status(TENANT).json()["state"] == "offboarded", lambda: "it has not left")
+    stack.wait_for(TENANT, "offboarded")
     found = Tried()
     found.of_kept = kept.counted(after_leaving(kept))
     with rows_put_back(stack, TENANT):

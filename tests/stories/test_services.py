@@ -1,6 +1,5 @@
 """My databases and services are connected with one command, use their keys, and stop at once when disconnected."""
 
-import json
 import ssl
 import stat
 import tomllib
@@ -152,16 +151,12 @@ def test_a_request_made_elsewhere_is_certified_and_its_key_never_seen(stack, ten
 
 def test_a_released_key_is_in_the_list_and_in_the_audit_stream(stack, tenant, orders):
     def released() -> list[dict]:
-        with stack.database().tenant_tx(tenant) as tx:
-            records = [json.loads(stored.record) for stored in tx.audit.records(after=before)]
-        return [record for record in records if record["subject"] == "orders/seen"]
+        return [record for record in stack.events(tenant, before) if record["subject"] == "orders/seen"]
 
     def last_seen() -> datetime:
         return datetime.fromisoformat(listed(stack, tenant)["orders"]["last_seen_at"] or "1970-01-01T00:00:00+00:00")
 
-    with stack.database().tenant_tx(tenant) as tx:
-        before = tx.audit.head().seq
-    began = datetime.now(UTC)
+    before, began = stack.last_record(tenant), datetime.now(UTC)
     with Client.from_folder(orders.folder) as kcm:
         kcm.new_data_key("orders/seen")
     wait_until(lambda: bool(released()), lambda: "it is not in the audit stream")

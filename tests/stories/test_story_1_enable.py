@@ -26,7 +26,7 @@ def made_for(stack: Stack, tenant_id: str) -> dict[str, object]:
     vault = stack.vault()
     with stack.database().tenant_tx(tenant_id) as tx:
         keys, authority, route = tx.keys.all(), tx.certificates.authority(), tx.routes.get()
-        outbox, records = tx.outbox.all(), tx.audit.records()
+        outbox = tx.outbox.all()
     return {
         "key versions": {key.name: (vault.read(f"transit/keys/{key.name}") or {})["latest_version"] for key in keys},
         "authority": authority,
@@ -35,7 +35,7 @@ def made_for(stack: Stack, tenant_id: str) -> dict[str, object]:
         "callbacks": len(stack.callback.about(tenant_id, "ready")),
         "mails": len(stack.mailbox.about(tenant_id, "is ready")),
         "runs": sorted(stack.runs_of(tenant_id)),
-        "provisioned": [r.seq for r in records if json.loads(r.record)["name"] == "tenant.provision_intended"],
+        "provisioned": [one for one in stack.events(tenant_id) if one["name"] == "tenant.provision_intended"],
     }
 
 
