@@ -11,11 +11,10 @@ from crypto.kmip.enums import Operation
 from crypto.kmip.fields import choice, octets, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
-from tests.crypto.https.wire import Reply
 from tests.crypto.kmip.messages import batch_item, encoded, message
 from tests.crypto.kmip.scene import creation, gcm
 from tests.stories.connected import Service
-from tests.stories.kmip_wire import ask
+from tests.stories.kmip_wire import activated_key, send
 from tests.stories.wires import HttpsWire, KmipWire, post
 
 OK = "ok"
@@ -46,10 +45,7 @@ class Program:
     def settle(self) -> None:
         """Make an active key over KMIP and a ciphertext over HTTPS."""
         with self.service.open_kmip() as kmip:
-            made = ask(kmip, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
-            assert made is not None
-            self.object_id = str(made.value)
-            ask(kmip, batch_item(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, self.object_id)))
+            self.object_id = activated_key(kmip)
         with HttpsWire(self.service.open_https()) as https:
             body = {"resource": _RESOURCE, "plaintext": _PLAINTEXT}
             self._ciphertext = https.ask(post("/v1/encrypt", body))["ciphertext"]
@@ -87,12 +83,11 @@ class Program:
             return https.result() | kmip.result()
 
     def https(self, request: bytes) -> str:
-        reply = self._twice(lambda wire: self._reply(wire, request), HttpsWire, self.service.open_https)
+        (reply,) = self._twice(lambda wire: list(wire.all([request])), HttpsWire, self.service.open_https)
         return OK if reply.status == 200 else str(reply.json["code"])
 
     def kmip(self, item: Item) -> str:
-        request = encoded(message(item))
-        answer = self._twice(lambda wire: self._answer(wire, request), KmipWire, self.service.open_kmip)
+        (answer,) = self._twice(lambda wire: send(wire.socket, item), KmipWire, self.service.open_kmip)
         told = answer.first(Tag.RESULT_MESSAGE)
         return OK if told is None else str(told.value)
 
@@ -104,15 +99,3 @@ class Program:
             self._wires.pop(kind).socket.close()
         self._wires[kind] = kind(open_connection())
         return ask(self._wires[kind])
-
-    @staticmethod
-    def _reply(wire: HttpsWire, request: bytes) -> Reply:
-        wire.send(request)
-        return wire.reply()
-
-    @staticmethod
-    def _answer(wire: KmipWire, request: bytes) -> Item:
-        wire.socket.sendall(request)
-        answer = wire.answer().first(Tag.BATCH_ITEM)
-        assert answer is not None
-        return answer

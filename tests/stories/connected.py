@@ -1,7 +1,6 @@
 """A customer's service as its owner has it: what `openkcm service connect` wrote, and connections made with it."""
 
 import json
-import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from typing import Any
 
 from tenancy.lifecycle import Move, State
 from tests.stories.stack import Stack
+from tests.stories.wires import PATIENCE_SECONDS, dial
 
-PATIENCE_SECONDS = 30
 AT_ONCE_SECONDS = 30
 """A deadline for what takes milliseconds on a quiet machine; after the cache time, 60 s, it would happen anyway."""
 
@@ -42,10 +41,8 @@ class Service:
     def open(
         self, address: str, tls: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
     ) -> ssl.SSLSocket:
-        """Open a connection to `host:port`, also in the form of a URL, with what is in the folder now or with `tls`."""
-        host, _, port = address.removeprefix("https://").rpartition(":")
-        plain = socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
-        return (tls or self.tls()).wrap_socket(plain, server_hostname=host, session=session)
+        """Open a connection to an address with what is in the folder now or with `tls`."""
+        return dial(address, tls or self.tls(), session)
 
     def open_https(self) -> ssl.SSLSocket:
         return self.open(self.answer["https"])

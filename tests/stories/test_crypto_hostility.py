@@ -20,6 +20,7 @@ from tests.stories.clients import OK, Program, data_key, get
 from tests.stories.connected import Service, connect
 from tests.stories.outages import children_of
 from tests.stories.stack import Stack
+from tests.stories.wires import host_and_port
 
 EACH = 12
 """Connections of each slow kind on each port."""
@@ -142,8 +143,7 @@ def test_slow_clients_are_disconnected_and_others_are_served(healthy, hostile):
     def dial(port: str, kind: str) -> socket:
         address = hostile.answer[port]
         if kind == "nothing":
-            host, _, number = address.removeprefix("https://").rpartition(":")
-            return create_connection((host, int(number)), timeout=LATE_SECONDS)
+            return create_connection(host_and_port(address), timeout=LATE_SECONDS)
         connection = hostile.open(address)
         connection.sendall(whole[port][:20])
         return connection

@@ -26,7 +26,7 @@ from tests.stories.attacks import Attacks, requests_of
 from tests.stories.connected import connect
 from tests.stories.estates import ABOUT_NOTHING, ABOUT_OBJECTS, BY_NAME, SEARCHES, WITH_TEXT, WITHOUT_TEXT, Estate
 from tests.stories.forgeries import Forger, Forgery, refusal, try_once
-from tests.stories.kmip_wire import ask
+from tests.stories.kmip_wire import ask, value_of
 from tests.stories.neighbours import Neighbours, Refusals, settle_all
 from tests.stories.stack import wait_until
 from tests.stories.wires import HttpsWire, dial, post
@@ -102,9 +102,8 @@ def test_service_reaches_nothing_of_another_and_every_attempt_is_recorded(neighb
 def test_owner_is_served_with_the_requests_that_others_are_refused(neighbours):
     for estate in neighbours.estates:
         with estate.service.open_kmip() as kmip, HttpsWire(estate.service.open_https()) as https:
-            new = ask(kmip, estates.a_new_key(estate.service)).first(Tag.UNIQUE_IDENTIFIER)
-            assert new is not None
-            own = estate.objects | {"new": str(new.value)}
+            new = value_of(ask(kmip, estates.a_new_key(estate.service)), Tag.UNIQUE_IDENTIFIER)
+            own = estate.objects | {"new": str(new)}
             for operation, (kind, _) in ABOUT_OBJECTS.items():
                 ask(kmip, estates.about(operation, estate, own[kind]))
             for operation in BY_NAME:

@@ -12,12 +12,9 @@ import pytest
 from bson.binary import Binary
 from pymongo.errors import EncryptionError
 
-from crypto.kmip.enums import Operation, RevocationReasonCode
-from crypto.kmip.fields import choice, structure, text
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import batch_item
+from crypto.kmip.enums import RevocationReasonCode
 from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, locked
-from tests.stories.kmip_wire import ask
+from tests.stories.kmip_wire import ask, revocation
 from tests.stories.mongo import Driver, driver, mongo_server
 from tests.stories.stack import wait_until
 
@@ -101,10 +98,9 @@ def test_data_keys_are_rewrapped_in_either_mode_and_the_old_wrapping_key_is_not_
         assert refusal(application, sealed) == ""
 
 
-def revoke(service: Service, object_id: str, code: int = RevocationReasonCode.UNSPECIFIED) -> None:
-    reason = structure(Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, code))
+def revoke(service: Service, object_id: str) -> None:
     with service.open_kmip() as connection:
-        ask(connection, batch_item(Operation.REVOKE, text(Tag.UNIQUE_IDENTIFIER, object_id), reason))
+        ask(connection, revocation(object_id, RevocationReasonCode.UNSPECIFIED))
 
 
 def test_it_stops_when_its_key_is_revoked(application):

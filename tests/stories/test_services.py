@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from crypto.client import AccessRefused, Client, Options, Retry
-from crypto.kmip import ttlv
 from crypto.kmip.enums import Operation, QueryFunction, ResultReason
 from crypto.kmip.fields import choice
 from crypto.kmip.tags import Tag
 from tests.cli.service_stand import a_request
-from tests.crypto.kmip.messages import batch_item, encoded, message
+from tests.crypto.kmip.messages import batch_item
 from tests.stories.clients import OK, Program
 from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, is_closed, refused
+from tests.stories.kmip_wire import reason_of, send
 from tests.stories.stack import wait_until
 
 FILES = {
@@ -30,6 +30,7 @@ FILES = {
 }
 OF_ALL = {"client.key", "client.pem", "ca.pem", "client.toml"}
 ONCE = Options(retry=Retry(attempts=1))
+QUERY = batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OBJECTS))
 PING = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
@@ -49,18 +50,13 @@ def listed(stack, tenant_id: str) -> dict[str, dict]:
     return {service["service_id"]: service for service in stack.command("service", "list", tenant_id)["services"]}
 
 
-def query() -> bytes:
-    return encoded(message(batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OBJECTS))))
-
-
 def answers_https(connection: ssl.SSLSocket) -> bool:
     connection.sendall(PING)
     return connection.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def answers_kmip(connection: ssl.SSLSocket) -> bool:
-    connection.sendall(query())
-    return ttlv.decode(connection.recv(4096)).tag == Tag.RESPONSE_MESSAGE
+    return reason_of(send(connection, QUERY)[0]) is None
 
 
 def ask_https(service: Service) -> int:
@@ -73,11 +69,7 @@ def ask_https(service: Service) -> int:
 def ask_kmip(service: Service) -> ResultReason | None:
     """Return the reason for which a new connection's request is refused, None when it is not."""
     with service.open_kmip() as connection:
-        connection.sendall(query())
-        item = ttlv.decode(connection.recv(4096)).first(Tag.BATCH_ITEM)
-    assert item is not None
-    reason = item.first(Tag.RESULT_REASON)
-    return None if reason is None else ResultReason(reason.value)
+        return reason_of(send(connection, QUERY)[0])
 
 
 def assert_serves(service: Service, status: int, reason: ResultReason | None) -> None:
