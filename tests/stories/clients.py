@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from ssl import SSLError, SSLSocket
 from typing import Any, TypeVar
 
@@ -13,11 +14,13 @@ from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import batch_item, encoded, message
 from tests.crypto.kmip.scene import creation, gcm
-from tests.stories.connected import Service
+from tests.stories.connected import Service, connect
 from tests.stories.kmip_wire import activated_key, send
+from tests.stories.stack import Stack
 from tests.stories.wires import HttpsWire, KmipWire, post
 
 OK = "ok"
+SERVICE = "ledger"
 Answer = TypeVar("Answer")
 _RESOURCE = "record/1"
 _PLAINTEXT = base64.b64encode(b"a record").decode()
@@ -82,6 +85,16 @@ class Program:
             https, kmip = both.submit(ask_all, self.https, requests), both.submit(ask_all, self.kmip, items)
             return https.result() | kmip.result()
 
+    def works(self) -> bool:
+        return set(self.probe().values()) == {OK}
+
+    def refuses_all(self) -> bool:
+        """Whether every request is rejected; a connection that ends because of the change does not count."""
+        try:
+            return OK not in self.probe().values()
+        except (EOFError, OSError):
+            return False
+
     def https(self, request: bytes) -> str:
         (reply,) = self._twice(lambda wire: list(wire.all([request])), HttpsWire, self.service.open_https)
         return OK if reply.status == 200 else str(reply.json["code"])
@@ -99,3 +112,10 @@ class Program:
             self._wires.pop(kind).socket.close()
         self._wires[kind] = kind(open_connection())
         return ask(self._wires[kind])
+
+
+def start_program(stack: Stack, tenant_id: str, folder: Path, name: str = SERVICE) -> Program:
+    """Connect a service of a tenant, which has then encrypted data."""
+    program = Program(connect(stack, tenant_id, "microservice", name, folder / name))
+    program.settle()
+    return program

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from playwright.sync_api import Browser
 
 from tests.stories import browser
 from tests.stories.browser import Visitor
+from tests.stories.clients import Program, start_program
 from tests.stories.enrolling import Issuer
 from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
@@ -50,6 +52,14 @@ def acme(stack: Stack) -> str:
 def tenant(stack: Stack, request: pytest.FixtureRequest) -> str:
     """A tenant of one test module, named for it, with the organization `ORGANIZATION`."""
     return new_tenant(stack, request.path.stem.removeprefix("test_").replace("_", "-"))
+
+
+@pytest.fixture
+def program(stack: Stack, tmp_path: Path) -> Iterator[Program]:
+    """A service of a new tenant that has encrypted data."""
+    started = start_program(stack, new_tenant(stack, "program"), tmp_path)
+    yield started
+    started.hang_up()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from crypto.kmip.items import ItemType
 from crypto.kmip.tags import Tag
 from tests.crypto.https.wire import RECEIVE
-from tests.stories.clients import OK, Program, data_key, get
+from tests.stories.clients import OK, Program, data_key, get, start_program
 from tests.stories.connected import Service, connect
 from tests.stories.outages import children_of
 from tests.stories.stack import Stack
@@ -32,9 +32,7 @@ GROWTH_KIB = 65_536
 
 @pytest.fixture
 def healthy(stack: Stack, tenant: str, tmp_path: Path) -> Program:
-    program = Program(connect(stack, tenant, "microservice", "healthy", tmp_path / "healthy"))
-    program.settle()
-    return program
+    return start_program(stack, tenant, tmp_path, "healthy")
 
 
 @pytest.fixture

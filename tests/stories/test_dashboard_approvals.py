@@ -6,7 +6,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.stories.browser import Visitor
 from tests.stories.dashboard_pages import ADA, KAI, UMA, go_to
-from tests.stories.root_key_pages import LOCKED, SOON_MS, ask_for, close, notice, press
+from tests.stories.root_key_pages import LOCKED, SOON_MS, ask_for, confirm, finish, notice
 from tests.stories.sign_ons import sign_in, subject
 from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
@@ -44,9 +44,8 @@ def test_person_who_asks_cannot_approve_and_another_does(stack: Stack, visitor: 
     go_to(kai, "Keys")
     dialog = ask_for(kai, "lock")
     expect(dialog.get_by_text("Somebody else of your organization must approve within 24 hours")).to_be_visible()
-    dialog.get_by_label(f"Type {tenant} to confirm").fill(tenant)
-    press(dialog, "Ask for approval", "Somebody else has to approve")
-    close(dialog)
+    confirm(dialog, tenant)
+    finish(dialog, "Ask for approval", "Somebody else has to approve")
     assert stack.state(tenant) == "active"
     expect(notice(ada, DECIDE)).to_be_visible(timeout=SOON_MS)
     expect(notice(ada, f"Kai Keys ({subject(tenant, KAI)}) asked for: “{LOCK}”")).to_be_visible()
@@ -60,8 +59,7 @@ def test_person_who_asks_cannot_approve_and_another_does(stack: Stack, visitor: 
     waiting(ada).get_by_role("button", name="Approve").click()
     dialog = ada.get_by_role("dialog")
     expect(dialog.get_by_text("No service key opens any more")).to_be_visible()
-    press(dialog, "Approve", "Approved and done")
-    close(dialog)
+    finish(dialog, "Approve", "Approved and done")
     expect(notice(ada, LOCKED)).to_be_visible()
     assert stack.state(tenant) == "locked"
     expect(notice(kai, LOCKED)).to_be_visible(timeout=SOON_MS)  # without a reload

@@ -15,6 +15,7 @@ from devstack.postgres import PostgresServer
 from tests.hooks.running.programs import DEMO
 from tests.stories.connected import connect
 from tests.stories.dashboard_pages import ADA, go_to
+from tests.stories.root_key_pages import close, open_dialog
 from tests.stories.sign_ons import sign_in, subject
 from tests.stories.stack import Stack, wait_until
 from tests.stories.tenants import new_tenant
@@ -78,8 +79,7 @@ def until(encrypted: Callable[[], bool], *, wanted: bool) -> None:
 
 def open_fields(page: Page, service: str) -> Locator:
     go_to(page, "Services")
-    page.locator(f".st-key-protection-open-{service}").get_by_role("button").click()
-    dialog = page.get_by_role("dialog")
+    dialog = open_dialog(page, f"protection-open-{service}")
     expect(dialog.get_by_text("The data never comes here")).to_be_visible()
     return dialog
 
@@ -102,7 +102,6 @@ def test_a_column_protected_on_the_page_is_encrypted_by_the_program_that_runs(
         until(encrypted, wanted=True)
         told = stack.command("protection", "show", tenant, "notes-db")
         assert [(one["field"], one["changed_by"]) for one in told["fields"]] == [("text", subject(tenant, ADA))]
-        dialog.get_by_role("button", name="Close", exact=True).last.click()
-        expect(dialog).to_have_count(0)
+        close(dialog)
         stack.command("protection", "unprotect", tenant, "notes-db", "public.notes", "text", "--confirm", tenant)
         until(encrypted, wanted=False)
