@@ -12,7 +12,7 @@ from typing import Literal
 
 import psycopg
 
-from tests.stories.stack import ROOT, other_machine
+from tests.stories.stack import OPENKCM, ROOT, other_machine
 
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.01
@@ -87,8 +87,7 @@ def running(folder: Path, conninfo: str, place: Path, *, key_seconds: float) -> 
     """Run it, as the service whose files are in `folder`, against a database that is the customer's own."""
     place.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "tests" / "hooks" / "demo" / _PROGRAM, place / _PROGRAM)
-    openkcm = str(Path(sys.executable).with_name("openkcm"))
-    command = [openkcm, "run", "--folder", str(folder), "--key-seconds", f"{key_seconds:g}", "--"]
+    command = [OPENKCM, "run", "--folder", str(folder), "--key-seconds", f"{key_seconds:g}", "--"]
     log = place / "ward.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

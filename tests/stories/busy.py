@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crypto.ciphertext import from_text, header
-from crypto.client import Client, ClientError, Options, Retry
+from crypto.client import Client, ClientError
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import gcm
-from tests.stories.connected import Service
+from tests.stories.connected import ONCE, Service
 from tests.stories.kmip_wire import activated_key, ask, value_of
 from tests.stories.wires import HttpsWire, post
 
-ONCE = Options(retry=Retry(attempts=1))
-"""A client that sends nothing again, so that no refusal stays unseen."""
 _BREATH = 0.004
 """Seconds between two rounds: a load and not a flood, on a machine that serves it as well."""
 _OBJECTS = 40

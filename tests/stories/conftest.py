@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 from playwright.sync_api import Browser
 
+from devstack.postgres import PostgresServer
 from tests.stories import browser
 from tests.stories.browser import Visitor
 from tests.stories.clients import Program, start_program
@@ -52,6 +55,16 @@ def acme(stack: Stack) -> str:
 def tenant(stack: Stack, request: pytest.FixtureRequest) -> str:
     """A tenant of one test module, named for it, with the organization `ORGANIZATION`."""
     return new_tenant(stack, request.path.stem.removeprefix("test_").replace("_", "-"))
+
+
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer) -> Iterator[str]:
+    """The customer's own database, on a server that the platform does not know."""
+    name = f"customer_{uuid4().hex}"
+    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+        yield psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name)
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
+from crypto.client import Options, Retry
 from tenancy.lifecycle import Move, State
 from tests.stories.stack import Stack
 from tests.stories.wires import PATIENCE_SECONDS, dial
 
+ONCE = Options(retry=Retry(attempts=1))
+"""A client that sends nothing again, so that no refusal stays unseen."""
 AT_ONCE_SECONDS = 30
 """A deadline for what takes milliseconds on a quiet machine; after the cache time, 60 s, it would happen anyway."""
 
@@ -32,6 +37,10 @@ class Service:
         """Return the options that a MongoDB driver is to be given."""
         options: dict[str, Any] = json.loads((self.folder / "csfle.json").read_text())
         return options
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate((self.folder / "client.pem").read_bytes())
 
     def tls(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.folder / "ca.pem")

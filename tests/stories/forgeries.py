@@ -89,7 +89,7 @@ class Forger:
 
     def serial_of(self, service: Service) -> str:
         """Return the serial of the certificate that a service has."""
-        return hex_serial(x509.load_pem_x509_certificate((service.folder / "client.pem").read_bytes()))
+        return hex_serial(service.certificate)
 
     def end_of(self, pem: str) -> float:
         """Return when a certificate ends, in seconds since the epoch."""

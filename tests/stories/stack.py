@@ -35,6 +35,7 @@ from workflows.connecting import connect_client
 from workflows.gateway import Gateway
 
 ROOT = Path(__file__).parents[2]
+OPENKCM = str(Path(sys.executable).with_name("openkcm"))
 REGION = "eu-west-1"
 ACME = "acme-corp-12345"
 SEED_EVENT = {
@@ -127,6 +128,10 @@ class Stack:
     def command(self, *arguments: str) -> dict[str, Any]:
         """Run `openkcm` with `--json` and return its one document; it must succeed."""
         return document_of(self.run(*arguments, "--json"))
+
+    def services(self, tenant_id: str) -> dict[str, dict[str, Any]]:
+        """Return the services of a tenant by name, as the command lists them."""
+        return {row["service_id"]: row for row in self.command("service", "list", tenant_id)["services"]}
 
     def state(self, tenant_id: str) -> str:
         """Return the state of a tenant as the command shows it."""

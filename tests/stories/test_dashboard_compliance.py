@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,8 @@ def download(page: Page, form: Form, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def files(stack: Stack, tenant: str, chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> dict[Form, Path]:
     """Return the files of a report of this year, created and downloaded by an auditor in a browser."""
-    folder, window = tmp_path_factory.mktemp("files"), Visitor(chromium, stack.settings.dashboard_url)
-    try:
+    folder = tmp_path_factory.mktemp("files")
+    with closing(Visitor(chromium, stack.settings.dashboard_url)) as window:
         page = sign_in(window, stack, tenant, UMA)
         go_to(page, "Compliance")
         for topic in SUBJECTS:
@@ -43,8 +44,6 @@ def files(stack: Stack, tenant: str, chromium: Browser, tmp_path_factory: pytest
         page.get_by_role("button", name="Create report").click()
         expect(page.get_by_text(MADE)).to_be_visible(timeout=2 * PATIENCE_MS)
         return {form: download(page, form, folder) for form in Form}
-    finally:
-        window.close()
 
 
 def test_each_file_is_the_same_signed_report(stack: Stack, files: dict[Form, Path], tenant: str) -> None:

@@ -47,8 +47,7 @@ def test_join_token_becomes_a_certificate_that_encrypts(stack, tenant, tmp_path)
     second = Agent(stack.settings.marketplace_url, tmp_path / "second")
     refused = second.ask("enrolled-db", "postgresql", join_token=made["join_token"])
     assert (refused.status_code, refused.json()["code"]) == (401, "proof_refused")
-    services = {one["service_id"]: one for one in stack.command("service", "list", tenant)["services"]}
-    assert services["enrolled-db"]["state"] == "connected"
+    assert stack.services(tenant)["enrolled-db"]["state"] == "connected"
     assert_in_no_log_and_no_row(stack, secret)
 
 

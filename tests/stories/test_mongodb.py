@@ -119,7 +119,7 @@ def test_it_stops_while_the_tenant_is_locked(application, stack, tenant):
     wait_until(lambda: opens(application, sealed), lambda: "it does not go on", AT_ONCE_SECONDS)
 
 
-def test_it_stops_when_it_is_disconnected_and_opens_its_data_when_it_comes_back(stack, tenant, mongo, tmp_path):
+def test_it_stops_when_it_is_disconnected_and_decrypts_when_it_is_connected_again(stack, tenant, mongo, tmp_path):
     leaving = connect(stack, tenant, "mongodb", "leaving-shop", tmp_path / "kcm")
     with driver(mongo, leaving, MODES["default"]) as default, driver(mongo, leaving, MODES["delegated"]) as delegated:
         both = (default, delegated)

@@ -74,7 +74,7 @@ def health(client: httpx.Client) -> int | None:
         return None
 
 
-def test_it_opens_by_itself_until_its_key_is_revoked(service, tmp_path):
+def test_openbao_unseals_automatically_until_its_key_is_revoked(service, tmp_path):
     (port,) = free_ports(1, neighbours=1)
     with service.open_kmip() as kmip:
         key_id = activated_key(kmip)

@@ -56,7 +56,7 @@ def test_an_auditor_confirms_the_report_with_three_files_and_one_command(tenant,
     assert shown.stdout.startswith(f"CONFIRMED: compliance report of {tenant}")
 
 
-def test_the_stream_says_who_asked_and_what_was_bound(stack, tenant, given):
+def test_stream_records_the_request_and_binds_the_report(stack, tenant, given):
     report = read_report((given / "report.json").read_bytes()).report
     made = stack.stream(tenant, report.stream.seq - 1)[0]
     assert fields_of(made.record)["name"] == AuditName.REPORT_MADE
@@ -86,7 +86,7 @@ def test_a_worker_that_is_killed_while_it_makes_a_report_leaves_one_report(stack
         assert tx.reports.file(report.report.report_id, Form.JSON) == out.read_bytes()
 
 
-def test_a_file_is_not_written_over_and_a_period_is_named_rightly(stack, tenant, tmp_path):
+def test_existing_file_and_illegal_period_are_rejected(stack, tenant, tmp_path):
     (tmp_path / "there.json").write_text("evidence")
     for words, code in (
         (("--out", str(tmp_path / "there.json")), "file_refused"),

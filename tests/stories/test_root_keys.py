@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from config.sealing import unseal
-from config.secrets import BOUNDARY_IDENTITY, INTAKE_KEY, Role
+from config.secrets import INTAKE_KEY, Role
 from crypto.interfaces import ServiceKey
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
@@ -26,9 +26,8 @@ from tests.stories.clients import Program
 from tests.stories.connected import refused
 from tests.stories.holders import Holder, Holders
 from tests.stories.stack import Stack, wait_until
+from tests.stories.thief import Thief
 from vault.root_keys import TransitRootKeys
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
 
 PROVIDERS = ("aws-kms", "pkcs11", "openbao")
 REVOKED_WITHIN_SECONDS = 30.0
@@ -217,32 +216,26 @@ def test_an_operator_with_everything_but_the_customers_key_decrypts_no_service_k
 def _operators_attempts(
     stack: Stack, holders: Holders, tenant: str
 ) -> Iterator[tuple[str, Callable[[], ServiceKey | bytes]]]:
+    thief = Thief(stack, tenant)
     with stack.owner() as owner:
-        owner.execute("set row_security = off")
-        rows = owner.execute(
-            "select service, version, wrapped from okcm.service_key where tenant_id = %s", [tenant]
-        ).fetchall()
-        keys = owner.execute(
-            "select root_key_id, place, credentials, probe from okcm.root_key"
+        ((root_key_id, place, stored),) = owner.execute(
+            "select root_key_id, place, credentials from okcm.root_key"
             " where tenant_id = %s and credentials is not null",
             [tenant],
         ).fetchall()
         sealed = owner.execute(
             "select request_id, sealed from okcm.root_key_request where tenant_id = %s and sealed is not null", [tenant]
         ).fetchall()
-    assert rows
-    (root_key_id, place, stored, _probe) = keys[0]
-    vault = stack.vault(Role.WORKER)
-    tenant_keys = TransitTenantKeys(vault, TenantTokens(vault, stack.secret(BOUNDARY_IDENTITY)))
+    assert thief.wraps
     # The operator can read the credentials; the customer's server accepts them, and the key is disabled.
-    credentials = Credentials.load(tenant_keys.decrypt(credentials_context(tenant, root_key_id), stored))
+    credentials = Credentials.load(thief.keys.decrypt(credentials_context(tenant, root_key_id), stored))
     assert credentials == holders.user.credentials()
     theirs = CustomerRootKeys(Reach(aws_endpoint=holders.aws.url)).open(tenant, parse_place(place), credentials)
 
     def with_their_key(context: Context, wrapped: bytes) -> bytes:
-        return tenant_keys.decrypt(context, theirs.unwrap(context, wrapped).decode("ascii"))
+        return thief.keys.decrypt(context, theirs.unwrap(context, wrapped).decode("ascii"))
 
-    for service, version, wrapped in rows:
+    for service, version, wrapped in thief.wraps:
         context = Context(tenant, ids.l2_key(tenant), service, Purpose.SERVICE_KEY, str(version))
         yield f"{service}: the stored credentials", partial(with_their_key, context, wrapped)
         for role in (Role.WORKER, Role.CRYPTO):
@@ -250,7 +243,7 @@ def _operators_attempts(
             yield f"{service}: the platform's root key as {role}", partial(platform.unwrap, context, wrapped)
         # All of the wrap as a ciphertext of the tenant key, and each part of it.
         for text in (wrapped, *(b"vault:v1:" + wrapped[part:] for part in range(0, len(wrapped), 64))):
-            yield f"{service}: the tenant key alone", partial(tenant_keys.decrypt, context, text.decode("latin-1"))
+            yield f"{service}: the tenant key alone", partial(thief.keys.decrypt, context, text.decode("latin-1"))
     intake = stack.secret(INTAKE_KEY)
     for request_id, text in sealed:
         yield "credentials of a request", lambda args=(tenant, request_id, text): unseal(intake, *args).dump()

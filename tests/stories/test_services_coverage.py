@@ -18,7 +18,7 @@ from tests.stories.connected import Service, connect
 from tests.stories.dashboard_pages import go_to
 from tests.stories.open_to_all import assert_open_to_all
 from tests.stories.sign_ons import sign_in
-from tests.stories.stack import ROOT, Stack, other_machine, wait_until
+from tests.stories.stack import OPENKCM, ROOT, Stack, other_machine, wait_until
 from tests.stories.tenants import new_tenant
 
 SENTENCE = "Encryption Status: All sensitive data protected"
@@ -44,8 +44,7 @@ class Clinic:
 
     def protected(self, text: str) -> str:
         """Run a program of it under `openkcm run`, to its end."""
-        openkcm = str(Path(sys.executable).with_name("openkcm"))
-        return self._run([openkcm, "run", "--folder", str(self.service.folder), "--", sys.executable, "-c", text])
+        return self._run([OPENKCM, "run", "--folder", str(self.service.folder), "--", sys.executable, "-c", text])
 
     def _run(self, command: list[str]) -> str:
         done = subprocess.run(
