@@ -1,6 +1,5 @@
 """A stock application under `openkcm run`, which never stops reading and writing, and what it got out of it when."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Literal
 
 import psycopg
 
-from tests.stories.stack import ROOT
+from tests.stories.stack import OPENKCM, ROOT, other_machine
 
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.01
@@ -88,15 +87,13 @@ def running(folder: Path, conninfo: str, place: Path, *, key_seconds: float) -> 
     """Run it, as the service whose files are in `folder`, against a database that is the customer's own."""
     place.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "tests" / "hooks" / "demo" / _PROGRAM, place / _PROGRAM)
-    openkcm = str(Path(sys.executable).with_name("openkcm"))
-    command = [openkcm, "run", "--folder", str(folder), "--key-seconds", f"{key_seconds:g}", "--"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
+    command = [OPENKCM, "run", "--folder", str(folder), "--key-seconds", f"{key_seconds:g}", "--"]
     log = place / "ward.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, sys.executable, _PROGRAM],
             cwd=place,
-            env=environment | {"WARD_DATABASE": conninfo},
+            env=other_machine() | {"WARD_DATABASE": conninfo},
             stdout=output,
             stderr=output,
         )

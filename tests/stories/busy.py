@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crypto.ciphertext import from_text, header
-from crypto.client import Client, ClientError, Options, Retry
+from crypto.client import Client, ClientError
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import batch_item
-from tests.crypto.kmip.scene import creation, gcm
-from tests.stories.connected import Service
-from tests.stories.kmip_wire import ask
+from tests.crypto.kmip.scene import gcm
+from tests.stories.connected import ONCE, Service
+from tests.stories.kmip_wire import activated_key, ask, value_of
 from tests.stories.wires import HttpsWire, post
 
-ONCE = Options(retry=Retry(attempts=1))
-"""A client that sends nothing again, so that no refusal stays unseen."""
 _BREATH = 0.004
 """Seconds between two rounds: a load and not a flood, on a machine that serves it as well."""
 _OBJECTS = 40
@@ -150,8 +148,7 @@ class Busy:
         with self.service.open_kmip() as kmip:
             while True:
                 if len(self.objects) < _OBJECTS or not len(self.sealed) % 20:
-                    object_id = str(_value(ask(kmip, batch_item(*creation())), Tag.UNIQUE_IDENTIFIER))
-                    ask(kmip, batch_item(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, object_id)))
+                    object_id = activated_key(kmip)
                     self.objects[object_id] = _material(kmip, object_id)
                     yield "Create"
                 object_id = _any(list(self.objects))
@@ -161,12 +158,8 @@ class Busy:
                 assert located >= self.objects.keys(), "an object is not found"
                 yield "Locate"
                 plain = secrets.token_bytes(24)
-                made = ask(
-                    kmip,
-                    batch_item(
-                        Operation.ENCRYPT, text(Tag.UNIQUE_IDENTIFIER, object_id), gcm(), octets(Tag.DATA, plain)
-                    ),
-                )
+                it = text(Tag.UNIQUE_IDENTIFIER, object_id)
+                made = ask(kmip, batch_item(Operation.ENCRYPT, it, gcm(), octets(Tag.DATA, plain)))
                 self.sealed.append((object_id, made.children()[1:], plain))
                 yield "Encrypt"
                 object_id, sealed, plain = _any(self.sealed)
@@ -182,21 +175,11 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _value(payload: Item, tag: int) -> Any:
-    found = payload.first(tag)
-    assert found is not None
-    return found.value
-
-
 def _material(kmip: Any, object_id: str) -> bytes:
     key = ask(kmip, batch_item(Operation.GET, text(Tag.UNIQUE_IDENTIFIER, object_id))).children()[-1]
-    for tag in (Tag.KEY_BLOCK, Tag.KEY_VALUE):
-        inner = key.first(tag)
-        assert inner is not None
-        key = inner
-    return bytes(_value(key, Tag.KEY_MATERIAL))
+    return bytes(value_of(key, Tag.KEY_BLOCK, Tag.KEY_VALUE, Tag.KEY_MATERIAL))
 
 
 def _decrypted(kmip: Any, object_id: str, sealed: tuple[Item, ...]) -> bytes:
     payload = (text(Tag.UNIQUE_IDENTIFIER, object_id), gcm(), *sealed)
-    return bytes(_value(ask(kmip, batch_item(Operation.DECRYPT, *payload)), Tag.DATA))
+    return bytes(value_of(ask(kmip, batch_item(Operation.DECRYPT, *payload)), Tag.DATA))

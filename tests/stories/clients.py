@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from ssl import SSLError, SSLSocket
 from typing import Any, TypeVar
 
@@ -11,14 +12,15 @@ from crypto.kmip.enums import Operation
 from crypto.kmip.fields import choice, octets, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
-from tests.crypto.https.wire import Reply
 from tests.crypto.kmip.messages import batch_item, encoded, message
 from tests.crypto.kmip.scene import creation, gcm
-from tests.stories.connected import Service
-from tests.stories.kmip_wire import ask
+from tests.stories.connected import Service, connect
+from tests.stories.kmip_wire import activated_key, send
+from tests.stories.stack import Stack
 from tests.stories.wires import HttpsWire, KmipWire, post
 
 OK = "ok"
+SERVICE = "ledger"
 Answer = TypeVar("Answer")
 _RESOURCE = "record/1"
 _PLAINTEXT = base64.b64encode(b"a record").decode()
@@ -46,10 +48,7 @@ class Program:
     def settle(self) -> None:
         """Make an active key over KMIP and a ciphertext over HTTPS."""
         with self.service.open_kmip() as kmip:
-            made = ask(kmip, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
-            assert made is not None
-            self.object_id = str(made.value)
-            ask(kmip, batch_item(Operation.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, self.object_id)))
+            self.object_id = activated_key(kmip)
         with HttpsWire(self.service.open_https()) as https:
             body = {"resource": _RESOURCE, "plaintext": _PLAINTEXT}
             self._ciphertext = https.ask(post("/v1/encrypt", body))["ciphertext"]
@@ -86,13 +85,22 @@ class Program:
             https, kmip = both.submit(ask_all, self.https, requests), both.submit(ask_all, self.kmip, items)
             return https.result() | kmip.result()
 
+    def works(self) -> bool:
+        return set(self.probe().values()) == {OK}
+
+    def refuses_all(self) -> bool:
+        """Whether every request is rejected; a connection that ends because of the change does not count."""
+        try:
+            return OK not in self.probe().values()
+        except (EOFError, OSError):
+            return False
+
     def https(self, request: bytes) -> str:
-        reply = self._twice(lambda wire: self._reply(wire, request), HttpsWire, self.service.open_https)
+        (reply,) = self._twice(lambda wire: list(wire.all([request])), HttpsWire, self.service.open_https)
         return OK if reply.status == 200 else str(reply.json["code"])
 
     def kmip(self, item: Item) -> str:
-        request = encoded(message(item))
-        answer = self._twice(lambda wire: self._answer(wire, request), KmipWire, self.service.open_kmip)
+        (answer,) = self._twice(lambda wire: send(wire.socket, item), KmipWire, self.service.open_kmip)
         told = answer.first(Tag.RESULT_MESSAGE)
         return OK if told is None else str(told.value)
 
@@ -105,14 +113,9 @@ class Program:
         self._wires[kind] = kind(open_connection())
         return ask(self._wires[kind])
 
-    @staticmethod
-    def _reply(wire: HttpsWire, request: bytes) -> Reply:
-        wire.send(request)
-        return wire.reply()
 
-    @staticmethod
-    def _answer(wire: KmipWire, request: bytes) -> Item:
-        wire.socket.sendall(request)
-        answer = wire.answer().first(Tag.BATCH_ITEM)
-        assert answer is not None
-        return answer
+def start_program(stack: Stack, tenant_id: str, folder: Path, name: str = SERVICE) -> Program:
+    """Connect a service of a tenant, which has then encrypted data."""
+    program = Program(connect(stack, tenant_id, "microservice", name, folder / name))
+    program.settle()
+    return program

@@ -2,16 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 from playwright.sync_api import Browser
 
+from devstack.postgres import PostgresServer
 from tests.stories import browser
 from tests.stories.browser import Visitor
+from tests.stories.clients import Program, start_program
 from tests.stories.enrolling import Issuer
 from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
+from tests.stories.tenants import new_tenant
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +49,30 @@ def acme(stack: Stack) -> str:
     stack.enable(ACME, "ACME Corporation")
     stack.wait_announced(ACME)
     return ACME
+
+
+@pytest.fixture(scope="module")
+def tenant(stack: Stack, request: pytest.FixtureRequest) -> str:
+    """A tenant of one test module, named for it, with the organization `ORGANIZATION`."""
+    return new_tenant(stack, request.path.stem.removeprefix("test_").replace("_", "-"))
+
+
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer) -> Iterator[str]:
+    """The customer's own database, on a server that the platform does not know."""
+    name = f"customer_{uuid4().hex}"
+    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+        yield psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name)
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def program(stack: Stack, tmp_path: Path) -> Iterator[Program]:
+    """A service of a new tenant that has encrypted data."""
+    started = start_program(stack, new_tenant(stack, "program"), tmp_path)
+    yield started
+    started.hang_up()
 
 
 @pytest.fixture(scope="module")

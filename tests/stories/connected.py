@@ -1,7 +1,6 @@
 """A customer's service as its owner has it: what `openkcm service connect` wrote, and connections made with it."""
 
 import json
-import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -10,10 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
+from crypto.client import Options, Retry
 from tenancy.lifecycle import Move, State
 from tests.stories.stack import Stack
+from tests.stories.wires import PATIENCE_SECONDS, dial
 
-PATIENCE_SECONDS = 30
+ONCE = Options(retry=Retry(attempts=1))
+"""A client that sends nothing again, so that no refusal stays unseen."""
 AT_ONCE_SECONDS = 30
 """A deadline for what takes milliseconds on a quiet machine; after the cache time, 60 s, it would happen anyway."""
 
@@ -34,6 +38,10 @@ class Service:
         options: dict[str, Any] = json.loads((self.folder / "csfle.json").read_text())
         return options
 
+    @property
+    def certificate(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate((self.folder / "client.pem").read_bytes())
+
     def tls(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.folder / "ca.pem")
         context.load_cert_chain(self.folder / "client.pem", self.folder / "client.key")
@@ -42,10 +50,8 @@ class Service:
     def open(
         self, address: str, tls: ssl.SSLContext | None = None, session: ssl.SSLSession | None = None
     ) -> ssl.SSLSocket:
-        """Open a connection to `host:port`, also in the form of a URL, with what is in the folder now or with `tls`."""
-        host, _, port = address.removeprefix("https://").rpartition(":")
-        plain = socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
-        return (tls or self.tls()).wrap_socket(plain, server_hostname=host, session=session)
+        """Open a connection to an address with what is in the folder now or with `tls`."""
+        return dial(address, tls or self.tls(), session)
 
     def open_https(self) -> ssl.SSLSocket:
         return self.open(self.answer["https"])

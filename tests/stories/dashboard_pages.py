@@ -7,6 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Locator, Page, expect
 
 from tests.stories.browser import drawn, title
+from tests.stories.root_key_pages import close, confirm, finish, open_dialog, press
 
 ADA, KAI, UMA, BEA, OLGA = "Ada Admin", "Kai Keys", "Uma Auditor", "Bea Admin", "Olga Operator"
 MADE_HERE = "Make the key here and download it once"
@@ -27,22 +28,19 @@ def fill_connect(page: Page, name: str, kind: str = "Microservice") -> Locator:
     dialog.get_by_label("Name", exact=True).fill(name)
     dialog.get_by_text(MADE_HERE).click()
     expect(dialog.get_by_text("For convenience")).to_be_visible()
-    expect(dialog.get_by_role("button", name="Connect", exact=True)).to_have_count(
-        1
-    )  # what moved is gone from its old place
+    # What moved is gone from its old place.
+    expect(dialog.get_by_role("button", name="Connect", exact=True)).to_have_count(1)
     return dialog
 
 
 def connect(page: Page, name: str) -> bytes:
     """Connect a service through the dialog and return the file that it delivers."""
     dialog = fill_connect(page, name)
-    dialog.get_by_role("button", name="Connect", exact=True).click()
-    expect(dialog.get_by_text(f"{name} is connected")).to_be_visible()
+    press(dialog, "Connect", f"{name} is connected")
     with page.expect_download() as download:
         dialog.get_by_role("button", name="Download the files (ZIP)").click()
     delivered = Path(download.value.path()).read_bytes()
-    dialog.get_by_role("button", name="Close", exact=True).last.click()
-    expect(dialog).to_have_count(0)
+    close(dialog)
     return delivered
 
 
@@ -57,8 +55,7 @@ def make_token(page: Page, name: str, kind: str = "PostgreSQL instance") -> tupl
     shown = dialog.get_by_test_id("stCode").locator("code")
     expect(shown).to_have_count(2)
     token, command = shown.all_inner_texts()
-    dialog.get_by_role("button", name="Close", exact=True).last.click()
-    expect(dialog).to_have_count(0)
+    close(dialog)
     expect(page.get_by_text(token.strip())).to_have_count(0)
     return token.strip(), command.strip()
 
@@ -71,10 +68,6 @@ def unpack(delivered: bytes, folder: Path, name: str) -> Path:
 
 def disconnect(page: Page, name: str) -> None:
     """Disconnect a service from its own card and confirm it by its name."""
-    page.locator(f".st-key-services-disconnect-{name}").get_by_role("button").click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_label(f"Type {name} to confirm").fill(name)
-    dialog.get_by_role("button", name="Disconnect", exact=True).click()
-    expect(dialog.get_by_text(f"{name} is disconnected")).to_be_visible()
-    dialog.get_by_role("button", name="Close", exact=True).last.click()
-    expect(dialog).to_have_count(0)
+    dialog = open_dialog(page, f"services-disconnect-{name}")
+    confirm(dialog, name)
+    finish(dialog, "Disconnect", f"{name} is disconnected")

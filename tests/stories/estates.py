@@ -20,7 +20,7 @@ from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import VALUE, a_date, a_name, attribute, custom, gcm
 from tests.stories.connected import Service
-from tests.stories.kmip_wire import ask
+from tests.stories.kmip_wire import ask, value_of
 from tests.stories.wires import HttpsWire, post
 
 DATA = bytes(range(64))
@@ -67,15 +67,15 @@ def settle(service: Service) -> Estate:
             "template": _made(kmip, _O.REGISTER, *_template(service)),
         }
         pair = ask(kmip, batch_item(_O.CREATE_KEY_PAIR, *_pair(service)))
-        objects["private"] = _value(pair, Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER)
-        objects["public"] = _value(pair, Tag.PUBLIC_KEY_UNIQUE_IDENTIFIER)
+        objects["private"] = value_of(pair, Tag.PRIVATE_KEY_UNIQUE_IDENTIFIER)
+        objects["public"] = value_of(pair, Tag.PUBLIC_KEY_UNIQUE_IDENTIFIER)
         for kind in ("aes", "hmac", "secret", "private", "public"):
             ask(kmip, batch_item(_O.ACTIVATE, text(Tag.UNIQUE_IDENTIFIER, objects[kind])))
         it = {kind: text(Tag.UNIQUE_IDENTIFIER, object_id) for kind, object_id in objects.items()}
         data = octets(Tag.DATA, DATA)
         sealed = ask(kmip, batch_item(_O.ENCRYPT, it["aes"], gcm(), data)).children()[1:]
-        signature = _value(ask(kmip, batch_item(_O.SIGN, it["private"], _SCHEME, data)), Tag.SIGNATURE_DATA)
-        mac = _value(ask(kmip, batch_item(_O.MAC, it["hmac"], data)), Tag.MAC_DATA)
+        signature = value_of(ask(kmip, batch_item(_O.SIGN, it["private"], _SCHEME, data)), Tag.SIGNATURE_DATA)
+        mac = value_of(ask(kmip, batch_item(_O.MAC, it["hmac"], data)), Tag.MAC_DATA)
         attributes = {kind: attributes_of(kmip, object_id) for kind, object_id in objects.items()}
         resource = f"{service.name}/record/1"
         ciphertext = https.ask(post("/v1/encrypt", {"resource": resource, "plaintext": _text(DATA)}))["ciphertext"]
@@ -174,13 +174,7 @@ def a_new_key(service: Service) -> Item:
 
 
 def _made(kmip: Any, operation: int, *payload: Item) -> str:
-    return _value(ask(kmip, batch_item(operation, *payload)), Tag.UNIQUE_IDENTIFIER)
-
-
-def _value(payload: Item, tag: int) -> Any:
-    found = payload.first(tag)
-    assert found is not None
-    return found.value
+    return value_of(ask(kmip, batch_item(operation, *payload)), Tag.UNIQUE_IDENTIFIER)
 
 
 def _called(service: Service, kind: str) -> str:

@@ -19,8 +19,9 @@ from database.interfaces import LeafRow
 from tenancy import ids
 from tests.stories.assault import same, unchanging
 from tests.stories.connected import Service
+from tests.stories.kmip_wire import receive
 from tests.stories.stack import Stack
-from tests.stories.wires import HttpsWire, KmipWire, dial
+from tests.stories.wires import HttpsWire, dial
 from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial, load_issuer
 
 _HOUR = timedelta(hours=1)
@@ -88,7 +89,7 @@ class Forger:
 
     def serial_of(self, service: Service) -> str:
         """Return the serial of the certificate that a service has."""
-        return hex_serial(x509.load_pem_x509_certificate((service.folder / "client.pem").read_bytes()))
+        return hex_serial(service.certificate)
 
     def end_of(self, pem: str) -> float:
         """Return when a certificate ends, in seconds since the epoch."""
@@ -217,7 +218,7 @@ def try_once(address: str, forgery: Forgery, request: bytes) -> object:
         with dial(address, forgery.tls) as connection:
             connection.sendall(request)
             if request.startswith(b"B"):
-                return ttlv.encode(unchanging(KmipWire(connection).answer()))
+                return ttlv.encode(unchanging(receive(connection)))
             return same(HttpsWire(connection).reply())
     except (ssl.SSLError, ConnectionError, EOFError):
         return None

@@ -1,12 +1,15 @@
 """Requests as clients of all kinds send them, byte for byte where it matters, over their own TLS connections."""
 
 import ssl
+from typing import Any
 
 from crypto.kmip import ttlv
-from crypto.kmip.enums import ResultReason
+from crypto.kmip.enums import Operation, ResultReason, RevocationReasonCode
+from crypto.kmip.fields import choice, structure, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import message
+from tests.crypto.kmip.messages import batch_item, message
+from tests.crypto.kmip.scene import creation
 
 _HEADER = 8
 
@@ -14,6 +17,11 @@ _HEADER = 8
 def exchange(connection: ssl.SSLSocket, request: bytes) -> Item:
     """Send one message and return the answer to it."""
     connection.sendall(request)
+    return receive(connection)
+
+
+def receive(connection: ssl.SSLSocket) -> Item:
+    """Return the next message; raises ConnectionResetError when the connection ends."""
     received = _read(connection, _HEADER)
     return ttlv.decode(received + _read(connection, int.from_bytes(received[4:])))
 
@@ -28,9 +36,32 @@ def ask(connection: ssl.SSLSocket, item: Item, *, minor: int = 4, header: tuple[
     """Send one request, which must succeed, and return the payload of its answer."""
     (answer,) = send(connection, item, minor=minor, header=header)
     assert reason_of(answer) is None, answer.first(Tag.RESULT_MESSAGE)
-    payload = answer.first(Tag.RESPONSE_PAYLOAD)
-    assert payload is not None
-    return payload
+    return part_of(answer, Tag.RESPONSE_PAYLOAD)
+
+
+def part_of(item: Item, *path: int) -> Item:
+    """Return what is in a structure at a path of tags."""
+    for tag in path:
+        inner = item.first(tag)
+        assert inner is not None, f"no {tag:x}"
+        item = inner
+    return item
+
+
+def value_of(item: Item, *path: int) -> Any:
+    return part_of(item, *path).value
+
+
+def activated_key(connection: ssl.SSLSocket) -> str:
+    """Create a key, activate it, and return its id."""
+    made = part_of(ask(connection, batch_item(*creation())), Tag.UNIQUE_IDENTIFIER)
+    ask(connection, batch_item(Operation.ACTIVATE, made))
+    return str(made.value)
+
+
+def revocation(object_id: str, code: int = RevocationReasonCode.CESSATION_OF_OPERATION) -> Item:
+    reason = structure(Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, code))
+    return batch_item(Operation.REVOKE, text(Tag.UNIQUE_IDENTIFIER, object_id), reason)
 
 
 def reason_of(answer: Item) -> ResultReason | None:
@@ -43,6 +74,7 @@ def _read(connection: ssl.SSLSocket, size: int) -> bytes:
     received = bytearray()
     while len(received) < size:
         data = connection.recv(size - len(received))
-        assert data, "the connection was closed in the middle of an answer"
+        if not data:
+            raise ConnectionResetError
         received += data
     return bytes(received)

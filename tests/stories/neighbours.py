@@ -40,10 +40,8 @@ class Neighbours:
         They are counted by service and correlation id where that begins with `seed`, and by serial and reason where a
         certificate was refused. The chain of the stream is verified.
         """
-        stored, attempts, certificates = [], Refusals(), Refusals()
-        with self.stack.database().tenant_tx(tenant_id) as tx:
-            while page := tx.audit.records(after=stored[-1].seq if stored else 0):
-                stored += page
+        attempts, certificates = Refusals(), Refusals()
+        stored = self.stack.stream(tenant_id)
         assert verify_chain(stored) is not None
         for record in (json.loads(one.record) for one in stored):
             if record["name"] != "crypto.refused":

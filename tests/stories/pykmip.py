@@ -6,14 +6,15 @@ from kmip.core import enums, objects
 from kmip.pie.client import ProxyKmipClient
 
 from tests.stories.connected import Service
+from tests.stories.wires import host_and_port
 
 
 def a_client(service: Service, version: enums.KMIPVersion) -> ProxyKmipClient:
-    host, _, port = service.answer["kmip"].rpartition(":")
+    host, port = host_and_port(service.answer["kmip"])
     folder = service.folder
     return ProxyKmipClient(
         hostname=host,
-        port=int(port),
+        port=port,
         cert=str(folder / "client.pem"),
         key=str(folder / "client.key"),
         ca=str(folder / "ca.pem"),

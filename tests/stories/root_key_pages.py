@@ -1,4 +1,4 @@
-"""What people do to the root key and to the kill switch on the page Keys, by the names that they read there."""
+"""What people do in dialogs, and to the root key and the kill switch on the page Keys, by the names they read there."""
 
 from contextlib import suppress
 
@@ -83,6 +83,12 @@ def press(dialog: Locator, button: str, says: str) -> None:
     expect(dialog.get_by_text(says)).to_be_visible()
 
 
+def finish(dialog: Locator, button: str, says: str) -> None:
+    """Press a button, wait until the dialog says what resulted, and close it."""
+    press(dialog, button, says)
+    close(dialog)
+
+
 def close(dialog: Locator, button: str = "Close") -> None:
     dialog.get_by_role("button", name=button, exact=True).last.click()
     expect(dialog).to_have_count(0)
@@ -100,10 +106,23 @@ def change(page: Page, provider: RootKeyMode, holder: Holder | None = None) -> l
     return typed
 
 
+def button(page: Page, key: str) -> Locator:
+    return page.locator(f".st-key-{key}").get_by_role("button")
+
+
+def open_dialog(page: Page, key: str) -> Locator:
+    """Press the button with the key and return the dialog."""
+    button(page, key).click()
+    return page.get_by_role("dialog")
+
+
 def ask_for(page: Page, move: str) -> Locator:
     """Open the dialog of one of the buttons under Stop and start; return the dialog."""
-    page.locator(f".st-key-standing-{move}").get_by_role("button").click()
-    return page.get_by_role("dialog")
+    return open_dialog(page, f"standing-{move}")
+
+
+def confirm(dialog: Locator, name: str) -> None:
+    dialog.get_by_label(f"Type {name} to confirm").fill(name)
 
 
 def kept_by(page: Page) -> str:

@@ -25,6 +25,7 @@ from config.settings import Settings
 from database.connection import Database
 from devstack.postgres import PostgresServer
 from tenancy import ids
+from tenancy.audit import StoredRecord
 from tenancy.events import EventKind, MarketplaceEvent
 from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
@@ -34,6 +35,7 @@ from workflows.connecting import connect_client
 from workflows.gateway import Gateway
 
 ROOT = Path(__file__).parents[2]
+OPENKCM = str(Path(sys.executable).with_name("openkcm"))
 REGION = "eu-west-1"
 ACME = "acme-corp-12345"
 SEED_EVENT = {
@@ -57,6 +59,24 @@ def enabling(tenant_id: str, organization: str) -> MarketplaceEvent:
         region=REGION,
         timestamp=datetime.now(UTC),
     )
+
+
+def other_machine() -> dict[str, str]:
+    """Return the environment of a machine that has no setting of this installation."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
+
+
+def run_openkcm(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command from the root of the repository."""
+    command = [sys.executable, "-m", "cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
+
+
+def document_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the JSON document of a command that must have succeeded."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
 def _as_setting(value: Any) -> str:
@@ -102,20 +122,20 @@ class Stack:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `openkcm` as a user would, with the settings in the environment."""
         fields = self.settings.model_dump(exclude_none=True, exclude_unset=True)
-        environment = dict(os.environ) | {
-            f"OPENKCM_{name.upper()}": _as_setting(value) for name, value in fields.items()
-        }
-        command = [sys.executable, "-m", "cli", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
-        )
+        settings = {f"OPENKCM_{name.upper()}": _as_setting(value) for name, value in fields.items()}
+        return run_openkcm(dict(os.environ) | settings, *arguments)
 
     def command(self, *arguments: str) -> dict[str, Any]:
         """Run `openkcm` with `--json` and return its one document; it must succeed."""
-        done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stdout + done.stderr
-        document: dict[str, Any] = json.loads(done.stdout)
-        return document
+        return document_of(self.run(*arguments, "--json"))
+
+    def services(self, tenant_id: str) -> dict[str, dict[str, Any]]:
+        """Return the services of a tenant by name, as the command lists them."""
+        return {row["service_id"]: row for row in self.command("service", "list", tenant_id)["services"]}
+
+    def state(self, tenant_id: str) -> str:
+        """Return the state of a tenant as the command shows it."""
+        return str(self.command("tenant", "show", tenant_id)["state"])
 
     def pids(self) -> dict[str, int]:
         """Return the processes of the stack by name."""
@@ -192,6 +212,34 @@ class Stack:
         """Connect to the database as its administrator."""
         server = PostgresServer(self.settings.state_dir, self.settings.postgres_port)
         return psycopg.connect(server.admin_conninfo, autocommit=True)
+
+    def rows(self) -> dict[str, str]:
+        """Return the rows of each table of the product as text, of all tenants."""
+        with self.owner() as owner:
+            owner.execute("set row_security = off")
+            tables = owner.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
+            return {
+                table: "\n".join(row for (row,) in owner.execute(f"select t::text from okcm.{table} t"))
+                for (table,) in tables
+            }
+
+    def last_record(self, tenant_id: str) -> int:
+        """Return the number of the last record in a tenant's audit stream."""
+        with self.database().tenant_tx(tenant_id) as tx:
+            head = tx.audit.head()
+        return 0 if head is None else head.seq
+
+    def stream(self, tenant_id: str, after: int = 0) -> list[StoredRecord]:
+        """Return the records of a tenant's audit stream that follow the number `after`."""
+        stored: list[StoredRecord] = []
+        with self.database().tenant_tx(tenant_id) as tx:
+            while page := tx.audit.records(after=stored[-1].seq if stored else after):
+                stored += page
+        return stored
+
+    def events(self, tenant_id: str, after: int = 0) -> list[dict[str, Any]]:
+        """Return the fields of the same records."""
+        return [json.loads(one.record) for one in self.stream(tenant_id, after)]
 
     async def temporal(self) -> Client:
         """Connect to Temporal without any key for payloads."""

@@ -1,6 +1,5 @@
 """An agent beside a service connects it with a proof, renews its certificate and reports that it runs."""
 
-import os
 import shlex
 import signal
 import subprocess
@@ -8,24 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-from cryptography import x509
-
 from crypto.client import Client
 from tests.agent.conftest import assert_whole
 from tests.stories.connected import Service, connect
-from tests.stories.stack import ROOT, Stack, wait_until
-from tests.stories.tenants import new_tenant
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "agents")
-
-
-def other_machine() -> dict[str, str]:
-    """Return the environment of a machine that knows nothing of this installation."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OPENKCM_", "KCM_"))}
+from tests.stories.stack import ROOT, Stack, other_machine, wait_until
 
 
 def run_once(words: list[str], folder: Path, proof: str) -> "subprocess.CompletedProcess[str]":
@@ -44,13 +29,8 @@ def assert_encrypts(folder: Path) -> None:
 
 
 def agents_of(stack: Stack, service: Service) -> list[dict[str, Any]]:
-    rows = stack.command("service", "list", service.tenant_id)["services"]
-    agents: list[dict[str, Any]] = next(row for row in rows if row["service_id"] == service.name)["agents"]
+    agents: list[dict[str, Any]] = stack.services(service.tenant_id)[service.name]["agents"]
     return agents
-
-
-def leaf_of(service: Service) -> x509.Certificate:
-    return x509.load_pem_x509_certificate((service.folder / "client.pem").read_bytes())
 
 
 def test_agent_takes_over_a_folder_reports_renews_and_names_a_revoked_certificate(
@@ -69,28 +49,28 @@ def test_agent_takes_over_a_folder_reports_renews_and_names_a_revoked_certificat
         wait_until(lambda: bool(agents_of(stack, ledger)), log.read_text)
         [seen] = agents_of(stack, ledger)
         assert (seen["connected"], seen["problem"]) == (True, None)
-        assert seen["certificate_not_after"] == leaf_of(ledger).not_valid_after_utc.isoformat()
+        assert seen["certificate_not_after"] == ledger.certificate.not_valid_after_utc.isoformat()
 
         # A renewed certificate is fetched for the same key, and the service is reloaded.
         reloaded.unlink(missing_ok=True)
-        first = leaf_of(ledger)
+        first = ledger.certificate
         stack.command("service", "renew", tenant, ledger.name)
         agent.send_signal(signal.SIGHUP)
-        wait_until(lambda: leaf_of(ledger) != first, log.read_text)
+        wait_until(lambda: ledger.certificate != first, log.read_text)
         wait_until(reloaded.exists, log.read_text)
-        assert leaf_of(ledger).public_key() == first.public_key()
+        assert ledger.certificate.public_key() == first.public_key()
         assert_whole(ledger.folder)
         with ledger.open_https(), ledger.open_kmip():
             pass
 
         # A revoked certificate is not renewed, and the log says what to do.
-        before = leaf_of(ledger)
+        before = ledger.certificate
         ledger.disconnect()
         agent.send_signal(signal.SIGHUP)
         wait_until(lambda: "certificate_revoked" in log.read_text(), log.read_text)
         assert "make a join token on the Services page" in log.read_text()
         assert agent.poll() is None
-        assert leaf_of(ledger) == before
+        assert ledger.certificate == before
         assert_whole(ledger.folder)
 
         # The problem ends when the service is connected again.

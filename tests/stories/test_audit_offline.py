@@ -12,7 +12,6 @@ from tests.cli.offline import verdict, verify
 from tests.stories.dashboard_pages import UMA
 from tests.stories.sign_ons import cookie
 from tests.stories.stack import PATIENCE_SECONDS, Stack
-from tests.stories.tenants import new_tenant
 from vault.signer import TransitAuditSigner
 
 
@@ -29,11 +28,6 @@ async def sign_to_the_end(stack: Stack, tenant_id: str) -> None:
         while not signed():
             await schedule.trigger()
             await asyncio.sleep(1)
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "audited")
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import pytest
 from crypto.kmip.items import ItemType
 from crypto.kmip.tags import Tag
 from tests.crypto.https.wire import RECEIVE
-from tests.stories.clients import OK, Program, data_key, get
+from tests.stories.clients import OK, Program, data_key, get, start_program
 from tests.stories.connected import Service, connect
 from tests.stories.outages import children_of
 from tests.stories.stack import Stack
-from tests.stories.tenants import new_tenant
+from tests.stories.wires import host_and_port
 
 EACH = 12
 """Connections of each slow kind on each port."""
@@ -30,16 +30,9 @@ LATE_SECONDS = 30
 GROWTH_KIB = 65_536
 
 
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "hostile")
-
-
 @pytest.fixture
 def healthy(stack: Stack, tenant: str, tmp_path: Path) -> Program:
-    program = Program(connect(stack, tenant, "microservice", "healthy", tmp_path / "healthy"))
-    program.settle()
-    return program
+    return start_program(stack, tenant, tmp_path, "healthy")
 
 
 @pytest.fixture
@@ -148,8 +141,7 @@ def test_slow_clients_are_disconnected_and_others_are_served(healthy, hostile):
     def dial(port: str, kind: str) -> socket:
         address = hostile.answer[port]
         if kind == "nothing":
-            host, _, number = address.removeprefix("https://").rpartition(":")
-            return create_connection((host, int(number)), timeout=LATE_SECONDS)
+            return create_connection(host_and_port(address), timeout=LATE_SECONDS)
         connection = hostile.open(address)
         connection.sendall(whole[port][:20])
         return connection

@@ -35,7 +35,7 @@ from tests.stories.estates import (
     settle,
 )
 from tests.stories.forgeries import Forger, Forgery, refusal, try_once
-from tests.stories.kmip_wire import ask
+from tests.stories.kmip_wire import ask, value_of
 from tests.stories.neighbours import Neighbours, Refusals, settle_all
 from tests.stories.stack import wait_until
 from tests.stories.tenants import new_tenant
@@ -113,9 +113,8 @@ def test_owner_is_served_with_the_requests_that_others_are_refused(stack, tmp_pa
     """With a service apart: its requests make objects, and an assault knows the ones that its neighbours began with."""
     estate = settle(connect(stack, new_tenant(stack, "owner"), "microservice", "vault", tmp_path / "vault"))
     with estate.service.open_kmip() as kmip, HttpsWire(estate.service.open_https()) as https:
-        new = ask(kmip, estates.a_new_key(estate.service)).first(Tag.UNIQUE_IDENTIFIER)
-        assert new is not None
-        own = estate.objects | {"new": str(new.value)}
+        new = value_of(ask(kmip, estates.a_new_key(estate.service)), Tag.UNIQUE_IDENTIFIER)
+        own = estate.objects | {"new": str(new)}
         for operation, (kind, _) in ABOUT_OBJECTS.items():
             ask(kmip, estates.about(operation, estate, own[kind]))
         for operation in BY_NAME:

@@ -1,7 +1,5 @@
 """Services get their keys while a server of the platform is down, and no release is missing in the audit stream."""
 
-import json
-import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -11,8 +9,8 @@ from time import monotonic
 
 import pytest
 
-from tests.stories.clients import OK, Program, data_key
-from tests.stories.connected import connect, locked
+from tests.stories.clients import OK, Program, data_key, start_program
+from tests.stories.connected import locked
 from tests.stories.outages import children_of, down, hanging
 from tests.stories.stack import Stack, wait_until
 from tests.stories.tenants import new_tenant
@@ -26,35 +24,15 @@ EVERYTHING = dict.fromkeys((*ON_HTTPS, *ON_KMIP), OK)
 
 
 @pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "survivor")
-
-
-@pytest.fixture(scope="module")
 def programs(stack, tenant, tmp_path_factory) -> Iterator[dict[str, Program]]:
     """Services of one tenant, and one of another tenant."""
     folder = tmp_path_factory.mktemp("programs")
-    wanted = [*((tenant, name) for name in NAMES), (new_tenant(stack, "calm"), "calm")]
-
-    def running(one: tuple[str, str]) -> Program:
-        program = Program(connect(stack, one[0], "microservice", one[1], folder / one[1]))
-        program.settle()
-        return program
-
-    with ThreadPoolExecutor(len(wanted)) as crowd:
-        made = dict(zip((*NAMES, "calm"), crowd.map(running, wanted), strict=True))
+    tenants = dict.fromkeys(NAMES, tenant) | {"calm": new_tenant(stack, "calm")}
+    with ThreadPoolExecutor(len(tenants)) as crowd:
+        started = crowd.map(lambda name: start_program(stack, tenants[name], folder, name), tenants)
+        made = dict(zip(tenants, started, strict=True))
     yield made
     for program in made.values():
-        program.hang_up()
-
-
-def is_refused(program: Program) -> bool:
-    """Whether every request is rejected; a connection that ends because of the change does not count."""
-    try:
-        return OK not in program.probe().values()
-    except (ConnectionError, EOFError, ssl.SSLError):
-        return False
-    finally:
         program.hang_up()
 
 
@@ -63,7 +41,8 @@ def forget(stack: Stack, tenant_id: str, programs: dict[str, Program]) -> None:
     with locked(stack, tenant_id):
         for program in programs.values():
             if program.service.tenant_id == tenant_id:
-                wait_until(lambda one=program: is_refused(one), lambda: "the lock has no effect")
+                wait_until(program.refuses_all, lambda: "the lock has no effect")
+                program.hang_up()
 
 
 def crypto_processes(stack: Stack) -> list[int]:
@@ -106,21 +85,16 @@ def test_requests_that_need_no_dead_server_are_answered_and_others_name_it(stack
 def test_releases_while_the_database_is_down_are_in_the_stream_afterwards(stack, tenant, programs):
     warm = programs["warm"]
     wait_until(lambda: warm.probe() == EVERYTHING, lambda: str(warm.probe()))
-    with stack.database().tenant_tx(tenant) as tx:
-        head = tx.audit.head()
-    last, found = head.seq, Counter[str]()
+    before, found = stack.last_record(tenant), Counter[str]()
     wanted = {f"dead.{number}" for number in range(50)}
     with down(stack, "postgres"):
         for one in sorted(wanted):
             assert warm.https(data_key("record/1", one)) == OK
 
     def delivered() -> bool:
-        nonlocal last
-        with stack.database().tenant_tx(tenant) as tx:
-            while page := tx.audit.records(after=last):
-                last = page[-1].seq
-                records = (json.loads(one.record) for one in page)
-                found.update(one["correlation_id"] for one in records if one["name"] == "crypto.key_released")
+        found.clear()
+        events = stack.events(tenant, before)
+        found.update(one["correlation_id"] for one in events if one["name"] == "crypto.key_released")
         return wanted <= found.keys()
 
     wait_until(delivered, lambda: "releases are missing in the stream")

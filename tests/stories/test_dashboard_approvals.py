@@ -5,8 +5,9 @@ from collections.abc import Callable
 from playwright.sync_api import Locator, Page, expect
 
 from tests.stories.browser import Visitor
+from tests.stories.connected import refused
 from tests.stories.dashboard_pages import ADA, KAI, UMA, go_to
-from tests.stories.root_key_pages import LOCKED, SOON_MS, ask_for, close, notice, press
+from tests.stories.root_key_pages import LOCKED, SOON_MS, ask_for, confirm, finish, notice
 from tests.stories.sign_ons import sign_in, subject
 from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
@@ -28,9 +29,6 @@ def waiting(page: Page) -> Locator:
 def test_person_who_asks_cannot_approve_and_another_does(stack: Stack, visitor: Callable[..., Visitor]) -> None:
     tenant = new_tenant(stack, "approvals")
 
-    def state() -> str:
-        return str(stack.command("tenant", "show", tenant)["state"])
-
     # A key administrator changes the policy; then the command alone is refused.
     kai = sign_in(visitor(), stack, tenant, KAI)
     go_to(kai, "Settings")
@@ -38,19 +36,16 @@ def test_person_who_asks_cannot_approve_and_another_does(stack: Stack, visitor: 
     expect(kai.get_by_text(f"{LOCK}: takes two people from then on")).to_be_visible()
     kai.get_by_role("button", name="Change the policy").click()
     expect(kai.get_by_text("The policy is changed")).to_be_visible()
-    refused = stack.run("tenant", "lock", tenant, "--confirm", tenant)
-    assert refused.returncode == 1
-    assert "approval_required" in refused.stderr
+    assert refused(stack, "tenant", "lock", tenant, "--confirm", tenant) == "approval_required"
 
     # He asks; those who may decide see it at once, an auditor does not.
     ada, uma = sign_in(visitor(), stack, tenant, ADA), sign_in(visitor(), stack, tenant, UMA)
     go_to(kai, "Keys")
     dialog = ask_for(kai, "lock")
     expect(dialog.get_by_text("Somebody else of your organization must approve within 24 hours")).to_be_visible()
-    dialog.get_by_label(f"Type {tenant} to confirm").fill(tenant)
-    press(dialog, "Ask for approval", "Somebody else has to approve")
-    close(dialog)
-    assert state() == "active"
+    confirm(dialog, tenant)
+    finish(dialog, "Ask for approval", "Somebody else has to approve")
+    assert stack.state(tenant) == "active"
     expect(notice(ada, DECIDE)).to_be_visible(timeout=SOON_MS)
     expect(notice(ada, f"Kai Keys ({subject(tenant, KAI)}) asked for: “{LOCK}”")).to_be_visible()
     expect(notice(uma, DECIDE)).to_have_count(0)
@@ -63,10 +58,9 @@ def test_person_who_asks_cannot_approve_and_another_does(stack: Stack, visitor: 
     waiting(ada).get_by_role("button", name="Approve").click()
     dialog = ada.get_by_role("dialog")
     expect(dialog.get_by_text("No service key opens any more")).to_be_visible()
-    press(dialog, "Approve", "Approved and done")
-    close(dialog)
+    finish(dialog, "Approve", "Approved and done")
     expect(notice(ada, LOCKED)).to_be_visible()
-    assert state() == "locked"
+    assert stack.state(tenant) == "locked"
     expect(notice(kai, LOCKED)).to_be_visible(timeout=SOON_MS)  # without a reload
     go_to(uma, "Audit")
     expect(uma.get_by_text("Approved by a second person").first).to_be_attached()  # a cell, drawn on a canvas

@@ -3,13 +3,13 @@
 The one story of Beta Corp: the development marketplace lists it, and no other test may enable it before.
 """
 
-import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.stories.browser import SIGN_IN, drawn, title
+from tests.stories.connected import refused
 from tests.stories.dashboard_pages import BEA, connect, disconnect, go_to, unpack
 
 BETA, ORGANIZATION = "beta-corp-67890", "Beta Corp"
@@ -42,9 +42,10 @@ def test_click_leads_to_a_service_that_encrypts_and_signing_out_ends_every_tab(s
     expect(page.get_by_text("orders:", exact=True)).to_be_visible()
     told = stack.command("service", "try", str(folder), "--record", "Jane Roe", "--resource", "orders/1")
     assert (told["decrypted"], told["opens_elsewhere"]) == ("Jane Roe", False)
+    assert told["ciphertext"].startswith("okcm:v1:")
+    assert refused(stack, "service", "try", str(tmp_path)) == "certificate_unusable"
     disconnect(page, "orders")
-    refused = stack.run("service", "try", str(folder), "--json")
-    assert json.loads(refused.stdout)["error"]["code"] == "caller_refused"
+    assert refused(stack, "service", "try", str(folder)) == "caller_refused"
 
     other = window.context.new_page()
     other.goto(f"/tenant/{BETA}/")

@@ -15,9 +15,7 @@ from tests.stories import openbao_issuer
 from tests.stories.browser import SIGN_IN, Visitor, drawn, title
 from tests.stories.openbao_issuer import Issuer
 from tests.stories.stack import Stack
-from tests.stories.tenants import new_tenant
-
-ORGANIZATION = "Story Corporation"
+from tests.stories.tenants import ORGANIZATION
 
 
 class OwnDashboard(PythonProcess):
@@ -29,11 +27,6 @@ class OwnDashboard(PythonProcess):
 
     def environment(self) -> Mapping[str, str]:
         return {f"OPENKCM_{name.upper()}": value for name, value in self._options.items()}
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "interop", ORGANIZATION)
 
 
 @pytest.fixture(scope="module")

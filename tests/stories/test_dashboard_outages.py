@@ -9,17 +9,10 @@ from tests.stories.browser import SIGN_IN, title
 from tests.stories.dashboard_pages import fill_connect, go_to
 from tests.stories.outages import down
 from tests.stories.sign_ons import sign_in
-from tests.stories.stack import Stack
-from tests.stories.tenants import new_tenant
+from tests.stories.tenants import ORGANIZATION
 
-ORGANIZATION = "Story Corporation"
 _SECONDS = 1_000
 _NO_TRACE = re.compile(r"Traceback|psycopg|grpc|hvac|Error:|exception", re.IGNORECASE)
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "outages", ORGANIZATION)
 
 
 def assert_plain(page: Page) -> None:

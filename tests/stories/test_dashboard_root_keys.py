@@ -1,20 +1,18 @@
 """A key administrator changes the root key and uses the kill switch on the page Keys, which names what is wrong."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from psycopg import sql
 
 from dashboard.views.root_key import NO_FALLBACK
 from tenancy.root_keys import RootKeyMode
 from tests.stories.browser import Visitor
-from tests.stories.clients import OK, Program
-from tests.stories.connected import connect
+from tests.stories.clients import OK, SERVICE, Program
 from tests.stories.dashboard_pages import UMA, go_to
 from tests.stories.holders import Holders
 from tests.stories.root_key_pages import (
@@ -25,6 +23,8 @@ from tests.stories.root_key_pages import (
     card,
     change,
     close,
+    confirm,
+    finish,
     kept_by,
     labelled,
     notice,
@@ -34,34 +34,18 @@ from tests.stories.root_key_pages import (
 )
 from tests.stories.sign_ons import sign_in
 from tests.stories.stack import Stack, wait_until
-from tests.stories.tenants import new_tenant
 from tests.stories.test_traces import found_in, payloads_of
 from worker import wiring
 
-SERVICE = "vouchers"
 OPENBAO, AWS_KMS, PLATFORM = RootKeyMode.OPENBAO, RootKeyMode.AWS_KMS, RootKeyMode.PLATFORM
 NOTHING_BUT_READS = {"encrypt": False, "decrypt": True, "data key": False}
 WORKS = "It answers and opens what it wrapped."
 
 
 @pytest.fixture
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "root-keys")
-
-
-@pytest.fixture
-def program(stack: Stack, tenant: str, tmp_path: Path) -> Iterator[Program]:
-    """Yield a service of the tenant that has encrypted data."""
-    program = Program(connect(stack, tenant, "microservice", SERVICE, tmp_path / SERVICE))
-    program.settle()
-    yield program
-    program.hang_up()
-
-
-@pytest.fixture
-def page(stack: Stack, visitor: Callable[..., Visitor], tenant: str) -> Page:
-    """Return the page Keys as the tenant's administrator sees it."""
-    page = sign_in(visitor(), stack, tenant)
+def page(stack: Stack, visitor: Callable[..., Visitor], program: Program) -> Page:
+    """Return the page Keys as the administrator of the program's tenant sees it."""
+    page = sign_in(visitor(), stack, program.service.tenant_id)
     go_to(page, "Keys")
     page.evaluate("window.neverReloaded = true")
     return page
@@ -72,19 +56,8 @@ def answers(program: Program) -> dict[str, bool]:
     return {name: answer == OK for name, answer in asked.items()}
 
 
-def works(program: Program) -> bool:
-    return all(answers(program).values())
-
-
-def refuses_all(program: Program) -> bool:
-    try:
-        return not any(answers(program).values())
-    except (ConnectionError, EOFError, OSError):
-        return False
-
-
 def test_root_key_is_changed_locks_when_it_is_disabled_and_leaves_no_typed_secret(
-    stack: Stack, holders: Holders, tenant: str, program: Program, page: Page
+    stack: Stack, holders: Holders, program: Program, page: Page
 ) -> None:
     # The guide names what the key needs; a check names the missing line of the policy, and nothing is stored.
     holder = holders.hold("openbao")
@@ -114,7 +87,7 @@ def test_root_key_is_changed_locks_when_it_is_disabled_and_leaves_no_typed_secre
     expect(card(page).get_by_text("Your own key in your key server (HYOK)", exact=True)).to_be_visible()
     expect(card(page).get_by_text(WORKS)).to_be_visible()
     expect(card(page).get_by_text("wrapped anew")).to_be_visible()
-    assert works(program)
+    assert program.works()
 
     # A key that is disabled where it is held locks the tenant; enabled again it unlocks it, without a reload.
     with holder.taken_away():
@@ -125,41 +98,34 @@ def test_root_key_is_changed_locks_when_it_is_disabled_and_leaves_no_typed_secre
         ).to_be_visible()
         expect(card(page).get_by_text("The tenant is locked until it works again.")).to_be_visible()
         expect(page.locator(".st-key-standing-unlock")).to_have_count(0)
-        wait_until(lambda: refuses_all(program), lambda: "the locked tenant is served")
+        wait_until(program.refuses_all, lambda: "the locked tenant is served")
     expect(notice(page, LOCKED)).to_have_count(0, timeout=SOON_MS)
     expect(card(page).get_by_text(WORKS)).to_be_visible()
-    wait_until(lambda: works(program), lambda: "what was encrypted before does not decrypt")
+    wait_until(program.works, lambda: "what was encrypted before does not decrypt")
 
     # After a change to another key the former one decides nothing, and the platform's key can be taken back.
     typed += change(page, AWS_KMS, holders.hold("aws-kms"))
     expect(card(page).get_by_text("BYOK").first).to_be_visible()
     holder.take_away()
-    assert works(program)
+    assert program.works()
     change(page, PLATFORM)
     expect(card(page).get_by_text("Platform-managed").first).to_be_visible()
-    assert works(program)
+    assert program.works()
     assert page.evaluate("window.neverReloaded")
 
     # No secret that was typed is in the window, nor in a row, history, log or file of the installation.
     assert len(typed) >= 2
     assert [secret for secret in typed if secret in kept_by(page)] == []
-    assert_stored_nowhere(stack, tenant, holders.bao_proxy.url, [secret.encode() for secret in typed])
+    hidden = [secret.encode() for secret in typed]
+    assert_stored_nowhere(stack, program.service.tenant_id, holders.bao_proxy.url, hidden)
 
 
 def assert_stored_nowhere(stack: Stack, tenant: str, place: str, hidden: list[bytes]) -> None:
     """Search for `hidden` wherever the installation stores anything; that `place` is found shows that it would be."""
-    with stack.owner() as owner:
-        owner.execute("set row_security = off")
-        tables = owner.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
-        assert {"audit_event", "root_key", "root_key_request"} <= {name for (name,) in tables}
-        texts = {
-            name: "\n".join(
-                row for (row,) in owner.execute(sql.SQL("select t::text from okcm.{} t").format(sql.Identifier(name)))
-            )
-            for (name,) in tables
-        }
-    assert place in texts["root_key_request"]
-    for name, text in texts.items():
+    rows = stack.rows()
+    assert {"audit_event", "root_key", "root_key_request"} <= rows.keys()
+    assert place in rows["root_key_request"]
+    for name, text in rows.items():
         assert found_in(text.encode(), hidden) == [], name
 
     with ThreadPoolExecutor(1) as thread:  # the browser's driver has this thread's event loop
@@ -193,15 +159,16 @@ async def histories(stack: Stack, tenant: str) -> tuple[list[bytes], list[bytes]
     return [history.to_json().encode() for _, history in found], [payload.data for payload in decoded]
 
 
-def test_kill_switch_takes_the_tenants_id_and_is_undone_on_the_page(tenant: str, program: Program, page: Page) -> None:
+def test_kill_switch_takes_the_tenants_id_and_is_undone_on_the_page(program: Program, page: Page) -> None:
+    tenant = program.service.tenant_id
     dialog = ask_for(page, "lock")
     expect(dialog.get_by_text(f"{SERVICE}, microservice: last used")).to_be_visible()
     dialog.get_by_role("button", name="Lock (kill switch)").click()
     expect(dialog.get_by_text("Nothing was done.")).to_be_visible()
-    assert works(program)
-    dialog.get_by_label(f"Type {tenant} to confirm").fill(tenant)
+    assert program.works()
+    confirm(dialog, tenant)
     press(dialog, "Lock (kill switch)", "The tenant is locked")
-    wait_until(lambda: refuses_all(program), lambda: "the locked tenant is served")
+    wait_until(program.refuses_all, lambda: "the locked tenant is served")
     close(dialog)
     expect(notice(page, LOCKED)).to_be_visible()
     expect(notice(page, "somebody pulled the kill switch here")).to_be_visible()
@@ -209,22 +176,19 @@ def test_kill_switch_takes_the_tenants_id_and_is_undone_on_the_page(tenant: str,
     expect(card(page).get_by_role("button", name="Change the root key")).to_have_count(0)
 
     dialog = ask_for(page, "unlock")
-    press(dialog, "Unlock", "The tenant is unlocked")
-    close(dialog)
+    finish(dialog, "Unlock", "The tenant is unlocked")
     expect(notice(page, LOCKED)).to_have_count(0)
-    wait_until(lambda: works(program), lambda: "the unlocked tenant is not served")
+    wait_until(program.works, lambda: "the unlocked tenant is not served")
 
     dialog = ask_for(page, "suspend")
-    press(dialog, "Suspend", "The tenant is suspended")
-    close(dialog)
+    finish(dialog, "Suspend", "The tenant is suspended")
     expect(notice(page, SUSPENDED)).to_be_visible()
     wait_until(lambda: answers(program) == NOTHING_BUT_READS, lambda: f"{answers(program)}")
 
     dialog = ask_for(page, "resume")
-    press(dialog, "Resume", "The tenant is resumed")
-    close(dialog)
+    finish(dialog, "Resume", "The tenant is resumed")
     expect(notice(page, SUSPENDED)).to_have_count(0)
-    wait_until(lambda: works(program), lambda: "the resumed tenant does not encrypt")
+    wait_until(program.works, lambda: "the resumed tenant does not encrypt")
 
 
 def test_auditor_sees_the_root_key_and_is_offered_no_change(

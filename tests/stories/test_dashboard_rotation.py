@@ -1,45 +1,27 @@
 """A key administrator rotates keys in the browser, destroys an old version, and leaves, returns and leaves for good."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Error, Locator, Page, expect
+from playwright.sync_api import Error, expect
 
 from dashboard.pages.left import CERTIFICATE
 from tenancy.audit import AuditName
 from tenancy.rotation import MEANING, Stage
 from tenancy.shred import read_certificate
 from tests.stories.browser import Visitor, drawn, title
-from tests.stories.clients import OK, Program
-from tests.stories.connected import connect
+from tests.stories.clients import OK, SERVICE, Program
 from tests.stories.dashboard_pages import UMA, go_to
 from tests.stories.outages import hanging
-from tests.stories.root_key_pages import SOON_MS, close, notice, press
+from tests.stories.root_key_pages import SOON_MS, button, confirm, finish, notice, open_dialog, press
 from tests.stories.sign_ons import sign_in
 from tests.stories.stack import Stack, wait_until
-from tests.stories.tenants import new_tenant
 
-SERVICE = "ledger"
 RESTORABLE = "Your tenant is leaving: restorable until"
 WAITING_TO_RETIRE = MEANING[Stage.REWRAP][1:]
 """Ten seconds lie between the last new wrap and the end of the older versions, in which this is shown."""
-
-
-@pytest.fixture
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "rotating")
-
-
-@pytest.fixture
-def program(stack: Stack, tenant: str, tmp_path: Path) -> Iterator[Program]:
-    """Yield a service of the tenant that has encrypted data."""
-    program = Program(connect(stack, tenant, "microservice", SERVICE, tmp_path / SERVICE))
-    program.settle()
-    yield program
-    program.hang_up()
 
 
 @pytest.fixture
@@ -47,21 +29,11 @@ def window(visitor: Callable[..., Visitor]) -> Visitor:
     return visitor()
 
 
-def button(page: Page, key: str) -> Locator:
-    return page.locator(f".st-key-{key}").get_by_role("button")
-
-
-def confirm(dialog: Locator, tenant: str) -> None:
-    dialog.get_by_label(f"Type {tenant} to confirm").fill(tenant)
-
-
-def works(program: Program) -> bool:
-    return set(program.probe().values()) == {OK}
-
-
-def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced(  # noqa: PLR0915 - the steps of one story
-    stack: Stack, tenant: str, program: Program, window: Visitor
+def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced(
+    stack: Stack, program: Program, window: Visitor
 ) -> None:
+    tenant = program.service.tenant_id
+
     def states() -> dict[int, str]:
         return {key["version"]: key["state"] for key in stack.command("tenant", "show", tenant)["service_keys"]}
 
@@ -69,8 +41,7 @@ def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced
     page = sign_in(window, stack, tenant)
     go_to(page, "Keys")
     expect(page.get_by_text("It was never rotated.")).to_be_visible()
-    button(page, "rotation-everything").click()
-    dialog = page.get_by_role("dialog")
+    dialog = open_dialog(page, "rotation-everything")
     expect(dialog.get_by_text(f"{SERVICE} version 1: decrypts only")).to_be_visible()
     dialog.get_by_role("button", name="Rotate", exact=True).click()
     expect(dialog.get_by_text(WAITING_TO_RETIRE)).to_be_visible()
@@ -78,35 +49,30 @@ def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced
         window.open(f"/tenant/{tenant}/keys")
         expect(page.get_by_text(WAITING_TO_RETIRE)).to_be_visible()
         expect(button(page, "rotation-everything")).to_be_disabled()
-        assert works(program)
+        assert program.works()
     expect(notice(page, "The last rotation is done")).to_be_visible()  # without a reload
     assert states() == {1: "deactivated", 2: "active"}
-    assert works(program)
+    assert program.works()
     go_to(page, "Audit")
     expect(page.get_by_text("Rotation of keys asked for").first).to_be_attached()
 
     # One service's key is rotated, and its oldest version destroyed.
     go_to(page, "Keys")
-    button(page, f"rotation-one-{SERVICE}").click()
-    dialog = page.get_by_role("dialog")
-    press(dialog, "Rotate", "The keys are rotated")
-    close(dialog)
+    dialog = open_dialog(page, f"rotation-one-{SERVICE}")
+    finish(dialog, "Rotate", "The keys are rotated")
     assert states() == {1: "deactivated", 2: "deactivated", 3: "active"}
-    button(page, f"rotation-retire-{SERVICE}").click()
-    dialog = page.get_by_role("dialog")
+    dialog = open_dialog(page, f"rotation-retire-{SERVICE}")
     expect(dialog.get_by_text("can never be read again")).to_be_visible()
     confirm(dialog, tenant)
-    press(dialog, "Destroy this version", "The version is destroyed")
-    close(dialog)
+    finish(dialog, "Destroy this version", "The version is destroyed")
     expect(page.get_by_text("1 older version destroyed")).to_be_visible()
     assert states()[1] == "destroyed"
 
     # Keys that may be compromised are replaced only with the tenant's id, after the dialog named what is lost.
     program.settle()  # the ciphertext from before was under the version that is destroyed
-    assert works(program)
+    assert program.works()
     before = states()
-    button(page, "rotation-compromised").click()
-    dialog = page.get_by_role("dialog")
+    dialog = open_dialog(page, "rotation-compromised")
     for line in (
         "data that services encrypted under them and keep themselves cannot be read through us again",
         "KMIP objects are kept here; they are sealed anew and stay readable",
@@ -116,10 +82,9 @@ def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced
         expect(dialog.get_by_text(line)).to_be_visible()
     press(dialog, "Replace them", "Nothing was done.")
     assert states() == before
-    assert works(program)
+    assert program.works()
     confirm(dialog, tenant)
-    press(dialog, "Replace them", "The keys are rotated")
-    close(dialog)
+    finish(dialog, "Replace them", "The keys are rotated")
     done = notice(page, "The last rotation is done")
     expect(done.get_by_text("The versions before count as compromised.")).to_be_visible()
     expect(page.get_by_text("3 older versions destroyed")).to_be_visible()
@@ -127,28 +92,23 @@ def test_keys_are_rotated_an_old_version_destroyed_and_compromised_keys_replaced
     refused = {name: answer for name, answer in program.probe().items() if answer != OK}
     assert refused == {"decrypt": "key_version_retired"}  # only the text that the service keeps itself
     program.settle()
-    assert works(program)
-    with stack.database().tenant_tx(tenant) as tx:
-        names = {json.loads(stored.record)["name"] for stored in tx.audit.records(after=0)}
-    assert AuditName.SERVICE_KEY_COMPROMISED in names
+    assert program.works()
+    assert AuditName.SERVICE_KEY_COMPROMISED in {one["name"] for one in stack.events(tenant)}
 
 
-def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_is_shown(  # noqa: PLR0917 - the scene
-    stack: Stack, tenant: str, program: Program, window: Visitor, visitor: Callable[..., Visitor], tmp_path: Path
+def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_is_shown(
+    stack: Stack, program: Program, window: Visitor, visitor: Callable[..., Visitor], tmp_path: Path
 ) -> None:
-    def state() -> str:
-        return str(stack.command("tenant", "show", tenant)["state"])
+    tenant = program.service.tenant_id
 
     # It leaves on the page Settings; every page offers the way back, which restores it.
     page = sign_in(window, stack, tenant)
     go_to(page, "Settings")
-    button(page, "leaving-leave").click()
-    dialog = page.get_by_role("dialog")
+    dialog = open_dialog(page, "leaving-leave")
     expect(dialog.get_by_text(f"{SERVICE}, Microservice")).to_be_visible()
     confirm(dialog, tenant)
-    press(dialog, "Leave", RESTORABLE)
-    close(dialog)
-    assert state() == "leaving"
+    finish(dialog, "Leave", RESTORABLE)
+    assert stack.state(tenant) == "leaving"
     for name in ("Keys", "Services", "Overview"):
         page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
         drawn(page)
@@ -159,15 +119,14 @@ def test_tenant_leaves_returns_and_after_leaving_for_good_only_its_certificate_i
             expect(dialog).to_be_visible(timeout=SOON_MS)
         if dialog.is_visible():
             break
-    press(dialog, "Restore", "The tenant is restored")
-    close(dialog)
-    assert state() == "active"
+    finish(dialog, "Restore", "The tenant is restored")
+    assert stack.state(tenant) == "active"
     wait_until(lambda: OK in program.probe("encrypt").values(), lambda: "the service does not work again")
     program.hang_up()
 
     # After it has left for good, the open page shows that and a later sign-on gets only its proof.
     stack.command("offboard", tenant, "--grace", "3s", "--confirm", tenant)
-    wait_until(lambda: state() == "offboarded", lambda: f"it is {state()}")
+    stack.wait_for(tenant, "offboarded")
     expect(title(page)).to_have_text("Your tenant has left")
     page = sign_in(visitor(), stack, tenant, UMA)
     expect(title(page)).to_have_text("Your tenant has left")

@@ -1,8 +1,6 @@
 """A discovered service is connected with a token of the page Services, which works by the keyboard alone."""
 
-import json
 import re
-import uuid
 
 from playwright.sync_api import expect
 
@@ -10,15 +8,11 @@ from tests.stories.browser import Visitor, drawn, tab_to, title
 from tests.stories.dashboard_pages import ADA, go_to, make_token
 from tests.stories.enrolling import Agent
 from tests.stories.sign_ons import sign_in
-from tests.stories.stack import SEED_EVENT
-from tests.stories.tenants import new_tenant
 
 
-def test_discovered_service_is_connected_with_a_token_of_the_page(stack, visitor, tmp_path):
-    tenant = new_tenant(stack, "services")
-    event = SEED_EVENT | {"event": "service_discovered", "workload": "paged-db", "kind": "postgresql"}
-    body = json.dumps(event | {"customer": tenant}).encode()
-    assert stack.post(body, stack.sign(body, f"msg_{uuid.uuid4().hex}")).status_code == 202
+def test_discovered_service_is_connected_with_a_token_of_the_page(stack, tenant, visitor, tmp_path):
+    found = {"event": "service_discovered", "workload": "paged-db", "kind": "postgresql"}
+    assert stack.click(customer=tenant, **found).status_code == 202
     page = sign_in(visitor(), stack, tenant)
     go_to(page, "Services")
     expect(page.get_by_role("button", name="Connect with an agent")).not_to_have_count(0)

@@ -1,6 +1,5 @@
 """A person sees no page of another tenant, in a real browser, also with stolen, forged or expired cookies."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -16,9 +15,8 @@ from tests.stories.browser import SIGN_IN, title
 from tests.stories.dashboard_pages import ADA, OLGA
 from tests.stories.sign_ons import cookie, sign_in, subject
 from tests.stories.stack import Stack, wait_until
-from tests.stories.tenants import new_tenant
+from tests.stories.tenants import ORGANIZATION, new_tenant
 
-ORGANIZATION = "Guarded Corporation"
 AT_ONCE_MS = 20_000
 
 # Returns whether the socket of a page opens for the cookies of this window; `where` is the page's address.
@@ -29,11 +27,6 @@ where => new Promise(settle => {
     socket.onerror = () => settle("refused");
 })
 """
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "guarded", ORGANIZATION)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +59,7 @@ def refused(request: pytest.FixtureRequest, stack: Stack, tenant: str, other: st
 @contextmanager
 def recorded(stack: Stack, expected: dict[str, str]) -> Iterator[None]:
     """Expect, in the streams named, a new record of a refusal with the actor named."""
-    before = {tenant_id: _last(stack, tenant_id) for tenant_id in expected}
+    before = {tenant_id: stack.last_record(tenant_id) for tenant_id in expected}
     yield
 
     def found() -> dict[str, set[str]]:
@@ -78,16 +71,9 @@ def recorded(stack: Stack, expected: dict[str, str]) -> Iterator[None]:
     )
 
 
-def _last(stack: Stack, tenant_id: str) -> int:
-    with stack.database().tenant_tx(tenant_id) as tx:
-        head = tx.audit.head()
-    return 0 if head is None else head.seq
-
-
 def _refused(stack: Stack, tenant_id: str, after: int) -> set[str]:
-    with stack.database().tenant_tx(tenant_id) as tx:
-        records = [json.loads(stored.record) for stored in tx.audit.records(after=after)]
-    return {one["actor"] for one in records if one["name"] == AuditName.ACCESS_REFUSED and one["outcome"] == "refused"}
+    events = stack.events(tenant_id, after)
+    return {one["actor"] for one in events if one["name"] == AuditName.ACCESS_REFUSED and one["outcome"] == "refused"}
 
 
 def test_cookie_without_a_right_to_the_page_gets_403_and_its_socket_is_refused(stack, tenant, visitor, refused):
@@ -125,7 +111,7 @@ def test_administrator_does_not_get_into_another_tenants_page(stack, tenant, vis
 
 @pytest.mark.usefixtures("acme")
 def test_person_who_signs_in_at_another_tenants_page_is_refused_there(stack, visitor):
-    tenant = new_tenant(stack, "visited", ORGANIZATION)
+    tenant = new_tenant(stack, "visited")
     page = visitor().open(f"/tenant/{tenant}/")
     expect(page.get_by_test_id("stSidebarNav")).to_have_count(0)
     assert ORGANIZATION not in page.content()

@@ -16,7 +16,7 @@ from config.secrets import BOUNDARY_IDENTITY, Role
 from tenancy import ids
 from tenancy.double_entry import SLACK
 from tenancy.errors import VaultRefused
-from tests.stories.clients import Program
+from tests.stories.clients import Program, start_program
 from tests.stories.connected import connect
 from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack, wait_until
@@ -77,8 +77,7 @@ def books(tmp_path_factory: pytest.TempPathFactory, holders: Holders) -> Iterato
         stack.enable(ACME, "ACME Corporation")
         stack.enable(NEIGHBOUR, "Neighbour Inc")
         folder = tmp_path_factory.mktemp("double")
-        program = Program(connect(stack, ACME, "microservice", "orders", folder / "orders"))
-        program.settle()
+        program = start_program(stack, ACME, folder, "orders")
         assert stack.settings.key_server_log is not None
         books = Books(stack, stack.settings.key_server_log, program)
         use_from_the_first_day_to_the_last(books, holders, folder)
@@ -109,7 +108,7 @@ def use_from_the_first_day_to_the_last(books: Books, holders: Holders, folder: P
     stack.enable(LEAVER, "Shortstay Ltd")
     connect(stack, LEAVER, "microservice", "till", folder / "till")
     stack.command("offboard", LEAVER, "--grace", "1s", "--confirm", LEAVER)
-    wait_until(lambda: stack.command("tenant", "show", LEAVER)["state"] == "offboarded", lambda: f"{LEAVER} is there")
+    stack.wait_for(LEAVER, "offboarded")
     assert stack.command("check-boundaries", "--all")["passed"]
 
     until, document = datetime.now(UTC) + timedelta(seconds=1), dict[str, Any]()

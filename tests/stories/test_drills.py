@@ -7,17 +7,13 @@ with the same process reading and writing again.
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
-import psycopg
 import pytest
 
-from devstack.postgres import PostgresServer
 from tests.stories.applications import Application, running
 from tests.stories.connected import Service, connect
 from tests.stories.holders import Holders
 from tests.stories.stack import Stack
-from tests.stories.tenants import new_tenant
 
 REFUSED_WITHIN_SECONDS = 30.0
 """Generous: the promise is five seconds, and the benchmark `kill_switch` measures it."""
@@ -27,19 +23,9 @@ QUIET_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")
-def database(postgres: PostgresServer) -> Iterator[str]:
-    """Yield the customer's own database, on a server that the platform does not know."""
-    name = f"ward_{uuid4().hex}"
-    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
-        yield psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name)
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-@pytest.fixture(scope="module")
-def ward(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Service:
+def ward(stack: Stack, tenant: str, tmp_path_factory: pytest.TempPathFactory) -> Service:
     """Return the service that the application runs as."""
-    return connect(stack, new_tenant(stack, "drills"), "microservice", "ward", tmp_path_factory.mktemp("ward") / "kcm")
+    return connect(stack, tenant, "microservice", "ward", tmp_path_factory.mktemp("ward") / "kcm")
 
 
 @pytest.fixture(scope="module")

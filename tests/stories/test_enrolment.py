@@ -6,19 +6,11 @@ import json
 import ssl
 import uuid
 
-import pytest
-
 from config.secrets import Role
 from tests.stories.enrolling import Agent
 from tests.stories.stack import SEED_EVENT, Stack
-from tests.stories.tenants import new_tenant
 
 SECRET = base64.b64encode(b"a record").decode()
-
-
-@pytest.fixture(scope="module")
-def tenant(stack) -> str:
-    return new_tenant(stack, "enrolling")
 
 
 def assert_encrypts(agent: Agent) -> None:
@@ -32,10 +24,7 @@ def assert_in_no_log_and_no_row(stack: Stack, *proofs: str) -> None:
     logs = (stack.settings.state_dir / "logs").rglob("*")
     written = "".join(file.read_text(errors="replace") for file in logs if file.is_file())
     assert "/v1/enrolments" in written
-    with stack.owner() as owner:
-        tables = owner.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
-        for (table,) in tables:
-            written += str(owner.execute(f"select t::text from okcm.{table} t").fetchall())
+    written += "\n".join(stack.rows().values())
     assert [proof for proof in proofs if proof in written] == []
 
 
@@ -58,8 +47,7 @@ def test_join_token_becomes_a_certificate_that_encrypts(stack, tenant, tmp_path)
     second = Agent(stack.settings.marketplace_url, tmp_path / "second")
     refused = second.ask("enrolled-db", "postgresql", join_token=made["join_token"])
     assert (refused.status_code, refused.json()["code"]) == (401, "proof_refused")
-    services = {one["service_id"]: one for one in stack.command("service", "list", tenant)["services"]}
-    assert services["enrolled-db"]["state"] == "connected"
+    assert stack.services(tenant)["enrolled-db"]["state"] == "connected"
     assert_in_no_log_and_no_row(stack, secret)
 
 

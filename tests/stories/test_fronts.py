@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-import pytest
-
 from activities.front_attacks import CLAUSES
 from activities.probes import PROBE, REVOKED, SIBLING
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
@@ -12,13 +10,7 @@ from tenancy.services import ServiceState
 from tests.fronts.doors import hang_up
 from tests.stories.connected import command_until_done
 from tests.stories.stack import wait_until
-from tests.stories.tenants import new_tenant
 from worker import evidence_wiring, wiring
-
-
-@pytest.fixture(scope="module")
-def tenant(stack) -> str:
-    return new_tenant(stack, "attacked")
 
 
 def test_attacks_over_https_and_kmip_are_refused(stack, tenant):

@@ -9,23 +9,16 @@ import pytest
 from kmip.core import enums
 from kmip.pie.objects import SymmetricKey
 
-from crypto.client import AccessRefused, Client, Options, Retry
-from tests.stories.connected import AT_ONCE_SECONDS, Service
+from crypto.client import AccessRefused, Client
+from tests.stories.connected import AT_ONCE_SECONDS, ONCE, Service
 from tests.stories.guides import blocks, words
 from tests.stories.pykmip import a_client, attribute
 from tests.stories.stack import ACME, ROOT, Stack, wait_until
-from tests.stories.tenants import new_tenant
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")
 
 MICROSERVICES, TDE = "microservices.md", "postgresql-tde.md"
 ORDERS, DATABASE = "/etc/openkcm/orders", "/etc/openkcm/orders-db"
-ONCE = Options(retry=Retry(attempts=1))
-
-
-@pytest.fixture(scope="module")
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "guided")
 
 
 def test_every_guide_is_in_the_index_and_names_the_test_that_runs_it() -> None:

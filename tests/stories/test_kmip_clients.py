@@ -37,7 +37,7 @@ from crypto.kmip.tags import Tag
 from tests.crypto.kmip.messages import batch_item, version
 from tests.crypto.kmip.scene import VALUE, a_name, attribute, cbc, creation, custom, gcm
 from tests.stories.connected import Service, connect
-from tests.stories.kmip_wire import ask, reason_of, send
+from tests.stories.kmip_wire import ask, part_of, reason_of, revocation, send, value_of
 from tests.stories.tenants import new_tenant
 
 KEY = bytes(range(32))
@@ -74,8 +74,16 @@ class Client:
         return material_in(self.about(Operation.GET, object_id))
 
     def revoke(self, object_id: str, code: int = RevocationReasonCode.CESSATION_OF_OPERATION) -> None:
-        reason = structure(Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, code))
-        self.about(Operation.REVOKE, object_id, reason)
+        ask(self.connection, revocation(object_id, code), minor=self.minor, header=self.header)
+
+    def create(self, *attributes: Item, mask: int = 12) -> str:
+        return id_in(self.ask(*creation(*attributes, mask=mask)))
+
+    def activated(self, *attributes: Item, mask: int = 12) -> str:
+        """Create and activate a key."""
+        key_id = self.create(*attributes, mask=mask)
+        self.about(Operation.ACTIVATE, key_id)
+        return key_id
 
 
 def id_in(payload: Item) -> str:
@@ -92,10 +100,7 @@ def attributes_in(payload: Item) -> dict[str, Item]:
 
 
 def material_in(payload: Item) -> bytes:
-    block = payload.children()[-1].first(Tag.KEY_BLOCK)
-    assert block is not None
-    value = block.first(Tag.KEY_VALUE)
-    assert value is not None
+    value = part_of(payload.children()[-1], Tag.KEY_BLOCK, Tag.KEY_VALUE)
     material = value.first(Tag.KEY_MATERIAL) or value
     assert isinstance(material.value, bytes)
     return material.value
@@ -144,18 +149,14 @@ def opened(service: Service, minor: int, *header: Item) -> Iterator[Client]:
 @pytest.mark.parametrize("minor", [0, 1, 2])
 def test_mongodb_enterprise_at_rest(service, minor):
     with opened(service, minor) as mongod:
-        operation, *template = creation()
-        key_id = id_in(mongod.ask(operation, *template))
-        mongod.about(Operation.ACTIVATE, key_id)
+        key_id = mongod.activated()
         assert len(mongod.key(key_id)) == 32
     with opened(service, minor) as poll:
         assert poll.attributes(key_id, "State")["State"].value == State.ACTIVE
     if minor >= 2:
         with opened(service, minor) as audit_log:
             sealed = audit_log.about(Operation.ENCRYPT, key_id, cbc(), octets(Tag.DATA, b"a line"))
-            nonce, data = sealed.first(Tag.IV_COUNTER_NONCE), sealed.first(Tag.DATA)
-            assert nonce is not None
-            assert data is not None
+            nonce, data = part_of(sealed, Tag.IV_COUNTER_NONCE), part_of(sealed, Tag.DATA)
             opened_again = audit_log.about(Operation.DECRYPT, key_id, cbc(random=False), data, nonce)
             assert opened_again.first(Tag.DATA) == octets(Tag.DATA, b"a line")
 
@@ -181,9 +182,7 @@ def test_pg_tde_finds_its_principal_key_by_name_with_a_connection_for_each_call(
 @pytest.mark.parametrize("minor", [1, 4])
 def test_mysql_and_percona_server_for_mysql(service, minor):
     with opened(service, minor) as keyring:
-        operation, *template = creation(a_name(a_new_name()))
-        key_id = id_in(keyring.ask(operation, *template))
-        keyring.about(Operation.ACTIVATE, key_id)
+        key_id = keyring.activated(a_name(a_new_name()))
         assert len(keyring.key(key_id)) == 32
         assert keyring.refused(Operation.DESTROY, key_id) is ResultReason.PERMISSION_DENIED
         keyring.revoke(key_id)
@@ -206,8 +205,7 @@ def test_vmware_vcenter_marks_its_keys_with_attributes_of_its_own(service):
         needed = {Operation.CREATE, Operation.GET, Operation.ADD_ATTRIBUTE, Operation.GET_ATTRIBUTES}
         assert needed <= {item.value for item in can.all(Tag.OPERATION)}
 
-        operation, *template = creation()
-        key_id = id_in(vcenter.ask(operation, *template))
+        key_id = vcenter.create()
         assert "State" in vcenter.attributes(key_id)
         marks = {"x-Product_Version": "8.0.3 build-24022515", "x-Vendor": "VMware, Inc.", "x-Product": "VMware vSphere"}
         for name, value in marks.items():
@@ -253,9 +251,7 @@ def test_synology_disk_station_renames_what_it_registered(service):
 def test_vast_replaces_a_key_and_reads_both(service):
     name = a_new_name()
     with opened(service, 4) as vast:
-        operation, *template = creation(a_name(name))
-        old = id_in(vast.ask(operation, *template))
-        vast.about(Operation.ACTIVATE, old)
+        old = vast.activated(a_name(name))
         new = id_in(vast.about(Operation.REKEY, old))
         assert vast.locate(a_name(name)) == [new]
         assert vast.key(new) != vast.key(old)
@@ -263,9 +259,7 @@ def test_vast_replaces_a_key_and_reads_both(service):
 
 def test_edb_tde_wraps_its_data_key_in_the_service(service):
     with opened(service, 4) as edb:
-        operation, *template = creation()
-        key_id = id_in(edb.ask(operation, *template))
-        edb.about(Operation.ACTIVATE, key_id)
+        key_id = edb.activated()
         for parameters in (gcm(), cbc()):
             sealed = edb.about(Operation.ENCRYPT, key_id, parameters, octets(Tag.DATA, KEY))
             parts = [part for part in sealed.children() if part.tag != Tag.UNIQUE_IDENTIFIER]
@@ -276,10 +270,7 @@ def test_fortigate_and_veeam_locate_many_by_exact_names_in_one_batch(service):
     stem = a_new_name()
     names = [stem, f"{stem}-2", f"{stem}-20"]
     with opened(service, 4) as client:
-        made = []
-        for name in names:
-            operation, *template = creation(a_name(name))
-            made.append(id_in(client.ask(operation, *template)))
+        made = [client.create(a_name(name)) for name in names]
         asked = [
             structure(
                 Tag.BATCH_ITEM,
@@ -315,9 +306,7 @@ def test_netapp_storage_encryption_keeps_authentication_keys(service):
 @pytest.mark.parametrize("option", [None, EncodingOption.NO_ENCODING])
 def test_a_key_is_got_wrapped_by_another(service, option):
     with opened(service, 4) as client:
-        operation, *template = creation(mask=CryptographicUsageMask.WRAP_KEY)
-        wrapping = id_in(client.ask(operation, *template))
-        client.about(Operation.ACTIVATE, wrapping)
+        wrapping = client.activated(mask=CryptographicUsageMask.WRAP_KEY)
         key_id = id_in(client.ask(Operation.REGISTER, *an_aes_key()))
         mode = structure(Tag.CRYPTOGRAPHIC_PARAMETERS, choice(Tag.BLOCK_CIPHER_MODE, BlockCipherMode.NIST_KEY_WRAP))
         specification = structure(
@@ -328,7 +317,5 @@ def test_a_key_is_got_wrapped_by_another(service, option):
         )
         plain = aes_key_unwrap(client.key(wrapping), material_in(client.about(Operation.GET, key_id, specification)))
         if option is None:  # a key value in TTLV is what is wrapped by default
-            material = ttlv.decode(plain).first(Tag.KEY_MATERIAL)
-            assert material is not None
-            plain = material.value
+            plain = value_of(ttlv.decode(plain), Tag.KEY_MATERIAL)
         assert plain == KEY

@@ -1,8 +1,6 @@
 """A tenant leaves: in the grace period nothing works and can be restored; afterwards its keys are proven destroyed."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,31 +10,16 @@ from tenancy import ids
 from tenancy.errors import KeyUnavailable
 from tenancy.shred import shred_message
 from tests.activities.test_destruction import verified
-from tests.stories.clients import OK, Program
-from tests.stories.connected import connect, refused
+from tests.stories.clients import OK, SERVICE, Program, start_program
+from tests.stories.connected import refused
 from tests.stories.stack import Stack, wait_until
-from tests.stories.tenants import new_tenant
+from tests.stories.tenants import ORGANIZATION, new_tenant
 from tests.stories.test_story_1_enable import assert_refused
+from tests.stories.test_traces import found_in
 from tests.stories.thief import Thief
 from vault.signer import TransitAuditSigner
 
-RETURNER, LEAVER = "Returner Holding", "Leaver Holding"
-
-
-@contextmanager
-def program_of(stack: Stack, tenant: str, folder: Path) -> Iterator[Program]:
-    """Connect a service of the tenant that has encrypted data, and check that it works."""
-    program = Program(connect(stack, tenant, "microservice", "ledger", folder / "ledger"))
-    program.settle()
-    assert works(program)
-    try:
-        yield program
-    finally:
-        program.hang_up()
-
-
-def works(program: Program) -> bool:
-    return set(program.probe().values()) == {OK}
+LEAVER = "Leaver Holding"
 
 
 def refuses_all(program: Program) -> bool:
@@ -50,35 +33,30 @@ def refuses_all(program: Program) -> bool:
     return True
 
 
-def state(stack: Stack, tenant: str) -> str:
-    shown: str = stack.command("tenant", "show", tenant)["state"]
-    return shown
+def test_in_the_grace_period_nothing_works_until_the_tenant_is_restored(stack: Stack, program: Program) -> None:
+    tenant = program.service.tenant_id
+    assert program.works()
+    # The operator off-boards and restores.
+    plan = stack.command("offboard", tenant, "--dry-run")
+    assert [service["service_id"] for service in plan["would_stop"]] == [SERVICE]
+    assert stack.state(tenant) == "active"
+    left = stack.command("offboard", tenant, "--grace", "2h", "--confirm", tenant)
+    assert (left["state"], left["operation"]) == ("leaving", f"tenant/{tenant}/offboard")
+    wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
+    assert refused(stack, "tenant", "unlock", tenant) == "illegal_move"
+    wait_until(lambda: bool(stack.callback.about(tenant, "leaving")), lambda: "no notification")
+    assert stack.command("restore", tenant)["state"] == "active"
+    wait_until(program.works, lambda: "what was encrypted before is not decrypted")
+    assert refused(stack, "restore", tenant) == "illegal_move"
 
-
-def test_in_the_grace_period_nothing_works_until_the_tenant_is_restored(stack: Stack, tmp_path: Path) -> None:
-    tenant = new_tenant(stack, "returner", RETURNER)
-    with program_of(stack, tenant, tmp_path) as program:
-        # The operator off-boards and restores.
-        plan = stack.command("offboard", tenant, "--dry-run")
-        assert [service["service_id"] for service in plan["would_stop"]] == ["ledger"]
-        assert state(stack, tenant) == "active"
-        left = stack.command("offboard", tenant, "--grace", "2h", "--confirm", tenant)
-        assert (left["state"], left["operation"]) == ("leaving", f"tenant/{tenant}/offboard")
-        wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
-        assert refused(stack, "tenant", "unlock", tenant) == "illegal_move"
-        wait_until(lambda: bool(stack.callback.about(tenant, "leaving")), lambda: "no notification")
-        assert stack.command("restore", tenant)["state"] == "active"
-        wait_until(lambda: works(program), lambda: "what was encrypted before is not decrypted")
-        assert refused(stack, "restore", tenant) == "illegal_move"
-
-        # The marketplace disables and enables.
-        answer = stack.click(event="service_disabled", customer=tenant, organization=RETURNER)
-        assert answer.status_code == 202, answer.text
-        wait_until(lambda: state(stack, tenant) == "leaving", lambda: "it does not leave")
-        wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
-        assert stack.click(customer=tenant, organization=RETURNER).status_code == 202
-        wait_until(lambda: state(stack, tenant) == "active", lambda: "it is not restored")
-        wait_until(lambda: works(program), lambda: "what was encrypted before is not decrypted")
+    # The marketplace disables and enables.
+    answer = stack.click(event="service_disabled", customer=tenant, organization=ORGANIZATION)
+    assert answer.status_code == 202, answer.text
+    stack.wait_for(tenant, "leaving")
+    wait_until(lambda: refuses_all(program), lambda: "a request of a tenant that is leaving succeeds")
+    assert stack.click(customer=tenant, organization=ORGANIZATION).status_code == 202
+    stack.wait_for(tenant, "active")
+    wait_until(program.works, lambda: "what was encrypted before is not decrypted")
 
 
 @pytest.mark.e2e
@@ -86,23 +64,22 @@ def test_after_the_grace_period_keys_and_names_are_gone_and_the_certificate_says
     stack: Stack, tmp_path: Path
 ) -> None:
     tenant = new_tenant(stack, "leaver", LEAVER)
-    with program_of(stack, tenant, tmp_path) as program:
-        thief = Thief(stack, tenant)
-        assert [len(key) for key in thief.opened()] == [32]
-        stack.command("offboard", tenant, "--grace", "3s", "--confirm", tenant)
-        wait_until(lambda: state(stack, tenant) == "offboarded", lambda: f"it is {state(stack, tenant)}")
-        program.hang_up()
-        assert refuses_all(program)
+    program = start_program(stack, tenant, tmp_path)
+    assert program.works()
+    thief = Thief(stack, tenant)
+    assert [len(key) for key in thief.opened()] == [32]
+    stack.command("offboard", tenant, "--grace", "3s", "--confirm", tenant)
+    stack.wait_for(tenant, "offboarded")
+    program.hang_up()
+    assert refuses_all(program)
+    program.hang_up()
     # A copy of every row from before decrypts no service key.
     with pytest.raises(KeyUnavailable):
         thief.opened()
     for name in (ids.l2_key(tenant), ids.ca_key(tenant), ids.payload_key(tenant)):
         assert stack.vault().read(f"transit/keys/{name}") is None
 
-    with stack.owner() as owner:
-        tables = owner.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
-        rows = "".join(str(owner.execute(f"select * from okcm.{table}").fetchall()) for (table,) in tables)
-    assert LEAVER not in rows
+    assert found_in("\n".join(stack.rows().values()).encode(), [LEAVER.encode()]) == []
     assert_refused(stack.click(customer=tenant, organization=LEAVER), 409, "tenant_offboarded")
     for words in (("offboard", tenant, "--confirm", tenant), ("restore", tenant)):
         assert refused(stack, *words) == "tenant_offboarded"

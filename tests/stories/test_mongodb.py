@@ -12,15 +12,11 @@ import pytest
 from bson.binary import Binary
 from pymongo.errors import EncryptionError
 
-from crypto.kmip.enums import Operation, RevocationReasonCode
-from crypto.kmip.fields import choice, structure, text
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import batch_item
+from crypto.kmip.enums import RevocationReasonCode
 from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, locked
-from tests.stories.kmip_wire import ask
+from tests.stories.kmip_wire import ask, revocation
 from tests.stories.mongo import Driver, driver, mongo_server
 from tests.stories.stack import wait_until
-from tests.stories.tenants import new_tenant
 
 MODES = {"default": {}, "delegated": {"delegated": True}}
 
@@ -29,11 +25,6 @@ MODES = {"default": {}, "delegated": {"delegated": True}}
 def mongo(tmp_path_factory) -> Iterator[str]:
     with mongo_server(tmp_path_factory.mktemp("mongo")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def tenant(stack) -> str:
-    return new_tenant(stack, "mongodb")
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +98,9 @@ def test_data_keys_are_rewrapped_in_either_mode_and_the_old_wrapping_key_is_not_
         assert refusal(application, sealed) == ""
 
 
-def revoke(service: Service, object_id: str, code: int = RevocationReasonCode.UNSPECIFIED) -> None:
-    reason = structure(Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, code))
+def revoke(service: Service, object_id: str) -> None:
     with service.open_kmip() as connection:
-        ask(connection, batch_item(Operation.REVOKE, text(Tag.UNIQUE_IDENTIFIER, object_id), reason))
+        ask(connection, revocation(object_id, RevocationReasonCode.UNSPECIFIED))
 
 
 def test_it_stops_when_its_key_is_revoked(application):
@@ -129,7 +119,7 @@ def test_it_stops_while_the_tenant_is_locked(application, stack, tenant):
     wait_until(lambda: opens(application, sealed), lambda: "it does not go on", AT_ONCE_SECONDS)
 
 
-def test_it_stops_when_it_is_disconnected_and_opens_its_data_when_it_comes_back(stack, tenant, mongo, tmp_path):
+def test_it_stops_when_it_is_disconnected_and_decrypts_when_it_is_connected_again(stack, tenant, mongo, tmp_path):
     leaving = connect(stack, tenant, "mongodb", "leaving-shop", tmp_path / "kcm")
     with driver(mongo, leaving, MODES["default"]) as default, driver(mongo, leaving, MODES["delegated"]) as delegated:
         both = (default, delegated)

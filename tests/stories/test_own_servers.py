@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +12,7 @@ from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, ensure_secret
 from devstack.postgres import PostgresServer
 from devstack.temporal import TemporalServer
 from tests.ports import free_ports
+from tests.stories.stack import document_of, run_openkcm
 from tests.vault.server import start as start_openbao
 
 
@@ -26,17 +25,7 @@ class Operator:
         self._environment = os.environ | environment | {"OPENKCM_CONFIG": str(file)}
 
     def run(self, *words: str) -> dict[str, object]:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", *words, "--json"],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        document: dict[str, object] = json.loads(done.stdout)
-        assert done.returncode == 0, (document, done.stderr)
-        return document
+        return document_of(run_openkcm(self._environment, *words, "--json"))
 
 
 @pytest.fixture

@@ -5,21 +5,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import psycopg
-import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from devstack.postgres import PostgresServer
 from tests.hooks.running.programs import DEMO
 from tests.stories.connected import connect
 from tests.stories.dashboard_pages import ADA, go_to
+from tests.stories.root_key_pages import close, open_dialog
 from tests.stories.sign_ons import sign_in, subject
-from tests.stories.stack import Stack, wait_until
-from tests.stories.tenants import new_tenant
+from tests.stories.stack import OPENKCM, Stack, wait_until
 
-OPENKCM = str(Path(sys.executable).with_name("openkcm"))
 WRITER = """
 import os, sys, psycopg
 conn = psycopg.connect(os.environ["DATABASE"], autocommit=True)
@@ -29,22 +25,11 @@ for number in sys.stdin:
 """
 
 
-@pytest.fixture
-def database(postgres: PostgresServer) -> Iterator[str]:
-    """The customer's own database, with a table."""
-    name = f"notes_{uuid4().hex}"
-    with psycopg.connect(postgres.admin_conninfo, dbname="postgres", autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
-        conninfo = psycopg.conninfo.make_conninfo(postgres.admin_conninfo, dbname=name)
-        with psycopg.connect(conninfo) as owner:
-            owner.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
-        yield conninfo
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
 @contextmanager
 def running(folder: Path, database: str) -> Iterator[Callable[[], bool]]:
     """Run the program; yield what has it store one more row, and says whether that was encrypted."""
+    with psycopg.connect(database) as owner:
+        owner.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
     program = subprocess.Popen(
         [OPENKCM, "run", "--folder", str(folder), "--", sys.executable, "-c", WRITER],
         cwd=DEMO,
@@ -78,16 +63,14 @@ def until(encrypted: Callable[[], bool], *, wanted: bool) -> None:
 
 def open_fields(page: Page, service: str) -> Locator:
     go_to(page, "Services")
-    page.locator(f".st-key-protection-open-{service}").get_by_role("button").click()
-    dialog = page.get_by_role("dialog")
+    dialog = open_dialog(page, f"protection-open-{service}")
     expect(dialog.get_by_text("The data never comes here")).to_be_visible()
     return dialog
 
 
 def test_a_column_protected_on_the_page_is_encrypted_by_the_program_that_runs(
-    stack: Stack, visitor: Callable[..., Page], database: str, tmp_path: Path
+    stack: Stack, tenant: str, visitor: Callable[..., Page], database: str, tmp_path: Path
 ) -> None:
-    tenant = new_tenant(stack, "notes")
     mine = connect(stack, tenant, "postgresql", "notes-db", tmp_path / "mine")
     page = sign_in(visitor(), stack, tenant)
     with running(mine.folder, database) as encrypted:
@@ -102,7 +85,6 @@ def test_a_column_protected_on_the_page_is_encrypted_by_the_program_that_runs(
         until(encrypted, wanted=True)
         told = stack.command("protection", "show", tenant, "notes-db")
         assert [(one["field"], one["changed_by"]) for one in told["fields"]] == [("text", subject(tenant, ADA))]
-        dialog.get_by_role("button", name="Close", exact=True).last.click()
-        expect(dialog).to_have_count(0)
+        close(dialog)
         stack.command("protection", "unprotect", tenant, "notes-db", "public.notes", "text", "--confirm", tenant)
         until(encrypted, wanted=False)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from config.sealing import unseal
-from config.secrets import BOUNDARY_IDENTITY, INTAKE_KEY, Role
+from config.secrets import INTAKE_KEY, Role
 from crypto.interfaces import ServiceKey
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys, Reach
@@ -22,14 +22,12 @@ from tenancy.errors import OpenKcmError
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import Credentials, credentials_context, parse_place
 from tests.keystores.fault_proxy import answering, hanging
-from tests.stories.clients import OK, Program
-from tests.stories.connected import connect
+from tests.stories.clients import Program
+from tests.stories.connected import refused
 from tests.stories.holders import Holder, Holders
 from tests.stories.stack import Stack, wait_until
-from tests.stories.tenants import new_tenant
+from tests.stories.thief import Thief
 from vault.root_keys import TransitRootKeys
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
 
 PROVIDERS = ("aws-kms", "pkcs11", "openbao")
 REVOKED_WITHIN_SECONDS = 30.0
@@ -39,11 +37,9 @@ REVOKED_WITHIN_SECONDS = 30.0
 class KeyHolder:
     """A tenant of one test, with a service that has encrypted data before any change of the root key."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
-        self.stack, self.folder = stack, folder
-        self.tenant = new_tenant(stack, "keyholder")
-        self.program = Program(connect(stack, self.tenant, "microservice", "ledger", folder / "ledger"))
-        self.program.settle()
+    def __init__(self, stack: Stack, program: Program, folder: Path) -> None:
+        self.stack, self.program, self.folder = stack, program, folder
+        self.tenant = program.service.tenant_id
 
     def change(self, holder: Holder | None) -> dict[str, Any]:
         """Change the root key by the command; None: back to the platform's."""
@@ -64,29 +60,18 @@ class KeyHolder:
             key = tx.root_keys.current()
         return "" if key is None else key.health
 
-    def works(self) -> bool:
-        return set(self.program.probe().values()) == {OK}
-
-    def refuses_all(self) -> bool:
-        try:
-            return OK not in self.program.probe().values()
-        except (EOFError, OSError):
-            return False
-
     def wait_locked(self) -> None:
         locked = ("locked", ("root-key",))
         wait_until(lambda: self.state() == locked, lambda: f"not locked: {self.state()}")
 
     def wait_unlocked(self) -> None:
         wait_until(lambda: self.state() == ("active", ()), lambda: f"not unlocked: {self.state()}")
-        wait_until(self.works, lambda: "what was encrypted before is not decrypted")
+        wait_until(self.program.works, lambda: "what was encrypted before is not decrypted")
 
 
 @pytest.fixture
-def one(stack: Stack, tmp_path: Path) -> Iterator[KeyHolder]:
-    holder = KeyHolder(stack, tmp_path)
-    yield holder
-    holder.program.hang_up()
+def one(stack: Stack, program: Program, tmp_path: Path) -> KeyHolder:
+    return KeyHolder(stack, program, tmp_path)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -96,24 +81,23 @@ def test_a_customers_key_locks_the_tenant_while_it_is_taken_away_and_not_after_t
     holder = holders.hold(provider)
     assert stack.command("root-key", "preflight", one.tenant, *holder.words(one.folder))["problems"] == []
     assert one.change(holder)["root_key_mode"] == provider
-    assert one.works()
+    assert one.program.works()
     after = one.shown()
     assert (after["name"], after["health"]) == (holder.place.name, "ok")
 
     holder.take_away()
-    wait_until(one.refuses_all, lambda: "requests succeed without the root key", REVOKED_WITHIN_SECONDS)
+    wait_until(one.program.refuses_all, lambda: "requests succeed without the root key", REVOKED_WITHIN_SECONDS)
     one.wait_locked()
     assert one.health() == holder.taken
     wait_until(lambda: bool(stack.callback.about(one.tenant, "locked")), lambda: "no notification")
-    refused = stack.run("tenant", "unlock", one.tenant, "--json")
-    assert refused.returncode == 1, refused.stdout
+    refused(stack, "tenant", "unlock", one.tenant)
     holder.give_back()
     one.wait_unlocked()
 
     assert one.change(None)["root_key_mode"] == "platform"
     holder.take_away()
     time.sleep(2)  # the worker tries root keys every second: nothing may happen
-    assert one.works()
+    assert one.program.works()
     assert one.state() == ("active", ())
 
 
@@ -125,12 +109,12 @@ def test_a_former_root_key_is_not_needed_after_a_change_to_another(
     one.change(second)
     first.take_away()
     time.sleep(2)  # the same
-    assert one.works()
+    assert one.program.works()
     with stack.database().tenant_tx(one.tenant) as tx:
         retired = [tx.root_keys.sealed(row.root_key_id or "") for row in tx.root_keys.changes()[1:2]]
     assert retired == [None]
     one.change(holders.hold("openbao"))
-    assert one.works()
+    assert one.program.works()
 
 
 def test_expired_credentials_are_replaced_while_the_tenant_is_locked(holders: Holders, one: KeyHolder) -> None:
@@ -160,7 +144,7 @@ def test_a_key_with_a_missing_permission_is_refused_by_its_name_and_changes_noth
         holders.bao.allow()
     after = one.shown()
     assert all(after[name] == before[name] for name in ("root_key_mode", "name", "locks"))
-    assert one.works()
+    assert one.program.works()
 
 
 # ── what goes wrong at the provider ──────────────────────────────────────────────────────────────────────────────────
@@ -192,15 +176,15 @@ def test_each_fault_at_the_provider_has_a_health_of_its_own(holders: Holders, on
     """No fault is answered with the platform's key: the mode is the customer's before and after."""
     provider, code, spoil = FAULTS[fault]
     one.change(holders.hold(provider))
-    assert one.works()
+    assert one.program.works()
     with spoil(holders):
         wait_until(lambda: one.health() == code, lambda: f"{one.health()} instead of {code}")
         if fault in LOCKING:
             wait_until(lambda: one.state()[0] == "locked", lambda: "not locked")
-            wait_until(one.refuses_all, lambda: "requests succeed", REVOKED_WITHIN_SECONDS)
+            wait_until(one.program.refuses_all, lambda: "requests succeed", REVOKED_WITHIN_SECONDS)
         else:  # no decision of the customer: services work for the grace period, and people are notified
             assert one.state() == ("active", ())
-            assert one.works()
+            assert one.program.works()
         shown = one.shown()
         assert (shown["health"], shown["root_key_mode"]) == (code, provider)
         assert shown["health_message"]
@@ -232,32 +216,26 @@ def test_an_operator_with_everything_but_the_customers_key_decrypts_no_service_k
 def _operators_attempts(
     stack: Stack, holders: Holders, tenant: str
 ) -> Iterator[tuple[str, Callable[[], ServiceKey | bytes]]]:
+    thief = Thief(stack, tenant)
     with stack.owner() as owner:
-        owner.execute("set row_security = off")
-        rows = owner.execute(
-            "select service, version, wrapped from okcm.service_key where tenant_id = %s", [tenant]
-        ).fetchall()
-        keys = owner.execute(
-            "select root_key_id, place, credentials, probe from okcm.root_key"
+        ((root_key_id, place, stored),) = owner.execute(
+            "select root_key_id, place, credentials from okcm.root_key"
             " where tenant_id = %s and credentials is not null",
             [tenant],
         ).fetchall()
         sealed = owner.execute(
             "select request_id, sealed from okcm.root_key_request where tenant_id = %s and sealed is not null", [tenant]
         ).fetchall()
-    assert rows
-    (root_key_id, place, stored, _probe) = keys[0]
-    vault = stack.vault(Role.WORKER)
-    tenant_keys = TransitTenantKeys(vault, TenantTokens(vault, stack.secret(BOUNDARY_IDENTITY)))
+    assert thief.wraps
     # The operator can read the credentials; the customer's server accepts them, and the key is disabled.
-    credentials = Credentials.load(tenant_keys.decrypt(credentials_context(tenant, root_key_id), stored))
+    credentials = Credentials.load(thief.keys.decrypt(credentials_context(tenant, root_key_id), stored))
     assert credentials == holders.user.credentials()
     theirs = CustomerRootKeys(Reach(aws_endpoint=holders.aws.url)).open(tenant, parse_place(place), credentials)
 
     def with_their_key(context: Context, wrapped: bytes) -> bytes:
-        return tenant_keys.decrypt(context, theirs.unwrap(context, wrapped).decode("ascii"))
+        return thief.keys.decrypt(context, theirs.unwrap(context, wrapped).decode("ascii"))
 
-    for service, version, wrapped in rows:
+    for service, version, wrapped in thief.wraps:
         context = Context(tenant, ids.l2_key(tenant), service, Purpose.SERVICE_KEY, str(version))
         yield f"{service}: the stored credentials", partial(with_their_key, context, wrapped)
         for role in (Role.WORKER, Role.CRYPTO):
@@ -265,7 +243,7 @@ def _operators_attempts(
             yield f"{service}: the platform's root key as {role}", partial(platform.unwrap, context, wrapped)
         # All of the wrap as a ciphertext of the tenant key, and each part of it.
         for text in (wrapped, *(b"vault:v1:" + wrapped[part:] for part in range(0, len(wrapped), 64))):
-            yield f"{service}: the tenant key alone", partial(tenant_keys.decrypt, context, text.decode("latin-1"))
+            yield f"{service}: the tenant key alone", partial(thief.keys.decrypt, context, text.decode("latin-1"))
     intake = stack.secret(INTAKE_KEY)
     for request_id, text in sealed:
         yield "credentials of a request", lambda args=(tenant, request_id, text): unseal(intake, *args).dump()

@@ -1,6 +1,5 @@
 """My databases and services are connected with one command, use their keys, and stop at once when disconnected."""
 
-import json
 import ssl
 import stat
 import tomllib
@@ -13,17 +12,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crypto.client import AccessRefused, Client, Options, Retry
-from crypto.kmip import ttlv
+from crypto.client import AccessRefused, Client
 from crypto.kmip.enums import Operation, QueryFunction, ResultReason
 from crypto.kmip.fields import choice
 from crypto.kmip.tags import Tag
 from tests.cli.service_stand import a_request
-from tests.crypto.kmip.messages import batch_item, encoded, message
-from tests.stories.clients import OK, Program
-from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, is_closed, refused
+from tests.crypto.kmip.messages import batch_item
+from tests.stories.clients import Program
+from tests.stories.connected import AT_ONCE_SECONDS, ONCE, Service, connect, is_closed, refused
+from tests.stories.kmip_wire import reason_of, send
 from tests.stories.stack import wait_until
-from tests.stories.tenants import new_tenant
 
 FILES = {
     "mongodb": {"mongodb.pem", "mongod.yaml", "csfle.json"},
@@ -31,7 +29,7 @@ FILES = {
     "microservice": set(),
 }
 OF_ALL = {"client.key", "client.pem", "ca.pem", "client.toml"}
-ONCE = Options(retry=Retry(attempts=1))
+QUERY = batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OBJECTS))
 PING = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
@@ -39,25 +37,8 @@ NAMES = {"mongodb": "carts", "postgresql": "invoices", "microservice": "records"
 
 
 @pytest.fixture(scope="module")
-def tenant(stack) -> str:
-    return new_tenant(stack, "services")
-
-
-@pytest.fixture(scope="module")
 def orders(stack, tenant, tmp_path_factory) -> Service:
     return connect(stack, tenant, "microservice", "orders", tmp_path_factory.mktemp("orders") / "kcm")
-
-
-def leaf_of(folder: Path) -> x509.Certificate:
-    return x509.load_pem_x509_certificate((folder / "client.pem").read_bytes())
-
-
-def listed(stack, tenant_id: str) -> dict[str, dict]:
-    return {service["service_id"]: service for service in stack.command("service", "list", tenant_id)["services"]}
-
-
-def query() -> bytes:
-    return encoded(message(batch_item(Operation.QUERY, choice(Tag.QUERY_FUNCTION, QueryFunction.QUERY_OBJECTS))))
 
 
 def answers_https(connection: ssl.SSLSocket) -> bool:
@@ -66,8 +47,7 @@ def answers_https(connection: ssl.SSLSocket) -> bool:
 
 
 def answers_kmip(connection: ssl.SSLSocket) -> bool:
-    connection.sendall(query())
-    return ttlv.decode(connection.recv(4096)).tag == Tag.RESPONSE_MESSAGE
+    return reason_of(send(connection, QUERY)[0]) is None
 
 
 def ask_https(service: Service) -> int:
@@ -80,11 +60,7 @@ def ask_https(service: Service) -> int:
 def ask_kmip(service: Service) -> ResultReason | None:
     """Return the reason for which a new connection's request is refused, None when it is not."""
     with service.open_kmip() as connection:
-        connection.sendall(query())
-        item = ttlv.decode(connection.recv(4096)).first(Tag.BATCH_ITEM)
-    assert item is not None
-    reason = item.first(Tag.RESULT_REASON)
-    return None if reason is None else ResultReason(reason.value)
+        return reason_of(send(connection, QUERY)[0])
 
 
 def assert_serves(service: Service, status: int, reason: ResultReason | None) -> None:
@@ -107,14 +83,14 @@ def assert_ends_at_once(connection: ssl.SSLSocket) -> None:
 def test_services_of_each_kind_are_connected_by_one_command_and_encrypt_over_https_and_kmip(stack, tenant, tmp_path):
     with ThreadPoolExecutor(len(NAMES)) as crowd:
         made = list(crowd.map(lambda kind: connect(stack, tenant, kind, NAMES[kind], tmp_path / kind), NAMES))
-    rows = listed(stack, tenant)
+    rows = stack.services(tenant)
     for kind, service in zip(NAMES, made, strict=True):
         assert service.answer["service_id"] == service.name
         assert {path.name for path in service.folder.iterdir()} == OF_ALL | FILES[kind]
         assert {Path(path).name for path in service.answer["files"]} == OF_ALL - {"client.key"} | FILES[kind]
         assert stat.S_IMODE(service.folder.stat().st_mode) == 0o700
         assert {stat.S_IMODE(path.stat().st_mode) for path in service.folder.iterdir()} == {0o600}
-        leaf, until = leaf_of(service.folder), service.answer["certificate_not_after"]
+        leaf, until = service.certificate, service.answer["certificate_not_after"]
         assert datetime.fromisoformat(until) == leaf.not_valid_after_utc
         assert timedelta(hours=71) < leaf.not_valid_after_utc - datetime.now(UTC) <= timedelta(hours=72)
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -125,7 +101,7 @@ def test_services_of_each_kind_are_connected_by_one_command_and_encrypt_over_htt
         assert (row["kind"], row["state"], row["certificate_not_after"]) == (kind, "connected", until)
         program = Program(service)
         program.settle()
-        assert set(program.probe().values()) == {OK}
+        assert program.works()
         program.hang_up()
     shown = {one["service_id"] for one in stack.command("tenant", "show", tenant)["services"]}
     assert set(NAMES.values()) <= shown
@@ -158,16 +134,12 @@ def test_a_request_made_elsewhere_is_certified_and_its_key_never_seen(stack, ten
 
 def test_a_released_key_is_in_the_list_and_in_the_audit_stream(stack, tenant, orders):
     def released() -> list[dict]:
-        with stack.database().tenant_tx(tenant) as tx:
-            records = [json.loads(stored.record) for stored in tx.audit.records(after=before)]
-        return [record for record in records if record["subject"] == "orders/seen"]
+        return [record for record in stack.events(tenant, before) if record["subject"] == "orders/seen"]
 
     def last_seen() -> datetime:
-        return datetime.fromisoformat(listed(stack, tenant)["orders"]["last_seen_at"] or "1970-01-01T00:00:00+00:00")
+        return datetime.fromisoformat(stack.services(tenant)["orders"]["last_seen_at"] or "1970-01-01T00:00:00+00:00")
 
-    with stack.database().tenant_tx(tenant) as tx:
-        before = tx.audit.head().seq
-    began = datetime.now(UTC)
+    before, began = stack.last_record(tenant), datetime.now(UTC)
     with Client.from_folder(orders.folder) as kcm:
         kcm.new_data_key("orders/seen")
     wait_until(lambda: bool(released()), lambda: "it is not in the audit stream")
@@ -176,7 +148,7 @@ def test_a_released_key_is_in_the_list_and_in_the_audit_stream(stack, tenant, or
     wait_until(lambda: last_seen() >= began - timedelta(seconds=1), lambda: f"last seen at {last_seen()}")
 
 
-def test_disconnecting_ends_live_connections_at_once_and_nobody_elses(stack, tenant, orders, tmp_path):
+def test_disconnect_ends_the_live_connections_of_that_service_only(stack, tenant, orders, tmp_path):
     leaving = connect(stack, tenant, "mongodb", "leaving", tmp_path / "kcm")
     https, kmip = leaving.open_https(), leaving.open_kmip()
     staying = orders.open_kmip()
@@ -208,12 +180,12 @@ def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_
         with Client.from_folder(orders.folder, ONCE) as kcm, pytest.raises(AccessRefused) as denied:
             kcm.decrypt(sealed, "orders/7")
         assert denied.value.code == "tenant_closed"
-        # A lock lets no certificate lapse: the next one is made and can be fetched, and opens nothing yet.
-        before = leaf_of(orders.folder)
+        # A lock lets no certificate lapse: the next one is made and can be fetched, and decrypts nothing yet.
+        before = orders.certificate
         stack.command("service", "renew", tenant, "orders")
         with Client.from_folder(orders.folder, ONCE) as kcm:
             assert kcm.renew_certificate()
-            assert leaf_of(orders.folder).serial_number != before.serial_number
+            assert orders.certificate.serial_number != before.serial_number
             with pytest.raises(AccessRefused):
                 kcm.decrypt(sealed, "orders/7")
     finally:
@@ -224,14 +196,14 @@ def test_a_locked_tenants_services_stop_on_live_and_new_connections_until_it_is_
 
 
 def test_a_renewed_certificate_is_fetched_and_both_are_good(stack, tenant, orders):
-    before, key = leaf_of(orders.folder), (orders.folder / "client.key").read_bytes()
+    before, key = orders.certificate, (orders.folder / "client.key").read_bytes()
     old = orders.tls()
     with Client.from_folder(orders.folder) as kcm:
         assert not kcm.renew_certificate()
         stack.command("service", "renew", tenant, "orders")
 
         assert kcm.renew_certificate()
-        renewed = leaf_of(orders.folder)
+        renewed = orders.certificate
         assert renewed.serial_number != before.serial_number
         assert renewed.public_key() == before.public_key()
         assert (orders.folder / "client.key").read_bytes() == key
@@ -239,11 +211,11 @@ def test_a_renewed_certificate_is_fetched_and_both_are_good(stack, tenant, order
         assert kcm.discover()["caller"]["service"] == "orders"
     with orders.open(orders.answer["https"], old) as connection:
         assert answers_https(connection)
-    row = listed(stack, tenant)["orders"]
+    row = stack.services(tenant)["orders"]
     assert row["certificate_not_after"] == renewed.not_valid_after_utc.isoformat()
 
 
-def test_resuming_a_session_brings_nobody_back(stack, tenant, tmp_path):
+def test_disconnected_service_is_not_served_on_a_resumed_session(stack, tenant, tmp_path):
     leaving = connect(stack, tenant, "mongodb", "resuming", tmp_path / "kcm")
     tls = leaving.tls()
     tls.maximum_version = ssl.TLSVersion.TLSv1_2  # there are no tickets of TLS 1.3
@@ -264,7 +236,7 @@ def test_resuming_a_session_brings_nobody_back(stack, tenant, tmp_path):
         assert not any(served for _, served in (resumed(session) for _ in range(10)))
 
 
-def test_every_place_that_says_where_to_call_says_the_same(stack, orders):
+def test_addresses_are_the_same_in_file_status_and_discovery(stack, orders):
     told = tomllib.loads((orders.folder / "client.toml").read_text())
     addresses = stack.command("status")["addresses"]
     with Client.from_folder(orders.folder) as kcm:

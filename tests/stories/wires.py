@@ -6,13 +6,11 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from crypto.kmip import ttlv
 from crypto.kmip.items import Item
 from tests.crypto.https.wire import Reply, Wire
+from tests.stories.kmip_wire import receive
 
 PATIENCE_SECONDS = 30
-_RECEIVE = 65_536
-_HEADER = 8
 _AT_ONCE = 24
 """Requests under way: their answers fit into the buffers between, so neither side waits for the other for ever."""
 
@@ -20,7 +18,6 @@ _AT_ONCE = 24
 class KmipWire:
     def __init__(self, connection: ssl.SSLSocket) -> None:
         self.socket = connection
-        self._buffer = bytearray()
 
     def __enter__(self) -> Self:
         return self
@@ -34,20 +31,7 @@ class KmipWire:
             some = messages[first : first + _AT_ONCE]
             self.socket.sendall(b"".join(some))
             for _ in some:
-                yield self.answer()
-
-    def answer(self) -> Item:
-        size = _HEADER
-        while len(self._buffer) < size:
-            received = self.socket.recv(_RECEIVE)
-            if not received:
-                raise ConnectionResetError
-            self._buffer += received
-            if len(self._buffer) >= _HEADER:
-                size = _HEADER + int.from_bytes(self._buffer[4:_HEADER])
-        message = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return ttlv.decode(message)
+                yield receive(self.socket)
 
 
 class HttpsWire(Wire):
@@ -79,12 +63,18 @@ def post(path: str, body: Any, headers: Mapping[str, str] | None = None) -> byte
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + data
 
 
-def dial(address: str, tls: ssl.SSLContext) -> ssl.SSLSocket:
-    """Open a connection to `host:port`, also in the form of a URL, with any certificate or none."""
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the parts of `host:port`, also in the form of a URL."""
     host, _, port = address.removeprefix("https://").rpartition(":")
-    plain = socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
+    return host, int(port)
+
+
+def dial(address: str, tls: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+    """Open a connection to `host:port`, also in the form of a URL, with any certificate or none."""
+    host, port = host_and_port(address)
+    plain = socket.create_connection((host, port), timeout=PATIENCE_SECONDS)
     try:
-        return tls.wrap_socket(plain, server_hostname=host)
+        return tls.wrap_socket(plain, server_hostname=host, session=session)
     except BaseException:
         plain.close()
         raise
