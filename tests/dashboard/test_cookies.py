@@ -24,6 +24,7 @@ def test_nobody_is_signed_in_without_a_cookie() -> None:
         cookie_of(CLAIMS, secret=f"not {SECRET}")[cookies.USER],
         cookie_of(CLAIMS, origin="https://elsewhere.example")[cookies.USER],
     ],
+    ids=["empty", "letter", "accent", "three parts", "null", "JSON", "tornado", "other secret", "other origin"],
 )
 def test_a_cookie_without_this_signature_and_origin_is_rejected(value: str) -> None:
     with pytest.raises(cookies.Forged):
