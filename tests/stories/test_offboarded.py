@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -73,8 +73,9 @@ def kept(stack: Stack, bystander: Busy, before: Path, tmp_path_factory: pytest.T
     stack.command("rotate", TENANT, "--service", SERVICES[0])
     thief = Thief(stack, TENANT)
     payload = thief.session.write(f"transit/datakey/plaintext/{ids.payload_key(TENANT)}", {"bits": 256})["ciphertext"]
-    made = int((datetime.now(UTC) - FRESH).timestamp()) + 30  # soon only its session makes it valid, not its age
-    kept = Kept(stack, services, thief, cookie(stack, TENANT, iat=made), list(thief.inner()), payload)
+    stale_at = datetime.now(UTC) + timedelta(seconds=30)
+    cookies = cookie(stack, TENANT, iat=int((stale_at - FRESH).timestamp()))
+    kept = Kept(stack, services, thief, cookies, stale_at, list(thief.inner()), payload)
     assert {one() for one in kept.by_cookie()} == {OK}
     copy_rows(stack, TENANT)
     asyncio.run(sign_to_the_end(stack, TENANT))
@@ -137,6 +138,7 @@ def tried(stack: Stack, kept: Kept) -> Tried:
     """Leave for good, at once, and try everything."""
     stack.command("offboard", TENANT, "--now", "--confirm", TENANT)
     stack.wait_for(TENANT, "offboarded")
+    wait_until(lambda: datetime.now(UTC) > kept.stale_at, lambda: "the cookie may begin a session")
     found = Tried()
     found.of_kept = kept.counted(after_leaving(kept))
     with rows_put_back(stack, TENANT):

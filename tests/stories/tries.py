@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import cycle, islice
 from typing import Any
 from uuid import uuid4
@@ -70,6 +71,8 @@ class Kept:
     services: Sequence[Busy]
     thief: Thief
     cookies: dict[str, str] = field(repr=False)
+    stale_at: datetime
+    """When the cookie is too old to begin a session, and only the one that it began makes it valid."""
     inner: Sequence[tuple[Any, str]] = field(repr=False)
     payload: str = field(repr=False)
     """A data key of the workflows' payloads, as it is kept in histories."""
