@@ -1,7 +1,9 @@
-"""Those who are told: the marketplace's callback and the customer's mailbox, as real servers."""
+"""Those who are told: the marketplace's callback and the customer's mailbox, as real servers that can be slow."""
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -39,11 +41,14 @@ class Taken:
 
 
 class CallbackReceiver(ThreadingHTTPServer):
-    """Takes announcements."""
+    """Takes announcements; `hold` keeps each sender waiting for its answer."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Take)
         self.taken: list[Taken] = []
+        self.arrived = threading.Event()
+        self._may_answer = threading.Event()
+        self._may_answer.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -53,7 +58,23 @@ class CallbackReceiver(ThreadingHTTPServer):
     def about(self, tenant_id: str, kind: str) -> list[Taken]:
         return [t for t in self.taken if t.event["subject"] == tenant_id and t.event["data"]["kind"] == kind]
 
+    def take(self, taken: Taken) -> None:
+        self.taken.append(taken)
+        self.arrived.set()
+        self._may_answer.wait(30)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Answer nobody until the end."""
+        self.arrived.clear()
+        self._may_answer.clear()
+        try:
+            yield
+        finally:
+            self._may_answer.set()
+
     def close(self) -> None:
+        self._may_answer.set()
         self.shutdown()
         self.server_close()
 
@@ -62,7 +83,7 @@ class _Take(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         assert isinstance(self.server, CallbackReceiver)
-        self.server.taken.append(Taken({name.lower(): value for name, value in self.headers.items()}, body))
+        self.server.take(Taken({name.lower(): value for name, value in self.headers.items()}, body))
         self.send_response(204)
         self.end_headers()
 
