@@ -18,7 +18,6 @@ from typing import Any
 from config.settings import Settings
 from devstack import process
 from devstack.components import addresses, servers
-from devstack.ports import require_free
 from devstack.process import Identity
 from devstack.reports import Report, State
 from devstack.secrets import ensure_secrets
@@ -85,9 +84,7 @@ def up(settings: Settings, progress: Progress) -> Status:
         if supervisor is not None:
             return _wait_ready(settings, supervisor, progress)
         for server in servers(settings):
-            server.end_orphan()
-            for setting, port in server.ports.items():
-                require_free(port, setting)
+            server.require_ports()
         ensure_secrets(settings.secrets)
         supervisor = _launch(settings)
         try:

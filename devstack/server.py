@@ -109,12 +109,7 @@ class Server:
         """
         if self.alive:
             return
-        # A process of many threads ends thread by thread and holds its ports a moment longer, whether it is ended here
-        # or was killed before: then its pid file is still there.
-        was_killed = self._pid_file.exists()
-        patience = _ORPHAN_PORT_SECONDS if self.end_orphan() or was_killed else 0.0
-        for setting, port in self.ports.items():
-            require_free(port, setting, patience)
+        self.require_ports()
         command = list(self.command())
         if not os.access(command[0], os.X_OK):
             raise ComponentFailed(
@@ -177,6 +172,20 @@ class Server:
         """Return the process an earlier supervisor left behind, if it is still there and provably that one."""
         identity = process.load(self._pid_file)
         return None if identity is not None and identity.pid == self.pid else identity
+
+    def require_ports(self) -> None:
+        """End the process an earlier supervisor left behind, and refuse ports that are in use then.
+
+        A process of many threads ends thread by thread and holds its ports a moment longer, whether it is ended here
+        or was killed before: then its pid file is still there.
+
+        Raises:
+            ComponentFailed: a port is in use.
+        """
+        was_killed = self._pid_file.exists()
+        patience = _ORPHAN_PORT_SECONDS if self.end_orphan() or was_killed else 0.0
+        for setting, port in self.ports.items():
+            require_free(port, setting, patience)
 
     def end_orphan(self) -> bool:
         """End the process an earlier supervisor left behind; False when there was none."""
