@@ -1,23 +1,23 @@
 """Receivers of an audit stream, real ones: they can be stopped and started again, refuse, and die in the middle."""
 
-import asyncio
 import datetime as dt
 import json
 import socket
 import ssl
+import struct
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.cli.background import Background
 from tests.crypto.https.authority import key_pem, pem, signed
 
 
@@ -134,28 +134,38 @@ class SyslogReceiver:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        background = Background(self._serve())
+        outer = self
+
+        class Take(StreamRequestHandler):
+            def handle(self) -> None:
+                with suppress(OSError):  # a handshake or a connection that failed
+                    outer._take(self.request)
+
+        server = ThreadingTCPServer(("127.0.0.1", self.port), Take)
+        self.port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
         try:
             yield
         finally:
-            background.stop()
+            server.shutdown()
+            server.server_close()
 
-    @asynccontextmanager
-    async def _serve(self) -> AsyncIterator[None]:
-        context = None if self.identity is None else self.identity.context()
-        async with await asyncio.start_server(self._take, "127.0.0.1", self.port, ssl=context) as server:
-            self.port = server.sockets[0].getsockname()[1]
-            yield
+    def _take(self, plain: socket.socket) -> None:
+        """Read record by record: a server of asyncio answers a `close_notify` before its program has read anything."""
+        if self.identity is None:
+            self._read(plain)
+            return
+        with self.identity.context().wrap_socket(plain, server_side=True) as secure:
+            if self._read(secure):
+                secure.unwrap()
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while length := await reader.readuntil(b" "):
-                self.messages.append(await reader.readexactly(int(length)))
+    def _read(self, connection: socket.socket) -> bool:
+        """Keep messages until the other side has sent its last; False when this is where the receiver dies."""
+        with connection.makefile("rb") as stream:
+            while length := b"".join(iter(lambda: stream.read(1).strip(), b"")):
+                self.messages.append(stream.read(int(length)))
                 if self.dies_after is not None and len(self.messages) >= self.dies_after:
                     self.dies_after = None
-                    writer.transport.abort()
-                    return
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            writer.close()
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return False
+        return True
