@@ -32,6 +32,7 @@ from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.provisioning import Step
 from tenancy.root_keys import RootKeyMode
 from tenancy.services import CryptoOperation
+from tests.concurrency import wait_until
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import creation
 from tests.stories import browser, connected
@@ -42,7 +43,7 @@ from tests.stories.dashboard_pages import ADA, OLGA, fill_connect
 from tests.stories.holders import Holder, Holders
 from tests.stories.kmip_wire import ask
 from tests.stories.root_key_pages import ask_for, close, labelled, open_change
-from tests.stories.stack import ACME, Stack, enabling, wait_until
+from tests.stories.stack import ACME, Stack, enabling
 from tests.stories.wires import post
 from tools import report_pages
 

@@ -17,7 +17,7 @@ from tests.activities.changing import SERVICES, Change
 from tests.activities.connecting import Connection
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning, run_steps
-from tests.stories.stack import wait_until
+from tests.concurrency import wait_until
 
 
 def credentials_of(change: Change, root_key_id: str) -> SealedRootKeyRow:

@@ -15,7 +15,8 @@ from typing import Literal
 
 from psycopg import sql
 
-from tests.stories.stack import Stack, wait_until
+from tests.concurrency import wait_until
+from tests.stories.stack import Stack
 from vault.session import VaultSession
 from vault.setup import SETUP
 

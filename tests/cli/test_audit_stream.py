@@ -24,6 +24,7 @@ from tenancy.errors import CallerError, FileRefused
 from tenancy.forwarding import Batch, Form
 from tenancy.forwarding_errors import DestinationRefused, ReceiverUnavailable
 from tests.cli.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity
+from tests.concurrency import wait_until
 from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
 from tests.tenancy.proving import TENANT, a_stream
@@ -106,13 +107,6 @@ def following(stand: Path, identity: Identity) -> Iterator[Callable[..., Followe
             return begun
 
         yield start
-
-
-def wait_for(holds: Callable[[], bool], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def complete(numbers: list[int], last: int) -> None:
@@ -210,18 +204,18 @@ def test_killed_and_restarted_again_and_again_both_sides_lose_nothing(
     receiver = HttpsReceiver(identity)
     with receiver.running():
         killed = following(receiver.url)
-        wait_for(lambda: len(receiver.taken) >= 1)
+        wait_until(lambda: len(receiver.taken) >= 1)
         killed.end(signal.SIGKILL)
     append(worker, 900, 5000)
     follower = following(receiver.url)  # no receiver listens yet
-    wait_for(lambda: names(worker).count(("audit.stream_begun", "success")) == 2)
+    wait_until(lambda: names(worker).count(("audit.stream_begun", "success")) == 2)
     with receiver.running():
-        wait_for(lambda: last_of(worker) - 5 <= max(receiver.numbers()))
+        wait_until(lambda: last_of(worker) - 5 <= max(receiver.numbers()))
     with field.server.offline(field.name):
         time.sleep(1)  # an outage; nothing is asserted of how long it takes
     append(worker, 700, 7000)
     with receiver.running():
-        wait_for(lambda: last_of(worker) in receiver.numbers())
+        wait_until(lambda: last_of(worker) in receiver.numbers())
         follower.end(signal.SIGTERM)
         reached = json.loads(stand.read_text())["seq"]
     complete(receiver.numbers(), reached)
@@ -322,5 +316,5 @@ def test_a_state_file_is_of_one_stream_and_of_one_process(
         assert forward(receiver.url, status=1)["error"]["code"] == "forwarding_state_refused"
         stand.unlink()
         following(receiver.url)
-        wait_for(stand.exists)
+        wait_until(stand.exists)
         assert forward(receiver.url, status=1)["error"]["code"] == "forwarding_busy"

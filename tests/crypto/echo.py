@@ -177,9 +177,3 @@ async def is_closed(reader: asyncio.StreamReader) -> bool:
         return await asyncio.wait_for(reader.read(), 30) == b""
     except ConnectionError:
         return True
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - the server's inside has no event to wait for
-            await asyncio.sleep(0.005)

@@ -11,7 +11,8 @@ import pytest
 from crypto.connections import Bounds
 from database.interfaces import mark
 from tenancy.errors import CallerRefused, DatabaseUnavailable, TenantClosed
-from tests.crypto.echo import ACME, BETA, Echo, PoliteEcho, ask, client_context, is_closed, on_uvloop, place, until
+from tests.concurrency import wait_until_async
+from tests.crypto.echo import ACME, BETA, Echo, PoliteEcho, ask, client_context, is_closed, on_uvloop, place
 from tests.crypto.https import authority
 
 pytestmark = pytest.mark.integration
@@ -62,7 +63,7 @@ async def test_what_comes_before_the_caller_is_known_is_kept_for_later():
         here.callers.waits = True
         streams = await here.connect()
         streams[1].write(b"early\n")
-        await until(lambda: bool(here.made[0]._early))
+        await wait_until_async(lambda: bool(here.made[0]._early))
         assert here.made[0].identified is False
         here.callers.open.set()
         assert await streams[0].readline() == b"acme-corp-12345 early\n"
@@ -75,7 +76,7 @@ async def test_a_flood_before_the_caller_is_known_is_held_back():
         here.callers.waits = True
         streams = await here.connect()
         streams[1].write(b"x" * 4_000_000)
-        await until(lambda: len(here.made[0]._early) >= 65_536)
+        await wait_until_async(lambda: len(here.made[0]._early) >= 65_536)
         await asyncio.sleep(0.1)
         assert len(here.made[0]._early) < 1_000_000
         here.callers.open.set()
@@ -97,7 +98,7 @@ async def test_a_client_that_is_refused_or_not_identified_in_time_is_closed():
             assert await is_closed(reader)
             assert here.connections.refused == (bounds is None)
             here.callers.open.set()
-            await until(lambda here=here: here.callers.asked == 2)  # too late
+            await wait_until_async(lambda here=here: here.callers.asked == 2)  # too late
 
 
 @on_uvloop
@@ -109,9 +110,9 @@ async def test_a_refusal_is_answered_once_to_what_came_first_also_when_the_answe
         assert await asyncio.wait_for(reader.read(), 30) == b"tenant_closed give me my key\n"
         reader, writer = await here.connect()
         writer.write(b"wait\n")
-        await until(lambda: here.made[1].busy)
+        await wait_until_async(lambda: here.made[1].busy)
         writer.write(b"and more\n")
-        await until(lambda: bytes(here.made[1]._early) == b"wait\nand more\n")
+        await wait_until_async(lambda: bytes(here.made[1]._early) == b"wait\nand more\n")
         Echo.go.set()
         assert await asyncio.wait_for(reader.read(), 30) == b"tenant_closed wait\n"
         assert here.connections.refused == 2
@@ -124,7 +125,7 @@ async def test_answers_come_in_the_order_of_the_requests_even_when_one_waits():
         writer.write(b"first\nwait\nlast\n")
         assert await reader.readline() == b"acme-corp-12345 first\n"
         writer.write(b"more\n")
-        await until(lambda: here.made[0].busy)
+        await wait_until_async(lambda: here.made[0].busy)
         Echo.go.set()
         assert [await reader.readline() for _ in range(3)] == [
             b"acme-corp-12345 wait\n",
@@ -138,7 +139,7 @@ async def test_a_request_keeps_a_context_of_its_own_when_it_waits():
     async with place() as here:
         reader, writer = await here.connect()
         writer.write(b"named wait\nnamed last\n")
-        await until(lambda: bool(here.made) and here.made[0].identified and here.made[0].busy)
+        await wait_until_async(lambda: bool(here.made) and here.made[0].identified and here.made[0].busy)
         Echo.go.set()
         assert await reader.readline() == b"acme-corp-12345 named wait\n"
         assert await reader.readline() == b"acme-corp-12345 named last\n"
@@ -198,7 +199,7 @@ async def test_a_client_that_does_not_read_is_given_up():
         _, writer = await here.connect()
         cast("asyncio.Transport", writer.transport).pause_reading()
         writer.write(b"big\n" * 8)
-        await until(lambda: here.connections.opened == 1 and len(here.connections) == 0)
+        await wait_until_async(lambda: here.connections.opened == 1 and len(here.connections) == 0)
 
 
 @on_uvloop
@@ -206,7 +207,7 @@ async def test_a_slow_reader_gets_everything_and_holds_back_what_comes_next():
     async with place() as here:
         reader, writer = await here.connect()
         writer.write(b"big\nbig\n")
-        await until(lambda: here.made[0]._queue != [] and not here.made[0]._writable)
+        await wait_until_async(lambda: here.made[0]._queue != [] and not here.made[0]._writable)
         assert len(await reader.readexactly(16 * 1024 * 1024)) == 16 * 1024 * 1024
         assert await ask((reader, writer), b"after") == b"acme-corp-12345 after\n"
 
@@ -220,7 +221,7 @@ async def test_a_change_closes_connections_of_its_tenant_and_lost_changes_close_
         here.callers.refusals |= {ACME: CallerRefused(), BETA: TenantClosed("locked")}
         here.changes.tell(mark(ACME))
         assert await is_closed(acme[0])
-        await until(lambda: len(here.connections) == 1)
+        await wait_until_async(lambda: len(here.connections) == 1)
         here.changes.tell(None)
         assert await is_closed(beta[0])
 
@@ -234,7 +235,7 @@ async def test_many_changes_are_looked_up_together_and_a_database_that_is_down_m
         before = here.callers.asked
         for _ in range(100):  # one look at a time
             here.changes.tell(mark(ACME))
-        await until(lambda: here.callers.asked > before)
+        await wait_until_async(lambda: here.callers.asked > before)
         await asyncio.sleep(0.05)
         assert here.callers.asked - before <= 3
         here.callers.refusals.clear()
@@ -251,7 +252,7 @@ async def test_connections_of_a_tenant_and_of_the_process_are_limited():
         assert await ask(await here.connect(BETA), b"x") == b"beta-corp-67890 x\n"
         assert await is_closed((await here.connect(BETA))[0])
         second[1].close()
-        await until(lambda: len(here.connections) == 2)
+        await wait_until_async(lambda: len(here.connections) == 2)
         assert await ask(await here.connect(), b"x") == b"acme-corp-12345 x\n"
 
 
@@ -261,7 +262,7 @@ async def test_draining_answers_requests_within_its_time_and_closes_all_connecti
         busy, idle = await here.connect(), await here.connect(BETA)
         await ask(idle, b"x")
         busy[1].write(b"wait\n")
-        await until(lambda: here.made[0].identified and here.made[0].busy)
+        await wait_until_async(lambda: here.made[0].identified and here.made[0].busy)
         draining = asyncio.create_task(here.connections.drain(30))
         assert await is_closed(idle[0])
         Echo.go.set()
@@ -270,6 +271,6 @@ async def test_draining_answers_requests_within_its_time_and_closes_all_connecti
         assert len(here.connections) == 0
     async with place() as here:  # what is not answered within the time is closed
         (await here.connect())[1].write(b"wait\n")
-        await until(lambda: here.made[0].identified and here.made[0].busy)
+        await wait_until_async(lambda: here.made[0].identified and here.made[0].busy)
         await here.connections.drain(0.05)
-        await until(lambda: len(here.connections) == 0)
+        await wait_until_async(lambda: len(here.connections) == 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.concurrency import wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -87,21 +88,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Parent]]:
         parent.process.wait(60)
 
 
-def until(true: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_children_are_started_and_stopped_in_order_and_shown_also_beside_silent_clients(start: Callable[..., Parent]):
     parent = start()
-    until(lambda: parent.get("/healthz") == (200, "ready\n"))
-    until(lambda: 'operations_total{operation="two",refused=""} 1.0' in parent.get("/metrics")[1])
+    wait_until(lambda: parent.get("/healthz") == (200, "ready\n"))
+    wait_until(lambda: 'operations_total{operation="two",refused=""} 1.0' in parent.get("/metrics")[1])
     silent = [http.client.HTTPConnection("127.0.0.1", parent.port, timeout=3) for _ in range(80)]
     for connection in silent:
         connection.connect()
-    until(lambda: parent.get("/healthz")[0] == 200)
+    wait_until(lambda: parent.get("/healthz")[0] == 200)
     for connection in silent:
         connection.close()
     assert parent.get("/nothing")[0] == 404
@@ -115,17 +109,17 @@ def test_children_are_started_and_stopped_in_order_and_shown_also_beside_silent_
 
 def test_a_killed_child_is_started_again_and_its_counts_stay(start: Callable[..., Parent]):
     parent = start()
-    until(lambda: parent.pids("one") and parent.get("/healthz")[0] == 200)
-    until(lambda: 'operation="one",refused=""} 1.0' in parent.get("/metrics")[1])
+    wait_until(lambda: parent.pids("one") and parent.get("/healthz")[0] == 200)
+    wait_until(lambda: 'operation="one",refused=""} 1.0' in parent.get("/metrics")[1])
     os.kill(parent.pids("one")[0], signal.SIGKILL)
-    until(lambda: len(parent.pids("one")) == 2)
-    until(lambda: 'operation="one",refused=""} 2.0' in parent.get("/metrics")[1])
+    wait_until(lambda: len(parent.pids("one")) == 2)
+    wait_until(lambda: 'operation="one",refused=""} 2.0' in parent.get("/metrics")[1])
 
 
 def test_a_child_that_always_fails_is_not_started_in_a_tight_loop_and_the_others_go_on(start: Callable[..., Parent]):
     parent = start("crash")
-    until(lambda: len(parent.pids("crash")) >= 3)
-    until(lambda: len(parent.pids("one")) == 1 and parent.get("/healthz")[0] == 200)
+    wait_until(lambda: len(parent.pids("crash")) >= 3)
+    wait_until(lambda: len(parent.pids("one")) == 1 and parent.get("/healthz")[0] == 200)
     began, before = time.monotonic(), len(parent.pids("crash"))
     time.sleep(1.5)
     assert (len(parent.pids("crash")) - before) / (time.monotonic() - began) < 4
@@ -134,8 +128,8 @@ def test_a_child_that_always_fails_is_not_started_in_a_tight_loop_and_the_others
 
 def test_a_child_that_does_not_listen_is_killed_in_the_end(start: Callable[..., Parent]):
     parent = start("deaf")
-    until(lambda: parent.pids("deaf") and parent.pids("last"))
-    until(lambda: parent.get("/healthz")[0] == 200)
+    wait_until(lambda: parent.pids("deaf") and parent.pids("last"))
+    wait_until(lambda: parent.get("/healthz")[0] == 200)
     parent.process.terminate()
     assert parent.process.wait(60) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in parent.pids("deaf"))

@@ -4,7 +4,6 @@ import json
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from devstack.reports import State
 from devstack.server import Server, http_status
 from devstack.supervisor import Supervisor
 from tenancy.errors import ComponentFailed
+from tests.concurrency import wait_until
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
@@ -50,12 +50,12 @@ class Stubborn(Web):
 def test_a_killed_component_is_started_again(tmp_path: Path) -> None:
     web = Web("web", tmp_path)
     with supervised(tmp_path, [web]) as status:
-        until(lambda: status()["web"]["state"] == State.READY)
+        wait_until(lambda: status()["web"]["state"] == State.READY)
         first = status()["web"]["pid"]
 
         identity_of(first).end(signal.SIGKILL, 5)
 
-        until(lambda: status()["web"]["state"] == State.READY and status()["web"]["pid"] != first)
+        wait_until(lambda: status()["web"]["state"] == State.READY and status()["web"]["pid"] != first)
         assert status()["web"]["restarts"] == 1
 
 
@@ -64,12 +64,12 @@ def test_a_component_waits_for_what_it_needs(tmp_path: Path) -> None:
     task = Task("task", lambda: gate.wait(_PATIENCE_SECONDS))
     web = Web("web", tmp_path, after=("task",))
     with supervised(tmp_path, [web, task]) as status:
-        until(lambda: status()["task"]["state"] == State.PREPARING)
+        wait_until(lambda: status()["task"]["state"] == State.PREPARING)
         assert status()["web"] == status()["web"] | {"state": State.WAITING, "pid": None}
 
         gate.set()
 
-        until(lambda: status()["web"]["state"] == State.READY)
+        wait_until(lambda: status()["web"]["state"] == State.READY)
 
 
 def test_a_task_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_task_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
             raise ComponentFailed("not yet")
 
     with supervised(tmp_path, [Task("task", work)]) as status:
-        until(lambda: status()["task"]["state"] == State.READY)
+        wait_until(lambda: status()["task"]["state"] == State.READY)
 
         assert len(tries) == 3
         assert status()["task"]["problem"] is None
@@ -89,15 +89,15 @@ def test_a_task_is_repeated_until_it_succeeds(tmp_path: Path) -> None:
 
 def test_a_component_that_ends_at_once_is_reported_and_stops_nobody_else(tmp_path: Path) -> None:
     with supervised(tmp_path, [Stubborn("stubborn", tmp_path), Web("web", tmp_path)]) as status:
-        until(lambda: status()["stubborn"]["restarts"] >= 2)
+        wait_until(lambda: status()["stubborn"]["restarts"] >= 2)
 
         assert "ended with status 1" in status()["stubborn"]["problem"]
-        until(lambda: status()["web"]["state"] == State.READY)
+        wait_until(lambda: status()["web"]["state"] == State.READY)
 
 
 def test_nothing_runs_after_the_end(tmp_path: Path) -> None:
     with supervised(tmp_path, [Web("one", tmp_path), Web("two", tmp_path)]) as status:
-        until(lambda: all(report["state"] == State.READY for report in status().values()))
+        wait_until(lambda: all(report["state"] == State.READY for report in status().values()))
         running = [identity_of(report["pid"]) for report in status().values()]
 
     assert not [identity for identity in running if identity.alive]
@@ -129,10 +129,3 @@ def identity_of(pid: int) -> Identity:
     identity = process.identify(pid)
     assert identity is not None
     return identity
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold in time"
-        time.sleep(0.02)

@@ -33,7 +33,8 @@ from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step
 from tenancy.rotation import Scope
 from tenancy.rotation_messages import DueRotation, DueTenants, RotateRequest, RotationPlan, RotationProgress
-from tests.workflows.entities import Entity, until
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import Entity
 from tests.workflows.scripted import Script
 from workflows import visibility
 from workflows.authority import RollAuthority
@@ -128,7 +129,7 @@ async def _service_renewed(client: Client, script: Script) -> Recorded:
     services.renewed_after = timedelta(seconds=1)
     gateway = Gateway(client, 30)
     await gateway.connect_service(*service, "request-1")
-    await until(lambda: len(services.issued) == 2)
+    await wait_until_async(lambda: len(services.issued) == 2)
     await gateway.renew_service(*service)
     await gateway.connect_service(*service, "request-2")
     await gateway.disconnect_service(*service)
@@ -191,7 +192,7 @@ async def _watched(client: Client, script: Script) -> Recorded:
     watch = await client.start_workflow(
         WatchRootKeys.run, WatchRootKeysInput(region=_REGION), id=ids.watch_workflow(_REGION), task_queue=_QUEUE
     )
-    await until(lambda: script.attempts["watch-root-keys"] == 3)
+    await wait_until_async(lambda: script.attempts["watch-root-keys"] == 3)
     yield "root-keys-watched", watch
     await watch.terminate()
 
@@ -206,7 +207,7 @@ async def _approved(client: Client, script: Script) -> Recorded:
     await entity.decide("b" * 32)
     approvals.lasts = timedelta(seconds=1)
     await entity.propose("c" * 32)
-    await until(lambda: not approvals.waiting)
+    await wait_until_async(lambda: not approvals.waiting)
     await entity.gateway.change_policy(entity.tenant_id, TenantPolicy())
     yield "tenant-approved", entity.handle
 
@@ -256,7 +257,7 @@ async def _rotated(client: Client, script: Script) -> Recorded:
         await asyncio.sleep(0.5)
         return script.calls.count("finish-rotation") >= 2
 
-    await until(finished)
+    await wait_until_async(finished)
     for number, name in enumerate(("keys-compromised", "keys-not-rotated", "keys-due"), start=1):
         yield name, await _ended(client, ids.rotation_workflow(entity.tenant_id, number))
     yield "tenant-rotated", entity.handle
@@ -276,7 +277,7 @@ async def _followed(client: Client, script: Script) -> Recorded:
     check = await client.start_workflow(NoticeRootKeyVersions.run, id="platform/root-key-versions", task_queue=_QUEUE)
     await check.result()
     yield "root-key-versions-noticed", check
-    await until(lambda: script.attempts["announce keys-rotated"])
+    await wait_until_async(lambda: script.attempts["announce keys-rotated"])
     yield "root-key-followed", await _ended(client, ids.rotation_workflow(entity.tenant_id, 1))
     yield "tenant-followed", entity.handle
 

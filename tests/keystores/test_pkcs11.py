@@ -4,9 +4,8 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from tenancy.root_key_errors import (
     RootKeyUnreachable,
     RootKeyUnsuitable,
 )
+from tests.concurrency import wait_until
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.keystores.softhsm import PIN, SoftHsm
 from tests.keystores.undoing import undone
@@ -89,14 +89,7 @@ def until_reached(root_key: RootKey) -> None:
             return False
         return True
 
-    until(is_reached)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(is_reached)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +205,7 @@ class TestPins:
         hsm.change_pin(label, PIN, "4321-other")
         with pytest.raises(RootKeyCredentialsRefused, match="not accepted"):
             root_key.wrap(CONTEXT, INNER)
-        until(lambda: root_key.validate() == [])
+        wait_until(lambda: root_key.validate() == [])
         assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
 
     def test_changed_pin_is_rejected_within_five_minutes(self, hsm: SoftHsm) -> None:

@@ -20,6 +20,7 @@ from marketplace.interfaces import WorkflowDoor
 from marketplace.issuers import Issuers
 from tenancy.client_files import Offer as Addresses
 from tenancy.errors import TemporalUnavailable, TenantUnknown
+from tests.concurrency import wait_until_async
 
 CURRENT = "whsec_" + "Q3VycmVudCBzZWNyZXQgb2YgdGhlIHRlc3Rz"
 PREVIOUS = "whsec_" + "UHJldmlvdXMgc2VjcmV0IG9mIHRoZSB0ZXN0"
@@ -119,7 +120,7 @@ class Endpoint:
     async def enable(self, event_id: str | None = None, **changes: Any) -> None:
         """Post an event that enables a tenant, and wait until its workflow has it."""
         await self.post(an_event(**changes), event_id=event_id)
-        await until(lambda: self.waiting() == 0)
+        await wait_until_async(lambda: self.waiting() == 0)
 
     async def show(self, tenant_id: str, token: str = TOKEN) -> httpx.Response:
         return await self.client.get(f"/v1/tenants/{tenant_id}", headers={"authorization": f"Bearer {token}"})
@@ -157,7 +158,7 @@ async def serving(app: Any, lifespan: Literal["on", "off"] = "off") -> AsyncIter
         uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, ws="none", lifespan=lifespan)
     )
     task = asyncio.create_task(server.serve())
-    await until(lambda: server.started or task.done())
+    await wait_until_async(lambda: server.started or task.done())
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -173,13 +174,6 @@ async def running(field, door: WorkflowDoor, offer: Offer = OFFER) -> AsyncItera
             yield endpoint
         finally:
             await endpoint.client.aclose()
-
-
-async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait for a condition that another task makes true."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the condition is mostly a row in PostgreSQL
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,9 @@ import pytest
 
 from tenancy.lifecycle import State
 from tenancy.services import ServiceKind
+from tests.concurrency import wait_until_async
 from tests.dashboard.scene import Scene
-from tests.marketplace.conftest import an_event, assert_refused, until
+from tests.marketplace.conftest import an_event, assert_refused
 
 ACME = "acme-corp-12345"
 
@@ -31,7 +32,7 @@ async def test_a_discovered_service_is_on_record_audited_and_waits_for_its_agent
 
     assert answer.status_code == 202
     assert answer.json()["duplicate"] is False
-    await until(lambda: enabled.waiting() == 0)
+    await wait_until_async(lambda: enabled.waiting() == 0)
     assert on_record(enabled) == [("orders-db", ServiceKind.POSTGRESQL)]
     assert enabled.door.discovered == [(ACME, "eu-west-1", "orders-db")]
     with enabled.field.open("operator", max_size=1).tenant_tx(ACME) as tx:
@@ -45,7 +46,7 @@ async def test_a_discovered_service_is_on_record_audited_and_waits_for_its_agent
 async def test_a_second_one_joins_a_repeated_one_is_a_duplicate_and_another_kind_is_a_conflict(enabled):
     for event_id in ("msg_1", "msg_1", "msg_2"):
         assert (await enabled.post(a_discovery(), event_id=event_id)).status_code == 202
-    await until(lambda: enabled.waiting() == 0)
+    await wait_until_async(lambda: enabled.waiting() == 0)
     assert on_record(enabled) == [("orders-db", ServiceKind.POSTGRESQL)]
     assert set(enabled.door.discovered) == {(ACME, "eu-west-1", "orders-db")}
     assert enabled.count("marketplace_event") == 3

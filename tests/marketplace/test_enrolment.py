@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from marketplace.enrolment_routes import AT_ONCE, MOST_BYTES
 from tenancy.errors import DatabaseRefused, TenantClosed
 from tenancy.services import ServiceKind
+from tests.concurrency import wait_until_async
 from tests.dashboard.scene import Scene
-from tests.marketplace.conftest import assert_refused, running, streamed, until
+from tests.marketplace.conftest import assert_refused, running, streamed
 from tests.marketplace.enrolling import ACME, BETA, Stand, a_csr
 from vault.signing_requests import new_key, request_of
 
@@ -262,7 +263,7 @@ async def test_a_process_that_dies_between_asking_and_noting_asks_once_more_for_
 async def test_an_event_that_waits_holds_up_no_enrolment_and_the_other_way_round(stand):
     stand.endpoint.door.connect = raising(RuntimeError("stuck"))
     enrolled = await stand.with_token(stand.token())
-    await until(lambda: stand.endpoint.door.asked)
+    await wait_until_async(lambda: stand.endpoint.door.asked)
     assert (await stand.standing(enrolled)).json()["state"] == "pending"
 
 

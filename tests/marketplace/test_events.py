@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
-from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, an_event, assert_refused, signed, streamed, until
+from tests.concurrency import wait_until_async
+from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, an_event, assert_refused, signed, streamed
 
 CLOUD = {"type": "io.openkcm.marketplace.service_enabled", "source": "/marketplace"}
 
@@ -25,7 +26,7 @@ async def test_the_seeds_event_becomes_a_row_an_audit_record_and_a_workflow(endp
         "status_url": f"{endpoint.url}/v1/tenants/acme-corp-12345",
     }
     assert TOKEN not in answer.text
-    await until(lambda: endpoint.waiting() == 0)
+    await wait_until_async(lambda: endpoint.waiting() == 0)
     assert endpoint.door.taken == [("acme-corp-12345", "eu-west-1", "msg_1")]
     with endpoint.field.open("operator").tenant_tx("acme-corp-12345") as tx:
         assert tx.tenants.get().organization == "acme-corp-12345"
@@ -130,7 +131,7 @@ async def test_the_same_event_fifty_times_at_once_makes_nothing_twice(endpoint):
 
     assert {answer.status_code for answer in answers} == {202}
     assert sum(not answer.json()["duplicate"] for answer in answers) == 1
-    await until(lambda: endpoint.waiting() == 0)
+    await wait_until_async(lambda: endpoint.waiting() == 0)
     assert (endpoint.count("tenant"), endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (1, 1, 1)
     assert len(endpoint.door.taken) == 1
 
@@ -151,7 +152,7 @@ async def test_a_disable_is_recorded_and_told_to_the_tenants_workflow(endpoint):
     answers = [await endpoint.post(an_event(event="service_disabled"), event_id="msg_off") for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [202, 202]
-    await until(lambda: endpoint.waiting() == 0)
+    await wait_until_async(lambda: endpoint.waiting() == 0)
     assert (endpoint.count("marketplace_event"), endpoint.count("audit_event")) == (2, 2)
     [(name,)] = endpoint.execute("select record::jsonb ->> 'name' from okcm.audit_event where seq = 2")
     assert name == "marketplace.disable_recorded"

@@ -3,7 +3,8 @@ import threading
 
 from marketplace.sweep import Sweep
 from marketplace.transactions import Transactions
-from tests.marketplace.conftest import an_event, assert_refused, running, until
+from tests.concurrency import wait_until_async
+from tests.marketplace.conftest import an_event, assert_refused, running
 
 
 async def test_events_accepted_while_temporal_is_down_are_handed_over_when_it_is_back(endpoint):
@@ -20,7 +21,7 @@ async def test_events_accepted_while_temporal_is_down_are_handed_over_when_it_is
     assert endpoint.waiting() == 7
 
     endpoint.door.down = False
-    await until(lambda: endpoint.waiting() == 0)
+    await wait_until_async(lambda: endpoint.waiting() == 0)
 
     assert sorted(tenant_id for tenant_id, _, _ in endpoint.door.taken) == ["acme-corp-12345", *ids]
     assert endpoint.door.disabled == [("acme-corp-12345", "msg_off")]
@@ -34,7 +35,7 @@ async def test_what_a_process_left_behind_is_started_by_the_next_one(field, door
     door.down = False
 
     async with running(field, door) as second:
-        await until(lambda: second.waiting() == 0)
+        await wait_until_async(lambda: second.waiting() == 0)
 
     assert len(door.taken) == 1
 
@@ -44,7 +45,7 @@ async def test_one_event_that_is_not_taken_holds_up_no_other(endpoint):
     await endpoint.post(an_event(customer="tenant-bad"))
     await endpoint.post(an_event(customer="tenant-good"))
 
-    await until(lambda: endpoint.waiting() == 1)
+    await wait_until_async(lambda: endpoint.waiting() == 1)
 
     assert [tenant_id for tenant_id, _, _ in endpoint.door.taken] == ["tenant-good"]
 
@@ -61,7 +62,7 @@ async def test_a_database_that_is_down_is_said_at_once_and_nothing_is_half_done(
     async with asyncio.timeout(15):
         while (await endpoint.post(an_event(), event_id="msg_down")).status_code != 202:
             pass
-    await until(lambda: endpoint.waiting() == 0)
+    await wait_until_async(lambda: endpoint.waiting() == 0)
 
 
 class StaleReads:
@@ -90,11 +91,11 @@ async def test_what_was_handed_over_while_a_round_was_reading_is_not_handed_over
     sweep = Sweep(database, door, transactions)
     rounds = asyncio.create_task(sweep.run())
     try:
-        await until(lambda: database.reads == 1)
+        await wait_until_async(lambda: database.reads == 1)
         sweep.offer(waiting)
-        await until(lambda: endpoint.waiting() == 0)
+        await wait_until_async(lambda: endpoint.waiting() == 0)
         database.may_go_on.set()
-        await until(lambda: database.reads == 2)
+        await wait_until_async(lambda: database.reads == 2)
     finally:
         rounds.cancel()
         await sweep.close()
@@ -109,10 +110,10 @@ async def test_a_disable_that_nobody_is_there_for_yet_waits_and_holds_up_no_othe
         await endpoint.post(an_event(), event_id="msg_on")
         await endpoint.post(an_event(event="service_disabled"), event_id="msg_off")
         await endpoint.post(an_event(customer="tenant-good"))
-        await until(lambda: endpoint.waiting() == 2)
+        await wait_until_async(lambda: endpoint.waiting() == 2)
         assert door.disabled == []
     door.broken_for = set()
 
     async with running(field, door) as endpoint:
-        await until(lambda: [event for _, _, event in door.taken if event == "msg_on"])
-        await until(lambda: door.disabled == [("acme-corp-12345", "msg_off")])
+        await wait_until_async(lambda: [event for _, _, event in door.taken if event == "msg_on"])
+        await wait_until_async(lambda: door.disabled == [("acme-corp-12345", "msg_off")])

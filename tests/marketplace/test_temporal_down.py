@@ -6,7 +6,8 @@ from pathlib import Path
 from temporalio.client import Client
 
 from devstack.temporal import TemporalServer
-from tests.marketplace.conftest import an_event, running, until
+from tests.concurrency import wait_until_async
+from tests.marketplace.conftest import an_event, running
 from tests.ports import free_port
 from workflows.gateway import Gateway
 
@@ -21,7 +22,7 @@ async def test_an_event_accepted_while_temporal_is_down_starts_its_workflow_when
         temporal.start()
         try:
             await asyncio.to_thread(temporal.wait_ready)
-            await until(lambda: endpoint.waiting() == 0, seconds=30)
+            await wait_until_async(lambda: endpoint.waiting() == 0, seconds=30)
             for _ in range(3):
                 assert (await endpoint.post(an_event(), event_id="msg_1")).json()["duplicate"]
             client = await Client.connect(temporal.address)

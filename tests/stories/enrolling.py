@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwk, jwt
 
-from tests.stories.stack import wait_until
+from tests.concurrency import wait_until
 
 ISSUER = "https://tokens.platform.example"
 

@@ -15,9 +15,9 @@ from pymongo.encryption import Algorithm, ClientEncryption
 from pymongo.encryption_options import AutoEncryptionOpts
 from pymongo.errors import PyMongoError
 
+from tests.concurrency import wait_until
 from tests.ports import free_ports
 from tests.stories.connected import Service
-from tests.stories.stack import wait_until
 
 KEY_VAULT = "keyvault.datakeys"
 DETERMINISTIC = Algorithm.AEAD_AES_256_CBC_HMAC_SHA_512_Deterministic

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from devstack import process
-from tests.stories.stack import Stack, wait_until
+from tests.concurrency import wait_until
+from tests.stories.stack import Stack
 
 
 def children_of(pid: int) -> list[int]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx
 
+from tests.concurrency import wait_until
 from tests.ports import free_port
-from tests.stories.stack import ROOT, wait_until
+from tests.stories.stack import ROOT
 
 _UNPACKED = ROOT / ".venv" / "radosgw"
 _CONFIGURATION = """\

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from devstack.postgres import PostgresServer
 from tenancy import ids
 from tenancy.audit import StoredRecord
 from tenancy.events import EventKind, MarketplaceEvent
+from tests.concurrency import wait_until
 from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
 from vault.session import VaultSession
@@ -277,10 +277,3 @@ class Stack:
             database.close()
         self.mailbox.close()
         self.callback.close()
-
-
-def wait_until(true: Callable[[], bool], otherwise: Callable[[], str], seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, otherwise()
-        time.sleep(0.05)

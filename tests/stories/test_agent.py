@@ -9,8 +9,9 @@ from typing import Any
 
 from crypto.client import Client
 from tests.agent.conftest import assert_whole
+from tests.concurrency import wait_until
 from tests.stories.connected import Service, connect
-from tests.stories.stack import ROOT, Stack, other_machine, wait_until
+from tests.stories.stack import ROOT, Stack, other_machine
 
 
 def run_once(words: list[str], folder: Path, proof: str) -> "subprocess.CompletedProcess[str]":

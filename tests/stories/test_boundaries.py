@@ -7,8 +7,9 @@ import pytest
 
 from crypto.client import Client, ClientError
 from tenancy.clauses import CLAUSES
+from tests.concurrency import wait_until
 from tests.stories.connected import ONCE, Service, connect, refused
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
 
 _SCHEDULE = "boundaries"

@@ -18,6 +18,7 @@ from crypto.kmip.enums import Operation
 from crypto.kmip.served import OPERATIONS
 from crypto.kmip.tags import Tag
 from crypto.tls import new_identity, server_context
+from tests.concurrency import wait_until
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import a_name
 from tests.stories import estates
@@ -37,7 +38,6 @@ from tests.stories.estates import (
 from tests.stories.forgeries import Forger, Forgery, refusal, try_once
 from tests.stories.kmip_wire import ask, value_of
 from tests.stories.neighbours import Neighbours, Refusals, settle_all
-from tests.stories.stack import wait_until
 from tests.stories.tenants import new_tenant
 from tests.stories.wires import HttpsWire, dial, post
 from vault.server_certificates import PkiServerCertificates

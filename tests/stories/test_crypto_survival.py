@@ -9,10 +9,11 @@ from time import monotonic
 
 import pytest
 
+from tests.concurrency import wait_until
 from tests.stories.clients import OK, Program, data_key, start_program
 from tests.stories.connected import locked
 from tests.stories.outages import children_of, down, hanging
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
 
 NAMES = ("warm", "cold", "cool", "chilly")

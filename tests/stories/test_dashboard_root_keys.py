@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from dashboard.views.root_key import NO_FALLBACK
 from tenancy.root_keys import RootKeyMode
+from tests.concurrency import wait_until
 from tests.stories.browser import Visitor
 from tests.stories.clients import OK, SERVICE, Program
 from tests.stories.dashboard_pages import UMA, go_to
@@ -33,7 +34,7 @@ from tests.stories.root_key_pages import (
     submit,
 )
 from tests.stories.sign_ons import sign_in
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.test_traces import found_in, payloads_of
 from worker import wiring
 

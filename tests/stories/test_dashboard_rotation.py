@@ -11,13 +11,14 @@ from dashboard.pages.left import CERTIFICATE
 from tenancy.audit import AuditName
 from tenancy.rotation import MEANING, Stage
 from tenancy.shred import read_certificate
+from tests.concurrency import wait_until
 from tests.stories.browser import Visitor, drawn, title
 from tests.stories.clients import OK, SERVICE, Program
 from tests.stories.dashboard_pages import UMA, go_to
 from tests.stories.outages import hanging
 from tests.stories.root_key_pages import SOON_MS, button, confirm, finish, notice, open_dialog, press
 from tests.stories.sign_ons import sign_in
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 
 RESTORABLE = "Your tenant is leaving: restorable until"
 WAITING_TO_RETIRE = MEANING[Stage.REWRAP][1:]

@@ -11,10 +11,11 @@ from dashboard import cookies
 from dashboard.guard import NOBODY, STRANGER
 from tenancy.audit import AuditName
 from tenancy.people import OPERATORS
+from tests.concurrency import wait_until
 from tests.stories.browser import SIGN_IN, title
 from tests.stories.dashboard_pages import ADA, OLGA
 from tests.stories.sign_ons import cookie, sign_in, subject
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.tenants import ORGANIZATION, new_tenant
 
 AT_ONCE_MS = 20_000

@@ -16,10 +16,11 @@ from config.secrets import BOUNDARY_IDENTITY, Role
 from tenancy import ids
 from tenancy.double_entry import SLACK
 from tenancy.errors import VaultRefused
+from tests.concurrency import wait_until
 from tests.stories.clients import Program, start_program
 from tests.stories.connected import connect
 from tests.stories.holders import Holders
-from tests.stories.stack import ACME, Stack, wait_until
+from tests.stories.stack import ACME, Stack
 from tests.stories.thief import Thief
 from vault.session import VaultSession, token_session
 from vault.tokens import TenantTokens

@@ -7,9 +7,9 @@ from activities.probes import PROBE, REVOKED, SIBLING
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
 from tenancy.lifecycle import State
 from tenancy.services import ServiceState
+from tests.concurrency import wait_until
 from tests.fronts.doors import hang_up
 from tests.stories.connected import command_until_done
-from tests.stories.stack import wait_until
 from worker import evidence_wiring, wiring
 
 

@@ -10,10 +10,11 @@ from kmip.core import enums
 from kmip.pie.objects import SymmetricKey
 
 from crypto.client import AccessRefused, Client
+from tests.concurrency import wait_until
 from tests.stories.connected import AT_ONCE_SECONDS, ONCE, Service
 from tests.stories.guides import blocks, words
 from tests.stories.pykmip import a_client, attribute
-from tests.stories.stack import ACME, ROOT, Stack, wait_until
+from tests.stories.stack import ACME, ROOT, Stack
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")
 

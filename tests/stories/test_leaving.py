@@ -10,9 +10,10 @@ from tenancy import ids
 from tenancy.errors import KeyUnavailable
 from tenancy.shred import shred_message
 from tests.activities.test_destruction import verified
+from tests.concurrency import wait_until
 from tests.stories.clients import OK, SERVICE, Program, start_program
 from tests.stories.connected import refused
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.tenants import ORGANIZATION, new_tenant
 from tests.stories.test_story_1_enable import assert_refused
 from tests.stories.test_traces import found_in

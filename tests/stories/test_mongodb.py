@@ -13,10 +13,10 @@ from bson.binary import Binary
 from pymongo.errors import EncryptionError
 
 from crypto.kmip.enums import RevocationReasonCode
+from tests.concurrency import wait_until
 from tests.stories.connected import AT_ONCE_SECONDS, Service, connect, locked
 from tests.stories.kmip_wire import ask, revocation
 from tests.stories.mongo import Driver, driver, mongo_server
-from tests.stories.stack import wait_until
 
 MODES = {"default": {}, "delegated": {"delegated": True}}
 

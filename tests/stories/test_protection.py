@@ -9,12 +9,13 @@ from pathlib import Path
 import psycopg
 from playwright.sync_api import Locator, Page, expect
 
+from tests.concurrency import wait_until
 from tests.hooks.running.programs import DEMO
 from tests.stories.connected import connect
 from tests.stories.dashboard_pages import ADA, go_to
 from tests.stories.root_key_pages import close, open_dialog
 from tests.stories.sign_ons import sign_in, subject
-from tests.stories.stack import OPENKCM, Stack, wait_until
+from tests.stories.stack import OPENKCM, Stack
 
 WRITER = """
 import os, sys, psycopg

@@ -14,8 +14,9 @@ from config.secrets import Role
 from tenancy.audit import AuditName, fields_of
 from tenancy.report_document import Form, read_report
 from tests.cli.offline import verify
+from tests.concurrency import wait_until
 from tests.stories.connected import command_until_done, connect, refused
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 
 FORMS = ("json", "html", "pdf")
 

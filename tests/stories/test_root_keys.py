@@ -21,11 +21,12 @@ from tenancy.binding import Context, Purpose
 from tenancy.errors import OpenKcmError
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import Credentials, credentials_context, parse_place
+from tests.concurrency import wait_until
 from tests.keystores.fault_proxy import answering, hanging
 from tests.stories.clients import Program
 from tests.stories.connected import refused
 from tests.stories.holders import Holder, Holders
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.thief import Thief
 from vault.root_keys import TransitRootKeys
 

@@ -23,12 +23,13 @@ from tenancy.errors import KeyUnavailable, VaultRefused
 from tenancy.rotation import Scope
 from tenancy.rotation_errors import KeyVersionRetired
 from tenancy.rotation_messages import RotateRequest
+from tests.concurrency import wait_until
 from tests.crypto.kmip.messages import batch_item
 from tests.stories.busy import Busy, Text
 from tests.stories.connected import AT_ONCE_SECONDS, connect, refused
 from tests.stories.kmip_wire import reason_of, send
 from tests.stories.put_back import copy_rows, rows_put_back
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.thief import Thief
 from tests.stories.tries import code_of
 from vault.session import VaultRejected

@@ -17,11 +17,11 @@ from crypto.kmip.enums import Operation, QueryFunction, ResultReason
 from crypto.kmip.fields import choice
 from crypto.kmip.tags import Tag
 from tests.cli.service_stand import a_request
+from tests.concurrency import wait_until
 from tests.crypto.kmip.messages import batch_item
 from tests.stories.clients import Program
 from tests.stories.connected import AT_ONCE_SECONDS, ONCE, Service, connect, is_closed, refused
 from tests.stories.kmip_wire import reason_of, send
-from tests.stories.stack import wait_until
 
 FILES = {
     "mongodb": {"mongodb.pem", "mongod.yaml", "csfle.json"},

@@ -13,12 +13,13 @@ from playwright.sync_api import Page, expect
 
 from crypto.client import Client
 from devstack.postgres import PostgresServer
+from tests.concurrency import wait_until
 from tests.stories.browser import Visitor
 from tests.stories.connected import Service, connect
 from tests.stories.dashboard_pages import go_to
 from tests.stories.open_to_all import assert_open_to_all
 from tests.stories.sign_ons import sign_in
-from tests.stories.stack import OPENKCM, ROOT, Stack, other_machine, wait_until
+from tests.stories.stack import OPENKCM, ROOT, Stack, other_machine
 from tests.stories.tenants import new_tenant
 
 SENTENCE = "Encryption Status: All sensitive data protected"

@@ -17,7 +17,8 @@ from tenancy import ids
 from tenancy.audit import verify_chain
 from tenancy.boundaries import breaches
 from tenancy.provisioning import TITLES, steps_of
-from tests.stories.stack import Stack, wait_until
+from tests.concurrency import wait_until
+from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
 
 ORGANIZATION = "Alpha Incorporated"

@@ -12,9 +12,10 @@ import pytest
 
 from devstack import process
 from tenancy import ids
+from tests.concurrency import wait_until
 from tests.stories.outages import all_listen, hanging
 from tests.stories.sockets import listening_addresses
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
 
 COMPONENTS = ("postgres", "openbao", "temporal", "worker", "marketplace", "crypto", "dashboard", "codec")

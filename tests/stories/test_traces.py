@@ -17,9 +17,10 @@ from temporalio.worker import Replayer
 
 from tenancy import ids
 from tenancy.errors import KeyUnavailable
+from tests.concurrency import wait_until
 from tests.stories.connected import command_until_done, connect
 from tests.stories.holders import Holders
-from tests.stories.stack import Stack, wait_until
+from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
 from worker import wiring
 from worker.codec import ENCODING

@@ -1,11 +1,9 @@
 """A tenant's entity that begins in the state a test needs, and what is asked of it through the gateway."""
 
-import asyncio
-import inspect
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import timedelta
-from typing import Any, Self
+from typing import Self
 
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
@@ -17,6 +15,7 @@ from tenancy.lifecycle import State
 from tenancy.messages import MarketplaceSignal, StandingMove, TenantInput, TenantMemory
 from tenancy.rotation import Scope
 from tenancy.rotation_messages import RotateRequest
+from tests.concurrency import wait_until_async
 from workflows import visibility
 from workflows.gateway import Gateway, UpdateRefused
 from workflows.tenant import Tenant
@@ -24,16 +23,6 @@ from workflows.tenant import Tenant
 
 def a_tenant_id() -> str:
     return f"t-{uuid.uuid4().hex[:12]}"
-
-
-async def until(true: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait for a condition, which may be a coroutine function."""
-    async with asyncio.timeout(seconds):
-        while True:
-            holds = true()
-            if await holds if inspect.isawaitable(holds) else holds:
-                return
-            await asyncio.sleep(0.02)
 
 
 async def refused(code: str, ask: Awaitable[object]) -> UpdateRefused:
@@ -48,7 +37,7 @@ async def ends(handle: WorkflowHandle, status: WorkflowExecutionStatus = Workflo
     async def ended() -> bool:
         return (await handle.describe()).status is status
 
-    await until(ended)
+    await wait_until_async(ended)
 
 
 async def summaries(handle: WorkflowHandle) -> list[str]:
@@ -76,7 +65,7 @@ async def reaches(handle: WorkflowHandle, state: State) -> None:
         attributes = (await handle.describe()).typed_search_attributes
         return attributes.get(visibility.LIFECYCLE_STATE) == state
 
-    await until(reached)
+    await wait_until_async(reached)
 
 
 class Entity:

@@ -11,7 +11,8 @@ from tenancy.approvals import Action, ApprovalState
 from tenancy.lifecycle import State
 from tenancy.messages import PendingApproval, PolicyRequest
 from tenancy.policy import TenantPolicy
-from tests.workflows.entities import Entity, refused, until
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import Entity, refused
 from tests.workflows.scripted import Script
 from workflows.root_key import ChangeRootKey
 from workflows.rotate import RotateKeys
@@ -27,7 +28,7 @@ async def shows_waiting(entity: Entity, number: int) -> None:
         details = (await entity.handle.query("__temporal_workflow_metadata")).current_details
         return details.count("`lock` waits for a second person until") == number
 
-    await until(shown)
+    await wait_until_async(shown)
 
 
 def closed(script: Script) -> list[tuple[str, str]]:
@@ -36,7 +37,7 @@ def closed(script: Script) -> list[tuple[str, str]]:
 
 async def test_waiting_request_is_announced_and_shown_until_it_is_decided(entity, script):
     approval_id = await entity.propose()
-    await until(lambda: "announce approval-waiting" in script.calls)
+    await wait_until_async(lambda: "announce approval-waiting" in script.calls)
     await shows_waiting(entity, 1)
     await entity.decide(approval_id)
     await shows_waiting(entity, 0)
@@ -60,10 +61,10 @@ async def test_approved_root_key_change_waits_for_the_running_one(client, entity
     script.approvals.asks, script.approvals.argument = Action.ROOT_KEY_TO_PLATFORM, {"request_id": "a" * 32}
     script.down.add("wrap-service-keys")
     running = asyncio.create_task(entity.change_root_key("b" * 32))
-    await until(lambda: script.attempts["wrap-service-keys"])
+    await wait_until_async(lambda: script.attempts["wrap-service-keys"])
     approval_id = await entity.propose()
     approved = asyncio.create_task(entity.decide(approval_id))
-    await until(lambda: "decide-approval" in script.calls)
+    await wait_until_async(lambda: "decide-approval" in script.calls)
     assert script.calls.count("admit-root-key") == 1
     script.down.clear()
     await asyncio.gather(running, approved)
@@ -125,7 +126,7 @@ async def test_undecided_requests_expire_by_one_timer(entity, script):
     script.approvals.lasts = timedelta(seconds=2)
     for _ in range(2):
         await entity.propose()
-    await until(lambda: len(script.approvals.waiting) == 1)
+    await wait_until_async(lambda: len(script.approvals.waiting) == 1)
     await shows_waiting(entity, 1)
     events = (await entity.handle.fetch_history()).events
     # One at a time, started again when the entity was woken for something else.
@@ -135,7 +136,7 @@ async def test_undecided_requests_expire_by_one_timer(entity, script):
 async def test_expiry_is_asked_again_when_the_clock_of_the_database_is_behind(entity, script):
     script.approvals.lasts, script.approvals.clock_behind = timedelta(seconds=1), timedelta(seconds=2)
     await entity.propose()
-    await until(lambda: not script.approvals.waiting)
+    await wait_until_async(lambda: not script.approvals.waiting)
     assert 1 < script.attempts["expire-approvals"] < 6
 
 
@@ -145,5 +146,5 @@ async def test_waiting_requests_survive_continue_as_new(client, region, script):
     )
     script.approvals.waiting = {left.approval_id: left}
     entity = await Entity.start(client, region, waiting=(left,))
-    await until(lambda: not script.approvals.waiting)
+    await wait_until_async(lambda: not script.approvals.waiting)
     await shows_waiting(entity, 0)

@@ -6,7 +6,8 @@ import pytest
 
 from tenancy import ids
 from tenancy.messages import ExpiryResult, LateService, RollAuthorityResult, ServicesResult, StandingMove, TenantsResult
-from tests.workflows.entities import refused, run_platform, until
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import refused, run_platform
 from workflows.authority import RollAuthority
 from workflows.certificates import CheckExpiry, RollDueAuthorities
 from workflows.root_key import ChangeRootKey
@@ -36,7 +37,7 @@ async def test_roll_prepares_verifies_activates_and_publishes_in_this_order(enti
 async def test_services_renew_after_a_roll_and_one_without_a_workflow_blocks_nothing(connected, script):
     script.answers["unrenewed-services"] = ServicesResult(services=("gone-db", "orders-db"))
     await connected.roll_authority()
-    await until(lambda: len(script.services.issued) == 2)
+    await wait_until_async(lambda: len(script.services.issued) == 2)
     assert [call for call in script.calls if call in {"plan-renewal", "issue-certificate"}] == [
         "plan-renewal",
         "issue-certificate",
@@ -69,7 +70,7 @@ async def test_overlap_refuses_the_next_roll_before_anything_is_made(entity, scr
 async def test_other_operations_are_refused_while_a_roll_runs_and_a_lock_is_not(entity, script):
     script.down.add("prepare-authority")
     running = asyncio.create_task(entity.roll_authority())
-    await until(lambda: script.attempts["prepare-authority"])
+    await wait_until_async(lambda: script.attempts["prepare-authority"])
     for another in (entity.roll_authority(), entity.change_root_key()):
         await refused("operation_running", another)
     await entity.handle.signal("authority-due")
@@ -88,18 +89,18 @@ async def test_list_that_cannot_be_published_now_is_left_to_the_schedule(entity,
 async def test_hourly_check_rolls_due_authorities_and_skips_missing_tenants(client, queue, entity, script):
     script.answers["due-authorities"] = TenantsResult(tenants=("gone-corp", entity.tenant_id))
     await run_platform(client, queue, RollDueAuthorities)
-    await until(lambda: "publish-revocation-list" in script.calls)
+    await wait_until_async(lambda: "publish-revocation-list" in script.calls)
     assert script.calls == ["end-authorities", "due-authorities", *ROLL, *AFTER]
 
 
 async def test_disconnecting_publishes_a_revocation_list(connected, script):
     await connected.gateway.disconnect_service(connected.tenant_id, connected.region, "orders-db")
-    await until(lambda: "publish-revocation-list" in script.calls)
+    await wait_until_async(lambda: "publish-revocation-list" in script.calls)
 
 
 async def test_many_disconnections_at_once_publish_few_lists(entity, script):
     await asyncio.gather(*(entity.handle.signal("certificates-revoked") for _ in range(20)))
-    await until(lambda: "publish-revocation-list" in script.calls)
+    await wait_until_async(lambda: "publish-revocation-list" in script.calls)
     await entity.move(StandingMove.SUSPEND)  # by now all signals were taken up
     assert script.calls.count("publish-revocation-list") < 20
 
@@ -109,7 +110,7 @@ async def test_late_service_is_renewed_by_its_workflow_or_by_a_new_one(client, q
     late = (lost.model_copy(update={"service": "orders-db", "generation": 1}), lost)
     script.answers["check-expiry"] = ExpiryResult(services=late)
     await run_platform(client, queue, CheckExpiry)
-    await until(lambda: len(script.services.issued) == 3)
+    await wait_until_async(lambda: len(script.services.issued) == 3)
     assert {step.service for step in script.services.issued} == {"orders-db", "users-db"}
     started = client.get_workflow_handle(ids.service_workflow(connected.tenant_id, "users-db"))
     assert (await started.describe()).status.name == "RUNNING"

@@ -22,7 +22,8 @@ from tenancy.messages import (
     StandingResult,
     StepInput,
 )
-from tests.workflows.entities import a_tenant_id, refused, run_platform, until
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import a_tenant_id, refused, run_platform
 from tests.workflows.scripted import Script
 from workflows.boundaries import CheckBoundaries, ExamineDueTenants
 from workflows.gateway import Gateway
@@ -126,7 +127,7 @@ async def test_examination_is_made_once_for_all_callers_meanwhile(check, counted
     examinations.hold.clear()
     tenant_id = a_tenant_id()
     asked = [asyncio.create_task(check(tenant_id)) for _ in range(5)]
-    await until(lambda: examinations.running and counted.started == len(asked))
+    await wait_until_async(lambda: examinations.running and counted.started == len(asked))
     examinations.hold.set()
     runs = await asyncio.gather(*asked)
     assert len(set(runs)) == 1
@@ -140,9 +141,9 @@ async def test_new_examination_is_none_that_began_before_it_was_asked_for(check,
     examinations.hold.clear()
     tenant_id = a_tenant_id()
     before = asyncio.create_task(check(tenant_id))
-    await until(lambda: examinations.running)
+    await wait_until_async(lambda: examinations.running)
     now = asyncio.create_task(check(tenant_id, anew=True))
-    await until(lambda: counted.found)
+    await wait_until_async(lambda: counted.found)
     examinations.hold.set()
     assert await before != await now
     assert [run for _, run in examinations.done] == [await before, await now]
@@ -196,7 +197,7 @@ async def test_tenant_that_is_being_examined_is_skipped(client, queue, check, ex
     examinations.due = [tenant_id]
     examinations.hold.clear()
     asked = asyncio.create_task(check(tenant_id))
-    await until(lambda: examinations.running)
+    await wait_until_async(lambda: examinations.running)
     await run_platform(client, queue, ExamineDueTenants)
     assert examinations.done == []
     examinations.hold.set()

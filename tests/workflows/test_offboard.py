@@ -11,7 +11,8 @@ from tenancy.errors import TenantUnknown
 from tenancy.leaving_messages import LeaveReason
 from tenancy.lifecycle import State
 from tenancy.messages import ServiceInput, ServiceMemory, StandingMove
-from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries, until
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries
 from workflows import visibility
 from workflows.offboard import OffboardTenant
 from workflows.service import ConnectService
@@ -58,7 +59,7 @@ async def a_service(entity: Entity, service: str, queue: str) -> WorkflowHandle:
 async def test_leaving_begins_a_grace_that_is_shown_and_destroys_nothing(entity, script):
     await entity.offboard()
     await entity.reaches(State.LEAVING)
-    await until(lambda: "announce leaving" in script.calls)
+    await wait_until_async(lambda: "announce leaving" in script.calls)
     described = await entity.offboarding.describe()
     assert described.status is WorkflowExecutionStatus.RUNNING
     assert described.typed_search_attributes.get(visibility.TENANT_ID) == entity.tenant_id
@@ -68,11 +69,11 @@ async def test_leaving_begins_a_grace_that_is_shown_and_destroys_nothing(entity,
 async def test_reminders_are_sent_a_week_and_a_day_before_the_end(entity, script):
     await entity.offboard()
     await forward(entity, timedelta(days=23, minutes=1))
-    await until(lambda: "remind-of-leaving offboard-1-reminder-1" in script.calls)
+    await wait_until_async(lambda: "remind-of-leaving offboard-1-reminder-1" in script.calls)
     assert "remind-of-leaving offboard-1-reminder-2" not in script.calls
     await forward(entity, timedelta(days=6))
-    await until(lambda: "remind-of-leaving offboard-1-reminder-2" in script.calls)
-    await until(lambda: "announce leaving-reminder" in script.calls)
+    await wait_until_async(lambda: "remind-of-leaving offboard-1-reminder-2" in script.calls)
+    await wait_until_async(lambda: "announce leaving-reminder" in script.calls)
     assert "begin-destruction" not in script.calls
     end = f"2 · grace: until {script.leaving.leaving.until:%Y-%m-%d %H:%M} UTC"
     shown = [text for text in await summaries(entity.offboarding) if text.startswith("2 · grace")]
@@ -84,7 +85,7 @@ async def test_restore_in_the_grace_ends_it_and_destroys_nothing(entity, script)
     await entity.restore()
     await entity.reaches(State.ACTIVE)
     await ends(entity.offboarding, WorkflowExecutionStatus.CANCELED)
-    await until(lambda: "announce restored" in script.calls)
+    await wait_until_async(lambda: "announce restored" in script.calls)
     assert "begin-destruction" not in script.calls
     assert "follow-root-key" in script.calls
 
@@ -96,7 +97,7 @@ async def test_restored_tenant_can_leave_again_with_its_own_grace(entity, script
         if number < 3:
             await entity.restore()
     await forward(entity, timedelta(minutes=61))
-    await until(lambda: "announce farewell" in script.calls)
+    await wait_until_async(lambda: "announce farewell" in script.calls)
     assert script.calls.count("begin-destruction") == 1
 
 
@@ -133,14 +134,14 @@ async def test_at_the_end_of_the_grace_everything_is_destroyed_in_order(entity, 
 async def test_restore_after_destruction_began_is_refused_and_a_cancel_is_too_late(entity, script):
     script.down.add("destroy-tenant-key")
     await entity.offboard(now=True)
-    await until(lambda: "destroy-service-keys" in script.calls)
+    await wait_until_async(lambda: "destroy-service-keys" in script.calls)
     await refused("destruction_begun", entity.restore())
     await entity.reaches(State.LEAVING)
     await entity.offboard(now=True)
     await refused("leaving_otherwise", entity.offboard(**HOUR))
     await entity.offboarding.cancel()
     tried = script.attempts["destroy-tenant-key"]
-    await until(lambda: script.attempts["destroy-tenant-key"] > tried)  # the cancel has arrived by then
+    await wait_until_async(lambda: script.attempts["destroy-tenant-key"] > tried)  # the cancel has arrived by then
     script.down.clear()
     await ends(entity.offboarding)
     assert destroyed(script) == DESTRUCTION
@@ -170,13 +171,13 @@ async def test_services_workflows_end_by_a_signal_without_payload(entity, queue,
 async def test_payload_key_is_not_destroyed_while_a_workflow_of_the_tenant_runs(entity, script):
     straggler = await a_service(entity, "straggler", "no-worker-polls-here")
     await entity.offboard(now=True)
-    await until(lambda: "erase-rows" in script.calls)
+    await wait_until_async(lambda: "erase-rows" in script.calls)
 
     async def waits() -> bool:
         pending = (await entity.offboarding.describe()).raw_description.pending_activities
         return any(one.activity_type.name == "close-workflows" for one in pending)
 
-    await until(waits)
+    await wait_until_async(waits)
     assert "destroy-payload-key" not in script.calls
     await straggler.terminate()
     await ends(entity.offboarding)

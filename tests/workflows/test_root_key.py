@@ -8,7 +8,8 @@ import pytest
 from tenancy import ids
 from tenancy.lifecycle import State
 from tenancy.messages import PreflightResult, StandingMove, StandingResult, WatchRootKeysInput
-from tests.workflows.entities import refused, until
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import refused
 from tests.workflows.scripted import SWITCHED
 from workflows.gateway import Gateway, NotDoneInTime
 from workflows.root_key import ChangeRootKey
@@ -82,7 +83,7 @@ async def test_repeated_request_is_one_change(entity, script):
 async def test_second_change_is_refused_while_one_runs_and_a_lock_is_not(entity, script):
     script.down.add("wrap-service-keys")
     first = asyncio.create_task(entity.change_root_key())
-    await until(lambda: script.attempts["wrap-service-keys"])
+    await wait_until_async(lambda: script.attempts["wrap-service-keys"])
     await refused("operation_running", entity.change_root_key())
     await entity.move(StandingMove.LOCK)
     assert script.calls[-1] in {"change-standing", "announce locked"}
@@ -143,7 +144,9 @@ async def test_watch_notifies_each_tenant_and_waits_without_events_of_its_own(cl
         task_queue=ids.task_queue(region),
     )
     await entity.reaches(State.LOCKED)
-    await until(lambda: script.attempts["watch-root-keys"] == 4 and script.calls.count("follow-root-key") == 2)
+    await wait_until_async(
+        lambda: script.attempts["watch-root-keys"] == 4 and script.calls.count("follow-root-key") == 2
+    )
     events = (await watch.fetch_history()).events
     assert sum(event.HasField("activity_task_scheduled_event_attributes") for event in events) == 4
     assert not [event for event in events if event.HasField("timer_started_event_attributes")]

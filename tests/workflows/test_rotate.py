@@ -8,7 +8,8 @@ import pytest
 from tenancy import ids
 from tenancy.rotation import Scope
 from tenancy.rotation_messages import DueRotation, DueTenants, RotationPlan, RotationProgress
-from tests.workflows.entities import a_rotation, fast_forward, refused, run_platform, until
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import a_rotation, fast_forward, refused, run_platform
 from workflows import timing
 from workflows.gateway import UpdateRefused
 from workflows.platform import NoticeRootKeyVersions, RotateDueKeys
@@ -32,7 +33,7 @@ async def signal_until(entity, holds):
         await asyncio.sleep(0.1)
         return holds()
 
-    await until(signalled)
+    await wait_until_async(signalled)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ async def test_old_version_is_retired_a_while_after_the_last_new_wrap(client, en
     script.answers["rewrap-keys"] = RotationProgress(total=1, done=1)
     rotating = asyncio.create_task(entity.rotate())
     running = client.get_workflow_handle(ids.rotation_workflow(entity.tenant_id, 1))
-    await until(lambda: script.attempts["rewrap-keys"])
+    await wait_until_async(lambda: script.attempts["rewrap-keys"])
     await fast_forward(client, running, timing.SETTLE + timedelta(seconds=1))
     await rotating
     assert script.calls == [*EVERYTHING, ANNOUNCED]
@@ -112,7 +113,7 @@ async def test_failed_step_is_retried(entity, script):
 async def test_second_operation_is_refused_while_one_runs(entity, script):
     script.down.add("rewrap-keys")
     first = asyncio.create_task(entity.rotate())
-    await until(lambda: script.attempts["rewrap-keys"])
+    await wait_until_async(lambda: script.attempts["rewrap-keys"])
     for second in (
         entity.rotate(),
         entity.change_root_key(),
@@ -137,14 +138,14 @@ async def test_repeated_request_is_one_rotation(entity, script):
 async def test_due_rotation_is_planned_as_scheduled(entity, script):
     script.answers["look-for-due-rotation"] = DueRotation(request=a_rotation(services=Scope.DUE, tenant_key=False))
     await entity.handle.signal(ROTATION_DUE)
-    await until(lambda: ANNOUNCED in script.calls)
+    await wait_until_async(lambda: ANNOUNCED in script.calls)
     [plan] = script.inputs["plan-rotation"]
     assert (plan.scheduled, plan.request.services, plan.number) == (True, Scope.DUE, 1)
 
 
 async def test_nothing_begins_when_nothing_is_due(entity, script):
     await entity.handle.signal(ROTATION_DUE)
-    await until(lambda: "look-for-due-rotation" in script.calls)
+    await wait_until_async(lambda: "look-for-due-rotation" in script.calls)
     await entity.rotate()
     assert script.inputs["plan-rotation"][0].number == 1
 
@@ -153,7 +154,7 @@ async def test_failed_scheduled_rotation_does_not_block_the_entity(entity, scrip
     script.answers["look-for-due-rotation"] = DueRotation(request=a_rotation())
     script.refused["rotate-tenant-key"] = "key_unavailable"
     await entity.handle.signal(ROTATION_DUE)
-    await until(lambda: "abandon-rotation" in script.calls)
+    await wait_until_async(lambda: "abandon-rotation" in script.calls)
     script.refused["look-for-due-rotation"] = "database_refused"
     await signal_until(entity, lambda: script.attempts["look-for-due-rotation"] > 1)
     script.refused.clear()
@@ -166,7 +167,7 @@ async def test_failed_scheduled_rotation_does_not_block_the_entity(entity, scrip
             return error.code != "operation_running"
         return True
 
-    await until(rotated)
+    await wait_until_async(rotated)
     assert script.calls[-1] == ANNOUNCED
 
 
@@ -180,7 +181,7 @@ async def test_version_is_retired_and_a_refusal_returns_code_and_hint(entity, sc
 async def test_schedule_signals_tenants_that_are_due_and_skips_missing_ones(client, queue, entity, script):
     script.answers["find-due-rotations"] = DueTenants(tenants=("no-such-tenant", entity.tenant_id))
     await run_platform(client, queue, RotateDueKeys)
-    await until(lambda: "look-for-due-rotation" in script.calls)
+    await wait_until_async(lambda: "look-for-due-rotation" in script.calls)
     # What failed is announced before it is tried again.
     assert script.calls == ["check-rotations", "find-due-rotations", "look-for-due-rotation"]
 
@@ -189,7 +190,7 @@ async def test_failed_check_for_stuck_rotations_stops_no_rotation(client, queue,
     script.answers["find-due-rotations"] = DueTenants(tenants=(entity.tenant_id,))
     script.refused["check-rotations"] = "database_refused"
     await run_platform(client, queue, RotateDueKeys)
-    await until(lambda: "look-for-due-rotation" in script.calls)
+    await wait_until_async(lambda: "look-for-due-rotation" in script.calls)
 
 
 async def test_new_version_of_the_root_key_is_followed_by_each_tenant_behind(client, queue, entity, script):
@@ -199,7 +200,7 @@ async def test_new_version_of_the_root_key_is_followed_by_each_tenant_behind(cli
         "plan-rotation": FOLLOWS,
     }
     await run_platform(client, queue, NoticeRootKeyVersions)
-    await until(lambda: ANNOUNCED in script.calls)
+    await wait_until_async(lambda: ANNOUNCED in script.calls)
     assert script.calls == ["notice-root-key-versions", "look-for-due-rotation", *FOLLOWED]
     [plan] = script.inputs["plan-rotation"]
     assert (plan.scheduled, plan.request.services, plan.request.tenant_key) == (True, Scope.NONE, False)
@@ -218,7 +219,7 @@ async def test_root_key_that_fails_half_way_leaves_the_rest_to_the_next_check(en
     }
     script.refused["rewrap-keys"] = "root_key_disabled"
     await entity.handle.signal(ROTATION_DUE)
-    await until(lambda: "abandon-rotation" in script.calls)
+    await wait_until_async(lambda: "abandon-rotation" in script.calls)
     assert [ended.code for ended in script.inputs["abandon-rotation"]] == ["root_key_disabled"]
     script.refused.clear()
     await signal_until(entity, lambda: ANNOUNCED in script.calls)

@@ -12,8 +12,9 @@ from devstack.temporal import TemporalServer
 from tenancy import ids
 from tenancy.errors import TenantClosed
 from tenancy.messages import EnrolInput, ServiceInput, ServiceMemory
+from tests.concurrency import wait_until_async
 from tests.ports import free_ports
-from tests.workflows.entities import a_tenant_id, fast_forward, refused, summaries, until
+from tests.workflows.entities import a_tenant_id, fast_forward, refused, summaries
 from tests.workflows.scripted import RENEWED_AFTER, Script
 from workflows import timing, visibility
 from workflows.gateway import Gateway, NotDoneInTime
@@ -51,7 +52,7 @@ class Connection:
         await fast_forward(self.client, self.handle, time)
 
     async def has_issued(self, generation: int) -> None:
-        await until(lambda: len(self.services.issued) >= generation)
+        await wait_until_async(lambda: len(self.services.issued) >= generation)
         assert [step.generation for step in self.services.issued] == list(range(1, generation + 1))
 
     async def runs(self) -> bool:
@@ -119,7 +120,7 @@ async def test_refused_renewal_is_retried_after_a_pause(service, script):
     await service.connect()
     script.refused["plan-renewal"] = TenantClosed("locked")
     await service.forward(RENEWED_AFTER + timedelta(minutes=1))
-    await until(lambda: script.attempts["plan-renewal"])
+    await wait_until_async(lambda: script.attempts["plan-renewal"])
     script.refused.clear()
     await service.forward(timing.RENEWAL_PAUSE)
     await service.has_issued(2)
@@ -194,7 +195,7 @@ async def test_disconnecting_does_not_wait_for_a_stuck_step(service, script):
     await service.connect()
     script.down.add("issue-certificate")
     renewing = asyncio.create_task(service.renew())
-    await until(lambda: script.attempts["issue-certificate"] > 1)
+    await wait_until_async(lambda: script.attempts["issue-certificate"] > 1)
     await service.disconnect()
     assert not renewing.done()
     # What the real step finds now: the service is disconnected.

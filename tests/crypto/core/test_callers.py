@@ -17,20 +17,9 @@ from database.interfaces import mark
 from tenancy import ids
 from tenancy.errors import AuditUnavailable, CallerRefused, DatabaseUnavailable, TenantClosed
 from tenancy.lifecycle import Move, State
+from tests.concurrency import wait_until_async
 from tests.contracts.authorities import p256
-from tests.crypto.core.world import (
-    ADDRESS,
-    REGION,
-    Changes,
-    Clock,
-    Home,
-    Journal,
-    Looking,
-    World,
-    at_once,
-    signed_by,
-    until,
-)
+from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Home, Journal, Looking, World, at_once, signed_by
 from tests.crypto.https.authority import signed
 from vault.certificates import load_issuer
 
@@ -104,7 +93,7 @@ async def test_at_half_its_time_it_is_looked_up_again_and_nobody_waits(
     assert at_once(callers.refresh(caller)) is caller
     clock.now += 2
     assert at_once(callers.refresh(caller)) is caller
-    await until(lambda: callers._known[home.tenant_id, caller.serial].until >= clock.now + 59)
+    await wait_until_async(lambda: callers._known[home.tenant_id, caller.serial].until >= clock.now + 59)
     assert looks.count == 2
     with world.field.server.offline(world.field.name):
         clock.now += 45  # past the next half, which finds no database, and within its time

@@ -15,19 +15,8 @@ from tenancy.errors import DatabaseUnavailable, KeyUnavailable, ObjectNotFound, 
 from tenancy.ids import l2_key
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.rotation import KeyState
-from tests.crypto.core.world import (
-    REGION,
-    Changes,
-    Clock,
-    Home,
-    Looking,
-    Shelf,
-    World,
-    a_keyring,
-    at_once,
-    unheeded,
-    until,
-)
+from tests.concurrency import wait_until_async
+from tests.crypto.core.world import REGION, Changes, Clock, Home, Looking, Shelf, World, a_keyring, at_once, unheeded
 
 
 @pytest.fixture
@@ -142,7 +131,7 @@ async def test_a_key_nobody_asks_for_again_is_overwritten_when_its_time_is_over(
     await keyring.key(home.caller())
     tenant = keyring._tenants[home.tenant_id]
     (kept,) = {id(kept): kept for kept in tenant.kept.values()}.values()
-    await until(lambda: (kept.material, tenant.kept) == (bytes(32), {}))
+    await wait_until_async(lambda: (kept.material, tenant.kept) == (bytes(32), {}))
 
 
 async def test_who_asks_after_a_change_does_not_join_an_opening_from_before_it(

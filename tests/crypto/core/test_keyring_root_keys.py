@@ -10,8 +10,9 @@ from keystores.interfaces import RootKey
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError
 from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
+from tests.concurrency import wait_until_async
 from tests.crypto.core.test_keyring import clock, home
-from tests.crypto.core.world import Changes, Clock, Home, Looking, Shelf, World, a_keyring, at_once, until
+from tests.crypto.core.world import Changes, Clock, Home, Looking, Shelf, World, a_keyring, at_once
 from tests.database.builders import a_place, a_root_key
 
 __all__ = ["clock", "home"]  # fixtures that pytest finds here by their names
@@ -51,7 +52,7 @@ async def test_a_key_in_use_is_opened_again_at_half_its_time_and_nobody_waits(
     clock.now += 2
     assert at_once(aging.key(home.caller())) == key
     kept = aging._tenants[home.tenant_id].kept
-    await until(lambda: fickle.asked == 2 and all(one.until == clock.now + 60 for one in kept.values()))
+    await wait_until_async(lambda: fickle.asked == 2 and all(one.until == clock.now + 60 for one in kept.values()))
     clock.now += 59
     assert at_once(aging.key(home.caller())) == key
 
@@ -65,7 +66,7 @@ async def test_a_root_key_that_was_taken_away_is_noticed_without_any_other_proce
     fickle.fails = RootKeyDisabled()
     clock.now += 31
     at_once(aging.key(home.caller()))
-    await until(lambda: fickle.asked == 3 and not aging._tenants[home.tenant_id].kept)
+    await wait_until_async(lambda: fickle.asked == 3 and not aging._tenants[home.tenant_id].kept)
     for service in ("orders", "billing"):  # under the same root key, so that one goes too
         with pytest.raises(RootKeyDisabled):
             await aging.key(home.caller(service))
@@ -78,7 +79,7 @@ async def test_a_root_key_out_of_reach_leaves_what_is_open_for_the_rest_of_its_t
     fickle.fails = RootKeyUnreachable()
     clock.now += 31
     assert at_once(aging.key(home.caller())) == key
-    await until(lambda: fickle.asked == 2)
+    await wait_until_async(lambda: fickle.asked == 2)
     clock.now += 28
     assert at_once(aging.key(home.caller())) == key
     clock.now += 2

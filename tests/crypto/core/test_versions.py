@@ -15,9 +15,10 @@ from keystores.interfaces import RootKey
 from tenancy.binding import Context, Purpose
 from tenancy.errors import AuditUnavailable, CiphertextRefused, DatabaseUnavailable, KeyUnavailable
 from tenancy.rotation_errors import KeyVersionRetired
+from tests.concurrency import wait_until_async
 from tests.crypto.core.test_keyring import clock, home
 from tests.crypto.core.test_operations import Desk, desk
-from tests.crypto.core.world import Changes, Clock, Home, Journal, Looking, World, a_keyring, until
+from tests.crypto.core.world import Changes, Clock, Home, Journal, Looking, World, a_keyring
 from vault.keys import encoded
 
 __all__ = ["clock", "desk", "home"]  # fixtures that pytest finds here by their names
@@ -161,7 +162,7 @@ async def test_what_was_opened_is_noted_and_what_was_in_memory_is_not(
 
     assert noted() is None
     await keyring.key(home.caller())
-    await until(lambda: noted() is not None)
+    await wait_until_async(lambda: noted() is not None)
     first = noted()
     with world.field.administrator() as administrator:
         administrator.execute("update okcm.service_key set last_opened_at = last_opened_at - interval '1 hour'")
@@ -172,7 +173,7 @@ async def test_what_was_opened_is_noted_and_what_was_in_memory_is_not(
     assert noted() != first
     clock.now += 61
     await keyring.key(home.caller())
-    await until(lambda: noted() > first)  # type: ignore[operator]  # a time by now
+    await wait_until_async(lambda: noted() > first)  # type: ignore[operator]  # a time by now
 
 
 async def test_a_key_whose_opening_cannot_be_put_on_record_is_not_used(
@@ -205,4 +206,4 @@ async def test_an_opening_that_cannot_be_noted_fails_nothing_and_is_noted_with_t
     openings._blocking = threads
     changes.tell(None)
     await keyring.key(home.caller())
-    await until(lambda: home.version("orders", 1).last_opened_at is not None)
+    await wait_until_async(lambda: home.version("orders", 1).last_opened_at is not None)

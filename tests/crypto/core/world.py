@@ -122,12 +122,6 @@ async def unheeded(_tenant_id: str, _service: str, _version: int) -> None:
     """Hear of an opened key where nobody asks about openings."""
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110 - it happens in a thread, which sets no event
-            await asyncio.sleep(0.01)
-
-
 def at_once(call: Coroutine[Any, Any, Result]) -> Result:
     """Return the result of a call that must not give up the loop."""
     begun = begin(call)

@@ -16,7 +16,8 @@ from crypto.kmip.items import Item
 from crypto.kmip.server import KmipConnection
 from crypto.kmip.tags import Tag
 from tenancy.errors import CallerRefused, DatabaseUnavailable, TenantClosed
-from tests.crypto.echo import ACME, BETA, Place, is_closed, on_uvloop, place, until
+from tests.concurrency import wait_until_async
+from tests.crypto.echo import ACME, BETA, Place, is_closed, on_uvloop, place
 from tests.crypto.kmip.messages import a_get, encoded, message, version
 
 pytestmark = pytest.mark.integration
@@ -96,7 +97,7 @@ async def test_an_answer_that_waits_holds_back_those_after_it_and_nobody_else():
         held, free = await here.connect(ACME), await here.connect(BETA)
         mirror.go.clear()
         held[1].write(encoded(a_get("first")) + encoded(a_get("second")))
-        await until(lambda: bool(mirror.callers))
+        await wait_until_async(lambda: bool(mirror.callers))
         held_back, mirror.go = mirror.go, asyncio.Event()
         mirror.go.set()
         assert asked_id(await ask(free, encoded(a_get("other")))) == "other"

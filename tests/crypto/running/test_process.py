@@ -3,21 +3,13 @@
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.concurrency import wait_until
 from tests.crypto.core.world import World
 from tests.crypto.running.process import Client, Service, connect_service
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_it_serves_says_so_and_ends_when_asked_with_its_audit_delivered(service: Service, world: World, tmp_path: Path):
@@ -29,7 +21,9 @@ def test_it_serves_says_so_and_ends_when_asked_with_its_audit_delivered(service:
     status, made = client.post("/v1/data-keys", {"resource": "orders/1"})
     assert status == 200
     assert client.post("/v1/data-keys/open", {"resource": "orders/1", "wrapped": made["wrapped"]})[0] == 200
-    until(lambda: 'openkcm_crypto_operations_total{operation="data-key",refused=""} 2.0' in service.page("/metrics")[1])
+    wait_until(
+        lambda: 'openkcm_crypto_operations_total{operation="data-key",refused=""} 2.0' in service.page("/metrics")[1]
+    )
     assert service.page("/elsewhere")[0] == 404
     assert client.post("/v1/data-keys", {"resource": "orders/2"})[0] == 200
     assert service.terminate() == 0
@@ -45,10 +39,10 @@ def test_when_one_process_is_killed_the_others_serve_and_it_comes_back(service: 
     tls = connect_service(world.tenant(), "orders", tmp_path)
     service.start()
     service.wait_ready()
-    until(lambda: "openkcm_crypto_ready 2.0" in service.page("/metrics")[1])
+    wait_until(lambda: "openkcm_crypto_ready 2.0" in service.page("/metrics")[1])
     victim = service.children[0]
     os.kill(victim, signal.SIGKILL)
-    until(lambda: "openkcm_crypto_ready 2.0" in service.page("/metrics")[1] and victim not in service.children)
+    wait_until(lambda: "openkcm_crypto_ready 2.0" in service.page("/metrics")[1] and victim not in service.children)
     for _ in range(4):
         client = Client(service.https, tls)
         assert client.post("/v1/encrypt", {"resource": "r", "plaintext": "aGVsbG8="})[0] == 200
@@ -59,7 +53,7 @@ def test_when_one_process_is_killed_the_others_serve_and_it_comes_back(service: 
 def test_it_waits_for_a_database_that_is_not_there_yet(service: Service, world: World):
     with world.field.server.offline(world.field.name):
         service.start()
-        until(lambda: service.page("/healthz")[0] == 503)
+        wait_until(lambda: service.page("/healthz")[0] == 503)
         assert service.alive
     service.wait_ready()
 
@@ -67,7 +61,7 @@ def test_it_waits_for_a_database_that_is_not_there_yet(service: Service, world: 
 def test_without_its_secrets_it_says_what_is_missing_and_does_not_start(service: Service, tmp_path: Path):
     (tmp_path / "secrets" / "vault-crypto").unlink()
     service.start()
-    until(lambda: not service.alive)
+    wait_until(lambda: not service.alive)
     assert "the secret vault-crypto cannot be read" in service.log()
 
 
@@ -77,4 +71,4 @@ def test_children_do_not_outlive_their_parent(service: Service, number: signal.S
     service.wait_ready()
     children = service.children
     os.kill(os.getpgid(children[0]), number if number is signal.SIGINT else signal.SIGKILL)
-    until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))

@@ -17,7 +17,7 @@ from cryptography import x509
 from crypto import tls
 from crypto.tls import IdentityShelf, ServerIdentity, ServerTls, new_identity, server_context
 from tenancy.errors import VaultUnavailable
-from tests.crypto.core.world import until
+from tests.concurrency import wait_until_async
 from tests.crypto.https import authority
 from tests.crypto.https.authority import server_identity
 from tests.vault.server import Server
@@ -194,7 +194,7 @@ async def test_the_certificate_is_renewed_before_it_ends_in_contexts_in_use_and_
     served, before = shake(context, client)
     soon = datetime.now(UTC) + timedelta(hours=7, minutes=59)
     keeping = asyncio.create_task(ours.keep(replace(server_identity(), not_after=soon)))
-    await until(lambda: shown(shake(context, client)[1]) != shown(before))
+    await wait_until_async(lambda: shown(shake(context, client)[1]) != shown(before))
     keeping.cancel()
     before.write(b"still here")
     assert served.read(100) == b"still here"
