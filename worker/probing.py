@@ -44,6 +44,7 @@ class GatewayConnections:
             while not asking.done():
                 if activity.in_activity() and activity.is_worker_shutdown():
                     asking.cancel()
+                    await asyncio.gather(asking, return_exceptions=True)
                     raise WorkerStopping
                 await asyncio.wait({asking}, timeout=_LOOK_SECONDS)
             asking.result()

@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from crypto.delivery import Delivery
 from crypto.operations import KeyedOperations
 from fronts.attacks import FrontAttacker
 from fronts.between import Owner
+from fronts.dialing import NotAdmitted
 from fronts.interfaces import Door, FrontsAway, FrontsFailing, ProbeRefused, Strangers
 from fronts.judging import Trial
 from fronts.kmip import Operation
@@ -32,6 +34,7 @@ from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
 from tenancy.lifecycle import Move, State
 from tenancy.messages import ExamineInput
+from tests.concurrency import wait_until
 from tests.crypto.core.world import Home, World
 from tests.crypto.https import authority
 from tests.database.fixtures import Field
@@ -177,6 +180,7 @@ def test_what_stands_in_the_customers_stream_is_named_by_the_evidence(attacks: F
 
 
 def test_a_probe_that_was_disconnected_by_hand_proves_nothing_and_is_connected_again(attacks, customer) -> None:
+    attacks(customer.tenant_id)
     with customer.world.worker.tenant_tx(CANARY_TENANT_ID) as tx:
         tx.services.disconnect(PROBE)
     attacks.forget_round()
@@ -264,7 +268,14 @@ def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypat
 
 
 @pytest.mark.parametrize(("locked", "outcome"), [("customer", "held"), ("canary", "not-checked")])
-def test_locked_tenant_is_attacked_and_a_locked_canary_stops_the_attacks(attacks, customer, locked, outcome) -> None:
+def test_locked_tenant_is_attacked_and_a_locked_canary_stops_the_attacks(
+    attacks, doors, customer, locked, outcome
+) -> None:
+    def serves_the_canary() -> bool:
+        with suppress(ProbeRefused, FrontsFailing, NotAdmitted), Side(doors.address, attacks._probe()) as side:
+            return side.works()
+        return False
+
     def move(move: Move, back_to: State | None = None) -> None:
         with customer.world.worker.tenant_tx(customer.tenant_id if locked == "customer" else CANARY_TENANT_ID) as tx:
             tx.tenants.move(move, back_to)
@@ -274,6 +285,7 @@ def test_locked_tenant_is_attacked_and_a_locked_canary_stops_the_attacks(attacks
         assert {one.outcome for one in attacks(customer.tenant_id)} == {outcome}
     finally:
         move(Move.UNLOCK, State.ACTIVE)
+        wait_until(serves_the_canary)  # until the crypto service knows of it, the next test's control fails
 
 
 def test_without_a_listener_every_clause_is_not_checked(world: World, customer: Home, unused_port: int) -> None:

@@ -1,6 +1,7 @@
 """A service's connection through the gateway: turns, answers, renewals, the end."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -243,11 +244,13 @@ async def test_request_that_takes_too_long_reports_it_and_continues(service, scr
     await service.has_issued(1)
 
 
-async def test_request_without_a_worker_is_reported_as_not_done(client, script):
+async def test_request_without_a_worker_is_reported_as_not_done_and_leaves_no_error(client, script, caplog):
     service = Connection(client, "eu-no-worker-1", script)
     service.gateway = Gateway(client, 60, patience_seconds=0.5)
     with pytest.raises(NotDoneInTime):
         await service.connect()
+    gc.collect()
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
 
 class EarlyContinueAsNew(TemporalServer):
