@@ -73,14 +73,10 @@ class HttpsReceiver:
     def running(self) -> Iterator[None]:
         outer = self
 
-        open_ones: set[Any] = set()
+        open_ones: list[Any] = []
 
         class Take(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-
-            def setup(self) -> None:
-                super().setup()
-                open_ones.add(self.connection)
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
@@ -99,7 +95,14 @@ class HttpsReceiver:
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", self.port), Take)
+        class Server(ThreadingHTTPServer):
+            daemon_threads = False  # closing waits for the handlers: a late one would write into another test's output
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                open_ones.append(request)
+                super().process_request(request, client_address)
+
+        server = Server(("127.0.0.1", self.port), Take)
         self.port = server.server_port
         server.socket = self.identity.context().wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
@@ -107,10 +110,10 @@ class HttpsReceiver:
             yield
         finally:
             server.shutdown()
-            server.server_close()
             for connection in open_ones:  # a server that is gone answers on none of its connections
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+            server.server_close()
 
 
 @dataclass

@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -178,25 +179,26 @@ class Stack:
 
     def wait_for(self, tenant_id: str, state: str) -> dict[str, Any]:
         """Wait until the marketplace shows the tenant in `state`, whatever dies meanwhile."""
-        shown: dict[str, Any] = {}
-
-        def reached() -> bool:
-            try:
-                answer = self.status(tenant_id)
-            except httpx.TransportError:
-                return False
-            shown.update(answer.json())
-            return shown.get("state") == state
-
-        wait_until(reached, lambda: f"{tenant_id} is not {state}: {shown}")
-        return shown
+        return self._wait_status(tenant_id, lambda shown: shown.get("state") == state)
 
     def wait_announced(self, tenant_id: str) -> None:
-        """Wait until the ready message went out on both channels."""
+        """Wait until the ready message went out on both channels and the last step of provisioning is done."""
         wait_until(
             lambda: bool(self.callback.about(tenant_id, "ready") and self.mailbox.about(tenant_id, "is ready")),
             lambda: f"no ready message for {tenant_id}",
         )
+        self._wait_status(tenant_id, lambda shown: {step["state"] for step in shown.get("steps", ())} == {"done"})
+
+    def _wait_status(self, tenant_id: str, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+
+        def asked() -> bool:
+            with suppress(httpx.TransportError):
+                shown.update(self.status(tenant_id).json())
+            return reached(shown)
+
+        wait_until(asked, lambda: f"the status of {tenant_id} stays {shown}")
+        return shown
 
     # ── behind the scenes ────────────────────────────────────────────────────────────────────────────────────────
 
