@@ -162,7 +162,8 @@ class Scene:
             tx.services.request(ServiceRequestRow(request_id, name, kind, a_request_pem()))
         self.door.connect_service(tenant_id, "eu-west-1", name, request_id)
         if uses:
-            minute = (datetime.now(UTC) - timedelta(hours=1)).replace(second=0, microsecond=0)
+            now = datetime.now(UTC).replace(second=0, microsecond=0)
+            minute = max(now - timedelta(hours=1), now.replace(hour=0, minute=0))  # an hour ago, and today
             with self.crypto.tenant_tx(tenant_id) as tx:
                 tx.services.seen([name], datetime.now(UTC) - timedelta(minutes=4))
                 answered = UsesRow(minute, name, CryptoOperation.ENCRYPT, "", uses - 3, 64 * uses)
