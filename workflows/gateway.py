@@ -11,7 +11,6 @@ from typing import Any
 
 from temporalio.client import (
     Client,
-    WithStartWorkflowOperation,
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowUpdateFailedError,
@@ -53,7 +52,7 @@ from workflows.boundaries import CheckBoundaries
 from workflows.connecting import connect_client
 from workflows.report import MakeReport
 from workflows.service import DISCOVERED, ConnectService
-from workflows.service_start import service_options, service_start
+from workflows.service_start import service_options, service_start, update_with_start
 from workflows.tenant import Tenant
 
 _RPC_TIMEOUT = timedelta(seconds=5)
@@ -367,32 +366,14 @@ class Gateway:
         try:
             async with asyncio.timeout(self._patience_seconds):
                 await _until_taken(
-                    lambda: self._update_with_start(
-                        update, arguments, update_id, service_start(tenant_id, region, service)
+                    lambda: update_with_start(
+                        self._client, service_start(tenant_id, region, service), update, arguments, update_id
                     )
                 )
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             raise NotDoneInTime from None
         except _DOWN as failed:
             raise TemporalUnavailable from failed
-
-    async def _update_with_start(
-        self,
-        update: Any,
-        arguments: Sequence[EnrolInput],
-        update_id: str | None,
-        start: WithStartWorkflowOperation[Any, Any],
-    ) -> None:
-        try:
-            await self._client.execute_update_with_start_workflow(
-                update, args=arguments, id=update_id, start_workflow_operation=start
-            )
-        finally:
-            # Temporal's library stores a failure in the operation as well; unretrieved, asyncio logs it as lost.
-            handle = asyncio.ensure_future(start.workflow_handle())
-            await asyncio.wait({handle}, timeout=0)
-            if not handle.cancel() and not handle.cancelled():
-                handle.exception()
 
 
 async def _until_taken(ask: Callable[[], Awaitable[object]]) -> None:

@@ -1,12 +1,14 @@
 """How the workflow of a service is started, by whoever outside asks something of it first; part of `gateway`."""
 
-from typing import TypedDict
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
-from temporalio.client import WithStartWorkflowOperation
+from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from tenancy import ids
-from tenancy.messages import ServiceInput
+from tenancy.messages import EnrolInput, ServiceInput
 from workflows import priorities, visibility
 from workflows.service import ConnectService
 
@@ -18,6 +20,26 @@ def service_start(tenant_id: str, region: str, service: str) -> WithStartWorkflo
         ServiceInput(tenant_id=tenant_id, region=region, service=service),
         **service_options(tenant_id, region, service),
     )
+
+
+async def update_with_start(
+    client: Client,
+    start: WithStartWorkflowOperation[Any, Any],
+    update: Any,
+    arguments: Sequence[EnrolInput],
+    update_id: str | None,
+) -> None:
+    """Update the workflow of a service, started first where none runs; raises what Temporal's client raises."""
+    try:
+        await client.execute_update_with_start_workflow(
+            update, args=arguments, id=update_id, start_workflow_operation=start
+        )
+    finally:
+        # Temporal's library stores a failure in the operation as well; unretrieved, asyncio logs it as lost.
+        handle = asyncio.ensure_future(start.workflow_handle())
+        await asyncio.wait({handle}, timeout=0)
+        if not handle.cancel() and not handle.cancelled():
+            handle.exception()
 
 
 class _ServiceOptions(TypedDict):
