@@ -170,5 +170,6 @@ class SyslogReceiver:
                 if self.dies_after is not None and len(self.messages) >= self.dies_after:
                     self.dies_after = None
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.close()  # here, because the server would first say in order that nothing more comes
                     return False
         return True
