@@ -102,27 +102,39 @@ class _HttpsConnection(Connection):
             self.awaiting(None)
 
     async def refused(self, error: OpenKcmError, received: bytes) -> bytes:
-        """Return the refusal, whatever was asked; a locked tenant's service gets its own certificate, if that was it.
-
-        It is nothing secret and opens nothing while the tenant is locked. Without it a lock that lasts longer than a
-        certificate would leave the service with one that has expired, with which nobody can fetch the next.
-        """
-        if isinstance(error, TenantClosed):
-            asked = next(iter(self._reader.feed(received)), None)
-            if asked is not None and asked.endpoint is not None and asked.endpoint.name == CERTIFICATE:
-                return await self._locked(error, asked)
-        return _render(from_error(error), new_correlation_id(), last=True)
-
-    async def _locked(self, closed: TenantClosed, asked: Message) -> bytes:
+        """Return the refusal; to a locked tenant's service its own certificate, if that was what it asked for."""
+        closed = error if isinstance(error, TenantClosed) else None
+        asked = None if closed is None else next(iter(self._reader.feed(received)), None)
+        if closed is None or asked is None:
+            return _render(from_error(error), new_correlation_id(), last=True)
         correlation_id.set(asked.correlation_id)
         answer: bytes | Problem
         try:
-            answer = await self._admitted(asked, await self.parts.callers.locked(self.certificate or b""))
-        except CallerRefused:  # it is more than locked, or is no longer
-            answer = from_error(closed)
+            answer = await self._admitted(asked, await self._locked(closed, asked))
         except OpenKcmError as refused:
             answer = from_error(refused)
         return _render(answer, asked.correlation_id, last=True, head_only=asked.head_only)
+
+    async def _locked(self, closed: TenantClosed, message: Message) -> Caller:
+        """Return who asks for its certificate and is refused for its tenant's lock alone; raises `closed` otherwise.
+
+        The certificate is nothing secret and opens nothing while the tenant is locked. Without it a lock that lasts
+        longer than a certificate would leave the service with one that has expired, with which nobody can fetch the
+        next.
+        """
+        if message.endpoint is None or message.endpoint.name != CERTIFICATE:
+            raise closed
+        try:
+            return await self.parts.callers.locked(self.certificate or b"")
+        except CallerRefused:  # it is more than locked, or is no longer
+            raise closed from None
+
+    async def _asking(self, message: Message) -> Caller:
+        """Return who asks on a connection that was open before its tenant was locked, until `recheck` closes it."""
+        try:
+            return await self.current()
+        except TenantClosed as closed:
+            return await self._locked(closed, message)
 
     def _sent(self, reply: _Reply) -> None:
         self.send(reply.data)
@@ -138,7 +150,7 @@ class _HttpsConnection(Connection):
         last = not message.keep_alive
         answer: bytes | Problem
         try:
-            answer = await self._admitted(message, await self.current())
+            answer = await self._admitted(message, await self._asking(message))
         except Exception as refused:  # noqa: BLE001 - what is not listed becomes a reference into the log
             answer = from_error(refused)
             last = last or isinstance(refused, CallerRefused)

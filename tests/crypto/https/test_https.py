@@ -191,6 +191,27 @@ def test_a_locked_tenants_service_fetches_its_certificate_on_a_new_connection_an
     assert stage.on_loop(lambda: stage.core.asked) == []
 
 
+@pytest.mark.parametrize("state", [State.LOCKED, State.LEAVING])
+def test_a_locked_tenants_service_fetches_its_certificate_also_on_a_connection_that_is_still_open(
+    wire: Wire, stage: Stage, state: State
+):
+    wire.send(get("/healthz"))
+    assert wire.reply().status == 200
+    stage.on_loop(lambda: stage.core.move(TENANT, state))
+    for request in (get("/healthz"), post("/v1/encrypt", encrypt_body()), post("/v1/certificate", b"{}")):
+        wire.send(request)
+        refused = wire.reply()
+        assert (refused.status, refused.json["code"]) == (403, "tenant_closed")
+    wire.send(get("/v1/certificate") + post("/v1/encrypt", encrypt_body()))
+    answered, refused = wire.reply(), wire.reply()
+    if state is State.LOCKED:
+        assert (answered.status, answered.json["certificate"]) == (200, stage.leaf.pem)
+    else:
+        assert (answered.status, answered.json["code"]) == (403, "tenant_closed")
+    assert (refused.status, refused.json["code"]) == (403, "tenant_closed")
+    assert stage.on_loop(lambda: stage.core.asked) == []
+
+
 def test_too_many_requests_are_told_when_to_come_back(tmp_path: Path):
     with Stage(tmp_path, rate=2) as stage, Wire(stage.dial()) as wire:
         wire.send(get("/healthz") + get("/v1/secrets") + get("/healthz"))  # a refused request costs, too
