@@ -3,8 +3,10 @@
 import re
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,30 @@ def _listen() -> None:
 def test_a_unit_test_that_needs_more_than_itself_fails(attempt: Callable[[], object]) -> None:
     with pytest.raises(NotAUnitTest, match="mark it `integration`"):
         attempt()
+
+
+def test_a_thread_that_a_unit_test_starts_is_held_to_the_same() -> None:
+    with ThreadPoolExecutor(1) as pool, pytest.raises(NotAUnitTest):
+        pool.submit(_listen).result(30)
+
+
+@pytest.fixture(scope="session")
+def other_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that another test left running, as a server's are."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(threading.get_ident).result(30)
+        yield pool
+
+
+def _serve() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_listen).result(30)
+        pool.submit(time.sleep, 0.001).result(30)
+
+
+@pytest.mark.unit
+def test_threads_that_began_before_it_may_listen_and_wait_meanwhile(other_threads: ThreadPoolExecutor) -> None:
+    other_threads.submit(_serve).result(30)
 
 
 @pytest.mark.integration

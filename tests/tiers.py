@@ -1,6 +1,7 @@
 """The tier of each test: its marker, or else its folder or the servers it uses. CONTRIBUTING.md describes the tiers."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,8 @@ class NotAUnitTest(BaseException):
     """A unit test used the network, a process or a pause; a BaseException, so that no handler hides it."""
 
 
-_current: list[str] = []
-"""The unit test that is running, if one is."""
+_guarded: set[threading.Thread] = set()
+"""The thread of the unit test that is running, and those it started: servers of other tests go on meanwhile."""
 
 
 def assign(items: Sequence[pytest.Item]) -> None:
@@ -78,12 +79,15 @@ def enforced(item: pytest.Item) -> Iterator[None]:
         yield
         return
     _watch()
-    _current.append(item.nodeid)
+    _guarded.add(threading.current_thread())
     try:
-        with mock.patch.object(time, "sleep", _refuse_sleep):
+        with (
+            mock.patch.object(time, "sleep", _refuse_sleep),
+            mock.patch.object(threading.Thread, "start", _start_guarded),
+        ):
             yield
     finally:
-        _current.clear()
+        _guarded.clear()
 
 
 def fail_skipped(report: pytest.TestReport) -> None:
@@ -93,8 +97,19 @@ def fail_skipped(report: pytest.TestReport) -> None:
         report.longrepr = f"skipped, which counts as a failure here: {report.longrepr}"
 
 
+_start, _sleep = threading.Thread.start, time.sleep
+
+
+def _start_guarded(thread: threading.Thread) -> None:
+    if threading.current_thread() in _guarded:
+        _guarded.add(thread)
+    _start(thread)
+
+
 def _refuse_sleep(seconds: float) -> None:
-    _refuse(f"sleeps {seconds} s")
+    if threading.current_thread() in _guarded:
+        _refuse(f"sleeps {seconds} s")
+    _sleep(seconds)
 
 
 def _refuse(what: str) -> None:
@@ -104,10 +119,10 @@ def _refuse(what: str) -> None:
 def _watch() -> None:
     if hasattr(sys, "_openkcm_unit_guard"):
         return
-    running, forbidden = _current, _FORBIDDEN_EVENTS  # the module's own names are gone when the interpreter ends
+    guarded, forbidden = _guarded, _FORBIDDEN_EVENTS  # the module's own names are gone when the interpreter ends
 
     def on_event(event: str, _arguments: tuple[Any, ...]) -> None:
-        if running and event in forbidden:
+        if guarded and event in forbidden and threading.current_thread() in guarded:
             _refuse(f"causes {event}")
 
     sys.addaudithook(on_event)
