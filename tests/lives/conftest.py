@@ -8,7 +8,7 @@ import pytest
 
 from config.secrets import Role
 from config.settings import Settings
-from tests.activities.conftest import bao, key_server, settings
+from tests.activities.conftest import bao, settings
 from tests.activities.provisioning import REGION
 from tests.database.fixtures import Field
 from tests.keystores.opening import Opener
@@ -16,12 +16,21 @@ from tests.lives.clocks import DatedSession, PlayedClock
 from tests.lives.skipping import ImpatientTemporal
 from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver
+from tests.vault import server as openbao
 from tests.vault.server import Server
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
 
 # Fixtures that pytest finds here by their names.
-__all__ = ["bao", "key_server", "settings"]
+__all__ = ["bao", "settings"]
+
+
+@pytest.fixture
+def key_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An OpenBao of its own: a life rotates the keys of canary and platform, whose names all tests share."""
+    started = openbao.start(tmp_path_factory.mktemp("openbao"))
+    yield started
+    started.kill()
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ _LONG_DAY = DAY + timedelta(seconds=1)
 """Of this life: what is to come after so many days is due when they are over."""
 _UNRENEWED = timedelta(hours=24)
 """What is left of a certificate of 72 hours when its workflow renews it."""
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS = 300
 _BATCH = 100
 
 
