@@ -4,6 +4,7 @@ The tests of workflows are about order, refusals and answers; the activities the
 tests/activities.
 """
 
+import asyncio
 import importlib
 import inspect
 import pkgutil
@@ -92,7 +93,7 @@ class Script:
         self.rounds = 1
         """How often all is wrapped before the root key is switched or the tenant key is retired."""
         self.reports: list[tuple[str, ...]] = []
-        """What the watch of root keys finds, one after the other; then it waits until it is cancelled."""
+        """What the watch of root keys finds, one after the other; then it waits for the next."""
         self.answers: dict[str, Any] = {
             "activate": ActivateResult(messages=1),
             "preflight-root-key": PreflightResult(problems=0),
@@ -189,8 +190,9 @@ class Script:
         return RollAuthorityResult(code=failure.code)
 
     async def _watch(self, _step: object) -> WatchResult:
-        if not self.reports:
-            await activity.wait_for_cancelled()
+        while not self.reports:
+            activity.heartbeat()
+            await asyncio.sleep(0.01)
         return WatchResult(tenants=self.reports.pop(0))
 
 
