@@ -139,6 +139,11 @@ def test_without_a_file_and_without_a_terminal_it_is_wrong_usage(desk) -> None:
     [
         (HSM, [SECRET], {"pin": SECRET}),
         (AWS, ["AKIAEXAMPLE", SECRET], {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}),
+        (
+            (*AWS, "--role-arn", ROLE_ARN, "--access-key-id", "AKIAEXAMPLE"),
+            [SECRET],
+            {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET},
+        ),
     ],
 )
 def test_at_a_terminal_they_are_asked_for_without_echo(  # noqa: PLR0917 - fixtures, and what is typed

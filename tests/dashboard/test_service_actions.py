@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 
 from dashboard import service_actions
 from dashboard.views.guides import request_command
-from tenancy.errors import InvalidName, Overtaken, ServiceConflict, TenantClosed
+from tenancy.errors import InvalidName, Overtaken, ServiceConflict, ServiceUnknown, TenantClosed
 from tenancy.lifecycle import State
 from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, a_request_pem
@@ -97,3 +97,14 @@ def test_a_suspended_tenant_or_another_kind_of_the_same_name_connects_nothing(sc
         with pytest.raises(error):
             service_actions.connect(scene.seat(tenant_id), a_wish())
     assert scene.door.asked == []
+
+
+@pytest.mark.parametrize("act", [service_actions.renew, service_actions.disconnect])
+def test_an_unknown_service_is_neither_renewed_nor_disconnected(scene: Scene, act) -> None:
+    scene.tenant(State.ACTIVE)
+    scene.service("orders", ServiceKind.POSTGRESQL)
+    scene.door.asked.clear()
+    before = scene.records()
+    with pytest.raises(ServiceUnknown):
+        act(scene.seat(), "payments")
+    assert (scene.records(), scene.door.asked) == (before, [])

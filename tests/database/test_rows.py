@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from database.connection import Database
 from database.context import pads, sign
-from database.interfaces import RouteRow
+from database.interfaces import RootKeyRequestRow, RouteRow
 from tenancy.errors import ConflictingResource, DatabaseRefused, IllegalMove, TenantUnknown
 from tenancy.events import AnnouncementKind, EventKind
 from tenancy.ids import l2_key
 from tenancy.lifecycle import TRANSITIONS, Move, State
 from tenancy.provisioning import Step, StepState
+from tenancy.root_key_errors import RootKeyRequestUnknown
+from tenancy.root_keys import PlatformPlace
 from tests.database.builders import (
     NOW,
     a_result,
@@ -211,3 +213,14 @@ def test_malformed_contexts_are_false_and_never_an_error(worker: Database, tenan
             "select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true)", [tenant, context]
         )
         assert connection.execute("select okcm.ctx_ok()").fetchone() == (False,)
+
+
+def test_a_root_key_request_is_unknown_to_another_tenant(worker: Database, field: Field) -> None:
+    request = RootKeyRequestRow("0" * 32, PlatformPlace(), "sealed")
+    with field.open("operator").tenant_tx("acme") as tx:
+        tx.root_keys.request(request)
+        assert tx.root_keys.problems(request.request_id) is None
+    with worker.tenant_tx("beta") as tx:
+        for read in (tx.root_keys.problems, tx.root_keys.requested):
+            with pytest.raises(RootKeyRequestUnknown):
+                read(request.request_id)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from devstack import process
+from config.settings import load_settings
+from devstack import control, process
 from devstack.process import Identity
+from tenancy.errors import ComponentFailed
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.e2e
@@ -84,6 +87,13 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 @pytest.fixture
+def database_stack(stack: Stack) -> Stack:
+    """The stack whose OpenBao and Temporal exist elsewhere, so that little is started before PostgreSQL is ready."""
+    elsewhere = {"OPENKCM_VAULT_ADDRESS": "http://127.0.0.1:9", "OPENKCM_TEMPORAL": "profile"}
+    return Stack(stack.folder, stack.environment | elsewhere)
+
+
+@pytest.fixture
 def ordinary_stack() -> Iterator[Stack]:
     """The stack of a user without privileges: of the user `nobody` where the tests run as root.
 
@@ -139,6 +149,36 @@ def test_taken_port_is_an_error_and_nothing_is_left_running(stack: Stack) -> Non
     assert f"port {port}" in document["error"]["message"]
     assert "OPENKCM_CODEC_PORT" in document["error"]["hint"]
     assert stack.left() == []
+
+
+def test_component_that_does_not_start_is_an_error_and_nothing_is_left_running(database_stack: Stack) -> None:
+    occupied = database_stack.folder / ".openkcm" / "postgres"
+    occupied.parent.mkdir()
+    occupied.touch()
+
+    status, document = database_stack.run("up")
+
+    assert status == 1
+    assert document["error"]["code"] == "component_failed"
+    assert str(occupied) in document["error"]["message"]
+    assert document["error"]["hint"]
+    assert database_stack.left() == []
+
+
+def test_up_ends_the_supervisor_after_its_deadline(database_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in database_stack.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(database_stack.folder)
+    clock = time.monotonic
+
+    def skip_an_hour(_: control.Status) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600)
+
+    with pytest.raises(ComponentFailed, match="not ready in time: postgres, worker"):
+        control.up(load_settings(), skip_an_hour)
+
+    monkeypatch.undo()  # this process leaves the folder, too
+    assert database_stack.left() == []
 
 
 @pytest.mark.full

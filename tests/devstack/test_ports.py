@@ -1,10 +1,13 @@
 import os
+import secrets
 import socket
 
 import pytest
 
+from devstack import ports
 from devstack.ports import free_port, holder, is_free, require_free
 from tenancy.errors import ComponentFailed
+from tests.ports import free_port as reserved_port
 
 pytestmark = pytest.mark.integration
 
@@ -21,6 +24,30 @@ def test_the_holder_of_a_port_is_named() -> None:
             require_free(port, "codec_port")
 
     assert is_free(port)
+
+
+def test_holder_that_is_no_visible_process_is_described() -> None:
+    sender, receiver = socket.socketpair()
+    with sender, receiver, socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        assert holder(port) == "a connection that is still open"
+
+        held.listen()
+        # A descriptor that was sent and not yet received is, like those of another user, in no folder of /proc we see.
+        socket.send_fds(sender, [b"listener"], [held.fileno()])
+        held.close()
+        assert holder(port) == "a process of another user"
+
+
+def test_free_port_skips_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as held:
+        taken = reserved_port()
+        held.bind(("127.0.0.1", taken))
+        first, chance = [taken - ports._LOWEST_PORT], secrets.randbelow
+        monkeypatch.setattr(secrets, "randbelow", lambda count: first.pop() if first else chance(count))
+        assert free_port() != taken
+        assert first == []
 
 
 def test_a_free_port_is_none_the_kernel_gives_to_connections() -> None:

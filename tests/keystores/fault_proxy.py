@@ -81,6 +81,22 @@ def dripping(seconds: float) -> Fault:
     return fault
 
 
+def flooding(seconds: float) -> Fault:
+    """Send an answer without an end or a pause, so that no single read has to wait."""
+
+    def fault(handler: BaseHTTPRequestHandler) -> None:
+        until = time.monotonic() + seconds
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        try:
+            while time.monotonic() < until:
+                handler.wfile.write(b"1;" + b"x" * 60_000 + b"\r\n.\r\n")
+        except OSError:
+            pass
+        handler.close_connection = True
+
+    return fault
+
+
 def hanging_up(handler: BaseHTTPRequestHandler) -> None:
     """Close the connection without an answer."""
     handler.close_connection = True
@@ -94,6 +110,7 @@ COMMON = [
     (answering(307, b"", Location="http://169.254.169.254/"), RootKeyUnreachable),
     (hanging(60), RootKeySlow),
     (dripping(60), RootKeySlow),
+    (flooding(60), RootKeySlow),
     (hanging_up, RootKeyUnreachable),
 ]
 """Faults that are the same error for each provider, and the error."""

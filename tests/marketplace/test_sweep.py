@@ -1,8 +1,13 @@
 import asyncio
 import threading
+from contextlib import suppress
 
+import pytest
+
+from marketplace.rounds import Rounds, Waiting
 from marketplace.sweep import Sweep
 from marketplace.transactions import Transactions
+from tenancy.errors import DatabaseUnavailable, PlatformError, TemporalUnavailable
 from tests.concurrency import wait_until_async
 from tests.marketplace.conftest import an_event, assert_refused, running
 
@@ -117,3 +122,37 @@ async def test_a_disable_that_nobody_is_there_for_yet_waits_and_holds_up_no_othe
     async with running(field, door) as endpoint:
         await wait_until_async(lambda: [event for _, _, event in door.taken if event == "msg_on"])
         await wait_until_async(lambda: door.disabled == [("acme-corp-12345", "msg_off")])
+
+
+class FailingRounds(Rounds):
+    """A hundred requests, none of which can be handed over."""
+
+    def __init__(self, transactions: Transactions, failure: PlatformError) -> None:
+        super().__init__(transactions)
+        self.tried: list[Waiting] = []
+        self._failure = failure
+
+    def find(self, limit: int) -> list[Waiting]:
+        return [("acme-corp-12345", f"msg_{number}", "eu-west-1", "") for number in range(min(limit, 100))]
+
+    async def hand_over(self, waiting: Waiting) -> None:
+        self.tried.append(waiting)
+        raise self._failure
+
+
+@pytest.mark.parametrize("failure", [TemporalUnavailable, DatabaseUnavailable])
+async def test_a_round_ends_early_while_temporal_or_the_database_is_down(caplog, failure: type[PlatformError]):
+    transactions = Transactions()
+    failing = FailingRounds(transactions, failure())
+    rounds = asyncio.create_task(failing.run())
+    try:
+        await wait_until_async(lambda: rounds.done() or "accepted requests wait" in caplog.text)
+    finally:
+        rounds.cancel()
+        with suppress(asyncio.CancelledError):
+            await rounds
+        await failing.close()
+        transactions.close()
+
+    assert failure.code in caplog.text
+    assert 0 < len(failing.tried) < 100

@@ -12,8 +12,11 @@ from temporalio.client import Client
 
 from config.settings import Settings
 from database.connection import Database
+from tenancy.errors import CanaryMissing, TemporalUnavailable, VaultUnavailable
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from tenancy.lifecycle import State
+from tenancy.provisioning import Step
+from tests.activities.conftest import NOWHERE
 from tests.activities.provisioning import Provisioning
 from tests.ports import free_port
 from tests.stories.receivers import CallbackReceiver
@@ -130,10 +133,25 @@ async def test_worker_serves_metrics_and_ends_its_activity_before_it_stops(
     assert len(callback.about(tenant_id, "ready")) == 1
 
 
-def test_worker_waits_for_servers_that_are_down_and_stops_at_once(start, settings):
-    nowhere = {"vault_address": f"http://127.0.0.1:{free_port()}", "temporal_port": free_port()}
-    worker = start(settings.model_copy(update=nowhere))
-    worker.wait_until(lambda: "vault_unavailable" in worker.log)
+def test_worker_stops_while_it_waits_for_the_canary(start, process_settings, request_tenant):
+    request_tenant(CANARY_TENANT_ID, "OpenKCM canary").run(Step.OPEN_RECORDS)  # and no workflow provisions it
+    worker = start(process_settings)
+    worker.wait_until(lambda: CanaryMissing.code in worker.log)
+    worker.process.terminate()
+    assert worker.process.wait(180) == 0
+    assert "worker draining" in worker.log
+    assert "worker ready" not in worker.log
+
+
+@pytest.mark.parametrize(
+    ("addresses", "code"),
+    [({"vault_address": NOWHERE}, VaultUnavailable.code), ({}, TemporalUnavailable.code)],
+    ids=["OpenBao and Temporal", "Temporal"],
+)
+def test_worker_waits_for_servers_that_are_down_and_stops_at_once(start, settings, addresses, code):
+    ports = {"temporal_port": free_port(), "worker_metrics_port": free_port()}
+    worker = start(settings.model_copy(update=ports | addresses))
+    worker.wait_until(lambda: code in worker.log)
     worker.process.terminate()
     assert worker.process.wait(60) == 0
     assert "Traceback" not in worker.log

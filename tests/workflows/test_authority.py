@@ -84,6 +84,12 @@ async def test_list_that_cannot_be_published_now_is_left_to_the_schedule(entity,
     script.refused["publish-revocation-list"] = "vault_refused"
     await entity.roll_authority()
     assert script.calls[: len(ROLL)] == ROLL
+    tried = script.attempts["publish-revocation-list"]
+    await entity.handle.signal("certificates-revoked")
+    await wait_until_async(lambda: script.attempts["publish-revocation-list"] > tried)
+    script.refused.clear()
+    await entity.handle.signal("certificates-revoked")
+    await wait_until_async(lambda: "publish-revocation-list" in script.calls)
 
 
 async def test_hourly_check_rolls_due_authorities_and_skips_missing_tenants(client, queue, entity, script):

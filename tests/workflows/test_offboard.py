@@ -117,6 +117,13 @@ async def test_leaving_whose_workflow_was_terminated_is_resumed_by_asking_again(
     assert (await entity.offboarding.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
+async def test_tenant_is_restored_when_the_workflow_of_its_grace_is_missing(client, region, script):
+    entity = await Entity.start(client, region, State.LEAVING)
+    await entity.restore()
+    await entity.reaches(State.ACTIVE)
+    assert {"restore-tenant", "follow-root-key"} <= set(script.calls)
+
+
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -57,6 +57,8 @@ async def test_repeated_events_do_nothing_twice(tenant, script):
     await asyncio.gather(*(handle.signal(Tenant.marketplace_event, signal) for signal in signals))
     script.down.clear()
     await reaches(handle, State.ACTIVE)
+    await handle.signal(Tenant.marketplace_event, MarketplaceSignal(event_id="event-6", kind="service_enabled"))
+    assert await refused_retry(handle) == "illegal_move"  # the signal was handled before this update
     assert len(script.calls) == len(set(script.calls)) == len(Step)
 
 

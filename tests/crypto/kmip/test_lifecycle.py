@@ -160,6 +160,8 @@ async def test_a_sensitive_key_leaves_only_wrapped_and_one_that_is_not_extractab
     theirs = await scene.client("billing").create()
     for other, reason in [(theirs, ResultReason.ITEM_NOT_FOUND), (object_id, ResultReason.PERMISSION_DENIED)]:
         assert (await client.about(Operation.GET, object_id, specification(other))).reason is reason
+    itself = await client.about(Operation.GET, wrapping, specification(wrapping))
+    assert itself.reason is ResultReason.PERMISSION_DENIED
     await client.revoke(wrapping, 2)
     revoked = await client.about(Operation.GET, object_id, specification(wrapping))
     assert revoked.reason is ResultReason.PERMISSION_DENIED

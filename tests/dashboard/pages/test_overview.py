@@ -3,7 +3,8 @@
 import pytest
 
 from tenancy.lifecycle import State
-from tests.dashboard.scene import Scene, shown, text
+from tests.dashboard.scene import ACME, Scene, shown, text
+from tests.database.builders import a_result
 
 
 def test_an_active_tenant_sees_the_dashboard_it_was_promised(scene: Scene) -> None:
@@ -22,8 +23,31 @@ def test_an_active_tenant_sees_the_dashboard_it_was_promised(scene: Scene) -> No
     assert "**Service Integration:** Ready ✓" in said
     assert "as promised" in said
     assert "9 of 9 attacks across the tenant boundary refused. Last checked" in said
+    assert "Those were the attacks before it opened." in said
+    assert "Not checked" not in said
     assert not at.error
     assert not at.warning
+
+
+@pytest.mark.parametrize("checked_later", [False, True])
+def test_overview_shows_why_attacks_were_not_made_and_when_all_were_last_made(
+    scene: Scene, *, checked_later: bool
+) -> None:
+    results = [
+        a_result(),
+        *(a_result(clause=clause, outcome="not-checked", evidence="no second tenant") for clause in ("U2", "C2")),
+    ]
+    scene.tenant(State.ACTIVE)
+    scene.door.attacks[ACME] = results
+    scene.door.check_boundaries(ACME, "eu-west-1", anew=False)
+    if checked_later:
+        with scene.worker.tenant_tx(ACME) as tx:
+            tx.boundaries.record("check-2", results)
+    said = text(shown("overview", scene.seat()))
+    assert "1 of 1 attack across the tenant boundary refused. Last checked" in said
+    assert "Not checked: U2, C2: no second tenant" in said
+    assert ("Last examined in full" in said) is checked_later
+    assert "Those were the attacks before it opened" not in said
 
 
 @pytest.mark.parametrize("state", [State.REQUESTED, State.PROVISIONING])

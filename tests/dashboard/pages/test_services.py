@@ -128,6 +128,16 @@ def test_a_wrong_entry_is_explained_and_nothing_is_lost(scene: Scene, name: str,
     assert scene.door.asked == []
 
 
+def test_cancel_closes_the_dialog_and_connects_no_service(scene: Scene) -> None:
+    scene.tenant(State.ACTIVE)
+    at = shown("services", scene.seat())
+    fill(at, "orders")
+    press(at, "services.cancel")
+    assert not [field for field in at.text_input if field.key == "services.name"]
+    assert scene.door.asked == []
+    assert state_of(scene, "orders") is None
+
+
 def test_with_temporal_down_the_page_is_whole_and_the_same_request_is_tried_again(scene: Scene) -> None:
     scene.tenant(State.ACTIVE)
     scene.service("customer-db", ServiceKind.MONGODB)

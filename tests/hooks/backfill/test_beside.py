@@ -103,6 +103,25 @@ def test_what_stays_away_ends_it_in_bounded_time_and_said(stage: Stage):
     assert "hidden" not in str(refused.value)
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["connected", "connection ended"])
+def test_a_key_table_that_cannot_be_used_refuses_it_with_the_reason_and_changes_nothing(
+    stage: Stage, monkeypatch, ended
+):
+    before, make = stage.patients(), stage.stand.keys.make
+
+    def make_beside_an_unusable_table(resource: str) -> str:
+        stage.stand.stored("CREATE SCHEMA openkcm; CREATE TABLE openkcm.column_key (place text)")
+        if ended:
+            stage.stand.stored(ENDED)
+        return make(resource)
+
+    monkeypatch.setattr(stage.stand.keys, "make", make_beside_an_unusable_table)
+    with pytest.raises(BackfillRefused, match=r"column_key cannot be used: .*\(key_table_unusable\)") as refused:
+        stage.backfill()
+    assert "docs/postgresql.md" in str(refused.value.hint)
+    assert stage.stand.stored(PLAIN) == before
+
+
 def test_told_to_stop_it_ends_after_a_batch_and_another_goes_on(stage: Stage):
     stage.patients()
     run = stage.run(rows_per_second=100.0, batch=5, tell=lambda: run.tables and run.tables[0].rows and stage.stop.set())

@@ -1,0 +1,27 @@
+"""The page shown in place of a page that the caller may not see."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tenancy.errors import AccessRefused
+from tests.dashboard.scene import SECONDS, text
+
+# A run of AppTest waits by sleeping.
+pytestmark = pytest.mark.integration
+
+
+def _script(error) -> None:
+    from dashboard import front_door  # noqa: PLC0415 - AppTest runs the text of this function
+
+    front_door.draw_refusal(error)
+
+
+def test_denied_access_shows_only_the_reason_and_a_link_to_the_callers_own_page() -> None:
+    page = AppTest.from_function(_script, args=(AccessRefused(),), default_timeout=SECONDS).run()
+    assert not page.exception
+    assert text(page).splitlines() == [
+        "403 · You cannot open this page",
+        "This page is not yours. Sign in with an account of the organization it belongs to, or open your own page.",
+        "Go to your own page",
+    ]
+    assert [link.proto.url for link in page.link_button] == ["/"]
