@@ -26,7 +26,7 @@ def at_once(*acts: Callable[[], T]) -> list[T]:
 def wait_until(
     true: Callable[[], object],
     otherwise: Callable[[], str] = lambda: "the condition did not become true in time",
-    seconds: float = 60,
+    seconds: float = 120,
 ) -> None:
     """Poll a condition until it holds; fail with the text of `otherwise` after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -35,7 +35,7 @@ def wait_until(
         time.sleep(0.02)
 
 
-async def wait_until_async(true: Callable[[], object], *, seconds: float = 60) -> None:
+async def wait_until_async(true: Callable[[], object], *, seconds: float = 120) -> None:
     """Poll a condition, which may be a coroutine function, until it holds; raise TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         while True:

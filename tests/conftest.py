@@ -27,6 +27,8 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 _MEMORY = Path("/dev/shm")
+_NICENESS = 0
+"""Of the servers: a development stack steps back when the machine is busy, but every test waits for these."""
 _ROOM = 8 * 1024**3
 """More than twice of what a whole run leaves behind."""
 
@@ -96,6 +98,7 @@ def _is_roomy() -> bool:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL; `admin_conninfo` connects as its superuser."""
     running = PostgresServer(tmp_path_factory.mktemp("postgres"), ports.free_port())
+    running.niceness = _NICENESS
     running.prepare()
     running.start()
     running.wait_ready(60)
@@ -140,6 +143,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vault_server.Ser
 def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
     """A Temporal with the product's search attributes, on which a test may also move a workflow's clock."""
     running = TemporalServer(tmp_path_factory.mktemp("temporal"), *ports.free_ports(3), time_skipping=True)
+    running.niceness = _NICENESS
     running.prepare()
     running.start()
     running.wait_ready(90)

@@ -67,6 +67,7 @@ def opener(settings: Settings, clock: PlayedClock) -> Iterator[Opener]:
 @pytest.fixture
 def impatient(tmp_path: Path) -> Iterator[ImpatientTemporal]:
     started = ImpatientTemporal(tmp_path / "temporal", *free_ports(3), time_skipping=True)
+    started.niceness = 0
     started.prepare()
     started.start()
     started.wait_ready(60)

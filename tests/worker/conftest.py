@@ -29,6 +29,7 @@ __all__ = ["key_server", "parts", "request_tenant", "settings", "tenant", "vault
 async def temporal_client(tmp_path: Path) -> AsyncIterator[Client]:
     """Connect to a Temporal server that knows nothing of OpenKCM."""
     server = TemporalServer(tmp_path / "temporal", *free_ports(3), search_attributes={})
+    server.niceness = 0
     server.prepare()
     server.start()
     try:
