@@ -22,7 +22,10 @@ __all__ = ["unused_port"]  # a fixture that pytest finds here by its name
 @pytest.fixture(scope="module")
 def world(server: Server, template: str, vault: Vault) -> Iterator[World]:
     with clone(server, template) as field:
-        yield World(field, vault)
+        world = World(field, vault)
+        for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
+            world.tenant(tenant_id)
+        yield world
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +38,6 @@ def doors(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Do
 
 @pytest.fixture(scope="module")
 def customer(world: World, doors: Doors) -> Home:
-    for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
-        world.tenant(tenant_id)
     home = world.tenant()
     with Side(doors.address, connected(home, "orders")) as side:
         made = side.settle()

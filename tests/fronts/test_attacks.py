@@ -258,7 +258,6 @@ def test_a_probe_that_could_not_be_connected_is_connected_the_next_time(world: W
     assert probes.identity(MIRROR_TENANT_ID, PROBE) is probes.identity(MIRROR_TENANT_ID, PROBE)
 
 
-@pytest.mark.usefixtures("customer")  # the mirror is made with it
 def test_a_certificate_is_asked_for_again_before_it_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     probes, now = probes_of(world), utc_now()
     monkeypatch.setattr(probes, "_clock", lambda: now)
