@@ -50,8 +50,10 @@ def test_a_request_bears_the_operation_and_the_process(server: Server, worker: V
 def test_what_is_done_for_nobody_bears_the_process_alone(server: Server, worker: VaultSession) -> None:
     path = f"transit/keys/{uuid4().hex}"
     worker.read(path)
-    assert [shown(request, "x-correlation-id") for request in log_of(server, path)] == [[], []]
-    assert [shown(request, "x-openkcm-process") for request in log_of(server, path)] == [["worker"], ["worker"]]
+    assert log_of(server, path)
+    for request in log_of(server, path):  # also one that the session repeats
+        assert shown(request, "x-correlation-id") == []
+        assert shown(request, "x-openkcm-process") == ["worker"]
 
 
 def test_refused_requests_and_their_logins_bear_it_too(server: Server) -> None:
