@@ -88,8 +88,8 @@ def drawn(page: Page) -> None:
 
 
 def title(page: Page) -> Locator:
-    """Return the page's one heading."""
-    return page.get_by_role("heading", level=1)
+    """Return the page's one heading; while Streamlit replaces a page, the new one."""
+    return page.get_by_role("heading", level=1).first
 
 
 def tab_to(page: Page, wanted: Locator, most: int = 80) -> None:
