@@ -4,6 +4,7 @@ import datetime as dt
 import re
 from uuid import UUID
 
+import bson
 import pytest
 from bson import Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.binary import Binary, UuidRepresentation
@@ -44,7 +45,8 @@ def test_what_is_stored_is_ciphertext_and_what_is_read_is_not(stand, patients):
         assert stored["insurance"].keys() == {"t", "c"}
         assert (len(stored["insurance"]["t"]), is_sealed(stored["insurance"]["c"])) == (16, True)
         raw = plain.get_collection("patients", codec_options=CodecOptions(RawBSONDocument)).find_one().raw
-        assert not any(word in raw for word in (b"flu", b"A-1", b"Main"))
+        # As BSON strings: ciphertext may contain three given bytes by chance.
+        assert not any(bson.encode({"": word})[5:-1] in raw for word in ("flu", "A-1", "Main 1"))
         assert plain["openkcm.column_key"].count_documents({}) == 4
 
 

@@ -22,7 +22,7 @@ def test_an_applications_own_tests_pass_plain_and_protected(program, name):
 # A ciphertext in base64 may contain "flu" by chance; it does not contain "influenza".
 WRITE = (
     "import clinic; c = clinic.connect(); c.execute(clinic.SCHEMA); "
-    "clinic.admit(c, 'Ann', 'influenza', 'A-1'); c.commit()"
+    "clinic.admit(c, 'Ann', 'influenza', 'insured-1'); c.commit()"
 )
 READ = "import clinic; print(clinic.patient(clinic.connect(), 1)['diagnosis'])"
 
@@ -35,7 +35,7 @@ def test_what_others_see_is_ciphertext_and_another_tenant_reads_nothing(program,
     assert "okcm:c1:" in dump
     assert "Ann" in dump
     assert "influenza" not in dump
-    assert "A-1" not in dump
+    assert "insured-1" not in dump
     assert program.protected("-c", READ).stdout == "influenza\n"
     assert program.plain("-c", READ).stdout.startswith("okcm:c1:")
     other = client_folder(world.tenant(), "clinic", service, program.place / "other")
