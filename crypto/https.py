@@ -118,9 +118,9 @@ class _HttpsConnection(Connection):
     async def _locked(self, closed: TenantClosed, message: Message) -> Caller:
         """Return who asks for its certificate and is refused for its tenant's lock alone; raises `closed` otherwise.
 
-        The certificate is nothing secret and opens nothing while the tenant is locked. Without it a lock that lasts
-        longer than a certificate would leave the service with one that has expired, with which nobody can fetch the
-        next.
+        The certificate is not secret and decrypts nothing while the tenant is locked. Without it a lock that lasts
+        longer than a certificate would leave the service with an expired one, which does not authenticate the next
+        request for one.
         """
         if message.endpoint is None or message.endpoint.name != CERTIFICATE:
             raise closed

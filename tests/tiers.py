@@ -17,6 +17,7 @@ _SERVERS = {"postgres", "server", "vault", "temporal", "temporal_client", "stack
 """Fixtures that start a server, or that lead a test to one."""
 _FORBIDDEN_EVENTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "pty.spawn"}
 """Audit events (PEP 578) of what a unit test does not do."""
+_start, _sleep = threading.Thread.start, time.sleep
 
 
 class NotAUnitTest(BaseException):
@@ -95,9 +96,6 @@ def fail_skipped(report: pytest.TestReport) -> None:
     if report.skipped:
         report.outcome = "failed"
         report.longrepr = f"skipped, which counts as a failure here: {report.longrepr}"
-
-
-_start, _sleep = threading.Thread.start, time.sleep
 
 
 def _start_guarded(thread: threading.Thread) -> None:

@@ -66,30 +66,23 @@ def hanging(seconds: float) -> Fault:
 
 def dripping(seconds: float) -> Fault:
     """Answer a byte every fifth of a second, which no limit on a single read would end."""
-
-    def fault(handler: BaseHTTPRequestHandler) -> None:
-        until = time.monotonic() + seconds
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
-        try:
-            while time.monotonic() < until:
-                handler.wfile.write(b".")
-                time.sleep(0.2)
-        except OSError:
-            pass
-        handler.close_connection = True
-
-    return fault
+    return _endless(seconds, b"HTTP/1.1 200 OK\r\nX-Drip: ", b".", pause=0.2)
 
 
 def flooding(seconds: float) -> Fault:
     """Send an answer without an end or a pause, so that no single read has to wait."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return _endless(seconds, head, b"1;" + b"x" * 60_000 + b"\r\n.\r\n", pause=0)
 
+
+def _endless(seconds: float, head: bytes, piece: bytes, *, pause: float) -> Fault:
     def fault(handler: BaseHTTPRequestHandler) -> None:
         until = time.monotonic() + seconds
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        handler.wfile.write(head)
         try:
             while time.monotonic() < until:
-                handler.wfile.write(b"1;" + b"x" * 60_000 + b"\r\n.\r\n")
+                handler.wfile.write(piece)
+                time.sleep(pause)
         except OSError:
             pass
         handler.close_connection = True
