@@ -60,11 +60,12 @@ class Policy:
 
 @dataclass(frozen=True)
 class Written:
-    """An administrator of the key server writes to a path; what undoes it, where anything can, is `undo`."""
+    """An administrator of the key server writes to a path; `undo` reverts it, and `made` is a key to delete then."""
 
     path: str
     do: Mapping[str, object]
     undo: Mapping[str, object] | None = None
+    made: str = ""
 
 
 How = Source | Rows | Function | Policy | Written
@@ -145,7 +146,7 @@ class Ground:
                 return lambda: self._write(path, {"policy": policy})
             case Written():
                 self._write(how.path, how.do)
-                return lambda: None if how.undo is None else self._write(how.path, how.undo)
+                return lambda: self._revert(how)
 
     def connect(self) -> None:
         """Connect a service of the tenant's, by the command."""
@@ -156,6 +157,13 @@ class Ground:
 
     def _write(self, path: str, fields: Mapping[str, object]) -> None:
         self._setup.write(path.replace("{tenant}", self.tenant), dict(fields))
+
+    def _revert(self, how: Written) -> None:
+        if how.undo is not None:
+            self._write(how.path, how.undo)
+        if how.made:
+            self._write(f"transit/keys/{how.made}/config", {"deletion_allowed": True})
+            self._setup.delete(f"transit/keys/{how.made}")
 
     def _alter(self, how: Source) -> None:
         self.file.write_text(json.dumps({module: list(edits) for module, edits in how.edits.items()}))

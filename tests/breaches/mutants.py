@@ -297,7 +297,12 @@ KEY_SERVER = (
         "a tenant that was shredded comes back with the first call",
         (
             Policy("openkcm-tenant", [(_ENCRYPTS, _ENCRYPTS.replace('["update"]', '["create", "update"]'))]),
-            Written("transit/config/keys", {"disable_upsert": False}, {"disable_upsert": True}),
+            Written(
+                "transit/config/keys",
+                {"disable_upsert": False},
+                {"disable_upsert": True},
+                made="L2-openkcm-nobody-primary",
+            ),
         ),
         "encrypt-under-a-name-without-a-key",
     ),

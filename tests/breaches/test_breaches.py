@@ -35,7 +35,7 @@ def test_examination_of_the_unaltered_product_finds_no_breach(ground: Ground) ->
     for _ in range(2):  # the first one leaves what the second one's key is tried on
         ground.settle()
         outcomes = ground.examine()
-    assert set(outcomes.values()) == {"held"}
+    assert {name: outcome for name, outcome in outcomes.items() if outcome != "held"} == {}
 
 
 @pytest.mark.unit
