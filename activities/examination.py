@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import structlog
 from temporalio import activity
 
-from activities import metrics
 from activities.journal import Clock, record
+from activities.metrics import Metrics
 from activities.signing import RecordedSigner
 from database.interfaces import ExaminationRow, PlatformDatabase, TenantDatabase
 from tenancy.audit import AuditName
@@ -35,13 +35,14 @@ log = structlog.get_logger()
 
 
 class ExaminationActivities:
-    def __init__(  # noqa: PLR0913 - what it is made of, by name
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
         self,
         database: TenantDatabase,
         platform: PlatformDatabase,
         attacks: Sequence[Attack],
         signer: RecordedSigner,
         clock: Clock,
+        metrics: Metrics,
         *,
         begin_anew: Callable[[], None] = lambda: None,
     ) -> None:
@@ -52,6 +53,7 @@ class ExaminationActivities:
         self._begin_anew = begin_anew
         self._signer = signer
         self._clock = clock
+        self._metrics = metrics
 
     @activity.defn(name="examine-tenant")
     def examine_tenant(self, step: ExamineInput) -> ExamineResult:
@@ -98,7 +100,7 @@ class ExaminationActivities:
             ),
         )
         self._record(step, found, results)
-        metrics.boundaries_checked(results)
+        self._metrics.count_boundary_checks(results)
         return _result(found)
 
     def _record(self, step: ExamineInput, found: ExaminationRow, results: Sequence[CheckResult]) -> None:
@@ -139,7 +141,8 @@ class ExaminationActivities:
     def find_due_examinations(self, due: DueInput) -> DueResult:
         """Return whose examination is due, a page of them; and count at the first page whom somebody must look at."""
         if not due.after:
-            metrics.examinations_troubled(one.why for one in self._platform.troubled_examinations(LATE, _TROUBLED))
+            troubled = self._platform.troubled_examinations(LATE, _TROUBLED)
+            self._metrics.count_troubled_examinations(one.why for one in troubled)
         found = self._platform.due_examinations(due.after, _PAGE)
         return DueResult(tenants=tuple(DueExamination(tenant_id=one, region=region) for one, region in found))
 

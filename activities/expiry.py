@@ -7,9 +7,9 @@ from itertools import groupby
 import structlog
 from temporalio import activity
 
-from activities import metrics
 from activities.announcing import Announcer
 from activities.journal import Clock
+from activities.metrics import Metrics
 from database.interfaces import EndingRow, PlatformDatabase, TenantDatabase
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import OpenKcmError
@@ -28,19 +28,21 @@ log = structlog.get_logger()
 
 
 class ExpiryActivities:
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
         self,
         database: TenantDatabase,
         platform: PlatformDatabase,
         authorities: CertificateAuthorities,
         announcer: Announcer,
         clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._database = database
         self._platform = platform
         self._authorities = authorities
         self._announcer = announcer
         self._clock = clock
+        self._metrics = metrics
 
     @activity.defn(name="check-expiry")
     def check_expiry(self) -> ExpiryResult:
@@ -48,7 +50,7 @@ class ExpiryActivities:
         now = self._clock()
         found = [(row, stage(row.begins, row.ends, now)) for row in self._platform.expiring(_BATCH)]
         alarming = [(row, at) for row, at in found if at in ALARMING]
-        metrics.endings((row.kind, at) for row, at in alarming)
+        self._metrics.count_not_renewed((row.kind, at) for row, at in alarming)
         by_tenant = sorted(alarming, key=lambda one: one[0].tenant_id)
         for tenant_id, of_tenant in groupby(by_tenant, key=lambda one: one[0].tenant_id):
             try:
@@ -73,7 +75,7 @@ class ExpiryActivities:
             return
         at = stage(root.begins, root.ends, now)
         if at in ALARMING:
-            metrics.endings([(Ending.ROOT, at)])
+            self._metrics.count_not_renewed([(Ending.ROOT, at)])
             log.warning("pki root not renewed", serial=root.serial, ends=root.ends.isoformat(), stage=at)
 
     def _tell(self, tenant_id: str, found: Sequence[tuple[EndingRow, Stage]]) -> None:

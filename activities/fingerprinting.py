@@ -2,8 +2,8 @@
 
 import structlog
 
-from activities import metrics
 from activities.journal import record
+from activities.metrics import Metrics
 from database.interfaces import Fingerprinted, TenantTransaction
 from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult
@@ -31,9 +31,9 @@ def refused_fingerprint(
     return refusal()
 
 
-def alarm(tenant_id: str, refusal: OpenKcmError) -> None:
+def alarm(metrics: Metrics, tenant_id: str, refusal: OpenKcmError) -> None:
     """Say it where somebody is woken: as a boundary that was breached."""
     log.error("tenant key refused", tenant_id=tenant_id, code=refusal.code)
-    metrics.boundaries_checked(
+    metrics.count_boundary_checks(
         [CheckResult(clause="U2", name="fingerprint", outcome="breached", seconds=0, evidence=refusal.message)]
     )

@@ -5,9 +5,9 @@ from functools import partial
 
 from temporalio import activity
 
-from activities import metrics
 from activities.authorities import as_authority
 from activities.journal import Clock, finish, record
+from activities.metrics import Metrics
 from activities.threads import Threads
 from database.interfaces import BoundaryProbe as DatabaseProbe
 from database.interfaces import TenantDatabase
@@ -26,12 +26,18 @@ _ATTACKERS = 16
 
 class IsolationActivities:
     def __init__(
-        self, database: TenantDatabase, database_probe: DatabaseProbe, vault_probe: VaultProbe, clock: Clock
+        self,
+        database: TenantDatabase,
+        database_probe: DatabaseProbe,
+        vault_probe: VaultProbe,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._database = database
         self._database_probe = database_probe
         self._vault_probe = vault_probe
         self._clock = clock
+        self._metrics = metrics
         self._canary: Authority | None = None
         self._pool = Threads(_ATTACKERS, thread_name_prefix="attack")
 
@@ -45,7 +51,7 @@ class IsolationActivities:
         began = self._clock()
         results = self.attack(step.tenant_id)
         broken = breaches(results)
-        metrics.boundaries_checked(results)
+        self._metrics.count_boundary_checks(results)
         with self._database.tenant_tx(step.tenant_id) as tx:
             tx.boundaries.record(step.operation_id, results)
             record(

@@ -6,6 +6,7 @@ from temporalio import activity
 
 from activities.fingerprinting import alarm, refused_fingerprint
 from activities.journal import Clock, finish, is_recorded, record
+from activities.metrics import Metrics
 from database.interfaces import TenantDatabase
 from tenancy import ids
 from tenancy.audit import AuditName
@@ -33,6 +34,7 @@ class KeyActivities:
         payload_keys: PayloadKeys,
         keyring: PayloadKeyring,
         clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys
@@ -40,6 +42,7 @@ class KeyActivities:
         self._payload_keys = payload_keys
         self._keyring = keyring
         self._clock = clock
+        self._metrics = metrics
 
     @activity.defn(name=Step.CREATE_KEYS)
     def create_keys(self, step: StepInput) -> None:
@@ -66,7 +69,7 @@ class KeyActivities:
                 record(tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version))
                 finish(tx, step, Step.CREATE_KEYS, began)
         if refusal is not None:
-            alarm(step.tenant_id, refusal)
+            alarm(self._metrics, step.tenant_id, refusal)
             raise refusal
 
     @activity.defn(name="disable-tenant-key")

@@ -1,70 +1,106 @@
-"""OpenKCM's own metrics, served beside Temporal's at the worker's Prometheus endpoint. No tenant is ever a label."""
+"""OpenKCM's own metrics, served beside Temporal's at the worker's Prometheus endpoint. No tenant is ever a label.
+
+Every series of a counter is exported with 0 from the start of the process. One that appeared with its first incident
+would begin above 0, and `increase()` would miss that incident. The meter is the process's and not an activity's, whose
+labels (activity type, task queue) would make other series than those that were started.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, get_args
 
-from temporalio import activity
+from temporalio.common import MetricMeter
 
-from tenancy.boundaries import CheckResult, outcomes
-from tenancy.expiry import Ending, Stage
+from tenancy.boundaries import CheckResult, Outcome
+from tenancy.double_entry import Kind
+from tenancy.expiry import ALARMING, Ending, Stage
 from tenancy.rotation import Stuck
 
-
-def ready(seconds: float) -> None:
-    """Record how long a tenant took from its accepted event to active, seconds."""
-    histogram = activity.metric_meter().create_histogram_float(
-        "openkcm_ready_seconds", "Time from the accepted event to an active tenant", "s"
-    )
-    histogram.record(seconds)
-
-
-def promise_broken() -> None:
-    """Count an attempt to record a broken promise; alert on any increase."""
-    activity.metric_meter().create_counter("openkcm_promise_broken", "Broken promises of a ready tenant").add(1)
+READY_SECONDS = "openkcm_ready_seconds"
+READY_MEANING = "seconds from the accepted event to an active tenant"
+_PROMISE_BROKEN = "openkcm_promise_broken"
+_BOUNDARY_CHECKS = "openkcm_boundary_checks"
+_EXAMINATIONS_TROUBLED = "openkcm_examinations_troubled"
+_NOT_RENEWED = "openkcm_not_renewed"
+_ROTATIONS_STUCK = "openkcm_rotations_stuck"
+_AUDIT_DIFFERENCES = "openkcm_audit_differences"
 
 
-def boundaries_checked(results: Iterable[CheckResult]) -> None:
-    """Count boundary checks by outcome; alert on any increase of breached."""
-    meter = activity.metric_meter()
-    counter = meter.create_counter("openkcm_boundary_checks", "Attacks across a tenant boundary, by how they ended")
-    for outcome, number in outcomes(results).items():
-        counter.add(number, {"outcome": outcome})
+class CounterSpec(NamedTuple):
+    """What a counter counts, and the labels of each of its series."""
+
+    meaning: str
+    series: Sequence[Mapping[str, str]] = ({},)
 
 
-def examinations_troubled(found: Iterable[str]) -> None:
-    """Count tenants whose walls somebody must look at, at each look; alert on any increase. A counter, as below."""
-    counter = activity.metric_meter().create_counter(
-        "openkcm_examinations_troubled", "Tenants found with a breached boundary, or a late examination"
-    )
-    for why, number in Counter(found).items():
-        counter.add(number, {"why": why})
+def _each(label: str, values: Iterable[str]) -> Sequence[Mapping[str, str]]:
+    return tuple({label: str(value)} for value in values)
 
 
-def endings(found: Iterable[tuple[Ending, Stage]]) -> None:
-    """Count what was found not renewed, at each look; alert on any increase.
+COUNTERS: Mapping[str, CounterSpec] = {
+    _PROMISE_BROKEN: CounterSpec("tenants that were not ready within the promised time"),
+    _BOUNDARY_CHECKS: CounterSpec(
+        "attacks across a tenant boundary, by how they ended", _each("outcome", get_args(Outcome))
+    ),
+    _EXAMINATIONS_TROUBLED: CounterSpec(
+        "tenants found with a breached boundary or a late examination", _each("why", ("breached", "late"))
+    ),
+    _NOT_RENEWED: CounterSpec(
+        "certificates, authorities, revocation lists and the PKI root found late or lapsed",
+        tuple({"kind": str(kind), "stage": str(stage)} for kind in Ending for stage in ALARMING),
+    ),
+    _ROTATIONS_STUCK: CounterSpec("tenants found with keys that are due and not rotated", _each("why", Stuck)),
+    _AUDIT_DIFFERENCES: CounterSpec(
+        "differences between the key server's audit log and the audit streams", _each("kind", Kind)
+    ),
+}
+"""Alert on any increase; of the boundary checks, on any increase of `breached`. Prometheus adds `_total` to the names.
 
-    A counter and no gauge: another worker may make the next look, and a gauge would stay with the one that saw it last.
-    """
-    counter = activity.metric_meter().create_counter(
-        "openkcm_not_renewed", "Certificates, authorities, revocation lists and the PKI root found late or lapsed"
-    )
-    for (kind, stage), number in Counter(found).items():
-        counter.add(number, {"kind": kind, "stage": stage})
+They are counters and not gauges: another worker may make the next check, and a gauge would keep the value of the
+worker that made the last one.
+"""
 
 
-def stuck_rotations(found: Iterable[Stuck]) -> None:
-    """Count rotations that did not come to their end, at each look; alert on any increase. A counter, as above."""
-    counter = activity.metric_meter().create_counter(
-        "openkcm_rotations_stuck", "Tenants found with keys that are to be rotated and are not"
-    )
-    for why, number in Counter(found).items():
-        counter.add(number, {"why": why})
+class Metrics:
+    """The worker's own metrics, on the meter of its process."""
 
+    def __init__(self, meter: MetricMeter) -> None:
+        """Create every metric and export each series of a counter with 0."""
+        self._ready = meter.create_histogram_float(READY_SECONDS, READY_MEANING, "s")
+        self._counters = {name: meter.create_counter(name, spec.meaning) for name, spec in COUNTERS.items()}
+        for name, spec in COUNTERS.items():
+            for labels in spec.series:
+                self._counters[name].add(0, labels)
 
-def audit_differences(found: Mapping[str, int]) -> None:
-    """Count how the key server's own log and our streams differ, at each look; alert on any increase."""
-    counter = activity.metric_meter().create_counter(
-        "openkcm_audit_differences", "Differences between the key server's audit log and the audit streams"
-    )
-    for kind, number in found.items():
-        counter.add(number, {"kind": kind})
+    def record_ready(self, seconds: float) -> None:
+        """Record how long a tenant took from its accepted event to active, seconds."""
+        self._ready.record(seconds)
+
+    def count_broken_promise(self) -> None:
+        """Count an attempt to record a broken promise."""
+        self._counters[_PROMISE_BROKEN].add(1)
+
+    def count_boundary_checks(self, results: Iterable[CheckResult]) -> None:
+        """Count boundary checks by outcome."""
+        self._count(_BOUNDARY_CHECKS, "outcome", (result.outcome for result in results))
+
+    def count_troubled_examinations(self, reasons: Iterable[str]) -> None:
+        """Count, at each check, tenants whose boundary was breached or whose examination is late."""
+        self._count(_EXAMINATIONS_TROUBLED, "why", reasons)
+
+    def count_not_renewed(self, found: Iterable[tuple[Ending, Stage]]) -> None:
+        """Count, at each check, what was not renewed."""
+        for (kind, stage), number in Counter(found).items():
+            self._counters[_NOT_RENEWED].add(number, {"kind": str(kind), "stage": str(stage)})
+
+    def count_stuck_rotations(self, reasons: Iterable[Stuck]) -> None:
+        """Count, at each check, rotations that did not complete."""
+        self._count(_ROTATIONS_STUCK, "why", reasons)
+
+    def count_audit_differences(self, kinds: Iterable[Kind]) -> None:
+        """Count, at each reconciliation, how the key server's log and the audit streams differ."""
+        self._count(_AUDIT_DIFFERENCES, "kind", kinds)
+
+    def _count(self, name: str, label: str, values: Iterable[str]) -> None:
+        for value, number in Counter(values).items():
+            self._counters[name].add(number, {label: str(value)})

@@ -5,15 +5,14 @@ it elsewhere. What differs is put on record, counted and logged; each difference
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
 from temporalio import activity
 
-from activities import metrics
 from activities.journal import Clock
+from activities.metrics import Metrics
 from database.interfaces import TenantDatabase
 from tenancy import ids
 from tenancy.audit import AuditEvent, AuditName, Outcome
@@ -37,13 +36,19 @@ log = structlog.get_logger()
 
 class ReconcileActivities:
     def __init__(
-        self, database: TenantDatabase, read_log: ReadLog | None, read_stream: ReadStream, clock: Clock
+        self,
+        database: TenantDatabase,
+        read_log: ReadLog | None,
+        read_stream: ReadStream,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         """`read_log` None: the log cannot be read here."""
         self._database = database
         self._read_log = read_log
         self._read_stream = read_stream
         self._clock = clock
+        self._metrics = metrics
 
     @activity.defn(name="reconcile-audit")
     def reconcile_audit(self) -> None:
@@ -71,7 +76,7 @@ class ReconcileActivities:
             activity.heartbeat(tenant_id)
 
     def _tell(self, tenant_id: str, found: Sequence[Difference], until: datetime, held: dict[str, str]) -> None:
-        metrics.audit_differences(Counter(one.kind for one in found))
+        self._metrics.count_audit_differences(one.kind for one in found)
         for one in found[:_MOST]:
             log.error("audit logs differ", tenant_id=tenant_id, kind=one.kind, what=one.what, reference=one.reference)
         held |= {"until": until.isoformat(timespec="seconds"), "differences": str(len(found))}

@@ -2,9 +2,9 @@
 
 from temporalio import activity
 
-from activities import metrics
 from activities.announcing import Announcer
 from activities.journal import Clock, finish, record
+from activities.metrics import Metrics
 from database.interfaces import RouteRow, TenantDatabase
 from tenancy import ids
 from tenancy.audit import AuditName
@@ -16,10 +16,11 @@ from tenancy.provisioning import Step, steps_of
 
 
 class RecordActivities:
-    def __init__(self, database: TenantDatabase, announcer: Announcer, clock: Clock) -> None:
+    def __init__(self, database: TenantDatabase, announcer: Announcer, clock: Clock, metrics: Metrics) -> None:
         self._database = database
         self._announcer = announcer
         self._clock = clock
+        self._metrics = metrics
 
     @activity.defn(name=Step.OPEN_RECORDS)
     def open_records(self, step: StepInput) -> None:
@@ -59,7 +60,7 @@ class RecordActivities:
             waiting = len(tx.outbox.unsent()) if self._announcer.channels else 0
             if not waiting:
                 finish(tx, step, Step.ANNOUNCE, began)
-        metrics.ready((self._clock() - row.requested_at).total_seconds())
+        self._metrics.record_ready((self._clock() - row.requested_at).total_seconds())
         return ActivateResult(messages=waiting)
 
     @activity.defn(name="record-failure")
@@ -78,7 +79,7 @@ class RecordActivities:
     @activity.defn(name="break-promise")
     def break_promise(self, step: StepInput) -> None:
         """Put the broken promise on record and tell the customer, unless the tenant is ready or failed meanwhile."""
-        metrics.promise_broken()
+        self._metrics.count_broken_promise()
         with self._database.tenant_tx(step.tenant_id) as tx:
             row = tx.tenants.lock()
             if tx.tenants.break_promise():

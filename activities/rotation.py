@@ -13,6 +13,7 @@ from activities.announcing import Announcer
 from activities.approving import require_approval
 from activities.fingerprinting import alarm, refused_fingerprint
 from activities.journal import record
+from activities.metrics import Metrics
 from activities.pacing import rest
 from activities.rewrapping import Rewrapping
 from activities.threads import Threads
@@ -70,6 +71,7 @@ class RotationActivities:
         shelf: RootKeyShelf,
         announcer: Announcer,
         rewrap_per_second: float,
+        metrics: Metrics,
     ) -> None:
         """Take how many service keys are made or wrapped anew in a second, 0 for as many as go."""
         self._database = database
@@ -79,6 +81,7 @@ class RotationActivities:
         self._shelf = shelf
         self._announcer = announcer
         self._per_second = rewrap_per_second
+        self._metrics = metrics
         self._rewrapping = Rewrapping(database, tenant_keys, shelf, rewrap_per_second)
 
     @activity.defn(name="look-for-due-rotation")
@@ -167,7 +170,7 @@ class RotationActivities:
                 before, after = str(rotation.from_version), str(key.version)
                 record(tx, step, AuditName.TENANT_KEY_ROTATED, key.name, before=before, after=after)
         if refusal is not None:
-            alarm(step.tenant_id, refusal)
+            alarm(self._metrics, step.tenant_id, refusal)
             raise refusal
 
     @activity.defn(name="prepare-service-keys")

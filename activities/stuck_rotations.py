@@ -5,8 +5,8 @@ from datetime import timedelta
 import structlog
 from temporalio import activity
 
-from activities import metrics
 from activities.announcing import Announcer
+from activities.metrics import Metrics
 from database.interfaces import PlatformDatabase, StuckRotationRow, TenantDatabase
 from tenancy import ids
 from tenancy.audit import AuditEvent, AuditName
@@ -23,10 +23,13 @@ log = structlog.get_logger()
 
 
 class StuckRotationActivities:
-    def __init__(self, database: TenantDatabase, platform: PlatformDatabase, announcer: Announcer) -> None:
+    def __init__(
+        self, database: TenantDatabase, platform: PlatformDatabase, announcer: Announcer, metrics: Metrics
+    ) -> None:
         self._database = database
         self._platform = platform
         self._announcer = announcer
+        self._metrics = metrics
 
     @activity.defn(name="check-rotations")
     def check_rotations(self) -> None:
@@ -35,7 +38,7 @@ class StuckRotationActivities:
         Its caller MUST ask before it has those who are due rotated once more: a failure counts until a next one runs.
         """
         stuck = self._platform.stuck_rotations(LONGEST, _OVERDUE, _BATCH)
-        metrics.stuck_rotations(row.why for row in stuck)
+        self._metrics.count_stuck_rotations(row.why for row in stuck)
         for row in stuck:
             try:
                 self._tell(row)

@@ -1,7 +1,9 @@
 """Numbers of all processes of the service as one page of Prometheus text.
 
 Each child reports its totals since its start; the parent adds them up and keeps what a child that ended had counted,
-so that no counter ever falls. No metric names a tenant: who did how much is in the usage rows, behind row security.
+so that no counter ever falls. Counters are exported with 0 from the start, also before a child reported: `increase()`
+misses the first incident of one that appears with it. No metric names a tenant: who did how much is in the usage rows,
+behind row security.
 """
 
 import json
@@ -10,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tenancy.services import CryptoOperation
+
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
@@ -17,28 +21,34 @@ Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
 
 COUNTERS = {
-    "openkcm_crypto_operations": "uses and refusals written to the journal",
-    "openkcm_crypto_connections_opened": "connections whose handshake succeeded",
-    "openkcm_crypto_connections_refused": "connections closed because their certificate opens nothing, or at a bound",
-    "openkcm_crypto_limited": "requests over a tenant's rate or places",
-    "openkcm_crypto_delivered_lines": "journal lines that reached the audit streams",
-    "openkcm_crypto_set_aside_lines": "journal lines the database would not take, kept for a person",
-    "openkcm_crypto_damaged_lines": "journal lines whose checksum does not fit",
-    "openkcm_crypto_resealed_objects": "managed objects sealed anew under the active version of their service's key",
-    "openkcm_crypto_resealing_overtaken": "managed objects that somebody else changed before they were sealed anew",
-    "openkcm_crypto_resealing_failed": "times that a tenant's objects could not be sealed anew and wait",
-    "openkcm_crypto_damaged_objects": "managed objects met that do not open in their place",
-    "openkcm_crypto_heartbeats": "heartbeats taken from agents and services",
-    "openkcm_crypto_heartbeats_lost": "services whose heartbeats the database would not take",
-    "openkcm_crypto_restarts": "processes that ended without being asked to",
+    "openkcm_crypto_operations": "uses and refusals written to the audit journal",
+    "openkcm_crypto_connections_opened": "connections whose TLS handshake succeeded",
+    "openkcm_crypto_connections_refused": "connections closed for their certificate or at a limit",
+    "openkcm_crypto_limited": "requests over a tenant's rate or concurrency limit",
+    "openkcm_crypto_delivered_lines": "journal lines delivered to the audit streams",
+    "openkcm_crypto_set_aside_lines": "journal lines that the database rejected, kept in undeliverable.jsonl",
+    "openkcm_crypto_damaged_lines": "journal lines whose checksum does not match",
+    "openkcm_crypto_resealed_objects": "managed objects re-encrypted under the active version of their service key",
+    "openkcm_crypto_resealing_overtaken": "managed objects that another request changed before their re-encryption",
+    "openkcm_crypto_resealing_failed": "failed attempts to re-encrypt a tenant's objects; each is retried",
+    "openkcm_crypto_damaged_objects": "managed objects that do not decrypt",
+    "openkcm_crypto_heartbeats": "heartbeats received from agents and services",
+    "openkcm_crypto_heartbeats_lost": "services whose heartbeats the database rejected",
+    "openkcm_crypto_restarts": "processes that ended unexpectedly",
 }
 SUMS = {
-    "openkcm_crypto_ready": "processes that serve both fronts",
+    "openkcm_crypto_ready": "processes that serve HTTPS and KMIP",
     "openkcm_crypto_connections": "open connections",
-    "openkcm_crypto_journal_waiting_bytes": "journal that is not in the audit streams yet",
-    "openkcm_crypto_delivery_failing_seconds": "for how long the database has taken nothing",
+    "openkcm_crypto_journal_waiting_bytes": "bytes of the audit journal not yet in the audit streams",
+    "openkcm_crypto_delivery_failing_seconds": "seconds for which the database has accepted no audit records",
 }
-LEAST = {"openkcm_crypto_certificate_not_after_seconds": "when the first of our certificates ends, Unix time"}
+LEAST = {"openkcm_crypto_certificate_not_after_seconds": "earliest expiry of the service's certificates, Unix time"}
+
+_OPERATIONS = "openkcm_crypto_operations"
+_ZEROS: Samples = {(name, ()): 0.0 for name in COUNTERS if name != _OPERATIONS} | {
+    (_OPERATIONS, (("operation", operation.value), ("refused", ""))): 0.0 for operation in CryptoOperation
+}
+"""What is exported before anything is counted. Series of refusals appear with the first of their code."""
 
 
 @dataclass(slots=True)
@@ -93,7 +103,7 @@ class Totals:
         """Give prometheus_client everything there is."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - as in `text`
 
-        counters: dict[tuple[str, Labels], float] = dict(self._ended)
+        counters: Samples = {**_ZEROS, **self._ended}
         gauges: dict[tuple[str, Labels], list[float]] = {("openkcm_crypto_ready", ()): [self.ready]}
         for report in self._reports.values():
             for key, value in report.counters.items():

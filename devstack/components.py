@@ -62,7 +62,7 @@ def components(settings: Settings) -> list[Component]:
             state_dir,
             {"worker_metrics_port": settings.worker_metrics_port},
             health="/metrics",
-            saying="openkcm_worker_ready 1",
+            saying='openkcm_worker_ready{service_name="temporal-core-sdk"} 1',  # the sample and not its help text
             after=prepared + allowed,
             stop_seconds=settings.drain_seconds + _DRAIN_MARGIN_SECONDS,
         ),

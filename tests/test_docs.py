@@ -8,7 +8,7 @@ import pytest
 
 from cli.__main__ import main
 from tools.architecture import RUNGS
-from tools.docs import architecture_page, error_classes, generated, rows
+from tools.docs import architecture_page, error_classes, exported_metrics, generated, rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -18,6 +18,8 @@ SKIPPED = {"build", "__pycache__", "results"}
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 MENTION = re.compile(r"`([\w.-]+/[\w./-]*)`")
 COMMAND = re.compile(r"(?:`|^\.venv/bin/)openkcm ([a-z][^`\n]*)", re.MULTILINE)
+METRIC = re.compile(r"\bopenkcm_\w+")
+CLAIMS = {"openkcm_tenant", "openkcm_service", "openkcm_roles"}  # of tokens, no metrics
 MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
 
 # Written apart, so that this file does not name what it forbids.
@@ -70,6 +72,11 @@ def test_every_error_code_is_documented_once():
     page = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
     codes = [error.code for error in error_classes()]
     assert all(page.count(f"| `{code}` |") == 1 for code in codes)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "devstack/doctor.py", ROOT / "devstack/components.py"], ids=str)
+def test_every_metric_that_a_page_or_a_health_check_names_is_exported(page):
+    assert set(METRIC.findall(page.read_text(encoding="utf-8"))) <= CLAIMS | {name for name, *_ in exported_metrics()}
 
 
 TARGETS = re.findall(r"^([a-z-]+):(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Writes what can be generated from code: settings, errors, and the tenant's life in ARCHITECTURE.md.
+"""Writes what can be generated from code: settings, errors, metrics, and the tenant's life in ARCHITECTURE.md.
 
 `python -m tools.docs` (or `make docs`) writes; tests/test_docs.py fails when a file differs from what would be written.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+import activities.metrics
+import crypto.metrics
 from config.settings import CONFIG_VARIABLE, PREFIX, Settings
 from tenancy.agent_errors import AgentRunning
 from tenancy.approval_errors import ApprovalRequired
@@ -32,6 +34,7 @@ from tenancy.report_errors import ReportRefuted
 from tenancy.root_key_errors import CustomerKeyError
 from tenancy.rotation_errors import KeyVersionInUse
 from tools import audited
+from worker.metrics import READY, READY_MEANING
 
 ROOT = Path(__file__).parents[1]
 _VOCABULARY = {
@@ -140,6 +143,36 @@ with a reference into the log.
 {table}"""
 
 
+def exported_metrics() -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, process, type and meaning of each metric, by the name that Prometheus reads."""
+    for name, spec in activities.metrics.COUNTERS.items():
+        labels = ", ".join(f"`{label}`" for label in spec.series[0])
+        yield f"{name}_total", "worker", "counter", f"{spec.meaning}{labels and f' ({labels})'}"
+    yield activities.metrics.READY_SECONDS, "worker", "histogram", activities.metrics.READY_MEANING
+    yield READY, "worker", "gauge", READY_MEANING
+    for name, meaning in crypto.metrics.COUNTERS.items():
+        yield f"{name}_total", "crypto service", "counter", meaning
+    for name, meaning in (crypto.metrics.SUMS | crypto.metrics.LEAST).items():
+        yield name, "crypto service", "gauge", meaning
+
+
+def metrics_page() -> str:
+    table = rows(
+        ("metric", "process", "type", "meaning"), *((f"`{name}`", *rest) for name, *rest in exported_metrics())
+    )
+    return f"""# Metrics
+
+{_ORIGIN.format(origin="activities/metrics.py, worker/metrics.py and crypto/metrics.py")}
+
+The worker exports its metrics at `127.0.0.1:worker_metrics_port`, with those of Temporal's SDK; the crypto service at
+`127.0.0.1:crypto_metrics_port`. Both use the path `/metrics`. No metric names a tenant.
+
+Each counter is exported with 0 from the start of its process, so `increase()` also sees the first incident. The
+exception is `openkcm_crypto_operations_total`: the series of a refusal appears with the first refusal of its code.
+
+{table}"""
+
+
 def lifecycle_region() -> str:
     arrows = "\n".join(
         f"    {origin} --> {end}: {move}" for (origin, move), ends in TRANSITIONS.items() for end in ends
@@ -207,6 +240,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     return {
         root / "docs/settings.md": settings_page(),
         root / "docs/errors.md": errors_page(),
+        root / "docs/metrics.md": metrics_page(),
         audit: audit_page(audit.read_text(encoding="utf-8")),
         architecture: architecture_page(architecture.read_text(encoding="utf-8")),
     }

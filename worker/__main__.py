@@ -15,7 +15,7 @@ from config.logs import configure_logs
 from config.settings import LOOPBACK, Settings, load_settings
 from tenancy.errors import OpenKcmError, TemporalUnavailable
 from worker import bootstrap, wiring
-from worker.metrics import metrics_runtime, say_ready
+from worker.metrics import metrics_runtime, report_ready
 from workflows.connecting import connection
 from workflows.gateway import Gateway
 
@@ -26,18 +26,18 @@ Done = TypeVar("Done")
 log = structlog.get_logger()
 
 
-async def run(settings: Settings, parts: wiring.Parts) -> None:
+async def run(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> None:
     """Run the worker until SIGTERM or SIGINT; running activities then get `drain_seconds` to end."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    starting = asyncio.create_task(_start(settings, parts))
+    starting = asyncio.create_task(_start(settings, parts, runtime))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():
         starting.cancel()
         return
-    client, runtime = starting.result()
+    client = starting.result()
     async with AsyncExitStack() as running:
         for worker in wiring.workers(client, parts):
             await running.enter_async_context(worker)
@@ -48,7 +48,7 @@ async def run(settings: Settings, parts: wiring.Parts) -> None:
         await asyncio.wait({canary, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not canary.cancel():
             canary.result()
-            say_ready(runtime)
+            report_ready(runtime)
             log.info("worker ready", regions=list(settings.regions))
             mirror = asyncio.create_task(
                 _until_done("mirror", lambda: bootstrap.ensure_mirror(database, gateway, region))
@@ -60,7 +60,7 @@ async def run(settings: Settings, parts: wiring.Parts) -> None:
     parts.database.close()
 
 
-async def _start(settings: Settings, parts: wiring.Parts) -> tuple[Client, Runtime]:
+async def _start(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> Client:
     await _until_done("payload key", lambda: asyncio.to_thread(parts.keyring.open_platform_key))
     await _until_done(
         "root keys", lambda: asyncio.to_thread(bootstrap.ensure_root_keys, parts.root_keys, settings.regions)
@@ -68,8 +68,7 @@ async def _start(settings: Settings, parts: wiring.Parts) -> tuple[Client, Runti
     await _until_done(
         "audit keys", lambda: asyncio.to_thread(bootstrap.record_audit_keys, parts.signer, parts.database)
     )
-    runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
-    return await _until_done("temporal", lambda: _connect(settings, parts, runtime)), runtime
+    return await _until_done("temporal", lambda: _connect(settings, parts, runtime))
 
 
 async def _connect(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> Client:
@@ -102,7 +101,8 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings.log_format, "worker")
-        asyncio.run(run(settings, wiring.build(settings)))
+        runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
+        asyncio.run(run(settings, wiring.build(settings, meter=runtime.metric_meter), runtime))
     except OpenKcmError as refused:
         sys.exit(f"worker cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
 

@@ -7,6 +7,7 @@ from activities.front_attacks import FrontAttacks
 from activities.isolation import IsolationActivities
 from activities.journal import Clock
 from activities.key_attacks import KeyAttacks
+from activities.metrics import Metrics
 from activities.probes import Probes
 from activities.reconciling import ReconcileActivities
 from config.settings import Settings
@@ -46,8 +47,8 @@ def front_attacks(settings: Settings, database: Database, vault: VaultSession, c
     return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
 
 
-def reconciling(settings: Settings, database: Database, clock: Clock) -> ReconcileActivities:
+def reconciling(settings: Settings, database: Database, clock: Clock, metrics: Metrics) -> ReconcileActivities:
     """Return what holds the key server's own log, where it can be read here, against the streams."""
     path = settings.key_server_log
     read = None if path is None else lambda since, progress: read_log(files_of(path), since, progress)
-    return ReconcileActivities(database, read, partial(our_records, database), clock)
+    return ReconcileActivities(database, read, partial(our_records, database), clock, metrics)

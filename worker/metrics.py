@@ -4,18 +4,27 @@ from datetime import timedelta
 
 from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
 
+READY = "openkcm_worker_ready"
+READY_MEANING = "1 if this worker can provision tenants, else 0"
+
 
 def metrics_runtime(address: str) -> Runtime:
     """Return a runtime that serves metrics at `address` (`host:port`); one per process."""
-    return Runtime(
+    runtime = Runtime(
         telemetry=TelemetryConfig(
             metrics=PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True),
             logging=LoggingConfig(filter=TelemetryFilter(core_level="WARN", other_level="ERROR")),
         ),
         worker_heartbeat_interval=timedelta(minutes=1),
     )
+    _set_ready(runtime, 0)
+    return runtime
 
 
-def say_ready(runtime: Runtime) -> None:
-    """Serve `openkcm_worker_ready 1` from now on: the worker polls and the canary stands, so a tenant can be made."""
-    runtime.metric_meter.create_gauge("openkcm_worker_ready", "1 once this worker can make tenants").set(1)
+def report_ready(runtime: Runtime) -> None:
+    """Export 1 instead of 0 for readiness: the worker polls and the canary is active, so a tenant can be made."""
+    _set_ready(runtime, 1)
+
+
+def _set_ready(runtime: Runtime, value: int) -> None:
+    runtime.metric_meter.create_gauge(READY, READY_MEANING).set(value)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from temporalio.client import Client
+from temporalio.common import MetricMeter
 from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
@@ -28,6 +29,7 @@ from activities.isolation import IsolationActivities
 from activities.journal import Clock
 from activities.keys import KeyActivities
 from activities.leaving import LeavingActivities
+from activities.metrics import Metrics
 from activities.notifications import NotificationActivities, Sender
 from activities.policies import PolicyActivities
 from activities.records import RecordActivities
@@ -146,10 +148,16 @@ def open_database(settings: Settings, role: Role, clock: Clock = utc_now) -> Dat
     )
 
 
-def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None = None) -> Parts:
+def build(
+    settings: Settings,
+    clock: Clock = utc_now,
+    vault: VaultSession | None = None,
+    meter: MetricMeter = MetricMeter.noop,
+) -> Parts:
     """Build everything; nothing is connected yet, so nothing can fail for a server that is down.
 
-    `clock` is what rows, their contexts and certificates go by; `vault` is the worker's session, opened unless given.
+    `clock` is what rows, their contexts and certificates go by; `vault` is the worker's session, opened unless given;
+    `meter` is that of the process, on which each metric is exported from now on.
     """
     database, vault = open_database(settings, Role.WORKER, clock), vault or open_vault(settings, Role.WORKER)
     tokens = TenantTokens(vault, read_secret(settings.secrets, secrets.BOUNDARY_IDENTITY))
@@ -160,11 +168,11 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     )
     fingerprints = TransitFingerprints(vault, tokens)
     keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
-    senders = _senders(settings)
-    keys = KeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock)
+    senders, metrics = _senders(settings), Metrics(meter)
+    keys = KeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock, metrics)
     certificates = CertificateActivities(database, database, authorities, clock)
     announcer = Announcer(tuple(senders), settings.dashboard_url)
-    records = RecordActivities(database, announcer, clock)
+    records = RecordActivities(database, announcer, clock, metrics)
     shelf = OpenedRootKeys(
         lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
     )
@@ -173,7 +181,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
     rotation = RotationActivities(
-        database, database, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second
+        database, database, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second, metrics
     )
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, clock)
@@ -181,7 +189,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
     watch = WatchActivities(database, shelf, pace, clock)
     isolation = IsolationActivities(
-        database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens, clock), clock
+        database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens, clock), clock, metrics
     )
     notifications = NotificationActivities(database, database, senders, clock)
     services = ServiceActivities(
@@ -197,7 +205,13 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     heads = AuditHeadActivities(database, database, recorded)
     on_keys, fronts = key_attacks(database, vault, tokens, shelf), front_attacks(settings, database, vault, clock)
     examination = ExaminationActivities(
-        database, database, attacks(isolation, on_keys, fronts), recorded, clock, begin_anew=fronts.forget_round
+        database,
+        database,
+        attacks(isolation, on_keys, fronts),
+        recorded,
+        clock,
+        metrics,
+        begin_anew=fronts.forget_round,
     )
     offboarding = open_vault(settings, Role.OFFBOARDING)
     leaving = LeavingActivities(database, announcer, timedelta(days=settings.offboard_grace_days), clock)
@@ -212,7 +226,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
     )
     rolls = AuthorityActivities(database, database, authorities)
     revocation = RevocationActivities(database, database, authorities)
-    expiry = ExpiryActivities(database, database, authorities, announcer, clock)
+    expiry = ExpiryActivities(database, database, authorities, announcer, clock, metrics)
     reports = ReportActivities(
         database, read_stated, _RENDERINGS, recorded, version("openkcm-tenant-controller"), clock
     )
@@ -295,7 +309,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
         ),
         platform=(
             heads.sign_audit_heads,
-            reconciling(settings, database, clock).reconcile_audit,
+            reconciling(settings, database, clock, metrics).reconcile_audit,
             notifications.sweep_outbox,
             watch.forget_untaken_credentials,
             rolls.due_authorities,
@@ -303,7 +317,7 @@ def build(settings: Settings, clock: Clock = utc_now, vault: VaultSession | None
             revocation.publish_revocation_lists,
             expiry.check_expiry,
             rotation.find_due_rotations,
-            StuckRotationActivities(database, database, announcer).check_rotations,
+            StuckRotationActivities(database, database, announcer, metrics).check_rotations,
             FollowActivities(database, shelf).notice_root_key_versions,
             examination.find_due_examinations,
         ),

@@ -6,17 +6,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from temporalio.common import MetricMeter
 from temporalio.testing import ActivityEnvironment
+
+from activities.metrics import Metrics
+
+UNCOUNTED = Metrics(MetricMeter.noop)
 
 
 class Counted:
-    """Stands in for the meter of an activity; keeps the labels of each time that a counter went up."""
+    """Stands in for the meter of a worker; keeps the labels of each time that a counter went up."""
 
     def __init__(self) -> None:
         self._up: list[tuple[str, dict[str, str]]] = []
 
-    def with_additional_attributes(self, _: object) -> "Counted":
-        return self
+    def create_histogram_float(self, *_: str) -> None:
+        return None
 
     def create_counter(self, name: str, *_: str) -> "_Counter":
         return _Counter(lambda labels: self._up.append((name, labels)))
@@ -38,7 +43,7 @@ def counting(work: Callable[..., Any], *arguments: Any) -> Counted:
     """Run an activity and return what it counted."""
     environment, counted = ActivityEnvironment(), Counted()
     environment.info = dataclasses.replace(environment.info, workflow_id="platform/test")
-    environment.metric_meter = counted
+    work.__self__._metrics = Metrics(counted)
     environment.run(work, *arguments)
     return counted
 

@@ -18,11 +18,12 @@ from tenancy.books import Log, close
 from tenancy.double_entry import CHECKING, Kind
 from tenancy.provisioning import Step
 from tenancy.rotation import Scope
-from tests.activities.counting import Counted, counting
+from tests.activities.counting import UNCOUNTED, Counted, counting
 from tests.activities.provisioning import Provisioning, run_steps
 from tests.activities.rotating import Rotating
 from tests.vault import server as openbao
 from vault.audit_log import read_log
+from worker.wiring import utc_now
 
 Differences = Callable[[Provisioning], list[tuple[Kind, str]]]
 
@@ -110,7 +111,8 @@ def test_keys_destroyed_without_a_word_are_told(differences, leaving, monkeypatc
 def reconcile(rotating: Rotating, log: Callable[..., Log]) -> Counted:
     """Run the schedule's step a while later and return what it counted."""
     database, later = rotating.tenant.database, CHECKING + timedelta(seconds=1)
-    activities = ReconcileActivities(database, log, partial(our_records, database), lambda: datetime.now(UTC) + later)
+    read = log, partial(our_records, database), lambda: datetime.now(UTC) + later
+    activities = ReconcileActivities(database, *read, UNCOUNTED)
     return counting(activities.reconcile_audit)
 
 
@@ -146,5 +148,5 @@ def test_schedule_records_and_counts_each_difference_once(log, rotating, vault_a
 
 
 def test_where_the_log_cannot_be_read_nothing_is_done(tenant: Provisioning) -> None:
-    activities = ReconcileActivities(tenant.database, None, lambda *_: pytest.fail("read"), lambda: datetime.now(UTC))
+    activities = ReconcileActivities(tenant.database, None, lambda *_: pytest.fail("read"), utc_now, UNCOUNTED)
     ActivityEnvironment().run(activities.reconcile_audit)

@@ -21,6 +21,7 @@ from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.messages import DueInput, ExamineInput, ExamineResult, StandingInput, StandingMove, StepInput
 from tests.activities.attacking import Widen
+from tests.activities.counting import UNCOUNTED
 from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded
 from worker.wiring import utc_now
@@ -85,7 +86,9 @@ def gate_of(tenant: Provisioning) -> Attack:
 
 def an_examination(tenant: Provisioning, *attacks: Attack, clock: Clock = utc_now) -> ExaminationActivities:
     database = tenant.database
-    return ExaminationActivities(database, database, attacks, RecordedSigner(database, tenant.parts.signer), clock)
+    return ExaminationActivities(
+        database, database, attacks, RecordedSigner(database, tenant.parts.signer), clock, UNCOUNTED
+    )
 
 
 def test_an_examination_is_recorded_once_with_signatures_that_fit(examined: Examined) -> None:
@@ -234,7 +237,7 @@ def test_without_its_signature_nothing_is_recorded(scripted: Examined) -> None:
             return {}
 
     signer = RecordedSigner(tenant.database, Unavailable())
-    activities = ExaminationActivities(tenant.database, tenant.database, [lambda _: HELD], signer, utc_now)
+    activities = ExaminationActivities(tenant.database, tenant.database, [lambda _: HELD], signer, utc_now, UNCOUNTED)
     with pytest.raises(KeyUnavailable):
         examine(activities, scripted.input("examination-9"))
     assert scripted.read(lambda tx: tx.boundaries.examination()) is None

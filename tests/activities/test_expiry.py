@@ -12,7 +12,7 @@ from tenancy.events import Channel
 from tenancy.lifecycle import Move
 from tenancy.messages import ExpiryResult
 from tests.activities.connecting import SERVICE
-from tests.activities.counting import counting
+from tests.activities.counting import UNCOUNTED, counting
 from tests.activities.rolling import Roll
 from vault.interfaces import PkiRoot
 from vault.pki import PkiAuthorities
@@ -42,7 +42,9 @@ def a_look(roll: Roll, authorities: PkiAuthorities | Unavailable, years: int = 0
     """Return the look as it is made so many years from now."""
     database = roll.tenant.database
     announcer = Announcer((Channel.EMAIL,), "")
-    return ExpiryActivities(database, database, authorities, announcer, lambda: datetime.now(UTC) + years * 365 * DAY)
+    return ExpiryActivities(
+        database, database, authorities, announcer, lambda: datetime.now(UTC) + years * 365 * DAY, UNCOUNTED
+    )
 
 
 def told(roll: Roll) -> list[str]:

@@ -241,7 +241,7 @@ def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rota
     wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
     slow = RotationActivities(
         *(parts.database, parts.database, rotating.tenant_keys, wired._fingerprints, wired._shelf),
-        *(Announcer((), ""), len(SERVICES) / 2),
+        *(Announcer((), ""), len(SERVICES) / 2, wired._metrics),
     )
     environment = ActivityEnvironment()
     environment.on_heartbeat = lambda *details: beats.append(details)

@@ -23,10 +23,11 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 import worker.__main__ as worker_main
 from config.logs import configure_logs
-from config.settings import load_settings
+from config.settings import LOOPBACK, load_settings
 from keystores.transport import Transport
 from tenancy.ids import tenant_of_workflow
 from worker import wiring
+from worker.metrics import metrics_runtime
 
 _THREADS_OF_A_STEP = ("wrap", "prepare", "rewrap")
 """Begins the names of the threads that a step starts itself; they know nothing of the step."""
@@ -149,7 +150,8 @@ def main() -> None:
     plan = Plan(Path(sys.argv[1]))
     settings = load_settings()
     configure_logs(settings.log_format, "killing-worker")
-    asyncio.run(worker_main.run(settings, arm(wiring.build(settings), plan)))
+    runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
+    asyncio.run(worker_main.run(settings, arm(wiring.build(settings), plan), runtime))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
 from tenancy.lifecycle import Move, State
 from tenancy.messages import ExamineInput
+from tests.activities.counting import UNCOUNTED
 from tests.concurrency import wait_until
 from tests.crypto.core.world import Home, World
 from tests.crypto.https import authority
@@ -318,7 +319,8 @@ def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(custo
 
     database = customer.world.worker
     activities = ExaminationActivities(
-        database, database, [asked], RecordedSigner(database, None), utc_now, begin_anew=lambda: forgotten.append(True)
+        *(database, database, [asked], RecordedSigner(database, None), utc_now, UNCOUNTED),
+        begin_anew=lambda: forgotten.append(True),
     )
     for anew in (False, True):
         step = ExamineInput(tenant_id=customer.tenant_id, operation_id=f"examination-{anew}", anew=anew)
