@@ -37,7 +37,7 @@ _MODULES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 refused or failed, 2 wrong usage."""
+    """Run one command and return its exit status: 0, 1 refused or failed, 2 wrong usage, 3 could not check."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = output.JSON_FLAG in words
     try:
@@ -54,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.fail(
             "internal", f"something unforeseen went wrong, reference {reference}", f"see {log}", as_json=as_json
         )
-    return output.REFUSED
+    return output.COULD_NOT_CHECK if _verifies(words) else output.REFUSED
+
+
+def _verifies(words: list[str]) -> bool:
+    """Return whether the command gives a verdict: an error that kept it from one must not look like a negative one."""
+    return words[:1] == ["check-boundaries"] or tuple(words[:2]) in {("audit", "verify"), ("audit", "reconcile")}
 
 
 def _app(words: Sequence[str]) -> typer.Typer:

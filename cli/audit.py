@@ -4,11 +4,11 @@
 it is asked for, so it runs on a machine that has only the file and the public key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,9 +26,9 @@ from config.settings import load_settings
 from database.audit_reading import begin_export
 from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
-from tenancy.errors import CertificateMissing, FileRefused, PublicKeyRefused
+from tenancy.errors import CertificateMissing, FileRefused, OpenKcmError, PublicKeyRefused
 from tenancy.ocsf import NOT_VERIFIABLE, ocsf_line
-from tenancy.proofs import Kind, SignatureCheck, Verdict
+from tenancy.proofs import Kind, Outcome, SignatureCheck, Verdict
 from tenancy.shred import certificate_file
 
 File = Annotated[Path, typer.Argument(help="An audit export, or a crypto-shred certificate.")]
@@ -163,7 +163,10 @@ def verify(  # noqa: PLR0913 - a file and what it can be held against
     *,
     as_json: output.AsJson = False,
 ) -> None:
-    """Verify an export, a certificate, or a report against an export, offline; exit status 1 when it does not hold."""
+    """Verify an export, a certificate, or a report against an export, offline.
+
+    Exit status: 0 intact or confirmed, 1 refuted, 2 wrong usage, 3 could not be checked (a file or a key is missing).
+    """
     check = None if public_key is None else _keys(public_key).check
     if report is not None:
         if against is not None or summary is not None:
@@ -183,15 +186,14 @@ def verify(  # noqa: PLR0913 - a file and what it can be held against
     if checked.verdict.intact:
         output.answer(document, as_json=as_json, show=show)
     else:
-        refusal = checked.refusal()
-        output.answer_refused(document, refusal.code, refusal.message, refusal.hint, as_json=as_json, show=show)
+        _end(document, checked.refusal(), checked.verdict.outcome, as_json=as_json, show=show)
 
 
 def _verify_report(report: Path, file: Path, check: SignatureCheck | None, *, as_json: bool) -> None:
     verdict = report_file.check_report(report, file, check)
     checked = Checked(file, verdict.export or Verdict(Kind.EXPORT), Contents())
-    said = {"intact": verdict.confirmed, "problem": verdict.problem, "report": report_file.document(verdict)}
-    document = {**_document(checked), **said}
+    said = {"intact": verdict.confirmed, "outcome": verdict.outcome, "problem": verdict.problem}
+    document = {**_document(checked), **said, "report": report_file.document(verdict)}
 
     def show(console: Console) -> None:
         for line in report_file.short(verdict):
@@ -200,8 +202,21 @@ def _verify_report(report: Path, file: Path, check: SignatureCheck | None, *, as
     if verdict.confirmed:
         output.answer(document, as_json=as_json, show=show)
     else:
-        refusal = report_file.refusal(verdict)
-        output.answer_refused(document, refusal.code, refusal.message, refusal.hint, as_json=as_json, show=show)
+        _end(document, report_file.refusal(verdict), verdict.outcome, as_json=as_json, show=show)
+
+
+def _end(
+    document: Mapping[str, Any],
+    refusal: OpenKcmError,
+    outcome: Outcome,
+    *,
+    as_json: bool,
+    show: Callable[[Console], None],
+) -> NoReturn:
+    status = output.COULD_NOT_CHECK if outcome is Outcome.NOT_CHECKED else output.REFUSED
+    output.answer_refused(
+        document, refusal.code, refusal.message, refusal.hint, as_json=as_json, show=show, status=status
+    )
 
 
 def _checked(file: Path, check: SignatureCheck | None, against: Path | None) -> Checked:
@@ -215,6 +230,7 @@ def _document(checked: Checked) -> Mapping[str, Any]:
     return {
         "events": verdict.events,
         "intact": verdict.intact,
+        "outcome": verdict.outcome,
         "problem": verdict.problem,
         "kind": verdict.kind,
         "tenant_id": verdict.tenant_id,

@@ -13,8 +13,9 @@ from typing import BinaryIO
 from tenancy.audit import StoredRecord, fields_of
 from tenancy.audit_verify import Compared, Place, compare, places_of, verify_export
 from tenancy.errors import AuditBroken, CertificateBroken, FileRefused, OpenKcmError
-from tenancy.proofs import Kind, SignatureCheck, Verdict
+from tenancy.proofs import Kind, Outcome, SignatureCheck, SignatureState, Verdict
 from tenancy.shred import LONGEST_DOCUMENT, ShredStatement, read_certificate, verify_certificate
+from tenancy.verification_errors import SigningKeyUnknown, VerificationIncomplete
 
 _LONGEST_LINE = 16_000_000
 _BEGINS = {b'{"key":"': Kind.CERTIFICATE, b'{"format': Kind.EXPORT}
@@ -51,10 +52,17 @@ class Checked:
     compared: Compared | None = None
 
     def refusal(self) -> OpenKcmError:
-        """Return the error that stands for a file that is not intact."""
+        """Return the error of a file that is refuted, or that could not be checked."""
+        if self.verdict.outcome is Outcome.NOT_CHECKED:
+            return incomplete(self.verdict.problem, self.verdict.signature)
         kind = CertificateBroken if self.verdict.kind is Kind.CERTIFICATE else AuditBroken
         hint = "keep the file as it is and get another copy; docs/audit.md says what each finding means"
         return kind(self.verdict.problem, hint)
+
+
+def incomplete(problem: str | None, signature: SignatureState) -> VerificationIncomplete:
+    """Return the error of a check that lacks something: the public key, or another file."""
+    return (SigningKeyUnknown if signature is SignatureState.UNKNOWN_KEY else VerificationIncomplete)(problem)
 
 
 def check_file(path: Path, check: SignatureCheck | None, *, compared: bool = False) -> Checked:
@@ -82,21 +90,26 @@ def compare_files(path: Path, against: Path, check: SignatureCheck | None) -> Ch
         compared = _compared(checked, other)
     except AuditBroken as broken:
         return replace(checked, verdict=replace(checked.verdict, problem=broken.message))
+    except VerificationIncomplete as missing:
+        return replace(checked, verdict=replace(checked.verdict, problem=missing.message, incomplete=True))
     # What is in a selection is signed as far as the whole export that has all of it.
     signed = other.verdict.signed if checked.verdict.selection else checked.verdict.signed
     return replace(checked, verdict=replace(checked.verdict, signed=signed), compared=compared)
 
 
 def _compared(checked: Checked, other: Checked) -> Compared:
-    """Return how two files agree; raises AuditBroken, which says of which the trouble is."""
+    """Return how two files agree; raises AuditBroken, which names the file at fault, and VerificationIncomplete."""
+    if other.verdict.outcome is Outcome.NOT_CHECKED:
+        raise VerificationIncomplete(f"the file to compare with could not be checked: {other.verdict.problem}")
     if not other.verdict.intact:
         raise AuditBroken(f"the file to compare with is not intact: {other.verdict.problem}")
     if other.verdict.tenant_id != checked.verdict.tenant_id:
-        raise AuditBroken("the file to compare with is of another tenant")
+        raise VerificationIncomplete("the file to compare with is of another tenant")
     with opened(checked.path) as here, opened(other.path) as there:
         compared = compare(_places(here), _places(there))
     if checked.verdict.selection and compared.only_here and not other.verdict.selection:
-        raise AuditBroken(f"the other file does not have {compared.only_here} of the selection's records")
+        missing = f"the other file does not have {compared.only_here} of the selection's records"
+        raise VerificationIncomplete(f"{missing}: compare with a later export")
     return compared
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from cli.audit_file import Checked
-from tenancy.proofs import Kind, SignatureState
+from tenancy.proofs import Kind, Outcome, SignatureState
 from tenancy.shred import ShredStatement
 
+_HEADS = {Outcome.INTACT: "intact", Outcome.REFUTED: "NOT INTACT", Outcome.NOT_CHECKED: "COULD NOT CHECK"}
 _LONGEST = 300
 _LISTED = 40
 """How many kinds of events a report lists; the rest is summed up."""
@@ -21,7 +22,7 @@ def short(checked: Checked) -> Iterator[str]:
     verdict = checked.verdict
     what = f"{verdict.kind} of {plain(verdict.tenant_id)}" if verdict.tenant_id else str(verdict.kind)
     counted = "destructions" if verdict.kind is Kind.CERTIFICATE else "records"
-    yield f"{'intact' if verdict.intact else 'NOT INTACT'}: {what}, {verdict.events} {counted}"
+    yield f"{_HEADS[verdict.outcome]}: {what}, {verdict.events} {counted}"
     if verdict.problem is not None:
         yield f"problem: {plain(verdict.problem)}"
     yield from _signature(checked)
@@ -54,16 +55,24 @@ def render(checked: Checked, at: datetime) -> str:
     return "\n".join(lines) + "\n"
 
 
+def signature_line(signature: SignatureState, name: str, fingerprint: str) -> Iterator[str]:
+    """Yield the line about a signature; nothing where the file is refuted before its signature could be read."""
+    key = f"the key {plain(name)}, fingerprint {fingerprint or 'not in the file'}"
+    lines = {
+        SignatureState.VERIFIED: f"verified, by {key}",
+        SignatureState.NOT_CHECKED: f"NOT CHECKED, no public key was given; the file names {key}",
+        SignatureState.NOT_REACHED: f"NOT CHECKED, the file is not intact; it names {key}",
+        SignatureState.UNKNOWN_KEY: f"NOT CHECKED, its key is not among the public keys given; the file names {key}",
+        SignatureState.REFUSED: f"refused; it is not by {key}",
+    }
+    if signature in lines and (name or signature is not SignatureState.NOT_REACHED):
+        yield f"signature: {lines[signature]}"
+
+
 def _signature(checked: Checked) -> Iterator[str]:
     verdict = checked.verdict
-    key = f"the key {plain(verdict.key)}, fingerprint {verdict.fingerprint or 'not told by the file'}"
-    if verdict.signature is SignatureState.VERIFIED:
-        yield f"signature: verified, by {key}"
-    elif verdict.signature is SignatureState.NOT_CHECKED:
-        yield f"signature: NOT CHECKED, no public key was given; it claims to be by {key}"
-    elif verdict.signature is SignatureState.REFUSED:
-        yield f"signature: refused; it claims to be by {key}"
-    elif verdict.intact:
+    yield from signature_line(verdict.signature, verdict.key, verdict.fingerprint)
+    if verdict.signature is SignatureState.MISSING and (verdict.intact or verdict.incomplete):
         yield "signature: none in this file, so nothing shows whose records these are"
     if verdict.kind is Kind.EXPORT and verdict.intact and not verdict.selection and verdict.signed < verdict.events:
         yield (

@@ -24,7 +24,7 @@ from database.connection import Database
 from database.interfaces import ExaminationRow, TenantRow
 from tenancy.audit import AuditName
 from tenancy.clauses import CLAUSES
-from tenancy.errors import OpenKcmError, TenantUnknown
+from tenancy.errors import BoundaryBreached, OpenKcmError, TenantUnknown
 from tenancy.examination import flaw
 from tenancy.examination_errors import ExaminationAltered, ExaminationFailed, NothingToExamine
 from tenancy.ids import RESERVED_PREFIX, parse_tenant_id
@@ -53,7 +53,8 @@ class CheckBoundaries:
     def check_boundaries(self, tenant: Tenant = None, *, every: All = False, as_json: output.AsJson = False) -> None:
         """Attack a tenant's boundaries in every way of the isolation standard, and print how each attack ended.
 
-        A breach locks the tenant. Exits 1 when an attack succeeded, or an examination came to no result.
+        A breach locks the tenant. Exit status: 0 every attack was rejected, 1 an attack succeeded or a recorded result
+        was altered, 2 wrong usage, 3 could not be checked.
         """
         if every == (tenant is not None):
             raise typer.BadParameter("name a tenant, or say --all", param_hint="TENANT")
@@ -67,7 +68,11 @@ class CheckBoundaries:
         if document["passed"]:
             output.answer(document, as_json=as_json, show=lambda console: _draw(console, document))
             return
-        output.answer_refused(document, *_why(document), as_json=as_json, show=lambda console: _draw(console, document))
+        code, message, hint = _why(document)
+        status = output.REFUSED if code in {BoundaryBreached.code, ExaminationAltered.code} else output.COULD_NOT_CHECK
+        output.answer_refused(
+            document, code, message, hint, as_json=as_json, show=lambda console: _draw(console, document), status=status
+        )
 
     def _examined(self, database: Database, rows: Sequence[TenantRow], *, show: bool) -> dict[str, str | OpenKcmError]:
         """Have all of them examined, one after the other; return the run of each, or why there is none."""
@@ -165,16 +170,19 @@ def _document(checked: Sequence[Mapping[str, Any]], *, every: bool) -> dict[str,
 
 
 def _why(document: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return code, message and hint of what is the matter: of a breach before anything else."""
+    """Return code, message and hint: of a breach before an altered result, and of that before a missing one."""
     totals = document.get("tenants") or [document["tenant"]]
     breached = [one["tenant_id"] for one in totals if one["breached"]]
     if breached:
         return (
-            "boundary_breached",
+            BoundaryBreached.code,
             f"attacks across the boundary succeeded at: {', '.join(breached)}",
             "each of them is locked; keep the evidence and follow docs/runbook.md",
         )
-    failed = next((one for one in totals if "error" in one), None)
+    failures = [one for one in totals if "error" in one]
+    failed = next(
+        (one for one in failures if one["error"]["code"] == ExaminationAltered.code), next(iter(failures), None)
+    )
     if failed is None:
         return "boundary_not_checked", "no attack could be made", "the reason stands beside each check"
     error = failed["error"]

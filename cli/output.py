@@ -13,6 +13,8 @@ from tenancy.errors import OpenKcmError
 
 REFUSED = 1
 WRONG_USAGE = 2
+COULD_NOT_CHECK = 3
+"""Of a command that verifies something: no result, where `REFUSED` is a negative one."""
 JSON_FLAG = "--json"
 
 AsJson = Annotated[bool, typer.Option(JSON_FLAG, help="Print one JSON document and nothing else.")]
@@ -37,14 +39,15 @@ def answer_refused(  # noqa: PLR0913 - an error's parts beside the document
     *,
     as_json: bool,
     show: Callable[[Console], None] = lambda _console: None,
+    status: int = REFUSED,
 ) -> NoReturn:
-    """Print a result that is no success and end the command as refused: the document, with the error in it."""
+    """Print a result that is no success and end the command with `status`: the document, with the error in it."""
     if as_json:
         write_json({**document, "error": {"code": code, "message": message, "hint": hint}})
     else:
         show(people)
         fail(code, message, hint, as_json=False)
-    raise typer.Exit(REFUSED)
+    raise typer.Exit(status)
 
 
 def refuse(failed: OpenKcmError, *, as_json: bool) -> None:

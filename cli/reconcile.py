@@ -50,7 +50,10 @@ def reconcile(  # noqa: PLR0913 - one for each option
     *,
     as_json: output.AsJson = False,
 ) -> None:
-    """Hold the key server's own audit log against the audit streams; the exit status is 1 when they differ."""
+    """Compare the key server's own audit log with the audit streams.
+
+    Exit status: 0 without differences, 1 when they differ, 2 wrong usage, 3 could not be checked.
+    """
     if bool(tenant) == every:
         raise typer.BadParameter("name a tenant, or give --all")
     settings = load_settings()

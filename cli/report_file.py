@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cli.audit_file import lines, opened
-from cli.audit_report import moment, plain
-from tenancy.proofs import SignatureCheck, SignatureState
+from cli.audit_file import incomplete, lines, opened
+from cli.audit_report import moment, plain, signature_line
+from tenancy.errors import OpenKcmError
+from tenancy.proofs import Outcome, SignatureCheck
 from tenancy.report_document import LONGEST_FILE
 from tenancy.report_errors import ReportRefuted
 from tenancy.report_verify import ReportVerdict, verify_report
 
+_HEADS = {Outcome.INTACT: "CONFIRMED", Outcome.REFUTED: "REFUTED", Outcome.NOT_CHECKED: "COULD NOT CHECK"}
 _SHOWN = 10
 """How many differences people are shown; the JSON answer has all that are named."""
 
@@ -23,9 +25,10 @@ def check_report(report: Path, export: Path, check: SignatureCheck | None) -> Re
         return verify_report(content, lines(records), check)
 
 
-def refusal(verdict: ReportVerdict) -> ReportRefuted:
-    """Return the error that stands for a report that was not confirmed."""
-    return ReportRefuted(plain(verdict.problem or ReportRefuted.message))
+def refusal(verdict: ReportVerdict) -> OpenKcmError:
+    """Return the error of a report that is refuted, or that could not be checked."""
+    problem = plain(verdict.problem or ReportRefuted.message)
+    return incomplete(problem, verdict.signature) if verdict.incomplete else ReportRefuted(problem)
 
 
 def document(verdict: ReportVerdict) -> Mapping[str, Any]:
@@ -67,7 +70,7 @@ def short(verdict: ReportVerdict) -> Iterator[str]:
     """Yield what is to be said of a report, a sentence each; nothing of a hostile file is printed as it is."""
     report = verdict.report
     whose = "" if report is None else f" of {plain(report.tenant_id)}, {moment(report.since)} to {moment(report.until)}"
-    yield f"{'CONFIRMED' if verdict.confirmed else 'REFUTED'}: compliance report{whose}"
+    yield f"{_HEADS[verdict.outcome]}: compliance report{whose}"
     if verdict.problem is not None:
         yield f"problem: {plain(verdict.problem)}"
     for one in verdict.differences[:_SHOWN]:
@@ -76,17 +79,8 @@ def short(verdict: ReportVerdict) -> Iterator[str]:
         yield f"  recomputed  {plain(one.recomputed)}"
     if len(verdict.differences) > _SHOWN:
         yield f"and {len(verdict.differences) - _SHOWN} more differ; --json names them"
-    yield from _signature(verdict)
+    yield from signature_line(verdict.signature, verdict.key, verdict.fingerprint)
     if verdict.confirmed and report is not None:
         seq = report.stream.seq
         yield f"counted anew: {report.counted.records} records of the period, up to record {seq - 1}"
         yield f"stated on {moment(report.made_at)}: as record {seq} bound it to the stream"
-
-
-def _signature(verdict: ReportVerdict) -> Iterator[str]:
-    if verdict.signature is SignatureState.VERIFIED:
-        yield f"signature: verified, by the key {plain(verdict.key)}, fingerprint {verdict.fingerprint}"
-    elif verdict.signature is SignatureState.NOT_CHECKED:
-        yield f"signature: NOT CHECKED, no public key was given; it claims to be by the key {plain(verdict.key)}"
-    elif verdict.signature is SignatureState.REFUSED:
-        yield f"signature: refused; it claims to be by the key {plain(verdict.key)}"

@@ -100,7 +100,8 @@ class PublicKeys:
         key = self._keys.get(name) or self._keys.get("")
         if key is None:
             names = ", ".join(one.name for one in self.all()) or "none"
-            return CheckedSignature(name, problem=f"it is by the key {name!r}, and the public keys known are: {names}")
+            problem = f"it is by the key {name!r}, and the public keys known are: {names}"
+            return CheckedSignature(name, problem=problem, unknown_key=True)
         try:
             der = _canonical(signature)
             key.key.verify(der, message, ec.ECDSA(hashes.SHA256()))

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from tenancy.audit import StoredRecord, fields_of, head_message, verify_chain
 from tenancy.audit_export import ExportedRecord, ExportHeader, SignedPlace, read_export
 from tenancy.errors import AuditBroken
-from tenancy.proofs import Kind, SignatureCheck, SignatureState, Verdict
+from tenancy.proofs import CheckedSignature, Kind, SignatureCheck, SignatureState, Verdict, signature_state
+from tenancy.verification_errors import VerificationIncomplete
 
 Place = tuple[int, bytes]
 """A record by its number and chain hash, which stands for everything before it too."""
@@ -48,7 +49,8 @@ def verify_export(
             _ends_as_said(header, last)
             _holds_head(header.signed_head, at_head)
     except AuditBroken as broken:
-        return replace(verdict, events=events, problem=broken.message)
+        signature = verdict.signature if check is None else SignatureState.NOT_REACHED
+        return replace(verdict, events=events, problem=broken.message, signature=signature)
     verdict = replace(verdict, events=events)
     return verdict if check is None else _signed(header, verdict, check, compared=compared)
 
@@ -72,8 +74,8 @@ def compare(here: Iterable[Place], there: Iterable[Place]) -> Compared:
     """Hold the places of two proofs against each other, each in order of its numbers.
 
     Raises:
-        AuditBroken: they tell different stories, and the message names the first record in which they do; or they
-            have no record in common, so that neither says anything about the other.
+        AuditBroken: a record differs; the message names the first that does.
+        VerificationIncomplete: they have no record in common, so neither proves anything about the other.
     """
     ours, theirs = iter(here), iter(there)
     one, other = next(ours, None), next(theirs, None)
@@ -88,8 +90,25 @@ def compare(here: Iterable[Place], there: Iterable[Place]) -> Compared:
         else:
             same, one, other = same + 1, next(ours, None), next(theirs, None)
     if not same:
-        raise AuditBroken("the two files have no record in common, so neither says anything about the other")
+        raise VerificationIncomplete(
+            "the two files have no record in common, so neither proves anything about the other"
+        )
     return Compared(same, only_here, only_there)
+
+
+def recognize_other_key(checked: CheckedSignature, signed: SignedPlace | None) -> CheckedSignature:
+    """Return a failed check as one with another key, where the file names a key with another fingerprint.
+
+    Every installation gives its keys the same names, so the name cannot show that the key is another installation's.
+    A forger can name any fingerprint: the result is no finding against the file, and never a confirmation.
+    """
+    if signed is None or checked.problem is None or checked.key != signed.key:
+        return checked
+    named, used = signed.fingerprint, checked.fingerprint
+    if not (named and used) or named == used:
+        return checked
+    problem = f"the file names a key with the fingerprint {named}, and the public key given has {used}"
+    return replace(checked, fingerprint=named, problem=problem, unknown_key=True)
 
 
 def _of_header(header: ExportHeader) -> Verdict:
@@ -150,17 +169,19 @@ def _signed(header: ExportHeader, verdict: Verdict, check: SignatureCheck, *, co
     signed = header.signed_head
     if signed is None:
         problem = "no head is signed in this file, so nothing shows whose records these are; export it again later"
-        return replace(verdict, problem=problem)
+        return replace(verdict, problem=problem, incomplete=True)
     checked = check(
         signed.key, head_message(header.tenant_id, signed.seq, bytes.fromhex(signed.chain_hash)), signed.signature
     )
+    checked = recognize_other_key(checked, signed)
     if checked.problem is not None:
         problem = f"line 1, the signed head of record {signed.seq}: {checked.problem}"
-        return replace(verdict, signature=SignatureState.REFUSED, problem=problem, fingerprint=checked.fingerprint)
+        verdict = replace(verdict, signature=signature_state(checked), problem=problem, incomplete=checked.unknown_key)
+        return replace(verdict, fingerprint=checked.fingerprint or verdict.fingerprint)
     verdict = replace(verdict, signature=SignatureState.VERIFIED, fingerprint=checked.fingerprint)
     if header.selection and not compared:
         problem = "a selection is not tied to the signed head; hold it against a whole export of the same stream"
-        return replace(verdict, problem=problem)
+        return replace(verdict, problem=problem, incomplete=True)
     if header.selection:
         return replace(verdict, signed=0)
     return verdict

@@ -12,14 +12,26 @@ shows that it is what was bound to the stream at that moment, and that nobody ch
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel
 
 from tenancy.audit import AuditName, StoredRecord, fields_of
-from tenancy.audit_verify import verify_export
-from tenancy.proofs import SignatureCheck, SignatureState, Verdict
+from tenancy.audit_export import read_export
+from tenancy.audit_verify import recognize_other_key, verify_export
+from tenancy.errors import AuditBroken
+from tenancy.proofs import (
+    CheckedSignature,
+    Outcome,
+    SignatureCheck,
+    SignatureState,
+    Verdict,
+    outcome_of,
+    signature_state,
+)
 from tenancy.report import Counted, Report
 from tenancy.report_assembly import binding
 from tenancy.report_document import ReadReport, read_report, stated_digest
@@ -39,6 +51,7 @@ from tenancy.report_evidence import (
 )
 from tenancy.report_figures import Counting
 from tenancy.signed_document import DocumentBroken, canonical_text
+from tenancy.verification_errors import VerificationIncomplete
 
 _MOST = 100
 """Differences that are named; the rest is as wrong."""
@@ -73,7 +86,8 @@ class Difference:
 class ReportVerdict:
     """What checking a report found. `problem` says why it could not be confirmed, None when it was.
 
-    `export` is the verdict over the export alone; None where the report could not be read at all.
+    `export` is the verdict over the export alone; None where it was not reached. `incomplete`: the problem is that
+    something needed for the check is missing, and no finding against the report.
     """
 
     problem: str | None
@@ -84,6 +98,12 @@ class ReportVerdict:
     fingerprint: str = ""
     export: Verdict | None = None
     differences: tuple[Difference, ...] = ()
+    incomplete: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the command's exit status reports."""
+        return outcome_of(self.problem, incomplete=self.incomplete)
 
     @property
     def confirmed(self) -> bool:
@@ -113,50 +133,72 @@ def verify_report(file: bytes, export: Iterable[bytes], check: SignatureCheck | 
         read = read_report(file)
     except DocumentBroken as broken:
         return ReportVerdict(f"the report: {broken}")
-    signature, key, fingerprint, problem = _signatures(read, check)
     report, form = read.report, str(read.form)
-    if problem is not None:
-        return ReportVerdict(f"the report: {problem}", report, form, signature, key, fingerprint)
+    lines = iter(export)
+    header = next(lines, b"")
+    signature, checked = _signatures(read, check, header)
+    signed = (report, form, signature, read.signatures[0].key, checked.fingerprint)
+    if checked.problem is not None:
+        return ReportVerdict(f"the report: {checked.problem}", *signed, incomplete=checked.unknown_key)
     reading = _Reading(report, Counting(report.since, report.until))
-    verdict = verify_export(export, check, reading.see)
-    problem = _export_problem(report, verdict, reading.made, checked=check is not None)
+    verdict = verify_export(chain((header,) if header else (), lines), check, reading.see)
+    try:
+        problem = _export_problem(report, verdict, reading.made, checked=check is not None)
+    except VerificationIncomplete as missing:
+        return ReportVerdict(missing.message, *signed, verdict, incomplete=True)
     differences: tuple[Difference, ...] = ()
     if problem is None:
         differences = tuple(_first(_differences(report, reading.counting.figures())))
         problem = _told(differences) if differences else None
-    return ReportVerdict(problem, report, form, signature, key, fingerprint, verdict, differences)
+    return ReportVerdict(problem, *signed, verdict, differences)
 
 
-def _signatures(read: ReadReport, check: SignatureCheck | None) -> tuple[SignatureState, str, str, str | None]:
-    """Return how the signatures of a file stand, the outer one's key, and what is wrong with the first that is."""
+def _signatures(
+    read: ReadReport, check: SignatureCheck | None, header: bytes
+) -> tuple[SignatureState, CheckedSignature]:
+    """Return the state of a file's signatures, and the first that does not hold, else the outer one.
+
+    `header` is the export's first line: a report names no fingerprint of the key that signed it, and the export does.
+    """
     outer = read.signatures[0]
     if check is None:
-        return SignatureState.NOT_CHECKED, outer.key, "", None
-    checked = [check(one.key, one.message, one.signature) for one in read.signatures]
-    problem = next((one.problem for one in checked if one.problem is not None), None)
-    state = SignatureState.VERIFIED if problem is None else SignatureState.REFUSED
-    return state, outer.key, checked[0].fingerprint, problem
+        return SignatureState.NOT_CHECKED, CheckedSignature(outer.key)
+    all_checked = [check(one.key, one.message, one.signature) for one in read.signatures]
+    checked = next((one for one in all_checked if one.problem is not None), all_checked[0])
+    with suppress(AuditBroken):
+        checked = recognize_other_key(checked, read_export([header])[0].signed_head)
+    return signature_state(checked), checked
 
 
 def _export_problem(report: Report, export: Verdict, made: StoredRecord | None, *, checked: bool) -> str | None:
-    """Return why an export does not speak of the report; None when its records can be counted."""
+    """Return what of the export refutes the report; None when its records can be counted.
+
+    Raises:
+        VerificationIncomplete: it is not the export that the report can be checked against.
+    """
+    if export.incomplete:
+        raise VerificationIncomplete(f"the export: {export.problem}")
     if export.problem is not None:
         return f"the export: {export.problem}"
     if export.tenant_id != report.tenant_id:
-        return f"the export is of {export.tenant_id}, the report of {report.tenant_id}"
+        raise VerificationIncomplete(f"the export is of {export.tenant_id}, the report of {report.tenant_id}")
     if export.selection:
-        return "the export is a selection: a report is checked against a whole export"
+        raise VerificationIncomplete("the export is a selection: a report is checked against a whole export")
     return _place_problem(report, export, made, checked=checked)
 
 
 def _place_problem(report: Report, export: Verdict, made: StoredRecord | None, *, checked: bool) -> str | None:
     place, stands = report.stream, f"record {report.stream.seq}, which the report names"
     if made is None:
-        return f"the export ends at record {export.events}, before {stands}: export the stream again"
+        raise VerificationIncomplete(
+            f"the export ends at record {export.events}, before {stands}: export the stream again"
+        )
     if made.chain_hash.hex() != place.chain_hash:
         return f"{stands}, is another one in the export: the two tell different stories"
     if checked and export.signed < place.seq:
-        return f"the export is signed up to record {export.signed} only, before {stands}: export it again"
+        raise VerificationIncomplete(
+            f"the export is signed up to record {export.signed} only, before {stands}: export it again"
+        )
     return _binding_problem(report, made)
 
 

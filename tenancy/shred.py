@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from tenancy.errors import CertificateBroken
-from tenancy.proofs import Kind, SignatureCheck, SignatureState, Verdict
+from tenancy.proofs import Kind, SignatureCheck, SignatureState, Verdict, signature_state
 from tenancy.signed_document import (
     DocumentBroken,
     SignedText,
@@ -123,7 +123,7 @@ def verify_certificate(document: bytes, check: SignatureCheck | None) -> tuple[V
     )
     problem, state = None, SignatureState.NOT_CHECKED
     if checked is not None:
-        state = SignatureState.VERIFIED if checked.problem is None else SignatureState.REFUSED
+        state = signature_state(checked)
         problem = None if checked.problem is None else f"the part signature: {checked.problem}"
     verdict = Verdict(
         Kind.CERTIFICATE,
@@ -134,5 +134,6 @@ def verify_certificate(document: bytes, check: SignatureCheck | None) -> tuple[V
         signed=statement.audit_seq,
         key=found.key,
         fingerprint="" if checked is None else checked.fingerprint,
+        incomplete=checked is not None and checked.unknown_key,
     )
     return verdict, statement

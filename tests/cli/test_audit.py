@@ -14,7 +14,7 @@ from database.interfaces import ShredRow
 from tenancy.shred import shred_message, statement_text
 from tests.cli import offline
 from tests.database.fixtures import Field
-from tests.database.signing import SIGNER
+from tests.database.signing import SIGNER, Signer
 from tests.tenancy.proving import (
     FINGERPRINT,
     KEYS,
@@ -144,7 +144,7 @@ def test_without_a_key_it_is_said_plainly_that_no_signature_was_checked(files: P
     assert "signature: NOT CHECKED, no public key was given" in told.stdout
     assert f"audit:1, fingerprint {FINGERPRINT}" in told.stdout
     assert "records 5 to 5 came after the signed one" in told.stdout
-    assert "not told by the file" in offline.verify(files, "certificate.json", as_json=False).stdout
+    assert "not in the file" in offline.verify(files, "certificate.json", as_json=False).stdout
 
 
 def flip(file: Path, what: bytes) -> None:
@@ -218,9 +218,10 @@ def test_a_selection_is_signed_only_together_with_a_whole_export(
     assert (found["intact"], found["signed"], found["selection"]) == (True, 8, {"text": "x"})
     Path("selection.jsonl").write_bytes(a_selection(a_stream(8), 2, 7))
     _, beyond = run(*words, "--against", "audit.jsonl")
-    assert beyond["problem"] == "the other file does not have 1 of the selection's records"
+    assert "does not have 1 of the selection's records" in beyond["problem"]
     _, beside = run(*words, "--against", "certificate.json")
     assert "a selection is not tied to the signed head" in beside["problem"]
+    assert beyond["outcome"] == beside["outcome"] == "could-not-check"
 
 
 def test_a_file_or_key_that_cannot_be_read_is_refused(files: Path, run: Any) -> None:
@@ -233,7 +234,39 @@ def test_a_file_or_key_that_cannot_be_read_is_refused(files: Path, run: Any) -> 
         ((export, "--public-key", str(files / "no-key.pem")), "public_key_refused"),
     ):
         status, document = run("verify", *words)
-        assert (status, document["error"]["code"]) == (1, code)
+        assert (status, document["error"]["code"]) == (3, code)
+
+
+def test_tampering_another_key_and_a_missing_key_are_distinguished(files: Path, run: Any) -> None:
+    """The name of a key is the same in every installation, so another installation's key is seen by its fingerprint."""
+    for name, signer in (("other.pem", Signer()), ("later-key.pem", Signer("audit:2"))):
+        (files / name).write_text(PublicKeys(signer.public_keys()).file())
+    (files / "altered.jsonl").write_bytes((files / "audit.jsonl").read_bytes().replace(b"ssel 3", b"ssel 9"))
+
+    def found(file: str, key: str) -> tuple[Any, ...]:
+        status, document = run("verify", str(files / file), "--public-key", str(files / key))
+        return status, document["outcome"], document["signature"], document["error"]["code"]
+
+    for key in ("key.pem", "other.pem"):
+        assert found("altered.jsonl", key) == (1, "refuted", "not reached", "audit_broken")
+    for key in ("other.pem", "later-key.pem"):
+        assert found("audit.jsonl", key) == (3, "could-not-check", "unknown key", "signing_key_unknown")
+    assert found("certificate.json", "later-key.pem") == (3, "could-not-check", "unknown key", "signing_key_unknown")
+    assert found("certificate.json", "other.pem") == (1, "refuted", "refused", "certificate_broken")
+
+
+@pytest.mark.integration
+def test_people_read_why_a_signature_was_not_checked(files: Path) -> None:
+    (files / "other.pem").write_text(PublicKeys(Signer().public_keys()).file())
+    shown = offline.verify(files, "audit.jsonl", "--public-key", "other.pem", as_json=False)
+    assert "COULD NOT CHECK: audit export" in shown.stdout
+    assert f"its key is not among the public keys given; the file names the key audit:1, fingerprint {FINGERPRINT}" in (
+        shown.stdout
+    )
+    flip(files / "audit.jsonl", b"ssel 3")
+    shown = offline.verify(files, "audit.jsonl", "--public-key", "key.pem", as_json=False)
+    assert "signature: NOT CHECKED, the file is not intact" in shown.stdout
+    assert "no public key was given" not in shown.stdout
 
 
 def test_a_summary_tells_what_is_in_the_file_and_how_it_was_found(files: Path, run: Any) -> None:

@@ -55,7 +55,7 @@ def test_a_breach_exits_1_with_document_and_error(desk) -> None:
 
 def test_an_examination_without_anything_that_could_be_attacked_is_no_pass(desk) -> None:
     desk.gateway.attacks[ACME] = (UNSEEN,)
-    assert desk.run("check-boundaries", ACME, status=1)["error"]["code"] == "boundary_not_checked"
+    assert desk.run("check-boundaries", ACME, status=3)["error"]["code"] == "boundary_not_checked"
 
 
 def test_all_tenants_are_examined_with_totals_and_the_platforms_own_are_left_out(desk, beta) -> None:
@@ -72,7 +72,7 @@ def test_all_tenants_are_examined_with_totals_and_the_platforms_own_are_left_out
 
 def test_one_that_came_to_no_result_fails_all_and_keeps_nobody_else_from_being_examined(desk, beta) -> None:
     desk.gateway.unexamined = {ACME}
-    document = desk.run("check-boundaries", "--all", status=1)
+    document = desk.run("check-boundaries", "--all", status=3)
     assert document["error"]["code"] == "examination_failed"
     assert ACME in document["error"]["message"]
     assert {one["tenant_id"]: one["passed"] for one in document["tenants"]} == {ACME: False, beta: True}

@@ -92,7 +92,8 @@ def test_a_log_that_is_not_there_or_not_known_is_refused(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("reconcile", TENANT)[1]["error"]["code"] == "file_refused"
-    assert run("reconcile", TENANT, "--vault-log", str(tmp_path / "no.log"))[1]["error"]["code"] == "file_refused"
+    status, document = run("reconcile", TENANT, "--vault-log", str(tmp_path / "no.log"))
+    assert (status, document["error"]["code"]) == (3, "file_refused")
     monkeypatch.setenv("OPENKCM_VAULT_ADDRESS", "https://vault.example")
     assert run("reconcile", TENANT)[1]["error"]["code"] == "vault_log_unknown"
 

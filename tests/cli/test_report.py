@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from config.public_keys import PublicKeys
 from tenancy.report import Report
 from tests.cli import offline
 from tests.database.signing import Signer
 from tests.tenancy.proving import KEYS, a_certificate
-from tests.tenancy.test_report_verify import a_page, a_print, document, export, report
+from tests.tenancy.test_report_verify import a_page, a_print, an_export, document, export, report, stream
 
 WORDS = ("audit.jsonl", "--report", "report.json", "--public-key", "key.pem")
 
@@ -73,6 +74,15 @@ def test_a_signature_by_another_key_is_refuted_before_anything_is_counted(folder
     assert (code, found["report"]["signature"], found["report"]["differences"]) == (1, "refused", [])
 
 
+def test_another_installations_key_and_an_older_export_refute_nothing(folder, said):
+    (folder / "other.pem").write_text(PublicKeys(Signer().public_keys()).file())
+    code, found = said(*WORDS[:-1], "other.pem")
+    assert (code, found["outcome"], found["error"]["code"]) == (3, "could-not-check", "signing_key_unknown")
+    (folder / "audit.jsonl").write_bytes(an_export(stream()[:-1]))
+    code, found = said(*WORDS)
+    assert (code, found["outcome"], found["error"]["code"]) == (3, "could-not-check", "verification_incomplete")
+
+
 def test_a_file_that_is_no_report_is_refused(folder, said):
     for content in (b"", b"{", b"%PDF-1.7\n", b"\x00" * 1000, a_certificate(), export()):
         (folder / "report.json").write_bytes(content)
@@ -98,4 +108,4 @@ def test_a_report_is_checked_against_an_export_and_nothing_else_at_once(said):
     code, found = said(*WORDS, "--against", "audit.jsonl")
     assert (code, found["error"]["code"]) == (2, "usage")
     code, found = said("audit.jsonl", "--report", "missing", "--public-key", "key.pem")
-    assert (code, found["error"]["code"]) == (1, "file_refused")
+    assert (code, found["error"]["code"]) == (3, "file_refused")
