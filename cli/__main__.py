@@ -35,11 +35,18 @@ _MODULES = {
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""
 
+_HELP = "--help"
+_HELP_WIDTH = 110
+"""Of help that is no terminal's, characters: enough for the longest option, which typer cuts at 80."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 refused or failed, 2 wrong usage, 3 could not check."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = output.JSON_FLAG in words
+    if _HELP in words and not sys.stdout.isatty():
+        rich_utils = import_module("typer.rich_utils")  # slow, and a command without help does not need it
+        vars(rich_utils)["MAX_WIDTH"] = _HELP_WIDTH
     try:
         typer.main.get_command(_app(words)).main(args=words, prog_name="openkcm")
     except SystemExit as ended:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -19,8 +19,20 @@ JSON_FLAG = "--json"
 
 AsJson = Annotated[bool, typer.Option(JSON_FLAG, help="Print one JSON document and nothing else.")]
 
-people = Console()
-progress = Console(stderr=True)
+_UNBOUNDED = 100_000
+"""The width of what is no terminal, characters: a program that reads the output gets whole lines and cells."""
+
+
+def _width(stream: TextIO) -> int | None:
+    return None if stream.isatty() else _UNBOUNDED
+
+
+def people() -> Console:
+    """Return standard output for people; where it is no terminal, no line is wrapped and no cell is cut."""
+    return Console(width=_width(sys.stdout))
+
+
+progress = Console(stderr=True, width=_width(sys.stderr))
 
 
 def answer(document: Mapping[str, Any], *, as_json: bool, show: Callable[[Console], None]) -> None:
@@ -28,7 +40,7 @@ def answer(document: Mapping[str, Any], *, as_json: bool, show: Callable[[Consol
     if as_json:
         write_json(document)
     else:
-        show(people)
+        show(people())
 
 
 def answer_refused(  # noqa: PLR0913 - an error's parts beside the document
@@ -45,7 +57,7 @@ def answer_refused(  # noqa: PLR0913 - an error's parts beside the document
     if as_json:
         write_json({**document, "error": {"code": code, "message": message, "hint": hint}})
     else:
-        show(people)
+        show(people())
         fail(code, message, hint, as_json=False)
     raise typer.Exit(status)
 

@@ -35,8 +35,9 @@ def up(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - a command line
     began = time.monotonic()
     with Live(console=output.progress, refresh_per_second=10, transient=True) as live:
         now = control.up(settings, lambda now: live.update(_table(now, f"starting, {_since(began)}")))
-    output.people.print(_table(now, f"ready after {_since(began)}"))
-    _show_addresses(now, output.people)
+    console = output.people()
+    console.print(_table(now, f"ready after {_since(began)}"))
+    _show_addresses(now, console)
 
 
 def down(as_json: output.AsJson = False) -> None:  # noqa: FBT002 - the same

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
-from unittest.mock import patch
 
 import typer
 from typer.testing import CliRunner, Result
@@ -22,7 +21,6 @@ import cli.protection
 import cli.root_key
 import cli.rotate
 import cli.tenant
-from cli import output
 from cli.access import Question
 from config.settings import Settings
 from database.connection import Database
@@ -82,9 +80,7 @@ class Desk:
         cli.boundaries.register(app, self._ask)
         cli.coverage.register(app)
         cli.protection.register(app)
-        # A console keeps the width it was made with, which under xdist is the terminal's.
-        with patch.object(output.people, "_width", 300):
-            return CliRunner().invoke(app, list(words), input=typed)
+        return CliRunner().invoke(app, list(words), input=typed)
 
     def run(self, *words: str, status: int = 0, typed: str | None = None) -> Any:
         """Run a command as a script does and return its document; a refusal is raised as `cli.__main__` gets it."""

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
-from cli import output
 from tenancy import ids
 from tenancy.agent_errors import FolderRefused
 from tenancy.enrolment import parse_join_token
@@ -92,13 +91,6 @@ def test_a_request_made_elsewhere_brings_back_a_certificate_and_writes_nothing(c
     assert shown.stdout.startswith("-----BEGIN CERTIFICATE-----\n")
 
 
-@pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A screen on which no cell is wrapped; xdist's own width was taken over when the command was imported."""
-    monkeypatch.setattr(output.people, "width", 200)
-
-
-@pytest.mark.usefixtures("wide")
 def test_list_and_show_tell_kind_state_expiry_and_last_seen(command) -> None:
     command.connect()
     assert command.list()[0]["last_seen_at"] is None
@@ -119,7 +111,6 @@ def test_list_and_show_tell_kind_state_expiry_and_last_seen(command) -> None:
     assert "orders-db (mongodb, connected)" in shown.stdout
 
 
-@pytest.mark.usefixtures("wide")
 def test_list_tells_whether_a_services_agents_are_connected_and_what_their_problem_is(command) -> None:
     command.connect()
     now = datetime.now(UTC)

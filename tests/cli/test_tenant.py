@@ -156,7 +156,7 @@ def test_retry_of_a_tenant_without_a_workflow_is_refused(temporal, monkeypatch) 
 def test_what_people_see_of_a_name_is_text_and_no_markup(words) -> None:
     run("enable", "acme-corp-12345", "--organization", "[red]A[/red]", "--region", "eu-west-1")
 
-    shown = CliRunner(env={"COLUMNS": "200"}).invoke(application(), ["tenant", *words])
+    shown = CliRunner().invoke(application(), ["tenant", *words])
 
     assert shown.exit_code == 0
     assert "[red]A[/red]" in shown.stdout
