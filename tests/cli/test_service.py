@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
+from agent.proof import FileProofs, GivenProof
 from tenancy import ids
 from tenancy.agent_errors import FolderRefused
 from tenancy.enrolment import parse_join_token
-from tenancy.errors import InvalidName, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
+from tenancy.errors import FileRefused, InvalidName, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
 from tests.cli.service_stand import a_request, application
 from tests.database.builders import a_contact
@@ -39,7 +40,7 @@ def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner
     assert {stat.S_IMODE(path.stat().st_mode) for path in command.out.iterdir()} == {0o600}
 
 
-def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command) -> None:
+def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command, tmp_path) -> None:
     words = ("service", "join-token", command.tenant_id, "--kind", "postgresql", "--name", "orders-db")
     answer = command.run(*words, "--lifetime", "15m")
 
@@ -50,8 +51,17 @@ def test_a_join_token_is_good_for_one_service_and_kept_as_a_hash(command) -> Non
     assert "--service orders-db --kind postgresql" in answer["agent_command"]
     assert token.secret not in answer["agent_command"]
     assert command.join_tokens() == [(token.hash, "orders-db", "postgresql", "operator", None)]
-    shown = CliRunner().invoke(application(), words).stdout
-    assert "okcmj1." in shown
+    shown = CliRunner().invoke(application(), words)
+    assert shown.stdout == f"{GivenProof(shown.stdout).read().text}\n"
+    assert "valid once" in shown.stderr
+    file = tmp_path / "token"
+    shown = CliRunner().invoke(application(), [*words, "--out", str(file)])
+    assert (shown.stdout, stat.S_IMODE(file.stat().st_mode)) == ("", 0o600)
+    assert FileProofs(file).read().tenant_id == command.tenant_id
+    made = len(command.join_tokens())
+    with pytest.raises(FileRefused):
+        command.run(*words, "--out", str(file))
+    assert len(command.join_tokens()) == made
 
 
 def test_a_join_token_that_could_not_be_used_is_not_made(command) -> None:
