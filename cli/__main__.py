@@ -1,19 +1,17 @@
 """`openkcm`: find the command, run it, and turn whatever happens into output and an exit status."""
 
+import logging
 import os
-import secrets
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
+from typing import NoReturn
 
 import typer
 
 from cli import output
-from config.settings import Settings, load_settings
-from tenancy.errors import OpenKcmError, SettingsInvalid
+from cli.command_log import LibraryLog, record_failure
+from tenancy.errors import OpenKcmError
 
 _MODULES = {
     "cli.stack": ("up", "down", "status", "doctor"),
@@ -57,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OpenKcmError as refused:
         output.refuse(refused, as_json=as_json)
     except Exception:  # noqa: BLE001 - the edge: what nobody foresaw becomes "internal" here
-        reference, log = _record()
+        reference, log = record_failure()
         output.fail(
             "internal", f"something unforeseen went wrong, reference {reference}", f"see {log}", as_json=as_json
         )
@@ -85,30 +83,18 @@ def _no_options() -> None:
     """Operate the OpenKCM tenant controller."""
 
 
-def _record() -> tuple[str, Path]:
-    """Append the traceback to the log under a reference that the user is given instead."""
-    reference = secrets.token_hex(4)
-    text = f"reference {reference}\n{traceback.format_exc()}\n"
-    log = _state_dir() / "logs" / "command.log"
-    try:
-        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError:  # a state folder that cannot be used may be the very reason
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="openkcm-", suffix=".log", delete=False, encoding="utf-8"
-        ) as other:
-            other.write(text)
-        log = Path(other.name)
-    return reference, log
+def entry() -> NoReturn:
+    """Run the command of this process and end it.
 
-
-def _state_dir() -> Path:
-    try:
-        return load_settings().state_dir
-    except SettingsInvalid:
-        return Path(str(Settings.model_fields["state_dir"].default))
+    Without the interpreter's own end: Temporal's core has threads of its own, and one that calls back into an
+    interpreter that is ending aborts the process, with a dump on standard error and another exit status.
+    """
+    logging.getLogger().addHandler(LibraryLog())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

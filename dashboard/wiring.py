@@ -115,7 +115,9 @@ def build(settings: Settings) -> Parts:
     return Parts(
         settings=settings,
         database=database,
-        door=TemporalBridge(lambda: Gateway.connect(settings.temporal_address, settings.promise_seconds)),
+        door=TemporalBridge(
+            lambda: Gateway.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
+        ),
         guard=Guard(database, names, timedelta(minutes=settings.dashboard_idle_minutes), utc_now),
         addresses=Addresses(
             dashboard=settings.dashboard_url,

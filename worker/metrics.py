@@ -2,18 +2,20 @@
 
 from datetime import timedelta
 
-from temporalio.runtime import LoggingConfig, PrometheusConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+
+from workflows.connecting import LogForm, core_logging
 
 READY = "openkcm_worker_ready"
 READY_MEANING = "1 if this worker can provision tenants, else 0"
 
 
-def metrics_runtime(address: str) -> Runtime:
-    """Return a runtime that serves metrics at `address` (`host:port`); one per process."""
+def metrics_runtime(address: str, form: LogForm = "json") -> Runtime:
+    """Return this process's runtime, which serves metrics at `address` (`host:port`) and logs in `form`."""
     runtime = Runtime(
         telemetry=TelemetryConfig(
             metrics=PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True),
-            logging=LoggingConfig(filter=TelemetryFilter(core_level="WARN", other_level="ERROR")),
+            logging=core_logging(form),
         ),
         worker_heartbeat_interval=timedelta(minutes=1),
     )

@@ -1,10 +1,12 @@
 """How processes connect to Temporal: to an address, or as Temporal's own configuration says."""
 
-from typing import cast
+from functools import cache
+from typing import Literal, cast
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
+from temporalio.runtime import LoggingConfig, LoggingFormat, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import GrpcCompression
 
 from tenancy.errors import SettingsInvalid
@@ -12,9 +14,33 @@ from tenancy.errors import SettingsInvalid
 _THIS_MACHINE = ("127.", "localhost:", "[::1]:")
 
 
-async def connect_client(address: str | None) -> Client:
+LogForm = Literal["console", "json"] | None
+
+
+def core_logging(form: LogForm) -> LoggingConfig | None:
+    """Return how Temporal's core logs in a process whose logs have this form; None for a process without logs.
+
+    The core writes to standard output itself, in color by default. A command writes its result there, so its core must
+    not log at all: the error of the command states what failed.
+    """
+    if form is None:
+        return None
+    core_filter = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    return LoggingConfig(filter=core_filter, format=LoggingFormat.JSON if form == "json" else None)
+
+
+@cache
+def client_runtime(form: LogForm) -> Runtime:
+    """Return the runtime of this process's clients whose core logs in this form; each has dedicated threads."""
+    return Runtime(telemetry=TelemetryConfig(logging=core_logging(form)))
+
+
+async def connect_client(address: str | None, logs: LogForm = None) -> Client:
     """Return a lazy client without a payload codec, for those outside the worker."""
-    return await Client.connect(**connection(address), lazy=True, data_converter=pydantic_data_converter)
+    runtime = client_runtime(logs)
+    return await Client.connect(
+        **connection(address), lazy=True, data_converter=pydantic_data_converter, runtime=runtime
+    )
 
 
 class Connection(ClientConnectConfig, total=False):

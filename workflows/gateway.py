@@ -49,7 +49,7 @@ from tenancy.report_messages import MakeReportInput
 from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
 from workflows import priorities, timing, visibility
 from workflows.boundaries import CheckBoundaries
-from workflows.connecting import connect_client
+from workflows.connecting import LogForm, connect_client
 from workflows.report import MakeReport
 from workflows.service import DISCOVERED, ConnectService
 from workflows.service_start import service_options, service_start, update_with_start
@@ -88,12 +88,13 @@ class Gateway:
         self._patience_seconds = patience_seconds
 
     @classmethod
-    async def connect(cls, address: str | None, promise_seconds: float) -> "Gateway":
+    async def connect(cls, address: str | None, promise_seconds: float, logs: LogForm = None) -> "Gateway":
         """Return a gateway to `address`, or to what Temporal's own configuration names when it is None.
 
-        The connection is made at the first call, so a Temporal that is down delays nobody's start.
+        `logs` is the form of this process's logs; without it Temporal's core logs nothing. The connection is made at
+        the first call, so the start of a process does not wait for Temporal.
         """
-        return cls(await connect_client(address), promise_seconds)
+        return cls(await connect_client(address, logs), promise_seconds)
 
     async def enable(self, tenant_id: str, region: str, event_id: str) -> None:
         """Start the tenant's workflow or signal the running one; raises TemporalUnavailable."""
