@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from cli import output
+from cli import output, streams
 from cli.command_log import LibraryLog, record_failure
 from tenancy.errors import OpenKcmError
 
@@ -59,12 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.fail(
             "internal", f"something unforeseen went wrong, reference {reference}", f"see {log}", as_json=as_json
         )
-    return output.COULD_NOT_CHECK if _verifies(words) else output.REFUSED
+    return _failed(words)
 
 
-def _verifies(words: list[str]) -> bool:
-    """Return whether the command gives a verdict: an error that kept it from one must not look like a negative one."""
-    return words[:1] == ["check-boundaries"] or tuple(words[:2]) in {("audit", "verify"), ("audit", "reconcile")}
+def _failed(words: list[str]) -> int:
+    """Return the exit status of a command that failed; for one that gives a verdict it is not the negative one."""
+    verifies = words[:1] == ["check-boundaries"] or tuple(words[:2]) in {("audit", "verify"), ("audit", "reconcile")}
+    return output.COULD_NOT_CHECK if verifies else output.REFUSED
 
 
 def _app(words: Sequence[str]) -> typer.Typer:
@@ -86,12 +87,17 @@ def _no_options() -> None:
 def entry() -> NoReturn:
     """Run the command of this process and end it.
 
-    Without the interpreter's own end: Temporal's core has threads of its own, and one that calls back into an
-    interpreter that is ending aborts the process, with a dump on standard error and another exit status.
+    Without the interpreter's finalization: a thread of Temporal's core that calls back during it aborts the process,
+    with a dump on standard error and another exit status.
     """
+    streams.prepare()
     logging.getLogger().addHandler(LibraryLog())
-    status = main()
-    sys.stdout.flush()
+    words = sys.argv[1:]
+    try:
+        status = main(words)
+        sys.stdout.flush()
+    except streams.OutputLost as lost:
+        streams.end_without_output(lost, _failed(words))
     sys.stderr.flush()
     os._exit(status)
 

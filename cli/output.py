@@ -79,4 +79,6 @@ def fail(code: str, message: str, hint: str, *, as_json: bool) -> None:
 
 
 def write_json(document: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, default=str, ensure_ascii=False) + "\n")
+    # Escaped by JSON itself where standard output cannot encode it: another escape would be no JSON.
+    ascii_only = sys.stdout.encoding.lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(document, indent=2, default=str, ensure_ascii=ascii_only) + "\n")

@@ -1,9 +1,10 @@
 """Structured logs: a constant message, values in fields, and no secret ever in either."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -32,6 +33,11 @@ def _redact(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> Mut
     return fields
 
 
+def in_color(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Return whether a stream is written in color: a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not environment.get("NO_COLOR")
+
+
 def configure_logs(form: str, process: str) -> None:
     """Send this process's logs, and those of the libraries it uses, to standard error as `json` or `console` lines."""
     shared: list[structlog.typing.Processor] = [
@@ -42,7 +48,9 @@ def configure_logs(form: str, process: str) -> None:
         _redact,
     ]
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=in_color(sys.stderr, os.environ))
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -20,6 +20,7 @@ from config.logs import configure_logs
 from dashboard import downloads, wiring
 from dashboard.development_sign_on import DevelopmentSignOn
 from dashboard.edge import Edge
+from dashboard.library_logs import hand_over_logs
 from dashboard.wiring import DEVELOPMENT_PATH, Parts
 from tenancy.errors import SettingsInvalid
 
@@ -94,6 +95,7 @@ def main() -> int:
     try:
         parts = wiring.parts()
         configure_logs(parts.settings.log_format, "dashboard")
+        hand_over_logs()
         app = create_app(parts)
     except SettingsInvalid as refused:
         sys.stderr.write(f"{refused.message}\nhint: {refused.hint}\n")

@@ -1,5 +1,6 @@
 """Logs are configured for a whole process, so each case is a process of its own."""
 
+import io
 import json
 import logging
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 import structlog
 
-from config.logs import _redact, configure_logs
+from config.logs import _redact, configure_logs, in_color
 
 
 def logged(statement, form="json"):
@@ -55,6 +56,7 @@ def test_no_secret_is_logged(form):
     assert "hunter2" not in lines
     assert lines.count("[hidden]") == len(SECRET_NAMES) + 2
     assert "ZeroDivisionError" in lines
+    assert "\x1b" not in lines
     assert "transit" not in lines, "addresses that an HTTP library logs are left out"
 
 
@@ -73,6 +75,13 @@ def test_each_line_is_one_json_object_with_message_level_time_and_process():
     assert lines[1]["headers"] == {"Authorization": "[hidden]", "steps": [{"token": "[hidden]"}]}
     assert lines[2]["tenant_id"] == "acme-corp-12345"
     assert "ZeroDivisionError" in lines[4]["exception"]
+
+
+@pytest.mark.parametrize(("terminal", "set_to", "colored"), [(1, None, 1), (1, "", 1), (1, "1", 0), (0, None, 0)])
+def test_console_logs_are_in_color_only_on_a_terminal_without_no_color(terminal, set_to, colored, monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: bool(terminal))
+    assert in_color(stream, {} if set_to is None else {"NO_COLOR": set_to}) == bool(colored)
 
 
 def test_configured_logs_go_to_standard_error(capsys):

@@ -3,7 +3,10 @@
 import tomllib
 from pathlib import Path
 
+from streamlit import logger as streamlit_logger
+
 import dashboard
+from dashboard.library_logs import hand_over_logs
 
 FILE = Path(dashboard.__file__).parent / ".streamlit" / "config.toml"
 TOLD = tomllib.loads(FILE.read_text(encoding="utf-8"))
@@ -18,3 +21,11 @@ def test_nobody_else_is_told_or_let_in() -> None:
 
 def test_nothing_is_fetched_from_the_network() -> None:
     assert "http" not in FILE.read_text(encoding="utf-8")
+
+
+def test_loggers_of_streamlit_pass_their_records_to_the_log_of_the_process(monkeypatch) -> None:
+    monkeypatch.setattr(streamlit_logger, "setup_formatter", streamlit_logger.setup_formatter)
+    before = streamlit_logger.get_logger("streamlit.made_before")
+    hand_over_logs()
+    for logger in (before, streamlit_logger.get_logger("streamlit.made_later")):
+        assert (logger.handlers, logger.propagate) == ([], True)
