@@ -67,7 +67,7 @@ class AuditName(StrEnum):
     SIGNED_OUT = "dashboard.signed_out"
     ACCESS_REFUSED = "dashboard.access_refused"
     ACTION_REFUSED = "dashboard.action_refused"
-    EXPORTED = "dashboard.exported"
+    EXPORTED = "audit.exported"
     SERVICE_CONNECT_REQUESTED = "service.connect_requested"
     SERVICE_RENEW_REQUESTED = "service.renew_requested"
     SERVICE_DISCONNECT_REQUESTED = "service.disconnect_requested"

@@ -35,7 +35,7 @@ _BY_NAME: dict[str, str] = {
     AuditName.SIGNED_OUT: "Signed out",
     AuditName.ACCESS_REFUSED: "Access to the dashboard refused",
     AuditName.ACTION_REFUSED: "Action refused",
-    AuditName.EXPORTED: "Audit stream downloaded",
+    AuditName.EXPORTED: "Data exported",
     AuditName.STREAM_BEGUN: "Forwarding of the audit stream began",
     AuditName.STREAM_ENDED: "Forwarding of the audit stream ended",
     AuditName.STREAM_BEHIND: "Forwarding of the audit stream is behind",

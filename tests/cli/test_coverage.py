@@ -40,7 +40,7 @@ def test_it_says_what_is_encrypted_and_that_nothing_is_missing(told: Desk) -> No
     [field] = service["fields"]
     assert (field["place"], field["listed"], field["last_7_days"]["operations"]) == (PLACE, False, 10)
     assert "All sensitive data protected" in told.invoke("coverage", ACME).stdout
-    looks = [one for one in audit_records(told.worker, ACME) if one["name"] == "dashboard.exported"]
+    looks = [one for one in audit_records(told.worker, ACME) if one["name"] == "audit.exported"]
     assert [(one["subject"], one["actor"]) for one in looks] == [("coverage", "operator")] * 2
 
 

@@ -104,7 +104,7 @@ def test_a_download_is_the_stream_and_on_record_before_and_after(dashboard: Data
     assert last.seq == header.last_seq == MANY + 1
     with dashboard.tenant_tx(TENANT) as tx:
         before, after = (json.loads(one.record) for one in tx.audit.records(after=MANY))
-    assert (before["name"], before["outcome"], before["actor"]) == ("dashboard.exported", "intended", "ada")
+    assert (before["name"], before["outcome"], before["actor"]) == ("audit.exported", "intended", "ada")
     assert (before["source"], after["outcome"]) == ("192.0.2.7", "success")
     assert after["details"] == {"records": str(MANY + 1)}
 
@@ -114,7 +114,7 @@ def test_an_export_of_a_selection_states_the_selection_and_holds_no_other_tenant
     assert other is not None
     _, records = read_export(lines_of(other))
     found = [json.loads(one.stored.record)["name"] for one in records]
-    assert found == ["dashboard.exported"]  # its own record has the text; no other tenant's record is found
+    assert found == ["audit.exported"]  # its own record has the text; no other tenant's record is found
     lines = stream.export(a_seat(dashboard), AuditFilter(subject="object 12"))
     assert lines is not None
     header, records = read_export(lines_of(lines))
