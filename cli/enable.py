@@ -11,8 +11,8 @@ from rich.console import Console
 from cli import output
 from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
 from config.settings import Settings, load_settings
-from storefront.sender import Sender
-from tenancy.errors import OpenKcmError
+from storefront.sender import EnableRefused, Sender
+from tenancy.errors import OpenKcmError, TenantConflict, TenantUnknown
 from tenancy.ids import parse_tenant_id
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
@@ -111,6 +111,7 @@ def enable(  # noqa: PLR0913 - one parameter an option
     tenant_id = parse_tenant_id(tenant)
     marketplace = open_sender(load_settings())
     try:
+        _refuse_other_organization(marketplace, tenant_id, organization)
         marketplace.enable(tenant_id, organization, region)
         if not wait:
             status = marketplace.status(tenant_id)
@@ -126,6 +127,22 @@ def enable(  # noqa: PLR0913 - one parameter an option
         as_json=as_json,
         show=lambda console: console.print(_told(status, organization), markup=False, highlight=False),
     )
+
+
+def _refuse_other_organization(source: StatusSource, tenant_id: str, organization: str) -> None:
+    """Refuse a name that the endpoint would ignore: it takes the organization from a tenant's first event alone."""
+    try:
+        known = source.status(tenant_id)
+    except EnableRefused as refused:
+        if refused.code != TenantUnknown.code:
+            raise
+        return
+    # The name of a tenant that leaves is erased; whether it can be enabled is for the endpoint to decide.
+    if known["state"] not in {State.LEAVING, State.OFFBOARDED} and known["organization"] != organization:
+        raise TenantConflict(
+            f"the tenant exists with the organization {known['organization']}",
+            "a tenant keeps the organization it was enabled with; give that name, or offboard the tenant first",
+        )
 
 
 def _told(status: dict[str, Any], organization: str) -> str:

@@ -14,7 +14,7 @@ import cli.tenant
 from cli.enable import NotReadyInTime, ProvisioningFailed
 from config import secrets
 from storefront.sender import EnableRefused
-from tenancy.errors import ComponentFailed, IllegalTenantId, OpenKcmError, TenantUnknown
+from tenancy.errors import ComponentFailed, IllegalTenantId, OpenKcmError, TenantConflict, TenantUnknown
 from tests.cli.background import MarketplaceServer
 from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, logs
 
@@ -69,6 +69,8 @@ def test_enabling_what_is_active_is_harmless_and_waits_for_nothing(stand) -> Non
     stand.becomes("active")
 
     again = run("enable", *ACME, "--wait")
+    with pytest.raises(TenantConflict, match="exists with the organization ACME Corporation"):
+        run("enable", ACME[0], "--organization", "Globex", "--region", "eu-west-1")
 
     assert (again["state"], again["ready_seconds"]) == ("active", 1.25)
     assert stand.endpoint.count("tenant") == 1
