@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import psycopg
-from psycopg import Connection
+from psycopg import ClientCursor, Connection
 from psycopg.rows import TupleRow
 
 from database.connection import Database
@@ -63,6 +62,26 @@ _ATTACKS = (
         " on conflict (tenant_id) do update set l2_key = excluded.l2_key"
     ),
 )
+# In PL/pgSQL, which catches the refusal: as the error of a statement it would be in the server's log, where a refused
+# statement means an attack.
+_ATTEMPT = """
+do $attempt$
+declare
+    ending text := '';
+begin
+    begin
+        %(prepare)s;
+        %(attack)s;
+        raise exception using errcode = 'UNDO1';
+    exception
+        when foreign_key_violation then ending := sqlstate;
+        when sqlstate 'UNDO1' then null;
+    end;
+    perform set_config('app.ending', ending, true);
+end
+$attempt$;
+select current_setting('app.ending')
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +124,11 @@ def _written(connection: Connection[TupleRow], tenant_id: str, own: str, foreign
 
 def _ending(connection: Connection[TupleRow], attack: str, tenant_id: str, key: str) -> str:
     """Return by what a row was refused, empty when it was taken; it is undone either way."""
-    values = {"tenant": tenant_id, "l2_key": key, "service": _SERVICE}
-    try:
-        with connection.transaction(force_rollback=True):
-            connection.execute(_PREPARE, values)
-            connection.execute(attack.encode(), values)
-    except psycopg.errors.ForeignKeyViolation as refused:
-        return str(refused.sqlstate)
-    return ""
+    cursor, values = ClientCursor(connection), {"tenant": tenant_id, "l2_key": key, "service": _SERVICE}
+    cursor.execute((_ATTEMPT % {"prepare": _PREPARE, "attack": attack}).encode(), values)
+    cursor.nextset()
+    row = cursor.fetchone()
+    return "" if row is None else str(row[0])
 
 
 def _descend(connection: Connection[TupleRow], own: str) -> tuple[bool, str]:

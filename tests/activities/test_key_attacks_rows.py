@@ -87,3 +87,10 @@ def test_rows_and_objects_under_another_tenants_key_are_a_breach(attack, rotatin
     with field.administrator() as administrator:
         administrator.execute("update okcm.service_key set l2_key = %s", [ids.l2_key(canary.tenant_id)])
     assert breached(attack(rotating.tenant_id)) >= {"rows-under-another-key", "wraps-name-own-key-and-version"}
+
+
+def test_a_refused_attack_is_no_error_in_the_log_of_the_database(attack, rotating, postgres) -> None:
+    """The runbook treats a refused statement there as an attack."""
+    before = postgres.log_file.stat().st_size
+    assert breached(attack(rotating.tenant_id)) == set()
+    assert b"ERROR" not in postgres.log_file.read_bytes()[before:]
