@@ -4,7 +4,7 @@ How a tenant stands is changed in `standing`, what it asks of its keys in `polic
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,6 +30,8 @@ from tenancy.provisioning import TITLES
 
 _PAGE = 500
 
+All = Annotated[bool, typer.Option("--all", help="Include the platform's own tenants, canary and mirror.")]
+
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
     tenants = typer.Typer(help="Look at tenants, lock and unlock them, try failed ones again.", no_args_is_help=True)
@@ -46,10 +48,11 @@ def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
     app.add_typer(tenants, name="tenant")
 
 
-def list_tenants(*, as_json: output.AsJson = False) -> None:
-    """List all tenants in order of their ids."""
+def list_tenants(*, every: All = False, as_json: output.AsJson = False) -> None:
+    """List the customers' tenants in order of their ids."""
     with operator_database(load_settings()) as database:
-        tenants = [_of_row(row) | {"services": _services(database, row)} for row in every_tenant(database)]
+        rows = [row for row in every_tenant(database) if every or row.tenant_id not in ids.PLATFORM_TENANTS]
+        tenants = [_of_row(row) | {"services": _services(database, row)} for row in rows]
 
     def draw(console: Console) -> None:
         table = Table("tenant", "organization", "region", "state", "root key", "ready in")

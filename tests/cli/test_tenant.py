@@ -16,6 +16,7 @@ from config import secrets
 from storefront.sender import EnableRefused
 from tenancy.errors import ComponentFailed, IllegalTenantId, OpenKcmError, TenantConflict, TenantUnknown
 from tests.cli.background import MarketplaceServer
+from tests.database.builders import a_provisioned_tenant
 from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, logs
 
 __all__ = ["logs"]
@@ -141,6 +142,10 @@ def test_list_reads_every_page(stand) -> None:
     expected = [f"tenant-{number}" for number in range(5)]
 
     assert [tenant["tenant_id"] for tenant in run("tenant", "list")["tenants"]] == expected
+    a_provisioned_tenant(stand.field.open("worker"), "openkcm-canary")
+    assert [tenant["tenant_id"] for tenant in run("tenant", "list")["tenants"]] == expected
+    expected = ["openkcm-canary", *expected]
+    assert [tenant["tenant_id"] for tenant in run("tenant", "list", "--all")["tenants"]] == expected
     operator = stand.field.open("operator")
     assert [row.tenant_id for row in cli.tenant.every_tenant(operator, page=2)] == expected
 
