@@ -90,7 +90,7 @@ def _shown(console: Console) -> Iterator[Progress]:
             sign = {StepState.DONE: "✓", StepState.FAILED: "✗"}.get(step["state"], "…")
             console.print(f"{sign} {step['title']}", highlight=False)
 
-    with console.status("waiting for the tenant"):
+    with output.waiting("waiting for the tenant"):
         yield show
 
 

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -60,6 +61,20 @@ def answer_refused(  # noqa: PLR0913 - an error's parts beside the document
         show(people())
         fail(code, message, hint, as_json=False)
     raise typer.Exit(status)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on standard error what the command waits for while the block runs; yields what shows how far it is.
+
+    A terminal gets one line that changes; elsewhere each text is a line, the first of them at once.
+    """
+    if progress.is_terminal:
+        with progress.status(what) as status:
+            yield status.update
+        return
+    progress.print(Text(what))
+    yield lambda text: progress.print(Text(text))
 
 
 def refuse(failed: OpenKcmError, *, as_json: bool) -> None:

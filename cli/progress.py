@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from rich.console import Console
-
+from cli import output
 from tenancy.errors import OpenKcmError
 
 _PAUSE_SECONDS = 0.5
@@ -51,17 +50,11 @@ def follow(  # noqa: PLR0913, PLR0917 - what is read, how it is told, and until 
 
 
 @contextmanager
-def shown(console: Console, what: str, read: Callable[[], Row | None], tell: Callable[[Row], str]) -> Iterator[None]:
-    """Show on `console` how far the next operation is, of those `read` returns the newest of, while the block runs."""
+def shown(what: str, read: Callable[[], Row | None], tell: Callable[[Row], str]) -> Iterator[None]:
+    """Show how far the next operation is, of those `read` returns the newest of, while the block runs."""
     ended, last = threading.Event(), read()
     before = 0 if last is None else last.number
-    with console.status(what) as status:
-
-        def say(text: str) -> None:
-            status.update(text)
-            if not console.is_terminal:
-                console.print(text, highlight=False)
-
+    with output.waiting(what) as say:
         thread = threading.Thread(target=follow, args=(before, read, tell, say, ended), name="progress", daemon=True)
         thread.start()
         try:

@@ -57,7 +57,7 @@ def make_report(  # noqa: PLR0913, PLR0917 - whose, as what, where to, of when
     settings, report_id = load_settings(), uuid4().hex
     with new_file(out) as file, dashboard_database(settings) as database:
         region = _request(database, tenant_id, report_id, (begins, ends))
-        with output.progress.status("the worker makes the report"):
+        with output.waiting("the worker makes the report"):
             ask(settings, lambda gateway: gateway.make_report(tenant_id, region, report_id))
         with database.tenant_tx(tenant_id) as tx:
             content = tx.reports.file(report_id, form)

@@ -10,7 +10,6 @@ from typing import Any
 from uuid import uuid4
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from cli import health, output, progress, root_key_view
@@ -194,7 +193,7 @@ def _last_found(tx: TenantTransaction, changes: Sequence[RootKeyChangeRow]) -> S
 
 
 def _progress(database: Database, tenant_id: str, *, as_json: bool) -> AbstractContextManager[None]:
-    return nullcontext() if as_json else shown(output.progress, database, tenant_id)
+    return nullcontext() if as_json else shown(database, tenant_id)
 
 
 def _next_step(refused: OpenKcmError, tenant_id: str, problems: Sequence[Problem]) -> str:
@@ -213,14 +212,14 @@ def _document(row: TenantRow, problems: Sequence[Problem]) -> dict[str, Any]:
     }
 
 
-def shown(console: Console, database: Database, tenant_id: str) -> AbstractContextManager[None]:
-    """Show on `console` how far the next change of a tenant's root key is."""
+def shown(database: Database, tenant_id: str) -> AbstractContextManager[None]:
+    """Show how far the next change of a tenant's root key is."""
 
     def newest() -> RootKeyChangeRow | None:
         with database.tenant_tx(tenant_id) as tx:
             return next(iter(tx.root_keys.changes(1)), None)
 
-    return progress.shown(console, "changing the root key", newest, root_key_view.progress)
+    return progress.shown("changing the root key", newest, root_key_view.progress)
 
 
 def _of_problem(problem: Problem) -> dict[str, str]:

@@ -243,5 +243,5 @@ def _shown(database: Database, tenant_id: str, *, as_json: bool) -> Iterator[Non
         with database.tenant_tx(tenant_id) as tx:
             return next(iter(tx.rotations.all(1)), None)
 
-    with progress.shown(output.progress, "rotating keys", newest, told):
+    with progress.shown("rotating keys", newest, told):
         yield

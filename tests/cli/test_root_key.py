@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from cli import progress, root_key, root_key_view
+from cli import output, progress, root_key, root_key_view
 from cli.__main__ import main
 from database.interfaces import RootKeyRequestRow
 from tenancy.errors import OperationRunning
@@ -233,15 +233,17 @@ class Screen(io.StringIO):
         return super().write(text)
 
 
-def test_people_see_how_far_a_change_is_while_it_runs(desk) -> None:
+def test_people_see_from_the_start_how_far_a_change_is_while_it_runs(desk, monkeypatch) -> None:
     screen = Screen("wrapped 1 of 2 service keys")
+    monkeypatch.setattr(output, "progress", Console(file=screen))
     a_connected_service(desk.field, ACME, "billing", serial="2b3c")
     desk.gateway.wraps = 1
     operator = desk.field.open("operator")
     with operator.tenant_tx(ACME) as tx:
         tx.root_keys.request(RootKeyRequestRow("0" * 32, PlatformPlace(), None))
 
-    with root_key.shown(Console(file=screen), operator, ACME):
+    with root_key.shown(operator, ACME):
+        assert screen.getvalue() == "changing the root key\n"
         with pytest.raises(NotDoneInTime):
             desk.gateway.change_root_key(ACME, "0" * 32)
         assert screen.shown.wait(20)
