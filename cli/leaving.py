@@ -4,6 +4,7 @@ Both are asked of the tenant's workflow and read back from its row. What offboar
 it can be undone, is shown beforehand, and the tenant's id is wanted once more.
 """
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -22,18 +23,28 @@ from config.settings import load_settings
 from database.connection import Database
 from database.interfaces import TenantRow, TenantTransaction
 from tenancy.audit import AuditName
-from tenancy.errors import CallerError, TenantOffboarded, TenantUnknown
+from tenancy.errors import CallerError, OpenKcmError, TenantOffboarded, TenantUnknown
 from tenancy.ids import offboard_workflow, parse_tenant_id, tenant_workflow
 from tenancy.leaving import parse_grace
 from tenancy.leaving_errors import DestructionBegun
 from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import Move, State, advance
 
+_PAUSE_SECONDS = 0.5
+
 
 class GraceUnclear(CallerError):
     code = "grace_unclear"
     message = "--now is without any grace, so --grace says something else"
     hint = "give one of them"
+
+
+class NotDestroyedInTime(OpenKcmError):
+    code = "not_destroyed_in_time"
+    message = "the tenant's keys are not destroyed yet"
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(hint=f"the destruction continues; see openkcm tenant show {tenant_id}")
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
@@ -56,12 +67,16 @@ class Leaving:
         now: Annotated[bool, typer.Option("--now", help="Destroy everything at once, without any grace.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen and change nothing.")] = False,
         confirm: Annotated[str | None, typer.Option(help="The tenant's id once more; for scripts.")] = None,
+        wait: Annotated[bool, typer.Option("--wait", help="With --now: wait until everything is destroyed.")] = False,
+        timeout: Annotated[float, typer.Option(help="Longest wait, seconds.", min=0.0)] = 240.0,
         as_json: output.AsJson = False,
     ) -> None:
         """Let a tenant leave: nothing works from now on, and after a grace its keys are destroyed for good."""
         tenant_id, settings = parse_tenant_id(tenant), load_settings()
         if now and grace is not None:
             raise GraceUnclear
+        if wait and not now:
+            raise typer.BadParameter("only --now destroys at once", param_hint="--wait")
         asked = None if grace is None else parse_grace(grace)
         usual = timedelta(days=settings.offboard_grace_days)
         with operator_database(settings) as database:
@@ -79,6 +94,9 @@ class Leaving:
             request = LeaveRequest(grace_seconds=None if asked is None else asked.total_seconds(), now=now)
             with on_record(database, tenant_id, AuditName.OFFBOARD_REQUESTED, grace=length):
                 self._ask(settings, lambda gateway: gateway.offboard(tenant_id, request))
+            if wait:
+                with output.waiting("waiting until everything is destroyed"):
+                    _wait_until_offboarded(database, tenant_id, timeout)
             document = _document(database, tenant_id, offboard_workflow(tenant_id))
         output.answer(document, as_json=as_json, show=lambda console: console.print(Text(_told(document))))
 
@@ -107,6 +125,14 @@ def _read(database: Database, tenant_id: str) -> tuple[TenantRow, dict[str, Any]
     return row, of_leaving(leaving)
 
 
+def _wait_until_offboarded(database: Database, tenant_id: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while _read(database, tenant_id)[0].state is not State.OFFBOARDED:
+        if time.monotonic() + _PAUSE_SECONDS > end:
+            raise NotDestroyedInTime(tenant_id)
+        time.sleep(_PAUSE_SECONDS)
+
+
 def _refuse_gone(row: TenantRow) -> None:
     if row.state is State.OFFBOARDED:
         raise TenantOffboarded
@@ -125,6 +151,8 @@ def _document(database: Database, tenant_id: str, operation: str) -> dict[str, A
 
 def _told(document: dict[str, Any]) -> str:
     tenant_id, leaving = document["tenant_id"], document["leaving"]
+    if document["state"] == State.OFFBOARDED:
+        return f"{tenant_id} is offboarded and its keys are destroyed; its certificate: openkcm audit certificate"
     if leaving is None or not leaving["restorable"]:
         return f"{tenant_id} has left: its keys are being destroyed and nothing can be restored"
     until = leaving["until"][:16].replace("T", " ")

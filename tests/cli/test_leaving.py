@@ -6,7 +6,7 @@ import pytest
 
 from tenancy.errors import InvalidName, OpenKcmError, TenantOffboarded
 from tenancy.leaving_errors import DestructionBegun
-from tenancy.leaving_messages import LeaveReason
+from tenancy.leaving_messages import LeaveReason, LeaveRequest
 from tests.cli.root_key_stand import ACME
 
 YES = ("--confirm", ACME)
@@ -87,6 +87,25 @@ def test_one_that_has_left_does_neither(desk) -> None:
         with pytest.raises(TenantOffboarded):
             desk.run(*words)
     assert "everything was destroyed" in desk.invoke("tenant", "show", ACME).stdout
+
+
+def test_waiting_ends_when_everything_is_destroyed_or_its_time_is_over(desk) -> None:
+    words = ("offboard", ACME, "--now", "--wait", *YES)
+    with pytest.raises(OpenKcmError) as late:
+        desk.run(*words, "--timeout", "0")
+    assert late.value.code == "not_destroyed_in_time"
+    desk.run("restore", ACME)
+    offboard = desk.gateway.offboard
+
+    def offboard_and_destroy(tenant_id: str, request: LeaveRequest) -> None:
+        offboard(tenant_id, request)
+        with desk.worker.tenant_tx(tenant_id) as tx:
+            tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
+            tx.leaving.end()
+
+    desk.gateway.offboard = offboard_and_destroy
+    assert desk.run(*words)["state"] == "offboarded"
+    assert desk.invoke("offboard", ACME, "--wait", *YES).exit_code == 2
 
 
 def test_the_platforms_own_tenant_cannot_be_named(desk) -> None:
