@@ -33,6 +33,7 @@ _MODULES = {
 }
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""
 
+_STATUSES = "Exit status: 0 done, 1 refused, failed or refuted, 2 wrong usage, 3 could not be checked."
 _HELP = "--help"
 _HELP_WIDTH = 110
 """Of help that is no terminal's, characters: enough for the longest option, which typer cuts at 80."""
@@ -73,7 +74,7 @@ def _app(words: Sequence[str]) -> typer.Typer:
     app = typer.Typer(
         name="openkcm", help="Operate the OpenKCM tenant controller.", no_args_is_help=True, add_completion=False
     )
-    app.callback()(_no_options)
+    app.callback(epilog=_STATUSES)(_no_options)
     called = [module for module, commands in _MODULES.items() if words and words[0] in commands]
     for module in called or _MODULES:
         import_module(module).register(app)
