@@ -117,7 +117,7 @@ class _Customer:
         yield (
             "service disconnected",
             (
-                lambda: openkcm("service", "disconnect", TENANT, _SERVICE),
+                lambda: openkcm("service", "disconnect", TENANT, _SERVICE, "--confirm", _SERVICE),
                 lambda: connect(self._stack, TENANT, "microservice", _SERVICE),
             ),
         )

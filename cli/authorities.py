@@ -10,6 +10,7 @@ from rich.text import Text
 from cli import output
 from cli.access import Ask, Tenant, operator_database
 from cli.acting import on_record
+from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import load_settings
 from database.interfaces import AuthorityRow, RevocationListRow
 from tenancy.audit import AuditName
@@ -28,10 +29,14 @@ class Authorities:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
 
-    def roll(self, tenant: Tenant, *, as_json: output.AsJson = False) -> None:
+    def roll(self, tenant: Tenant, *, confirm: ConfirmTenant = None, as_json: output.AsJson = False) -> None:
         """Have new certificates come from another authority; those of the one before go on until they expire."""
         tenant_id, settings = _named(tenant), load_settings()
         with operator_database(settings) as database:
+            with database.tenant_tx(tenant_id) as tx:
+                if tx.tenants.get() is None:
+                    raise TenantUnknown
+            refuse_unconfirmed(tenant_id, confirm, _consequence(tenant_id), "roll its authority", dry_run=False)
             with on_record(database, tenant_id, AuditName.AUTHORITY_ROLL_REQUESTED):
                 self._ask(settings, lambda gateway: gateway.roll_authority(tenant_id))
             with database.tenant_tx(tenant_id) as tx:
@@ -72,6 +77,13 @@ class Authorities:
             as_json=as_json,
             show=lambda console: console.print(Text(told)),
         )
+
+
+def _consequence(tenant_id: str) -> str:
+    return (
+        f"another authority issues every new certificate of {tenant_id}; the roll cannot be undone, and the next one is"
+        " possible when the last certificate of the present authority has expired"
+    )
 
 
 def of_authority(

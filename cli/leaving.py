@@ -16,7 +16,7 @@ from rich.text import Text
 from cli import output
 from cli.access import Ask, Tenant, ask_gateway, operator_database
 from cli.acting import on_record
-from cli.confirmation import refuse_unconfirmed
+from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.standing import stops
 from cli.tenant import of_leaving
 from config.settings import load_settings
@@ -66,7 +66,7 @@ class Leaving:
         ] = None,
         now: Annotated[bool, typer.Option("--now", help="Destroy everything at once, without any grace.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen and change nothing.")] = False,
-        confirm: Annotated[str | None, typer.Option(help="The tenant's id once more; for scripts.")] = None,
+        confirm: ConfirmTenant = None,
         wait: Annotated[bool, typer.Option("--wait", help="With --now: wait until everything is destroyed.")] = False,
         timeout: Annotated[float, typer.Option(help="Longest wait, seconds.", min=0.0)] = 240.0,
         as_json: output.AsJson = False,

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cli import output
 from cli.access import Tenant, operator_database
-from cli.confirmation import refuse_unconfirmed
+from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import load_settings
 from database import protecting
 from database.interfaces import ProtectedFieldRow, TenantTransaction
@@ -94,9 +94,7 @@ def unprotect(  # noqa: PLR0913 - one parameter an option
     field: Field,
     *,
     store: Keeper = None,
-    confirm: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="The tenant's id, in place of typing it.")
-    ] = None,
+    confirm: ConfirmTenant = None,
     dry_run: DryRun = False,
     as_json: output.AsJson = False,
 ) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 from cli import output, progress
 from cli.access import Ask, Tenant, ask_gateway, operator_database
 from cli.acting import on_record
-from cli.confirmation import refuse_unconfirmed
+from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import Settings, load_settings
 from database.connection import Database
 from database.interfaces import KeyVersionRow, RotationRow, TenantTransaction
@@ -40,7 +40,6 @@ Retire = Annotated[
     typer.Option("--retire", min=1, help="Destroy this version of the service's key, which encrypts nothing any more."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen and change nothing.")]
-Confirm = Annotated[str | None, typer.Option(help="The tenant's id once more; for scripts.")]
 
 
 def register(app: typer.Typer, ask: Ask = ask_gateway) -> None:
@@ -60,7 +59,7 @@ class Rotate:
         compromised: Compromised = False,
         retire: Retire = None,
         dry_run: DryRun = False,
-        confirm: Confirm = None,
+        confirm: ConfirmTenant = None,
         as_json: output.AsJson = False,
     ) -> None:
         """Make new versions of a tenant's keys: of the tenant key and of every service key.

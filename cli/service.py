@@ -18,6 +18,7 @@ from agent.folder import ServiceFolder
 from cli import join_token, output
 from cli.access import Tenant, ask_gateway, operator_database
 from cli.acting import on_record
+from cli.confirmation import SERVICE, ConfirmService, refuse_unconfirmed
 from cli.service_trial import try_service
 from cli.tenant import of_service
 from config.settings import Settings, load_settings
@@ -153,21 +154,27 @@ def renew(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None
     )
 
 
-def disconnect(tenant: Tenant, name: Name, *, as_json: output.AsJson = False) -> None:
+def disconnect(tenant: Tenant, name: Name, *, confirm: ConfirmService = None, as_json: output.AsJson = False) -> None:
     """Revoke every certificate of a service at once; its key stays for when it is connected again."""
+    consequence = f"every certificate of {name} of {tenant} is revoked and its connections are closed at once"
     document = _changed(
         tenant,
         name,
         AuditName.SERVICE_DISCONNECT_REQUESTED,
         lambda gateway, *service: gateway.disconnect_service(*service),
+        lambda service: refuse_unconfirmed(service, confirm, consequence, "disconnect it", what=SERVICE, dry_run=False),
     )
     output.answer(document, as_json=as_json, show=lambda console: console.print(f"{name} of {tenant} is disconnected"))
 
 
 def _changed(
-    tenant: str, name: str, asked: AuditName, change: "Callable[[Gateway, str, str, str], Awaitable[None]]"
+    tenant: str,
+    name: str,
+    asked: AuditName,
+    change: "Callable[[Gateway, str, str, str], Awaitable[None]]",
+    confirm: Callable[[str], None] = lambda _service: None,
 ) -> dict[str, Any]:
-    """Have the workflow of a known service do something and return what the service is then."""
+    """Have the workflow of a known and confirmed service do something and return what the service is then."""
     tenant_id, service, settings = parse_tenant_id(tenant), parse_service_name(name), load_settings()
     with operator_database(settings) as database:
         with database.tenant_tx(tenant_id) as tx:
@@ -176,6 +183,7 @@ def _changed(
             raise TenantUnknown
         if known is None:
             raise ServiceUnknown
+        confirm(service)
         with on_record(database, tenant_id, asked, service):
             ask_gateway(settings, lambda gateway: change(gateway, tenant_id, row.region, service))
         with database.tenant_tx(tenant_id) as tx:

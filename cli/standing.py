@@ -14,7 +14,7 @@ from rich.text import Text
 from cli import output
 from cli.access import Ask, Tenant, operator_database
 from cli.acting import on_record
-from cli.confirmation import refuse_unconfirmed
+from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.health import healed_by
 from config.settings import load_settings
 from database.connection import Database
@@ -54,7 +54,7 @@ class Standing:
         tenant: Tenant,
         *,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would stop and change nothing.")] = False,
-        confirm: Annotated[str | None, typer.Option(help="The tenant's id once more; for scripts.")] = None,
+        confirm: ConfirmTenant = None,
         as_json: output.AsJson = False,
     ) -> None:
         """Pull the kill switch: nothing of a tenant works until `unlock`. Nothing is destroyed."""
@@ -81,7 +81,7 @@ class Standing:
         """
         if breach:
             tenant_id = parse_tenant_id(tenant)
-            refuse_unconfirmed(tenant_id, confirm, _unseen(tenant_id), "open it")
+            refuse_unconfirmed(tenant_id, confirm, _unseen(tenant_id), "unlock it", dry_run=False)
         document = self._moved(tenant, StandingMove.CLEAR_BREACH if breach else StandingMove.UNLOCK)
         if document["state"] != State.LOCKED:
             self._answer(document, as_json=as_json)

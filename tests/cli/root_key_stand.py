@@ -20,6 +20,7 @@ import cli.leaving
 import cli.protection
 import cli.root_key
 import cli.rotate
+import cli.service
 import cli.tenant
 from cli.access import Question
 from config.settings import Settings
@@ -80,6 +81,7 @@ class Desk:
         cli.boundaries.register(app, self._ask)
         cli.coverage.register(app)
         cli.protection.register(app)
+        cli.service.register(app)
         return CliRunner().invoke(app, list(words), input=typed)
 
     def run(self, *words: str, status: int = 0, typed: str | None = None) -> Any:

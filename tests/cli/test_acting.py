@@ -23,7 +23,7 @@ def records(desk: Any) -> list[dict[str, Any]]:
         (("tenant", "suspend", ACME), "tenant.suspend_requested"),
         (("tenant", "lock", ACME, "--confirm", ACME), "tenant.lock_requested"),
         (("tenant", "unlock", ACME), "tenant.unlock_requested"),
-        (("tenant", "roll-authority", ACME), "certificate.authority_roll_requested"),
+        (("tenant", "roll-authority", ACME, "--confirm", ACME), "certificate.authority_roll_requested"),
         (("tenant", "policy", ACME, "--tenant-key-days", "30"), "policy.change_requested"),
         (("rotate", ACME), "key.rotate_requested"),
         (("offboard", ACME, "--confirm", ACME), "tenant.offboard_requested"),
@@ -116,9 +116,11 @@ def test_an_unknown_tenant_is_refused_before_anything_is_stored_or_asked(desk: A
         ("offboard", ACME, "--now"),
         ("rotate", ACME, "--compromised"),
         ("rotate", ACME, "--service", "orders", "--retire", "1"),
+        ("tenant", "roll-authority", ACME),
+        ("service", "disconnect", ACME, "orders"),
     ],
 )
-def test_a_destructive_command_requires_the_tenant_id_as_confirmation(desk: Any, words: tuple[str, ...]) -> None:
+def test_a_destructive_command_requires_the_name_as_confirmation(desk: Any, words: tuple[str, ...]) -> None:
     before = desk.everything_stored()
     for confirmed in ((), ("--confirm", "acme-corp-12346"), ("--confirm", "")):
         result = desk.invoke(*words, *confirmed, typed=f"{ACME}\n")
@@ -127,9 +129,14 @@ def test_a_destructive_command_requires_the_tenant_id_as_confirmation(desk: Any,
     assert (desk.everything_stored(), desk.gateway.asked) == (before, [])
 
 
-def test_at_a_terminal_the_tenant_id_is_typed_as_confirmation(desk: Any, free_port: int) -> None:
-    for answer, code in (("acme", "not_confirmed"), (ACME, "temporal_unavailable")):  # no Temporal listens there
-        status, shown = at_a_terminal(["tenant", "lock", ACME], [answer], free_port)
+@pytest.mark.parametrize(
+    ("words", "name"), [(("tenant", "lock", ACME), ACME), (("service", "disconnect", ACME, "orders"), "orders")]
+)
+def test_at_a_terminal_the_name_is_typed_as_confirmation(
+    desk: Any, free_port: int, words: tuple[str, ...], name: str
+) -> None:
+    for answer, code in (("acme", "not_confirmed"), (name, "temporal_unavailable")):  # no Temporal listens there
+        status, shown = at_a_terminal(words, [answer], free_port)
         assert status == 1
         assert code in shown
     assert desk.gateway.asked == []

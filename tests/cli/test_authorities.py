@@ -19,7 +19,7 @@ def current_serial(desk) -> str:
 
 
 def test_a_roll_answers_with_the_authorities_on_record(desk) -> None:
-    answer = desk.run("tenant", "roll-authority", ACME)
+    answer = desk.run("tenant", "roll-authority", ACME, "--confirm", ACME)
     second = current_serial(desk)
     assert [(row["serial"], row["state"]) for row in answer["authorities"]] == [(second, "current"), (FIRST, "former")]
     assert desk.gateway.asked == [f"roll {ACME}"]
@@ -31,7 +31,7 @@ def test_a_roll_answers_with_the_authorities_on_record(desk) -> None:
 
 def test_a_person_sees_both_authorities_and_until_when_the_former_has_certificates(desk) -> None:
     assert "former authority" not in desk.invoke("tenant", "show", ACME).stdout
-    told = desk.invoke("tenant", "roll-authority", ACME).stdout
+    told = desk.invoke("tenant", "roll-authority", ACME, "--confirm", ACME).stdout
     assert current_serial(desk) in told
     shown = " ".join(desk.invoke("tenant", "show", ACME).stdout.split())
     assert "its last certificate ends 2026-11-28 12:00 UTC" in shown
@@ -41,7 +41,7 @@ def test_a_person_sees_both_authorities_and_until_when_the_former_has_certificat
 def test_a_roll_that_is_refused_says_what_to_do(desk) -> None:
     desk.gateway.fails = refused(AuthorityOverlaps())
     with pytest.raises(UpdateRefused) as overlaps:
-        desk.run("tenant", "roll-authority", ACME)
+        desk.run("tenant", "roll-authority", ACME, "--confirm", ACME)
     assert overlaps.value.code == "authority_overlaps"
     assert "three days" in overlaps.value.hint
 
@@ -58,6 +58,6 @@ def test_the_former_authoritys_list_is_asked_for_by_its_name(desk, tmp_path: Pat
     with pytest.raises(NoRevocationList):
         desk.run("tenant", "crl", ACME, "--out", str(out), "--former")
     assert not out.exists()
-    desk.run("tenant", "roll-authority", ACME)
+    desk.run("tenant", "roll-authority", ACME, "--confirm", ACME)
     desk.run("tenant", "crl", ACME, "--out", str(out), "--former")
     assert out.read_bytes() == b"der"

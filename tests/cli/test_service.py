@@ -145,10 +145,10 @@ def test_list_tells_whether_a_services_agents_are_connected_and_what_their_probl
 def test_disconnecting_revokes_and_a_service_can_come_back(command) -> None:
     command.connect()
 
-    answer = command.run("service", "disconnect", command.tenant_id, "orders-db")
+    answer = command.run("service", "disconnect", command.tenant_id, "orders-db", "--confirm", "orders-db")
 
     assert (answer["state"], answer["certificate_not_after"]) == ("disconnected", None)
-    again = command.run("service", "disconnect", command.tenant_id, "orders-db")
+    again = command.run("service", "disconnect", command.tenant_id, "orders-db", "--confirm", "orders-db")
     assert again["disconnected_at"] == answer["disconnected_at"]
     command.connect()
     assert command.list()[0]["state"] == "connected"
@@ -166,7 +166,7 @@ def test_a_renewal_on_demand_is_for_the_same_key_and_the_folder_waits_for_its_se
     assert (renewed.public_key(), leaf.generation) == (first.public_key(), 2)
     assert datetime.fromisoformat(answer["certificate_not_after"]) == leaf.not_after
     assert command.leaf == first
-    command.run("service", "disconnect", command.tenant_id, "orders-db")
+    command.run("service", "disconnect", command.tenant_id, "orders-db", "--confirm", "orders-db")
     with pytest.raises(UpdateRefused) as refused:
         command.run("service", "renew", command.tenant_id, "orders-db")
     assert refused.value.code == "service_unknown"

@@ -60,7 +60,7 @@ class Service:
         return self.open(self.answer["kmip"])
 
     def disconnect(self) -> None:
-        self.stack.command("service", "disconnect", self.tenant_id, self.name)
+        self.stack.command("service", "disconnect", self.tenant_id, self.name, "--confirm", self.name)
 
 
 def connect(stack: Stack, tenant_id: str, kind: str, name: str, folder: Path) -> Service:
