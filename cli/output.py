@@ -93,6 +93,11 @@ def fail(code: str, message: str, hint: str, *, as_json: bool) -> None:
         progress.print(Text.assemble(("hint  ", "bold"), hint), soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """Print on standard error what the caller should know although the command goes ahead."""
+    progress.print(Text.assemble(("warning ", "bold yellow"), message), soft_wrap=True)
+
+
 def write_json(document: Mapping[str, Any]) -> None:
     # Escaped by JSON itself where standard output cannot encode it: another escape would be no JSON.
     ascii_only = sys.stdout.encoding.lower().replace("-", "") != "utf8"

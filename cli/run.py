@@ -1,7 +1,6 @@
 """`openkcm run`: start a Python program whose protected columns are encrypted without a change to it."""
 
 import os
-import re
 import shutil
 import sys
 import sysconfig
@@ -12,12 +11,14 @@ from typing import Annotated
 import typer
 
 import hooks
+from cli import output
+from cli.python_program import blind_option, python_arguments
 from tenancy.hook_errors import RunRefused
 
-_PYTHON = re.compile(r"python(\d+(\.\d+)*)?(\.exe)?")
-_BLIND = re.compile(r"-[a-zA-Z]*[IES]")
-"""Options with which Python does not look at PYTHONPATH or sitecustomize."""
-_WITH_VALUE = frozenset({"-W", "-X"})
+_OTHER_LANGUAGE = (
+    "a program in another language encrypts over HTTPS: docs/microservices.md; to start a launcher, such as a shell or"
+    " uwsgi, and protect only the Python programs that it starts, add --launcher"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,22 +35,30 @@ def run(
     key_seconds: Annotated[
         float, typer.Option(min=1, max=3600, help="How long an opened column key is used without asking again.")
     ] = 60.0,
+    launcher: Annotated[
+        bool, typer.Option("--launcher", help="Start a program that is not Python; protect the Python that it starts.")
+    ] = False,
 ) -> None:
     """Run a Python program, and the programs it starts, with its protected columns encrypted."""
     from crypto.client_errors import CertificateUnusable  # noqa: PLC0415 - loading it would slow every other command
     from crypto.client_identity import Identity  # noqa: PLC0415 - the same
 
+    found = shutil.which(program[0])
+    if found is None:
+        raise RunRefused(
+            f"{program[0]} is not an executable program", "start a script as: openkcm run -- python app.py"
+        )
+    _refuse_unprotected(found, program, launcher=launcher)
     try:
         Identity.from_folder(folder)
     except CertificateUnusable as refused:
         raise RunRefused(f"{folder} is not the folder of a connected service: {refused.detail}") from None
-    found = shutil.which(program[0])
-    if found is None:
-        raise RunRefused(f"{program[0]} is not a program that can be found")
-    _check_python(Path(found).name, program[1:])
     environment = surroundings(os.environ, folder.resolve(), key_seconds)
     sys.stdout.flush()
-    os.execve(found, program, environment)  # noqa: S606 - the user's own program, by the user's own words
+    try:
+        os.execve(found, program, environment)  # noqa: S606 - the user's own program, by the user's own words
+    except OSError as failed:
+        raise RunRefused(f"{program[0]} cannot be started: {(failed.strerror or 'unknown').lower()}") from None
 
 
 def surroundings(environment: Mapping[str, str], folder: Path, key_seconds: float) -> dict[str, str]:
@@ -68,15 +77,12 @@ def surroundings(environment: Mapping[str, str], folder: Path, key_seconds: floa
     }
 
 
-def _check_python(name: str, arguments: Sequence[str]) -> None:
-    """Refuse options of Python with which it would start without the hook."""
-    if not _PYTHON.fullmatch(name):
-        return
-    left = iter(arguments)
-    for word in left:
-        if word in {"-c", "-m"} or not word.startswith("-"):
-            return
-        if word in _WITH_VALUE:
-            next(left, None)
-        elif _BLIND.match(word) and not word.startswith("--"):
-            raise RunRefused(f"with {word} Python would not bring the hook in", "leave out the options -I, -E and -S")
+def _refuse_unprotected(found: str, program: Sequence[str], *, launcher: bool) -> None:
+    """Refuse a program in which the hook would never be loaded; warn about one that the caller allows."""
+    arguments = python_arguments(Path(found), program[1:])
+    if arguments is None:
+        if not launcher:
+            raise RunRefused(f"{program[0]} is not a Python program, so nothing in it is encrypted", _OTHER_LANGUAGE)
+        output.warn(f"{program[0]} is not a Python program: only the Python programs that it starts are protected")
+    elif (option := blind_option(arguments)) is not None:
+        raise RunRefused(f"with {option} Python would not bring the hook in", "leave out the options -I, -E and -S")
