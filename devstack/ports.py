@@ -1,9 +1,12 @@
 """Loopback ports: whether one is free, who holds it, and a free one for tests."""
 
+import os
+import pwd
 import secrets
 import socket
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import LOOPBACK, PREFIX
@@ -13,6 +16,17 @@ _LISTENING = "0A"
 _POLL_SECONDS = 0.02
 _LOWEST_PORT = 20000
 """Above the ports that settings use by default."""
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening TCP socket; the address is as /proc/net writes it, the user id that of the process that made it."""
+
+    port: int
+    inode: str
+    address: str
+    uid: int
 
 
 def require_free(port: int, setting: str, patience: float = 0.0) -> None:
@@ -58,21 +72,33 @@ def free_port() -> int:
 
 
 def holder(port: int) -> str:
-    """Return name and pid of the process that listens on `port`, or what else can be said of it."""
-    sockets = {f"socket:[{inode}]" for at, inode, _ in listening() if at == port}
-    if not sockets:
+    """Return name and pid of the process that listens on `port`, or what is known of it.
+
+    /proc shows the open files of a process to its user alone, and those of a process that no debugger may attach to
+    (the crypto service is one) to root alone. The user who made a socket is public.
+    """
+    found = [one for one in listening() if one.port == port]
+    if not found:
         return "a connection that is still open"
+    sockets = {f"socket:[{one.inode}]" for one in found}
+    hidden: list[Path] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with suppress(OSError):
+            try:
                 if any(str(fd.readlink()) in sockets for fd in (entry / "fd").iterdir()):
-                    name = (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
-                    return f"{name} (pid {entry.name})"
-    return "a process of another user"
+                    return _named(entry)
+            except PermissionError:
+                hidden.append(entry)
+            except OSError:  # it has ended meanwhile
+                continue
+    uid = found[0].uid
+    candidates = [_named(entry) for entry in hidden if _user_of(entry) == uid] if uid == os.geteuid() else []
+    likely = f" that hides its open files, probably {' or '.join(candidates[:_MOST_NAMED])}" if candidates else ""
+    return f"a process of user {_user_name(uid)}{likely}"
 
 
-def listening() -> list[tuple[int, str, str]]:
-    """Return (port, socket inode, address as /proc/net writes it) of every listening TCP socket."""
+def listening() -> list[Listener]:
+    """Return every listening TCP socket."""
     found = []
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
@@ -80,5 +106,29 @@ def listening() -> list[tuple[int, str, str]]:
                 fields = line.split()
                 if fields[3] == _LISTENING:
                     address, _, port = fields[1].rpartition(":")
-                    found.append((int(port, 16), fields[9], address))
+                    found.append(Listener(int(port, 16), fields[9], address, int(fields[7])))
     return found
+
+
+def _named(entry: Path) -> str:
+    try:
+        name = (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        name = "a process that has ended"
+    return f"{name} (pid {entry.name})"
+
+
+def _user_of(entry: Path) -> int | None:
+    """Return the effective user id of a process; the owner of its folder is root where its files are hidden."""
+    with suppress(OSError):
+        for line in (entry / "status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("Uid:"):
+                return int(line.split()[2])
+    return None
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

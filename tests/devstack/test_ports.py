@@ -1,12 +1,16 @@
 import os
+import pwd
 import secrets
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from devstack import ports
 from devstack.ports import free_port, holder, is_free, require_free
 from tenancy.errors import ComponentFailed
+from tests.devstack.unprivileged import USER_ID, ordinary_user
 from tests.ports import free_port as reserved_port
 
 pytestmark = pytest.mark.integration
@@ -37,7 +41,30 @@ def test_holder_that_is_no_visible_process_is_described() -> None:
         # A descriptor that was sent and not yet received is, like those of another user, in no folder of /proc we see.
         socket.send_fds(sender, [b"listener"], [held.fileno()])
         held.close()
-        assert holder(port) == "a process of another user"
+        assert holder(port).startswith(f"a process of user {pwd.getpwuid(os.geteuid()).pw_name}")
+
+
+HIDDEN = f"""
+import ctypes, os, socket, sys
+if os.geteuid() == 0:
+    os.setuid({USER_ID})
+held = socket.create_server(("127.0.0.1", 0))
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+print(held.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_holder_of_the_same_user_that_hides_its_files_is_named_as_likely() -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HIDDEN], stdin=pipe, stdout=pipe, text=True) as hidden:
+        port = int(hidden.stdout.readline())
+        with ordinary_user():
+            named = holder(port)
+        hidden.stdin.close()
+    assert named.startswith("a process of user ")
+    assert "that hides its open files, probably " in named
+    assert f"(pid {hidden.pid})" in named
 
 
 def test_free_port_skips_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

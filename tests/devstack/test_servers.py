@@ -95,7 +95,7 @@ def addresses_of(server: Server) -> set[str]:
     """Return the addresses the server's process listens on, as /proc/net writes them."""
     assert server.pid is not None
     held = set(links(server.pid))
-    return {address for _, inode, address in ports.listening() if f"socket:[{inode}]" in held}
+    return {one.address for one in ports.listening() if f"socket:[{one.inode}]" in held}
 
 
 @contextmanager
