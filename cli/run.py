@@ -13,6 +13,7 @@ import typer
 import hooks
 from cli import output
 from cli.python_program import blind_option, python_arguments
+from config.secrets import os_reason
 from tenancy.hook_errors import RunRefused
 
 _OTHER_LANGUAGE = (
@@ -58,7 +59,7 @@ def run(
     try:
         os.execve(found, program, environment)  # noqa: S606 - the user's own program, by the user's own words
     except OSError as failed:
-        raise RunRefused(f"{program[0]} cannot be started: {(failed.strerror or 'unknown').lower()}") from None
+        raise RunRefused(f"{program[0]} cannot be started: {os_reason(failed)}") from None
 
 
 def surroundings(environment: Mapping[str, str], folder: Path, key_seconds: float) -> dict[str, str]:

@@ -68,19 +68,28 @@ def read_secret(folder: Path, name: str) -> str:
     """Return a secret file's text without surrounding white space.
 
     Raises:
-        SettingsInvalid: the file is missing, empty, or readable by others.
+        SettingsInvalid: the file is missing, unreadable, no text, empty, or readable by others.
     """
     path = folder / name
+    put = f"put it into {folder} with mode 0600"
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8").strip()
-    except OSError as missing:
-        raise SettingsInvalid(f"the secret {name} cannot be read", f"put it into {folder} with mode 0600") from missing
+    except UnicodeDecodeError:
+        raise SettingsInvalid(f"the secret {name} is not UTF-8 text", put) from None
+    except OSError as failed:
+        hint = put if isinstance(failed, FileNotFoundError) else f"run as the user who owns {path}"
+        raise SettingsInvalid(f"the secret {name} cannot be read: {os_reason(failed)}", hint) from failed
     if mode & _OTHERS:
         raise SettingsInvalid(f"the secret {name} is readable by others", f"chmod 600 {path}")
     if not text:
-        raise SettingsInvalid(f"the secret {name} is empty", f"put it into {folder} with mode 0600")
+        raise SettingsInvalid(f"the secret {name} is empty", put)
     return text
+
+
+def os_reason(failed: OSError) -> str:
+    """Return the system's reason, for the text of an error."""
+    return (failed.strerror or "unknown reason").lower()
 
 
 def read_secret_lines(folder: Path, name: str) -> tuple[str, ...]:
@@ -89,13 +98,23 @@ def read_secret_lines(folder: Path, name: str) -> tuple[str, ...]:
 
 
 def ensure_secret(folder: Path, name: str, value: str | None = None) -> str:
-    """Return the secret `name`, writing `value` (default: 32 random bytes, hex) with mode 0600 if there is none."""
+    """Return the secret `name`, writing `value` (default: 32 random bytes, hex) with mode 0600 if there is none.
+
+    Raises:
+        SettingsInvalid: it cannot be written, or `read_secret` rejects what is there.
+    """
     path = folder / name
-    if not path.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = folder / f".{name}.new"
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600)
-        draft.write_text(value if value is not None else secrets.token_hex(32), encoding="utf-8")
-        draft.replace(path)
+    try:
+        if not path.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = folder / f".{name}.new"
+            draft.unlink(missing_ok=True)
+            draft.touch(mode=0o600)
+            draft.write_text(value if value is not None else secrets.token_hex(32), encoding="utf-8")
+            draft.replace(path)
+    except OSError as failed:
+        raise SettingsInvalid(
+            f"the secret {name} cannot be written into {folder}: {os_reason(failed)}",
+            "run as the owner of that folder, or set OPENKCM_SECRETS_DIR to another",
+        ) from failed
     return read_secret(folder, name)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from config.secrets import os_reason
 from tenancy.errors import SettingsInvalid
 from tenancy.ids import parse_region
 
@@ -303,8 +304,18 @@ def load_settings() -> Settings:
     """Return the settings of this process.
 
     Raises:
-        SettingsInvalid: an unknown key, a value of the wrong type, or a named file that is not there.
+        SettingsInvalid: an unknown key, a value of the wrong type, or a file that is not there or unreadable.
     """
+    try:
+        return _load()
+    except OSError as failed:
+        raise SettingsInvalid(
+            f"{config_file()} cannot be read: {os_reason(failed)}",
+            f"run as its owner, or name another file by {CONFIG_VARIABLE}",
+        ) from failed
+
+
+def _load() -> Settings:
     named = os.environ.get(CONFIG_VARIABLE)
     if named is not None and not Path(named).is_file():
         raise SettingsInvalid(

@@ -2,18 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from config.secrets import context_key, database_password, read_secret
 from config.settings import LOOPBACK, Settings
 from devstack.openbao import OpenBaoServer
-from devstack.own import PythonProcess
+from devstack.own import EVERYWHERE, PythonProcess
+from devstack.ports import variable
 from devstack.postgres import PostgresServer
 from devstack.secrets import DATABASE_ROLES, MIGRATOR
 from devstack.server import Server
 from devstack.temporal import TemporalServer
 
 _DRAIN_MARGIN_SECONDS = 5.0
+_HOST_SETTINGS = {
+    "marketplace_port": "marketplace_host",
+    "dashboard_port": "dashboard_host",
+    "crypto_https_port": "crypto_host",
+    "crypto_kmip_port": "crypto_host",
+}
+"""Which setting chooses the address of a port; every other port is on loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,37 @@ def components(settings: Settings) -> list[Component]:
 def servers(settings: Settings) -> list[Server]:
     """Return the processes of the stack, without the tasks between them."""
     return [component for component in components(settings) if isinstance(component, Server)]
+
+
+@dataclass(frozen=True, slots=True)
+class PortConflict:
+    """Two components listen on one port of one address: the second to start would fail."""
+
+    port: int
+    detail: str
+    hint: str
+
+
+def port_conflicts(settings: Settings) -> list[PortConflict]:
+    """Return each pair of settings of this stack that gives one port to two listeners."""
+    wanted = [
+        (port, _listening_host(settings, setting), server.name, setting)
+        for server in servers(settings)
+        for setting, port in server.ports.items()
+    ]
+    return [
+        PortConflict(
+            port, f"given to {name} and to {other}", f"set {variable(setting)} or {variable(second)} to another port"
+        )
+        for (port, host, name, setting), (its_port, its_host, other, second) in combinations(wanted, 2)
+        if port == its_port and (host == its_host or not EVERYWHERE.isdisjoint({host, its_host}))
+    ]
+
+
+def _listening_host(settings: Settings, setting: str) -> str:
+    """Return the address of a port's listener; two addresses of a machine can each have the same port."""
+    host = str(getattr(settings, _HOST_SETTINGS[setting])) if setting in _HOST_SETTINGS else LOOPBACK
+    return LOOPBACK if host == "localhost" else host
 
 
 def addresses(settings: Settings) -> dict[str, str | None]:

@@ -17,12 +17,12 @@ from typing import Any
 
 from config.settings import Settings
 from devstack import process
-from devstack.components import addresses, servers
+from devstack.components import addresses, port_conflicts, servers
 from devstack.process import Identity
 from devstack.reports import Report, State
 from devstack.secrets import ensure_secrets
-from devstack.server import make_private
-from tenancy.errors import ComponentFailed
+from devstack.server import make_private, require_readable
+from tenancy.errors import ComponentFailed, SettingsInvalid
 
 _POLL_SECONDS = 0.03
 _TIMEOUT_SECONDS = 120.0
@@ -58,7 +58,12 @@ def supervisor_file(settings: Settings) -> Path:
 
 
 def status(settings: Settings) -> Status:
-    """Return what runs; without a supervisor everything of the embedded stack counts as stopped."""
+    """Return what runs; without a supervisor everything of the embedded stack counts as stopped.
+
+    Raises:
+        SettingsInvalid: the state folder cannot be read.
+    """
+    require_readable(settings.state_dir, run_folder(settings))
     running, written = _read(settings)
     if running is None or written is None:
         reports = [
@@ -77,12 +82,15 @@ def up(settings: Settings, progress: Progress) -> Status:
 
     Raises:
         ComponentFailed: a port is in use or a component does not start; what this call started is stopped again.
+        SettingsInvalid: a folder cannot be used, or one port is given to two components.
     """
     make_private(settings.state_dir, run_folder(settings))
     with _turn(settings):
         supervisor = _supervisor(settings)
         if supervisor is not None:
             return _wait_ready(settings, supervisor, progress)
+        for conflict in port_conflicts(settings):
+            raise SettingsInvalid(f"port {conflict.port} is {conflict.detail}", conflict.hint)
         for server in servers(settings):
             server.require_ports()
         ensure_secrets(settings.secrets)
@@ -96,6 +104,7 @@ def up(settings: Settings, progress: Progress) -> Status:
 
 def down(settings: Settings) -> tuple[str, ...]:
     """Stop everything that is ours and return the names of what was running."""
+    require_readable(settings.state_dir, run_folder(settings))
     if not run_folder(settings).is_dir():
         return ()
     with _turn(settings):

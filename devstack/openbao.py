@@ -21,7 +21,7 @@ from config.secrets import Role, ensure_secret, read_secret, vault_secret
 from config.settings import EMBEDDED_LOG, LOOPBACK
 from devstack import process
 from devstack.secrets import BOUNDARY_PUBLIC_KEY
-from devstack.server import GO_RUNTIME, Server, http_status, make_private
+from devstack.server import GO_RUNTIME, Server, http_status, make_private, unusable_folder
 from tenancy.errors import ComponentFailed, VaultRefused
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO, Role.OFFBOARDING)
 """Who logs in at the key server."""
+CLUSTER_PORT = "vault_port (the port above it)"
 _SEAL_KEY_BYTES = 32
 _SETUP_SECRET = "setup-secret-id"  # noqa: S105 - a file name
 
@@ -40,7 +41,7 @@ class OpenBaoServer(Server):
         self, state_dir: Path, port: int, secrets: Path, crypto_names: Sequence[str] = ("localhost", LOOPBACK)
     ) -> None:
         """Take the folder of secret files, which the server reads itself, and the names of the crypto service."""
-        super().__init__(state_dir, {"vault_port": port, "vault_port (the port above it)": port + 1})
+        super().__init__(state_dir, {"vault_port": port, CLUSTER_PORT: port + 1})
         self._secrets = secrets.resolve()
         self._crypto_names = tuple(crypto_names)
         self._data = self.folder / "data"
@@ -54,8 +55,18 @@ class OpenBaoServer(Server):
 
     @property
     def is_new(self) -> bool:
-        """Whether it was never ready yet; its first boot brings all that this version wants."""
-        return not self._booted.exists()
+        """Whether it was never ready yet; its first boot brings all that this version wants.
+
+        Raises:
+            SettingsInvalid: it cannot be found out; data that seem to be new are thrown away.
+        """
+        try:
+            self._booted.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError as failed:
+            raise unusable_folder(self.folder, failed) from failed
+        return False
 
     def prepare(self) -> None:
         super().prepare()

@@ -7,7 +7,7 @@ from pathlib import Path
 from config.settings import LOOPBACK
 from devstack.server import Server, http_answer
 
-_EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised here, never bound
+EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised here, never bound
 
 
 class PythonProcess(Server):
@@ -35,7 +35,7 @@ class PythonProcess(Server):
         self._module = module
         self._health = health
         self._saying = saying
-        self._host = LOOPBACK if host in _EVERYWHERE else host
+        self._host = LOOPBACK if host in EVERYWHERE else host
         self.after = after
         self.stop_seconds = stop_seconds
 

@@ -46,8 +46,14 @@ def require_free(port: int, setting: str, patience: float = 0.0) -> None:
     if not is_free(port):
         raise ComponentFailed(
             f"port {port} is in use by {holder(port)}",
-            f"stop that process or set {PREFIX}{setting.upper()} to another port",
+            f"stop that process or set {variable(setting)} to another port",
         )
+
+
+def variable(setting: str) -> str:
+    """Return the environment variable of a setting, with what is added to its name in parentheses."""
+    name, space, added = setting.partition(" ")
+    return f"{PREFIX}{name.upper()}{space}{added}"
 
 
 def is_free(port: int) -> bool:

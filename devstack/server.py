@@ -1,5 +1,6 @@
 """What every supervised process can do: be prepared, started, found ready, stopped, and found again after a crash."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+from config.secrets import os_reason
 from config.settings import LOOPBACK, PREFIX
 from devstack import process
 from devstack.ports import require_free
@@ -211,18 +213,46 @@ def make_private(*folders: Path) -> None:
     """Create folders that only their owner may enter; one that exists keeps its contents and loses others' rights.
 
     Raises:
-        SettingsInvalid: the place is a file, or belongs to somebody else.
+        SettingsInvalid: the place is a file, belongs to another user, or cannot be read and written.
     """
     for folder in folders:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_mode & 0o077 and folder.stat().st_uid == os.geteuid():
                 folder.chmod(0o700)
-        except OSError as refused:
-            raise SettingsInvalid(
-                f"the folder {folder} cannot be used: {(refused.strerror or 'unknown').lower()}",
-                f"run as its owner or set {PREFIX}STATE_DIR to a folder of your own",
-            ) from refused
+            check_access(folder, os.R_OK | os.W_OK | os.X_OK)
+        except OSError as failed:
+            raise unusable_folder(folder, failed) from failed
+
+
+def require_readable(*folders: Path) -> None:
+    """Refuse folders that exist and cannot be read: the pid files in them would seem not to be there.
+
+    Raises:
+        SettingsInvalid: one is a file, or belongs to another user.
+    """
+    for folder in folders:
+        try:
+            check_access(folder, os.R_OK | os.X_OK)
+        except FileNotFoundError:
+            continue
+        except OSError as failed:
+            raise unusable_folder(folder, failed) from failed
+
+
+def check_access(folder: Path, mode: int) -> None:
+    """Raise the OSError that reading `folder`, and what `mode` asks for besides (`os.access`), would raise."""
+    next(folder.iterdir(), None)
+    if not os.access(folder, mode, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def unusable_folder(folder: Path, failed: OSError) -> SettingsInvalid:
+    """Return the error for a folder below `state_dir` that this user cannot use."""
+    return SettingsInvalid(
+        f"the folder {folder} cannot be used: {os_reason(failed)}",
+        f"run as its owner or set {PREFIX}STATE_DIR to a folder of your own",
+    )
 
 
 def http_status(port: int, path: str, host: str = LOOPBACK) -> int | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.__main__ import main
+from tests.devstack.unprivileged import ordinary_user
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,35 @@ def test_a_state_folder_that_cannot_be_used_is_refused_with_the_setting(
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "settings_invalid"
     assert "OPENKCM_STATE_DIR" in error["hint"]
+
+
+@pytest.mark.parametrize("command", ["status", "down", "up"])
+def test_a_state_folder_of_another_user_is_refused_and_not_taken_for_empty(
+    command: str, state_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir("/")
+    state_dir.mkdir(mode=0)
+    with ordinary_user():
+        status = main([command, "--json"])
+    state_dir.chmod(0o700)
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (status, error["code"]) == (1, "settings_invalid")
+    assert "permission denied" in error["message"]
+
+
+def test_one_port_for_two_components_is_refused_before_anything_is_started(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENKCM_CODEC_PORT", "18501")
+    monkeypatch.setenv("OPENKCM_DASHBOARD_PORT", "18501")
+
+    assert main(["up", "--json"]) == 1
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["message"] == "port 18501 is given to dashboard and to codec"
+    assert error["hint"] == "set OPENKCM_DASHBOARD_PORT or OPENKCM_CODEC_PORT to another port"
+    assert not (state_dir / "secrets").exists()
 
 
 def test_what_nobody_foresaw_is_internal_with_a_reference_into_a_log(

@@ -78,3 +78,15 @@ def test_a_draft_left_by_a_crash_is_not_taken_for_the_secret(tmp_path):
 def test_each_role_has_its_own_files():
     names = [name(role) for name in (database_password, context_key, vault_secret) for role in ("worker", "operator")]
     assert names == [f"{kind}-{role}" for kind in ("database", "context", "vault") for role in ("worker", "operator")]
+
+
+def test_a_secret_that_is_no_text_or_cannot_be_read_or_written_names_the_reason(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff")
+    (tmp_path / "binary").chmod(0o600)
+    with pytest.raises(SettingsInvalid, match="the secret binary is not UTF-8 text"):
+        read_secret(tmp_path, "binary")
+    with pytest.raises(SettingsInvalid, match="cannot be read: not a directory") as refused:
+        read_secret(tmp_path / "binary", "vault-worker")
+    assert refused.value.hint.startswith("run as the user who owns")
+    with pytest.raises(SettingsInvalid, match=r"cannot be written into .*: file exists"):
+        ensure_secret(tmp_path / "binary", "vault-worker")

@@ -84,6 +84,12 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path):
         load_settings()
 
 
+def test_a_file_that_cannot_be_read_is_refused(monkeypatch):
+    monkeypatch.setenv("OPENKCM_CONFIG", "x" * 300)
+    with pytest.raises(SettingsInvalid, match="cannot be read: file name too long"):
+        load_settings()
+
+
 def test_settings_cannot_be_changed_once_read():
     with pytest.raises(ValueError, match="frozen"):
         load_settings().vault_port = 1

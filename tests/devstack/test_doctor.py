@@ -1,14 +1,16 @@
-"""What `openkcm doctor` says of the crypto service, from the page the service shows."""
+"""What `openkcm doctor` finds on the machine, and on the page that the crypto service shows."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from config.settings import Settings
-from devstack.doctor import _crypto
+from devstack.doctor import _crypto, examine
+from tests.devstack.unprivileged import ordinary_user
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -54,6 +56,40 @@ def showing(page: str) -> Iterator[Settings]:
 def test_doctor_says_what_the_crypto_service_shows(page: str, finding: str | None) -> None:
     with showing(page) as settings:
         assert _crypto(settings) == finding
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that its user cannot read, nor an ordinary user where the tests run as root."""
+    folder = tmp_path / "unreadable"
+    folder.mkdir(mode=0)
+    monkeypatch.chdir("/")  # settings are looked for in the working folder, which that user may not read
+    with ordinary_user():
+        yield folder
+    folder.chmod(0o700)
+
+
+def test_doctor_reports_folders_that_it_cannot_read(unreadable: Path) -> None:
+    problems = [one for one in examine(Settings(state_dir=unreadable)) if not one.ok]
+    assert [one.name for one in problems if "ermission denied" in one.detail] == ["state folder", "secrets", "servers"]
+    assert all(one.hint.startswith("run as") for one in problems if one.name in {"state folder", "secrets", "servers"})
+
+    elsewhere = examine(Settings(state_dir=Path("/usr/openkcm-none"), secrets_dir=unreadable))
+    assert [one.detail for one in elsewhere if one.name == "secrets"] == [f"{unreadable}: permission denied"]
+    assert {"database", "crypto"} <= {one.name for one in elsewhere}
+
+
+def test_doctor_reports_one_port_given_to_two_components(tmp_path: Path) -> None:
+    taken = free_port()
+    hosts = {"marketplace_host": "10.0.0.1", "dashboard_host": "10.0.0.2"}
+    for settings, conflicts in (
+        (Settings(state_dir=tmp_path, codec_port=taken, crypto_kmip_port=taken), ["given to crypto and to codec"]),
+        (Settings(state_dir=tmp_path, vault_port=taken - 1, codec_port=taken), ["given to openbao and to codec"]),
+        (Settings(state_dir=tmp_path, marketplace_port=taken, dashboard_port=taken, **hosts), []),
+    ):
+        found = [one for one in examine(settings) if one.name == f"port {taken}"]
+        assert [one.detail for one in found if not one.ok] == conflicts
+        assert all("_PORT" in one.hint for one in found)
 
 
 def test_doctor_says_when_nobody_answers() -> None:

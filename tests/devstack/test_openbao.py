@@ -146,7 +146,7 @@ def test_doctor_names_the_processes_that_the_key_server_does_not_know(server: Op
 
 
 def finding(settings: Settings) -> Finding:
-    return _ask("openbao", _vault, settings)
+    return _ask("openbao", _vault, "", settings)
 
 
 def worker_of(server: Server) -> VaultSession:
