@@ -210,7 +210,9 @@ class DestructionActivities:
 def _gone(row: DoomedRow) -> Destroyed:
     """Return a row as the statement has it, which is about nothing that is not gone."""
     if row.destroyed_at is None:
-        raise DatabaseRefused(f"the {row.kind} {row.name} is not destroyed yet", "see docs/offboarding.md")
+        raise DatabaseRefused(
+            f"the {row.kind} {row.name} is not destroyed yet", "see docs/offboarding.md#when-it-stops"
+        )
     return Destroyed(
         kind=row.kind,
         name=row.name,

@@ -56,7 +56,7 @@ class Checked:
         if self.verdict.outcome is Outcome.NOT_CHECKED:
             return incomplete(self.verdict.problem, self.verdict.signature)
         kind = CertificateBroken if self.verdict.kind is Kind.CERTIFICATE else AuditBroken
-        hint = "keep the file as it is and get another copy; docs/audit.md says what each finding means"
+        hint = "keep the file as it is and get another copy; see docs/audit.md#what-a-verdict-means"
         return kind(self.verdict.problem, hint)
 
 

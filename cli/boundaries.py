@@ -177,7 +177,7 @@ def _why(document: Mapping[str, Any]) -> tuple[str, str, str]:
         return (
             BoundaryBreached.code,
             f"attacks across the boundary succeeded at: {', '.join(breached)}",
-            "each of them is locked; keep the evidence and follow docs/runbook.md",
+            "each of them is locked; keep the evidence and follow docs/runbook.md#a-boundary-was-breached",
         )
     failures = [one for one in totals if "error" in one]
     failed = next(

@@ -17,8 +17,8 @@ from config.secrets import os_reason
 from tenancy.hook_errors import RunRefused
 
 _OTHER_LANGUAGE = (
-    "a program in another language encrypts over HTTPS: docs/microservices.md; to start a launcher, such as a shell or"
-    " uwsgi, and protect only the Python programs that it starts, add --launcher"
+    "a program in another language encrypts over HTTPS: docs/microservices.md#connect; to start a launcher, such as a"
+    " shell or uwsgi, and protect only the Python programs that it starts, add --launcher"
 )
 
 

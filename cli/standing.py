@@ -175,8 +175,9 @@ def _unlocked_by(tx: TenantTransaction, locks: list[str]) -> str:
     """Return what has to happen before a tenant opens that somebody has just unlocked."""
     if LockReason.BREACH in locks:
         return (
-            "the platform locked it, for a wall around it did not hold (docs/runbook.md): mend that, openkcm"
-            f" check-boundaries {tx.tenant_id}, then openkcm tenant unlock {tx.tenant_id} --breach"
+            "the platform locked it because an attack across its boundary succeeded: follow"
+            f" docs/runbook.md#a-boundary-was-breached, run openkcm check-boundaries {tx.tenant_id}, then"
+            f" openkcm tenant unlock {tx.tenant_id} --breach"
         )
     if LockReason.ROOT_KEY not in locks:
         return _LOCKED_AGAIN

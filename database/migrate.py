@@ -75,7 +75,7 @@ def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> 
                 )
         found = findings(connection)
         if found:
-            raise SchemaRefused(f"the schema breaks its rules: {'; '.join(map(str, found))}", "see database/gate.py")
+            raise SchemaRefused(f"the schema breaks its rules: {'; '.join(map(str, found))}")
     finally:
         if not connection.broken:
             connection.execute("select pg_advisory_unlock(%s)", [_LOCK])

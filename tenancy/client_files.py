@@ -78,7 +78,7 @@ def _mongod(folder: str, offer: Offer) -> str:
     return f"""\
 # A part of mongod.conf, for MongoDB Enterprise and for Percona Server for MongoDB alike; the Community Edition has no
 # encryption at rest. It encrypts new data files only, so start with an empty dbPath. It protects disks and copies of
-# files, not what the running server is asked for: for that encrypt fields (docs/mongodb.md).
+# files, not what the running server is asked for: for that encrypt fields (docs/mongodb.md#try-it).
 security:
   enableEncryption: true
   kmip:

@@ -9,7 +9,7 @@ class AuditDiffers(PlatformError):
     def __init__(self, differences: int) -> None:
         super().__init__(
             f"the key server's audit log and ours differ: {differences} differences",
-            "docs/double-entry.md says what each means and what to do first",
+            "see docs/double-entry.md#what-is-always-told for what each means and what to do first",
         )
 
 

@@ -179,9 +179,10 @@ class ConflictingResource(OpenKcmError):
     """What exists under the name is not what was asked for; a person must look before anything is used."""
 
     code = "conflicting_resource"
+    hint = "see docs/runbook.md#something-else-has-that-name"
 
     def __init__(self, kind: str, name: str, difference: str) -> None:
-        super().__init__(f"the {kind} {name} exists but is not as required: {difference}", "see docs/runbook.md")
+        super().__init__(f"the {kind} {name} exists but is not as required: {difference}")
 
 
 class DatabaseUnavailable(PlatformError):
@@ -203,7 +204,7 @@ class SchemaRefused(OpenKcmError):
 
     code = "schema_refused"
     message = "the database schema is not one to run on"
-    hint = "see docs/runbook.md"
+    hint = "see docs/runbook.md#the-schema-breaks-a-rule"
 
 
 class TemporalUnavailable(PlatformError):
@@ -228,7 +229,7 @@ class BoundaryBreached(OpenKcmError):
     """An attack across the tenant boundary succeeded: the tenant must never become active."""
 
     code = "boundary_breached"
-    hint = "stop enabling tenants, keep the evidence in the audit stream and follow docs/runbook.md"
+    hint = "stop enabling tenants, keep the audit stream as evidence and follow docs/runbook.md#a-boundary-was-breached"
 
     def __init__(self, checks: tuple[str, ...]) -> None:
         super().__init__(f"boundary checks failed: {', '.join(checks)}")
@@ -255,7 +256,7 @@ class AuditUnavailable(PlatformError):
 class AuditBroken(OpenKcmError):
     code = "audit_broken"
     message = "the audit chain does not verify"
-    hint = "keep the export and the database as they are and follow docs/runbook.md"
+    hint = "keep the export and the database as they are and follow docs/runbook.md#an-audit-stream-does-not-verify"
 
 
 class CertificateBroken(OpenKcmError):
@@ -364,9 +365,7 @@ class KeyNotUsable(CallerError):
     code = "key_not_usable"
 
     def __init__(self, state: str) -> None:
-        super().__init__(
-            f"the key is {state}, which does not allow this", "activate it, or use the key that replaced it"
-        )
+        super().__init__(f"the key is {state}, which does not allow this", "activate it, or use its replacement")
 
 
 class TooManyRequests(CallerError):

@@ -8,7 +8,7 @@ class BreachNotCleared(CallerError):
 
     code = "breach_not_cleared"
     message = "no examination since the breach has found every wall standing"
-    hint = "mend what the evidence names (docs/runbook.md), then openkcm check-boundaries TENANT, then ask again"
+    hint = "follow docs/runbook.md#a-boundary-was-breached, then run openkcm check-boundaries TENANT"
 
 
 class NothingToExamine(CallerError):
@@ -34,7 +34,7 @@ class ExaminationAltered(OpenKcmError):
     """What is on record of an examination is not what was signed."""
 
     code = "examination_altered"
-    hint = "keep the database as it is and follow docs/runbook.md: somebody wrote to it past the controller"
+    hint = "keep the database as it is and follow docs/runbook.md#rows-of-an-examination-were-altered"
 
     def __init__(self, flaw: str) -> None:
         super().__init__(f"the examination on record is not the one that was signed: {flaw}")

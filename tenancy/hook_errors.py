@@ -8,13 +8,13 @@ class StatementRefused(CallerError):
 
     code = "statement_refused"
     message = "the statement cannot be run on protected columns"
-    hint = "see docs/postgresql.md and docs/mongodb.md for what can be asked of protected columns and fields"
+    hint = "see docs/postgresql.md#what-can-be-asked and docs/mongodb.md#what-can-be-asked"
 
 
 class ProtectionUnusable(CallerError):
     code = "protection_unusable"
     message = "the columns cannot be protected as they are"
-    hint = "see docs/postgresql.md and docs/mongodb.md for what a protected column or field must be"
+    hint = "see docs/postgresql.md#what-is-needed and docs/mongodb.md#what-is-needed"
 
 
 class ProtectionUnknown(PlatformError):
@@ -48,7 +48,7 @@ class RunRefused(CallerError):
 
     code = "run_refused"
     message = "the program cannot be protected and was not started"
-    hint = "see docs/postgresql.md for what a protected program needs"
+    hint = "see docs/postgresql.md#what-is-needed for what a protected program needs"
 
 
 class BackfillRefused(CallerError):
@@ -56,7 +56,7 @@ class BackfillRefused(CallerError):
 
     code = "backfill_refused"
     message = "the rows from before cannot be encrypted as things are"
-    hint = "see docs/postgresql.md for what a protected column and its table must be"
+    hint = "see docs/postgresql.md#what-is-needed for what a protected column and its table must be"
 
 
 class BackfillRunning(CallerError):
@@ -78,4 +78,4 @@ class BackfillUnfinished(CallerError):
 
     code = "backfill_unfinished"
     message = "not every value is encrypted and opens"
-    hint = "see what is said of each column and docs/postgresql.md, then run it again: it goes on where it was"
+    hint = "see the problem of each column and docs/postgresql.md#rows-from-before, then run it again: it resumes"

@@ -21,7 +21,7 @@ class TenantKeyShared(OpenKcmError):
 
     code = "tenant_key_shared"
     message = "the tenant key has the fingerprint of another key: its material is not the tenant's alone"
-    hint = "stop enabling tenants and follow docs/runbook.md; a key restored or copied under a second name does this"
+    hint = "stop enabling tenants and follow docs/runbook.md#a-tenant-key-is-shared-or-replaced"
 
 
 class TenantKeyReplaced(OpenKcmError):
@@ -29,4 +29,4 @@ class TenantKeyReplaced(OpenKcmError):
 
     code = "tenant_key_replaced"
     message = "the tenant key is not the one whose fingerprint is on record"
-    hint = "somebody deleted and made, or restored, the key by hand: see the key server's audit log and docs/runbook.md"
+    hint = "find who replaced the key in the key server's audit log: docs/runbook.md#a-tenant-key-is-shared-or-replaced"

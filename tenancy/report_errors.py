@@ -24,4 +24,4 @@ class ReportUnknown(CallerError):
 class ReportRefuted(OpenKcmError):
     code = "report_refuted"
     message = "the report does not follow from the audit export"
-    hint = "keep both files as they are; docs/reports.md says what each finding means"
+    hint = "keep both files as they are; see docs/reports.md#confirm-or-refute-one for what each finding means"

@@ -96,7 +96,7 @@ class RootKeyRefused(CallerError):
 
     code = "root_key_refused"
     message = "this cannot be a root key"
-    hint = "see docs/root-keys.md for what each provider needs"
+    hint = "see docs/root-keys.md#the-commands, and the section of the provider for what it needs"
 
 
 class RootKeyRequestUnknown(CallerError):

@@ -182,7 +182,9 @@ def refuse_incomplete(place: Place, credentials: Credentials) -> None:
             wanted = [{"secret_id"}]
     if given not in wanted:
         needed = " and ".join(sorted(wanted[-1])).replace("_", " ") or "no credentials"
-        raise RootKeyRefused(f"{place.provider} here needs {needed}", "give exactly these, see docs/root-keys.md")
+        raise RootKeyRefused(
+            f"{place.provider} here needs {needed}", "give exactly these, see docs/root-keys.md#the-commands"
+        )
 
 
 def external_id(tenant_id: str) -> str:

@@ -1,5 +1,6 @@
 """The documents say what is true: generated parts are current, and what they name exists."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from cli.__main__ import main
+from database import gate
+from devstack.doctor import CRYPTO_PROBLEMS, PINNED
+from devstack.temporal import SEARCH_ATTRIBUTES
 from tools.architecture import RUNGS
 from tools.docs import architecture_page, error_classes, exported_metrics, generated, rows
 
@@ -20,6 +24,7 @@ MENTION = re.compile(r"`([\w.-]+/[\w./-]*)`")
 COMMAND = re.compile(r"(?:`|^\.venv/bin/)openkcm ([a-z][^`\n]*)", re.MULTILINE)
 METRIC = re.compile(r"\bopenkcm_\w+")
 CLAIMS = {"openkcm_tenant", "openkcm_service", "openkcm_roles"}  # of tokens, no metrics
+POINTER = re.compile(r"(docs/[\w/-]+\.md)(?:#([\w-]+))?")
 MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
 
 # Written apart, so that this file does not name what it forbids.
@@ -77,6 +82,40 @@ def test_every_error_code_is_documented_once():
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "devstack/doctor.py", ROOT / "devstack/components.py"], ids=str)
 def test_every_metric_that_a_page_or_a_health_check_names_is_exported(page):
     assert set(METRIC.findall(page.read_text(encoding="utf-8"))) <= CLAIMS | {name for name, *_ in exported_metrics()}
+
+
+def headings(page):
+    """Return the anchors of a page's headings, made as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def pointers():
+    """Yield (file, page, anchor) for each page that a text of the product names; docstrings are not shown to users."""
+    for path in (path for package in RUNGS for path in sorted((ROOT / package).rglob("*.py"))):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                for page, anchor in POINTER.findall(node.value):
+                    yield str(path.relative_to(ROOT)), page, anchor
+
+
+def test_a_hint_names_a_section_that_exists():
+    found = list(pointers())
+    assert len(found) > 30
+    for file, page, anchor in found:
+        sections = headings(ROOT / page)
+        # A guide of the dashboard names another guide as a whole, and a page of one table has no sections.
+        whole = not anchor and (file == "dashboard/views/guides.py" or len(sections) == 1)
+        assert whole or anchor in sections, f"{file}: {page}#{anchor}"
+
+
+def test_the_runbook_explains_what_doctor_finds():
+    page = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+    attributes = [f"--name {name} --type {kind}" for name, kind in SEARCH_ATTRIBUTES.items()]
+    wanted = [*(f"`{rule}`" for rule in gate.RULES), *attributes, *CRYPTO_PROBLEMS.values(), *PINNED.values()]
+    assert [text for text in wanted if text.strip(".") not in page] == []
 
 
 TARGETS = re.findall(r"^([a-z-]+):(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

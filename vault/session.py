@@ -34,7 +34,7 @@ class VaultRejected(OpenKcmError):
     """
 
     code: ClassVar[str] = "vault_rejected"
-    hint = "an answer of the key server that OpenKCM does not know; compare its version with docs/runbook.md"
+    hint = "this version of the key server may be unsupported: see docs/runbook.md#versions-of-the-servers"
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"the key server rejected the request ({status}): {reason}")

@@ -89,7 +89,9 @@ class ProvisionTenant:
         """Close what was opened and keep what may be needed: keys are disabled; a retry enables them again."""
         cause = failed.cause
         code = cause.type if isinstance(cause, ApplicationError) and cause.type else "internal"
-        workflow.set_current_details(f"**Failed:** `{code}`. See docs/runbook.md, then `openkcm tenant retry`.")
+        workflow.set_current_details(
+            f"**Failed:** `{code}`. See docs/runbook.md#symptoms, then `openkcm tenant retry`."
+        )
         failure = FailureInput(**self._step.model_dump(), code=code, reason=failed.activity_type)
         await perform(KeyActivities.disable_tenant_key, self._step, "roll back · disable the tenant key")
         await perform(CertificateActivities.disable_authority, self._step, "roll back · disable the authority")

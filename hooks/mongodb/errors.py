@@ -10,7 +10,7 @@ from hooks.keys import CannotOpen
 from tenancy import hook_errors as vocabulary
 from tenancy.errors import OpenKcmError
 
-_GUIDE = "see docs/mongodb.md for what can be asked of protected fields"
+_GUIDE = "see docs/mongodb.md#what-can-be-asked for the requests on protected fields"
 
 
 class _Explained(OpenKcmError):

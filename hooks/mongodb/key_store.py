@@ -66,5 +66,5 @@ class CollectionKeyStore:
             raise CannotOpen(
                 "key_collection_unusable",
                 f"the collection {COLLECTION} cannot be used: {type(failed).__name__}",
-                "let the application's user read and write it, as docs/mongodb.md says",
+                "let the application's user read and write it, see docs/mongodb.md#what-is-needed",
             ) from failed

@@ -97,5 +97,5 @@ def _failed(detail: str) -> CannotOpen:
     return CannotOpen(
         "key_table_unusable",
         detail,
-        "let an owner of the database run what docs/postgresql.md says of this table, once",
+        "let an owner of the database make this table once, see docs/postgresql.md#what-is-needed",
     )

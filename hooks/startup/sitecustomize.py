@@ -81,7 +81,10 @@ def _begin() -> None:
 
             install.begin(_ours)
     except BaseException as failed:  # noqa: BLE001 - whatever it is, the program must not run without the hook
-        _stop(f"{type(failed).__name__}: {failed}", "see docs/postgresql.md for what a protected program needs")
+        _stop(
+            f"{type(failed).__name__}: {failed}",
+            "see docs/postgresql.md#what-is-needed for what a protected program needs",
+        )
 
 
 def _chain() -> None:

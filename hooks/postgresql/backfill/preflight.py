@@ -47,7 +47,9 @@ def tables(
             )
     if not found:
         what = wanted or "this database"
-        raise BackfillRefused(f"no column of {what} is protected", "list its columns first, see docs/postgresql.md")
+        raise BackfillRefused(
+            f"no column of {what} is protected", "list its columns first, see docs/postgresql.md#try-it"
+        )
     for table in found:
         _refuse(connection, table, reads_only=reads_only)
     return found
