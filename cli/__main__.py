@@ -5,14 +5,17 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from cli import output, streams
 from cli.command_log import LibraryLog, record_failure
+from cli.version import installed_version
 from tenancy.errors import OpenKcmError
 
+_PROGRAM = "openkcm"
+_VERSION_FLAG = "--version"
 _MODULES = {
     "cli.stack": ("up", "down", "status", "doctor"),
     "cli.enable": ("enable",),
@@ -34,20 +37,26 @@ _MODULES = {
 """Module → the words its commands begin with. A new module adds its row here and has a `register(app)`."""
 
 _STATUSES = "Exit status: 0 done, 1 refused, failed or refuted, 2 wrong usage, 3 could not be checked."
-_HELP = "--help"
+_HELP = ("--help", "-h")
 _HELP_WIDTH = 110
 """Of help that is no terminal's, characters: enough for the longest option, which typer cuts at 80."""
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
+        output.people().print(f"{_PROGRAM} {installed_version()}", highlight=False)
+        raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 refused or failed, 2 wrong usage, 3 could not check."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = output.JSON_FLAG in words
-    if _HELP in words and not sys.stdout.isatty():
+    if not set(_HELP).isdisjoint(words) and not sys.stdout.isatty():
         rich_utils = import_module("typer.rich_utils")  # slow, and a command without help does not need it
         vars(rich_utils)["MAX_WIDTH"] = _HELP_WIDTH
     try:
-        typer.main.get_command(_app(words)).main(args=words, prog_name="openkcm")
+        typer.main.get_command(_app(words)).main(args=words, prog_name=_PROGRAM)
     except SystemExit as ended:
         # Typer has explained wrong usage on standard error; a program that reads JSON gets its document as well.
         if ended.code == output.WRONG_USAGE and as_json:
@@ -71,17 +80,29 @@ def _failed(words: list[str]) -> int:
 
 def _app(words: Sequence[str]) -> typer.Typer:
     """Return the application with the module of the command that was called, or with all of them."""
-    app = typer.Typer(
-        name="openkcm", help="Operate the OpenKCM tenant controller.", no_args_is_help=True, add_completion=False
-    )
-    app.callback(epilog=_STATUSES)(_no_options)
-    called = [module for module, commands in _MODULES.items() if words and words[0] in commands]
-    for module in called or _MODULES:
+    app = typer.Typer(name=_PROGRAM, no_args_is_help=True, context_settings={"help_option_names": list(_HELP)})
+    app.callback(epilog=_STATUSES)(_options)
+    first = next(iter(words or _words_to_complete()), "")
+    called = [module for module, commands in _MODULES.items() if first in commands]
+    modules = [] if first == _VERSION_FLAG else called or list(_MODULES)
+    for module in modules:
         import_module(module).register(app)
     return app
 
 
-def _no_options() -> None:
+def _words_to_complete() -> list[str]:
+    """Return the words behind `openkcm` on the command line that bash, or another shell, asks to complete."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
+    return line.split()[1:]
+
+
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(_VERSION_FLAG, callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
     """Operate the OpenKCM tenant controller."""
 
 

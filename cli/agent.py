@@ -2,7 +2,6 @@
 
 import os
 from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +15,13 @@ from agent.folder import ServiceFolder
 from agent.job import Job, folder_seen_as
 from agent.proof import JOIN_TOKEN_VARIABLE, JWT_VARIABLE, proofs_from
 from agent.reload import Command, Nobody, PidFile, Reload
+from cli.version import installed_version
 from config.logs import configure_logs
 from tenancy.client_files import parse_folder
 from tenancy.ids import parse_service_name
 from tenancy.services import ServiceKind
 
 _STDIN = "-"
-_DISTRIBUTION = "openkcm-tenant-controller"
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +76,7 @@ def agent(  # noqa: PLR0913 - one parameter an option
     with folder.held():
         bell.listen()
         one = Agent(
-            Job(name, kind, version(_DISTRIBUTION), seen_as),
+            Job(name, kind, installed_version(), seen_as),
             folder,
             control,
             proofs,

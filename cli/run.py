@@ -23,11 +23,11 @@ _OTHER_LANGUAGE = (
 
 
 def register(app: typer.Typer) -> None:
-    app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run)
+    app.command("run", context_settings={"allow_interspersed_args": False})(run)
 
 
 def run(
-    program: Annotated[list[str], typer.Argument(help="The program and its arguments, after `--`.")],
+    program: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
     *,
     folder: Annotated[
         Path,

@@ -1,6 +1,7 @@
 """Exit statuses and the one JSON document, whatever happens."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,39 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENKCM_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state"
+
+
+@pytest.mark.parametrize("words", [(), ("up",), ("service",), ("service", "list"), ("run",)])
+def test_each_command_has_a_short_help_option(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "-h"]) == 0
+
+    assert " ".join(["Usage: openkcm", *words]) in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_installed_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+
+    assert capsys.readouterr().out == f"openkcm {version('openkcm-tenant-controller')}\n"
+
+
+def test_a_shell_completes_commands_and_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert main(["--show-completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert script.endswith("complete -o default -F _openkcm_completion openkcm\n")
+
+    for line, found in (
+        ("openkcm ser", "service"),
+        ("openkcm service dis", "disconnect"),
+        ("openkcm up --j", "--json"),
+    ):
+        monkeypatch.setenv("_OPENKCM_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+        assert main([]) == 0
+        assert capsys.readouterr().out == f"{found}\n"
 
 
 def test_status_of_nothing_says_that_everything_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
