@@ -8,7 +8,7 @@ class VerificationIncomplete(CallerError):
 
     code = "verification_incomplete"
     message = "the file could not be verified"
-    hint = "provide what is missing and verify again; docs/audit.md lists the exit statuses"
+    hint = "provide what is missing and verify again; docs/audit.md#what-a-verdict-means lists the exit statuses"
 
 
 class SigningKeyUnknown(VerificationIncomplete):
