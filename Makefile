@@ -50,7 +50,7 @@ coverage: setup-test ## run every test with line and branch coverage of the prod
 	@$(BIN)/python -m tools.coverage_table coverage.json
 	@$(BIN)/coverage report --include="tenancy/*,config/*" --fail-under=100
 
-lint: setup-test ## check format, lint, types, import ladder and documents
+lint: setup-test ## check format, lint, types, imports and documents
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint-types lint-texts
 
 lint-types:
@@ -59,6 +59,7 @@ lint-types:
 lint-texts:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
 	@$(BIN)/pytest -q -n 0 $(LINTS)
 
 check: lint test ## lint and test, as CI does

@@ -11,12 +11,12 @@ from cli.__main__ import main
 from database import gate
 from devstack.doctor import CRYPTO_PROBLEMS, PINNED
 from devstack.temporal import SEARCH_ATTRIBUTES
-from tools.architecture import RUNGS
 from tools.docs import architecture_page, error_classes, exported_metrics, generated, rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-FOLDERS = {*RUNGS, "tests", "tools", "docs", "requirements", ".ci"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+FOLDERS = {*PROJECT["tool"]["importlinter"]["root_packages"], "tests", "tools", "docs", "requirements", ".ci"}
 SKIPPED = {"build", "__pycache__", "results"}
 
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
@@ -92,7 +92,8 @@ def headings(page):
 
 def pointers():
     """Yield (file, page, anchor) for each page that a text of the product names; docstrings are not shown to users."""
-    for path in (path for package in RUNGS for path in sorted((ROOT / package).rglob("*.py"))):
+    packages = PROJECT["tool"]["importlinter"]["root_packages"]
+    for path in (path for package in packages for path in sorted((ROOT / package).rglob("*.py"))):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         for node in nodes:
