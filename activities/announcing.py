@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from database.interfaces import TenantRow, TenantTransaction
+from database.rows import TenantRow
+from database.transaction import TenantTransaction
 from tenancy import ids
 from tenancy.announcements import announcement_text
 from tenancy.events import Announcement, AnnouncementKind, Channel, dashboard_url, message_id

@@ -10,7 +10,8 @@ from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.journal import record
-from database.interfaces import TenantDatabase, TenantTransaction
+from database.connection import Database
+from database.transaction import TenantTransaction
 from tenancy.approval_errors import ApprovalNotNeeded, ApprovalUnknown, ApprovalWaits, TooManyApprovals, VoteNotCounted
 from tenancy.approvals import MOST_PENDING, Approval, ApprovalState, decide, is_over
 from tenancy.audit import AuditName, Outcome
@@ -33,7 +34,7 @@ _NAMES: dict[ApprovalState, tuple[AuditName, Outcome]] = {
 
 
 class ApprovalActivities:
-    def __init__(self, database: TenantDatabase, announcer: Announcer, lasts: timedelta) -> None:
+    def __init__(self, database: Database, announcer: Announcer, lasts: timedelta) -> None:
         """Take for how long a request waits for a second person."""
         self._database = database
         self._announcer = announcer

@@ -8,7 +8,8 @@ import structlog
 from temporalio import activity
 
 from activities.signing import RecordedSigner
-from database.interfaces import PlatformDatabase, SignedHead, TenantDatabase
+from database.connection import Database
+from database.rows import SignedHead
 from tenancy.audit import head_message
 from tenancy.messages import SignHeadsResult, StepInput
 
@@ -18,7 +19,7 @@ log = structlog.get_logger()
 
 
 class AuditHeadActivities:
-    def __init__(self, database: TenantDatabase, platform: PlatformDatabase, signer: RecordedSigner) -> None:
+    def __init__(self, database: Database, platform: Database, signer: RecordedSigner) -> None:
         self._database = database
         self._platform = platform
         self._signer = signer

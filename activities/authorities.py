@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from temporalio import activity
 
 from activities.journal import record
-from database.interfaces import AuthorityRow, PlatformDatabase, TenantDatabase, TenantTransaction
+from database.connection import Database
+from database.rows import AuthorityRow
+from database.transaction import TenantTransaction
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.authorities import AuthorityState
@@ -26,7 +28,8 @@ from tenancy.messages import (
     StepInput,
     TenantsResult,
 )
-from vault.interfaces import Authority, CertificateAuthorities
+from vault.interfaces import Authority
+from vault.pki import PkiAuthorities
 
 _LIVE = DECRYPTS | {State.LOCKED}
 _DUE_AT_ONCE = 100
@@ -39,9 +42,9 @@ The others come by themselves when two thirds of their certificate's life are ov
 class AuthorityMaker:
     """Makes a tenant's authority on a version of its key, unless it is on record."""
 
-    database: TenantDatabase
-    platform: PlatformDatabase
-    authorities: CertificateAuthorities
+    database: Database
+    platform: Database
+    authorities: PkiAuthorities
 
     def make(self, tenant_id: str, version: int, state: AuthorityState) -> AuthorityRow:
         """Return what is to be recorded; a signed but unrecorded one is adopted, not signed again."""
@@ -71,9 +74,7 @@ class AuthorityMaker:
 
 
 class AuthorityActivities:
-    def __init__(
-        self, database: TenantDatabase, platform: PlatformDatabase, authorities: CertificateAuthorities
-    ) -> None:
+    def __init__(self, database: Database, platform: Database, authorities: PkiAuthorities) -> None:
         self._database = database
         self._platform = platform
         self._authorities = authorities

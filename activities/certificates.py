@@ -4,19 +4,17 @@ from temporalio import activity
 
 from activities.authorities import AuthorityMaker
 from activities.journal import Clock, finish, is_recorded, record
-from database.interfaces import PlatformDatabase, TenantDatabase
+from database.connection import Database
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.authorities import AuthorityState
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
-from vault.interfaces import CertificateAuthorities
+from vault.pki import PkiAuthorities
 
 
 class CertificateActivities:
-    def __init__(
-        self, database: TenantDatabase, platform: PlatformDatabase, authorities: CertificateAuthorities, clock: Clock
-    ) -> None:
+    def __init__(self, database: Database, platform: Database, authorities: PkiAuthorities, clock: Clock) -> None:
         self._database = database
         self._maker = AuthorityMaker(database, platform, authorities)
         self._authorities = authorities

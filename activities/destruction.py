@@ -14,7 +14,9 @@ from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.journal import Clock, is_recorded, record
-from database.interfaces import DoomedRow, ShredRow, TenantDatabase, TenantTransaction
+from database.connection import Database
+from database.leaving_interfaces import DoomedRow, ShredRow
+from database.transaction import TenantTransaction
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.errors import DatabaseRefused, TenantUnknown
@@ -23,7 +25,9 @@ from tenancy.leaving import KEPT, remains
 from tenancy.leaving_messages import Stock
 from tenancy.messages import StepInput
 from tenancy.shred import Destroyed, DestroyedKind, ShredStatement, shred_message, statement_text
-from vault.interfaces import AuditSigner, Destroyer, TenantKeyKind
+from vault.destroyer import TransitDestroyer
+from vault.interfaces import TenantKeyKind
+from vault.signer import TransitAuditSigner
 
 _ROWS = 5000
 """Rows of a table that are erased in one transaction: well below a second's work."""
@@ -49,10 +53,10 @@ class PayloadKeyring(Protocol):
 class DestructionActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is ended
         self,
-        database: TenantDatabase,
-        destroyer: Destroyer,
+        database: Database,
+        destroyer: TransitDestroyer,
         keyring: PayloadKeyring,
-        signer: AuditSigner,
+        signer: TransitAuditSigner,
         announcer: Announcer,
         backup_days: int | None,
         clock: Clock,

@@ -15,7 +15,8 @@ from temporalio import activity
 from activities.journal import Clock, record
 from activities.metrics import Metrics
 from activities.signing import RecordedSigner
-from database.interfaces import ExaminationRow, PlatformDatabase, TenantDatabase
+from database.boundary_interfaces import ExaminationRow
+from database.connection import Database
 from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.boundary_tally import tally
@@ -37,8 +38,8 @@ log = structlog.get_logger()
 class ExaminationActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
         self,
-        database: TenantDatabase,
-        platform: PlatformDatabase,
+        database: Database,
+        platform: Database,
         attacks: Sequence[Attack],
         signer: RecordedSigner,
         clock: Clock,

@@ -10,13 +10,14 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.journal import Clock
 from activities.metrics import Metrics
-from database.interfaces import EndingRow, PlatformDatabase, TenantDatabase
+from database.certificate_rows import EndingRow
+from database.connection import Database
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import OpenKcmError
 from tenancy.events import AnnouncementKind
 from tenancy.expiry import ALARMING, Ending, Stage, stage
 from tenancy.messages import ExpiryResult, LateService, StepInput
-from vault.interfaces import CertificateAuthorities
+from vault.pki import PkiAuthorities
 
 _BATCH = 1000
 _NAMES = {Stage.LATE: AuditName.EXPIRY_LATE, Stage.LAPSED: AuditName.EXPIRY_LAPSED}
@@ -30,9 +31,9 @@ log = structlog.get_logger()
 class ExpiryActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
         self,
-        database: TenantDatabase,
-        platform: PlatformDatabase,
-        authorities: CertificateAuthorities,
+        database: Database,
+        platform: Database,
+        authorities: PkiAuthorities,
         announcer: Announcer,
         clock: Clock,
         metrics: Metrics,

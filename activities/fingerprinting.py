@@ -4,7 +4,8 @@ import structlog
 
 from activities.journal import record
 from activities.metrics import Metrics
-from database.interfaces import Fingerprinted, TenantTransaction
+from database.fingerprint_rows import Fingerprinted
+from database.transaction import TenantTransaction
 from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult
 from tenancy.errors import OpenKcmError

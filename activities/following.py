@@ -7,15 +7,16 @@ anew (docs/rotation.md). AWS KMS and keys in tokens number no versions: they are
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import structlog
 from temporalio import activity
 
 from activities.threads import Threads
 from activities.wrapping import opened
-from database.interfaces import NumberedKey, PlatformDatabase, TenantDatabase
-from keystores.interfaces import RootKey, RootKeyShelf
+from database.connection import Database
+from database.root_key_rows import NumberedKey
+from keystores.interfaces import RootKey
+from keystores.opened import OpenedRootKeys
 from tenancy import ids
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import OpenKcmError
@@ -33,12 +34,8 @@ _MOST = 200
 log = structlog.get_logger()
 
 
-class Looked(TenantDatabase, PlatformDatabase, Protocol):
-    """What the look needs of the database."""
-
-
 class FollowActivities:
-    def __init__(self, database: Looked, shelf: RootKeyShelf) -> None:
+    def __init__(self, database: Database, shelf: OpenedRootKeys) -> None:
         self._database = database
         self._shelf = shelf
 

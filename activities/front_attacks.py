@@ -17,13 +17,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from activities.authorities import as_authority
 from activities.journal import Clock
 from activities.probes import PROBE, SIBLING, Probes, presenting
-from database.interfaces import TenantDatabase
-from fronts.interfaces import Door, FrontProbe, FrontsAway, Identity, Pair, ProbeRefused, Strangers
+from database.connection import Database
+from fronts.attacks import FrontAttacker
+from fronts.interfaces import Door, FrontsAway, Identity, Pair, ProbeRefused, Strangers
 from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
-from vault.interfaces import Authority, ForgedLeaf, Forger
+from vault.forging import TransitForger
+from vault.interfaces import Authority, ForgedLeaf
 
 PAIR_COUNTS = timedelta(minutes=5)
 """For how long a round between the platform's own tenants counts; a sweep of 1,000 tenants makes two or three."""
@@ -46,7 +48,7 @@ class FrontAttacks:
     """
 
     def __init__(
-        self, database: TenantDatabase, fronts: FrontProbe, forger: Forger, probes: Probes, clock: Clock
+        self, database: Database, fronts: FrontAttacker, forger: TransitForger, probes: Probes, clock: Clock
     ) -> None:
         self._database = database
         self._fronts = fronts

@@ -9,8 +9,8 @@ from activities.authorities import as_authority
 from activities.journal import Clock, finish, record
 from activities.metrics import Metrics
 from activities.threads import Threads
-from database.interfaces import BoundaryProbe as DatabaseProbe
-from database.interfaces import TenantDatabase
+from database.attacks import RowSecurityProbe as DatabaseProbe
+from database.connection import Database
 from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.boundary_tally import tally
@@ -18,8 +18,8 @@ from tenancy.errors import BoundaryBreached, CanaryMissing
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
+from vault.attacks import VaultBoundaryProbe as VaultProbe
 from vault.interfaces import Authority
-from vault.interfaces import BoundaryProbe as VaultProbe
 
 _ATTACKERS = 16
 
@@ -27,7 +27,7 @@ _ATTACKERS = 16
 class IsolationActivities:
     def __init__(
         self,
-        database: TenantDatabase,
+        database: Database,
         database_probe: DatabaseProbe,
         vault_probe: VaultProbe,
         clock: Clock,

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from temporalio import activity
 
-from database.interfaces import TenantTransaction
+from database.transaction import TenantTransaction
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step

@@ -8,29 +8,26 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
 from activities.wrapping import RootKeyInForce, context_of, root_key_in_force
-from database.interfaces import (
-    DescentProbe,
-    Fingerprinted,
-    KeyProbeRow,
-    KeyRow,
-    PlatformDatabase,
-    ServiceKeyRow,
-    TenantDatabase,
-    TenantTransaction,
-)
-from keystores.interfaces import RootKeyShelf
+from database.connection import Database
+from database.descent import RowDescentProbe
+from database.fingerprint_rows import Fingerprinted, KeyProbeRow
+from database.rows import KeyRow, ServiceKeyRow
+from database.transaction import TenantTransaction
+from keystores.opened import OpenedRootKeys
 from tenancy import ids
 from tenancy.boundaries import CheckResult, unchecked
 from tenancy.errors import KeyUnavailable, Overtaken, TenantUnknown, WrongContext
 from tenancy.lifecycle import DECRYPTS
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDisabled
 from tenancy.rotation import OPENING
-from vault.interfaces import KeyFindings, KeyFingerprints, KeyProbe, KeyTarget, TenantKeys, ciphertext_version
+from vault.fingerprints import TransitFingerprints
+from vault.interfaces import KeyFindings, KeyTarget, ciphertext_version
+from vault.key_attacks import VaultKeyProbe
+from vault.transit import TransitTenantKeys
 
 _TRIED = 400
 """Other tenants whose probes a key is tried on in one examination: of 1,000 tenants all pairs in three."""
@@ -48,21 +45,17 @@ _FINGERPRINT = ("U2", "fingerprint-is-its-own")
 log = structlog.get_logger()
 
 
-class Examined(TenantDatabase, PlatformDatabase, Protocol):
-    """What the examination needs of the database."""
-
-
 class KeyAttacks:
     """An `examination.Attack`. `attackers` are tenants of the platform's own: a customer's key attacks nobody's."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is attacked or attacked with
         self,
-        database: Examined,
-        tenant_keys: TenantKeys,
-        fingerprints: KeyFingerprints,
-        shelf: RootKeyShelf,
-        keys: KeyProbe,
-        rows: DescentProbe,
+        database: Database,
+        tenant_keys: TransitTenantKeys,
+        fingerprints: TransitFingerprints,
+        shelf: OpenedRootKeys,
+        keys: VaultKeyProbe,
+        rows: RowDescentProbe,
         *,
         attackers: Sequence[str] = ids.PLATFORM_TENANTS,
     ) -> None:

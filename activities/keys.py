@@ -7,14 +7,16 @@ from temporalio import activity
 from activities.fingerprinting import alarm, refused_fingerprint
 from activities.journal import Clock, finish, is_recorded, record
 from activities.metrics import Metrics
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
-from vault.interfaces import KeyFingerprints, PayloadKeys, TenantKeys
+from vault.fingerprints import TransitFingerprints
+from vault.payload_keys import TransitPayloadKeys
+from vault.transit import TransitTenantKeys
 
 _PROOF = b"openkcm tenant key round trip"
 
@@ -28,10 +30,10 @@ class PayloadKeyring(Protocol):
 class KeyActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is made
         self,
-        database: TenantDatabase,
-        tenant_keys: TenantKeys,
-        fingerprints: KeyFingerprints,
-        payload_keys: PayloadKeys,
+        database: Database,
+        tenant_keys: TransitTenantKeys,
+        fingerprints: TransitFingerprints,
+        payload_keys: TransitPayloadKeys,
         keyring: PayloadKeyring,
         clock: Clock,
         metrics: Metrics,

@@ -11,7 +11,9 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.approving import require_approval
 from activities.journal import Clock, record
-from database.interfaces import LeavingRow, TenantDatabase, TenantTransaction
+from database.connection import Database
+from database.leaving_interfaces import LeavingRow
+from database.transaction import TenantTransaction
 from tenancy.approvals import Action, Argument
 from tenancy.audit import AuditName
 from tenancy.errors import IllegalTenantId, TenantUnknown
@@ -24,7 +26,7 @@ from tenancy.messages import StandingResult, StepInput
 
 
 class LeavingActivities:
-    def __init__(self, database: TenantDatabase, announcer: Announcer, usual: timedelta, clock: Clock) -> None:
+    def __init__(self, database: Database, announcer: Announcer, usual: timedelta, clock: Clock) -> None:
         """Take the grace of those who ask for none in particular."""
         self._database = database
         self._announcer = announcer

@@ -6,7 +6,7 @@ from typing import Protocol
 from temporalio import activity
 
 from activities.journal import Clock, finish, record
-from database.interfaces import PlatformDatabase, TenantDatabase
+from database.connection import Database
 from tenancy.audit import AuditName
 from tenancy.errors import AnnouncementUndelivered
 from tenancy.events import Announcement, AnnouncementKind, Channel
@@ -25,9 +25,7 @@ class Sender(Protocol):
 
 
 class NotificationActivities:
-    def __init__(
-        self, database: TenantDatabase, platform: PlatformDatabase, senders: Mapping[Channel, Sender], clock: Clock
-    ) -> None:
+    def __init__(self, database: Database, platform: Database, senders: Mapping[Channel, Sender], clock: Clock) -> None:
         self._database = database
         self._platform = platform
         self._senders = senders

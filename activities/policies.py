@@ -4,7 +4,7 @@ from temporalio import activity
 
 from activities.approving import require_approval
 from activities.journal import record
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy.approvals import Action
 from tenancy.audit import AuditName
 from tenancy.messages import PolicyInput
@@ -12,7 +12,7 @@ from tenancy.policy import parse_policy
 
 
 class PolicyActivities:
-    def __init__(self, database: TenantDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     @activity.defn(name="change-policy")

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.journal import Clock
-from database.interfaces import ServiceRequestRow, TenantDatabase
+from database.connection import Database
+from database.rows import ServiceRequestRow
 from fronts.interfaces import Identity
 from tenancy.client_files import certificates
 from tenancy.errors import CanaryMissing, MirrorMissing, PlatformError
@@ -59,7 +60,7 @@ class _Kept:
 class Probes:
     """Used from several threads; each service is connected by one of them at a time."""
 
-    def __init__(self, database: TenantDatabase, connections: ServiceConnections, clock: Clock) -> None:
+    def __init__(self, database: Database, connections: ServiceConnections, clock: Clock) -> None:
         self._database = database
         self._connections = connections
         self._clock = clock

@@ -13,7 +13,7 @@ from temporalio import activity
 
 from activities.journal import Clock
 from activities.metrics import Metrics
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy import ids
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.books import Log, close
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 class ReconcileActivities:
     def __init__(
         self,
-        database: TenantDatabase,
+        database: Database,
         read_log: ReadLog | None,
         read_stream: ReadStream,
         clock: Clock,

@@ -5,7 +5,8 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.journal import Clock, finish, record
 from activities.metrics import Metrics
-from database.interfaces import RouteRow, TenantDatabase
+from database.connection import Database
+from database.rows import RouteRow
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.errors import ConflictingResource
@@ -16,7 +17,7 @@ from tenancy.provisioning import Step, steps_of
 
 
 class RecordActivities:
-    def __init__(self, database: TenantDatabase, announcer: Announcer, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, database: Database, announcer: Announcer, clock: Clock, metrics: Metrics) -> None:
         self._database = database
         self._announcer = announcer
         self._clock = clock

@@ -7,7 +7,9 @@ from temporalio import activity
 
 from activities.journal import Clock, record
 from activities.signing import RecordedSigner
-from database.interfaces import ReportRow, SnapshotDatabase, StatedRow, TenantTransaction
+from database.connection import Database
+from database.report_rows import ReportRow, StatedRow
+from database.transaction import TenantTransaction
 from tenancy.audit import AuditName, StoredRecord
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import TenantUnknown
@@ -32,7 +34,7 @@ Rendering = Callable[[Report, bytes], bytes]
 class ReportActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - where from, how drawn, by whom signed
         self,
-        database: SnapshotDatabase,
+        database: Database,
         read_stated: ReadStated,
         renderings: Mapping[Form, Rendering],
         signer: RecordedSigner,

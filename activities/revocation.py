@@ -14,18 +14,16 @@ from temporalio import activity
 
 from activities.authorities import as_authority
 from activities.journal import record
-from database.interfaces import (
-    AuthorityRow,
-    PlatformDatabase,
-    RevocationListRow,
-    TenantDatabase,
-    TenantTransaction,
-)
+from database.certificate_rows import RevocationListRow
+from database.connection import Database
+from database.rows import AuthorityRow
+from database.transaction import TenantTransaction
 from tenancy.audit import AuditName
 from tenancy.authorities import BELIEVED, AuthorityState
 from tenancy.errors import KeyUnavailable, OpenKcmError, Overtaken
 from tenancy.messages import StepInput
-from vault.interfaces import CertificateAuthorities, RevocationList
+from vault.interfaces import RevocationList
+from vault.pki import PkiAuthorities
 
 VALID_FOR = timedelta(hours=24)
 REMADE_AFTER = timedelta(hours=12)
@@ -35,9 +33,7 @@ log = structlog.get_logger()
 
 
 class RevocationActivities:
-    def __init__(
-        self, database: TenantDatabase, platform: PlatformDatabase, authorities: CertificateAuthorities
-    ) -> None:
+    def __init__(self, database: Database, platform: Database, authorities: PkiAuthorities) -> None:
         self._database = database
         self._platform = platform
         self._authorities = authorities

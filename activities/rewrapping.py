@@ -14,13 +14,17 @@ from temporalio import activity
 from activities.pacing import rest
 from activities.threads import Threads
 from activities.wrapping import all_proven, all_unwrapped, context_of, opened, proven
-from database.interfaces import RewrappedRow, ServiceKeyRow, TenantDatabase
-from keystores.interfaces import RootKey, RootKeyShelf
+from database.connection import Database
+from database.rotation_rows import RewrappedRow
+from database.rows import ServiceKeyRow
+from keystores.interfaces import RootKey
+from keystores.opened import OpenedRootKeys
 from tenancy.errors import TenantUnknown, WrongContext
 from tenancy.root_key_errors import RootKeyFailing
 from tenancy.root_keys import credentials_context, probe_context
 from tenancy.rotation_messages import RotationProgress, RotationStep
-from vault.interfaces import TenantKeys, ciphertext_version
+from vault.interfaces import ciphertext_version
+from vault.transit import TransitTenantKeys
 
 _BATCH = 10
 """Of service keys: what is done for it at once must be over soon, since whoever uses the servers meanwhile waits."""
@@ -31,7 +35,7 @@ _THREADS = 4
 
 class Rewrapping:
     def __init__(
-        self, database: TenantDatabase, tenant_keys: TenantKeys, shelf: RootKeyShelf, per_second: float
+        self, database: Database, tenant_keys: TransitTenantKeys, shelf: OpenedRootKeys, per_second: float
     ) -> None:
         self._database = database
         self._tenant_keys = tenant_keys

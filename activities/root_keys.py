@@ -15,8 +15,12 @@ from activities.approving import require_approval
 from activities.journal import record
 from activities.threads import Threads
 from activities.wrapping import context_of, opened, proven, refuse_retired
-from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, TenantRow, TenantTransaction
-from keystores.interfaces import RootKey, RootKeyShelf
+from database.connection import Database
+from database.root_key_rows import SealedRootKeyRow
+from database.rows import ServiceKeyRow, TenantRow
+from database.transaction import TenantTransaction
+from keystores.interfaces import RootKey
+from keystores.opened import OpenedRootKeys
 from tenancy import ids
 from tenancy.approvals import Action
 from tenancy.audit import AuditName
@@ -36,7 +40,8 @@ from tenancy.root_keys import (
     probe_context,
     refuse_incomplete,
 )
-from vault.interfaces import TenantKeys, ciphertext_version
+from vault.interfaces import ciphertext_version
+from vault.transit import TransitTenantKeys
 
 _PROBE_BYTES = 32
 _BATCH = 32
@@ -50,9 +55,9 @@ Unseal = Callable[[str, str, str], Credentials]
 class RootKeyActivities:
     def __init__(
         self,
-        database: TenantDatabase,
-        tenant_keys: TenantKeys,
-        shelf: RootKeyShelf,
+        database: Database,
+        tenant_keys: TransitTenantKeys,
+        shelf: OpenedRootKeys,
         unseal: Unseal,
         announcer: Announcer,
     ) -> None:

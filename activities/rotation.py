@@ -18,15 +18,11 @@ from activities.pacing import rest
 from activities.rewrapping import Rewrapping
 from activities.threads import Threads
 from activities.wrapping import all_proven, context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
-from database.interfaces import (
-    PlatformDatabase,
-    RotationRow,
-    TenantDatabase,
-    TenantRow,
-    TenantTransaction,
-    WantedRotation,
-)
-from keystores.interfaces import RootKeyShelf
+from database.connection import Database
+from database.rotation_rows import RotationRow, WantedRotation
+from database.rows import TenantRow
+from database.transaction import TenantTransaction
+from keystores.opened import OpenedRootKeys
 from tenancy import ids
 from tenancy.approvals import Action, Argument
 from tenancy.audit import AuditName
@@ -51,7 +47,9 @@ from tenancy.rotation_messages import (
     RotationProgress,
     RotationStep,
 )
-from vault.interfaces import KeyFingerprints, TenantKeys, ciphertext_version
+from vault.fingerprints import TransitFingerprints
+from vault.interfaces import ciphertext_version
+from vault.transit import TransitTenantKeys
 
 _PROOF = b"openkcm tenant key round trip"
 _BATCH = 32
@@ -64,11 +62,11 @@ _DUE_BATCH = 200
 class RotationActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that a rotation touches
         self,
-        database: TenantDatabase,
-        platform: PlatformDatabase,
-        tenant_keys: TenantKeys,
-        fingerprints: KeyFingerprints,
-        shelf: RootKeyShelf,
+        database: Database,
+        platform: Database,
+        tenant_keys: TransitTenantKeys,
+        fingerprints: TransitFingerprints,
+        shelf: OpenedRootKeys,
         announcer: Announcer,
         rewrap_per_second: float,
         metrics: Metrics,

@@ -13,13 +13,10 @@ from temporalio import activity
 from activities.authorities import as_authority
 from activities.journal import Clock, record
 from activities.wrapping import context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
-from database.interfaces import (
-    LeafRow,
-    ServiceRow,
-    TenantDatabase,
-    TenantTransaction,
-)
-from keystores.interfaces import RootKeyShelf
+from database.connection import Database
+from database.rows import LeafRow, ServiceRow
+from database.transaction import TenantTransaction
+from keystores.opened import OpenedRootKeys
 from tenancy.audit import AuditName
 from tenancy.errors import ConflictingResource, Overtaken, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import ENCRYPTS, State
@@ -32,7 +29,9 @@ from tenancy.messages import (
     ServiceStep,
 )
 from tenancy.services import RENEWED, ServiceState
-from vault.interfaces import CertificateAuthorities, TenantKeys, ciphertext_version
+from vault.interfaces import ciphertext_version
+from vault.pki import PkiAuthorities
+from vault.transit import TransitTenantKeys
 
 _FIRST_VERSION = 1
 
@@ -40,10 +39,10 @@ _FIRST_VERSION = 1
 class ServiceActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing a connection is made of
         self,
-        database: TenantDatabase,
-        tenant_keys: TenantKeys,
-        shelf: RootKeyShelf,
-        authorities: CertificateAuthorities,
+        database: Database,
+        tenant_keys: TransitTenantKeys,
+        shelf: OpenedRootKeys,
+        authorities: PkiAuthorities,
         lifetime: timedelta,
         clock: Clock,
     ) -> None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from database.interfaces import PlatformDatabase
-from vault.interfaces import AuditSigner
+from database.connection import Database
+from vault.signer import TransitAuditSigner
 
 
 class RecordedSigner:
     """Signs as `vault.interfaces.AuditSigner` does; the key server rotates the key without telling us."""
 
-    def __init__(self, platform: PlatformDatabase, signer: AuditSigner) -> None:
+    def __init__(self, platform: Database, signer: TransitAuditSigner) -> None:
         self._platform = platform
         self._signer = signer
         self._known: frozenset[str] = frozenset()

@@ -8,7 +8,10 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.approving import require_approval
 from activities.journal import Clock, record
-from database.interfaces import HeldKeyRow, TenantDatabase, TenantRow, TenantTransaction
+from database.connection import Database
+from database.root_key_rows import HeldKeyRow
+from database.rows import TenantRow
+from database.transaction import TenantTransaction
 from tenancy.approvals import Action
 from tenancy.audit import AuditName
 from tenancy.events import AnnouncementKind
@@ -27,7 +30,7 @@ _NAMES = {
 
 
 class StandingActivities:
-    def __init__(self, database: TenantDatabase, announcer: Announcer, grace_seconds: float, clock: Clock) -> None:
+    def __init__(self, database: Database, announcer: Announcer, grace_seconds: float, clock: Clock) -> None:
         """Take for how long a root key may be out of reach before its tenant is locked."""
         self._database = database
         self._announcer = announcer

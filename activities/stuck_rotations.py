@@ -7,7 +7,8 @@ from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.metrics import Metrics
-from database.interfaces import PlatformDatabase, StuckRotationRow, TenantDatabase
+from database.connection import Database
+from database.rotation_rows import StuckRotationRow
 from tenancy import ids
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import OpenKcmError
@@ -23,9 +24,7 @@ log = structlog.get_logger()
 
 
 class StuckRotationActivities:
-    def __init__(
-        self, database: TenantDatabase, platform: PlatformDatabase, announcer: Announcer, metrics: Metrics
-    ) -> None:
+    def __init__(self, database: Database, platform: Database, announcer: Announcer, metrics: Metrics) -> None:
         self._database = database
         self._platform = platform
         self._announcer = announcer

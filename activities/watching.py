@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Protocol
 
 import structlog
 from temporalio import activity
@@ -23,8 +22,9 @@ from temporalio import activity
 from activities.journal import Clock
 from activities.threads import Threads
 from activities.wrapping import opened
-from database.interfaces import PlatformDatabase, SealedRootKeyRow, TenantDatabase, WatchedKey
-from keystores.interfaces import RootKeyShelf
+from database.connection import Database
+from database.root_key_rows import SealedRootKeyRow, WatchedKey
+from keystores.opened import OpenedRootKeys
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import OpenKcmError, WrongContext
 from tenancy.locks import HEALTHY, OUT_OF_REACH, closes
@@ -54,10 +54,6 @@ class Pace:
     used: float
     idle: float
     grace: float
-
-
-class Watched(TenantDatabase, PlatformDatabase, Protocol):
-    """What the watch needs of the database."""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,8 +99,8 @@ class _Region:
 class WatchActivities:
     def __init__(
         self,
-        database: Watched,
-        shelf: RootKeyShelf,
+        database: Database,
+        shelf: OpenedRootKeys,
         pace: Pace,
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,

@@ -12,8 +12,11 @@ from itertools import repeat
 from temporalio import activity
 
 from activities.threads import Threads
-from database.interfaces import HeldKeyRow, SealedRootKeyRow, ServiceKeyRow, TenantRow, TenantTransaction
-from keystores.interfaces import BatchRootKey, RootKey, RootKeyShelf
+from database.root_key_rows import HeldKeyRow, SealedRootKeyRow
+from database.rows import ServiceKeyRow, TenantRow
+from database.transaction import TenantTransaction
+from keystores.interfaces import BatchRootKey, RootKey
+from keystores.opened import OpenedRootKeys
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.errors import Overtaken, WrongContext
@@ -39,7 +42,7 @@ class RootKeyInForce:
         """How people know it."""
         return ids.root_key(self.tenant.region) if self.held is None else self.held.name
 
-    def open(self, shelf: RootKeyShelf) -> RootKey:
+    def open(self, shelf: OpenedRootKeys) -> RootKey:
         """Return it ready for use."""
         if self.held is None:
             return shelf.platform(self.tenant.region)
@@ -77,7 +80,7 @@ def refuse_retired(tx: TenantTransaction, l2_version: int) -> None:
         raise Overtaken("the tenant key was rotated meanwhile", "the next attempt uses the new version")
 
 
-def opened(shelf: RootKeyShelf, tenant_id: str, row: SealedRootKeyRow | None) -> RootKey:
+def opened(shelf: OpenedRootKeys, tenant_id: str, row: SealedRootKeyRow | None) -> RootKey:
     """Return a root key on record, ready for use; raises RootKeyDenied when its credentials were forgotten."""
     if row is None:
         raise RootKeyDenied("the root key's credentials were forgotten when it was retired")

@@ -25,7 +25,7 @@ from agent.proof import Proofs
 from agent.reload import Nobody, Reload
 from agent.renewal import Renewal
 from agent.timing import Backoff, Chance
-from crypto.client import AccessRefused, ClientError
+from crypto.client_errors import AccessRefused, ClientError
 from tenancy.agent_errors import (
     AnswerNotUnderstood,
     AuthorityRefused,

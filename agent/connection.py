@@ -6,7 +6,9 @@ from typing import Any
 
 from agent.clock import Clock, check_dates_by
 from agent.folder import ServiceFolder
-from crypto.client import Client, Identity, Options, Retry
+from crypto.client import Client, Options
+from crypto.client_calls import Retry
+from crypto.client_identity import Identity
 from tenancy.client_files import AUTHORITY, CERTIFICATE, KEY
 
 _OPTIONS = Options(connect_seconds=5.0, connections=2, retry=Retry(attempts=1))

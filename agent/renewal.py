@@ -12,7 +12,7 @@ from agent.control import Control
 from agent.folder import ServiceFolder
 from agent.job import Job
 from agent.memory import Memory, remember
-from crypto.client import ClientError
+from crypto.client_errors import ClientError
 from tenancy.agent_errors import AnswerNotUnderstood, ControlUnavailable
 from tenancy.client_files import AUTHORITY, CERTIFICATE, CONFIGURATION, Offer, configuration
 

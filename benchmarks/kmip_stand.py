@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from crypto.connections import Connections
 from crypto.interfaces import Caller, Entry, Parts, ServiceKey
 from crypto.kmip import ttlv
 from crypto.kmip.dispatch import Dispatcher
@@ -25,7 +24,8 @@ from crypto.kmip.objects import ObjectStore
 from crypto.kmip.server import KmipConnection
 from crypto.kmip.tags import Tag
 from crypto.operations import KeyedOperations
-from database.interfaces import ObjectRow
+from crypto.registry import Connections
+from database.rows import ObjectRow
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 

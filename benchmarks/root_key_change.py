@@ -20,7 +20,7 @@ from config import secrets
 from config.sealing import seal
 from config.secrets import Role, read_secret
 from database.connection import Database
-from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
+from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
 from tenancy.root_keys import PlatformPlace
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.estate import assert_in_force, make_service_keys

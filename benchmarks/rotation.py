@@ -22,7 +22,7 @@ from benchmarks.report import Check, Result, percentile
 from benchmarks.stack import Stack
 from benchmarks.steady import Answered, Steady, asking
 from config.secrets import Role
-from database.interfaces import RotationRow
+from database.rotation_rows import RotationRow
 from tenancy.ids import l2_key
 from tenancy.rotation import Scope, Stage
 from tenancy.rotation_messages import RotateRequest

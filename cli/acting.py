@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.correlation import correlated, correlation_id
 from tenancy.errors import CallerError, OpenKcmError, TenantUnknown
@@ -35,9 +35,7 @@ def command_event(name: AuditName, subject: str, outcome: Outcome, **details: st
 
 
 @contextmanager
-def on_record(
-    database: TenantDatabase, tenant_id: str, name: AuditName, subject: str = "", **details: str
-) -> Iterator[None]:
+def on_record(database: Database, tenant_id: str, name: AuditName, subject: str = "", **details: str) -> Iterator[None]:
     """Do something that an operator asks for, on record as intended beforehand and with its outcome afterwards.
 
     Whoever is not on record has nothing to ask of: raises TenantUnknown. Of what could not be recorded beforehand

@@ -12,7 +12,8 @@ from cli.access import Ask, Tenant, operator_database
 from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import load_settings
-from database.interfaces import AuthorityRow, RevocationListRow
+from database.certificate_rows import RevocationListRow
+from database.rows import AuthorityRow
 from tenancy.audit import AuditName
 from tenancy.authorities import AuthorityState
 from tenancy.errors import CallerError, TenantUnknown

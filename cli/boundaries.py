@@ -20,8 +20,9 @@ from cli.access import Ask, ask_gateway, operator_database
 from cli.acting import on_record
 from config.public_keys import PublicKeys
 from config.settings import load_settings
+from database.boundary_interfaces import ExaminationRow
 from database.connection import Database
-from database.interfaces import ExaminationRow, TenantRow
+from database.rows import TenantRow
 from tenancy.audit import AuditName
 from tenancy.clauses import CLAUSES
 from tenancy.errors import BoundaryBreached, OpenKcmError, TenantUnknown

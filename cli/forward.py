@@ -19,7 +19,7 @@ import structlog
 from cli.acting import command_event
 from cli.forward_receivers import Receiver
 from cli.forward_state import StateFile
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy.audit import AuditName, Outcome, StoredRecord, verify_chain
 from tenancy.errors import AuditBroken, OpenKcmError, TenantUnknown
 from tenancy.forwarding import LARGEST, Batch, ForwardedState
@@ -45,7 +45,7 @@ class Progress:
 class Forwarding:
     """`told` is what the records of it say besides: where to, in which form."""
 
-    database: TenantDatabase
+    database: Database
     receiver: Receiver
     file: StateFile
     state: ForwardedState

@@ -21,7 +21,8 @@ from cli.standing import stops
 from cli.tenant import of_leaving
 from config.settings import load_settings
 from database.connection import Database
-from database.interfaces import TenantRow, TenantTransaction
+from database.rows import TenantRow
+from database.transaction import TenantTransaction
 from tenancy.audit import AuditName
 from tenancy.errors import CallerError, OpenKcmError, TenantOffboarded, TenantUnknown
 from tenancy.ids import offboard_workflow, parse_tenant_id, tenant_workflow

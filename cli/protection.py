@@ -16,8 +16,9 @@ from cli.access import Tenant, operator_database
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import load_settings
 from database import protecting
-from database.interfaces import ProtectedFieldRow, TenantTransaction
 from database.protecting import Change
+from database.protection_rows import ProtectedFieldRow
+from database.transaction import TenantTransaction
 from tenancy.errors import ServiceUnknown, TenantUnknown
 from tenancy.ids import parse_service_name, parse_tenant_id
 from tenancy.protection import OBEYED_SECONDS, Mode, ProtectedField, Store, consequences, parse_field, store_of

@@ -21,7 +21,9 @@ from config.sealing import seal
 from config.secrets import INTAKE_PUBLIC_KEY, read_secret
 from config.settings import Settings, load_settings
 from database.connection import Database
-from database.interfaces import RootKeyChangeRow, RootKeyRequestRow, TenantRow, TenantTransaction
+from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
+from database.rows import TenantRow
+from database.transaction import TenantTransaction
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.errors import CallerError, OpenKcmError, TenantUnknown

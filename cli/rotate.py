@@ -20,7 +20,9 @@ from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import Settings, load_settings
 from database.connection import Database
-from database.interfaces import KeyVersionRow, RotationRow, TenantTransaction
+from database.rotation_rows import RotationRow
+from database.rows import KeyVersionRow
+from database.transaction import TenantTransaction
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.errors import CallerError, OpenKcmError, ServiceUnknown, TenantUnknown

@@ -22,8 +22,9 @@ from cli.confirmation import SERVICE, ConfirmService, refuse_unconfirmed
 from cli.service_trial import try_service
 from cli.tenant import of_service
 from config.settings import Settings, load_settings
+from database.agent_rows import ContactRow
 from database.connection import Database
-from database.interfaces import ContactRow, LeafRow, ServiceRequestRow, TenantRow
+from database.rows import LeafRow, ServiceRequestRow, TenantRow
 from tenancy.agent_errors import FolderRefused
 from tenancy.agents import is_connected
 from tenancy.audit import AuditName

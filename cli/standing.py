@@ -18,7 +18,8 @@ from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.health import healed_by
 from config.settings import load_settings
 from database.connection import Database
-from database.interfaces import TenantRow, TenantTransaction
+from database.rows import TenantRow
+from database.transaction import TenantTransaction
 from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
 from tenancy.ids import parse_tenant_id

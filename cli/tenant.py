@@ -21,7 +21,9 @@ from cli.rotate import of_rotation, of_version
 from cli.standing import Standing
 from config.settings import load_settings
 from database.connection import Database
-from database.interfaces import LeavingRow, ServiceRow, TenantRow, TenantTransaction
+from database.leaving_interfaces import LeavingRow
+from database.rows import ServiceRow, TenantRow
+from database.transaction import TenantTransaction
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown

@@ -31,7 +31,9 @@ from cryptography.hazmat.primitives import serialization
 
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Caller, Changes, Entry, Journal
-from database.interfaces import CallerRow, TenantDatabase, mark
+from database.connection import Database
+from database.interfaces import mark
+from database.rows import CallerRow
 from tenancy.authorities import BELIEVED
 from tenancy.correlation import correlation_id
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
@@ -101,7 +103,7 @@ class CertificateCallers:
 
     def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
-        database: TenantDatabase,
+        database: Database,
         blocking: Blocking,
         journal: Journal,
         changes: Changes,

@@ -1,9 +1,8 @@
 """What the caller may fetch: its own newest certificate, which the workflow has renewed, and revocation lists."""
 
-from typing import Protocol
-
 from crypto.interfaces import Blocking, Caller
-from database.interfaces import AuthorityRow, LeafRow, TenantDatabase
+from database.connection import Database
+from database.rows import AuthorityRow, LeafRow
 from tenancy.authorities import AuthorityState
 from tenancy.errors import ObjectNotFound
 
@@ -11,33 +10,25 @@ _NOT_YET = "a tenant's first list is published within minutes of its beginning; 
 _NO_FORMER = "there is one only while certificates of a former authority last"
 
 
-class Certificates(Protocol):
+class CertificatesOnRecord:
+    """Reads them from the database. Renewals keep the service's key, so no private key is involved anywhere."""
+
+    def __init__(self, database: Database, blocking: Blocking) -> None:
+        self._database = database
+        self._blocking = blocking
+
     async def newest(self, caller: Caller) -> tuple[LeafRow, AuthorityRow]:
         """Return the newest certificate of the caller's service that is not revoked, and who issued it.
 
         Raises: ObjectNotFound, DatabaseUnavailable, TooManyRequests.
         """
-        ...
+        return await self._blocking.run(caller.tenant_id, lambda: self._read(caller))
 
     async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
         """Return the newest list of the tenant's current authority, or of the former one, in DER.
 
         Raises: ObjectNotFound, DatabaseUnavailable, TooManyRequests.
         """
-        ...
-
-
-class CertificatesOnRecord:
-    """Reads them from the database. Renewals keep the service's key, so no private key is involved anywhere."""
-
-    def __init__(self, database: TenantDatabase, blocking: Blocking) -> None:
-        self._database = database
-        self._blocking = blocking
-
-    async def newest(self, caller: Caller) -> tuple[LeafRow, AuthorityRow]:
-        return await self._blocking.run(caller.tenant_id, lambda: self._read(caller))
-
-    async def revocation_list(self, caller: Caller, *, former: bool) -> bytes:
         return await self._blocking.run(caller.tenant_id, lambda: self._listed(caller, former=former))
 
     def _listed(self, caller: Caller, *, former: bool) -> bytes:

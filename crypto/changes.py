@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from database.interfaces import ChangeFeed
+from database.feed import NotifyFeed
 
 Forget = Callable[[str | None], None]
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 class FeedChanges:
     """`interfaces.Changes` over a database's feed. `start` and `stop` on the loop that is to be told."""
 
-    def __init__(self, feed: ChangeFeed) -> None:
+    def __init__(self, feed: NotifyFeed) -> None:
         self._feed = feed
         self._subscribers: list[Forget] = []
         self._stop = threading.Event()

@@ -22,7 +22,7 @@ from crypto.journal import waiting_bytes
 from crypto.journal_lines import Line, decode
 from crypto.plans import Plan, Plans
 from crypto.records import Piece, TenantRecords, records
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy.errors import DatabaseUnavailable, OpenKcmError
 
 _TICK_SECONDS = 0.6
@@ -50,7 +50,7 @@ class Delivered:
 class Delivery:
     """MUST be the only one in its folder; `run` waits for that."""
 
-    def __init__(self, folder: Path, database: TenantDatabase) -> None:
+    def __init__(self, folder: Path, database: Database) -> None:
         self._folder, self._database = folder, database
         self._plans: Plans | None = None
         self.totals = Delivered()

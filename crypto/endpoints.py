@@ -13,11 +13,11 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from crypto import api
-from crypto.certificates import Certificates
-from crypto.heartbeats import Heartbeats
+from crypto.certificates import CertificatesOnRecord
+from crypto.heartbeats import GatheredHeartbeats
 from crypto.interfaces import Caller, Operations
 from crypto.problems import OF_ONE_ITEM, from_error
-from crypto.protection import Protections
+from crypto.protection import ProtectionsOnRecord
 from tenancy.agents import HEARTBEAT_SECONDS
 
 Fields = dict[str, Any]
@@ -30,9 +30,9 @@ class Desk:
     """What the handlers work with. `discovery` makes the document for a caller; `openapi` is the same for all."""
 
     operations: Operations
-    certificates: Certificates
-    heartbeats: Heartbeats
-    protections: Protections
+    certificates: CertificatesOnRecord
+    heartbeats: GatheredHeartbeats
+    protections: ProtectionsOnRecord
     discovery: Callable[[Caller], Fields]
     openapi: Fields
 

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
-from typing import Protocol
 
 import structlog
 
 from crypto.api import HeartbeatRequest, UseClaim
 from crypto.interfaces import Blocking, Caller
-from database.interfaces import BackfillRow, ContactRow, ProtectionUseRow, TenantDatabase
+from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
+from database.connection import Database
 from tenancy.agents import OTHER_PLACES
 from tenancy.errors import DatabaseUnavailable, OpenKcmError, TooManyRequests
 
@@ -31,15 +31,6 @@ _PLACES = 1000
 """Of one service between two writings; services of one process."""
 
 log = structlog.get_logger()
-
-
-class Heartbeats(Protocol):
-    async def note(self, caller: Caller, told: HeartbeatRequest) -> bool:
-        """Take what the caller's service says, and return whether there is a newer certificate than the shown one.
-
-        Raises: TooManyRequests, and where it has to look for the certificate DatabaseUnavailable.
-        """
-        ...
 
 
 @dataclass(slots=True)
@@ -70,7 +61,7 @@ class GatheredHeartbeats:
 
     def __init__(
         self,
-        database: TenantDatabase,
+        database: Database,
         blocking: Blocking,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
@@ -82,6 +73,10 @@ class GatheredHeartbeats:
         self._newest: dict[tuple[str, str], tuple[str, float]] = {}
 
     async def note(self, caller: Caller, told: HeartbeatRequest) -> bool:
+        """Take what the caller's service says, and return whether there is a newer certificate than the shown one.
+
+        Raises: TooManyRequests, and where it has to look for the certificate DatabaseUnavailable.
+        """
         newest = await self._newest_of(caller)
         # From here on nothing waits: what is refused was not taken, and may be sent again.
         gathered = self._of(caller.tenant_id, caller.service)

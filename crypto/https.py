@@ -13,16 +13,17 @@ from typing import ClassVar, NamedTuple
 import orjson
 
 from crypto import api
-from crypto.certificates import Certificates
-from crypto.connections import Connection, Connections
+from crypto.certificates import CertificatesOnRecord
+from crypto.connections import Connection
 from crypto.correlation import new_correlation_id
 from crypto.discovery import describe, openapi
 from crypto.endpoints import CERTIFICATE, CRL, JSON, Desk, routes
-from crypto.heartbeats import Heartbeats
+from crypto.heartbeats import GatheredHeartbeats
 from crypto.http_reader import HttpReader, Message, Routes
 from crypto.interfaces import Caller, Parts
 from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
-from crypto.protection import Protections
+from crypto.protection import ProtectionsOnRecord
+from crypto.registry import Connections
 from tenancy.client_files import Offer
 from tenancy.correlation import correlation_id
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
@@ -56,9 +57,9 @@ class HttpsFront:
         parts: Parts,
         connections: Connections,
         body_limit: int,
-        certificates: Certificates,
-        heartbeats: Heartbeats,
-        protections: Protections,
+        certificates: CertificatesOnRecord,
+        heartbeats: GatheredHeartbeats,
+        protections: ProtectionsOnRecord,
         offer: Offer,
     ) -> None:
         self._parts = parts

@@ -31,15 +31,19 @@ from typing import NamedTuple
 import structlog
 
 from crypto.interfaces import Blocking, Caller, Changes, ServiceKey
-from database.interfaces import SealedRootKeyRow, ServiceKeyRow, TenantDatabase, mark
-from keystores.interfaces import RootKey, RootKeyShelf
+from database.connection import Database
+from database.interfaces import mark
+from database.root_key_rows import SealedRootKeyRow
+from database.rows import ServiceKeyRow
+from keystores.interfaces import RootKey
+from keystores.opened import OpenedRootKeys
 from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable, ObjectNotFound, OpenKcmError, WrongContext
 from tenancy.ids import l2_key
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied
 from tenancy.rotation import KeyState
 from tenancy.rotation_errors import KeyVersionRetired
-from vault.interfaces import TenantKeys
+from vault.transit import TransitTenantKeys
 
 MATERIAL = 32
 """Bytes of an L3."""
@@ -92,9 +96,9 @@ class CachedKeyring:
 
     def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
-        database: TenantDatabase,
-        tenant_keys: TenantKeys,
-        shelf: RootKeyShelf,
+        database: Database,
+        tenant_keys: TransitTenantKeys,
+        shelf: OpenedRootKeys,
         blocking: Blocking,
         changes: Changes,
         *,

@@ -19,7 +19,7 @@ import structlog
 
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Entry, Journal
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy.correlation import correlation_id
 from tenancy.errors import OpenKcmError
 from tenancy.services import CryptoOperation
@@ -39,7 +39,7 @@ class Openings:
 
     def __init__(
         self,
-        database: TenantDatabase,
+        database: Database,
         blocking: Blocking,
         journal: Journal,
         monotonic: Callable[[], float] = time.monotonic,

@@ -1,25 +1,19 @@
 """What the caller's programs are to keep encrypted, as administrators chose it for the calling service."""
 
-from typing import Protocol
-
 from crypto.interfaces import Blocking, Caller
-from database.interfaces import ProtectionRow, TenantDatabase
-
-
-class Protections(Protocol):
-    async def of(self, caller: Caller) -> ProtectionRow:
-        """Return the list of the caller's service; raises DatabaseUnavailable, TooManyRequests."""
-        ...
+from database.connection import Database
+from database.protection_rows import ProtectionRow
 
 
 class ProtectionsOnRecord:
     """Reads them from the database at each question, so that a change needs to be told to nobody."""
 
-    def __init__(self, database: TenantDatabase, blocking: Blocking) -> None:
+    def __init__(self, database: Database, blocking: Blocking) -> None:
         self._database = database
         self._blocking = blocking
 
     async def of(self, caller: Caller) -> ProtectionRow:
+        """Return the list of the caller's service; raises DatabaseUnavailable, TooManyRequests."""
         return await self._blocking.run(caller.tenant_id, lambda: self._read(caller))
 
     def _read(self, caller: Caller) -> ProtectionRow:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from crypto.journal_lines import Line
-from database.interfaces import UsesRow
+from database.usage_rows import UsesRow
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import TooManyRequests
 from tenancy.latency import BUCKETS, Latency, bucket

@@ -21,13 +21,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import Protocol
 
 import structlog
 
 from crypto import ciphertext as form
 from crypto.interfaces import Blocking, Caller, Changes, Keyring, ServiceKey
-from database.interfaces import ObjectRow, TenantDatabase, TenantTransaction, mark
+from database.connection import Database
+from database.interfaces import mark
+from database.rows import ObjectRow
+from database.transaction import TenantTransaction
 from tenancy.binding import Context, Purpose
 from tenancy.errors import CiphertextRefused, OpenKcmError
 from tenancy.lifecycle import DECRYPTS
@@ -37,10 +39,6 @@ _EVERYBODY = "*"
 _PAGE = 200
 
 log = structlog.get_logger()
-
-
-class StaleDatabase(TenantDatabase, Protocol):
-    def stale_services(self, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Resealing:
 
     def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
-        database: StaleDatabase,
+        database: Database,
         keyring: Keyring,
         blocking: Blocking,
         changes: Changes,

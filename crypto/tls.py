@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tenancy.errors import OpenKcmError
-from vault.interfaces import ServerCertificates
+from vault.server_certificates import PkiServerCertificates
 
 LIFETIME = timedelta(hours=24)
 _RENEWED_AFTER = 2 / 3
@@ -46,7 +46,7 @@ class ServerIdentity:
     key_pem: bytes = field(repr=False)
 
 
-def new_identity(certificates: ServerCertificates, names: Sequence[str]) -> ServerIdentity:
+def new_identity(certificates: PkiServerCertificates, names: Sequence[str]) -> ServerIdentity:
     """Make a P-256 key and have it certified for `names`; blocks. Raises VaultUnavailable, VaultRefused."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
@@ -126,7 +126,7 @@ class IdentityShelf:
 class ServerTls:
     """The contexts of both fronts and the certificate in them."""
 
-    def __init__(self, certificates: ServerCertificates, names: Sequence[str], shelf: IdentityShelf) -> None:
+    def __init__(self, certificates: PkiServerCertificates, names: Sequence[str], shelf: IdentityShelf) -> None:
         self._certificates, self._names, self._shelf = certificates, names, shelf
         self._contexts: list[ssl.SSLContext] = []
         self.identity: ServerIdentity | None = None

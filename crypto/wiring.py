@@ -9,7 +9,6 @@ from crypto.blocking import FairThreads
 from crypto.callers import CertificateCallers
 from crypto.certificates import CertificatesOnRecord
 from crypto.changes import FeedChanges
-from crypto.connections import Connections
 from crypto.heartbeats import GatheredHeartbeats
 from crypto.https import HttpsFront
 from crypto.interfaces import Parts
@@ -21,13 +20,15 @@ from crypto.limits import TenantLimits
 from crypto.openings import Openings
 from crypto.operations import KeyedOperations
 from crypto.protection import ProtectionsOnRecord
+from crypto.registry import Connections
 from crypto.resealing import Resealing
 from crypto.tls import IdentityShelf, ServerTls
 from database.connection import Database
 from database.feed import NotifyFeed
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
-from keystores.providers import CustomerRootKeys, Reach
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
 from tenancy.client_files import Offer
 from vault.root_keys import TransitRootKeys
 from vault.server_certificates import PkiServerCertificates

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from dashboard.claims import FRESH, ClaimNames, SignOn, read
-from dashboard.interfaces import TenantDatabase
 from dashboard.places import Place, PlaceKind
+from database.connection import Database
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.errors import AccessRefused, DatabaseUnavailable, OpenKcmError, SessionEnded
 from tenancy.lifecycle import State
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    database: TenantDatabase
+    database: Database
     names: ClaimNames
     idle: timedelta
     now: Callable[[], datetime]

@@ -3,7 +3,7 @@
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.approvals import Action, Approval
 from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown

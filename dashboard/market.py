@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from dashboard.interfaces import MarketplaceSender
+from storefront.sender import Sender
 
 
 @dataclass(frozen=True, slots=True)
 class Market:
     """What the page plays the platform's marketplace with; `regions` are those in which OpenKCM is offered."""
 
-    sender: MarketplaceSender
+    sender: Sender
     regions: tuple[str, ...]
     promise_seconds: float
     now: Callable[[], datetime]

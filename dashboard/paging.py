@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dashboard.stream import WINDOW, look
-from database.interfaces import FoundRecord, TenantDatabase
+from database.audit_interfaces import FoundRecord
+from database.connection import Database
 from tenancy.audit_search import AuditFilter
 
 
@@ -61,7 +62,7 @@ class Page:
 
 
 def newest(
-    database: TenantDatabase, tenant_id: str, chosen: AuditFilter, tired: Callable[[], bool], pace: Pace = NORMAL
+    database: Database, tenant_id: str, chosen: AuditFilter, tired: Callable[[], bool], pace: Pace = NORMAL
 ) -> Page:
     """Return the page of the newest records that fit."""
     with database.tenant_tx(tenant_id) as tx:
@@ -70,7 +71,7 @@ def newest(
     return turn(database, Page(tenant_id, chosen, numbers, end, pace=pace), Turn.FURTHER, tired)
 
 
-def turn(database: TenantDatabase, page: Page, how: Turn, tired: Callable[[], bool]) -> Page:
+def turn(database: Database, page: Page, how: Turn, tired: Callable[[], bool]) -> Page:
     """Return another page; it may be unfinished (`rest`) where `tired` said to stop looking."""
     if how is Turn.NEWEST:
         return newest(database, page.tenant_id, page.chosen, tired, page.pace)

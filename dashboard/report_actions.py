@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.interfaces import ReportRow
+from database.report_rows import ReportRow
 from tenancy.audit import AuditName
 from tenancy.errors import AccessRefused, TenantUnknown
 from tenancy.people import Permission

@@ -14,7 +14,8 @@ from config.sealing import seal
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.interfaces import RootKeyRequestRow, TenantRow
+from database.root_key_rows import RootKeyRequestRow
+from database.rows import TenantRow
 from tenancy.approvals import Action, Approval
 from tenancy.audit import AuditName
 from tenancy.errors import TenantClosed, TenantUnknown

@@ -9,7 +9,7 @@ from uuid import uuid4
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.interfaces import WantedRotation
+from database.rotation_rows import WantedRotation
 from tenancy.approvals import Action, Approval, Argument
 from tenancy.audit import AuditName
 from tenancy.people import Permission

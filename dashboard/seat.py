@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
-from dashboard.interfaces import AuditDatabase, Door, OperatorQuestions
+from dashboard.temporal_bridge import TemporalBridge
+from database.connection import Database
+from database.operations import Operations
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.people import Permission, Person
 
@@ -33,8 +35,8 @@ class Seat:
     person: Person
     tenant_id: str
     source: str
-    database: AuditDatabase
-    door: Door
+    database: Database
+    door: TemporalBridge
     addresses: Addresses
     now: Callable[[], datetime]
     promise_seconds: float = 180.0
@@ -56,7 +58,7 @@ class Seat:
     """
     left: Callable[[], bool] = lambda: False
     """Whether the sign-on has ended, asked without using it: for what reruns by itself, or nobody would be idle."""
-    platform: OperatorQuestions | None = None
+    platform: Operations | None = None
 
     def may(self, permission: Permission) -> bool:
         """Return whether the person may do something here; what they may not do is not offered to them."""

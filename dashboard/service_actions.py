@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.interfaces import LeafRow, ServiceRequestRow, TenantRow
+from database.rows import LeafRow, ServiceRequestRow, TenantRow
 from tenancy.audit import AuditName
 from tenancy.client_files import AUTHORITY, CERTIFICATE, KEY, Offer, certificates, configuration, parse_folder
 from tenancy.errors import ServiceUnknown, TenantUnknown

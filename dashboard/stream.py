@@ -11,16 +11,11 @@ import structlog
 
 from config.public_keys import PublicKeys
 from dashboard.seat import Seat
+from database.audit_interfaces import FoundRecord, StreamEnds
+from database.audit_log import AuditStream
 from database.audit_reading import PIECE, begin_export
-from database.interfaces import (
-    AuditDatabase,
-    AuditKeys,
-    AuditStream,
-    FoundRecord,
-    SignedHead,
-    StreamEnds,
-    TenantDatabase,
-)
+from database.connection import Database
+from database.rows import SignedHead
 from tenancy.audit import AuditName, StoredRecord, head_message, verify_chain
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import AuditBroken
@@ -77,7 +72,7 @@ class Verified:
     seconds: float
 
 
-def signature(keys: AuditKeys, tenant_id: str, ends: StreamEnds) -> CheckedSignature | None:
+def signature(keys: Database, tenant_id: str, ends: StreamEnds) -> CheckedSignature | None:
     """Check the signature of the newest head with the public key on record; None where no head is signed.
 
     The key comes from the database that holds the stream, so this finds what was altered by anybody who cannot also add
@@ -89,7 +84,7 @@ def signature(keys: AuditKeys, tenant_id: str, ends: StreamEnds) -> CheckedSigna
     return known.check(head.key, head_message(tenant_id, head.seq, head.chain_hash), head.signature)
 
 
-def verify(database: AuditDatabase, tenant_id: str, progressed: Callable[[int, int], None]) -> Verified:
+def verify(database: Database, tenant_id: str, progressed: Callable[[int, int], None]) -> Verified:
     """Verify the stream from its first record to what is now its last; `progressed` gets (done, of) now and then.
 
     Raises: AuditBroken, whose message names the position.
@@ -108,7 +103,7 @@ def verify(database: AuditDatabase, tenant_id: str, progressed: Callable[[int, i
 
 
 def _verify_pieces(
-    database: TenantDatabase, tenant_id: str, ends: StreamEnds, progressed: Callable[[int, int], None]
+    database: Database, tenant_id: str, ends: StreamEnds, progressed: Callable[[int, int], None]
 ) -> None:
     end, signed = _number(ends.last), ends.signed
     last: StoredRecord | None = None

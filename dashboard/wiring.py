@@ -20,7 +20,6 @@ from config.secrets import (
 from config.settings import LOOPBACK, Settings, load_settings
 from dashboard.claims import ClaimNames, SignOn
 from dashboard.guard import Guard
-from dashboard.interfaces import OperatorQuestions
 from dashboard.market import Market
 from dashboard.seat import Addresses, Seat
 from dashboard.temporal_bridge import TemporalBridge
@@ -48,7 +47,7 @@ class Parts:
     cookie_secret: str
     client_secret: str
     intake_key: str
-    operations: OperatorQuestions
+    operations: Operations
     market: Market | None
 
     @property

@@ -7,7 +7,7 @@ from datetime import date
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import BackfillRow, ContactRow, ProtectionUseRow
+from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
 from tenancy.agents import OTHER_PLACES
 from tenancy.protection import Backfill
 
@@ -92,6 +92,11 @@ class Agents:
     tenant_id: str
 
     def note(self, contacts: Sequence[ContactRow], uses: Sequence[ProtectionUseRow]) -> None:
+        """Move agents' rows forward and add uses to their sums.
+
+        Both are bounded: of a service the agents heard of last are kept, and a place that is one too many on its day
+        is counted with the others. A service that is not on record has neither.
+        """
         if contacts:
             self.connection.execute(
                 _NOTE,
@@ -124,6 +129,7 @@ class Agents:
             )
 
     def all(self) -> Sequence[ContactRow]:
+        """Return the agents by service, those heard of last first."""
         rows = self.connection.execute(
             "select service, instance, agent_version, certificate_not_after, problem, last_contact_at"
             " from okcm.agent order by service, last_contact_at desc, instance"
@@ -131,6 +137,7 @@ class Agents:
         return [ContactRow(*row) for row in rows]
 
     def uses(self, first: date, last: date) -> Sequence[ProtectionUseRow]:
+        """Return the sums of some days, both ends among them, by day, service and place."""
         rows = self.connection.execute(
             "select day, service, place, operations, bytes, microseconds, requests, request_microseconds"
             " from okcm.protection_use where day between %s and %s order by day, service, place",
@@ -139,6 +146,7 @@ class Agents:
         return [ProtectionUseRow(*row) for row in rows]
 
     def note_backfills(self, backfills: Sequence[BackfillRow]) -> None:
+        """Move places' rows forward; of a service the 1000 told of last are kept, of a strange one none."""
         self.connection.execute(
             _TELL,
             {
@@ -155,12 +163,14 @@ class Agents:
         self.connection.execute(_FORGET_BACKFILLS.encode(), {"services": services})
 
     def backfills(self) -> Sequence[BackfillRow]:
+        """Return how far the backfills are, by service and place."""
         rows = self.connection.execute(
             "select service, place, done, remaining, state, told_at from okcm.backfill order by service, place"
         )
         return [BackfillRow(service, place, done, left, Backfill(s), at) for service, place, done, left, s, at in rows]
 
     def newest(self, services: Sequence[str]) -> Mapping[str, str]:
+        """Return the serial of each service's newest certificate that is not revoked."""
         rows = self.connection.execute(
             "select distinct on (service) service, serial from okcm.service_certificate"
             " where service = any(%s) and revoked_at is null order by service, generation desc",

@@ -138,12 +138,19 @@ class _Plan:
 
 
 class RowSecurityProbe:
-    """Implements `interfaces.BoundaryProbe` with the pool and the role of the process that it is part of."""
+    """Attacks on row security, run as a process role without rights over other tenants (MTCI M2)."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def attack_each_other(self, one: str, other: str) -> tuple[Sequence[CheckResult], Sequence[CheckResult]]:
+        """Try to reach each one's rows from the other's transaction; return the results by `one` and by `other`.
+
+        Plain reads and writes by the other's id, a switched setting, a context signed for another tenant, a forged
+        and an expired one.
+
+        Raises: DatabaseUnavailable, and CanaryMissing when one of them has no rows to steal.
+        """
         forth = self._plan(one, other, _READ, (_REFER, _DESCEND))
         # Whether a table's policies and references stand does not depend on who asks: one direction tries them all.
         back = self._plan(other, one, _READ_ONE, (_REFER,))

@@ -15,8 +15,9 @@ from typing import LiteralString
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from database.audit_interfaces import FoundRecord, StreamEnds
 from database.context import LONGEST_NAME
-from database.interfaces import FoundRecord, SignedHead, StreamEnds
+from database.rows import SignedHead
 from tenancy import correlation
 from tenancy.audit import GENESIS, AuditEvent, StoredRecord, fields_of
 from tenancy.audit_search import AuditFilter
@@ -50,9 +51,11 @@ class AuditStream:
     tenant_id: str
 
     def append(self, event: AuditEvent) -> int:
+        """Append to the tenant's stream and return the sequence number; an event id seen before adds nothing."""
         return self._append("okcm.audit_append", event)
 
     def append_command(self, event: AuditEvent) -> int:
+        """Append what an operator's command did, as `append` does; the operator's role may append nothing else."""
         return self._append("okcm.audit_append_command", event)
 
     def _append(self, function: LiteralString, event: AuditEvent) -> int:
@@ -66,6 +69,7 @@ class AuditStream:
         return int(appended[0])
 
     def append_all(self, events: Sequence[AuditEvent]) -> None:
+        """Append each in order, as `append` does, in one round trip."""
         if events:
             array = f"[{', '.join(event.as_json() for event in events)}]"
             self.connection.execute("select okcm.audit_append_all(%s::jsonb)", [array])
@@ -105,6 +109,7 @@ class AuditStream:
         return StreamEnds(self.head(), signed, signed_at, at_signed)
 
     def numbers(self, chosen: AuditFilter) -> range:
+        """Return the numbers of all records in the filter's time; times grow with numbers, so these are neighbours."""
         head = self.head()
         every = range(1, 1 if head is None else head.seq + 1)
         first, last = (self._first_from(moment, every) for moment in (chosen.since, chosen.until))
@@ -122,6 +127,11 @@ class AuditStream:
         return "" if row is None else str(fields_of(row[0]).get("time"))
 
     def found(self, chosen: AuditFilter, among: range, limit: int, *, newest_first: bool) -> Sequence[FoundRecord]:
+        """Return the newest or the oldest records of `among` that the filter wants, its times aside, in that order.
+
+        No index knows what is in a record, so the time this takes grows with the length of `among`: the caller MUST
+        keep that short and ask again for what is beyond.
+        """
         texts = [text for text in (chosen.text, chosen.actor, chosen.subject) if text]
         if any(map(_UNSTORABLE.search, texts)):
             return []

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from database.interfaces import StreamEnds, TenantDatabase, TenantTransaction
+from database.audit_interfaces import StreamEnds
+from database.connection import Database
+from database.transaction import TenantTransaction
 from tenancy.audit import StoredRecord
 from tenancy.audit_export import ExportHeader, SignedPlace, export_lines
 from tenancy.audit_search import AuditFilter
@@ -25,12 +27,12 @@ class Export:
     chosen: AuditFilter
     among: range
 
-    def lines(self, database: TenantDatabase, handed_out: Callable[[int], None]) -> Iterator[str]:
+    def lines(self, database: Database, handed_out: Callable[[int], None]) -> Iterator[str]:
         """Yield the file, some lines at a time; `handed_out` is told how many records there were, before its end."""
         return export_lines(self.header, self._pieces(database), handed_out)
 
     def rendered(
-        self, database: TenantDatabase, handed_out: Callable[[int], None], line: Callable[[StoredRecord], str]
+        self, database: Database, handed_out: Callable[[int], None], line: Callable[[StoredRecord], str]
     ) -> Iterator[str]:
         """Yield each record as `line` tells it; nothing of this can be verified."""
         records = 0
@@ -39,7 +41,7 @@ class Export:
             yield "".join(line(stored) for stored, _ in piece)
         handed_out(records)
 
-    def _pieces(self, database: TenantDatabase) -> Iterator[Sequence[tuple[StoredRecord, bytes | None]]]:
+    def _pieces(self, database: Database) -> Iterator[Sequence[tuple[StoredRecord, bytes | None]]]:
         among = self.among
         while among:
             window, among = among[:PIECE], among[PIECE:]

@@ -7,7 +7,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import BoundaryRunRow, ExaminationRow
+from database.boundary_interfaces import BoundaryRunRow, ExaminationRow
 from tenancy.boundaries import CheckResult
 from tenancy.examination import SignedClause
 
@@ -22,6 +22,7 @@ class Boundaries:
 
     def record(self, operation_id: str, results: Sequence[CheckResult]) -> None:
         # Results recorded in one transaction are one run (`recorded_at` is its start), numbered on.
+        """Record a run of the gate, which is not signed."""
         self.connection.execute(
             f"insert into okcm.boundary_result (tenant_id, number, operation_id, {_RESULT})"  # noqa: S608 - a constant
             " select %s, number + (select count(*) from okcm.boundary_result where recorded_at = now()), %s,"
@@ -31,6 +32,7 @@ class Boundaries:
         )
 
     def record_examination(self, lines: Sequence[SignedClause], results: Sequence[CheckResult]) -> None:
+        """Record an examination whole; the same run again raises DatabaseRefused."""
         first = lines[0]
         self.connection.execute(
             "insert into okcm.boundary_result"  # noqa: S608 - a constant
@@ -59,13 +61,16 @@ class Boundaries:
         )
 
     def trim(self) -> None:
+        """Take away what of older examinations is kept no longer."""
         self.connection.execute("select okcm.trim_boundaries()")
 
     def latest(self) -> Sequence[CheckResult]:
+        """Return the results of the newest run in the order they were recorded."""
         run = self.latest_run()
         return () if run is None else run.results
 
     def latest_run(self) -> BoundaryRunRow | None:
+        """Return the newest run, of the gate or of an examination, with its time; None before the first."""
         rows = self.connection.execute(
             f"select {_RESULT}, recorded_at from okcm.boundary_result"  # noqa: S608 - a constant
             " where recorded_at = (select max(recorded_at) from okcm.boundary_result) order by number"
@@ -73,6 +78,7 @@ class Boundaries:
         return BoundaryRunRow(rows[0][-1], tuple(_result(row[:-1]) for row in rows)) if rows else None
 
     def examination(self, run: str | None = None) -> ExaminationRow | None:
+        """Return the newest examination, or the one of that name; None where there is none."""
         rows = self.connection.execute(
             f"select {_LINE} from okcm.boundary_clause where examined_at ="  # noqa: S608 - a constant
             " (select max(examined_at) from okcm.boundary_clause where %(run)s::text is null or operation_id = %(run)s)"
@@ -96,6 +102,7 @@ class Boundaries:
         return ExaminationRow(lines[0].run, lines[0].examined_at, tuple(lines)) if lines else None
 
     def results_of(self, run: str) -> Sequence[CheckResult]:
+        """Return the attacks of an examination in the order they were made; none once they are kept no longer."""
         rows = self.connection.execute(
             f"select {_RESULT} from okcm.boundary_result where operation_id = %s order by recorded_at, number",  # noqa: S608 - a constant
             [run],

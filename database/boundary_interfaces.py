@@ -1,9 +1,7 @@
 """Evidence of boundary checks on record; part of `interfaces`, which hands it out. Imports no psycopg."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 from tenancy.boundaries import CheckResult
 from tenancy.examination import SignedClause
@@ -51,33 +49,3 @@ class TroubledExamination:
     region: str
     why: str
     since: datetime
-
-
-class Boundaries(Protocol):
-    def record(self, operation_id: str, results: Sequence[CheckResult]) -> None:
-        """Record a run of the gate, which is not signed."""
-        ...
-
-    def record_examination(self, lines: Sequence[SignedClause], results: Sequence[CheckResult]) -> None:
-        """Record an examination whole; the same run again raises DatabaseRefused."""
-        ...
-
-    def trim(self) -> None:
-        """Take away what of older examinations is kept no longer."""
-        ...
-
-    def latest(self) -> Sequence[CheckResult]:
-        """Return the results of the newest run in the order they were recorded."""
-        ...
-
-    def latest_run(self) -> BoundaryRunRow | None:
-        """Return the newest run, of the gate or of an examination, with its time; None before the first."""
-        ...
-
-    def examination(self, run: str | None = None) -> ExaminationRow | None:
-        """Return the newest examination, or the one of that name; None where there is none."""
-        ...
-
-    def results_of(self, run: str) -> Sequence[CheckResult]:
-        """Return the attacks of an examination in the order they were made; none once they are kept no longer."""
-        ...

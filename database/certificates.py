@@ -11,7 +11,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import AuthorityRow, RevocationListRow, RevokedRow
+from database.certificate_rows import RevocationListRow, RevokedRow
+from database.rows import AuthorityRow
 from tenancy.authorities import AuthorityState
 from tenancy.errors import DatabaseRefused
 from tenancy.ids import ca_key
@@ -25,6 +26,7 @@ class Certificates:
     tenant_id: str
 
     def record_authority(self, authority: AuthorityRow) -> AuthorityRow:
+        """Record an authority and return the one on record for its version of the key, which is the first recorded."""
         self.connection.execute(
             "insert into okcm.certificate_authority"
             " (tenant_id, serial, certificate_pem, chain_pem, not_after, key_version, state)"
@@ -45,17 +47,21 @@ class Certificates:
         return kept
 
     def authority(self) -> AuthorityRow | None:
+        """Return the current one, which issues."""
         return self._one("state = %s", AuthorityState.CURRENT)
 
     def issuer(self, serial: str) -> AuthorityRow | None:
+        """Return any authority by its serial."""
         return self._one("serial = %s", serial)
 
     def authorities(self) -> Sequence[AuthorityRow]:
+        """Return all there ever were, the newest first."""
         rows = self.connection.execute(f"{_AUTHORITY} order by key_version desc")
         return [_authority(row) for row in rows]
 
     def activate(self, serial: str) -> None:
         # In this order: of each kind there is one at every moment.
+        """Let a prepared authority issue; the one before it is the former from then on."""
         self._enter(AuthorityState.FORMER, "state = %s", AuthorityState.CURRENT)
         if not self._enter(AuthorityState.CURRENT, "state = 'prepared' and serial = %s", serial):
             raise DatabaseRefused
@@ -66,15 +72,18 @@ class Certificates:
         )
 
     def end(self, serial: str) -> bool:
+        """End a prepared or former authority for good; False when it was neither."""
         return self._enter(AuthorityState.ENDED, "state in ('prepared', 'former') and serial = %s", serial)
 
     def issued_until(self, serial: str) -> datetime | None:
+        """Return when the last certificate of an authority expires, revoked ones included; None without any."""
         found = self.connection.execute(
             "select max(not_after) from okcm.service_certificate where authority = %s", [serial]
         ).fetchone()
         return None if found is None else found[0]
 
     def unrenewed(self, limit: int) -> Sequence[str]:
+        """Return connected services without a certificate of the current authority."""
         rows = self.connection.execute(
             "select s.service from okcm.service s where s.state = 'connected' and not exists ("
             " select from okcm.service_certificate c join okcm.certificate_authority a on a.serial = c.authority"
@@ -85,6 +94,10 @@ class Certificates:
         return [service for (service,) in rows]
 
     def revoked(self, serial: str) -> tuple[Sequence[RevokedRow], datetime]:
+        """Return an authority's certificates that are revoked and not expired, and when this was read.
+
+        Nothing that is revoked later is dated before that, if the tenant's row is locked (`Tenants.lock`).
+        """
         rows = self.connection.execute(
             "select serial, revoked_at from okcm.service_certificate"
             " where authority = %s and revoked_at is not null and not_after > clock_timestamp() order by revoked_at",
@@ -96,6 +109,7 @@ class Certificates:
         return [RevokedRow(*row) for row in rows], now[0]
 
     def revocation_lists(self) -> Sequence[RevocationListRow]:
+        """Return the newest list of each authority, the newest of all first."""
         rows = self.connection.execute(
             "select authority, number, der, this_update, next_update from okcm.certificate_revocation_list"
             " order by number desc"
@@ -104,6 +118,7 @@ class Certificates:
 
     def publish(self, listed: RevocationListRow) -> bool:
         # Numbers are given before a list is signed: of two that were made at once, the second finds its number taken.
+        """Replace an authority's list; False when the number is not beyond those of all lists of the tenant."""
         published = self.connection.execute(
             "insert into okcm.certificate_revocation_list as kept"
             " (tenant_id, authority, number, der, this_update, next_update)"

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
-from database.interfaces import ContactRow, TenantTransaction
+from database.agent_rows import ContactRow
+from database.transaction import TenantTransaction
 from tenancy.agents import is_connected
 from tenancy.coverage import ENCRYPTING, Asked, Backfilling, Coverage, ServiceFacts, Use, coverage, first_day
 from tenancy.errors import TenantUnknown

@@ -86,7 +86,7 @@ select current_setting('app.ending')
 
 @dataclass(frozen=True, slots=True)
 class RowDescentProbe:
-    """`interfaces.DescentProbe` with the pool and the role of the process that it is part of."""
+    """Attacks on the descent of a tenant's rows from its own L2 (MTCI A2, E2, M1)."""
 
     database: Database
 

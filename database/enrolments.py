@@ -27,6 +27,7 @@ class Enrolments:
 
     def add_token(self, token: JoinTokenRow) -> datetime:
         # now() is the transaction's begin, so that the end is never later than the limit counts from made_at.
+        """Store a token, which the database puts on record in the audit stream; return when it expires."""
         made = self.connection.execute(
             "insert into okcm.join_token (tenant_id, token_hash, service, kind, made_by, expires_at)"
             " values (%s, %s, %s, %s, %s, now() + %s) returning expires_at",
@@ -39,6 +40,7 @@ class Enrolments:
 
     def use_token(self, token_hash: str, service: str, kind: ServiceKind, enrolment_id: str) -> bool:
         # Of two at once the second waits for the first's commit and then finds it used.
+        """Let an enrolment use a token; False when it is not there, is for another service, expired or was used."""
         used = self.connection.execute(
             "update okcm.join_token set used_at = clock_timestamp(), enrolment_id = %s"
             " where token_hash = %s and service = %s and kind = %s and used_at is null"
@@ -48,6 +50,7 @@ class Enrolments:
         return used.rowcount == 1
 
     def begin(self, enrolment: EnrolmentRow) -> bool:
+        """Store an enrolment as pending; False when its proof was used before."""
         stored = self.connection.execute(
             "insert into okcm.enrolment"
             " (tenant_id, enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash)"
@@ -66,12 +69,14 @@ class Enrolments:
         return stored.rowcount == 1
 
     def of_proof(self, proof_hash: str) -> EnrolmentRow | None:
+        """Return the enrolment that used a proof."""
         return self._one("proof_hash = %s", proof_hash)
 
     def get(self, enrolment_id: str) -> EnrolmentRow | None:
         return self._one("enrolment_id = %s", enrolment_id)
 
     def settle(self, enrolment_id: str, refused: tuple[str, str, str] | None = None) -> None:
+        """Say once what became of an enrolment: issued, or refused with code, message and hint."""
         state = EnrolmentState.ISSUED if refused is None else EnrolmentState.REFUSED
         code, message, hint = refused or (None, None, None)
         self.connection.execute(
@@ -81,6 +86,7 @@ class Enrolments:
         )
 
     def known_kind(self, service: str) -> ServiceKind | None:
+        """Return as what kind a service is on record or was discovered."""
         found = self.connection.execute(
             "select kind from okcm.service where service = %s"
             " union all select kind from okcm.discovery where service = %s limit 1",
@@ -89,12 +95,14 @@ class Enrolments:
         return None if found is None else ServiceKind(found[0])
 
     def discover(self, service: str, kind: ServiceKind) -> None:
+        """Put on record that a service is there; again changes nothing."""
         self.connection.execute(
             "insert into okcm.discovery (tenant_id, service, kind) values (%s, %s, %s) on conflict do nothing",
             [self.tenant_id, service, kind],
         )
 
     def discovered(self) -> Sequence[DiscoveryRow]:
+        """Return what was discovered, by name, whether it was connected since or not."""
         rows = self.connection.execute("select service, kind, discovered_at from okcm.discovery order by service")
         return [DiscoveryRow(service, ServiceKind(kind), at) for service, kind, at in rows]
 

@@ -22,7 +22,13 @@ _log = structlog.get_logger(__name__)
 
 
 class NotifyFeed:
-    """Implements `interfaces.ChangeFeed`. It reads no row: LISTEN needs no right and no tenant."""
+    """Word of every committed change that the crypto service must not miss (PostgreSQL's NOTIFY).
+
+    A change is: a tenant's state, a route, an authority, a service's state, a certificate, an L3; and of a managed
+    object that it was altered or removed. A new object is none: that it is not there MUST NOT be remembered.
+
+    It reads no row: LISTEN needs no right and no tenant.
+    """
 
     def __init__(self, url: str, role: str, password: str) -> None:
         """`url` has no user and password; `role` is a process's name (`crypto`), not PostgreSQL's."""
@@ -31,6 +37,12 @@ class NotifyFeed:
         self._password = password
 
     def listen(self, changed: Callable[[str], None], lost: Callable[[], None], stop: threading.Event) -> None:
+        """Listen in the calling thread until `stop`; reconnects by itself.
+
+        `changed` gets `mark(tenant_id)`, or `object_mark(tenant_id)` when managed objects alone changed: hashes,
+        because LISTEN is open to every role. `lost` is called whenever changes may have been missed: before the first
+        `changed` and after each reconnection.
+        """
         pause = _FIRST_PAUSE_SECONDS
         while not stop.is_set():
             try:

@@ -1,11 +1,7 @@
 """Fingerprints of keys on record and what each tenant leaves for the others to try; part of `interfaces`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
-
-from tenancy.boundaries import CheckResult
 
 
 class Fingerprinted(StrEnum):
@@ -32,27 +28,3 @@ class KeyProbeRow:
     version: int
     ciphertext: str
     tried: str = ""
-
-
-class Fingerprints(Protocol):
-    """Fingerprints and probes of one tenant's keys (worker). Nobody reads a fingerprint, not even its own."""
-
-    def record(self, key: str, version: int, fingerprint: str) -> Fingerprinted:
-        """Put the fingerprint of a version of a key on record, once and for good (SHA-256, hex)."""
-        ...
-
-    def probe(self) -> KeyProbeRow | None:
-        """Return what the tenant left for others."""
-        ...
-
-    def leave(self, probe: KeyProbeRow) -> None:
-        """Replace it."""
-        ...
-
-
-class DescentProbe(Protocol):
-    """Attacks on the descent of a tenant's rows from its own L2 (MTCI A2, E2, M1)."""
-
-    def attack(self, tenant_id: str, foreign_l2: str) -> Sequence[CheckResult]:
-        """Look at all of them, and try to write some that descend from `foreign_l2`; nothing stays of that."""
-        ...

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from database.enrolment_rows import JoinTokenRow
-from database.interfaces import TenantTransaction
+from database.transaction import TenantTransaction
 from tenancy.client_files import certificates
 from tenancy.enrolment import JoinToken, join_token
 from tenancy.errors import CanaryMissing, TenantUnknown

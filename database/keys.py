@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import KeyRow
+from database.rows import KeyRow
 from tenancy.errors import ConflictingResource
 
 _KEY = "select name, kind, version, created_at, oldest, rotated_at from okcm.key"
@@ -18,6 +18,7 @@ class Keys:
     tenant_id: str
 
     def record(self, name: str, kind: str, version: int) -> None:
+        """Record a key once; the same name again must be the same kind and version or it raises."""
         recorded = self.connection.execute(
             "insert into okcm.key (tenant_id, name, kind, version) values (%s, %s, %s, %s) on conflict do nothing",
             [self.tenant_id, name, kind, version],

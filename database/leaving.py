@@ -32,10 +32,13 @@ _CERTIFICATE = "select statement, signature, key, issued_at from okcm.shred_cert
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
+    """The tenant's leaving: the first three are for everybody who may look, the rest for the worker."""
+
     connection: Connection[TupleRow]
     tenant_id: str
 
     def get(self) -> LeavingRow | None:
+        """Return how far it is; None when there is no such tenant."""
         found = self.connection.execute(_ROW, [self.tenant_id]).fetchone()
         if found is None:
             return None
@@ -44,6 +47,7 @@ class Leaving:
         return LeavingRow(State(state), since, until, back_to, destroying_at, offboarded_at, erased or {})
 
     def doomed(self) -> Sequence[DoomedRow]:
+        """Return what is to be destroyed, by kind and name; empty before it was gathered."""
         return [DoomedRow(*row) for row in self.connection.execute(f"{_DOOMED} order by kind, name")]
 
     def certificate(self) -> ShredRow | None:
@@ -51,9 +55,14 @@ class Leaving:
         return None if found is None else ShredRow(*found)
 
     def asked_by_marketplace(self) -> bool:
+        """Whether the marketplace's last word is that the tenant leaves, and was said since it was last restored."""
         return self.connection.execute(_LAST_WORD, [self.tenant_id]).fetchone() == (True,)
 
     def begin(self, grace: timedelta) -> LeavingRow:
+        """Let the tenant leave, for good after `grace`; one that is leaving already goes on as it was.
+
+        Raises IllegalMove, TenantUnknown.
+        """
         row = self._locked()
         if row.state is not State.LEAVING:
             # Locks and what they open to stay where they are: they are those of the tenant that comes back.
@@ -64,6 +73,10 @@ class Leaving:
         return self._existing()
 
     def restore(self) -> State:
+        """Bring the tenant back to where it was, with its locks; one that is back already stays there.
+
+        Raises DestructionBegun, IllegalMove, TenantUnknown.
+        """
         row = self._locked()
         if row.destroying_at is not None:
             raise DestructionBegun
@@ -78,6 +91,10 @@ class Leaving:
         return state
 
     def begin_destruction(self, now: datetime) -> bool:
+        """Pass the point of no return; True again when it was passed, False when the tenant is not leaving any more.
+
+        Raises GraceNotOver.
+        """
         row = self._locked()
         if row.destroying_at is not None:
             return True
@@ -90,6 +107,7 @@ class Leaving:
         return True
 
     def gather(self, rows: Sequence[DoomedRow]) -> None:
+        """Write down what is to be destroyed; what is on record stays as it is."""
         for row in rows:
             self.connection.execute(
                 "insert into okcm.destruction (tenant_id, kind, name, versions, fingerprint)"
@@ -98,6 +116,7 @@ class Leaving:
             )
 
     def unwrapped(self) -> Sequence[DoomedRow]:
+        """Return each service key that has a wrap, with the SHA-256 of it."""
         rows = self.connection.execute(
             "select service || ' ' || version, version::text, encode(sha256(wrapped), 'hex') from okcm.service_key"
             " where wrapped is not null order by service, version"
@@ -105,21 +124,25 @@ class Leaving:
         return [DoomedRow("service key", *row) for row in rows]
 
     def destroy_service_keys(self) -> int:
+        """Overwrite the wraps of all service keys, staged ones too, and return of how many."""
         return self.connection.execute(
             "update okcm.service_key set state = 'destroyed', destroyed_at = clock_timestamp(), wrapped = null,"
             " staged_for = null, staged_wrapped = null where wrapped is not null"
         ).rowcount
 
     def destroyed(self, kind: DestroyedKind) -> None:
+        """Mark all of a kind destroyed that is not yet."""
         self.connection.execute(
             "update okcm.destruction set destroyed_at = clock_timestamp() where kind = %s and destroyed_at is null",
             [kind],
         )
 
     def erase(self, at_most: int) -> bool:
+        """Erase a part of the rows; True when all are gone. Raises DatabaseRefused before everything is destroyed."""
         return self.connection.execute("select okcm.erase_tenant(%s)", [at_most]).fetchone() == (True,)
 
     def certify(self, row: ShredRow) -> ShredRow:
+        """Keep the signed statement and return the one on record, which is the first."""
         self.connection.execute(
             "insert into okcm.shred_certificate (tenant_id, statement, signature, key, issued_at)"
             " values (%s, %s, %s, %s, %s) on conflict do nothing",
@@ -131,6 +154,7 @@ class Leaving:
         return kept
 
     def end(self) -> State:
+        """Move the tenant to its last state, once; raises IllegalMove."""
         row = self._locked()
         if row.state is not State.OFFBOARDED:
             self.connection.execute(

@@ -7,7 +7,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import ObjectCountRow, ObjectRow, VersionUseRow
+from database.rotation_rows import VersionUseRow
+from database.rows import ObjectCountRow, ObjectRow
 
 _COLUMNS = "object_id, service, l2_key, object_type, state, names, attributes, key_version, material, revision"
 _SELECT = f"select {_COLUMNS} from okcm.managed_object where service = %s"  # noqa: S608 - a constant
@@ -26,6 +27,8 @@ select {_COLUMNS} from found where service = %(service)s and %(name)s = any (nam
 
 @dataclass(frozen=True, slots=True)
 class ManagedObjects:
+    """KMIP objects of one service at a time: another service's object is not there."""
+
     connection: Connection[TupleRow]
     tenant_id: str
 
@@ -61,15 +64,18 @@ class ManagedObjects:
         return [_object(row) for row in rows]
 
     def of_service(self, service: str, limit: int = 10_000) -> Sequence[ObjectRow]:
+        """Return a service's objects that were not destroyed, oldest first."""
         living = f"{_SELECT} and material is not null order by created_at, object_id limit %s"
         rows = self.connection.execute(living, [service, limit])
         return [_object(row) for row in rows]
 
     def some_ids(self, limit: int) -> Sequence[str]:
+        """Return the ids of a few objects, whichever come first; it is all that the worker may read of them."""
         rows = self.connection.execute("select object_id from okcm.managed_object limit %s", [limit])
         return [object_id for (object_id,) in rows]
 
     def counts(self) -> Sequence[ObjectCountRow]:
+        """Return how many objects each service has in each state, destroyed ones among them."""
         rows = self.connection.execute(
             "select service, state, count(*) from okcm.managed_object group by service, state order by service, state"
         )
@@ -77,6 +83,7 @@ class ManagedObjects:
 
     def versions(self) -> Sequence[VersionUseRow]:
         # What is destroyed in KMIP's words has no material any more, which not every role may look at.
+        """Return how many objects lie under each version of a service key; versions that have none are left out."""
         rows = self.connection.execute(
             "select service, key_version, count(*) from okcm.managed_object where state not in (5, 6)"
             " group by service, key_version order by service, key_version"
@@ -84,6 +91,7 @@ class ManagedObjects:
         return [VersionUseRow(*row) for row in rows]
 
     def change(self, row: ObjectRow) -> bool:
+        """Replace a row if it still has `row.revision`, which becomes one more; False when somebody was faster."""
         changed = self.connection.execute(
             "update okcm.managed_object set state = %s, names = %s, attributes = %s, key_version = %s, material = %s,"
             " revision = revision + 1"
@@ -104,6 +112,7 @@ class ManagedObjects:
         return changed.rowcount == 1
 
     def sealed(self, service: str, version: int, after: str, limit: int) -> Sequence[ObjectRow]:
+        """Return objects that are sealed under a version, in order of id, from the first one behind `after`."""
         rows = self.connection.execute(
             f"{_SELECT} and key_version = %s and material is not null and object_id > %s order by object_id limit %s",
             [service, version, after, limit],
@@ -115,6 +124,10 @@ class ManagedObjects:
         # would put the former seal back, under a key that may be about to end. One statement, because each asks for
         # the context's signature; locked in one order, so that two processes with the same rows do not wait for each
         # other.
+        """Give objects another seal (`key_version`, `material`) and change nothing else; return how many got it.
+
+        As with `change`, those whose revision is another by now keep what they have.
+        """
         changed = self.connection.execute(
             "update okcm.managed_object o set key_version = w.key_version, material = w.material,"
             " revision = o.revision + 1 from ("
@@ -138,6 +151,7 @@ class ManagedObjects:
         return changed.rowcount
 
     def remove(self, service: str, object_id: str) -> bool:
+        """Forget an object that was destroyed; False when it is not there."""
         removed = self.connection.execute(
             "delete from okcm.managed_object where service = %s and object_id = %s and material is null",
             [service, object_id],

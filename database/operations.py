@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from database.boundary_interfaces import TroubledExamination
 from database.connection import Database
 from database.context import PLATFORM
-from database.interfaces import ProvisioningTime, StuckTenant, TenantCount, TenantFilter, TenantRow, TroubledExamination
+from database.questions import ProvisioningTime, StuckTenant, TenantCount, TenantFilter
+from database.rows import TenantRow
 from database.tenants import COLUMNS, tenant_row
 from tenancy.examination import LATE
 from tenancy.lifecycle import State
@@ -15,7 +17,10 @@ _PAGE = f"select {COLUMNS} from okcm.page_of_tenants(%s, %s, %s, %s, %s, %s, %s)
 
 
 class Operations:
-    """Implements `interfaces.OperatorQuestions` with the dashboard's role, the one these are granted to."""
+    """Questions that span tenants, for the operators' desk; the platform's own tenants are in none of the answers.
+
+    Raises, all of them: DatabaseUnavailable, DatabaseRefused. They do not nest with a tenant's transaction.
+    """
 
     def __init__(self, database: Database, promise_seconds: float) -> None:
         self.promise_seconds = promise_seconds
@@ -31,6 +36,7 @@ class Operations:
 
     def page(self, wanted: TenantFilter, after: str, limit: int) -> Sequence[TenantRow]:
         # NUL is the one character that no text in PostgreSQL has, so nothing is found by it.
+        """Return tenants in order of id, from the first one behind `after`."""
         if wanted.search is not None and "\0" in wanted.search:
             return []
         values = [wanted.state, wanted.region, wanted.late, wanted.search or None, self._promise, after, limit]
@@ -38,6 +44,7 @@ class Operations:
             return [tenant_row(row) for row in connection.execute(_PAGE, values)]
 
     def stuck(self, limit: int) -> Sequence[StuckTenant]:
+        """Return who needs somebody now, those that wait longest first."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute(
                 "select tenant_id, organization, region, state, requested_at, step, step_state, attempts, problem"
@@ -60,9 +67,11 @@ class Operations:
             ]
 
     def troubled(self, limit: int) -> Sequence[TroubledExamination]:
+        """Return whose boundaries somebody must look at: breached ones first, then late examinations."""
         return self._database.troubled_examinations(LATE, limit)
 
     def times(self, limit: int) -> Sequence[ProvisioningTime]:
+        """Return how long the newest ready tenants took, the newest first."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select requested_at, ready_at from okcm.provisioning_times(%s)", [limit])
             return [ProvisioningTime(requested_at, ready_at) for requested_at, ready_at in rows]

@@ -18,6 +18,7 @@ class Outbox:
     tenant_id: str
 
     def add(self, announcement: Announcement) -> None:
+        """Store a message to be sent; the same message id again changes nothing."""
         self.connection.execute(
             f"insert into okcm.outbox ({_COLUMNS}) values (%s, %s, %s, %s, %s, %s)"  # noqa: S608 - a constant
             " on conflict do nothing",
@@ -43,6 +44,7 @@ class Outbox:
         )
 
     def all(self) -> Sequence[tuple[Announcement, datetime | None]]:
+        """Return every message with the time it was sent, None while it was not."""
         rows = self.connection.execute(
             f"select {_COLUMNS}, sent_at from okcm.outbox order by added_at"  # noqa: S608 - a constant
         )

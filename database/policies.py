@@ -15,6 +15,7 @@ class Policies:
     tenant_id: str
 
     def get(self) -> TenantPolicy:
+        """Return what the tenant chose; the defaults where it chose nothing."""
         row = self.connection.execute(
             "select tenant_key_days, service_key_days, four_eyes from okcm.tenant_policy"
         ).fetchone()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from database.interfaces import TenantTransaction
+from database.transaction import TenantTransaction
 from tenancy.errors import ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import State
 from tenancy.protection import FIELDS, ProtectedField

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import ProtectedFieldRow, ProtectionRow
+from database.protection_rows import ProtectedFieldRow, ProtectionRow
 from tenancy.protection import Mode, ProtectedField, Store
 
 
 @dataclass(frozen=True, slots=True)
 class Protection:
+    """Every change is put on record in the tenant's audit stream by the database itself."""
+
     connection: Connection[TupleRow]
     tenant_id: str
 
     def of(self, service: str) -> ProtectionRow:
         # One statement, so that the version is that of these fields.
+        """Return the list of one service, by name; nothing for a service that is not there."""
         rows = self.connection.execute(
             "select p.version, f.store, f.place, f.field, f.mode, f.plain_allowed from okcm.protection p"
             " left join okcm.protected_field f on f.tenant_id = p.tenant_id and f.service = p.service"
@@ -30,6 +33,7 @@ class Protection:
         return self.of(service).fields
 
     def by_service(self) -> Mapping[str, Sequence[ProtectedField]]:
+        """Return the lists of all services that have one."""
         found: dict[str, list[ProtectedField]] = {}
         for row in self.connection.execute(
             "select f.store, f.place, f.field, f.mode, f.plain_allowed, f.service"
@@ -39,6 +43,7 @@ class Protection:
         return found
 
     def rows(self, service: str) -> Sequence[ProtectedFieldRow]:
+        """Return the list of one service, by name, with who changed what."""
         rows = self.connection.execute(
             "select f.store, f.place, f.field, f.mode, f.plain_allowed, f.changed_by, f.changed_at"
             " from okcm.protected_field f where f.service = %s order by f.store, f.place, f.field",
@@ -47,6 +52,7 @@ class Protection:
         return [ProtectedFieldRow(_field(row), row[5], row[6]) for row in rows]
 
     def lock(self, service: str, by: str) -> None:
+        """Let nobody else change the service's list until the end; raises DatabaseRefused for an unknown service."""
         self.connection.execute(
             "insert into okcm.protection (tenant_id, service, changed_by) values (%s, %s, %s) on conflict do nothing",
             [self.tenant_id, service, by],
@@ -54,6 +60,7 @@ class Protection:
         self.connection.execute("select from okcm.protection where service = %s for no key update", [service])
 
     def protect(self, service: str, field: ProtectedField, by: str) -> None:
+        """Add a field to the list, or change how it is protected."""
         changed = self.connection.execute(
             "update okcm.protected_field set mode = %s, plain_allowed = %s, changed_by = %s"
             " where service = %s and store = %s and place = %s and field = %s",
@@ -69,6 +76,7 @@ class Protection:
         )
 
     def unprotect(self, service: str, field: ProtectedField, by: str) -> bool:
+        """Take a field off the list; False when it is not there."""
         which = [service, field.store, field.place, field.field]
         # Who did it stands on the row before it goes: that is what the record of its going says.
         self.connection.execute(

@@ -1,12 +1,8 @@
 """What operators may ask across tenants: how far each is and where it is stuck. Imports no psycopg."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
-from database.boundary_interfaces import TroubledExamination
-from database.rows import TenantRow
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, StepState
 
@@ -56,31 +52,3 @@ class ProvisioningTime:
     @property
     def seconds(self) -> float:
         return (self.ready_at - self.requested_at).total_seconds()
-
-
-class OperatorQuestions(Protocol):
-    """Questions that span tenants, for the operators' desk; the platform's own tenants are in none of the answers.
-
-    Raises, all of them: DatabaseUnavailable, DatabaseRefused. They do not nest with a tenant's transaction.
-    """
-
-    promise_seconds: float
-    """From the event to a ready tenant; what takes longer is late."""
-
-    def counts(self) -> Sequence[TenantCount]: ...
-
-    def page(self, wanted: TenantFilter, after: str, limit: int) -> Sequence[TenantRow]:
-        """Return tenants in order of id, from the first one behind `after`."""
-        ...
-
-    def stuck(self, limit: int) -> Sequence[StuckTenant]:
-        """Return who needs somebody now, those that wait longest first."""
-        ...
-
-    def troubled(self, limit: int) -> Sequence[TroubledExamination]:
-        """Return whose boundaries somebody must look at: breached ones first, then late examinations."""
-        ...
-
-    def times(self, limit: int) -> Sequence[ProvisioningTime]:
-        """Return how long the newest ready tenants took, the newest first."""
-        ...

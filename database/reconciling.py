@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from database.audit_reading import PIECE
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy.audit_search import AuditFilter
 from tenancy.double_entry import LATE, OurRecord, our_record
 from tenancy.reconciliation import LONG_RUNNING, RELEVANT
 
 
-def our_records(database: TenantDatabase, tenant_id: str, since: datetime | None) -> list[OurRecord]:
+def our_records(database: Database, tenant_id: str, since: datetime | None) -> list[OurRecord]:
     """Return the records from a while before `since`, and before them those of what may still be under way."""
     if since is None:
         return list(_found(database, tenant_id, AuditFilter(names=frozenset(RELEVANT))))
@@ -20,7 +20,7 @@ def our_records(database: TenantDatabase, tenant_id: str, since: datetime | None
     return [*_found(database, tenant_id, earlier), *_found(database, tenant_id, recent)]
 
 
-def _found(database: TenantDatabase, tenant_id: str, chosen: AuditFilter) -> Iterator[OurRecord]:
+def _found(database: Database, tenant_id: str, chosen: AuditFilter) -> Iterator[OurRecord]:
     with database.tenant_tx(tenant_id) as tx:
         among = tx.audit.numbers(chosen)
     while among:

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
+from database.boundary_interfaces import BoundaryRunRow
 from database.coverage import read_coverage
-from database.interfaces import BoundaryRunRow, KeyRow, KeyVersionRow, TenantRow, TenantTransaction
+from database.rows import KeyRow, KeyVersionRow, TenantRow
+from database.transaction import TenantTransaction
 from tenancy import ids
 from tenancy.authorities import AuthorityState
 from tenancy.coverage import Lacking, ServiceCoverage

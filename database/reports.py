@@ -22,6 +22,7 @@ class Reports:
     tenant_id: str
 
     def request(self, report_id: str, since: datetime, until: datetime, made_for: str) -> None:
+        """Store what is asked for (dashboard); the same id again changes nothing. A period ends at the latest now."""
         self.connection.execute(
             "insert into okcm.report (tenant_id, report_id, since, until, made_for)"
             " values (%s, %s, %s, least(%s, clock_timestamp()), %s) on conflict do nothing",
@@ -33,6 +34,7 @@ class Reports:
         return None if row is None else ReportRow(*row)
 
     def latest(self, limit: int = 20) -> Sequence[ReportRow]:
+        """Return the newest requests, the newest first."""
         rows = self.connection.execute(f"{_ROW} order by requested_at desc, report_id limit %s", [limit])
         return [ReportRow(*row) for row in rows]
 
@@ -43,6 +45,7 @@ class Reports:
         return None if row is None else StatedRow(Stated.model_validate_json(row[0]), row[1], row[2])
 
     def state(self, report_id: str, row: StatedRow) -> None:
+        """Keep what a report states, once (worker)."""
         text = canonical_text(row.stated.model_dump(mode="json"))
         self.connection.execute(
             "update okcm.report set stated = %s, stated_at = %s, seq = %s where report_id = %s",
@@ -50,6 +53,7 @@ class Reports:
         )
 
     def store(self, report_id: str, files: Mapping[Form, bytes]) -> bool:
+        """Keep the files and with them that the report is made; False when it was made before (worker)."""
         stored = self.connection.execute(
             "update okcm.report set json = %s, html = %s, pdf = %s, made_at = clock_timestamp()"
             " where report_id = %s and made_at is null",

@@ -36,10 +36,13 @@ _UNSTAGED = "state <> 'destroyed' and staged_for is distinct from %(number)s"
 
 @dataclass(frozen=True, slots=True)
 class RootKeys:
+    """The tenant's own root keys; the first six are for everybody who may look, the rest for the worker."""
+
     connection: Connection[TupleRow]
     tenant_id: str
 
     def request(self, request: RootKeyRequestRow) -> None:
+        """Store what is asked for (operator, dashboard); the same request id again changes nothing."""
         self.connection.execute(
             "insert into okcm.root_key_request (tenant_id, request_id, place, sealed) values (%s, %s, %s, %s)"
             " on conflict do nothing",
@@ -47,6 +50,7 @@ class RootKeys:
         )
 
     def problems(self, request_id: str) -> Sequence[Problem] | None:
+        """Return what the preflight of a request found; None while it has not ended."""
         row = self.connection.execute(
             "select problems from okcm.root_key_request where request_id = %s", [request_id]
         ).fetchone()
@@ -55,16 +59,19 @@ class RootKeys:
         return None if row[0] is None else [Problem.model_validate(problem) for problem in row[0]]
 
     def current(self) -> HeldKeyRow | None:
+        """Return the key in force; None: the platform's."""
         return self._held("state = 'current'", [])
 
     def held(self, root_key_id: str) -> HeldKeyRow | None:
         return self._held("root_key_id = %s", [root_key_id])
 
     def changes(self, limit: int = 20) -> Sequence[RootKeyChangeRow]:
+        """Return the changes, newest first."""
         rows = self.connection.execute(f"{_CHANGE} order by number desc limit %s", [limit])
         return [_change(row) for row in rows]
 
     def versions(self) -> RootKeyVersionsRow | None:
+        """Return the versions that wraps lie under; None where there is no wrap, or its holder numbers none."""
         row = self.connection.execute(
             "with wraps (version) as (select root_key_version from okcm.service_key union all"
             " select probe_version from okcm.root_key where state = 'current'),"
@@ -77,6 +84,7 @@ class RootKeys:
         return RootKeyVersionsRow(*row) if row is not None and row[2] else None
 
     def requested(self, request_id: str) -> RootKeyRequestRow:
+        """Return a request with what is sealed in it; raises RootKeyRequestUnknown."""
         row = self.connection.execute(
             "select place, sealed from okcm.root_key_request where request_id = %s", [request_id]
         ).fetchone()
@@ -85,18 +93,24 @@ class RootKeys:
         return RootKeyRequestRow(request_id, parse_place(row[0]), row[1])
 
     def found(self, request_id: str, problems: Sequence[Problem]) -> None:
+        """Keep what the preflight of a request found, and forget its sealed credentials."""
         self.connection.execute(
             "update okcm.root_key_request set problems = %s, sealed = null where request_id = %s",
             [json.dumps([problem.model_dump() for problem in problems]), request_id],
         )
 
     def forget_untaken(self) -> int:
+        """Empty the sealed credentials that nobody came for in a quarter of an hour; returns how many."""
         return self.connection.execute(
             "update okcm.root_key_request set sealed = null"
             " where sealed is not null and requested_at < now() - interval '15 minutes'"
         ).rowcount
 
     def admit(self, row: SealedRootKeyRow, l2_version: int = 1) -> None:
+        """Record a candidate under the id of its request, which forgets its credentials; again is no change.
+
+        `l2_version`: of the tenant key that the credentials lie under.
+        """
         self.connection.execute(
             "insert into okcm.root_key (tenant_id, root_key_id, mode, name, place, credentials, l2_version)"
             " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
@@ -115,15 +129,18 @@ class RootKeys:
         )
 
     def forget(self, request_id: str) -> None:
+        """Forget a request's sealed credentials, which nobody takes any more."""
         self.connection.execute("update okcm.root_key_request set sealed = null where request_id = %s", [request_id])
 
     def prove(self, root_key_id: str, probe: bytes, digest: bytes) -> None:
+        """Keep the value by which the key is tried from now on, and its SHA-256; the first one stays."""
         self.connection.execute(
             "update okcm.root_key set probe = %s, probe_digest = %s where root_key_id = %s and probe is null",
             [probe, digest, root_key_id],
         )
 
     def sealed(self, root_key_id: str) -> SealedRootKeyRow | None:
+        """Return what it takes to use a key; None when there is none or its credentials were forgotten."""
         row = self.connection.execute(
             "select root_key_id, place, credentials from okcm.root_key"
             " where root_key_id = %s and credentials is not null",
@@ -132,12 +149,17 @@ class RootKeys:
         return None if row is None else SealedRootKeyRow(row[0], parse_place(row[1]), row[2])
 
     def probe(self, root_key_id: str) -> tuple[bytes, bytes] | None:
+        """Return probe and digest; None while there is none."""
         row = self.connection.execute(
             "select probe, probe_digest from okcm.root_key where root_key_id = %s and probe is not null", [root_key_id]
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
     def notice(self, root_key_id: str | None, newest: int) -> bool:
+        """Record which version of the key in force is the newest; False when it was on record or is not in force.
+
+        The caller holds the tenant's row lock, which a change of the root key takes too.
+        """
         changed = self.connection.execute(
             "update okcm.tenant set root_key_newest = %(newest)s where tenant_id = %(tenant)s"
             " and root_key_newest is distinct from %(newest)s"
@@ -147,6 +169,7 @@ class RootKeys:
         return changed.rowcount == 1
 
     def report(self, root_key_id: str, health: str) -> bool:
+        """Record how a key does; False when that was on record."""
         changed = self.connection.execute(
             "update okcm.root_key set health = %s, health_since = clock_timestamp()"
             " where root_key_id = %s and health <> %s",
@@ -155,6 +178,10 @@ class RootKeys:
         return changed.rowcount == 1
 
     def begin(self, number: int, to_mode: RootKeyMode, to_name: str, root_key_id: str | None) -> RootKeyChangeRow:
+        """Record a change from the key in force and return the one on record; the same number again changes nothing.
+
+        A change before it that never ended is abandoned.
+        """
         tenant = self.connection.execute("select root_key_mode, region from okcm.tenant").fetchone()
         if tenant is None:
             raise TenantUnknown
@@ -185,6 +212,7 @@ class RootKeys:
         return None if row is None else _change(row)
 
     def unstaged(self, number: int, limit: int) -> Sequence[ServiceKeyRow]:
+        """Return service keys that have no wrap for this change yet."""
         rows = self.connection.execute(
             f"{_SERVICE_KEY} from okcm.service_key where {_UNSTAGED} order by service, version limit %(limit)s",
             {"number": number, "limit": limit},
@@ -194,6 +222,10 @@ class RootKeys:
     def stage(self, number: int, wraps: Sequence[tuple[ServiceKeyRow, bytes]]) -> RootKeyChangeRow:
         # An attempt that was given up as lost can still be at work: of a change that has ended nothing is kept, and
         # never among the wraps of the next one.
+        """Keep new wraps beside those in force and return how far the change is.
+
+        A key whose wrap in force is no longer the one that was read is left out. Raises Overtaken once it has ended.
+        """
         if self._locked(number).state != "running":
             raise Overtaken
         self.connection.execute(
@@ -219,6 +251,7 @@ class RootKeys:
         return self._progress(number)
 
     def staged(self, number: int) -> tuple[ServiceKeyRow, bytes] | None:
+        """Return some service key with its wrap for this change; None when there is none."""
         row = self.connection.execute(
             f"{_SERVICE_KEY}, staged_wrapped from okcm.service_key where staged_for = %s"
             " order by service, version limit 1",
@@ -227,6 +260,10 @@ class RootKeys:
         return None if row is None else (ServiceKeyRow(*row[:-1]), row[-1])
 
     def switch(self, number: int) -> bool:
+        """Put every service key under the new root key, together with the tenant; False while one has no new wrap.
+
+        The former key is retired and its credentials are forgotten. Done already: True, and nothing changes.
+        """
         change = self._locked(number)
         if change.state == "done":
             return True
@@ -257,6 +294,7 @@ class RootKeys:
         return True
 
     def abandon(self, number: int, problem: str) -> bool:
+        """End a change without effect: wraps and candidate are forgotten; False when it had ended."""
         if self.change(number) is None:
             return False
         change = self._locked(number)

@@ -39,6 +39,12 @@ _DUE = (
 
 @dataclass(frozen=True, slots=True)
 class Rotations:
+    """The tenant's rotations; the first two are for everybody who may look, the rest for the worker.
+
+    What changes a key for a rotation raises Overtaken once that rotation has ended: an attempt that was given up as
+    lost can still be at work.
+    """
+
     connection: Connection[TupleRow]
     tenant_id: str
 
@@ -47,6 +53,7 @@ class Rotations:
         return None if row is None else _rotation(row)
 
     def all(self, limit: int = 20) -> Sequence[RotationRow]:
+        """Return the rotations, newest first."""
         return [
             _rotation(row) for row in self.connection.execute(f"{_ROTATION} order by number desc limit %s", [limit])
         ]
@@ -66,6 +73,10 @@ class Rotations:
 
     def begin(self, number: int, wanted: WantedRotation, from_version: int) -> RotationRow:
         # Of one whose workflow somebody terminated: nobody else would ever end it.
+        """Record a rotation and return the one on record; the same number again changes nothing.
+
+        A rotation before it that never ended is ended as failed.
+        """
         left = self.connection.execute(
             "select number from okcm.rotation where state = 'running' and number < %s", [number]
         ).fetchall()
@@ -94,6 +105,7 @@ class Rotations:
         return rotation
 
     def enter(self, number: int, stage: Stage) -> RotationRow:
+        """Say in which stage a rotation is."""
         if self._running(number).stage is not stage:
             self.connection.execute(
                 "update okcm.rotation set stage = %s, done = 0, total = 0 where number = %s", [stage, number]
@@ -101,6 +113,7 @@ class Rotations:
         return self._known(number)
 
     def rotated(self, number: int, version: int) -> None:
+        """Record the tenant key's newest version; what is made from now on lies under it."""
         self._running(number)
         self.connection.execute(
             "update okcm.key set version = %(version)s, rotated_at = clock_timestamp()"
@@ -109,6 +122,7 @@ class Rotations:
         )
 
     def unprepared(self, number: int, policy: TenantPolicy) -> Sequence[tuple[str, int]]:
+        """Return the services whose next version is still to be prepared, each with that version's number."""
         rotation = self._known(number)
         wanted = {
             Scope.NONE: "false",
@@ -132,6 +146,7 @@ class Rotations:
         return [(service, version) for service, version in rows]
 
     def prepare(self, number: int, key: ServiceKeyRow) -> RotationRow:
+        """Record a version that nobody uses yet; the first one of its number stays."""
         self._running(number)
         self.connection.execute(
             "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped,"
@@ -153,6 +168,7 @@ class Rotations:
         return self._known(number)
 
     def came(self, number: int, keys: int, left: int) -> RotationRow:
+        """Record that so many more keys are through the stage and how many are left; return how far it is."""
         self._running(number)
         self.connection.execute(
             "update okcm.rotation set done = done + %(keys)s, total = done + %(keys)s + %(left)s"
@@ -162,6 +178,11 @@ class Rotations:
         return self._known(number)
 
     def activate(self, number: int) -> Sequence[tuple[str, int]]:
+        """Let every prepared version take over at once and return what encrypts from now on.
+
+        What was active decrypts only, or, where the rotation is for keys that are compromised, neither it nor any
+        version before it opens anything a caller brings.
+        """
         rotation = self._running(number)
         succeeded = "service in (select p.service from okcm.service_key p where p.state = 'prepared')"
         former = KeyState.COMPROMISED if rotation.wanted.compromised else KeyState.DEACTIVATED
@@ -180,6 +201,10 @@ class Rotations:
         return sorted((service, version) for service, version in rows)
 
     def outdated(self, limit: int, root_key_version: int | None = None) -> Sequence[ServiceKeyRow]:
+        """Return service keys whose wrap lies under an older version of the tenant key than the newest on record.
+
+        Or under an older one of the root key than `root_key_version`.
+        """
         rows = self.connection.execute(
             "select service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"  # noqa: S608 - constants
             f" from {_OUTDATED} order by service, version limit %(limit)s",
@@ -188,6 +213,7 @@ class Rotations:
         return [ServiceKeyRow(*row) for row in rows]
 
     def count_outdated(self, number: int) -> None:
+        """Say how many service keys a rotation has to wrap in all: those that it has, and those that are outdated."""
         rotation = self._running(number)
         self.connection.execute(
             f"update okcm.rotation set total = done + (select count(*) from {_OUTDATED}) where number = %(number)s",  # noqa: S608 - a constant
@@ -195,10 +221,12 @@ class Rotations:
         )
 
     def outdated_credentials(self) -> Sequence[SealedRootKeyRow]:
+        """Return root keys whose credentials do."""
         rows = self.connection.execute(f"select root_key_id, place, credentials from {_OLD_CREDENTIALS}")  # noqa: S608 - a constant
         return [SealedRootKeyRow(root_key_id, parse_place(place), sealed) for root_key_id, place, sealed in rows]
 
     def rewrap(self, number: int, rows: Sequence[RewrappedRow]) -> RotationRow:
+        """Replace wraps that are still the ones that were read, and return how far the rotation is."""
         rotation = self._running(number)
         # A wrap that waits for a change of the root key was made from the one that is replaced, so it is made again.
         done = self.connection.execute(
@@ -218,12 +246,14 @@ class Rotations:
         return self.came(number, done, max(0, rotation.total - rotation.done - done))
 
     def rewrap_probe(self, number: int, root_key_id: str, read: bytes, probe: bytes) -> None:
+        """Replace the known value by which a root key is tried, where it is still the one that was read."""
         self._running(number)
         self.connection.execute(
             "update okcm.root_key set probe = %s where root_key_id = %s and probe = %s", [probe, root_key_id, read]
         )
 
     def rewrap_credentials(self, number: int, read: SealedRootKeyRow, credentials: str, l2_version: int) -> None:
+        """Replace credentials that are still those that were read."""
         self._running(number)
         self.connection.execute(
             "update okcm.root_key set credentials = %s, l2_version = %s where root_key_id = %s and credentials = %s",
@@ -231,6 +261,10 @@ class Rotations:
         )
 
     def retire_tenant_key(self, number: int) -> int | None:
+        """Make the newest version of the tenant key the oldest and return it; None while something lies under another.
+
+        The caller holds the tenant's row lock, which whoever stores something under L2 takes too.
+        """
         self._running(number)
         left = self.connection.execute(
             f"select exists (select from {_OUTDATED}) or exists (select from {_OLD_CREDENTIALS}), {_NEWEST}",  # noqa: S608 - constants
@@ -251,6 +285,10 @@ class Rotations:
     def destroy(self, service: str, version: int) -> int:
         # FOR UPDATE waits for whoever is sealing an object under this version, and makes those that come later wait
         # (okcm.refuse_ended_version): what is counted then is all there will ever be.
+        """Forget the wrap of a version that is not the active one, unless objects are sealed under it.
+
+        Returns how many are. Nobody seals another one under it meanwhile or later.
+        """
         found = self.connection.execute(
             "select state from okcm.service_key where service = %s and version = %s for update", [service, version]
         ).fetchone()
@@ -264,6 +302,7 @@ class Rotations:
         return int(objects)
 
     def end(self, number: int, problem: str | None = None) -> bool:
+        """End a rotation, as failed with a problem; False when it had ended. What it had only prepared is destroyed."""
         if self._locked(number).state != "running":
             return False
         self._destroy("state = 'prepared'", [])

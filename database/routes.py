@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import RouteRow
+from database.rows import RouteRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,7 @@ class Routes:
 
     def publish(self, route: RouteRow) -> None:
         # A repeated step writes nothing, so a reader that watches `published_at` sees only real changes.
+        """Create or replace the tenant's one route."""
         self.connection.execute(
             "insert into okcm.route as kept (tenant_id, l2_key, issuer_fingerprint, region,"
             " former_issuer_fingerprint) values (%s, %s, %s, %s, %s)"
@@ -34,6 +35,7 @@ class Routes:
         )
 
     def withdraw(self) -> bool:
+        """Remove the route; False when there was none."""
         return self.connection.execute("delete from okcm.route").rowcount == 1
 
     def get(self) -> RouteRow | None:

@@ -8,15 +8,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import (
-    CallerRow,
-    KeyVersionRow,
-    LeafRow,
-    SealedRootKeyRow,
-    ServiceKeyRow,
-    ServiceRequestRow,
-    ServiceRow,
-)
+from database.root_key_rows import SealedRootKeyRow
+from database.rows import CallerRow, KeyVersionRow, LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
 from tenancy.authorities import AuthorityState
 from tenancy.errors import DatabaseRefused, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
@@ -66,6 +59,7 @@ class Services:
     tenant_id: str
 
     def request(self, request: ServiceRequestRow) -> None:
+        """Store what is asked for (operator); the same request id again changes nothing."""
         self.connection.execute(
             "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
             " values (%s, %s, %s, %s, %s) on conflict do nothing",
@@ -73,6 +67,7 @@ class Services:
         )
 
     def requested(self, request_id: str) -> ServiceRequestRow:
+        """Return a stored request; raises ServiceUnknown."""
         found = self.connection.execute(
             "select request_id, service, kind, csr_pem from okcm.service_request where request_id = %s", [request_id]
         ).fetchone()
@@ -82,6 +77,10 @@ class Services:
         return ServiceRequestRow(kept, service, ServiceKind(kind), csr_pem)
 
     def connect(self, service: str, kind: ServiceKind) -> ServiceRow:
+        """Create the service as connecting or bring a disconnected one back to it; a connected one stays connected.
+
+        Raises: ServiceConflict when it is of another kind.
+        """
         self.connection.execute(
             "insert into okcm.service (tenant_id, service, kind) values (%s, %s, %s) on conflict do nothing",
             [self.tenant_id, service, kind],
@@ -96,6 +95,7 @@ class Services:
         return self._existing(service)
 
     def connected(self, service: str) -> None:
+        """Note that a connecting service has key and certificate."""
         if self._lock(service)[1] is ServiceState.CONNECTING:
             self.connection.execute(
                 "update okcm.service set state = 'connected', connected_at = clock_timestamp() where service = %s",
@@ -103,6 +103,7 @@ class Services:
             )
 
     def disconnect(self, service: str) -> bool:
+        """Revoke its certificates and mark it disconnected, at once and together; False when it already was."""
         state = self._lock(service)[1]
         # Said again for a service that is disconnected: an enrolment that was overtaken can have left a certificate.
         self.connection.execute(
@@ -123,9 +124,11 @@ class Services:
         return None if found is None else _service(found)
 
     def all(self) -> Sequence[ServiceRow]:
+        """Return the services by name."""
         return [_service(row) for row in self.connection.execute(f"{_SERVICE} order by service")]
 
     def record_leaf(self, leaf: LeafRow) -> LeafRow:
+        """Record a certificate and return the one on record for its service and generation, which is the first."""
         self.connection.execute(
             "insert into okcm.service_certificate"
             " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after, authority)"
@@ -148,12 +151,14 @@ class Services:
         return LeafRow(*kept)
 
     def leaf(self, service: str) -> LeafRow | None:
+        """Return the newest certificate of a service that is not revoked."""
         found = self.connection.execute(
             f"{_LEAF} and revoked_at is null order by generation desc limit 1", [service]
         ).fetchone()
         return None if found is None else LeafRow(*found)
 
     def valid_leaves(self, at: datetime) -> Sequence[LeafRow]:
+        """Return every certificate that is neither revoked nor expired."""
         rows = self.connection.execute(
             "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
             " from okcm.service_certificate where revoked_at is null and not_after > %s order by service, generation",
@@ -162,6 +167,11 @@ class Services:
         return [LeafRow(*row) for row in rows]
 
     def issued(self, service: str, request_id: str) -> tuple[LeafRow, str]:
+        """Return the certificate that was issued for a request, and the chain above it, which ends in the root.
+
+        Raises: ServiceUnknown when the service was disconnected meanwhile, Overtaken when another request got the
+        newest certificate.
+        """
         leaf = self.leaf(service)
         if leaf is None:
             raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
@@ -175,12 +185,18 @@ class Services:
         return leaf, str(chain[0])
 
     def generation(self, service: str) -> int:
+        """Return the generation of a service's newest certificate, revoked ones included; 0 before the first."""
         newest = self.connection.execute(
             "select coalesce(max(generation), 0) from okcm.service_certificate where service = %s", [service]
         ).fetchone()
         return 0 if newest is None else int(newest[0])
 
     def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
+        """Record an L3 and return the one on record for its service and version, which is the first.
+
+        An active one encrypts from now on. Said to lie under an older version of the tenant key than it does, it is
+        merely wrapped anew once more.
+        """
         self.connection.execute(
             f"insert into okcm.service_key (tenant_id, {_KEY_COLUMNS}, activated_at)"  # noqa: S608 - a constant
             " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s then clock_timestamp() end)"
@@ -205,6 +221,7 @@ class Services:
         return _service_key(kept)
 
     def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
+        """Return the active L3 of a service, or a version that still opens something."""
         found = self._one(_KEY, "", service, version)
         key = None if found is None else _service_key(found)
         return key if key is not None and key.state in OPENING else None
@@ -212,6 +229,12 @@ class Services:
     def key_and_root(
         self, service: str, version: int | None = None
     ) -> tuple[ServiceKeyRow, SealedRootKeyRow | None] | None:
+        """Return an L3 as `key` does and what it takes to use its root key, both as of one moment.
+
+        The second is None for the platform's root key, and for one whose credentials were forgotten.
+
+        Raises: KeyVersionRetired when the version was destroyed, which is more than that it is not there.
+        """
         found = self._one(_KEY_AND_ROOT, "k.", service, version)
         if found is None:
             return None
@@ -225,6 +248,7 @@ class Services:
         return key, SealedRootKeyRow(key.root_key_id, parse_place(place), credentials)
 
     def keys(self) -> Sequence[KeyVersionRow]:
+        """Return every version of every L3 by service and version, without what is wrapped."""
         rows = self.connection.execute(
             "select service, version, l2_key, root_key_mode, root_key, created_at, state, l2_version, activated_at,"
             " deactivated_at, destroyed_at, last_opened_at, emptied_at from okcm.service_key order by service, version"
@@ -232,6 +256,7 @@ class Services:
         return [_key_version(row) for row in rows]
 
     def opened(self, service: str, version: int) -> None:
+        """Note that a version was opened; within a minute of the last note nothing is written."""
         self.connection.execute(
             "update okcm.service_key set last_opened_at = clock_timestamp() where service = %s and version = %s"
             " and (last_opened_at is null or last_opened_at < clock_timestamp() - interval '1 minute')",
@@ -239,6 +264,7 @@ class Services:
         )
 
     def unemptied(self, service: str) -> Sequence[int]:
+        """Return the versions under which objects may still be sealed and new ones are not, compromised ones first."""
         rows = self.connection.execute(
             f"select version from okcm.service_key where {_UNEMPTIED} order by state, version",  # noqa: S608 - a constant
             [service],
@@ -247,6 +273,7 @@ class Services:
 
     def note_emptied(self, service: str) -> Sequence[int]:
         # Looked through first without a lock: after very many updates the first look takes seconds, the next one none.
+        """Note which of the `unemptied` nothing is sealed under, and return those; from now on nothing can be."""
         empty = [version for version in self.unemptied(service) if not self._seals(service, version)]
         # Then under one: whoever stores an object under a version holds a share of its row, and is seen afterwards.
         locked = self.connection.execute(
@@ -262,6 +289,7 @@ class Services:
         return emptied
 
     def caller(self, serial: str) -> CallerRow | None:
+        """Return what a certificate on record may do; None when it is not on record or the tenant has no route."""
         found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
         if found is None:
             return None
@@ -281,6 +309,7 @@ class Services:
 
     def seen(self, services: Sequence[str], at: datetime) -> None:
         # Locked in one order, so that two processes that saw the same services do not wait for each other.
+        """Move `last_seen_at` of services forward."""
         self.connection.execute(
             "update okcm.service s set last_seen_at = %(at)s from (select service from okcm.service"
             "  where service = any(%(services)s) and (last_seen_at is null or last_seen_at < %(at)s)"

@@ -7,7 +7,7 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import StepRow
+from database.rows import StepRow
 from tenancy.errors import DatabaseRefused
 from tenancy.provisioning import NUMBERS, Step, StepState
 
@@ -18,6 +18,7 @@ class Steps:
     tenant_id: str
 
     def plan(self, operation_id: str, steps: Sequence[Step]) -> None:
+        """Write the steps of an operation as pending; a second call changes nothing."""
         self.connection.execute(
             "insert into okcm.operation_step (tenant_id, operation_id, step, number)"
             " select %s, %s, * from unnest(%s::text[], %s::integer[]) on conflict do nothing",
@@ -26,6 +27,7 @@ class Steps:
 
     def finish(self, operation_id: str, step: Step, started_at: datetime) -> None:
         # The two clocks are two machines'; a step never ends before it began.
+        """Mark a step done; `started_at` is when this attempt began. Repeating it keeps the first finish."""
         self._change(
             "update okcm.operation_step set state = 'done', problem = null,"
             " started_at = %(at)s, finished_at = greatest(%(at)s, clock_timestamp())",
@@ -33,6 +35,7 @@ class Steps:
         )
 
     def retry(self, operation_id: str, step: Step, problem: str) -> None:
+        """Count a failed attempt and keep why (an error code); a step that is done stays done."""
         self._change(
             "update okcm.operation_step set state = 'retrying', attempts = attempts + 1, problem = %(problem)s,"
             " finished_at = null",
@@ -47,6 +50,7 @@ class Steps:
         )
 
     def latest(self) -> Sequence[StepRow]:
+        """Return the steps of the newest operation in order."""
         rows = self.connection.execute(
             "select number, step, state, attempts, started_at, finished_at, problem from okcm.operation_step"
             " where operation_id = (select operation_id from okcm.operation_step order by planned_at desc limit 1)"

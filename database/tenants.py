@@ -6,7 +6,7 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.errors import TenantUnknown
 from tenancy.events import MarketplaceEvent
 from tenancy.lifecycle import TRANSITIONS, Move, State, advance
@@ -54,12 +54,14 @@ class Tenants:
 
     def lock(self) -> TenantRow:
         # NO KEY, because a FOR UPDATE would wait for every transaction that writes a row referring to this one.
+        """Return the row, locked against other `lock`s (FOR NO KEY UPDATE) until the end; raises TenantUnknown."""
         found = self.connection.execute(f"{_GET} for no key update", [self.tenant_id]).fetchone()
         if found is None:
             raise TenantUnknown
         return tenant_row(found)
 
     def request(self, event: MarketplaceEvent) -> TenantRow:
+        """Create the row in state requested, or return the one that is there unchanged."""
         created = self.connection.execute(
             _CREATE,
             [event.tenant_id, event.organization, event.region],
@@ -72,6 +74,11 @@ class Tenants:
         return existing
 
     def move(self, move: Move, back_to: State | None = None) -> State:
+        """Lock the row, advance it by the transition table and return the new state; raises IllegalMove.
+
+        A tenant that is already where the move leads stays there: a repeated step changes nothing. The move to
+        active sets `ready_at` once.
+        """
         state = self.lock().state
         if state in _where_it_leads(move, back_to):
             return state
@@ -84,12 +91,15 @@ class Tenants:
         return after
 
     def hold(self, reason: LockReason) -> State:
+        """Lock the tenant for a reason, or add one to those it is locked for (tenancy/locks.py); raises IllegalMove."""
         return self._stand(hold(self._standing(), reason))
 
     def release(self, reason: LockReason) -> State:
+        """Take a reason away; it opens as it was when none is left. Raises IllegalMove when it is not locked."""
         return self._stand(release(self._standing(), reason))
 
     def break_promise(self) -> bool:
+        """Record that the promise was broken; False when that was already on record."""
         changed = self.connection.execute(
             "update okcm.tenant set promise_broken_at = clock_timestamp() where promise_broken_at is null"
         )

@@ -8,7 +8,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.interfaces import AnsweredDay, DayCount, UsageDay, UsagePart, UsageRow, UsageSum, UsageTotalRow, UsesRow
+from database.usage_interfaces import UsagePart
+from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
 from tenancy.latency import BUCKETS, Latency
 from tenancy.services import CryptoOperation
 
@@ -80,10 +81,16 @@ _BY_DAY: dict[UsagePart, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Usage:
+    """Counters by the minute and by the UTC day, both written by one statement.
+
+    Where days are asked for, `first` and `last` are both among them.
+    """
+
     connection: Connection[TupleRow]
     tenant_id: str
 
     def add(self, rows: Sequence[UsesRow], batch_id: str) -> bool:
+        """Add to the counters of each minute and day; False when this batch was added before, and then nothing is."""
         added = self.connection.execute(
             _ADD.encode(),
             {
@@ -103,6 +110,7 @@ class Usage:
         return added == (1,)
 
     def between(self, since: datetime, until: datetime) -> Sequence[UsageRow]:
+        """Return the minutes in [since, until), oldest first."""
         rows = self.connection.execute(
             "select minute, service, operation, count, refused, bytes from okcm.usage_minute"
             " where minute >= %s and minute < %s order by minute, service, operation",
@@ -113,6 +121,7 @@ class Usage:
         ]
 
     def totals(self, since: datetime, until: datetime) -> Sequence[UsageTotalRow]:
+        """Return the sum of the minutes in [since, until) for each service and operation."""
         rows = self.connection.execute(
             "select service, operation, sum(count)::bigint, sum(refused)::bigint, max(minute) from okcm.usage_minute"
             " where minute >= %s and minute < %s group by service, operation order by service, operation",
@@ -121,18 +130,25 @@ class Usage:
         return [UsageTotalRow(service, CryptoOperation(operation), *rest) for service, operation, *rest in rows]
 
     def days(self, first: date, last: date) -> Sequence[UsageDay]:
+        """Return all there is of some days, oldest first: for files, not for pages."""
         return [UsageDay(day, _sum(rest)) for day, *rest in self.connection.execute(_DAYS, [first, last])]
 
     def sums(self, first: date, last: date) -> Sequence[UsageSum]:
+        """Return the sums over some days, by service, operation and refusal, in this order.
+
+        How long they took is told of answered requests alone.
+        """
         return [_sum(row) for row in self.connection.execute(_SUMS.encode(), {"first": first, "last": last})]
 
     def by_day(
         self, first: date, last: date, part: UsagePart, operations: Collection[CryptoOperation]
     ) -> Sequence[DayCount]:
+        """Return how often each part was used on each day by these operations, in order; days without are left out."""
         rows = self.connection.execute(_BY_DAY[part].encode(), [first, last, [one.value for one in operations]])
         return [DayCount(*row) for row in rows]
 
     def answered(self, first: date, last: date, operations: Collection[CryptoOperation]) -> Sequence[AnsweredDay]:
+        """Return how often each of some operations was answered, by service, day and operation, in this order."""
         rows = self.connection.execute(
             "select service, day, operation, sum(count)::bigint from okcm.usage_day"
             " where day between %s and %s and operation = any(%s) and refusal = ''"
@@ -142,6 +158,7 @@ class Usage:
         return [AnsweredDay(service, day, CryptoOperation(operation), count) for service, day, operation, count in rows]
 
     def last_answered(self, operation: CryptoOperation) -> Mapping[str, date]:
+        """Return the last day on which an operation was answered, for each service for which it ever was."""
         rows = self.connection.execute(
             "select service, max(day) from okcm.usage_day"
             " where operation = %s and refusal = '' and count > 0 group by service",
@@ -150,6 +167,7 @@ class Usage:
         return {str(service): day for service, day in rows}
 
     def first_day(self) -> date | None:
+        """Return the first day on which anything was counted; None when nothing ever was."""
         row = self.connection.execute("select min(day) from okcm.usage_day").fetchone()
         return None if row is None else row[0]
 

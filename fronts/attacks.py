@@ -37,6 +37,7 @@ class FrontAttacker:
         self._kept: dict[str, str] = {}
 
     def attack_each_other(self, pair: Pair) -> Sequence[CheckResult]:
+        """Let the platform's services reach for everything of one another's."""
         verdicts = Verdicts()
         with ExitStack() as stack:
             one, sibling, other = (
@@ -53,6 +54,11 @@ class FrontAttacker:
     def attack_tenant(
         self, probe: Identity, strangers: Strangers, object_ids: Sequence[str], doors: Collection[Door]
     ) -> Sequence[CheckResult]:
+        """Knock at these doors with certificates that open nothing, and have `probe` ask for a tenant's objects.
+
+        `probe` is another tenant's service, and the control; the objects are asked for by their real ids, where there
+        are any.
+        """
         verdicts = Verdicts()
         with self._sides.of(probe) as side:
             # All knock before the control does, so that one of it is right after each of them.
@@ -85,12 +91,14 @@ class FrontAttacker:
         return verdicts.results()
 
     def see_on_record(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:
+        """Do one operation at each door and wait until `recorded` knows its correlation id."""
         verdicts = Verdicts()
         with Side(self._address, probe) as side:
             verdicts.judge(recorded_trials(side, self._kept_key(side), recorded))
         return verdicts.results()
 
     def revoke(self, probe: Identity, revoke: Callable[[], None]) -> Sequence[CheckResult]:
+        """Have a certificate revoked while connections with it are open; go on using it on those and on new ones."""
         verdicts = Verdicts()
         with Side(self._address, probe) as side:
             if not side.works():

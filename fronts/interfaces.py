@@ -5,13 +5,11 @@ when the attack got the one answer that the wall gives. A service that is away o
 proves nothing in either direction.
 """
 
-from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
-from tenancy.boundaries import CheckResult
 from tenancy.errors import PlatformError
 
 
@@ -75,27 +73,3 @@ class Strangers:
     for_other: Identity
     other_uri: Identity
     unrecorded: Identity
-
-
-class FrontProbe(Protocol):
-    def attack_each_other(self, pair: Pair) -> Sequence[CheckResult]:
-        """Let the platform's services reach for everything of one another's."""
-        ...
-
-    def attack_tenant(
-        self, probe: Identity, strangers: Strangers, object_ids: Sequence[str], doors: Collection[Door]
-    ) -> Sequence[CheckResult]:
-        """Knock at these doors with certificates that open nothing, and have `probe` ask for a tenant's objects.
-
-        `probe` is another tenant's service, and the control; the objects are asked for by their real ids, where there
-        are any.
-        """
-        ...
-
-    def see_on_record(self, probe: Identity, recorded: Callable[[str], bool]) -> Sequence[CheckResult]:
-        """Do one operation at each door and wait until `recorded` knows its correlation id."""
-        ...
-
-    def revoke(self, probe: Identity, revoke: Callable[[], None]) -> Sequence[CheckResult]:
-        """Have a certificate revoked while connections with it are open; go on using it on those and on new ones."""
-        ...

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from crypto.client import AccessRefused, CertificateUnusable, Client, Options, Retry
+from crypto.client import Client, Options
+from crypto.client_calls import Retry
+from crypto.client_errors import AccessRefused, CertificateUnusable
 from crypto.client_identity import Identity, read_configuration
 from hooks.watching import Held
 

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from crypto.client import AccessRefused, CiphertextRefused, Client, ClientError, KeyVersionRetired, RootKeyFailed
+from crypto.client import Client
+from crypto.client_errors import AccessRefused, CiphertextRefused, ClientError, KeyVersionRetired, RootKeyFailed
 from hooks.crypto_service import CryptoService
 from hooks.keys import CannotOpen, Ends
 from hooks.watching import Watch

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from crypto.client import Client, ClientError
+from crypto.client import Client
+from crypto.client_errors import ClientError
 from hooks.crypto_service import CryptoService
 from tenancy.protection import ProtectedField
 

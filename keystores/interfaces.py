@@ -10,7 +10,6 @@ from typing import Protocol, runtime_checkable
 
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError
-from tenancy.root_keys import Credentials, Place
 
 
 class RootKey(Protocol):
@@ -45,27 +44,4 @@ class BatchRootKey(RootKey, Protocol):
 
     def unwrap_all(self, items: Sequence[tuple[Context, bytes]]) -> Sequence[bytes]:
         """Decrypt each; raises WrongContext when one does not open."""
-        ...
-
-
-class RootKeyShelf(Protocol):
-    """Every root key that a process may use, by who holds it."""
-
-    def platform(self, region: str) -> RootKey:
-        """Return the platform's own of a region."""
-        ...
-
-    def held(self, tenant_id: str, root_key_id: str, place: Place, credentials: str) -> RootKey:
-        """Return one that a customer holds; `credentials` is their ciphertext under the tenant's L2.
-
-        Raises: RootKeyRefused, KeyUnavailable, WrongContext, VaultUnavailable; nothing is asked of the customer yet.
-        """
-        ...
-
-    def candidate(self, tenant_id: str, place: Place, credentials: Credentials) -> RootKey:
-        """Return one that is not on record, to be tried; raises RootKeyRefused."""
-        ...
-
-    def forget(self, tenant_id: str) -> None:
-        """Drop what is kept ready of a tenant."""
         ...

@@ -14,7 +14,10 @@ _MOST = 8192
 
 
 class OpenedRootKeys:
-    """`interfaces.RootKeyShelf`; safe to share between threads."""
+    """Every root key that a process may use, by who holds it.
+
+    Safe to share between threads.
+    """
 
     def __init__(
         self,
@@ -30,12 +33,18 @@ class OpenedRootKeys:
         self._kept: OrderedDict[tuple[str, str], tuple[str, RootKey]] = OrderedDict()
 
     def platform(self, region: str) -> RootKey:
+        """Return the platform's own of a region."""
         return self._platform(region)
 
     def candidate(self, tenant_id: str, place: Place, credentials: Credentials) -> RootKey:
+        """Return one that is not on record, to be tried; raises RootKeyRefused."""
         return self._customers.open(tenant_id, place, credentials)
 
     def held(self, tenant_id: str, root_key_id: str, place: Place, credentials: str) -> RootKey:
+        """Return one that a customer holds; `credentials` is their ciphertext under the tenant's L2.
+
+        Raises: RootKeyRefused, KeyUnavailable, WrongContext, VaultUnavailable; nothing is asked of the customer yet.
+        """
         key = (tenant_id, root_key_id)
         with self._lock:
             kept = self._kept.get(key)
@@ -51,6 +60,7 @@ class OpenedRootKeys:
         return opened
 
     def forget(self, tenant_id: str) -> None:
+        """Drop what is kept ready of a tenant."""
         with self._lock:
             for key in [key for key in self._kept if key[0] == tenant_id]:
                 del self._kept[key]

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from database.interfaces import StepRow, TenantDatabase, TenantRow, TenantTransaction
+from database.connection import Database
+from database.rows import StepRow, TenantRow
+from database.transaction import TenantTransaction
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import MalformedEvent, ServiceConflict, TenantConflict, TenantOffboarded, TenantUnknown
 from tenancy.events import EventKind, MarketplaceEvent
@@ -21,7 +23,7 @@ class Accepted:
     duplicate: bool
 
 
-def accept(database: TenantDatabase, event: MarketplaceEvent, source: str) -> Accepted:
+def accept(database: Database, event: MarketplaceEvent, source: str) -> Accepted:
     """Store an event with its audit record and, when it enables a new tenant, the tenant's row; all or nothing.
 
     A second delivery, however many at once, finds the first by (tenant, event id) and adds nothing.
@@ -48,13 +50,13 @@ def accept(database: TenantDatabase, event: MarketplaceEvent, source: str) -> Ac
         return Accepted(row.state, duplicate=not fresh)
 
 
-def discovered(database: TenantDatabase, tenant_id: str, event_id: str) -> str | None:
+def discovered(database: Database, tenant_id: str, event_id: str) -> str | None:
     """Return the service that a stored event discovered; None when it was erased with its tenant."""
     with database.tenant_tx(tenant_id) as tx:
         return tx.inbox.discovered(event_id)
 
 
-def look_up(database: TenantDatabase, tenant_id: str) -> tuple[TenantRow, list[StepRow]]:
+def look_up(database: Database, tenant_id: str) -> tuple[TenantRow, list[StepRow]]:
     """Return a tenant's row and the steps of its newest operation; raises TenantUnknown."""
     with database.tenant_tx(tenant_id) as tx:
         row = tx.tenants.get()
@@ -63,7 +65,7 @@ def look_up(database: TenantDatabase, tenant_id: str) -> tuple[TenantRow, list[S
         return row, list(tx.steps.latest())
 
 
-def mark_started(database: TenantDatabase, tenant_id: str, event_id: str) -> None:
+def mark_started(database: Database, tenant_id: str, event_id: str) -> None:
     """Note that the tenant's workflow has the event."""
     with database.tenant_tx(tenant_id) as tx:
         tx.inbox.mark_started(event_id)

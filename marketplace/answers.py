@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
-from database.interfaces import StepRow, TenantRow
+from database.rows import StepRow, TenantRow
 from tenancy.announcements import announcement_text
 from tenancy.events import AnnouncementKind, dashboard_url
 from tenancy.lifecycle import State

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from database.connection import Database
 from marketplace import openapi, page
 from marketplace.acceptance import accept, look_up
 from marketplace.answers import EventAnswer, StatusAnswer, status_answer
@@ -19,7 +20,6 @@ from marketplace.bodies import read_body
 from marketplace.edge import CODE, Edge
 from marketplace.enrolment_routes import EnrolmentFront, EnrolmentOffer, add_routes
 from marketplace.envelopes import read_event
-from marketplace.interfaces import EventDatabase, WorkflowDoor
 from marketplace.problems import answer, problem
 from marketplace.signature import SignatureCheck
 from marketplace.sweep import EnrolmentSweep, Sweep
@@ -27,6 +27,7 @@ from marketplace.transactions import ENROLMENT_THREADS, Transactions
 from tenancy.correlation import correlation_id
 from tenancy.errors import OpenKcmError, Unauthorized
 from tenancy.ids import parse_tenant_id
+from workflows.gateway import Gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Offer:
     enrolment: EnrolmentOffer
 
 
-def create_app(database: EventDatabase, door: WorkflowDoor, offer: Offer) -> FastAPI:
+def create_app(database: Database, door: Gateway, offer: Offer) -> FastAPI:
     """Return the endpoint; the sweep runs for as long as the application does.
 
     Raises:

@@ -13,7 +13,10 @@ from uuid import uuid4
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from database.interfaces import EnrolmentRow, ServiceRequestRow, TenantDatabase, TenantTransaction
+from database.connection import Database
+from database.enrolment_rows import EnrolmentRow
+from database.rows import ServiceRequestRow
+from database.transaction import TenantTransaction
 from marketplace.proofs import Claim
 from tenancy.audit import AuditEvent, AuditName, Outcome
 from tenancy.client_files import certificates
@@ -67,7 +70,7 @@ def key_hash(csr_pem: str) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def enrol(database: TenantDatabase, claim: Claim, request: Request, source: str, *, tells: bool) -> Enrolled | None:
+def enrol(database: Database, claim: Claim, request: Request, source: str, *, tells: bool) -> Enrolled | None:
     """Store an enrolment if its proof holds, and return it; None when the proof is refused.
 
     The same proof for the same key is the same enrolment, however often it is asked for. With another key it is
@@ -102,7 +105,7 @@ def enrol(database: TenantDatabase, claim: Claim, request: Request, source: str,
         return None
 
 
-def look_up(database: TenantDatabase, tenant_id: str, enrolment_id: str, ticket: str) -> Standing:
+def look_up(database: Database, tenant_id: str, enrolment_id: str, ticket: str) -> Standing:
     """Return how an enrolment stands to whoever has its ticket; raises TicketRefused."""
     with database.tenant_tx(tenant_id) as tx:
         row, tenant = tx.enrolments.get(enrolment_id), tx.tenants.get()
@@ -118,14 +121,14 @@ def look_up(database: TenantDatabase, tenant_id: str, enrolment_id: str, ticket:
                 return _issued(tx, found, enrolment_id)
 
 
-def settle(database: TenantDatabase, tenant_id: str, enrolment_id: str, refused: CallerError | None) -> None:
+def settle(database: Database, tenant_id: str, enrolment_id: str, refused: CallerError | None) -> None:
     """Put on record what a workflow made of an enrolment."""
     with database.tenant_tx(tenant_id) as tx:
         problem = None if refused is None else (refused.code, refused.message, refused.hint)
         tx.enrolments.settle(enrolment_id, problem)
 
 
-def platform_root(database: TenantDatabase) -> str:
+def platform_root(database: Database) -> str:
     """Return the root that every certificate of the platform hangs from, PEM; raises CanaryMissing.
 
     From the canary, which is there before any tenant is: this process has no identity at the key server.

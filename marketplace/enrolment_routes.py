@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
+from database.connection import Database
 from marketplace import enrolment, openapi
 from marketplace.answers import DiscoveryAnswer, EnrolmentAnswer, StandingAnswer
 from marketplace.bodies import read_body
 from marketplace.enrolment import Enrolled
-from marketplace.interfaces import EventDatabase
 from marketplace.issuers import Issuers
 from marketplace.limits import Buckets, neighbourhood
 from marketplace.proofs import Claim, JwtProof, token_claim
@@ -69,9 +69,7 @@ class EnrolmentOffer:
 class EnrolmentFront:
     """What the routes decide, and what they remember of those who were wrong."""
 
-    def __init__(
-        self, database: EventDatabase, transactions: Transactions, sweep: Rounds, offer: EnrolmentOffer
-    ) -> None:
+    def __init__(self, database: Database, transactions: Transactions, sweep: Rounds, offer: EnrolmentOffer) -> None:
         self.offer = offer
         self._database = database
         self._transactions = transactions

@@ -3,19 +3,20 @@
 from collections.abc import Sequence
 from functools import partial
 
+from database.connection import Database
 from marketplace.acceptance import discovered, mark_started
 from marketplace.enrolment import settle
-from marketplace.interfaces import EventDatabase, WorkflowDoor
 from marketplace.rounds import Rounds, Waiting
 from marketplace.transactions import Transactions
 from tenancy.errors import CallerError
 from tenancy.events import EventKind
+from workflows.gateway import Gateway
 
 
 class Sweep(Rounds):
     """Events: the workflow id is the tenant, and the entity knows the ids of events it has seen."""
 
-    def __init__(self, database: EventDatabase, door: WorkflowDoor, transactions: Transactions) -> None:
+    def __init__(self, database: Database, door: Gateway, transactions: Transactions) -> None:
         super().__init__(transactions)
         self._database = database
         self._door = door
@@ -41,7 +42,7 @@ class Sweep(Rounds):
 class EnrolmentSweep(Rounds):
     """Enrolments: the request's id is the update's, so that asking again joins what was asked before."""
 
-    def __init__(self, database: EventDatabase, door: WorkflowDoor, transactions: Transactions) -> None:
+    def __init__(self, database: Database, door: Gateway, transactions: Transactions) -> None:
         super().__init__(transactions)
         self._database = database
         self._door = door

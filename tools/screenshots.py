@@ -24,7 +24,8 @@ from crypto.kmip.enums import Operation
 from crypto.kmip.fields import text
 from crypto.kmip.tags import Tag
 from dashboard import navigation
-from database.interfaces import ProtectionUseRow, UsesRow
+from database.agent_rows import ProtectionUseRow
+from database.usage_rows import UsesRow
 from tenancy import ids
 from tenancy.latency import BOUNDS, BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move

@@ -48,7 +48,10 @@ def _utc_now() -> datetime:
 
 
 class VaultBoundaryProbe:
-    """`interfaces.BoundaryProbe`: `session` signs with either CA as the controller may, `tokens` speak for tenants."""
+    """Attacks on keys and certificates across two tenants (MTCI U2, C2, C3, A1, A3).
+
+    `session` signs with either CA as the controller may, `tokens` speak for tenants.
+    """
 
     def __init__(self, session: VaultCalls, tokens: TenantTokens, now: Callable[[], datetime] = _utc_now) -> None:
         self._session = session

@@ -27,7 +27,7 @@ _NAMES: Mapping[TenantKeyKind, Callable[[str], str]] = MappingProxyType(
 
 
 class TransitDestroyer:
-    """`interfaces.Destroyer` over Transit."""
+    """Destroys the keys of a tenant that has left, with an identity that can do nothing else."""
 
     def __init__(self, destroying: VaultCalls, looking: VaultCalls) -> None:
         """Take the identity `offboarding`, which can do nothing but destroy, and one that may look at keys."""

@@ -21,14 +21,21 @@ FINGERPRINT_TEXT = encoded(b"openkcm tenant key fingerprint")
 
 
 class TransitFingerprints:
-    """`interfaces.KeyFingerprints`: `session` is the worker's, `tenants` speaks for tenants."""
+    """What tells two tenant keys apart without opening either (MTCI U2).
+
+    `session` is the worker's, `tenants` speaks for tenants.
+    """
 
     def __init__(self, session: VaultCalls, tenants: TenantSessions) -> None:
         self._session = session
         self._tenants = tenants
 
     def of(self, tenant_id: str, version: int) -> str:
-        """Return the fingerprint; see `interfaces.KeyFingerprints`."""
+        """Return the fingerprint of a version of the tenant's key, SHA-256 in hex, the same for good.
+
+        The same for a key that lies under two names or was restored from a backup, and for nothing else. Raises
+        KeyUnavailable for a version that is retired, and for a key that is missing or disabled.
+        """
         request = {"input": FINGERPRINT_TEXT, "key_version": version}
         with key_errors():
             taken = self._tenants.session(tenant_id).write(f"transit/hmac/{ids.l2_key(tenant_id)}", request)

@@ -28,6 +28,7 @@ class TransitForger:
     def forge(
         self, tenant_id: str, authority: Authority, key: ec.EllipticCurvePublicKey, wanted: Sequence[ForgedLeaf]
     ) -> Sequence[Leaf]:
+        """Return one short-lived certificate for `key` of each that is wanted, signed by `tenant_id`'s authority."""
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         made = []
         for one in wanted:

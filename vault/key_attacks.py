@@ -76,7 +76,12 @@ _CHECKS = (
 
 
 class VaultKeyProbe:
-    """`interfaces.KeyProbe`: `session` is the worker's own identity, `tokens` speak for tenants."""
+    """Attacks on one tenant's key by everybody who could get at it (MTCI U1 to U5, E1, E2).
+
+    Raises what is neither a refusal nor a breach.
+
+    `session` is the worker's own identity, `tokens` speak for tenants.
+    """
 
     def __init__(self, session: VaultCalls, tokens: TenantTokens) -> None:
         self._session = session
@@ -84,7 +89,7 @@ class VaultKeyProbe:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="key-attack")
 
     def attack(self, target: KeyTarget, others: Sequence[str]) -> KeyFindings:
-        """Make all attacks that need the key alone; see `interfaces.KeyProbe`."""
+        """Attack the key alone, and have it tried on the probes of other tenants."""
         key = ids.l2_key(target.tenant_id)
         record = self._session.read(f"transit/keys/{key}")
         if record is None:
@@ -113,7 +118,11 @@ class VaultKeyProbe:
     def attack_wrap(
         self, target: KeyTarget, context: Context, outer: bytes, inner: bytes | None
     ) -> Sequence[CheckResult]:
-        """Attack one service key; see `interfaces.KeyProbe`."""
+        """Attack a service key with one of its two keys each.
+
+        `inner` is what its root key made of `outer`, None where it opened nothing. Raises ControlFailed for a service
+        key that does not open at all.
+        """
         key, clock = ids.l2_key(target.tenant_id), Stopwatch()
         calls = self._tokens.session(target.tenant_id)
         text = (inner or b"").decode("ascii", "replace")
@@ -138,7 +147,7 @@ class VaultKeyProbe:
         return without_root, result("E1", "open-without-tenant-key", opens and by_worker, clock.lap(), wall, both)
 
     def steal_wrap(self, target: KeyTarget, context: Context, inner: bytes, thief: str) -> CheckResult:
-        """Have another tenant open what lies under the root key; see `interfaces.KeyProbe`."""
+        """Have another tenant, which has a working key, open what lies under the root key."""
         clock, text = Stopwatch(), inner.decode("ascii", "replace")
         calls, own = self._tokens.session(thief), ids.l2_key(thief)
         here = Context(thief, own, _SERVICE, Purpose.BOUNDARY, "")

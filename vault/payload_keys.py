@@ -13,7 +13,7 @@ _DATA_KEY_BYTES = 32
 
 
 class TransitPayloadKeys:
-    """`interfaces.PayloadKeys` over Transit."""
+    """The Transit keys that wrap the data keys of workflow payloads."""
 
     def __init__(self, session: VaultCalls) -> None:
         self._session = session

@@ -17,7 +17,10 @@ from vault.session import VaultCalls
 
 
 class TransitRootKeys:
-    """`interfaces.RootKeys` over Transit. What is wrapped is Transit's own text form, as bytes."""
+    """The platform's own root keys (L1), one Transit key for each region, derived, never exportable.
+
+    What is wrapped is Transit's own text form, as bytes.
+    """
 
     def __init__(self, session: VaultCalls) -> None:
         self._session = session

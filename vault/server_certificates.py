@@ -22,7 +22,7 @@ LONGEST_SERVER_CERTIFICATE = timedelta(hours=72)
 
 
 class PkiServerCertificates:
-    """`interfaces.ServerCertificates` over PKI."""
+    """Certificates for our own TLS servers, from the PKI root by a role that signs server names only."""
 
     def __init__(self, session: VaultCalls) -> None:
         self._session = session

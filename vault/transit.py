@@ -24,7 +24,7 @@ _KIND = "aes256-gcm96"
 
 
 class TransitTenantKeys:
-    """`interfaces.TenantKeys` over Transit."""
+    """L2 tenant keys (MTCI U1, U2): aes256-gcm96, derived, never exportable, upsert off."""
 
     def __init__(self, session: VaultCalls, tenants: TenantSessions) -> None:
         self._session = session
@@ -67,7 +67,10 @@ class TransitTenantKeys:
         return transit_key(ids.l2_key(tenant_id), self._record(tenant_id))
 
     def rotate(self, tenant_id: str, expected_version: int) -> TransitKey:
-        """Make the next version if the newest is still `expected_version`; see `interfaces.TenantKeys`."""
+        """Make the next version if the newest is still `expected_version`; return the key with its newest version.
+
+        Two that do so at the same moment can make two versions, which does no harm.
+        """
         now = self.newest(tenant_id)
         if now.version != expected_version:
             return now

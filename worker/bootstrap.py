@@ -30,13 +30,14 @@ from temporalio.client import (
 from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from database.interfaces import PlatformDatabase, TenantDatabase
+from database.connection import Database
 from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, task_queue, watch_workflow
 from tenancy.lifecycle import State
 from tenancy.messages import WatchRootKeysInput
-from vault.interfaces import AuditSigner, RootKeys
+from vault.root_keys import TransitRootKeys
+from vault.signer import TransitAuditSigner
 from workflows import visibility
 from workflows.boundaries import ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
@@ -209,14 +210,14 @@ def _gone_meanwhile() -> Iterator[None]:
             raise
 
 
-def ensure_root_keys(root_keys: RootKeys, regions: Sequence[str]) -> None:
+def ensure_root_keys(root_keys: TransitRootKeys, regions: Sequence[str]) -> None:
     """Make the platform's root key of each region, which the first service of a tenant there needs."""
     for region in regions:
         key = root_keys.ensure(region)
         log.info("root key ready", key=key.name, version=key.version)
 
 
-def record_audit_keys(signer: AuditSigner, database: PlatformDatabase) -> None:
+def record_audit_keys(signer: TransitAuditSigner, database: Database) -> None:
     """Put the public keys of the audit signer on record, for those who check and hold no identity at the key server."""
     keys = signer.public_keys()
     database.record_audit_keys(keys)
@@ -236,7 +237,7 @@ async def ensure_watches(client: Client, regions: Sequence[str]) -> None:
         )
 
 
-async def ensure_canary(database: TenantDatabase, gateway: Gateway, region: str) -> None:
+async def ensure_canary(database: Database, gateway: Gateway, region: str) -> None:
     """Have the canary provisioned like any other tenant; raises CanaryMissing for as long as it is not active.
 
     Every new tenant's gate attacks it, so without it no tenant becomes ready.
@@ -245,22 +246,20 @@ async def ensure_canary(database: TenantDatabase, gateway: Gateway, region: str)
         raise CanaryMissing
 
 
-async def ensure_mirror(database: TenantDatabase, gateway: Gateway, region: str) -> None:
+async def ensure_mirror(database: Database, gateway: Gateway, region: str) -> None:
     """Have the mirror provisioned, whose own gate needs the canary; raises MirrorMissing until it is active."""
     if not await _provisioned(database, gateway, MIRROR_TENANT_ID, "OpenKCM mirror", region):
         raise MirrorMissing
 
 
-async def _provisioned(
-    database: TenantDatabase, gateway: Gateway, tenant_id: str, organization: str, region: str
-) -> bool:
+async def _provisioned(database: Database, gateway: Gateway, tenant_id: str, organization: str, region: str) -> bool:
     state = await asyncio.to_thread(_request, database, tenant_id, organization, region)
     if state in {State.REQUESTED, State.FAILED}:
         await gateway.enable(tenant_id, region, f"bootstrap-{state}")
     return state is State.ACTIVE
 
 
-def _request(database: TenantDatabase, tenant_id: str, organization: str, region: str) -> State:
+def _request(database: Database, tenant_id: str, organization: str, region: str) -> State:
     event = MarketplaceEvent(
         event_id="bootstrap",
         kind=EventKind.SERVICE_ENABLED,

@@ -16,7 +16,7 @@ from database.descent import RowDescentProbe
 from database.reconciling import our_records
 from fronts.attacks import FrontAttacker
 from fronts.sides import Address
-from keystores.interfaces import RootKeyShelf
+from keystores.opened import OpenedRootKeys
 from vault.audit_log import files_of, read_log
 from vault.fingerprints import TransitFingerprints
 from vault.forging import TransitForger
@@ -32,7 +32,7 @@ def attacks(isolation: IsolationActivities, keys: KeyAttacks, fronts: FrontAttac
     return (isolation.attack, keys, fronts)
 
 
-def key_attacks(database: Database, vault: VaultSession, tokens: TenantTokens, shelf: RootKeyShelf) -> KeyAttacks:
+def key_attacks(database: Database, vault: VaultSession, tokens: TenantTokens, shelf: OpenedRootKeys) -> KeyAttacks:
     """Return the attacks on a tenant's keys and on what lies under them."""
     tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
     probes = VaultKeyProbe(vault, tokens), RowDescentProbe(database)

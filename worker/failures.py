@@ -18,7 +18,7 @@ from temporalio.worker import (
     Interceptor,
 )
 
-from database.interfaces import TenantDatabase
+from database.connection import Database
 from tenancy.errors import OpenKcmError
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
@@ -30,7 +30,7 @@ _JITTER = 0.25
 
 
 class FailureInterceptor(Interceptor):
-    def __init__(self, database: TenantDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's name
@@ -39,7 +39,7 @@ class FailureInterceptor(Interceptor):
 
 
 class _Translation(ActivityInboundInterceptor):
-    def __init__(self, following: ActivityInboundInterceptor, database: TenantDatabase) -> None:
+    def __init__(self, following: ActivityInboundInterceptor, database: Database) -> None:
         super().__init__(following)
         self._database = database
 

@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 
 from tenancy import ids
-from vault.interfaces import PayloadKeys
+from vault.payload_keys import TransitPayloadKeys
 
 PLATFORM_KEY = "payloads-platform"
 
@@ -28,7 +28,7 @@ class DataKey:
 
 
 class Keyring:
-    def __init__(self, keys: PayloadKeys) -> None:
+    def __init__(self, keys: TransitPayloadKeys) -> None:
         self._keys = keys
         self._lock = threading.Lock()
         self._platform: DataKey | None = None

@@ -51,7 +51,8 @@ from database.connection import Database
 from database.report_facts import read_stated
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
-from keystores.providers import CustomerRootKeys, Reach
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
 from rendering import html, pdf
 from tenancy.events import Channel
 from tenancy.ids import task_queue
@@ -59,7 +60,6 @@ from tenancy.report_document import Form
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints
-from vault.interfaces import AuditSigner, RootKeys
 from vault.payload_keys import TransitPayloadKeys
 from vault.pki import PkiAuthorities
 from vault.root_keys import TransitRootKeys
@@ -124,8 +124,8 @@ class Parts:
     vault: VaultSession
     offboarding: VaultSession
     keyring: Keyring
-    root_keys: RootKeys
-    signer: AuditSigner
+    root_keys: TransitRootKeys
+    signer: TransitAuditSigner
     lifecycle: tuple[Callable[..., Any], ...]
     platform: tuple[Callable[..., Any], ...]
     interceptors: tuple[Interceptor, ...]

@@ -79,6 +79,8 @@ class NotDoneInTime(PlatformError):
 
 
 class Gateway:
+    """The part of `workflows.gateway.Gateway` that the endpoint uses."""
+
     def __init__(
         self, client: Client, promise_seconds: float, patience_seconds: float = _SERVICE_PATIENCE_SECONDS
     ) -> None:

@@ -21,7 +21,10 @@ from crypto.kmip.enums import ResultReason, State
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
 from crypto.kmip.refusals import KmipRefused
-from database.interfaces import ObjectRow, TenantDatabase, TenantTransaction, mark, object_mark
+from database.connection import Database
+from database.interfaces import mark, object_mark
+from database.rows import ObjectRow
+from database.transaction import TenantTransaction
 from tenancy.errors import ObjectNotFound, Overtaken
 from tenancy.rotation_errors import KeyVersionRetired
 
@@ -58,7 +61,7 @@ class _Lost(Exception):
 class ObjectStore:
     def __init__(
         self,
-        database: TenantDatabase,
+        database: Database,
         parts: Parts,
         cache_seconds: float,
         clock: Callable[[], float] = time.time,

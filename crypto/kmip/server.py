@@ -2,7 +2,7 @@
 
 import asyncio
 
-from crypto.connections import Connection, Connections
+from crypto.connections import Connection
 from crypto.interfaces import Parts
 from crypto.kmip import framing, ttlv
 from crypto.kmip.dispatch import Dispatcher
@@ -10,6 +10,7 @@ from crypto.kmip.enums import ResultReason
 from crypto.kmip.items import Item
 from crypto.kmip.objects import ObjectStore
 from crypto.kmip.refusals import reason_and_message
+from crypto.registry import Connections
 from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
 
 

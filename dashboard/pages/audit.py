@@ -15,7 +15,7 @@ from dashboard.seat import Seat
 from dashboard.views import audit as view
 from dashboard.views import words
 from dashboard.views.standing import UNDER_WAY
-from database.interfaces import StreamEnds
+from database.audit_interfaces import StreamEnds
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import AuditBroken
 from tenancy.people import Permission

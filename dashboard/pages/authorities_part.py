@@ -7,7 +7,7 @@ from dashboard.pages.notices import draw_refusal
 from dashboard.pages.parts import alone
 from dashboard.seat import Seat
 from dashboard.views import authorities
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.errors import OpenKcmError
 from tenancy.people import Permission
 

@@ -13,15 +13,9 @@ from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import key_actions, keys, root_choices, rotation
 from dashboard.views.keys import ServiceKey
-from database.interfaces import (
-    KeyVersionRow,
-    ObjectCountRow,
-    RotationRow,
-    ServiceRow,
-    TenantRow,
-    UsageTotalRow,
-    VersionUseRow,
-)
+from database.rotation_rows import RotationRow, VersionUseRow
+from database.rows import KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow
+from database.usage_rows import UsageTotalRow
 from tenancy.people import Permission
 from tenancy.policy import TenantPolicy
 

@@ -11,7 +11,8 @@ from dashboard.seat import Seat
 from dashboard.views import approvals, leaving, stopping
 from dashboard.views.key_actions import KeyAction, action_of
 from dashboard.views.standing import standing
-from database.interfaces import LeavingRow, TenantRow
+from database.leaving_interfaces import LeavingRow
+from database.rows import TenantRow
 from tenancy.approvals import Action, Approval
 from tenancy.errors import OpenKcmError
 from tenancy.people import Permission

@@ -13,7 +13,9 @@ from dashboard.retry import retry
 from dashboard.seat import Seat
 from dashboard.views import operations as view
 from dashboard.views.refusals import said
-from database.interfaces import OperatorQuestions, TenantFilter, TenantRow
+from database.operations import Operations
+from database.questions import TenantFilter
+from database.rows import TenantRow
 from tenancy.errors import OpenKcmError
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.lifecycle import State
@@ -47,7 +49,7 @@ def draw(seat: Seat) -> None:
         _confirm(seat, confirming)
 
 
-def _draw_desk(seat: Seat, platform: OperatorQuestions) -> None:
+def _draw_desk(seat: Seat, platform: Operations) -> None:
     st.title("Operations")
     st.caption("All tenants of the platform, by how far they are. What a customer has and does is not shown here.")
     totals = view.totals(platform.counts())
@@ -78,7 +80,7 @@ def _draw_totals(totals: view.Totals) -> None:
         )
 
 
-def _draw_stuck(seat: Seat, platform: OperatorQuestions) -> None:
+def _draw_stuck(seat: Seat, platform: Operations) -> None:
     st.header("Needs somebody now")
     stuck = platform.stuck(_STUCK + 1)
     if not stuck:
@@ -90,7 +92,7 @@ def _draw_stuck(seat: Seat, platform: OperatorQuestions) -> None:
         st.caption(f"These {_STUCK} wait longest. Choose “Late or stuck only” below for all of them.")
 
 
-def _draw_walls(seat: Seat, platform: OperatorQuestions) -> None:
+def _draw_walls(seat: Seat, platform: Operations) -> None:
     troubled = platform.troubled(_TROUBLED + 1)
     if not troubled:
         return
@@ -102,7 +104,7 @@ def _draw_walls(seat: Seat, platform: OperatorQuestions) -> None:
         st.caption(f"These {_TROUBLED} come first; `openkcm check-boundaries --all` examines every tenant now.")
 
 
-def _draw_times(platform: OperatorQuestions) -> None:
+def _draw_times(platform: Operations) -> None:
     st.header("Provisioning time")
     found = platform.times(_TIMES)
     if not found:
@@ -123,7 +125,7 @@ def _draw_times(platform: OperatorQuestions) -> None:
 
 
 @part
-def _draw_list(seat: Seat, platform: OperatorQuestions, totals: view.Totals) -> None:
+def _draw_list(seat: Seat, platform: Operations, totals: view.Totals) -> None:
     st.header("All tenants")
     wanted = _draw_filter(totals)
     trail: MutableSequence[str] = st.session_state.setdefault(_TRAIL, [""])
@@ -218,7 +220,7 @@ def _draw_acts(seat: Seat, tenant_id: str, where: str, *, can_retry: bool) -> No
             )
 
 
-def _draw_tenant(seat: Seat, platform: OperatorQuestions, tenant_id: str) -> None:
+def _draw_tenant(seat: Seat, platform: Operations, tenant_id: str) -> None:
     with seat.database.tenant_tx(tenant_id) as tx:
         tenant, steps = tx.tenants.get(), tx.steps.latest()
     if st.button("All tenants", icon=":material/arrow_back:", key="operations-back"):

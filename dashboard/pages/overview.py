@@ -13,7 +13,8 @@ from dashboard.views.isolation import Check
 from dashboard.views.progress import Progress, progress, ready, stopped
 from dashboard.views.standing import UNDER_WAY, sentence, standing
 from dashboard.views.words import count, moment, span
-from database.interfaces import HeldKeyRow, RouteRow, ServiceRow, StepRow, TenantRow
+from database.root_key_rows import HeldKeyRow
+from database.rows import RouteRow, ServiceRow, StepRow, TenantRow
 from tenancy.errors import DatabaseUnavailable
 from tenancy.lifecycle import State
 

@@ -11,7 +11,8 @@ from dashboard.seat import Seat
 from dashboard.views import keys, root_key
 from dashboard.views.root_key import Health
 from dashboard.views.words import code
-from database.interfaces import HeldKeyRow, KeyVersionRow, RootKeyChangeRow, RootKeyVersionsRow, TenantRow
+from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
+from database.rows import KeyVersionRow, TenantRow
 from tenancy.errors import TenantUnknown
 from tenancy.people import Permission
 

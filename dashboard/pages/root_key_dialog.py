@@ -19,7 +19,7 @@ from dashboard.views.key_actions import ACTIONS, KeyAction
 from dashboard.views.root_key_guides import ENTRIES, NAMES, Entry, blocks, in_labels
 from dashboard.views.standing import Tone, sentence
 from dashboard.views.words import code
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.approvals import Action
 from tenancy.errors import OpenKcmError
 from tenancy.root_keys import Problem, RootKeyMode

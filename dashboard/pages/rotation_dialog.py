@@ -16,7 +16,7 @@ from dashboard.pages.parts import alone
 from dashboard.seat import Seat
 from dashboard.views import approvals, rotation
 from dashboard.views.key_actions import KeyAction, action_of
-from database.interfaces import WantedRotation
+from database.rotation_rows import WantedRotation
 from tenancy.approvals import Action, Approval
 from tenancy.errors import OpenKcmError
 from workflows.gateway import NotDoneInTime

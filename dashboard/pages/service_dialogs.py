@@ -16,7 +16,7 @@ from dashboard.service_actions import Delivery, Wish
 from dashboard.views import guides
 from dashboard.views.services import KIND_NAMES, why_not
 from dashboard.views.words import moment
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.client_files import CERTIFICATE, KEY
 from tenancy.errors import OpenKcmError
 from tenancy.services import ServiceKind

@@ -11,7 +11,7 @@ from dashboard.seat import Seat
 from dashboard.views import guides, services
 from dashboard.views.discovered import found
 from dashboard.views.services import Card, Facts, Group
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.people import Permission
 from tenancy.services import ServiceKind
 

@@ -11,7 +11,7 @@ from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import approvals, settings
 from dashboard.views.standing import UNDER_WAY
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.approvals import Action, Approval
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State

@@ -13,7 +13,7 @@ from dashboard.seat import Seat
 from dashboard.views import approvals, root_key, stopping
 from dashboard.views.key_actions import ACTIONS
 from dashboard.views.standing import standing
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.approvals import Action, Approval
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State

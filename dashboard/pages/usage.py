@@ -15,7 +15,8 @@ from dashboard.views.standing import UNDER_WAY
 from dashboard.views.usage_file import file_name, to_csv
 from dashboard.views.usage_period import Choice, Period
 from dashboard.views.usage_words import DEFINITION
-from database.interfaces import DayCount, UsagePart, UsageSum
+from database.usage_interfaces import UsagePart
+from database.usage_rows import DayCount, UsageSum
 from tenancy.audit import AuditName
 from tenancy.errors import AccessRefused
 from tenancy.people import Permission

@@ -7,7 +7,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 
 from dashboard.views import words
-from database.interfaces import FoundRecord, SignedHead, StreamEnds
+from database.audit_interfaces import FoundRecord, StreamEnds
+from database.rows import SignedHead
 from tenancy.audit import AuditName, Outcome, StoredRecord, fields_of, is_linked
 from tenancy.audit_words import FAMILIES, family_of, what
 from tenancy.proofs import CheckedSignature

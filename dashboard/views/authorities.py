@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from dashboard.views.words import code, moment
-from database.interfaces import AuthorityRow, TenantRow
+from database.rows import AuthorityRow, TenantRow
 from tenancy.authorities import AuthorityState
 from tenancy.lifecycle import DECRYPTS, State
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from dashboard.views.words import listed
-from database.interfaces import KeyRow, KeyVersionRow, TenantRow
+from database.rows import KeyRow, KeyVersionRow, TenantRow
 from tenancy.ids import l2_key
 
 MODES: Mapping[str, str] = MappingProxyType(

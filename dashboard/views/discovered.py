@@ -6,7 +6,8 @@ from datetime import datetime
 
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import moment
-from database.interfaces import DiscoveryRow, ServiceRow
+from database.enrolment_rows import DiscoveryRow
+from database.rows import ServiceRow
 from tenancy.services import ServiceKind, ServiceState
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from database.interfaces import BoundaryRunRow
+from database.boundary_interfaces import BoundaryRunRow
 from tenancy.boundaries import CheckResult, Outcome
 from tenancy.clauses import CLAUSES
 

@@ -9,15 +9,10 @@ from dashboard.views import rotation
 from dashboard.views.chain import mode
 from dashboard.views.standing import UNDER_WAY
 from dashboard.views.words import count, listed, moment
-from database.interfaces import (
-    HeldKeyRow,
-    KeyVersionRow,
-    ObjectCountRow,
-    ServiceRow,
-    TenantRow,
-    UsageTotalRow,
-    VersionUseRow,
-)
+from database.root_key_rows import HeldKeyRow
+from database.rotation_rows import VersionUseRow
+from database.rows import KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow
+from database.usage_rows import UsageTotalRow
 from tenancy.ids import root_key
 from tenancy.lifecycle import State
 from tenancy.policy import TenantPolicy

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from dashboard.views.standing import Standing, sentence
 from dashboard.views.words import at, code, count, listed, moment, relative
-from database.interfaces import DoomedRow, KeyRow, KeyVersionRow, LeavingRow, ShredRow, TenantRow
+from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
+from database.rows import KeyRow, KeyVersionRow, TenantRow
 from tenancy.leaving import KEPT
 from tenancy.lifecycle import Move, State, moves_from
 from tenancy.rotation import KeyState

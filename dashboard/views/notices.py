@@ -5,7 +5,9 @@ from datetime import datetime
 from dashboard.views import leaving
 from dashboard.views.root_key import health
 from dashboard.views.standing import Standing, Tone, standing
-from database.interfaces import HeldKeyRow, LeavingRow, TenantRow
+from database.leaving_interfaces import LeavingRow
+from database.root_key_rows import HeldKeyRow
+from database.rows import TenantRow
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.locks import LockReason
 

@@ -8,7 +8,9 @@ from typing import Literal
 from urllib.parse import quote
 
 from dashboard.views import words
-from database.interfaces import ProvisioningTime, StepRow, StuckTenant, TenantCount, TenantRow, TroubledExamination
+from database.boundary_interfaces import TroubledExamination
+from database.questions import ProvisioningTime, StuckTenant, TenantCount
+from database.rows import StepRow, TenantRow
 from tenancy import ids
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State

@@ -9,7 +9,7 @@ from dashboard.views.isolation import Check
 from dashboard.views.root_key import Health
 from dashboard.views.standing import UNDER_WAY, Tone
 from dashboard.views.words import count, plain, relative
-from database.interfaces import RouteRow, ServiceRow, TenantRow
+from database.rows import RouteRow, ServiceRow, TenantRow
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 from tenancy.services import ServiceState
 

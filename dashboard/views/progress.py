@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dashboard.views.words import span
-from database.interfaces import StepRow, TenantRow
+from database.rows import StepRow, TenantRow
 from tenancy.provisioning import TITLES, Step, StepState, steps_of
 
 _TOGETHER = frozenset({Step.CREATE_KEYS, Step.CREATE_AUTHORITY})

@@ -5,8 +5,8 @@ from datetime import datetime
 from types import MappingProxyType
 
 from dashboard.views.words import count, moment, plain
-from database.interfaces import ProtectedFieldRow
 from database.protecting import Change
+from database.protection_rows import ProtectedFieldRow
 from tenancy.protection import OBEYED_SECONDS, Mode, Store, consequences
 
 STORE_NAMES: Mapping[Store, str] = MappingProxyType({Store.POSTGRESQL: "PostgreSQL", Store.MONGODB: "MongoDB"})

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import parse_qs, urlencode
 
-from database.interfaces import ReportRow
+from database.report_rows import ReportRow
 from tenancy.errors import InvalidRequest
 from tenancy.report_document import Form
 

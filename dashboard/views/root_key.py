@@ -10,7 +10,8 @@ from dashboard.views.chain import mode
 from dashboard.views.refusals import family
 from dashboard.views.standing import Tone
 from dashboard.views.words import count, moment, span
-from database.interfaces import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow, TenantRow
+from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
+from database.rows import TenantRow
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_root_key
 from tenancy.root_key_errors import CustomerKeyError

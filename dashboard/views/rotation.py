@@ -9,7 +9,8 @@ from dashboard.views import refusals
 from dashboard.views.root_key import Progress
 from dashboard.views.standing import Standing, Tone, sentence
 from dashboard.views.words import code, count, moment
-from database.interfaces import KeyRow, KeyVersionRow, RotationRow, ServiceRow, TenantRow, VersionUseRow, WantedRotation
+from database.rotation_rows import RotationRow, VersionUseRow, WantedRotation
+from database.rows import KeyRow, KeyVersionRow, ServiceRow, TenantRow
 from tenancy import ids
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import DECRYPTS

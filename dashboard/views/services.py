@@ -8,15 +8,10 @@ from types import MappingProxyType
 
 from dashboard.views import agents
 from dashboard.views.words import count, listed, moment
-from database.interfaces import (
-    ContactRow,
-    DiscoveryRow,
-    ObjectCountRow,
-    ProtectionUseRow,
-    ServiceRow,
-    TenantRow,
-    UsageTotalRow,
-)
+from database.agent_rows import ContactRow, ProtectionUseRow
+from database.enrolment_rows import DiscoveryRow
+from database.rows import ObjectCountRow, ServiceRow, TenantRow
+from database.usage_rows import UsageTotalRow
 from tenancy.coverage import PLAIN
 from tenancy.expiry import Stage, stage
 from tenancy.lifecycle import ENCRYPTS

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import count, listed, moment
-from database.interfaces import ServiceRow, TenantRow
+from database.rows import ServiceRow, TenantRow
 from tenancy.lifecycle import DECRYPTS, Move, State, moves_from
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove

@@ -7,7 +7,7 @@ from datetime import date
 
 from dashboard.views.usage_period import Period
 from dashboard.views.usage_words import NO_SERVICE, kind, operation, reason
-from database.interfaces import DayCount, UsageSum
+from database.usage_rows import DayCount, UsageSum
 from tenancy.latency import BOUNDS, Latency, together
 from tenancy.services import KEY_REQUESTS, CryptoOperation
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 from dashboard.views.usage_period import Period
-from database.interfaces import UsageDay
+from database.usage_rows import UsageDay
 from tenancy.latency import Latency
 
 HEADER = (

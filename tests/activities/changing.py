@@ -6,13 +6,8 @@ from typing import Any, TypeVar
 from config.sealing import seal
 from config.secrets import INTAKE_PUBLIC_KEY, read_secret
 from database.connection import Database
-from database.interfaces import (
-    HeldKeyRow,
-    RootKeyChangeRow,
-    RootKeyRequestRow,
-    ServiceKeyRow,
-    ServiceRequestRow,
-)
+from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow
+from database.rows import ServiceKeyRow, ServiceRequestRow
 from tenancy.locks import LockReason
 from tenancy.messages import AbandonInput, EnrolStep, PreflightResult, RootKeyStep
 from tenancy.root_keys import Credentials, Place, PlatformPlace, RootKeyMode

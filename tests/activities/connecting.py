@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from database.connection import Database
-from database.interfaces import LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
+from database.rows import LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
 from tenancy.services import ServiceKind

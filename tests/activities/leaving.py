@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from database.connection import Database
-from database.interfaces import LeavingRow, ServiceKeyRow
+from database.leaving_interfaces import LeavingRow
+from database.rows import ServiceKeyRow
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock

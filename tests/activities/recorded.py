@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from database.connection import Database
-from database.interfaces import TenantRow, TenantTransaction
+from database.rows import TenantRow
+from database.transaction import TenantTransaction
 
 Query = Callable[[TenantTransaction], Any]
 

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 from cryptography import x509
 
-from database.interfaces import AuthorityRow, RevocationListRow, RouteRow
+from database.certificate_rows import RevocationListRow
+from database.rows import AuthorityRow, RouteRow
 from tenancy.messages import AuthorityFailureInput, AuthorityPlan, AuthorityStep, RollAuthorityResult, StepInput
 from tests.activities.connecting import Connection
 from tests.activities.recorded import Recorded

@@ -6,7 +6,8 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 
 from activities.wrapping import context_of
-from database.interfaces import KeyRow, RotationRow, ServiceKeyRow
+from database.rotation_rows import RotationRow
+from database.rows import KeyRow, ServiceKeyRow
 from keystores.platform import PlatformRootKey
 from tenancy import ids
 from tenancy.messages import StepInput

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from config.public_keys import PublicKeys
-from database.interfaces import SignedHead
+from database.rows import SignedHead
 from tenancy.audit import head_message, verify_chain
 from tenancy.errors import DatabaseRefused
 from tenancy.provisioning import Step

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
-from database.interfaces import AuthorityRow
+from database.rows import AuthorityRow
 from tenancy import ids
 from tenancy.errors import ConflictingResource, KeyUnavailable
 from tenancy.provisioning import Step

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from database.interfaces import RootKeyVersionsRow
+from database.root_key_rows import RootKeyVersionsRow
 from tenancy import ids
 from tenancy.lifecycle import Move
 from tenancy.locks import HEALTHY, LockReason

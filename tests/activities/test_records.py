@@ -5,7 +5,7 @@ import ssl
 
 import pytest
 
-from database.interfaces import RouteRow
+from database.rows import RouteRow
 from tenancy.errors import DatabaseRefused
 from tenancy.events import Channel
 from tenancy.ids import l2_key

@@ -18,8 +18,8 @@ from activities.signing import RecordedSigner
 from config.public_keys import PublicKeys
 from database.audit_reading import begin_export
 from database.connection import Database
-from database.interfaces import TenantTransaction
 from database.report_facts import read_stated
+from database.transaction import TenantTransaction
 from rendering import html, pdf
 from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from database.interfaces import SealedRootKeyRow
+from database.root_key_rows import SealedRootKeyRow
 from tenancy.errors import Overtaken, TenantClosed, WrongContext
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason

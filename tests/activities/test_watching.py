@@ -11,7 +11,7 @@ import pytest
 
 from activities import watching
 from activities.watching import Pace, WatchActivities
-from database.interfaces import RootKeyRequestRow, SealedRootKeyRow, WatchedKey
+from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow, WatchedKey
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError, VaultUnavailable, WrongContext
 from tenancy.lifecycle import Move

@@ -7,7 +7,7 @@ import pytest
 from agent.clock import Clock
 from agent.connection import Connection
 from agent.folder import ServiceFolder
-from crypto.client import Unavailable
+from crypto.client_errors import Unavailable
 from tests.agent.control import SERVICE, TENANT
 from tests.crypto.https.authority import _authority
 from tests.crypto.https.stage import Stage

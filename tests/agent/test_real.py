@@ -14,7 +14,7 @@ from agent.folder import ServiceFolder
 from agent.job import Job
 from agent.proof import GivenProof
 from crypto.client import Client
-from database.interfaces import ContactRow
+from database.agent_rows import ContactRow
 from tenancy.agents import AgentProblem, is_connected
 from tenancy.protection import Backfill
 from tenancy.services import ServiceKind

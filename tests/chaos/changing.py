@@ -10,7 +10,7 @@ from typing import Self
 from config import secrets
 from config.sealing import seal
 from config.secrets import Role, read_secret
-from database.interfaces import RootKeyChangeRow, RootKeyRequestRow
+from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
 from tenancy.root_keys import Credentials, Place, PlatformPlace
 from tests.chaos.audited import whole_stream
 from tests.chaos.field import Field

@@ -19,8 +19,9 @@ from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.connection import Database
-from database.interfaces import ServiceRequestRow, StepRow, TenantRow, TenantTransaction
+from database.rows import ServiceRequestRow, StepRow, TenantRow
 from database.setup import prepare_database
+from database.transaction import TenantTransaction
 from devstack.components import database_credentials
 from devstack.openbao import OpenBaoServer
 from devstack.postgres import PostgresServer

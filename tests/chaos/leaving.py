@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from config.secrets import Role
-from database.interfaces import ShredRow
+from database.leaving_interfaces import ShredRow
 from devstack.postgres import PostgresServer
 from tenancy import ids
 from tenancy.audit import AuditName

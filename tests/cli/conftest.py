@@ -18,9 +18,10 @@ from devstack.secrets import ensure_pair, ensure_secrets
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.lifecycle import Move
 from tests.activities.provisioning import MADE, Provisioning, run_steps
-from tests.cli.root_key_stand import ACME, Desk
+from tests.cli.root_key_stand import Desk
 from tests.cli.service_stand import Command, Running
 from tests.dashboard.door import FakeAuthority, FakeGateway
+from tests.dashboard.scene import ACME
 from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.signing import sign_head

@@ -8,8 +8,8 @@ import pytest
 from cli.boundaries import CheckBoundaries
 from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tenancy.examination_errors import BreachNotCleared
-from tests.cli.root_key_stand import ACME, PLATFORM, at_a_terminal, refused
-from tests.dashboard.scene import audit_records
+from tests.cli.root_key_stand import PLATFORM, at_a_terminal, refused
+from tests.dashboard.scene import ACME, audit_records
 from workflows.gateway import UpdateRefused
 
 

@@ -10,7 +10,7 @@ import pytest
 from cli.__main__ import main
 from config.public_keys import PublicKeys
 from database.connection import Database
-from database.interfaces import ShredRow
+from database.leaving_interfaces import ShredRow
 from tenancy.shred import shred_message, statement_text
 from tests.cli import offline
 from tests.database.fixtures import Field

@@ -6,7 +6,8 @@ import pytest
 
 from cli.authorities import NoRevocationList
 from tenancy.errors import AuthorityOverlaps
-from tests.cli.root_key_stand import ACME, refused
+from tests.cli.root_key_stand import refused
+from tests.dashboard.scene import ACME
 from tests.database.builders import an_authority_serial
 from workflows.gateway import UpdateRefused
 

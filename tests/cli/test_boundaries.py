@@ -7,7 +7,8 @@ import pytest
 from tenancy.examination_errors import BreachNotCleared, ExaminationFailed, NothingToExamine
 from tenancy.lifecycle import Move
 from tenancy.locks import LockReason
-from tests.cli.root_key_stand import ACME, refused
+from tests.cli.root_key_stand import refused
+from tests.dashboard.scene import ACME
 from tests.database.builders import a_provisioned_tenant, a_result, an_examination
 from workflows.gateway import UpdateRefused
 

@@ -6,10 +6,10 @@ import pytest
 
 from config import secrets
 from config.secrets import Role
-from database.interfaces import ProtectionUseRow
+from database.agent_rows import ProtectionUseRow
 from tenancy.errors import SettingsInvalid, TenantUnknown
-from tests.cli.root_key_stand import ACME, Desk
-from tests.dashboard.scene import audit_records
+from tests.cli.root_key_stand import Desk
+from tests.dashboard.scene import ACME, audit_records
 
 PLACE = "postgresql:public.patients.diagnosis"
 

@@ -7,7 +7,7 @@ import pytest
 from tenancy.errors import InvalidName, OpenKcmError, TenantOffboarded
 from tenancy.leaving_errors import DestructionBegun
 from tenancy.leaving_messages import LeaveReason, LeaveRequest
-from tests.cli.root_key_stand import ACME
+from tests.dashboard.scene import ACME
 
 YES = ("--confirm", ACME)
 

@@ -4,7 +4,7 @@ import pytest
 
 from tenancy.approval_errors import ApprovalRequired, PolicyRefused
 from tenancy.errors import OpenKcmError
-from tests.cli.root_key_stand import ACME
+from tests.dashboard.scene import ACME
 
 DEFAULTS = {"tenant_id": ACME, "tenant_key_days": 365, "service_key_days": 90, "four_eyes": []}
 

@@ -5,7 +5,8 @@ import pytest
 from tenancy.errors import InvalidName, ServiceUnknown, TenantUnknown
 from tenancy.protection_errors import FieldInvalid, FieldNotProtected
 from tenancy.services import ServiceKind
-from tests.cli.root_key_stand import ACME, Desk
+from tests.cli.root_key_stand import Desk
+from tests.dashboard.scene import ACME
 
 COLUMN = ("orders", "public.patients", "diagnosis", "--store", "postgresql")
 LISTED = {"store": "postgresql", "place": "public.patients", "field": "diagnosis", "plain_allowed": False}

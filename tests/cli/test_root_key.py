@@ -9,12 +9,12 @@ from rich.console import Console
 
 from cli import output, progress, root_key, root_key_view
 from cli.__main__ import main
-from database.interfaces import RootKeyRequestRow
+from database.root_key_rows import RootKeyRequestRow
 from tenancy.errors import OperationRunning
 from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import PlatformPlace, Problem
-from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, KEY_ARN, PLATFORM, hold_by_root_key, refused
-from tests.dashboard.scene import ROLE_ARN
+from tests.cli.root_key_stand import AWS, BAO, HSM, PLATFORM, hold_by_root_key, refused
+from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN
 from tests.dashboard.views.held import a_change
 from tests.database.builders import a_connected_service
 from workflows.gateway import NotDoneInTime

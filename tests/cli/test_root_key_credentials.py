@@ -20,8 +20,8 @@ from tenancy.errors import SettingsInvalid
 from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import Credentials
 from tests.cli.forward_stand import make_identity
-from tests.cli.root_key_stand import ACME, AWS, BAO, HSM, SECRET, at_a_terminal
-from tests.dashboard.scene import ROLE_ARN
+from tests.cli.root_key_stand import AWS, BAO, HSM, SECRET, at_a_terminal
+from tests.dashboard.scene import ACME, ROLE_ARN
 
 WAYS = [
     (AWS, {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}),

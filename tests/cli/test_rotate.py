@@ -8,11 +8,12 @@ import pytest
 
 from cli import progress
 from cli.rotate import told
-from database.interfaces import RotationRow, WantedRotation
+from database.rotation_rows import RotationRow, WantedRotation
 from tenancy.errors import OperationRunning, ServiceUnknown
 from tenancy.rotation import Scope, Stage
 from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
-from tests.cli.root_key_stand import ACME, refused
+from tests.cli.root_key_stand import refused
+from tests.dashboard.scene import ACME
 from tests.database.builders import an_object
 from workflows.gateway import NotDoneInTime, UpdateRefused
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from tenancy.errors import OpenKcmError
-from tests.cli.root_key_stand import ACME, hold_by_root_key
+from tests.cli.root_key_stand import hold_by_root_key
+from tests.dashboard.scene import ACME
 
 SEEN = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 

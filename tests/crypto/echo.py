@@ -15,8 +15,9 @@ from typing import Any, cast
 import uvloop
 from cryptography import x509
 
-from crypto.connections import Bounds, Connection, Connections
+from crypto.connections import Connection
 from crypto.interfaces import Caller, Parts
+from crypto.registry import Bounds, Connections
 from crypto.tls import server_context
 from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from crypto.connections import Bounds
+from crypto.registry import Bounds
 from database.interfaces import mark
 from tenancy.errors import CallerRefused, DatabaseUnavailable, TenantClosed
 from tests.concurrency import wait_until_async

@@ -11,7 +11,7 @@ import pytest
 from crypto.api import BackfillClaim, HeartbeatRequest, UseClaim, parse
 from crypto.heartbeats import GatheredHeartbeats
 from crypto.interfaces import Caller
-from database.interfaces import BackfillRow, ContactRow, ProtectionUseRow
+from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
 from tenancy.agents import OTHER_PLACES
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable, InvalidRequest, OpenKcmError, TooManyRequests
 from tenancy.ids import l2_key

@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from database.connection import Database
-from database.interfaces import AuthorityRow, LeafRow, StatedRow
+from database.report_rows import StatedRow
+from database.rows import AuthorityRow, LeafRow
 from tenancy.authorities import AuthorityState
 from tenancy.boundaries import CheckResult
 from tenancy.errors import IllegalMove, ServiceUnknown, TenantClosed

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from config.sealing import unseal
 from database.connection import Database
-from database.interfaces import SealedRootKeyRow, ServiceKeyRow
+from database.root_key_rows import SealedRootKeyRow
+from database.rows import ServiceKeyRow
 from tenancy.errors import TenantClosed
 from tenancy.ids import root_key
 from tenancy.locks import may_change_root_key

@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 from database.connection import Database
-from database.interfaces import RewrappedRow, ServiceKeyRow, WantedRotation
+from database.rotation_rows import RewrappedRow, WantedRotation
+from database.rows import ServiceKeyRow
 from tenancy.approval_errors import ApprovalRequired
 from tenancy.approvals import Action
 from tenancy.errors import TenantClosed

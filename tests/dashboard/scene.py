@@ -15,7 +15,11 @@ from config.sealing import seal
 from dashboard.market import Market
 from dashboard.seat import Addresses, Seat
 from dashboard.views.standing import standing
-from database.interfaces import DoomedRow, RootKeyRequestRow, ServiceRequestRow, ShredRow, TenantDatabase, UsesRow
+from database.connection import Database
+from database.leaving_interfaces import DoomedRow, ShredRow
+from database.root_key_rows import RootKeyRequestRow
+from database.rows import ServiceRequestRow
+from database.usage_rows import UsesRow
 from tenancy.approvals import Action
 from tenancy.ids import ca_key, l2_key
 from tenancy.lifecycle import Move, State
@@ -62,7 +66,7 @@ def a_request_pem(key: ec.EllipticCurvePrivateKey | None = None) -> str:
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def audit_records(database: TenantDatabase, tenant_id: str) -> list[dict[str, Any]]:
+def audit_records(database: Database, tenant_id: str) -> list[dict[str, Any]]:
     """Return every audit record of a tenant, the oldest first."""
     with database.tenant_tx(tenant_id) as tx:
         return [json.loads(stored.record) for stored in tx.audit.records()]

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from dashboard.interfaces import Door
 from dashboard.seat import Addresses, Seat
+from dashboard.temporal_bridge import TemporalBridge
 from database.connection import Database
 from tenancy.people import Person, PersonRole
 
@@ -18,6 +18,6 @@ class ClosedDoor:
         raise AssertionError(f"nobody asks for {name} here")
 
 
-def a_seat(database: Database, role: PersonRole = PersonRole.AUDITOR, door: Door | None = None) -> Seat:
+def a_seat(database: Database, role: PersonRole = PersonRole.AUDITOR, door: TemporalBridge | None = None) -> Seat:
     person = Person("ada", "Ada", TENANT, frozenset({role}))
     return Seat(person, TENANT, "192.0.2.7", database, door or ClosedDoor(), ADDRESSES, lambda: datetime.now(UTC))

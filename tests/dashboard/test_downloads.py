@@ -15,7 +15,7 @@ from dashboard import downloads
 from dashboard.edge import PLACE_HEADER, Edge
 from dashboard.wiring import Parts
 from database.connection import Database
-from database.interfaces import ShredRow
+from database.leaving_interfaces import ShredRow
 from database.operations import Operations
 from tenancy.audit import AuditName, verify_chain
 from tenancy.audit_export import read_export

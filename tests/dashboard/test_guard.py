@@ -7,7 +7,6 @@ import pytest
 from dashboard.guard import NOBODY, STRANGER, Guard
 from dashboard.places import MARKETPLACE, OPERATIONS, Place, of_tenant
 from database.connection import Database
-from database.interfaces import TenantDatabase
 from tenancy.audit import AuditName, verify_chain
 from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
 from tenancy.lifecycle import Move
@@ -32,7 +31,7 @@ def guard(dashboard: Database, clock: Clock) -> Guard:
     return a_guard(dashboard, clock)
 
 
-def stream(database: TenantDatabase, tenant_id: str) -> list[dict[str, Any]]:
+def stream(database: Database, tenant_id: str) -> list[dict[str, Any]]:
     """Return what the dashboard added to a stream, whose chain is whole."""
     with database.tenant_tx(tenant_id) as tx:
         records = tx.audit.records()

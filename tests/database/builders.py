@@ -4,29 +4,17 @@ import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
+from database.certificate_rows import RevocationListRow
 from database.connection import Database
-from database.interfaces import (
-    AuthorityRow,
-    BackfillRow,
-    ContactRow,
-    DoomedRow,
-    EnrolmentRow,
-    JoinTokenRow,
-    KeyProbeRow,
-    LeafRow,
-    ObjectRow,
-    ProtectionUseRow,
-    RevocationListRow,
-    RootKeyRequestRow,
-    RouteRow,
-    SealedRootKeyRow,
-    ServiceKeyRow,
-    ServiceRequestRow,
-    ShredRow,
-    TenantTransaction,
-    UsesRow,
-    WantedRotation,
-)
+from database.enrolment_rows import EnrolmentRow, JoinTokenRow
+from database.fingerprint_rows import KeyProbeRow
+from database.leaving_interfaces import DoomedRow, ShredRow
+from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow
+from database.rotation_rows import WantedRotation
+from database.rows import AuthorityRow, LeafRow, ObjectRow, RouteRow, ServiceKeyRow, ServiceRequestRow
+from database.transaction import TenantTransaction
+from database.usage_rows import UsesRow
 from tenancy.approvals import Action, Choice
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.boundaries import CheckResult

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from database.connection import Database
-from database.interfaces import SignedHead
+from database.rows import SignedHead
 from tenancy.audit import head_message
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from database.connection import Database
-from database.interfaces import SignedHead
+from database.rows import SignedHead
 from tenancy.audit import StoredRecord, verify_chain
 from tenancy.errors import AuditBroken, DatabaseRefused
 from tests.concurrency import at_once

@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from database.audit_interfaces import FoundRecord
 from database.connection import Database
-from database.interfaces import FoundRecord, SignedHead
+from database.rows import SignedHead
 from tenancy.audit import GENESIS, AuditName
 from tenancy.audit_search import AuditFilter
 from tests.database.builders import an_audit_event

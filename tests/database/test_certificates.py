@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from database.connection import Database
-from database.interfaces import AuthorityRow
+from database.rows import AuthorityRow
 from tenancy.authorities import AuthorityState
 from tenancy.errors import DatabaseRefused
 from tests.database.builders import (

@@ -7,7 +7,9 @@ import pytest
 
 from database.connection import Database
 from database.feed import NotifyFeed
-from database.interfaces import RewrappedRow, TenantTransaction, mark, object_mark
+from database.interfaces import mark, object_mark
+from database.rotation_rows import RewrappedRow
+from database.transaction import TenantTransaction
 from tenancy.lifecycle import Move
 from tenancy.root_key_errors import RootKeyUnreachable
 from tenancy.root_keys import RootKeyMode

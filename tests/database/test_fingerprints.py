@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from database.connection import Database
-from database.interfaces import Fingerprinted, KeyProbeRow
+from database.fingerprint_rows import Fingerprinted, KeyProbeRow
 from tenancy.errors import DatabaseRefused
 from tenancy.ids import l2_key
 from tests.database.builders import a_provisioned_tenant

@@ -6,7 +6,8 @@ import psycopg
 import pytest
 
 from database.connection import Database
-from database.interfaces import LeavingRow, TenantTransaction
+from database.leaving_interfaces import LeavingRow
+from database.transaction import TenantTransaction
 from tenancy.errors import DatabaseRefused, IllegalMove, TenantUnknown
 from tenancy.leaving import KEPT
 from tenancy.leaving_errors import DestructionBegun, GraceNotOver

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from database.context import PLATFORM, sign
-from database.interfaces import TenantFilter, TenantRow
 from database.operations import Operations
+from database.questions import TenantFilter
+from database.rows import TenantRow
 from tenancy.lifecycle import Move, State
 from tenancy.provisioning import Step, StepState
 from tests.database.builders import a_provisioned_tenant, an_event

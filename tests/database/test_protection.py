@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from database.connection import Database
-from database.interfaces import ProtectionRow
 from database.protecting import protect, unprotect
+from database.protection_rows import ProtectionRow
 from tenancy.errors import DatabaseRefused, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
 from tenancy.protection import FIELDS, Mode, ProtectedField, Store

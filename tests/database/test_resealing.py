@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from database.connection import Database
-from database.interfaces import ObjectRow, mark, object_mark
+from database.interfaces import mark, object_mark
+from database.rows import ObjectRow
 from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move
 from tenancy.locks import LockReason

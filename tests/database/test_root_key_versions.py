@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from database.connection import Database
-from database.interfaces import NumberedKey, RewrappedRow, RootKeyVersionsRow
+from database.root_key_rows import NumberedKey, RootKeyVersionsRow
+from database.rotation_rows import RewrappedRow
 from keystores.probing import transit_version
 from tenancy.errors import Overtaken
 from tenancy.lifecycle import Move

@@ -7,7 +7,8 @@ import psycopg
 import pytest
 
 from database.connection import Database
-from database.interfaces import RewrappedRow, RotationRow, SealedRootKeyRow
+from database.root_key_rows import SealedRootKeyRow
+from database.rotation_rows import RewrappedRow, RotationRow
 from tenancy.errors import DatabaseRefused, Overtaken
 from tenancy.policy import TenantPolicy
 from tenancy.root_keys import RootKeyMode

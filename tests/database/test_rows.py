@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from database.connection import Database
 from database.context import pads, sign
-from database.interfaces import RootKeyRequestRow, RouteRow
+from database.root_key_rows import RootKeyRequestRow
+from database.rows import RouteRow
 from tenancy.errors import ConflictingResource, DatabaseRefused, IllegalMove, TenantUnknown
 from tenancy.events import AnnouncementKind, EventKind
 from tenancy.ids import l2_key

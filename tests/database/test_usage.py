@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 
 from database.connection import Database
-from database.interfaces import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
 from database.migrate import read_migrations
+from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
 from tenancy.errors import DatabaseRefused
 from tenancy.latency import Latency
 from tenancy.services import CryptoOperation

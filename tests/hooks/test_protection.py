@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from database.interfaces import ProtectionRow
+from database.protection_rows import ProtectionRow
 from hooks.crypto_service import CryptoService
 from hooks.protection import ProtectionUnreadable, ServiceProtection
 from tenancy.lifecycle import State

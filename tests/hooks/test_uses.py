@@ -7,6 +7,7 @@ import pytest
 
 from hooks import uses
 from hooks.uses import Uses
+from tenancy.agents import OTHER_PLACES
 from tests.concurrency import wait_until
 from tests.hooks.stand import run_in_child
 
@@ -100,6 +101,6 @@ def test_places_are_bounded_told_in_parts_and_fit(listener):
     told._end()
     assert listener.times > 1
     assert len(listener.heard) == uses._MOST + 1
-    assert listener.sums()[uses.OTHER_PLACES][0] == 50
+    assert listener.sums()[OTHER_PLACES][0] == 50
     assert uses.place("postgresql", "s", "t", "c") == "postgresql:s.t.c"
     assert uses.place("postgresql", "a\nb", "t" * 300) == "postgresql:a?b." + "t" * 165

@@ -24,7 +24,7 @@ from activities.standing import StandingActivities
 from dashboard import approval_actions, standing_actions
 from dashboard.seat import Seat
 from dashboard.temporal_bridge import TemporalBridge
-from database.interfaces import RootKeyRequestRow
+from database.root_key_rows import RootKeyRequestRow
 from devstack.temporal import TemporalServer
 from tenancy import ids
 from tenancy.approval_errors import ApprovalRequired, VoteNotCounted

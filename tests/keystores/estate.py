@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from config import secrets
 from config.secrets import read_secret
 from database.connection import Database
-from database.interfaces import ServiceKeyRow
+from database.rows import ServiceKeyRow
 from keystores.platform import PlatformRootKey
 from tenancy import ids
 from tenancy.binding import Context, Purpose

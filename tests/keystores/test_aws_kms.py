@@ -17,7 +17,8 @@ from pydantic import SecretStr
 
 from keystores.aws_kms import encryption_context
 from keystores.interfaces import RootKey
-from keystores.providers import CustomerRootKeys, Reach
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
 from tenancy.binding import Context, Purpose
 from tenancy.errors import OpenKcmError, WrongContext
 from tenancy.root_key_errors import (

@@ -10,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from keystores.interfaces import RootKey
-from keystores.providers import CustomerRootKeys, Reach
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
 from tenancy.errors import OpenKcmError, WrongContext
 from tenancy.root_key_errors import (
     RootKeyCredentialsRefused,

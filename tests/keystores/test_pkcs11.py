@@ -15,7 +15,8 @@ import pytest
 from keystores.interfaces import RootKey
 from keystores.pkcs11_module import Module
 from keystores.pkcs11_thread import ModuleThread
-from keystores.providers import CustomerRootKeys, Reach
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
 from tenancy.errors import OpenKcmError, WrongContext
 from tenancy.root_key_errors import (
     RootKeyCredentialsRefused,

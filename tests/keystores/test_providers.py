@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from keystores.providers import PROVIDERS, CustomerRootKeys, Reach
+from keystores.providers import PROVIDERS, CustomerRootKeys
+from keystores.reach import Reach
 from keystores.sessions import Sessions
 from tenancy.root_key_errors import RootKeyRefused, RootKeySlow
 from tenancy.root_keys import (

@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import SecretStr
 
-from keystores.providers import CustomerRootKeys, Reach
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
 from tenancy.root_key_errors import RootKeyFailing, RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import Credentials, OpenBaoPlace
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT

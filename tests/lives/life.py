@@ -18,7 +18,8 @@ from config import secrets
 from config.public_keys import PublicKeys
 from config.sealing import seal
 from config.secrets import Role, read_secret
-from database.interfaces import LeafRow, RootKeyRequestRow, ServiceRequestRow
+from database.root_key_rows import RootKeyRequestRow
+from database.rows import LeafRow, ServiceRequestRow
 from tenancy import ids
 from tenancy.audit import AuditName, head_message, verify_chain
 from tenancy.errors import CanaryMissing

@@ -16,11 +16,11 @@ from standardwebhooks import Webhook
 
 from marketplace.app import Offer, create_app
 from marketplace.enrolment_routes import EnrolmentOffer
-from marketplace.interfaces import WorkflowDoor
 from marketplace.issuers import Issuers
 from tenancy.client_files import Offer as Addresses
 from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tests.concurrency import wait_until_async
+from workflows.gateway import Gateway
 
 CURRENT = "whsec_" + "Q3VycmVudCBzZWNyZXQgb2YgdGhlIHRlc3Rz"
 PREVIOUS = "whsec_" + "UHJldmlvdXMgc2VjcmV0IG9mIHRoZSB0ZXN0"
@@ -167,7 +167,7 @@ async def serving(app: Any, lifespan: Literal["on", "off"] = "off") -> AsyncIter
 
 
 @asynccontextmanager
-async def running(field, door: WorkflowDoor, offer: Offer = OFFER) -> AsyncIterator[Endpoint]:
+async def running(field, door: Gateway, offer: Offer = OFFER) -> AsyncIterator[Endpoint]:
     async with serving(create_app(field.open("marketplace", max_size=12), door, offer), "on") as url:
         endpoint = Endpoint(url, field, door)
         try:

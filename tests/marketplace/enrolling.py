@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from joserfc import jwk, jws
 
 from config.settings import WorkloadIssuer
-from database.interfaces import JoinTokenRow
+from database.enrolment_rows import JoinTokenRow
 from marketplace.issuers import Issuers
 from tenancy.enrolment import JoinToken, join_token
 from tenancy.ids import CANARY_TENANT_ID, ca_key

@@ -13,16 +13,11 @@ import psycopg
 
 from activities.wrapping import RootKeyInForce, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from database.connection import Database
-from database.interfaces import (
-    RewrappedRow,
-    RootKeyRequestRow,
-    RouteRow,
-    SealedRootKeyRow,
-    ServiceKeyRow,
-    TenantTransaction,
-    WantedRotation,
-    mark,
-)
+from database.interfaces import mark
+from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow
+from database.rotation_rows import RewrappedRow, WantedRotation
+from database.rows import RouteRow, ServiceKeyRow
+from database.transaction import TenantTransaction
 from tenancy import ids
 from tenancy.errors import Overtaken
 from tenancy.leaving_errors import DestructionBegun

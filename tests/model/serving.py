@@ -19,7 +19,8 @@ from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller, ServiceKey
 from crypto.keyring import MATERIAL, CachedKeyring
 from crypto.operations import KeyedOperations
-from database.interfaces import CallerRow, ServiceKeyRow, mark
+from database.interfaces import mark
+from database.rows import CallerRow, ServiceKeyRow
 from tenancy.authorities import AuthorityState
 from tenancy.binding import Context, Purpose
 from tenancy.errors import DatabaseUnavailable, KeyUnavailable, OpenKcmError, TenantClosed, WrongContext

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crypto.ciphertext import from_text, header
-from crypto.client import Client, ClientError
+from crypto.client import Client
+from crypto.client_errors import ClientError
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets, text
 from crypto.kmip.items import Item

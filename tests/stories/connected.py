@@ -11,7 +11,8 @@ from typing import Any
 
 from cryptography import x509
 
-from crypto.client import Options, Retry
+from crypto.client import Options
+from crypto.client_calls import Retry
 from tenancy.lifecycle import Move, State
 from tests.stories.stack import Stack
 from tests.stories.wires import PATIENCE_SECONDS, dial

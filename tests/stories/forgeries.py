@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from crypto.kmip import ttlv
-from database.interfaces import LeafRow
+from database.rows import LeafRow
 from tenancy import ids
 from tests.stories.assault import same, unchanging
 from tests.stories.connected import Service

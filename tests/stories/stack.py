@@ -32,6 +32,7 @@ from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
 from vault.session import VaultSession
 from worker import wiring
+from worker.identity import open_vault
 from workflows.connecting import connect_client
 from workflows.gateway import Gateway
 
@@ -208,7 +209,7 @@ class Stack:
         return self._opened[role]
 
     def vault(self, role: Role = Role.WORKER) -> VaultSession:
-        return wiring.open_vault(self.settings, role)
+        return open_vault(self.settings, role)
 
     def owner(self) -> psycopg.Connection:
         """Connect to the database as its administrator."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from crypto.client import Client, ClientError
+from crypto.client import Client
+from crypto.client_errors import ClientError
 from tenancy.clauses import CLAUSES
 from tests.concurrency import wait_until
 from tests.stories.connected import ONCE, Service, connect, refused

@@ -15,7 +15,8 @@ from config.sealing import unseal
 from config.secrets import INTAKE_KEY, Role
 from crypto.interfaces import ServiceKey
 from keystores.platform import PlatformRootKey
-from keystores.providers import CustomerRootKeys, Reach
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.errors import OpenKcmError

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from config.secrets import Role
-from crypto.client import ClientError
+from crypto.client_errors import ClientError
 from crypto.kmip.enums import Operation, ResultReason
 from crypto.kmip.fields import text
 from crypto.kmip.items import Item

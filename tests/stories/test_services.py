@@ -12,7 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crypto.client import AccessRefused, Client
+from crypto.client import Client
+from crypto.client_errors import AccessRefused
 from crypto.kmip.enums import Operation, QueryFunction, ResultReason
 from crypto.kmip.fields import choice
 from crypto.kmip.tags import Tag

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from config.secrets import CODEC_TOKEN
-from database.interfaces import AuthorityRow
+from database.rows import AuthorityRow
 from tenancy import ids
 from tenancy.audit import verify_chain
 from tenancy.boundaries import breaches

@@ -18,7 +18,7 @@ from uuid import uuid4
 import httpx
 
 from config.secrets import Role
-from crypto.client import ClientError
+from crypto.client_errors import ClientError
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets, text
 from crypto.kmip.items import Item

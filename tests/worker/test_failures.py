@@ -18,7 +18,7 @@ from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, UnsandboxedWorkflowRunner, Worker
 
 from database.connection import Database
-from database.interfaces import StepRow
+from database.rows import StepRow
 from tenancy.errors import BoundaryBreached, CanaryMissing, ConflictingResource, OpenKcmError, VaultUnavailable
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from crypto.client import ClientError
+from crypto.client_errors import ClientError
 from hooks.crypto_service import CryptoService
 from hooks.postgresql.backfill.progress import TableProgress
 

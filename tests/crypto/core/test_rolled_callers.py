@@ -6,7 +6,8 @@ import pytest
 from cryptography import x509
 
 from crypto.callers import CertificateCallers
-from database.interfaces import AuthorityRow, RouteRow, mark
+from database.interfaces import mark
+from database.rows import AuthorityRow, RouteRow
 from tenancy.authorities import AuthorityState
 from tenancy.errors import CallerRefused
 from tests.contracts.authorities import nothing_recorded

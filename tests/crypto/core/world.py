@@ -18,7 +18,7 @@ from crypto.drive import Finished, begin
 from crypto.interfaces import Caller, Entry
 from crypto.keyring import CachedKeyring
 from database.connection import Database
-from database.interfaces import AuthorityRow, KeyVersionRow, LeafRow, RouteRow, ServiceKeyRow
+from database.rows import AuthorityRow, KeyVersionRow, LeafRow, RouteRow, ServiceKeyRow
 from keystores.interfaces import RootKey
 from keystores.platform import PlatformRootKey
 from tenancy import ids

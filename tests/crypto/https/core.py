@@ -10,7 +10,8 @@ from cryptography import x509
 
 from crypto.api import HeartbeatRequest
 from crypto.interfaces import Caller, Entry, ServiceKey
-from database.interfaces import AuthorityRow, LeafRow, ProtectionRow
+from database.protection_rows import ProtectionRow
+from database.rows import AuthorityRow, LeafRow
 from tenancy import ids
 from tenancy.correlation import correlation_id
 from tenancy.errors import CallerRefused, ObjectNotFound, TenantClosed

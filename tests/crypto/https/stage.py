@@ -10,11 +10,11 @@ from typing import Self, TypeVar
 
 import uvloop
 
-from crypto.connections import Bounds, Connections
 from crypto.https import HttpsFront
 from crypto.interfaces import Caller, Parts
 from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
+from crypto.registry import Bounds, Connections
 from crypto.tls import server_context
 from tenancy.client_files import Offer
 from tests.crypto.https.authority import Leaf, server_identity, service_leaf, write_folder

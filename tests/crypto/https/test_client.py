@@ -12,23 +12,21 @@ from typing import Any
 import pytest
 
 from crypto import client_calls
-from crypto.client import (
+from crypto.client import AsyncClient, Client, Options
+from crypto.client_calls import Retry
+from crypto.client_errors import (
     AccessRefused,
-    AsyncClient,
     CertificateUnusable,
     CiphertextRefused,
-    Client,
     ClientError,
-    DataKey,
-    Identity,
     KeyVersionRetired,
-    Options,
     RequestRefused,
-    Retry,
     RootKeyFailed,
     ServiceFailed,
     Unavailable,
 )
+from crypto.client_identity import Identity
+from crypto.interfaces import DataKey
 from tenancy import errors, root_key_errors, rotation_errors
 from tenancy.lifecycle import State
 from tests.crypto.https.authority import Leaf, service_leaf

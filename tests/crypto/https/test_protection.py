@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from crypto.client import AsyncClient, Client, Retry, ServiceFailed
-from crypto.client_calls import Answered, perform, protection
-from database.interfaces import ProtectionRow
+from crypto.client import AsyncClient, Client
+from crypto.client_calls import Answered, Retry, perform, protection
+from crypto.client_errors import ServiceFailed
+from database.protection_rows import ProtectionRow
 from tenancy.lifecycle import State
 from tenancy.protection import Mode, ProtectedField, Store
 from tests.crypto.https.stage import OTHER_TENANT, SERVICE, TENANT, Stage

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crypto.client import AccessRefused, Client
+from crypto.client import Client
+from crypto.client_errors import AccessRefused
 from tenancy.lifecycle import Move, State
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import HOUR, Home, World

@@ -12,8 +12,9 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crypto.client import Client, ClientError
-from database.interfaces import RevocationListRow
+from crypto.client import Client
+from crypto.client_errors import ClientError
+from database.certificate_rows import RevocationListRow
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import HOUR, Home, World
 from tests.crypto.https.test_real_service import home, key, refusal, serving

@@ -10,7 +10,8 @@ from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets
 from crypto.kmip.tags import Tag
 from crypto.resealing import Pace, Resealing
-from database.interfaces import ObjectRow, mark
+from database.interfaces import mark
+from database.rows import ObjectRow
 from tenancy.lifecycle import State
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Journal, World, a_keyring
 from tests.crypto.kmip import scene

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from crypto.kmip.enums import Operation, ResultReason
-from database.interfaces import ObjectRow, mark
+from database.interfaces import mark
+from database.rows import ObjectRow
 from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from crypto.connections import Bounds
 from crypto.interfaces import Caller
 from crypto.kmip import ttlv
 from crypto.kmip.enums import ResultReason, ResultStatus
@@ -15,6 +14,7 @@ from crypto.kmip.fields import choice, moment, number, octets, structure
 from crypto.kmip.items import Item
 from crypto.kmip.server import KmipConnection
 from crypto.kmip.tags import Tag
+from crypto.registry import Bounds
 from tenancy.errors import CallerRefused, DatabaseUnavailable, TenantClosed
 from tests.concurrency import wait_until_async
 from tests.crypto.echo import ACME, BETA, Place, is_closed, on_uvloop, place

@@ -18,7 +18,7 @@ from crypto.interfaces import Entry
 from crypto.journal import FileJournal
 from crypto.journal_lines import encode
 from database.connection import Database
-from database.interfaces import TenantTransaction
+from database.transaction import TenantTransaction
 from tenancy.audit import verify_chain
 from tenancy.errors import DatabaseUnavailable
 from tenancy.services import CryptoOperation

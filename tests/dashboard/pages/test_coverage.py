@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from database.interfaces import ContactRow, ProtectionUseRow
+from database.agent_rows import ContactRow, ProtectionUseRow
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.protection import Mode, ProtectedField, Store

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from database.interfaces import WantedRotation
+from database.rotation_rows import WantedRotation
 from tenancy.approvals import Action
 from tenancy.errors import TemporalUnavailable
 from tenancy.lifecycle import State

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from database.interfaces import ContactRow
+from database.agent_rows import ContactRow
 from tenancy.enrolment import parse_join_token
 from tenancy.errors import TemporalUnavailable
 from tenancy.lifecycle import State

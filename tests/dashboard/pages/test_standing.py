@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from dashboard import standing_actions
-from database.interfaces import WantedRotation
+from database.rotation_rows import WantedRotation
 from tenancy.approvals import Action
 from tenancy.errors import TemporalUnavailable
 from tenancy.lifecycle import State

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from database.interfaces import HeldKeyRow, KeyVersionRow, RootKeyChangeRow, ServiceRow, TenantRow, UsageTotalRow
+from database.root_key_rows import HeldKeyRow, RootKeyChangeRow
+from database.rows import KeyVersionRow, ServiceRow, TenantRow
+from database.usage_rows import UsageTotalRow
 from tenancy.lifecycle import State
 from tenancy.root_keys import RootKeyMode, RootKeyState, parse_place
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState

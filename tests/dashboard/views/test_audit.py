@@ -5,7 +5,8 @@ from datetime import UTC, date, datetime
 import pytest
 
 from dashboard.views import audit as view
-from database.interfaces import FoundRecord, SignedHead, StreamEnds
+from database.audit_interfaces import FoundRecord, StreamEnds
+from database.rows import SignedHead
 from tenancy.audit import GENESIS, AuditName, StoredRecord, link
 from tenancy.proofs import CheckedSignature
 

@@ -6,7 +6,7 @@ import pytest
 
 from dashboard.views import compliance_reports as reports
 from dashboard.views import report_query
-from database.interfaces import ReportRow
+from database.report_rows import ReportRow
 from tenancy.errors import InvalidRequest
 from tenancy.report_document import Form
 from tenancy.report_errors import PeriodRefused

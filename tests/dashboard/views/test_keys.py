@@ -6,7 +6,7 @@ import pytest
 
 from dashboard.views import keys, root_choices
 from dashboard.views.key_actions import ACTIONS, WHERE, KeyAction, offers
-from database.interfaces import KeyVersionRow, ObjectCountRow
+from database.rows import KeyVersionRow, ObjectCountRow
 from tenancy.lifecycle import Move, State
 from tenancy.locks import LockReason
 from tenancy.people import Permission

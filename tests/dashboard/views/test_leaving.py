@@ -6,7 +6,8 @@ import pytest
 
 from dashboard.views import authorities, leaving
 from dashboard.views.notices import notices
-from database.interfaces import AuthorityRow, DoomedRow, KeyRow, KeyVersionRow, LeavingRow, ShredRow
+from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
+from database.rows import AuthorityRow, KeyRow, KeyVersionRow
 from tenancy.authorities import AuthorityState
 from tenancy.leaving import KEPT
 from tenancy.lifecycle import State

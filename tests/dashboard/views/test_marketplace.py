@@ -7,7 +7,7 @@ import pytest
 
 from dashboard.views import marketplace as view
 from dashboard.views.marketplace import Stage
-from database.interfaces import StepRow, TenantRow
+from database.rows import StepRow, TenantRow
 from marketplace.answers import status_answer
 from tenancy.lifecycle import State
 from tenancy.provisioning import NUMBERS, Step, StepState

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dashboard.views import operations as view
-from database.interfaces import ProvisioningTime, StepRow, StuckTenant, TenantCount, TenantRow
+from database.questions import ProvisioningTime, StuckTenant, TenantCount
+from database.rows import StepRow, TenantRow
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, StepState
 

@@ -8,7 +8,8 @@ import pytest
 from dashboard.views import chain, isolation, overview
 from dashboard.views.progress import progress, ready, stopped
 from dashboard.views.standing import UNDER_WAY, Tone, sentence, standing
-from database.interfaces import BoundaryRunRow, KeyRow, RouteRow, StepRow
+from database.boundary_interfaces import BoundaryRunRow
+from database.rows import KeyRow, RouteRow, StepRow
 from tenancy.boundaries import CheckResult
 from tenancy.lifecycle import State
 from tenancy.provisioning import NUMBERS, Step, StepState

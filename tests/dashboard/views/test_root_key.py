@@ -8,7 +8,8 @@ import pytest
 from dashboard.views import overview, root_key
 from dashboard.views.notices import notices
 from dashboard.views.standing import Tone, sentence
-from database.interfaces import RootKeyVersionsRow, TenantRow
+from database.root_key_rows import RootKeyVersionsRow
+from database.rows import TenantRow
 from tenancy.lifecycle import State
 from tenancy.locks import OUT_OF_REACH, LockReason, closes
 from tenancy.root_key_errors import CustomerKeyError

@@ -7,7 +7,8 @@ import pytest
 
 from dashboard.views import rotation
 from dashboard.views.standing import Tone
-from database.interfaces import KeyRow, KeyVersionRow, RotationRow, VersionUseRow, WantedRotation
+from database.rotation_rows import RotationRow, VersionUseRow, WantedRotation
+from database.rows import KeyRow, KeyVersionRow
 from tenancy.lifecycle import State
 from tenancy.policy import TenantPolicy
 from tenancy.rotation import MEANING, KeyState, Scope, Stage

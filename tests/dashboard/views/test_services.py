@@ -7,7 +7,8 @@ import pytest
 
 from dashboard.views import guides
 from dashboard.views.services import Facts, groups, per_day, why_no_renewal, why_not
-from database.interfaces import ContactRow, ObjectCountRow, ServiceRow, TenantRow
+from database.agent_rows import ContactRow
+from database.rows import ObjectCountRow, ServiceRow, TenantRow
 from tenancy.agents import AgentProblem
 from tenancy.lifecycle import State
 from tenancy.services import CryptoOperation, ServiceKind, ServiceState

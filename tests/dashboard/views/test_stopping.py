@@ -6,7 +6,7 @@ import pytest
 
 from dashboard.views import stopping
 from dashboard.views.standing import standing
-from database.interfaces import TenantRow
+from database.rows import TenantRow
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove

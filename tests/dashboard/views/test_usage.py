@@ -5,7 +5,7 @@ import pytest
 from dashboard.views import usage as view
 from dashboard.views.usage_period import Period
 from dashboard.views.usage_words import OPERATIONS, reason
-from database.interfaces import DayCount, UsageSum
+from database.usage_rows import DayCount, UsageSum
 from tenancy import root_key_errors
 from tenancy.services import KEY_REQUESTS, CryptoOperation
 from tests.database.builders import took

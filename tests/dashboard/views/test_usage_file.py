@@ -6,7 +6,7 @@ import pytest
 
 from dashboard.views.usage_file import HEADER, file_name, to_csv
 from dashboard.views.usage_period import Period
-from database.interfaces import UsageDay, UsageSum
+from database.usage_rows import UsageDay, UsageSum
 from tenancy.latency import BUCKETS, Latency
 from tenancy.services import CryptoOperation
 

@@ -4,7 +4,7 @@ import subprocess
 import time
 from datetime import UTC, datetime
 
-from database.interfaces import ProtectionUseRow
+from database.agent_rows import ProtectionUseRow
 from tenancy.protection import Mode
 from tests.hooks.running.programs import Program
 
