@@ -26,6 +26,7 @@ import httpx
 from crypto import client_calls as calls
 from crypto.client_calls import (
     Answered,
+    DataKey,
     Failed,
     Outcome,
     Procedure,
@@ -50,7 +51,6 @@ from crypto.client_errors import (
 )
 from crypto.client_identity import Identity, read_configuration
 from crypto.client_local import LocalKeys, LocalLimits
-from crypto.interfaces import DataKey
 from tenancy.protection import ProtectedField
 
 __all__ = [

@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any, Generic, TypeVar
 
 from crypto.client_errors import ClientError, RequestRefused, ServiceFailed, Unavailable, from_problem
-from crypto.interfaces import DataKey
 from tenancy.protection import Mode, ProtectedField, Store
 
 Result = TypeVar("Result")
@@ -22,6 +21,14 @@ _BATCH_CHARACTERS = 700_000
 """Characters of one batch's data, well below the body limit a service has by default (1 MiB)."""
 
 _TOO_LARGE = "body_too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """A data key: `wrapped` is stored beside the data; `plaintext` is None when only `wrapped` was requested."""
+
+    wrapped: str
+    plaintext: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from crypto import primitives
-from crypto.client_calls import Procedure, Retry, new_data_key, open_data_key, perform
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from crypto.client_calls import DataKey, Procedure, Retry, new_data_key, open_data_key, perform
 from crypto.client_errors import CiphertextRefused, RequestRefused, ServiceFailed
-from crypto.interfaces import DataKey
-from tenancy import errors
 
 SCOPE = "local-encryption"
 """The resource under which the service wraps the data keys; each message is bound to its own resource besides."""
@@ -31,6 +33,8 @@ _VERSION = 1
 _HEADER = struct.Struct(">BH")
 _SALT = 32
 _KEY = 32
+_NONCE = 12
+_TAG = 16
 _LABEL = b"openkcm local encryption 1\0"
 
 
@@ -145,7 +149,7 @@ def _seal(wrapped: str, key: bytes, plaintext: bytes, place: bytes) -> bytes:
     text = wrapped.encode("ascii")
     head = _HEADER.pack(_VERSION, len(text)) + text + os.urandom(_SALT)
     once, nonce = _derived(key, head[-_SALT:], place)
-    return head + primitives.aes_gcm_encrypt(once, nonce, plaintext, head + place)
+    return head + AESGCM(once).encrypt(nonce, plaintext, head + place)
 
 
 def _wrapped_key(message: bytes) -> tuple[str, int]:
@@ -155,7 +159,7 @@ def _wrapped_key(message: bytes) -> tuple[str, int]:
     version, length = _HEADER.unpack_from(message)
     begins = _HEADER.size + length + _SALT
     wrapped = message[_HEADER.size : begins - _SALT]
-    if version != _VERSION or len(message) < begins + primitives.GCM_TAG or not length or not wrapped.isascii():
+    if version != _VERSION or len(message) < begins + _TAG or not length or not wrapped.isascii():
         raise _refused()
     return wrapped.decode("ascii"), begins
 
@@ -164,16 +168,19 @@ def _open(key: bytes, message: bytes, begins: int, place: bytes) -> bytes:
     head = message[:begins]
     once, nonce = _derived(key, head[-_SALT:], place)
     try:
-        return primitives.aes_gcm_decrypt(once, nonce, message[begins:], head + place)
-    except errors.CiphertextRefused:
+        return AESGCM(once).decrypt(nonce, message[begins:], head + place)
+    except InvalidTag:
         raise _refused() from None
 
 
 def _derived(key: bytes, salt: bytes, place: bytes) -> tuple[bytes, bytes]:
-    both = primitives.hkdf_sha256(key, salt, _LABEL + place, _KEY + primitives.GCM_NONCE)
+    both = HKDF(hashes.SHA256(), _KEY + _NONCE, salt, _LABEL + place).derive(key)
     return both[:_KEY], both[_KEY:]
 
 
 def _refused() -> CiphertextRefused:
-    shared = errors.CiphertextRefused
-    return CiphertextRefused(shared.code, shared.message, shared.hint)
+    return CiphertextRefused(
+        "ciphertext_refused",
+        "the ciphertext does not open for this caller and resource",
+        "send it unaltered, from the service that encrypted it, with the same resource",
+    )

@@ -12,7 +12,6 @@ from typing import Literal
 
 from tenancy.audit import AuditName
 from tenancy.clauses import CLAUSES
-from tenancy.lifecycle import State
 from tenancy.report import Counted, Counts, Evidence, Finding, Stated
 from tenancy.report_controls import CONTROLS
 
@@ -156,7 +155,7 @@ def _root_key(figures: Figures) -> Said:
     if stated.root_key_mode == _PLATFORM or not holder:
         return "missing", "The platform holds the root key, so the customer has no kill switch of their own."
     measured = [one.seconds for one in figures.counted.root_key if one.seconds is not None]
-    if stated.state == State.LOCKED or any(one.state in _GONE for one in stated.keys if one.level == "L1"):
+    if stated.state == "locked" or any(one.state in _GONE for one in stated.keys if one.level == "L1"):
         return "attention", f"The root key of {holder} does not do its part, or the tenant is locked."
     if not measured:
         return "attention", f"{holder} holds the root key; no revocation was measured in this period."

@@ -13,7 +13,7 @@ import pytest
 
 from crypto import client_calls
 from crypto.client import AsyncClient, Client, Options
-from crypto.client_calls import Retry
+from crypto.client_calls import DataKey, Retry
 from crypto.client_errors import (
     AccessRefused,
     CertificateUnusable,
@@ -26,7 +26,6 @@ from crypto.client_errors import (
     Unavailable,
 )
 from crypto.client_identity import Identity
-from crypto.interfaces import DataKey
 from tenancy import errors, root_key_errors, rotation_errors
 from tenancy.lifecycle import State
 from tests.crypto.https.authority import Leaf, service_leaf
