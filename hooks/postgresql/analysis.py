@@ -1,13 +1,14 @@
 """The statement that is being understood: its text, its tokens, and the changes to it so far."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hooks.postgresql.catalogue import Catalogue, Column
 from hooks.postgresql.errors import StatementRefused
 from hooks.postgresql.parser import Node, Token, tokens
 from hooks.postgresql.plans import Constant, Parameter, Piece, Slot
+from hooks.postgresql.scopes import Output, Scope
 
 _TYPES = {
     "int": {"int2", "int4", "int8"},
@@ -19,8 +20,16 @@ _OPEN, _CLOSE = {"(", "["}, {")", "]"}
 
 
 class Analysis:
-    def __init__(self, catalogue: Catalogue, text: bytes) -> None:
-        self.catalogue, self.text = catalogue, text
+    """`select` and `write` rewrite a query and a modifying statement inside another one: a subquery, a CTE."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        text: bytes,
+        select: "Callable[[Analysis, Node, Scope, str], list[Output]]",
+        write: "Callable[[Analysis, str, Node, Scope, str], list[Output]]",
+    ) -> None:
+        self.catalogue, self.text, self.select, self.write = catalogue, text, select, write
         self.tokens = tokens(text)
         self.hidden: set[str] = set()
         self._starts = [token.start for token in self.tokens]

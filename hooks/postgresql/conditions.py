@@ -6,7 +6,6 @@ Everything else that the database would have to compute from ciphertext is refus
 from collections.abc import Mapping
 from typing import Any
 
-from hooks.postgresql import reading
 from hooks.postgresql.analysis import Analysis
 from hooks.postgresql.errors import StatementRefused
 from hooks.postgresql.parser import Node
@@ -63,11 +62,11 @@ def _function(a: Analysis, call: Node, scope: Scope) -> None:
 def _query(a: Analysis, link: Node, scope: Scope) -> None:
     use = IGNORED if link["subLinkType"] == "EXISTS_SUBLINK" else REFUSED
     check(a, link.get("testexpr"), scope)
-    reading.select(a, link["subselect"]["SelectStmt"], scope, use)
+    a.select(a, link["subselect"]["SelectStmt"], scope, use)
 
 
 def _select(a: Analysis, node: Node, scope: Scope) -> None:
-    reading.select(a, node, scope, REFUSED)
+    a.select(a, node, scope, REFUSED)
 
 
 def _comparison(a: Analysis, expression: Node, scope: Scope) -> None:

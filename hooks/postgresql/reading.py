@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hooks.postgresql import conditions, writing
+from hooks.postgresql import conditions
 from hooks.postgresql.analysis import Analysis
 from hooks.postgresql.errors import StatementRefused
 from hooks.postgresql.parser import Node
@@ -91,7 +91,7 @@ def define(a: Analysis, clause: Node | None, scope: Scope) -> None:
         if kind == "SelectStmt":
             outputs = select(a, inner, scope, EXPORTED)
         else:
-            outputs = writing.write(a, kind, inner, scope, EXPORTED)
+            outputs = a.write(a, kind, inner, scope, EXPORTED)
         scope.queries[query["ctename"]] = _derived(query["ctename"], outputs, query.get("aliascolnames"))
 
 

@@ -90,7 +90,7 @@ def _analysed(catalogue: Catalogue, query: bytes, statement: Node) -> Plan | Non
     ((kind, node),) = statement.items()
     if kind in _PASSING:
         return None
-    a = Analysis(catalogue, query)
+    a = Analysis(catalogue, query, reading.select, writing.write)
     outputs = _understood(a, kind, node)
     pieces = a.pieces()
     parameters = any(token.text[0] == "$" and token.text[1:].isdigit() for token in a.tokens)
