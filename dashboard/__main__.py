@@ -17,11 +17,11 @@ from streamlit import config
 from streamlit.runtime.pages_manager import PagesManager
 
 from config.logs import configure_logs
+from config.settings import load_settings
 from dashboard import downloads, wiring
-from dashboard.development_sign_on import DevelopmentSignOn
 from dashboard.edge import Edge
 from dashboard.library_logs import hand_over_logs
-from dashboard.wiring import DEVELOPMENT_PATH, Parts
+from dashboard.wiring import Develop, Parts
 from tenancy.errors import SettingsInvalid
 
 _SCRIPT = Path(__file__).with_name("app.py")
@@ -36,16 +36,8 @@ def create_app(parts: Parts) -> Edge:
     settings, origin = parts.settings, parts.origin
     redirect_uri = f"{origin}/oauth2callback"
     routes: list[BaseRoute] = [Route("/healthz", _health)]
-    if parts.develops:
-        sign_on = DevelopmentSignOn(
-            f"{origin}{DEVELOPMENT_PATH}",
-            settings.oidc_client_id,
-            parts.client_secret,
-            redirect_uri,
-            parts.guard.names,
-            wiring.utc_now,
-        )
-        routes += sign_on.routes(DEVELOPMENT_PATH)
+    if parts.development is not None:
+        routes += parts.development.routes
     routes += downloads.routes(parts)
     # Else Streamlit takes the folder `pages` for its own until somebody's script has called `st.navigation`: whoever
     # comes first after a start, by the address of a page, would see a menu of our modules and nothing else.
@@ -90,10 +82,14 @@ def _load_when_serving(running: uvicorn.Server) -> None:
     gc.freeze()
 
 
-def main() -> int:
-    """Return the exit status: 2 when the settings are refused."""
+def main(develop: Develop | None = None) -> int:
+    """Serve until SIGTERM; return the exit status, 2 when the settings are refused.
+
+    `develop` makes the sign-on and the marketplace page of the development stack.
+    """
     try:
-        parts = wiring.parts()
+        parts = wiring.build(load_settings(), develop)
+        wiring.install(parts)
         configure_logs(parts.settings.log_format, "dashboard")
         hand_over_logs()
         app = create_app(parts)

@@ -11,7 +11,6 @@ from dashboard.claims import SignOn
 from dashboard.edge import PLACE_HEADER, SOURCE_HEADER
 from dashboard.guard import Guard
 from dashboard.navigation import Entry
-from dashboard.pages import marketplace
 from dashboard.places import Place, PlaceKind, named
 from dashboard.seat import Seat
 from dashboard.wiring import Parts
@@ -30,9 +29,9 @@ def draw() -> None:
     place = named(st.context.headers.get(PLACE_HEADER, ""))
     if place is None:
         st.stop()
-    elif place.kind is PlaceKind.MARKETPLACE and parts.market is not None:
+    elif place.kind is PlaceKind.MARKETPLACE and parts.development is not None:
         # Nobody is anybody here: whether a browser is signed in makes no difference and is not looked at.
-        _draw_alone(place, partial(marketplace.draw, parts.market))
+        _draw_alone(place, parts.development.draw_marketplace)
     elif place.kind is PlaceKind.DOOR or not st.user.is_logged_in:
         _draw_alone(place, partial(front_door.draw, parts, place))
     else:

@@ -20,7 +20,17 @@ from starlette.websockets import WebSocket
 from dashboard import cookies, refusal_page
 from dashboard.claims import read
 from dashboard.guard import Guard
-from dashboard.places import DOOR, MARKETPLACE, OPERATIONS, Place, PlaceKind, find, named, of_tenant
+from dashboard.places import (
+    DEVELOPMENT_SIGN_ON,
+    DOOR,
+    MARKETPLACE,
+    OPERATIONS,
+    Place,
+    PlaceKind,
+    find,
+    named,
+    of_tenant,
+)
 from tenancy.errors import AccessRefused, OpenKcmError, SessionEnded
 from tenancy.people import OPERATORS
 
@@ -30,7 +40,6 @@ RETURN_COOKIE = "openkcm_return"
 _RETURN_SECONDS = 900
 _HEALTH = "/healthz"
 _OUTSIDE_PLACES = ("/auth/", "/oauth2callback", _HEALTH)
-_DEVELOPMENT_SIGN_ON = "/dev-sign-on/"
 _UNGUARDED = ("/static/", "/_stcore/health", "/_stcore/host-config", "/favicon.png", "/component/")
 """The application's own code and whether it lives: the same for everybody."""
 _SIGNED_IN_ONLY = ("/media/", "/_stcore/upload_file")
@@ -66,7 +75,7 @@ class Edge:
         if self.develops and path != _HEALTH and _host(scope) != urlsplit(self.origin).netloc:
             await _not_found(scope, receive, send)
             return
-        if path.startswith(_OUTSIDE_PLACES) or (self.develops and path.startswith(_DEVELOPMENT_SIGN_ON)):
+        if path.startswith(_OUTSIDE_PLACES) or (self.develops and path.startswith(f"{DEVELOPMENT_SIGN_ON}/")):
             await self.app(_placed(scope, path, None), receive, send)
             return
         if path == "/" and scope["type"] == "http":

@@ -35,6 +35,8 @@ class Place:
 DOOR = Place(PlaceKind.DOOR)
 OPERATIONS = Place(PlaceKind.OPERATIONS)
 MARKETPLACE = Place(PlaceKind.MARKETPLACE)
+DEVELOPMENT_SIGN_ON = "/dev-sign-on"
+"""Path of the sign-on of the development stack."""
 
 
 def of_tenant(tenant_id: str) -> Place:

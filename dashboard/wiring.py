@@ -1,42 +1,47 @@
 """Builds what the dashboard stands on; the one place of this package where implementations are chosen."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from urllib.parse import urlsplit
+
+from starlette.routing import BaseRoute
 
 from config.secrets import (
     DASHBOARD_COOKIE,
     INTAKE_PUBLIC_KEY,
-    MARKETPLACE_TOKEN,
     OIDC_CLIENT_SECRET,
-    WEBHOOK_SECRETS,
     Role,
     context_key,
     database_password,
     read_secret,
-    read_secret_lines,
 )
-from config.settings import LOOPBACK, Settings, load_settings
+from config.settings import LOOPBACK, Settings
 from dashboard.claims import ClaimNames, SignOn
 from dashboard.guard import Guard
-from dashboard.market import Market
+from dashboard.places import DEVELOPMENT_SIGN_ON
 from dashboard.seat import Addresses, Seat
 from dashboard.temporal_bridge import TemporalBridge
 from database.connection import Database
 from database.operations import Operations
-from storefront.sender import Sender
 from tenancy.errors import SettingsInvalid
 from workflows.gateway import Gateway
 
 _DATABASE_CONNECTIONS = 16
 _LOOPBACK_NAMES = frozenset({LOOPBACK, "localhost", "::1"})
-DEVELOPMENT_PATH = "/dev-sign-on"
+
+
+@dataclass(frozen=True, slots=True)
+class Development:
+    """What the development stack adds to the dashboard: a sign-on without passwords and a marketplace page."""
+
+    routes: Sequence[BaseRoute]
+    draw_marketplace: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything the process is made of. `market` is there in development only, where the sign-on is its own too."""
+    """Everything the process is made of. `development` is None in every installation but the development stack."""
 
     settings: Settings
     database: Database
@@ -48,17 +53,17 @@ class Parts:
     client_secret: str
     intake_key: str
     operations: Operations
-    market: Market | None
+    development: Development | None
 
     @property
     def develops(self) -> bool:
-        """Whether the sign-on and the marketplace page are this process's own."""
-        return self.market is not None
+        """Whether the sign-on and the marketplace page of the development stack are served."""
+        return self.development is not None
 
     @property
     def metadata_url(self) -> str:
         """Where the single sign-on describes itself (OpenID Connect Discovery 1.0)."""
-        return self.settings.oidc_metadata_url or f"{self.origin}{DEVELOPMENT_PATH}/.well-known/openid-configuration"
+        return self.settings.oidc_metadata_url or f"{self.origin}{DEVELOPMENT_SIGN_ON}/.well-known/openid-configuration"
 
     def seat(self, sign_on: SignOn, source: str) -> Seat:
         """Return where somebody sits whom the guard has just admitted."""
@@ -82,20 +87,38 @@ class Parts:
         )
 
 
-@cache
+Develop = Callable[[Settings, str, str, ClaimNames], Development]
+"""Makes the development parts from settings, origin, client secret and claim names."""
+
+_built: list[Parts] = []
+
+
 def parts() -> Parts:
-    """Return the parts of this process, built from its settings at the first call.
+    """Return the parts of this process; raises RuntimeError before `install`."""
+    if not _built:
+        raise RuntimeError("the dashboard is not wired: start it with python -m dashboard")
+    return _built[0]
+
+
+def install(made: Parts) -> None:
+    """Make these the parts of this process, for the script that Streamlit runs."""
+    _built[:] = [made]
+
+
+def build(settings: Settings, develop: Develop | None = None) -> Parts:
+    """Build everything from settings; connects nothing.
 
     Raises:
-        SettingsInvalid: a secret is missing, or the development sign-on would be reachable from elsewhere.
+        SettingsInvalid: a secret is missing, no single sign-on is configured, or the development sign-on would be
+            reachable from another machine.
     """
-    return build(load_settings())
-
-
-def build(settings: Settings) -> Parts:
-    """Build everything from settings; connects nothing. Raises SettingsInvalid."""
     develops = settings.oidc_metadata_url is None
     address = urlsplit(settings.dashboard_url)
+    if develops and develop is None:
+        raise SettingsInvalid(
+            "no single sign-on is configured",
+            "set oidc_metadata_url to the discovery document of your platform's single sign-on",
+        )
     if develops and not {settings.dashboard_host, address.hostname or ""} <= _LOOPBACK_NAMES:
         raise SettingsInvalid(
             "the development sign-on lets everybody in, so it is for loopback only",
@@ -109,6 +132,8 @@ def build(settings: Settings) -> Parts:
         bytes.fromhex(read_secret(folder, context_key(Role.DASHBOARD))),
         max_size=_DATABASE_CONNECTIONS,
     )
+    origin = f"{address.scheme}://{address.netloc}"
+    client_secret = read_secret(folder, OIDC_CLIENT_SECRET)
     names = ClaimNames(settings.oidc_tenant_claim, settings.oidc_roles_claim)
     embedded = settings.temporal == "embedded"
     return Parts(
@@ -126,25 +151,13 @@ def build(settings: Settings) -> Parts:
             temporal_ui=f"http://{LOOPBACK}:{settings.temporal_ui_port}" if embedded else None,
             enrolment=settings.enrolment_url,
         ),
-        origin=f"{address.scheme}://{address.netloc}",
+        origin=origin,
         cookie_secret=read_secret(folder, DASHBOARD_COOKIE),
-        client_secret=read_secret(folder, OIDC_CLIENT_SECRET),
+        client_secret=client_secret,
         intake_key=read_secret(folder, INTAKE_PUBLIC_KEY),
         operations=Operations(database, settings.promise_seconds),
-        market=_market(settings) if develops else None,
+        development=develop(settings, origin, client_secret, names) if develops and develop is not None else None,
     )
-
-
-def _market(settings: Settings) -> Market:
-    """Return what the marketplace page stands on, with the secrets of the platform whose marketplace it plays."""
-    folder = settings.secrets
-    sender = Sender(
-        settings.marketplace_url,
-        read_secret_lines(folder, WEBHOOK_SECRETS)[0],
-        read_secret(folder, MARKETPLACE_TOKEN),
-        utc_now,
-    )
-    return Market(sender, settings.regions, settings.promise_seconds, utc_now)
 
 
 def utc_now() -> datetime:

@@ -100,7 +100,7 @@ def components(settings: Settings) -> list[Component]:
         ),
         PythonProcess(
             "dashboard",
-            "dashboard",
+            "devstack.dashboard",
             state_dir,
             {"dashboard_port": settings.dashboard_port},
             health="/healthz",

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -14,6 +15,7 @@ from config.settings import Settings
 from dashboard import wiring
 from dashboard.claims import read
 from dashboard.development_sign_on import PEOPLE, DevelopmentSignOn
+from devstack.dashboard import develop
 from devstack.secrets import ensure_secrets
 from tenancy.errors import SettingsInvalid
 from tests.dashboard.people import NAMES, ORIGIN, Clock
@@ -114,7 +116,15 @@ def test_a_code_is_exchanged_once_within_a_minute_by_its_client(browser: TestCli
 def test_it_refuses_to_be_reachable_from_elsewhere(tmp_path, changed: dict[str, str]) -> None:
     settings = Settings(state_dir=tmp_path, **changed)
     ensure_secrets(settings.secrets)
-    with pytest.raises(SettingsInvalid):
-        wiring.build(settings)
+    with pytest.raises(SettingsInvalid, match="loopback only"):
+        wiring.build(settings, develop)
     built = wiring.build(Settings(state_dir=tmp_path, oidc_metadata_url="https://sso.example/", **changed))
     assert not built.develops
+
+
+def test_a_dashboard_without_single_sign_on_is_refused_outside_of_development(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    ensure_secrets(settings.secrets)
+    with pytest.raises(SettingsInvalid, match="no single sign-on is configured"):
+        wiring.build(settings)
+    assert wiring.build(settings, develop).develops

@@ -70,7 +70,7 @@ def stand(field: Field) -> Stand:
         client_secret="",
         intake_key="",
         operations=Operations(database, 180.0),
-        market=None,
+        development=None,
     )
     inner = Starlette(routes=downloads.routes(parts))
     return Stand(field, inner, Edge(inner, guard, SECRET, ORIGIN, develops=True), database, clock)

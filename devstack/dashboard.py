@@ -1,0 +1,45 @@
+"""`python -m devstack.dashboard`: the product's dashboard with a sign-on without passwords and a marketplace page."""
+
+import sys
+from functools import partial
+
+from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
+from config.settings import Settings
+from dashboard.__main__ import main
+from dashboard.claims import ClaimNames
+from dashboard.development_sign_on import DevelopmentSignOn
+from dashboard.market import Market
+from dashboard.places import DEVELOPMENT_SIGN_ON
+from dashboard.wiring import Development, utc_now
+from storefront.sender import Sender
+
+
+def develop(settings: Settings, origin: str, client_secret: str, names: ClaimNames) -> Development:
+    """Return the OpenID provider's routes and the marketplace page, with the secrets of the simulated platform."""
+    provider = DevelopmentSignOn(
+        f"{origin}{DEVELOPMENT_SIGN_ON}",
+        settings.oidc_client_id,
+        client_secret,
+        f"{origin}/oauth2callback",
+        names,
+        utc_now,
+    )
+    folder = settings.secrets
+    client = Sender(
+        settings.marketplace_url,
+        read_secret_lines(folder, WEBHOOK_SECRETS)[0],
+        read_secret(folder, MARKETPLACE_TOKEN),
+        utc_now,
+    )
+    market = Market(client, settings.regions, settings.promise_seconds, utc_now)
+    return Development(provider.routes(DEVELOPMENT_SIGN_ON), partial(_draw_marketplace, market))
+
+
+def _draw_marketplace(market: Market) -> None:
+    from dashboard.pages import marketplace  # noqa: PLC0415 - it loads pandas, which nothing before the first page needs
+
+    marketplace.draw(market)
+
+
+if __name__ == "__main__":
+    sys.exit(main(develop))
