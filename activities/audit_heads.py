@@ -9,6 +9,7 @@ from temporalio import activity
 
 from activities.signing import RecordedSigner
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
 from tenancy.audit import head_message
 from tenancy.messages import SignHeadsResult, StepInput
@@ -19,7 +20,7 @@ log = structlog.get_logger()
 
 
 class AuditHeadActivities:
-    def __init__(self, database: Database, platform: Database, signer: RecordedSigner) -> None:
+    def __init__(self, database: Database, platform: PlatformQueries, signer: RecordedSigner) -> None:
         self._database = database
         self._platform = platform
         self._signer = signer

@@ -12,6 +12,7 @@ from temporalio import activity
 
 from activities.journal import record
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rows import AuthorityRow
 from database.transaction import TenantTransaction
 from tenancy import ids
@@ -43,7 +44,7 @@ class AuthorityMaker:
     """Makes a tenant's authority on a version of its key, unless it is on record."""
 
     database: Database
-    platform: Database
+    platform: PlatformQueries
     authorities: PkiAuthorities
 
     def make(self, tenant_id: str, version: int, state: AuthorityState) -> AuthorityRow:
@@ -74,7 +75,7 @@ class AuthorityMaker:
 
 
 class AuthorityActivities:
-    def __init__(self, database: Database, platform: Database, authorities: PkiAuthorities) -> None:
+    def __init__(self, database: Database, platform: PlatformQueries, authorities: PkiAuthorities) -> None:
         self._database = database
         self._platform = platform
         self._authorities = authorities

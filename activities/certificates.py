@@ -5,6 +5,7 @@ from temporalio import activity
 from activities.authorities import AuthorityMaker
 from activities.journal import Clock, finish, is_recorded, record
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from tenancy import ids
 from tenancy.audit import AuditName
 from tenancy.authorities import AuthorityState
@@ -14,7 +15,9 @@ from vault.pki import PkiAuthorities
 
 
 class CertificateActivities:
-    def __init__(self, database: Database, platform: Database, authorities: PkiAuthorities, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, platform: PlatformQueries, authorities: PkiAuthorities, clock: Clock
+    ) -> None:
         self._database = database
         self._maker = AuthorityMaker(database, platform, authorities)
         self._authorities = authorities

@@ -17,6 +17,7 @@ from activities.metrics import Metrics
 from activities.signing import RecordedSigner
 from database.boundary_interfaces import ExaminationRow
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from tenancy.audit import AuditName
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.boundary_tally import tally
@@ -39,7 +40,7 @@ class ExaminationActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
         self,
         database: Database,
-        platform: Database,
+        platform: PlatformQueries,
         attacks: Sequence[Attack],
         signer: RecordedSigner,
         clock: Clock,

@@ -12,6 +12,7 @@ from activities.journal import Clock
 from activities.metrics import Metrics
 from database.certificate_rows import EndingRow
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.errors import OpenKcmError
 from tenancy.events import AnnouncementKind
@@ -32,7 +33,7 @@ class ExpiryActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
         self,
         database: Database,
-        platform: Database,
+        platform: PlatformQueries,
         authorities: PkiAuthorities,
         announcer: Announcer,
         clock: Clock,

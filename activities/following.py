@@ -14,6 +14,7 @@ from temporalio import activity
 from activities.threads import Threads
 from activities.wrapping import opened
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.root_key_rows import NumberedKey
 from keystores.interfaces import RootKey
 from keystores.opened import OpenedRootKeys
@@ -35,8 +36,9 @@ log = structlog.get_logger()
 
 
 class FollowActivities:
-    def __init__(self, database: Database, shelf: OpenedRootKeys) -> None:
+    def __init__(self, database: Database, platform: PlatformQueries, shelf: OpenedRootKeys) -> None:
         self._database = database
+        self._platform = platform
         self._shelf = shelf
 
     @activity.defn(name="notice-root-key-versions")
@@ -45,7 +47,7 @@ class FollowActivities:
 
         One that does not answer is asked again in the next look, which finds the rest as well.
         """
-        found = self._database.numbered_root_keys()
+        found = self._platform.numbered_root_keys()
         regions = {key.region for key in found if key.root_key_id is None}
         of_platform = {region: self._newest_of_platform(region) for region in sorted(regions)}
         behind: list[str] = []

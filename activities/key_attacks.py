@@ -15,6 +15,7 @@ from activities.wrapping import RootKeyInForce, context_of, root_key_in_force
 from database.connection import Database
 from database.descent import RowDescentProbe
 from database.fingerprint_rows import Fingerprinted, KeyProbeRow
+from database.platform_queries import PlatformQueries
 from database.rows import KeyRow, ServiceKeyRow
 from database.transaction import TenantTransaction
 from keystores.opened import OpenedRootKeys
@@ -51,6 +52,7 @@ class KeyAttacks:
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is attacked or attacked with
         self,
         database: Database,
+        platform: PlatformQueries,
         tenant_keys: TransitTenantKeys,
         fingerprints: TransitFingerprints,
         shelf: OpenedRootKeys,
@@ -60,6 +62,7 @@ class KeyAttacks:
         attackers: Sequence[str] = ids.PLATFORM_TENANTS,
     ) -> None:
         self._database = database
+        self._platform = platform
         self._tenant_keys = tenant_keys
         self._fingerprints = fingerprints
         self._shelf = shelf
@@ -73,7 +76,7 @@ class KeyAttacks:
             read = _read(tx)
         if read is None:
             return ()
-        probes = self._database.key_probes(read.tried, _TRIED + 1)
+        probes = self._platform.key_probes(read.tried, _TRIED + 1)
         others = [(tenant, ciphertext) for tenant, ciphertext in probes if tenant != tenant_id][:_TRIED]
         target = KeyTarget(tenant_id, read.key.oldest, read.key.version, read.rotating)
         found = self._as_of_now(read, self._keys.attack(target, [ciphertext for _, ciphertext in others]))

@@ -7,6 +7,7 @@ from temporalio import activity
 
 from activities.journal import Clock, finish, record
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from tenancy.audit import AuditName
 from tenancy.errors import AnnouncementUndelivered
 from tenancy.events import Announcement, AnnouncementKind, Channel
@@ -25,7 +26,9 @@ class Sender(Protocol):
 
 
 class NotificationActivities:
-    def __init__(self, database: Database, platform: Database, senders: Mapping[Channel, Sender], clock: Clock) -> None:
+    def __init__(
+        self, database: Database, platform: PlatformQueries, senders: Mapping[Channel, Sender], clock: Clock
+    ) -> None:
         self._database = database
         self._platform = platform
         self._senders = senders

@@ -16,6 +16,7 @@ from activities.authorities import as_authority
 from activities.journal import record
 from database.certificate_rows import RevocationListRow
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rows import AuthorityRow
 from database.transaction import TenantTransaction
 from tenancy.audit import AuditName
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 
 
 class RevocationActivities:
-    def __init__(self, database: Database, platform: Database, authorities: PkiAuthorities) -> None:
+    def __init__(self, database: Database, platform: PlatformQueries, authorities: PkiAuthorities) -> None:
         self._database = database
         self._platform = platform
         self._authorities = authorities

@@ -19,6 +19,7 @@ from activities.rewrapping import Rewrapping
 from activities.threads import Threads
 from activities.wrapping import all_proven, context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rotation_rows import RotationRow, WantedRotation
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
@@ -63,7 +64,7 @@ class RotationActivities:
     def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that a rotation touches
         self,
         database: Database,
-        platform: Database,
+        platform: PlatformQueries,
         tenant_keys: TransitTenantKeys,
         fingerprints: TransitFingerprints,
         shelf: OpenedRootKeys,

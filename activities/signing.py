@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from database.connection import Database
+from database.platform_queries import PlatformQueries
 from vault.signer import TransitAuditSigner
 
 
 class RecordedSigner:
     """Signs as `vault.interfaces.AuditSigner` does; the key server rotates the key without telling us."""
 
-    def __init__(self, platform: Database, signer: TransitAuditSigner) -> None:
+    def __init__(self, platform: PlatformQueries, signer: TransitAuditSigner) -> None:
         self._platform = platform
         self._signer = signer
         self._known: frozenset[str] = frozenset()

@@ -8,6 +8,7 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.metrics import Metrics
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rotation_rows import StuckRotationRow
 from tenancy import ids
 from tenancy.audit import AuditEvent, AuditName
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 
 
 class StuckRotationActivities:
-    def __init__(self, database: Database, platform: Database, announcer: Announcer, metrics: Metrics) -> None:
+    def __init__(self, database: Database, platform: PlatformQueries, announcer: Announcer, metrics: Metrics) -> None:
         self._database = database
         self._platform = platform
         self._announcer = announcer

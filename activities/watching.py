@@ -23,6 +23,7 @@ from activities.journal import Clock
 from activities.threads import Threads
 from activities.wrapping import opened
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.root_key_rows import SealedRootKeyRow, WatchedKey
 from keystores.opened import OpenedRootKeys
 from tenancy.audit import AuditEvent, AuditName
@@ -97,15 +98,17 @@ class _Region:
 
 
 class WatchActivities:
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - rows, questions, holders of keys, pace and two clocks
         self,
         database: Database,
+        platform: PlatformQueries,
         shelf: OpenedRootKeys,
         pace: Pace,
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._platform = platform
         self._shelf = shelf
         self._pace = pace
         self._clock = clock
@@ -143,7 +146,7 @@ class WatchActivities:
     @activity.defn(name="forget-untaken-credentials")
     def forget_untaken_credentials(self) -> None:
         """Empty sealed credentials of requests that no workflow took up: refused ones, or while Temporal was down."""
-        for tenant_id in self._database.untaken_credentials(_BATCH):
+        for tenant_id in self._platform.untaken_credentials(_BATCH):
             with self._database.tenant_tx(tenant_id) as tx:
                 tx.root_keys.forget_untaken()
             activity.heartbeat(tenant_id)
@@ -161,7 +164,7 @@ class WatchActivities:
             return
         region.looked = now
         try:
-            found = self._database.watched_root_keys(name, _LATELY)
+            found = self._platform.watched_root_keys(name, _LATELY)
         except OpenKcmError as failed:
             log.warning("root keys not listed", region=name, code=failed.code)
             return

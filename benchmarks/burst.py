@@ -11,6 +11,7 @@ from benchmarks.processes import read_cpu
 from benchmarks.report import Check, Result, spread
 from benchmarks.stack import Stack
 from config.secrets import Role
+from database.platform_queries import PlatformQueries
 from tenancy.lifecycle import State
 
 _LIMIT_SECONDS = 30.0
@@ -68,7 +69,7 @@ def _wait_active(stack: Stack, number: int) -> list[tuple[str, datetime, datetim
     database = stack.database(Role.OPERATOR)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        rows = database.list_tenants("", number + 10)
+        rows = PlatformQueries(database).list_tenants("", number + 10)
         active = [(r.tenant_id, r.requested_at, r.ready_at) for r in rows if r.state is State.ACTIVE and r.ready_at]
         if len(active) > number:
             database.close()

@@ -12,6 +12,7 @@ from benchmarks.processes import folder_size, read_cpu, read_memory
 from benchmarks.report import Check, Result, spread
 from benchmarks.stack import Stack
 from config.secrets import Role
+from database.platform_queries import PlatformQueries
 from tenancy.lifecycle import State
 
 _LIMIT_RATIO = 1.25
@@ -97,7 +98,7 @@ def fill(stack: Stack, marketplace: Marketplace, numbers: range) -> list[dict[st
         marketplace.enable_all([tenant(number) for number in wave], _AT_ONCE)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            rows = database.list_tenants(tenant(wave.start - 1), len(wave))
+            rows = PlatformQueries(database).list_tenants(tenant(wave.start - 1), len(wave))
             if len(rows) == len(wave) and all(row.state is State.ACTIVE for row in rows):
                 break
             if time.monotonic() > deadline:

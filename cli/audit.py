@@ -24,6 +24,7 @@ from cli.reconcile import reconcile
 from config.public_keys import PublicKeys
 from config.settings import load_settings
 from database.audit_reading import begin_export
+from database.platform_queries import PlatformQueries
 from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import CertificateMissing, FileRefused, OpenKcmError, PublicKeyRefused
@@ -86,7 +87,7 @@ def export(
         operator_database(load_settings()) as database,
         on_record(database, tenant_id, AuditName.EXPORTED, "audit stream", format=form),
     ):
-        keys = PublicKeys.on_record(database.audit_keys())
+        keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
         with database.tenant_tx(tenant_id) as tx:
             begun = begin_export(tx, AuditFilter(), datetime.now(UTC), keys.fingerprint)
         with new_file(out) as file:
@@ -135,7 +136,7 @@ def certificate(tenant: Tenant, out: Out, *, as_json: output.AsJson = False) -> 
 def public_key(out: KeysOut = None, *, as_json: output.AsJson = False) -> None:
     """Hand out the public keys by which audit streams and certificates are verified."""
     with operator_database(load_settings()) as database:
-        keys = PublicKeys.on_record(database.audit_keys())
+        keys = PublicKeys.on_record(PlatformQueries(database).audit_keys())
     if not keys.all():
         raise PublicKeyRefused(
             "no public key is on record yet", "the worker records them when it starts: openkcm status"

@@ -22,6 +22,7 @@ from config.public_keys import PublicKeys
 from config.settings import load_settings
 from database.boundary_interfaces import ExaminationRow
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rows import TenantRow
 from tenancy.audit import AuditName
 from tenancy.clauses import CLAUSES
@@ -123,7 +124,7 @@ def _one(database: Database, tenant_id: str) -> TenantRow:
 
 def _every_examined(database: Database) -> Iterator[TenantRow]:
     after = ""
-    while rows := database.list_tenants(after, _PAGE):
+    while rows := PlatformQueries(database).list_tenants(after, _PAGE):
         yield from (row for row in rows if row.state in _EXAMINED and not row.tenant_id.startswith(RESERVED_PREFIX))
         after = rows[-1].tenant_id
 
@@ -142,7 +143,7 @@ def _checked(database: Database, tenant_id: str, run: str | OpenKcmError) -> dic
         row, results = tx.boundaries.examination(run), tx.boundaries.results_of(run)
     if row is None:
         return nothing | {"error": _error(ExaminationFailed())}
-    altered = flaw(tenant_id, row.lines, PublicKeys.on_record(database.audit_keys()).check, results)
+    altered = flaw(tenant_id, row.lines, PublicKeys.on_record(PlatformQueries(database).audit_keys()).check, results)
     return {
         "tenant_id": tenant_id,
         "passed": row.passed and not altered,

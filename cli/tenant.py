@@ -22,6 +22,7 @@ from cli.standing import Standing
 from config.settings import load_settings
 from database.connection import Database
 from database.leaving_interfaces import LeavingRow
+from database.platform_queries import PlatformQueries
 from database.rows import ServiceRow, TenantRow
 from database.transaction import TenantTransaction
 from tenancy import ids
@@ -93,7 +94,7 @@ def retry(tenant: Tenant, *, as_json: output.AsJson = False) -> None:
 def every_tenant(database: Database, page: int = _PAGE) -> Iterator[TenantRow]:
     """Read all tenants, at most `page` at a time."""
     after = ""
-    while rows := database.list_tenants(after, page):
+    while rows := PlatformQueries(database).list_tenants(after, page):
         yield from rows
         after = rows[-1].tenant_id
 

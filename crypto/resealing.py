@@ -28,6 +28,7 @@ from crypto import ciphertext as form
 from crypto.interfaces import Blocking, Caller, Changes, Keyring, ServiceKey
 from database.connection import Database
 from database.interfaces import mark
+from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
 from database.transaction import TenantTransaction
 from tenancy.binding import Context, Purpose
@@ -81,6 +82,7 @@ class Resealing:
     def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
         database: Database,
+        platform: PlatformQueries,
         keyring: Keyring,
         blocking: Blocking,
         changes: Changes,
@@ -90,6 +92,7 @@ class Resealing:
     ) -> None:
         self.totals = Totals()
         self._database = database
+        self._platform = platform
         self._keyring = keyring
         self._blocking = blocking
         self._pace = pace or Pace()
@@ -118,7 +121,7 @@ class Resealing:
         places = asyncio.Semaphore(self._pace.tenants)
         last = ("", "")
         while True:
-            ask = partial(self._database.stale_services, last, _PAGE)
+            ask = partial(self._platform.stale_services, last, _PAGE)
             found = await self._blocking.run(_EVERYBODY, ask)
             of_tenants = groupby(found, key=lambda one: one[0])
             waiting = [

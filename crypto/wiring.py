@@ -25,6 +25,7 @@ from crypto.resealing import Resealing
 from crypto.tls import IdentityShelf, ServerTls
 from database.connection import Database
 from database.feed import NotifyFeed
+from database.platform_queries import PlatformQueries
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys
@@ -143,7 +144,7 @@ def build(settings: Settings, credentials: Credentials, shelf: IdentityShelf) ->
         journal,
         limits,
         keyring,
-        Resealing(database, keyring, threads, changes),
+        Resealing(database, PlatformQueries(database), keyring, threads, changes),
         heartbeats,
         threads,
         opening,

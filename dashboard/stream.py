@@ -15,6 +15,7 @@ from database.audit_interfaces import FoundRecord, StreamEnds
 from database.audit_log import AuditStream
 from database.audit_reading import PIECE, begin_export
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
 from tenancy.audit import AuditName, StoredRecord, head_message, verify_chain
 from tenancy.audit_search import AuditFilter
@@ -72,7 +73,7 @@ class Verified:
     seconds: float
 
 
-def signature(keys: Database, tenant_id: str, ends: StreamEnds) -> CheckedSignature | None:
+def signature(database: Database, tenant_id: str, ends: StreamEnds) -> CheckedSignature | None:
     """Check the signature of the newest head with the public key on record; None where no head is signed.
 
     The key comes from the database that holds the stream, so this finds what was altered by anybody who cannot also add
@@ -80,7 +81,7 @@ def signature(keys: Database, tenant_id: str, ends: StreamEnds) -> CheckedSignat
     """
     if (head := ends.signed) is None:
         return None
-    known = PublicKeys.on_record(keys.audit_keys())
+    known = PublicKeys.on_record(PlatformQueries(database).audit_keys())
     return known.check(head.key, head_message(tenant_id, head.seq, head.chain_hash), head.signature)
 
 
@@ -141,7 +142,7 @@ def export(seat: Seat, chosen: AuditFilter) -> Iterator[str] | None:
         if allowed
         else seat.event(AuditName.ACTION_REFUSED, "audit stream", "refused", action="export")
     )
-    keys = PublicKeys.on_record(seat.database.audit_keys())
+    keys = PublicKeys.on_record(PlatformQueries(seat.database).audit_keys())
     with seat.database.tenant_tx(seat.tenant_id) as tx:
         tx.audit.append(event)
         begun = begin_export(tx, chosen, seat.now(), keys.fingerprint)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from database.boundary_interfaces import TroubledExamination
 from database.connection import Database
 from database.context import PLATFORM
+from database.platform_queries import PlatformQueries
 from database.questions import ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.rows import TenantRow
 from database.tenants import COLUMNS, tenant_row
@@ -35,8 +36,8 @@ class Operations:
             return [TenantCount(region, State(state), tenants, late) for region, state, tenants, late in rows]
 
     def page(self, wanted: TenantFilter, after: str, limit: int) -> Sequence[TenantRow]:
-        # NUL is the one character that no text in PostgreSQL has, so nothing is found by it.
         """Return tenants in order of id, from the first one behind `after`."""
+        # NUL is the one character that no text in PostgreSQL has, so nothing is found by it.
         if wanted.search is not None and "\0" in wanted.search:
             return []
         values = [wanted.state, wanted.region, wanted.late, wanted.search or None, self._promise, after, limit]
@@ -68,7 +69,7 @@ class Operations:
 
     def troubled(self, limit: int) -> Sequence[TroubledExamination]:
         """Return whose boundaries somebody must look at: breached ones first, then late examinations."""
-        return self._database.troubled_examinations(LATE, limit)
+        return PlatformQueries(self._database).troubled_examinations(LATE, limit)
 
     def times(self, limit: int) -> Sequence[ProvisioningTime]:
         """Return how long the newest ready tenants took, the newest first."""

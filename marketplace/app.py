@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from marketplace import openapi, page
 from marketplace.acceptance import accept, look_up
 from marketplace.answers import EventAnswer, StatusAnswer, status_answer
@@ -50,10 +51,11 @@ def create_app(database: Database, door: Gateway, offer: Offer) -> FastAPI:
     """
     check = SignatureCheck(offer.webhook_secrets)
     transactions = Transactions()
-    sweep = Sweep(database, door, transactions)
+    queries = PlatformQueries(database)
+    sweep = Sweep(database, queries, door, transactions)
     # Threads of their own, so that a flood of enrolments holds up no event.
     enrolment_transactions = Transactions(ENROLMENT_THREADS)
-    enrolments = EnrolmentSweep(database, door, enrolment_transactions)
+    enrolments = EnrolmentSweep(database, queries, door, enrolment_transactions)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

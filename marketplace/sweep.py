@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from marketplace.acceptance import discovered, mark_started
 from marketplace.enrolment import settle
 from marketplace.rounds import Rounds, Waiting
@@ -16,13 +17,16 @@ from workflows.gateway import Gateway
 class Sweep(Rounds):
     """Events: the workflow id is the tenant, and the entity knows the ids of events it has seen."""
 
-    def __init__(self, database: Database, door: Gateway, transactions: Transactions) -> None:
+    def __init__(
+        self, database: Database, platform: PlatformQueries, door: Gateway, transactions: Transactions
+    ) -> None:
         super().__init__(transactions)
         self._database = database
+        self._platform = platform
         self._door = door
 
     def find(self, limit: int) -> Sequence[Waiting]:
-        return self._database.unstarted_events(limit)
+        return self._platform.unstarted_events(limit)
 
     async def hand_over(self, waiting: Waiting) -> None:
         """Tell the workflow that the event is for, by its kind, which is the last of `waiting`."""
@@ -42,13 +46,16 @@ class Sweep(Rounds):
 class EnrolmentSweep(Rounds):
     """Enrolments: the request's id is the update's, so that asking again joins what was asked before."""
 
-    def __init__(self, database: Database, door: Gateway, transactions: Transactions) -> None:
+    def __init__(
+        self, database: Database, platform: PlatformQueries, door: Gateway, transactions: Transactions
+    ) -> None:
         super().__init__(transactions)
         self._database = database
+        self._platform = platform
         self._door = door
 
     def find(self, limit: int) -> Sequence[Waiting]:
-        return self._database.pending_enrolments(limit)
+        return self._platform.pending_enrolments(limit)
 
     async def hand_over(self, waiting: Waiting) -> None:
         """Have the service connected, which is the last of `waiting`, and put on record what came of it."""

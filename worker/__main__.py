@@ -65,9 +65,7 @@ async def _start(settings: Settings, parts: wiring.Parts, runtime: Runtime) -> C
     await _until_done(
         "root keys", lambda: asyncio.to_thread(bootstrap.ensure_root_keys, parts.root_keys, settings.regions)
     )
-    await _until_done(
-        "audit keys", lambda: asyncio.to_thread(bootstrap.record_audit_keys, parts.signer, parts.database)
-    )
+    await _until_done("audit keys", lambda: asyncio.to_thread(bootstrap.record_audit_keys, parts.signer, parts.queries))
     return await _until_done("temporal", lambda: _connect(settings, parts, runtime))
 
 

@@ -31,6 +31,7 @@ from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflic
 from temporalio.service import RPCError, RPCStatusCode
 
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, task_queue, watch_workflow
@@ -217,10 +218,10 @@ def ensure_root_keys(root_keys: TransitRootKeys, regions: Sequence[str]) -> None
         log.info("root key ready", key=key.name, version=key.version)
 
 
-def record_audit_keys(signer: TransitAuditSigner, database: Database) -> None:
+def record_audit_keys(signer: TransitAuditSigner, platform: PlatformQueries) -> None:
     """Put the public keys of the audit signer on record, for those who check and hold no identity at the key server."""
     keys = signer.public_keys()
-    database.record_audit_keys(keys)
+    platform.record_audit_keys(keys)
     log.info("audit keys on record", keys=sorted(keys))
 
 

@@ -13,6 +13,7 @@ from activities.reconciling import ReconcileActivities
 from config.settings import Settings
 from database.connection import Database
 from database.descent import RowDescentProbe
+from database.platform_queries import PlatformQueries
 from database.reconciling import our_records
 from fronts.attacks import FrontAttacker
 from fronts.sides import Address
@@ -32,11 +33,13 @@ def attacks(isolation: IsolationActivities, keys: KeyAttacks, fronts: FrontAttac
     return (isolation.attack, keys, fronts)
 
 
-def key_attacks(database: Database, vault: VaultSession, tokens: TenantTokens, shelf: OpenedRootKeys) -> KeyAttacks:
+def key_attacks(
+    database: Database, queries: PlatformQueries, vault: VaultSession, tokens: TenantTokens, shelf: OpenedRootKeys
+) -> KeyAttacks:
     """Return the attacks on a tenant's keys and on what lies under them."""
     tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
     probes = VaultKeyProbe(vault, tokens), RowDescentProbe(database)
-    return KeyAttacks(database, tenant_keys, fingerprints, shelf, *probes)
+    return KeyAttacks(database, queries, tenant_keys, fingerprints, shelf, *probes)
 
 
 def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:

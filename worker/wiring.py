@@ -48,6 +48,7 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.attacks import RowSecurityProbe
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.report_facts import read_stated
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
@@ -121,6 +122,7 @@ class Parts:
 
     settings: Settings
     database: Database
+    queries: PlatformQueries
     vault: VaultSession
     offboarding: VaultSession
     keyring: Keyring
@@ -170,7 +172,8 @@ def build(
     keyring, root_keys = Keyring(payload_keys), TransitRootKeys(vault)
     senders, metrics = _senders(settings), Metrics(meter)
     keys = KeyActivities(database, tenant_keys, fingerprints, payload_keys, keyring, clock, metrics)
-    certificates = CertificateActivities(database, database, authorities, clock)
+    queries = PlatformQueries(database)
+    certificates = CertificateActivities(database, queries, authorities, clock)
     announcer = Announcer(tuple(senders), settings.dashboard_url)
     records = RecordActivities(database, announcer, clock, metrics)
     shelf = OpenedRootKeys(
@@ -181,17 +184,17 @@ def build(
         database, tenant_keys, shelf, lambda tenant, request, sealed: unseal(intake, tenant, request, sealed), announcer
     )
     rotation = RotationActivities(
-        database, database, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second, metrics
+        database, queries, tenant_keys, fingerprints, shelf, announcer, settings.rewrap_per_second, metrics
     )
     grace = settings.root_key_grace_seconds
     standing = StandingActivities(database, announcer, grace, clock)
     approvals = ApprovalActivities(database, announcer, timedelta(hours=settings.approval_hours))
     pace = Pace(settings.root_key_check_seconds, settings.root_key_idle_check_seconds, grace)
-    watch = WatchActivities(database, shelf, pace, clock)
+    watch = WatchActivities(database, queries, shelf, pace, clock)
     isolation = IsolationActivities(
         database, RowSecurityProbe(database), VaultBoundaryProbe(vault, tokens, clock), clock, metrics
     )
-    notifications = NotificationActivities(database, database, senders, clock)
+    notifications = NotificationActivities(database, queries, senders, clock)
     services = ServiceActivities(
         database,
         tenant_keys,
@@ -201,12 +204,15 @@ def build(
         clock,
     )
     signer = TransitAuditSigner(vault)
-    recorded = RecordedSigner(database, signer)
-    heads = AuditHeadActivities(database, database, recorded)
-    on_keys, fronts = key_attacks(database, vault, tokens, shelf), front_attacks(settings, database, vault, clock)
+    recorded = RecordedSigner(queries, signer)
+    heads = AuditHeadActivities(database, queries, recorded)
+    on_keys, fronts = (
+        key_attacks(database, queries, vault, tokens, shelf),
+        front_attacks(settings, database, vault, clock),
+    )
     examination = ExaminationActivities(
         database,
-        database,
+        queries,
         attacks(isolation, on_keys, fronts),
         recorded,
         clock,
@@ -224,15 +230,16 @@ def build(
         settings.backup_days,
         clock,
     )
-    rolls = AuthorityActivities(database, database, authorities)
-    revocation = RevocationActivities(database, database, authorities)
-    expiry = ExpiryActivities(database, database, authorities, announcer, clock, metrics)
+    rolls = AuthorityActivities(database, queries, authorities)
+    revocation = RevocationActivities(database, queries, authorities)
+    expiry = ExpiryActivities(database, queries, authorities, announcer, clock, metrics)
     reports = ReportActivities(
         database, read_stated, _RENDERINGS, recorded, version("openkcm-tenant-controller"), clock
     )
     return Parts(
         settings=settings,
         database=database,
+        queries=queries,
         vault=vault,
         offboarding=offboarding,
         keyring=keyring,
@@ -317,8 +324,8 @@ def build(
             revocation.publish_revocation_lists,
             expiry.check_expiry,
             rotation.find_due_rotations,
-            StuckRotationActivities(database, database, announcer, metrics).check_rotations,
-            FollowActivities(database, shelf).notice_root_key_versions,
+            StuckRotationActivities(database, queries, announcer, metrics).check_rotations,
+            FollowActivities(database, queries, shelf).notice_root_key_versions,
             examination.find_due_examinations,
         ),
         interceptors=(CorrelationInterceptor(), FailureInterceptor(database)),

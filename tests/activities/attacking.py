@@ -28,7 +28,7 @@ def not_checked(found: Found) -> set[str]:
 def attacks_of(parts: wiring.Parts, settings: Settings) -> KeyAttacks:
     tokens = TenantTokens(parts.vault, read_secret(settings.secrets, BOUNDARY_IDENTITY))
     shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
-    return evidence_wiring.key_attacks(parts.database, parts.vault, tokens, shelf)
+    return evidence_wiring.key_attacks(parts.database, parts.queries, parts.vault, tokens, shelf)
 
 
 def forget_key(vault_admin: TokenSession, tenant_id: str) -> None:

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from config.public_keys import PublicKeys
+from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
 from tenancy.audit import head_message, verify_chain
 from tenancy.errors import DatabaseRefused
@@ -54,11 +55,11 @@ def test_public_key_is_recorded_before_a_head_signed_with_it(tenant, vault_admin
     """An auditor has no identity at the key server; after a rotation there the new key is recorded automatically."""
     tenant.run(Step.OPEN_RECORDS)
     tenant.run_platform("sign-audit-heads")
-    assert tenant.parts.database.audit_keys() == tenant.parts.signer.public_keys()
+    assert PlatformQueries(tenant.parts.database).audit_keys() == tenant.parts.signer.public_keys()
     vault_admin.write("transit/keys/audit-heads/rotate", {})
     tenant.run(Step.CREATE_KEYS)
     tenant.run_platform("sign-audit-heads")
-    known = tenant.parts.database.audit_keys()
+    known = PlatformQueries(tenant.parts.database).audit_keys()
     first, second = heads_of(tenant)
     assert first.key != second.key
     keys = PublicKeys(known)
@@ -71,7 +72,7 @@ def test_head_is_rejected_when_its_public_key_would_replace_another(tenant, fiel
     """A new key server begins at version 1 again: its heads must not be taken for those of the former key."""
     tenant.run(Step.OPEN_RECORDS)
     [name] = list(tenant.parts.signer.public_keys())[-1:]
-    field.open("worker", max_size=1).record_audit_keys(Signer(name).public_keys())
+    PlatformQueries(field.open("worker", max_size=1)).record_audit_keys(Signer(name).public_keys())
     with pytest.raises(DatabaseRefused):
         tenant.run_platform("sign-audit-heads")
     assert heads_of(tenant) == []

@@ -11,6 +11,7 @@ from activities.examination import Attack, ExaminationActivities
 from activities.journal import Clock
 from activities.signing import RecordedSigner
 from config.public_keys import PublicKeys
+from database.platform_queries import PlatformQueries
 from tenancy.boundaries import CheckResult
 from tenancy.boundary_tally import DETAIL, tallied
 from tenancy.errors import KeyUnavailable, VaultUnavailable
@@ -64,7 +65,7 @@ class Examined(Recorded):
 
     def flaw(self, run: str = "examination-1") -> str:
         row, results = self.read(lambda tx: (tx.boundaries.examination(run), tx.boundaries.results_of(run)))
-        keys = PublicKeys.on_record(self.database.audit_keys())
+        keys = PublicKeys.on_record(PlatformQueries(self.database).audit_keys())
         return flaw(self.tenant_id, row.lines, keys.check, results)
 
 
@@ -87,7 +88,12 @@ def gate_of(tenant: Provisioning) -> Attack:
 def an_examination(tenant: Provisioning, *attacks: Attack, clock: Clock = utc_now) -> ExaminationActivities:
     database = tenant.database
     return ExaminationActivities(
-        database, database, attacks, RecordedSigner(database, tenant.parts.signer), clock, UNCOUNTED
+        database,
+        PlatformQueries(database),
+        attacks,
+        RecordedSigner(PlatformQueries(database), tenant.parts.signer),
+        clock,
+        UNCOUNTED,
     )
 
 
@@ -236,8 +242,10 @@ def test_without_its_signature_nothing_is_recorded(scripted: Examined) -> None:
         def public_keys(self) -> dict[str, str]:
             return {}
 
-    signer = RecordedSigner(tenant.database, Unavailable())
-    activities = ExaminationActivities(tenant.database, tenant.database, [lambda _: HELD], signer, utc_now, UNCOUNTED)
+    signer = RecordedSigner(tenant.parts.queries, Unavailable())
+    activities = ExaminationActivities(
+        tenant.database, tenant.parts.queries, [lambda _: HELD], signer, utc_now, UNCOUNTED
+    )
     with pytest.raises(KeyUnavailable):
         examine(activities, scripted.input("examination-9"))
     assert scripted.read(lambda tx: tx.boundaries.examination()) is None

@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from activities.announcing import Announcer
 from activities.expiry import ExpiryActivities
+from database.platform_queries import PlatformQueries
 from tenancy.errors import VaultUnavailable
 from tenancy.events import Channel
 from tenancy.lifecycle import Move
@@ -43,7 +44,12 @@ def a_look(roll: Roll, authorities: PkiAuthorities | Unavailable, years: int = 0
     database = roll.tenant.database
     announcer = Announcer((Channel.EMAIL,), "")
     return ExpiryActivities(
-        database, database, authorities, announcer, lambda: datetime.now(UTC) + years * 365 * DAY, UNCOUNTED
+        database,
+        PlatformQueries(database),
+        authorities,
+        announcer,
+        lambda: datetime.now(UTC) + years * 365 * DAY,
+        UNCOUNTED,
     )
 
 

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from activities import key_attacks
+from database.platform_queries import PlatformQueries
 from keystores.platform import PlatformRootKey
 from tenancy import ids
 from tenancy.errors import Overtaken
@@ -222,7 +223,10 @@ def test_in_the_end_a_key_is_tried_on_the_probes_of_all_others(attack, request_t
         before = tenants[0].get(lambda tx: tx.fingerprints.probe()).tried
         found = attack(first)
         assert found["open-others-probes"].evidence.startswith("none of 2 ")
-        tried |= {other for other, _ in [p for p in parts.database.key_probes(before, 3) if p[0] != first][:2]}
+        tried |= {
+            other
+            for other, _ in [p for p in PlatformQueries(parts.database).key_probes(before, 3) if p[0] != first][:2]
+        }
     assert tried >= set(others)
 
 
@@ -249,13 +253,13 @@ def test_rotation_that_stopped_half_way_is_not_checked(attack, rotating) -> None
 
 
 def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotating, monkeypatch) -> None:
-    step, probes = rotating.wants(), rotating.tenant.parts.database.key_probes
+    step, probes = rotating.wants(), rotating.tenant.parts.queries.key_probes
 
     def meanwhile(after: str, limit: int) -> object:
         rotating.rotate(step)
         return probes(after, limit)
 
-    monkeypatch.setattr(rotating.tenant.parts.database, "key_probes", meanwhile)
+    monkeypatch.setattr(rotating.tenant.parts.queries, "key_probes", meanwhile)
     with pytest.raises(Overtaken):  # the version that was read is retired by now: it is made again
         attack(rotating.tenant_id)
 
@@ -265,7 +269,7 @@ def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotati
         return probes(after, limit)
 
     step = rotating.wants()
-    monkeypatch.setattr(rotating.tenant.parts.database, "key_probes", begun)
+    monkeypatch.setattr(rotating.tenant.parts.queries, "key_probes", begun)
     found = attack(rotating.tenant_id)
     assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
 

@@ -18,6 +18,7 @@ from activities.signing import RecordedSigner
 from config.public_keys import PublicKeys
 from database.audit_reading import begin_export
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.report_facts import read_stated
 from database.transaction import TenantTransaction
 from rendering import html, pdf
@@ -82,11 +83,11 @@ class Scene(Recorded):
         a_provisioned_tenant(self.worker, TENANT)
         self.read(lambda tx: tx.tenants.move(Move.ACTIVATE))
         a_connected_service(field, TENANT)
-        self.worker.record_audit_keys(SIGNER.public_keys())
+        PlatformQueries(self.worker).record_audit_keys(SIGNER.public_keys())
         self.renderings = {Form.HTML: html}
         database: Any = self.mortal
-        signer = RecordedSigner(database, self.mortal)
-        heads = AuditHeadActivities(database, database, signer)
+        signer = RecordedSigner(PlatformQueries(database), self.mortal)
+        heads = AuditHeadActivities(database, PlatformQueries(database), signer)
         reports = ReportActivities(database, read_stated, self.renderings, signer, "0.1.0", lambda: datetime.now(UTC))
         plain = StepInput(tenant_id=TENANT, operation_id=STEP.operation_id)
         self.steps = [(reports.state_report, STEP), (heads.sign_audit_head, plain), (reports.make_report, STEP)]

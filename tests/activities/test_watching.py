@@ -11,6 +11,7 @@ import pytest
 
 from activities import watching
 from activities.watching import Pace, WatchActivities
+from database.platform_queries import PlatformQueries
 from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow, WatchedKey
 from tenancy.binding import Context
 from tenancy.errors import OpenKcmError, VaultUnavailable, WrongContext
@@ -71,7 +72,9 @@ class Scene:
         self.watch = self.with_pace(FAST)
 
     def with_pace(self, pace: Pace) -> WatchActivities:
-        return WatchActivities(self.worker, self.holder, pace, lambda: datetime.now(UTC) + self.later)
+        return WatchActivities(
+            self.worker, PlatformQueries(self.worker), self.holder, pace, lambda: datetime.now(UTC) + self.later
+        )
 
     def uses(self, tenant_id: str) -> None:
         """Record the use of a tenant's service."""

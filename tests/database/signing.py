@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
 from tenancy.audit import head_message
 
@@ -34,7 +35,7 @@ SIGNER = Signer()
 
 def sign_head(worker: Database, tenant_id: str, signer: Signer = SIGNER) -> SignedHead:
     """Sign the end of a tenant's stream and have the public key on record, as the worker does."""
-    worker.record_audit_keys(signer.public_keys())
+    PlatformQueries(worker).record_audit_keys(signer.public_keys())
     with worker.tenant_tx(tenant_id) as tx:
         head = tx.audit.head()
         assert head is not None

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
 from tenancy.audit import StoredRecord, verify_chain
 from tenancy.errors import AuditBroken, DatabaseRefused
@@ -63,10 +64,10 @@ def test_many_events_move_the_head_only_when_one_is_new(worker: Database) -> Non
         head = tx.audit.head()
         tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
         tx.audit.append_all([an_audit_event("b"), an_audit_event("a")])
-    assert worker.moved_heads(9) == []
+    assert PlatformQueries(worker).moved_heads(9) == []
     with worker.tenant_tx("acme") as tx:
         tx.audit.append_all([an_audit_event("b"), an_audit_event("c")])
-    assert worker.moved_heads(9) == ["acme"]
+    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
 
 
 def test_eight_writers_leave_no_gap_and_one_chain(worker: Database) -> None:
@@ -130,17 +131,17 @@ def test_a_stream_has_moved_until_its_head_is_signed(worker: Database) -> None:
     for tenant in ("acme", "beta"):
         with worker.tenant_tx(tenant) as tx:
             tx.audit.append(an_audit_event())
-    assert worker.moved_heads(9) == ["acme", "beta"]
+    assert PlatformQueries(worker).moved_heads(9) == ["acme", "beta"]
     with worker.tenant_tx("acme") as tx:
         head = tx.audit.head()
         signed = SignedHead(head.seq, head.chain_hash, "signature", "audit:1")
         tx.audit.save_signed_head(signed)
         tx.audit.save_signed_head(signed)
         assert tx.audit.signed_heads() == [signed]
-    assert worker.moved_heads(9) == ["beta"]
+    assert PlatformQueries(worker).moved_heads(9) == ["beta"]
     with worker.tenant_tx("acme") as tx:
         tx.audit.append(an_audit_event("more"))
-    assert worker.moved_heads(9) == ["acme", "beta"]
+    assert PlatformQueries(worker).moved_heads(9) == ["acme", "beta"]
 
 
 def test_a_signature_made_before_the_stream_grew_leaves_it_moved(worker: Database) -> None:
@@ -149,7 +150,7 @@ def test_a_signature_made_before_the_stream_grew_leaves_it_moved(worker: Databas
         head = tx.audit.head()
         tx.audit.append(an_audit_event("b"))
         tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
-    assert worker.moved_heads(9) == ["acme"]
+    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
 
 
 def test_a_signature_over_something_else_is_not_stored(worker: Database) -> None:
@@ -157,7 +158,7 @@ def test_a_signature_over_something_else_is_not_stored(worker: Database) -> None
         tx.audit.append(an_audit_event())
     with pytest.raises(DatabaseRefused), worker.tenant_tx("acme") as tx:
         tx.audit.save_signed_head(SignedHead(1, bytes(32), "signature", "audit:1"))
-    assert worker.moved_heads(9) == ["acme"]
+    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
 
 
 def test_records_are_read_in_pages(worker: Database) -> None:

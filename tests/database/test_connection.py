@@ -7,6 +7,7 @@ from psycopg.rows import TupleRow
 
 from database.audit_log import AuditStream
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from tenancy.audit import AuditEvent, AuditName
 from tenancy.correlation import correlation_id
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable, IllegalTenantId
@@ -164,7 +165,7 @@ def test_a_wrong_context_key_opens_nothing(field: Field) -> None:
     with stranger.tenant_tx("acme") as tx:
         assert tx.tenants.get() is None
     with pytest.raises(DatabaseRefused):
-        stranger.moved_heads(10)
+        PlatformQueries(stranger).moved_heads(10)
     stranger.close()
 
 
@@ -248,22 +249,22 @@ def test_two_that_wait_for_each_other_are_told_to_try_again(worker: Database) ->
 def test_the_platforms_questions(field: Field, worker: Database) -> None:
     a_provisioned_tenant(worker, "gamma")
     marketplace, operator = field.open("marketplace"), field.open("operator")
-    assert marketplace.unstarted_events(2) == [
+    assert PlatformQueries(marketplace).unstarted_events(2) == [
         ("acme", "event-1", "eu-west-1", "service_enabled"),
         ("beta", "event-1", "eu-west-1", "service_enabled"),
     ]
     with marketplace.tenant_tx("acme") as tx:
         tx.inbox.mark_started("event-1")
-    assert [event[0] for event in marketplace.unstarted_events(9)] == ["beta", "gamma"]
-    assert worker.unknown_serials(["ff", an_authority(b"acme".hex()).serial]) == ["ff"]
-    assert [row.tenant_id for row in operator.list_tenants("acme", 9)] == ["beta", "gamma"]
-    assert [row.tenant_id for row in operator.list_tenants("", 1)] == ["acme"]
-    assert worker.waiting_outboxes(9) == []
+    assert [event[0] for event in PlatformQueries(marketplace).unstarted_events(9)] == ["beta", "gamma"]
+    assert PlatformQueries(worker).unknown_serials(["ff", an_authority(b"acme".hex()).serial]) == ["ff"]
+    assert [row.tenant_id for row in PlatformQueries(operator).list_tenants("acme", 9)] == ["beta", "gamma"]
+    assert [row.tenant_id for row in PlatformQueries(operator).list_tenants("", 1)] == ["acme"]
+    assert PlatformQueries(worker).waiting_outboxes(9) == []
     with field.administrator() as administrator:
         administrator.execute(
             "update okcm.outbox set added_at = now() - interval '2 minutes' where tenant_id <> 'acme'"
         )
-    assert sorted(worker.waiting_outboxes(9)) == ["beta", "gamma"]
+    assert sorted(PlatformQueries(worker).waiting_outboxes(9)) == ["beta", "gamma"]
 
 
 def test_a_client_never_makes_prepared_statements(worker: Database) -> None:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from tenancy.lifecycle import Move, State
 from tenancy.policy import TenantPolicy
 from tenancy.rotation import Scope
@@ -44,39 +45,39 @@ def test_what_is_due_is_what_is_older_than_the_tenant_wants_and_still_connected(
 def test_the_schedule_is_told_whose_keys_are_old_and_whose_rotation_was_not_finished(
     tenants: Database, field: Field
 ) -> None:
-    assert tenants.due_rotations(10) == []
+    assert PlatformQueries(tenants).due_rotations(10) == []
     for what in ("service_key set activated_at", "key set rotated_at"):
         age(field, what, 400)
-        assert tenants.due_rotations(10) == ["acme"]
+        assert PlatformQueries(tenants).due_rotations(10) == ["acme"]
         age(field, what, 0)
     with tenants.tenant_tx("acme") as tx:
         tx.policy.set(NOTHING_DUE)
     age(field, "service_key set activated_at", 100)
-    assert tenants.due_rotations(10) == []
+    assert PlatformQueries(tenants).due_rotations(10) == []
     begin(tenants, tenant_key=True)
     with tenants.tenant_tx("acme") as tx:
         tx.rotations.rotated(2, 2)
         assert tx.rotations.due(NOTHING_DUE).unfinished
-    assert tenants.due_rotations(10) == ["acme"]
+    assert PlatformQueries(tenants).due_rotations(10) == ["acme"]
     with tenants.tenant_tx("acme") as tx:
         tx.tenants.move(Move.LEAVE)
-    assert tenants.due_rotations(10) == []
+    assert PlatformQueries(tenants).due_rotations(10) == []
 
 
 def test_the_schedule_asks_in_turn_and_for_no_more_than_it_wants(tenants: Database, field: Field) -> None:
     with field.administrator() as administrator:
         administrator.execute("update okcm.key set rotated_at = now() - interval '400 days'")
-    assert tenants.due_rotations(10) == ["acme", "beta"]
+    assert PlatformQueries(tenants).due_rotations(10) == ["acme", "beta"]
     begin(tenants)
-    assert tenants.due_rotations(10) == ["beta", "acme"]
-    assert tenants.due_rotations(1) == ["beta"]
+    assert PlatformQueries(tenants).due_rotations(10) == ["beta", "acme"]
+    assert PlatformQueries(tenants).due_rotations(1) == ["beta"]
 
 
 def test_a_rotation_is_stuck_when_it_failed_by_itself_runs_too_long_or_was_never_begun(
     tenants: Database, field: Field
 ) -> None:
     def stuck() -> list[tuple[str, str, int, str, int]]:
-        rows = tenants.stuck_rotations(timedelta(hours=3), timedelta(days=1), 10)
+        rows = PlatformQueries(tenants).stuck_rotations(timedelta(hours=3), timedelta(days=1), 10)
         return [(row.tenant_id, row.why.value, row.number, row.problem, row.done) for row in rows]
 
     def end(number: int, problem: str | None = None) -> None:
@@ -114,8 +115,8 @@ def test_a_rotation_is_stuck_when_it_failed_by_itself_runs_too_long_or_was_never
 def test_compromised_versions_are_due_once_nothing_is_sealed_under_them(tenants: Database, field: Field) -> None:
     a_new_version(tenants, "acme", compromised=True)
     with field.open("crypto").tenant_tx("acme") as tx:
-        assert tenants.due_rotations(10) == []
+        assert PlatformQueries(tenants).due_rotations(10) == []
         assert tx.objects.change(an_object("acme", "object-orders", key_version=2))
-    assert tenants.due_rotations(10) == ["acme"]
+    assert PlatformQueries(tenants).due_rotations(10) == ["acme"]
     with tenants.tenant_tx("acme") as tx:
         assert tx.rotations.due(NOTHING_DUE).unfinished

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from tenancy.errors import DatabaseRefused
 from tenancy.examination import LATE, run_of
 from tenancy.ids import ca_key, l2_key
@@ -23,7 +24,7 @@ DAY = timedelta(days=1)
 
 def fill(field: Field) -> None:
     database = field.open("worker")
-    database.record_audit_keys(SIGNER.public_keys())
+    PlatformQueries(database).record_audit_keys(SIGNER.public_keys())
     for tenant in (ACME, BETA, "openkcm-canary"):
         with database.tenant_tx(tenant) as tx:
             tx.tenants.request(an_event(tenant))
@@ -51,7 +52,7 @@ def aged(field: Field, tenant: str, by: timedelta) -> None:
 
 
 def due(worker: Database) -> list[str]:
-    return [tenant for tenant, _ in worker.due_examinations("", 10)]
+    return [tenant for tenant, _ in PlatformQueries(worker).due_examinations("", 10)]
 
 
 def examined(worker: Database, tenant: str, ago: timedelta = timedelta(), **changed: object) -> None:
@@ -67,8 +68,8 @@ def test_a_new_tenant_is_due_within_a_day_of_being_ready_and_the_platforms_own_n
     assert due(worker) == [ACME]
     aged(field, BETA, DAY)
     assert due(worker) == [ACME, BETA]
-    assert worker.due_examinations(ACME, 10) == [(BETA, "eu-west-1")]
-    assert worker.due_examinations("", 1) == [(ACME, "eu-west-1")]
+    assert PlatformQueries(worker).due_examinations(ACME, 10) == [(BETA, "eu-west-1")]
+    assert PlatformQueries(worker).due_examinations("", 1) == [(ACME, "eu-west-1")]
 
 
 def test_an_examination_is_due_again_within_a_day_and_not_at_once(worker, field) -> None:
@@ -86,7 +87,11 @@ def test_examinations_of_many_tenants_come_spread_over_the_day(worker, field) ->
             " select 'tenant-' || n, 'x', 'eu-west-1', 'active', now() from generate_series(0, 199) n"
         )
     # Late before the time means: whenever it is due within the next day.
-    ahead = [one.since for one in worker.troubled_examinations(-DAY - LATE, 1000) if "tenant-" in one.tenant_id]
+    ahead = [
+        one.since
+        for one in PlatformQueries(worker).troubled_examinations(-DAY - LATE, 1000)
+        if "tenant-" in one.tenant_id
+    ]
     assert len(ahead) == 200
     assert now() - timedelta(minutes=1) < min(ahead)
     assert max(ahead) <= now() + DAY
@@ -142,17 +147,19 @@ def test_a_breach_stays_due_until_its_tenant_is_locked_for_it_and_is_told_until_
         tx.tenants.hold(LockReason.BREACH)
     assert due(worker) == []
     for database in (worker, dashboard):
-        assert [(one.tenant_id, one.why) for one in database.troubled_examinations(LATE, 10)] == [(ACME, "breached")]
+        assert [(one.tenant_id, one.why) for one in PlatformQueries(database).troubled_examinations(LATE, 10)] == [
+            (ACME, "breached")
+        ]
     examined(worker, ACME, outcome="held")
-    assert [one.why for one in dashboard.troubled_examinations(LATE, 10)] == ["breached"]
+    assert [one.why for one in PlatformQueries(dashboard).troubled_examinations(LATE, 10)] == ["breached"]
     with worker.tenant_tx(ACME) as tx:
         tx.tenants.release(LockReason.BREACH)
-    assert dashboard.troubled_examinations(LATE, 10) == []
+    assert PlatformQueries(dashboard).troubled_examinations(LATE, 10) == []
 
 
 def test_an_examination_that_does_not_come_is_late(worker, field) -> None:
     aged(field, ACME, DAY + LATE + timedelta(seconds=1))
-    [late] = worker.troubled_examinations(LATE, 10)
+    [late] = PlatformQueries(worker).troubled_examinations(LATE, 10)
     assert (late.tenant_id, late.why) == (ACME, "late")
     assert now() - late.since > LATE
 

@@ -7,6 +7,7 @@ import pytest
 
 from database.connection import Database
 from database.fingerprint_rows import Fingerprinted, KeyProbeRow
+from database.platform_queries import PlatformQueries
 from tenancy.errors import DatabaseRefused
 from tenancy.ids import l2_key
 from tests.database.builders import a_provisioned_tenant
@@ -70,9 +71,9 @@ def test_a_platform_context_records_none_and_a_tenants_reads_no_probes(worker: D
 
 def test_probes_are_read_in_a_ring(worker: Database) -> None:
     a_provisioned_tenant(worker, "carol")
-    assert [tenant for tenant, _ in worker.key_probes("", 9)] == ["acme", "beta", "carol"]
-    assert [tenant for tenant, _ in worker.key_probes("acme", 9)] == ["beta", "carol", "acme"]
-    assert [tenant for tenant, _ in worker.key_probes("carol", 2)] == ["acme", "beta"]
+    assert [tenant for tenant, _ in PlatformQueries(worker).key_probes("", 9)] == ["acme", "beta", "carol"]
+    assert [tenant for tenant, _ in PlatformQueries(worker).key_probes("acme", 9)] == ["beta", "carol", "acme"]
+    assert [tenant for tenant, _ in PlatformQueries(worker).key_probes("carol", 2)] == ["acme", "beta"]
 
 
 def test_a_probe_is_replaced_and_hangs_on_a_key_of_its_own_tenant(worker: Database) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from database.connection import Database
 from database.interfaces import mark, object_mark
+from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
 from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move
@@ -65,8 +66,8 @@ def stored(crypto: Database, tenant: str = "acme", object_id: str = "object-orde
 
 def test_services_with_a_former_version_that_is_not_emptied_are_found_page_by_page(crypto: Database) -> None:
     everything = [("acme", "orders"), ("beta", "orders"), ("gamma", "orders")]
-    assert crypto.stale_services(("", ""), 10) == everything
-    pages = [crypto.stale_services(after, 1) for after in (("", ""), *everything)]
+    assert PlatformQueries(crypto).stale_services(("", ""), 10) == everything
+    pages = [PlatformQueries(crypto).stale_services(after, 1) for after in (("", ""), *everything)]
     assert pages == [[one] for one in everything] + [[]]
 
 
@@ -79,7 +80,7 @@ def test_a_version_that_opens_nothing_or_encrypts_is_not_asked_for(crypto: Datab
             " where tenant_id = 'acme' and version = 1",
             [state, state == "destroyed"],
         )
-    assert crypto.stale_services(("", ""), 10) == [("beta", "orders"), ("gamma", "orders")]
+    assert PlatformQueries(crypto).stale_services(("", ""), 10) == [("beta", "orders"), ("gamma", "orders")]
     with crypto.tenant_tx("acme") as tx:
         assert tx.services.unemptied("orders") == []
 
@@ -91,7 +92,7 @@ def test_a_tenant_that_decrypts_nothing_is_not_asked_for(crypto: Database, worke
         tx.tenants.move(Move.LEAVE)
     with worker.tenant_tx("gamma") as tx:
         tx.tenants.move(Move.SUSPEND)
-    assert crypto.stale_services(("", ""), 10) == [("gamma", "orders")]
+    assert PlatformQueries(crypto).stale_services(("", ""), 10) == [("gamma", "orders")]
 
 
 def test_compromised_versions_come_first(crypto: Database, worker: Database) -> None:
@@ -148,7 +149,7 @@ def test_a_version_is_emptied_when_nothing_is_left_and_some_time_has_passed(cryp
     for tenant, emptied in (("acme", [1]), ("beta", [])):
         with crypto.tenant_tx(tenant) as tx:
             assert tx.services.note_emptied("orders") == emptied
-    assert crypto.stale_services(("", ""), 10) == [("beta", "orders"), ("gamma", "orders")]
+    assert PlatformQueries(crypto).stale_services(("", ""), 10) == [("beta", "orders"), ("gamma", "orders")]
     with pytest.raises(DatabaseRefused, match="23514"), crypto.tenant_tx("acme") as tx:
         tx.objects.add([an_object("acme", "late", names=())])
     with crypto.tenant_tx("beta") as tx:

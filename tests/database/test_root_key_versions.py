@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from database.connection import Database
+from database.platform_queries import PlatformQueries
 from database.root_key_rows import NumberedKey, RootKeyVersionsRow
 from database.rotation_rows import RewrappedRow
 from keystores.probing import transit_version
@@ -112,17 +113,17 @@ def test_what_is_noticed_of_a_key_is_forgotten_with_it_and_nothing_is_noticed_of
 
 
 def test_the_look_finds_who_is_in_use_and_numbered(tenants: Database) -> None:
-    assert tenants.numbered_root_keys() == []
+    assert PlatformQueries(tenants).numbered_root_keys() == []
     wrap(tenants, "orders", b"vault:v2:x")
     wrap(tenants, "users", b"vault:v3:x")
     of_acme = NumberedKey("acme", "eu-west-1", None, 2, None)
-    assert tenants.numbered_root_keys() == [of_acme]
+    assert PlatformQueries(tenants).numbered_root_keys() == [of_acme]
     assert notice(tenants, 3)
-    assert tenants.numbered_root_keys() == [replace(of_acme, noticed=3)]
+    assert PlatformQueries(tenants).numbered_root_keys() == [replace(of_acme, noticed=3)]
     for move, back, found in ((Move.SUSPEND, Move.RESUME, 1), (Move.LEAVE, None, 0)):
         with tenants.tenant_tx("acme") as tx:
             tx.tenants.move(move)
-        assert len(tenants.numbered_root_keys()) == found
+        assert len(PlatformQueries(tenants).numbered_root_keys()) == found
         if back is not None:
             with tenants.tenant_tx("acme") as tx:
                 tx.tenants.move(back)
@@ -132,14 +133,14 @@ def test_a_locked_tenants_and_a_sick_key_are_left_alone(tenants: Database, field
     key = a_root_key(field, "acme")
     with field.administrator() as administrator:
         administrator.execute("update okcm.root_key set probe = 'vault:v1:probe'")
-    assert tenants.numbered_root_keys() == [NumberedKey("acme", "eu-west-1", key, 1, None)]
+    assert PlatformQueries(tenants).numbered_root_keys() == [NumberedKey("acme", "eu-west-1", key, 1, None)]
     with tenants.tenant_tx("acme") as tx:
         tx.tenants.hold(LockReason.SWITCH)
-    assert tenants.numbered_root_keys() == []
+    assert PlatformQueries(tenants).numbered_root_keys() == []
     with tenants.tenant_tx("acme") as tx:
         tx.tenants.release(LockReason.SWITCH)
         tx.root_keys.report(key, RootKeyUnreachable.code)
-    assert tenants.numbered_root_keys() == []
+    assert PlatformQueries(tenants).numbered_root_keys() == []
 
 
 def test_who_was_rotated_longest_ago_comes_first(tenants: Database) -> None:
@@ -147,7 +148,7 @@ def test_who_was_rotated_longest_ago_comes_first(tenants: Database) -> None:
         wrap(tenants, "orders", b"vault:v1:x", tenant)
     with tenants.tenant_tx("acme") as tx:
         tx.rotations.begin(2, a_wanted_rotation(services=Scope.NONE), 1)
-    assert [key.tenant_id for key in tenants.numbered_root_keys()] == ["beta", "acme"]
+    assert [key.tenant_id for key in PlatformQueries(tenants).numbered_root_keys()] == ["beta", "acme"]
 
 
 def test_a_rotation_is_left_what_lies_under_an_older_version_until_nothing_does(tenants: Database) -> None:

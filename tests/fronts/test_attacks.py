@@ -22,6 +22,7 @@ from activities.probes import PROBE, Probes
 from activities.signing import RecordedSigner
 from crypto.delivery import Delivery
 from crypto.operations import KeyedOperations
+from database.platform_queries import PlatformQueries
 from fronts.attacks import FrontAttacker
 from fronts.between import Owner
 from fronts.dialing import NotAdmitted
@@ -319,7 +320,14 @@ def test_whoever_asks_for_an_examination_is_not_told_what_was_found_before(custo
 
     database = customer.world.worker
     activities = ExaminationActivities(
-        *(database, database, [asked], RecordedSigner(database, None), utc_now, UNCOUNTED),
+        *(
+            database,
+            PlatformQueries(database),
+            [asked],
+            RecordedSigner(PlatformQueries(database), None),
+            utc_now,
+            UNCOUNTED,
+        ),
         begin_anew=lambda: forgotten.append(True),
     )
     for anew in (False, True):

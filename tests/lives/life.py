@@ -18,6 +18,7 @@ from config import secrets
 from config.public_keys import PublicKeys
 from config.sealing import seal
 from config.secrets import Role, read_secret
+from database.platform_queries import PlatformQueries
 from database.root_key_rows import RootKeyRequestRow
 from database.rows import LeafRow, ServiceRequestRow
 from tenancy import ids
@@ -141,15 +142,17 @@ class Life:
 
     async def _rotate(self) -> None:
         """What the schedule "rotations" does, until nothing is due: it comes every hour."""
-        while due := self._database.due_rotations(_BATCH):
+        while due := PlatformQueries(self._database).due_rotations(_BATCH):
             await self.client.execute_workflow(RotateDueKeys.run, id="platform/rotations", task_queue=PLATFORM_QUEUE)
             for tenant_id in due:
                 await self._rested(tenant_id)
 
     async def _roll(self) -> None:
         """What the schedule "authorities" does, and then the services, which are told to come for certificates."""
-        while self._database.outlived_authorities(_BATCH) or self._database.due_authorities(_BATCH):
-            due, newest = self._database.due_authorities(_BATCH), self.leaf
+        while PlatformQueries(self._database).outlived_authorities(_BATCH) or PlatformQueries(
+            self._database
+        ).due_authorities(_BATCH):
+            due, newest = PlatformQueries(self._database).due_authorities(_BATCH), self.leaf
             await self.client.execute_workflow(
                 RollDueAuthorities.run, id="platform/authorities", task_queue=PLATFORM_QUEUE
             )
@@ -254,7 +257,7 @@ class Life:
         last = verify_chain(records)
         assert last is not None
         assert (last.seq, last.chain_hash) == (signed.seq, signed.chain_hash)
-        keys = PublicKeys(self._database.audit_keys())
+        keys = PublicKeys(PlatformQueries(self._database).audit_keys())
         assert keys.check(signed.key, head_message(TENANT, last.seq, last.chain_hash), signed.signature).problem is None
         return [self._audited(json.loads(stored.record)) for stored in records]
 

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import pytest
 
+from database.platform_queries import PlatformQueries
 from marketplace.rounds import Rounds, Waiting
 from marketplace.sweep import Sweep
 from marketplace.transactions import Transactions
@@ -75,7 +76,7 @@ class StaleReads:
 
     def __init__(self, database) -> None:
         self.tenant_tx = database.tenant_tx
-        self._unstarted = database.unstarted_events
+        self._unstarted = PlatformQueries(database).unstarted_events
         self.reads = 0
         self.may_go_on = threading.Event()
 
@@ -93,7 +94,7 @@ async def test_what_was_handed_over_while_a_round_was_reading_is_not_handed_over
     door.down = False
     waiting = ("acme-corp-12345", "msg_once", "eu-west-1", "service_enabled")
     database, transactions = StaleReads(field.open("marketplace")), Transactions()
-    sweep = Sweep(database, door, transactions)
+    sweep = Sweep(database, database, door, transactions)
     rounds = asyncio.create_task(sweep.run())
     try:
         await wait_until_async(lambda: database.reads == 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from database.platform_queries import PlatformQueries
 from tenancy.audit import GENESIS, StoredRecord, link
 from tenancy.audit_export import export_lines, read_export
 from tests.cli.offline import verdict, verify
@@ -50,7 +51,7 @@ def test_export_of_the_command_verifies_with_the_public_key_alone(stack, tenant,
     assert shown.returncode == 0
     assert "signature: NOT CHECKED" in shown.stdout
     assert f"fingerprint {found['fingerprint']}" in shown.stdout
-    assert stack.database().audit_keys() == TransitAuditSigner(stack.vault()).public_keys()
+    assert PlatformQueries(stack.database()).audit_keys() == TransitAuditSigner(stack.vault()).public_keys()
 
 
 def test_downloads_of_the_dashboard_verify_with_the_same_key(stack, tenant, home):

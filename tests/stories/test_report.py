@@ -11,6 +11,7 @@ import pytest
 
 from config.public_keys import PublicKeys
 from config.secrets import Role
+from database.platform_queries import PlatformQueries
 from tenancy.audit import AuditName, fields_of
 from tenancy.report_document import Form, read_report
 from tests.cli.offline import verify
@@ -81,7 +82,7 @@ def test_a_worker_that_is_killed_while_it_makes_a_report_leaves_one_report(stack
         answer.result()
     wait_until(lambda: stack.pids().get("worker", worker) != worker, lambda: "the worker is not started again")
     report = read_report(out.read_bytes())
-    keys = PublicKeys.on_record(stack.database().audit_keys())
+    keys = PublicKeys.on_record(PlatformQueries(stack.database()).audit_keys())
     assert all(keys.check(one.key, one.message, one.signature).problem is None for one in report.signatures)
     with stack.database(Role.DASHBOARD).tenant_tx(tenant) as tx:
         assert tx.reports.file(report.report.report_id, Form.JSON) == out.read_bytes()

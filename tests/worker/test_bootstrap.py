@@ -15,6 +15,7 @@ from temporalio.client import (
     ScheduleState,
 )
 
+from database.platform_queries import PlatformQueries
 from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, root_key, tenant_workflow
 from tenancy.lifecycle import Move, State
@@ -134,6 +135,6 @@ async def test_root_key_of_each_region_is_created_once(parts, vault_admin):
 
 async def test_public_keys_of_the_signer_are_stored(parts):
     for _ in range(2):
-        bootstrap.record_audit_keys(parts.signer, parts.database)
-    assert parts.database.audit_keys() == parts.signer.public_keys()
-    assert parts.database.audit_keys()
+        bootstrap.record_audit_keys(parts.signer, parts.queries)
+    assert PlatformQueries(parts.database).audit_keys() == parts.signer.public_keys()
+    assert PlatformQueries(parts.database).audit_keys()

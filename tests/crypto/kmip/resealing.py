@@ -11,6 +11,7 @@ from crypto.kmip.fields import octets
 from crypto.kmip.tags import Tag
 from crypto.resealing import Pace, Resealing
 from database.interfaces import mark
+from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
 from tenancy.lifecycle import State
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Journal, World, a_keyring
@@ -40,7 +41,9 @@ class Stand:
         changes = Changes()
         keyring = a_keyring(self.world, self.threads, changes)
         made = scene.a_process(self, keyring, self.world.crypto, changes)
-        resealing = Resealing(self.world.crypto, keyring, self.threads, changes, pace=pace)
+        resealing = Resealing(
+            self.world.crypto, PlatformQueries(self.world.crypto), keyring, self.threads, changes, pace=pace
+        )
         return Process(made.parts, made.objects, made.dispatcher, changes, keyring, resealing)
 
     def client(self, process: Process | None = None, service: str = "orders", home: Home | None = None) -> Client:

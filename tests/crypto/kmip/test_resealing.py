@@ -9,6 +9,7 @@ import pytest
 
 from crypto.kmip.enums import Operation, ResultReason
 from database.interfaces import mark
+from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
 from tenancy.errors import DatabaseRefused
 from tenancy.lifecycle import Move, State
@@ -133,7 +134,7 @@ async def test_it_goes_on_by_itself_and_comes_to_rest(stand: Stand, objects: lis
                 await asyncio.sleep(0.02)
     finally:
         running.cancel()
-    assert stand.world.crypto.stale_services(("", ""), 10) == []
+    assert PlatformQueries(stand.world.crypto).stale_services(("", ""), 10) == []
     assert stand.one.resealing.totals.resealed == len(objects)
 
 

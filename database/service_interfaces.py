@@ -1,1 +1,0 @@
-"""Connected services and what they keep with us: the part of `interfaces` that is about them. Imports no psycopg."""
