@@ -15,7 +15,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from typing import Literal
 
-import httpx
+import httpx2
 from cloudevents.core.bindings.http import to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 from standardwebhooks import Webhook
@@ -48,7 +48,7 @@ class CallbackSender:
         self._base_url = base_url
         self._clock = clock
         # Redirects are not followed: a signed message goes where the operator said and nowhere else.
-        self._client = httpx.Client(timeout=_SECONDS, follow_redirects=False)
+        self._client = httpx2.Client(timeout=_SECONDS, follow_redirects=False)
 
     def send(self, announcement: Announcement) -> None:
         now = self._clock().astimezone(UTC)
@@ -79,7 +79,7 @@ class CallbackSender:
         }
         try:
             answer = self._client.post(self._url, content=message.body, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL):
+        except (httpx2.HTTPError, httpx2.InvalidURL):
             raise AnnouncementUndelivered("the callback does not answer") from None
         if not answer.is_success:
             raise AnnouncementUndelivered(f"the callback answered {answer.status_code}")

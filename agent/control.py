@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
@@ -91,9 +91,9 @@ class Control:
         if parts.username is not None or parts.query or parts.fragment:
             raise ControlRefused("the address has more in it than where the endpoint is", "leave out all but the place")
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             verify=context,
-            timeout=httpx.Timeout(10.0, connect=5.0),
+            timeout=httpx2.Timeout(10.0, connect=5.0),
             trust_env=False,
             follow_redirects=False,
             headers={"user-agent": "openkcm-agent/1", "accept": "application/json"},
@@ -171,13 +171,13 @@ class Control:
                     content += piece
                     if len(content) > _ANSWER_BYTES:
                         raise AnswerNotUnderstood
-        except httpx.HTTPError as failed:
+        except httpx2.HTTPError as failed:
             reason = type(failed).__name__
             raise ControlUnavailable(f"the control endpoint does not answer: {reason}") from None
-        except httpx.InvalidURL:
+        except httpx2.InvalidURL:
             raise AnswerNotUnderstood from None
         try:
-            document = httpx.Response(200, content=content).json()
+            document = httpx2.Response(200, content=content).json()
         except ValueError:
             document = None
         return answer.status_code, document if isinstance(document, dict) else {}

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 from standardwebhooks.webhooks import Webhook
 
 from config import secrets
@@ -23,7 +23,7 @@ class Marketplace:
         self._settings = settings
         self._signer = Webhook(read_secret_lines(settings.secrets, secrets.WEBHOOK_SECRETS)[0])
         token = read_secret(settings.secrets, secrets.MARKETPLACE_TOKEN)
-        self._client = httpx.Client(
+        self._client = httpx2.Client(
             base_url=settings.marketplace_url, headers={"authorization": f"Bearer {token}"}, timeout=30
         )
 
@@ -76,8 +76,8 @@ class Marketplace:
 
     async def _enable_all(self, events: Sequence[tuple[dict[str, str], str]], at_once: int) -> float:
         gate = asyncio.Semaphore(at_once)
-        limits = httpx.Limits(max_connections=at_once)
-        async with httpx.AsyncClient(base_url=self._settings.marketplace_url, timeout=60, limits=limits) as client:
+        limits = httpx2.Limits(max_connections=at_once)
+        async with httpx2.AsyncClient(base_url=self._settings.marketplace_url, timeout=60, limits=limits) as client:
 
             async def post(headers: dict[str, str], body: str) -> None:
                 async with gate:

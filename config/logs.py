@@ -66,6 +66,6 @@ def configure_logs(form: str, process: str) -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for chatty in ("httpx", "httpcore", "urllib3", "uvicorn.access"):
+    for chatty in ("httpx2", "httpcore2", "urllib3", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(process=process)

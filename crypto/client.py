@@ -7,7 +7,7 @@
 `AsyncClient` has the same methods to await. Both keep connections open, send again what may be sent again, raise
 `ClientError`s only, and fetch a renewed certificate after two thirds of the present one's life. A `Client` may be used
 by several threads, an `AsyncClient` by the tasks of one event loop; neither survives a fork: make one in the child.
-Needs httpx and cryptography, and nothing else of the server. See docs/crypto-api.md.
+Needs httpx2 and cryptography, and nothing else of the server. See docs/crypto-api.md.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import httpx
+import httpx2
 
 from crypto import client_calls as calls
 from crypto.client_calls import (
@@ -121,8 +121,8 @@ class _Core:
         return {
             "base_url": self._url,
             "verify": self._identity.context,
-            "timeout": httpx.Timeout(options.answer_seconds, connect=options.connect_seconds),
-            "limits": httpx.Limits(
+            "timeout": httpx2.Timeout(options.answer_seconds, connect=options.connect_seconds),
+            "limits": httpx2.Limits(
                 max_connections=options.connections,
                 max_keepalive_connections=options.connections,
                 keepalive_expiry=options.keep_seconds,
@@ -132,7 +132,7 @@ class _Core:
             "follow_redirects": False,
         }
 
-    def _answered(self, response: httpx.Response) -> Answered:
+    def _answered(self, response: httpx2.Response) -> Answered:
         if self._options.saw_date is not None:
             self._options.saw_date(response.headers.get("date", ""))
         return Answered(response.status_code, response.content, response.headers.get("retry-after", ""))
@@ -161,8 +161,8 @@ class Client(_Core):
 
     def __init__(self, url: str, identity: Identity, options: Options | None = None) -> None:
         super().__init__(url, identity, options)
-        self._http = httpx.Client(**self._settings())
-        self._replaced: list[httpx.Client] = []
+        self._http = httpx2.Client(**self._settings())
+        self._replaced: list[httpx2.Client] = []
         self._swap = threading.Lock()
 
     def encrypt(self, plaintext: bytes, resource: str) -> str:
@@ -273,7 +273,7 @@ class Client(_Core):
         """Leave the old connections to the threads that are using them; they are closed at the next renewal."""
         with self._swap:
             unused, self._replaced = self._replaced, [self._http]
-            self._http = httpx.Client(**self._settings())
+            self._http = httpx2.Client(**self._settings())
         for http in unused:
             http.close()
 
@@ -281,7 +281,7 @@ class Client(_Core):
         try:
             answer = self._http.request(step.method, step.path, content=step.content, headers=_HEADERS)
             return self._answered(answer)
-        except httpx.TransportError as failed:
+        except httpx2.TransportError as failed:
             return Failed(type(failed).__name__)
 
 
@@ -290,8 +290,8 @@ class AsyncClient(_Core):
 
     def __init__(self, url: str, identity: Identity, options: Options | None = None) -> None:
         super().__init__(url, identity, options)
-        self._http = httpx.AsyncClient(**self._settings())
-        self._replaced: list[httpx.AsyncClient] = []
+        self._http = httpx2.AsyncClient(**self._settings())
+        self._replaced: list[httpx2.AsyncClient] = []
 
     async def encrypt(self, plaintext: bytes, resource: str) -> str:
         return await self._do(perform(calls.encrypt(plaintext, resource), self._retry))
@@ -377,7 +377,7 @@ class AsyncClient(_Core):
             await asyncio.sleep(step.seconds)
         else:
             unused, self._replaced = self._replaced, [self._http]
-            self._http = httpx.AsyncClient(**self._settings())
+            self._http = httpx2.AsyncClient(**self._settings())
             for http in unused:
                 await http.aclose()
         return None
@@ -386,7 +386,7 @@ class AsyncClient(_Core):
         try:
             answer = await self._http.request(step.method, step.path, content=step.content, headers=_HEADERS)
             return self._answered(answer)
-        except httpx.TransportError as failed:
+        except httpx2.TransportError as failed:
             return Failed(type(failed).__name__)
 
 

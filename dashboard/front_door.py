@@ -1,6 +1,6 @@
 """What is seen before somebody is let in, and instead of a page when they are not."""
 
-import httpx
+import httpx2
 import streamlit as st
 
 from dashboard.places import Place, PlaceKind
@@ -64,6 +64,6 @@ def draw_refusal(refused: OpenKcmError) -> None:
 def _answers(metadata_url: str) -> bool:
     """Return whether the single sign-on describes itself; Streamlit itself would show a bare error."""
     try:
-        return httpx.get(metadata_url, timeout=_PROBE_SECONDS, follow_redirects=True).is_success
-    except httpx.HTTPError:
+        return httpx2.get(metadata_url, timeout=_PROBE_SECONDS, follow_redirects=True).is_success
+    except httpx2.HTTPError:
         return False

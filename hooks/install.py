@@ -31,7 +31,7 @@ Ours = Callable[[], AbstractContextManager[Any]]
 def begin(ours: Ours) -> None:
     """See that everything is there, then wait. Raises ImportError, OSError or parser.NotParsed."""
     parser.load()
-    for package in ("httpx", "cryptography"):
+    for package in ("httpx2", "cryptography"):
         if find_spec(package) is None:
             raise ImportError(f"the package {package} is missing", name=package)
     for driver in DRIVERS:

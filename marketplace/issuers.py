@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import structlog
 from joserfc import jwk
 from joserfc.errors import JoseError
@@ -94,7 +94,7 @@ class Issuers:
             async with asyncio.timeout(_READ_SECONDS):
                 known.keys = parse_keys(await self._read(self._issuers[name].jwks))
             known.read_at = self._clock()
-        except (OSError, TimeoutError, ValueError, RecursionError, httpx.HTTPError, httpx.InvalidURL) as failed:
+        except (OSError, TimeoutError, ValueError, RecursionError, httpx2.HTTPError, httpx2.InvalidURL) as failed:
             # The kind of error and no more: its text can quote what an issuer answered.
             _log.warning("the keys of an issuer cannot be read", issuer=name, problem=type(failed).__name__)
 
@@ -142,15 +142,15 @@ async def read_keys(place: str) -> bytes:
     """Return what lies at an https address or in a file.
 
     Raises:
-        OSError, ValueError, httpx.HTTPError: it cannot be read, is too long, or is answered with anything but 200.
+        OSError, ValueError, httpx2.HTTPError: it cannot be read, is too long, or is answered with anything but 200.
     """
     if "://" not in place:
         return await asyncio.to_thread(_read_file, Path(place))
     async with (
-        httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=_READ_SECONDS) as client,
+        httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=_READ_SECONDS) as client,
         client.stream("GET", place, headers={"accept": "application/json", "accept-encoding": "identity"}) as answer,
     ):
-        if answer.status_code != httpx.codes.OK:
+        if answer.status_code != httpx2.codes.OK:
             raise ValueError("not answered with 200")
         found = bytearray()
         async for chunk in answer.aiter_raw():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 from standardwebhooks import Webhook
 
 from tenancy.errors import ComponentFailed, OpenKcmError, SettingsInvalid
@@ -41,7 +41,7 @@ class Sender:
             raise SettingsInvalid("the first webhook secret is not base64", "write it as whsec_ and base64") from None
         self._now = now
         # No proxy from the environment: the endpoint is named by the settings, in the embedded stack on loopback.
-        self._client = httpx.Client(
+        self._client = httpx2.Client(
             base_url=url,
             headers={"authorization": f"Bearer {token}"},
             timeout=_REQUEST_SECONDS,
@@ -85,7 +85,7 @@ class Sender:
         try:
             answer = self._client.request(method, path, **request)
             document = answer.json()
-        except (httpx.HTTPError, ValueError):
+        except (httpx2.HTTPError, ValueError):
             raise ComponentFailed(
                 "the marketplace endpoint does not answer", "see whether it runs: openkcm status"
             ) from None

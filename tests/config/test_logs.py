@@ -40,7 +40,7 @@ log.info('started', **{dict.fromkeys(SECRET_NAMES, "hunter2")!r})
 log.info('called', headers={{'Authorization': 'hunter2', 'steps': [{{'token': 'hunter2'}}]}})
 log.warning('tenant is late', tenant_id='acme-corp-12345')
 logging.getLogger('temporalio').error('lost %s', 'connection')
-logging.getLogger('httpx').info('GET /v1/transit?token=hunter2')
+logging.getLogger('httpx2').info('GET /v1/transit?token=hunter2')
 key = 'hunter' + '2'
 try:
     1 / 0

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import httpx
+import httpx2
 import pytest
 import structlog
 import uvicorn
@@ -111,9 +111,9 @@ class RecordingDoor:
 class Endpoint:
     def __init__(self, url: str, field, door) -> None:
         self.url, self.field, self.door = url, field, door
-        self.client = httpx.AsyncClient(base_url=url, timeout=30, limits=httpx.Limits(max_connections=50))
+        self.client = httpx2.AsyncClient(base_url=url, timeout=30, limits=httpx2.Limits(max_connections=50))
 
-    async def post(self, event: dict | bytes, headers: dict | None = None, **how: Any) -> httpx.Response:
+    async def post(self, event: dict | bytes, headers: dict | None = None, **how: Any) -> httpx2.Response:
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         return await self.client.post("/v1/events", content=body, headers=signed(body, **how) | (headers or {}))
 
@@ -122,7 +122,7 @@ class Endpoint:
         await self.post(an_event(**changes), event_id=event_id)
         await wait_until_async(lambda: self.waiting() == 0)
 
-    async def show(self, tenant_id: str, token: str = TOKEN) -> httpx.Response:
+    async def show(self, tenant_id: str, token: str = TOKEN) -> httpx2.Response:
         return await self.client.get(f"/v1/tenants/{tenant_id}", headers={"authorization": f"Bearer {token}"})
 
     def execute(self, statement: str) -> list[tuple[Any, ...]]:

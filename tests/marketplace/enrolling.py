@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography.hazmat.primitives import serialization
 from joserfc import jwk, jws
 
@@ -55,21 +55,21 @@ class Stand:
             tx.enrolments.add_token(JoinTokenRow(made.hash, **(row | changed)))
         return made
 
-    async def enrol(self, csr: str | None = None, **fields: Any) -> httpx.Response:
+    async def enrol(self, csr: str | None = None, **fields: Any) -> httpx2.Response:
         body = {"service": "orders", "kind": "postgresql", "csr": csr or a_csr()} | fields
         return await self.endpoint.client.post("/v1/enrolments", content=json.dumps(body))
 
-    async def with_token(self, token: JoinToken, csr: str | None = None, **fields: Any) -> httpx.Response:
+    async def with_token(self, token: JoinToken, csr: str | None = None, **fields: Any) -> httpx2.Response:
         return await self.enrol(csr, join_token=token.text, **fields)
 
-    async def standing(self, enrolled: httpx.Response, ticket: str | None = None) -> httpx.Response:
+    async def standing(self, enrolled: httpx2.Response, ticket: str | None = None) -> httpx2.Response:
         answer = enrolled.json()
         return await self.endpoint.client.get(
             f"/v1/enrolments/{answer['enrolment_id']}",
             headers={"authorization": f"Bearer {ticket or answer['ticket']}"},
         )
 
-    async def settled(self, enrolled: httpx.Response) -> dict[str, Any]:
+    async def settled(self, enrolled: httpx2.Response) -> dict[str, Any]:
         assert enrolled.status_code == 202, enrolled.text
         end = time.monotonic() + 20
         while (answer := (await self.standing(enrolled))).json()["state"] == "pending":

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 from joserfc import jwk
 
@@ -223,7 +223,7 @@ async def test_keys_that_cannot_be_read_again_are_believed_for_an_hour():
     issuer, clock = Issuer(), Clock()
     known = Issuers({ISSUER: issuer.issuers().get(ISSUER)}, issuer.read, clock)
     await known.keys(ISSUER, "ES256", None)
-    issuer.answer = httpx.ConnectError("down")
+    issuer.answer = httpx2.ConnectError("down")
     clock.now += 1800
     assert len(await known.keys(ISSUER, "ES256", None)) == 1
     clock.now += 1900

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -44,7 +44,7 @@ class Agent:
     """One that knows an address and has a proof."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self.found = httpx.get(f"{url}/.well-known/openkcm").json()
+        self.found = httpx2.get(f"{url}/.well-known/openkcm").json()
         self.folder = folder
         folder.mkdir(mode=0o700)
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -56,9 +56,9 @@ class Agent:
             .decode()
         )
 
-    def ask(self, service: str, kind: str, **proof: str) -> httpx.Response:
+    def ask(self, service: str, kind: str, **proof: str) -> httpx2.Response:
         body = {"service": service, "kind": kind, "csr": self.csr} | proof
-        return httpx.post(self.found["enrolment"]["url"], json=body, timeout=30)
+        return httpx2.post(self.found["enrolment"]["url"], json=body, timeout=30)
 
     def enrol(self, service: str, kind: str, **proof: str) -> dict[str, Any]:
         """Ask, wait for what comes of it, and keep it."""
@@ -68,7 +68,7 @@ class Agent:
 
         def settled() -> bool:
             ticket = {"authorization": f"Bearer {taken.json()['ticket']}"}
-            standing.update(httpx.get(taken.json()["status_url"], headers=ticket, timeout=30).json())
+            standing.update(httpx2.get(taken.json()["status_url"], headers=ticket, timeout=30).json())
             return standing["state"] != "pending"
 
         wait_until(settled, lambda: f"the enrolment is still pending: {standing}")
@@ -76,11 +76,11 @@ class Agent:
             self._keep(standing)
         return standing
 
-    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+    def post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
         """Ask the crypto service as the service that the certificate names."""
         context = ssl.create_default_context(cafile=self.folder / "ca.pem")
         context.load_cert_chain(self.folder / "client.pem", self.folder / "client.key")
-        return httpx.post(f"{self.found['regions'][0]['https']}{path}", json=body, verify=context, timeout=30)
+        return httpx2.post(f"{self.found['regions'][0]['https']}{path}", json=body, verify=context, timeout=30)
 
     def _keep(self, standing: dict[str, Any]) -> None:
         key = self.key.private_bytes(

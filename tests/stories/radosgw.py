@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from tests.concurrency import wait_until
 from tests.ports import free_port
@@ -84,8 +84,8 @@ class Gateway:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(self.url, timeout=2).status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(self.url, timeout=2).status_code == 200
+        except httpx2.TransportError:
             return False
 
     def _run(self, program: str, *words: str) -> None:

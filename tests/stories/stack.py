@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 from standardwebhooks import Webhook
 from temporalio.client import Client
@@ -155,15 +155,15 @@ class Stack:
         stamp = str(int(at.timestamp()))
         return {"webhook-id": message_id, "webhook-timestamp": stamp, "webhook-signature": signature}
 
-    def post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
-        return httpx.post(f"{self.settings.marketplace_url}/v1/events", content=body, headers=headers, timeout=30)
+    def post(self, body: bytes, headers: dict[str, str]) -> httpx2.Response:
+        return httpx2.post(f"{self.settings.marketplace_url}/v1/events", content=body, headers=headers, timeout=30)
 
-    def click(self, message_id: str | None = None, **changed: str) -> httpx.Response:
+    def click(self, message_id: str | None = None, **changed: str) -> httpx2.Response:
         """Send the seed's event, bare and signed; keyword arguments override its fields."""
         body = json.dumps(SEED_EVENT | changed).encode()
         return self.post(body, self.sign(body, message_id or f"msg_{uuid.uuid4().hex}"))
 
-    def click_often(self, times: int, message_id: Callable[[int], str], **changed: str) -> list[httpx.Response]:
+    def click_often(self, times: int, message_id: Callable[[int], str], **changed: str) -> list[httpx2.Response]:
         """Send as many events at once."""
         with ThreadPoolExecutor(times) as crowd:
             return list(crowd.map(lambda n: self.click(message_id(n), **changed), range(times)))
@@ -174,9 +174,9 @@ class Stack:
         assert answer.status_code == 202, answer.text
         return self.wait_for(tenant_id, "active")
 
-    def status(self, tenant_id: str) -> httpx.Response:
+    def status(self, tenant_id: str) -> httpx2.Response:
         token = {"authorization": f"Bearer {self.secret(secrets.MARKETPLACE_TOKEN)}"}
-        return httpx.get(f"{self.settings.marketplace_url}/v1/tenants/{tenant_id}", headers=token, timeout=10)
+        return httpx2.get(f"{self.settings.marketplace_url}/v1/tenants/{tenant_id}", headers=token, timeout=10)
 
     def wait_for(self, tenant_id: str, state: str) -> dict[str, Any]:
         """Wait until the marketplace shows the tenant in `state`, whatever dies meanwhile."""
@@ -194,7 +194,7 @@ class Stack:
         shown: dict[str, Any] = {}
 
         def asked() -> bool:
-            with suppress(httpx.TransportError):
+            with suppress(httpx2.TransportError):
                 shown.update(self.status(tenant_id).json())
             return reached(shown)
 

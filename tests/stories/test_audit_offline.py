@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from database.platform_queries import PlatformQueries
@@ -57,7 +57,7 @@ def test_export_of_the_command_verifies_with_the_public_key_alone(stack, tenant,
 def test_downloads_of_the_dashboard_verify_with_the_same_key(stack, tenant, home):
     for name, query in (("selection.jsonl", "?text=boundary"), ("downloaded.jsonl", "")):
         address = f"{stack.settings.dashboard_url}/tenant/{tenant}/audit.jsonl{query}"
-        answer = httpx.get(address, cookies=cookie(stack, tenant, UMA), timeout=30)
+        answer = httpx2.get(address, cookies=cookie(stack, tenant, UMA), timeout=30)
         assert answer.status_code == 200
         (home / name).write_bytes(answer.content)
     later = verdict(home, "downloaded.jsonl", "--public-key", "key.pem", "--against", "audit.jsonl")

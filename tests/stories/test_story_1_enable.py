@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 
-import httpx
+import httpx2
 import pytest
 
 from config.secrets import MARKETPLACE_TOKEN
@@ -162,7 +162,7 @@ def everything(stack: Stack) -> list[object]:
 def test_the_status_of_a_tenant_is_shown_to_the_marketplace_only(stack, acme):
     url = f"{stack.settings.marketplace_url}/v1/tenants/{acme}"
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": stack.secret(MARKETPLACE_TOKEN)}):
-        answer = httpx.get(url, headers=headers)
+        answer = httpx2.get(url, headers=headers)
         assert_refused(answer, 401, "unauthorized")
         assert "ACME" not in answer.text
     assert_refused(stack.status("nobody-corp-1"), 404, "tenant_unknown")

@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 
@@ -111,14 +111,14 @@ def test_the_audit_stream_is_whole_and_tells_what_happened_in_order(stack, alpha
 # ── what operators see in the Temporal UI ────────────────────────────────────────────────────────────────────────────
 
 
-def ui(stack: Stack, path: str) -> httpx.Response:
-    return httpx.get(f"http://127.0.0.1:{stack.settings.temporal_ui_port}{path}", timeout=10)
+def ui(stack: Stack, path: str) -> httpx2.Response:
+    return httpx2.get(f"http://127.0.0.1:{stack.settings.temporal_ui_port}{path}", timeout=10)
 
 
-def decode(stack: Stack, payloads: list[dict[str, Any]], token: str | None) -> httpx.Response:
+def decode(stack: Stack, payloads: list[dict[str, Any]], token: str | None) -> httpx2.Response:
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     url = f"http://127.0.0.1:{stack.settings.codec_port}/decode"
-    return httpx.post(url, json={"payloads": payloads}, headers=headers, timeout=10)
+    return httpx2.post(url, json={"payloads": payloads}, headers=headers, timeout=10)
 
 
 def summaries(stack: Stack, tenant_id: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 
 from devstack import process
@@ -41,7 +41,7 @@ def accepts(stack: Stack, tenant_id: str) -> bool:
     """Click for a tenant once; a component that is down may refuse it, and the marketplace sends it again."""
     try:
         answer = stack.click(f"msg_{tenant_id}", customer=tenant_id, organization="Stubborn Corp")
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
     assert answer.status_code in {202, 503}, answer.text
     return answer.status_code == 202

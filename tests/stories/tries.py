@@ -15,7 +15,7 @@ from itertools import cycle, islice
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 
 from config.secrets import Role
 from crypto.client_errors import ClientError
@@ -195,7 +195,7 @@ class Kept:
         address = f"{self.stack.settings.dashboard_url}/tenant/{self.tenant_id}/audit.jsonl"
 
         def tried() -> str:
-            answer = httpx.get(address, cookies=self.cookies, timeout=30)
+            answer = httpx2.get(address, cookies=self.cookies, timeout=30)
             return OK if answer.is_success else str(answer.status_code)
 
         return [tried]

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from temporalio.api.common.v1 import Payload, Payloads
@@ -60,9 +60,9 @@ class Running:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
             try:
-                if httpx.get(f"{self.url}/healthz").is_success:
+                if httpx2.get(f"{self.url}/healthz").is_success:
                     return
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 time.sleep(0.05)
         raise AssertionError("the codec server did not start within 60 s")
 
@@ -78,8 +78,8 @@ def codec(key_server, tmp_path_factory) -> Iterator[Running]:
 
 
 @pytest.fixture
-def http(codec) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=codec.url) as client:
+def http(codec) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=codec.url) as client:
         yield client
 
 

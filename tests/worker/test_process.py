@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from temporalio.client import Client
 
@@ -107,7 +107,7 @@ async def test_worker_serves_metrics_and_ends_its_activity_before_it_stops(
     tenant_id = await enable()
     for one in (tenant_id, MIRROR_TENANT_ID):
         worker.wait_until(lambda one=one: is_active(parts.database, one))
-    async with httpx.AsyncClient() as http:
+    async with httpx2.AsyncClient() as http:
         answer = await http.get(f"http://127.0.0.1:{process_settings.worker_metrics_port}/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     values = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if line and not line.startswith("#"))

@@ -301,7 +301,7 @@ def test_one_of_many_callers_is_told_to_renew(stage: Stage):
 
 
 def test_the_client_needs_nothing_of_the_server():
-    """httpx and cryptography are enough: every other package of the service is made unimportable."""
+    """httpx2 and cryptography are enough: every other package of the service is made unimportable."""
     hidden = ["uvloop", "httptools", "orjson", "pydantic", "structlog", "psycopg", "hvac", "temporalio", "fastapi"]
     root = str(Path(__file__).parents[3])
     code = (

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -58,11 +58,11 @@ def hammering(client: Client) -> Iterator[list[ClientError]]:
     assert rounds[0] > 50
 
 
-def fetch(serving: Service, folder: Path, path: str = CRL) -> httpx.Response:
+def fetch(serving: Service, folder: Path, path: str = CRL) -> httpx2.Response:
     """Ask as any HTTP client would, on a connection of its own."""
     tls = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     tls.load_cert_chain(folder / "client.pem", folder / "client.key")
-    with httpx.Client(verify=tls, trust_env=False) as http:
+    with httpx2.Client(verify=tls, trust_env=False) as http:
         return http.get(f"https://localhost:{serving.https}{path}")
 
 
