@@ -12,9 +12,9 @@ from activities.announcing import Announcer
 from activities.journal import record
 from database.connection import Database
 from database.transaction import TenantTransaction
+from openkcm.contract.audit_events import AuditName, Outcome
 from tenancy.approval_errors import ApprovalNotNeeded, ApprovalUnknown, ApprovalWaits, TooManyApprovals, VoteNotCounted
 from tenancy.approvals import MOST_PENDING, Approval, ApprovalState, decide, is_over
-from tenancy.audit import AuditName, Outcome
 from tenancy.events import AnnouncementKind
 from tenancy.messages import (
     ApprovalResult,

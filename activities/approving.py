@@ -6,8 +6,8 @@ workflow does not matter: a signal that was forged in Temporal is stopped here l
 
 from activities.journal import record
 from database.transaction import TenantTransaction
+from openkcm.contract.audit_events import AuditName
 from tenancy.approvals import Action, Argument, refuse_unless_approved
-from tenancy.audit import AuditName
 from tenancy.messages import StepInput
 
 

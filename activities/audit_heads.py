@@ -11,7 +11,7 @@ from activities.signing import RecordedSigner
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
-from tenancy.audit import head_message
+from openkcm.contract.audit_events import head_message
 from tenancy.messages import SignHeadsResult, StepInput
 
 _BATCH = 200

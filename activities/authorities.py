@@ -15,8 +15,8 @@ from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import AuthorityRow
 from database.transaction import TenantTransaction
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.authorities import AuthorityState
 from tenancy.errors import AuthorityOverlaps, ConflictingResource, Overtaken, TenantClosed
 from tenancy.lifecycle import DECRYPTS, State

@@ -6,8 +6,8 @@ from activities.authorities import AuthorityMaker
 from activities.journal import Clock, finish, is_recorded, record
 from database.connection import Database
 from database.platform_queries import PlatformQueries
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.authorities import AuthorityState
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step

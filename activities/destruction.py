@@ -17,14 +17,20 @@ from activities.journal import Clock, is_recorded, record
 from database.connection import Database
 from database.leaving_interfaces import DoomedRow, ShredRow
 from database.transaction import TenantTransaction
+from openkcm.contract.audit_events import AuditName
+from openkcm.verification.erasure_certificate import (
+    Destroyed,
+    DestroyedKind,
+    ShredStatement,
+    shred_message,
+    statement_text,
+)
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.errors import DatabaseRefused, TenantUnknown
 from tenancy.events import AnnouncementKind
 from tenancy.leaving import KEPT, remains
 from tenancy.leaving_messages import Stock
 from tenancy.messages import StepInput
-from tenancy.shred import Destroyed, DestroyedKind, ShredStatement, shred_message, statement_text
 from vault.destroyer import TransitDestroyer
 from vault.interfaces import TenantKeyKind
 from vault.signer import TransitAuditSigner

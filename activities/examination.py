@@ -18,10 +18,10 @@ from activities.signing import RecordedSigner
 from database.boundary_interfaces import ExaminationRow
 from database.connection import Database
 from database.platform_queries import PlatformQueries
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.boundary_tally import tally
-from tenancy.errors import OpenKcmError
 from tenancy.examination import LATE, SignedClause, by_clause, clause_message, summed_up
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.messages import DueExamination, DueInput, DueResult, ExamineInput, ExamineResult

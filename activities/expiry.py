@@ -13,8 +13,8 @@ from activities.metrics import Metrics
 from database.certificate_rows import EndingRow
 from database.connection import Database
 from database.platform_queries import PlatformQueries
-from tenancy.audit import AuditEvent, AuditName
-from tenancy.errors import OpenKcmError
+from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.errors import OpenKcmError
 from tenancy.events import AnnouncementKind
 from tenancy.expiry import ALARMING, Ending, Stage, stage
 from tenancy.messages import ExpiryResult, LateService, StepInput

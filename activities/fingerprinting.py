@@ -6,9 +6,9 @@ from activities.journal import record
 from activities.metrics import Metrics
 from database.fingerprint_rows import Fingerprinted
 from database.transaction import TenantTransaction
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
 from tenancy.boundaries import CheckResult
-from tenancy.errors import OpenKcmError
 from tenancy.isolation_errors import TenantKeyReplaced, TenantKeyShared
 from tenancy.messages import StepInput
 from vault.interfaces import TransitKey

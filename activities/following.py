@@ -18,9 +18,9 @@ from database.platform_queries import PlatformQueries
 from database.root_key_rows import NumberedKey
 from keystores.interfaces import RootKey
 from keystores.opened import OpenedRootKeys
+from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.errors import OpenKcmError
 from tenancy import ids
-from tenancy.audit import AuditEvent, AuditName
-from tenancy.errors import OpenKcmError
 from tenancy.root_key_errors import CustomerKeyError
 from tenancy.root_keys import version_context
 from tenancy.rotation_messages import DueTenants

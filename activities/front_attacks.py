@@ -20,7 +20,7 @@ from activities.probes import PROBE, SIBLING, Probes, presenting
 from database.connection import Database
 from fronts.attacks import FrontAttacker
 from fronts.interfaces import Door, FrontsAway, Identity, Pair, ProbeRefused, Strangers
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS

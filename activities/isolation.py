@@ -11,7 +11,7 @@ from activities.metrics import Metrics
 from activities.threads import Threads
 from database.attacks import RowSecurityProbe as DatabaseProbe
 from database.connection import Database
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.boundaries import CheckResult, breaches
 from tenancy.boundary_tally import tally
 from tenancy.errors import BoundaryBreached, CanaryMissing

@@ -6,7 +6,7 @@ from datetime import datetime
 from temporalio import activity
 
 from database.transaction import TenantTransaction
-from tenancy.audit import AuditEvent, AuditName, Outcome
+from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
 

@@ -19,6 +19,7 @@ from database.platform_queries import PlatformQueries
 from database.rows import KeyRow, ServiceKeyRow
 from database.transaction import TenantTransaction
 from keystores.opened import OpenedRootKeys
+from openkcm.contract.names import RESERVED_PREFIX
 from tenancy import ids
 from tenancy.boundaries import CheckResult, unchecked
 from tenancy.errors import KeyUnavailable, Overtaken, TenantUnknown, WrongContext
@@ -83,7 +84,7 @@ class KeyAttacks:
         fingerprint = self._compare(read, found, others[-1][0] if others else read.tried)
         thief = next((attacker for attacker in self._attackers if attacker != tenant_id), None)
         wraps = self._attack_wrap(read, target, thief)
-        rows = self._rows.attack(tenant_id, ids.l2_key(thief or ids.RESERVED_PREFIX))
+        rows = self._rows.attack(tenant_id, ids.l2_key(thief or RESERVED_PREFIX))
         results = (*found.results, fingerprint, *wraps, *rows)
         for result in _breached(results):
             log.error("key boundary breached", tenant_id=tenant_id, clause=result.clause, name=result.name)

@@ -8,8 +8,8 @@ from activities.fingerprinting import alarm, refused_fingerprint
 from activities.journal import Clock, finish, is_recorded, record
 from activities.metrics import Metrics
 from database.connection import Database
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable
 from tenancy.messages import StepInput

@@ -14,11 +14,12 @@ from activities.journal import Clock, record
 from database.connection import Database
 from database.leaving_interfaces import LeavingRow
 from database.transaction import TenantTransaction
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import RESERVED_PREFIX
+from openkcm.errors import IllegalTenantId
 from tenancy.approvals import Action, Argument
-from tenancy.audit import AuditName
-from tenancy.errors import IllegalTenantId, TenantUnknown
+from tenancy.errors import TenantUnknown
 from tenancy.events import AnnouncementKind
-from tenancy.ids import RESERVED_PREFIX
 from tenancy.leaving_errors import LeavingOtherwise
 from tenancy.leaving_messages import BegunResult, LeaveInput, LeaveReason, LeavingResult
 from tenancy.lifecycle import State

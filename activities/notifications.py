@@ -8,7 +8,7 @@ from temporalio import activity
 from activities.journal import Clock, finish, record
 from database.connection import Database
 from database.platform_queries import PlatformQueries
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.errors import AnnouncementUndelivered
 from tenancy.events import Announcement, AnnouncementKind, Channel
 from tenancy.messages import AnnounceInput, StepInput

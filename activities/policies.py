@@ -5,8 +5,8 @@ from temporalio import activity
 from activities.approving import require_approval
 from activities.journal import record
 from database.connection import Database
+from openkcm.contract.audit_events import AuditName
 from tenancy.approvals import Action
-from tenancy.audit import AuditName
 from tenancy.messages import PolicyInput
 from tenancy.policy import parse_policy
 

@@ -20,11 +20,12 @@ from activities.journal import Clock
 from database.connection import Database
 from database.rows import ServiceRequestRow
 from fronts.interfaces import Identity
-from tenancy.client_files import certificates
-from tenancy.errors import CanaryMissing, MirrorMissing, PlatformError
+from openkcm.contract.client_files import certificates
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import PlatformError
+from tenancy.errors import CanaryMissing, MirrorMissing
 from tenancy.ids import CANARY_TENANT_ID, PLATFORM_TENANTS
 from tenancy.lifecycle import State
-from tenancy.services import ServiceKind
 from vault.interfaces import Leaf
 
 PROBE, SIBLING, REVOKED = "boundary-probe", "boundary-probe-2", "boundary-revoked"

@@ -7,8 +7,8 @@ from activities.journal import Clock, finish, record
 from activities.metrics import Metrics
 from database.connection import Database
 from database.rows import RouteRow
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.errors import ConflictingResource
 from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import Move, State

@@ -10,16 +10,24 @@ from activities.signing import RecordedSigner
 from database.connection import Database
 from database.report_rows import ReportRow, StatedRow
 from database.transaction import TenantTransaction
-from tenancy.audit import AuditName, StoredRecord
+from openkcm.contract.audit_events import AuditName, StoredRecord
+from openkcm.verification.reports.counters import Counting
+from openkcm.verification.reports.model import Report, Stated
+from openkcm.verification.reports.signed_file import (
+    Form,
+    report_message,
+    report_text,
+    signable,
+    stated_digest,
+    with_signature,
+)
+from openkcm.verification.reports.verify import binding
+from openkcm.verification.signed_document import SignedText, write_document
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import TenantUnknown
-from tenancy.report import Report, Stated
-from tenancy.report_assembly import Request, assemble, binding
-from tenancy.report_document import Form, report_message, report_text, signable, stated_digest, with_signature
+from tenancy.report_assembly import Request, assemble
 from tenancy.report_errors import ReportUnknown
-from tenancy.report_figures import Counting
 from tenancy.report_messages import ReportStep
-from tenancy.signed_document import SignedText, write_document
 
 _PIECE = 5_000
 """Records read in one transaction; some megabytes."""

@@ -19,9 +19,10 @@ from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import AuthorityRow
 from database.transaction import TenantTransaction
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
 from tenancy.authorities import BELIEVED, AuthorityState
-from tenancy.errors import KeyUnavailable, OpenKcmError, Overtaken
+from tenancy.errors import KeyUnavailable, Overtaken
 from tenancy.messages import StepInput
 from vault.interfaces import RevocationList
 from vault.pki import PkiAuthorities

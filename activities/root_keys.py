@@ -21,10 +21,11 @@ from database.rows import ServiceKeyRow, TenantRow
 from database.transaction import TenantTransaction
 from keystores.interfaces import RootKey
 from keystores.opened import OpenedRootKeys
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.approvals import Action
-from tenancy.audit import AuditName
-from tenancy.errors import OpenKcmError, TenantClosed, TenantUnknown
+from tenancy.errors import TenantClosed, TenantUnknown
 from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.locks import LockReason, may_change_root_key

@@ -24,9 +24,9 @@ from database.rotation_rows import RotationRow, WantedRotation
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
 from keystores.opened import OpenedRootKeys
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
 from tenancy.approvals import Action, Argument
-from tenancy.audit import AuditName
 from tenancy.binding import Context, Purpose
 from tenancy.errors import KeyUnavailable, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.events import AnnouncementKind

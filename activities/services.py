@@ -17,7 +17,7 @@ from database.connection import Database
 from database.rows import LeafRow, ServiceRow
 from database.transaction import TenantTransaction
 from keystores.opened import OpenedRootKeys
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.errors import ConflictingResource, Overtaken, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import ENCRYPTS, State
 from tenancy.messages import (

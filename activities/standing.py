@@ -12,8 +12,8 @@ from database.connection import Database
 from database.root_key_rows import HeldKeyRow
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
+from openkcm.contract.audit_events import AuditName
 from tenancy.approvals import Action
-from tenancy.audit import AuditName
 from tenancy.events import AnnouncementKind
 from tenancy.examination_errors import BreachNotCleared
 from tenancy.lifecycle import DECRYPTS, Move, State

@@ -10,9 +10,9 @@ from activities.metrics import Metrics
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rotation_rows import StuckRotationRow
+from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.errors import OpenKcmError
 from tenancy import ids
-from tenancy.audit import AuditEvent, AuditName
-from tenancy.errors import OpenKcmError
 from tenancy.events import AnnouncementKind
 from tenancy.messages import StepInput
 from tenancy.rotation import LONGEST

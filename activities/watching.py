@@ -26,8 +26,9 @@ from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.root_key_rows import SealedRootKeyRow, WatchedKey
 from keystores.opened import OpenedRootKeys
-from tenancy.audit import AuditEvent, AuditName
-from tenancy.errors import OpenKcmError, WrongContext
+from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.errors import OpenKcmError
+from tenancy.errors import WrongContext
 from tenancy.locks import HEALTHY, OUT_OF_REACH, closes
 from tenancy.messages import WatchResult, WatchRootKeysInput
 from tenancy.root_key_errors import CustomerKeyError, RootKeyRefused, RootKeySwapped

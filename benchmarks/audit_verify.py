@@ -16,7 +16,7 @@ from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
 from config.secrets import Role
 from database.connection import Database
-from tenancy.audit import AuditEvent, AuditName
+from openkcm.contract.audit_events import AuditEvent, AuditName
 
 _TENANT = "much-audited-corp"
 _LIMIT_SECONDS = 60

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from tenancy.audit import GENESIS, UPSTREAM_NAME, AuditName, link
+from openkcm.contract.audit_events import GENESIS, UPSTREAM_NAME, AuditName, link
 from tenancy.lifecycle import State
 from tenancy.provisioning import Step, StepState
 from tenancy.services import CryptoOperation

@@ -21,6 +21,7 @@ from joserfc.jwk import ECKey
 from config import secrets
 from config.secrets import Role, read_secret, vault_secret
 from config.settings import Settings
+from openkcm.contract.names import tenant_dns
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from vault.setup import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
@@ -71,7 +72,7 @@ class BareVault:
             {
                 "csr": csr,
                 "common_name": f"OpenKCM tenant {tenant_id}",
-                "permitted_dns_domains": ids.tenant_dns(tenant_id),
+                "permitted_dns_domains": tenant_dns(tenant_id),
                 "max_path_length": "0",
                 "ttl": "8760h",
             },

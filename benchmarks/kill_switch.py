@@ -29,7 +29,7 @@ _SERVED_SECONDS = 2.0
 _PATIENCE_SECONDS = 60.0
 _PROTOCOL = (
     "One stack, one tenant, one service, and a PostgreSQL that is no part of the stack. A stock psycopg application "
-    "(tests/hooks/demo/monitor.py) runs under `openkcm run` as one process from beginning to end: it writes a row with "
+    "(monitor.py of the tests) runs under `openkcm run` as one process from beginning to end: it writes a row with "
     "a protected column, reads it back and waits 3 ms, over and over, and notes when each answer was there. An opened "
     "column key may be used for {key_seconds:g} s, as ever. {runs} times each, the customer pulls a switch, waits "
     "until nothing was read or written for {quiet:g} s, and undoes it; then the application works for {served:g} s. "

@@ -9,10 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import output, streams
 from cli.command_log import LibraryLog, record_failure
-from cli.version import installed_version
-from tenancy.errors import OpenKcmError
+from openkcm.cli import output, streams
+from openkcm.cli.version import installed_version
+from openkcm.errors import OpenKcmError
 
 _PROGRAM = "openkcm"
 _VERSION_FLAG = "--version"
@@ -28,9 +28,9 @@ _MODULES = {
     "cli.report": ("report",),
     "cli.leaving": ("offboard", "restore"),
     "cli.rotate": ("rotate",),
-    "cli.agent": ("agent",),
-    "cli.run": ("run",),
-    "cli.backfill": ("backfill",),
+    "openkcm.cli.agent": ("agent",),
+    "openkcm.cli.run": ("run",),
+    "openkcm.cli.backfill": ("backfill",),
     "cli.protection": ("protection",),
     "cli.setup": ("setup",),
 }

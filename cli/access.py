@@ -10,6 +10,7 @@ import typer
 from config.secrets import Role, context_key, database_password, read_secret
 from config.settings import Settings
 from database.connection import Database
+from openkcm.contract.names import parse_tenant_id
 from tenancy import ids
 from tenancy.errors import SettingsInvalid
 
@@ -74,4 +75,4 @@ def ask_gateway(settings: Settings, question: Question) -> None:
 
 def named(tenant: str) -> str:
     """Return a tenant's id, the platform's own too: operators look at them, though nobody can enable one."""
-    return tenant if tenant in ids.PLATFORM_TENANTS else ids.parse_tenant_id(tenant)
+    return tenant if tenant in ids.PLATFORM_TENANTS else parse_tenant_id(tenant)

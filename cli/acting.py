@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 from database.connection import Database
-from tenancy.audit import AuditEvent, AuditName, Outcome
+from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
+from openkcm.errors import CallerError, OpenKcmError
 from tenancy.correlation import correlated, correlation_id
-from tenancy.errors import CallerError, OpenKcmError, TenantUnknown
+from tenancy.errors import TenantUnknown
 
 ACTOR = "operator"
 _LONGEST = 100

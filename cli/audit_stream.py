@@ -14,13 +14,13 @@ from uuid import uuid4
 import typer
 from rich.text import Text
 
-from cli import output
 from cli.access import Tenant, named, operator_database
 from cli.forward import Forwarding, Progress
 from cli.forward_receivers import open_receiver
 from cli.forward_state import StateFile
-from config.logs import configure_logs
 from config.settings import load_settings
+from openkcm.cli import output
+from openkcm.logging import configure_logs
 from tenancy.correlation import correlated
 from tenancy.forwarding import Form
 

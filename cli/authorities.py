@@ -7,17 +7,19 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from cli import output
 from cli.access import Ask, Tenant, operator_database
 from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import load_settings
 from database.certificate_rows import RevocationListRow
 from database.rows import AuthorityRow
-from tenancy.audit import AuditName
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import CallerError
 from tenancy.authorities import AuthorityState
-from tenancy.errors import CallerError, TenantUnknown
-from tenancy.ids import PLATFORM_TENANTS, parse_tenant_id
+from tenancy.errors import TenantUnknown
+from tenancy.ids import PLATFORM_TENANTS
 
 
 class NoRevocationList(CallerError):

@@ -15,21 +15,22 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from cli import output
 from cli.access import Ask, ask_gateway, operator_database
 from cli.acting import on_record
-from config.public_keys import PublicKeys
 from config.settings import load_settings
 from database.boundary_interfaces import ExaminationRow
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import TenantRow
-from tenancy.audit import AuditName
-from tenancy.clauses import CLAUSES
-from tenancy.errors import BoundaryBreached, OpenKcmError, TenantUnknown
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import RESERVED_PREFIX, parse_tenant_id
+from openkcm.errors import OpenKcmError
+from openkcm.verification.isolation_controls import CLAUSES
+from openkcm.verification.public_keys import PublicKeys
+from tenancy.errors import BoundaryBreached, TenantUnknown
 from tenancy.examination import flaw
 from tenancy.examination_errors import ExaminationAltered, ExaminationFailed, NothingToExamine
-from tenancy.ids import RESERVED_PREFIX, parse_tenant_id
 from tenancy.lifecycle import DECRYPTS, State
 
 if TYPE_CHECKING:

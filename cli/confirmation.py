@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tenancy.errors import CallerError
+from openkcm.errors import CallerError
 
 TENANT = "the tenant's id"
 SERVICE = "the service's name"

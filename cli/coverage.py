@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from cli import output
 from cli.access import Tenant, dashboard_database
 from cli.acting import command_event
 from config.settings import load_settings
 from database.coverage import read_coverage
-from tenancy.audit import AuditName
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
 from tenancy.coverage import (
     ALL_PROTECTED,
     LATELY_DAYS,
@@ -29,7 +30,6 @@ from tenancy.coverage import (
     ServiceCoverage,
     Verdict,
 )
-from tenancy.ids import parse_tenant_id
 
 
 def register(app: typer.Typer) -> None:

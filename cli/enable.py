@@ -8,12 +8,13 @@ from typing import Annotated, Any, Protocol
 import typer
 from rich.console import Console
 
-from cli import output
 from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
 from config.settings import Settings, load_settings
+from openkcm.cli import output
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import OpenKcmError
 from storefront.sender import EnableRefused, Sender
-from tenancy.errors import OpenKcmError, TenantConflict, TenantUnknown
-from tenancy.ids import parse_tenant_id
+from tenancy.errors import TenantConflict, TenantUnknown
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
-from tenancy.errors import FileRefused
+from openkcm.errors import FileRefused
 from tenancy.forwarding import Batch
 from tenancy.forwarding_errors import DestinationRefused, ForwardingRefused, ReceiverUnavailable
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenancy.errors import FileRefused
+from openkcm.errors import FileRefused
 from tenancy.forwarding import Form, ForwardedState
 from tenancy.forwarding_errors import ForwardingBusy, ForwardingStateRefused
 

@@ -13,14 +13,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cli import output
 from cli.access import Tenant, operator_database
-from cli.new_file import new_file
 from config.settings import load_settings
 from database.join_tokens import make_join_token
-from tenancy.enrolment import agent_command, folder_of, parse_lifetime
-from tenancy.ids import parse_service_name, parse_tenant_id
-from tenancy.services import ServiceKind
+from openkcm.cli import output
+from openkcm.cli.files import new_file
+from openkcm.contract.enrolment import agent_command, folder_of, parse_lifetime
+from openkcm.contract.names import parse_service_name, parse_tenant_id
+from openkcm.contract.services import ServiceKind
 
 _MADE_BY = "operator"
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli import output
 from cli.access import Ask, Tenant, ask_gateway, operator_database
 from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
@@ -23,9 +22,12 @@ from config.settings import load_settings
 from database.connection import Database
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
-from tenancy.audit import AuditName
-from tenancy.errors import CallerError, OpenKcmError, TenantOffboarded, TenantUnknown
-from tenancy.ids import offboard_workflow, parse_tenant_id, tenant_workflow
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import CallerError, OpenKcmError
+from tenancy.errors import TenantOffboarded, TenantUnknown
+from tenancy.ids import offboard_workflow, tenant_workflow
 from tenancy.leaving import parse_grace
 from tenancy.leaving_errors import DestructionBegun
 from tenancy.leaving_messages import LeaveRequest

@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli import output
 from cli.access import Ask, Tenant, operator_database
 from cli.acting import on_record
 from config.settings import load_settings
 from database.connection import Database
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
 from tenancy.approvals import Action
-from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
-from tenancy.ids import parse_tenant_id
 from tenancy.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy, parse_policy
 
 _NOBODY = "none"

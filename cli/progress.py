@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from cli import output
-from tenancy.errors import OpenKcmError
+from openkcm.cli import output
+from openkcm.errors import OpenKcmError
 
 _PAUSE_SECONDS = 0.5
 

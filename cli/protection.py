@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli import output
 from cli.access import Tenant, operator_database
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import load_settings
@@ -19,9 +18,11 @@ from database import protecting
 from database.protecting import Change
 from database.protection_rows import ProtectedFieldRow
 from database.transaction import TenantTransaction
+from openkcm.cli import output
+from openkcm.contract.names import parse_service_name, parse_tenant_id
+from openkcm.contract.protected_fields import OBEYED_SECONDS, Mode, ProtectedField, Store
 from tenancy.errors import ServiceUnknown, TenantUnknown
-from tenancy.ids import parse_service_name, parse_tenant_id
-from tenancy.protection import OBEYED_SECONDS, Mode, ProtectedField, Store, consequences, parse_field, store_of
+from tenancy.protection import consequences, parse_field, store_of
 from tenancy.protection_errors import FieldInvalid, FieldNotProtected
 
 _MADE_BY = "operator"

@@ -11,17 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cli import output
 from cli.access import named, operator_database
 from cli.tenant import every_tenant
 from config.settings import load_settings
 from database.connection import Database
 from database.reconciling import our_records
-from tenancy import ids
+from openkcm.cli import output
+from openkcm.contract.names import RESERVED_PREFIX
+from openkcm.errors import FileRefused
 from tenancy.books import Closed, Log, close
 from tenancy.double_entry import LATE, Difference, OurRecord, Severity
 from tenancy.double_entry_errors import AuditDiffers, VaultLogUnknown
-from tenancy.errors import FileRefused, TenantUnknown
+from tenancy.errors import TenantUnknown
 from vault.audit_log import files_of, read_log
 
 _SETTLED = timedelta(seconds=10)
@@ -73,7 +74,7 @@ def reconcile(  # noqa: PLR0913 - one for each option
 
 def _needed(database: Database, wanted: Sequence[str]) -> Sequence[str]:
     """Return whose streams are read: the platform's own tenants take part in the boundary checks of all."""
-    if any(tenant_id.startswith(ids.RESERVED_PREFIX) for tenant_id in wanted):
+    if any(tenant_id.startswith(RESERVED_PREFIX) for tenant_id in wanted):
         return [row.tenant_id for row in every_tenant(database)]
     return wanted
 

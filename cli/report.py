@@ -13,17 +13,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cli import output
 from cli.access import Ask, Tenant, ask_gateway, dashboard_database
 from cli.acting import command_event
-from cli.new_file import new_file
 from config.settings import load_settings
 from database.connection import Database
+from openkcm.cli import output
+from openkcm.cli.files import new_file
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
+from openkcm.verification.reports.signed_file import Form
 from tenancy import report_period
-from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
-from tenancy.ids import parse_tenant_id
-from tenancy.report_document import Form
 from tenancy.report_errors import PeriodRefused, ReportTooLate, ReportUnknown
 from tenancy.report_period import Period
 

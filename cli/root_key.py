@@ -12,7 +12,7 @@ from uuid import uuid4
 import typer
 from rich.text import Text
 
-from cli import health, output, progress, root_key_view
+from cli import health, progress, root_key_view
 from cli.access import Ask, Tenant, ask_gateway, operator_database
 from cli.acting import on_record
 from cli.root_key_credentials import Source
@@ -24,10 +24,12 @@ from database.connection import Database
 from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import CallerError, OpenKcmError
 from tenancy import ids
-from tenancy.audit import AuditName
-from tenancy.errors import CallerError, OpenKcmError, TenantUnknown
-from tenancy.ids import parse_tenant_id
+from tenancy.errors import TenantUnknown
 from tenancy.root_key_errors import RootKeyRequestUnknown
 from tenancy.root_keys import Place, PlatformPlace, Problem, external_id
 

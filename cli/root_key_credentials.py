@@ -15,7 +15,7 @@ from typing import IO, Any
 import typer
 from pydantic import SecretStr, ValidationError
 
-from tenancy.errors import CallerError
+from openkcm.errors import CallerError
 from tenancy.root_key_errors import RootKeyRefused
 from tenancy.root_keys import (
     AwsKmsPlace,

@@ -12,10 +12,10 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cli import output
 from cli.access import Tenant
 from cli.root_key_credentials import FileRefused, Source
-from tenancy.ids import parse_tenant_id
+from openkcm.cli import output
+from openkcm.contract.names import parse_tenant_id
 from tenancy.root_keys import Place, RootKeyMode, parse_place
 
 _LONGEST_CA = 32_768

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli import output, progress
+from cli import progress
 from cli.access import Ask, Tenant, ask_gateway, operator_database
 from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
@@ -23,10 +23,12 @@ from database.connection import Database
 from database.rotation_rows import RotationRow
 from database.rows import KeyVersionRow
 from database.transaction import TenantTransaction
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_service_name, parse_tenant_id
+from openkcm.errors import CallerError, OpenKcmError
 from tenancy import ids
-from tenancy.audit import AuditName
-from tenancy.errors import CallerError, OpenKcmError, ServiceUnknown, TenantUnknown
-from tenancy.ids import parse_service_name, parse_tenant_id
+from tenancy.errors import ServiceUnknown, TenantUnknown
 from tenancy.rotation import MEANING, KeyState, Scope
 from tenancy.rotation_errors import KeyVersionUnknown
 from tenancy.rotation_messages import RotateRequest

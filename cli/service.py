@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.folder import ServiceFolder
-from cli import join_token, output
+from cli import join_token
 from cli.access import Tenant, ask_gateway, operator_database
 from cli.acting import on_record
 from cli.confirmation import SERVICE, ConfirmService, refuse_unconfirmed
@@ -25,14 +24,16 @@ from config.settings import Settings, load_settings
 from database.agent_rows import ContactRow
 from database.connection import Database
 from database.rows import LeafRow, ServiceRequestRow, TenantRow
-from tenancy.agent_errors import FolderRefused
-from tenancy.agents import is_connected
-from tenancy.audit import AuditName
-from tenancy.client_files import AUTHORITY, CERTIFICATE, Offer, certificates, configuration
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, Offer, certificates, configuration
+from openkcm.contract.csr import LONGEST, requested_key
+from openkcm.contract.names import parse_service_name, parse_tenant_id
+from openkcm.contract.services import ServiceKind, is_connected
+from openkcm.credentials.store import ServiceFolder
+from openkcm.errors import FolderRefused
 from tenancy.errors import Overtaken, ServiceUnknown, TenantUnknown
-from tenancy.ids import parse_service_name, parse_tenant_id
-from tenancy.services import ServiceKind, refuse_unconnectable
-from vault.signing_requests import LONGEST, requested_key
+from tenancy.services import refuse_unconnectable
 
 if TYPE_CHECKING:
     from workflows.gateway import Gateway

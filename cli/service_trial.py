@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cli import output
-from tenancy.errors import OpenKcmError
+from openkcm.cli import output
+from openkcm.errors import OpenKcmError
 
 _SHOWN = 56
 
@@ -31,8 +31,8 @@ def try_service(
     as_json: output.AsJson = False,
 ) -> None:
     """Encrypt a record as the service in FOLDER, decrypt it again, and see that it opens nowhere else."""
-    from crypto.client import Client  # noqa: PLC0415 - loading it would slow every other command
-    from crypto.client_errors import CiphertextRefused, ClientError  # noqa: PLC0415 - loading it would slow every other command
+    from openkcm.sdk.client import Client  # noqa: PLC0415 - loading it would slow every other command
+    from openkcm.sdk.errors import CiphertextRefused, ClientError  # noqa: PLC0415 - loading it would slow every other command
 
     try:
         with Client.from_folder(folder) as client:

@@ -7,12 +7,12 @@ comes from two secret files that no running process reads and that may be remove
 import typer
 from rich.console import Console
 
-from cli import output
 from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, read_secret, vault_secret
 from config.settings import Settings, load_settings
 from devstack.components import database_credentials
 from devstack.openbao import ROLES
 from devstack.secrets import BOUNDARY_PUBLIC_KEY, ensure_secrets
+from openkcm.cli import output
 from tenancy.errors import SettingsInvalid
 
 

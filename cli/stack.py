@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from cli import output
 from config.settings import load_settings
 from devstack import control
 from devstack.control import Status
 from devstack.reports import State
+from openkcm.cli import output
 
 if TYPE_CHECKING:
     from devstack.doctor import Finding

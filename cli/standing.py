@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli import output
 from cli.access import Ask, Tenant, operator_database
 from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
@@ -20,9 +19,10 @@ from config.settings import load_settings
 from database.connection import Database
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
-from tenancy.audit import AuditName
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
 from tenancy.errors import TenantUnknown
-from tenancy.ids import parse_tenant_id
 from tenancy.lifecycle import MEANING, Move, State, advance
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove

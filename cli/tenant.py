@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli import output, tenant_view
+from cli import tenant_view
 from cli.access import Ask, Tenant, ask_gateway, named, operator_database
 from cli.acting import on_record
 from cli.authorities import Authorities, of_authority
@@ -25,8 +25,9 @@ from database.leaving_interfaces import LeavingRow
 from database.platform_queries import PlatformQueries
 from database.rows import ServiceRow, TenantRow
 from database.transaction import TenantTransaction
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
 from tenancy.lifecycle import State
 from tenancy.provisioning import TITLES

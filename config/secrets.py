@@ -8,6 +8,7 @@ import secrets
 from enum import StrEnum
 from pathlib import Path
 
+from openkcm.errors import os_reason
 from tenancy.errors import SettingsInvalid
 
 _OTHERS = 0o077
@@ -85,11 +86,6 @@ def read_secret(folder: Path, name: str) -> str:
     if not text:
         raise SettingsInvalid(f"the secret {name} is empty", put)
     return text
-
-
-def os_reason(failed: OSError) -> str:
-    """Return the system's reason, for the text of an error."""
-    return (failed.strerror or "unknown reason").lower()
 
 
 def read_secret_lines(folder: Path, name: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from config.secrets import os_reason
+from openkcm.errors import os_reason
 from tenancy.errors import SettingsInvalid
 from tenancy.ids import parse_region
 

@@ -7,7 +7,6 @@ from functools import partial
 
 import structlog
 
-from config.logs import configure_logs
 from config.settings import LOOPBACK, Settings, load_settings
 from crypto.delivering import deliver
 from crypto.hygiene import harden
@@ -16,7 +15,8 @@ from crypto.serving import serve
 from crypto.supervision import Child, Supervision
 from crypto.tls import IdentityShelf
 from crypto.wiring import read_credentials
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
+from openkcm.logging import configure_logs
 
 _STOP_MARGIN_SECONDS = 5.0
 

@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from openkcm.contract.protected_fields import Backfill, Mode, Store
 from tenancy.errors import InvalidRequest
-from tenancy.protection import Backfill, Mode, Store
 
 RESOURCE_CHARACTERS = 512
 BATCH_ITEMS = 1000

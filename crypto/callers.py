@@ -34,10 +34,11 @@ from crypto.interfaces import Blocking, Caller, Changes, Entry, Journal
 from database.connection import Database
 from database.interfaces import mark
 from database.rows import CallerRow
+from openkcm.contract.names import TENANT_DOMAIN, TENANT_ID_PATTERN
+from openkcm.errors import OpenKcmError
 from tenancy.authorities import BELIEVED
 from tenancy.correlation import correlation_id
-from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
-from tenancy.ids import TENANT_DOMAIN, TENANT_ID_PATTERN
+from tenancy.errors import CallerRefused, TenantClosed
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.services import CryptoOperation, ServiceState
 from vault.certificates import hex_serial

@@ -18,7 +18,8 @@ import structlog
 from crypto.drive import Finished, begin
 from crypto.interfaces import Caller, Parts
 from crypto.registry import Bounds, Connections
-from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed, TooManyRequests
+from openkcm.errors import OpenKcmError
+from tenancy.errors import CallerRefused, TenantClosed, TooManyRequests
 
 Result = TypeVar("Result")
 Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None], Context]

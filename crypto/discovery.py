@@ -13,7 +13,7 @@ from crypto.endpoints import ENDPOINTS, JSON, Endpoint
 from crypto.http_reader import HEAD_BYTES, HEADERS
 from crypto.interfaces import Caller
 from crypto.problems import CONTENT_TYPE
-from tenancy.client_files import Offer
+from openkcm.contract.client_files import Offer
 
 KMIP_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 _REFUSALS = {

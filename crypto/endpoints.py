@@ -18,7 +18,7 @@ from crypto.heartbeats import GatheredHeartbeats
 from crypto.interfaces import Caller, Operations
 from crypto.problems import OF_ONE_ITEM, from_error
 from crypto.protection import ProtectionsOnRecord
-from tenancy.agents import HEARTBEAT_SECONDS
+from openkcm.contract.services import HEARTBEAT_SECONDS
 
 Fields = dict[str, Any]
 _ITEMS_AT_ONCE = 50

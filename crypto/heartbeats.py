@@ -19,8 +19,9 @@ from crypto.api import HeartbeatRequest, UseClaim
 from crypto.interfaces import Blocking, Caller
 from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
 from database.connection import Database
-from tenancy.agents import OTHER_PLACES
-from tenancy.errors import DatabaseUnavailable, OpenKcmError, TooManyRequests
+from openkcm.contract.services import OTHER_PLACES
+from openkcm.errors import OpenKcmError
+from tenancy.errors import DatabaseUnavailable, TooManyRequests
 
 _PAUSE_SECONDS = 2.0
 _BELIEVED_SECONDS = 90.0

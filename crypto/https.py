@@ -24,9 +24,10 @@ from crypto.interfaces import Caller, Parts
 from crypto.problems import CONTENT_TYPE, Problem, from_error, no_such_path
 from crypto.protection import ProtectionsOnRecord
 from crypto.registry import Connections
-from tenancy.client_files import Offer
+from openkcm.contract.client_files import Offer
+from openkcm.errors import OpenKcmError
 from tenancy.correlation import correlation_id
-from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
+from tenancy.errors import CallerRefused, TenantClosed
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _COMMON = b"\r\ncache-control: no-store\r\ndate: %b\r\nx-request-id: %b\r\ncontent-length: %d"

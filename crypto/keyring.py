@@ -37,8 +37,9 @@ from database.root_key_rows import SealedRootKeyRow
 from database.rows import ServiceKeyRow
 from keystores.interfaces import RootKey
 from keystores.opened import OpenedRootKeys
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, ObjectNotFound, OpenKcmError, WrongContext
+from tenancy.errors import KeyUnavailable, ObjectNotFound, WrongContext
 from tenancy.ids import l2_key
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied
 from tenancy.rotation import KeyState

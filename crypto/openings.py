@@ -20,8 +20,8 @@ import structlog
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Entry, Journal
 from database.connection import Database
+from openkcm.errors import OpenKcmError
 from tenancy.correlation import correlation_id
-from tenancy.errors import OpenKcmError
 from tenancy.services import CryptoOperation
 
 _APART = 60.0

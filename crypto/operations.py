@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 from crypto import ciphertext as form
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Caller, Callers, DataKey, Entry, Journal, Keyring, ServiceKey
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context, Purpose
 from tenancy.correlation import correlation_id
-from tenancy.errors import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound, OpenKcmError, TenantClosed
+from tenancy.errors import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound, TenantClosed
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
 from tenancy.rotation_errors import KeyVersionRetired
 from tenancy.services import CryptoOperation

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import structlog
 
+from openkcm.errors import InvalidName, OpenKcmError
 from tenancy import errors, root_key_errors, rotation_errors
-from tenancy.errors import OpenKcmError
 
 CONTENT_TYPE = "application/problem+json"
 INTERNAL = "internal"
@@ -20,7 +20,7 @@ _RATE_SECONDS = 1
 STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
     {
         errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
-        errors.InvalidName: HTTPStatus.BAD_REQUEST,
+        InvalidName: HTTPStatus.BAD_REQUEST,
         errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         errors.CallerRefused: HTTPStatus.FORBIDDEN,
         errors.TenantClosed: HTTPStatus.FORBIDDEN,
@@ -54,7 +54,7 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
 
 OF_ONE_ITEM = (
     errors.InvalidRequest,
-    errors.InvalidName,
+    InvalidName,
     errors.CiphertextRefused,
     errors.ObjectNotFound,
     errors.KeyNotUsable,

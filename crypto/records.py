@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from crypto.journal_lines import Line
 from database.usage_rows import UsesRow
-from tenancy.audit import AuditEvent, AuditName
+from openkcm.contract.audit_events import AuditEvent, AuditName
 from tenancy.errors import TooManyRequests
 from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.services import CHANGES, RELEASES, CryptoOperation

@@ -11,7 +11,8 @@ import structlog
 
 from crypto.interfaces import Caller, Parts
 from database.interfaces import mark
-from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
+from openkcm.errors import OpenKcmError
+from tenancy.errors import CallerRefused, TenantClosed
 
 if TYPE_CHECKING:
     from crypto.connections import Connection

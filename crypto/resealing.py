@@ -31,8 +31,9 @@ from database.interfaces import mark
 from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
 from database.transaction import TenantTransaction
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context, Purpose
-from tenancy.errors import CiphertextRefused, OpenKcmError
+from tenancy.errors import CiphertextRefused
 from tenancy.lifecycle import DECRYPTS
 
 _EVERYBODY = "*"

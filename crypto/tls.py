@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from vault.server_certificates import PkiServerCertificates
 
 LIFETIME = timedelta(hours=24)

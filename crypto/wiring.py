@@ -30,7 +30,7 @@ from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
-from tenancy.client_files import Offer
+from openkcm.contract.client_files import Offer
 from vault.root_keys import TransitRootKeys
 from vault.server_certificates import PkiServerCertificates
 from vault.session import VaultSession

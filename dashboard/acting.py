@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from dashboard.seat import Seat
-from tenancy.audit import AuditName
-from tenancy.errors import ActionRefused, OpenKcmError, SessionEnded
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
+from tenancy.errors import ActionRefused, SessionEnded
 from tenancy.people import Permission
 
 

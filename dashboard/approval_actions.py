@@ -8,9 +8,9 @@ from uuid import uuid4
 
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
+from openkcm.contract.audit_events import AuditName
 from tenancy.approval_errors import ApprovalUnknown, VoteNotCounted
 from tenancy.approvals import Action, Approval, Argument, Choice
-from tenancy.audit import AuditName
 from tenancy.people import Permission
 from tenancy.policy import TenantPolicy
 

@@ -2,7 +2,7 @@
 
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.people import Permission
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from tenancy.errors import AccessRefused, IllegalTenantId, SessionEnded
-from tenancy.ids import parse_tenant_id
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import IllegalTenantId
+from tenancy.errors import AccessRefused, SessionEnded
 from tenancy.people import OPERATORS, Person, PersonRole
 
 FRESH = timedelta(minutes=5)

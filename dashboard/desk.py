@@ -14,7 +14,8 @@ from dashboard.navigation import Entry
 from dashboard.places import Place, PlaceKind, named
 from dashboard.seat import Seat
 from dashboard.wiring import Parts
-from tenancy.errors import AccessRefused, DatabaseUnavailable, OpenKcmError, SessionEnded
+from openkcm.errors import OpenKcmError
+from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
 
 _ASSETS = Path(__file__).with_name("assets")
 _WATCH_SECONDS = 3

@@ -17,11 +17,12 @@ from dashboard.places import Place, PlaceKind, named
 from dashboard.seat import Seat
 from dashboard.views import audit_query, report_query
 from dashboard.wiring import Parts
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
+from openkcm.verification.erasure_certificate import certificate_file
 from tenancy.audit_search import AuditFilter
-from tenancy.errors import AccessRefused, CertificateMissing, OpenKcmError, SessionEnded
+from tenancy.errors import AccessRefused, CertificateMissing, SessionEnded
 from tenancy.people import Permission
-from tenancy.shred import certificate_file
 
 
 def routes(parts: Parts) -> list[BaseRoute]:

@@ -31,7 +31,8 @@ from dashboard.places import (
     named,
     of_tenant,
 )
-from tenancy.errors import AccessRefused, OpenKcmError, SessionEnded
+from openkcm.errors import OpenKcmError
+from tenancy.errors import AccessRefused, SessionEnded
 from tenancy.people import OPERATORS
 
 PLACE_HEADER = "x-openkcm-place"

@@ -7,7 +7,8 @@ from dashboard.places import Place, PlaceKind
 from dashboard.views.refusals import said
 from dashboard.views.standing import sentence
 from dashboard.wiring import Parts
-from tenancy.errors import AccessRefused, OpenKcmError, SessionEnded
+from openkcm.errors import OpenKcmError
+from tenancy.errors import AccessRefused, SessionEnded
 
 _PROBE_SECONDS = 3.0
 

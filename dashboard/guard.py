@@ -15,8 +15,9 @@ import structlog
 from dashboard.claims import FRESH, ClaimNames, SignOn, read
 from dashboard.places import Place, PlaceKind
 from database.connection import Database
-from tenancy.audit import AuditEvent, AuditName, Outcome
-from tenancy.errors import AccessRefused, DatabaseUnavailable, OpenKcmError, SessionEnded
+from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
+from openkcm.errors import OpenKcmError
+from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
 from tenancy.lifecycle import State
 from tenancy.people import OPERATORS
 

@@ -6,10 +6,10 @@ from datetime import timedelta
 from dashboard.acting import require
 from dashboard.seat import Seat
 from database.join_tokens import MadeToken, make_join_token
-from tenancy.audit import AuditName
-from tenancy.ids import parse_service_name
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_service_name
+from openkcm.contract.services import ServiceKind
 from tenancy.people import Permission
-from tenancy.services import ServiceKind
 
 
 def make_token(seat: Seat, service: str, kind: ServiceKind, lifetime: timedelta) -> MadeToken:

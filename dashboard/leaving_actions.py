@@ -4,8 +4,8 @@ from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.rows import TenantRow
+from openkcm.contract.audit_events import AuditName
 from tenancy.approvals import Action, Approval
-from tenancy.audit import AuditName
 from tenancy.errors import TenantUnknown
 from tenancy.leaving_messages import LeaveReason, LeaveRequest
 from tenancy.people import Permission

@@ -8,8 +8,8 @@ knows its tenant from the request line, which no widget, query or script can cha
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tenancy.errors import IllegalTenantId
-from tenancy.ids import parse_tenant_id
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import IllegalTenantId
 
 TENANTS = "tenant"
 

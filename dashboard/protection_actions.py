@@ -4,9 +4,9 @@ from dashboard.acting import require
 from dashboard.seat import Seat
 from database import protecting
 from database.protecting import Change
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.protected_fields import ProtectedField
 from tenancy.people import Permission
-from tenancy.protection import ProtectedField
 
 
 def protect(seat: Seat, service: str, field: ProtectedField) -> Change:

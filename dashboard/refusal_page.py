@@ -3,7 +3,8 @@
 from html import escape
 from http import HTTPStatus
 
-from tenancy.errors import AccessRefused, CertificateMissing, InvalidRequest, OpenKcmError, PlatformError, SessionEnded
+from openkcm.errors import OpenKcmError, PlatformError
+from tenancy.errors import AccessRefused, CertificateMissing, InvalidRequest, SessionEnded
 from tenancy.report_errors import ReportUnknown
 
 _PAGE = """<!DOCTYPE html>

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.report_rows import ReportRow
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.verification.reports.signed_file import Form
 from tenancy.errors import AccessRefused, TenantUnknown
 from tenancy.people import Permission
-from tenancy.report_document import Form
 from tenancy.report_errors import ReportTooLate, ReportUnknown
 from tenancy.report_period import Period
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from dashboard.seat import Seat
+from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.errors import CallerError, OpenKcmError
 from tenancy import ids
-from tenancy.audit import AuditEvent, AuditName
-from tenancy.errors import CallerError, OpenKcmError, SessionEnded, TenantUnknown
+from tenancy.errors import SessionEnded, TenantUnknown
 from tenancy.people import OPERATORS, Permission
 
 

@@ -16,8 +16,8 @@ from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.root_key_rows import RootKeyRequestRow
 from database.rows import TenantRow
+from openkcm.contract.audit_events import AuditName
 from tenancy.approvals import Action, Approval
-from tenancy.audit import AuditName
 from tenancy.errors import TenantClosed, TenantUnknown
 from tenancy.lifecycle import DECRYPTS, State
 from tenancy.locks import may_change_root_key

@@ -10,8 +10,8 @@ from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.rotation_rows import WantedRotation
+from openkcm.contract.audit_events import AuditName
 from tenancy.approvals import Action, Approval, Argument
-from tenancy.audit import AuditName
 from tenancy.people import Permission
 from tenancy.rotation_messages import RotateRequest
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 from dashboard.temporal_bridge import TemporalBridge
 from database.connection import Database
 from database.operations import Operations
-from tenancy.audit import AuditEvent, AuditName, Outcome
+from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from tenancy.people import Permission, Person
 
 

@@ -12,13 +12,14 @@ from uuid import uuid4
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.rows import LeafRow, ServiceRequestRow, TenantRow
-from tenancy.audit import AuditName
-from tenancy.client_files import AUTHORITY, CERTIFICATE, KEY, Offer, certificates, configuration, parse_folder
+from openkcm.contract import csr as signing_requests
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, KEY, Offer, certificates, configuration, parse_folder
+from openkcm.contract.names import parse_service_name
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import ServiceUnknown, TenantUnknown
-from tenancy.ids import parse_service_name
 from tenancy.people import Permission
-from tenancy.services import ServiceKind, refuse_unconnectable
-from vault import signing_requests
+from tenancy.services import refuse_unconnectable
 
 _FILE_MODE, _FOLDER_MODE = 0o100600, 0o40700
 _UNIX = 3

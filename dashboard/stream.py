@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from config.public_keys import PublicKeys
 from dashboard.seat import Seat
 from database.audit_interfaces import FoundRecord, StreamEnds
 from database.audit_log import AuditStream
@@ -17,11 +16,12 @@ from database.audit_reading import PIECE, begin_export
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
-from tenancy.audit import AuditName, StoredRecord, head_message, verify_chain
+from openkcm.contract.audit_events import AuditName, StoredRecord, head_message, verify_chain
+from openkcm.errors import AuditBroken
+from openkcm.verification.public_keys import PublicKeys
+from openkcm.verification.results import CheckedSignature
 from tenancy.audit_search import AuditFilter
-from tenancy.errors import AuditBroken
 from tenancy.people import Permission
-from tenancy.proofs import CheckedSignature
 
 WINDOW = 10_000
 """Records looked at by one query: some 20 ms."""
@@ -132,7 +132,7 @@ def _number(one: StoredRecord | SignedHead | None) -> int:
 
 
 def export(seat: Seat, chosen: AuditFilter) -> Iterator[str] | None:
-    """Return the lines of `tenancy.audit_export` for the records chosen, some at a time; None if the person may not.
+    """Return the lines of an export for the records chosen, some at a time; None if the person may not.
 
     Both are put on record: at once that it was asked for, and at its end that everything was handed out.
     """

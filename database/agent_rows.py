@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from tenancy.protection import Backfill
+from openkcm.contract.protected_fields import Backfill
 
 
 @dataclass(frozen=True, slots=True)

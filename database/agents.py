@@ -8,8 +8,8 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
-from tenancy.agents import OTHER_PLACES
-from tenancy.protection import Backfill
+from openkcm.contract.protected_fields import Backfill
+from openkcm.contract.services import OTHER_PLACES
 
 _INSTANCES = 50
 _PLACES = 1000

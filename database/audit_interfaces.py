@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from database.rows import SignedHead
-from tenancy.audit import StoredRecord
+from openkcm.contract.audit_events import StoredRecord
 
 
 @dataclass(frozen=True, slots=True)

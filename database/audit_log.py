@@ -18,8 +18,8 @@ from psycopg.rows import TupleRow
 from database.audit_interfaces import FoundRecord, StreamEnds
 from database.context import LONGEST_NAME
 from database.rows import SignedHead
+from openkcm.contract.audit_events import GENESIS, AuditEvent, StoredRecord, fields_of
 from tenancy import correlation
-from tenancy.audit import GENESIS, AuditEvent, StoredRecord, fields_of
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import DatabaseRefused
 

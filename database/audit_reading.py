@@ -11,8 +11,8 @@ from datetime import datetime
 from database.audit_interfaces import StreamEnds
 from database.connection import Database
 from database.transaction import TenantTransaction
-from tenancy.audit import StoredRecord
-from tenancy.audit_export import ExportHeader, SignedPlace, export_lines
+from openkcm.contract.audit_events import StoredRecord
+from openkcm.verification.audit_export import ExportHeader, SignedPlace, export_lines
 from tenancy.audit_search import AuditFilter
 
 PIECE = 5_000

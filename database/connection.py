@@ -21,9 +21,10 @@ from database.context import LIFETIME_SECONDS, LONGEST_NAME, PLATFORM, sign
 from database.failures import translated
 from database.roles import OWNER, login
 from database.transaction import TenantTransaction
+from openkcm.contract.names import TENANT_ID_PATTERN
+from openkcm.errors import IllegalTenantId
 from tenancy import correlation
-from tenancy.errors import DatabaseRefused, IllegalTenantId
-from tenancy.ids import TENANT_ID_PATTERN
+from tenancy.errors import DatabaseRefused
 
 _WAIT_SECONDS = 2.0
 """How long a caller waits for a connection before DatabaseUnavailable."""

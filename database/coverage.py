@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from database.agent_rows import ContactRow
 from database.transaction import TenantTransaction
-from tenancy.agents import is_connected
+from openkcm.contract.services import is_connected
 from tenancy.coverage import ENCRYPTING, Asked, Backfilling, Coverage, ServiceFacts, Use, coverage, first_day
 from tenancy.errors import TenantUnknown
 from tenancy.services import CryptoOperation

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from tenancy.enrolment import EnrolmentState, Proof
-from tenancy.services import ServiceKind
+from openkcm.contract.enrolment import EnrolmentState, Proof
+from openkcm.contract.services import ServiceKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, JoinTokenRow
-from tenancy.enrolment import EnrolmentState, Proof
+from openkcm.contract.enrolment import EnrolmentState, Proof
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import DatabaseRefused
-from tenancy.services import ServiceKind
 
 _ENROLMENT = (
     "select enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash, state, code, message, hint"

@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 
 from database.enrolment_rows import JoinTokenRow
 from database.transaction import TenantTransaction
-from tenancy.client_files import certificates
-from tenancy.enrolment import JoinToken, join_token
+from openkcm.contract.client_files import certificates
+from openkcm.contract.enrolment import JoinToken, join_token
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import CanaryMissing, TenantUnknown
-from tenancy.services import ServiceKind, refuse_unconnectable
+from tenancy.services import refuse_unconnectable
 
 
 @dataclass(frozen=True, slots=True)

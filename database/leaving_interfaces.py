@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from openkcm.verification.erasure_certificate import DestroyedKind
 from tenancy.lifecycle import State
-from tenancy.shred import DestroyedKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class LeavingRow:
 
 @dataclass(frozen=True, slots=True)
 class DoomedRow:
-    """One thing that is to be destroyed, or is; see `tenancy.shred.Destroyed`."""
+    """One thing that is to be destroyed, or is; see `openkcm.verification.erasure_certificate.Destroyed`."""
 
     kind: DestroyedKind
     name: str
@@ -34,7 +34,7 @@ class DoomedRow:
 
 @dataclass(frozen=True, slots=True)
 class ShredRow:
-    """The signed statement of what was destroyed (tenancy/shred.py)."""
+    """The signed statement of what was destroyed (client/src/openkcm/verification/erasure_certificate.py)."""
 
     statement: str
     signature: str

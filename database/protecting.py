@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from database.transaction import TenantTransaction
+from openkcm.contract.protected_fields import ProtectedField
 from tenancy.errors import ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import State
-from tenancy.protection import FIELDS, ProtectedField
+from tenancy.protection import FIELDS
 from tenancy.protection_errors import FieldNotProtected, ProtectionFull
 
 _CLOSED = frozenset({State.LEAVING, State.OFFBOARDED})

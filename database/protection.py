@@ -7,7 +7,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from database.protection_rows import ProtectedFieldRow, ProtectionRow
-from tenancy.protection import Mode, ProtectedField, Store
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tenancy.protection import ProtectedField
+from openkcm.contract.protected_fields import ProtectedField
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from database.boundary_interfaces import BoundaryRunRow
 from database.coverage import read_coverage
 from database.rows import KeyRow, KeyVersionRow, TenantRow
 from database.transaction import TenantTransaction
+from openkcm.verification.reports.model import CoveredService, InventoryKey, LatestCheck, Stated
 from tenancy import ids
 from tenancy.authorities import AuthorityState
 from tenancy.coverage import Lacking, ServiceCoverage
 from tenancy.errors import TenantUnknown
 from tenancy.locks import HEALTHY
 from tenancy.policy import TenantPolicy
-from tenancy.report import CoveredService, InventoryKey, LatestCheck, Stated
 from tenancy.rotation import KeyState
 from tenancy.services import ServiceState
 

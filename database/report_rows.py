@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from tenancy.report import Stated
+from openkcm.verification.reports.model import Stated
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from database.report_rows import ReportRow, StatedRow
-from tenancy.report import Stated
-from tenancy.report_document import Form
-from tenancy.signed_document import canonical_text
+from openkcm.verification.reports.model import Stated
+from openkcm.verification.reports.signed_file import Form
+from openkcm.verification.signed_document import canonical_text
 
 _ROW = "select report_id, since, until, made_for, requested_at, made_at from okcm.report"
 _FILE = {form: f"select {form} from okcm.report where report_id = %s" for form in Form}  # noqa: S608 - constants

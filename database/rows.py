@@ -5,12 +5,13 @@ import ssl
 from dataclasses import dataclass
 from datetime import datetime
 
+from openkcm.contract.services import ServiceKind
 from tenancy.authorities import AuthorityState
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.provisioning import Step, StepState
 from tenancy.rotation import KeyState
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import ServiceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class RouteRow:
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """A signature over `tenancy.audit.head_message`, by the Transit key named in `key` (`name:version`)."""
+    """A signature over `audit_events.head_message`, by the Transit key named in `key` (`name:version`)."""
 
     seq: int
     chain_hash: bytes

@@ -10,13 +10,14 @@ from psycopg.rows import TupleRow
 
 from database.root_key_rows import SealedRootKeyRow
 from database.rows import CallerRow, KeyVersionRow, LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
+from openkcm.contract.services import ServiceKind
 from tenancy.authorities import AuthorityState
 from tenancy.errors import DatabaseRefused, Overtaken, ServiceConflict, ServiceUnknown
 from tenancy.lifecycle import State
 from tenancy.root_keys import parse_place
 from tenancy.rotation import OPENING, KeyState
 from tenancy.rotation_errors import KeyVersionRetired
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import ServiceState
 
 _SERVICE = (
     "select service, kind, state, connected_at, disconnected_at, last_seen_at, newest.not_after, newest.not_before"

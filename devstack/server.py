@@ -11,11 +11,11 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
-from config.secrets import os_reason
 from config.settings import LOOPBACK, PREFIX
 from devstack import process
 from devstack.ports import require_free
 from devstack.process import Identity
+from openkcm.errors import os_reason
 from tenancy.errors import ComponentFailed, SettingsInvalid
 
 _LAUNCH = Path(__file__).with_name("launch.py")

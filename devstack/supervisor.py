@@ -21,7 +21,7 @@ from devstack import process
 from devstack.components import Component, Task
 from devstack.reports import Report, State
 from devstack.server import Server
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 
 _STARTING_TICK_SECONDS = 0.02
 _QUIET_TICK_SECONDS = 0.2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fronts.judging import ALIKE, Trial
 from fronts.kmip import Operation, Sealed
 from fronts.sides import Belongings, Side, altered, is_not_decrypted, is_not_opened, is_not_there
-from tenancy import ids
+from openkcm.contract.names import tenant_dns
 
 _READS = (Operation.GET, Operation.GET_ATTRIBUTES)
 _CHANGES = (Operation.ACTIVATE, Operation.REVOKE, Operation.DESTROY)
@@ -215,7 +215,7 @@ def _claim_in_headers(thief: Owner, victim: Owner) -> Trial:
     has, name = victim.has, f"{victim.tenant_id}/{victim.side.identity.service}"
     claims = dict.fromkeys(_CLAIMS, name) | {
         "authorization": f"Bearer {name}",
-        "host": ids.tenant_dns(victim.tenant_id),
+        "host": tenant_dns(victim.tenant_id),
     }
     made: list[str] = []
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
-from tenancy.errors import PlatformError
+from openkcm.errors import PlatformError
 
 
 class FrontsAway(PlatformError):

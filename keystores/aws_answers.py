@@ -4,8 +4,9 @@ import json
 import re
 
 from keystores.transport import Answer
+from openkcm.errors import OpenKcmError
 from tenancy.aws_policies import key_policy_statements, trust_statement
-from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import (
     RootKeyClockSkew,
     RootKeyCredentialsRefused,

@@ -22,8 +22,9 @@ from keystores.probing import round_trip_problems
 from keystores.reach import Reach
 from keystores.sessions import Sessions
 from keystores.transport import Transport
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context
-from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import (
     CustomerKeyError,
     RootKeyCredentialsRefused,

@@ -8,8 +8,8 @@ failure says anything of what was wrapped or of the credentials. Nothing is trie
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context
-from tenancy.errors import OpenKcmError
 
 
 class RootKey(Protocol):

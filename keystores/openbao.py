@@ -23,8 +23,9 @@ from keystores.probing import round_trip_problems, transit_version
 from keystores.reach import Reach, is_address
 from keystores.sessions import Sessions
 from keystores.transport import Server, Transport
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context
-from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import (
     CustomerKeyError,
     RootKeyDenied,

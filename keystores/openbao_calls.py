@@ -7,7 +7,8 @@ from typing import Any
 
 from keystores.sessions import Sessions
 from keystores.transport import Answer, Server, Transport
-from tenancy.errors import OpenKcmError, WrongContext
+from openkcm.errors import OpenKcmError
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import (
     CustomerKeyError,
     RootKeyCredentialsRefused,

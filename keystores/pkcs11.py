@@ -23,8 +23,9 @@ from keystores.pkcs11_module import Module
 from keystores.pkcs11_thread import ModuleThread
 from keystores.probing import round_trip_problems
 from keystores.reach import Reach
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context
-from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import (
     CustomerKeyError,
     RootKeyDisabled,

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from keystores.probing import transit_version
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, OpenKcmError, VaultUnavailable, WrongContext
+from tenancy.errors import KeyUnavailable, VaultUnavailable, WrongContext
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 
 _PROBE_BYTES = 32

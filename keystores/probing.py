@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from keystores.interfaces import RootKey
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import CustomerKeyError, RootKeyUnsuitable
 
 _BYTES = 32

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 
 T = TypeVar("T")
 _USED_UNTIL = 0.8

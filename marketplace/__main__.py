@@ -6,7 +6,6 @@ import sys
 
 import uvicorn
 
-from config.logs import configure_logs
 from config.secrets import (
     MARKETPLACE_TOKEN,
     WEBHOOK_SECRETS,
@@ -22,7 +21,8 @@ from marketplace.app import Offer, create_app
 from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.issuers import Issuers
 from marketplace.transactions import ENROLMENT_THREADS, THREADS
-from tenancy.client_files import Offer as Addresses
+from openkcm.contract.client_files import Offer as Addresses
+from openkcm.logging import configure_logs
 from tenancy.errors import SettingsInvalid
 from workflows.gateway import Gateway
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from database.connection import Database
 from database.rows import StepRow, TenantRow
 from database.transaction import TenantTransaction
-from tenancy.audit import AuditEvent, AuditName
+from openkcm.contract.audit_events import AuditEvent, AuditName
 from tenancy.errors import MalformedEvent, ServiceConflict, TenantConflict, TenantOffboarded, TenantUnknown
 from tenancy.events import EventKind, MarketplaceEvent
 from tenancy.lifecycle import State

@@ -25,9 +25,10 @@ from marketplace.problems import answer, problem
 from marketplace.signature import SignatureCheck
 from marketplace.sweep import EnrolmentSweep, Sweep
 from marketplace.transactions import ENROLMENT_THREADS, Transactions
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import OpenKcmError
 from tenancy.correlation import correlation_id
-from tenancy.errors import OpenKcmError, Unauthorized
-from tenancy.ids import parse_tenant_id
+from tenancy.errors import Unauthorized
 from workflows.gateway import Gateway
 
 

@@ -18,14 +18,15 @@ from database.enrolment_rows import EnrolmentRow
 from database.rows import ServiceRequestRow
 from database.transaction import TenantTransaction
 from marketplace.proofs import Claim
-from tenancy.audit import AuditEvent, AuditName, Outcome
-from tenancy.client_files import certificates
-from tenancy.enrolment import EnrolmentState, Proof
+from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
+from openkcm.contract.client_files import certificates
+from openkcm.contract.csr import requested_key
+from openkcm.contract.enrolment import EnrolmentState, Proof
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import CallerError
 from tenancy.enrolment_errors import TicketRefused
-from tenancy.errors import CallerError, CanaryMissing, Overtaken, ServiceUnknown
+from tenancy.errors import CanaryMissing, Overtaken, ServiceUnknown
 from tenancy.ids import CANARY_TENANT_ID
-from tenancy.services import ServiceKind
-from vault.signing_requests import requested_key
 
 
 @dataclass(frozen=True, slots=True)

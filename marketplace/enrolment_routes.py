@@ -30,9 +30,9 @@ from marketplace.limits import Buckets, neighbourhood
 from marketplace.proofs import Claim, JwtProof, token_claim
 from marketplace.rounds import Rounds
 from marketplace.transactions import Transactions
-from tenancy.client_files import Offer as Addresses
-from tenancy.client_files import certificates
-from tenancy.enrolment import (
+from openkcm.contract.client_files import Offer as Addresses
+from openkcm.contract.client_files import certificates
+from openkcm.contract.enrolment import (
     AUDIENCE,
     DISCOVERY_PATH,
     ENROLMENTS_PATH,
@@ -41,10 +41,11 @@ from tenancy.enrolment import (
     enrolment_name,
     parse_enrolment_name,
 )
-from tenancy.enrolment_errors import MalformedEnrolment, ProofRefused, TicketRefused
+from openkcm.contract.names import parse_service_name
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import ProofRefused
+from tenancy.enrolment_errors import MalformedEnrolment, TicketRefused
 from tenancy.errors import BodyTooLarge, MalformedEvent, TooManyRequests
-from tenancy.ids import parse_service_name
-from tenancy.services import ServiceKind
 
 RETRY_SECONDS = 1
 MOST_BYTES = 32_768

@@ -6,9 +6,9 @@ from types import MappingProxyType
 
 from starlette.responses import JSONResponse
 
+from openkcm.contract import csr as signing_requests
+from openkcm.errors import IllegalTenantId, InvalidName, OpenKcmError, ProofRefused
 from tenancy import enrolment_errors, errors
-from tenancy.errors import OpenKcmError
-from vault import signing_requests
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
@@ -26,14 +26,14 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         errors.UnknownEvent: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.UnknownService: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.UnknownRegion: HTTPStatus.UNPROCESSABLE_ENTITY,
-        errors.IllegalTenantId: HTTPStatus.UNPROCESSABLE_ENTITY,
-        errors.InvalidName: HTTPStatus.UNPROCESSABLE_ENTITY,
+        IllegalTenantId: HTTPStatus.UNPROCESSABLE_ENTITY,
+        InvalidName: HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.ServiceConflict: HTTPStatus.CONFLICT,
         errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
         errors.CanaryMissing: HTTPStatus.SERVICE_UNAVAILABLE,
         signing_requests.CsrRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
         enrolment_errors.MalformedEnrolment: HTTPStatus.BAD_REQUEST,
-        enrolment_errors.ProofRefused: HTTPStatus.UNAUTHORIZED,
+        ProofRefused: HTTPStatus.UNAUTHORIZED,
         enrolment_errors.TicketRefused: HTTPStatus.UNAUTHORIZED,
         enrolment_errors.IssuerUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,

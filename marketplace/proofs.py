@@ -19,10 +19,9 @@ from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jws import JWSRegistry
 
 from marketplace.issuers import ALGORITHMS, Issuers
-from tenancy.enrolment import AUDIENCE, Proof, parse_join_token
-from tenancy.enrolment_errors import ProofRefused
-from tenancy.errors import IllegalTenantId, InvalidName
-from tenancy.ids import parse_service_name, parse_tenant_id
+from openkcm.contract.enrolment import AUDIENCE, Proof, parse_join_token
+from openkcm.contract.names import parse_service_name, parse_tenant_id
+from openkcm.errors import IllegalTenantId, InvalidName, ProofRefused
 
 LONGEST_JWT = 8192
 LEEWAY_SECONDS = 60.0

@@ -13,7 +13,8 @@ from functools import partial
 import structlog
 
 from marketplace.transactions import Transactions
-from tenancy.errors import DatabaseUnavailable, PlatformError, TemporalUnavailable
+from openkcm.errors import PlatformError
+from tenancy.errors import DatabaseUnavailable, TemporalUnavailable
 
 _INTERVAL_SECONDS = 2.0
 _SLOWEST_SECONDS = 5.0

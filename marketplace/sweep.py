@@ -9,7 +9,7 @@ from marketplace.acceptance import discovered, mark_started
 from marketplace.enrolment import settle
 from marketplace.rounds import Rounds, Waiting
 from marketplace.transactions import Transactions
-from tenancy.errors import CallerError
+from openkcm.errors import CallerError
 from tenancy.events import EventKind
 from workflows.gateway import Gateway
 

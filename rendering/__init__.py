@@ -1,6 +1,6 @@
 """The renderings of a compliance report: one document in words, drawn as PDF and as HTML.
 
-`document.py` says what a report is made of; `build.py` and the `say_*.py` beside it turn a `tenancy.report.Report`
+`document.py` says what a report is made of; `build.py` and the `say_*.py` beside it turn a `Report`
 into that, so that both renderings say the same; `pdf.py` and `page.py` draw it with what lies in `templates`;
 `plain.py` makes text from outside harmless and visible. All of it is pure: no network, no clock, no file but the
 templates, and the same report gives the same bytes.

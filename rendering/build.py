@@ -1,8 +1,8 @@
 """From a report to what its renderings say: every section, in the order in which an auditor reads."""
 
+from openkcm.verification.reports.model import Report
 from rendering import say_around, say_keys, say_stream
 from rendering.document import Document
-from tenancy.report import Report
 
 
 def build(report: Report) -> Document:

@@ -8,10 +8,10 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from openkcm.verification.reports.model import Report
+from openkcm.verification.reports.signed_file import element
 from rendering.build import build
 from rendering.plain import as_data
-from tenancy.report import Report
-from tenancy.report_document import element
 
 
 def html(report: Report, document: bytes) -> bytes:

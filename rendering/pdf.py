@@ -8,9 +8,9 @@ from typing import Any
 
 import typst
 
+from openkcm.verification.reports.model import Report
 from rendering.build import build
 from rendering.plain import as_data, visible
-from tenancy.report import Report
 
 
 def pdf(report: Report, document: bytes) -> bytes:

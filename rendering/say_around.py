@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 
+from openkcm.verification.reports.evaluation import LIMITS
+from openkcm.verification.reports.model import Finding, Report
 from rendering import say
 from rendering.document import (
     Block,
@@ -21,8 +23,6 @@ from rendering.document import (
     Tone,
     Words,
 )
-from tenancy.report import Finding, Report
-from tenancy.report_evidence import LIMITS
 
 DISCLAIMER = (
     "Evidence, not attestation. This report shows what is on record and maps it to ids of controls. Whether a control"

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from openkcm.verification.reports.evaluation import COVERAGE, KEYS, ROOT_KEY
+from openkcm.verification.reports.model import CoveredService, InventoryKey, Report, RootKeyEvent
 from rendering import say
 from rendering.document import Cell, Column, Facts, Figure, Figures, Part, Section, Table
-from tenancy.report import CoveredService, InventoryKey, Report, RootKeyEvent
-from tenancy.report_evidence import COVERAGE, KEYS, ROOT_KEY
 
 _LEVELS = {
     "L1": "Root key",

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from openkcm.verification.isolation_controls import CLAUSES
+from openkcm.verification.reports.evaluation import ACCESS, APPROVALS, AUDIT, CERTIFICATES, CHANGES, ISOLATION
+from openkcm.verification.reports.model import ClauseRuns, LatestCheck, Moment, Report
 from rendering import say
 from rendering.document import Cell, Column, Facts, Part, Section, Table, Words
-from tenancy.clauses import CLAUSES
-from tenancy.report import ClauseRuns, LatestCheck, Moment, Report
-from tenancy.report_evidence import ACCESS, APPROVALS, AUDIT, CERTIFICATES, CHANGES, ISOLATION
 
 _MOMENTS = (
     Column("Record", 1.4, number=True),

@@ -9,7 +9,8 @@ from typing import Any
 import httpx2
 from standardwebhooks import Webhook
 
-from tenancy.errors import ComponentFailed, OpenKcmError, SettingsInvalid
+from openkcm.errors import OpenKcmError
+from tenancy.errors import ComponentFailed, SettingsInvalid
 
 _REQUEST_SECONDS = 15.0
 

@@ -1,6 +1,6 @@
 """The errors of the tenant's policy and of what it wants a second person for; part of the vocabulary of `errors`."""
 
-from tenancy.errors import CallerError
+from openkcm.errors import CallerError
 
 
 class PolicyRefused(CallerError):

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
-from tenancy.audit import Outcome, fields_of
+from openkcm.contract.audit_events import Outcome, fields_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from tenancy.errors import InvalidName
+from openkcm.errors import InvalidName
 
 FORMAT_VERSION = 1
 _LENGTH_BYTES = 4

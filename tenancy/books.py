@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import RESERVED_PREFIX
 from tenancy.double_entry import (
     SERVER,
     SLACK,
@@ -17,7 +18,6 @@ from tenancy.double_entry import (
     Sides,
     Window,
 )
-from tenancy.ids import RESERVED_PREFIX
 from tenancy.reconciliation import reconcile
 from tenancy.wrong_hands import about_the_platform
 

@@ -13,7 +13,8 @@ from enum import StrEnum
 from itertools import chain
 from typing import TypeVar
 
-from tenancy.agents import OTHER_PLACES
+from openkcm.contract.protected_fields import Backfill, ProtectedField
+from openkcm.contract.services import OTHER_PLACES, ServiceKind
 from tenancy.coverage_gaps import (
     BackfillUnfinished,
     BeingConnected,
@@ -30,8 +31,7 @@ from tenancy.coverage_gaps import (
     TenantClosed,
 )
 from tenancy.lifecycle import ENCRYPTS, State
-from tenancy.protection import Backfill, ProtectedField
-from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tenancy.services import CryptoOperation, ServiceState
 
 LATELY_DAYS = 7
 """Within which something must have been encrypted under a service's keys, and over which overhead is measured."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar
 
+from openkcm.contract.protected_fields import Backfill, Store
 from tenancy.lifecycle import State
-from tenancy.protection import Backfill, Store
 
 
 def _encrypt_old(place: str) -> str:

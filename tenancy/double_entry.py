@@ -16,7 +16,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import NamedTuple
 
-from tenancy.audit import AuditName, StoredRecord, fields_of
+from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
 from tenancy.binding import Context
 
 SLACK = timedelta(seconds=30)

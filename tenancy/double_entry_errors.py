@@ -1,6 +1,6 @@
 """What double entry can say of a tenant's audit stream; part of the vocabulary of `errors`."""
 
-from tenancy.errors import CallerError, PlatformError
+from openkcm.errors import CallerError, PlatformError
 
 
 class AuditDiffers(PlatformError):

@@ -1,6 +1,6 @@
 """What can be wrong with an enrolment; part of the vocabulary of `errors`."""
 
-from tenancy.errors import CallerError, PlatformError
+from openkcm.errors import CallerError, PlatformError
 
 
 class MalformedEnrolment(CallerError):
@@ -9,14 +9,6 @@ class MalformedEnrolment(CallerError):
     code = "malformed_enrolment"
     message = "the request is not an enrolment"
     hint = "send service, kind, csr and either join_token or jwt as one JSON object; see /docs"
-
-
-class ProofRefused(CallerError):
-    """Guessed, expired, used, for another service, of another tenant, signed by a stranger: all alike outside."""
-
-    code = "proof_refused"
-    message = "the proof does not show that this is the service"
-    hint = "make a new join token for this very name and kind, or check issuer, audience, clock and claims of the JWT"
 
 
 class TicketRefused(CallerError):

@@ -6,43 +6,7 @@ another tenant. Every edge (webhook, command, workflow) has one table from these
 an `OpenKcmError` becomes "internal" there, with a reference into the log.
 """
 
-from enum import StrEnum
-from typing import ClassVar
-
-
-class Fault(StrEnum):
-    CALLER = "caller"
-    CUSTOMER_KEY = "customer_key"
-    PLATFORM = "platform"
-
-
-class OpenKcmError(Exception):
-    """Base of all errors that cross a boundary inside OpenKCM; raised only through its subclasses."""
-
-    code: ClassVar[str]
-    fault: ClassVar[Fault] = Fault.PLATFORM
-    retryable: ClassVar[bool] = False
-    message: str = ""
-    hint: str = ""
-
-    def __init__(self, message: str | None = None, hint: str | None = None) -> None:
-        if message is not None:
-            self.message = message
-        if hint is not None:
-            self.hint = hint
-        super().__init__(self.message)
-
-
-class CallerError(OpenKcmError):
-    """The request is wrong; the same request will be refused again."""
-
-    fault = Fault.CALLER
-
-
-class PlatformError(OpenKcmError):
-    """Something of ours is not answering or not as it should be; trying again can help."""
-
-    retryable = True
+from openkcm.errors import CallerError, OpenKcmError, PlatformError
 
 
 class MalformedEvent(CallerError):
@@ -93,19 +57,6 @@ class UnknownRegion(CallerError):
 
     def __init__(self, offered: tuple[str, ...] = ()) -> None:
         super().__init__(hint=f"choose one of: {', '.join(offered)}" if offered else "ask the operator for the regions")
-
-
-class IllegalTenantId(CallerError, ValueError):
-    code = "illegal_tenant_id"
-    message = "this cannot be a tenant id"
-    hint = "3 to 40 lower-case letters, digits and hyphens, not starting with a hyphen or with openkcm-"
-
-
-class InvalidName(CallerError, ValueError):
-    code = "invalid_name"
-
-    def __init__(self, what: str, rule: str) -> None:
-        super().__init__(f"this cannot be a {what}", f"use {rule}")
 
 
 class TenantUnknown(CallerError):
@@ -253,34 +204,10 @@ class AuditUnavailable(PlatformError):
     hint = "check the space and the permissions of the crypto folder in state_dir"
 
 
-class AuditBroken(OpenKcmError):
-    code = "audit_broken"
-    message = "the audit chain does not verify"
-    hint = "keep the export and the database as they are and follow docs/runbook.md#an-audit-stream-does-not-verify"
-
-
-class CertificateBroken(OpenKcmError):
-    code = "certificate_broken"
-    message = "the crypto-shred certificate does not verify"
-    hint = "keep the file as it is, and ask for the certificate again: openkcm audit certificate <tenant>"
-
-
 class CertificateMissing(CallerError):
     code = "certificate_missing"
     message = "nothing was destroyed for this tenant, so there is no crypto-shred certificate"
     hint = "it is made at the end of leaving; openkcm tenant show <tenant> says how the tenant stands"
-
-
-class PublicKeyRefused(CallerError):
-    code = "public_key_refused"
-    message = "the file holds no public key of the platform"
-    hint = "ask the platform for it: openkcm audit public-key"
-
-
-class FileRefused(CallerError):
-    code = "file_refused"
-    message = "the file cannot be used"
-    hint = "choose another file"
 
 
 class ComponentFailed(PlatformError):

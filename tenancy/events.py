@@ -6,7 +6,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import BaseModel, ConfigDict
 
-from tenancy.services import ServiceKind
+from openkcm.contract.services import ServiceKind
 
 
 class EventKind(StrEnum):

@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from openkcm.verification.results import SignatureCheck
 from tenancy.boundaries import CheckResult, outcomes
-from tenancy.proofs import SignatureCheck
 
 LATE = timedelta(hours=2)
 """For how long an examination may be due before somebody is told; it is due at least once a day."""
@@ -74,7 +74,7 @@ def digest(results: Sequence[CheckResult]) -> bytes:
 
 
 def clause_message(tenant_id: str, run: str, examined_at: datetime, of: ClauseResult) -> bytes:
-    """Return what is signed: one unambiguous line, as `tenancy.audit.head_message` makes it of a head.
+    """Return what is signed: one unambiguous line, as `openkcm.contract.audit_events.head_message` makes it of a head.
 
     Raises:
         ValueError: a name holds a space, so that two different lines could read alike.

@@ -1,6 +1,6 @@
 """The errors of the examination of a tenant's boundaries; part of the vocabulary of `errors`."""
 
-from tenancy.errors import CallerError, OpenKcmError, PlatformError
+from openkcm.errors import CallerError, OpenKcmError, PlatformError
 
 
 class BreachNotCleared(CallerError):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tenancy.audit import StoredRecord, fields_of
-from tenancy.audit_export import record_line
+from openkcm.contract.audit_events import StoredRecord, fields_of
+from openkcm.verification.audit_export import record_line
 from tenancy.ocsf import ocsf_line
 
 LARGEST = 500

@@ -1,6 +1,6 @@
 """Why a tenant's audit stream does not reach the receiver it is forwarded to."""
 
-from tenancy.errors import CallerError, PlatformError
+from openkcm.errors import CallerError, PlatformError
 
 
 class DestinationRefused(CallerError):

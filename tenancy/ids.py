@@ -5,11 +5,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from tenancy.errors import IllegalTenantId, InvalidName
+from openkcm.contract.names import _TENANT_ID
+from openkcm.errors import IllegalTenantId, InvalidName
 
-TENANT_ID_PATTERN = r"^[a-z0-9][a-z0-9-]{2,39}$"
-TENANT_DOMAIN = "tenants.openkcm.internal"
-RESERVED_PREFIX = "openkcm-"
 CANARY_TENANT_ID = "openkcm-canary"
 """The permanent tenant that each new one is attacked against, in both directions."""
 MIRROR_TENANT_ID = "openkcm-mirror"
@@ -17,20 +15,8 @@ MIRROR_TENANT_ID = "openkcm-mirror"
 PLATFORM_TENANTS = (CANARY_TENANT_ID, MIRROR_TENANT_ID)
 """The platform's own tenants, in the order in which they are made. Nobody enabled them, so nobody is told of them."""
 
-_TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,39}")
-_SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+
 _REGION = re.compile(r"[a-z]{2}(-[a-z0-9]+){1,4}")
-
-
-def parse_tenant_id(text: str) -> str:
-    """Return the marketplace account id unchanged when it may name a tenant.
-
-    Raises:
-        IllegalTenantId: it does not match `TENANT_ID_PATTERN` or lies in the platform's own `openkcm-` range.
-    """
-    if not _TENANT_ID.fullmatch(text) or text.startswith(RESERVED_PREFIX):
-        raise IllegalTenantId
-    return text
 
 
 def _existing_tenant_id(text: str) -> str:
@@ -41,13 +27,6 @@ def _existing_tenant_id(text: str) -> str:
 
 TenantId = Annotated[str, AfterValidator(_existing_tenant_id)]
 """A tenant's id inside the controller; unlike `parse_tenant_id` it admits the platform's own."""
-
-
-def parse_service_name(text: str) -> str:
-    """Return the name of a customer's service unchanged when it may appear in a certificate."""
-    if not _SERVICE_NAME.fullmatch(text):
-        raise InvalidName("service name", "1 to 40 lower-case letters, digits and hyphens, not starting with a hyphen")
-    return text
 
 
 def parse_region(text: str) -> str:
@@ -84,16 +63,6 @@ def tenant_of_key(name: str) -> str | None:
         if name == f"{prefix}{tenant_id}{suffix}" and name != tenant_id and _TENANT_ID.fullmatch(tenant_id):
             return tenant_id
     return None
-
-
-def tenant_dns(tenant_id: str) -> str:
-    """Return the DNS name that the tenant's authority is constrained to and that each leaf carries."""
-    return f"{tenant_id}.{TENANT_DOMAIN}"
-
-
-def service_spiffe(tenant_id: str, service: str) -> str:
-    """Return the SPIFFE URI of one service; never what decides the tenant (the issuer does)."""
-    return f"spiffe://{tenant_dns(tenant_id)}/service/{service}"
 
 
 def tenant_workflow(tenant_id: str) -> str:

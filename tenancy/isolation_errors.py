@@ -1,6 +1,6 @@
 """What can be wrong with isolation and with the attacks on it; part of the vocabulary of `errors`."""
 
-from tenancy.errors import OpenKcmError, PlatformError
+from openkcm.errors import OpenKcmError, PlatformError
 
 
 class ControlFailed(PlatformError):

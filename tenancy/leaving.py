@@ -3,8 +3,8 @@
 import re
 from datetime import datetime, timedelta
 
-from tenancy.errors import InvalidName
-from tenancy.shred import Remains
+from openkcm.errors import InvalidName
+from openkcm.verification.erasure_certificate import Remains
 
 LONGEST_GRACE = timedelta(days=365)
 """Longer than this nobody waits for what nobody uses; and a timer that outlives the people who set it surprises."""

@@ -1,6 +1,6 @@
 """What is refused of a tenant that leaves; the part of `errors` that is about it."""
 
-from tenancy.errors import CallerError, PlatformError
+from openkcm.errors import CallerError, PlatformError
 
 
 class DestructionBegun(CallerError):

@@ -10,9 +10,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from openkcm.contract.names import parse_service_name
 from tenancy.approvals import Action, ApprovalState
 from tenancy.events import AnnouncementKind, EventKind
-from tenancy.ids import TenantId, parse_service_name
+from tenancy.ids import TenantId
 from tenancy.lifecycle import State
 from tenancy.root_keys import RootKeyMode
 

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
 
-from tenancy.audit import AuditName, StoredRecord, fields_of
+from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
 
 VERSION = "1.6.0"
 """The schema's."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from tenancy.ids import RESERVED_PREFIX
+from openkcm.contract.names import RESERVED_PREFIX
 
 OPERATORS = f"{RESERVED_PREFIX}operators"
 """Under this id lie the sessions of operators and the record of what they did; it can never be a tenant's."""

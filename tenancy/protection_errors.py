@@ -1,6 +1,6 @@
 """What can be wrong with a change of a service's protection; part of the vocabulary of `errors`."""
 
-from tenancy.errors import CallerError
+from openkcm.errors import CallerError
 
 
 class FieldInvalid(CallerError):

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import RESERVED_PREFIX
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.binding import Purpose
 from tenancy.double_entry import (
     CHECKING,
@@ -217,7 +218,7 @@ class _Judge:
     def _is_attackers(self, version: tuple[str, str]) -> bool:
         """Whether a service key is only there to be attacked: its service's name says so, and it is no customer's."""
         is_probe = version[0].startswith(PROBE)
-        return is_probe and (self.sides.tenant_id.startswith(ids.RESERVED_PREFIX) or version not in self._made)
+        return is_probe and (self.sides.tenant_id.startswith(RESERVED_PREFIX) or version not in self._made)
 
     def _is_explained(self, event: ServerEvent) -> bool:
         # An attack uses nothing that is a customer's: what `_openings` judges is no part of one.

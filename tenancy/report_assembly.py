@@ -1,13 +1,12 @@
 """Putting a report together from what was asked, counted and stated; and what binds it to the audit stream."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from tenancy.audit import StoredRecord
-from tenancy.report import Counted, Report, Stated, StreamPlace
-from tenancy.report_document import stated_digest
-from tenancy.report_evidence import evidence, findings, limits
+from openkcm.contract.audit_events import StoredRecord
+from openkcm.verification.reports.evaluation import evidence, findings, limits
+from openkcm.verification.reports.model import Counted, Report, Stated, StreamPlace
+from openkcm.verification.reports.signed_file import stated_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,3 @@ def assemble(  # noqa: PLR0913, PLR0917 - what was asked, counted and stated, wh
         limits=limits(stated),
         made_with=version,
     )
-
-
-def binding(since: datetime, until: datetime, made_at: datetime, stated_sha256: str) -> Mapping[str, str]:
-    """Return what the audit record of a report says, so that the stream knows one report by its id and no other."""
-    times = {"since": since, "until": until, "made_at": made_at}
-    said = {name: at.astimezone(UTC).isoformat(timespec="microseconds") for name, at in times.items()}
-    return {**said, "stated_sha256": stated_sha256}

@@ -1,6 +1,6 @@
 """What can keep a report from being made, and what is said of one that does not verify."""
 
-from tenancy.errors import CallerError, OpenKcmError
+from openkcm.errors import CallerError
 
 
 class PeriodRefused(CallerError):
@@ -19,9 +19,3 @@ class ReportUnknown(CallerError):
     code = "report_unknown"
     message = "nobody asked for this report"
     hint = "ask for one: openkcm report <tenant>"
-
-
-class ReportRefuted(OpenKcmError):
-    code = "report_refuted"
-    message = "the report does not follow from the audit export"
-    hint = "keep both files as they are; see docs/reports.md#confirm-or-refute-one for what each finding means"

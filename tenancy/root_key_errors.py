@@ -1,6 +1,6 @@
 """How a root key fails, by what a person would do about it; the rest of the vocabulary is in `errors`."""
 
-from tenancy.errors import CallerError, Fault, OpenKcmError
+from openkcm.errors import CallerError, Fault, OpenKcmError
 
 
 class CustomerKeyError(OpenKcmError):

@@ -1,6 +1,6 @@
 """What can be wrong with a version of a key that somebody names; part of the vocabulary of `errors`."""
 
-from tenancy.errors import CallerError
+from openkcm.errors import CallerError
 
 
 class KeyVersionUnknown(CallerError):

@@ -2,14 +2,9 @@
 
 from enum import StrEnum
 
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import ServiceConflict, TenantClosed
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
-
-
-class ServiceKind(StrEnum):
-    MONGODB = "mongodb"
-    POSTGRESQL = "postgresql"
-    MICROSERVICE = "microservice"
 
 
 class ServiceState(StrEnum):

@@ -29,8 +29,8 @@ from dashboard.temporal_bridge import TemporalBridge
 from marketplace.app import Offer, create_app
 from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.issuers import Issuers
-from tenancy.audit import AuditName
-from tenancy.client_files import Offer as Addresses
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.client_files import Offer as Addresses
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.ocsf import OCSF

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from tenancy.audit import AuditName as N
+from openkcm.contract.audit_events import AuditName as N
 from tenancy.services import CHANGES, RELEASES, CryptoOperation
 
 Entry = tuple[N, ...] | str

@@ -16,24 +16,21 @@ from pydantic.fields import FieldInfo
 import activities.metrics
 import crypto.metrics
 from config.settings import CONFIG_VARIABLE, PREFIX, Settings
-from tenancy.agent_errors import AgentRunning
+from openkcm.contract.audit_events import UPSTREAM_NAME, AuditName
+from openkcm.errors import AgentRunning, OpenKcmError, ProofRefused, ReportRefuted
+from openkcm.field_encryption.errors import StatementRefused
+from openkcm.verification.errors import VerificationIncomplete
 from tenancy.approval_errors import ApprovalRequired
-from tenancy.audit import UPSTREAM_NAME, AuditName
 from tenancy.double_entry_errors import AuditDiffers
-from tenancy.enrolment_errors import ProofRefused
-from tenancy.errors import OpenKcmError
 from tenancy.examination_errors import BreachNotCleared
 from tenancy.forwarding_errors import ReceiverUnavailable
-from tenancy.hook_errors import StatementRefused
 from tenancy.isolation_errors import TenantKeyShared
 from tenancy.leaving_errors import DestructionBegun
 from tenancy.lifecycle import MEANING, TRANSITIONS, State, moves_from
 from tenancy.ocsf import ACTIVITIES, OCSF
 from tenancy.protection_errors import FieldInvalid
-from tenancy.report_errors import ReportRefuted
 from tenancy.root_key_errors import CustomerKeyError
 from tenancy.rotation_errors import KeyVersionInUse
-from tenancy.verification_errors import VerificationIncomplete
 from tools import audited
 from worker.metrics import READY, READY_MEANING
 

@@ -26,10 +26,10 @@ from crypto.kmip.tags import Tag
 from dashboard import navigation
 from database.agent_rows import ProtectionUseRow
 from database.usage_rows import UsesRow
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from tenancy import ids
 from tenancy.latency import BOUNDS, BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
-from tenancy.protection import Mode, ProtectedField, Store
 from tenancy.provisioning import Step
 from tenancy.root_keys import RootKeyMode
 from tenancy.services import CryptoOperation

@@ -19,7 +19,7 @@ say() { printf '%s\n' "$*" >&2; }
 refuse() { say "cannot set up: $1"; say "hint: $2"; exit 1; }
 
 stamp_of() {
-    { echo "$1"; cat tools/setup.sh pyproject.toml requirements/installer.lock "requirements/$1.lock"; } | sha256sum
+    { echo "$1"; cat tools/setup.sh pyproject.toml client/pyproject.toml requirements/installer.lock "requirements/$1.lock"; } | sha256sum
 }
 
 up_to_date() {
@@ -121,7 +121,8 @@ rm -f "$venv"/stamp-*
 if ! new_enough "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then make_venv; fi
 "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/installer.lock
 install_locked "requirements/$kind.lock"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+"$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index \
+    --editable client --editable .
 have_softhsm
 have_gateway
 stamp_of "$kind" >"$venv/stamp-$kind"

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context
 from tenancy.boundaries import CheckResult
-from tenancy.errors import OpenKcmError, VaultRefused, WrongContext
+from tenancy.errors import VaultRefused, WrongContext
 from tenancy.isolation_errors import ControlFailed
 from vault.keys import decoded, encoded, key_error, key_errors
 from vault.session import VaultCalls, VaultRejected

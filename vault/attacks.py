@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from openkcm.contract.names import service_spiffe, tenant_dns
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.boundaries import CheckResult
@@ -212,12 +213,12 @@ class _Forger:
 def _attack_certificates(
     thief: _Forger, attacker: str, victim: str, victim_ca: x509.Certificate
 ) -> tuple[CheckResult, ...]:
-    target = LeafNames(_SERVICE, ids.tenant_dns(victim), ids.service_spiffe(victim, _SERVICE))
+    target = LeafNames(_SERVICE, tenant_dns(victim), service_spiffe(victim, _SERVICE))
     clock = Stopwatch()
 
     # With its own DNS name and the victim's URI: no constraint covers a URI, so this one verifies, which is the
     # control of all three, and what must hold is that the URI does not decide.
-    own_name = thief.leaf(replace(target, dns=ids.tenant_dns(attacker)))
+    own_name = thief.leaf(replace(target, dns=tenant_dns(attacker)))
     chain = thief.chain(own_name, thief.root)
     if chain is None:
         raise ControlFailed("a certificate with the attacker's own name does not verify")

@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
+from openkcm.contract.names import TENANT_DOMAIN
+from openkcm.errors import InvalidName
 from tenancy import ids
 from tenancy.binding import Context, decode
 from tenancy.double_entry import USES, Act, Answer, Layer, ServerEvent
-from tenancy.errors import InvalidName
 from tenancy.wrong_hands import FIRST_BOOT, NOBODY, OURS, ROOT, TENANT
 from vault.session import ROLE_PREFIX
 from vault.setup import AUDIT_KEY, FINGERPRINT_KEY, PLATFORM_PAYLOAD_KEY, SERVER_ROLE, TENANT_ROLE
@@ -170,7 +171,7 @@ def _made_at(answer: Mapping[str, Any]) -> datetime | None:
 
 
 def _authority(data: Mapping[str, Any], answer: Mapping[str, Any], at: datetime) -> ServerEvent:
-    tenant_id = str(data.get("permitted_dns_domains", "")).removesuffix(f".{ids.TENANT_DOMAIN}")
+    tenant_id = str(data.get("permitted_dns_domains", "")).removesuffix(f".{TENANT_DOMAIN}")
     serial = str(answer.get("serial_number", "")).replace(":", "").replace("-", "").lower()
     event = _event(at, Act.AUTHORITY, ids.ca_key(tenant_id))
     return replace(event, serial=serial) if event.tenant_id else _event(at, Act.AUTHORITY, "an authority")

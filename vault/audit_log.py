@@ -18,9 +18,9 @@ from typing import Any
 
 import orjson
 
+from openkcm.errors import FileRefused
 from tenancy.books import Log
 from tenancy.double_entry import Difference, Kind, Severity
-from tenancy.errors import FileRefused
 from vault.audit_events import events_of
 
 _DISORDER = timedelta(seconds=2)

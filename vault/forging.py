@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tenancy import ids
+from openkcm.contract.names import service_spiffe, tenant_dns
 from vault.certificates import LeafNames, build_leaf, hex_serial, load_issuer
 from vault.interfaces import Authority, ForgedLeaf, Leaf
 from vault.session import VaultCalls
@@ -32,7 +32,7 @@ class TransitForger:
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         made = []
         for one in wanted:
-            names = LeafNames(one.service, ids.tenant_dns(one.dns_of), ids.service_spiffe(one.tenant_id, one.service))
+            names = LeafNames(one.service, tenant_dns(one.dns_of), service_spiffe(one.tenant_id, one.service))
             serial = None if one.serial is None else int(one.serial, 16)
             leaf = build_leaf(issuer, key, names, self._now(), _LIFETIME, serial)
             pem = leaf.public_bytes(serialization.Encoding.PEM).decode()

@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from openkcm.contract.names import RESERVED_PREFIX
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.boundaries import CheckResult, unchecked
-from tenancy.errors import KeyUnavailable, OpenKcmError, VaultRefused, WrongContext
+from tenancy.errors import KeyUnavailable, VaultRefused, WrongContext
 from vault.attacking import (
     FORBIDDEN,
     UNAUTHENTIC,
@@ -37,7 +39,7 @@ from vault.tokens import TenantTokens
 SHARED = Context("", "", "", Purpose.BOUNDARY, "")
 """The context of probes, the same for all: what keeps another tenant's key out is then that key's material alone."""
 
-_NOBODY = f"{ids.RESERVED_PREFIX}nobody"
+_NOBODY = f"{RESERVED_PREFIX}nobody"
 """A tenant that does not exist and, its name being reserved, never will."""
 _PROBE = b"openkcm probe"
 _ITEMS = 200

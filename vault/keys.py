@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from tenancy.errors import ConflictingResource, KeyUnavailable, OpenKcmError, WrongContext
+from openkcm.errors import OpenKcmError
+from tenancy.errors import ConflictingResource, KeyUnavailable, WrongContext
 from vault.interfaces import Capability, TransitKey
 from vault.session import VaultCalls, VaultFailed, VaultRejected
 

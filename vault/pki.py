@@ -23,8 +23,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from openkcm.contract.csr import new_key, request_of, requested_key
+from openkcm.contract.names import parse_service_name, service_spiffe, tenant_dns
+from openkcm.errors import InvalidName
 from tenancy import ids
-from tenancy.errors import AuthorityLapsed, ConflictingResource, InvalidName, KeyUnavailable
+from tenancy.errors import AuthorityLapsed, ConflictingResource, KeyUnavailable
 from vault.certificates import (
     LeafNames,
     build_leaf,
@@ -36,7 +39,6 @@ from vault.certificates import (
 from vault.interfaces import Authority, Leaf, PkiRoot, RevocationList
 from vault.keys import disable_key, ensure_key, require_key
 from vault.session import VaultCalls
-from vault.signing_requests import new_key, request_of, requested_key
 
 LONGEST_LEAF = timedelta(hours=72)
 AUTHORITY_LIFETIME = "8760h"
@@ -97,9 +99,7 @@ class PkiAuthorities:
         """
         if not timedelta() < lifetime <= LONGEST_LEAF:
             raise InvalidName("lifetime", "more than nothing and at most 72 hours")
-        names = LeafNames(
-            ids.parse_service_name(service), ids.tenant_dns(tenant_id), ids.service_spiffe(tenant_id, service)
-        )
+        names = LeafNames(parse_service_name(service), tenant_dns(tenant_id), service_spiffe(tenant_id, service))
         issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
         now = self._now()
         if issuer.certificate.not_valid_after_utc <= now + _SHORTEST_LEAF:
@@ -166,7 +166,7 @@ class PkiAuthorities:
             {
                 "csr": csr,
                 "common_name": _common_name(tenant_id, key.number),
-                "permitted_dns_domains": ids.tenant_dns(tenant_id),
+                "permitted_dns_domains": tenant_dns(tenant_id),
                 "max_path_length": "0",  # a string, as the policy compares it
                 "ttl": AUTHORITY_LIFETIME,
             },

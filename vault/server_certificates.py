@@ -13,10 +13,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from tenancy.errors import ConflictingResource, InvalidName, SettingsInvalid
+from openkcm.contract.csr import CsrRefused
+from openkcm.errors import InvalidName
+from tenancy.errors import ConflictingResource, SettingsInvalid
 from vault.session import VaultCalls, VaultRejected
 from vault.setup import SERVER_ROLE, is_address
-from vault.signing_requests import CsrRefused
 
 LONGEST_SERVER_CERTIFICATE = timedelta(hours=72)
 

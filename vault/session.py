@@ -18,7 +18,8 @@ import hvac
 import urllib3
 from hvac.exceptions import VaultError
 
-from tenancy.errors import OpenKcmError, VaultRefused, VaultUnavailable
+from openkcm.errors import OpenKcmError
+from tenancy.errors import VaultRefused, VaultUnavailable
 from vault.transport import Answer, PooledAdapter, open_pool
 
 ROLE_PREFIX = "openkcm-"

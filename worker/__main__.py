@@ -11,9 +11,10 @@ import structlog
 from temporalio.client import Client
 from temporalio.runtime import Runtime
 
-from config.logs import configure_logs
 from config.settings import LOOPBACK, Settings, load_settings
-from tenancy.errors import OpenKcmError, TemporalUnavailable
+from openkcm.errors import OpenKcmError
+from openkcm.logging import configure_logs
+from tenancy.errors import TemporalUnavailable
 from worker import bootstrap, wiring
 from worker.metrics import metrics_runtime, report_ready
 from workflows.connecting import connection

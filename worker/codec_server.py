@@ -24,10 +24,10 @@ from starlette.routing import Route
 from temporalio.api.common.v1 import Payloads
 
 from config import secrets
-from config.logs import configure_logs
 from config.secrets import Role, read_secret
 from config.settings import LOOPBACK, load_settings
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
+from openkcm.logging import configure_logs
 from vault.payload_keys import TransitPayloadKeys
 from worker.codec import TenantCodec
 from worker.identity import open_vault

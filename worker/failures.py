@@ -19,7 +19,7 @@ from temporalio.worker import (
 )
 
 from database.connection import Database
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
 from workflows import timing

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from temporalio import activity
 
 from activities.probes import ProbeNotConnected
-from tenancy.errors import CallerError, PlatformError
+from openkcm.errors import CallerError, PlatformError
 from workflows.gateway import Gateway
 
 _LOOK_SECONDS = 0.2

@@ -54,10 +54,10 @@ from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
+from openkcm.verification.reports.signed_file import Form
 from rendering import html, pdf
 from tenancy.events import Channel
 from tenancy.ids import task_queue
-from tenancy.report_document import Form
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints

@@ -25,8 +25,9 @@ from temporalio.common import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from openkcm.errors import CallerError, PlatformError
 from tenancy import ids
-from tenancy.errors import CallerError, PlatformError, TemporalUnavailable, TenantUnknown
+from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tenancy.events import EventKind
 from tenancy.examination import run_of
 from tenancy.examination_errors import ExaminationFailed

@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from tenancy.errors import OpenKcmError
+    from openkcm.errors import OpenKcmError
 
 _INTERNAL = "internal"
 

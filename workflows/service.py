@@ -15,8 +15,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.services import ServiceActivities, service_operation
+    from openkcm.errors import InvalidName
     from tenancy import ids
-    from tenancy.errors import InvalidName, OperationRunning, ServiceUnknown
+    from tenancy.errors import OperationRunning, ServiceUnknown
     from tenancy.messages import (
         CertificatePlan,
         CertificateStep,

@@ -11,8 +11,9 @@ from contextlib import suppress
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from openkcm.errors import OpenKcmError
     from tenancy import ids
-    from tenancy.errors import OpenKcmError, OperationRunning
+    from tenancy.errors import OperationRunning
     from tenancy.events import EventKind
     from tenancy.lifecycle import Move, State, advance
     from tenancy.messages import MarketplaceSignal, ProvisionInput, TenantInput

@@ -36,8 +36,9 @@ from crypto.kmip.operations.discover_versions import MAJOR, MINORS, read_version
 from crypto.kmip.refusals import KmipRefused, malformed, reason_and_message, unsupported
 from crypto.kmip.served import OPERATIONS, Served
 from crypto.kmip.tags import Tag
+from openkcm.errors import OpenKcmError
 from tenancy.correlation import correlation_id
-from tenancy.errors import OpenKcmError, TenantClosed
+from tenancy.errors import TenantClosed
 
 MOST_ITEMS = 128
 """What a batch may hold; real clients send up to a dozen."""

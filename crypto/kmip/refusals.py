@@ -8,15 +8,13 @@ import structlog
 
 from crypto.kmip.enums import ResultReason
 from crypto.kmip.tags import Tag
+from openkcm.errors import InvalidName, OpenKcmError, PlatformError
 from tenancy.errors import (
     CallerRefused,
     CiphertextRefused,
-    InvalidName,
     InvalidRequest,
     KeyNotUsable,
     ObjectNotFound,
-    OpenKcmError,
-    PlatformError,
     TenantClosed,
     TooManyRequests,
     WrongContext,

@@ -11,7 +11,8 @@ from crypto.kmip.items import Item
 from crypto.kmip.objects import ObjectStore
 from crypto.kmip.refusals import reason_and_message
 from crypto.registry import Connections
-from tenancy.errors import CallerRefused, OpenKcmError, TenantClosed
+from openkcm.errors import OpenKcmError
+from tenancy.errors import CallerRefused, TenantClosed
 
 
 class KmipFront:

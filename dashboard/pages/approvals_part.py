@@ -9,8 +9,8 @@ from dashboard.seat import Seat
 from dashboard.views import approvals
 from dashboard.views.approvals import CHOICES, DONE, Waiting
 from dashboard.views.standing import Tone
+from openkcm.errors import OpenKcmError
 from tenancy.approvals import Approval, Choice
-from tenancy.errors import OpenKcmError
 from tenancy.people import Permission
 
 _OPEN, _DONE = "approvals.open", "approvals.done"

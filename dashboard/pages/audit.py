@@ -16,8 +16,8 @@ from dashboard.views import audit as view
 from dashboard.views import words
 from dashboard.views.standing import UNDER_WAY
 from database.audit_interfaces import StreamEnds
+from openkcm.errors import AuditBroken
 from tenancy.audit_search import AuditFilter
-from tenancy.errors import AuditBroken
 from tenancy.people import Permission
 
 _PATIENCE = timedelta(milliseconds=250)

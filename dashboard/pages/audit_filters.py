@@ -8,7 +8,7 @@ from dashboard.places import of_tenant
 from dashboard.seat import Seat
 from dashboard.views import audit as view
 from dashboard.views import audit_query
-from tenancy.audit import Outcome
+from openkcm.contract.audit_events import Outcome
 from tenancy.audit_search import AuditFilter
 
 _LONGEST = 200

@@ -8,7 +8,7 @@ from dashboard.pages.parts import alone
 from dashboard.seat import Seat
 from dashboard.views import authorities
 from database.rows import TenantRow
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from tenancy.people import Permission
 
 _OPEN, _DONE = "authorities.open", "authorities.done"

@@ -16,9 +16,9 @@ from dashboard.views import compliance_reports as reports
 from dashboard.views.compliance_reports import Choice, Row
 from dashboard.views.standing import UNDER_WAY
 from database.report_facts import read_stated
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
+from openkcm.verification.reports.signed_file import Form
 from tenancy.people import Permission
-from tenancy.report_document import Form
 from tenancy.report_errors import PeriodRefused
 from tenancy.report_period import Period
 from workflows.gateway import NotDoneInTime

@@ -16,10 +16,10 @@ from dashboard.views.discovered import Found
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import moment
 from database.join_tokens import MadeToken
-from tenancy.enrolment import agent_command, folder_of
-from tenancy.errors import OpenKcmError
+from openkcm.contract.enrolment import agent_command, folder_of
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import OpenKcmError
 from tenancy.people import Permission
-from tenancy.services import ServiceKind
 
 _OPEN, _MADE = "join.open", "join.made"
 _LIFETIMES = MappingProxyType(

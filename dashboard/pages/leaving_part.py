@@ -13,8 +13,8 @@ from dashboard.views.key_actions import KeyAction, action_of
 from dashboard.views.standing import standing
 from database.leaving_interfaces import LeavingRow
 from database.rows import TenantRow
+from openkcm.errors import OpenKcmError
 from tenancy.approvals import Action, Approval
-from tenancy.errors import OpenKcmError
 from tenancy.people import Permission
 
 _OPEN, _DONE = "leaving.open", "leaving.done"

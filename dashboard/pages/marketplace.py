@@ -10,7 +10,8 @@ import streamlit as st
 from dashboard.market import Market
 from dashboard.views import marketplace as view
 from dashboard.views.refusals import said
-from tenancy.errors import OpenKcmError, TenantUnknown
+from openkcm.errors import OpenKcmError
+from tenancy.errors import TenantUnknown
 
 _LOOK_SECONDS = 0.5
 _ANOTHER = "Another account"

@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard.seat import Seat
 from dashboard.views.standing import Standing, Tone, sentence
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from tenancy.people import Permission
 
 ICONS: Mapping[Tone, str] = MappingProxyType(

@@ -16,7 +16,7 @@ from dashboard.views.refusals import said
 from database.operations import Operations
 from database.questions import TenantFilter
 from database.rows import TenantRow
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.lifecycle import State
 from tenancy.people import Permission

@@ -12,11 +12,12 @@ from dashboard.seat import Seat
 from dashboard.views import protection
 from dashboard.views.words import plain
 from database.protecting import Change
-from tenancy.errors import OpenKcmError
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import OpenKcmError
 from tenancy.people import Permission
-from tenancy.protection import Mode, ProtectedField, Store, parse_field, store_of
+from tenancy.protection import parse_field, store_of
 from tenancy.protection_errors import FieldInvalid
-from tenancy.services import ServiceKind
 
 _OPEN, _TAKING, _DONE = "protection.open", "protection.taking", "protection.done"
 _NEW = "Another field"

@@ -20,8 +20,8 @@ from dashboard.views.root_key_guides import ENTRIES, NAMES, Entry, blocks, in_la
 from dashboard.views.standing import Tone, sentence
 from dashboard.views.words import code
 from database.rows import TenantRow
+from openkcm.errors import OpenKcmError
 from tenancy.approvals import Action
-from tenancy.errors import OpenKcmError
 from tenancy.root_keys import Problem, RootKeyMode
 from workflows.gateway import NotDoneInTime, UpdateRefused
 

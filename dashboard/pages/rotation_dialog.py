@@ -17,8 +17,8 @@ from dashboard.seat import Seat
 from dashboard.views import approvals, rotation
 from dashboard.views.key_actions import KeyAction, action_of
 from database.rotation_rows import WantedRotation
+from openkcm.errors import OpenKcmError
 from tenancy.approvals import Action, Approval
-from tenancy.errors import OpenKcmError
 from workflows.gateway import NotDoneInTime
 
 _OPEN, _DONE = "rotation.open", "rotation.done"

@@ -17,10 +17,10 @@ from dashboard.views import guides
 from dashboard.views.services import KIND_NAMES, why_not
 from dashboard.views.words import moment
 from database.rows import TenantRow
-from tenancy.client_files import CERTIFICATE, KEY
-from tenancy.errors import OpenKcmError
-from tenancy.services import ServiceKind
-from vault.signing_requests import LONGEST
+from openkcm.contract.client_files import CERTIFICATE, KEY
+from openkcm.contract.csr import LONGEST
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import OpenKcmError
 
 _OPEN, _WISH, _DELIVERY = "services.open", "services.wish", "services.delivery"
 _OWN_MACHINE = "The service's own machine makes its key (recommended)"
@@ -230,7 +230,7 @@ def _renew(seat: Seat, service: str) -> None:
         draw_refusal(refused, "Not renewed", "The certificate in use was not changed.")
         return
     st.success(
-        f"It is valid until {moment(leaf.not_after, seat.now())}. The client in crypto/client.py fetches it by itself; "
+        f"It is valid until {moment(leaf.not_after, seat.now())}. The client openkcm.sdk.client fetches it by itself; "
         f"everything else needs this file as its {CERTIFICATE}.",
         title="Renewed",
         icon=":material/check:",

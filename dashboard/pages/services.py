@@ -12,8 +12,8 @@ from dashboard.views import guides, services
 from dashboard.views.discovered import found
 from dashboard.views.services import Card, Facts, Group
 from database.rows import TenantRow
+from openkcm.contract.services import ServiceKind
 from tenancy.people import Permission
-from tenancy.services import ServiceKind
 
 _DAY = timedelta(hours=24)
 

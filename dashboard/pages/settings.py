@@ -12,8 +12,8 @@ from dashboard.seat import Seat
 from dashboard.views import approvals, settings
 from dashboard.views.standing import UNDER_WAY
 from database.rows import TenantRow
+from openkcm.errors import OpenKcmError
 from tenancy.approvals import Action, Approval
-from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State
 from tenancy.people import Permission
 from tenancy.policy import TenantPolicy

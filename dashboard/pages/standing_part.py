@@ -14,8 +14,8 @@ from dashboard.views import approvals, root_key, stopping
 from dashboard.views.key_actions import ACTIONS
 from dashboard.views.standing import standing
 from database.rows import TenantRow
+from openkcm.errors import OpenKcmError
 from tenancy.approvals import Action, Approval
-from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.messages import StandingMove

@@ -17,7 +17,7 @@ from dashboard.views.usage_period import Choice, Period
 from dashboard.views.usage_words import DEFINITION
 from database.usage_interfaces import UsagePart
 from database.usage_rows import DayCount, UsageSum
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.errors import AccessRefused
 from tenancy.people import Permission
 from tenancy.services import KEY_REQUESTS

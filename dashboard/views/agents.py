@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from dashboard.views.words import code, count, listed, moment
 from database.agent_rows import ContactRow
-from tenancy.agents import AgentProblem, is_connected
+from openkcm.contract.services import AgentProblem, is_connected
 
 _PROBLEMS: Mapping[str, str] = MappingProxyType(
     {

@@ -9,9 +9,9 @@ from enum import StrEnum
 from dashboard.views import words
 from database.audit_interfaces import FoundRecord, StreamEnds
 from database.rows import SignedHead
-from tenancy.audit import AuditName, Outcome, StoredRecord, fields_of, is_linked
-from tenancy.audit_words import FAMILIES, family_of, what
-from tenancy.proofs import CheckedSignature
+from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, fields_of, is_linked
+from openkcm.verification.event_labels import FAMILIES, family_of, what
+from openkcm.verification.results import CheckedSignature
 
 _ACTORS = {"human": "person", "service": "service", "system": "OpenKCM"}
 OUTCOMES: dict[Outcome, str] = {

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from urllib.parse import parse_qsl, urlencode
 
 from dashboard.views.audit import choices
-from tenancy.audit import Outcome
+from openkcm.contract.audit_events import Outcome
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import InvalidRequest
 

@@ -8,10 +8,10 @@ from dashboard.views import audit
 from dashboard.views.chain import mode
 from dashboard.views.standing import Tone
 from dashboard.views.words import code, count, listed, relative
-from tenancy.clauses import CLAUSES
+from openkcm.verification.isolation_controls import CLAUSES
+from openkcm.verification.reports.evaluation import OLDEST_CHECK
+from openkcm.verification.reports.model import LatestCheck, Stated
 from tenancy.lifecycle import State
-from tenancy.report import LatestCheck, Stated
-from tenancy.report_evidence import OLDEST_CHECK
 
 _NAMED = 4
 _WORKS = frozenset({"active", "ok"})

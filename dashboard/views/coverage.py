@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import code, count, listed
+from openkcm.contract.protected_fields import Mode, Store
 from tenancy.coverage import (
     ALL_PROTECTED,
     LATELY_DAYS,
@@ -22,7 +23,6 @@ from tenancy.coverage import (
     first_day,
 )
 from tenancy.coverage_gaps import Gap
-from tenancy.protection import Mode, Store
 
 RESTS_ON = (
     "This rests on your list of fields, on what the crypto service saw, and on what your own programs say of "

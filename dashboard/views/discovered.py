@@ -8,7 +8,8 @@ from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import moment
 from database.enrolment_rows import DiscoveryRow
 from database.rows import ServiceRow
-from tenancy.services import ServiceKind, ServiceState
+from openkcm.contract.services import ServiceKind
+from tenancy.services import ServiceState
 
 
 @dataclass(frozen=True, slots=True)

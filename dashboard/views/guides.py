@@ -1,7 +1,7 @@
 """The integration guide: what to do on the service's own machine, by kind. `docs/services.md` argues the steps."""
 
-from tenancy.client_files import AUTHORITY, CERTIFICATE, KEY, MONGODB_PEM
-from tenancy.services import ServiceKind
+from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, KEY, MONGODB_PEM
+from openkcm.contract.services import ServiceKind
 
 PLACE = "/etc/openkcm"
 
@@ -71,7 +71,7 @@ def steps(kind: ServiceKind) -> tuple[str, ...]:
         case ServiceKind.MICROSERVICE:
             return (
                 (
-                    "Open the folder with the client: `Client.from_folder(...)` of `crypto/client.py`. It reads "
+                    "Open the folder with the client: `Client.from_folder(...)` of `openkcm.sdk.client`. It reads "
                     "`client.toml`, encrypts, decrypts and hands out data keys."
                 ),
                 (

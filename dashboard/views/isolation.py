@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from database.boundary_interfaces import BoundaryRunRow
+from openkcm.verification.isolation_controls import CLAUSES
 from tenancy.boundaries import CheckResult, Outcome
-from tenancy.clauses import CLAUSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from enum import StrEnum
 from typing import Any
 
 from dashboard.views import words
+from openkcm.contract.names import parse_tenant_id
+from openkcm.errors import IllegalTenantId
 from tenancy.announcements import announcement_text
-from tenancy.errors import IllegalTenantId
 from tenancy.events import AnnouncementKind
-from tenancy.ids import parse_tenant_id
 from tenancy.lifecycle import State
 from tenancy.provisioning import NUMBERS, TITLES, StepState
 

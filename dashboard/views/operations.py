@@ -11,8 +11,8 @@ from dashboard.views import words
 from database.boundary_interfaces import TroubledExamination
 from database.questions import ProvisioningTime, StuckTenant, TenantCount
 from database.rows import StepRow, TenantRow
+from openkcm.errors import OpenKcmError
 from tenancy import ids
-from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import State
 from tenancy.provisioning import TITLES, Step, StepState
 

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from dashboard.views.words import count, moment, plain
 from database.protecting import Change
 from database.protection_rows import ProtectedFieldRow
-from tenancy.protection import OBEYED_SECONDS, Mode, Store, consequences
+from openkcm.contract.protected_fields import OBEYED_SECONDS, Mode, Store
+from tenancy.protection import consequences
 
 STORE_NAMES: Mapping[Store, str] = MappingProxyType({Store.POSTGRESQL: "PostgreSQL", Store.MONGODB: "MongoDB"})
 MODE_NAMES: Mapping[Mode, str] = MappingProxyType(

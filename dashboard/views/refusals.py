@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from dashboard.views.standing import sentence
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 
 Kind = TypeVar("Kind", bound=OpenKcmError)
 

@@ -6,8 +6,8 @@ from types import MappingProxyType
 from urllib.parse import parse_qs, urlencode
 
 from database.report_rows import ReportRow
+from openkcm.verification.reports.signed_file import Form
 from tenancy.errors import InvalidRequest
-from tenancy.report_document import Form
 
 DOWNLOAD = "compliance-report"
 MEDIA: Mapping[Form, str] = MappingProxyType(

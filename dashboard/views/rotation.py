@@ -11,8 +11,8 @@ from dashboard.views.standing import Standing, Tone, sentence
 from dashboard.views.words import code, count, moment
 from database.rotation_rows import RotationRow, VersionUseRow, WantedRotation
 from database.rows import KeyRow, KeyVersionRow, ServiceRow, TenantRow
+from openkcm.errors import OpenKcmError
 from tenancy import ids
-from tenancy.errors import OpenKcmError
 from tenancy.lifecycle import DECRYPTS
 from tenancy.policy import TenantPolicy
 from tenancy.rotation import LONGEST, MEANING, KeyState, Scope, Stage

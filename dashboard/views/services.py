@@ -12,10 +12,11 @@ from database.agent_rows import ContactRow, ProtectionUseRow
 from database.enrolment_rows import DiscoveryRow
 from database.rows import ObjectCountRow, ServiceRow, TenantRow
 from database.usage_rows import UsageTotalRow
+from openkcm.contract.services import ServiceKind
 from tenancy.coverage import PLAIN
 from tenancy.expiry import Stage, stage
 from tenancy.lifecycle import ENCRYPTS
-from tenancy.services import RENEWED, CryptoOperation, ServiceKind, ServiceState
+from tenancy.services import RENEWED, CryptoOperation, ServiceState
 
 TITLES: Mapping[ServiceKind, str] = MappingProxyType(
     {

@@ -8,10 +8,10 @@ from config.secrets import INTAKE_PUBLIC_KEY, read_secret
 from database.connection import Database
 from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow
 from database.rows import ServiceKeyRow, ServiceRequestRow
+from openkcm.contract.services import ServiceKind
 from tenancy.locks import LockReason
 from tenancy.messages import AbandonInput, EnrolStep, PreflightResult, RootKeyStep
 from tenancy.root_keys import Credentials, Place, PlatformPlace, RootKeyMode
-from tenancy.services import ServiceKind
 from tests.activities.connecting import KEY, Connection, csr_of
 from tests.activities.provisioning import REGION, Provisioning
 from tests.activities.recorded import Recorded

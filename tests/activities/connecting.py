@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from database.connection import Database
 from database.rows import LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
+from openkcm.contract.services import ServiceKind
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
-from tenancy.services import ServiceKind
 from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded
 

@@ -7,10 +7,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from config.public_keys import PublicKeys
 from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
-from tenancy.audit import head_message, verify_chain
+from openkcm.contract.audit_events import head_message, verify_chain
+from openkcm.verification.public_keys import PublicKeys
 from tenancy.errors import DatabaseRefused
 from tenancy.provisioning import Step
 from tests.activities.provisioning import Provisioning

@@ -12,8 +12,8 @@ from activities import destruction, keys, reconciling, rotation, services
 from activities.journal import record
 from activities.reconciling import ReconcileActivities
 from database.reconciling import our_records
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.books import Log, close
 from tenancy.double_entry import CHECKING, Kind
 from tenancy.provisioning import Step

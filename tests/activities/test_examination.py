@@ -10,10 +10,10 @@ from temporalio.testing import ActivityEnvironment
 from activities.examination import Attack, ExaminationActivities
 from activities.journal import Clock
 from activities.signing import RecordedSigner
-from config.public_keys import PublicKeys
 from database.platform_queries import PlatformQueries
+from openkcm.verification.isolation_controls import DETAIL, tallied
+from openkcm.verification.public_keys import PublicKeys
 from tenancy.boundaries import CheckResult
-from tenancy.boundary_tally import DETAIL, tallied
 from tenancy.errors import KeyUnavailable, VaultUnavailable
 from tenancy.events import AnnouncementKind
 from tenancy.examination import flaw

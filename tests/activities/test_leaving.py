@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from openkcm.errors import IllegalTenantId
 from tenancy import ids
-from tenancy.errors import IllegalMove, IllegalTenantId
+from tenancy.errors import IllegalMove
 from tenancy.events import AnnouncementKind
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.leaving_errors import DestructionBegun, GraceNotOver, LeavingOtherwise

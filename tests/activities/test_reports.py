@@ -15,22 +15,22 @@ from temporalio.testing import ActivityEnvironment
 from activities.audit_heads import AuditHeadActivities
 from activities.reports import ReportActivities
 from activities.signing import RecordedSigner
-from config.public_keys import PublicKeys
 from database.audit_reading import begin_export
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.report_facts import read_stated
 from database.transaction import TenantTransaction
+from openkcm.contract.audit_events import AuditName
+from openkcm.verification.public_keys import PublicKeys
+from openkcm.verification.reports.signed_file import Form, read_report
+from openkcm.verification.reports.verify import verify_report
 from rendering import html, pdf
-from tenancy.audit import AuditName
 from tenancy.audit_search import AuditFilter
 from tenancy.errors import DatabaseRefused, DatabaseUnavailable
 from tenancy.lifecycle import Move
 from tenancy.messages import StepInput
-from tenancy.report_document import Form, read_report
 from tenancy.report_errors import ReportUnknown
 from tenancy.report_messages import ReportStep
-from tenancy.report_verify import verify_report
 from tests.activities.dying import Died
 from tests.activities.recorded import Recorded
 from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from tenancy.messages import PreflightResult, RootKeyStep
 from tenancy.root_key_errors import CustomerKeyError, RootKeyCredentialsRefused, RootKeyDenied, RootKeyDisabled
 from tenancy.root_keys import PlatformPlace, RootKeyMode

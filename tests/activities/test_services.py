@@ -7,12 +7,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keystores.platform import PlatformRootKey
+from openkcm.contract.names import service_spiffe
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import CallerError
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import CallerError, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown, WrongContext
+from tenancy.errors import ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown, WrongContext
 from tenancy.lifecycle import Move
 from tenancy.messages import CertificatePlan, ConnectFailureInput
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import ServiceState
 from tests.activities.connecting import CERTIFYING, KEY, SERVICE, Connection, csr_of
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning
@@ -48,9 +51,7 @@ def test_certificate_is_for_the_requested_key_and_valid_for_72_hours_and_renewed
     leaf.verify_directly_issued_by(authority)
     assert leaf.public_key() == KEY.public_key()
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [
-        ids.service_spiffe(connection.tenant_id, SERVICE)
-    ]
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [service_spiffe(connection.tenant_id, SERVICE)]
     # From the start of the test to now: a loaded machine may take a while for it.
     now, life, renewal = datetime.now(UTC), timedelta(hours=72), timedelta(hours=48)
     second = timedelta(seconds=1)

@@ -24,7 +24,7 @@ from crypto.delivery import Delivery
 from crypto.interfaces import Entry
 from crypto.journal import FileJournal
 from database.connection import Database
-from tenancy.audit import AuditEvent, AuditName
+from openkcm.contract.audit_events import AuditEvent, AuditName
 from tenancy.errors import DatabaseUnavailable
 from tenancy.services import CryptoOperation
 

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from database.connection import Database
-from tenancy.audit import AuditName, StoredRecord, verify_chain
+from openkcm.contract.audit_events import AuditName, StoredRecord, verify_chain
 
 
 def whole_stream(database: Database, tenant_id: str) -> list[dict[str, Any]]:

@@ -28,13 +28,13 @@ from devstack.postgres import PostgresServer
 from devstack.secrets import ensure_secrets
 from devstack.server import Server
 from devstack.temporal import TemporalServer
+from openkcm.contract.audit_events import verify_chain
+from openkcm.contract.services import ServiceKind
 from tenancy import ids
-from tenancy.audit import verify_chain
 from tenancy.errors import ComponentFailed, DatabaseUnavailable, TemporalUnavailable
 from tenancy.events import AnnouncementKind, EventKind, MarketplaceEvent
 from tenancy.lifecycle import State
 from tenancy.provisioning import StepState
-from tenancy.services import ServiceKind
 from tests.activities.connecting import csr_of
 from tests.stories.receivers import CallbackReceiver
 from vault.certificates import hex_serial

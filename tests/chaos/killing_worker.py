@@ -22,9 +22,9 @@ from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 import worker.__main__ as worker_main
-from config.logs import configure_logs
 from config.settings import LOOPBACK, load_settings
 from keystores.transport import Transport
+from openkcm.logging import configure_logs
 from tenancy.ids import tenant_of_workflow
 from worker import wiring
 from worker.metrics import metrics_runtime

@@ -14,14 +14,14 @@ from psycopg import sql
 from config.secrets import Role
 from database.leaving_interfaces import ShredRow
 from devstack.postgres import PostgresServer
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.services import ServiceKind
+from openkcm.verification.erasure_certificate import ShredStatement, shred_message, statement_text
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.errors import DatabaseUnavailable, KeyUnavailable, TenantUnknown
 from tenancy.leaving import KEPT
 from tenancy.leaving_messages import LeaveRequest
 from tenancy.lifecycle import State
-from tenancy.services import ServiceKind
-from tenancy.shred import ShredStatement, shred_message, statement_text
 from tests.activities.test_destruction import verified
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field

@@ -12,8 +12,8 @@ from activities.wrapping import context_of
 from config import secrets
 from config.secrets import read_secret
 from keystores.platform import PlatformRootKey
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.binding import Context
 from tenancy.errors import KeyUnavailable
 from tenancy.rotation import KeyState, Scope

@@ -25,7 +25,7 @@ import cli.tenant
 from cli.access import Question
 from config.settings import Settings
 from database.connection import Database
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from tenancy.locks import LockReason
 from tests.dashboard.door import FakeGateway
 from tests.dashboard.scene import ACME, KEY_ARN, everything_stored

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
-from config.public_keys import PublicKeys
 from database.connection import Database
 from database.leaving_interfaces import ShredRow
-from tenancy.shred import shred_message, statement_text
+from openkcm.verification.erasure_certificate import shred_message, statement_text
+from openkcm.verification.public_keys import PublicKeys
 from tests.cli import offline
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER, Signer

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenancy.errors import InvalidName, OpenKcmError, TenantOffboarded
+from openkcm.errors import InvalidName, OpenKcmError
+from tenancy.errors import TenantOffboarded
 from tenancy.leaving_errors import DestructionBegun
 from tenancy.leaving_messages import LeaveReason, LeaveRequest
 from tests.dashboard.scene import ACME

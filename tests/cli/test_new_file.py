@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.new_file import new_file
-from tenancy.errors import FileRefused
+from openkcm.cli.files import new_file
+from openkcm.errors import FileRefused
 
 
 def write_and_fail(path: Path, failure: BaseException) -> None:

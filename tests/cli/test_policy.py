@@ -2,8 +2,8 @@
 
 import pytest
 
+from openkcm.errors import OpenKcmError
 from tenancy.approval_errors import ApprovalRequired, PolicyRefused
-from tenancy.errors import OpenKcmError
 from tests.dashboard.scene import ACME
 
 DEFAULTS = {"tenant_id": ACME, "tenant_key_days": 365, "service_key_days": 90, "four_eyes": []}

@@ -2,9 +2,10 @@
 
 import pytest
 
-from tenancy.errors import InvalidName, ServiceUnknown, TenantUnknown
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import InvalidName
+from tenancy.errors import ServiceUnknown, TenantUnknown
 from tenancy.protection_errors import FieldInvalid, FieldNotProtected
-from tenancy.services import ServiceKind
 from tests.cli.root_key_stand import Desk
 from tests.dashboard.scene import ACME
 

@@ -10,8 +10,8 @@ import pytest
 
 from cli.__main__ import main
 from database.connection import Database
+from openkcm.contract.audit_events import AuditName
 from tenancy import ids
-from tenancy.audit import AuditName
 from tenancy.binding import Context, Purpose
 from tests.database.builders import an_audit_event
 from tests.tenancy.proving import TENANT

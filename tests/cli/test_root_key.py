@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from cli import output, progress, root_key, root_key_view
+from cli import progress, root_key, root_key_view
 from cli.__main__ import main
 from database.root_key_rows import RootKeyRequestRow
+from openkcm.cli import output
 from tenancy.errors import OperationRunning
 from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
 from tenancy.root_keys import PlatformPlace, Problem

@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
-from agent.proof import FileProofs, GivenProof
+from openkcm.agent.attestation import FileProofs, GivenProof
+from openkcm.contract.csr import CsrRefused
+from openkcm.contract.enrolment import parse_join_token
+from openkcm.errors import FileRefused, FolderRefused, InvalidName
 from tenancy import ids
-from tenancy.agent_errors import FolderRefused
-from tenancy.enrolment import parse_join_token
-from tenancy.errors import FileRefused, InvalidName, ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
+from tenancy.errors import ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
 from tests.cli.service_stand import a_request, application
 from tests.database.builders import a_contact
-from vault.signing_requests import CsrRefused
 from worker.codec import ENCODING
 from workflows.gateway import Gateway, UpdateRefused
 

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from tenancy.agent_errors import FolderRefused
+from openkcm.errors import FolderRefused
 from tenancy.errors import TemporalUnavailable
 from tests.cli.service_stand import a_request
 

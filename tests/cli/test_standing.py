@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from tests.cli.root_key_stand import hold_by_root_key
 from tests.dashboard.scene import ACME
 

@@ -13,9 +13,10 @@ from typing import Protocol
 import pytest
 
 from keystores.interfaces import RootKey
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied, RootKeyDisabled, RootKeyMissing, RootKeyUnreachable
 
 TENANT = "acme-corp-12345"

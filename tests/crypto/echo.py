@@ -19,7 +19,7 @@ from crypto.connections import Connection
 from crypto.interfaces import Caller, Parts
 from crypto.registry import Bounds, Connections
 from crypto.tls import server_context
-from tenancy.errors import OpenKcmError
+from openkcm.errors import OpenKcmError
 from tenancy.lifecycle import State
 from tests.crypto.core.world import Changes
 from tests.crypto.https import authority

@@ -12,11 +12,12 @@ from crypto.api import BackfillClaim, HeartbeatRequest, UseClaim, parse
 from crypto.heartbeats import GatheredHeartbeats
 from crypto.interfaces import Caller
 from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
-from tenancy.agents import OTHER_PLACES
-from tenancy.errors import DatabaseRefused, DatabaseUnavailable, InvalidRequest, OpenKcmError, TooManyRequests
+from openkcm.contract.protected_fields import Backfill
+from openkcm.contract.services import OTHER_PLACES
+from openkcm.errors import OpenKcmError
+from tenancy.errors import DatabaseRefused, DatabaseUnavailable, InvalidRequest, TooManyRequests
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
-from tenancy.protection import Backfill
 from tests.crypto.core.world import Clock, Looking
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from crypto.interfaces import Entry
 from crypto.journal_lines import Line
 from crypto.records import Piece, records
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.services import CHANGES, RELEASES, CryptoOperation
 
 ENTRIES = st.builds(

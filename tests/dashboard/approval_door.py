@@ -12,9 +12,9 @@ from activities.approvals import ApprovalActivities
 from activities.policies import PolicyActivities
 from activities.standing import StandingActivities
 from database.connection import Database
+from openkcm.errors import OpenKcmError
 from tenancy.approval_errors import REFUSALS
 from tenancy.approvals import Action, ApprovalState
-from tenancy.errors import OpenKcmError
 from tenancy.examination_errors import ExaminationFailed
 from tenancy.messages import ApprovalStep, CloseApprovalInput, PolicyInput, StandingInput, StandingMove
 from tenancy.policy import TenantPolicy

@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from database.connection import Database
 from database.report_rows import StatedRow
 from database.rows import AuthorityRow, LeafRow
+from openkcm.contract.names import service_spiffe
+from openkcm.verification.reports.signed_file import Form
 from tenancy.authorities import AuthorityState
 from tenancy.boundaries import CheckResult
 from tenancy.errors import IllegalMove, ServiceUnknown, TenantClosed
 from tenancy.examination import run_of
 from tenancy.examination_errors import ExaminationFailed
-from tenancy.ids import service_spiffe
 from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move, State
-from tenancy.report_document import Form
 from tenancy.services import ServiceState
 from tests.crypto.https.authority import Issuer, pem, root, signed
 from tests.dashboard.approval_door import ApprovalRequests, request

@@ -20,6 +20,7 @@ from database.leaving_interfaces import DoomedRow, ShredRow
 from database.root_key_rows import RootKeyRequestRow
 from database.rows import ServiceRequestRow
 from database.usage_rows import UsesRow
+from openkcm.contract.services import ServiceKind
 from tenancy.approvals import Action
 from tenancy.ids import ca_key, l2_key
 from tenancy.lifecycle import Move, State
@@ -28,7 +29,7 @@ from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
 from tenancy.provisioning import Step, steps_of
 from tenancy.root_keys import Credentials, parse_place
-from tenancy.services import CryptoOperation, ServiceKind
+from tenancy.services import CryptoOperation
 from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.root_key_door import INTAKE_PUBLIC
 from tests.dashboard.rotation_door import GRACE

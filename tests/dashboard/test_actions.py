@@ -20,14 +20,14 @@ from dashboard import (
 )
 from dashboard.seat import Seat
 from dashboard.views import rotation
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.services import ServiceKind
 from tenancy.approvals import Action, ApprovalState, Choice
-from tenancy.audit import AuditName
 from tenancy.errors import ActionRefused, SessionEnded, TemporalUnavailable, TenantUnknown
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.policy import TenantPolicy
 from tenancy.report_period import named
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene
 from tests.database.builders import a_protected_field
 from workflows.gateway import UpdateRefused

@@ -17,9 +17,9 @@ from dashboard.wiring import Parts
 from database.connection import Database
 from database.leaving_interfaces import ShredRow
 from database.operations import Operations
-from tenancy.audit import AuditName, verify_chain
-from tenancy.audit_export import read_export
-from tenancy.shred import certificate_file
+from openkcm.contract.audit_events import AuditName, verify_chain
+from openkcm.verification.audit_export import read_export
+from openkcm.verification.erasure_certificate import certificate_file
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
 from tests.dashboard.scene import audit_records
 from tests.dashboard.seats import ADDRESSES, ClosedDoor

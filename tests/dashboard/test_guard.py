@@ -7,7 +7,7 @@ import pytest
 from dashboard.guard import NOBODY, STRANGER, Guard
 from dashboard.places import MARKETPLACE, OPERATIONS, Place, of_tenant
 from database.connection import Database
-from tenancy.audit import AuditName, verify_chain
+from openkcm.contract.audit_events import AuditName, verify_chain
 from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
 from tenancy.lifecycle import Move
 from tenancy.people import OPERATORS

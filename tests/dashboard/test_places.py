@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.places import DOOR, MARKETPLACE, OPERATIONS, Place, find, named, of_tenant
-from tenancy.ids import RESERVED_PREFIX
+from openkcm.contract.names import RESERVED_PREFIX
 
 TENANT_IDS = st.from_regex(r"[a-z0-9][a-z0-9-]{2,39}", fullmatch=True).filter(
     lambda t: not t.startswith(RESERVED_PREFIX)

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives import serialization
 
 from dashboard import service_actions
 from dashboard.views.guides import request_command
-from tenancy.errors import InvalidName, Overtaken, ServiceConflict, ServiceUnknown, TenantClosed
+from openkcm.contract.csr import CsrRefused
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import InvalidName
+from tenancy.errors import Overtaken, ServiceConflict, ServiceUnknown, TenantClosed
 from tenancy.lifecycle import State
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, a_request_pem
-from vault.signing_requests import CsrRefused
 
 FOLDER = "/etc/openkcm/orders"
 

@@ -7,10 +7,11 @@ import pytest
 
 from dashboard import stream
 from database.connection import Database
-from tenancy.audit import verify_chain
-from tenancy.audit_export import read_export
+from openkcm.contract.audit_events import verify_chain
+from openkcm.errors import AuditBroken
+from openkcm.verification.audit_export import read_export
 from tenancy.audit_search import AuditFilter
-from tenancy.errors import AuditBroken, DatabaseUnavailable
+from tenancy.errors import DatabaseUnavailable
 from tenancy.people import PersonRole
 from tests.dashboard.seats import TENANT, a_seat
 from tests.database.builders import an_audit_event

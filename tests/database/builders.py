@@ -15,10 +15,12 @@ from database.rotation_rows import WantedRotation
 from database.rows import AuthorityRow, LeafRow, ObjectRow, RouteRow, ServiceKeyRow, ServiceRequestRow
 from database.transaction import TenantTransaction
 from database.usage_rows import UsesRow
+from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.contract.enrolment import Proof
+from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
 from tenancy.approvals import Action, Choice
-from tenancy.audit import AuditEvent, AuditName
 from tenancy.boundaries import CheckResult
-from tenancy.enrolment import Proof
 from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, MarketplaceEvent
 from tenancy.examination import SignedClause, by_clause, clause_message, summed_up
 from tenancy.ids import ca_key, l2_key
@@ -26,11 +28,10 @@ from tenancy.latency import BUCKETS, Latency, bucket
 from tenancy.lifecycle import Move
 from tenancy.people import Person, PersonRole
 from tenancy.policy import TenantPolicy
-from tenancy.protection import Backfill, Mode, ProtectedField, Store
 from tenancy.provisioning import Step
 from tenancy.root_keys import OpenBaoPlace
 from tenancy.rotation import Scope
-from tenancy.services import CryptoOperation, ServiceKind
+from tenancy.services import CryptoOperation
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER, Signer, sign_head
 

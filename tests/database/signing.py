@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
-from tenancy.audit import head_message
+from openkcm.contract.audit_events import head_message
 
 
 class Signer:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from database.connection import Database
-from tenancy.agents import OTHER_PLACES
-from tenancy.protection import Backfill
+from openkcm.contract.protected_fields import Backfill
+from openkcm.contract.services import OTHER_PLACES
 from tests.database.builders import (
     NOW,
     a_backfill,

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
-from tenancy.audit import StoredRecord, verify_chain
-from tenancy.errors import AuditBroken, DatabaseRefused
+from openkcm.contract.audit_events import StoredRecord, verify_chain
+from openkcm.errors import AuditBroken
+from tenancy.errors import DatabaseRefused
 from tests.concurrency import at_once
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field

@@ -8,7 +8,7 @@ import pytest
 from database.audit_interfaces import FoundRecord
 from database.connection import Database
 from database.rows import SignedHead
-from tenancy.audit import GENESIS, AuditName
+from openkcm.contract.audit_events import GENESIS, AuditName
 from tenancy.audit_search import AuditFilter
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field

@@ -7,10 +7,11 @@ import pytest
 
 from database.connection import Database
 from database.coverage import read_coverage
+from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
 from tenancy.coverage import Amount, Coverage, Lacking, Protected, Way
 from tenancy.errors import TenantUnknown
-from tenancy.protection import Backfill, Mode, ProtectedField, Store
-from tenancy.services import CryptoOperation, ServiceKind
+from tenancy.services import CryptoOperation
 from tests.database.builders import (
     NOW,
     a_backfill,

@@ -10,10 +10,10 @@ from database.feed import NotifyFeed
 from database.interfaces import mark, object_mark
 from database.rotation_rows import RewrappedRow
 from database.transaction import TenantTransaction
+from openkcm.contract.services import ServiceKind
 from tenancy.lifecycle import Move
 from tenancy.root_key_errors import RootKeyUnreachable
 from tenancy.root_keys import RootKeyMode
-from tenancy.services import ServiceKind
 from tests.database.builders import (
     NOW,
     a_connected_service,

@@ -8,9 +8,10 @@ import pytest
 from database.connection import Database
 from database.protecting import protect, unprotect
 from database.protection_rows import ProtectionRow
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from tenancy.errors import DatabaseRefused, ServiceUnknown, TenantClosed, TenantUnknown
 from tenancy.lifecycle import Move
-from tenancy.protection import FIELDS, Mode, ProtectedField, Store
+from tenancy.protection import FIELDS
 from tenancy.protection_errors import FieldNotProtected, ProtectionFull
 from tests.database.builders import a_connected_service, a_protected_field, a_provisioned_tenant
 from tests.database.fixtures import Field

@@ -5,12 +5,13 @@ import psycopg
 import pytest
 
 from database.connection import Database
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import DatabaseRefused, ServiceConflict, ServiceUnknown
 from tenancy.ids import l2_key
 from tenancy.lifecycle import Move, State
 from tenancy.rotation import OPENING, KeyState
 from tenancy.rotation_errors import KeyVersionRetired
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import ServiceState
 from tests.database.builders import (
     NOW,
     a_connected_service,

@@ -12,7 +12,7 @@ from database.context import pads
 from database.migrate import read_migrations
 from database.roles import MIGRATOR, OWNER, PROCESSES, login
 from devstack.postgres import PostgresServer
-from tenancy.audit import verify_chain
+from openkcm.contract.audit_events import verify_chain
 from tests.database.builders import a_connected_service, an_audit_event
 from tests.database.fixtures import Field, Server, prepare
 from tests.ports import free_port

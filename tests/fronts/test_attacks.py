@@ -30,9 +30,10 @@ from fronts.interfaces import Door, FrontsAway, FrontsFailing, ProbeRefused, Str
 from fronts.judging import Trial
 from fronts.kmip import Operation
 from fronts.sides import Address, Side
+from openkcm.contract.names import service_spiffe, tenant_dns
 from tenancy.boundaries import CheckResult
 from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
-from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, service_spiffe, tenant_dns
+from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from tenancy.lifecycle import Move, State
 from tenancy.messages import ExamineInput
 from tests.activities.counting import UNCOUNTED

@@ -18,9 +18,10 @@ from crypto.interfaces import Caller
 from crypto.journal import FileJournal
 from crypto.keyring import CachedKeyring
 from crypto.kmip.objects import ObjectStore
+from openkcm.errors import InvalidName
 from tenancy import ids
 from tenancy.binding import Purpose
-from tenancy.errors import InvalidName, KeyNotUsable, ObjectNotFound
+from tenancy.errors import KeyNotUsable, ObjectNotFound
 from tenancy.lifecycle import State
 from tenancy.services import CryptoOperation
 

@@ -26,10 +26,11 @@ from dashboard.seat import Seat
 from dashboard.temporal_bridge import TemporalBridge
 from database.root_key_rows import RootKeyRequestRow
 from devstack.temporal import TemporalServer
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.approval_errors import ApprovalRequired, VoteNotCounted
 from tenancy.approvals import Action, ApprovalState, Choice
-from tenancy.errors import BoundaryBreached, OpenKcmError
+from tenancy.errors import BoundaryBreached
 from tenancy.lifecycle import State
 from tenancy.messages import (
     ApprovalRequest,

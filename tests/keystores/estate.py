@@ -9,10 +9,10 @@ from config.secrets import read_secret
 from database.connection import Database
 from database.rows import ServiceKeyRow
 from keystores.platform import PlatformRootKey
+from openkcm.contract.services import ServiceKind
 from tenancy import ids
 from tenancy.binding import Context, Purpose
 from tenancy.root_keys import RootKeyMode
-from tenancy.services import ServiceKind
 from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.wiring import Parts

@@ -19,8 +19,9 @@ from keystores.aws_kms import encryption_context
 from keystores.interfaces import RootKey
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context, Purpose
-from tenancy.errors import OpenKcmError, WrongContext
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import (
     RootKeyClockSkew,
     RootKeyCredentialsRefused,

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 from keystores.interfaces import RootKey
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
-from tenancy.errors import OpenKcmError, WrongContext
+from openkcm.errors import OpenKcmError
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import (
     RootKeyCredentialsRefused,
     RootKeyDenied,

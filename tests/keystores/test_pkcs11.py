@@ -17,7 +17,8 @@ from keystores.pkcs11_module import Module
 from keystores.pkcs11_thread import ModuleThread
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
-from tenancy.errors import OpenKcmError, WrongContext
+from openkcm.errors import OpenKcmError
+from tenancy.errors import WrongContext
 from tenancy.root_key_errors import (
     RootKeyCredentialsRefused,
     RootKeyDisabled,

@@ -8,7 +8,7 @@ histories continue as new after a fortieth of the usual number of events.
 from collections import Counter
 from datetime import timedelta
 
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.events import AnnouncementKind
 from tenancy.lifecycle import State
 from tenancy.messages import StandingMove

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 from marketplace.app import Offer, create_app
 from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.issuers import Issuers
-from tenancy.client_files import Offer as Addresses
+from openkcm.contract.client_files import Offer as Addresses
 from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tests.concurrency import wait_until_async
 from workflows.gateway import Gateway

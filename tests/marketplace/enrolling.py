@@ -14,14 +14,14 @@ from joserfc import jwk, jws
 from config.settings import WorkloadIssuer
 from database.enrolment_rows import JoinTokenRow
 from marketplace.issuers import Issuers
-from tenancy.enrolment import JoinToken, join_token
+from openkcm.contract.csr import new_key, request_of
+from openkcm.contract.enrolment import JoinToken, join_token
+from openkcm.contract.services import ServiceKind
 from tenancy.ids import CANARY_TENANT_ID, ca_key
 from tenancy.lifecycle import State
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import Scene
 from tests.database.builders import an_event
 from tests.marketplace.conftest import OFFER, Endpoint
-from vault.signing_requests import new_key, request_of
 
 ACME, BETA = "acme-corp-12345", "beta-corp-1"
 ISSUER = "https://tokens.platform.example"

@@ -2,8 +2,8 @@
 
 import pytest
 
+from openkcm.contract.services import ServiceKind
 from tenancy.lifecycle import State
-from tenancy.services import ServiceKind
 from tests.concurrency import wait_until_async
 from tests.dashboard.scene import Scene
 from tests.marketplace.conftest import an_event, assert_refused

@@ -11,13 +11,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from marketplace.enrolment_routes import AT_ONCE, MOST_BYTES
+from openkcm.contract.csr import new_key, request_of
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import DatabaseRefused, TenantClosed
-from tenancy.services import ServiceKind
 from tests.concurrency import wait_until_async
 from tests.dashboard.scene import Scene
 from tests.marketplace.conftest import assert_refused, running, streamed
 from tests.marketplace.enrolling import ACME, BETA, Stand, a_csr
-from vault.signing_requests import new_key, request_of
 
 
 @pytest.fixture

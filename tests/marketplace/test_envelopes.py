@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace.envelopes import read_event
-from tenancy.errors import CallerError, MalformedEvent
+from openkcm.errors import CallerError
+from tenancy.errors import MalformedEvent
 from tenancy.events import EventKind, MarketplaceEvent
 from tests.marketplace.conftest import an_event
 

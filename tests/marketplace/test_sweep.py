@@ -8,7 +8,8 @@ from database.platform_queries import PlatformQueries
 from marketplace.rounds import Rounds, Waiting
 from marketplace.sweep import Sweep
 from marketplace.transactions import Transactions
-from tenancy.errors import DatabaseUnavailable, PlatformError, TemporalUnavailable
+from openkcm.errors import PlatformError
+from tenancy.errors import DatabaseUnavailable, TemporalUnavailable
 from tests.concurrency import wait_until_async
 from tests.marketplace.conftest import an_event, assert_refused, running
 

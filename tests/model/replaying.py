@@ -18,6 +18,7 @@ from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow
 from database.rotation_rows import RewrappedRow, WantedRotation
 from database.rows import RouteRow, ServiceKeyRow
 from database.transaction import TenantTransaction
+from openkcm.contract.services import ServiceKind
 from tenancy import ids
 from tenancy.errors import Overtaken
 from tenancy.leaving_errors import DestructionBegun
@@ -25,7 +26,6 @@ from tenancy.lifecycle import Move
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import OpenBaoPlace, PlatformPlace
 from tenancy.rotation import KeyState, Scope
-from tenancy.services import ServiceKind
 from tests.database.builders import a_place, an_event, an_object
 from tests.model.people import CODES, ROOT_KEY, SWITCH
 from tests.model.state import DESTROYED, PLATFORM, Tenant, Work, Wrap

@@ -21,9 +21,10 @@ from crypto.keyring import MATERIAL, CachedKeyring
 from crypto.operations import KeyedOperations
 from database.interfaces import mark
 from database.rows import CallerRow, ServiceKeyRow
+from openkcm.errors import OpenKcmError
 from tenancy.authorities import AuthorityState
 from tenancy.binding import Context, Purpose
-from tenancy.errors import DatabaseUnavailable, KeyUnavailable, OpenKcmError, TenantClosed, WrongContext
+from tenancy.errors import DatabaseUnavailable, KeyUnavailable, TenantClosed, WrongContext
 from tenancy.ids import l2_key
 from tenancy.root_key_errors import RootKeyDisabled, RootKeyUnreachable
 from tenancy.rotation import KeyState

@@ -3,8 +3,8 @@
 import random
 from datetime import UTC, datetime, timedelta
 
-from tenancy.clauses import CLAUSES
-from tenancy.report import (
+from openkcm.verification.isolation_controls import CLAUSES
+from openkcm.verification.reports.model import (
     Access,
     ClauseRuns,
     Counted,

@@ -4,9 +4,9 @@ import json
 import re
 from html.parser import HTMLParser
 
+from openkcm.verification.reports.signed_file import ELEMENT
 from rendering import html
 from rendering.build import build
-from tenancy.report_document import ELEMENT
 from tests.rendering.builders import HOSTILE, SIGNED, a_busy_report, a_hostile_report, an_empty_report
 
 ENDS = b'{"report": "</script><script>alert(1)</script><!--"}'

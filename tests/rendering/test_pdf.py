@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from pypdf import PdfReader
 
+from openkcm.verification.reports.model import Report
+from openkcm.verification.reports.signed_file import attached
 from rendering import pdf
 from rendering.build import build
-from tenancy.report import Report
-from tenancy.report_pdf import attached
 from tests.rendering.builders import (
     HOSTILE,
     SIGNED,

@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tenancy.audit import GENESIS, AuditName, StoredRecord, link
+from openkcm.contract.audit_events import GENESIS, AuditName, StoredRecord, link
+from openkcm.verification.isolation_controls import CLAUSES
+from openkcm.verification.reports.counters import counted
+from openkcm.verification.reports.model import CoveredService, InventoryKey, LatestCheck, Report, Stated
+from openkcm.verification.reports.signed_file import Form, report_message, report_text, stated_digest
+from openkcm.verification.reports.verify import binding
+from openkcm.verification.signed_document import SignedText, write_document
 from tenancy.boundaries import CheckResult
 from tenancy.boundary_tally import tally
-from tenancy.clauses import CLAUSES
-from tenancy.report import CoveredService, InventoryKey, LatestCheck, Report, Stated
-from tenancy.report_assembly import Request, assemble, binding
-from tenancy.report_document import Form, report_message, report_text, stated_digest
-from tenancy.report_figures import counted
-from tenancy.signed_document import SignedText, write_document
+from tenancy.report_assembly import Request, assemble
 from tests.database.signing import SIGNER, Signer
 
 TENANT = "acme-corp-12345"

@@ -86,7 +86,7 @@ class Application:
 def running(folder: Path, conninfo: str, place: Path, *, key_seconds: float) -> Iterator[Application]:
     """Run it, as the service whose files are in `folder`, against a database that is the customer's own."""
     place.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "tests" / "hooks" / "demo" / _PROGRAM, place / _PROGRAM)
+    shutil.copy(ROOT / "tests" / "client" / "field_encryption" / "demo" / _PROGRAM, place / _PROGRAM)
     command = [OPENKCM, "run", "--folder", str(folder), "--key-seconds", f"{key_seconds:g}", "--"]
     log = place / "ward.log"
     with log.open("wb") as output:

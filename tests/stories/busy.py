@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crypto.ciphertext import from_text, header
-from crypto.client import Client
-from crypto.client_errors import ClientError
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
+from openkcm.sdk.client import Client
+from openkcm.sdk.errors import ClientError
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import gcm
 from tests.stories.connected import ONCE, Service

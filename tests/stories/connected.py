@@ -11,8 +11,8 @@ from typing import Any
 
 from cryptography import x509
 
-from crypto.client import Options
-from crypto.client_calls import Retry
+from openkcm.sdk.client import Options
+from openkcm.sdk.protocol import Retry
 from tenancy.lifecycle import Move, State
 from tests.stories.stack import Stack
 from tests.stories.wires import PATIENCE_SECONDS, dial

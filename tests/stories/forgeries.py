@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from crypto.kmip import ttlv
 from database.rows import LeafRow
-from tenancy import ids
+from openkcm.contract.names import TENANT_DOMAIN, service_spiffe, tenant_dns
 from tests.stories.assault import same, unchanging
 from tests.stories.connected import Service
 from tests.stories.kmip_wire import receive
@@ -57,7 +57,7 @@ class Forger:
     def names(self, tenant_id: str = "", service: str = "", dns: str = "") -> LeafNames:
         """Return the names that a genuine certificate has, with those given instead."""
         tenant_id, service = tenant_id or self._service.tenant_id, service or self._service.name
-        return LeafNames(service, dns or ids.tenant_dns(tenant_id), ids.service_spiffe(tenant_id, service))
+        return LeafNames(service, dns or tenant_dns(tenant_id), service_spiffe(tenant_id, service))
 
     def signed(self, names: LeafNames, since: datetime | None = None, lasting: timedelta = _HOUR) -> tuple[str, Key]:
         """Return a leaf of the tenant's authority and its key."""
@@ -132,13 +132,13 @@ class Forger:
     def _misnamed(self, other: Service) -> list[Forgery]:
         """What the right authority signed for the wrong names."""
         made = []
-        for dns in (ids.tenant_dns(other.tenant_id), f"*.{ids.TENANT_DOMAIN}", "orders.example.com"):
+        for dns in (tenant_dns(other.tenant_id), f"*.{TENANT_DOMAIN}", "orders.example.com"):
             pem, key = self.signed(self.names(other.tenant_id, other.name, dns))
             made += [
                 Forgery(dns, self.context(pem, key, newest=newest), "permitted subtree violation") for newest in _BOTH
             ]
         # What the authority may name and is still not the tenant's one name: recorded, so that only the name decides.
-        own = ids.tenant_dns(self._service.tenant_id)
+        own = tenant_dns(self._service.tenant_id)
         for dns in (f"{other.tenant_id}.{own}", f"*.{own}"):
             pem, key = self.signed(self.names(dns=dns))
             self.on_record(pem)

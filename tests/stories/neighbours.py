@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crypto.kmip.items import Item
-from tenancy.audit import verify_chain
+from openkcm.contract.audit_events import verify_chain
 from tests.stories.connected import connect
 from tests.stories.estates import Estate, attributes_of, settle
 from tests.stories.stack import Stack

@@ -24,8 +24,8 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from database.connection import Database
 from devstack.postgres import PostgresServer
+from openkcm.contract.audit_events import StoredRecord
 from tenancy import ids
-from tenancy.audit import StoredRecord
 from tenancy.events import EventKind, MarketplaceEvent
 from tests.concurrency import wait_until
 from tests.ports import free_ports

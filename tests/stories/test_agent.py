@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crypto.client import Client
-from tests.agent.conftest import assert_whole
+from openkcm.sdk.client import Client
+from tests.client.agent.conftest import assert_whole
 from tests.concurrency import wait_until
 from tests.stories.connected import Service, connect
 from tests.stories.stack import ROOT, Stack, other_machine

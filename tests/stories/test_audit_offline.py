@@ -7,8 +7,8 @@ import httpx2
 import pytest
 
 from database.platform_queries import PlatformQueries
-from tenancy.audit import GENESIS, StoredRecord, link
-from tenancy.audit_export import export_lines, read_export
+from openkcm.contract.audit_events import GENESIS, StoredRecord, link
+from openkcm.verification.audit_export import export_lines, read_export
 from tests.cli.offline import verdict, verify
 from tests.stories.dashboard_pages import UMA
 from tests.stories.sign_ons import cookie

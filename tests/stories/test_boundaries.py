@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from crypto.client import Client
-from crypto.client_errors import ClientError
-from tenancy.clauses import CLAUSES
+from openkcm.sdk.client import Client
+from openkcm.sdk.errors import ClientError
+from openkcm.verification.isolation_controls import CLAUSES
 from tests.concurrency import wait_until
 from tests.stories.connected import ONCE, Service, connect, refused
 from tests.stories.stack import Stack

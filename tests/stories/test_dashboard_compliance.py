@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tenancy.audit import AuditName
-from tenancy.report_document import Form, read_report
+from openkcm.contract.audit_events import AuditName
+from openkcm.verification.reports.signed_file import Form, read_report
 from tests.stories.browser import PATIENCE_MS, Visitor, drawn, title
 from tests.stories.dashboard_pages import KAI, UMA, go_to
 from tests.stories.open_to_all import assert_open_to_all

@@ -8,9 +8,9 @@ import pytest
 from playwright.sync_api import Error, expect
 
 from dashboard.pages.left import CERTIFICATE
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.verification.erasure_certificate import read_certificate
 from tenancy.rotation import MEANING, Stage
-from tenancy.shred import read_certificate
 from tests.concurrency import wait_until
 from tests.stories.browser import Visitor, drawn, title
 from tests.stories.clients import OK, SERVICE, Program

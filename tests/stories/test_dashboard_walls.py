@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from dashboard import cookies
 from dashboard.guard import NOBODY, STRANGER
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.people import OPERATORS
 from tests.concurrency import wait_until
 from tests.stories.browser import SIGN_IN, title

@@ -9,8 +9,8 @@ import pytest
 from kmip.core import enums
 from kmip.pie.objects import SymmetricKey
 
-from crypto.client import Client
-from crypto.client_errors import AccessRefused
+from openkcm.sdk.client import Client
+from openkcm.sdk.errors import AccessRefused
 from tests.concurrency import wait_until
 from tests.stories.connected import AT_ONCE_SECONDS, ONCE, Service
 from tests.stories.guides import blocks, words

@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 from playwright.sync_api import Locator, Page, expect
 
+from tests.client.field_encryption.running.programs import DEMO
 from tests.concurrency import wait_until
-from tests.hooks.running.programs import DEMO
 from tests.stories.connected import connect
 from tests.stories.dashboard_pages import ADA, go_to
 from tests.stories.root_key_pages import close, open_dialog

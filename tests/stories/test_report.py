@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from config.public_keys import PublicKeys
 from config.secrets import Role
 from database.platform_queries import PlatformQueries
-from tenancy.audit import AuditName, fields_of
-from tenancy.report_document import Form, read_report
+from openkcm.contract.audit_events import AuditName, fields_of
+from openkcm.verification.public_keys import PublicKeys
+from openkcm.verification.reports.signed_file import Form, read_report
 from tests.cli.offline import verify
 from tests.concurrency import wait_until
 from tests.stories.connected import command_until_done, connect, refused

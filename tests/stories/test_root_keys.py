@@ -17,9 +17,9 @@ from crypto.interfaces import ServiceKey
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import OpenKcmError
 from tenancy.root_key_errors import RootKeyDisabled
 from tenancy.root_keys import Credentials, credentials_context, parse_place
 from tests.concurrency import wait_until

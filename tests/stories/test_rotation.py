@@ -13,11 +13,11 @@ from uuid import uuid4
 import pytest
 
 from config.secrets import Role
-from crypto.client_errors import ClientError
 from crypto.kmip.enums import Operation, ResultReason
 from crypto.kmip.fields import text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
+from openkcm.sdk.errors import ClientError
 from tenancy import ids
 from tenancy.errors import KeyUnavailable, VaultRefused
 from tenancy.rotation import Scope

@@ -12,11 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from crypto.client import Client
-from crypto.client_errors import AccessRefused
 from crypto.kmip.enums import Operation, QueryFunction, ResultReason
 from crypto.kmip.fields import choice
 from crypto.kmip.tags import Tag
+from openkcm.sdk.client import Client
+from openkcm.sdk.errors import AccessRefused
 from tests.cli.service_stand import a_request
 from tests.concurrency import wait_until
 from tests.crypto.kmip.messages import batch_item

@@ -11,8 +11,8 @@ from uuid import uuid4
 import psycopg
 from playwright.sync_api import Page, expect
 
-from crypto.client import Client
 from devstack.postgres import PostgresServer
+from openkcm.sdk.client import Client
 from tests.concurrency import wait_until
 from tests.stories.browser import Visitor
 from tests.stories.connected import Service, connect
@@ -35,7 +35,7 @@ class Clinic:
 
     def __init__(self, stack: Stack, service: Service, folder: Path) -> None:
         self.service, self.app = service, folder / "app"
-        shutil.copytree(ROOT / "tests" / "hooks" / "demo", self.app)
+        shutil.copytree(ROOT / "tests" / "client" / "field_encryption" / "demo", self.app)
         name = f"clinic_{uuid4().hex}"
         with stack.owner() as owner:
             owner.execute(f"CREATE DATABASE {name}")

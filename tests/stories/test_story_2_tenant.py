@@ -13,8 +13,8 @@ from cryptography import x509
 
 from config.secrets import CODEC_TOKEN
 from database.rows import AuthorityRow
+from openkcm.contract.audit_events import verify_chain
 from tenancy import ids
-from tenancy.audit import verify_chain
 from tenancy.boundaries import breaches
 from tenancy.provisioning import TITLES, steps_of
 from tests.concurrency import wait_until

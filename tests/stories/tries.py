@@ -18,13 +18,13 @@ from uuid import uuid4
 import httpx2
 
 from config.secrets import Role
-from crypto.client_errors import ClientError
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
+from openkcm.errors import OpenKcmError
+from openkcm.sdk.errors import ClientError
 from tenancy import ids
-from tenancy.errors import OpenKcmError
 from tenancy.leaving_messages import LeaveRequest
 from tenancy.messages import StandingMove
 from tenancy.policy import TenantPolicy

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
+from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
 from tenancy.coverage import Backfilling, ServiceFacts, Use
-from tenancy.protection import Backfill, Mode, ProtectedField, Store
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import ServiceState
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TODAY = NOW.date()

@@ -5,10 +5,17 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from config.public_keys import PublicKeys
-from tenancy.audit import GENESIS, StoredRecord, head_message
-from tenancy.audit_export import ExportHeader, SignedPlace, export_lines
-from tenancy.shred import Destroyed, Remains, ShredStatement, certificate_file, shred_message, statement_text
+from openkcm.contract.audit_events import GENESIS, StoredRecord, head_message
+from openkcm.verification.audit_export import ExportHeader, SignedPlace, export_lines
+from openkcm.verification.erasure_certificate import (
+    Destroyed,
+    Remains,
+    ShredStatement,
+    certificate_file,
+    shred_message,
+    statement_text,
+)
+from openkcm.verification.public_keys import PublicKeys
 from tests.database.signing import SIGNER, Signer
 from tests.reports.sample import chained
 

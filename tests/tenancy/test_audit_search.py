@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tenancy.audit import fields_of
+from openkcm.contract.audit_events import fields_of
 from tenancy.audit_search import AuditFilter
 
 RECORD = json.dumps(

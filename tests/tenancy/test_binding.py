@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openkcm.errors import InvalidName
 from tenancy.binding import Context, Purpose, decode
-from tenancy.errors import InvalidName
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 CONTEXTS = st.builds(Context, TEXT, TEXT, TEXT, st.sampled_from(Purpose), TEXT)

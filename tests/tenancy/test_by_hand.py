@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.verification.reports.test_verify import a_page, a_print
 from tests.database.signing import Signer
 from tests.tenancy.proving import KEYS, a_certificate, a_stream, an_export
-from tests.tenancy.test_report_verify import a_page, a_print
 
 pytestmark = pytest.mark.integration  # runs programs
 

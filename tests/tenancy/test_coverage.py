@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenancy.agents import OTHER_PLACES
+from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
+from openkcm.contract.services import OTHER_PLACES, ServiceKind
 from tenancy.coverage import (
     LATELY_DAYS,
     LOOKED_BACK_DAYS,
@@ -27,8 +28,7 @@ from tenancy.coverage import (
     first_day,
 )
 from tenancy.lifecycle import State
-from tenancy.protection import Backfill, Mode, ProtectedField, Store
-from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tenancy.services import CryptoOperation, ServiceState
 from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openkcm.contract.audit_events import AuditName, StoredRecord
 from tenancy import ids
-from tenancy.audit import AuditName, StoredRecord
 from tenancy.binding import Context, Purpose
 from tenancy.books import Log, close
 from tenancy.double_entry import (

@@ -4,8 +4,9 @@ import pkgutil
 import typing
 
 import tenancy
+from openkcm.errors import CallerError, Fault, OpenKcmError, PlatformError
 from tenancy import errors
-from tenancy.errors import CallerError, Fault, OpenKcmError, PlatformError, TooManyRequests, UnknownRegion
+from tenancy.errors import TooManyRequests, UnknownRegion
 from tenancy.root_key_errors import CustomerKeyError
 
 FAMILIES = {OpenKcmError, CallerError, PlatformError, CustomerKeyError}

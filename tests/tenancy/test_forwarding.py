@@ -2,7 +2,7 @@
 
 import json
 
-from tenancy.audit import StoredRecord
+from openkcm.contract.audit_events import StoredRecord
 from tenancy.forwarding import Batch, Form, ForwardedState
 from tests.tenancy.proving import TENANT, a_stream
 

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from openkcm.contract.names import RESERVED_PREFIX, parse_service_name, parse_tenant_id, service_spiffe, tenant_dns
+from openkcm.errors import CallerError, IllegalTenantId, InvalidName
 from tenancy import ids
-from tenancy.errors import CallerError, IllegalTenantId, InvalidName
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 SERVICES = st.builds(str.__add__, st.sampled_from(LETTERS), st.text(LETTERS + "-", max_size=39))
@@ -15,9 +16,9 @@ TENANT_IDS = st.builds(str.__add__, st.sampled_from(LETTERS), st.text(LETTERS + 
 
 @given(st.text() | TENANT_IDS)
 def test_parse_tenant_id_returns_what_the_pattern_allows_and_rejects_the_rest(text):
-    legal = re.fullmatch(r"[a-z0-9][a-z0-9-]{2,39}", text) and not text.startswith(ids.RESERVED_PREFIX)
+    legal = re.fullmatch(r"[a-z0-9][a-z0-9-]{2,39}", text) and not text.startswith(RESERVED_PREFIX)
     try:
-        assert ids.parse_tenant_id(text) == text
+        assert parse_tenant_id(text) == text
         assert legal
     except IllegalTenantId:
         assert not legal
@@ -45,13 +46,13 @@ def test_parse_tenant_id_returns_what_the_pattern_allows_and_rejects_the_rest(te
 )
 def test_what_may_not_name_a_tenant_is_refused(text):
     with pytest.raises(IllegalTenantId):
-        ids.parse_tenant_id(text)
+        parse_tenant_id(text)
 
 
 @pytest.mark.parametrize(
     ("parse", "texts"),
     [
-        (ids.parse_service_name, ["", "-orders", "Orders", "a" * 41, "orders/x", "orders\n"]),
+        (parse_service_name, ["", "-orders", "Orders", "a" * 41, "orders/x", "orders\n"]),
         (ids.parse_region, ["", "eu", "EU-west-1", "eu_west_1", "eu-west-1\n", "eu--1"]),
     ],
 )
@@ -62,12 +63,12 @@ def test_what_may_not_name_a_service_or_a_region_is_rejected(parse, texts):
 
 
 def test_a_service_and_a_region_are_returned_unchanged():
-    assert ids.parse_service_name("orders") == "orders"
+    assert parse_service_name("orders") == "orders"
     for text in ("eu-west-1", "us-gov-east-1", "eu-de-1"):
         assert ids.parse_region(text) == text
 
 
-NAMES = (ids.l2_key, ids.ca_key, ids.payload_key, ids.tenant_dns, ids.tenant_workflow)
+NAMES = (ids.l2_key, ids.ca_key, ids.payload_key, tenant_dns, ids.tenant_workflow)
 
 
 @given(TENANT_IDS, TENANT_IDS)
@@ -79,7 +80,7 @@ def test_two_tenants_never_share_a_name(one, other):
 @given(TENANT_IDS, SERVICES, TENANT_IDS, SERVICES)
 def test_two_services_never_share_a_spiffe_id(tenant, service, other_tenant, other_service):
     same = (tenant, service) == (other_tenant, other_service)
-    assert (ids.service_spiffe(tenant, service) == ids.service_spiffe(other_tenant, other_service)) == same
+    assert (service_spiffe(tenant, service) == service_spiffe(other_tenant, other_service)) == same
 
 
 @given(TENANT_IDS)
@@ -104,8 +105,8 @@ def test_a_workflow_or_key_of_no_tenant_has_none():
 
 def test_the_seeds_own_names():
     assert ids.l2_key("acme-corp-12345") == "L2-acme-corp-12345-primary"
-    assert ids.tenant_dns("acme-corp-12345") == "acme-corp-12345.tenants.openkcm.internal"
-    assert ids.service_spiffe("acme-corp-12345", "orders") == (
+    assert tenant_dns("acme-corp-12345") == "acme-corp-12345.tenants.openkcm.internal"
+    assert service_spiffe("acme-corp-12345", "orders") == (
         "spiffe://acme-corp-12345.tenants.openkcm.internal/service/orders"
     )
 

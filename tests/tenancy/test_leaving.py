@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenancy.errors import InvalidName
+from openkcm.errors import InvalidName
 from tenancy.leaving import LONGEST_GRACE, parse_grace, remains, reminders
 
 SINCE = datetime(2026, 11, 25, 12, tzinfo=UTC)

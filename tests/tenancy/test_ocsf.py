@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openkcm.contract.audit_events import UPSTREAM_NAME, ActorKind, AuditEvent, AuditName, Outcome, StoredRecord
 from tenancy import ocsf
-from tenancy.audit import UPSTREAM_NAME, ActorKind, AuditEvent, AuditName, Outcome, StoredRecord
 from tenancy.ocsf import ACTIVITIES, OCSF, REQUIRED, REQUIRED_OF_ALL, EventClass
 
 

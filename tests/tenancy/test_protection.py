@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenancy.protection import Mode, ProtectedField, Store, consequences, parse_field, store_of
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
+from tenancy.protection import consequences, parse_field, store_of
 from tenancy.protection_errors import FieldInvalid
-from tenancy.services import ServiceKind
 
 PG, MONGO = Store.POSTGRESQL, Store.MONGODB
 

@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
+from openkcm.contract.names import service_spiffe, tenant_dns
+from openkcm.errors import CallerError, InvalidName
 from tenancy import ids
-from tenancy.errors import AuthorityLapsed, CallerError, ConflictingResource, InvalidName, KeyUnavailable
+from tenancy.errors import AuthorityLapsed, ConflictingResource, KeyUnavailable
 from tests.concurrency import at_once
 from tests.contracts.authorities import RequestKey, nothing_recorded, p256, request
 from vault.interfaces import Authority, Leaf, RevocationList
@@ -40,7 +42,7 @@ def test_an_authority_is_constrained_to_its_tenants_name_and_to_leaves(tenant: s
     certificate, root = x509.load_pem_x509_certificates(authority.chain_pem.encode())
     limits = certificate.extensions.get_extension_for_class(x509.NameConstraints)
     assert limits.critical
-    assert limits.value.permitted_subtrees == [x509.DNSName(ids.tenant_dns(tenant))]
+    assert limits.value.permitted_subtrees == [x509.DNSName(tenant_dns(tenant))]
     assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
     certificate.verify_directly_issued_by(root)
     assert timedelta(days=364) < certificate.not_valid_after_utc - datetime.now(UTC) < timedelta(days=366)
@@ -67,8 +69,8 @@ def test_a_leaf_takes_the_requests_key_and_none_of_its_names(
     certificate = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert list(names) == [
-        x509.DNSName(ids.tenant_dns(tenant)),
-        x509.UniformResourceIdentifier(ids.service_spiffe(tenant, "orders")),
+        x509.DNSName(tenant_dns(tenant)),
+        x509.UniformResourceIdentifier(service_spiffe(tenant, "orders")),
     ]
     assert certificate.public_key() == key.public_key()
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value

@@ -10,12 +10,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from tenancy.errors import InvalidName, SettingsInvalid
+from openkcm.contract.csr import CsrRefused
+from openkcm.errors import InvalidName
+from tenancy.errors import SettingsInvalid
 from tests.contracts.authorities import RequestKey, nothing_recorded, p256
 from vault.pki import PkiAuthorities
 from vault.server_certificates import PkiServerCertificates
 from vault.session import TokenSession, VaultRejected, VaultSession
-from vault.signing_requests import CsrRefused
 
 NAMES = ("localhost", "127.0.0.1")
 DAY = timedelta(days=1)

@@ -6,9 +6,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from config.public_keys import PublicKeys
-from tenancy.proofs import SignatureState
-from tenancy.shred import certificate_file, shred_message, statement_text, verify_certificate
+from openkcm.verification.erasure_certificate import certificate_file, shred_message, statement_text, verify_certificate
+from openkcm.verification.public_keys import PublicKeys
+from openkcm.verification.results import SignatureState
 from tests.tenancy.proving import TENANT, a_statement, a_stream
 from vault.session import VaultSession
 from vault.signer import TransitAuditSigner

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.binding import Context, Purpose
-from tenancy.errors import ConflictingResource, KeyUnavailable, OpenKcmError, WrongContext
+from tenancy.errors import ConflictingResource, KeyUnavailable, WrongContext
 from tests.concurrency import at_once
 from tests.vault.contexts import context_of
 from tests.vault.server import Server

@@ -19,7 +19,8 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from database.connection import Database
 from database.rows import StepRow
-from tenancy.errors import BoundaryBreached, CanaryMissing, ConflictingResource, OpenKcmError, VaultUnavailable
+from openkcm.errors import OpenKcmError
+from tenancy.errors import BoundaryBreached, CanaryMissing, ConflictingResource, VaultUnavailable
 from tenancy.messages import StepInput
 from tenancy.provisioning import Step
 from worker.failures import FailureInterceptor

@@ -21,9 +21,9 @@ from temporalio.worker import Worker
 
 import activities
 from activities.closing import ClosingActivities
+from openkcm.errors import OpenKcmError
 from tenancy import ids
 from tenancy.approvals import Action, ApprovalState
-from tenancy.errors import OpenKcmError
 from tenancy.events import AnnouncementKind
 from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
 from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock

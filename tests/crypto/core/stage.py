@@ -23,9 +23,9 @@ from crypto.keyring import CachedKeyring
 from crypto.operations import KeyedOperations
 from database.interfaces import mark
 from database.rows import CallerRow, ServiceKeyRow
+from openkcm.errors import OpenKcmError
 from tenancy.authorities import AuthorityState
 from tenancy.binding import Context, Purpose
-from tenancy.errors import OpenKcmError
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
 from tenancy.root_key_errors import RootKeyDisabled

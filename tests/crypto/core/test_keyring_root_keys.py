@@ -7,8 +7,8 @@ import pytest
 from crypto.blocking import FairThreads
 from crypto.keyring import CachedKeyring
 from keystores.interfaces import RootKey
+from openkcm.errors import OpenKcmError
 from tenancy.binding import Context
-from tenancy.errors import OpenKcmError
 from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 from tests.concurrency import wait_until_async
 from tests.crypto.core.test_keyring import clock, home

@@ -13,16 +13,9 @@ from crypto.interfaces import Caller
 from crypto.keyring import CachedKeyring
 from crypto.operations import KeyedOperations
 from database.interfaces import mark
+from openkcm.errors import InvalidName, OpenKcmError
 from tenancy.correlation import correlation_id
-from tenancy.errors import (
-    AuditUnavailable,
-    CallerRefused,
-    CiphertextRefused,
-    InvalidName,
-    InvalidRequest,
-    OpenKcmError,
-    TenantClosed,
-)
+from tenancy.errors import AuditUnavailable, CallerRefused, CiphertextRefused, InvalidRequest, TenantClosed
 from tenancy.lifecycle import Move
 from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, World, a_keyring, at_once
 

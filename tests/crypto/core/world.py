@@ -21,13 +21,13 @@ from database.connection import Database
 from database.rows import AuthorityRow, KeyVersionRow, LeafRow, RouteRow, ServiceKeyRow
 from keystores.interfaces import RootKey
 from keystores.platform import PlatformRootKey
+from openkcm.contract.services import ServiceKind
 from tenancy import ids
 from tenancy.authorities import AuthorityState
 from tenancy.binding import Context, Purpose
 from tenancy.errors import AuditUnavailable
 from tenancy.lifecycle import Move, State
 from tenancy.rotation import KeyState
-from tenancy.services import ServiceKind
 from tests.contracts.authorities import nothing_recorded, p256, request
 from tests.crypto.https.authority import key_pem, pem, service_names, signed, write_files
 from tests.database.builders import an_event

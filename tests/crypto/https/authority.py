@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from crypto.tls import ServerIdentity
-from tenancy import ids
-from tenancy.client_files import Offer, configuration
-from tenancy.services import ServiceKind
+from openkcm.contract.client_files import Offer, configuration
+from openkcm.contract.names import service_spiffe, tenant_dns
+from openkcm.contract.services import ServiceKind
 
 _P256 = ec.SECP256R1()
 
@@ -111,7 +111,7 @@ def root() -> Issuer:
 
 @cache
 def tenant_authority(tenant_id: str) -> Issuer:
-    return _authority(f"Tenant {tenant_id}", root(), ids.tenant_dns(tenant_id))
+    return _authority(f"Tenant {tenant_id}", root(), tenant_dns(tenant_id))
 
 
 def service_leaf(
@@ -156,8 +156,8 @@ def _leaf(  # noqa: PLR0917 - a certificate has many fields
 
 def service_names(tenant_id: str, service: str) -> list[x509.GeneralName]:
     return [
-        x509.DNSName(ids.tenant_dns(tenant_id)),
-        x509.UniformResourceIdentifier(ids.service_spiffe(tenant_id, service)),
+        x509.DNSName(tenant_dns(tenant_id)),
+        x509.UniformResourceIdentifier(service_spiffe(tenant_id, service)),
     ]
 
 

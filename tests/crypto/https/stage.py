@@ -16,7 +16,7 @@ from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
 from crypto.registry import Bounds, Connections
 from crypto.tls import server_context
-from tenancy.client_files import Offer
+from openkcm.contract.client_files import Offer
 from tests.crypto.https.authority import Leaf, server_identity, service_leaf, write_folder
 from tests.crypto.https.core import MemoryCertificates, MemoryCore, MemoryHeartbeats, MemoryProtections
 

@@ -4,7 +4,7 @@ from typing import Any
 from crypto.discovery import describe, openapi
 from crypto.endpoints import ENDPOINTS, routes
 from crypto.interfaces import Caller
-from tenancy.client_files import Offer
+from openkcm.contract.client_files import Offer
 from tenancy.lifecycle import State
 
 _CALLER = Caller("acme-corp-12345", "orders", "L2-acme-corp-12345-primary", "eu-west-1", "ab", State.ACTIVE)

@@ -5,8 +5,8 @@ import pytest
 from crypto.kmip.enums import ResultReason
 from crypto.kmip.refusals import reason_and_message
 from crypto.problems import STATUS, from_error
+from openkcm.errors import InvalidName, OpenKcmError
 from tenancy import errors, root_key_errors
-from tenancy.errors import OpenKcmError
 
 FAILURES_OF_THE_ROOT_KEY = [
     kind
@@ -42,7 +42,7 @@ def test_what_is_not_listed_becomes_a_reference(error: Exception):
 
 
 def _made(kind: type[OpenKcmError]) -> OpenKcmError:
-    if issubclass(kind, errors.InvalidName):
+    if issubclass(kind, InvalidName):
         return kind("resource", "text")
     if issubclass(kind, errors.TenantClosed | errors.KeyNotUsable):
         return kind("locked")

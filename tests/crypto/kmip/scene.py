@@ -20,10 +20,10 @@ from crypto.kmip.tags import Tag
 from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
 from database.connection import Database
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import VaultUnavailable
 from tenancy.ids import l2_key
 from tenancy.lifecycle import State
-from tenancy.services import ServiceKind
 from tests.crypto.core.world import Changes, Clock, Journal
 from tests.crypto.kmip.messages import batch_item, message
 from tests.database.builders import a_provisioned_tenant, a_service_key

@@ -19,7 +19,7 @@ from crypto.journal import FileJournal
 from crypto.journal_lines import encode
 from database.connection import Database
 from database.transaction import TenantTransaction
-from tenancy.audit import verify_chain
+from openkcm.contract.audit_events import verify_chain
 from tenancy.errors import DatabaseUnavailable
 from tenancy.services import CryptoOperation
 from tests.database.fixtures import Field

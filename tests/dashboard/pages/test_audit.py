@@ -5,10 +5,10 @@ import json
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from config.public_keys import PublicKeys
 from dashboard.seat import Seat
 from database.connection import Database
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.verification.public_keys import PublicKeys
 from tenancy.people import PersonRole
 from tests.dashboard.scene import shown, text
 from tests.dashboard.seats import TENANT, a_seat

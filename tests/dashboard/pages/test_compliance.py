@@ -6,14 +6,14 @@ from streamlit.testing.v1 import AppTest
 from dashboard import report_actions
 from dashboard.seat import Seat
 from dashboard.views.compliance_reports import Choice
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.services import ServiceKind
+from openkcm.verification.reports.signed_file import Form
 from tenancy.errors import AccessRefused, TemporalUnavailable
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
-from tenancy.report_document import Form
 from tenancy.report_errors import ReportUnknown
 from tenancy.report_period import named
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import Scene, press, shown, text
 
 ID = "6f2c0c6d5f1e4a0d9f4be1a1f8f0a7c3"

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 from database.agent_rows import ContactRow, ProtectionUseRow
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
-from tenancy.protection import Mode, ProtectedField, Store
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, shown, text
 
 BETA = "beta-corp-67890"

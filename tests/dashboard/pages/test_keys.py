@@ -1,9 +1,9 @@
 """The page Keys on a real database."""
 
 from dashboard.views.key_actions import ACTIONS
+from openkcm.contract.services import ServiceKind
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, shown, text
 
 

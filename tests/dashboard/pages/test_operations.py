@@ -11,7 +11,7 @@ from dashboard.retry import RetryNotAllowed, retry
 from dashboard.seat import Addresses, Seat
 from database.connection import Database
 from database.operations import Operations
-from tenancy.audit import AuditName
+from openkcm.contract.audit_events import AuditName
 from tenancy.errors import SessionEnded, TemporalUnavailable, TenantUnknown
 from tenancy.ids import CANARY_TENANT_ID
 from tenancy.lifecycle import Move, State

@@ -4,10 +4,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.protection_actions import protect
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
-from tenancy.protection import Mode, ProtectedField, Store
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, press, shown, text
 
 BETA = "beta-corp-67890"

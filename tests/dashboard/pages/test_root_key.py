@@ -6,11 +6,11 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.views.root_key import NO_FALLBACK, PROBLEMS
 from dashboard.views.standing import sentence
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import TemporalUnavailable
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.root_keys import Problem, RootKeyMode
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, press, shown, text
 
 SECRET = "hvs.very-secret-0123456789"

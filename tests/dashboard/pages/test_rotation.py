@@ -7,12 +7,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from database.rotation_rows import WantedRotation
+from openkcm.contract.services import ServiceKind
 from tenancy.approvals import Action
 from tenancy.errors import TemporalUnavailable
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
 from tenancy.rotation import KeyState, Scope, Stage
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, press, shown, text
 from workflows.gateway import NotDoneInTime
 

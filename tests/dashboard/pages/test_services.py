@@ -6,11 +6,12 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from database.agent_rows import ContactRow
-from tenancy.enrolment import parse_join_token
+from openkcm.contract.enrolment import parse_join_token
+from openkcm.contract.services import ServiceKind
 from tenancy.errors import TemporalUnavailable
 from tenancy.lifecycle import State
 from tenancy.people import PersonRole
-from tenancy.services import ServiceKind, ServiceState
+from tenancy.services import ServiceState
 from tests.dashboard.scene import ACME, Scene, a_request_pem, press, shown, text
 
 HERE = "Make the key here and download it once"

@@ -6,13 +6,13 @@ import pytest
 
 from dashboard import standing_actions
 from database.rotation_rows import WantedRotation
+from openkcm.contract.services import ServiceKind
 from tenancy.approvals import Action
 from tenancy.errors import TemporalUnavailable
 from tenancy.lifecycle import State
 from tenancy.locks import LockReason
 from tenancy.people import PersonRole
 from tenancy.rotation import Scope, Stage
-from tenancy.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, meaning, press, shown, text
 
 PAGES = ("overview", "keys", "services", "usage", "audit", "settings")

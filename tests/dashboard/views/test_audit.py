@@ -7,8 +7,8 @@ import pytest
 from dashboard.views import audit as view
 from database.audit_interfaces import FoundRecord, StreamEnds
 from database.rows import SignedHead
-from tenancy.audit import GENESIS, AuditName, StoredRecord, link
-from tenancy.proofs import CheckedSignature
+from openkcm.contract.audit_events import GENESIS, AuditName, StoredRecord, link
+from openkcm.verification.results import CheckedSignature
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 FIELDS = {

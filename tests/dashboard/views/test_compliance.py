@@ -6,8 +6,8 @@ import pytest
 
 from dashboard.views import audit, compliance
 from dashboard.views.standing import Tone
-from tenancy.clauses import CLAUSES
-from tenancy.report import LatestCheck, Stated
+from openkcm.verification.isolation_controls import CLAUSES
+from openkcm.verification.reports.model import LatestCheck, Stated
 from tests.rendering.builders import a_key, a_service, a_standing
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

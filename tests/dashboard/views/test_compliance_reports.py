@@ -7,8 +7,8 @@ import pytest
 from dashboard.views import compliance_reports as reports
 from dashboard.views import report_query
 from database.report_rows import ReportRow
+from openkcm.verification.reports.signed_file import Form
 from tenancy.errors import InvalidRequest
-from tenancy.report_document import Form
 from tenancy.report_errors import PeriodRefused
 
 NOW = datetime(2026, 2, 14, 12, tzinfo=UTC)

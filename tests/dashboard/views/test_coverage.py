@@ -6,10 +6,11 @@ from datetime import timedelta
 import pytest
 
 from dashboard.views import coverage as view
+from openkcm.contract.protected_fields import Backfill, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
 from tenancy.coverage import Asked, Coverage, Overhead, ServiceFacts, coverage
 from tenancy.lifecycle import State
-from tenancy.protection import Backfill, ProtectedField, Store
-from tenancy.services import CryptoOperation, ServiceKind, ServiceState
+from tenancy.services import CryptoOperation, ServiceState
 from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
 
 SENTENCE = "Encryption Status: All sensitive data protected"

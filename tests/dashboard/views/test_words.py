@@ -3,7 +3,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from dashboard.views import refusals, words
-from tenancy.errors import OpenKcmError, UnknownRegion
+from openkcm.errors import OpenKcmError
+from tenancy.errors import UnknownRegion
 
 BERLIN = timezone(timedelta(hours=1))
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""Command of the client: agent, run, backfill, offline verification."""

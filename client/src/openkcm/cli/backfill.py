@@ -1,0 +1,258 @@
+"""What `openkcm backfill` shows: how far it is while it runs, and what came of it.
+
+`openkcm backfill`: encrypt the rows from before a column was protected, at the customer.
+
+It reaches the customer's database and the crypto service and nothing else of OpenKCM: neither the data nor the
+password of the database ever comes to the platform, which is why no workflow does this. Its state is the data.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from openkcm.cli import output
+from openkcm.contract.protected_fields import OBEYED_SECONDS, Backfill
+from openkcm.field_encryption.errors import BackfillRefused, BackfillStopped, BackfillUnfinished, RunRefused
+
+if TYPE_CHECKING:
+    from openkcm.field_encryption.backfill.progress import TableProgress
+    from openkcm.field_encryption.backfill.run import BackfillRun
+
+
+_TERMINAL, _LINES = 0.2, 5.0
+"""Seconds between two looks: on a terminal, and where lines are kept."""
+
+
+class Watch:
+    """Tells on standard error how far it is, now and then."""
+
+    def __init__(self, tables: "Callable[[], Sequence[TableProgress]]") -> None:
+        self._tables = tables
+        self._status: Status | None = None
+        self._told = 0.0
+        self._marks: dict[str, tuple[float, int]] = {}
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        with output.progress.status("looking at the database") as self._status:
+            yield
+
+    def look(self) -> None:
+        now = time.monotonic()
+        terminal = output.progress.is_terminal
+        if self._status is None or now - self._told < (_TERMINAL if terminal else _LINES):
+            return
+        self._told = now
+        texts = [self._text(one, now) for one in self._tables() if one.state in _AT_WORK]
+        if texts:
+            self._status.update(Text("; ".join(texts)))
+            if not terminal:
+                output.progress.print("; ".join(texts), highlight=False, markup=False, soft_wrap=True)
+
+    def _text(self, progress: "TableProgress", now: float) -> str:
+        name = progress.table.full_name
+        if progress.state is Backfill.WAITING:
+            return f"{name}: waiting ({progress.waits_for})"
+        begun, before = self._marks.setdefault(name, (now, progress.rows))
+        rate = (progress.rows - before) / (now - begun) if now > begun else 0.0
+        left = max((one.left for one in progress.columns.values()), default=0)
+        time_left = f", {timedelta(seconds=round(left / rate))} left" if rate else ""
+        return f"{name}: {progress.rows} rows done, {left} to do, {rate:.0f} a second{time_left}"
+
+
+_AT_WORK = (Backfill.RUNNING, Backfill.UNDOING, Backfill.WAITING)
+
+
+def progress_document(
+    tables: "Sequence[TableProgress]", notes: Sequence[str], *, undo: bool, dry_run: bool
+) -> dict[str, Any]:
+    """Return the result as JSON's types."""
+    return {
+        "undo": undo,
+        "dry_run": dry_run,
+        "finished": not dry_run and all(one.is_whole for one in tables),
+        "tables": [
+            {
+                "table": one.table.full_name,
+                "state": None if one.state is None else one.state.value,
+                "rows": one.rows,
+                "refused": dict(one.refused),
+                "columns": [
+                    {
+                        "column": name,
+                        "mode": column.column.mode,
+                        "done": column.done,
+                        "left": column.left,
+                        "read_back": column.read_back,
+                        "unopened": column.unopened,
+                        "plain_allowed": column.column.plain_allowed,
+                    }
+                    for name, column in one.columns.items()
+                ],
+            }
+            for one in tables
+        ],
+        "notes": list(notes),
+    }
+
+
+def draw(console: Console, shown: Mapping[str, Any]) -> None:
+    undo, dry_run = shown["undo"], shown["dry_run"]
+    table = Table(
+        "column", "mode", "to do" if dry_run else "done", *(() if dry_run else ("left", "read back", "state"))
+    )
+    for one in shown["tables"]:
+        for column in one["columns"]:
+            name = f"{one['table']}.{column['column']}"
+            counts = ("left",) if dry_run else ("done", "left", "read_back")
+            state = () if dry_run else (one["state"] or "not begun",)
+            table.add_row(*map(Text, (name, column["mode"], *(str(column[count]) for count in counts), *state)))
+    console.print(table)
+    for note in shown["notes"] if dry_run else ():
+        console.print(Text(f"note  {note}"), soft_wrap=True)
+    for one in shown["tables"]:
+        for sqlstate, count in one["refused"].items():
+            console.print(
+                Text(f"{one['table']}: the database refused {count} rows, SQLSTATE {sqlstate}"), soft_wrap=True
+            )
+        for column in one["columns"]:
+            name = f"{one['table']}.{column['column']}"
+            if column["unopened"]:
+                text = f"{name}: {column['unopened']} values look like ciphertext and do not open; they were left alone"
+                console.print(Text(text), soft_wrap=True)
+    if shown["finished"]:
+        console.print(Text(_finished(shown, undo=undo)), soft_wrap=True)
+
+
+def _finished(shown: Mapping[str, Any], *, undo: bool) -> str:
+    if undo:
+        return (
+            "Every value was decrypted and read back. Take the columns off the list, and `openkcm run` is not needed."
+        )
+    allowed = [
+        f"{one['table']}.{column['column']}"
+        for one in shown["tables"]
+        for column in one["columns"]
+        if column["plain_allowed"]
+    ]
+    done = "Every value was read back: all are encrypted and open."
+    if not allowed:
+        return done
+    return (
+        f"{done} Plain values need not be allowed any more in {', '.join(allowed)}: switch that off on the Services"
+        " page, or with `openkcm protection protect … --no-plain-allowed`."
+    )
+
+
+_PASSWORD_HINT = "name it in a service file or a password file, or give the whole in KCM_BACKFILL_DATABASE"  # noqa: S105 - no password
+
+
+def register(app: typer.Typer) -> None:
+    app.command("backfill")(backfill)
+
+
+def backfill(  # noqa: PLR0913 - one parameter an option
+    context: typer.Context,
+    *,
+    folder: Annotated[
+        Path,
+        typer.Option(help="The folder that `service connect --out` wrote.", envvar="KCM_RUN_FOLDER"),
+    ] = Path("openkcm"),
+    database: Annotated[
+        str,
+        typer.Option(
+            help="Connection string of the database, such as service=clinic; without a password.",
+            envvar="KCM_BACKFILL_DATABASE",
+            show_envvar=True,
+        ),
+    ] = "",
+    table: Annotated[str, typer.Option(help="This table alone: schema.table.")] = "",
+    rows_per_second: Annotated[
+        float, typer.Option(min=0.1, max=100_000, help="Rows to change in a second, at most.")
+    ] = 500.0,
+    batch: Annotated[int, typer.Option(min=1, max=5000, help="Rows in one transaction, at most.")] = 100,
+    wait_seconds: Annotated[
+        float, typer.Option(min=0, help="How long to wait for a database or a crypto service that is away.")
+    ] = 600.0,
+    key_seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="How long an opened column key is used without asking again.")
+    ] = 60.0,
+    undo: Annotated[bool, typer.Option("--undo", help="Decrypt instead, to leave.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what is to do and change nothing.")] = False,
+    as_json: output.AsJson = False,
+) -> None:
+    """Encrypt what stood in protected columns before they were protected; run again, it goes on where it was."""
+    from openkcm.field_encryption.backfill.connection import Options, holds_password  # noqa: PLC0415 - the same
+    from openkcm.field_encryption.backfill.progress import Telling  # noqa: PLC0415 - the same
+    from openkcm.field_encryption.backfill.run import BackfillRun  # noqa: PLC0415 - the same
+    from openkcm.field_encryption.backfill.table_scan import Settings  # noqa: PLC0415 - the same
+    from openkcm.field_encryption.protected_fields import ServiceProtection  # noqa: PLC0415 - the same
+    from openkcm.field_encryption.service_client import CryptoService, ServiceKeySource  # noqa: PLC0415 - the same
+    from openkcm.sdk.errors import CertificateUnusable  # noqa: PLC0415 - loading it would slow every other command
+    from openkcm.sdk.identity import Identity  # noqa: PLC0415 - the same
+
+    given = context.get_parameter_source("database")
+    if given is not None and given.name == "COMMANDLINE" and holds_password(database):
+        raise BackfillRefused("a password in --database can be seen by everybody on this machine", _PASSWORD_HINT)
+    try:
+        Identity.from_folder(folder)
+    except CertificateUnusable as refused:
+        raise RunRefused(f"{folder} is not the folder of a connected service: {refused.detail}") from None
+    options = Options(database, Settings(batch, rows_per_second, undo), table, dry_run, wait_seconds, key_seconds)
+    stop = threading.Event()
+    watch = Watch(lambda: run.tables)
+    service = CryptoService(folder)
+    protection = ServiceProtection(service, OBEYED_SECONDS)
+    run = BackfillRun(options, protection, ServiceKeySource(service), watch.look, stop)
+    failed: BackfillStopped | None = None
+    with _told_to_stop(stop), watch.shown(), Telling(service, lambda: [] if dry_run else run.tables):
+        try:
+            run.run()
+        except BackfillStopped as stopped:
+            failed = stopped
+        finally:
+            protection.close()
+    _answer(run, failed, undo=undo, dry_run=dry_run, as_json=as_json)
+
+
+def _answer(run: "BackfillRun", failed: BackfillStopped | None, *, undo: bool, dry_run: bool, as_json: bool) -> None:
+    document = progress_document(run.tables, run.notes, undo=undo, dry_run=dry_run)
+
+    def show(console: Console) -> None:
+        draw(console, document)
+
+    refusal: BackfillStopped | BackfillUnfinished | None = failed
+    if failed is None and not dry_run and not all(one.is_whole for one in run.tables):
+        refusal = BackfillUnfinished()
+    if refusal is None:
+        output.answer(document, as_json=as_json, show=show)
+    else:
+        output.answer_refused(document, refusal.code, refusal.message, refusal.hint, as_json=as_json, show=show)
+
+
+@contextmanager
+def _told_to_stop(stop: threading.Event) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM end it after the batch it is at, and a second one at once, which is as safe."""
+
+    def told(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

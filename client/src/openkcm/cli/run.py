@@ -1,0 +1,88 @@
+"""`openkcm run`: start a Python program whose protected columns are encrypted without a change to it."""
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import openkcm.field_encryption as hooks
+from openkcm.cli import output
+from openkcm.cli.python_program import blind_option, python_arguments
+from openkcm.errors import os_reason
+from openkcm.field_encryption.errors import RunRefused
+
+_OTHER_LANGUAGE = (
+    "a program in another language encrypts over HTTPS: docs/microservices.md#connect; to start a launcher, such as a"
+    " shell or uwsgi, and protect only the Python programs that it starts, add --launcher"
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run", context_settings={"allow_interspersed_args": False})(run)
+
+
+def run(
+    program: Annotated[list[str], typer.Argument(help="The program and its arguments.")],
+    *,
+    folder: Annotated[
+        Path,
+        typer.Option(help="The folder that `service connect --out` wrote.", envvar="KCM_RUN_FOLDER"),
+    ] = Path("openkcm"),
+    key_seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="How long an opened column key is used without asking again.")
+    ] = 60.0,
+    launcher: Annotated[
+        bool, typer.Option("--launcher", help="Start a program that is not Python; protect the Python that it starts.")
+    ] = False,
+) -> None:
+    """Run a Python program, and the programs it starts, with its protected columns encrypted."""
+    from openkcm.sdk.errors import CertificateUnusable  # noqa: PLC0415 - loading it would slow every other command
+    from openkcm.sdk.identity import Identity  # noqa: PLC0415 - the same
+
+    found = shutil.which(program[0])
+    if found is None:
+        raise RunRefused(
+            f"{program[0]} is not an executable program", "start a script as: openkcm run -- python app.py"
+        )
+    _refuse_unprotected(found, program, launcher=launcher)
+    try:
+        Identity.from_folder(folder)
+    except CertificateUnusable as refused:
+        raise RunRefused(f"{folder} is not the folder of a connected service: {refused.detail}") from None
+    environment = surroundings(os.environ, folder.resolve(), key_seconds)
+    sys.stdout.flush()
+    try:
+        os.execve(found, program, environment)  # noqa: S606 - the user's own program, by the user's own words
+    except OSError as failed:
+        raise RunRefused(f"{program[0]} cannot be started: {os_reason(failed)}") from None
+
+
+def surroundings(environment: Mapping[str, str], folder: Path, key_seconds: float) -> dict[str, str]:
+    """Return the environment in which a Python program brings the hook in by itself."""
+    startup = str(Path(hooks.__file__).with_name("bootstrap"))
+    before = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and part != startup]
+    libraries = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    return {
+        **environment,
+        "PYTHONPATH": os.pathsep.join([startup, *before]),
+        "KCM_RUN_FOLDER": str(folder),
+        "KCM_RUN_PATHS": os.pathsep.join(libraries),
+        "KCM_RUN_PYTHON": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        "KCM_RUN_KEY_SECONDS": f"{key_seconds:g}",
+    }
+
+
+def _refuse_unprotected(found: str, program: Sequence[str], *, launcher: bool) -> None:
+    """Refuse a program in which the hook would never be loaded; warn about one that the caller allows."""
+    arguments = python_arguments(Path(found), program[1:])
+    if arguments is None:
+        if not launcher:
+            raise RunRefused(f"{program[0]} is not a Python program, so nothing in it is encrypted", _OTHER_LANGUAGE)
+        output.warn(f"{program[0]} is not a Python program: only the Python programs that it starts are protected")
+    elif (option := blind_option(arguments)) is not None:
+        raise RunRefused(f"with {option} Python would not bring the hook in", "leave out the options -I, -E and -S")

@@ -1,0 +1,1 @@
+"""What client and server agree on; standard library and cryptography only."""

@@ -1,0 +1,256 @@
+"""The audit vocabulary: event names, record fields, and the hash chain that anyone can verify offline.
+
+A stream is one tenant's records in order. PostgreSQL composes each record's text inside the stream's lock and stores
+exactly that text; `link` is the chain over it. Because the stored text itself is hashed there is no second encoding
+to agree on: a verifier needs the texts, SHA-256 and the signed head, nothing else.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from openkcm.errors import AuditBroken
+
+GENESIS = bytes(32)
+"""What the first record of a stream follows."""
+
+
+class AuditName(StrEnum):
+    """What happened; `UPSTREAM_NAME` gives the upstream project's word for it where it has one."""
+
+    ENABLE_ACCEPTED = "marketplace.enable_accepted"
+    DISABLE_RECORDED = "marketplace.disable_recorded"
+    SERVICE_DISCOVERED = "marketplace.service_discovered"
+    JOIN_TOKEN_MADE = "enrolment.join_token_made"  # noqa: S105 - a word, not a secret
+    JOIN_TOKEN_REQUESTED = "enrolment.join_token_requested"  # noqa: S105 - the same
+    FIELD_PROTECTED = "protection.field_protected"
+    FIELD_PROTECTION_CHANGED = "protection.field_changed"
+    FIELD_UNPROTECTED = "protection.field_unprotected"
+    PROTECTION_CHANGE_REQUESTED = "protection.change_requested"
+    ENROLMENT_ACCEPTED = "enrolment.accepted"
+    ENROLMENT_PROOF_REFUSED = "enrolment.proof_refused"
+    PROVISION_INTENDED = "tenant.provision_intended"
+    TENANT_KEY_CREATED = "key.tenant_key_created"
+    TENANT_KEY_REFUSED = "key.tenant_key_refused"
+    PAYLOAD_KEY_CREATED = "key.payload_key_created"
+    AUTHORITY_CREATED = "certificate.authority_created"
+    ROUTE_PUBLISHED = "route.published"
+    ROUTE_WITHDRAWN = "route.withdrawn"
+    BOUNDARY_CHECKED = "boundary.checked"
+    AUDIT_RECONCILED = "audit.reconciled"
+    AUDIT_DIFFERENCE = "audit.difference_found"
+    BOUNDARY_BREACHED = "boundary.breached"
+    TENANT_ACTIVATED = "tenant.activated"
+    TENANT_FAILED = "tenant.failed"
+    PROVISION_ROLLED_BACK = "tenant.provision_rolled_back"
+    PROVISION_RETRIED = "tenant.provision_retried"
+    PROMISE_BROKEN = "tenant.promise_broken"
+    ANNOUNCED = "tenant.announced"
+    SERVICE_CONNECT_INTENDED = "service.connect_intended"
+    SERVICE_KEY_CREATED = "key.service_key_created"
+    SERVICE_KEY_OPENED = "key.service_key_opened"
+    SERVICE_CERTIFICATE_ISSUED = "certificate.service_certificate_issued"
+    SERVICE_CONNECTED = "service.connected"
+    SERVICE_DISCONNECTED = "service.disconnected"
+    CRYPTO_KEY_RELEASED = "crypto.key_released"
+    CRYPTO_KEY_CHANGED = "crypto.key_changed"
+    CRYPTO_USED = "crypto.used"
+    CRYPTO_REFUSED = "crypto.refused"
+    SIGNED_IN = "dashboard.signed_in"
+    SIGNED_OUT = "dashboard.signed_out"
+    ACCESS_REFUSED = "dashboard.access_refused"
+    ACTION_REFUSED = "dashboard.action_refused"
+    EXPORTED = "audit.exported"
+    SERVICE_CONNECT_REQUESTED = "service.connect_requested"
+    SERVICE_RENEW_REQUESTED = "service.renew_requested"
+    SERVICE_DISCONNECT_REQUESTED = "service.disconnect_requested"
+    RETRY_REQUESTED = "tenant.retry_requested"
+    TENANT_LOCKED = "tenant.locked"
+    TENANT_UNLOCKED = "tenant.unlocked"
+    BREACH_CLEARED = "tenant.breach_cleared"
+    TENANT_SUSPENDED = "tenant.suspended"
+    TENANT_RESUMED = "tenant.resumed"
+    LOCK_REQUESTED = "tenant.lock_requested"
+    UNLOCK_REQUESTED = "tenant.unlock_requested"
+    SUSPEND_REQUESTED = "tenant.suspend_requested"
+    RESUME_REQUESTED = "tenant.resume_requested"
+    KEYS_ROTATED = "key.rotated"
+    ROTATION_STUCK = "key.rotation_stuck"
+    TENANT_KEY_ROTATED = "key.tenant_key_rotated"
+    TENANT_KEY_RETIRED = "key.tenant_key_versions_retired"
+    TENANT_KEY_TRIMMED = "key.tenant_key_versions_deleted"
+    SERVICE_KEY_ROTATED = "key.service_key_rotated"
+    SERVICE_KEY_COMPROMISED = "key.service_key_compromised"
+    SERVICE_KEY_DESTROYED = "key.service_key_destroyed"
+    AUTHORITY_ROLL_INTENDED = "certificate.authority_roll_intended"
+    AUTHORITY_ROLLED = "certificate.authority_rolled"
+    AUTHORITY_ENDED = "certificate.authority_ended"
+    REVOCATION_LIST_PUBLISHED = "certificate.revocation_list_published"
+    EXPIRY_LATE = "certificate.expiry_late"
+    EXPIRY_LAPSED = "certificate.expiry_lapsed"
+    ROOT_KEY_CHECKED = "root_key.preflight_ended"
+    ROOT_KEY_CHANGED = "root_key.changed"
+    ROOT_KEY_UNAVAILABLE = "root_key.unavailable"
+    ROOT_KEY_AVAILABLE = "root_key.available"
+    ROOT_KEY_VERSION_NOTICED = "root_key.version_noticed"
+    ROOT_KEY_VERSION_FOLLOWED = "root_key.version_followed"
+    ROOT_KEY_PREFLIGHT_REQUESTED = "root_key.preflight_requested"
+    ROOT_KEY_CHANGE_REQUESTED = "root_key.change_requested"
+    POLICY_CHANGED = "policy.changed"
+    POLICY_CHANGE_REQUESTED = "policy.change_requested"
+    APPROVAL_REQUESTED = "approval.requested"
+    APPROVAL_GRANTED = "approval.granted"
+    APPROVAL_DECLINED = "approval.declined"
+    APPROVAL_EXPIRED = "approval.expired"
+    APPROVAL_WITHDRAWN = "approval.withdrawn"
+    APPROVAL_EXECUTED = "approval.executed"
+    APPROVAL_ASKED = "approval.ask_requested"
+    APPROVAL_VOTED = "approval.vote_requested"
+    LEAVING_BEGUN = "tenant.leaving_begun"
+    RESTORED = "tenant.restored"
+    DESTRUCTION_BEGUN = "tenant.destruction_begun"
+    KEY_DESTROYED = "key.destroyed"
+    ROWS_ERASED = "tenant.rows_erased"
+    SHRED_CERTIFIED = "tenant.shred_certified"
+    OFFBOARDED = "tenant.offboarded"
+    ROTATE_REQUESTED = "key.rotate_requested"
+    RETIRE_REQUESTED = "key.retire_requested"
+    AUTHORITY_ROLL_REQUESTED = "certificate.authority_roll_requested"
+    BREACH_CLEAR_REQUESTED = "tenant.breach_clear_requested"
+    BOUNDARY_CHECK_REQUESTED = "boundary.check_requested"
+    STREAM_BEGUN = "audit.stream_begun"
+    STREAM_ENDED = "audit.stream_ended"
+    STREAM_BEHIND = "audit.stream_behind"
+    OFFBOARD_REQUESTED = "tenant.offboard_requested"
+    RESTORE_REQUESTED = "tenant.restore_requested"
+    REPORT_REQUESTED = "report.requested"
+    REPORT_MADE = "report.made"
+    REPORT_DOWNLOADED = "report.downloaded"
+
+
+UPSTREAM_NAME: dict[AuditName, str] = {
+    AuditName.PROVISION_INTENDED: "workflowStart",
+    AuditName.TENANT_KEY_CREATED: "keyCreate",
+    AuditName.PAYLOAD_KEY_CREATED: "keyCreate",
+    AuditName.AUTHORITY_CREATED: "credentialCreate",
+    AuditName.AUTHORITY_ROLLED: "credentialCreate",
+    AuditName.AUTHORITY_ENDED: "credentialDelete",
+    AuditName.TENANT_ACTIVATED: "tenantOnboarding",
+    AuditName.ROUTE_PUBLISHED: "configurationCreate",
+    AuditName.ROUTE_WITHDRAWN: "configurationDelete",
+    AuditName.SERVICE_KEY_CREATED: "keyCreate",
+    AuditName.TENANT_KEY_ROTATED: "keyRotate",
+    AuditName.SERVICE_KEY_ROTATED: "keyRotate",
+    AuditName.TENANT_KEY_TRIMMED: "keyPurge",
+    AuditName.SERVICE_KEY_DESTROYED: "keyPurge",
+    AuditName.FIELD_PROTECTED: "configurationCreate",
+    AuditName.FIELD_PROTECTION_CHANGED: "configurationUpdate",
+    AuditName.FIELD_UNPROTECTED: "configurationDelete",
+    AuditName.SERVICE_CERTIFICATE_ISSUED: "credentialCreate",
+    AuditName.SERVICE_DISCONNECTED: "credentialDelete",
+    AuditName.CRYPTO_REFUSED: "unauthorizedRequest",
+    AuditName.ENROLMENT_PROOF_REFUSED: "unauthorizedRequest",
+    AuditName.SIGNED_IN: "userLoginSuccess",
+    AuditName.ACCESS_REFUSED: "unauthorizedRequest",
+    AuditName.ACTION_REFUSED: "unauthorizedRequest",
+    AuditName.KEY_DESTROYED: "keyPurge",
+    AuditName.OFFBOARDED: "tenantOffboarding",
+}
+
+ActorKind = Literal["human", "service", "system"]
+Outcome = Literal["intended", "success", "refused", "failure"]
+
+
+class AuditEvent(BaseModel):
+    """One record before it has a place in the stream; sequence, time and chain are given by the database."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_id: str = Field(description="derived from workflow and step, so that a retried step adds nothing twice")
+    name: AuditName
+    actor_kind: ActorKind
+    actor: str
+    subject: str = Field(description="what was acted on, by its name")
+    outcome: Outcome
+    correlation_id: str = Field(description="the workflow id, or the webhook id before there is a workflow")
+    source: str = Field(default="", description="address the request came from, where there is one")
+    details: dict[str, str] = Field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """Return the fields as a JSON object, the upstream name among them."""
+        fields = self.model_dump(mode="json")
+        upstream = UPSTREAM_NAME.get(self.name)
+        return json.dumps(fields if upstream is None else fields | {"upstream_event_type": upstream})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as it lies in the stream."""
+
+    seq: int
+    record: str
+    chain_hash: bytes
+
+
+def link(previous: bytes, record: str) -> bytes:
+    """Return the chain hash of `record` after `previous`: SHA-256 over the 32 bytes and the text's UTF-8."""
+    return hashlib.sha256(previous + record.encode("utf-8")).digest()
+
+
+def is_linked(previous: bytes, stored: StoredRecord) -> bool:
+    """Return whether a record's chain hash is that of its text after `previous`."""
+    try:
+        return link(previous, stored.record) == stored.chain_hash
+    except UnicodeEncodeError:  # an export can hold a lone surrogate, PostgreSQL cannot
+        return False
+
+
+def _says_its_place(record: str, position: int) -> bool:
+    """Whether the text itself carries its number, so that no renumbering outside of it goes unseen."""
+    seq = fields_of(record).get("seq")
+    return type(seq) is int and seq == position
+
+
+@lru_cache(maxsize=1)
+def fields_of(record: str) -> Mapping[str, object]:
+    """Return the fields of a record's text; empty for a text that is none, which only tampering can leave.
+
+    The last text is remembered: whoever verifies a stream looks at each record for its place, its tenant and what it
+    says, and reading it costs more than all the rest. Nobody may change what is returned.
+    """
+    try:
+        fields = json.loads(record)
+    except (ValueError, RecursionError):  # nested as deep as no record of ours, to bring the reader down
+        fields = None
+    return MappingProxyType(fields if isinstance(fields, dict) else {})
+
+
+def verify_chain(records: Iterable[StoredRecord], after: StoredRecord | None = None) -> StoredRecord | None:
+    """Return the last record of a whole stream, None when it is empty; it can be read and verified piece by piece.
+
+    `after` is what this returned for the piece before. Truncation at the end is not visible in the chain; the caller
+    MUST compare the result with a signed head.
+
+    Raises:
+        AuditBroken: a record is missing, out of order or altered; the message names the first bad position.
+    """
+    last, previous, first = (None, GENESIS, 1) if after is None else (after, after.chain_hash, after.seq + 1)
+    for position, stored in enumerate(records, start=first):
+        if stored.seq != position:
+            raise AuditBroken(f"record {position} is missing or out of order")
+        if not is_linked(previous, stored) or not _says_its_place(stored.record, position):
+            raise AuditBroken(f"record {position} was altered")
+        previous, last = stored.chain_hash, stored
+    return last
+
+
+def head_message(tenant_id: str, seq: int, chain_hash: bytes) -> bytes:
+    """Return what a signed head signs: tenant, length and hash of the stream in one unambiguous line."""
+    return f"openkcm-audit-head/1 {tenant_id} {seq} {chain_hash.hex()}".encode()

@@ -1,0 +1,78 @@
+"""Certificate requests (PKCS #10): how a service's key asks for a certificate, and which requests are taken.
+
+Used on both sides of a request, and by those who check one before they store it; knows no key server.
+"""
+
+from typing import ClassVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from openkcm.errors import CallerError
+
+LeafKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+
+LONGEST = 16384
+_RSA_BITS = range(2048, 8193)
+
+
+class CsrRefused(CallerError):
+    code: ClassVar[str] = "csr_refused"
+    hint = "send a PKCS #10 request in PEM, self-signed, with an EC P-256 or P-384, Ed25519 or RSA (2048+) key"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the certificate request is refused: {reason}")
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Return a fresh P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_pem(key: PrivateKey) -> str:
+    """Return a key as PKCS #8 in PEM, not encrypted."""
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem.decode("ascii")
+
+
+def request_of(key: PrivateKey) -> str:
+    """Return a request with an empty subject: what a certificate says is for its authority to say."""
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, algorithm)
+    return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def requested_key(csr_pem: str) -> LeafKey:
+    """Return the public key of a certificate request whose holder proved to have the private one (RFC 2986).
+
+    Nothing else of the request is used: names and usages are ours to say.
+
+    Raises:
+        CsrRefused: not a request, a weak or unknown key, or a signature that does not fit.
+    """
+    if len(csr_pem) > LONGEST:
+        raise CsrRefused("it is too long")
+    try:
+        request = x509.load_pem_x509_csr(csr_pem.encode())
+        key = request.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise CsrRefused("it cannot be read") from None
+    match key:
+        case ec.EllipticCurvePublicKey() if isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
+            pass
+        case rsa.RSAPublicKey() if key.key_size in _RSA_BITS:
+            pass
+        case ed25519.Ed25519PublicKey():
+            pass
+        case _:
+            raise CsrRefused("its key is of a kind or size that is not taken")
+    try:
+        proven = request.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm):
+        proven = False
+    if not proven:
+        raise CsrRefused("its signature does not fit its key")
+    return key

@@ -1,0 +1,1 @@
+"""Directory of one service: key, certificate, configuration and lock, replaced atomically."""

@@ -1,0 +1,81 @@
+"""What is refused before a row is touched, and what whoever runs a backfill should know."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+
+from openkcm.contract.protected_fields import ProtectedField, Store
+from openkcm.field_encryption.errors import BackfillRefused
+from openkcm.field_encryption.postgresql.catalog import Table, question, read_answer, table_of
+
+_RIGHTS = """
+SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+   AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+   AND ($2 OR pg_catalog.has_table_privilege(c.oid, 'UPDATE'))
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1
+"""
+_NOTES = """
+SELECT 'the trigger ' || tgname || ' runs for each row that is stored' FROM pg_catalog.pg_trigger
+ WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 16 <> 0
+UNION ALL
+SELECT 'the constraint ' || conname || ' will see ciphertext' FROM pg_catalog.pg_constraint
+ WHERE conrelid = $1 AND contype = 'c' AND conkey && $2::int2[]
+UNION ALL
+SELECT 'the unique index ' || c.relname || ' finds no equal values any more' FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = $1 AND i.indisunique AND i.indkey::int2[] && $2::int2[]
+"""
+
+
+def tables(
+    connection: psycopg.Connection[Any], fields: Iterable[ProtectedField], wanted: str, *, reads_only: bool
+) -> list[Table]:
+    """Return the tables to go over, by the catalogue that the application's hook uses. Raises BackfillRefused."""
+    listed = tuple(one for one in fields if one.store is Store.POSTGRESQL)
+    found = sorted(_known(connection, listed), key=lambda table: table.full_name)
+    if wanted:
+        name = wanted if "." in wanted else f"public.{wanted}"
+        found = [table for table in found if table.full_name == name]
+    else:
+        known = {(table.schema, table.name) for table in found}
+        missing = sorted(".".join(table_of(one)) for one in listed if table_of(one) not in known)
+        if missing:
+            raise BackfillRefused(
+                f"{missing[0]} is listed as protected and is not in this database", "check --database"
+            )
+    if not found:
+        what = wanted or "this database"
+        raise BackfillRefused(
+            f"no column of {what} is protected", "list its columns first, see docs/postgresql.md#try-it"
+        )
+    for table in found:
+        _refuse(connection, table, reads_only=reads_only)
+    return found
+
+
+def is_as_before(connection: psycopg.Connection[Any], fields: Iterable[ProtectedField], table: Table) -> bool:
+    """Whether a table and what is protected of it are what they were."""
+    listed = tuple(one for one in fields if one.store is Store.POSTGRESQL)
+    return any(one == table for one in _known(connection, listed))
+
+
+def _known(connection: psycopg.Connection[Any], listed: tuple[ProtectedField, ...]) -> Iterable[Table]:
+    [answer] = connection.execute(question(listed)).fetchone() or ("{}",)
+    return read_answer(answer, listed).tables.values()
+
+
+def _refuse(connection: psycopg.Connection[Any], table: Table, *, reads_only: bool) -> None:
+    if table.problem:
+        hint = "ALTER TABLE … ALTER COLUMN … TYPE text takes a moment: it rewrites nothing where it was varchar"
+        raise BackfillRefused(table.problem, hint)
+    if connection.execute(_RIGHTS, [table.oid, reads_only]).fetchone() != (True,):
+        raise BackfillRefused(
+            f"this user of the database may not read and update {table.full_name}", "connect as the table's owner"
+        )
+
+
+def notes(connection: psycopg.Connection[Any], table: Table) -> list[str]:
+    """Return what becomes otherwise in a table whose rows are stored anew."""
+    numbers = "{" + ",".join(str(one.number) for one in table.protected.values()) + "}"
+    return [f"{table.full_name}: {note}" for (note,) in connection.execute(_NOTES, [table.oid, numbers])]

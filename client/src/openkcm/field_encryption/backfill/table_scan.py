@@ -1,0 +1,345 @@
+"""The walks over one table.
+
+A batch is one short transaction: lock rows that nobody else holds, seal what is plain in them, store it, commit. Killed
+at any moment, all of it happened or nothing. An application that wants such a row waits for that long at most.
+
+How fast: so many rows a second and no more, and fewer while the database is slow; and how many rows at once.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import psycopg
+
+from openkcm.field_encryption import value_format as values
+from openkcm.field_encryption.backfill.preloaded_keys import KeysAtHand, KeyWanted, Stored
+from openkcm.field_encryption.backfill.progress import TableProgress
+from openkcm.field_encryption.backfill.queries import Queries
+from openkcm.field_encryption.postgresql.catalog import Column, key_value
+from openkcm.field_encryption.value_format import KeyValue
+
+Result = TypeVar("Result")
+Key = tuple[KeyValue, ...]
+Connection = psycopg.Connection[Any]
+
+_WINDOW = 5000
+"""Rows that one statement looks through, at most."""
+_PAGE = 1000
+_READ_FASTER = 20
+"""Times as fast as rows are changed."""
+_MOST_REFUSED = 100
+"""Rows that the database does not take, after which it is not tried further."""
+
+PASSING = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
+"""What happens beside an application at work, and is over when it is tried again."""
+
+
+class Patient(Protocol):
+    """Does a piece of work over a connection, again and again until it is done; see `run`."""
+
+    def do(self, work: Callable[[Connection], Result]) -> Result: ...
+
+    def rest(self, seconds: float) -> None: ...
+
+
+class Settings(NamedTuple):
+    """`undo` decrypts."""
+
+    batch: int
+    rows_per_second: float
+    undo: bool
+
+
+class _Done(NamedTuple):
+    """What a batch did: up to which key, of how many rows how many were stored, and what changed in each column."""
+
+    reached: Key | None
+    rows: int
+    size: int
+    stored: int
+    changed: Sequence[tuple[str, int, int]]
+    """Column, values, their bytes."""
+    seconds: float
+    refused: Counter[str]
+
+
+class Walks:
+    def __init__(  # noqa: PLR0913, PLR0917 - what a walk is made of
+        self,
+        keys: KeysAtHand,
+        patient: Patient,
+        settings: Settings,
+        progress: TableProgress,
+        unchanged: Callable[[Connection], None],
+        tell: Callable[[], None],
+    ) -> None:
+        """`unchanged` raises when the table is no longer protected as it was; asked every few thousand rows."""
+        self._table = progress.table
+        self._keys, self._patient, self._settings = keys, patient, settings
+        self._progress, self._unchanged, self._tell = progress, unchanged, tell
+        self._queries = Queries(self._table, sealed=settings.undo)
+        self._pace, self._reading = Pace(settings.rows_per_second), Pace(_READ_FASTER * settings.rows_per_second)
+        self._batches, self._pages = Portion(settings.batch), Portion(_PAGE)
+
+    def count(self) -> None:
+        """Find out how much there is to do; reads, and changes nothing."""
+        for one in self._progress.columns.values():
+            one.left = 0
+        after, marked = self._window(None)
+        while after is not None:
+            for column, count in zip(self._queries.columns, marked, strict=True):
+                self._progress.columns[column.name].left += count
+            self._tell()
+            after, marked = self._window(after)
+
+    def change(self) -> None:
+        """Seal what is plain, or open what is sealed, from the first row to the last; leaves out locked rows."""
+        self._progress.refused.clear()
+        begin: Key | None = None
+        last, marked = self._window(begin)
+        while last is not None:
+            self._patient.do(self._unchanged)
+            after, more = begin, any(marked)
+            while more:
+                after, more = self._batch(after, last)
+            begin = last
+            last, marked = self._window(begin)
+
+    def read_back(self) -> None:
+        """Open every value as the application would, and count what is left to do and what does not open."""
+        for one in self._progress.columns.values():
+            one.left = one.unopened = one.read_back = 0
+        rows = self._page(None)
+        while rows:
+            begun = time.monotonic()
+            self._patient.do(lambda _: self._keys.refresh())
+            for row in rows:
+                self._read(row)
+            self._tell()
+            self._patient.rest(self._reading.pause(len(rows), time.monotonic() - begun))
+            rows = self._page(self._key(rows[-1]))
+
+    def _window(self, after: Key | None) -> tuple[Key | None, Sequence[int]]:
+        """Return the key with which the next window ends, None when there is none, and how much is to do in it."""
+        query = self._queries.window(after, _WINDOW)
+        row = self._patient.do(lambda connection: connection.execute(query).fetchone())
+        return (None, ()) if row is None else (self._key(row), row[len(self._table.key) :])
+
+    def _page(self, after: Key | None) -> list[Any]:
+        query = self._queries.page(after, self._pages.rows)
+        rows = self._patient.do(lambda connection: connection.execute(query).fetchall())
+        self._pages.saw(len(rows), sum(len(value) for row in rows for _, value in self._of(row)))
+        return rows
+
+    # Changing.
+
+    def _batch(self, after: Key | None, last: Key) -> tuple[Key | None, bool]:
+        """Change the next rows up to a key; return the key of the last one, and whether there may be more."""
+        size = self._pace.batch(self._batches.rows)
+        try:
+            done = self._patient.do(lambda connection: self._try(connection, after, last, size, careful=False))
+        except psycopg.Error:
+            # One row is enough for the database to refuse all of them: find out which.
+            done = self._patient.do(lambda connection: self._try(connection, after, last, size, careful=True))
+        self._note(done)
+        self._batches.saw(done.rows, done.size)
+        self._patient.rest(self._pace.pause(done.rows, done.seconds))
+        return done.reached, done.rows > 0
+
+    def _note(self, done: _Done) -> None:
+        progress = self._progress
+        for name, count, size in done.changed:
+            column = progress.columns[name]
+            column.done, column.left, column.bytes = (
+                column.done + count,
+                max(0, column.left - count),
+                column.bytes + size,
+            )
+        progress.rows += done.stored
+        progress.refused.update(done.refused)
+        progress.rows_per_second = self._pace.rows_per_second
+        self._tell()
+        if progress.refused.total() >= _MOST_REFUSED:
+            raise TooManyRefused(progress.refused)
+
+    def _try(self, connection: Connection, after: Key | None, last: Key, size: int, *, careful: bool) -> _Done:
+        """Raises CannotOpen, psycopg.Error."""
+        self._keys.refresh()
+        while True:
+            try:
+                return self._changed(connection, after, last, size, careful=careful)
+            except KeyWanted as missing:
+                self._keys.fetch(missing.wanted)
+
+    def _changed(self, connection: Connection, after: Key | None, last: Key, size: int, *, careful: bool) -> _Done:
+        begun, refused, count = time.monotonic(), Counter[str](), 0
+        changed: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+        with connection.transaction():
+            rows = connection.execute(self._queries.batch(after, last, size)).fetchall()
+            groups: defaultdict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
+            for row in rows:
+                new = self._new(row)
+                if new:
+                    groups[tuple(new)].append((*new.values(), *self._key(row)))
+            for names, parameters in groups.items():
+                stored = self._store(connection, names, parameters, refused, careful=careful)
+                count += len(stored)
+                for at, name in enumerate(names):
+                    changed[name][0] += len(stored)
+                    changed[name][1] += sum(len(one[at]) for one in stored)
+        reached = self._key(rows[-1]) if rows else after
+        sums = [(name, number, size) for name, (number, size) in changed.items()]
+        size = sum(len(value) for row in rows for _, value in self._of(row))
+        return _Done(reached, len(rows), size, count, sums, time.monotonic() - begun, refused)
+
+    def _store(
+        self,
+        connection: Connection,
+        names: Sequence[str],
+        parameters: Sequence[tuple[Any, ...]],
+        refused: Counter[str],
+        *,
+        careful: bool,
+    ) -> Sequence[tuple[Any, ...]]:
+        """Store new values and return those that were stored; only when `careful` does one go without the others."""
+        query = self._queries.change([self._table.protected[name] for name in names])
+        with connection.cursor() as cursor:
+            if not careful:
+                cursor.executemany(query, parameters)
+                return parameters
+            stored = []
+            for one in parameters:
+                try:
+                    with connection.transaction():
+                        cursor.execute(query, one)
+                except PASSING:
+                    raise
+                except psycopg.Error as failed:
+                    if connection.broken:
+                        raise
+                    refused[failed.sqlstate or ""] += 1
+                else:
+                    stored.append(one)
+            return stored
+
+    def _new(self, row: Sequence[Any]) -> dict[str, Stored]:
+        """Return what is to be stored in a row's columns; empty when nothing is. Raises KeyWanted."""
+        part = values.row_part(self._key(row))
+        found: dict[str, Stored] = {}
+        for column, stored in self._of(row):
+            if _is_sealed(stored) != self._settings.undo:
+                continue
+            if not self._settings.undo:
+                found[column.name] = self._keys.seal(column, part, stored)
+                continue
+            try:
+                found[column.name] = self._keys.open(column, part, stored)
+            except values.DoesNotOpen:
+                continue  # it is counted when everything is read back
+        return found
+
+    # Reading back.
+
+    def _read(self, row: Sequence[Any]) -> None:
+        part = values.row_part(self._key(row))
+        for column, stored in self._of(row):
+            progress = self._progress.columns[column.name]
+            try:
+                sealed = self._opens(column, part, stored)
+            except values.DoesNotOpen:
+                progress.unopened += 1
+                continue
+            if sealed == self._settings.undo:
+                progress.left += 1
+            else:
+                progress.read_back += 1
+
+    def _opens(self, column: Column, part: bytes, stored: Stored) -> bool:
+        """Return whether a value is sealed, and opened if it is. Raises values.DoesNotOpen."""
+        while True:
+            try:
+                self._keys.open(column, part, stored)
+            except values.NotOurs:
+                return False
+            except KeyWanted as missing:
+                wanted = missing.wanted
+                self._patient.do(lambda _, wanted=wanted: self._keys.fetch(wanted))  # type: ignore[misc]  # its default
+            else:
+                return True
+
+    # Rows.
+
+    def _key(self, row: Sequence[Any]) -> Key:
+        key = [key_value(one.kind, value) for one, value in zip(self._table.key, row, strict=False)]
+        return tuple(one for one in key if one is not None)
+
+    def _of(self, row: Sequence[Any]) -> list[tuple[Column, Stored]]:
+        """Return the values of a row that are not NULL."""
+        found = zip(self._queries.columns, row[len(self._table.key) :], strict=True)
+        return [(column, value) for column, value in found if value is not None]
+
+
+def _is_sealed(stored: Stored) -> bool:
+    return stored.startswith(values.TEXT_PREFIX) if isinstance(stored, str) else stored.startswith(values.BYTES_PREFIX)
+
+
+class TooManyRefused(Exception):
+    """The database refuses row after row: SQLSTATE → how often."""
+
+
+_SLOW = 3.0
+"""Times as long as usual, for a row."""
+_NOTICED = 0.05
+"""Seconds of a batch below which nothing is called slow."""
+_LEAST = 1 / 32
+_FIRST_ROWS, _MOST_BYTES = 20, 8 << 20
+"""At once, while it is not known how large values are, and of what is read."""
+
+
+class Pace:
+    def __init__(self, rows_per_second: float) -> None:
+        self._full = self._now = rows_per_second
+        self._usual: float | None = None
+
+    @property
+    def rows_per_second(self) -> float:
+        return self._now
+
+    def batch(self, most: int) -> int:
+        """Return how many rows to lock at once: what is done in a second at most."""
+        return max(1, min(most, int(self._now)))
+
+    def pause(self, rows: int, seconds: float) -> float:
+        """Return how long to rest after so many rows, which took so many seconds."""
+        if not rows:
+            return 0.0
+        each = seconds / rows
+        usual = each if self._usual is None else self._usual
+        if seconds > _NOTICED and each > _SLOW * usual:
+            self._now = max(self._full * _LEAST, self._now / 2)
+        else:
+            self._now = min(self._full, self._now * 1.1)
+        # What is usual follows at once to what is faster, and slowly to what is slower.
+        self._usual = min(each, usual * 1.02)
+        return max(0.0, rows / self._now - seconds)
+
+
+class Portion:
+    """How many rows to read at once, so that large values do not fill the memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self.rows = most, min(most, _FIRST_ROWS)
+
+    def saw(self, rows: int, size: int) -> None:
+        """Learn from what was read; it grows step by step, for the next rows may be larger."""
+        if rows:
+            fitting = _MOST_BYTES * rows // max(1, size)
+            self.rows = max(1, min(self._most, fitting, 4 * self.rows))

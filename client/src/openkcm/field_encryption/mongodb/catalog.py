@@ -1,0 +1,98 @@
+"""What is protected: the fields of each collection, by their dotted paths."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from openkcm.field_encryption import value_format as values
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    path: str
+    parts: tuple[str, ...]
+    deterministic: bool
+    plain_allowed: bool
+    column: tuple[str, str, str]
+    place: bytes
+    full_name: str
+    nested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    database: str
+    name: str
+    fields: tuple[Field, ...]
+    problem: str = ""
+    """Why it cannot be protected as it is listed."""
+    by_path: Mapping[str, Field] = field(default_factory=dict, hash=False)
+    above: Mapping[str, Field] = field(default_factory=dict, hash=False)
+    """Paths of what protected fields are inside of."""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.database}.{self.name}"
+
+    def touched(self, path: str) -> Field | None:
+        """Return a protected field that a path names, holds or is inside of; places in arrays are no part of a path."""
+        found = self.by_path.get(path) or self.above.get(path)
+        if found is not None or "." not in path:
+            return found
+        names = [name for name in path.split(".") if not (name.isdigit() or name.startswith("$"))]
+        for end in range(1, len(names)):
+            found = self.by_path.get(".".join(names[:end]))
+            if found is not None:
+                return found
+        whole = ".".join(names)
+        return self.by_path.get(whole) or self.above.get(whole)
+
+
+Catalogue = Mapping[tuple[str, str], Collection]
+
+
+def catalogue(fields: Iterable[ProtectedField]) -> Catalogue:
+    listed: dict[tuple[str, str], list[ProtectedField]] = {}
+    for one in fields:
+        if one.store is Store.MONGODB:
+            database, _, name = one.place.partition(".")
+            listed.setdefault((database, name), []).append(one)
+    return {place: _collection(*place, chosen) for place, chosen in listed.items()}
+
+
+def _collection(database: str, name: str, listed: list[ProtectedField]) -> Collection:
+    fields = tuple(_field(database, name, one) for one in listed)
+    above = {".".join(one.parts[:end]): one for one in fields for end in range(1, len(one.parts))}
+    problem = next(filter(None, (_problem(one, above) for one in fields)), "")
+    return Collection(
+        database,
+        name,
+        fields,
+        f"{database}.{name}: {problem}" if problem else "",
+        {one.path: one for one in fields},
+        above,
+    )
+
+
+def _field(database: str, name: str, one: ProtectedField) -> Field:
+    parts = tuple(one.field.split("."))
+    return Field(
+        one.field,
+        parts,
+        one.mode is Mode.DETERMINISTIC,
+        one.plain_allowed,
+        (database, name, one.field),
+        values.column_place(Store.MONGODB, database, name, one.field),
+        f"{database}.{name}.{one.field}",
+        len(parts) > 1,
+    )
+
+
+def _problem(one: Field, above: Mapping[str, Field]) -> str:
+    if one.path in above:
+        return f"{one.path} is protected as a whole, and {above[one.path].path} inside of it once more"
+    if one.parts[0] == "_id":
+        return "the _id cannot be protected: each value is bound to it"
+    if any(not part or part.startswith("$") or part.isdigit() for part in one.parts):
+        return f"{one.path} is not a path of names"
+    return ""

@@ -1,0 +1,247 @@
+"""The places in pymongo where commands leave and replies arrive, beneath everything that an application can call.
+
+All commands but those of cursors and bulk writes leave by `Connection.command`; a cursor's `find` is made once by
+`_Query.as_command`, and its replies, and those of every getMore, pass `run_cursor_command`; bulk writes send operations
+in batches that are filled as far as a message may be large, so they are exchanged one by one while it is filled. The
+blocking and the async face differ in what is awaited alone.
+
+pymongo has a hook of its own for client-side encryption, `client._encrypter`. It is not used: with it every reply is
+decoded twice and bulk writes are encoded twice in batches of 2 MiB, protected or not, and MongoClient.bulk_write passes
+it by.
+
+Puts the hook into pymongo.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pymongo
+from bson.codec_options import DEFAULT_CODEC_OPTIONS
+from pymongo import message
+from pymongo.asynchronous import bulk as async_bulk
+from pymongo.asynchronous import client_bulk as async_client_bulk
+from pymongo.asynchronous import cursor_base as async_cursor_base
+from pymongo.asynchronous import pool as async_pool
+from pymongo.read_preferences import ReadPreference
+from pymongo.synchronous import bulk, client_bulk, cursor_base, pool
+
+from openkcm.field_encryption.environment import Surroundings
+from openkcm.field_encryption.mongodb.errors import StatementRefused
+from openkcm.field_encryption.mongodb.key_store import CollectionKeyStore
+from openkcm.field_encryption.mongodb.pymongo_internals import KNOWN
+from openkcm.field_encryption.mongodb.rewrite import commands
+from openkcm.field_encryption.mongodb.sessions import Exchange, Hook
+from openkcm.field_encryption.protected_fields import ServiceProtection
+from openkcm.field_encryption.service_client import CryptoService, ServiceKeySource
+from openkcm.field_encryption.usage import Uses
+
+_COMMAND = ["self", "dbname", "spec", "read_preference", "codec_options", "check", "allowable_errors"]
+_CURSOR = ["conn", "cmd", "dbname", "request_id", "msg", "client", "session", "listeners", "codec_options"]
+_BATCH, _CLIENT_BATCH = ["self", "bwc", "cmd", "ops", "client"], ["self", "bwc", "cmd", "ops", "namespaces"]
+_OPERATIONS = (commands.insert, commands.update, commands.delete)
+"""By pymongo's numbers for them."""
+
+_BEGINNINGS = frozenset({"hello", "isMaster", "ismaster", "saslStart", "saslContinue", "authenticate"})
+
+_READY = "_openkcm_ready"
+"""Operations as they are sent, on the bulk write itself, by those that the application gave, which it keeps."""
+
+SEAMS: list[tuple[Any, str, list[str]]] = [
+    (pool.Connection, "command", _COMMAND),
+    (async_pool.AsyncConnection, "command", _COMMAND),
+    (cursor_base, "run_cursor_command", _CURSOR),
+    (async_cursor_base, "run_cursor_command", _CURSOR),
+    (message._Query, "as_command", ["self", "conn", "apply_timeout"]),
+    *(
+        (owner, name, _BATCH)
+        for owner in (bulk._Bulk, async_bulk._AsyncBulk)
+        for name in ("_execute_batch", "_execute_batch_unack")
+    ),
+    *(
+        (owner, name, _CLIENT_BATCH)
+        for owner in (client_bulk._ClientBulk, async_client_bulk._AsyncClientBulk)
+        for name in ("_execute_batch", "_execute_batch_unack")
+    ),
+    (bulk._Bulk, "execute", ["self", "write_concern", "session", "operation"]),
+    (async_bulk._AsyncBulk, "execute", ["self", "write_concern", "session", "operation"]),
+    (client_bulk._ClientBulk, "execute", ["self", "session", "operation"]),
+    (async_client_bulk._AsyncClientBulk, "execute", ["self", "session", "operation"]),
+]
+"""What must be there, as it is known, for the hook to be sure of what it does."""
+
+
+def unsuited() -> str:
+    """Return what this pymongo does otherwise than the hook knows, empty when nothing."""
+    for owner, name, parameters in SEAMS:
+        method = getattr(owner, name, None)
+        if method is None or list(inspect.signature(method).parameters)[: len(parameters)] != parameters:
+            return f"pymongo {pymongo.version} has another {owner.__name__}.{name}"
+    if pymongo.version_tuple[:2] != KNOWN:
+        return f"pymongo is {pymongo.version} and not {'.'.join(map(str, KNOWN))}"
+    if (message._INSERT, message._UPDATE, message._DELETE) != (0, 1, 2):
+        return f"pymongo {pymongo.version} numbers operations otherwise"
+    return ""
+
+
+def install(hook: Hook) -> None:
+    """Put the hook into pymongo."""
+    made: dict[str, Callable[..., Any]] = {
+        "command": _command,
+        "run_cursor_command": _run_cursor_command,
+        "as_command": _as_command,
+    }
+    for owner, name, parameters in SEAMS:
+        if name in made:
+            replacement = made[name]
+        elif name == "execute":
+            replacement = _execute_client if "write_concern" not in parameters else _execute
+        else:
+            replacement = _client_batch if parameters is _CLIENT_BATCH else _batch
+        _wrap(owner, name, hook, replacement)
+
+
+def _wrap(owner: Any, name: str, hook: Hook, replacement: Callable[..., Any]) -> None:
+    original = getattr(owner, name)
+
+    def method(*arguments: Any, **named: Any) -> Any:
+        return replacement(hook, original, *arguments, **named)
+
+    setattr(owner, name, method)
+
+
+class _Prepared(dict[str, Any]):
+    """A find command that takes with it how its reply is read."""
+
+    exchange: Exchange
+
+
+def _command(  # noqa: PLR0913, PLR0917 - pymongo's own parameters
+    hook: Hook,
+    original: Callable[..., Any],
+    connection: Any,
+    dbname: str,
+    spec: Any,
+    read_preference: Any = ReadPreference.PRIMARY,
+    codec_options: Any = DEFAULT_CODEC_OPTIONS,
+    *arguments: Any,
+    **named: Any,
+) -> Any:
+    client = named.get("client")
+    # What a connection begins with holds no documents, and must not look like a server that does not answer.
+    beginning = client is None and next(iter(spec)) in _BEGINNINGS
+    exchange = None if beginning else hook.exchange(client, dbname, spec, codec_options)
+    if exchange is None:
+        return original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
+    spec, reading, count = exchange
+    if reading is None:
+        reply = original(connection, dbname, spec, read_preference, codec_options, *arguments, **named)
+        return _then(reply, count.ended)
+    reply = original(connection, dbname, spec, read_preference, reading.codec, *arguments, **named)
+    return _then(reply, lambda found: hook.read(client, reading, found))
+
+
+def _then(reply: Any, read: Callable[[Any], Any]) -> Any:
+    """Read a reply, or what is awaited for it."""
+    if not inspect.isawaitable(reply):
+        return read(reply)
+
+    async def awaited(coming: Awaitable[Any]) -> Any:
+        return read(await coming)
+
+    return awaited(reply)
+
+
+def _as_command(hook: Hook, original: Callable[..., Any], query: Any, conn: Any, apply_timeout: bool = False) -> Any:  # noqa: FBT001, FBT002 - pymongo's own
+    if query._as_command is not None:
+        return original(query, conn, apply_timeout)
+    command, database = original(query, conn, apply_timeout)
+    query._as_command = None  # what is refused must not be found there by another attempt
+    exchange = hook.exchange(query.client, database, command, query.codec_options)
+    if exchange is not None:
+        if isinstance(query, message._RawBatchQuery):
+            raise StatementRefused("raw batches would hand out ciphertext", "use find")
+        command = _Prepared(exchange.command)
+        command.exchange = exchange
+    query._as_command = command, database
+    return query._as_command
+
+
+def _run_cursor_command(  # noqa: PLR0913 - pymongo's own parameters
+    hook: Hook,
+    original: Callable[..., Any],
+    conn: Any,
+    cmd: Any,
+    dbname: str,
+    *arguments: Any,
+    client: Any,
+    **named: Any,
+) -> Any:
+    exchange = cmd.exchange if type(cmd) is _Prepared else None
+    if exchange is None and "getMore" in cmd:
+        exchange = hook.exchange(client, dbname, cmd, named["codec_options"])
+    reading = None if exchange is None else exchange.reading
+    if reading is None:
+        return original(conn, cmd, dbname, *arguments, client=client, **named)
+    named["codec_options"] = reading.codec
+
+    def read(found: Any) -> Any:
+        docs, *rest = found
+        return ([hook.read(client, reading, docs[0])], *rest)
+
+    return _then(original(conn, cmd, dbname, *arguments, client=client, **named), read)
+
+
+def _execute(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
+    """Make all operations ready before the first of them is sent; they are sent in the places of the application's."""
+    collection = writing.collection
+    client, name, codec = collection.database.client, collection.full_name, collection.codec_options
+    count = hook.count()
+    writers = [hook.writer(client, name, codec, one, count) for one in _OPERATIONS]
+    if all(writers):
+        writing.__dict__[_READY] = {id(one): writers[kind](one) for kind, one in writing.ops}
+    count.prepared()
+    return _then(original(writing, *arguments, **named), count.ended)
+
+
+def _execute_client(hook: Hook, original: Callable[..., Any], writing: Any, *arguments: Any, **named: Any) -> Any:
+    client, spaces, count = writing.client, set(writing.namespaces), hook.count()
+    writers = {space: hook.writer(client, space, client.codec_options, commands.bulk, count) for space in spaces}
+    ready = writing.__dict__[_READY] = {}
+    for (_, one), space in zip(writing.ops, writing.namespaces, strict=True):
+        writer = writers[space]
+        if writer is not None:
+            ready[id(one)] = writer(one)
+    count.prepared()
+    return _then(original(writing, *arguments, **named), count.ended)
+
+
+def _batch(hook: Hook, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, client: Any) -> Any:  # noqa: PLR0913, PLR0917 - pymongo's own parameters
+    del hook
+    ready = writing.__dict__.get(_READY)
+    return original(writing, bwc, cmd, ops if ready is None else (ready[id(one)] for one in ops), client)
+
+
+def _client_batch(  # noqa: PLR0913, PLR0917 - the same
+    hook: Hook, original: Callable[..., Any], writing: Any, bwc: Any, cmd: Any, ops: Any, namespaces: Any
+) -> Any:
+    del hook
+    ready = writing.__dict__[_READY]
+    return original(writing, bwc, cmd, ((kind, ready.get(id(one), one)) for kind, one in ops), namespaces)
+
+
+def hook_in(told: Surroundings) -> None:
+    """Hook into the driver, which is imported by now; raises ImportError when it is another than is known."""
+    problem = unsuited()
+    if problem:
+        raise ImportError(f"{problem}, which this version of OpenKCM cannot protect", name="pymongo")
+    service = CryptoService(told.folder)
+    install(
+        Hook(
+            ServiceProtection(service, told.catalogue_seconds),
+            ServiceKeySource(service),
+            CollectionKeyStore,
+            Uses(service.tell),
+            key_seconds=told.key_seconds,
+        )
+    )

@@ -1,0 +1,143 @@
+"""A document's values: BSON type and all, sealed for their place, and as they are stored.
+
+    plaintext        = BSON type (1) | the value as BSON writes it, so that every type comes back as it was
+    randomised       = Binary of our subtype: 00 "okcm" 01 | sealed (field_encryption/value_format.py)
+    deterministic    = {"t": Binary of our subtype: tag (16), "c": as above}
+
+The place is store, database, collection, path and the document's `_id`. The subtype is of the range that BSON leaves to
+applications; not its first, 0x80, which applications take by habit, and not 6, which would make drivers with
+client-side encryption of their own try to open the value.
+
+MongoDB compares Binary by length, subtype and bytes, so a tag in front of a ciphertext could not be asked for. In a
+document of two it can: `path.t` is a path like any other, in queries and in an index, unique or not.
+"""
+
+import hmac
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import bson
+from bson import CodecOptions
+from bson.binary import Binary
+from bson.objectid import ObjectId
+
+from openkcm.field_encryption import value_format as values
+from openkcm.field_encryption.key_cache import TAG, ColumnKeys
+from openkcm.field_encryption.mongodb.catalog import Field
+from openkcm.field_encryption.mongodb.errors import PlainValueFound, ProtectionUnusable, ValueRefused
+
+SUBTYPE = 0xC7
+TAG_NAME, SEALED_NAME = "t", "c"
+Codec = CodecOptions[Any]
+
+_STRING, _INT32, _INT64 = b"\x02", b"\x10", b"\x12"
+_DOCUMENTS = frozenset({b"\x03", b"\x04"})
+_COMPARED = frozenset({_STRING, b"\x05", b"\x07", b"\x08", b"\x09", _INT32, b"\x11", _INT64})
+"""Types of which equal values have equal bytes: string, Binary, ObjectId, bool, date, int, Timestamp."""
+
+
+def identity(value: object, codec: Codec) -> bytes | None:
+    """Return the part of a place that a document's fields share, None for an `_id` that values cannot be bound to."""
+    if isinstance(value, ObjectId):
+        return values.row_part([b"o" + value.binary])
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return values.row_part([value])
+    if isinstance(value, UUID):
+        value = Binary.from_uuid(value, codec.uuid_representation)
+    if isinstance(value, bytes):
+        subtype = value.subtype if isinstance(value, Binary) else 0
+        return values.row_part([b"s" + bytes([subtype]) + value])
+    return None
+
+
+def is_document(value: object, codec: Codec) -> bool:
+    """Say whether a value is stored as a document or an array."""
+    return bson.encode({"": value}, codec_options=codec)[4:5] in _DOCUMENTS
+
+
+def seal(keys: ColumnKeys, field: Field, identity: bytes, value: object, codec: Codec) -> Binary | dict[str, Binary]:
+    """Return what is stored. Raises CannotOpen, ProtectionUnusable."""
+    plain = _plain(value, codec)
+    equality = tag(keys, field, plain) if field.deterministic else None
+    sealed = Binary(
+        values.to_bytes(values.seal(keys.newest(field.column), field.place + identity, plain), None), SUBTYPE
+    )
+    return sealed if equality is None else {TAG_NAME: Binary(equality, SUBTYPE), SEALED_NAME: sealed}
+
+
+def tag_of(keys: ColumnKeys, field: Field, value: object, codec: Codec) -> Binary:
+    """Return what equality of a field is asked by. Raises CannotOpen, ProtectionUnusable."""
+    return Binary(tag(keys, field, _plain(value, codec)), SUBTYPE)
+
+
+def tag(keys: ColumnKeys, field: Field, plain: bytes) -> bytes:
+    if plain[:1] not in _COMPARED:
+        raise ProtectionUnusable(
+            f"a value of {field.full_name} is of a type that equality cannot be asked of",
+            "store a string, an integer, a date, a boolean, bytes or an id, or protect the field without equality",
+        )
+    if plain[:1] == _INT32:  # drivers choose between the two by size, and MongoDB takes them for equal
+        plain = _INT64 + int.from_bytes(plain[1:], "little", signed=True).to_bytes(8, "little", signed=True)
+    return values.tag(keys.newest(field.column, TAG), field.place, plain)
+
+
+def opened(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
+    """Return the value that was stored. Raises CannotOpen, PlainValueFound, ValueRefused."""
+    try:
+        return _value(_unsealed(keys, field, identity, stored), codec)
+    except values.NotOurs:
+        if field.plain_allowed:
+            return stored
+        raise PlainValueFound(f"{field.full_name} holds a value that is not encrypted") from None
+    except values.DoesNotOpen:
+        raise ValueRefused(
+            f"a value of {field.full_name} does not open in its document: "
+            "it was altered, moved, or encrypted by another service"
+        ) from None
+
+
+def size_of(stored: Binary | Mapping[str, Binary]) -> int:
+    """Return how many bytes a value has of which this is the stored form."""
+    sealed = stored if isinstance(stored, Binary) else stored[SEALED_NAME]
+    return len(sealed) - len(values.BYTES_PREFIX[0]) - values.AROUND
+
+
+def _unsealed(keys: ColumnKeys, field: Field, identity: bytes | None, stored: Any) -> bytes:
+    sealed, equality = _parts(stored)
+    key = keys.version(field.column, values.version_of(sealed))
+    if key is None or identity is None:
+        raise values.DoesNotOpen
+    plain = values.unseal(key, field.place + identity, sealed)
+    if equality is not None and not hmac.compare_digest(equality, tag(keys, field, plain)):
+        raise values.DoesNotOpen
+    return plain
+
+
+def _parts(stored: Any) -> tuple[bytes, Binary | None]:
+    """Return the sealed bytes and the tag. Raises NotOurs, DoesNotOpen."""
+    equality = None
+    if type(stored) is not Binary and isinstance(stored, Mapping) and len(stored) == 2 and _ours(stored.get(TAG_NAME)):
+        equality, stored = stored[TAG_NAME], stored.get(SEALED_NAME)
+    if not _ours(stored):
+        raise values.NotOurs
+    return values.from_bytes(stored)[0], equality
+
+
+def _ours(stored: Any) -> bool:
+    return isinstance(stored, Binary) and stored.subtype == SUBTYPE
+
+
+def _plain(value: object, codec: Codec) -> bytes:
+    if type(value) is str:
+        text = value.encode("utf-8")
+        return b"%b%b%b\0" % (_STRING, (len(text) + 1).to_bytes(4, "little"), text)
+    encoded = bson.encode({"": value}, codec_options=codec)
+    return encoded[4:5] + encoded[6:-1]
+
+
+def _value(plain: bytes, codec: Codec) -> Any:
+    if plain[:1] == _STRING:
+        return plain[5:-1].decode("utf-8")
+    element = plain[:1] + b"\0" + plain[1:] + b"\0"
+    return bson.decode((len(element) + 4).to_bytes(4, "little") + element, codec_options=codec)[""]

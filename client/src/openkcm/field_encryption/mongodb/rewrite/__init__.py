@@ -1,0 +1,1 @@
+"""Rewriting of MongoDB commands: filters, updates, pipelines, projections."""

@@ -1,0 +1,224 @@
+"""What each command may do with a protected collection, and how it is sent."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from openkcm.field_encryption.mongodb.catalog import Catalogue, Collection
+from openkcm.field_encryption.mongodb.encryption import TAG_NAME
+from openkcm.field_encryption.mongodb.errors import ProtectionUnusable, StatementRefused
+from openkcm.field_encryption.mongodb.rewrite import filters, pipelines, updates
+from openkcm.field_encryption.mongodb.rewrite.projections import Documents, projected
+from openkcm.field_encryption.mongodb.rewrite.request import Request
+
+Command = Mapping[str, Any]
+
+
+class Sent(NamedTuple):
+    command: Command
+    reads: Documents = Documents.OTHERS
+
+
+def prepared(request: Request, name: str, command: Command) -> Sent:
+    """Return a command about a protected collection as it is sent.
+
+    Raises StatementRefused, ProtectionUnusable, CannotOpen.
+    """
+    if request.collection.problem:
+        raise ProtectionUnusable(request.collection.problem)
+    if name in _WRITES:
+        list_name, one = _WRITES[name]
+        return Sent({**command, list_name: [one(request, operation) for operation in command[list_name]]})
+    if name in _UNCHANGED:
+        return Sent(command)
+    if name not in _READS:
+        raise StatementRefused(f"{name} cannot be followed on {request.collection.full_name}")
+    return _READS[name](request, command)
+
+
+def check_elsewhere(catalogue: Catalogue, database: str, name: str, command: Command) -> None:
+    """Refuse a command that is not about one protected collection and yet reaches into one."""
+    if name == "aggregate":
+        pipeline = command.get("pipeline", ())
+        pipelines.check_places(database, pipeline, catalogue)
+        watched = next((stage["$changeStream"] for stage in pipeline if "$changeStream" in stage), None)
+        if watched is not None and not isinstance(command[name], str):
+            everywhere = watched.get("allChangesForCluster")
+            if any(everywhere or place[0] == database for place in catalogue):
+                raise StatementRefused("a change stream would hand out ciphertext", "watch one collection")
+    elif name not in _ELSEWHERE_HARMLESS:
+        named = set(_strings(command))
+        for one in catalogue.values():
+            if one.full_name in named or (one.database == database and one.name in named):
+                raise StatementRefused(f"{name} cannot be followed on {one.full_name}")
+
+
+def insert(request: Request, document: Command) -> Command:
+    return updates.inserted(request, document)
+
+
+def update(request: Request, operation: Command) -> Command:
+    return _with_hint(request, updates.changed(request, operation, updates.UPDATE))
+
+
+def delete(request: Request, operation: Command) -> Command:
+    return _with_hint(request, updates.deleted(request, operation, updates.UPDATE))
+
+
+def bulk(request: Request, operation: Command) -> Command:
+    """Return one operation of the command bulkWrite, which begins with its kind."""
+    kind = next(iter(operation))
+    if kind == "insert":
+        return {**operation, "document": insert(request, operation["document"])}
+    change = updates.deleted if kind == "delete" else updates.changed
+    return _with_hint(request, change(request, operation, updates.BULK_WRITE))
+
+
+def _find(request: Request, command: Command) -> Sent:
+    sent = dict(_asked(request, command, "filter"))
+    for bound in ("min", "max"):
+        for path in dict(sent.get(bound) or ()):
+            request.untouched(path, "a range of")
+    if sent.get("returnKey"):
+        raise StatementRefused("returnKey hands out what is in the index", "leave it out")
+    return _projected(request, sent, "projection")
+
+
+def _find_and_modify(request: Request, command: Command) -> Sent:
+    sent: Command = {**command, "query": command.get("query") or {}}
+    sent = (
+        _asked(request, sent, "query")
+        if sent.get("remove")
+        else updates.changed(request, sent, updates.FIND_AND_MODIFY)
+    )
+    _sorted(request, sent)
+    return _projected(request, dict(_with_hint(request, sent)), "fields")
+
+
+def _projected(request: Request, command: dict[str, Any], name: str) -> Sent:
+    reads = Documents.THEIRS
+    if command.get(name):
+        command[name], reads = projected(request, command[name])
+    return Sent(command, reads)
+
+
+def _asked(request: Request, command: Command, name: str) -> Command:
+    """Return a command with its condition as it is sent."""
+    sent = {**command, name: filters.rewritten(request, command[name])} if name in command else command
+    _sorted(request, sent)
+    return _with_hint(request, sent)
+
+
+def _sorted(request: Request, command: Command) -> None:
+    for path in dict(command.get("sort") or ()):
+        request.untouched(path, "sorting by")
+
+
+def _with_hint(request: Request, command: Command) -> Command:
+    _sorted(request, command)
+    if isinstance(command.get("hint"), Mapping):
+        return {**command, "hint": _index_key(request, command["hint"])}
+    return command
+
+
+def _count(request: Request, command: Command) -> Sent:
+    return Sent(_asked(request, command, "query"))
+
+
+def _distinct(request: Request, command: Command) -> Sent:
+    request.untouched(command["key"], "telling apart values of")
+    return Sent(_asked(request, command, "query"))
+
+
+def _aggregate(request: Request, command: Command) -> Sent:
+    pipeline, reads = pipelines.rewritten(request, command["pipeline"])
+    return Sent(_with_hint(request, {**command, "pipeline": pipeline}), reads)
+
+
+def _create_indexes(request: Request, command: Command) -> Sent:
+    """An index on a field with equality is made on its tag, which is what is asked for."""
+    indexes = []
+    for one in command["indexes"]:
+        index = {**one, "key": _index_key(request, one["key"])}
+        if "partialFilterExpression" in one:
+            index["partialFilterExpression"] = filters.rewritten(request, one["partialFilterExpression"])
+        indexes.append(index)
+    return Sent({**command, "indexes": indexes})
+
+
+def _index_key(request: Request, key: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: dict[str, Any] = {}
+    for path, kind in key.items():
+        field = request.collection.touched(path)
+        if field is None:
+            found[path] = kind
+        elif path == field.path and field.deterministic and not isinstance(kind, str):
+            found[f"{path}.{TAG_NAME}"] = kind
+        else:
+            raise StatementRefused(
+                f"an index over {path} is of no use: {field.full_name} is ciphertext there",
+                "protect the field as deterministic to have an index for equality",
+            )
+    return found
+
+
+def _create(request: Request, command: Command) -> Sent:
+    if "viewOn" in command or "collation" in command:
+        raise StatementRefused(
+            f"{request.collection.full_name} can be neither a view nor have a collation of its own",
+            "protect the collection beneath the view; give collations with each command",
+        )
+    return Sent(command)
+
+
+def _strings(value: object, depth: int = 4) -> list[str]:
+    """Return the strings in the outer parts of a command."""
+    if isinstance(value, str):
+        return [value]
+    if depth and isinstance(value, Mapping):
+        return [found for one in value.values() for found in _strings(one, depth - 1)]
+    if depth and isinstance(value, list | tuple):
+        return [found for one in value for found in _strings(one, depth - 1)]
+    return []
+
+
+_WRITES: Mapping[str, tuple[str, Callable[[Request, Command], Command]]] = {
+    "insert": ("documents", insert),
+    "update": ("updates", update),
+    "delete": ("deletes", delete),
+}
+_READS: Mapping[str, Callable[[Request, Command], Sent]] = {
+    "find": _find,
+    "findAndModify": _find_and_modify,
+    "findandmodify": _find_and_modify,
+    "aggregate": _aggregate,
+    "count": _count,
+    "distinct": _distinct,
+    "createIndexes": _create_indexes,
+    "create": _create,
+    "collMod": _create,
+}
+_UNCHANGED = frozenset(
+    {"drop", "listIndexes", "dropIndexes", "collStats", "validate", "compact", "reIndex", "planCacheClear"}
+    | {"killCursors", "planCacheListFilters"}
+)
+_ELSEWHERE_HARMLESS = frozenset(
+    {*_WRITES, "find", "findAndModify", "findandmodify", "getMore", "count", "distinct", *_UNCHANGED}
+    | {
+        "createIndexes",
+        "ping",
+        "hello",
+        "isMaster",
+        "ismaster",
+        "endSessions",
+        "commitTransaction",
+        "abortTransaction",
+        "dropDatabase",
+    }
+    | {"listCollections", "listDatabases", "buildInfo", "serverStatus", "dbStats", "refreshSessions", "killSessions"}
+)
+
+
+def collection_of(catalogue: Catalogue, database: str, name: str, command: Command) -> Collection | None:
+    """Return the protected collection that a command is about."""
+    where = command.get("collection") if name == "getMore" else command[name]
+    return catalogue.get((database, where)) if isinstance(where, str) else None

@@ -1,0 +1,151 @@
+"""One command about one protected collection, while it is being understood.
+
+What one command did at protected fields, and how long that took: noted in the program's sums once it is done.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from openkcm.contract.protected_fields import Store
+from openkcm.field_encryption.key_cache import ColumnKeys
+from openkcm.field_encryption.mongodb import encryption as sealing
+from openkcm.field_encryption.mongodb.catalog import Collection, Field
+from openkcm.field_encryption.mongodb.encryption import Codec
+from openkcm.field_encryption.mongodb.errors import ProtectionUnusable, StatementRefused
+from openkcm.field_encryption.usage import PLAIN, Uses, place
+
+_WHOLE = ("$$ROOT", "$$CURRENT")
+_BY_NAME = ("$getField", "$setField", "$unsetField")
+
+
+class Count:
+    """Begins with the command; used by the one who carries it out."""
+
+    __slots__ = ("_begun", "_done", "_plain", "_spent", "_uses")
+
+    def __init__(self, uses: Uses) -> None:
+        self._uses, self._begun, self._spent = uses, time.perf_counter_ns(), 0
+        self._done: dict[str, list[int]] = {}
+        self._plain: dict[str, int] = {}
+
+    def value(self, field: Field, size: int) -> None:
+        """Count a value that was encrypted or decrypted, of so many bytes."""
+        done = self._done.setdefault(_place(field), [0, 0])
+        done[0] += 1
+        done[1] += size
+
+    def plain(self, field: Field) -> None:
+        """Count a value that was read unencrypted."""
+        name = _place(field)
+        self._plain[name] = self._plain.get(name, 0) + 1
+
+    def spent(self, since: int) -> None:
+        """Count the time since then, by `time.perf_counter_ns`, as taken by encryption."""
+        self._spent += time.perf_counter_ns() - since
+
+    def prepared(self) -> None:
+        """Count the time until now as taken by encryption."""
+        self.spent(self._begun)
+
+    def ended(self, reply: Any = None) -> Any:
+        """Note it all, with the whole time of the command, and return the reply."""
+        lasted = time.perf_counter_ns() - self._begun
+        for name, number in self._plain.items():
+            self._uses.note(name + PLAIN, number, 0, 0)
+        if self._done:
+            share = self._spent // len(self._done)
+            for name, (operations, size) in self._done.items():
+                self._uses.note(name, operations, size, share)
+            self._uses.request(tuple(self._done), lasted)
+        self._done, self._plain = {}, {}
+        return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    collection: Collection
+    keys: ColumnKeys
+    codec: Codec
+    count: Count
+
+    def identity(self, value: object) -> bytes:
+        """Return what binds to a document. Raises ProtectionUnusable."""
+        found = sealing.identity(value, self.codec)
+        if found is None:
+            raise ProtectionUnusable(
+                f"the _id of a document in {self.collection.full_name} is a {type(value).__name__}, "
+                "to which protected values cannot be bound",
+                "use an ObjectId, a string, an integer, a UUID or bytes",
+            )
+        return found
+
+    def seal(self, field: Field, identity: bytes, value: object) -> Any:
+        """Return what is stored. Raises ProtectionUnusable, CannotOpen."""
+        stored = sealing.seal(self.keys, field, identity, value, self.codec)
+        self.count.value(field, sealing.size_of(stored))
+        return stored
+
+    def opened(self, field: Field, identity: bytes | None, stored: Any, codec: Codec) -> Any:
+        """Return the value that was stored. Raises CannotOpen, PlainValueFound, ValueRefused."""
+        value = sealing.opened(self.keys, field, identity, stored, codec)
+        if value is stored:
+            self.count.plain(field)
+        else:
+            self.count.value(field, sealing.size_of(stored))
+        return value
+
+    def tag(self, field: Field, value: object) -> Any:
+        """Return what equality is asked by. Raises ProtectionUnusable, CannotOpen."""
+        return sealing.tag_of(self.keys, field, value, self.codec)
+
+    def is_document(self, value: object) -> bool:
+        return sealing.is_document(value, self.codec)
+
+    def untouched(self, path: str, doing: str) -> None:
+        """Refuse a path that is protected, holds what is, or is inside of it."""
+        field = self.collection.touched(path)
+        if field is not None:
+            raise refusal(field, doing)
+
+    def no_reference(self, expression: object, doing: str) -> None:
+        """Refuse an expression that reads a protected field."""
+        for path in _references(expression):
+            if path in _WHOLE:
+                raise StatementRefused(
+                    f"{doing} the whole document would take along ciphertext of {self.collection.full_name}",
+                    "name the fields that are not protected",
+                )
+            named = path.removeprefix("$$ROOT.").removeprefix("$$CURRENT.").removeprefix("$")
+            if not named.startswith("$"):  # a variable holds what was looked at where it was bound
+                self.untouched(named, doing)
+
+
+def refusal(field: Field, doing: str) -> StatementRefused:
+    return StatementRefused(
+        f"{doing} the protected field {field.full_name} is not possible: the database sees its ciphertext",
+        "read the documents and do it in the application" if field.deterministic else None,
+    )
+
+
+def _references(expression: object) -> Iterator[str]:
+    if isinstance(expression, str):
+        if expression.startswith("$"):
+            yield expression
+    elif isinstance(expression, Mapping):
+        for name, value in expression.items():
+            if name in _BY_NAME:
+                asked = value.get("field") if isinstance(value, Mapping) else value
+                yield f"${asked}" if isinstance(asked, str) else "$$ROOT"
+                if isinstance(value, Mapping):  # the document is looked into, not taken along
+                    yield from _references({key: one for key, one in value.items() if one not in _WHOLE})
+            elif name != "$literal":
+                yield from _references(value)
+    elif isinstance(expression, list | tuple):
+        for value in expression:
+            yield from _references(value)
+
+
+def _place(field: Field) -> str:
+    return place(Store.MONGODB, *field.column)

@@ -1,0 +1,172 @@
+"""What is known in this process: which fields, the keys of each database, and cursors that are being read."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from openkcm.contract.protected_fields import ProtectedField, Store
+from openkcm.field_encryption.key_cache import CannotOpen, ColumnKeys, KeySource, KeyStore
+from openkcm.field_encryption.mongodb import pymongo_internals as clients
+from openkcm.field_encryption.mongodb.catalog import Catalogue, Collection, catalogue
+from openkcm.field_encryption.mongodb.encryption import Codec
+from openkcm.field_encryption.mongodb.errors import ProtectionUnknown, StatementRefused, unavailable
+from openkcm.field_encryption.mongodb.replies import Reading
+from openkcm.field_encryption.mongodb.rewrite import commands
+from openkcm.field_encryption.mongodb.rewrite.projections import Documents
+from openkcm.field_encryption.mongodb.rewrite.request import Count, Request
+from openkcm.field_encryption.protected_fields import Protection, ProtectionUnreadable
+from openkcm.field_encryption.usage import Uses
+
+_CURSORS = 65536
+_DOCUMENTS = frozenset({"find", "aggregate", "findAndModify", "findandmodify", "getMore"})
+
+Command = Mapping[str, Any]
+
+
+class Exchange(NamedTuple):
+    """What is sent in the place of a command, and how what comes back is read."""
+
+    command: Command
+    reading: Reading | None
+    counted: Count
+
+
+class Hook:
+    """The state of the hook in this process; safe to use from several threads."""
+
+    def __init__(  # noqa: PLR0913 - what a process knows from its environment
+        self,
+        protection: Protection,
+        source: KeySource,
+        store: Callable[[Any, str], KeyStore],
+        uses: Uses,
+        *,
+        key_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`store` makes, from a client and a database's name, what keeps the wrapped keys of that database."""
+        self._protection, self._source, self._store, self._uses = protection, source, store, uses
+        self._key_seconds, self._clock = key_seconds, clock
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._forked)
+        self._databases: dict[tuple[str, ...], ColumnKeys] = {}
+        self._cursors: dict[tuple[Any, int], Documents] = {}
+        self._known: tuple[tuple[ProtectedField, ...] | None, Catalogue] = (None, {})
+
+    def _forked(self) -> None:
+        """Another thread of the parent may have held the lock, and will never give it back here."""
+        self._lock = threading.Lock()
+
+    def catalogue(self) -> Catalogue:
+        """Return what is protected. Raises ProtectionUnknown."""
+        try:
+            fields = self._protection.fields()
+        except ProtectionUnreadable as failed:
+            raise ProtectionUnknown(f"which fields are protected is not known: {failed}", failed.hint) from None
+        known, found = self._known  # one object, which threads read and replace as a whole
+        if fields is not known:
+            found = catalogue(fields)
+            self._known = fields, found
+        return found
+
+    def exchange(self, client: Any, database: str, command: Command, codec: Codec) -> Exchange | None:
+        """Return what is sent instead of a command, None when it goes as it is.
+
+        Raises StatementRefused, ProtectionUnusable, ProtectionUnknown, KeysUnavailable.
+        """
+        known = self.catalogue()
+        if not known:
+            return None
+        name = next(iter(command))
+        if name == "explain":
+            inner = self.exchange(client, database, command[name], codec)
+            return None if inner is None else Exchange({**command, name: inner.command}, None, inner.counted)
+        count = self.count()
+        if name == "bulkWrite":
+            spaces = [one["ns"] for one in command["nsInfo"]]
+            writers = [self.writer(client, space, codec, commands.bulk, count) for space in spaces]
+            kinds = [one[next(iter(one))] for one in command["ops"]]
+            written = zip(command["ops"], kinds, strict=True)
+            operations = [_through(writers[kind], one) for one, kind in written]
+            count.prepared()
+            return Exchange({**command, "ops": operations}, None, count)
+        collection = commands.collection_of(known, database, name, command)
+        if collection is None or name == "aggregate":
+            commands.check_elsewhere(known, database, name, command)
+        if collection is None:
+            return None
+        request = self._request(client, collection, codec, count)
+        if name == "getMore":
+            reads = self._cursors.get(clients.cursor_key(client, command[name]), Documents.THEIRS)
+            return Exchange(command, Reading(request, reads), count)
+        try:
+            sent = commands.prepared(request, name, command)
+        except CannotOpen as failed:
+            raise unavailable(failed) from None
+        count.prepared()
+        return Exchange(sent.command, Reading(request, sent.reads) if name in _DOCUMENTS else None, count)
+
+    def count(self) -> Count:
+        """Return what counts one command, which begins now."""
+        return Count(self._uses)
+
+    def writer(
+        self, client: Any, space: str, codec: Codec, one: Callable[[Request, Command], Command], count: Count
+    ) -> "Writer | None":
+        """Return what makes operations ready for `database.collection`, None where nothing is protected."""
+        database, _, name = space.partition(".")
+        collection = self.catalogue().get((database, name))
+        return None if collection is None else Writer(self._request(client, collection, codec, count), one)
+
+    def read(self, client: Any, reading: Reading, reply: Any) -> Any:
+        """Return a reply as the application reads it, and remember its cursor."""
+        if reading.reads is not Documents.THEIRS:
+            cursor = reply.get("cursor")
+            if cursor is not None:
+                self._remember(client, cursor.get("id"), reading.reads)
+        if reading.reads is Documents.OTHERS:
+            return reply
+        begun, count = time.perf_counter_ns(), reading.request.count
+        found = reading.opened(reply)
+        count.spent(begun)
+        return count.ended(found)
+
+    def _remember(self, client: Any, cursor: int | None, reads: Documents) -> None:
+        if cursor:
+            with self._lock:
+                while len(self._cursors) >= _CURSORS:
+                    del self._cursors[next(iter(self._cursors))]
+                self._cursors[clients.cursor_key(client, cursor)] = reads
+
+    def _request(self, client: Any, collection: Collection, codec: Codec, count: Count) -> Request:
+        if client is None or clients.encrypts_itself(client):
+            raise StatementRefused(
+                f"{collection.full_name} is protected, and this client encrypts by itself",
+                "take auto_encryption_opts out, or the collection's fields from what is protected",
+            )
+        arguments = clients.arguments(client)
+        place = (str(arguments["host"]), str(arguments["port"]), collection.database)
+        with self._lock:
+            keys = self._databases.get(place)
+            if keys is None:
+                store = self._store(client, collection.database)
+                keys = ColumnKeys(Store.MONGODB, self._source, store, self._key_seconds, self._clock)
+                self._databases[place] = keys
+        return Request(collection, keys, codec, count)
+
+
+class Writer(NamedTuple):
+    request: Request
+    one: Callable[[Request, Command], Command]
+
+    def __call__(self, operation: Command) -> Command:
+        try:
+            return self.one(self.request, operation)
+        except CannotOpen as failed:
+            raise unavailable(failed) from None
+
+
+def _through(writer: Writer | None, operation: Command) -> Command:
+    return operation if writer is None else writer(operation)

@@ -1,0 +1,299 @@
+"""What is protected in one database, and all that is needed of its tables to understand statements about them.
+
+The one question to a database's catalogue: which columns are protected, of which tables, with which keys.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from openkcm.field_encryption import value_format as values
+from openkcm.field_encryption.value_format import KeyValue
+
+_COMMENT = re.compile(r"\bopenkcm:\s*encrypt(\s+deterministic)?(?![\w-])")
+_KINDS = {20: "int", 21: "int", 23: "int", 25: "text", 1043: "text", 2950: "uuid", 17: "bytea"}
+_UUID_DEFAULTS = frozenset({"gen_random_uuid()", "uuid_generate_v4()", "uuidv4()"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    number: int
+    kind: str
+    """int, text, uuid or bytea; empty for a type that we need not know."""
+    mode: Mode | None = None
+    plain_allowed: bool = False
+    made_by_database: str = ""
+    """Of a key column: `sequence`, `uuid`, or another default that is not known here."""
+    sequence: str = ""
+    always: bool = False
+    """An identity whose values the database insists on making."""
+    place: bytes = b""
+    longest: int = 0
+    """Characters of a varchar with a length, else 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    oid: int
+    schema: str
+    name: str
+    alone: bool
+    """No other table of the database has this name, so it needs no schema in a statement to be known."""
+    columns: tuple[Column, ...]
+    key: tuple[Column, ...]
+    key_name: str
+    problem: str = ""
+    """Why it cannot be protected as it is."""
+    protected: Mapping[str, Column] = field(default_factory=dict, hash=False)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    def column(self, name: str) -> Column | None:
+        return next((one for one in self.columns if one.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    tables: Mapping[tuple[str, str], Table]
+    avoided: Mapping[tuple[str, str], str]
+    """Views and partitions that show or take protected columns under another name, with the reason to refuse them."""
+    mentions: re.Pattern[bytes] | None
+    """What every statement about them contains."""
+
+    def named(self, name: str) -> list[Table]:
+        return [table for table in self.tables.values() if table.name == name]
+
+    def reason_to_avoid(self, schema: str, name: str) -> str:
+        if schema:
+            return self.avoided.get((schema, name), "")
+        return next((reason for (_, other), reason in self.avoided.items() if other == name), "")
+
+
+NOTHING = Catalogue({}, {}, None)
+
+
+def read_answer(answer: str, fields: Iterable[ProtectedField]) -> Catalogue:
+    """Return the catalogue that an answer to `catalogue_query.question` describes."""
+    document = json.loads(answer)
+    listed: dict[tuple[str, str], dict[str, ProtectedField]] = {}
+    for one in fields:
+        listed.setdefault(table_of(one), {})[one.field] = one
+    tables: dict[tuple[str, str], Table] = {}
+    for described in document["tables"] or ():
+        name = (described["schema"], described["name"])
+        table = _table(described, listed.get(name, {}))
+        if table.protected or table.problem:
+            tables[name] = table
+    avoided = _avoided(document, {table.oid: table for table in tables.values()})
+    words = sorted({name.replace('"', '""') for _, name in (*tables, *avoided)})
+    # A name can also be spelt with Unicode escapes, which is then left to the parser.
+    pattern = "|".join([*map(re.escape, words), 'u&"'])
+    return Catalogue(tables, avoided, re.compile(pattern.encode(), re.IGNORECASE) if words else None)
+
+
+def _table(described: Mapping[str, Any], listed: Mapping[str, ProtectedField]) -> Table:
+    schema, name = described["schema"], described["name"]
+    numbers = (described["key"] or {}).get("columns", ())
+    columns = tuple(_column(one, schema, name, listed) for one in described["columns"] or ())
+    by_number = {one.number: one for one in columns}
+    protected = {one.name: one for one in columns if one.mode is not None}
+    problem = _problem(described, columns, [by_number[number] for number in numbers], listed)
+    return Table(
+        described["oid"],
+        schema,
+        name,
+        bool(described["alone"]),
+        columns,
+        tuple(by_number[number] for number in numbers),
+        (described["key"] or {}).get("name", ""),
+        f"{schema}.{name}: {problem}" if problem else "",
+        protected,
+    )
+
+
+def _column(one: Mapping[str, Any], schema: str, table: str, listed: Mapping[str, ProtectedField]) -> Column:
+    name = one["name"]
+    chosen, comment = listed.get(name), _COMMENT.search(one["comment"] or "")
+    mode = None
+    if chosen is not None:
+        mode = chosen.mode
+    elif comment is not None:
+        mode = Mode.DETERMINISTIC if comment[1] else Mode.RANDOMISED
+    made, default = "", one["default"] or ""
+    if one["identity"] or re.fullmatch(r"nextval\('.*'::regclass\)", default):
+        made = "sequence" if one["sequence"] else default
+    elif default:
+        made = "uuid" if default.rpartition(".")[2] in _UUID_DEFAULTS else default
+    return Column(
+        name,
+        one["number"],
+        _KINDS.get(one["type"], ""),
+        mode,
+        chosen is not None and chosen.plain_allowed,
+        made,
+        one["sequence"] or "",
+        one["identity"] == "a",
+        values.column_place(Store.POSTGRESQL, schema, table, name) if mode is not None else b"",
+        max(0, one["modifier"] - 4) if one["type"] == 1043 else 0,
+    )
+
+
+def _problem(
+    described: Mapping[str, Any], columns: tuple[Column, ...], key: list[Column], listed: Mapping[str, ProtectedField]
+) -> str:
+    """Return why the table's columns cannot be protected, empty when they can."""
+    protected = [one for one in columns if one.mode is not None]
+    raw = {one["name"]: one for one in described["columns"] or ()}
+    missing = sorted(set(listed) - set(raw))
+    if missing:
+        return f"the protected column {missing[0]} does not exist"
+    if not protected:
+        return ""
+    if described["kind"] not in {"r", "p"}:
+        return "only columns of ordinary and partitioned tables can be protected"
+    if not key:
+        return "a table with protected columns needs a primary key, to which each value is bound"
+    problems = [_key_problem(one, raw[one.name]) for one in key]
+    problems += [_column_problem(one, raw[one.name]) for one in protected]
+    return next(filter(None, problems), "")
+
+
+def _key_problem(column: Column, raw: Mapping[str, Any]) -> str:
+    if not column.kind or not raw["exact"]:
+        return f"the primary key's column {column.name} must be an integer, text, varchar, uuid or bytea"
+    return "" if column.mode is None else f"the primary key's column {column.name} cannot itself be protected"
+
+
+def _column_problem(column: Column, raw: Mapping[str, Any]) -> str:
+    if column.kind not in {"text", "bytea"} or raw["modifier"] != -1:
+        return (
+            f"the protected column {column.name} must be text, varchar without a length, or bytea: "
+            "change its type, and write numbers and dates as text"
+        )
+    if raw["generated"] or raw["default"] not in {None, "NULL::text", "NULL::character varying", "NULL::bytea"}:
+        return f"the protected column {column.name} has a default or is generated, which would be stored plain"
+    return ""
+
+
+def _avoided(document: Mapping[str, Any], tables: Mapping[int, Table]) -> dict[tuple[str, str], str]:
+    found = {}
+    for view in document["views"] or ():
+        for oid, number in view["uses"] or ():
+            table = tables.get(oid)
+            if table is not None and any(one.number == number for one in table.protected.values()):
+                found[view["schema"], view["name"]] = f"the view {view['name']} reads protected columns"
+    for part in document["parts"] or ():
+        if part["base"] in tables:
+            parent = tables[part["base"]].full_name
+            found[part["schema"], part["name"]] = f"{part['name']} is a part of {parent}: use that name"
+    return found
+
+
+def key_value(kind: str, value: object) -> KeyValue | None:
+    """Return a loaded primary key value in the one form that places are made of, or None when it is none."""
+    if kind == "int" and type(value) is int:
+        return value
+    if kind == "text" and isinstance(value, str):
+        return value if type(value) is str else str.__str__(value)
+    if kind == "uuid":
+        if isinstance(value, UUID):
+            return value
+        return _uuid(value) if isinstance(value, str) else None
+    if kind == "bytea" and isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    return None
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def question(fields: Iterable[ProtectedField]) -> bytes:
+    """Return the query, whose answer is one JSON text; it takes no lock and needs no privilege."""
+    named = [{"schema": schema, "table": table} for schema, table in sorted({table_of(one) for one in fields})]
+    literal = json.dumps(named).replace("\\", "\\\\").replace("'", "''")
+    return _QUERY.replace("@named@", f"E'{literal}'").encode("ascii")
+
+
+def table_of(one: ProtectedField) -> tuple[str, str]:
+    """Return schema and table of a protected column; a place without a schema is in `public`."""
+    schema, _, table = one.place.rpartition(".")
+    return schema or "public", table
+
+
+_QUERY = r"""
+WITH RECURSIVE named AS (
+  SELECT * FROM pg_catalog.json_to_recordset(@named@) AS one("schema" text, "table" text)
+), protected AS (
+  SELECT c.oid, n.nspname, c.relname, c.relkind
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND (
+     EXISTS (SELECT FROM named WHERE named."schema" = n.nspname AND named."table" = c.relname)
+     OR c.oid IN (SELECT d.objoid FROM pg_catalog.pg_description d
+                   WHERE d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid > 0
+                     AND d.description LIKE '%openkcm:%encrypt%'))
+), dependent AS (
+  SELECT r.ev_class AS oid, d.refobjid AS base, d.refobjsubid AS attnum
+    FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.ev_class <> d.refobjid
+   WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+     AND d.refobjid IN (SELECT oid FROM protected)
+), over AS (
+  SELECT d.objid AS rule, r.ev_class AS oid, d.refobjid AS base
+    FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid AND r.ev_class <> d.refobjid
+   WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.refobjid > 16383
+), reached AS (
+  SELECT oid, oid AS base FROM dependent
+  UNION
+  SELECT over.oid, reached.base FROM over JOIN reached ON reached.oid = over.base
+), namesakes AS (
+  SELECT c.relname, pg_catalog.count(*) AS n FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace t ON t.oid = c.relnamespace
+   WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relname IN (SELECT relname FROM protected)
+     AND t.nspname NOT LIKE 'pg\_temp%'
+   GROUP BY c.relname
+)
+SELECT pg_catalog.json_build_object(
+ 'tables', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+   'oid', p.oid::bigint, 'schema', p.nspname, 'name', p.relname, 'kind', p.relkind,
+   'alone', (SELECT n = 1 FROM namesakes WHERE namesakes.relname = p.relname),
+   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+      'name', a.attname, 'number', a.attnum, 'type', a.atttypid::bigint, 'modifier', a.atttypmod,
+      'default', pg_catalog.pg_get_expr(f.adbin, f.adrelid), 'identity', a.attidentity::text,
+      'generated', a.attgenerated::text,
+      'sequence', CASE WHEN a.atttypid IN (20, 21, 23) THEN pg_catalog.pg_get_serial_sequence(
+          pg_catalog.quote_ident(p.nspname) || '.' || pg_catalog.quote_ident(p.relname), a.attname) END,
+      'exact', COALESCE((SELECT l.collisdeterministic FROM pg_catalog.pg_collation l
+                          WHERE l.oid = a.attcollation), true),
+      'comment', pg_catalog.col_description(p.oid, a.attnum)) ORDER BY a.attnum)
+      FROM pg_catalog.pg_attribute a
+      LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+     WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped),
+   'key', (SELECT pg_catalog.json_build_object('name', k.conname, 'columns', k.conkey)
+             FROM pg_catalog.pg_constraint k WHERE k.conrelid = p.oid AND k.contype = 'p')))
+   FROM protected p),
+ 'views', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+   'schema', n.nspname, 'name', c.relname, 'uses',
+     (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(d.base::bigint, d.attnum))
+        FROM dependent d WHERE d.oid = v.base)))
+   FROM reached v JOIN pg_catalog.pg_class c ON c.oid = v.oid
+   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace),
+ 'parts', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
+   'schema', n.nspname, 'name', c.relname, 'base', i.inhparent::bigint))
+   FROM pg_catalog.pg_inherits i JOIN protected p ON p.oid = i.inhparent
+   JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace)
+)::text
+"""

@@ -1,0 +1,1 @@
+"""Execution of a rewritten statement: bind parameters, decrypt rows."""

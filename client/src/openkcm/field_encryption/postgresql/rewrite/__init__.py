@@ -1,0 +1,1 @@
+"""Rewriting of SQL statements: queries, conditions, modifying statements."""

@@ -1,0 +1,168 @@
+"""Names inside a statement: what each part of FROM brings, and which protected column a reference means."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from openkcm.field_encryption.postgresql.catalog import Catalogue, Column, Table
+from openkcm.field_encryption.postgresql.errors import ProtectionUnusable, StatementRefused
+from openkcm.field_encryption.postgresql.parser import Node
+from openkcm.field_encryption.postgresql.plan import Read
+
+# What becomes of protected columns in a query's result.
+EXPORTED, REFUSED, IGNORED = "exported", "refused", "ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A protected column of a result; `key` are names of columns in the same result."""
+
+    name: str
+    table: Table
+    column: Column
+    key: tuple[str, ...]
+
+    def read(self) -> Read:
+        return Read(self.table, self.column, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A protected column as one source shows it; `key` are the source's columns with the row's primary key."""
+
+    name: str
+    table: Table
+    column: Column
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A part of FROM. `names` are all its columns where they are known."""
+
+    alias: str
+    fields: tuple[Field, ...] = ()
+    names: frozenset[str] | None = None
+
+    def field(self, name: str) -> Field | None:
+        return next((one for one in self.fields if one.name == name), None)
+
+
+@dataclass(slots=True)
+class Scope:
+    parent: "Scope | None" = None
+    sources: list[Source] = field(default_factory=list)
+    queries: dict[str, Source] = field(default_factory=dict)
+    """What WITH defines, by name."""
+
+    def chain(self) -> "Iterator[Scope]":
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+    def query(self, name: str) -> Source | None:
+        return next((scope.queries[name] for scope in self.chain() if name in scope.queries), None)
+
+
+def refusal(column: Column, table: Table, doing: str) -> StatementRefused:
+    """Return why a protected column cannot be used so."""
+    return StatementRefused(
+        f"{table.full_name}.{column.name} is encrypted by the application, so the database cannot {doing} it",
+        "read the rows and do it in the application, or ask for equality only, with `openkcm: encrypt deterministic`",
+    )
+
+
+def reference(node: Any) -> Mapping[str, Any] | None:
+    """Return the column reference that a node is."""
+    return node.get("ColumnRef") if isinstance(node, dict) else None
+
+
+def path(ref: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """Return the names of a reference, and whether it ends with a star."""
+    parts = ref["fields"]
+    return [part["String"].get("sval", "") for part in parts if "String" in part], "A_Star" in parts[-1]
+
+
+def find(ref: Mapping[str, Any], scope: Scope) -> tuple[Source, Field] | None:
+    """Return the protected column that a reference means, None for any other. Raises StatementRefused."""
+    names, _ = path(ref)
+    if not names:
+        return None
+    if len(names) > 1:
+        return _qualified(names[-2], names[-1], scope)
+    for level in scope.chain():
+        hits = [(source, hit) for source in level.sources if (hit := source.field(names[0])) is not None]
+        if len(hits) > 1:
+            raise StatementRefused(f"the column {names[0]} could be of two tables", "write the table before it")
+        if hits:
+            return hits[0]
+        if any(source.names is not None and names[0] in source.names for source in level.sources):
+            return None
+        for source in level.sources:
+            if source.alias == names[0] and source.fields:
+                raise whole_row(source)
+    return None
+
+
+def _qualified(alias: str, name: str, scope: Scope) -> tuple[Source, Field] | None:
+    for level in scope.chain():
+        for source in level.sources:
+            if source.alias == alias:
+                found = source.field(name)
+                if found is None and source.fields and source.names is not None and name not in source.names:
+                    raise whole_row(source)
+                return None if found is None else (source, found)
+    return None
+
+
+def whole_row(source: Source) -> StatementRefused:
+    return StatementRefused(
+        f"a whole row of {source.alias} holds protected columns, which could not be told apart in it",
+        "name the columns, or write a star",
+    )
+
+
+def covered(ref: Mapping[str, Any], scope: Scope) -> list[Source]:
+    """Return the sources whose columns a star stands for, in their order."""
+    names, _ = path(ref)
+    if not names:
+        return list(scope.sources)
+    for level in scope.chain():
+        found = [source for source in level.sources if source.alias == names[-1]]
+        if found:
+            return found[:1]
+    return []
+
+
+def base_source(table: Table, alias: str) -> Source:
+    keys = tuple(one.name for one in table.key)
+    fields = tuple(Field(one.name, table, one, keys) for one in table.protected.values())
+    return Source(alias, fields, frozenset(one.name for one in table.columns))
+
+
+def table_of(relation: Node, catalogue: Catalogue) -> Table | None:
+    """Return the protected table a statement names. Raises StatementRefused, ProtectionUnusable."""
+    schema, name = relation.get("schemaname", ""), relation["relname"]
+    reason = catalogue.reason_to_avoid(schema, name)
+    if reason:
+        raise StatementRefused(reason, "use the table itself in the statement")
+    if schema:
+        found = catalogue.tables.get((schema, name))
+    else:
+        named = catalogue.named(name)
+        if len(named) > 1 or (named and not named[0].alone):
+            raise StatementRefused(f"more than one table is named {name}", "write the schema before it")
+        found = named[0] if named else None
+    if found is not None and found.problem:
+        raise ProtectionUnusable(found.problem)
+    return found
+
+
+def alias_of(relation: Node) -> str:
+    alias = relation.get("alias")
+    return str(alias["aliasname"] if alias else relation["relname"])
+
+
+def quoted(name: str) -> bytes:
+    return b'"' + name.encode("utf-8").replace(b'"', b'""') + b'"'

@@ -1,0 +1,123 @@
+"""What is known of each database and each connection: its catalogue for a short time, its keys, its blocks of ids."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from openkcm.contract.protected_fields import ProtectedField, Store
+from openkcm.field_encryption.key_cache import ColumnKeys, KeySource, KeyStore
+from openkcm.field_encryption.postgresql.catalog import NOTHING, question, read_answer
+from openkcm.field_encryption.postgresql.errors import ProtectionUnknown
+from openkcm.field_encryption.postgresql.statements import Works
+from openkcm.field_encryption.protected_fields import Protection, ProtectionUnreadable
+from openkcm.field_encryption.usage import Uses
+
+_FIRST_BLOCK, _LARGEST_BLOCK = 8, 512
+_KEPT = "_openkcm_session"
+"""On the connection itself, which ends with it and is found at once."""
+
+
+class Database:
+    """One database of one server, for the whole process."""
+
+    def __init__(self, keys: ColumnKeys, uses: Uses) -> None:
+        self._keys, self._uses = keys, uses
+        self.works = Works(NOTHING, keys, uses)
+        self.known_until = float("-inf")
+        self.fields: tuple[ProtectedField, ...] | None = None
+        """Those of all stores that the catalogue was read with."""
+
+    def learn(self, answer: str, fields: tuple[ProtectedField, ...], until: float) -> None:
+        catalogue = read_answer(answer, _columns(fields))
+        if catalogue != self.works.catalogue:
+            self.works = Works(catalogue, self._keys, self._uses)
+        self.fields, self.known_until = fields, until
+
+
+class Session:
+    """What belongs to one connection."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.ids: dict[str, list[int]] = {}
+        self.block = _FIRST_BLOCK
+        self.took_ids = False
+        self.asked: tuple[ProtectedField, ...] = ()
+        """The fields that the question to the catalogue named, which is under way."""
+        self.changed = False
+        """It changed the structure of the database, perhaps in a transaction that others do not see yet."""
+
+    def take(self, sequence: str) -> int:
+        self.took_ids = True
+        return self.ids[sequence].pop()
+
+    def next_block(self, needed: int) -> int:
+        size, self.block = self.block, min(_LARGEST_BLOCK, 2 * self.block)
+        return max(size, needed)
+
+
+class Hook:
+    """The state of the hook in this process."""
+
+    def __init__(  # noqa: PLR0913 - what a process knows from its environment
+        self,
+        protection: Protection,
+        source: KeySource,
+        store: Callable[[Any], KeyStore],
+        uses: Uses,
+        *,
+        key_seconds: float,
+        catalogue_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`store` makes, from a connection, what keeps the wrapped keys of its database."""
+        self._protection, self._source, self._store, self.uses = protection, source, store, uses
+        self._key_seconds, self._catalogue_seconds, self._clock = key_seconds, catalogue_seconds, clock
+        self._lock = threading.Lock()
+        self._databases: dict[tuple[bytes, ...], Database] = {}
+
+    def session(self, connection: Any) -> Session:
+        kept: tuple[Hook, Session] | None = connection.__dict__.get(_KEPT)
+        if kept is not None and kept[0] is self:
+            return kept[1]
+        pgconn = connection.pgconn
+        place = (pgconn.host, pgconn.hostaddr, pgconn.port, pgconn.db)
+        with self._lock:
+            database = self._databases.get(place)
+            if database is None:
+                keys = ColumnKeys(Store.POSTGRESQL, self._source, self._store(pgconn), self._key_seconds, self._clock)
+                database = self._databases[place] = Database(keys, self.uses)
+        made = Session(database)
+        connection.__dict__[_KEPT] = (self, made)
+        return made
+
+    def knows(self, session: Session) -> bool:
+        """Whether what is known of the catalogue holds. Raises ProtectionUnknown."""
+        database = session.database
+        return self._fields() is database.fields and not session.changed and self._clock() < database.known_until
+
+    def question(self, session: Session) -> bytes:
+        """Return what to ask the catalogue. Raises ProtectionUnknown."""
+        session.asked = self._fields()
+        return question(_columns(session.asked))
+
+    def _fields(self) -> tuple[ProtectedField, ...]:
+        try:
+            return self._protection.fields()
+        except ProtectionUnreadable as failed:
+            raise ProtectionUnknown(f"which columns are protected is not known: {failed}", failed.hint) from None
+
+    def answered(self, session: Session, answer: str) -> None:
+        session.changed = False
+        session.database.learn(answer, session.asked, self._clock() + self._catalogue_seconds)
+
+    def structure_changed(self, session: Session) -> None:
+        """Ask again before the next statement, and again before what follows the end of the transaction."""
+        session.changed = True
+        session.ids.clear()
+        session.database.known_until = float("-inf")
+
+
+def _columns(fields: Iterable[ProtectedField]) -> list[ProtectedField]:
+    return [one for one in fields if one.store is Store.POSTGRESQL]

@@ -1,0 +1,165 @@
+"""From a statement's text to its plan and the work that this is, once for each text."""
+
+from collections import OrderedDict
+
+from openkcm.field_encryption.key_cache import ColumnKeys
+from openkcm.field_encryption.postgresql.catalog import Catalogue, Column, Table
+from openkcm.field_encryption.postgresql.errors import StatementRefused
+from openkcm.field_encryption.postgresql.execute.prepared import Work
+from openkcm.field_encryption.postgresql.execute.rows import Opener
+from openkcm.field_encryption.postgresql.parser import Node, NotParsed, parse
+from openkcm.field_encryption.postgresql.plan import Plan, Sealed, finished
+from openkcm.field_encryption.postgresql.rewrite import dml as writing
+from openkcm.field_encryption.postgresql.rewrite import select as reading
+from openkcm.field_encryption.postgresql.rewrite.analysis import Analysis
+from openkcm.field_encryption.postgresql.rewrite.scopes import EXPORTED, IGNORED, REFUSED, Output, Scope, table_of
+from openkcm.field_encryption.usage import Uses
+
+# What neither stores values nor gives them out: structure, maintenance, sessions.
+_PASSING = frozenset({
+    "AlterTableStmt", "AlterOwnerStmt", "AlterObjectSchemaStmt", "AlterSeqStmt", "AlterPolicyStmt", "AlterEnumStmt",
+    "AlterDefaultPrivilegesStmt", "AlterObjectDependsStmt", "AlterPublicationStmt", "AlterRoleStmt", "AlterRoleSetStmt",
+    "AlterDatabaseStmt", "AlterDatabaseSetStmt", "AlterExtensionStmt", "AlterStatsStmt", "AlterTypeStmt",
+    "AlterDomainStmt", "ClusterStmt", "CommentStmt", "CreateEnumStmt", "CreateExtensionStmt", "CreateFunctionStmt",
+    "CreatePolicyStmt", "CreatePublicationStmt", "CreateRoleStmt", "CreateSchemaStmt", "CreateSeqStmt",
+    "CreateStatsStmt", "CreateStmt", "CreateTrigStmt", "CompositeTypeStmt", "CreateDomainStmt", "CreatedbStmt",
+    "DropStmt", "DropOwnedStmt", "DropRoleStmt", "DropdbStmt", "GrantStmt", "GrantRoleStmt", "IndexStmt", "LockStmt",
+    "ReassignOwnedStmt", "ReindexStmt", "RenameStmt", "SecLabelStmt", "TruncateStmt", "VacuumStmt", "ViewStmt",
+    "TransactionStmt", "VariableSetStmt", "VariableShowStmt", "ListenStmt", "UnlistenStmt", "NotifyStmt",
+    "DeallocateStmt", "DiscardStmt", "CheckPointStmt", "ConstraintsSetStmt", "ClosePortalStmt", "DoStmt", "CallStmt",
+    "CreateForeignTableStmt", "CreateTableSpaceStmt", "CreateConversionStmt", "CreateSubscriptionStmt",
+    "RefreshMatViewStmt", "RuleStmt",
+})  # fmt: skip
+_WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+_MOST = 2000
+_LONGEST_KEPT = 1 << 16
+
+
+class Works:
+    """The statements known under one catalogue; safe to use from several threads, as one made twice does no harm."""
+
+    def __init__(self, catalogue: Catalogue, keys: ColumnKeys, uses: Uses) -> None:
+        self.catalogue = catalogue
+        self._keys, self._uses = keys, uses
+        self._kept: OrderedDict[bytes, Work | None] = OrderedDict()
+        self._openers: dict[tuple[int, int], Opener] = {}
+
+    def of(self, query: bytes) -> Work | None:
+        """Return what is to be done for a statement, None when it touches nothing that is protected.
+
+        Raises: StatementRefused, ProtectionUnusable.
+        """
+        try:
+            return self._kept[query]
+        except KeyError:
+            pass
+        mentions = self.catalogue.mentions
+        plan = None if mentions is None or mentions.search(query) is None else make(self.catalogue, query)
+        work = None if plan is None else Work(plan, self._keys, self._opener, self._uses)
+        if len(query) <= _LONGEST_KEPT:
+            self._kept[query] = work
+            while len(self._kept) > _MOST:
+                self._kept.popitem(last=False)
+        return work
+
+    def _opener(self, table: Table, column: Column) -> Opener:
+        """Return the one of a column, which all its statements share."""
+        found = self._openers.get((table.oid, column.number))
+        if found is None:
+            found = self._openers.setdefault((table.oid, column.number), Opener(self._keys, table, column))
+        return found
+
+
+def make(catalogue: Catalogue, query: bytes) -> Plan | None:
+    """Understand a statement that mentions something protected."""
+    try:
+        statements = parse(query)
+    except NotParsed as failed:
+        raise StatementRefused(f"the statement was not understood: {failed}", "correct it") from None
+    analyses = [_analysed(catalogue, query, one) for one in statements]
+    plans = [plan for plan in analyses if plan is not None]
+    if not plans:
+        return None
+    if len(statements) > 1:
+        raise StatementRefused(
+            "several statements at once, of which one is on protected columns", "send them one by one"
+        )
+    return plans[0]
+
+
+def _analysed(catalogue: Catalogue, query: bytes, statement: Node) -> Plan | None:
+    ((kind, node),) = statement.items()
+    if kind in _PASSING:
+        return None
+    a = Analysis(catalogue, query, reading.select, writing.write)
+    outputs = _understood(a, kind, node)
+    pieces = a.pieces()
+    parameters = any(token.text[0] == "$" and token.text[1:].isdigit() for token in a.tokens)
+    plan = finished(
+        pieces,
+        tuple(one.read() for one in outputs),
+        frozenset(a.hidden),
+        declares=kind == "DeclareCursorStmt",
+        parameters=parameters,
+    )
+    return plan if plan.columns or plan.made or plan.hidden else None
+
+
+def _understood(a: Analysis, kind: str, node: Node) -> list[Output]:
+    scope = Scope()
+    if kind == "SelectStmt":
+        return reading.select(a, node, scope, EXPORTED)
+    if kind in _WRITES:
+        return writing.write(a, kind, node, scope, EXPORTED)
+    if kind == "DeclareCursorStmt":
+        return reading.select(a, node["query"]["SelectStmt"], scope, EXPORTED)
+    if kind == "ExplainStmt":
+        ((inner, query),) = node["query"].items()
+        if inner == "SelectStmt":
+            reading.select(a, query, scope, EXPORTED)
+        else:
+            writing.write(a, inner, query, scope, IGNORED)
+        if a.changed(Sealed):
+            raise StatementRefused("EXPLAIN of a statement that encrypts shows nothing true", "explain a query")
+        return []
+    if kind == "CopyStmt":
+        _copy(a, node, scope)
+        return []
+    # Something unknown: it passes only where it names no protected table and computes with no protected column.
+    _no_table(a, node)
+    return []
+
+
+def _copy(a: Analysis, node: Node, scope: Scope) -> None:
+    if "query" in node:
+        ((kind, query),) = node["query"].items()
+        if kind == "SelectStmt":
+            reading.select(a, query, scope, REFUSED)
+        else:
+            writing.write(a, kind, query, scope, REFUSED)
+        return
+    table = table_of(node["relation"], a.catalogue)
+    named = {one["String"]["sval"] for one in node.get("attlist", ())}
+    touched = [name for name in (table.protected if table is not None else ()) if not named or name in named]
+    if table is not None and touched:
+        doing = (
+            ("would store plain values in", "use INSERT with executemany")
+            if node.get("is_from")
+            else ("would hand out ciphertext of", "use SELECT")
+        )
+        raise StatementRefused(f"COPY {doing[0]} {table.full_name}.{touched[0]}", doing[1])
+
+
+def _no_table(a: Analysis, node: object) -> None:
+    if isinstance(node, list):
+        for one in node:
+            _no_table(a, one)
+    elif isinstance(node, dict):
+        for kind, inner in node.items():
+            if kind in {"RangeVar", "relation", "rel"} and isinstance(inner, dict) and "relname" in inner:
+                table = table_of(inner, a.catalogue)
+                if table is not None and table.protected:
+                    raise StatementRefused(f"the statement cannot be followed on {table.full_name}", "use SELECT")
+            if kind == "ColumnRef":
+                continue
+            _no_table(a, inner)

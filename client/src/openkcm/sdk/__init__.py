@@ -1,0 +1,1 @@
+"""Client of the crypto service: requests, envelope encryption, identity."""

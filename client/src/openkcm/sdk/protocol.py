@@ -1,0 +1,284 @@
+"""Requests and answers of the client, without any I/O: both faces drive the same generators.
+
+A *procedure* is a generator that yields what it needs done (a `Step`), is given the outcome, and returns the result.
+Whether the doing blocks or awaits is all that `Client` and `AsyncClient` differ in.
+"""
+
+import base64
+import json
+import random
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from openkcm.contract.protected_fields import Mode, ProtectedField, Store
+from openkcm.sdk.errors import ClientError, RequestRefused, ServiceFailed, Unavailable, from_problem
+
+Result = TypeVar("Result")
+BATCH_ITEMS = 1000
+_BATCH_CHARACTERS = 700_000
+"""Characters of one batch's data, well below the body limit a service has by default (1 MiB)."""
+
+_TOO_LARGE = "body_too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """A data key: `wrapped` is stored beside the data; `plaintext` is None when only `wrapped` was requested."""
+
+    wrapped: str
+    plaintext: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    method: str
+    path: str
+    content: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Use new connections from now on, which show the renewed certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    status: int
+    content: bytes = field(repr=False)
+    retry_after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """There was no answer; `reason` names the kind of failure."""
+
+    reason: str
+
+
+Outcome = Answered | Failed | None
+Step = Send | Wait | Reconnect
+Procedure = Generator[Step, Outcome, Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how patiently. Every operation may be sent twice: nothing of it stays but its audit record."""
+
+    attempts: int = 4
+    first_seconds: float = 0.1
+    longest_seconds: float = 5.0
+
+    def pause(self, attempt: int, asked: float | None) -> float:
+        """Return how long to wait after `attempt`, with jitter so that many clients do not come back together."""
+        backoff = min(self.longest_seconds, self.first_seconds * 2.0 ** (attempt - 1))
+        spread = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+        return spread if asked is None else min(asked, self.longest_seconds) + spread
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Result]):
+    """One request and how its answer is read."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = field(repr=False)
+    read: Callable[[Any], Result]
+
+
+def perform(call: Call[Result], retry: Retry) -> Procedure[Result]:
+    """Send a call, again where that is safe and can help; raises ClientError."""
+    content = None if call.body is None else json.dumps(call.body).encode()
+    for attempt in count(1):
+        outcome = yield Send(call.method, call.path, content)
+        try:
+            return _read(call, outcome)
+        except Unavailable as failed:
+            if attempt >= retry.attempts:
+                raise
+            pause = retry.pause(attempt, failed.retry_after)
+        yield Wait(pause)
+    raise AssertionError
+
+
+def _read(call: Call[Result], outcome: Outcome) -> Result:
+    if not isinstance(outcome, Answered):
+        reason = outcome.reason if outcome is not None else "nothing was sent"
+        hint = "check the address, the network and that the certificate has not expired"
+        raise Unavailable("connection_failed", f"the crypto service was not reached: {reason}", hint)
+    try:
+        document = json.loads(outcome.content)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {}
+    if outcome.status != 200:
+        raise from_problem(outcome.status, document, _seconds(outcome.retry_after))
+    try:
+        return call.read(document)
+    except (KeyError, TypeError, ValueError):
+        raise _not_understood() from None
+
+
+def _not_understood() -> ServiceFailed:
+    return ServiceFailed("answer_not_understood", "the answer is not as documented", "check the address and versions")
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isascii() and text.isdigit() else None
+
+
+# The calls.
+
+
+def encrypt(plaintext: bytes, resource: str) -> Call[str]:
+    return _post("/v1/encrypt", _plain(plaintext, resource), _ciphertext)
+
+
+def decrypt(ciphertext: str, resource: str) -> Call[bytes]:
+    return _post("/v1/decrypt", _sealed(ciphertext, resource), _plaintext)
+
+
+def rewrap(ciphertext: str, resource: str) -> Call[str]:
+    return _post("/v1/rewrap", _sealed(ciphertext, resource), _ciphertext)
+
+
+def new_data_key(resource: str, *, wrapped_only: bool) -> Call[DataKey]:
+    return _post("/v1/data-keys", {"resource": resource, "wrapped_only": wrapped_only}, _data_key)
+
+
+def open_data_key(wrapped: str, resource: str) -> Call[bytes]:
+    return _post("/v1/data-keys/open", {"wrapped": wrapped, "resource": resource}, _plaintext)
+
+
+def discover() -> Call[dict[str, Any]]:
+    return Call("GET", "/.well-known/openkcm", None, dict)
+
+
+def certificate() -> Call[dict[str, Any]]:
+    return Call("GET", "/v1/certificate", None, dict)
+
+
+def heartbeat(body: Mapping[str, Any]) -> Call[dict[str, Any]]:
+    return _post("/v1/heartbeat", body, dict)
+
+
+def protection() -> Call[tuple[ProtectedField, ...]]:
+    return Call("GET", "/v1/protection", None, _fields)
+
+
+# Batches: as many calls as the limits need, in order.
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Result]):
+    path: str
+    items: Sequence[Mapping[str, str]] = field(repr=False)
+    read: Callable[[Any], Result]
+
+    def call(self) -> Call[list[Result | ClientError]]:
+        return _post(self.path, {"items": self.items}, self._read_all)
+
+    def halves(self) -> tuple["Batch[Result]", "Batch[Result]"]:
+        middle = len(self.items) // 2
+        return replace(self, items=self.items[:middle]), replace(self, items=self.items[middle:])
+
+    def _read_all(self, document: Any) -> list[Result | ClientError]:
+        answers = document["items"]
+        if len(answers) != len(self.items):
+            raise ValueError
+        return [
+            from_problem(int(one["problem"]["status"]), one["problem"]) if "problem" in one else self.read(one)
+            for one in answers
+        ]
+
+
+def encrypt_many(items: Sequence[tuple[bytes, str]]) -> Iterator[Batch[str]]:
+    return _batches("/v1/encrypt:batch", [_plain(*item) for item in items], _ciphertext)
+
+
+def decrypt_many(items: Sequence[tuple[str, str]]) -> Iterator[Batch[bytes]]:
+    return _batches("/v1/decrypt:batch", [_sealed(*item) for item in items], _plaintext)
+
+
+def rewrap_many(items: Sequence[tuple[str, str]]) -> Iterator[Batch[str]]:
+    return _batches("/v1/rewrap:batch", [_sealed(*item) for item in items], _ciphertext)
+
+
+def new_data_keys(resources: Sequence[str]) -> Iterator[Batch[DataKey]]:
+    return _batches("/v1/data-keys:batch", [{"resource": resource} for resource in resources], _data_key)
+
+
+def perform_all(batches: Iterator[Batch[Result]], retry: Retry) -> Procedure[list[Result | ClientError]]:
+    """Perform batches one after the other and return their results as one list."""
+    found: list[Result | ClientError] = []
+    for batch in batches:
+        found += yield from _perform_batch(batch, retry)
+    return found
+
+
+def _perform_batch(batch: Batch[Result], retry: Retry) -> Procedure[list[Result | ClientError]]:
+    try:
+        return (yield from perform(batch.call(), retry))
+    except RequestRefused as refused:
+        # How much a service takes is a setting of the platform, so a batch that is too large for it is halved.
+        if refused.code != _TOO_LARGE:
+            raise
+        if len(batch.items) == 1:
+            return [refused]
+    first, second = batch.halves()
+    return (yield from _perform_batch(first, retry)) + (yield from _perform_batch(second, retry))
+
+
+def _batches(path: str, items: Sequence[Mapping[str, str]], read: Callable[[Any], Result]) -> Iterator[Batch[Result]]:
+    taken: list[Mapping[str, str]] = []
+    characters = 0
+    for item in items:
+        size = sum(map(len, item.values()))
+        if taken and (len(taken) == BATCH_ITEMS or characters + size > _BATCH_CHARACTERS):
+            yield Batch(path, taken, read)
+            taken, characters = [], 0
+        taken.append(item)
+        characters += size
+    if taken:
+        yield Batch(path, taken, read)
+
+
+def _post(path: str, body: Mapping[str, Any], read: Callable[[Any], Result]) -> Call[Result]:
+    return Call("POST", path, body, read)
+
+
+def _plain(plaintext: bytes, resource: str) -> dict[str, str]:
+    return {"plaintext": base64.b64encode(plaintext).decode("ascii"), "resource": resource}
+
+
+def _sealed(ciphertext: str, resource: str) -> dict[str, str]:
+    return {"ciphertext": ciphertext, "resource": resource}
+
+
+def _ciphertext(document: Any) -> str:
+    return str(document["ciphertext"])
+
+
+def _plaintext(document: Any) -> bytes:
+    return base64.b64decode(document["plaintext"], validate=True)
+
+
+def _fields(document: Any) -> tuple[ProtectedField, ...]:
+    """Read every field or none: one that this version does not understand must not go unprotected unnoticed."""
+    return tuple(
+        ProtectedField(
+            Store(one["store"]), str(one["place"]), str(one["field"]), Mode(one["mode"]), one["plain_allowed"] is True
+        )
+        for one in document["fields"]
+    )
+
+
+def _data_key(document: Any) -> DataKey:
+    return DataKey(str(document["wrapped"]), _plaintext(document) if "plaintext" in document else None)

@@ -1,0 +1,1 @@
+"""Offline verification of compliance reports: every figure is computed again from the signed snapshot."""

@@ -1,0 +1,186 @@
+"""A compliance report as files: what of each is signed, and how the figures lie in every one of them.
+
+The JSON file is one signed document (`signed_document`) whose statement is the report. The HTML and PDF files carry
+that document inside, so that any of the three is enough to check every figure; and each ends in a line with a signature
+over all bytes before it, so that what is printed is what was made from these figures and nothing else.
+
+All signatures are by the key that signs audit streams, over `openkcm-report/1 <tenant> <form> <SHA-256>`.
+
+The one file that a PDF of ours carries, taken out without a PDF library: whoever verifies one has this alone.
+
+It reads what our typesetter writes and nothing else: one stream of type EmbeddedFile, its dictionary right before it.
+A PDF's structure is not believed; the signature over its bytes is what shows that it is ours.
+"""
+
+import hashlib
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from openkcm.verification.reports.model import Report, Stated
+from openkcm.verification.signed_document import (
+    DocumentBroken,
+    SignedText,
+    canonical_text,
+    parts_of,
+    read_document,
+    statement_of,
+    write_document,
+)
+
+KIND = "compliance report"
+LONGEST_DOCUMENT = 20_000_000
+"""Bytes of the largest document that is read; the lists of a report are bounded, its keys and services are not."""
+LONGEST_FILE = 60_000_000
+"""Bytes of the largest HTML or PDF file that is read."""
+
+ELEMENT = '<script type="application/json" id="openkcm-report">'
+_ELEMENT_ENDS = "</script>"
+
+_SIGNED = rb"openkcm-report/1 ([a-z0-9-]{1,40}:[0-9]{1,9}) ([A-Za-z0-9+/=]{1,400})"
+
+
+class Form(StrEnum):
+    """What a report's file is."""
+
+    JSON = "json"
+    HTML = "html"
+    PDF = "pdf"
+
+
+_LAST_LINES = {
+    Form.HTML: (re.compile(rb"<!-- " + _SIGNED + rb" -->\n"), "<!-- {} -->\n"),
+    Form.PDF: (re.compile(rb"%" + _SIGNED + rb"\n"), "%{}\n"),
+}
+"""A comment, which neither form shows: how it is read, and how it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature over `message`: base64 of the DER form, by `key` (`name:version`)."""
+
+    message: bytes
+    signature: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """A file that was read: the report in it, and all signatures that must hold."""
+
+    form: Form
+    report: Report
+    signatures: tuple[Signature, ...]
+
+
+def report_text(report: Report) -> str:
+    """Return exactly what is signed: one report has one text."""
+    return canonical_text(report.model_dump(mode="json"))
+
+
+def stated_digest(stated: Stated) -> str:
+    """Return the SHA-256 that binds what a report states to the audit stream."""
+    return hashlib.sha256(canonical_text(stated.model_dump(mode="json")).encode()).hexdigest()
+
+
+def report_message(tenant_id: str, form: Form, content: bytes) -> bytes:
+    """Return what is signed: it begins unlike a head and a certificate, so none can be passed off as another."""
+    return f"openkcm-report/1 {tenant_id} {form} {hashlib.sha256(content).hexdigest()}".encode()
+
+
+def element(document: bytes) -> str:
+    """Return the element by which an HTML file carries the document; a `<` in it could end the element."""
+    return f"{ELEMENT}{document.decode().strip().replace('<', chr(92) + 'u003c')}{_ELEMENT_ENDS}"
+
+
+def signable(content: bytes) -> bytes:
+    """Return a rendered file as it is signed: the line that follows begins a line of its own."""
+    return content if content.endswith(b"\n") else content + b"\n"
+
+
+def with_signature(content: bytes, form: Form, signature: str, key: str) -> bytes:
+    """Return a signable HTML or PDF file with its last line."""
+    _, written = _LAST_LINES[form]
+    return content + written.format(f"openkcm-report/1 {key} {signature}").encode()
+
+
+def read_report(file: bytes) -> ReadReport:
+    """Return the report in a file of any form. Signatures are not looked at: they are for `report_verify`.
+
+    Raises:
+        DocumentBroken: the file is none of ours, or its figures do not lie in it as they were written.
+    """
+    if len(file) > LONGEST_FILE:
+        raise DocumentBroken(f"the file is longer than any {KIND}")
+    form = _form(file)
+    if form is Form.JSON:
+        signed, outer = read_document(file, LONGEST_DOCUMENT, KIND), None
+    else:
+        content, key, signature = _parted(file, form)
+        signed = _carried(content, form)
+        outer = (content, signature, key)
+    report = statement_of(signed, Report, report_text)
+    inner = Signature(report_message(report.tenant_id, Form.JSON, signed.text.encode()), signed.signature, signed.key)
+    if outer is None:
+        return ReadReport(form, report, (inner,))
+    content, signature, key = outer
+    return ReadReport(form, report, (Signature(report_message(report.tenant_id, form, content), signature, key), inner))
+
+
+def _form(file: bytes) -> Form:
+    if file.startswith(b"%PDF-"):
+        return Form.PDF
+    return Form.JSON if file.startswith(b"{") else Form.HTML
+
+
+def _parted(file: bytes, form: Form) -> tuple[bytes, str, str]:
+    """Return what was signed, the key and the signature of a file that ends in its signature."""
+    pattern, _ = _LAST_LINES[form]
+    begins = file.rfind(b"\n", 0, max(len(file) - 1, 0)) + 1
+    last = pattern.fullmatch(file, begins)
+    if last is None:
+        raise DocumentBroken("the last line is not the signature of a compliance report")
+    return file[:begins], last[1].decode(), last[2].decode()
+
+
+def _carried(content: bytes, form: Form) -> SignedText:
+    """Return the document that a file carries."""
+    text = attached(content, LONGEST_DOCUMENT) if form is Form.PDF else _in_element(content)
+    try:
+        signed = parts_of(json.loads(text), KIND)
+        return read_document(write_document(signed).encode(), LONGEST_DOCUMENT, KIND)
+    except (ValueError, RecursionError):  # half of a surrogate pair is a ValueError as well
+        raise DocumentBroken("the figures in the file are not JSON") from None
+
+
+def _in_element(content: bytes) -> bytes:
+    _, begins, rest = content.partition(ELEMENT.encode())
+    text, ends, _ = rest.partition(_ELEMENT_ENDS.encode())
+    if not begins or not ends:
+        raise DocumentBroken("the file does not carry its figures")
+    if len(text) > LONGEST_DOCUMENT or ELEMENT.encode() in rest:
+        raise DocumentBroken("the file carries more than one set of figures, or too many")
+    return text
+
+
+_STREAM = re.compile(rb"<<(/Length [0-9]{1,9}/Type/EmbeddedFile/Filter/FlateDecode[^\x00-\x1f]{0,300})>>\nstream\n")
+_LENGTH = re.compile(rb"/Length ([0-9]{1,9})")
+
+
+def attached(pdf: bytes, longest: int) -> bytes:
+    """Return what a PDF carries, no longer than `longest` when inflated; raises DocumentBroken where it is not one."""
+    found = list(_STREAM.finditer(pdf))
+    if len(found) != 1:
+        raise DocumentBroken("the file does not carry exactly one set of figures")
+    length, begins = _LENGTH.match(found[0][1]), found[0].end()
+    packed = pdf[begins : begins + int(length[1])] if length else b""
+    inflating = zlib.decompressobj()
+    try:
+        text = inflating.decompress(packed, longest + 1)
+    except zlib.error:
+        raise DocumentBroken("the figures in the file cannot be unpacked") from None
+    if len(text) > longest or not inflating.eof or inflating.unused_data:
+        raise DocumentBroken("the figures in the file are not whole, or too many")
+    return text

@@ -1,0 +1,262 @@
+"""The agent enrols, renews in time whatever fails meanwhile, tells the service, and says how it is."""
+
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
+
+from openkcm.agent.errors import NotInOrder, ProofMissing
+from openkcm.contract.services import AgentProblem, ServiceKind
+from openkcm.sdk.client import Client
+from tenancy.lifecycle import State
+from tests.client.agent.conftest import Field, Told, assert_whole
+from tests.client.agent.control import SERVICE, TENANT, as_leaf, certify
+from tests.client.agent.full import no_room
+
+pytestmark = pytest.mark.integration  # the crypto service and the control endpoint listen on loopback
+UNREACHABLE = "https://localhost:1"
+
+
+def renew_by_client(field: Field) -> None:
+    """Renew the certificate in the folder as another program does, without the agent."""
+    with Client.from_folder(field.folder) as kcm:
+        assert kcm.renew_certificate()
+
+
+@pytest.mark.parametrize(
+    ("kind", "files"),
+    [
+        (ServiceKind.MICROSERVICE, {"client.toml"}),
+        (ServiceKind.POSTGRESQL, {"client.toml", "pg_tde.sql"}),
+        (ServiceKind.MONGODB, {"client.toml", "mongodb.pem", "mongod.yaml", "csfle.json"}),
+    ],
+)
+def test_a_join_token_becomes_a_folder_that_the_service_can_use(field: Field, kind, files):
+    field.enrolled(kind=kind)
+    assert {file.name for file in field.folder.iterdir()} == {
+        *("client.key", "client.pem", "ca.pem", "agent.json"),
+        *files,
+    }
+    assert_whole(field.folder)
+    with Client.from_folder(field.folder) as kcm:
+        assert kcm.decrypt(kcm.encrypt(b"card", "orders/1"), "orders/1") == b"card"
+    assert field.told.times == 1
+
+
+def test_a_heartbeat_reports_the_agent_and_announces_the_next_certificate(field: Field):
+    agent = field.enrolled()
+    agent.turn()
+    [(caller, told), *_] = field.stage.heartbeats.told
+    assert (caller.tenant_id, caller.service) == (TENANT, SERVICE)
+    assert told.instance.startswith("db-1-example-")
+    assert (told.agent_version, told.problem, told.uses) == ("0.1.0", None, [])
+    assert told.not_after == field.leaf.not_valid_after_utc
+    renewed = field.renew()
+    field.go_on(agent, lambda: field.leaf == renewed, turns=4)  # a heartbeat's answer announces it
+
+
+def test_it_looks_for_the_next_certificate_at_two_thirds_and_not_before(field: Field):
+    agent = field.enrolled()
+    field.stage.certificates.asked.clear()
+    first = field.leaf
+    agent.turn()
+    asked = len(field.stage.certificates.asked)
+    field.time.passes(47 * 3600)
+    agent.turn()
+    assert len(field.stage.certificates.asked) <= asked + 1
+    renewed = field.renew(life=timedelta(hours=200))
+    field.go_on(agent, lambda: field.leaf == renewed)
+    assert field.leaf.public_key() == first.public_key()
+    assert field.told.times == 2
+
+
+def test_within_the_last_third_it_never_gives_up_and_is_never_hot(field: Field):
+    field.control.life = timedelta(hours=3)
+    agent = field.enrolled()
+    field.stage.certificates.asked.clear()
+    began = field.time.elapsed()
+    field.go_on(agent, lambda: field.time.elapsed() - began > 2.9 * 3600, turns=1000)
+    assert 40 <= len(field.stage.certificates.asked) <= 80
+    assert agent.health.worst is AgentProblem.NOT_RENEWED
+    renewed = field.renew(life=timedelta(hours=200))
+    field.go_on(agent, lambda: field.leaf == renewed)
+    assert agent.health.worst is None
+
+
+def test_a_network_that_is_cut_is_waited_for_and_the_certificate_does_not_lapse(field: Field):
+    field.control.life = timedelta(hours=3)
+    agent = field.enrolled()
+    https = field.control.https
+    field.control.stop()
+    agent._connection.use(UNREACHABLE)
+    began = field.time.elapsed()
+    field.go_on(agent, lambda: field.time.elapsed() - began > 2.5 * 3600, turns=1000)
+    assert_whole(field.folder)
+    agent._connection.use(https)
+    field.control.start()
+    renewed = field.renew(life=timedelta(hours=200))
+    field.go_on(agent, lambda: field.leaf == renewed, turns=40)
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_is_hours_wrong_is_reported_and_neither_hurries_nor_lapses(field: Field, hours: int):
+    field.time.wrong_by = timedelta(hours=hours)
+    agent = field.enrolled()
+    assert agent.health.worst is AgentProblem.CLOCK_WRONG
+    field.stage.certificates.asked.clear()
+    field.take_turns(agent, 30)
+    assert len(field.stage.certificates.asked) <= 1
+    renewed = field.renew(life=timedelta(hours=200))
+    field.go_on(agent, lambda: field.leaf == renewed, turns=10)
+    field.time.wrong_by = timedelta()
+    field.go_on(agent, lambda: agent.health.worst is None, turns=10)
+
+
+def test_a_clock_that_jumps_while_nobody_answers_changes_nothing(field: Field):
+    agent = field.enrolled()
+    agent._connection.use(UNREACHABLE)
+    field.control.stop()
+    field.stage.certificates.asked.clear()
+    field.time.wrong_by = timedelta(hours=100)
+    field.take_turns(agent, 20)
+    assert AgentProblem.CERTIFICATE_LAPSED is not agent.health.worst
+    field.control.start()
+
+
+def test_a_revoked_certificate_is_reported_and_a_new_token_replaces_it(field: Field):
+    agent = field.enrolled()
+    first = field.leaf
+    field.stage.on_loop(lambda: field.stage.core.revoke(f"{first.serial_number:x}"))
+    field.go_on(agent, lambda: agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)
+    sent = len(field.control.posts)
+    field.take_turns(agent, 10)
+    assert len(field.control.posts) == sent, "a token that was used is not sent again"
+    field.prove()
+    field.go_on(agent, lambda: field.leaf != first, turns=20)
+    field.go_on(agent, lambda: agent.health.worst is None, turns=5)
+    assert field.leaf.public_key() == first.public_key()
+
+
+def test_a_lapsed_certificate_is_replaced_when_there_is_a_proof(field: Field):
+    agent = field.enrolled()
+    first = field.leaf
+    agent._connection.use(UNREACHABLE)
+    field.time.passes(73 * 3600)
+    agent.turn()
+    assert agent.health.worst is AgentProblem.CERTIFICATE_LAPSED
+    field.control.now = field.time.real
+    field.prove()
+    field.go_on(agent, lambda: field.leaf != first, turns=30)
+    assert_whole(field.folder)
+
+
+def test_a_closed_tenant_is_waited_for(field: Field):
+    agent = field.enrolled()
+    first = field.leaf
+    field.stage.on_loop(lambda: field.stage.core.move(TENANT, State.LOCKED))
+    field.prove()
+    field.take_turns(agent, 20)
+    assert len(field.control.posts) == 1, "a tenant's lock is no reason to enrol"
+    field.stage.on_loop(lambda: field.stage.core.move(TENANT, State.ACTIVE))
+    renewed = field.renew()
+    field.go_on(agent, lambda: field.leaf == renewed)
+    assert first != renewed
+
+
+def test_a_reload_that_fails_is_reported_and_retried_also_after_a_restart(field: Field):
+    field.told = Told(fails=3)
+    agent = field.agent()
+    field.prove()
+    with pytest.raises(NotInOrder, match="reload_failed"):
+        agent.once(10)
+    agent = field.agent()  # a restart: the reload that is still due is remembered
+    agent.turn()
+    agent.turn()
+    field.time.passes(31)
+    field.told.fails = 1
+    agent.turn()
+    assert field.stage.heartbeats.told[-1][1].problem == "reload_failed"
+    field.go_on(agent, lambda: field.told.times == 1)
+    assert agent.health.worst is None
+    field.take_turns(agent, 5)
+    assert field.told.times == 1
+
+
+def test_a_certificate_that_another_program_wrote_is_taken_over_and_the_service_reloaded(field: Field):
+    agent = field.enrolled()
+    renewed = field.renew()
+    renew_by_client(field)
+    field.go_on(agent, lambda: field.told.times == 2, turns=5)
+    assert field.leaf == renewed
+
+
+def test_a_folder_of_service_connect_is_taken_over(field: Field):
+    field.folder = field.stage.folder
+    renewed = field.renew()
+    agent = field.agent()
+    agent.once(10)
+    assert field.leaf == renewed
+    assert field.control.posts == []
+    assert_whole(field.folder)
+
+
+def test_a_folder_without_an_address_asks_the_control_endpoint(field: Field):
+    field.folder = field.stage.folder
+    (field.folder / "client.toml").unlink()
+    renewed = field.renew()
+    field.agent(kind=ServiceKind.POSTGRESQL).once(10)
+    assert field.leaf == renewed
+    assert (field.folder / "pg_tde.sql").exists()
+
+
+def test_what_an_earlier_writing_left_half_done_is_brought_to_its_end(field: Field):
+    field.enrolled(kind=ServiceKind.MONGODB)
+    renewed = field.renew()
+    (field.folder / "mongodb.pem").write_text("")
+    field.agent(kind=ServiceKind.MONGODB).once(10)
+    assert field.leaf == renewed
+    assert_whole(field.folder)
+
+
+def test_a_certificate_for_another_key_or_service_never_gets_into_the_folder(field: Field):
+    agent = field.enrolled()
+    first = field.leaf
+    stranger = certify(ec.generate_private_key(ec.SECP256R1()).public_key())
+    other = certify(first.public_key(), service="billing")
+    for wrong in (stranger, other):
+        field.stage.on_loop(lambda leaf=wrong: field.stage.core.newest.update({(TENANT, SERVICE): as_leaf(leaf)}))
+        field.take_turns(agent, 5)
+        assert field.leaf == first
+
+
+def test_once_without_proof_and_certificate_says_what_to_do(field: Field):
+    with pytest.raises(ProofMissing, match="no proof"):
+        field.agent().once(5)
+    assert field.control.asked == []
+
+
+def test_what_it_could_not_remember_is_kept_when_there_is_room_again(field: Field):
+    agent = field.enrolled()
+    renewed = field.renew()
+    renew_by_client(field)
+    with capture_logs(), no_room():
+        agent.turn()
+    assert agent.health.worst is AgentProblem.FOLDER_UNUSABLE
+    agent.turn()
+    assert agent.health.worst is None
+    field.agent().once(10)
+    assert field.told.times == 2
+    assert field.leaf == renewed
+
+
+def test_a_problem_ends_when_another_program_renews_the_certificate(field: Field):
+    agent = field.enrolled()
+    agent._connection.use(UNREACHABLE)
+    field.time.passes(60 * 3600)
+    agent.turn()
+    assert agent.health.worst is AgentProblem.NOT_RENEWED
+    field.renew(life=timedelta(hours=200))
+    renew_by_client(field)
+    agent.turn()
+    assert agent.health.worst is None

@@ -1,0 +1,133 @@
+"""The agent against `python -m crypto` with a real database and a real key server, as its service's folder begins."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from database.agent_rows import ContactRow
+from openkcm.agent.agent import Agent
+from openkcm.agent.attestation import GivenProof
+from openkcm.agent.config import Job
+from openkcm.agent.enrolment_client import Control
+from openkcm.agent.schedule import Clock
+from openkcm.agent.signals import Bell
+from openkcm.contract.protected_fields import Backfill
+from openkcm.contract.services import AgentProblem, ServiceKind, is_connected
+from openkcm.credentials.store import ServiceFolder
+from openkcm.sdk.client import Client
+from tests.client.agent.conftest import Told, assert_whole
+from tests.concurrency import wait_until
+from tests.contracts.authorities import p256
+from tests.crypto.core.world import Home, World
+from tests.crypto.running.conftest import service, world
+from tests.crypto.running.process import Service
+from tests.database.fixtures import Field, Server, clone
+
+__all__ = ["service", "world"]
+
+
+@pytest.fixture
+def field(server: Server, template: str) -> Iterator[Field]:
+    """The database of the crypto service; not the agent's field."""
+    with clone(server, template) as one:
+        yield one
+
+
+class Machine:
+    """A service's machine with the folder that `openkcm service connect` wrote, and an agent in it."""
+
+    def __init__(self, home: Home, folder: Path, service: Service) -> None:
+        self.home, self.service, self.key = home, service, p256()
+        home.connect("orders")
+        self.folder = home.folder(folder / "orders", "orders", self.key, service.https)
+        self.told, self.bell, self._generation = Told(), Bell(), 2
+
+    def agent(self) -> Agent:
+        clock = Clock()
+        folder, control = ServiceFolder(self.folder, None, "orders"), Control("http://127.0.0.1:1", clock)
+        job = Job("orders", ServiceKind.MICROSERVICE, "0.1.0", str(self.folder), "db-1")
+        return Agent(job, folder, control, GivenProof(""), reload=self.told, clock=clock, bell=self.bell)
+
+    def renew(self, life: timedelta = timedelta(hours=2)) -> str:
+        self._generation += 1
+        return self.home.issue("orders", self._generation, self.key, life)
+
+    @property
+    def presented(self) -> str:
+        return (self.folder / "client.pem").read_text()
+
+    def agents(self) -> list[ContactRow]:
+        with self.home.world.field.open("dashboard", max_size=1).tenant_tx(self.home.tenant_id) as tx:
+            return list(tx.agents.all())
+
+
+@pytest.fixture
+def machine(world: World, service: Service, tmp_path: Path) -> Machine:
+    service.start()
+    service.wait_ready()
+    return Machine(world.tenant(), tmp_path, service)
+
+
+def test_renewed_heard_of_revoked_and_cut_off(machine: Machine) -> None:
+    agent = machine.agent()
+    renewed = machine.renew()
+    agent.turn()
+    assert machine.presented.startswith(renewed.strip())
+    assert machine.told.times == 1
+    assert_whole(machine.folder)
+
+    wait_until(lambda: bool(machine.agents()))
+    [seen] = machine.agents()
+    assert (seen.service, seen.agent_version, seen.problem) == ("orders", "0.1.0", None)
+    assert is_connected(seen.last_contact_at, seen.last_contact_at)
+
+    # Announced by a heartbeat: no look was due for an hour.
+    again = machine.renew()
+    agent._due.heartbeat = 0.0
+    take_turns_until(agent, lambda: machine.presented.startswith(again.strip()))
+
+    # The crypto service dies and comes back; the agent gets there by itself.
+    machine.service.kill()
+    agent._due.heartbeat = 0.0
+    agent.turn()
+    latest = machine.renew()
+    machine.service.start()
+    machine.service.wait_ready()
+    take_turns_until(agent, lambda: machine.presented.startswith(latest.strip()))
+
+    machine.home.disconnect("orders")
+    take_turns_until(agent, lambda: agent.health.worst is AgentProblem.CERTIFICATE_REVOKED)
+    assert_whole(machine.folder)
+    agent.close()
+
+
+def take_turns_until(agent: Agent, true: Callable[[], bool]) -> None:
+    """Take turns without the half minute between heartbeats."""
+
+    def turned() -> bool:
+        agent.turn()
+        agent._due.heartbeat = 0.0
+        agent._looked_at = min(agent._looked_at, agent._clock.elapsed() - 5)
+        return true()
+
+    wait_until(turned)
+
+
+def test_uses_are_summed_for_the_customer_to_see_and_survive_the_end_of_the_process(machine: Machine) -> None:
+    use = {"operations": 10, "bytes": 320, "microseconds": 7, "requests": 4, "request_microseconds": 900}
+    told = {"instance": "app-1", "agent_version": "0.1.0", "not_after": "2027-01-01T00:00:00Z"}
+    with Client.from_folder(machine.folder) as kcm:
+        for _ in range(3):
+            answer = kcm.heartbeat(told | {"uses": [use | {"place": "public.customers.ssn"}]})
+            kcm.heartbeat(told | {"backfills": [{"place": "t.c", "done": 7, "remaining": 3, "state": "running"}]})
+    assert answer == {"heartbeat_seconds": 30, "certificate_newer": False}
+    assert machine.service.terminate() == 0
+    with machine.home.world.field.open("dashboard", max_size=1).tenant_tx(machine.home.tenant_id) as tx:
+        [contact] = tx.agents.all()
+        day = contact.last_contact_at.date()
+        [row] = tx.agents.uses(day, day)
+        [backfill] = tx.agents.backfills()
+    assert (backfill.place, backfill.done, backfill.remaining, backfill.state) == ("t.c", 7, 3, Backfill.RUNNING)
+    assert (row.place, row.operations, row.request_microseconds) == ("public.customers.ssn", 30, 2700)

@@ -1,0 +1,101 @@
+"""What time it is where the machine's clock may be wrong, and that a server's certificate is judged by that time."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from openkcm.agent.renewal import Connection
+from openkcm.agent.schedule import Clock
+from openkcm.credentials.store import ServiceFolder
+from openkcm.sdk.errors import Unavailable
+from tests.client.agent.control import SERVICE, TENANT
+from tests.crypto.https.authority import _authority
+from tests.crypto.https.stage import Stage
+
+REAL = datetime(2026, 11, 26, 12, tzinfo=UTC)
+TOLD = "Thu, 26 Nov 2026 12:00:00 GMT"
+
+
+class Machine:
+    def __init__(self) -> None:
+        self.shown, self.up = REAL, 0.0
+
+    def passes(self, seconds: float) -> None:
+        self.shown += timedelta(seconds=seconds)
+        self.up += seconds
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def clock(machine: Machine) -> Clock:
+    return Clock(lambda: machine.shown, lambda: machine.up)
+
+
+def test_the_machines_clock_counts_until_a_server_told_the_time(machine: Machine, clock: Clock):
+    machine.shown += timedelta(hours=9)
+    assert clock.now() == machine.shown
+    assert clock.wrong_by() is None
+    clock.learn(TOLD)
+    assert clock.now() == REAL
+    assert clock.wrong_by() == timedelta(hours=9)
+
+
+def test_what_was_told_is_carried_on_whatever_the_machines_clock_is_set_to_and_for_a_day(machine, clock):
+    clock.learn(TOLD)
+    machine.passes(3600)
+    machine.shown -= timedelta(days=400)
+    assert clock.now() == REAL + timedelta(hours=1)
+    assert clock.wrong_by() == -timedelta(days=400)
+    machine.passes(24 * 3600)
+    assert clock.now() == machine.shown
+    assert clock.wrong_by() is None
+
+
+def test_a_few_seconds_are_no_wrong_clock(machine: Machine, clock: Clock):
+    machine.shown += timedelta(seconds=59)
+    clock.learn(TOLD)
+    assert clock.wrong_by() is None
+
+
+def test_what_is_no_date_is_ignored(machine: Machine, clock: Clock):
+    machine.shown += timedelta(hours=9)
+    for text in ("", "yesterday", "Thu, 99 Nov 2026 12:00:00 GMT", "\0", "Thu, 26 Nov 2026 12:00:00"):
+        clock.learn(text)
+        assert clock.wrong_by() is None, text
+
+
+def _ask(stage: Stage, clock: Clock, host: str = "localhost") -> dict[str, object]:
+    connection = Connection(ServiceFolder(stage.folder, TENANT, SERVICE), clock)
+    connection.use(f"https://{host}:{stage.port}")
+    try:
+        return connection.newest_certificate()
+    finally:
+        connection.close()
+
+
+def _at(moment: datetime) -> Clock:
+    return Clock(lambda: moment, lambda: 0.0)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("days", [-100, 100])
+def test_a_server_whose_certificate_is_not_valid_at_this_time_is_not_spoken_to(stage: Stage, days: int):
+    with pytest.raises(Unavailable):
+        _ask(stage, _at(datetime.now(UTC) + timedelta(days=days)))
+    assert stage.certificates.asked == []
+    assert "certificate" in _ask(stage, _at(datetime.now(UTC)))
+
+
+@pytest.mark.integration
+def test_time_is_all_that_is_judged_otherwise(stage: Stage):
+    now = _at(datetime.now(UTC))
+    with pytest.raises(Unavailable):
+        _ask(stage, now, "127.0.0.2")  # not a name in its certificate
+    (stage.folder / "ca.pem").write_text(_authority("Another root", None, None).pem)
+    with pytest.raises(Unavailable):
+        _ask(stage, now)
+    assert stage.certificates.asked == []

@@ -1,0 +1,58 @@
+import json
+import tomllib
+
+import pytest
+
+from openkcm.contract.client_files import Offer, certificates, configuration, parse_folder
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import InvalidName
+from tenancy.errors import ServiceConflict, TenantClosed
+from tenancy.lifecycle import State
+from tenancy.services import refuse_unconnectable
+
+OFFER = Offer("https://kcm.example:8443", "kcm.example:5696")
+PEM = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
+
+
+def test_an_offer_says_host_and_port_apart():
+    assert (OFFER.kmip_host, OFFER.kmip_port) == ("kcm.example", 5696)
+
+
+@pytest.mark.parametrize("folder", ["", "orders", "/", "/a\nb", "/" + "a" * 200])
+def test_a_folder_that_no_configuration_could_name_is_refused(folder):
+    with pytest.raises(InvalidName):
+        parse_folder(folder)
+
+
+def test_a_folder_loses_what_does_not_belong_to_it():
+    assert parse_folder(" /etc/openkcm/orders/ ") == "/etc/openkcm/orders"
+
+
+def test_a_chain_is_what_is_presented_and_the_root_that_is_trusted():
+    leaf, authority, root = (PEM.format(name) for name in ("leaf", "authority", "root"))
+    assert certificates(leaf, authority + root) == (leaf + authority, root)
+
+
+def test_mongodb_is_told_one_file_for_both_and_gets_it_where_the_key_is_known():
+    files = configuration(ServiceKind.MONGODB, "orders", "/etc/o'r", OFFER, "both")
+    assert files["mongodb.pem"] == "both"
+    assert "mongodb.pem" not in configuration(ServiceKind.MONGODB, "orders", "/etc/o", OFFER, "")
+    tls = json.loads(files["csfle.json"])["kms_tls_options"]["kmip"]
+    assert tls["tlsCertificateKeyFile"] == "/etc/o'r/mongodb.pem"
+    assert 'serverName: "kcm.example"\n    port: 5696' in files["mongod.yaml"]
+
+
+def test_postgresql_and_a_microservice_are_told_where_their_files_are():
+    sql = configuration(ServiceKind.POSTGRESQL, "orders", "/etc/o'r", OFFER, "")["pg_tde.sql"]
+    assert "'/etc/o''r/client.key'" in sql
+    toml = configuration(ServiceKind.MICROSERVICE, "orders", "/etc/o", OFFER, "")["client.toml"]
+    assert tomllib.loads(toml)["https"] == "https://kcm.example:8443"
+
+
+def test_what_the_workflow_would_refuse_is_refused_before_a_key_is_made():
+    refuse_unconnectable(State.ACTIVE, ServiceKind.MONGODB, None)
+    refuse_unconnectable(State.ACTIVE, ServiceKind.MONGODB, ServiceKind.MONGODB)
+    with pytest.raises(TenantClosed):
+        refuse_unconnectable(State.SUSPENDED, ServiceKind.MONGODB, None)
+    with pytest.raises(ServiceConflict):
+        refuse_unconnectable(State.ACTIVE, ServiceKind.MONGODB, ServiceKind.POSTGRESQL)

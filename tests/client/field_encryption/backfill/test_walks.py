@@ -1,0 +1,162 @@
+"""Every kind of column and key is encrypted where it is, once, and read back by the application; and the way back."""
+
+import pytest
+
+from openkcm.contract.protected_fields import Backfill
+from openkcm.field_encryption.errors import BackfillRefused
+from tests.client.field_encryption.backfill.stage import FIELDS, PLAIN, Stage
+
+READ = "SELECT id, name, diagnosis, insurance, photo FROM patients ORDER BY id"
+
+
+def as_read(rows: list[tuple]) -> list[tuple]:
+    return [(int(i), name, d, s, None if p is None else bytes.fromhex(p)) for i, name, d, s, p in rows]
+
+
+def test_all_is_encrypted_and_the_application_reads_what_was_there(stage: Stage):
+    before = stage.patients()
+    [table] = stage.backfill()
+    assert (table.state, table.rows, table.is_whole) == (Backfill.FINISHED, 251, True)
+    assert [(one.done, one.left, one.read_back) for one in table.columns.values()] == [(251, 0, 251)] * 3
+    stored = stage.stand.stored(PLAIN)
+    assert {(d[:8], s[:8], p[:12]) for _, _, d, s, p in stored if d is not None} == {
+        ("okcm:c1:", "okcm:c2:", "006f6b636d01")
+    }
+    assert [row[:2] for row in stored] == [row[:2] for row in before]
+    assert (stored[250][0], *stored[250][2:]) == ("1000", None, None, None)
+    stage.stand.protect(*({**one, "plain_allowed": False} for one in FIELDS))
+    assert stage.read(READ) == as_read(before)
+    assert len(stage.read("SELECT id FROM patients WHERE insurance = 'A-3'")) == 36
+    [again] = stage.backfill()
+    assert (again.rows, again.is_whole) == (0, True)
+    assert stage.stand.stored(PLAIN) == stored
+
+
+KEYS = [
+    ("int", "a int, b smallint", "a, b", "SELECT n / 10, n % 10"),
+    ("text", "b text, a varchar(40)", "b, a", """SELECT 'it''s 100% "q" \\ ' || n, 'ü' || n"""),
+    ("uuid", "a uuid", "a", "SELECT md5(n::text)::uuid"),
+    ("bytea", "a bytea, b text", "b, a", "SELECT decode(md5(n::text), 'hex'), n % 2"),
+]
+
+
+@pytest.mark.parametrize(("_name", "columns", "key", "query"), KEYS, ids=[one[0] for one in KEYS])
+def test_every_primary_key_that_the_hook_knows(stage: Stage, _name, columns, key, query):
+    stage.stand.stored('CREATE SCHEMA "odd.one"')
+    name = '"odd.one"."T%s ""x"""'
+    stage.stand.stored(f'CREATE TABLE {name} ({columns}, "c%s" text, PRIMARY KEY ({key}))')
+    stage.stand.stored(f"INSERT INTO {name} {query}, 'value ' || n FROM generate_series(1, 95) n")
+    stage.stand.stored(f"""COMMENT ON COLUMN {name}."c%s" IS 'openkcm: encrypt'""")
+    [table] = stage.backfill(batch=7)
+    assert (table.rows, table.is_whole) == (95, True)
+    found = sorted(value for (value,) in stage.read(f'SELECT "c%s" FROM {name}'))
+    assert found == sorted(f"value {n}" for n in range(1, 96))
+
+
+def test_a_partitioned_table_is_gone_over_by_its_own_name(stage: Stage):
+    stage.stand.stored("CREATE TABLE log (day int, n int, line text, PRIMARY KEY (day, n)) PARTITION BY LIST (day)")
+    for day in (1, 2):
+        stage.stand.stored(f"CREATE TABLE log_{day} PARTITION OF log FOR VALUES IN ({day})")
+    stage.stand.stored("INSERT INTO log SELECT 1 + n % 2, n, 'line' FROM generate_series(1, 50) n")
+    stage.stand.stored("COMMENT ON COLUMN log.line IS 'openkcm: encrypt'")
+    [table] = stage.backfill()
+    assert (table.rows, table.is_whole) == (50, True)
+    assert set(stage.read("SELECT line FROM log")) == {("line",)}
+
+
+def test_the_way_back_gives_everything_as_it_was(stage: Stage):
+    before = stage.patients()
+    stage.backfill()
+    [table] = stage.backfill(undo=True)
+    assert (table.state, table.is_whole) == (Backfill.UNDONE, True)
+    assert [one.done for one in table.columns.values()] == [251] * 3
+    assert stage.stand.stored(PLAIN) == before
+
+
+def test_a_dry_run_counts_and_changes_nothing(stage: Stage):
+    before = stage.patients()
+    stage.stand.stored("CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
+    stage.stand.stored("CREATE TRIGGER touched BEFORE UPDATE ON patients FOR EACH ROW EXECUTE FUNCTION touch()")
+    stage.stand.stored(
+        "CREATE UNIQUE INDEX once ON patients (photo); ALTER TABLE patients ADD CHECK (diagnosis <> 'x')"
+    )
+    run = stage.run(dry_run=True)
+    run.run()
+    assert [(one.left, one.done) for one in run.tables[0].columns.values()] == [(251, 0)] * 3
+    assert run.tables[0].state is None
+    assert run.notes == [
+        "public.patients: the trigger touched runs for each row that is stored",
+        "public.patients: the constraint patients_diagnosis_check will see ciphertext",
+        "public.patients: the unique index once finds no equal values any more",
+    ]
+    assert stage.stand.stored(PLAIN) == before
+    assert stage.stand.stored("SELECT to_regnamespace('openkcm')") == [(None,)]
+    assert stage.stand.stored("SELECT count(DISTINCT xmin::text) FROM patients") == [("1",)]
+    assert stage.stand.keys.opened == 0
+
+
+def test_what_looks_like_ciphertext_and_does_not_open_is_reported_and_left_alone(stage: Stage):
+    stage.patients()
+    stage.backfill()
+    stage.stand.stored("UPDATE patients SET diagnosis = (SELECT diagnosis FROM patients WHERE id = 2) WHERE id = 1")
+    stage.stand.stored("UPDATE patients SET diagnosis = 'okcm:c1:hello' WHERE id = 3")
+    stage.stand.stored("UPDATE patients SET diagnosis = 'plain' WHERE id = 4")
+    before = stage.stand.stored("SELECT diagnosis FROM patients WHERE id IN (1, 3) ORDER BY id")
+    for undo in (False, True):
+        [table] = stage.backfill(undo=undo)
+        assert table.columns["diagnosis"].unopened == 2
+        assert (table.left, table.is_whole) == (0, False)
+        assert stage.stand.stored("SELECT diagnosis FROM patients WHERE id IN (1, 3) ORDER BY id") == before
+    assert stage.stand.stored("SELECT diagnosis FROM patients WHERE id = 4") == [("plain",)]
+
+
+def test_rows_that_the_database_does_not_take_keep_nobody_else_from_being_done(stage: Stage):
+    stage.patients()
+    stage.stand.stored("ALTER TABLE patients ADD CHECK (id % 100 <> 7 OR diagnosis NOT LIKE 'okcm%')")
+    [table] = stage.backfill()
+    assert dict(table.refused) == {"23514": 3}
+    assert (table.state, table.left, table.rows) == (Backfill.STOPPED, 9, 248)
+    stored = stage.stand.stored("SELECT id FROM patients WHERE diagnosis LIKE 'diag%' ORDER BY id")
+    assert stored == [("7",), ("107",), ("207",)]
+
+
+def test_a_table_that_takes_no_row_is_given_up_soon(stage: Stage):
+    stage.patients()
+    stage.stand.stored("ALTER TABLE patients ADD CHECK (diagnosis NOT LIKE 'okcm%')")
+    [table] = stage.backfill()
+    assert table.state is Backfill.STOPPED
+    assert 100 <= table.refused["23514"] < 150
+
+
+REFUSED = [
+    ("ALTER TABLE patients ALTER COLUMN insurance TYPE varchar(20)", {}, "varchar without a length"),
+    ("ALTER TABLE patients DROP CONSTRAINT patients_pkey", {}, "needs a primary key"),
+    ("ALTER TABLE patients RENAME TO others", {}, "public.patients is listed as protected and is not in this database"),
+    ("SELECT 1", {"table": "public.others"}, "no column of public.others is protected"),
+]
+
+
+@pytest.mark.parametrize(("statement", "options", "said"), REFUSED)
+def test_what_cannot_be_is_refused_before_a_row_is_touched(stage: Stage, statement, options, said):
+    before = stage.patients()
+    stage.stand.stored(statement)
+    with pytest.raises(BackfillRefused, match=said):
+        stage.backfill(**options)
+    stage.stand.stored("ALTER TABLE IF EXISTS others RENAME TO patients")
+    assert stage.stand.stored(PLAIN) == before
+    assert stage.stand.stored("SELECT to_regnamespace('openkcm')") == [(None,)]
+
+
+def test_a_user_who_may_not_see_or_store_all_rows_is_refused(stage: Stage):
+    stage.patients()
+    stage.stand.stored("DROP ROLE IF EXISTS clerk; CREATE ROLE clerk; GRANT SELECT ON patients TO clerk")
+    try:
+        clerk = f"{stage.stand.conninfo} options='-c role=clerk'"
+        with pytest.raises(BackfillRefused, match="may not read and update"):
+            stage.backfill(conninfo=clerk)
+        stage.stand.stored("GRANT UPDATE ON patients TO clerk; ALTER TABLE patients ENABLE ROW LEVEL SECURITY")
+        stage.stand.stored("CREATE POLICY few ON patients USING (id < 10)")
+        with pytest.raises(BackfillRefused, match="42501"):
+            stage.backfill(conninfo=clerk)
+    finally:
+        stage.stand.stored("DROP OWNED BY clerk; DROP ROLE clerk")

@@ -1,0 +1,109 @@
+"""Properties: what is sealed opens in its place and nowhere else, and no two places look alike."""
+
+from contextlib import suppress
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openkcm.field_encryption import value_format as values
+from openkcm.field_encryption.value_format import ColumnKey, DoesNotOpen, NotOurs
+from tests.client.field_encryption.stand import run_in_child
+
+KEY = ColumnKey(1, bytes(range(32)))
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+keys = st.lists(st.integers() | names | st.binary(max_size=16) | st.uuids(), min_size=1, max_size=3)
+places = st.tuples(names, names, names, names, keys)
+
+
+def place(parts: tuple) -> bytes:
+    return values.row_place(values.column_place(*parts[:4]), parts[4])
+
+
+def same(one: tuple, other: tuple) -> bool:
+    return one == other and [type(part) for part in one[4]] == [type(part) for part in other[4]]
+
+
+@given(places, places)
+def test_two_places_are_never_encoded_alike(one, other):
+    assert (place(one) == place(other)) is same(one, other)
+
+
+def test_numbers_and_their_texts_are_two_places():
+    column = values.column_place("postgresql", "public", "t", "c")
+    forms = [1, "1", b"1", UUID(int=1), "01", UUID(int=1).bytes]
+    assert len({values.row_place(column, [form]) for form in forms}) == len(forms)
+
+
+@given(st.binary(max_size=200), places, places, st.none() | st.binary(min_size=16, max_size=16))
+def test_what_is_sealed_opens_in_its_place_alone(plain, here, there, equality):
+    sealed = values.seal(KEY, place(here), plain)
+    assert values.from_text(values.to_text(sealed, equality)) == (sealed, equality)
+    assert values.from_bytes(values.to_bytes(sealed, equality)) == (sealed, equality)
+    assert values.version_of(sealed) == 1
+    assert values.unseal(KEY, place(here), sealed) == plain
+    if place(here) != place(there):
+        with pytest.raises(DoesNotOpen):
+            values.unseal(KEY, place(there), sealed)
+    with pytest.raises(DoesNotOpen):
+        values.unseal(ColumnKey(1, bytes(32)), place(here), sealed)
+
+
+@given(st.binary(max_size=40), st.data())
+def test_no_bit_may_differ(plain, data):
+    sealed = bytearray(values.seal(KEY, b"here", plain))
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    sealed[at] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(DoesNotOpen):
+        values.unseal(KEY, b"here", bytes(sealed))
+
+
+@given(st.text(max_size=120))
+def test_any_other_text_is_not_ours_or_does_not_open(text):
+    for candidate in (text, "okcm:c1:" + text, "okcm:c2:" + text):
+        try:
+            sealed, equality = values.from_text(candidate)
+        except (NotOurs, DoesNotOpen):
+            continue
+        assert values.to_text(sealed, equality) == candidate
+
+
+@given(st.binary(max_size=8), st.data())
+def test_a_ciphertext_has_one_spelling(plain, data):
+    text = values.to_text(values.seal(KEY, b"here", plain), data.draw(st.none() | st.just(bytes(16))))
+    at = data.draw(st.integers(0, len(text) - 1) | st.integers(len(text) - 4, len(text) - 1))
+    for changed in (
+        text[:at] + data.draw(st.characters()) + text[at + 1 :],
+        text[:at] + data.draw(st.sampled_from("=\n -_A")) + text[at:],
+        text.rstrip("="),
+        text + "=",
+        text.replace("/", "_").replace("+", "-"),
+    ):
+        try:
+            read = values.from_text(changed)
+        except (NotOurs, DoesNotOpen):
+            continue
+        assert changed == text or read != values.from_text(text)
+
+
+def test_every_last_character_but_one_is_refused():
+    for length in (30, 31):
+        text = values.to_text(bytes(length), None)
+        body = text.rstrip("=")
+        found = []
+        for last in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/":
+            with suppress(DoesNotOpen):
+                found.append(values.from_text(body[:-1] + last + text[len(body) :]))
+        assert len(found) == len({sealed for sealed, _ in found}) > 1
+
+
+@pytest.mark.integration  # a process
+def test_a_child_does_not_go_on_with_its_parents_session():
+    key = ColumnKey(1, bytes(32))
+    parents = [values.seal(key, b"", b"")[:20] for _ in range(2)]
+    assert parents[0] == parents[1]
+    childs = run_in_child(lambda: values.seal(key, b"", b"")[:20])
+    assert len(childs) == 20
+    assert childs != parents[0]
+    assert values.seal(key, b"", b"")[:20] == parents[0]

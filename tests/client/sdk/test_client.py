@@ -1,0 +1,310 @@
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openkcm.errors import OpenKcmError
+from openkcm.sdk import protocol as client_calls
+from openkcm.sdk.client import AsyncClient, Client, Options
+from openkcm.sdk.errors import (
+    AccessRefused,
+    CertificateUnusable,
+    CiphertextRefused,
+    ClientError,
+    KeyVersionRetired,
+    RequestRefused,
+    RootKeyFailed,
+    ServiceFailed,
+    Unavailable,
+)
+from openkcm.sdk.identity import Identity
+from openkcm.sdk.protocol import DataKey, Retry
+from tenancy import errors, root_key_errors, rotation_errors
+from tenancy.lifecycle import State
+from tests.crypto.https.authority import Leaf, service_leaf
+from tests.crypto.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
+
+pytestmark = pytest.mark.integration
+
+_QUICK = Options(retry=Retry(attempts=3, first_seconds=0.001, longest_seconds=0.002))
+
+
+@pytest.fixture
+def client(stage: Stage) -> Iterator[Client]:
+    with Client.from_folder(stage.folder, _QUICK) as one:
+        yield one
+
+
+@pytest.fixture
+async def awaited(stage: Stage) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient.from_folder(stage.folder, _QUICK) as one:
+        yield one
+
+
+def test_both_faces_have_the_same_methods():
+    def public(face: type) -> set[str]:
+        return {name for name in dir(face) if not name.startswith("_")}
+
+    assert public(Client) == public(AsyncClient)
+
+
+@pytest.mark.parametrize("face", ["client", "awaited"])
+async def test_either_face_does_every_operation(client: Client, awaited: AsyncClient, stage: Stage, face: str):
+    async def ask(name: str, *given: Any) -> Any:
+        if face == "client":
+            return await asyncio.to_thread(getattr(client, name), *given)
+        return await getattr(awaited, name)(*given)
+
+    stage.on_loop(lambda: stage.core.failing.append(errors.VaultUnavailable()))  # it tries again
+    sealed = await ask("encrypt", b"card", "orders/1")
+    assert await ask("decrypt", sealed, "orders/1") == b"card"
+    stage.on_loop(lambda: stage.core.rotate(stage.caller))
+    assert await ask("decrypt", await ask("rewrap", sealed, "orders/1"), "orders/1") == b"card"
+    made = await ask("new_data_key", "orders")
+    assert await ask("open_data_key", made.wrapped, "orders") == made.plaintext
+    assert len(await ask("open_data_key", await ask("new_wrapped_data_key", "orders"), "orders")) == 32
+    assert await ask("decrypt_local", await ask("encrypt_local", b"card", "a"), "a") == b"card"
+    assert (await ask("discover"))["caller"]["service"] == SERVICE
+    stage.on_loop(lambda: stage.core.move(TENANT, State.LOCKED))
+    with pytest.raises(AccessRefused) as raised:
+        await ask("encrypt", b"", "a")
+    assert raised.value.code == "tenant_closed"
+
+
+async def test_batches_larger_than_the_service_takes_are_sent_in_several(awaited: AsyncClient, client: Client):
+    items = [(f"{n}".encode(), f"r{n}") for n in range(1500)]
+    sealed = await awaited.encrypt_many(items)
+    pairs = [(str(text), resource) for text, (_, resource) in zip(sealed, items, strict=True)]
+    opened = await asyncio.to_thread(client.decrypt_many, pairs)
+    assert opened == [plaintext for plaintext, _ in items]
+    assert all(isinstance(one, str) for one in await awaited.rewrap_many(pairs[:3]))
+    assert all(isinstance(one, DataKey) for one in await awaited.new_data_keys(["a", "b"]))
+    assert await awaited.encrypt_many([]) == []
+
+
+def test_large_items_are_spread_over_batches():
+    large = b"x" * 400_000
+    batches = list(client_calls.encrypt_many([(large, "a"), (large, "b"), (b"", "c")]))
+    assert [len(batch.items) for batch in batches] == [1, 2]
+
+
+def test_an_item_too_large_for_the_service_does_not_refuse_the_others(client: Client):
+    first, second, third = client.encrypt_many([(b"a", "a"), (b"x" * BODY_LIMIT, "b"), (b"c", "c")])
+    assert isinstance(second, RequestRefused)
+    assert second.code == "body_too_large"
+    assert [client.decrypt(str(first), "a"), client.decrypt(str(third), "c")] == [b"a", b"c"]
+
+
+def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
+    sealed = client.encrypt(b"card", "a")
+    first, second, third = client.decrypt_many([(sealed, "a"), (sealed, "b"), (sealed, "")])
+    assert first == b"card"
+    assert isinstance(second, CiphertextRefused)
+    assert isinstance(third, RequestRefused)
+    assert third.code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (errors.CiphertextRefused(), CiphertextRefused),
+        (errors.TenantClosed("locked"), AccessRefused),
+        (errors.CallerRefused(), AccessRefused),
+        (root_key_errors.RootKeyDisabled(), RootKeyFailed),
+        (errors.KeyNotUsable("destroyed"), RequestRefused),
+        (rotation_errors.KeyVersionRetired(), KeyVersionRetired),
+        (RuntimeError("hunter2"), ServiceFailed),
+    ],
+)
+def test_a_failure_that_is_not_retryable_is_raised_at_once(
+    client: Client, stage: Stage, failure: Exception, expected: type[ClientError]
+):
+    stage.on_loop(lambda: stage.core.failing.append(failure))
+    with pytest.raises(expected) as raised:
+        client.encrypt(b"card", "a")
+    assert type(raised.value) is expected
+    assert not raised.value.retryable
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 1
+    if isinstance(failure, OpenKcmError):
+        assert (raised.value.code, raised.value.hint) == (failure.code, failure.hint)
+    else:
+        assert len(raised.value.reference) == 32
+        assert raised.value.reference in str(raised.value)
+
+
+@pytest.mark.parametrize("failure", [errors.VaultUnavailable, errors.TooManyRequests, root_key_errors.RootKeyThrottled])
+def test_a_retryable_failure_is_retried_as_often_as_the_options_allow(
+    client: Client, stage: Stage, failure: type[OpenKcmError]
+):
+    stage.on_loop(lambda: stage.core.failing.extend(failure() for _ in range(5)))
+    with pytest.raises(Unavailable) as raised:
+        client.encrypt(b"card", "a")
+    assert (raised.value.code, raised.value.retryable) == (failure.code, True)
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 3
+    assert client.encrypt(b"card", "a")
+    assert stage.on_loop(lambda: len(stage.core.asked)) == 6
+
+
+def test_a_connection_is_kept_and_replaced_when_it_is_lost(client: Client, stage: Stage):
+    for _ in range(5):
+        client.encrypt(b"card", "a")
+    assert stage.on_loop(lambda: stage.connections.opened) == 1
+    stage.on_loop(lambda: [one.abort() for one in tuple(stage.connections._open)])
+    assert client.encrypt(b"card", "a")
+    assert stage.on_loop(lambda: stage.connections.opened) == 2
+
+
+def test_a_connection_that_is_lost_before_the_answer_is_tried_again(client: Client, stage: Stage):
+    gate = stage.on_loop(stage.core.hold)
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(client.encrypt, b"card", "a")
+        while not stage.on_loop(lambda: stage.core.asked):
+            time.sleep(0.005)
+        stage.on_loop(lambda: [one.abort() for one in tuple(stage.connections._open)])
+        stage.on_loop(gate.set)
+        assert client.decrypt(asked.result(), "a") == b"card"
+
+
+def test_a_wait_the_service_asks_for_is_kept_up_to_a_bound():
+    retry = Retry(first_seconds=0.1, longest_seconds=5.0)
+    assert 1.0 <= retry.pause(1, 1.0) <= 1.2
+    assert 5.0 <= retry.pause(1, 3600.0) <= 5.2
+    assert all(0.05 <= retry.pause(1, None) <= 0.1 for _ in range(50))
+    assert retry.pause(30, None) <= 5.0
+
+
+def test_a_service_that_does_not_answer_or_has_another_authority_is_unavailable(stage: Stage):
+    elsewhere, wary = (stage.connect_folder(name, TENANT, stage.leaf) for name in ("elsewhere", "wary"))
+    (elsewhere / "client.toml").write_text('https = "https://localhost:1"\n')
+    (wary / "ca.pem").write_text(stage.leaf.pem)
+    for folder in (elsewhere, wary):
+        with Client.from_folder(folder, _QUICK) as lost, pytest.raises(Unavailable) as raised:
+            lost.encrypt(b"card", "a")
+        assert raised.value.code == "connection_failed"
+    assert stage.on_loop(lambda: stage.core.asked) == []
+
+
+def test_threads_share_one_client(client: Client):
+    def round_trip(number: int) -> bytes:
+        text = f"{number}".encode()
+        local = client.decrypt_local(client.encrypt_local(text, "a"), "a")
+        return client.decrypt(client.encrypt(local, "a"), "a")
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(round_trip, range(40))) == [f"{n}".encode() for n in range(40)]
+    client.close()
+    assert client._local._opened == {}  # the data keys that were cached
+
+
+def _aged(stage: Stage) -> tuple[Leaf, Path]:
+    """Return a recorded certificate that is past two thirds of its life, and the folder of its client."""
+    old = service_leaf(TENANT, SERVICE, began=timedelta(hours=50))
+    stage.on_loop(lambda: stage.core.admit(old, TENANT, SERVICE))
+    return old, stage.connect_folder("aged", TENANT, old)
+
+
+def _renewed(stage: Stage, old: Leaf) -> Leaf:
+    new = service_leaf(TENANT, SERVICE, key=old.key)
+    stage.on_loop(lambda: stage.core.admit(new, TENANT, SERVICE))
+    return new
+
+
+def test_a_renewed_certificate_is_fetched_by_itself_and_used_for_new_connections(stage: Stage):
+    old, folder = _aged(stage)
+    new = _renewed(stage, old)
+    with Client.from_folder(folder, _QUICK) as client:
+        client.encrypt(b"card", "a")
+        assert (folder / "client.pem").read_text().startswith(new.pem)
+        assert (folder / "client.pem").stat().st_mode & 0o777 == 0o600
+        stage.on_loop(lambda: stage.core.revoke(old.serial))
+        assert client.encrypt(b"card", "a")
+        assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "client.key", "client.pem", "client.toml"]
+
+
+async def test_the_awaited_face_renews_too(stage: Stage):
+    old, folder = _aged(stage)
+    _renewed(stage, old)
+    async with AsyncClient.from_folder(folder, _QUICK) as client:
+        assert await client.renew_certificate()
+        stage.on_loop(lambda: stage.core.revoke(old.serial))
+        assert await client.encrypt(b"card", "a")
+        assert not await client.renew_certificate()
+
+
+def test_while_there_is_no_renewed_certificate_work_goes_on_and_it_is_not_asked_for_each_time(stage: Stage):
+    _, folder = _aged(stage)
+    with Client.from_folder(folder, _QUICK) as client:
+        for _ in range(5):
+            client.encrypt(b"card", "a")
+    assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
+
+
+def test_a_failure_to_renew_does_not_stop_the_work(stage: Stage, caplog: pytest.LogCaptureFixture):
+    old, folder = _aged(stage)
+    stranger = service_leaf(TENANT, SERVICE)
+    stage.on_loop(lambda: stage.core.newest.update({(TENANT, SERVICE): stranger}))
+    with Client.from_folder(folder, _QUICK) as client:
+        assert client.encrypt(b"card", "a")
+        assert "certificate_unusable" in caplog.text
+        with pytest.raises(CertificateUnusable):
+            client.renew_certificate()
+    assert (folder / "client.pem").read_text().startswith(old.pem)
+
+
+def test_a_certificate_renewed_by_another_process_is_taken_from_disk(stage: Stage):
+    old, folder = _aged(stage)
+    with Client.from_folder(folder, _QUICK) as first, Client.from_folder(folder, _QUICK) as second:
+        _renewed(stage, old)
+        assert first.renew_certificate()
+        assert second.renew_certificate()
+        assert stage.on_loop(lambda: len(stage.certificates.asked)) == 1
+
+
+def test_a_folder_with_a_missing_or_wrong_file_is_refused(stage: Stage):
+    wrong: dict[str, list[str | None]] = {name: [None, "nonsense"] for name in ("client.pem", "client.key", "ca.pem")}
+    wrong["client.key"].append(service_leaf(TENANT, SERVICE).key_pem)
+    wrong["client.toml"] = [None, "nonsense", 'https = "http://localhost:1"\n']
+    for name, contents in wrong.items():
+        path = stage.folder / name
+        right = path.read_text()
+        for content in contents:
+            path.unlink() if content is None else path.write_text(content)
+            with pytest.raises(CertificateUnusable):
+                Client.from_folder(stage.folder)
+            path.write_text(right)
+
+
+def test_a_folder_may_be_moved(stage: Stage):
+    moved = stage.folder.rename(stage.root / "moved")
+    with Client.from_folder(moved) as client:
+        assert client.encrypt(b"card", "a")
+
+
+def test_one_of_many_callers_is_told_to_renew(stage: Stage):
+    identity = Identity.from_folder(_aged(stage)[1])
+    start = threading.Barrier(8)
+
+    def claim(_: int) -> bool:
+        start.wait()
+        return identity.claim_renewal()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(claim, range(8))) == 1
+
+
+def test_the_client_needs_nothing_of_the_server():
+    """httpx2 and cryptography are enough: every other package of the service is made unimportable."""
+    hidden = ["uvloop", "httptools", "orjson", "pydantic", "structlog", "psycopg", "hvac", "temporalio", "fastapi"]
+    root = str(Path(__file__).parents[3] / "client" / "src")
+    blocked = f"sys.modules.update(dict.fromkeys({hidden}))"
+    code = f"import sys; sys.path.insert(0, {root!r}); {blocked}; import openkcm.sdk.client"
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)

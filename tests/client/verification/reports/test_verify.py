@@ -1,0 +1,313 @@
+"""A report is confirmed or refuted by an export and a public key; every change of either is found and named."""
+
+import json
+import zlib
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openkcm.contract.audit_events import AuditName, StoredRecord
+from openkcm.verification.reports.model import Report
+from openkcm.verification.reports.signed_file import (
+    LONGEST_DOCUMENT,
+    LONGEST_FILE,
+    Form,
+    element,
+    read_report,
+    report_message,
+    report_text,
+    signable,
+    stated_digest,
+    with_signature,
+)
+from openkcm.verification.reports.verify import ReportVerdict, verify_report
+from openkcm.verification.results import SignatureState
+from openkcm.verification.signed_document import DocumentBroken
+from tests.database.signing import SIGNER, Signer
+from tests.reports.sample import (
+    MADE,
+    REPORT_ID,
+    TENANT,
+    a_document,
+    a_report,
+    a_standing,
+    a_year,
+    chained,
+    made_record,
+)
+from tests.tenancy.proving import KEYS, a_file, a_head, a_header, a_selection, lines_of, with_flipped_bit
+
+STATED = a_standing()
+
+
+@cache
+def stream() -> tuple[StoredRecord, ...]:
+    texts = [one.record for one in a_year(1, until=MADE - timedelta(days=300))]
+    return tuple(chained([*texts, made_record(len(texts) + 1, STATED)]))
+
+
+@cache
+def report() -> Report:
+    return a_report(list(stream()), STATED)
+
+
+@cache
+def export() -> bytes:
+    return an_export(stream())
+
+
+def an_export(records: tuple[StoredRecord, ...] | list[StoredRecord], signed: int | None = None) -> bytes:
+    listed = list(records)
+    return a_file(a_header(listed, a_head(listed[(signed or len(listed)) - 1])), listed)
+
+
+def verify(file: bytes, against: bytes | None = None, *, keyed: bool = True) -> ReportVerdict:
+    return verify_report(file, lines_of(export() if against is None else against), KEYS.check if keyed else None)
+
+
+def document(of: Report | None = None, signer: Signer = SIGNER) -> bytes:
+    return a_document(of or report(), signer).encode()
+
+
+def a_page(of: Report | None = None, inner: bytes | None = None) -> bytes:
+    inner = inner or document(of)
+    content = f"<!doctype html><title>Report</title><p>41 attempts refused</p>{element(inner)}".encode()
+    return signed(content, Form.HTML)
+
+
+def a_print(of: Report | None = None, inner: bytes | None = None) -> bytes:
+    packed = zlib.compress(inner or document(of))
+    head = f"<</Length {len(packed)}/Type/EmbeddedFile/Filter/FlateDecode/Subtype/application#2Fjson>>\nstream\n"
+    content = b"%PDF-1.7\n1 0 obj\n" + head.encode() + packed + b"\nendstream\nendobj\n%%EOF"
+    return signed(content, Form.PDF)
+
+
+def signed(content: bytes, form: Form, signer: Signer = SIGNER, tenant_id: str = TENANT) -> bytes:
+    content = signable(content)
+    return with_signature(content, form, *signer.sign(report_message(tenant_id, form, content)))
+
+
+FORMS = {form: cache(made) for form, made in ((Form.JSON, document), (Form.HTML, a_page), (Form.PDF, a_print))}
+
+
+@pytest.mark.parametrize("form", list(Form), ids=str)
+def test_a_report_of_any_form_is_confirmed_by_the_export_alone(form):
+    verdict = verify(FORMS[form]())
+    assert verdict.problem is None
+    assert (verdict.confirmed, verdict.signature, verdict.form) == (True, SignatureState.VERIFIED, form)
+    assert verdict.report == report()
+
+
+def test_a_later_export_confirms_it_too():
+    grown = chained([*(one.record for one in stream()), made_record(len(stream()) + 1, STATED, "ab" * 16)])
+    assert verify(document(), an_export(grown)).confirmed
+
+
+def test_without_a_key_the_figures_are_checked_and_the_signature_is_said_not_to_be():
+    verdict = verify(document(signer=Signer()), keyed=False)
+    assert (verdict.confirmed, verdict.signature) == (True, SignatureState.NOT_CHECKED)
+
+
+def figures(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every figure and word in a report."""
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in figures(item, (*path, key))]
+    if isinstance(value, list):
+        return [found for number, item in enumerate(value) for found in figures(item, (*path, number))]
+    return [path]
+
+
+FOLLOWS = ("counted", "stated", "summary", "evidence", "limits", "stated_sha256", "stream", "since", "until", "made_at")
+"""What follows from the stream, or is bound to it; for the rest there is the signature alone."""
+PATHS = [path for path in figures(json.loads(report_text(report()))) if path[0] in FOLLOWS]
+
+
+def changed(value: Any) -> Any:
+    match value:
+        case bool() | None:
+            return not value
+        case int() | float():
+            return value + 1
+        case str() if value[:2] == "20" and value.endswith("Z"):
+            return f"2024{value[4:]}"
+        case _:
+            return value[:-1] + ("0" if value[-1:] != "0" else "1")
+
+
+def with_change(path: tuple[Any, ...]) -> Report | None:
+    """Return the report with one figure changed; None where it would be no report any more."""
+    fields = json.loads(report_text(report()))
+    place = fields
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = changed(place[path[-1]])
+    try:
+        return Report.model_validate(fields)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("step", [len(PATHS) // 12, pytest.param(17, marks=pytest.mark.full)])
+def test_a_changed_figure_is_found_by_its_signature_and_when_signed_again_by_the_stream(step):
+    for path in PATHS[::step]:
+        forged = with_change(path)
+        if forged is None or forged == report():
+            continue
+        unsigned = json.loads(document())
+        unsigned["statement"] = report_text(forged)
+        assert verify(json.dumps(unsigned).encode()).problem is not None, path
+        other_key = verify(document(forged, Signer()))
+        assert (other_key.confirmed, other_key.signature) == (False, SignatureState.REFUSED), path
+        # An attacker who could sign would still have to make the stream agree.
+        verdict = verify(document(forged))
+        assert not verdict.confirmed, path
+        assert verdict.differences or path[0] != "counted", path
+
+
+def test_a_difference_names_section_subject_and_both_figures():
+    access = list(report().counted.access)
+    access[0] = access[0].model_copy(update={"refused": 99})
+    forged = report().model_copy(update={"counted": report().counted.model_copy(update={"access": tuple(access)})})
+    (first, *_) = verify(document(forged)).differences
+    assert (first.section, first.subject) == ("Access and refused attempts", f"access: {access[0].service}")
+    assert json.loads(first.reported)["refused"] == 99
+    assert json.loads(first.recomputed)["refused"] == report().counted.access[0].refused
+
+
+@pytest.mark.parametrize("step", [len(stream()) // 3, pytest.param(64, marks=pytest.mark.full)])
+@pytest.mark.parametrize("name", ["outcome", "actor", "time", "name", "details"])
+def test_a_changed_record_is_found_when_the_export_is_chained_and_signed_again(name, step):
+    for at in range(0, len(stream()) - 1, step):
+        texts = [one.record for one in stream()]
+        fields = json.loads(texts[at])
+        fields[name] = {"count": "1000000"} if name == "details" else "2026-03-03T03:03:03.000000Z"
+        texts[at] = json.dumps(fields, ensure_ascii=False)
+        verdict = verify(document(), an_export(chained(texts)))
+        assert "another one in the export" in verdict.problem, at
+
+
+def test_another_tenants_report_or_export_is_refused():
+    assert "is of acme-corp-12345" in verify(document(report().model_copy(update={"tenant_id": "beta"}))).problem
+    assert verify(signed(signable(a_page())[:-1], Form.HTML, tenant_id="beta")).problem is not None
+
+
+def test_another_period_another_time_and_another_reports_record_are_told():
+    day = timedelta(days=1)
+    for name in ("since", "until", "made_at"):
+        forged = report().model_copy(update={name: getattr(report(), name) + day})
+        assert f"another {name}" in verify(document(forged)).problem
+    other = report().model_copy(update={"report_id": "ab" * 16})
+    assert "is not that of this report" in verify(document(other)).problem
+
+
+def test_what_is_stated_is_bound_to_the_stream():
+    lied = a_standing(state="locked")
+    forged = report().model_copy(update={"stated": lied})
+    assert "does not fit its own digest" in verify(document(forged)).problem
+    forged = forged.model_copy(update={"stated_sha256": stated_digest(lied)})
+    assert "another stated_sha256" in verify(document(forged)).problem
+
+
+def test_an_export_that_ends_before_the_report_or_is_not_signed_so_far_is_told():
+    short = list(stream()[:-1])
+    assert "ends at record" in verify(document(), an_export(short)).problem
+    assert "export it again" in verify(document(), an_export(stream(), signed=len(stream()) - 1)).problem
+    selected = a_selection(list(stream()), 1, len(stream()))
+    assert verify(document(), selected).problem.startswith("the export: a selection")
+    assert "is a selection" in verify(document(), selected, keyed=False).problem
+    assert verify(document(), export()[:-200]).problem.startswith("the export: ")
+    assert verify(document(), b"").problem.startswith("the export: ")
+
+
+@pytest.mark.parametrize("form", list(Form), ids=str)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_a_file_that_was_changed_cut_or_extended_is_not_confirmed(form, data):
+    file = FORMS[form]()
+    at = data.draw(st.integers(0, len(file) - 1))
+    altered = with_flipped_bit(file, at * 8 + data.draw(st.integers(0, 7)))
+    for changed in (altered, file[:at], file + data.draw(st.binary(min_size=1, max_size=5))):
+        assert not verify(changed).confirmed
+
+
+def test_figures_beside_pages_that_say_something_else_are_excluded_by_the_signature_over_the_bytes():
+    page = a_page()
+    content, _, line = page[:-1].rpartition(b"\n")
+    forged = content.replace(b"41 attempts", b" 0 attempts") + b"\n" + line + b"\n"
+    assert len(forged) == len(page)
+    assert verify(forged).signature is SignatureState.REFUSED
+    # Nor does a document of another report, rightly signed by itself, get into signed pages.
+    other = document(report().model_copy(update={"report_id": "ab" * 16}))
+    swapped = signed(a_page(inner=other)[: -len(line) - 1], Form.HTML, Signer())
+    assert verify(swapped).signature is SignatureState.REFUSED
+
+
+def test_pages_signed_for_one_form_are_none_of_another():
+    content = a_print()
+    body = content[: content[:-1].rfind(b"\n") + 1]
+    passed_off = with_signature(body, Form.PDF, *SIGNER.sign(report_message(TENANT, Form.HTML, body)))
+    assert verify(passed_off).signature is SignatureState.REFUSED
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"{" * 100_000,
+        b'{"key":"a","sha256":{},"signature":"b","statement":"c"}\n',
+        b"\xff\xfe",
+        b"<html></html>\n",
+        b"%PDF-1.7\n%%EOF\n",
+        signed(b"<p>nothing inside</p>", Form.HTML),
+        signed(a_page()[:-1] + element(b"{}").encode(), Form.HTML),
+        signed(element(b"[" * 50_000).encode(), Form.HTML),
+        signed(element(b'{"key":"\\ud800"}').encode(), Form.HTML),
+        signed(a_print() + a_print(), Form.PDF),
+        a_print(inner=b"\0" * (LONGEST_DOCUMENT + 1)),
+        a_print(inner=b"{}"),
+        signed(b"%PDF-1.7\n<</Length 4/Type/EmbeddedFile/Filter/FlateDecode>>\nstream\nabcd", Form.PDF),
+        bytes(LONGEST_FILE + 1),
+        b"{" + b" " * LONGEST_DOCUMENT + b"}",
+    ],
+    ids=range(18),
+)
+def test_a_hostile_file_is_refused_as_no_report(file):
+    verdict = verify(file)
+    assert verdict.problem.startswith("the report: ")
+    assert verdict.report is None
+    with pytest.raises(DocumentBroken):
+        read_report(file)
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"%PDF-", b"{", b"<!doctype html>"]))
+def test_no_file_brings_the_reader_down(rest, begins):
+    assert not verify(begins + rest, b"").confirmed
+
+
+def test_names_that_would_end_the_element_are_carried_all_the_same():
+    cruel = report().model_copy(update={"organization": "</script><!-- \\u003c ü"})
+    carried = read_report(a_page(cruel)).report
+    assert carried.organization == cruel.organization
+    assert a_page(cruel).count(b"</script>") == 1
+    assert read_report(a_print(cruel)).report == cruel
+
+
+def test_the_record_that_binds_a_report_is_no_change_and_no_figure_of_it():
+    assert REPORT_ID not in report_text(report()).replace(f'"report_id":"{REPORT_ID}"', "")
+    assert AuditName.REPORT_MADE not in {one.name for one in report().counted.events}
+
+
+def test_another_order_and_another_number_are_differences():
+    counted = report().counted
+    swapped = counted.model_copy(update={"events": counted.events[::-1]})
+    verdict = verify(document(report().model_copy(update={"counted": swapped})))
+    assert {one.recomputed for one in verdict.differences} == {"in another order, or some of it twice"}
+    more = counted.model_copy(update={"records": counted.records + 1})
+    (one,) = verify(document(report().model_copy(update={"counted": more}))).differences
+    assert (one.reported, one.recomputed) == (str(counted.records + 1), str(counted.records))

@@ -1,0 +1,121 @@
+"""The file of public keys, and that a signature counts only as the one text over the one content by the named key."""
+
+import base64
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from openkcm.errors import PublicKeyRefused
+from openkcm.verification.public_keys import PublicKeys
+from tests.database.signing import Signer
+
+ONE, TWO = Signer("audit-heads:1"), Signer("audit-heads:2")
+BOTH = PublicKeys(ONE.public_keys() | TWO.public_keys())
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def pem_of(public) -> str:
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def test_a_file_is_read_back_with_names_and_fingerprints():
+    read = PublicKeys.read(BOTH.file())
+    assert [(one.name, one.fingerprint) for one in read.all()] == [(one.name, one.fingerprint) for one in BOTH.all()]
+    assert read.file() == BOTH.file()
+
+
+@pytest.mark.integration  # runs openssl
+def test_the_fingerprint_is_what_openssl_says(tmp_path: Path):
+    file = tmp_path / "keys.pem"
+    file.write_text(BOTH.file())
+    der = subprocess.run(
+        ["openssl", "pkey", "-pubin", "-in", file, "-outform", "DER"], capture_output=True, check=True
+    ).stdout
+    digest = subprocess.run(["openssl", "dgst", "-sha256", "-r"], input=der, capture_output=True, check=True).stdout
+    assert digest.decode().split()[0] == BOTH.fingerprint("audit-heads:1")
+
+
+def test_each_version_verifies_what_it_signed_and_nothing_of_the_other():
+    for signer in (ONE, TWO):
+        signature, name = signer.sign(b"head")
+        assert BOTH.check(name, b"head", signature).problem is None
+        assert BOTH.check(name, b"other", signature).problem is not None
+    signature, _ = ONE.sign(b"head")
+    checked = BOTH.check("audit-heads:2", b"head", signature)
+    assert (checked.problem, checked.fingerprint) == (
+        "the signature is not by the public key over this content",
+        BOTH.fingerprint("audit-heads:2"),
+    )
+
+
+def test_a_name_that_is_not_known_is_refused_however_it_looks():
+    signature, _ = ONE.sign(b"head")
+    assert "audit-heads:1, audit-heads:2" in (BOTH.check("\x1b[31m", b"head", signature).problem or "")
+    assert "\x1b" not in (BOTH.check("\x1b[31m", b"head", signature).problem or "")
+
+
+def test_a_bare_pem_stands_for_whichever_name_a_signature_gives():
+    signature, name = ONE.sign(b"head")
+    bare = PublicKeys.read(ONE.public_keys()[name])
+    assert bare.check(name, b"head", signature).problem is None
+    assert bare.check(name, b"head", TWO.sign(b"head")[0]).problem is not None
+
+
+def test_a_signature_has_one_text():
+    signature, name = ONE.sign(b"head")
+    der = base64.b64decode(signature)
+    r, s = decode_dss_signature(der)
+    longer = b"\x30\x81" + der[1:]  # the same length, said in two bytes
+    others = [
+        f" {signature}",
+        f"{signature}\n",
+        signature.rstrip("=") + "=" * 4,
+        base64.b64encode(der + b"\0").decode(),
+        base64.b64encode(longer).decode(),
+        "QR==",  # decodes, and encodes again as QQ==
+        base64.b64encode(encode_dss_signature(r + ORDER, s)).decode(),
+        "",
+        "ß",
+        "\ud800",
+    ]
+    for other in others:
+        assert BOTH.check(name, b"head", other).problem is not None
+
+
+def test_each_changed_letter_of_a_signature_is_refused():
+    signature, name = ONE.sign(b"head")
+    for place, letter in enumerate(signature):
+        for bit in range(7):
+            changed = signature[:place] + chr(ord(letter) ^ 1 << bit) + signature[place + 1 :]
+            assert BOTH.check(name, b"head", changed).problem is not None
+
+
+RSA = rsa.generate_private_key(65537, 2048)
+PRIVATE = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+REFUSED = {
+    "nothing": "",
+    "a name without a key": "key: audit-heads:1\n",
+    "a private key": PRIVATE.decode(),
+    "RSA": pem_of(RSA.public_key()),
+    "another curve": pem_of(ec.generate_private_key(ec.SECP384R1()).public_key()),
+    "a damaged key": ONE.public_keys()["audit-heads:1"].replace("M", "N"),
+    "two without a name": ONE.public_keys()["audit-heads:1"] * 2,
+    "two of one name": BOTH.file() + BOTH.file(),
+    "another fingerprint": BOTH.file().replace(BOTH.fingerprint("audit-heads:1"), BOTH.fingerprint("audit-heads:2")),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_key_of_the_platform_is_refused(what: str):
+    with pytest.raises(PublicKeyRefused):
+        PublicKeys.read(REFUSED[what])
+
+
+def test_what_is_on_record_and_no_key_is_left_out():
+    assert PublicKeys.on_record({"audit:1": "x"} | ONE.public_keys()).file() == PublicKeys(ONE.public_keys()).file()
