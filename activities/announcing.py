@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from core import names as ids
+from core.messages.base import StepInput
+from core.notifications import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
-from tenancy import ids
-from tenancy.announcements import announcement_text
-from tenancy.events import Announcement, AnnouncementKind, Channel, dashboard_url, message_id
-from tenancy.messages import StepInput
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,14 @@ from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.journal import record
+from core.errors.tenants import ApprovalNotNeeded, ApprovalUnknown, ApprovalWaits, TooManyApprovals, VoteNotCounted
+from core.messages.base import StepInput
+from core.messages.tenants import ApprovalResult, ApprovalStep, CloseApprovalInput, PendingApproval, WaitingResult
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import MOST_PENDING, Approval, ApprovalState, decide, is_over
 from database.connection import Database
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName, Outcome
-from tenancy.approval_errors import ApprovalNotNeeded, ApprovalUnknown, ApprovalWaits, TooManyApprovals, VoteNotCounted
-from tenancy.approvals import MOST_PENDING, Approval, ApprovalState, decide, is_over
-from tenancy.events import AnnouncementKind
-from tenancy.messages import (
-    ApprovalResult,
-    ApprovalStep,
-    CloseApprovalInput,
-    PendingApproval,
-    StepInput,
-    WaitingResult,
-)
 
 _NAMES: dict[ApprovalState, tuple[AuditName, Outcome]] = {
     ApprovalState.APPROVED: (AuditName.APPROVAL_GRANTED, "success"),

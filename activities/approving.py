@@ -5,10 +5,10 @@ workflow does not matter: a signal that was forged in Temporal is stopped here l
 """
 
 from activities.journal import record
+from core.messages.base import StepInput
+from core.tenants.approvals import Action, Argument, refuse_unless_approved
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName
-from tenancy.approvals import Action, Argument, refuse_unless_approved
-from tenancy.messages import StepInput
 
 
 def require_approval(

@@ -8,11 +8,12 @@ import structlog
 from temporalio import activity
 
 from activities.signing import RecordedSigner
+from core.messages.base import StepInput
+from core.messages.compliance import SignHeadsResult
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
 from openkcm.contract.audit_events import head_message
-from tenancy.messages import SignHeadsResult, StepInput
 
 _BATCH = 200
 

@@ -11,24 +11,25 @@ from dataclasses import dataclass, replace
 from temporalio import activity
 
 from activities.journal import record
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rows import AuthorityRow
-from database.transaction import TenantTransaction
-from openkcm.contract.audit_events import AuditName
-from tenancy import ids
-from tenancy.authorities import AuthorityState
-from tenancy.errors import AuthorityOverlaps, ConflictingResource, Overtaken, TenantClosed
-from tenancy.lifecycle import DECRYPTS, State
-from tenancy.messages import (
+from core import names as ids
+from core.certificates import AuthorityState
+from core.errors.platform import ConflictingResource, Overtaken
+from core.errors.services import AuthorityOverlaps
+from core.errors.tenants import TenantClosed
+from core.messages.base import StepInput, TenantsResult
+from core.messages.services import (
     AuthorityFailureInput,
     AuthorityPlan,
     AuthorityStep,
     RollAuthorityResult,
     ServicesResult,
-    StepInput,
-    TenantsResult,
 )
+from core.tenants.lifecycle import DECRYPTS, State
+from database.connection import Database
+from database.platform_queries import PlatformQueries
+from database.rows import AuthorityRow
+from database.transaction import TenantTransaction
+from openkcm.contract.audit_events import AuditName
 from vault.interfaces import Authority
 from vault.pki import PkiAuthorities
 

@@ -4,13 +4,13 @@ from temporalio import activity
 
 from activities.authorities import AuthorityMaker
 from activities.journal import Clock, finish, is_recorded, record
+from core import names as ids
+from core.certificates import AuthorityState
+from core.messages.base import StepInput
+from core.tenants.provisioning import Step
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from openkcm.contract.audit_events import AuditName
-from tenancy import ids
-from tenancy.authorities import AuthorityState
-from tenancy.messages import StepInput
-from tenancy.provisioning import Step
 from vault.pki import PkiAuthorities
 
 

@@ -7,8 +7,8 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from tenancy import ids
-from tenancy.messages import StepInput
+from core import names as ids
+from core.messages.base import StepInput
 
 _PAUSE_SECONDS = 0.25
 _PATIENCE_SECONDS = 30.0
@@ -37,7 +37,7 @@ class ClosingActivities:
 
 
 async def _running(client: Client, tenant_id: str, own: str | None) -> list[str]:
-    # A tenant's id is a quoted word of letters, digits and hyphens (tenancy/ids.py): nothing in it ends the quotes.
+    # A tenant's id is a quoted word of letters, digits and hyphens (core/names.py): nothing in it ends the quotes.
     query = f"TenantId = '{tenant_id}' and ExecutionStatus = 'Running'"
     found = {run.id async for run in client.list_workflows(query)} - {own}
     entity = ids.tenant_workflow(tenant_id)

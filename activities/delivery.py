@@ -20,8 +20,8 @@ from cloudevents.core.bindings.http import to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 from standardwebhooks import Webhook
 
-from tenancy.errors import AnnouncementUndelivered, SettingsInvalid
-from tenancy.events import Announcement, dashboard_url
+from core.errors.platform import AnnouncementUndelivered, SettingsInvalid
+from core.notifications import Announcement, dashboard_url
 
 _SECONDS = 5.0
 SOURCE = "/openkcm"

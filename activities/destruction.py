@@ -14,6 +14,13 @@ from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.journal import Clock, is_recorded, record
+from core import names as ids
+from core.errors.platform import DatabaseRefused
+from core.errors.tenants import TenantUnknown
+from core.messages.base import StepInput
+from core.messages.tenants import Stock
+from core.notifications import AnnouncementKind
+from core.tenants.offboarding import KEPT, remains
 from database.connection import Database
 from database.leaving_interfaces import DoomedRow, ShredRow
 from database.transaction import TenantTransaction
@@ -25,12 +32,6 @@ from openkcm.verification.erasure_certificate import (
     shred_message,
     statement_text,
 )
-from tenancy import ids
-from tenancy.errors import DatabaseRefused, TenantUnknown
-from tenancy.events import AnnouncementKind
-from tenancy.leaving import KEPT, remains
-from tenancy.leaving_messages import Stock
-from tenancy.messages import StepInput
 from vault.destroyer import TransitDestroyer
 from vault.interfaces import TenantKeyKind
 from vault.signer import TransitAuditSigner

@@ -15,16 +15,14 @@ from temporalio import activity
 from activities.journal import Clock, record
 from activities.metrics import Metrics
 from activities.signing import RecordedSigner
+from core.isolation import LATE, CheckResult, SignedClause, breaches, by_clause, clause_message, summed_up, tally
+from core.messages.compliance import DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
+from core.tenants.lifecycle import DECRYPTS, State
 from database.boundary_interfaces import ExaminationRow
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
-from tenancy.boundaries import CheckResult, breaches
-from tenancy.boundary_tally import tally
-from tenancy.examination import LATE, SignedClause, by_clause, clause_message, summed_up
-from tenancy.lifecycle import DECRYPTS, State
-from tenancy.messages import DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
 
 Attack = Callable[[str], Sequence[CheckResult]]
 """Attacks the tenant of this id and returns how that ended; raises only where it could not be found out."""

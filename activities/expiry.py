@@ -10,14 +10,15 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.journal import Clock
 from activities.metrics import Metrics
+from core.certificates import ALARMING, Ending, Stage, stage
+from core.messages.base import StepInput
+from core.messages.services import ExpiryResult, LateService
+from core.notifications import AnnouncementKind
 from database.certificate_rows import EndingRow
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
-from tenancy.events import AnnouncementKind
-from tenancy.expiry import ALARMING, Ending, Stage, stage
-from tenancy.messages import ExpiryResult, LateService, StepInput
 from vault.pki import PkiAuthorities
 
 _BATCH = 1000

@@ -4,13 +4,13 @@ import structlog
 
 from activities.journal import record
 from activities.metrics import Metrics
+from core.errors.compliance import TenantKeyReplaced, TenantKeyShared
+from core.isolation import CheckResult
+from core.messages.base import StepInput
 from database.fingerprint_rows import Fingerprinted
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
-from tenancy.boundaries import CheckResult
-from tenancy.isolation_errors import TenantKeyReplaced, TenantKeyShared
-from tenancy.messages import StepInput
 from vault.interfaces import TransitKey
 
 _REFUSED = {Fingerprinted.TAKEN: TenantKeyShared, Fingerprinted.CHANGED: TenantKeyReplaced}

@@ -13,6 +13,10 @@ from temporalio import activity
 
 from activities.threads import Threads
 from activities.wrapping import opened
+from core import names as ids
+from core.errors.keys import CustomerKeyError
+from core.keys.root_keys import version_context
+from core.messages.keys import DueTenants
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.root_key_rows import NumberedKey
@@ -20,10 +24,6 @@ from keystores.interfaces import RootKey
 from keystores.opened import OpenedRootKeys
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.root_key_errors import CustomerKeyError
-from tenancy.root_keys import version_context
-from tenancy.rotation_messages import DueTenants
 
 _THREADS = 8
 _TOGETHER = 64

@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from activities.authorities import as_authority
 from activities.journal import Clock
 from activities.probes import PROBE, SIBLING, Probes, presenting
+from core.errors.compliance import CanaryMissing, MirrorMissing
+from core.isolation import CheckResult, breaches
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
 from database.connection import Database
 from fronts.attacks import FrontAttacker
 from fronts.interfaces import Door, FrontsAway, Identity, Pair, ProbeRefused, Strangers
 from openkcm.contract.audit_events import AuditName
-from tenancy.boundaries import CheckResult, breaches
-from tenancy.errors import CanaryMissing, MirrorMissing
-from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
 from vault.forging import TransitForger
 from vault.interfaces import Authority, ForgedLeaf
 

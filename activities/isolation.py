@@ -9,15 +9,14 @@ from activities.authorities import as_authority
 from activities.journal import Clock, finish, record
 from activities.metrics import Metrics
 from activities.threads import Threads
+from core.errors.compliance import BoundaryBreached, CanaryMissing
+from core.isolation import CheckResult, breaches, tally
+from core.messages.base import StepInput
+from core.names import CANARY_TENANT_ID
+from core.tenants.provisioning import Step
 from database.attacks import RowSecurityProbe as DatabaseProbe
 from database.connection import Database
 from openkcm.contract.audit_events import AuditName
-from tenancy.boundaries import CheckResult, breaches
-from tenancy.boundary_tally import tally
-from tenancy.errors import BoundaryBreached, CanaryMissing
-from tenancy.ids import CANARY_TENANT_ID
-from tenancy.messages import StepInput
-from tenancy.provisioning import Step
 from vault.attacks import VaultBoundaryProbe as VaultProbe
 from vault.interfaces import Authority
 

@@ -5,10 +5,10 @@ from datetime import datetime
 
 from temporalio import activity
 
+from core.messages.base import StepInput
+from core.tenants.provisioning import Step
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
-from tenancy.messages import StepInput
-from tenancy.provisioning import Step
 
 Clock = Callable[[], datetime]
 """Returns the present as an aware UTC datetime."""

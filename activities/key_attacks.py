@@ -12,6 +12,13 @@ from dataclasses import dataclass
 import structlog
 
 from activities.wrapping import RootKeyInForce, context_of, root_key_in_force
+from core import names as ids
+from core.errors.keys import CustomerKeyError, KeyUnavailable, RootKeyDisabled, WrongContext
+from core.errors.platform import Overtaken
+from core.errors.tenants import TenantUnknown
+from core.isolation import CheckResult, unchecked
+from core.keys.rotation import OPENING
+from core.tenants.lifecycle import DECRYPTS
 from database.connection import Database
 from database.descent import RowDescentProbe
 from database.fingerprint_rows import Fingerprinted, KeyProbeRow
@@ -20,12 +27,6 @@ from database.rows import KeyRow, ServiceKeyRow
 from database.transaction import TenantTransaction
 from keystores.opened import OpenedRootKeys
 from openkcm.contract.names import RESERVED_PREFIX
-from tenancy import ids
-from tenancy.boundaries import CheckResult, unchecked
-from tenancy.errors import KeyUnavailable, Overtaken, TenantUnknown, WrongContext
-from tenancy.lifecycle import DECRYPTS
-from tenancy.root_key_errors import CustomerKeyError, RootKeyDisabled
-from tenancy.rotation import OPENING
 from vault.fingerprints import TransitFingerprints
 from vault.interfaces import KeyFindings, KeyTarget, ciphertext_version
 from vault.key_attacks import VaultKeyProbe

@@ -7,13 +7,13 @@ from temporalio import activity
 from activities.fingerprinting import alarm, refused_fingerprint
 from activities.journal import Clock, finish, is_recorded, record
 from activities.metrics import Metrics
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.keys.encryption_context import Context, Purpose
+from core.messages.base import StepInput
+from core.tenants.provisioning import Step
 from database.connection import Database
 from openkcm.contract.audit_events import AuditName
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable
-from tenancy.messages import StepInput
-from tenancy.provisioning import Step
 from vault.fingerprints import TransitFingerprints
 from vault.payload_keys import TransitPayloadKeys
 from vault.transit import TransitTenantKeys

@@ -11,19 +11,18 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.approving import require_approval
 from activities.journal import Clock, record
+from core.errors.tenants import LeavingOtherwise, TenantUnknown
+from core.messages.base import StepInput
+from core.messages.tenants import BegunResult, LeaveInput, LeaveReason, LeavingResult, StandingResult
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import Action, Argument
+from core.tenants.lifecycle import State
 from database.connection import Database
 from database.leaving_interfaces import LeavingRow
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import RESERVED_PREFIX
 from openkcm.errors import IllegalTenantId
-from tenancy.approvals import Action, Argument
-from tenancy.errors import TenantUnknown
-from tenancy.events import AnnouncementKind
-from tenancy.leaving_errors import LeavingOtherwise
-from tenancy.leaving_messages import BegunResult, LeaveInput, LeaveReason, LeavingResult
-from tenancy.lifecycle import State
-from tenancy.messages import StandingResult, StepInput
 
 
 class LeavingActivities:

@@ -6,13 +6,13 @@ from typing import Protocol
 from temporalio import activity
 
 from activities.journal import Clock, finish, record
+from core.errors.platform import AnnouncementUndelivered
+from core.messages.base import AnnounceInput, StepInput
+from core.notifications import Announcement, AnnouncementKind, Channel
+from core.tenants.provisioning import Step
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from openkcm.contract.audit_events import AuditName
-from tenancy.errors import AnnouncementUndelivered
-from tenancy.events import Announcement, AnnouncementKind, Channel
-from tenancy.messages import AnnounceInput, StepInput
-from tenancy.provisioning import Step
 
 _BATCH = 200
 

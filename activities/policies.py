@@ -4,11 +4,11 @@ from temporalio import activity
 
 from activities.approving import require_approval
 from activities.journal import record
+from core.messages.tenants import PolicyInput
+from core.tenants.approvals import Action
+from core.tenants.policy import parse_policy
 from database.connection import Database
 from openkcm.contract.audit_events import AuditName
-from tenancy.approvals import Action
-from tenancy.messages import PolicyInput
-from tenancy.policy import parse_policy
 
 
 class PolicyActivities:

@@ -17,15 +17,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.journal import Clock
+from core.errors.compliance import CanaryMissing, MirrorMissing
+from core.names import CANARY_TENANT_ID, PLATFORM_TENANTS
+from core.tenants.lifecycle import State
 from database.connection import Database
 from database.rows import ServiceRequestRow
 from fronts.interfaces import Identity
 from openkcm.contract.client_files import certificates
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import PlatformError
-from tenancy.errors import CanaryMissing, MirrorMissing
-from tenancy.ids import CANARY_TENANT_ID, PLATFORM_TENANTS
-from tenancy.lifecycle import State
 from vault.interfaces import Leaf
 
 PROBE, SIBLING, REVOKED = "boundary-probe", "boundary-probe-2", "boundary-revoked"

@@ -5,15 +5,16 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.journal import Clock, finish, record
 from activities.metrics import Metrics
+from core import names as ids
+from core.errors.platform import ConflictingResource
+from core.messages.base import FailureInput, StepInput
+from core.messages.tenants import ActivateResult
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import Move, State
+from core.tenants.provisioning import Step, steps_of
 from database.connection import Database
 from database.rows import RouteRow
 from openkcm.contract.audit_events import AuditName
-from tenancy import ids
-from tenancy.errors import ConflictingResource
-from tenancy.events import AnnouncementKind
-from tenancy.lifecycle import Move, State
-from tenancy.messages import ActivateResult, FailureInput, StepInput
-from tenancy.provisioning import Step, steps_of
 
 
 class RecordActivities:

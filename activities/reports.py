@@ -7,6 +7,10 @@ from temporalio import activity
 
 from activities.journal import Clock, record
 from activities.signing import RecordedSigner
+from core.audit import AuditFilter
+from core.errors.compliance import ReportUnknown
+from core.errors.tenants import TenantUnknown
+from core.messages.compliance import ReportStep
 from database.connection import Database
 from database.report_rows import ReportRow, StatedRow
 from database.transaction import TenantTransaction
@@ -23,11 +27,7 @@ from openkcm.verification.reports.signed_file import (
 )
 from openkcm.verification.reports.verify import binding
 from openkcm.verification.signed_document import SignedText, write_document
-from tenancy.audit_search import AuditFilter
-from tenancy.errors import TenantUnknown
 from tenancy.report_assembly import Request, assemble
-from tenancy.report_errors import ReportUnknown
-from tenancy.report_messages import ReportStep
 
 _PIECE = 5_000
 """Records read in one transaction; some megabytes."""

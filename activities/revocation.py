@@ -14,6 +14,10 @@ from temporalio import activity
 
 from activities.authorities import as_authority
 from activities.journal import record
+from core.certificates import BELIEVED, AuthorityState
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import Overtaken
+from core.messages.base import StepInput
 from database.certificate_rows import RevocationListRow
 from database.connection import Database
 from database.platform_queries import PlatformQueries
@@ -21,9 +25,6 @@ from database.rows import AuthorityRow
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
-from tenancy.authorities import BELIEVED, AuthorityState
-from tenancy.errors import KeyUnavailable, Overtaken
-from tenancy.messages import StepInput
 from vault.interfaces import RevocationList
 from vault.pki import PkiAuthorities
 

@@ -14,15 +14,15 @@ from temporalio import activity
 from activities.pacing import rest
 from activities.threads import Threads
 from activities.wrapping import all_proven, all_unwrapped, context_of, opened, proven
+from core.errors.keys import RootKeyFailing, WrongContext
+from core.errors.tenants import TenantUnknown
+from core.keys.root_keys import credentials_context, probe_context
+from core.messages.keys import RotationProgress, RotationStep
 from database.connection import Database
 from database.rotation_rows import RewrappedRow
 from database.rows import ServiceKeyRow
 from keystores.interfaces import RootKey
 from keystores.opened import OpenedRootKeys
-from tenancy.errors import TenantUnknown, WrongContext
-from tenancy.root_key_errors import RootKeyFailing
-from tenancy.root_keys import credentials_context, probe_context
-from tenancy.rotation_messages import RotationProgress, RotationStep
 from vault.interfaces import ciphertext_version
 from vault.transit import TransitTenantKeys
 

@@ -15,23 +15,10 @@ from activities.approving import require_approval
 from activities.journal import record
 from activities.threads import Threads
 from activities.wrapping import context_of, opened, proven, refuse_retired
-from database.connection import Database
-from database.root_key_rows import SealedRootKeyRow
-from database.rows import ServiceKeyRow, TenantRow
-from database.transaction import TenantTransaction
-from keystores.interfaces import RootKey
-from keystores.opened import OpenedRootKeys
-from openkcm.contract.audit_events import AuditName
-from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.approvals import Action
-from tenancy.errors import TenantClosed, TenantUnknown
-from tenancy.events import AnnouncementKind
-from tenancy.lifecycle import DECRYPTS, State
-from tenancy.locks import LockReason, may_change_root_key
-from tenancy.messages import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
-from tenancy.root_key_errors import RootKeyRefused
-from tenancy.root_keys import (
+from core import names as ids
+from core.errors.keys import RootKeyRefused
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.keys.root_keys import (
     Credentials,
     Place,
     PlatformPlace,
@@ -41,6 +28,19 @@ from tenancy.root_keys import (
     probe_context,
     refuse_incomplete,
 )
+from core.messages.keys import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import DECRYPTS, State
+from core.tenants.locks import LockReason, may_change_root_key
+from database.connection import Database
+from database.root_key_rows import SealedRootKeyRow
+from database.rows import ServiceKeyRow, TenantRow
+from database.transaction import TenantTransaction
+from keystores.interfaces import RootKey
+from keystores.opened import OpenedRootKeys
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
 from vault.interfaces import ciphertext_version
 from vault.transit import TransitTenantKeys
 

@@ -18,23 +18,14 @@ from activities.pacing import rest
 from activities.rewrapping import Rewrapping
 from activities.threads import Threads
 from activities.wrapping import all_proven, context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rotation_rows import RotationRow, WantedRotation
-from database.rows import TenantRow
-from database.transaction import TenantTransaction
-from keystores.opened import OpenedRootKeys
-from openkcm.contract.audit_events import AuditName
-from tenancy import ids
-from tenancy.approvals import Action, Argument
-from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, ServiceUnknown, TenantClosed, TenantUnknown
-from tenancy.events import AnnouncementKind
-from tenancy.lifecycle import DECRYPTS, State
-from tenancy.messages import StepInput
-from tenancy.rotation import KeyState, Scope, Stage
-from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
-from tenancy.rotation_messages import (
+from core import names as ids
+from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.keys.encryption_context import Context, Purpose
+from core.keys.rotation import KeyState, Scope, Stage
+from core.messages.base import StepInput
+from core.messages.keys import (
     DestroyResult,
     DueRotation,
     DueTenants,
@@ -48,6 +39,16 @@ from tenancy.rotation_messages import (
     RotationProgress,
     RotationStep,
 )
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import Action, Argument
+from core.tenants.lifecycle import DECRYPTS, State
+from database.connection import Database
+from database.platform_queries import PlatformQueries
+from database.rotation_rows import RotationRow, WantedRotation
+from database.rows import TenantRow
+from database.transaction import TenantTransaction
+from keystores.opened import OpenedRootKeys
+from openkcm.contract.audit_events import AuditName
 from vault.fingerprints import TransitFingerprints
 from vault.interfaces import ciphertext_version
 from vault.transit import TransitTenantKeys

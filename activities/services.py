@@ -13,14 +13,10 @@ from temporalio import activity
 from activities.authorities import as_authority
 from activities.journal import Clock, record
 from activities.wrapping import context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
-from database.connection import Database
-from database.rows import LeafRow, ServiceRow
-from database.transaction import TenantTransaction
-from keystores.opened import OpenedRootKeys
-from openkcm.contract.audit_events import AuditName
-from tenancy.errors import ConflictingResource, Overtaken, ServiceUnknown, TenantClosed, TenantUnknown
-from tenancy.lifecycle import ENCRYPTS, State
-from tenancy.messages import (
+from core.errors.platform import ConflictingResource, Overtaken
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.messages.services import (
     CertificatePlan,
     CertificateResult,
     CertificateStep,
@@ -28,7 +24,13 @@ from tenancy.messages import (
     EnrolStep,
     ServiceStep,
 )
-from tenancy.services import RENEWED, ServiceState
+from core.services import RENEWED, ServiceState
+from core.tenants.lifecycle import ENCRYPTS, State
+from database.connection import Database
+from database.rows import LeafRow, ServiceRow
+from database.transaction import TenantTransaction
+from keystores.opened import OpenedRootKeys
+from openkcm.contract.audit_events import AuditName
 from vault.interfaces import ciphertext_version
 from vault.pki import PkiAuthorities
 from vault.transit import TransitTenantKeys

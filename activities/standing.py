@@ -8,17 +8,18 @@ from temporalio import activity
 from activities.announcing import Announcer
 from activities.approving import require_approval
 from activities.journal import Clock, record
+from core.errors.compliance import BreachNotCleared
+from core.messages.base import StepInput
+from core.messages.tenants import StandingInput, StandingMove, StandingResult
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import DECRYPTS, Move, State
+from core.tenants.locks import HEALTHY, LockReason, closes
 from database.connection import Database
 from database.root_key_rows import HeldKeyRow
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName
-from tenancy.approvals import Action
-from tenancy.events import AnnouncementKind
-from tenancy.examination_errors import BreachNotCleared
-from tenancy.lifecycle import DECRYPTS, Move, State
-from tenancy.locks import HEALTHY, LockReason, closes
-from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
 
 _NAMES = {
     StandingMove.SUSPEND: AuditName.TENANT_SUSPENDED,

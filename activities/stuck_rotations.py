@@ -7,15 +7,15 @@ from temporalio import activity
 
 from activities.announcing import Announcer
 from activities.metrics import Metrics
+from core import names as ids
+from core.keys.rotation import LONGEST
+from core.messages.base import StepInput
+from core.notifications import AnnouncementKind
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rotation_rows import StuckRotationRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.events import AnnouncementKind
-from tenancy.messages import StepInput
-from tenancy.rotation import LONGEST
 
 _OVERDUE = timedelta(days=1)
 """How much older than its tenant wants a key becomes before people are told: by then it was looked for many times."""

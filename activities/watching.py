@@ -22,17 +22,16 @@ from temporalio import activity
 from activities.journal import Clock
 from activities.threads import Threads
 from activities.wrapping import opened
+from core.errors.keys import CustomerKeyError, RootKeyRefused, RootKeySwapped, WrongContext
+from core.keys.root_keys import probe_context
+from core.messages.keys import WatchResult, WatchRootKeysInput
+from core.tenants.locks import HEALTHY, OUT_OF_REACH, closes
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.root_key_rows import SealedRootKeyRow, WatchedKey
 from keystores.opened import OpenedRootKeys
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
-from tenancy.errors import WrongContext
-from tenancy.locks import HEALTHY, OUT_OF_REACH, closes
-from tenancy.messages import WatchResult, WatchRootKeysInput
-from tenancy.root_key_errors import CustomerKeyError, RootKeyRefused, RootKeySwapped
-from tenancy.root_keys import probe_context
 
 _TICK_SECONDS = 0.1
 _LOOK_SECONDS = 1.0

@@ -12,16 +12,16 @@ from itertools import repeat
 from temporalio import activity
 
 from activities.threads import Threads
+from core import names as ids
+from core.errors.keys import RootKeyDenied, WrongContext
+from core.errors.platform import Overtaken
+from core.keys.encryption_context import Context, Purpose
+from core.keys.root_keys import RootKeyMode
 from database.root_key_rows import HeldKeyRow, SealedRootKeyRow
 from database.rows import ServiceKeyRow, TenantRow
 from database.transaction import TenantTransaction
 from keystores.interfaces import BatchRootKey, RootKey
 from keystores.opened import OpenedRootKeys
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import Overtaken, WrongContext
-from tenancy.root_key_errors import RootKeyDenied
-from tenancy.root_keys import RootKeyMode
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from benchmarks.processes import read_cpu
 from benchmarks.report import Check, Result, spread
 from benchmarks.stack import Stack
 from config.secrets import Role
+from core.tenants.lifecycle import State
 from database.platform_queries import PlatformQueries
-from tenancy.lifecycle import State
 
 _LIMIT_SECONDS = 30.0
 _PATIENCE_SECONDS = 180

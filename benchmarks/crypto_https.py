@@ -17,7 +17,7 @@ from benchmarks.load import Load, Target, ask
 from benchmarks.openbao_peer import KEY, Peer, openbao_server
 from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
-from tenancy.binding import Context, Purpose
+from core.keys.encryption_context import Context, Purpose
 
 _TENANT = "bench-corp-1"
 _BYTES = 1024

@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
+from core.services import CryptoOperation
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step, StepState
 from openkcm.contract.audit_events import GENESIS, UPSTREAM_NAME, AuditName, link
-from tenancy.lifecycle import State
-from tenancy.provisioning import Step, StepState
-from tenancy.services import CryptoOperation
 
 REGIONS = ("eu-west-1", "eu-central-1", "us-east-1")
 SERVICES = (

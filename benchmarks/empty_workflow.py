@@ -25,9 +25,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from config.settings import Settings
-from tenancy import ids
-from tenancy.messages import ActivateResult, AnnounceInput, StepInput
-from tenancy.provisioning import Step
+from core import names as ids
+from core.messages.base import AnnounceInput, StepInput
+from core.messages.tenants import ActivateResult
+from core.tenants.provisioning import Step
 from workflows.gateway import Gateway
 from workflows.provision import ProvisionTenant
 from workflows.tenant import Tenant

@@ -21,9 +21,9 @@ from joserfc.jwk import ECKey
 from config import secrets
 from config.secrets import Role, read_secret, vault_secret
 from config.settings import Settings
+from core import names as ids
+from core.keys.encryption_context import Context, Purpose
 from openkcm.contract.names import tenant_dns
-from tenancy import ids
-from tenancy.binding import Context, Purpose
 from vault.setup import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 
 _CANARY_SECONDS = 30

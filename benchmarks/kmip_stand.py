@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from core.names import l2_key
+from core.tenants.lifecycle import State
 from crypto.interfaces import Caller, Entry, Parts, ServiceKey
 from crypto.kmip import ttlv
 from crypto.kmip.dispatch import Dispatcher
@@ -26,8 +28,6 @@ from crypto.kmip.tags import Tag
 from crypto.operations import KeyedOperations
 from crypto.registry import Connections
 from database.rows import ObjectRow
-from tenancy.ids import l2_key
-from tenancy.lifecycle import State
 
 LIMIT = 1 << 20
 _TENANT, _SERVICE = "fuzz-corp", "orders"

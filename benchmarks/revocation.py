@@ -19,9 +19,9 @@ from benchmarks.report import Check, Result, percentile, spread
 from benchmarks.stack import Stack
 from benchmarks.steady import Answered, Front, Steady, ask_fast, asking
 from config.secrets import Role
+from core.errors.platform import DatabaseUnavailable
+from core.tenants.lifecycle import State
 from database.connection import Database
-from tenancy.errors import DatabaseUnavailable
-from tenancy.lifecycle import State
 from tests.stories.holders import Holder, Holders
 
 PROVIDERS = ("aws-kms", "pkcs11", "openbao")

@@ -17,11 +17,11 @@ from benchmarks import report
 from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
 from config import secrets
-from config.sealing import seal
+from config.credential_encryption import seal
 from config.secrets import Role, read_secret
+from core.keys.root_keys import PlatformPlace
 from database.connection import Database
 from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
-from tenancy.root_keys import PlatformPlace
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.estate import assert_in_force, make_service_keys
 from tests.keystores.opening import Opener

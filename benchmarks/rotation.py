@@ -22,10 +22,10 @@ from benchmarks.report import Check, Result, percentile
 from benchmarks.stack import Stack
 from benchmarks.steady import Answered, Steady, asking
 from config.secrets import Role
+from core.keys.rotation import Scope, Stage
+from core.messages.keys import RotateRequest
+from core.names import l2_key
 from database.rotation_rows import RotationRow
-from tenancy.ids import l2_key
-from tenancy.rotation import Scope, Stage
-from tenancy.rotation_messages import RotateRequest
 from tests.keystores.estate import make_service_keys
 from tests.keystores.opening import Opener
 from worker import wiring

@@ -12,8 +12,8 @@ from benchmarks.processes import folder_size, read_cpu, read_memory
 from benchmarks.report import Check, Result, spread
 from benchmarks.stack import Stack
 from config.secrets import Role
+from core.tenants.lifecycle import State
 from database.platform_queries import PlatformQueries
-from tenancy.lifecycle import State
 
 _LIMIT_RATIO = 1.25
 _AT_ONCE = 8

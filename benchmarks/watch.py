@@ -25,8 +25,8 @@ from benchmarks.processes import read_cpu
 from benchmarks.report import Check, Result, percentile, spread
 from benchmarks.stack import Stack
 from benchmarks.watch_rows import SERVICE, make_keys, write_rows
+from core.names import watch_workflow
 from devstack.postgres import PostgresServer
-from tenancy.ids import watch_workflow
 from tests.keystores.customer_openbao import CustomerOpenBao
 
 _LIMIT_SECONDS = 5.0

@@ -16,9 +16,9 @@ import psycopg
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
+from core.keys.root_keys import OpenBaoPlace, credentials_context, probe_context
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
-from tenancy.root_keys import OpenBaoPlace, credentials_context, probe_context
 from tests.keystores.customer_openbao import LOOPBACK, CustomerOpenBao
 from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys

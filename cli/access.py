@@ -9,10 +9,10 @@ import typer
 
 from config.secrets import Role, context_key, database_password, read_secret
 from config.settings import Settings
+from core import names as ids
+from core.errors.platform import SettingsInvalid
 from database.connection import Database
 from openkcm.contract.names import parse_tenant_id
-from tenancy import ids
-from tenancy.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     from workflows.gateway import Gateway

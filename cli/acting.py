@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
+from core.correlation import correlated, correlation_id
+from core.errors.tenants import TenantUnknown
 from database.connection import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from openkcm.errors import CallerError, OpenKcmError
-from tenancy.correlation import correlated, correlation_id
-from tenancy.errors import TenantUnknown
 
 ACTOR = "operator"
 _LONGEST = 100

@@ -18,6 +18,8 @@ from cli.acting import on_record
 from cli.audit_stream import stream
 from cli.reconcile import reconcile
 from config.settings import load_settings
+from core.audit import AuditFilter
+from core.errors.compliance import CertificateMissing
 from database.audit_reading import begin_export
 from database.platform_queries import PlatformQueries
 from openkcm.cli import output
@@ -27,8 +29,6 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.errors import PublicKeyRefused
 from openkcm.verification.erasure_certificate import certificate_file
 from openkcm.verification.public_keys import PublicKeys
-from tenancy.audit_search import AuditFilter
-from tenancy.errors import CertificateMissing
 from tenancy.ocsf import NOT_VERIFIABLE, ocsf_line
 
 Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]

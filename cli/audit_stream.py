@@ -19,9 +19,9 @@ from cli.forward import Forwarding, Progress
 from cli.forward_receivers import open_receiver
 from cli.forward_state import StateFile
 from config.settings import load_settings
+from core.correlation import correlated
 from openkcm.cli import output
 from openkcm.logging import configure_logs
-from tenancy.correlation import correlated
 from tenancy.forwarding import Form
 
 _SHOWN_EVERY = 2.0

@@ -11,15 +11,15 @@ from cli.access import Ask, Tenant, operator_database
 from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import load_settings
+from core.certificates import AuthorityState
+from core.errors.tenants import TenantUnknown
+from core.names import PLATFORM_TENANTS
 from database.certificate_rows import RevocationListRow
 from database.rows import AuthorityRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import CallerError
-from tenancy.authorities import AuthorityState
-from tenancy.errors import TenantUnknown
-from tenancy.ids import PLATFORM_TENANTS
 
 
 class NoRevocationList(CallerError):

@@ -18,6 +18,10 @@ from rich.text import Text
 from cli.access import Ask, ask_gateway, operator_database
 from cli.acting import on_record
 from config.settings import load_settings
+from core.errors.compliance import BoundaryBreached, ExaminationAltered, ExaminationFailed, NothingToExamine
+from core.errors.tenants import TenantUnknown
+from core.isolation import flaw
+from core.tenants.lifecycle import DECRYPTS, State
 from database.boundary_interfaces import ExaminationRow
 from database.connection import Database
 from database.platform_queries import PlatformQueries
@@ -28,10 +32,6 @@ from openkcm.contract.names import RESERVED_PREFIX, parse_tenant_id
 from openkcm.errors import OpenKcmError
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.public_keys import PublicKeys
-from tenancy.errors import BoundaryBreached, TenantUnknown
-from tenancy.examination import flaw
-from tenancy.examination_errors import ExaminationAltered, ExaminationFailed, NothingToExamine
-from tenancy.lifecycle import DECRYPTS, State
 
 if TYPE_CHECKING:
     from workflows.gateway import Gateway

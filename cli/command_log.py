@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from config.settings import Settings, load_settings
-from tenancy.errors import SettingsInvalid
+from core.errors.platform import SettingsInvalid
 
 
 class LibraryLog(logging.Handler):

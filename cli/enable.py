@@ -10,13 +10,13 @@ from rich.console import Console
 
 from config.secrets import MARKETPLACE_TOKEN, WEBHOOK_SECRETS, read_secret, read_secret_lines
 from config.settings import Settings, load_settings
+from core.errors.tenants import TenantConflict, TenantUnknown
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import StepState
 from openkcm.cli import output
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import OpenKcmError
 from storefront.sender import EnableRefused, Sender
-from tenancy.errors import TenantConflict, TenantUnknown
-from tenancy.lifecycle import State
-from tenancy.provisioning import StepState
 
 _FIRST_PAUSE_SECONDS = 0.03
 _LONGEST_PAUSE_SECONDS = 0.5

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
+from core.errors.compliance import DestinationRefused, ForwardingRefused, ReceiverUnavailable
 from openkcm.errors import FileRefused
 from tenancy.forwarding import Batch
-from tenancy.forwarding_errors import DestinationRefused, ForwardingRefused, ReceiverUnavailable
 
 _SECONDS = 10.0
 _LATER = frozenset({408, 425, 429})

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.errors.compliance import ForwardingBusy, ForwardingStateRefused
 from openkcm.errors import FileRefused
 from tenancy.forwarding import Form, ForwardedState
-from tenancy.forwarding_errors import ForwardingBusy, ForwardingStateRefused
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tenancy.locks import HEALTHY
-from tenancy.root_key_errors import CustomerKeyError
+from core.errors.keys import CustomerKeyError
+from core.tenants.locks import HEALTHY
 
 _WELL = "the root key does its part"
 

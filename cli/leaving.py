@@ -19,6 +19,11 @@ from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.standing import stops
 from cli.tenant import of_leaving
 from config.settings import load_settings
+from core.errors.tenants import DestructionBegun, TenantOffboarded, TenantUnknown
+from core.messages.tenants import LeaveRequest
+from core.names import offboard_workflow, tenant_workflow
+from core.tenants.lifecycle import Move, State, advance
+from core.tenants.offboarding import parse_grace
 from database.connection import Database
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
@@ -26,12 +31,6 @@ from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import CallerError, OpenKcmError
-from tenancy.errors import TenantOffboarded, TenantUnknown
-from tenancy.ids import offboard_workflow, tenant_workflow
-from tenancy.leaving import parse_grace
-from tenancy.leaving_errors import DestructionBegun
-from tenancy.leaving_messages import LeaveRequest
-from tenancy.lifecycle import Move, State, advance
 
 _PAUSE_SECONDS = 0.5
 

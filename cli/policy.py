@@ -14,13 +14,13 @@ from rich.text import Text
 from cli.access import Ask, Tenant, operator_database
 from cli.acting import on_record
 from config.settings import load_settings
+from core.errors.tenants import TenantUnknown
+from core.tenants.approvals import Action
+from core.tenants.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy, parse_policy
 from database.connection import Database
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
-from tenancy.approvals import Action
-from tenancy.errors import TenantUnknown
-from tenancy.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy, parse_policy
 
 _NOBODY = "none"
 

@@ -14,6 +14,9 @@ from rich.text import Text
 from cli.access import Tenant, operator_database
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import load_settings
+from core.errors.services import FieldInvalid, FieldNotProtected, ServiceUnknown
+from core.errors.tenants import TenantUnknown
+from core.protected_fields import consequences, parse_field, store_of
 from database import protecting
 from database.protecting import Change
 from database.protection_rows import ProtectedFieldRow
@@ -21,9 +24,6 @@ from database.transaction import TenantTransaction
 from openkcm.cli import output
 from openkcm.contract.names import parse_service_name, parse_tenant_id
 from openkcm.contract.protected_fields import OBEYED_SECONDS, Mode, ProtectedField, Store
-from tenancy.errors import ServiceUnknown, TenantUnknown
-from tenancy.protection import consequences, parse_field, store_of
-from tenancy.protection_errors import FieldInvalid, FieldNotProtected
 
 _MADE_BY = "operator"
 

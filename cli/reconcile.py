@@ -14,6 +14,8 @@ from rich.text import Text
 from cli.access import named, operator_database
 from cli.tenant import every_tenant
 from config.settings import load_settings
+from core.errors.compliance import AuditDiffers, VaultLogUnknown
+from core.errors.tenants import TenantUnknown
 from database.connection import Database
 from database.reconciling import our_records
 from openkcm.cli import output
@@ -21,8 +23,6 @@ from openkcm.contract.names import RESERVED_PREFIX
 from openkcm.errors import FileRefused
 from tenancy.books import Closed, Log, close
 from tenancy.double_entry import LATE, Difference, OurRecord, Severity
-from tenancy.double_entry_errors import AuditDiffers, VaultLogUnknown
-from tenancy.errors import TenantUnknown
 from vault.audit_log import files_of, read_log
 
 _SETTLED = timedelta(seconds=10)

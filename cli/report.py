@@ -16,6 +16,8 @@ from rich.text import Text
 from cli.access import Ask, Tenant, ask_gateway, dashboard_database
 from cli.acting import command_event
 from config.settings import load_settings
+from core.errors.compliance import PeriodRefused, ReportTooLate, ReportUnknown
+from core.errors.tenants import TenantUnknown
 from database.connection import Database
 from openkcm.cli import output
 from openkcm.cli.files import new_file
@@ -23,8 +25,6 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 from openkcm.verification.reports.signed_file import Form
 from tenancy import report_period
-from tenancy.errors import TenantUnknown
-from tenancy.report_errors import PeriodRefused, ReportTooLate, ReportUnknown
 from tenancy.report_period import Period
 
 Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]

@@ -17,9 +17,13 @@ from cli.access import Ask, Tenant, ask_gateway, operator_database
 from cli.acting import on_record
 from cli.root_key_credentials import Source
 from cli.root_key_places import with_place
-from config.sealing import seal
+from config.credential_encryption import seal
 from config.secrets import INTAKE_PUBLIC_KEY, read_secret
 from config.settings import Settings, load_settings
+from core import names as ids
+from core.errors.keys import RootKeyRequestUnknown
+from core.errors.tenants import TenantUnknown
+from core.keys.root_keys import Place, PlatformPlace, Problem, external_id
 from database.connection import Database
 from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
 from database.rows import TenantRow
@@ -28,10 +32,6 @@ from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import CallerError, OpenKcmError
-from tenancy import ids
-from tenancy.errors import TenantUnknown
-from tenancy.root_key_errors import RootKeyRequestUnknown
-from tenancy.root_keys import Place, PlatformPlace, Problem, external_id
 
 _PREFLIGHT = """Try a root key: everything a tenant will need of it. Nothing is changed.
 

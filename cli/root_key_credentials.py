@@ -15,9 +15,8 @@ from typing import IO, Any
 import typer
 from pydantic import SecretStr, ValidationError
 
-from openkcm.errors import CallerError
-from tenancy.root_key_errors import RootKeyRefused
-from tenancy.root_keys import (
+from core.errors.keys import RootKeyRefused
+from core.keys.root_keys import (
     AwsKmsPlace,
     Credentials,
     OpenBaoPlace,
@@ -26,6 +25,7 @@ from tenancy.root_keys import (
     PlatformPlace,
     refuse_incomplete,
 )
+from openkcm.errors import CallerError
 
 STANDARD_INPUT = "-"
 _OPTION = "--credentials"

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cli.access import Tenant
 from cli.root_key_credentials import FileRefused, Source
+from core.keys.root_keys import Place, RootKeyMode, parse_place
 from openkcm.cli import output
 from openkcm.contract.names import parse_tenant_id
-from tenancy.root_keys import Place, RootKeyMode, parse_place
 
 _LONGEST_CA = 32_768
 _NEEDED = {

@@ -19,6 +19,12 @@ from cli.access import Ask, Tenant, ask_gateway, operator_database
 from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from config.settings import Settings, load_settings
+from core import names as ids
+from core.errors.keys import KeyVersionUnknown
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import TenantUnknown
+from core.keys.rotation import MEANING, KeyState, Scope
+from core.messages.keys import RotateRequest
 from database.connection import Database
 from database.rotation_rows import RotationRow
 from database.rows import KeyVersionRow
@@ -27,11 +33,6 @@ from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_service_name, parse_tenant_id
 from openkcm.errors import CallerError, OpenKcmError
-from tenancy import ids
-from tenancy.errors import ServiceUnknown, TenantUnknown
-from tenancy.rotation import MEANING, KeyState, Scope
-from tenancy.rotation_errors import KeyVersionUnknown
-from tenancy.rotation_messages import RotateRequest
 
 Service = Annotated[str | None, typer.Option("--service", help="Rotate the key of this service alone.")]
 TenantKeyOnly = Annotated[bool, typer.Option("--tenant-key-only", help="Rotate the tenant key and no service key.")]

@@ -21,6 +21,10 @@ from cli.confirmation import SERVICE, ConfirmService, refuse_unconfirmed
 from cli.service_trial import try_service
 from cli.tenant import of_service
 from config.settings import Settings, load_settings
+from core.errors.platform import Overtaken
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import TenantUnknown
+from core.services import refuse_unconnectable
 from database.agent_rows import ContactRow
 from database.connection import Database
 from database.rows import LeafRow, ServiceRequestRow, TenantRow
@@ -32,8 +36,6 @@ from openkcm.contract.names import parse_service_name, parse_tenant_id
 from openkcm.contract.services import ServiceKind, is_connected
 from openkcm.credentials.store import ServiceFolder
 from openkcm.errors import FolderRefused
-from tenancy.errors import Overtaken, ServiceUnknown, TenantUnknown
-from tenancy.services import refuse_unconnectable
 
 if TYPE_CHECKING:
     from workflows.gateway import Gateway

@@ -7,13 +7,19 @@ comes from two secret files that no running process reads and that may be remove
 import typer
 from rich.console import Console
 
-from config.secrets import DATABASE_ADMIN, VAULT_ADMIN, read_secret, vault_secret
+from config.secrets import (
+    BOUNDARY_PUBLIC_KEY,
+    DATABASE_ADMIN,
+    ROLES,
+    VAULT_ADMIN,
+    database_credentials,
+    ensure_secrets,
+    read_secret,
+    vault_secret,
+)
 from config.settings import Settings, load_settings
-from devstack.components import database_credentials
-from devstack.openbao import ROLES
-from devstack.secrets import BOUNDARY_PUBLIC_KEY, ensure_secrets
+from core.errors.platform import SettingsInvalid
 from openkcm.cli import output
-from tenancy.errors import SettingsInvalid
 
 
 def register(app: typer.Typer) -> None:

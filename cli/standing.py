@@ -16,17 +16,17 @@ from cli.acting import on_record
 from cli.confirmation import ConfirmTenant, refuse_unconfirmed
 from cli.health import healed_by
 from config.settings import load_settings
+from core.errors.tenants import TenantUnknown
+from core.messages.tenants import StandingMove
+from core.services import ServiceState
+from core.tenants.lifecycle import MEANING, Move, State, advance
+from core.tenants.locks import LockReason
 from database.connection import Database
 from database.rows import TenantRow
 from database.transaction import TenantTransaction
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
-from tenancy.errors import TenantUnknown
-from tenancy.lifecycle import MEANING, Move, State, advance
-from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
-from tenancy.services import ServiceState
 
 _REQUESTED = {
     StandingMove.SUSPEND: AuditName.SUSPEND_REQUESTED,

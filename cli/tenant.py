@@ -20,6 +20,10 @@ from cli.policy import Policy
 from cli.rotate import of_rotation, of_version
 from cli.standing import Standing
 from config.settings import load_settings
+from core import names as ids
+from core.errors.tenants import TenantUnknown
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import TITLES
 from database.connection import Database
 from database.leaving_interfaces import LeavingRow
 from database.platform_queries import PlatformQueries
@@ -27,10 +31,6 @@ from database.rows import ServiceRow, TenantRow
 from database.transaction import TenantTransaction
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
-from tenancy import ids
-from tenancy.errors import TenantUnknown
-from tenancy.lifecycle import State
-from tenancy.provisioning import TITLES
 
 _PAGE = 500
 

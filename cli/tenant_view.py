@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tenancy.authorities import BELIEVED, AuthorityState
+from core.certificates import BELIEVED, AuthorityState
 
 _MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "retrying": "[yellow]…[/]", "pending": "·"}
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from core.errors.platform import SettingsInvalid
+from core.names import parse_region
 from openkcm.errors import os_reason
-from tenancy.errors import SettingsInvalid
-from tenancy.ids import parse_region
 
 PREFIX = "OPENKCM_"
 CONFIG_VARIABLE = "OPENKCM_CONFIG"

@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from core.errors.services import InvalidRequest
 from openkcm.contract.protected_fields import Backfill, Mode, Store
-from tenancy.errors import InvalidRequest
 
 RESOURCE_CHARACTERS = 512
 BATCH_ITEMS = 1000

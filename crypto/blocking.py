@@ -13,7 +13,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tenancy.errors import TooManyRequests
+from core.errors.requests import TooManyRequests
 
 Result = TypeVar("Result")
 

@@ -29,6 +29,12 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
+from core.certificates import BELIEVED
+from core.correlation import correlation_id
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
+from core.services import CryptoOperation, ServiceState
+from core.tenants.lifecycle import DECRYPTS, State
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Caller, Changes, Entry, Journal
 from database.connection import Database
@@ -36,11 +42,6 @@ from database.interfaces import mark
 from database.rows import CallerRow
 from openkcm.contract.names import TENANT_DOMAIN, TENANT_ID_PATTERN
 from openkcm.errors import OpenKcmError
-from tenancy.authorities import BELIEVED
-from tenancy.correlation import correlation_id
-from tenancy.errors import CallerRefused, TenantClosed
-from tenancy.lifecycle import DECRYPTS, State
-from tenancy.services import CryptoOperation, ServiceState
 from vault.certificates import hex_serial
 
 _MOST = 16_384

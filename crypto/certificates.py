@@ -1,10 +1,10 @@
 """What the caller may fetch: its own newest certificate, which the workflow has renewed, and revocation lists."""
 
+from core.certificates import AuthorityState
+from core.errors.services import ObjectNotFound
 from crypto.interfaces import Blocking, Caller
 from database.connection import Database
 from database.rows import AuthorityRow, LeafRow
-from tenancy.authorities import AuthorityState
-from tenancy.errors import ObjectNotFound
 
 _NOT_YET = "a tenant's first list is published within minutes of its beginning; ask again then"
 _NO_FORMER = "there is one only while certificates of a former authority last"

@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from core.errors.services import CiphertextRefused, InvalidRequest
+from core.keys.encryption_context import Context, Purpose
 from crypto import primitives
 from crypto.interfaces import ServiceKey
-from tenancy.binding import Context, Purpose
-from tenancy.errors import CiphertextRefused, InvalidRequest
 
 PREFIX = "okcm:v1:"
 LARGEST = 1 << 24

@@ -15,11 +15,13 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import structlog
 
+from core.errors.requests import TooManyRequests
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
 from crypto.drive import Finished, begin
 from crypto.interfaces import Caller, Parts
 from crypto.registry import Bounds, Connections
 from openkcm.errors import OpenKcmError
-from tenancy.errors import CallerRefused, TenantClosed, TooManyRequests
 
 Result = TypeVar("Result")
 Step = tuple[Coroutine[Any, Any, Any], Callable[[Any], None], Context]

@@ -1,4 +1,4 @@
-"""Where a request's correlation id (tenancy/correlation.py) comes from: the caller's own when it may stand in a log.
+"""Where a request's correlation id (core/correlation.py) comes from: the caller's own when it may stand in a log.
 
 At most 64 characters of `[A-Za-z0-9._-]`. A front sets it before it drives a request.
 """

@@ -18,13 +18,13 @@ from threading import Event
 
 import structlog
 
+from core.errors.platform import DatabaseUnavailable
 from crypto.journal import waiting_bytes
 from crypto.journal_lines import Line, decode
 from crypto.plans import Plan, Plans
 from crypto.records import Piece, TenantRecords, records
 from database.connection import Database
 from openkcm.errors import OpenKcmError
-from tenancy.errors import DatabaseUnavailable
 
 _TICK_SECONDS = 0.6
 """From one batch to the next: what is answered is in the streams within a second, and uses are summed up meanwhile."""

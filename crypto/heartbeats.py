@@ -15,13 +15,14 @@ from functools import partial
 
 import structlog
 
+from core.errors.platform import DatabaseUnavailable
+from core.errors.requests import TooManyRequests
 from crypto.api import HeartbeatRequest, UseClaim
 from crypto.interfaces import Blocking, Caller
 from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
 from database.connection import Database
 from openkcm.contract.services import OTHER_PLACES
 from openkcm.errors import OpenKcmError
-from tenancy.errors import DatabaseUnavailable, TooManyRequests
 
 _PAUSE_SECONDS = 2.0
 _BELIEVED_SECONDS = 90.0

@@ -12,6 +12,9 @@ from typing import ClassVar, NamedTuple
 
 import orjson
 
+from core.correlation import correlation_id
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
 from crypto import api
 from crypto.certificates import CertificatesOnRecord
 from crypto.connections import Connection
@@ -26,8 +29,6 @@ from crypto.protection import ProtectionsOnRecord
 from crypto.registry import Connections
 from openkcm.contract.client_files import Offer
 from openkcm.errors import OpenKcmError
-from tenancy.correlation import correlation_id
-from tenancy.errors import CallerRefused, TenantClosed
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _COMMON = b"\r\ncache-control: no-store\r\ndate: %b\r\nx-request-id: %b\r\ncontent-length: %d"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from tenancy.lifecycle import State
-from tenancy.services import CryptoOperation
+from core.services import CryptoOperation
+from core.tenants.lifecycle import State
 
 Result = TypeVar("Result")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import structlog
 
+from core.errors.compliance import AuditUnavailable
 from crypto.interfaces import Entry
 from crypto.journal_file import SUFFIX, JournalFile
 from crypto.journal_lines import join
-from tenancy.errors import AuditUnavailable
 
 _ROTATED_BYTES = 8 * 1024 * 1024
 _ROTATED_SECONDS = 60.0

@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 import orjson
 
+from core.services import CryptoOperation
 from crypto.interfaces import Entry
-from tenancy.services import CryptoOperation
 
 _CHECKSUM_LENGTH = 8
 _OPERATIONS: Mapping[str, CryptoOperation] = MappingProxyType({one.value: one for one in CryptoOperation})

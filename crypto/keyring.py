@@ -30,6 +30,11 @@ from typing import NamedTuple
 
 import structlog
 
+from core.errors.keys import CustomerKeyError, KeyUnavailable, KeyVersionRetired, RootKeyDenied, WrongContext
+from core.errors.services import ObjectNotFound
+from core.keys.encryption_context import Context, Purpose
+from core.keys.rotation import KeyState
+from core.names import l2_key
 from crypto.interfaces import Blocking, Caller, Changes, ServiceKey
 from database.connection import Database
 from database.interfaces import mark
@@ -38,12 +43,6 @@ from database.rows import ServiceKeyRow
 from keystores.interfaces import RootKey
 from keystores.opened import OpenedRootKeys
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, ObjectNotFound, WrongContext
-from tenancy.ids import l2_key
-from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied
-from tenancy.rotation import KeyState
-from tenancy.rotation_errors import KeyVersionRetired
 from vault.transit import TransitTenantKeys
 
 MATERIAL = 32

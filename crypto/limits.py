@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tenancy.errors import TooManyRequests
+from core.errors.requests import TooManyRequests
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tenancy.services import CryptoOperation
+from core.services import CryptoOperation
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

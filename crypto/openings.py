@@ -17,12 +17,12 @@ from typing import TypeAlias
 
 import structlog
 
+from core.correlation import correlation_id
+from core.services import CryptoOperation
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Entry, Journal
 from database.connection import Database
 from openkcm.errors import OpenKcmError
-from tenancy.correlation import correlation_id
-from tenancy.services import CryptoOperation
 
 _APART = 60.0
 """Seconds between two notes of one version."""

@@ -16,16 +16,17 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from core.correlation import correlation_id
+from core.errors.keys import KeyVersionRetired
+from core.errors.services import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound
+from core.errors.tenants import TenantClosed
+from core.keys.encryption_context import Context, Purpose
+from core.services import CryptoOperation
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from crypto import ciphertext as form
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Caller, Callers, DataKey, Entry, Journal, Keyring, ServiceKey
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context, Purpose
-from tenancy.correlation import correlation_id
-from tenancy.errors import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound, TenantClosed
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
-from tenancy.rotation_errors import KeyVersionRetired
-from tenancy.services import CryptoOperation
 
 DATA_KEY = 32
 """Bytes of a data key (L4)."""

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tenancy.errors import CiphertextRefused, InvalidRequest
+from core.errors.services import CiphertextRefused, InvalidRequest
 
 GCM_TAG = 16
 """Bytes of every tag; SP 800-38D allows less, and each bit less doubles a forger's luck."""

@@ -8,8 +8,15 @@ from types import MappingProxyType
 
 import structlog
 
+from core.errors import keys as root_key_errors
+from core.errors import keys as rotation_errors
+from core.errors import platform as errors
+from core.errors.compliance import AuditUnavailable
+from core.errors.keys import KeyNotUsable, KeyUnavailable
+from core.errors.requests import BodyTooLarge, TooManyRequests
+from core.errors.services import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound
+from core.errors.tenants import TenantClosed
 from openkcm.errors import InvalidName, OpenKcmError
-from tenancy import errors, root_key_errors, rotation_errors
 
 CONTENT_TYPE = "application/problem+json"
 INTERNAL = "internal"
@@ -19,17 +26,17 @@ _RATE_SECONDS = 1
 
 STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
     {
-        errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+        InvalidRequest: HTTPStatus.BAD_REQUEST,
         InvalidName: HTTPStatus.BAD_REQUEST,
-        errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        errors.CallerRefused: HTTPStatus.FORBIDDEN,
-        errors.TenantClosed: HTTPStatus.FORBIDDEN,
-        errors.ObjectNotFound: HTTPStatus.NOT_FOUND,
-        errors.KeyNotUsable: HTTPStatus.CONFLICT,
+        BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        CallerRefused: HTTPStatus.FORBIDDEN,
+        TenantClosed: HTTPStatus.FORBIDDEN,
+        ObjectNotFound: HTTPStatus.NOT_FOUND,
+        KeyNotUsable: HTTPStatus.CONFLICT,
         # Not 410: what is gone is not the resource that the request names (RFC 9110, 15.5.11), which is the operation.
         rotation_errors.KeyVersionRetired: HTTPStatus.CONFLICT,
-        errors.CiphertextRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
-        errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
+        CiphertextRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
+        TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
         # The platform did its part and the customer's key did not: a failed dependency, which only they can mend.
         root_key_errors.RootKeyDisabled: HTTPStatus.FAILED_DEPENDENCY,
         root_key_errors.RootKeyPendingDeletion: HTTPStatus.FAILED_DEPENDENCY,
@@ -44,20 +51,20 @@ STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
         root_key_errors.RootKeyFailing: HTTPStatus.SERVICE_UNAVAILABLE,
         root_key_errors.RootKeyClockSkew: HTTPStatus.SERVICE_UNAVAILABLE,
         root_key_errors.RootKeyThrottled: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.KeyUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+        KeyUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.VaultUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
         errors.DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
-        errors.AuditUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+        AuditUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     }
 )
 """What is answered with 429 or 503 may be sent again, everything else may not."""
 
 OF_ONE_ITEM = (
-    errors.InvalidRequest,
+    InvalidRequest,
     InvalidName,
-    errors.CiphertextRefused,
-    errors.ObjectNotFound,
-    errors.KeyNotUsable,
+    CiphertextRefused,
+    ObjectNotFound,
+    KeyNotUsable,
     rotation_errors.KeyVersionRetired,
 )
 """Refusals that say nothing of a batch's other items."""
@@ -150,7 +157,7 @@ def head_too_large() -> Problem:
 def body_too_large(limit: int) -> Problem:
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        errors.BodyTooLarge.code,
+        BodyTooLarge.code,
         f"the body is larger than {limit} bytes",
         "encrypt larger data locally with a data key",
     )

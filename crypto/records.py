@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from core.errors.requests import TooManyRequests
+from core.services import CHANGES, RELEASES, CryptoOperation
+from core.usage import BUCKETS, Latency, bucket
 from crypto.journal_lines import Line
 from database.usage_rows import UsesRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
-from tenancy.errors import TooManyRequests
-from tenancy.latency import BUCKETS, Latency, bucket
-from tenancy.services import CHANGES, RELEASES, CryptoOperation
 
 _COUNTED_REFUSALS = frozenset({TooManyRequests.code})
 """Refusals that are counted like uses: one record each would let a client that is too fast write the stream full."""
@@ -54,7 +54,7 @@ class _Sum:
     bytes: int = 0
     microseconds: int = 0
     took: dict[int, int] = field(default_factory=dict)
-    """How many were in each bucket of `tenancy.latency`."""
+    """How many were in each bucket of `core.usage`."""
 
 
 @dataclass(slots=True)

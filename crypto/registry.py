@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
 from crypto.interfaces import Caller, Parts
 from database.interfaces import mark
 from openkcm.errors import OpenKcmError
-from tenancy.errors import CallerRefused, TenantClosed
 
 if TYPE_CHECKING:
     from crypto.connections import Connection

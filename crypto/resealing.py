@@ -24,6 +24,9 @@ from itertools import groupby
 
 import structlog
 
+from core.errors.services import CiphertextRefused
+from core.keys.encryption_context import Context, Purpose
+from core.tenants.lifecycle import DECRYPTS
 from crypto import ciphertext as form
 from crypto.interfaces import Blocking, Caller, Changes, Keyring, ServiceKey
 from database.connection import Database
@@ -32,9 +35,6 @@ from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
 from database.transaction import TenantTransaction
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context, Purpose
-from tenancy.errors import CiphertextRefused
-from tenancy.lifecycle import DECRYPTS
 
 _EVERYBODY = "*"
 """Whose threads the question of step 1 takes."""

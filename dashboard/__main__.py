@@ -17,12 +17,12 @@ from streamlit import config
 from streamlit.runtime.pages_manager import PagesManager
 
 from config.settings import load_settings
+from core.errors.platform import SettingsInvalid
 from dashboard import downloads, wiring
 from dashboard.edge import Edge
 from dashboard.library_logs import hand_over_logs
 from dashboard.wiring import Develop, Parts
 from openkcm.logging import configure_logs
-from tenancy.errors import SettingsInvalid
 
 _SCRIPT = Path(__file__).with_name("app.py")
 _GRACE_SECONDS = 5

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
+from core.errors.tenants import ActionRefused, SessionEnded
+from core.tenants.roles import Permission
 from dashboard.seat import Seat
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
-from tenancy.errors import ActionRefused, SessionEnded
-from tenancy.people import Permission
 
 
 def require(seat: Seat, permission: Permission, name: AuditName, subject: str) -> None:

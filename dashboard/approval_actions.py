@@ -6,13 +6,13 @@ they come to is decided by the worker (activities/approvals.py). Nothing here is
 
 from uuid import uuid4
 
+from core.errors.tenants import ApprovalUnknown, VoteNotCounted
+from core.tenants.approvals import Action, Approval, Argument, Choice
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Permission
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from openkcm.contract.audit_events import AuditName
-from tenancy.approval_errors import ApprovalUnknown, VoteNotCounted
-from tenancy.approvals import Action, Approval, Argument, Choice
-from tenancy.people import Permission
-from tenancy.policy import TenantPolicy
 
 
 def ask_for(seat: Seat, action: Action, argument: Argument) -> Approval:

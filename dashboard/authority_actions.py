@@ -1,9 +1,9 @@
 """Rolling the tenant's certificate authority from the dashboard."""
 
+from core.tenants.roles import Permission
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from openkcm.contract.audit_events import AuditName
-from tenancy.people import Permission
 
 
 def roll(seat: Seat) -> None:

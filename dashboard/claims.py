@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from core.errors.tenants import AccessRefused, SessionEnded
+from core.tenants.roles import OPERATORS, Person, PersonRole
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import IllegalTenantId
-from tenancy.errors import AccessRefused, SessionEnded
-from tenancy.people import OPERATORS, Person, PersonRole
 
 FRESH = timedelta(minutes=5)
 """How old a sign-on may be that this server sees for the first time; an older one was not made here, or was ended."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
+from core.errors.platform import DatabaseUnavailable
+from core.errors.tenants import AccessRefused, SessionEnded
 from dashboard import front_door, navigation, wiring
 from dashboard.claims import SignOn
 from dashboard.edge import PLACE_HEADER, SOURCE_HEADER
@@ -15,7 +17,6 @@ from dashboard.places import Place, PlaceKind, named
 from dashboard.seat import Seat
 from dashboard.wiring import Parts
 from openkcm.errors import OpenKcmError
-from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
 
 _ASSETS = Path(__file__).with_name("assets")
 _WATCH_SECONDS = 3

@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from core.tenants.roles import PersonRole
 from dashboard.claims import ClaimNames
-from tenancy.people import PersonRole
 
 _CODE_LIFE = timedelta(minutes=1)
 _TOKEN_LIFE = timedelta(hours=1)

@@ -10,6 +10,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from core.audit import AuditFilter
+from core.errors.compliance import CertificateMissing
+from core.errors.tenants import AccessRefused, SessionEnded
+from core.tenants.roles import Permission
 from dashboard import cookies, refusal_page, report_actions, stream
 from dashboard.edge import PLACE_HEADER, SOURCE_HEADER
 from dashboard.pages import left
@@ -20,9 +24,6 @@ from dashboard.wiring import Parts
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
 from openkcm.verification.erasure_certificate import certificate_file
-from tenancy.audit_search import AuditFilter
-from tenancy.errors import AccessRefused, CertificateMissing, SessionEnded
-from tenancy.people import Permission
 
 
 def routes(parts: Parts) -> list[BaseRoute]:

@@ -17,6 +17,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from core.errors.tenants import AccessRefused, SessionEnded
+from core.tenants.roles import OPERATORS
 from dashboard import cookies, refusal_page
 from dashboard.claims import read
 from dashboard.guard import Guard
@@ -32,8 +34,6 @@ from dashboard.places import (
     of_tenant,
 )
 from openkcm.errors import OpenKcmError
-from tenancy.errors import AccessRefused, SessionEnded
-from tenancy.people import OPERATORS
 
 PLACE_HEADER = "x-openkcm-place"
 SOURCE_HEADER = "x-openkcm-source"

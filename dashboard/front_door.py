@@ -3,12 +3,12 @@
 import httpx2
 import streamlit as st
 
+from core.errors.tenants import AccessRefused, SessionEnded
 from dashboard.places import Place, PlaceKind
 from dashboard.views.refusals import said
 from dashboard.views.standing import sentence
 from dashboard.wiring import Parts
 from openkcm.errors import OpenKcmError
-from tenancy.errors import AccessRefused, SessionEnded
 
 _PROBE_SECONDS = 3.0
 

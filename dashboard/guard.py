@@ -12,14 +12,15 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from core.errors.platform import DatabaseUnavailable
+from core.errors.tenants import AccessRefused, SessionEnded
+from core.tenants.lifecycle import State
+from core.tenants.roles import OPERATORS
 from dashboard.claims import FRESH, ClaimNames, SignOn, read
 from dashboard.places import Place, PlaceKind
 from database.connection import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from openkcm.errors import OpenKcmError
-from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
-from tenancy.lifecycle import State
-from tenancy.people import OPERATORS
 
 _SEEN_EVERY = timedelta(seconds=30)
 _TENANT_PARAMETER = "tenant"

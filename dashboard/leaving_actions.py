@@ -1,14 +1,14 @@
 """Leaving OpenKCM and coming back, from the dashboard; it is so when a call returns."""
 
+from core.errors.tenants import TenantUnknown
+from core.messages.tenants import LeaveReason, LeaveRequest
+from core.tenants.approvals import Action, Approval
+from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.rows import TenantRow
 from openkcm.contract.audit_events import AuditName
-from tenancy.approvals import Action, Approval
-from tenancy.errors import TenantUnknown
-from tenancy.leaving_messages import LeaveReason, LeaveRequest
-from tenancy.people import Permission
 
 
 def leave(seat: Seat) -> TenantRow:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.audit import AuditFilter
 from dashboard.stream import WINDOW, look
 from database.audit_interfaces import FoundRecord
 from database.connection import Database
-from tenancy.audit_search import AuditFilter
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """What somebody does to a service's protected fields: asked again whether they may; the database puts it on record."""
 
+from core.tenants.roles import Permission
 from dashboard.acting import require
 from dashboard.seat import Seat
 from database import protecting
 from database.protecting import Change
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.protected_fields import ProtectedField
-from tenancy.people import Permission
 
 
 def protect(seat: Seat, service: str, field: ProtectedField) -> Change:

@@ -3,9 +3,10 @@
 from html import escape
 from http import HTTPStatus
 
+from core.errors.compliance import CertificateMissing, ReportUnknown
+from core.errors.services import InvalidRequest
+from core.errors.tenants import AccessRefused, SessionEnded
 from openkcm.errors import OpenKcmError, PlatformError
-from tenancy.errors import AccessRefused, CertificateMissing, InvalidRequest, SessionEnded
-from tenancy.report_errors import ReportUnknown
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

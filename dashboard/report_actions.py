@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
+from core.errors.compliance import ReportTooLate, ReportUnknown
+from core.errors.tenants import AccessRefused, TenantUnknown
+from core.tenants.roles import Permission
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.report_rows import ReportRow
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.reports.signed_file import Form
-from tenancy.errors import AccessRefused, TenantUnknown
-from tenancy.people import Permission
-from tenancy.report_errors import ReportTooLate, ReportUnknown
 from tenancy.report_period import Period
 
 _LONGEST_NAME = 300

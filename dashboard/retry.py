@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from core import names as ids
+from core.errors.tenants import SessionEnded, TenantUnknown
+from core.tenants.roles import OPERATORS, Permission
 from dashboard.seat import Seat
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import CallerError, OpenKcmError
-from tenancy import ids
-from tenancy.errors import SessionEnded, TenantUnknown
-from tenancy.people import OPERATORS, Permission
 
 
 class RetryNotAllowed(CallerError):

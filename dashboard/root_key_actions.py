@@ -10,19 +10,19 @@ from uuid import uuid4
 
 from pydantic import SecretStr
 
-from config.sealing import seal
+from config.credential_encryption import seal
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.keys.root_keys import Credentials, Place, PlatformPlace, Problem, parse_place, refuse_incomplete
+from core.tenants.approvals import Action, Approval
+from core.tenants.lifecycle import DECRYPTS, State
+from core.tenants.locks import may_change_root_key
+from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.root_key_rows import RootKeyRequestRow
 from database.rows import TenantRow
 from openkcm.contract.audit_events import AuditName
-from tenancy.approvals import Action, Approval
-from tenancy.errors import TenantClosed, TenantUnknown
-from tenancy.lifecycle import DECRYPTS, State
-from tenancy.locks import may_change_root_key
-from tenancy.people import Permission
-from tenancy.root_keys import Credentials, Place, PlatformPlace, Problem, parse_place, refuse_incomplete
 from workflows.gateway import NotDoneInTime
 
 _REQUESTS = 8

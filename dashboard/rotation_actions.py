@@ -6,14 +6,14 @@ done, or says that it goes on.
 
 from uuid import uuid4
 
+from core.messages.keys import RotateRequest
+from core.tenants.approvals import Action, Approval, Argument
+from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.rotation_rows import WantedRotation
 from openkcm.contract.audit_events import AuditName
-from tenancy.approvals import Action, Approval, Argument
-from tenancy.people import Permission
-from tenancy.rotation_messages import RotateRequest
 
 
 def rotate(seat: Seat, wanted: WantedRotation) -> None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
+from core.tenants.roles import Permission, Person
 from dashboard.temporal_bridge import TemporalBridge
 from database.connection import Database
 from database.operations import Operations
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
-from tenancy.people import Permission, Person
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,10 @@ import zipfile
 from dataclasses import dataclass
 from uuid import uuid4
 
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import TenantUnknown
+from core.services import refuse_unconnectable
+from core.tenants.roles import Permission
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.rows import LeafRow, ServiceRequestRow, TenantRow
@@ -17,9 +21,6 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, KEY, Offer, certificates, configuration, parse_folder
 from openkcm.contract.names import parse_service_name
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import ServiceUnknown, TenantUnknown
-from tenancy.people import Permission
-from tenancy.services import refuse_unconnectable
 
 _FILE_MODE, _FOLDER_MODE = 0o100600, 0o40700
 _UNIX = 3

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from core.errors.tenants import TenantUnknown
+from core.messages.tenants import StandingMove
+from core.tenants.approvals import Action, Approval
+from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
 from database.rows import TenantRow
 from openkcm.contract.audit_events import AuditName
-from tenancy.approvals import Action, Approval
-from tenancy.errors import TenantUnknown
-from tenancy.messages import StandingMove
-from tenancy.people import Permission
 
 _REQUESTED: Mapping[StandingMove, AuditName] = MappingProxyType(
     {

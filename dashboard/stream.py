@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from core.audit import AuditFilter
+from core.tenants.roles import Permission
 from dashboard.seat import Seat
 from database.audit_interfaces import FoundRecord, StreamEnds
 from database.audit_log import AuditStream
@@ -20,8 +22,6 @@ from openkcm.contract.audit_events import AuditName, StoredRecord, head_message,
 from openkcm.errors import AuditBroken
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.results import CheckedSignature
-from tenancy.audit_search import AuditFilter
-from tenancy.people import Permission
 
 WINDOW = 10_000
 """Records looked at by one query: some 20 ms."""

@@ -9,11 +9,10 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from tenancy.errors import TemporalUnavailable
-from tenancy.leaving_messages import LeaveRequest
-from tenancy.messages import StandingMove
-from tenancy.policy import TenantPolicy
-from tenancy.rotation_messages import RotateRequest
+from core.errors.platform import TemporalUnavailable
+from core.messages.keys import RotateRequest
+from core.messages.tenants import LeaveRequest, StandingMove
+from core.tenants.policy import TenantPolicy
 from workflows.gateway import Gateway
 
 _PATIENCE_SECONDS = 90.0

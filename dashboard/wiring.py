@@ -17,6 +17,7 @@ from config.secrets import (
     read_secret,
 )
 from config.settings import LOOPBACK, Settings
+from core.errors.platform import SettingsInvalid
 from dashboard.claims import ClaimNames, SignOn
 from dashboard.guard import Guard
 from dashboard.places import DEVELOPMENT_SIGN_ON
@@ -24,7 +25,6 @@ from dashboard.seat import Addresses, Seat
 from dashboard.temporal_bridge import TemporalBridge
 from database.connection import Database
 from database.operations import Operations
-from tenancy.errors import SettingsInvalid
 from workflows.gateway import Gateway
 
 _DATABASE_CONNECTIONS = 16

@@ -9,8 +9,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from tenancy.approvals import Action, Approval, ApprovalState, Argument, Choice, Vote
-from tenancy.people import Person, PersonRole
+from core.tenants.approvals import Action, Approval, ApprovalState, Argument, Choice, Vote
+from core.tenants.roles import Person, PersonRole
 
 _READ = (
     "select approval_id, action, argument, requested_by, requested_name, requested_at, state, expires_at, decided_by,"

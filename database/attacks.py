@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 
 from psycopg import ClientCursor
 
+from core.errors.compliance import CanaryMissing
+from core.isolation import CheckResult
+from core.names import l2_key
 from database.connection import Database
-from tenancy.boundaries import CheckResult
-from tenancy.errors import CanaryMissing
-from tenancy.ids import l2_key
 
 _TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),

@@ -15,13 +15,13 @@ from typing import LiteralString
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core import correlation
+from core.audit import AuditFilter
+from core.errors.platform import DatabaseRefused
 from database.audit_interfaces import FoundRecord, StreamEnds
 from database.context import LONGEST_NAME
 from database.rows import SignedHead
 from openkcm.contract.audit_events import GENESIS, AuditEvent, StoredRecord, fields_of
-from tenancy import correlation
-from tenancy.audit_search import AuditFilter
-from tenancy.errors import DatabaseRefused
 
 # LIKE over the text alone: cheap, and it cannot fail on a text that somebody tampered with, as a cast to jsonb would.
 # What it lets through is looked at in Python, which decides.

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.audit import AuditFilter
 from database.audit_interfaces import StreamEnds
 from database.connection import Database
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import StoredRecord
 from openkcm.verification.audit_export import ExportHeader, SignedPlace, export_lines
-from tenancy.audit_search import AuditFilter
 
 PIECE = 5_000
 """Records handed out or verified between two looks at whether to go on; a few megabytes."""

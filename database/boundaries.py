@@ -7,9 +7,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.isolation import CheckResult, SignedClause
 from database.boundary_interfaces import BoundaryRunRow, ExaminationRow
-from tenancy.boundaries import CheckResult
-from tenancy.examination import SignedClause
 
 _RESULT = "clause, name, outcome, seconds, evidence"
 _LINE = "clause, held, breached, not_checked, digest, operation_id, examined_at, signature, key"

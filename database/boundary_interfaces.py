@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from tenancy.boundaries import CheckResult
-from tenancy.examination import SignedClause
+from core.isolation import CheckResult, SignedClause
 
 
 @dataclass(frozen=True, slots=True)

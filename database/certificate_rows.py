@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from tenancy.expiry import Ending
+from core.certificates import Ending
 
 
 @dataclass(frozen=True, slots=True)

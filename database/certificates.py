@@ -11,11 +11,11 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.certificates import AuthorityState
+from core.errors.platform import DatabaseRefused
+from core.names import ca_key
 from database.certificate_rows import RevocationListRow, RevokedRow
 from database.rows import AuthorityRow
-from tenancy.authorities import AuthorityState
-from tenancy.errors import DatabaseRefused
-from tenancy.ids import ca_key
 
 _AUTHORITY = "select serial, certificate_pem, chain_pem, not_after, key_version, state from okcm.certificate_authority"
 

@@ -17,14 +17,14 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
+from core import correlation
+from core.errors.platform import DatabaseRefused
 from database.context import LIFETIME_SECONDS, LONGEST_NAME, PLATFORM, sign
 from database.failures import translated
 from database.roles import OWNER, login
 from database.transaction import TenantTransaction
 from openkcm.contract.names import TENANT_ID_PATTERN
 from openkcm.errors import IllegalTenantId
-from tenancy import correlation
-from tenancy.errors import DatabaseRefused
 
 _WAIT_SECONDS = 2.0
 """How long a caller waits for a connection before DatabaseUnavailable."""

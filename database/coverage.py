@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
+from core.errors.tenants import TenantUnknown
+from core.services import CryptoOperation
 from database.agent_rows import ContactRow
 from database.transaction import TenantTransaction
 from openkcm.contract.services import is_connected
 from tenancy.coverage import ENCRYPTING, Asked, Backfilling, Coverage, ServiceFacts, Use, coverage, first_day
-from tenancy.errors import TenantUnknown
-from tenancy.services import CryptoOperation
 
 _USABLE = frozenset({0, 1, 2})
 """KMIP's states, as ObjectCountRow has them, of an object that is neither deactivated, compromised nor destroyed."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from psycopg import ClientCursor, Connection
 from psycopg.rows import TupleRow
 
+from core.errors.compliance import ControlFailed
+from core.isolation import CheckResult
+from core.names import l2_key
 from database.connection import Database
-from tenancy.boundaries import CheckResult
-from tenancy.ids import l2_key
-from tenancy.isolation_errors import ControlFailed
 
 _SERVICE = "boundary-descent"
 

@@ -8,10 +8,10 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.errors.platform import DatabaseRefused
 from database.enrolment_rows import DiscoveryRow, EnrolmentRow, JoinTokenRow
 from openkcm.contract.enrolment import EnrolmentState, Proof
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import DatabaseRefused
 
 _ENROLMENT = (
     "select enrolment_id, service, kind, proof, proof_hash, key_hash, ticket_hash, state, code, message, hint"

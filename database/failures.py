@@ -7,7 +7,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from tenancy.errors import DatabaseRefused, DatabaseUnavailable
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 
 # Trying again can help: connection lost or refused, shutdown, deadlock, serialization, time-outs, a server that has
 # become a read-only standby. OperationalError covers SQLSTATE classes 08, 40, 53, 55, 57 and 58.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from tenancy.events import MarketplaceEvent
+from core.tenants.provisioning import MarketplaceEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@ import ssl
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from core.errors.compliance import CanaryMissing
+from core.errors.tenants import TenantUnknown
+from core.services import refuse_unconnectable
 from database.enrolment_rows import JoinTokenRow
 from database.transaction import TenantTransaction
 from openkcm.contract.client_files import certificates
 from openkcm.contract.enrolment import JoinToken, join_token
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import CanaryMissing, TenantUnknown
-from tenancy.services import refuse_unconnectable
 
 
 @dataclass(frozen=True, slots=True)

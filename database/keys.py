@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.errors.platform import ConflictingResource
 from database.rows import KeyRow
-from tenancy.errors import ConflictingResource
 
 _KEY = "select name, kind, version, created_at, oldest, rotated_at from okcm.key"
 

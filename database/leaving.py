@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.errors.platform import DatabaseRefused
+from core.errors.tenants import DestructionBegun, GraceNotOver, TenantUnknown
+from core.tenants.lifecycle import DECRYPTS, Move, State, advance
 from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
 from openkcm.verification.erasure_certificate import DestroyedKind
-from tenancy.errors import DatabaseRefused, TenantUnknown
-from tenancy.leaving_errors import DestructionBegun, GraceNotOver
-from tenancy.lifecycle import DECRYPTS, Move, State, advance
 
 _ROW = (
     "select state, leaving_since, leaves_at, returns_to, destroying_at, offboarded_at, erased from okcm.tenant"

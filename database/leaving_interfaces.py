@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.tenants.lifecycle import State
 from openkcm.verification.erasure_certificate import DestroyedKind
-from tenancy.lifecycle import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from core.errors.platform import SchemaRefused
 from database.gate import findings
 from database.roles import OWNER
-from tenancy.errors import SchemaRefused
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from core.isolation import LATE
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step, StepState
 from database.boundary_interfaces import TroubledExamination
 from database.connection import Database
 from database.context import PLATFORM
@@ -10,9 +13,6 @@ from database.platform_queries import PlatformQueries
 from database.questions import ProvisioningTime, StuckTenant, TenantCount, TenantFilter
 from database.rows import TenantRow
 from database.tenants import COLUMNS, tenant_row
-from tenancy.examination import LATE
-from tenancy.lifecycle import State
-from tenancy.provisioning import Step, StepState
 
 _PAGE = f"select {COLUMNS} from okcm.page_of_tenants(%s, %s, %s, %s, %s, %s, %s)"  # noqa: S608 - a constant
 

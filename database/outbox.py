@@ -7,7 +7,7 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from tenancy.events import Announcement, AnnouncementKind, Channel
+from core.notifications import Announcement, AnnouncementKind, Channel
 
 _COLUMNS = "message_id, tenant_id, channel, kind, subject, body"
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from core.certificates import Ending
+from core.keys.rotation import Stuck
+from core.tenants.policy import TenantPolicy
 from database.boundary_interfaces import TroubledExamination
 from database.certificate_rows import EndingRow
 from database.connection import Database
@@ -11,9 +14,6 @@ from database.root_key_rows import NumberedKey, WatchedKey
 from database.rotation_rows import StuckRotationRow
 from database.rows import TenantRow
 from database.tenants import COLUMNS, tenant_row
-from tenancy.expiry import Ending
-from tenancy.policy import TenantPolicy
-from tenancy.rotation import Stuck
 
 
 class PlatformQueries:
@@ -133,7 +133,7 @@ class PlatformQueries:
             return [tenant for (tenant,) in rows]
 
     def expiring(self, limit: int) -> Sequence[EndingRow]:
-        """Return what is late or lapsed (tenancy/expiry.py) of tenants that were opened and have not left (worker)."""
+        """Return what is late or lapsed of tenants that were opened and have not left (worker)."""
         with self._database.raw_tx(PLATFORM) as connection:
             rows = connection.execute("select * from okcm.expiring(%s)", [limit])
             return [EndingRow(tenant, region, Ending(kind), *rest) for tenant, region, kind, *rest in rows]

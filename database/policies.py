@@ -1,12 +1,12 @@
-"""What a tenant asks of its keys (tenancy/policy.py)."""
+"""What a tenant asks of its keys (core/tenants/policy.py)."""
 
 from dataclasses import dataclass
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from tenancy.approvals import Action
-from tenancy.policy import TenantPolicy
+from core.tenants.approvals import Action
+from core.tenants.policy import TenantPolicy
 
 
 @dataclass(frozen=True, slots=True)

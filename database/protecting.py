@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from core.errors.services import FieldNotProtected, ProtectionFull, ServiceUnknown
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.protected_fields import FIELDS
+from core.tenants.lifecycle import State
 from database.transaction import TenantTransaction
 from openkcm.contract.protected_fields import ProtectedField
-from tenancy.errors import ServiceUnknown, TenantClosed, TenantUnknown
-from tenancy.lifecycle import State
-from tenancy.protection import FIELDS
-from tenancy.protection_errors import FieldNotProtected, ProtectionFull
 
 _CLOSED = frozenset({State.LEAVING, State.OFFBOARDED})
 

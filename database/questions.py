@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from tenancy.lifecycle import State
-from tenancy.provisioning import Step, StepState
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step, StepState
 
 
 @dataclass(frozen=True, slots=True)

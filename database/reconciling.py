@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from datetime import datetime
 
+from core.audit import AuditFilter
 from database.audit_reading import PIECE
 from database.connection import Database
-from tenancy.audit_search import AuditFilter
 from tenancy.double_entry import LATE, OurRecord, our_record
 from tenancy.reconciliation import LONG_RUNNING, RELEVANT
 

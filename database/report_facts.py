@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
+from core import names as ids
+from core.certificates import AuthorityState
+from core.errors.tenants import TenantUnknown
+from core.keys.rotation import KeyState
+from core.services import ServiceState
+from core.tenants.locks import HEALTHY
+from core.tenants.policy import TenantPolicy
 from database.boundary_interfaces import BoundaryRunRow
 from database.coverage import read_coverage
 from database.rows import KeyRow, KeyVersionRow, TenantRow
 from database.transaction import TenantTransaction
 from openkcm.verification.reports.model import CoveredService, InventoryKey, LatestCheck, Stated
-from tenancy import ids
-from tenancy.authorities import AuthorityState
 from tenancy.coverage import Lacking, ServiceCoverage
-from tenancy.errors import TenantUnknown
-from tenancy.locks import HEALTHY
-from tenancy.policy import TenantPolicy
-from tenancy.rotation import KeyState
-from tenancy.services import ServiceState
 
 _KEY_SERVER = "the platform's key server"
 _PLATFORM = "the platform"

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tenancy.root_keys import Place, RootKeyMode, RootKeyState
+from core.keys.root_keys import Place, RootKeyMode, RootKeyState
 
 
 @dataclass(frozen=True, slots=True)
 class RootKeyRequestRow:
-    """What somebody outside asks for. `sealed` (config/sealing.py) is None once it was taken."""
+    """What somebody outside asks for. `sealed` (config/credential_encryption.py) is None once it was taken."""
 
     request_id: str
     place: Place

@@ -12,6 +12,11 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.errors.keys import RootKeyRequestUnknown
+from core.errors.platform import DatabaseRefused, Overtaken
+from core.errors.tenants import TenantUnknown
+from core.keys.root_keys import Problem, RootKeyMode, RootKeyState, parse_place
+from core.names import root_key
 from database.root_key_rows import (
     HeldKeyRow,
     RootKeyChangeRow,
@@ -20,10 +25,6 @@ from database.root_key_rows import (
     SealedRootKeyRow,
 )
 from database.rows import ServiceKeyRow
-from tenancy.errors import DatabaseRefused, Overtaken, TenantUnknown
-from tenancy.ids import root_key
-from tenancy.root_key_errors import RootKeyRequestUnknown
-from tenancy.root_keys import Problem, RootKeyMode, RootKeyState, parse_place
 
 _HELD = "select root_key_id, mode, name, place, state, health, health_since, created_at from okcm.root_key"
 _CHANGE = (

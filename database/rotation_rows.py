@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.keys.rotation import Scope, Stage, Stuck
 from database.rows import ServiceKeyRow
-from tenancy.rotation import Scope, Stage, Stuck
 
 
 @dataclass(frozen=True, slots=True)

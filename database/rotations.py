@@ -11,14 +11,14 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
+from core.errors.platform import DatabaseRefused, Overtaken
+from core.keys.root_keys import parse_place
+from core.keys.rotation import KeyState, Scope, Stage
+from core.tenants.policy import TenantPolicy
 from database.root_key_rows import SealedRootKeyRow
 from database.rotation_rows import DueRow, RewrappedRow, RotationRow, VersionUseRow, WantedRotation
 from database.rows import ServiceKeyRow
-from tenancy.errors import DatabaseRefused, Overtaken
-from tenancy.policy import TenantPolicy
-from tenancy.root_keys import parse_place
-from tenancy.rotation import KeyState, Scope, Stage
-from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
 
 _ROTATION = (
     "select number, tenant_key, services, service, compromised, scheduled, from_version, state, stage, total, done,"

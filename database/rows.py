@@ -5,13 +5,13 @@ import ssl
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.certificates import AuthorityState
+from core.keys.rotation import KeyState
+from core.services import ServiceState
+from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
+from core.tenants.provisioning import Step, StepState
 from openkcm.contract.services import ServiceKind
-from tenancy.authorities import AuthorityState
-from tenancy.lifecycle import State
-from tenancy.locks import LockReason
-from tenancy.provisioning import Step, StepState
-from tenancy.rotation import KeyState
-from tenancy.services import ServiceState
 
 
 @dataclass(frozen=True, slots=True)

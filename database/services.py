@@ -8,16 +8,17 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.certificates import AuthorityState
+from core.errors.keys import KeyVersionRetired
+from core.errors.platform import DatabaseRefused, Overtaken
+from core.errors.services import ServiceConflict, ServiceUnknown
+from core.keys.root_keys import parse_place
+from core.keys.rotation import OPENING, KeyState
+from core.services import ServiceState
+from core.tenants.lifecycle import State
 from database.root_key_rows import SealedRootKeyRow
 from database.rows import CallerRow, KeyVersionRow, LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
 from openkcm.contract.services import ServiceKind
-from tenancy.authorities import AuthorityState
-from tenancy.errors import DatabaseRefused, Overtaken, ServiceConflict, ServiceUnknown
-from tenancy.lifecycle import State
-from tenancy.root_keys import parse_place
-from tenancy.rotation import OPENING, KeyState
-from tenancy.rotation_errors import KeyVersionRetired
-from tenancy.services import ServiceState
 
 _SERVICE = (
     "select service, kind, state, connected_at, disconnected_at, last_seen_at, newest.not_after, newest.not_before"

@@ -7,9 +7,9 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.errors.platform import DatabaseRefused
+from core.tenants.provisioning import NUMBERS, Step, StepState
 from database.rows import StepRow
-from tenancy.errors import DatabaseRefused
-from tenancy.provisioning import NUMBERS, Step, StepState
 
 
 @dataclass(frozen=True, slots=True)

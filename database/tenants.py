@@ -1,4 +1,4 @@
-"""The tenant's own row and its life (tenancy/lifecycle.py)."""
+"""The tenant's own row and its life (core/tenants/lifecycle.py)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.errors.tenants import TenantUnknown
+from core.tenants.lifecycle import TRANSITIONS, Move, State, advance
+from core.tenants.locks import LockReason, Standing, hold, release
+from core.tenants.provisioning import MarketplaceEvent
 from database.rows import TenantRow
-from tenancy.errors import TenantUnknown
-from tenancy.events import MarketplaceEvent
-from tenancy.lifecycle import TRANSITIONS, Move, State, advance
-from tenancy.locks import LockReason, Standing, hold, release
 
 COLUMNS = (
     "tenant_id, organization, region, state, root_key_mode, requested_at, ready_at, promise_broken_at, locks,"
@@ -91,7 +91,7 @@ class Tenants:
         return after
 
     def hold(self, reason: LockReason) -> State:
-        """Lock the tenant for a reason, or add one to those it is locked for (tenancy/locks.py); raises IllegalMove."""
+        """Lock the tenant for a reason, or add one to those it is locked for; raises IllegalMove."""
         return self._stand(hold(self._standing(), reason))
 
     def release(self, reason: LockReason) -> State:

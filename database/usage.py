@@ -8,10 +8,10 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from core.services import CryptoOperation
+from core.usage import BUCKETS, Latency
 from database.usage_interfaces import UsagePart
 from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
-from tenancy.latency import BUCKETS, Latency
-from tenancy.services import CryptoOperation
 
 
 def _buckets(form: str) -> str:

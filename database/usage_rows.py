@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from tenancy.latency import Latency
-from tenancy.services import CryptoOperation
+from core.services import CryptoOperation
+from core.usage import Latency
 
 
 @dataclass(frozen=True, slots=True)

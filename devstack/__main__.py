@@ -6,15 +6,15 @@ import signal
 import sys
 from typing import IO
 
+from config.secrets import ensure_secrets
 from config.settings import Settings, load_settings
+from core.errors.platform import ComponentFailed
 from devstack import control, process
 from devstack.components import addresses, components
-from devstack.secrets import ensure_secrets
 from devstack.server import make_private
 from devstack.supervisor import Supervisor
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
-from tenancy.errors import ComponentFailed
 
 
 def main() -> None:

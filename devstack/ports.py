@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import LOOPBACK, PREFIX
-from tenancy.errors import ComponentFailed
+from core.errors.platform import ComponentFailed
 
 _LISTENING = "0A"
 _POLL_SECONDS = 0.02

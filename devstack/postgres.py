@@ -21,9 +21,9 @@ from pathlib import Path
 
 from config.secrets import read_secret
 from config.settings import LOOPBACK
+from core.errors.platform import ComponentFailed
 from devstack import process
 from devstack.server import Server, make_private
-from tenancy.errors import ComponentFailed
 
 DATABASE = "openkcm"
 _SUPERUSER = "postgres"

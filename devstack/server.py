@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from config.settings import LOOPBACK, PREFIX
+from core.errors.platform import ComponentFailed, SettingsInvalid
 from devstack import process
 from devstack.ports import require_free
 from devstack.process import Identity
 from openkcm.errors import os_reason
-from tenancy.errors import ComponentFailed, SettingsInvalid
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _POLL_SECONDS = 0.02

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config.settings import LOOPBACK
+from core.errors.platform import ComponentFailed
 from devstack.server import GO_RUNTIME, Server, http_status
-from tenancy.errors import ComponentFailed
 
 SEARCH_ATTRIBUTES: Mapping[str, str] = {
     "TenantId": "Keyword",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 
+from core.isolation import CheckResult
 from fronts.between import Owner, on_another_service, on_another_tenant, out_of_place
 from fronts.dialing import NotAdmitted
 from fronts.https import ENDED as HTTPS_ENDED
@@ -18,7 +19,6 @@ from fronts.kmip import Answer as KmipAnswer
 from fronts.kmip import Operation, Reason
 from fronts.recording import recorded_trials
 from fronts.sides import Address, Side, is_not_there
-from tenancy.boundaries import CheckResult
 
 _REVOKED_SECONDS = 8.0
 """Within which every process of the crypto service has heard of it; milliseconds when the database is well."""

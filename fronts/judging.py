@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from core.isolation import CheckResult
 from fronts.interfaces import ProbeRefused
-from tenancy.boundaries import CheckResult
 
 ALIKE = "it is answered, byte for byte, like what was never there"
 NO_SERVICE = "the certificate opens nothing, and no reason is told"

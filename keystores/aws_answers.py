@@ -3,11 +3,7 @@
 import json
 import re
 
-from keystores.transport import Answer
-from openkcm.errors import OpenKcmError
-from tenancy.aws_policies import key_policy_statements, trust_statement
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import (
+from core.errors.keys import (
     RootKeyClockSkew,
     RootKeyCredentialsRefused,
     RootKeyDenied,
@@ -17,7 +13,11 @@ from tenancy.root_key_errors import (
     RootKeyPendingDeletion,
     RootKeyThrottled,
     RootKeyUnsuitable,
+    WrongContext,
 )
+from core.keys.root_keys import key_policy_statements, trust_statement
+from keystores.transport import Answer
+from openkcm.errors import OpenKcmError
 
 _ACCOUNT = re.compile(r"arn:(aws[a-z-]*):sts::(\d{12}):assumed-role/([\w+=,.@-]+)/.*")
 _XML_CODE = re.compile(rb"<Code>([A-Za-z.]{1,100})</Code>")

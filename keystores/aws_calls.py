@@ -15,9 +15,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError
 
+from core.errors.keys import RootKeyFailing, RootKeyUnreachable
 from keystores.aws_answers import refusal
 from keystores.transport import Answer, Server, Transport
-from tenancy.root_key_errors import RootKeyFailing, RootKeyUnreachable
 
 _SUFFIXES = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 SESSION_SECONDS = 900

@@ -15,6 +15,18 @@ from typing import Any
 
 from botocore.credentials import ReadOnlyCredentials
 
+from core.errors.keys import (
+    CustomerKeyError,
+    RootKeyCredentialsRefused,
+    RootKeyDenied,
+    RootKeyFailing,
+    RootKeyMissing,
+    RootKeyRefused,
+    RootKeyUnsuitable,
+    WrongContext,
+)
+from core.keys.encryption_context import Context
+from core.keys.root_keys import AwsKmsPlace, Credentials, external_id
 from keystores.aws_answers import key_policy_hint, lasting_arn, state_problem, trust_policy_hint
 from keystores.aws_calls import AwsCalls, PlatformIdentity, Region
 from keystores.interfaces import RootKey
@@ -23,18 +35,6 @@ from keystores.reach import Reach
 from keystores.sessions import Sessions
 from keystores.transport import Transport
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import (
-    CustomerKeyError,
-    RootKeyCredentialsRefused,
-    RootKeyDenied,
-    RootKeyFailing,
-    RootKeyMissing,
-    RootKeyRefused,
-    RootKeyUnsuitable,
-)
-from tenancy.root_keys import AwsKmsPlace, Credentials, external_id
 
 ACTIONS = ("kms:Encrypt", "kms:Decrypt", "kms:DescribeKey")
 _LARGEST_CIPHERTEXT = 6144

@@ -1,6 +1,6 @@
 """One protocol for every root key.
 
-Failures are classes that a person acts on differently: those of `tenancy.root_key_errors.CustomerKeyError`, and
+Failures are classes that a person acts on differently: those of `core.errors.keys.CustomerKeyError`, and
 WrongContext for a ciphertext of another context, another key, or altered. Nothing else leaves an implementation, and no
 failure says anything of what was wrapped or of the credentials. Nothing is tried again inside: the caller decides.
 """
@@ -8,8 +8,8 @@ failure says anything of what was wrapped or of the credentials. Nothing is trie
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from core.keys.encryption_context import Context
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context
 
 
 class RootKey(Protocol):

@@ -17,6 +17,17 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
 
+from core.errors.keys import (
+    CustomerKeyError,
+    RootKeyDenied,
+    RootKeyDisabled,
+    RootKeyMissing,
+    RootKeyRefused,
+    RootKeyUnsuitable,
+    WrongContext,
+)
+from core.keys.encryption_context import Context
+from core.keys.root_keys import Credentials, OpenBaoPlace
 from keystores.interfaces import RootKey
 from keystores.openbao_calls import OpenBaoCalls, not_transit, soft_deleted
 from keystores.probing import round_trip_problems, transit_version
@@ -24,17 +35,6 @@ from keystores.reach import Reach, is_address
 from keystores.sessions import Sessions
 from keystores.transport import Server, Transport
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import (
-    CustomerKeyError,
-    RootKeyDenied,
-    RootKeyDisabled,
-    RootKeyMissing,
-    RootKeyRefused,
-    RootKeyUnsuitable,
-)
-from tenancy.root_keys import Credentials, OpenBaoPlace
 
 _SUITABLE = ("aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305")
 

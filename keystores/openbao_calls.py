@@ -5,11 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from keystores.sessions import Sessions
-from keystores.transport import Answer, Server, Transport
-from openkcm.errors import OpenKcmError
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import (
+from core.errors.keys import (
     CustomerKeyError,
     RootKeyCredentialsRefused,
     RootKeyDenied,
@@ -18,8 +14,12 @@ from tenancy.root_key_errors import (
     RootKeyMissing,
     RootKeyThrottled,
     RootKeyUnsuitable,
+    WrongContext,
 )
-from tenancy.root_keys import Credentials, OpenBaoPlace
+from core.keys.root_keys import Credentials, OpenBaoPlace
+from keystores.sessions import Sessions
+from keystores.transport import Answer, Server, Transport
+from openkcm.errors import OpenKcmError
 
 _LONGEST_SESSION = 3600.0
 _ACL_REFUSAL = "1 error occurred"

@@ -4,10 +4,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from core.keys.encryption_context import Context
+from core.keys.root_keys import Credentials, Place, credentials_context
 from keystores.interfaces import RootKey
 from keystores.providers import CustomerRootKeys
-from tenancy.binding import Context
-from tenancy.root_keys import Credentials, Place, credentials_context
 
 _MOST = 8192
 """Root keys kept ready; beyond it those that were not asked for the longest are forgotten."""

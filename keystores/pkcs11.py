@@ -18,15 +18,7 @@ from typing import TypeVar, cast
 import pkcs11
 from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass, exceptions
 
-from keystores.interfaces import RootKey
-from keystores.pkcs11_module import Module
-from keystores.pkcs11_thread import ModuleThread
-from keystores.probing import round_trip_problems
-from keystores.reach import Reach
-from openkcm.errors import OpenKcmError
-from tenancy.binding import Context
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import (
+from core.errors.keys import (
     CustomerKeyError,
     RootKeyDisabled,
     RootKeyFailing,
@@ -34,8 +26,16 @@ from tenancy.root_key_errors import (
     RootKeyRefused,
     RootKeyUnreachable,
     RootKeyUnsuitable,
+    WrongContext,
 )
-from tenancy.root_keys import Credentials, Pkcs11Place
+from core.keys.encryption_context import Context
+from core.keys.root_keys import Credentials, Pkcs11Place
+from keystores.interfaces import RootKey
+from keystores.pkcs11_module import Module
+from keystores.pkcs11_thread import ModuleThread
+from keystores.probing import round_trip_problems
+from keystores.reach import Reach
+from openkcm.errors import OpenKcmError
 
 T = TypeVar("T")
 _VERSION = b"\x01"

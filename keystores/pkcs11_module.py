@@ -17,7 +17,7 @@ import pkcs11
 from pkcs11 import exceptions
 from pkcs11.constants import TokenFlag
 
-from tenancy.root_key_errors import RootKeyCredentialsRefused, RootKeyUnreachable, RootKeyUnsuitable
+from core.errors.keys import RootKeyCredentialsRefused, RootKeyUnreachable, RootKeyUnsuitable
 
 _LOOKED_SECONDS = 300.0
 """After which the module is initialised anew and every PIN is shown again: SoftHSM2 for one does not see by itself that

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
-from tenancy.root_key_errors import RootKeySlow
+from core.errors.keys import RootKeySlow
 
 T = TypeVar("T")
 

@@ -11,12 +11,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
+from core import names as ids
+from core.errors.keys import (
+    CustomerKeyError,
+    KeyUnavailable,
+    RootKeyDenied,
+    RootKeyDisabled,
+    RootKeyUnreachable,
+    WrongContext,
+)
+from core.errors.platform import VaultUnavailable
+from core.keys.encryption_context import Context, Purpose
 from keystores.probing import transit_version
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, VaultUnavailable, WrongContext
-from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 
 _PROBE_BYTES = 32
 

@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from core import names as ids
+from core.errors.keys import CustomerKeyError, RootKeyUnsuitable, WrongContext
+from core.keys.encryption_context import Context, Purpose
 from keystores.interfaces import RootKey
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import CustomerKeyError, RootKeyUnsuitable
 
 _BYTES = 32
 _TRANSIT = re.compile(rb"vault:v(\d{1,9}):")

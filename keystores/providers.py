@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from core.errors.keys import RootKeyRefused
+from core.keys.root_keys import Credentials, Place, RootKeyMode, refuse_incomplete
 from keystores.aws_kms import AwsKms
 from keystores.interfaces import RootKey
 from keystores.openbao import OpenBao
 from keystores.pkcs11 import Pkcs11
 from keystores.reach import Reach
-from tenancy.root_key_errors import RootKeyRefused
-from tenancy.root_keys import Credentials, Place, RootKeyMode, refuse_incomplete
 
 __all__ = ["CustomerRootKeys", "Reach"]
 

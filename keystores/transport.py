@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError, SSLError
 
+from core.errors.keys import CustomerKeyError, RootKeyFailing, RootKeySlow, RootKeyUnreachable
 from keystores.sockets import AddressNotAllowed, BoundedPool, BoundedTlsPool, tls_context
-from tenancy.root_key_errors import CustomerKeyError, RootKeyFailing, RootKeySlow, RootKeyUnreachable
 
 LARGEST_ANSWER = 65_536
 _POOLS = 1024

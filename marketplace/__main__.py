@@ -16,6 +16,7 @@ from config.secrets import (
     read_secret_lines,
 )
 from config.settings import Settings, load_settings
+from core.errors.platform import SettingsInvalid
 from database.connection import Database
 from marketplace.app import Offer, create_app
 from marketplace.enrolment_routes import EnrolmentOffer
@@ -23,7 +24,6 @@ from marketplace.issuers import Issuers
 from marketplace.transactions import ENROLMENT_THREADS, THREADS
 from openkcm.contract.client_files import Offer as Addresses
 from openkcm.logging import configure_logs
-from tenancy.errors import SettingsInvalid
 from workflows.gateway import Gateway
 
 _GRACE_SECONDS = 10

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from core.errors.requests import MalformedEvent
+from core.errors.services import ServiceConflict
+from core.errors.tenants import TenantConflict, TenantOffboarded, TenantUnknown
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection import Database
 from database.rows import StepRow, TenantRow
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditEvent, AuditName
-from tenancy.errors import MalformedEvent, ServiceConflict, TenantConflict, TenantOffboarded, TenantUnknown
-from tenancy.events import EventKind, MarketplaceEvent
-from tenancy.lifecycle import State
 
 _AUDIT_NAME = {
     EventKind.SERVICE_ENABLED: AuditName.ENABLE_ACCEPTED,

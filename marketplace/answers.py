@@ -4,11 +4,10 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
+from core.notifications import AnnouncementKind, announcement_text, dashboard_url
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import TITLES, StepState
 from database.rows import StepRow, TenantRow
-from tenancy.announcements import announcement_text
-from tenancy.events import AnnouncementKind, dashboard_url
-from tenancy.lifecycle import State
-from tenancy.provisioning import TITLES, StepState
 
 
 class EventAnswer(BaseModel):

@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from core.correlation import correlation_id
+from core.errors.requests import Unauthorized
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from marketplace import openapi, page
@@ -27,8 +29,6 @@ from marketplace.sweep import EnrolmentSweep, Sweep
 from marketplace.transactions import ENROLMENT_THREADS, Transactions
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import OpenKcmError
-from tenancy.correlation import correlation_id
-from tenancy.errors import Unauthorized
 from workflows.gateway import Gateway
 
 

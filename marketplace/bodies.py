@@ -5,7 +5,7 @@ import asyncio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from tenancy.errors import BodyTooLarge, MalformedEvent
+from core.errors.requests import BodyTooLarge, MalformedEvent
 
 _BODY_SECONDS = 10.0
 

@@ -13,6 +13,11 @@ from uuid import uuid4
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from core.errors.compliance import CanaryMissing
+from core.errors.platform import Overtaken
+from core.errors.requests import TicketRefused
+from core.errors.services import ServiceUnknown
+from core.names import CANARY_TENANT_ID
 from database.connection import Database
 from database.enrolment_rows import EnrolmentRow
 from database.rows import ServiceRequestRow
@@ -24,9 +29,6 @@ from openkcm.contract.csr import requested_key
 from openkcm.contract.enrolment import EnrolmentState, Proof
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import CallerError
-from tenancy.enrolment_errors import TicketRefused
-from tenancy.errors import CanaryMissing, Overtaken, ServiceUnknown
-from tenancy.ids import CANARY_TENANT_ID
 
 
 @dataclass(frozen=True, slots=True)

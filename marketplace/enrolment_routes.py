@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
+from core.errors.requests import BodyTooLarge, MalformedEnrolment, MalformedEvent, TicketRefused, TooManyRequests
 from database.connection import Database
 from marketplace import enrolment, openapi
 from marketplace.answers import DiscoveryAnswer, EnrolmentAnswer, StandingAnswer
@@ -44,8 +45,6 @@ from openkcm.contract.enrolment import (
 from openkcm.contract.names import parse_service_name
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import ProofRefused
-from tenancy.enrolment_errors import MalformedEnrolment, TicketRefused
-from tenancy.errors import BodyTooLarge, MalformedEvent, TooManyRequests
 
 RETRY_SECONDS = 1
 MOST_BYTES = 32_768

@@ -22,10 +22,10 @@ from cloudevents.core.exceptions import BaseCloudEventException
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
+from core.errors.requests import MalformedEvent, UnknownEvent, UnknownRegion, UnknownService
+from core.tenants.provisioning import EventKind, MarketplaceEvent
 from openkcm.contract.names import parse_service_name, parse_tenant_id
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import MalformedEvent, UnknownEvent, UnknownRegion, UnknownService
-from tenancy.events import EventKind, MarketplaceEvent
 
 SERVICE = "openkcm"
 TYPE_PREFIX = "io.openkcm.marketplace."

@@ -20,7 +20,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from config.settings import WorkloadIssuer
-from tenancy.enrolment_errors import IssuerUnavailable
+from core.errors.requests import IssuerUnavailable
 
 ALGORITHMS = {"RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
 """What a token may be signed with, and the type of key that belongs to it. Nothing symmetric, and never `none`."""

@@ -6,31 +6,46 @@ from types import MappingProxyType
 
 from starlette.responses import JSONResponse
 
+from core.errors import platform as errors
+from core.errors import requests as enrolment_errors
+from core.errors.compliance import CanaryMissing
+from core.errors.requests import (
+    BodyTooLarge,
+    MalformedEvent,
+    SignatureRefused,
+    StaleTimestamp,
+    TooManyRequests,
+    Unauthorized,
+    UnknownEvent,
+    UnknownRegion,
+    UnknownService,
+)
+from core.errors.services import ServiceConflict
+from core.errors.tenants import TenantConflict, TenantOffboarded, TenantUnknown
 from openkcm.contract import csr as signing_requests
 from openkcm.errors import IllegalTenantId, InvalidName, OpenKcmError, ProofRefused
-from tenancy import enrolment_errors, errors
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 
 STATUS: Mapping[type[OpenKcmError], HTTPStatus] = MappingProxyType(
     {
-        errors.MalformedEvent: HTTPStatus.BAD_REQUEST,
-        errors.SignatureRefused: HTTPStatus.UNAUTHORIZED,
-        errors.StaleTimestamp: HTTPStatus.UNAUTHORIZED,
-        errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
-        errors.TenantUnknown: HTTPStatus.NOT_FOUND,
-        errors.TenantOffboarded: HTTPStatus.CONFLICT,
-        errors.TenantConflict: HTTPStatus.CONFLICT,
-        errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        errors.UnknownEvent: HTTPStatus.UNPROCESSABLE_ENTITY,
-        errors.UnknownService: HTTPStatus.UNPROCESSABLE_ENTITY,
-        errors.UnknownRegion: HTTPStatus.UNPROCESSABLE_ENTITY,
+        MalformedEvent: HTTPStatus.BAD_REQUEST,
+        SignatureRefused: HTTPStatus.UNAUTHORIZED,
+        StaleTimestamp: HTTPStatus.UNAUTHORIZED,
+        Unauthorized: HTTPStatus.UNAUTHORIZED,
+        TenantUnknown: HTTPStatus.NOT_FOUND,
+        TenantOffboarded: HTTPStatus.CONFLICT,
+        TenantConflict: HTTPStatus.CONFLICT,
+        BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        UnknownEvent: HTTPStatus.UNPROCESSABLE_ENTITY,
+        UnknownService: HTTPStatus.UNPROCESSABLE_ENTITY,
+        UnknownRegion: HTTPStatus.UNPROCESSABLE_ENTITY,
         IllegalTenantId: HTTPStatus.UNPROCESSABLE_ENTITY,
         InvalidName: HTTPStatus.UNPROCESSABLE_ENTITY,
-        errors.ServiceConflict: HTTPStatus.CONFLICT,
-        errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
-        errors.CanaryMissing: HTTPStatus.SERVICE_UNAVAILABLE,
+        ServiceConflict: HTTPStatus.CONFLICT,
+        TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
+        CanaryMissing: HTTPStatus.SERVICE_UNAVAILABLE,
         signing_requests.CsrRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
         enrolment_errors.MalformedEnrolment: HTTPStatus.BAD_REQUEST,
         ProofRefused: HTTPStatus.UNAUTHORIZED,
@@ -50,7 +65,7 @@ def answer(error: OpenKcmError) -> JSONResponse | None:
     extra = {}
     if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         extra["retry-after"] = str(RETRY_AFTER_SECONDS)
-    elif isinstance(error, errors.Unauthorized | enrolment_errors.TicketRefused):
+    elif isinstance(error, Unauthorized | enrolment_errors.TicketRefused):
         extra["www-authenticate"] = "Bearer"
     return problem(status, error.code, error.message, error.hint, extra)
 

@@ -12,9 +12,9 @@ from functools import partial
 
 import structlog
 
+from core.errors.platform import DatabaseUnavailable, TemporalUnavailable
 from marketplace.transactions import Transactions
 from openkcm.errors import PlatformError
-from tenancy.errors import DatabaseUnavailable, TemporalUnavailable
 
 _INTERVAL_SECONDS = 2.0
 _SLOWEST_SECONDS = 5.0

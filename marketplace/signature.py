@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tenancy.errors import SettingsInvalid, SignatureRefused, StaleTimestamp
+from core.errors.platform import SettingsInvalid
+from core.errors.requests import SignatureRefused, StaleTimestamp
 
 TOLERANCE_SECONDS = 300
 """Standard Webhooks' replay window; within it the event id makes a second delivery a duplicate."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+from core.tenants.provisioning import EventKind
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from marketplace.acceptance import discovered, mark_started
@@ -10,7 +11,6 @@ from marketplace.enrolment import settle
 from marketplace.rounds import Rounds, Waiting
 from marketplace.transactions import Transactions
 from openkcm.errors import CallerError
-from tenancy.events import EventKind
 from workflows.gateway import Gateway
 
 

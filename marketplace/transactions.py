@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
-from tenancy.errors import DatabaseUnavailable
+from core.errors.platform import DatabaseUnavailable
 
 THREADS = 8
 ENROLMENT_THREADS = 4

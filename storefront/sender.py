@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 from standardwebhooks import Webhook
 
+from core.errors.platform import ComponentFailed, SettingsInvalid
 from openkcm.errors import OpenKcmError
-from tenancy.errors import ComponentFailed, SettingsInvalid
 
 _REQUEST_SECONDS = 15.0
 

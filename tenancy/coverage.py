@@ -13,6 +13,8 @@ from enum import StrEnum
 from itertools import chain
 from typing import TypeVar
 
+from core.services import CryptoOperation, ServiceState
+from core.tenants.lifecycle import ENCRYPTS, State
 from openkcm.contract.protected_fields import Backfill, ProtectedField
 from openkcm.contract.services import OTHER_PLACES, ServiceKind
 from tenancy.coverage_gaps import (
@@ -30,8 +32,6 @@ from tenancy.coverage_gaps import (
     PlainRead,
     TenantClosed,
 )
-from tenancy.lifecycle import ENCRYPTS, State
-from tenancy.services import CryptoOperation, ServiceState
 
 LATELY_DAYS = 7
 """Within which something must have been encrypted under a service's keys, and over which overhead is measured."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar
 
+from core.tenants.lifecycle import State
 from openkcm.contract.protected_fields import Backfill, Store
-from tenancy.lifecycle import State
 
 
 def _encrypt_old(place: str) -> str:

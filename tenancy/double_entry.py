@@ -16,8 +16,8 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import NamedTuple
 
+from core.keys.encryption_context import Context
 from openkcm.contract.audit_events import AuditName, StoredRecord, fields_of
-from tenancy.binding import Context
 
 SLACK = timedelta(seconds=30)
 """How far the clocks of key server, crypto service and database may be apart."""

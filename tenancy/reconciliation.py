@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
+from core import names as ids
+from core.keys.encryption_context import Purpose
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import RESERVED_PREFIX
-from tenancy import ids
-from tenancy.binding import Purpose
 from tenancy.double_entry import (
     CHECKING,
     LATE,

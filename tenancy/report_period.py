@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, date, datetime, time, timedelta
 
-from tenancy.report_errors import PeriodRefused
+from core.errors.compliance import PeriodRefused
 
 _PERIOD = re.compile(r"(?P<year>20[0-9]{2})(?:-(?:Q(?P<quarter>[1-4])|(?P<month>0[1-9]|1[0-2])))?")
 LONGEST = timedelta(days=1100)

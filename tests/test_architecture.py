@@ -54,11 +54,11 @@ def test_every_contract_about_imports_can_be_broken(tmp_path):
 
 
 SEEDED = [
-    ("purity", "tenancy/ids.py", "import time\n"),
-    ("purity", "tenancy/ids.py", "import requests\n"),
-    ("purity", "tenancy/ids.py", "x = uuid4()\n"),
-    ("purity", "tenancy/ids.py", "x = datetime.now()\n"),
-    ("purity", "tenancy/ids.py", "x = open('file')\n"),
+    ("purity", "core/names.py", "import time\n"),
+    ("purity", "core/names.py", "import requests\n"),
+    ("purity", "core/names.py", "x = uuid4()\n"),
+    ("purity", "core/names.py", "x = datetime.now()\n"),
+    ("purity", "core/names.py", "x = open('file')\n"),
     ("maps", "vault/__init__.py", ""),
     ("maps", "vault/__init__.py", '"""The map."""\n\nDEFAULT = 1\n'),
     ("sizes", "vault/transit.py", "x = 1\n" * (architecture.LONGEST_FILE + 1)),
@@ -84,6 +84,6 @@ def test_what_the_rules_allow_is_not_reported():
             "vault/transit.py",
             "import time\nx = 1  # noqa: S608, S603 - a constant\ny = 2  # type: ignore[misc]  # why\n",
         ),
-        Source("tenancy/ids.py", "import re\nimport pydantic\nfrom tenancy import errors\n"),
+        Source("core/names.py", "import re\nimport pydantic\nfrom tenancy import errors\n"),
     ]
     assert [finding for rule in RULES for finding in rule(allowed)] == []

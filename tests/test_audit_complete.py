@@ -19,6 +19,9 @@ import typer
 import activities
 import dashboard
 from cli.__main__ import _app
+from core.names import l2_key
+from core.services import CryptoOperation
+from core.tenants.lifecycle import State
 from crypto import api
 from crypto.endpoints import ENDPOINTS, Desk
 from crypto.interfaces import Caller
@@ -31,10 +34,7 @@ from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.issuers import Issuers
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.client_files import Offer as Addresses
-from tenancy.ids import l2_key
-from tenancy.lifecycle import State
 from tenancy.ocsf import OCSF
-from tenancy.services import CryptoOperation
 from tests.crypto.https.core import MemoryCore
 from tools import audited
 from tools.audited import Entry

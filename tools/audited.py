@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from core.services import CHANGES, RELEASES, CryptoOperation
 from openkcm.contract.audit_events import AuditName as N
-from tenancy.services import CHANGES, RELEASES, CryptoOperation
 
 Entry = tuple[N, ...] | str
 """The names written, or the reason why there is nothing to write."""

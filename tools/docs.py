@@ -16,21 +16,16 @@ from pydantic.fields import FieldInfo
 import activities.metrics
 import crypto.metrics
 from config.settings import CONFIG_VARIABLE, PREFIX, Settings
+from core.errors.compliance import AuditDiffers, BreachNotCleared, ReceiverUnavailable, TenantKeyShared
+from core.errors.keys import CustomerKeyError, KeyVersionInUse
+from core.errors.services import FieldInvalid
+from core.errors.tenants import ApprovalRequired, DestructionBegun
+from core.tenants.lifecycle import MEANING, TRANSITIONS, State, moves_from
 from openkcm.contract.audit_events import UPSTREAM_NAME, AuditName
 from openkcm.errors import AgentRunning, OpenKcmError, ProofRefused, ReportRefuted
 from openkcm.field_encryption.errors import StatementRefused
 from openkcm.verification.errors import VerificationIncomplete
-from tenancy.approval_errors import ApprovalRequired
-from tenancy.double_entry_errors import AuditDiffers
-from tenancy.examination_errors import BreachNotCleared
-from tenancy.forwarding_errors import ReceiverUnavailable
-from tenancy.isolation_errors import TenantKeyShared
-from tenancy.leaving_errors import DestructionBegun
-from tenancy.lifecycle import MEANING, TRANSITIONS, State, moves_from
 from tenancy.ocsf import ACTIVITIES, OCSF
-from tenancy.protection_errors import FieldInvalid
-from tenancy.root_key_errors import CustomerKeyError
-from tenancy.rotation_errors import KeyVersionInUse
 from tools import audited
 from worker.metrics import READY, READY_MEANING
 

@@ -20,6 +20,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from config.secrets import Role
+from core import names as ids
+from core.keys.root_keys import RootKeyMode
+from core.services import CryptoOperation
+from core.tenants.lifecycle import Move
+from core.tenants.provisioning import Step
+from core.usage import BOUNDS, BUCKETS, Latency, bucket
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import text
 from crypto.kmip.tags import Tag
@@ -27,12 +33,6 @@ from dashboard import navigation
 from database.agent_rows import ProtectionUseRow
 from database.usage_rows import UsesRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
-from tenancy import ids
-from tenancy.latency import BOUNDS, BUCKETS, Latency, bucket
-from tenancy.lifecycle import Move
-from tenancy.provisioning import Step
-from tenancy.root_keys import RootKeyMode
-from tenancy.services import CryptoOperation
 from tests.concurrency import wait_until
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import creation

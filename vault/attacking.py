@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from core.errors.compliance import ControlFailed
+from core.errors.keys import WrongContext
+from core.errors.platform import VaultRefused
+from core.isolation import CheckResult
+from core.keys.encryption_context import Context
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context
-from tenancy.boundaries import CheckResult
-from tenancy.errors import VaultRefused, WrongContext
-from tenancy.isolation_errors import ControlFailed
 from vault.keys import decoded, encoded, key_error, key_errors
 from vault.session import VaultCalls, VaultRejected
 

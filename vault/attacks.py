@@ -15,11 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from core import names as ids
+from core.errors.compliance import ControlFailed
+from core.isolation import CheckResult
+from core.keys.encryption_context import Context, Purpose
 from openkcm.contract.names import service_spiffe, tenant_dns
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.boundaries import CheckResult
-from tenancy.isolation_errors import ControlFailed
 from vault.attacking import (
     FORBIDDEN,
     UNAUTHENTIC,

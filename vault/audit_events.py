@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
+from core import names as ids
+from core.keys.encryption_context import Context, decode
 from openkcm.contract.names import TENANT_DOMAIN
 from openkcm.errors import InvalidName
-from tenancy import ids
-from tenancy.binding import Context, decode
 from tenancy.double_entry import USES, Act, Answer, Layer, ServerEvent
 from tenancy.wrong_hands import FIRST_BOOT, NOBODY, OURS, ROOT, TENANT
 from vault.session import ROLE_PREFIX

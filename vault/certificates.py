@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from core.errors.platform import ConflictingResource
+from core.names import ca_key
 from openkcm.contract.csr import LeafKey
 from openkcm.contract.names import TENANT_DOMAIN
-from tenancy.errors import ConflictingResource
-from tenancy.ids import ca_key
 from vault.interfaces import RevocationList
 from vault.keys import encoded, key_errors
 from vault.session import VaultCalls

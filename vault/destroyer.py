@@ -12,8 +12,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
-from tenancy import ids
-from tenancy.errors import KeyUnavailable
+from core import names as ids
+from core.errors.keys import KeyUnavailable
 from vault.interfaces import DoomedKey, TenantKeyKind
 from vault.session import VaultCalls, VaultRejected
 

@@ -10,7 +10,7 @@ The HMAC is taken under the tenant's identity, of one text that the policy fixes
 key that only the worker may use, before it is kept. Two calls.
 """
 
-from tenancy import ids
+from core import names as ids
 from vault.keys import decoded, encoded, key_errors
 from vault.session import VaultCalls
 from vault.setup import FINGERPRINT_KEY

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from tenancy.boundaries import CheckResult
-from tenancy.errors import WrongContext
+from core.errors.keys import WrongContext
+from core.isolation import CheckResult
 
 
 class Capability(StrEnum):

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from core import names as ids
+from core.errors.keys import KeyUnavailable, WrongContext
+from core.errors.platform import VaultRefused
+from core.isolation import CheckResult, unchecked
+from core.keys.encryption_context import Context, Purpose
 from openkcm.contract.names import RESERVED_PREFIX
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.boundaries import CheckResult, unchecked
-from tenancy.errors import KeyUnavailable, VaultRefused, WrongContext
 from vault.attacking import (
     FORBIDDEN,
     UNAUTHENTIC,

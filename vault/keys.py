@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from core.errors.keys import KeyUnavailable, WrongContext
+from core.errors.platform import ConflictingResource
 from openkcm.errors import OpenKcmError
-from tenancy.errors import ConflictingResource, KeyUnavailable, WrongContext
 from vault.interfaces import Capability, TransitKey
 from vault.session import VaultCalls, VaultFailed, VaultRejected
 

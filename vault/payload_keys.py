@@ -4,7 +4,7 @@ They are not derived: the codec that opens a payload knows the key's name from t
 a payload to its place is the associated data of its own encryption, which is not Vault's business.
 """
 
-from tenancy import ids
+from core import names as ids
 from vault.interfaces import TransitKey
 from vault.keys import decoded, ensure_key, key_errors, transit_key
 from vault.session import VaultCalls

@@ -23,11 +23,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import ConflictingResource
+from core.errors.services import AuthorityLapsed
 from openkcm.contract.csr import new_key, request_of, requested_key
 from openkcm.contract.names import parse_service_name, service_spiffe, tenant_dns
 from openkcm.errors import InvalidName
-from tenancy import ids
-from tenancy.errors import AuthorityLapsed, ConflictingResource, KeyUnavailable
 from vault.certificates import (
     LeafNames,
     build_leaf,

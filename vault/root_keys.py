@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tenancy import ids
-from tenancy.errors import KeyUnavailable, VaultRefused, WrongContext
+from core import names as ids
+from core.errors.keys import KeyUnavailable, WrongContext
+from core.errors.platform import VaultRefused
 from vault.interfaces import TransitKey
 from vault.keys import batch_results, decoded, encoded, ensure_key, key_errors, transit_key
 from vault.session import VaultCalls

@@ -13,9 +13,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from core.errors.platform import ConflictingResource, SettingsInvalid
 from openkcm.contract.csr import CsrRefused
 from openkcm.errors import InvalidName
-from tenancy.errors import ConflictingResource, SettingsInvalid
 from vault.session import VaultCalls, VaultRejected
 from vault.setup import SERVER_ROLE, is_address
 

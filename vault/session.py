@@ -18,8 +18,8 @@ import hvac
 import urllib3
 from hvac.exceptions import VaultError
 
+from core.errors.platform import VaultRefused, VaultUnavailable
 from openkcm.errors import OpenKcmError
-from tenancy.errors import VaultRefused, VaultUnavailable
 from vault.transport import Answer, PooledAdapter, open_pool
 
 ROLE_PREFIX = "openkcm-"

@@ -138,7 +138,7 @@ def _audited_header(header: str) -> SetupRequest:
 def _engines() -> tuple[SetupRequest, ...]:
     return (
         _mount("transit", "sys/mounts/transit", {"type": "transit"}),
-        # Says whose key was used for what (tenancy/binding.py); by it the server's log and ours are held together.
+        # Says whose key was used for what (the encryption context); by it the server's log and ours are held together.
         SetupRequest("transit-log", "sys/mounts/transit/tune", {"audit_non_hmac_request_keys": ("context",)}),
         # Without this an encrypt on a missing name makes a key, and would bring a shredded tenant back.
         SetupRequest("no-upsert", "transit/config/keys", {"disable_upsert": True}),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tenancy.errors import KeyUnavailable
+from core.errors.keys import KeyUnavailable
 from vault.keys import encoded, key_errors
 from vault.session import VaultCalls
 from vault.setup import AUDIT_KEY

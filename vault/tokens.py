@@ -18,7 +18,7 @@ from uuid import uuid4
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from tenancy.errors import VaultRefused
+from core.errors.platform import VaultRefused
 from vault.session import LoginRefused, TokenSession, VaultCalls, VaultRejected
 from vault.setup import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 from vault.transport import Answer

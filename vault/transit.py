@@ -12,9 +12,10 @@ of every use.
 from collections.abc import Sequence
 from typing import Any
 
-from tenancy import ids
-from tenancy.binding import Context
-from tenancy.errors import KeyUnavailable, VaultRefused
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import VaultRefused
+from core.keys.encryption_context import Context
 from vault.interfaces import REWRAP_BATCH, TransitKey
 from vault.keys import batch_results, decoded, disable_key, encoded, ensure_key, key_errors, require_key, transit_key
 from vault.session import VaultCalls

@@ -12,7 +12,7 @@ import urllib3
 from hvac.adapters import Adapter
 from hvac.exceptions import VaultError
 
-from tenancy import correlation
+from core import correlation
 
 Answer = dict[str, Any]
 

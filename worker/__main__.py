@@ -12,9 +12,9 @@ from temporalio.client import Client
 from temporalio.runtime import Runtime
 
 from config.settings import LOOPBACK, Settings, load_settings
+from core.errors.platform import TemporalUnavailable
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
-from tenancy.errors import TemporalUnavailable
 from worker import bootstrap, wiring
 from worker.metrics import metrics_runtime, report_ready
 from workflows.connecting import connection

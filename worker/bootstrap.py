@@ -30,13 +30,13 @@ from temporalio.client import (
 from temporalio.common import SearchAttributeIndexedValueType, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
+from core.errors.compliance import CanaryMissing, MirrorMissing
+from core.messages.keys import WatchRootKeysInput
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, task_queue, watch_workflow
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection import Database
 from database.platform_queries import PlatformQueries
-from tenancy.errors import CanaryMissing, MirrorMissing
-from tenancy.events import EventKind, MarketplaceEvent
-from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, task_queue, watch_workflow
-from tenancy.lifecycle import State
-from tenancy.messages import WatchRootKeysInput
 from vault.root_keys import TransitRootKeys
 from vault.signer import TransitAuditSigner
 from workflows import visibility

@@ -25,9 +25,9 @@ from temporalio.converter import (
     WorkflowSerializationContext,
 )
 
-from tenancy import ids
-from tenancy.errors import WrongContext
-from tenancy.ids import payloads_of_tenant
+from core import names as ids
+from core.errors.keys import WrongContext
+from core.names import payloads_of_tenant
 from worker.keyring import PLATFORM_KEY, Keyring
 
 ENCODING = b"binary/openkcm-aes256gcm"

@@ -3,7 +3,7 @@
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from tenancy.correlation import correlation_id
+from core.correlation import correlation_id
 
 
 class CorrelationInterceptor(Interceptor):

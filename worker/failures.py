@@ -18,10 +18,10 @@ from temporalio.worker import (
     Interceptor,
 )
 
+from core.messages.base import StepInput
+from core.tenants.provisioning import Step
 from database.connection import Database
 from openkcm.errors import OpenKcmError
-from tenancy.messages import StepInput
-from tenancy.provisioning import Step
 from workflows import timing
 
 log = structlog.get_logger()

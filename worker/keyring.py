@@ -12,7 +12,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 
-from tenancy import ids
+from core import names as ids
 from vault.payload_keys import TransitPayloadKeys
 
 PLATFORM_KEY = "payloads-platform"

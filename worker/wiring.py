@@ -43,9 +43,11 @@ from activities.standing import StandingActivities
 from activities.stuck_rotations import StuckRotationActivities
 from activities.watching import Pace, WatchActivities
 from config import secrets
-from config.sealing import unseal
+from config.credential_encryption import unseal
 from config.secrets import Role, read_secret
 from config.settings import Settings
+from core.names import task_queue
+from core.notifications import Channel
 from database.attacks import RowSecurityProbe
 from database.connection import Database
 from database.platform_queries import PlatformQueries
@@ -56,8 +58,6 @@ from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
 from openkcm.verification.reports.signed_file import Form
 from rendering import html, pdf
-from tenancy.events import Channel
-from tenancy.ids import task_queue
 from vault.attacks import VaultBoundaryProbe
 from vault.destroyer import TransitDestroyer
 from vault.fingerprints import TransitFingerprints

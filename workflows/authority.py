@@ -13,14 +13,14 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.authorities import AuthorityActivities
     from activities.revocation import RevocationActivities
-    from tenancy import ids
-    from tenancy.messages import (
+    from core import names as ids
+    from core.messages.base import StepInput
+    from core.messages.services import (
         AuthorityFailureInput,
         AuthorityPlan,
         AuthorityStep,
         RollAuthorityInput,
         RollAuthorityResult,
-        StepInput,
     )
     from workflows import timing
     from workflows.refusals import code_of

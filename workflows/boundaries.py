@@ -16,9 +16,9 @@ from temporalio.exceptions import ChildWorkflowError, WorkflowAlreadyStartedErro
 
 with workflow.unsafe.imports_passed_through():
     from activities.examination import ExaminationActivities
-    from tenancy import ids
-    from tenancy.examination import run_of
-    from tenancy.messages import BoundariesInput, DueExamination, DueInput, ExamineInput, ExamineResult
+    from core import names as ids
+    from core.isolation import run_of
+    from core.messages.compliance import BoundariesInput, DueExamination, DueInput, ExamineInput, ExamineResult
     from workflows import priorities, timing, visibility
     from workflows.steps import perform
     from workflows.telling import tell

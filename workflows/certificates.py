@@ -14,8 +14,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.authorities import AuthorityActivities
     from activities.expiry import ExpiryActivities
     from activities.revocation import RevocationActivities
-    from tenancy import ids
-    from tenancy.messages import LateService, ServiceInput, ServiceMemory
+    from core import names as ids
+    from core.messages.services import LateService, ServiceInput, ServiceMemory
     from workflows import priorities, timing
     from workflows.service import RENEW_SOON, ConnectService
     from workflows.telling import tell

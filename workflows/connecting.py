@@ -9,7 +9,7 @@ from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.runtime import LoggingConfig, LoggingFormat, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import GrpcCompression
 
-from tenancy.errors import SettingsInvalid
+from core.errors.platform import SettingsInvalid
 
 _THIS_MACHINE = ("127.", "localhost:", "[::1]:")
 

@@ -15,9 +15,10 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
-    from tenancy.errors import OperationRunning, TenantClosed
-    from tenancy.lifecycle import DECRYPTS, MEANING, State
-    from tenancy.messages import AnnounceInput, StandingResult, StepInput, TenantInput, TenantMemory
+    from core.errors.tenants import OperationRunning, TenantClosed
+    from core.messages.base import AnnounceInput, StepInput
+    from core.messages.tenants import StandingResult, TenantInput, TenantMemory
+    from core.tenants.lifecycle import DECRYPTS, MEANING, State
     from workflows import timing, visibility
     from workflows.refusals import refusal
     from workflows.steps import perform

@@ -25,29 +25,27 @@ from temporalio.common import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from openkcm.errors import CallerError, PlatformError
-from tenancy import ids
-from tenancy.errors import TemporalUnavailable, TenantUnknown
-from tenancy.events import EventKind
-from tenancy.examination import run_of
-from tenancy.examination_errors import ExaminationFailed
-from tenancy.leaving_messages import LeaveRequest
-from tenancy.lifecycle import State
-from tenancy.messages import (
+from core import names as ids
+from core.errors.compliance import ExaminationFailed
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import TenantUnknown
+from core.isolation import run_of
+from core.messages.compliance import BoundariesInput, MakeReportInput
+from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
+from core.messages.services import EnrolInput, ServiceInput
+from core.messages.tenants import (
     ApprovalRequest,
-    BoundariesInput,
-    EnrolInput,
+    LeaveRequest,
     MarketplaceSignal,
     PolicyRequest,
-    RootKeyRequest,
-    ServiceInput,
     StandingMove,
     StandingRequest,
     TenantInput,
 )
-from tenancy.policy import TenantPolicy
-from tenancy.report_messages import MakeReportInput
-from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
+from core.tenants.provisioning import EventKind
+from openkcm.errors import CallerError, PlatformError
 from workflows import priorities, timing, visibility
 from workflows.boundaries import CheckBoundaries
 from workflows.connecting import LogForm, connect_client

@@ -2,7 +2,7 @@
 
 The steps carry the numbers of docs/offboarding.md, which argues their order. Until step 3 the tenant can be restored,
 which cancels this workflow; whether it was in time is decided by the tenant's row. From then on nothing ends it early.
-Its payloads lie under the platform's key (tenancy/ids.py), because it destroys the tenant's; so what it signals to the
+Its payloads lie under the platform's key (core/names.py), because it destroys the tenant's; so what it signals to the
 tenant's workflows carries nothing.
 """
 
@@ -19,11 +19,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.destruction import DestructionActivities
     from activities.leaving import LeavingActivities
     from activities.notifications import NotificationActivities
-    from tenancy import ids
-    from tenancy.events import AnnouncementKind
-    from tenancy.leaving import reminders
-    from tenancy.leaving_messages import OffboardInput, OffboardResult
-    from tenancy.messages import AnnounceInput, StepInput
+    from core import names as ids
+    from core.messages.base import AnnounceInput, StepInput
+    from core.messages.tenants import OffboardInput, OffboardResult
+    from core.notifications import AnnouncementKind
+    from core.tenants.offboarding import reminders
     from workflows import timing
     from workflows.service import TENANT_GONE
     from workflows.steps import note, perform

@@ -5,7 +5,7 @@ Within one priority each tenant has its fair turn (`fairness_key`).
 
 from temporalio.common import Priority
 
-from tenancy.ids import MIRROR_TENANT_ID
+from core.names import MIRROR_TENANT_ID
 
 _PROVISION, _ENABLE, _SERVICE = 1, 2, 3
 _REPORT = _NOBODY = 4

@@ -18,17 +18,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.keys import KeyActivities
     from activities.notifications import NotificationActivities
     from activities.records import RecordActivities
-    from tenancy.events import AnnouncementKind
-    from tenancy.lifecycle import State
-    from tenancy.messages import (
-        ActivateResult,
-        AnnounceInput,
-        FailureInput,
-        ProvisionInput,
-        ProvisionResult,
-        StepInput,
-    )
-    from tenancy.provisioning import TITLES, Step, steps_of
+    from core.messages.base import AnnounceInput, FailureInput, StepInput
+    from core.messages.tenants import ActivateResult, ProvisionInput, ProvisionResult
+    from core.notifications import AnnouncementKind
+    from core.tenants.lifecycle import State
+    from core.tenants.provisioning import TITLES, Step, steps_of
     from workflows import timing, visibility
     from workflows.steps import note, perform
 

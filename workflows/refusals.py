@@ -1,7 +1,7 @@
 """How an error leaves a workflow for whoever asked: code, message and hint in the clear.
 
 Message and hint share one text, because a failure's details are encrypted like any payload and those who ask from
-outside hold no payload key. None of the three carries anything secret (tenancy.errors).
+outside hold no payload key. None of the three carries anything secret (core.errors.platform).
 """
 
 from temporalio import workflow

@@ -10,8 +10,8 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.audit_heads import AuditHeadActivities
     from activities.reports import ReportActivities
-    from tenancy.messages import StepInput
-    from tenancy.report_messages import MakeReportInput, ReportStep
+    from core.messages.base import StepInput
+    from core.messages.compliance import MakeReportInput, ReportStep
     from workflows import timing
     from workflows.refusals import refusal_of
     from workflows.steps import perform

@@ -10,14 +10,8 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
     from activities.root_keys import RootKeyActivities
-    from tenancy.messages import (
-        AbandonInput,
-        AnnounceInput,
-        ChangeRootKeyInput,
-        ChangeRootKeyResult,
-        RootKeyStep,
-        SwitchResult,
-    )
+    from core.messages.base import AnnounceInput
+    from core.messages.keys import AbandonInput, ChangeRootKeyInput, ChangeRootKeyResult, RootKeyStep, SwitchResult
     from workflows import timing
     from workflows.refusals import code_of
     from workflows.steps import note, perform

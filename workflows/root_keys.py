@@ -11,7 +11,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.watching import WatchActivities
-    from tenancy.messages import WatchRootKeysInput
+    from core.messages.keys import WatchRootKeysInput
     from workflows import timing
     from workflows.telling import tell
 

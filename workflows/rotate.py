@@ -13,8 +13,8 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities.notifications import NotificationActivities
     from activities.rotation import RotationActivities
-    from tenancy.messages import AnnounceInput
-    from tenancy.rotation_messages import (
+    from core.messages.base import AnnounceInput
+    from core.messages.keys import (
         PlanRotationStep,
         RotateInput,
         RotateResult,

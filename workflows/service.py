@@ -15,10 +15,10 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.services import ServiceActivities, service_operation
-    from openkcm.errors import InvalidName
-    from tenancy import ids
-    from tenancy.errors import OperationRunning, ServiceUnknown
-    from tenancy.messages import (
+    from core import names as ids
+    from core.errors.services import ServiceUnknown
+    from core.errors.tenants import OperationRunning
+    from core.messages.services import (
         CertificatePlan,
         CertificateStep,
         ConnectFailureInput,
@@ -28,6 +28,7 @@ with workflow.unsafe.imports_passed_through():
         ServiceMemory,
         ServiceStep,
     )
+    from openkcm.errors import InvalidName
     from workflows import timing
     from workflows.refusals import code_of, refusal, refusal_of
     from workflows.steps import note, perform

@@ -7,8 +7,8 @@ from typing import Any, TypedDict
 from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
-from tenancy import ids
-from tenancy.messages import EnrolInput, ServiceInput
+from core import names as ids
+from core.messages.services import EnrolInput, ServiceInput
 from workflows import priorities, visibility
 from workflows.service import ConnectService
 

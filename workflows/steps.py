@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from tenancy.messages import StepInput
+    from core.messages.base import StepInput
     from workflows import timing
 
 Input = TypeVar("Input", bound=StepInput)

@@ -4,7 +4,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from tenancy import ids
+    from core import names as ids
 
 
 async def tell(tenant_id: str, signal: str) -> None:

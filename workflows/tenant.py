@@ -11,12 +11,12 @@ from contextlib import suppress
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from core import names as ids
+    from core.errors.tenants import OperationRunning
+    from core.messages.tenants import MarketplaceSignal, ProvisionInput, TenantInput
+    from core.tenants.lifecycle import Move, State, advance
+    from core.tenants.provisioning import EventKind
     from openkcm.errors import OpenKcmError
-    from tenancy import ids
-    from tenancy.errors import OperationRunning
-    from tenancy.events import EventKind
-    from tenancy.lifecycle import Move, State, advance
-    from tenancy.messages import MarketplaceSignal, ProvisionInput, TenantInput
     from workflows import priorities
     from workflows.provision import ProvisionTenant
     from workflows.refusals import refusal

@@ -15,25 +15,24 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.approvals import ApprovalActivities
-    from tenancy.approval_errors import REFUSALS, ApprovalUnknown
-    from tenancy.approvals import Action, ApprovalState
-    from tenancy.leaving_messages import LeaveReason, LeaveRequest
-    from tenancy.lifecycle import State
-    from tenancy.messages import (
-        AnnounceInput,
+    from core.errors.tenants import REFUSALS, ApprovalUnknown
+    from core.messages.base import AnnounceInput, Approved
+    from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
+    from core.messages.tenants import (
         ApprovalRequest,
         ApprovalResult,
         ApprovalStep,
-        Approved,
         CloseApprovalInput,
+        LeaveReason,
+        LeaveRequest,
         PolicyRequest,
-        RootKeyRequest,
         StandingMove,
         StandingRequest,
         TenantInput,
         WaitingResult,
     )
-    from tenancy.rotation_messages import RetireVersionRequest, RotateRequest
+    from core.tenants.approvals import Action, ApprovalState
+    from core.tenants.lifecycle import State
     from workflows.entity import LIVE
     from workflows.refusals import refusal, refusal_of
     from workflows.steps import note

@@ -7,8 +7,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.revocation import RevocationActivities
-    from tenancy import ids
-    from tenancy.messages import RollAuthorityInput, RollAuthorityResult, TenantInput
+    from core import names as ids
+    from core.messages.services import RollAuthorityInput, RollAuthorityResult
+    from core.messages.tenants import TenantInput
     from workflows import priorities, timing
     from workflows.authority import RollAuthority
     from workflows.certificates import AUTHORITY_DUE

@@ -11,11 +11,11 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 
 with workflow.unsafe.imports_passed_through():
     from activities.leaving import LeavingActivities
-    from tenancy import ids
-    from tenancy.errors import IllegalMove
-    from tenancy.events import EventKind
-    from tenancy.leaving_messages import LeaveInput, LeaveReason, LeaveRequest, LeavingResult, OffboardInput
-    from tenancy.lifecycle import Move, State, moves_from
+    from core import names as ids
+    from core.errors.tenants import IllegalMove
+    from core.messages.tenants import LeaveInput, LeaveReason, LeaveRequest, LeavingResult, OffboardInput
+    from core.tenants.lifecycle import Move, State, moves_from
+    from core.tenants.provisioning import EventKind
     from workflows import priorities
     from workflows.entity import LIVE
     from workflows.offboard import OffboardTenant

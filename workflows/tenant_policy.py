@@ -5,9 +5,9 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.policies import PolicyActivities
-    from tenancy.approval_errors import PolicyRefused
-    from tenancy.messages import PolicyInput, PolicyRequest
-    from tenancy.policy import parse_policy
+    from core.errors.tenants import PolicyRefused
+    from core.messages.tenants import PolicyInput, PolicyRequest
+    from core.tenants.policy import parse_policy
     from workflows.entity import LIVE
     from workflows.refusals import refusal, refusal_of
     from workflows.steps import note

@@ -5,8 +5,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.root_keys import RootKeyActivities
-    from tenancy import ids
-    from tenancy.messages import ChangeRootKeyInput, RootKeyRequest, RootKeyStep
+    from core import names as ids
+    from core.messages.keys import ChangeRootKeyInput, RootKeyRequest, RootKeyStep
     from workflows import priorities, timing, visibility
     from workflows.entity import LIVE
     from workflows.refusals import refusal_of

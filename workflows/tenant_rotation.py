@@ -5,15 +5,9 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.rotation import RotationActivities
-    from tenancy import ids
-    from tenancy.lifecycle import DECRYPTS
-    from tenancy.rotation_messages import (
-        RetireVersionRequest,
-        RetireVersionStep,
-        RotateInput,
-        RotateRequest,
-        RotateResult,
-    )
+    from core import names as ids
+    from core.messages.keys import RetireVersionRequest, RetireVersionStep, RotateInput, RotateRequest, RotateResult
+    from core.tenants.lifecycle import DECRYPTS
     from workflows import priorities
     from workflows.refusals import refusal_of
     from workflows.rotate import ROTATION_DUE, RotateKeys

@@ -5,9 +5,9 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.standing import StandingActivities
-    from tenancy.errors import IllegalMove
-    from tenancy.lifecycle import Move, moves_from
-    from tenancy.messages import StandingInput, StandingMove, StandingRequest
+    from core.errors.tenants import IllegalMove
+    from core.messages.tenants import StandingInput, StandingMove, StandingRequest
+    from core.tenants.lifecycle import Move, moves_from
     from workflows.boundaries import BOUNDARIES_REPORTED
     from workflows.entity import LIVE, Entity
     from workflows.refusals import code_of, refusal, refusal_of

@@ -4,12 +4,12 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from core.errors.services import ObjectNotFound
 from crypto.interfaces import Caller, Parts
 from crypto.kmip.fields import read_text, text
 from crypto.kmip.items import Item
 from crypto.kmip.objects import ObjectStore
 from crypto.kmip.tags import Tag
-from tenancy.errors import ObjectNotFound
 
 _OBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 Payload = tuple[Item, ...]

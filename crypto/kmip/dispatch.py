@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from core.correlation import correlation_id
+from core.errors.tenants import TenantClosed
 from crypto.correlation import from_request_id, new_correlation_id
 from crypto.interfaces import Caller, Entry, Parts
 from crypto.kmip import ttlv
@@ -37,8 +39,6 @@ from crypto.kmip.refusals import KmipRefused, malformed, reason_and_message, uns
 from crypto.kmip.served import OPERATIONS, Served
 from crypto.kmip.tags import Tag
 from openkcm.errors import OpenKcmError
-from tenancy.correlation import correlation_id
-from tenancy.errors import TenantClosed
 
 MOST_ITEMS = 128
 """What a batch may hold; real clients send up to a dozen."""

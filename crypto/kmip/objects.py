@@ -13,6 +13,9 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
+from core.errors.keys import KeyVersionRetired
+from core.errors.platform import Overtaken
+from core.errors.services import ObjectNotFound
 from crypto.interfaces import Caller, Parts
 from crypto.kmip import managed as managed_objects
 from crypto.kmip import states, ttlv
@@ -25,8 +28,6 @@ from database.connection import Database
 from database.interfaces import mark, object_mark
 from database.rows import ObjectRow
 from database.transaction import TenantTransaction
-from tenancy.errors import ObjectNotFound, Overtaken
-from tenancy.rotation_errors import KeyVersionRetired
 
 _ATTEMPTS = 20
 _KEPT_OF_TENANT = 4096

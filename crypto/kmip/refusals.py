@@ -6,21 +6,13 @@ from types import MappingProxyType
 
 import structlog
 
+from core.errors.keys import CustomerKeyError, KeyNotUsable, KeyVersionRetired, WrongContext
+from core.errors.requests import TooManyRequests
+from core.errors.services import CallerRefused, CiphertextRefused, InvalidRequest, ObjectNotFound
+from core.errors.tenants import TenantClosed
 from crypto.kmip.enums import ResultReason
 from crypto.kmip.tags import Tag
 from openkcm.errors import InvalidName, OpenKcmError, PlatformError
-from tenancy.errors import (
-    CallerRefused,
-    CiphertextRefused,
-    InvalidRequest,
-    KeyNotUsable,
-    ObjectNotFound,
-    TenantClosed,
-    TooManyRequests,
-    WrongContext,
-)
-from tenancy.root_key_errors import CustomerKeyError
-from tenancy.rotation_errors import KeyVersionRetired
 
 log = structlog.get_logger()
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from core.services import CryptoOperation
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from crypto.kmip.batch import Handler
 from crypto.kmip.enums import Operation
 from crypto.kmip.operations import (
@@ -23,8 +25,6 @@ from crypto.kmip.operations.derive_key import derive_key
 from crypto.kmip.operations.discover_versions import discover_versions
 from crypto.kmip.operations.get import get
 from crypto.kmip.operations.query import query
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
-from tenancy.services import CryptoOperation
 
 
 @dataclass(frozen=True, slots=True)

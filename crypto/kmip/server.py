@@ -2,6 +2,8 @@
 
 import asyncio
 
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
 from crypto.connections import Connection
 from crypto.interfaces import Parts
 from crypto.kmip import framing, ttlv
@@ -12,7 +14,6 @@ from crypto.kmip.objects import ObjectStore
 from crypto.kmip.refusals import reason_and_message
 from crypto.registry import Connections
 from openkcm.errors import OpenKcmError
-from tenancy.errors import CallerRefused, TenantClosed
 
 
 class KmipFront:

@@ -8,8 +8,8 @@ is.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from core.errors.keys import KeyNotUsable
 from crypto.kmip.enums import RevocationReasonCode, State
-from tenancy.errors import KeyNotUsable
 
 STATELESS = 0
 """What objects have in place of a state that have none: templates and opaque objects."""

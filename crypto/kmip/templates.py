@@ -1,5 +1,6 @@
 """Templates (KMIP 1.4, section 2.2.6; deprecated since 1.3): attributes kept under a name, for new objects."""
 
+from core.errors.services import ObjectNotFound
 from crypto.kmip import attributes as named
 from crypto.kmip.attributes import Attributes
 from crypto.kmip.batch import Batch
@@ -8,7 +9,6 @@ from crypto.kmip.fields import read_text, required
 from crypto.kmip.items import Item
 from crypto.kmip.refusals import invalid
 from crypto.kmip.tags import Tag
-from tenancy.errors import ObjectNotFound
 
 _MOST_TEMPLATES = 8
 

@@ -1,10 +1,10 @@
 """What every use of an object asks first; whose it is was asked before (`objects`)."""
 
+from core.errors.services import ObjectNotFound
 from crypto.kmip import states
 from crypto.kmip.enums import ResultReason
 from crypto.kmip.managed import Managed
 from crypto.kmip.refusals import denied
-from tenancy.errors import ObjectNotFound
 
 
 def require_here(managed: Managed) -> None:

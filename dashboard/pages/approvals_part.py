@@ -2,6 +2,8 @@
 
 import streamlit as st
 
+from core.tenants.approvals import Approval, Choice
+from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.pages.notices import ICONS, draw_refusal
 from dashboard.pages.parts import alone, following
@@ -10,8 +12,6 @@ from dashboard.views import approvals
 from dashboard.views.approvals import CHOICES, DONE, Waiting
 from dashboard.views.standing import Tone
 from openkcm.errors import OpenKcmError
-from tenancy.approvals import Approval, Choice
-from tenancy.people import Permission
 
 _OPEN, _DONE = "approvals.open", "approvals.done"
 _HEADING = "Waiting for a second person"

@@ -6,6 +6,8 @@ from datetime import UTC, timedelta
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from core.audit import AuditFilter
+from core.tenants.roles import Permission
 from dashboard import paging, stream
 from dashboard.pages import audit_filters, audit_record
 from dashboard.pages.parts import part
@@ -17,8 +19,6 @@ from dashboard.views import words
 from dashboard.views.standing import UNDER_WAY
 from database.audit_interfaces import StreamEnds
 from openkcm.errors import AuditBroken
-from tenancy.audit_search import AuditFilter
-from tenancy.people import Permission
 
 _PATIENCE = timedelta(milliseconds=250)
 """How long one look takes before the page shows what there is."""

@@ -4,12 +4,12 @@ from datetime import UTC, date
 
 import streamlit as st
 
+from core.audit import AuditFilter
 from dashboard.places import of_tenant
 from dashboard.seat import Seat
 from dashboard.views import audit as view
 from dashboard.views import audit_query
 from openkcm.contract.audit_events import Outcome
-from tenancy.audit_search import AuditFilter
 
 _LONGEST = 200
 _FIRST_DAY = date(2020, 1, 1)

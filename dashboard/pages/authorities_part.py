@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from core.tenants.roles import Permission
 from dashboard import authority_actions
 from dashboard.pages.notices import draw_refusal
 from dashboard.pages.parts import alone
@@ -9,7 +10,6 @@ from dashboard.seat import Seat
 from dashboard.views import authorities
 from database.rows import TenantRow
 from openkcm.errors import OpenKcmError
-from tenancy.people import Permission
 
 _OPEN, _DONE = "authorities.open", "authorities.done"
 

@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import streamlit as st
 
+from core.errors.compliance import PeriodRefused
+from core.tenants.roles import Permission
 from dashboard import report_actions, stream
 from dashboard.pages.notices import ICONS, admitted, draw_refusal, draw_unknown
 from dashboard.pages.parts import following
@@ -18,8 +20,6 @@ from dashboard.views.standing import UNDER_WAY
 from database.report_facts import read_stated
 from openkcm.errors import OpenKcmError
 from openkcm.verification.reports.signed_file import Form
-from tenancy.people import Permission
-from tenancy.report_errors import PeriodRefused
 from tenancy.report_period import Period
 from workflows.gateway import NotDoneInTime
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import streamlit as st
 
+from core.tenants.roles import Permission
 from dashboard import join_actions
 from dashboard.pages.notices import draw_refusal
 from dashboard.seat import Seat
@@ -19,7 +20,6 @@ from database.join_tokens import MadeToken
 from openkcm.contract.enrolment import agent_command, folder_of
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
-from tenancy.people import Permission
 
 _OPEN, _MADE = "join.open", "join.made"
 _LIFETIMES = MappingProxyType(

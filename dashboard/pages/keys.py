@@ -5,6 +5,8 @@ from datetime import timedelta
 
 import streamlit as st
 
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Permission
 from dashboard.pages import root_key_dialog, rotation_card, rotation_dialog, standing_part
 from dashboard.pages.notices import admitted, draw_unknown
 from dashboard.pages.root_key_card import draw_root_key
@@ -16,8 +18,6 @@ from dashboard.views.keys import ServiceKey
 from database.rotation_rows import RotationRow, VersionUseRow
 from database.rows import KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow
 from database.usage_rows import UsageTotalRow
-from tenancy.people import Permission
-from tenancy.policy import TenantPolicy
 
 _DAY = timedelta(hours=24)
 

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import streamlit as st
 
+from core.tenants.approvals import Action, Approval
+from core.tenants.roles import Permission
 from dashboard import approval_actions, leaving_actions
 from dashboard.pages.notices import draw_refusal
 from dashboard.pages.parts import alone
@@ -14,8 +16,6 @@ from dashboard.views.standing import standing
 from database.leaving_interfaces import LeavingRow
 from database.rows import TenantRow
 from openkcm.errors import OpenKcmError
-from tenancy.approvals import Action, Approval
-from tenancy.people import Permission
 
 _OPEN, _DONE = "leaving.open", "leaving.done"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import streamlit as st
 
+from core.errors.tenants import TenantUnknown
 from dashboard.market import Market
 from dashboard.views import marketplace as view
 from dashboard.views.refusals import said
 from openkcm.errors import OpenKcmError
-from tenancy.errors import TenantUnknown
 
 _LOOK_SECONDS = 0.5
 _ANOTHER = "Another account"

@@ -5,10 +5,10 @@ from types import MappingProxyType
 
 import streamlit as st
 
+from core.tenants.roles import Permission
 from dashboard.seat import Seat
 from dashboard.views.standing import Standing, Tone, sentence
 from openkcm.errors import OpenKcmError
-from tenancy.people import Permission
 
 ICONS: Mapping[Tone, str] = MappingProxyType(
     {

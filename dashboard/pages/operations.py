@@ -8,6 +8,9 @@ from collections.abc import MutableSequence, Sequence
 
 import streamlit as st
 
+from core.names import CANARY_TENANT_ID
+from core.tenants.lifecycle import State
+from core.tenants.roles import Permission
 from dashboard.pages.parts import part
 from dashboard.retry import retry
 from dashboard.seat import Seat
@@ -17,9 +20,6 @@ from database.operations import Operations
 from database.questions import TenantFilter
 from database.rows import TenantRow
 from openkcm.errors import OpenKcmError
-from tenancy.ids import CANARY_TENANT_ID
-from tenancy.lifecycle import State
-from tenancy.people import Permission
 
 _PAGE = 25
 _STUCK = 5

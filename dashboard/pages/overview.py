@@ -5,6 +5,8 @@ from datetime import datetime
 
 import streamlit as st
 
+from core.errors.platform import DatabaseUnavailable
+from core.tenants.lifecycle import State
 from dashboard.pages.notices import ICONS, admitted, draw_refusal, draw_unknown
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
@@ -15,8 +17,6 @@ from dashboard.views.standing import UNDER_WAY, sentence, standing
 from dashboard.views.words import count, moment, span
 from database.root_key_rows import HeldKeyRow
 from database.rows import RouteRow, ServiceRow, StepRow, TenantRow
-from tenancy.errors import DatabaseUnavailable
-from tenancy.lifecycle import State
 
 _FOLLOW_SECONDS = 1.0
 

@@ -6,9 +6,9 @@ from typing import Concatenate, ParamSpec
 
 import streamlit as st
 
+from core.errors.platform import DatabaseUnavailable
 from dashboard.pages.notices import draw_refusal
 from dashboard.seat import Seat
-from tenancy.errors import DatabaseUnavailable
 
 P = ParamSpec("P")
 

@@ -5,6 +5,9 @@ Which service's is open lies in the session, so that a rerun keeps it open.
 
 import streamlit as st
 
+from core.errors.services import FieldInvalid
+from core.protected_fields import parse_field, store_of
+from core.tenants.roles import Permission
 from dashboard import protection_actions
 from dashboard.pages.notices import draw_refusal
 from dashboard.pages.parts import alone
@@ -15,9 +18,6 @@ from database.protecting import Change
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
-from tenancy.people import Permission
-from tenancy.protection import parse_field, store_of
-from tenancy.protection_errors import FieldInvalid
 
 _OPEN, _TAKING, _DONE = "protection.open", "protection.taking", "protection.done"
 _NEW = "Another field"

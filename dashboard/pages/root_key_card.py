@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from core.errors.tenants import TenantUnknown
+from core.tenants.roles import Permission
 from dashboard.pages import root_key_dialog
 from dashboard.pages.notices import ICONS
 from dashboard.pages.parts import following
@@ -13,8 +15,6 @@ from dashboard.views.root_key import Health
 from dashboard.views.words import code
 from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
 from database.rows import KeyVersionRow, TenantRow
-from tenancy.errors import TenantUnknown
-from tenancy.people import Permission
 
 
 @dataclass(frozen=True, slots=True)

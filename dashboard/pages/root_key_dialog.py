@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
+from core.keys.root_keys import Problem, RootKeyMode
+from core.tenants.approvals import Action
 from dashboard import approval_actions, root_key_actions
 from dashboard.pages.notices import ICONS
 from dashboard.pages.parts import alone
@@ -21,8 +23,6 @@ from dashboard.views.standing import Tone, sentence
 from dashboard.views.words import code
 from database.rows import TenantRow
 from openkcm.errors import OpenKcmError
-from tenancy.approvals import Action
-from tenancy.root_keys import Problem, RootKeyMode
 from workflows.gateway import NotDoneInTime, UpdateRefused
 
 _OPEN, _ASKED, _SUPPLY, _RESULT = "root-key.open", "root-key.asked", "root-key.supply", "root-key.result"

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from core.tenants.roles import Permission
 from dashboard.pages import rotation_dialog
 from dashboard.pages.notices import draw_notices
 from dashboard.pages.parts import following
@@ -9,7 +10,6 @@ from dashboard.seat import Seat
 from dashboard.views import rotation
 from database.rotation_rows import RotationRow
 from database.rows import TenantRow
-from tenancy.people import Permission
 
 
 @following

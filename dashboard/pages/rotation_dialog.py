@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from core.tenants.approvals import Action, Approval
 from dashboard import approval_actions, rotation_actions
 from dashboard.pages.notices import draw_refusal
 from dashboard.pages.parts import alone
@@ -18,7 +19,6 @@ from dashboard.views import approvals, rotation
 from dashboard.views.key_actions import KeyAction, action_of
 from database.rotation_rows import WantedRotation
 from openkcm.errors import OpenKcmError
-from tenancy.approvals import Action, Approval
 from workflows.gateway import NotDoneInTime
 
 _OPEN, _DONE = "rotation.open", "rotation.done"

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import streamlit as st
 
+from core.tenants.roles import Permission
 from dashboard.pages import authorities_part, coverage_part, join_dialog, protection_dialog, service_dialogs
 from dashboard.pages.notices import admitted, draw_unknown
 from dashboard.pages.standing_notices import draw_standing
@@ -13,7 +14,6 @@ from dashboard.views.discovered import found
 from dashboard.views.services import Card, Facts, Group
 from database.rows import TenantRow
 from openkcm.contract.services import ServiceKind
-from tenancy.people import Permission
 
 _DAY = timedelta(hours=24)
 

@@ -4,6 +4,10 @@ from datetime import datetime
 
 import streamlit as st
 
+from core.tenants.approvals import Action, Approval
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.pages import approvals_part, leaving_part
 from dashboard.pages.notices import admitted, draw_refusal, draw_unknown
@@ -13,10 +17,6 @@ from dashboard.views import approvals, settings
 from dashboard.views.standing import UNDER_WAY
 from database.rows import TenantRow
 from openkcm.errors import OpenKcmError
-from tenancy.approvals import Action, Approval
-from tenancy.lifecycle import State
-from tenancy.people import Permission
-from tenancy.policy import TenantPolicy
 
 _SAID = "settings.said"
 _CLOSED = UNDER_WAY | {State.FAILED, State.LEAVING, State.OFFBOARDED}

@@ -6,6 +6,11 @@ from types import MappingProxyType
 
 import streamlit as st
 
+from core.messages.tenants import StandingMove
+from core.tenants.approvals import Action, Approval
+from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
+from core.tenants.roles import Permission
 from dashboard import approval_actions, standing_actions
 from dashboard.pages.notices import draw_refusal
 from dashboard.pages.parts import alone
@@ -15,11 +20,6 @@ from dashboard.views.key_actions import ACTIONS
 from dashboard.views.standing import standing
 from database.rows import TenantRow
 from openkcm.errors import OpenKcmError
-from tenancy.approvals import Action, Approval
-from tenancy.lifecycle import State
-from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
-from tenancy.people import Permission
 
 _OPEN, _DONE = "standing.open", "standing.done"
 

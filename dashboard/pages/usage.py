@@ -7,6 +7,9 @@ from functools import partial
 
 import streamlit as st
 
+from core.errors.tenants import AccessRefused
+from core.services import KEY_REQUESTS
+from core.tenants.roles import Permission
 from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import usage as view
@@ -18,9 +21,6 @@ from dashboard.views.usage_words import DEFINITION
 from database.usage_interfaces import UsagePart
 from database.usage_rows import DayCount, UsageSum
 from openkcm.contract.audit_events import AuditName
-from tenancy.errors import AccessRefused
-from tenancy.people import Permission
-from tenancy.services import KEY_REQUESTS
 
 _LATENCY = (
     "Latency is the time inside the crypto service, from the request as it was read to the record of it; network, TLS "

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
+from core.keys.rotation import Scope
+from core.tenants.approvals import Action, Approval, ApprovalState, Choice, Obstacle, is_over, obstacle
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Person
 from dashboard.views.key_actions import KeyAction, action_of
 from dashboard.views.standing import Standing, Tone
 from dashboard.views.words import code, count, listed, moment, plain
-from tenancy.approvals import Action, Approval, ApprovalState, Choice, Obstacle, is_over, obstacle
-from tenancy.people import Person
-from tenancy.policy import TenantPolicy
-from tenancy.rotation import Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import Any, get_args
 from urllib.parse import parse_qsl, urlencode
 
+from core.audit import AuditFilter
+from core.errors.services import InvalidRequest
 from dashboard.views.audit import choices
 from openkcm.contract.audit_events import Outcome
-from tenancy.audit_search import AuditFilter
-from tenancy.errors import InvalidRequest
 
 DOWNLOAD = "audit.jsonl"
 """The last part of the address that such a query belongs to."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from core.certificates import AuthorityState
+from core.tenants.lifecycle import DECRYPTS, State
 from dashboard.views.words import code, moment
 from database.rows import AuthorityRow, TenantRow
-from tenancy.authorities import AuthorityState
-from tenancy.lifecycle import DECRYPTS, State
 
 HAPPENS = (
     "Your tenant gets another certificate authority, signed and tried before anything trusts it. From then on it "

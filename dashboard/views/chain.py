@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from core.names import l2_key
 from dashboard.views.words import listed
 from database.rows import KeyRow, KeyVersionRow, TenantRow
-from tenancy.ids import l2_key
 
 MODES: Mapping[str, str] = MappingProxyType(
     {

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.tenants.lifecycle import State
 from dashboard.views import audit
 from dashboard.views.chain import mode
 from dashboard.views.standing import Tone
@@ -11,7 +12,6 @@ from dashboard.views.words import code, count, listed, relative
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.evaluation import OLDEST_CHECK
 from openkcm.verification.reports.model import LatestCheck, Stated
-from tenancy.lifecycle import State
 
 _NAMED = 4
 _WORKS = frozenset({"active", "ok"})

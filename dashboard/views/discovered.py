@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.services import ServiceState
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import moment
 from database.enrolment_rows import DiscoveryRow
 from database.rows import ServiceRow
 from openkcm.contract.services import ServiceKind
-from tenancy.services import ServiceState
 
 
 @dataclass(frozen=True, slots=True)

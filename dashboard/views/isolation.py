@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.isolation import CheckResult, Outcome
 from database.boundary_interfaces import BoundaryRunRow
 from openkcm.verification.isolation_controls import CLAUSES
-from tenancy.boundaries import CheckResult, Outcome
 
 
 @dataclass(frozen=True, slots=True)

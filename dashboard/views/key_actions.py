@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from tenancy.lifecycle import DECRYPTS, Move, State, moves_from
-from tenancy.locks import LockReason, may_change_root_key
-from tenancy.people import Permission
+from core.tenants.lifecycle import DECRYPTS, Move, State, moves_from
+from core.tenants.locks import LockReason, may_change_root_key
+from core.tenants.roles import Permission
 
 
 class KeyAction(StrEnum):

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
+from core.names import root_key
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
 from dashboard.views import rotation
 from dashboard.views.chain import mode
 from dashboard.views.standing import UNDER_WAY
@@ -13,9 +16,6 @@ from database.root_key_rows import HeldKeyRow
 from database.rotation_rows import VersionUseRow
 from database.rows import KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow
 from database.usage_rows import UsageTotalRow
-from tenancy.ids import root_key
-from tenancy.lifecycle import State
-from tenancy.policy import TenantPolicy
 
 OBJECT_STATES: Mapping[int, str] = MappingProxyType(
     {

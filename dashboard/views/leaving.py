@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from core.keys.rotation import KeyState
+from core.tenants.lifecycle import Move, State, moves_from
+from core.tenants.offboarding import KEPT
 from dashboard.views.standing import Standing, sentence
 from dashboard.views.words import at, code, count, listed, moment, relative
 from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
 from database.rows import KeyRow, KeyVersionRow, TenantRow
-from tenancy.leaving import KEPT
-from tenancy.lifecycle import Move, State, moves_from
-from tenancy.rotation import KeyState
 
 _SHOWN = 20
 _KINDS = {"L2": "tenant key", "CA": "certificate authority's key", "payload": "key of workflow payloads"}

@@ -6,13 +6,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from core.notifications import AnnouncementKind, announcement_text
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import NUMBERS, TITLES, StepState
 from dashboard.views import words
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import IllegalTenantId
-from tenancy.announcements import announcement_text
-from tenancy.events import AnnouncementKind
-from tenancy.lifecycle import State
-from tenancy.provisioning import NUMBERS, TITLES, StepState
 
 SERVICE = "OpenKCM - Customer Managed Key Service"
 DETAILS = (

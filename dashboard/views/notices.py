@@ -2,14 +2,14 @@
 
 from datetime import datetime
 
+from core.tenants.lifecycle import DECRYPTS, State
+from core.tenants.locks import LockReason
 from dashboard.views import leaving
 from dashboard.views.root_key import health
 from dashboard.views.standing import Standing, Tone, standing
 from database.leaving_interfaces import LeavingRow
 from database.root_key_rows import HeldKeyRow
 from database.rows import TenantRow
-from tenancy.lifecycle import DECRYPTS, State
-from tenancy.locks import LockReason
 
 
 def notices(

@@ -7,14 +7,14 @@ from math import ceil
 from typing import Literal
 from urllib.parse import quote
 
+from core import names as ids
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import TITLES, Step, StepState
 from dashboard.views import words
 from database.boundary_interfaces import TroubledExamination
 from database.questions import ProvisioningTime, StuckTenant, TenantCount
 from database.rows import StepRow, TenantRow
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.lifecycle import State
-from tenancy.provisioning import TITLES, Step, StepState
 
 WAITING = frozenset({State.REQUESTED, State.PROVISIONING})
 _PERCENTILES = (50, 95, 99)

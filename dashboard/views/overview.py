@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from core.services import ServiceState
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from dashboard.views.chain import mode
 from dashboard.views.isolation import Check
 from dashboard.views.root_key import Health
 from dashboard.views.standing import UNDER_WAY, Tone
 from dashboard.views.words import count, plain, relative
 from database.rows import RouteRow, ServiceRow, TenantRow
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
-from tenancy.services import ServiceState
 
 _RECENT = timedelta(hours=24)
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from core.tenants.provisioning import TITLES, Step, StepState, steps_of
 from dashboard.views.words import span
 from database.rows import StepRow, TenantRow
-from tenancy.provisioning import TITLES, Step, StepState, steps_of
 
 _TOGETHER = frozenset({Step.CREATE_KEYS, Step.CREATE_AUTHORITY})
 """They do not need each other and run side by side."""

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
+from core.protected_fields import consequences
 from dashboard.views.words import count, moment, plain
 from database.protecting import Change
 from database.protection_rows import ProtectedFieldRow
 from openkcm.contract.protected_fields import OBEYED_SECONDS, Mode, Store
-from tenancy.protection import consequences
 
 STORE_NAMES: Mapping[Store, str] = MappingProxyType({Store.POSTGRESQL: "PostgreSQL", Store.MONGODB: "MongoDB"})
 MODE_NAMES: Mapping[Mode, str] = MappingProxyType(

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import parse_qs, urlencode
 
+from core.errors.services import InvalidRequest
 from database.report_rows import ReportRow
 from openkcm.verification.reports.signed_file import Form
-from tenancy.errors import InvalidRequest
 
 DOWNLOAD = "compliance-report"
 MEDIA: Mapping[Form, str] = MappingProxyType(

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
+from core.errors.keys import CustomerKeyError
+from core.tenants.lifecycle import DECRYPTS, State
+from core.tenants.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_root_key
 from dashboard.views import refusals
 from dashboard.views.chain import mode
 from dashboard.views.refusals import family
@@ -12,9 +15,6 @@ from dashboard.views.standing import Tone
 from dashboard.views.words import count, moment, span
 from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
 from database.rows import TenantRow
-from tenancy.lifecycle import DECRYPTS, State
-from tenancy.locks import HEALTHY, OUT_OF_REACH, LockReason, may_change_root_key
-from tenancy.root_key_errors import CustomerKeyError
 
 NO_FALLBACK = "There is no silent fallback: without this root key nothing opens, not even under a key of the platform."
 

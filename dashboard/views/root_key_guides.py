@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tenancy.aws_policies import key_policy_statements, trust_statement
-from tenancy.root_keys import RootKeyMode
+from core.keys.root_keys import RootKeyMode, key_policy_statements, trust_statement
 
 _PLATFORM_ARN = "ARN OF THE PLATFORM, ASK YOUR OPERATOR"
 _ROLE_ARN = "arn:aws:iam::YOUR-ACCOUNT:role/openkcm"
@@ -14,7 +13,7 @@ _ROLE_ARN = "arn:aws:iam::YOUR-ACCOUNT:role/openkcm"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A field: its name in `tenancy.root_keys`, and how a person reads it. A secret is never shown again."""
+    """A field: its name in `core.keys.root_keys`, and how a person reads it. A secret is never shown again."""
 
     name: str
     label: str

@@ -5,6 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
+from core import names as ids
+from core.keys.rotation import LONGEST, MEANING, KeyState, Scope, Stage
+from core.services import ServiceState
+from core.tenants.lifecycle import DECRYPTS
+from core.tenants.policy import TenantPolicy
 from dashboard.views import refusals
 from dashboard.views.root_key import Progress
 from dashboard.views.standing import Standing, Tone, sentence
@@ -12,11 +17,6 @@ from dashboard.views.words import code, count, moment
 from database.rotation_rows import RotationRow, VersionUseRow, WantedRotation
 from database.rows import KeyRow, KeyVersionRow, ServiceRow, TenantRow
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.lifecycle import DECRYPTS
-from tenancy.policy import TenantPolicy
-from tenancy.rotation import LONGEST, MEANING, KeyState, Scope, Stage
-from tenancy.services import ServiceState
 
 _RUNNING = "running"
 _NEVER = "never so far"

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from types import MappingProxyType
 
+from core.certificates import Stage, stage
+from core.services import RENEWED, CryptoOperation, ServiceState
+from core.tenants.lifecycle import ENCRYPTS
 from dashboard.views import agents
 from dashboard.views.words import count, listed, moment
 from database.agent_rows import ContactRow, ProtectionUseRow
@@ -14,9 +17,6 @@ from database.rows import ObjectCountRow, ServiceRow, TenantRow
 from database.usage_rows import UsageTotalRow
 from openkcm.contract.services import ServiceKind
 from tenancy.coverage import PLAIN
-from tenancy.expiry import Stage, stage
-from tenancy.lifecycle import ENCRYPTS
-from tenancy.services import RENEWED, CryptoOperation, ServiceState
 
 TITLES: Mapping[ServiceKind, str] = MappingProxyType(
     {

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from core.tenants.approvals import Action
+from core.tenants.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy
 from dashboard.views.approvals import WORDS
-from tenancy.approvals import Action
-from tenancy.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from tenancy.lifecycle import MEANING, State
-from tenancy.locks import LockReason
+from core.tenants.lifecycle import MEANING, State
+from core.tenants.locks import LockReason
 
 
 class Tone(StrEnum):
@@ -107,7 +107,7 @@ _LOCKED: Mapping[frozenset[LockReason], tuple[str, str]] = MappingProxyType(
         ),
     }
 )
-"""Why a tenant is locked and exactly what unlocks it (tenancy/locks.py)."""
+"""Why a tenant is locked and exactly what unlocks it (core/tenants/locks.py)."""
 
 
 _BREACH_MEANS = "nothing works: an attack of ours on the walls around your tenant was not refused, so we locked it"

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
+from core.messages.tenants import StandingMove
+from core.services import ServiceState
+from core.tenants.lifecycle import DECRYPTS, Move, State, moves_from
+from core.tenants.locks import LockReason
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import count, listed, moment
 from database.rows import ServiceRow, TenantRow
-from tenancy.lifecycle import DECRYPTS, Move, State, moves_from
-from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
-from tenancy.services import ServiceState
 
 _SHOWN = 20
 _SWITCH, _ROOT_KEY = frozenset({LockReason.SWITCH}), frozenset({LockReason.ROOT_KEY})

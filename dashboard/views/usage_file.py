@@ -4,9 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 
+from core.usage import Latency
 from dashboard.views.usage_period import Period
 from database.usage_rows import UsageDay
-from tenancy.latency import Latency
 
 HEADER = (
     "day_utc",

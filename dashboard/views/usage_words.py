@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tenancy.services import KEY_REQUESTS, CryptoOperation
+from core.services import KEY_REQUESTS, CryptoOperation
 
 NO_SERVICE = "no service on record"
 """Instead of the name: somebody had a certificate of the tenant that no service has."""

@@ -12,21 +12,22 @@ from activities.approvals import ApprovalActivities
 from activities.leaving import LeavingActivities
 from activities.policies import PolicyActivities
 from activities.standing import StandingActivities
-from tenancy.approvals import Action, Approval, ApprovalState, Argument, Choice
-from tenancy.events import Channel
-from tenancy.leaving_messages import LeaveInput, LeavingResult
-from tenancy.lifecycle import State
-from tenancy.messages import (
+from core.messages.base import StepInput
+from core.messages.tenants import (
     ApprovalResult,
     ApprovalStep,
     CloseApprovalInput,
+    LeaveInput,
+    LeavingResult,
     PolicyInput,
     StandingInput,
     StandingMove,
-    StepInput,
 )
-from tenancy.people import Person, PersonRole
-from tenancy.policy import TenantPolicy
+from core.notifications import Channel
+from core.tenants.approvals import Action, Approval, ApprovalState, Argument, Choice
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Person, PersonRole
 from tests.activities.recorded import Recorded
 from tests.database.builders import a_person
 from tests.database.fixtures import Field

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from activities.key_attacks import KeyAttacks
 from config.secrets import BOUNDARY_IDENTITY, read_secret
 from config.settings import Settings
-from tenancy import ids
-from tenancy.boundaries import CheckResult
+from core import names as ids
+from core.isolation import CheckResult
 from vault.session import TokenSession
 from vault.tokens import TenantTokens
 from worker import evidence_wiring, wiring

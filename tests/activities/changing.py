@@ -3,15 +3,16 @@
 import uuid
 from typing import Any, TypeVar
 
-from config.sealing import seal
+from config.credential_encryption import seal
 from config.secrets import INTAKE_PUBLIC_KEY, read_secret
+from core.keys.root_keys import Credentials, Place, PlatformPlace, RootKeyMode
+from core.messages.keys import AbandonInput, PreflightResult, RootKeyStep
+from core.messages.services import EnrolStep
+from core.tenants.locks import LockReason
 from database.connection import Database
 from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow
 from database.rows import ServiceKeyRow, ServiceRequestRow
 from openkcm.contract.services import ServiceKind
-from tenancy.locks import LockReason
-from tenancy.messages import AbandonInput, EnrolStep, PreflightResult, RootKeyStep
-from tenancy.root_keys import Credentials, Place, PlatformPlace, RootKeyMode
 from tests.activities.connecting import KEY, Connection, csr_of
 from tests.activities.provisioning import REGION, Provisioning
 from tests.activities.recorded import Recorded

@@ -14,12 +14,11 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from config import secrets
-from config.secrets import Role, ensure_secret
+from config.secrets import Role, ensure_pair, ensure_secret
 from config.settings import Settings
+from core.names import CANARY_TENANT_ID
+from core.tenants.provisioning import Step
 from database.connection import Database
-from devstack.secrets import ensure_pair
-from tenancy.ids import CANARY_TENANT_ID
-from tenancy.provisioning import Step
 from tests.activities.attacking import Attack, Found, Widen, attacks_of
 from tests.activities.changing import Change, connect_services
 from tests.activities.connecting import Connection

@@ -6,11 +6,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from core.messages.services import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
+from core.tenants.lifecycle import Move
 from database.connection import Database
 from database.rows import LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
 from openkcm.contract.services import ServiceKind
-from tenancy.lifecycle import Move
-from tenancy.messages import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
 from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded
 

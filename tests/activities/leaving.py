@@ -3,13 +3,21 @@
 import json
 from typing import Any
 
+from core import names as ids
+from core.keys.encryption_context import Context, Purpose
+from core.messages.base import StepInput
+from core.messages.tenants import (
+    BegunResult,
+    LeaveInput,
+    LeavingResult,
+    StandingInput,
+    StandingMove,
+    StandingResult,
+    Stock,
+)
 from database.connection import Database
 from database.leaving_interfaces import LeavingRow
 from database.rows import ServiceKeyRow
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock
-from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
 from tests.activities.connecting import SERVICE, Connection
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.activities.recorded import Recorded

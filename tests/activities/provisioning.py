@@ -8,9 +8,9 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 
 from config.secrets import BOUNDARY_IDENTITY, read_secret
-from tenancy import ids
-from tenancy.messages import AnnounceInput, FailureInput, StepInput
-from tenancy.provisioning import Step
+from core import names as ids
+from core.messages.base import AnnounceInput, FailureInput, StepInput
+from core.tenants.provisioning import Step
 from tests.activities.recorded import Recorded
 from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys

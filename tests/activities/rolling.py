@@ -5,9 +5,10 @@ from datetime import timedelta
 
 from cryptography import x509
 
+from core.messages.base import StepInput
+from core.messages.services import AuthorityFailureInput, AuthorityPlan, AuthorityStep, RollAuthorityResult
 from database.certificate_rows import RevocationListRow
 from database.rows import AuthorityRow, RouteRow
-from tenancy.messages import AuthorityFailureInput, AuthorityPlan, AuthorityStep, RollAuthorityResult, StepInput
 from tests.activities.connecting import Connection
 from tests.activities.recorded import Recorded
 from tests.database.fixtures import Field

@@ -6,13 +6,10 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 
 from activities.wrapping import context_of
-from database.rotation_rows import RotationRow
-from database.rows import KeyRow, ServiceKeyRow
-from keystores.platform import PlatformRootKey
-from tenancy import ids
-from tenancy.messages import StepInput
-from tenancy.rotation import KeyState, Scope
-from tenancy.rotation_messages import (
+from core import names as ids
+from core.keys.rotation import KeyState, Scope
+from core.messages.base import StepInput
+from core.messages.keys import (
     DestroyResult,
     PlanRotationStep,
     RetireResult,
@@ -22,6 +19,9 @@ from tenancy.rotation_messages import (
     RotationPlan,
     RotationStep,
 )
+from database.rotation_rows import RotationRow
+from database.rows import KeyRow, ServiceKeyRow
+from keystores.platform import PlatformRootKey
 from tests.activities.changing import SERVICES, Change
 from tests.activities.provisioning import REGION
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tenancy.approval_errors import (
+from core.errors.keys import RootKeyDisabled
+from core.errors.tenants import (
     ApprovalNotNeeded,
     ApprovalRequired,
     ApprovalUnknown,
@@ -17,14 +18,13 @@ from tenancy.approval_errors import (
     TooManyApprovals,
     VoteNotCounted,
 )
-from tenancy.approvals import MOST_PENDING, Action, ApprovalState, Choice
-from tenancy.events import AnnouncementKind, EventKind
-from tenancy.leaving_messages import LeaveReason
-from tenancy.lifecycle import Move, State
-from tenancy.messages import PolicyInput, StandingMove
-from tenancy.people import Person, PersonRole
-from tenancy.policy import TenantPolicy
-from tenancy.root_key_errors import RootKeyDisabled
+from core.messages.tenants import LeaveReason, PolicyInput, StandingMove
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import MOST_PENDING, Action, ApprovalState, Choice
+from core.tenants.lifecycle import Move, State
+from core.tenants.policy import TenantPolicy
+from core.tenants.provisioning import EventKind
+from core.tenants.roles import Person, PersonRole
 from tests.activities.approving import ADA, KAI, TENANT, UMA, Scene, sign_on
 from tests.activities.dying import Died
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key, an_event

@@ -7,12 +7,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from core.errors.platform import DatabaseRefused
+from core.tenants.provisioning import Step
 from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
 from openkcm.contract.audit_events import head_message, verify_chain
 from openkcm.verification.public_keys import PublicKeys
-from tenancy.errors import DatabaseRefused
-from tenancy.provisioning import Step
 from tests.activities.provisioning import Provisioning
 from tests.database.signing import Signer
 from vault.signer import TransitAuditSigner

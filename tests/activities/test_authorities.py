@@ -8,9 +8,11 @@ from functools import partial
 import pytest
 from cryptography import x509
 
-from tenancy.errors import AuthorityOverlaps, ConflictingResource, Overtaken, TenantClosed
-from tenancy.lifecycle import Move, State
-from tenancy.messages import AuthorityPlan
+from core.errors.platform import ConflictingResource, Overtaken
+from core.errors.services import AuthorityOverlaps
+from core.errors.tenants import TenantClosed
+from core.messages.services import AuthorityPlan
+from core.tenants.lifecycle import Move, State
 from tests.activities.connecting import SERVICE
 from tests.activities.dying import after_effect, every_effect, perform_with_death
 from tests.activities.rolling import STEPS, Roll

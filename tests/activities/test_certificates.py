@@ -5,10 +5,11 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import ConflictingResource
+from core.tenants.provisioning import Step
 from database.rows import AuthorityRow
-from tenancy import ids
-from tenancy.errors import ConflictingResource, KeyUnavailable
-from tenancy.provisioning import Step
 from tests.activities.connecting import KEY, csr_of
 from tests.activities.provisioning import Provisioning
 from vault.certificates import hex_serial

@@ -9,9 +9,8 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from standardwebhooks import Webhook
 
 from activities.delivery import CallbackSender, EmailSender
-from tenancy.announcements import announcement_text
-from tenancy.errors import AnnouncementUndelivered, SettingsInvalid
-from tenancy.events import Announcement, AnnouncementKind, Channel
+from core.errors.platform import AnnouncementUndelivered, SettingsInvalid
+from core.notifications import Announcement, AnnouncementKind, Channel, announcement_text
 from tests.keystores.fault_proxy import FaultProxy, answering
 from tests.stories.receivers import CallbackReceiver
 

@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.tenants.lifecycle import State
+from core.tenants.offboarding import KEPT
 from openkcm.contract.audit_events import verify_chain
 from openkcm.errors import OpenKcmError
 from openkcm.verification.erasure_certificate import ShredStatement, shred_message, statement_text
-from tenancy import ids
-from tenancy.errors import KeyUnavailable
-from tenancy.leaving import KEPT
-from tenancy.lifecycle import State
 from tests.activities.connecting import SERVICE
 from tests.activities.leaving import STEPS, connected
 from tests.activities.provisioning import REGION

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from tenancy.lifecycle import State
+from core.tenants.lifecycle import State
 from tests.activities.dying import dies, every_effect, perform_with_death
 from tests.activities.leaving import STEPS
 

@@ -11,13 +11,13 @@ from temporalio.testing import ActivityEnvironment
 from activities import destruction, keys, reconciling, rotation, services
 from activities.journal import record
 from activities.reconciling import ReconcileActivities
+from core import names as ids
+from core.keys.rotation import Scope
+from core.tenants.provisioning import Step
 from database.reconciling import our_records
 from openkcm.contract.audit_events import AuditName
-from tenancy import ids
 from tenancy.books import Log, close
 from tenancy.double_entry import CHECKING, Kind
-from tenancy.provisioning import Step
-from tenancy.rotation import Scope
 from tests.activities.counting import UNCOUNTED, Counted, counting
 from tests.activities.provisioning import Provisioning, run_steps
 from tests.activities.rotating import Rotating

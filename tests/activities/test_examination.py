@@ -10,17 +10,19 @@ from temporalio.testing import ActivityEnvironment
 from activities.examination import Attack, ExaminationActivities
 from activities.journal import Clock
 from activities.signing import RecordedSigner
+from core.errors.compliance import BreachNotCleared
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import VaultUnavailable
+from core.isolation import CheckResult, flaw
+from core.messages.base import StepInput
+from core.messages.compliance import DueInput, ExamineInput, ExamineResult
+from core.messages.tenants import StandingInput, StandingMove
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
 from database.platform_queries import PlatformQueries
 from openkcm.verification.isolation_controls import DETAIL, tallied
 from openkcm.verification.public_keys import PublicKeys
-from tenancy.boundaries import CheckResult
-from tenancy.errors import KeyUnavailable, VaultUnavailable
-from tenancy.events import AnnouncementKind
-from tenancy.examination import flaw
-from tenancy.examination_errors import BreachNotCleared
-from tenancy.lifecycle import State
-from tenancy.locks import LockReason
-from tenancy.messages import DueInput, ExamineInput, ExamineResult, StandingInput, StandingMove, StepInput
 from tests.activities.attacking import Widen
 from tests.activities.counting import UNCOUNTED
 from tests.activities.provisioning import Provisioning

@@ -7,11 +7,11 @@ from structlog.testing import capture_logs
 
 from activities.announcing import Announcer
 from activities.expiry import ExpiryActivities
+from core.errors.platform import VaultUnavailable
+from core.messages.services import ExpiryResult
+from core.notifications import Channel
+from core.tenants.lifecycle import Move
 from database.platform_queries import PlatformQueries
-from tenancy.errors import VaultUnavailable
-from tenancy.events import Channel
-from tenancy.lifecycle import Move
-from tenancy.messages import ExpiryResult
 from tests.activities.connecting import SERVICE
 from tests.activities.counting import UNCOUNTED, counting
 from tests.activities.rolling import Roll

@@ -11,14 +11,13 @@ from functools import partial
 
 import pytest
 
+from core import names as ids
+from core.errors.keys import RootKeyDisabled, RootKeyFailing
+from core.keys.rotation import KeyState, Scope
+from core.messages.keys import PlanRotationStep, RotationPlan, WatchRootKeysInput
+from core.tenants.lifecycle import Move
+from core.tenants.locks import HEALTHY, LockReason
 from database.root_key_rows import RootKeyVersionsRow
-from tenancy import ids
-from tenancy.lifecycle import Move
-from tenancy.locks import HEALTHY, LockReason
-from tenancy.messages import WatchRootKeysInput
-from tenancy.root_key_errors import RootKeyDisabled, RootKeyFailing
-from tenancy.rotation import KeyState, Scope
-from tenancy.rotation_messages import PlanRotationStep, RotationPlan
 from tests.activities.changing import SERVICES
 from tests.activities.counting import run_until
 from tests.activities.dying import dies

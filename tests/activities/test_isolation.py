@@ -2,9 +2,9 @@
 
 import pytest
 
-from tenancy.boundaries import CheckResult, breaches
-from tenancy.errors import BoundaryBreached, CanaryMissing
-from tenancy.provisioning import Step
+from core.errors.compliance import BoundaryBreached, CanaryMissing
+from core.isolation import CheckResult, breaches
+from core.tenants.provisioning import Step
 from tests.activities.provisioning import Provisioning
 
 EVERY_CLAUSE = {"U2", "C2", "C3", "A1", "A3", "M1", "M2"}

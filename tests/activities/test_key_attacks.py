@@ -5,12 +5,12 @@ import os
 import pytest
 
 from activities import key_attacks
+from core import names as ids
+from core.errors.keys import RootKeyUnreachable
+from core.errors.platform import Overtaken
+from core.tenants.locks import LockReason
 from database.platform_queries import PlatformQueries
 from keystores.platform import PlatformRootKey
-from tenancy import ids
-from tenancy.errors import Overtaken
-from tenancy.locks import LockReason
-from tenancy.root_key_errors import RootKeyUnreachable
 from tests.activities.attacking import (
     attacks_of,
     breached,

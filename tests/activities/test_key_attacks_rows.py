@@ -5,9 +5,9 @@ import os
 import pytest
 
 from activities.wrapping import context_of
+from core import names as ids
+from core.errors.compliance import ControlFailed
 from keystores.platform import PlatformRootKey
-from tenancy import ids
-from tenancy.isolation_errors import ControlFailed
 from tests.activities.attacking import breached
 from tests.activities.changing import SERVICES
 from tests.activities.provisioning import REGION

@@ -2,11 +2,12 @@
 
 import pytest
 
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import ConflictingResource, KeyUnavailable
-from tenancy.isolation_errors import TenantKeyReplaced, TenantKeyShared
-from tenancy.provisioning import Step
+from core import names as ids
+from core.errors.compliance import TenantKeyReplaced, TenantKeyShared
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import ConflictingResource
+from core.keys.encryption_context import Context, Purpose
+from core.tenants.provisioning import Step
 from tests.activities.provisioning import Provisioning
 from tests.vault.sharing import a_shared_key
 

@@ -4,16 +4,14 @@ from datetime import timedelta
 
 import pytest
 
+from core import names as ids
+from core.errors.tenants import DestructionBegun, GraceNotOver, IllegalMove, LeavingOtherwise
+from core.messages.tenants import LeaveInput, LeaveReason, StandingMove
+from core.names import CANARY_TENANT_ID
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import Move, State
+from core.tenants.locks import LockReason
 from openkcm.errors import IllegalTenantId
-from tenancy import ids
-from tenancy.errors import IllegalMove
-from tenancy.events import AnnouncementKind
-from tenancy.ids import CANARY_TENANT_ID
-from tenancy.leaving_errors import DestructionBegun, GraceNotOver, LeavingOtherwise
-from tenancy.leaving_messages import LeaveInput, LeaveReason
-from tenancy.lifecycle import Move, State
-from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
 
 DAY = 24 * 3600.0
 

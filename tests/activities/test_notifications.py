@@ -3,9 +3,9 @@
 import pytest
 
 from config.settings import Settings
-from tenancy.errors import AnnouncementUndelivered
-from tenancy.events import AnnouncementKind, Channel
-from tenancy.provisioning import Step
+from core.errors.platform import AnnouncementUndelivered
+from core.notifications import AnnouncementKind, Channel
+from core.tenants.provisioning import Step
 from tests.activities.provisioning import Provisioning
 from tests.activities.receiving import Mailbox
 from tests.stories.receivers import CallbackReceiver

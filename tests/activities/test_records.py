@@ -5,12 +5,12 @@ import ssl
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.names import l2_key
+from core.notifications import Channel
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step, steps_of
 from database.rows import RouteRow
-from tenancy.errors import DatabaseRefused
-from tenancy.events import Channel
-from tenancy.ids import l2_key
-from tenancy.lifecycle import State
-from tenancy.provisioning import Step, steps_of
 from tests.activities.provisioning import REGION, Provisioning
 
 

@@ -15,6 +15,12 @@ from temporalio.testing import ActivityEnvironment
 from activities.audit_heads import AuditHeadActivities
 from activities.reports import ReportActivities
 from activities.signing import RecordedSigner
+from core.audit import AuditFilter
+from core.errors.compliance import ReportUnknown
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
+from core.messages.base import StepInput
+from core.messages.compliance import ReportStep
+from core.tenants.lifecycle import Move
 from database.audit_reading import begin_export
 from database.connection import Database
 from database.platform_queries import PlatformQueries
@@ -25,18 +31,12 @@ from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import Form, read_report
 from openkcm.verification.reports.verify import verify_report
 from rendering import html, pdf
-from tenancy.audit_search import AuditFilter
-from tenancy.errors import DatabaseRefused, DatabaseUnavailable
-from tenancy.lifecycle import Move
-from tenancy.messages import StepInput
-from tenancy.report_errors import ReportUnknown
-from tenancy.report_messages import ReportStep
 from tests.activities.dying import Died
 from tests.activities.recorded import Recorded
+from tests.core.proving import lines_of
 from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER
-from tests.tenancy.proving import lines_of
 
 TENANT, REPORT_ID = "acme", "6f" * 16
 STEP = ReportStep(tenant_id=TENANT, operation_id=f"report-{REPORT_ID}", report_id=REPORT_ID)

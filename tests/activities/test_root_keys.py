@@ -6,13 +6,14 @@ import psycopg
 import pytest
 from temporalio.testing import ActivityEnvironment
 
+from core.errors.keys import RootKeyRefused, RootKeyUnreachable, WrongContext
+from core.errors.platform import Overtaken
+from core.errors.tenants import TenantClosed
+from core.keys.root_keys import PlatformPlace, RootKeyMode, credentials_context
+from core.messages.keys import PreflightResult, SwitchResult
+from core.tenants.lifecycle import Move, State
+from core.tenants.locks import LockReason
 from database.root_key_rows import SealedRootKeyRow
-from tenancy.errors import Overtaken, TenantClosed, WrongContext
-from tenancy.lifecycle import Move, State
-from tenancy.locks import LockReason
-from tenancy.messages import PreflightResult, SwitchResult
-from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
-from tenancy.root_keys import PlatformPlace, RootKeyMode, credentials_context
 from tests.activities.changing import SERVICES, Change
 from tests.activities.connecting import Connection
 from tests.activities.dying import after_effect

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenancy.approval_errors import ApprovalRequired
-from tenancy.approvals import Action, Choice
-from tenancy.messages import ApprovalStep, RootKeyStep
-from tenancy.policy import TenantPolicy
-from tenancy.root_keys import PlatformPlace, RootKeyMode
+from core.errors.tenants import ApprovalRequired
+from core.keys.root_keys import PlatformPlace, RootKeyMode
+from core.messages.keys import RootKeyStep
+from core.messages.tenants import ApprovalStep
+from core.tenants.approvals import Action, Choice
+from core.tenants.policy import TenantPolicy
 from tests.activities.changing import Change
 from tests.database.builders import a_person
 

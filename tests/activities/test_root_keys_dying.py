@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 
+from core.errors.keys import CustomerKeyError, RootKeyCredentialsRefused, RootKeyDenied, RootKeyDisabled
+from core.keys.root_keys import PlatformPlace, RootKeyMode
+from core.messages.keys import PreflightResult, RootKeyStep
 from openkcm.errors import OpenKcmError
-from tenancy.messages import PreflightResult, RootKeyStep
-from tenancy.root_key_errors import CustomerKeyError, RootKeyCredentialsRefused, RootKeyDenied, RootKeyDisabled
-from tenancy.root_keys import PlatformPlace, RootKeyMode
 from tests.activities.changing import STEPS, Change
 from tests.activities.dying import after_effect, die, dies, full_but
 

@@ -10,18 +10,18 @@ from temporalio.testing import ActivityEnvironment
 from activities.announcing import Announcer
 from activities.rewrapping import Rewrapping
 from activities.rotation import RotationActivities
-from tenancy.approval_errors import ApprovalRequired
-from tenancy.approvals import Action
-from tenancy.binding import Context
-from tenancy.errors import KeyUnavailable, Overtaken, ServiceUnknown, TenantClosed
-from tenancy.isolation_errors import TenantKeyShared
-from tenancy.lifecycle import Move
-from tenancy.locks import LockReason
-from tenancy.policy import TenantPolicy
-from tenancy.root_key_errors import RootKeyDisabled
-from tenancy.root_keys import Credentials, RootKeyMode, credentials_context
-from tenancy.rotation import KeyState, Scope, Stage
-from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
+from core.errors.compliance import TenantKeyShared
+from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown, RootKeyDisabled
+from core.errors.platform import Overtaken
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import ApprovalRequired, TenantClosed
+from core.keys.encryption_context import Context
+from core.keys.root_keys import Credentials, RootKeyMode, credentials_context
+from core.keys.rotation import KeyState, Scope, Stage
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import Move
+from core.tenants.locks import LockReason
+from core.tenants.policy import TenantPolicy
 from tests.activities.changing import SERVICES
 from tests.activities.dying import after_effect, dies
 from tests.activities.rotating import Rotating

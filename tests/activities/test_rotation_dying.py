@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
-from tenancy.errors import KeyUnavailable
-from tenancy.rotation import KeyState, Scope
-from tenancy.rotation_messages import PlanRotationStep
+from core.errors.keys import KeyUnavailable
+from core.keys.rotation import KeyState, Scope
+from core.messages.keys import PlanRotationStep
 from tests.activities.dying import dies, full_but
 from tests.activities.rotating import STEPS, Rotating
 

@@ -6,16 +6,18 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from core import names as ids
+from core.errors.keys import WrongContext
+from core.errors.services import ServiceConflict, ServiceUnknown
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.keys.encryption_context import Context, Purpose
+from core.messages.services import CertificatePlan, ConnectFailureInput
+from core.services import ServiceState
+from core.tenants.lifecycle import Move
 from keystores.platform import PlatformRootKey
 from openkcm.contract.names import service_spiffe
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import CallerError
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown, WrongContext
-from tenancy.lifecycle import Move
-from tenancy.messages import CertificatePlan, ConnectFailureInput
-from tenancy.services import ServiceState
 from tests.activities.connecting import CERTIFYING, KEY, SERVICE, Connection, csr_of
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning

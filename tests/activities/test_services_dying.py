@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
-from tenancy.messages import CertificatePlan
-from tenancy.services import ServiceState
+from core.messages.services import CertificatePlan
+from core.services import ServiceState
 from tests.activities.connecting import CERTIFYING
 from tests.activities.dying import every_effect, perform_with_death
 

@@ -7,12 +7,13 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.announcing import Announcer
 from activities.standing import StandingActivities
-from tenancy.errors import IllegalMove
-from tenancy.events import AnnouncementKind, Channel
-from tenancy.lifecycle import Move, State
-from tenancy.locks import HEALTHY, LockReason
-from tenancy.messages import StandingInput, StandingMove, StandingResult, StepInput
-from tenancy.root_key_errors import RootKeyDisabled, RootKeyUnreachable
+from core.errors.keys import RootKeyDisabled, RootKeyUnreachable
+from core.errors.tenants import IllegalMove
+from core.messages.base import StepInput
+from core.messages.tenants import StandingInput, StandingMove, StandingResult
+from core.notifications import AnnouncementKind, Channel
+from core.tenants.lifecycle import Move, State
+from core.tenants.locks import HEALTHY, LockReason
 from tests.activities.recorded import Recorded
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field

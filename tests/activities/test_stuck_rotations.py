@@ -1,7 +1,7 @@
 """Rotations that did not complete are counted at each check and announced once until one completes."""
 
-from tenancy.events import Channel
-from tenancy.rotation import Scope
+from core.keys.rotation import Scope
+from core.notifications import Channel
 from tests.activities.counting import counting
 from tests.activities.rotating import Rotating
 from tests.activities.test_rotation import age

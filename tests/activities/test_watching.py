@@ -11,16 +11,16 @@ import pytest
 
 from activities import watching
 from activities.watching import Pace, WatchActivities
+from core.errors.keys import RootKeyDenied, RootKeyDisabled, RootKeySwapped, RootKeyUnreachable, WrongContext
+from core.errors.platform import VaultUnavailable
+from core.keys.encryption_context import Context
+from core.messages.keys import WatchRootKeysInput
+from core.tenants.lifecycle import Move
+from core.tenants.locks import HEALTHY, LockReason
 from database.platform_queries import PlatformQueries
 from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow, WatchedKey
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context
-from tenancy.errors import VaultUnavailable, WrongContext
-from tenancy.lifecycle import Move
-from tenancy.locks import HEALTHY, LockReason
-from tenancy.messages import WatchRootKeysInput
-from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled, RootKeySwapped, RootKeyUnreachable
 from tests.activities.counting import run_until
 from tests.activities.recorded import Recorded
 from tests.database.builders import a_place, a_provisioned_tenant, a_root_key_id, an_event

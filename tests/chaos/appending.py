@@ -20,13 +20,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from core.errors.platform import DatabaseUnavailable
+from core.services import CryptoOperation
 from crypto.delivery import Delivery
 from crypto.interfaces import Entry
 from crypto.journal import FileJournal
 from database.connection import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName
-from tenancy.errors import DatabaseUnavailable
-from tenancy.services import CryptoOperation
 
 APPENDER, JOURNAL, DELIVERY = "appender", "journal", "delivery"
 SERVICE = "orders"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Self
 
 from config import secrets
-from config.sealing import seal
+from config.credential_encryption import seal
 from config.secrets import Role, read_secret
+from core.keys.root_keys import Credentials, Place, PlatformPlace
 from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
-from tenancy.root_keys import Credentials, Place, PlatformPlace
 from tests.chaos.audited import whole_stream
 from tests.chaos.field import Field
 from tests.keystores.customer_openbao import CustomerOpenBao

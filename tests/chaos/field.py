@@ -16,25 +16,23 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from config import secrets
-from config.secrets import Role, read_secret
+from config.secrets import Role, database_credentials, ensure_secrets, read_secret
 from config.settings import Settings
+from core import names as ids
+from core.errors.platform import ComponentFailed, DatabaseUnavailable, TemporalUnavailable
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import EventKind, MarketplaceEvent, StepState
 from database.connection import Database
 from database.rows import ServiceRequestRow, StepRow, TenantRow
 from database.setup import prepare_database
 from database.transaction import TenantTransaction
-from devstack.components import database_credentials
 from devstack.openbao import OpenBaoServer
 from devstack.postgres import PostgresServer
-from devstack.secrets import ensure_secrets
 from devstack.server import Server
 from devstack.temporal import TemporalServer
 from openkcm.contract.audit_events import verify_chain
 from openkcm.contract.services import ServiceKind
-from tenancy import ids
-from tenancy.errors import ComponentFailed, DatabaseUnavailable, TemporalUnavailable
-from tenancy.events import AnnouncementKind, EventKind, MarketplaceEvent
-from tenancy.lifecycle import State
-from tenancy.provisioning import StepState
 from tests.activities.connecting import csr_of
 from tests.stories.receivers import CallbackReceiver
 from vault.certificates import hex_serial

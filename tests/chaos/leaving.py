@@ -12,16 +12,18 @@ import pytest
 from psycopg import sql
 
 from config.secrets import Role
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import DatabaseUnavailable
+from core.errors.tenants import TenantUnknown
+from core.messages.tenants import LeaveRequest
+from core.tenants.lifecycle import State
+from core.tenants.offboarding import KEPT
 from database.leaving_interfaces import ShredRow
 from devstack.postgres import PostgresServer
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.erasure_certificate import ShredStatement, shred_message, statement_text
-from tenancy import ids
-from tenancy.errors import DatabaseUnavailable, KeyUnavailable, TenantUnknown
-from tenancy.leaving import KEPT
-from tenancy.leaving_messages import LeaveRequest
-from tenancy.lifecycle import State
 from tests.activities.test_destruction import verified
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Self
 
+from core.errors.keys import RootKeyUnreachable
+from core.errors.platform import DatabaseUnavailable, VaultUnavailable
 from openkcm.errors import OpenKcmError
-from tenancy.errors import DatabaseUnavailable, VaultUnavailable
-from tenancy.root_key_errors import RootKeyUnreachable
 from tests.chaos.field import REGION, Field
 from tests.keystores.opening import Estate, Opener, decrypt, encrypt
 

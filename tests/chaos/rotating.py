@@ -11,13 +11,13 @@ import pytest
 from activities.wrapping import context_of
 from config import secrets
 from config.secrets import read_secret
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.keys.encryption_context import Context
+from core.keys.rotation import KeyState, Scope
+from core.messages.keys import RotateRequest
 from keystores.platform import PlatformRootKey
 from openkcm.contract.audit_events import AuditName
-from tenancy import ids
-from tenancy.binding import Context
-from tenancy.errors import KeyUnavailable
-from tenancy.rotation import KeyState, Scope
-from tenancy.rotation_messages import RotateRequest
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
 from vault.tokens import TenantTokens

@@ -19,13 +19,13 @@ from random import Random
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from core.audit import AuditFilter
 from crypto.journal import journal_folder, waiting_bytes
 from database.audit_reading import begin_export
 from database.connection import Database
 from devstack.postgres import PostgresServer
 from openkcm.verification.audit_export import verify_export
 from openkcm.verification.public_keys import PublicKeys
-from tenancy.audit_search import AuditFilter
 from tests.chaos.appending import APPENDER, DELIVERY, JOURNAL, SERVICE, Lair
 from tests.chaos.audited import whole_stream
 from tests.database.builders import a_connected_service, a_provisioned_tenant

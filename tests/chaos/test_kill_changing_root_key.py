@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from config.secrets import Role
-from tenancy.root_keys import RootKeyMode
+from core.keys.root_keys import RootKeyMode
 from tests.chaos.changing import Customers, Tenant
 from tests.chaos.field import REGION, Field
 from tests.chaos.marching import TARGETS, March, every, parametrize

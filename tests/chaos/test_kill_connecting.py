@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 
 from config.secrets import Role
+from core.services import ServiceState
 from openkcm.contract.services import ServiceKind
-from tenancy.services import ServiceState
 from tests.chaos.audited import whole_stream
 from tests.chaos.field import REGION
 from tests.chaos.marching import March, every, last, parametrize

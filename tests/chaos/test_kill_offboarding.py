@@ -9,8 +9,8 @@ takes one tenant for every moment of every step for all four.
 
 import pytest
 
-from tenancy.leaving_messages import LeaveRequest
-from tenancy.lifecycle import State
+from core.messages.tenants import LeaveRequest
+from core.tenants.lifecycle import State
 from tests.chaos.field import REGION, Field
 from tests.chaos.leaving import Leaving
 from tests.chaos.marching import March, every, last, parametrize

@@ -7,7 +7,7 @@ every activity for all four.
 
 import pytest
 
-from tenancy.provisioning import Step
+from core.tenants.provisioning import Step
 from tests.chaos.marching import March, every, last, parametrize
 
 # How many effects (answers from Vault, commits) each activity has at least, so that every shot has a target.

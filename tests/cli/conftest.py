@@ -11,21 +11,20 @@ import pytest
 
 from cli.__main__ import main
 from config import secrets
-from config.secrets import Role, ensure_secret
+from config.secrets import Role, ensure_pair, ensure_secret, ensure_secrets
 from config.settings import Settings
+from core.tenants.lifecycle import Move
+from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection import Database
-from devstack.secrets import ensure_pair, ensure_secrets
-from tenancy.events import EventKind, MarketplaceEvent
-from tenancy.lifecycle import Move
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.cli.root_key_stand import Desk
 from tests.cli.service_stand import Command, Running
+from tests.core.proving import TENANT
 from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.scene import ACME
 from tests.database.builders import a_connected_service, a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.signing import sign_head
-from tests.tenancy.proving import TENANT
 from tests.worker.conftest import process_environment
 
 

@@ -24,9 +24,9 @@ import cli.service
 import cli.tenant
 from cli.access import Question
 from config.settings import Settings
+from core.tenants.locks import LockReason
 from database.connection import Database
 from openkcm.errors import OpenKcmError
-from tenancy.locks import LockReason
 from tests.dashboard.door import FakeGateway
 from tests.dashboard.scene import ACME, KEY_ARN, everything_stored
 from tests.database.fixtures import Field

@@ -6,8 +6,9 @@ from typing import Any, cast
 import pytest
 
 from cli.boundaries import CheckBoundaries
-from tenancy.errors import TemporalUnavailable, TenantUnknown
-from tenancy.examination_errors import BreachNotCleared
+from core.errors.compliance import BreachNotCleared
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import TenantUnknown
 from tests.cli.root_key_stand import PLATFORM, at_a_terminal, refused
 from tests.dashboard.scene import ACME, audit_records
 from workflows.gateway import UpdateRefused

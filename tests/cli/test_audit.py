@@ -13,9 +13,7 @@ from database.leaving_interfaces import ShredRow
 from openkcm.verification.erasure_certificate import shred_message, statement_text
 from openkcm.verification.public_keys import PublicKeys
 from tests.cli import offline
-from tests.database.fixtures import Field
-from tests.database.signing import SIGNER, Signer
-from tests.tenancy.proving import (
+from tests.core.proving import (
     FINGERPRINT,
     KEYS,
     TENANT,
@@ -28,6 +26,8 @@ from tests.tenancy.proving import (
     a_stream,
     an_export,
 )
+from tests.database.fixtures import Field
+from tests.database.signing import SIGNER, Signer
 
 
 @pytest.fixture

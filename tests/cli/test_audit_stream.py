@@ -19,15 +19,15 @@ from cli.__main__ import main
 from cli.forward import Forwarding
 from cli.forward_receivers import open_receiver
 from cli.forward_state import StateFile
+from core.errors.compliance import DestinationRefused, ReceiverUnavailable
 from database.connection import Database
 from openkcm.errors import CallerError, FileRefused
 from tenancy.forwarding import Batch, Form
-from tenancy.forwarding_errors import DestinationRefused, ReceiverUnavailable
 from tests.cli.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity
 from tests.concurrency import wait_until
+from tests.core.proving import TENANT, a_stream
 from tests.database.builders import a_provisioned_tenant, an_audit_event
 from tests.database.fixtures import Field
-from tests.tenancy.proving import TENANT, a_stream
 
 TOKEN = "hunter2-must-never-be-seen"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli.authorities import NoRevocationList
-from tenancy.errors import AuthorityOverlaps
+from core.errors.services import AuthorityOverlaps
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_authority_serial

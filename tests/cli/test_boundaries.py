@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tenancy.examination_errors import BreachNotCleared, ExaminationFailed, NothingToExamine
-from tenancy.lifecycle import Move
-from tenancy.locks import LockReason
+from core.errors.compliance import BreachNotCleared, ExaminationFailed, NothingToExamine
+from core.tenants.lifecycle import Move
+from core.tenants.locks import LockReason
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import a_provisioned_tenant, a_result, an_examination

@@ -13,9 +13,9 @@ import h2.events
 import pytest
 
 from cli.access import ask_gateway
+from config.secrets import ensure_secrets
 from config.settings import Settings
-from devstack.secrets import ensure_secrets
-from tenancy.errors import TemporalUnavailable
+from core.errors.platform import TemporalUnavailable
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration  # a process, and a listener on loopback

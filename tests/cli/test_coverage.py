@@ -6,8 +6,9 @@ import pytest
 
 from config import secrets
 from config.secrets import Role
+from core.errors.platform import SettingsInvalid
+from core.errors.tenants import TenantUnknown
 from database.agent_rows import ProtectionUseRow
-from tenancy.errors import SettingsInvalid, TenantUnknown
 from tests.cli.root_key_stand import Desk
 from tests.dashboard.scene import ACME, audit_records
 

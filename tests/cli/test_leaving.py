@@ -4,10 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.errors.tenants import DestructionBegun, TenantOffboarded
+from core.messages.tenants import LeaveReason, LeaveRequest
 from openkcm.errors import InvalidName, OpenKcmError
-from tenancy.errors import TenantOffboarded
-from tenancy.leaving_errors import DestructionBegun
-from tenancy.leaving_messages import LeaveReason, LeaveRequest
 from tests.dashboard.scene import ACME
 
 YES = ("--confirm", ACME)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from core.errors.tenants import ApprovalRequired, PolicyRefused
 from openkcm.errors import OpenKcmError
-from tenancy.approval_errors import ApprovalRequired, PolicyRefused
 from tests.dashboard.scene import ACME
 
 DEFAULTS = {"tenant_id": ACME, "tenant_key_days": 365, "service_key_days": 90, "four_eyes": []}

@@ -2,10 +2,10 @@
 
 import pytest
 
+from core.errors.services import FieldInvalid, FieldNotProtected, ServiceUnknown
+from core.errors.tenants import TenantUnknown
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import InvalidName
-from tenancy.errors import ServiceUnknown, TenantUnknown
-from tenancy.protection_errors import FieldInvalid, FieldNotProtected
 from tests.cli.root_key_stand import Desk
 from tests.dashboard.scene import ACME
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
+from core import names as ids
+from core.keys.encryption_context import Context, Purpose
 from database.connection import Database
 from openkcm.contract.audit_events import AuditName
-from tenancy import ids
-from tenancy.binding import Context, Purpose
+from tests.core.proving import TENANT
 from tests.database.builders import an_audit_event
-from tests.tenancy.proving import TENANT
 
 L2 = ids.l2_key(TENANT)
 

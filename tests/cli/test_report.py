@@ -9,8 +9,8 @@ from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.model import Report
 from tests.cli import offline
 from tests.client.verification.reports.test_verify import a_page, a_print, an_export, document, export, report, stream
+from tests.core.proving import KEYS, a_certificate
 from tests.database.signing import Signer
-from tests.tenancy.proving import KEYS, a_certificate
 
 WORDS = ("audit.jsonl", "--report", "report.json", "--public-key", "key.pem")
 

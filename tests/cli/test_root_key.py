@@ -9,11 +9,11 @@ from rich.console import Console
 
 from cli import progress, root_key, root_key_view
 from cli.__main__ import main
+from core.errors.keys import RootKeyRefused, RootKeyUnreachable
+from core.errors.tenants import OperationRunning
+from core.keys.root_keys import PlatformPlace, Problem
 from database.root_key_rows import RootKeyRequestRow
 from openkcm.cli import output
-from tenancy.errors import OperationRunning
-from tenancy.root_key_errors import RootKeyRefused, RootKeyUnreachable
-from tenancy.root_keys import PlatformPlace, Problem
 from tests.cli.root_key_stand import AWS, BAO, HSM, PLATFORM, hold_by_root_key, refused
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN
 from tests.dashboard.views.held import a_change

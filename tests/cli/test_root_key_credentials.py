@@ -15,10 +15,10 @@ import pytest
 from cli.__main__ import main
 from cli.root_key_credentials import FileRefused
 from config import secrets
-from config.sealing import unseal
-from tenancy.errors import SettingsInvalid
-from tenancy.root_key_errors import RootKeyRefused
-from tenancy.root_keys import Credentials
+from config.credential_encryption import unseal
+from core.errors.keys import RootKeyRefused
+from core.errors.platform import SettingsInvalid
+from core.keys.root_keys import Credentials
 from tests.cli.forward_stand import make_identity
 from tests.cli.root_key_stand import AWS, BAO, HSM, SECRET, at_a_terminal
 from tests.dashboard.scene import ACME, ROLE_ARN

@@ -8,10 +8,11 @@ import pytest
 
 from cli import progress
 from cli.rotate import told
+from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import OperationRunning
+from core.keys.rotation import Scope, Stage
 from database.rotation_rows import RotationRow, WantedRotation
-from tenancy.errors import OperationRunning, ServiceUnknown
-from tenancy.rotation import Scope, Stage
-from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_object

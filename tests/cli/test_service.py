@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from temporalio.client import Client
 from typer.testing import CliRunner
 
+from core import names as ids
+from core.errors.services import ServiceConflict, ServiceUnknown
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.tenants.lifecycle import Move
 from openkcm.agent.attestation import FileProofs, GivenProof
 from openkcm.contract.csr import CsrRefused
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.errors import FileRefused, FolderRefused, InvalidName
-from tenancy import ids
-from tenancy.errors import ServiceConflict, ServiceUnknown, TenantClosed, TenantUnknown
-from tenancy.lifecycle import Move
 from tests.cli.service_stand import a_request, application
 from tests.database.builders import a_contact
 from worker.codec import ENCODING

@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from core.errors.platform import TemporalUnavailable
 from openkcm.errors import FolderRefused
-from tenancy.errors import TemporalUnavailable
 from tests.cli.service_stand import a_request
 
 

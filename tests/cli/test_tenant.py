@@ -13,9 +13,10 @@ import cli.enable
 import cli.tenant
 from cli.enable import NotReadyInTime, ProvisioningFailed
 from config import secrets
+from core.errors.platform import ComponentFailed
+from core.errors.tenants import TenantConflict, TenantUnknown
 from openkcm.errors import IllegalTenantId, OpenKcmError
 from storefront.sender import EnableRefused
-from tenancy.errors import ComponentFailed, TenantConflict, TenantUnknown
 from tests.cli.background import MarketplaceServer
 from tests.database.builders import a_provisioned_tenant
 from tests.marketplace.conftest import CURRENT, PREVIOUS, TOKEN, logs

@@ -10,7 +10,7 @@ from config.secrets import (
     read_secret_lines,
     vault_secret,
 )
-from tenancy.errors import SettingsInvalid
+from core.errors.platform import SettingsInvalid
 
 
 def written(folder, text, mode=0o600):

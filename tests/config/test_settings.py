@@ -1,7 +1,7 @@
 import pytest
 
 from config.settings import LOOPBACK, PREFIX, Settings, WorkloadIssuer, load_settings
-from tenancy.errors import SettingsInvalid
+from core.errors.platform import SettingsInvalid
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,18 @@ from typing import Protocol
 
 import pytest
 
+from core import names as ids
+from core.errors.keys import (
+    CustomerKeyError,
+    RootKeyDenied,
+    RootKeyDisabled,
+    RootKeyMissing,
+    RootKeyUnreachable,
+    WrongContext,
+)
+from core.keys.encryption_context import Context, Purpose
 from keystores.interfaces import RootKey
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import CustomerKeyError, RootKeyDenied, RootKeyDisabled, RootKeyMissing, RootKeyUnreachable
 
 TENANT = "acme-corp-12345"
 CONTEXT = Context(TENANT, ids.l2_key(TENANT), "orders", Purpose.SERVICE_KEY, "1")

@@ -15,12 +15,12 @@ from typing import Any, cast
 import uvloop
 from cryptography import x509
 
+from core.tenants.lifecycle import State
 from crypto.connections import Connection
 from crypto.interfaces import Caller, Parts
 from crypto.registry import Bounds, Connections
 from crypto.tls import server_context
 from openkcm.errors import OpenKcmError
-from tenancy.lifecycle import State
 from tests.crypto.core.world import Changes
 from tests.crypto.https import authority
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors.requests import TooManyRequests
 from crypto.blocking import FairThreads
-from tenancy.errors import TooManyRequests
 
 Pools = Callable[..., FairThreads]
 asking: ContextVar[str] = ContextVar("asking", default="nobody")

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from core.errors.services import CiphertextRefused, InvalidRequest
+from core.keys.encryption_context import Context, Purpose
 from crypto import ciphertext
 from crypto.interfaces import ServiceKey
 from openkcm.errors import InvalidName
-from tenancy.binding import Context, Purpose
-from tenancy.errors import CiphertextRefused, InvalidRequest
 
 KEY = ServiceKey(7, bytes(range(32)))
 PLACE = Context("acme-corp-12345", "L2-acme-corp-12345-primary", "orders", Purpose.DATA, "customer/1")

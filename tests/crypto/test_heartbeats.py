@@ -8,6 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
+from core.errors.requests import TooManyRequests
+from core.errors.services import InvalidRequest
+from core.names import l2_key
+from core.tenants.lifecycle import State
 from crypto.api import BackfillClaim, HeartbeatRequest, UseClaim, parse
 from crypto.heartbeats import GatheredHeartbeats
 from crypto.interfaces import Caller
@@ -15,9 +20,6 @@ from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
 from openkcm.contract.protected_fields import Backfill
 from openkcm.contract.services import OTHER_PLACES
 from openkcm.errors import OpenKcmError
-from tenancy.errors import DatabaseRefused, DatabaseUnavailable, InvalidRequest, TooManyRequests
-from tenancy.ids import l2_key
-from tenancy.lifecycle import State
 from tests.crypto.core.world import Clock, Looking
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors.compliance import AuditUnavailable
+from core.services import CryptoOperation
 from crypto.interfaces import Entry
 from crypto.journal import FileJournal, journal_folder, waiting_bytes
 from crypto.journal_file import JournalFile
 from crypto.journal_lines import Line, decode, encode, whole_part
-from tenancy.errors import AuditUnavailable
-from tenancy.services import CryptoOperation
 
 ENTRY = Entry("acme-corp-12345", "orders", CryptoOperation.GET, "key-1", "corr-1", "127.0.0.1")
 
@@ -34,8 +34,8 @@ import asyncio, os, resource, signal, sys
 from pathlib import Path
 from crypto.journal import FileJournal
 from crypto.interfaces import Entry
-from tenancy.errors import AuditUnavailable
-from tenancy.services import CryptoOperation
+from core.errors.platform import AuditUnavailable
+from core.services import CryptoOperation
 
 entry = Entry("acme-corp-12345", "orders", CryptoOperation.GET, "key-1", "corr-1", "127.0.0.1")
 journal = FileJournal(Path(sys.argv[1]))

@@ -2,8 +2,8 @@
 
 import pytest
 
+from core.errors.requests import TooManyRequests
 from crypto.limits import TenantLimits
-from tenancy.errors import TooManyRequests
 from tests.crypto.core.world import Clock
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors.services import CiphertextRefused, InvalidRequest
 from crypto import primitives
 from crypto.primitives import Hash
-from tenancy.errors import CiphertextRefused, InvalidRequest
 
 VECTORS = Path(__file__).parent / "wycheproof"
 KEY = bytes(range(32))

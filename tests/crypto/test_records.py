@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.services import CHANGES, RELEASES, CryptoOperation
 from crypto.interfaces import Entry
 from crypto.journal_lines import Line
 from crypto.records import Piece, records
 from openkcm.contract.audit_events import AuditName
-from tenancy.services import CHANGES, RELEASES, CryptoOperation
 
 ENTRIES = st.builds(
     Entry,

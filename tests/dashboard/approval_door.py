@@ -11,13 +11,13 @@ from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
 from activities.policies import PolicyActivities
 from activities.standing import StandingActivities
+from core.errors.compliance import ExaminationFailed
+from core.errors.tenants import REFUSALS
+from core.messages.tenants import ApprovalStep, CloseApprovalInput, PolicyInput, StandingInput, StandingMove
+from core.tenants.approvals import Action, ApprovalState
+from core.tenants.policy import TenantPolicy
 from database.connection import Database
 from openkcm.errors import OpenKcmError
-from tenancy.approval_errors import REFUSALS
-from tenancy.approvals import Action, ApprovalState
-from tenancy.examination_errors import ExaminationFailed
-from tenancy.messages import ApprovalStep, CloseApprovalInput, PolicyInput, StandingInput, StandingMove
-from tenancy.policy import TenantPolicy
 from workflows.gateway import NotDoneInTime, UpdateRefused
 
 

@@ -8,18 +8,18 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from core.certificates import AuthorityState
+from core.errors.compliance import ExaminationFailed
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import IllegalMove, TenantClosed
+from core.isolation import CheckResult, run_of
+from core.services import ServiceState
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, Move, State
 from database.connection import Database
 from database.report_rows import StatedRow
 from database.rows import AuthorityRow, LeafRow
 from openkcm.contract.names import service_spiffe
 from openkcm.verification.reports.signed_file import Form
-from tenancy.authorities import AuthorityState
-from tenancy.boundaries import CheckResult
-from tenancy.errors import IllegalMove, ServiceUnknown, TenantClosed
-from tenancy.examination import run_of
-from tenancy.examination_errors import ExaminationFailed
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, Move, State
-from tenancy.services import ServiceState
 from tests.crypto.https.authority import Issuer, pem, root, signed
 from tests.dashboard.approval_door import ApprovalRequests, request
 from tests.dashboard.root_key_door import INTAKE_PRIVATE, RootKeyRequests

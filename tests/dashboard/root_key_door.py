@@ -6,14 +6,14 @@ from hashlib import sha256
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from config.sealing import unseal
+from config.credential_encryption import unseal
+from core.errors.tenants import TenantClosed
+from core.keys.root_keys import Credentials, PlatformPlace, Problem, refuse_incomplete
+from core.names import root_key
+from core.tenants.locks import may_change_root_key
 from database.connection import Database
 from database.root_key_rows import SealedRootKeyRow
 from database.rows import ServiceKeyRow
-from tenancy.errors import TenantClosed
-from tenancy.ids import root_key
-from tenancy.locks import may_change_root_key
-from tenancy.root_keys import Credentials, PlatformPlace, Problem, refuse_incomplete
 from tests.crypto.https.authority import key_pem
 from tests.dashboard.approval_door import request
 from workflows.gateway import NotDoneInTime, UpdateRefused

@@ -2,19 +2,18 @@
 
 from datetime import timedelta
 
+from core.errors.keys import KeyVersionInUse
+from core.errors.tenants import ApprovalRequired, TenantClosed
+from core.keys.rotation import Stage
+from core.messages.keys import RotateRequest
+from core.messages.tenants import LeaveReason, LeaveRequest
+from core.names import l2_key
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import DECRYPTS
+from core.tenants.policy import TenantPolicy
 from database.connection import Database
 from database.rotation_rows import RewrappedRow, WantedRotation
 from database.rows import ServiceKeyRow
-from tenancy.approval_errors import ApprovalRequired
-from tenancy.approvals import Action
-from tenancy.errors import TenantClosed
-from tenancy.ids import l2_key
-from tenancy.leaving_messages import LeaveReason, LeaveRequest
-from tenancy.lifecycle import DECRYPTS
-from tenancy.policy import TenantPolicy
-from tenancy.rotation import Stage
-from tenancy.rotation_errors import KeyVersionInUse
-from tenancy.rotation_messages import RotateRequest
 from tests.dashboard.approval_door import request
 from workflows.gateway import UpdateRefused
 

@@ -11,7 +11,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from streamlit.testing.v1 import AppTest
 
-from config.sealing import seal
+from config.credential_encryption import seal
+from core.keys.root_keys import Credentials, parse_place
+from core.names import ca_key, l2_key
+from core.services import CryptoOperation
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import Move, State
+from core.tenants.locks import HEALTHY, LockReason, closes
+from core.tenants.policy import TenantPolicy
+from core.tenants.provisioning import Step, steps_of
+from core.tenants.roles import Person, PersonRole
 from dashboard.market import Market
 from dashboard.seat import Addresses, Seat
 from dashboard.views.standing import standing
@@ -21,15 +30,6 @@ from database.root_key_rows import RootKeyRequestRow
 from database.rows import ServiceRequestRow
 from database.usage_rows import UsesRow
 from openkcm.contract.services import ServiceKind
-from tenancy.approvals import Action
-from tenancy.ids import ca_key, l2_key
-from tenancy.lifecycle import Move, State
-from tenancy.locks import HEALTHY, LockReason, closes
-from tenancy.people import Person, PersonRole
-from tenancy.policy import TenantPolicy
-from tenancy.provisioning import Step, steps_of
-from tenancy.root_keys import Credentials, parse_place
-from tenancy.services import CryptoOperation
 from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.root_key_door import INTAKE_PUBLIC
 from tests.dashboard.rotation_door import GRACE

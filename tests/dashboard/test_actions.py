@@ -6,6 +6,12 @@ from datetime import timedelta
 
 import pytest
 
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import ActionRefused, SessionEnded, TenantUnknown
+from core.tenants.approvals import Action, ApprovalState, Choice
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import PersonRole
 from dashboard import (
     approval_actions,
     authority_actions,
@@ -22,11 +28,6 @@ from dashboard.seat import Seat
 from dashboard.views import rotation
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
-from tenancy.approvals import Action, ApprovalState, Choice
-from tenancy.errors import ActionRefused, SessionEnded, TemporalUnavailable, TenantUnknown
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
-from tenancy.policy import TenantPolicy
 from tenancy.report_period import named
 from tests.dashboard.scene import ACME, Scene
 from tests.database.builders import a_protected_field

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import ApprovalUnknown, ApprovalWaits, VoteNotCounted
+from core.tenants.approvals import Action, ApprovalState, Choice
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
 from dashboard import standing_actions
 from dashboard.approval_actions import decide
-from tenancy.approval_errors import ApprovalUnknown, ApprovalWaits, VoteNotCounted
-from tenancy.approvals import Action, ApprovalState, Choice
-from tenancy.errors import TemporalUnavailable
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
 from tests.dashboard.scene import ACME, Scene
 from workflows.gateway import UpdateRefused
 

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
+from core.errors.tenants import AccessRefused, SessionEnded
+from core.tenants.roles import OPERATORS, PersonRole
 from dashboard.claims import read
-from tenancy.errors import AccessRefused, SessionEnded
-from tenancy.people import OPERATORS, PersonRole
 from tests.dashboard.people import NAMES, Clock, claims_of
 
 CLOCK = Clock(datetime(2026, 11, 25, 12, tzinfo=UTC))

@@ -11,13 +11,13 @@ from joserfc.jwk import KeySet
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from config.secrets import ensure_secrets
 from config.settings import Settings
+from core.errors.platform import SettingsInvalid
 from dashboard import wiring
 from dashboard.claims import read
 from dashboard.development_sign_on import PEOPLE, DevelopmentSignOn
 from devstack.dashboard import develop
-from devstack.secrets import ensure_secrets
-from tenancy.errors import SettingsInvalid
 from tests.dashboard.people import NAMES, ORIGIN, Clock
 
 PATH = "/dev-sign-on"

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
+from core.errors.platform import DatabaseUnavailable
+from core.errors.tenants import AccessRefused, SessionEnded
+from core.tenants.lifecycle import Move
+from core.tenants.roles import OPERATORS
 from dashboard.guard import NOBODY, STRANGER, Guard
 from dashboard.places import MARKETPLACE, OPERATIONS, Place, of_tenant
 from database.connection import Database
 from openkcm.contract.audit_events import AuditName, verify_chain
-from tenancy.errors import AccessRefused, DatabaseUnavailable, SessionEnded
-from tenancy.lifecycle import Move
-from tenancy.people import OPERATORS
 from tests.dashboard.people import ACME, BETA, Clock, a_guard, claims_of
 from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field

@@ -6,12 +6,13 @@ from typing import cast
 
 import pytest
 
+from core.errors.keys import RootKeyRefused
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import TenantClosed
+from core.tenants.lifecycle import State
 from dashboard import root_key_actions
 from dashboard.root_key_actions import Wish
 from database.connection import Database
-from tenancy.errors import TemporalUnavailable, TenantClosed
-from tenancy.lifecycle import State
-from tenancy.root_key_errors import RootKeyRefused
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, everything_stored
 from tests.dashboard.seats import a_seat
 from workflows.gateway import NotDoneInTime, UpdateRefused

@@ -8,13 +8,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from core.errors.platform import Overtaken
+from core.errors.services import ServiceConflict, ServiceUnknown
+from core.errors.tenants import TenantClosed
+from core.tenants.lifecycle import State
 from dashboard import service_actions
 from dashboard.views.guides import request_command
 from openkcm.contract.csr import CsrRefused
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import InvalidName
-from tenancy.errors import Overtaken, ServiceConflict, ServiceUnknown, TenantClosed
-from tenancy.lifecycle import State
 from tests.dashboard.scene import ACME, Scene, a_request_pem
 
 FOLDER = "/etc/openkcm/orders"

@@ -3,7 +3,7 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from tenancy.errors import AccessRefused
+from core.errors.tenants import AccessRefused
 from tests.dashboard.scene import SECONDS, text
 
 # A run of AppTest waits by sleeping.

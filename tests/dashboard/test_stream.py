@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from core.audit import AuditFilter
+from core.errors.platform import DatabaseUnavailable
+from core.tenants.roles import PersonRole
 from dashboard import stream
 from database.connection import Database
 from openkcm.contract.audit_events import verify_chain
 from openkcm.errors import AuditBroken
 from openkcm.verification.audit_export import read_export
-from tenancy.audit_search import AuditFilter
-from tenancy.errors import DatabaseUnavailable
-from tenancy.people import PersonRole
 from tests.dashboard.seats import TENANT, a_seat
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field, Server, clone

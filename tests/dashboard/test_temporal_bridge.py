@@ -4,8 +4,9 @@ from typing import Any, cast
 
 import pytest
 
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import TenantUnknown
 from dashboard.temporal_bridge import TemporalBridge
-from tenancy.errors import TemporalUnavailable, TenantUnknown
 from workflows.gateway import Gateway
 
 

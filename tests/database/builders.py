@@ -4,6 +4,18 @@ import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from core.isolation import CheckResult, SignedClause, by_clause, clause_message, summed_up
+from core.keys.root_keys import OpenBaoPlace
+from core.keys.rotation import Scope
+from core.names import ca_key, l2_key
+from core.notifications import Announcement, AnnouncementKind, Channel
+from core.services import CryptoOperation
+from core.tenants.approvals import Action, Choice
+from core.tenants.lifecycle import Move
+from core.tenants.policy import TenantPolicy
+from core.tenants.provisioning import EventKind, MarketplaceEvent, Step
+from core.tenants.roles import Person, PersonRole
+from core.usage import BUCKETS, Latency, bucket
 from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
 from database.certificate_rows import RevocationListRow
 from database.connection import Database
@@ -19,19 +31,6 @@ from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.contract.enrolment import Proof
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
-from tenancy.approvals import Action, Choice
-from tenancy.boundaries import CheckResult
-from tenancy.events import Announcement, AnnouncementKind, Channel, EventKind, MarketplaceEvent
-from tenancy.examination import SignedClause, by_clause, clause_message, summed_up
-from tenancy.ids import ca_key, l2_key
-from tenancy.latency import BUCKETS, Latency, bucket
-from tenancy.lifecycle import Move
-from tenancy.people import Person, PersonRole
-from tenancy.policy import TenantPolicy
-from tenancy.provisioning import Step
-from tenancy.root_keys import OpenBaoPlace
-from tenancy.rotation import Scope
-from tenancy.services import CryptoOperation
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER, Signer, sign_head
 

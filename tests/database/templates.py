@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tenancy.lifecycle import Move
+from core.tenants.lifecycle import Move
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_root_key
 from tests.database.fixtures import Field, Server, clone
 

@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.tenants.approvals import Action, Approval, ApprovalState, Choice
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Person, PersonRole
 from database.connection import Database
-from tenancy.approvals import Action, Approval, ApprovalState, Choice
-from tenancy.errors import DatabaseRefused
-from tenancy.people import Person, PersonRole
-from tenancy.policy import TenantPolicy
 from tests.database.builders import a_person, a_provisioned_tenant
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template

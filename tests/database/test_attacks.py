@@ -1,9 +1,10 @@
 import pytest
 
+from core.errors.compliance import CanaryMissing
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
+from core.isolation import breaches
 from database.attacks import RowSecurityProbe
 from database.connection import Database
-from tenancy.boundaries import breaches
-from tenancy.errors import CanaryMissing, DatabaseRefused, DatabaseUnavailable
 from tests.database.builders import a_leaving
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_tenants

@@ -2,9 +2,9 @@
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
 from database.connection import Database
 from database.platform_queries import PlatformQueries
-from tenancy.errors import DatabaseRefused
 from tests.database.fixtures import Field
 from tests.database.signing import Signer
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.errors.platform import DatabaseRefused
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.rows import SignedHead
 from openkcm.contract.audit_events import StoredRecord, verify_chain
 from openkcm.errors import AuditBroken
-from tenancy.errors import DatabaseRefused
 from tests.concurrency import at_once
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field

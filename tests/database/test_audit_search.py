@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from core.audit import AuditFilter
 from database.audit_interfaces import FoundRecord
 from database.connection import Database
 from database.rows import SignedHead
 from openkcm.contract.audit_events import GENESIS, AuditName
-from tenancy.audit_search import AuditFilter
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field
 

@@ -6,10 +6,10 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from core.certificates import AuthorityState
+from core.errors.platform import DatabaseRefused
 from database.connection import Database
 from database.rows import AuthorityRow
-from tenancy.authorities import AuthorityState
-from tenancy.errors import DatabaseRefused
 from tests.database.builders import (
     NOW,
     a_leaf,

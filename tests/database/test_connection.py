@@ -5,13 +5,13 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
+from core.correlation import correlation_id
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from database.audit_log import AuditStream
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import IllegalTenantId
-from tenancy.correlation import correlation_id
-from tenancy.errors import DatabaseRefused, DatabaseUnavailable
 from tests.concurrency import at_once
 from tests.database.builders import a_provisioned_tenant, an_authority, an_event
 from tests.database.fixtures import Field

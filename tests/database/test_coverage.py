@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import pytest
 
+from core.errors.tenants import TenantUnknown
+from core.services import CryptoOperation
 from database.connection import Database
 from database.coverage import read_coverage
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
 from tenancy.coverage import Amount, Coverage, Lacking, Protected, Way
-from tenancy.errors import TenantUnknown
-from tenancy.services import CryptoOperation
 from tests.database.builders import (
     NOW,
     a_backfill,

@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
+from core.keys.rotation import Scope
+from core.tenants.lifecycle import Move, State
+from core.tenants.policy import TenantPolicy
 from database.connection import Database
 from database.platform_queries import PlatformQueries
-from tenancy.lifecycle import Move, State
-from tenancy.policy import TenantPolicy
-from tenancy.rotation import Scope
 from tests.database.builders import a_new_version, a_wanted_rotation, an_object
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_services

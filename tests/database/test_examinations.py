@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.isolation import LATE, run_of
+from core.names import ca_key, l2_key
+from core.tenants.lifecycle import Move
+from core.tenants.locks import LockReason
 from database.connection import Database
 from database.platform_queries import PlatformQueries
-from tenancy.errors import DatabaseRefused
-from tenancy.examination import LATE, run_of
-from tenancy.ids import ca_key, l2_key
-from tenancy.lifecycle import Move
-from tenancy.locks import LockReason
 from tests.database.builders import a_result, a_route, an_event, an_examination
 from tests.database.fixtures import Field
 from tests.database.signing import SIGNER

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from core.errors.keys import RootKeyUnreachable
+from core.keys.root_keys import RootKeyMode
+from core.tenants.lifecycle import Move
 from database.connection import Database
 from database.feed import NotifyFeed
 from database.interfaces import mark, object_mark
 from database.rotation_rows import RewrappedRow
 from database.transaction import TenantTransaction
 from openkcm.contract.services import ServiceKind
-from tenancy.lifecycle import Move
-from tenancy.root_key_errors import RootKeyUnreachable
-from tenancy.root_keys import RootKeyMode
 from tests.database.builders import (
     NOW,
     a_connected_service,

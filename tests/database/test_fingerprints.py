@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.names import l2_key
 from database.connection import Database
 from database.fingerprint_rows import Fingerprinted, KeyProbeRow
 from database.platform_queries import PlatformQueries
-from tenancy.errors import DatabaseRefused
-from tenancy.ids import l2_key
 from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_tenants

@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.errors.tenants import DestructionBegun, GraceNotOver, IllegalMove, TenantUnknown
+from core.tenants.lifecycle import Move, State
+from core.tenants.locks import LockReason
+from core.tenants.offboarding import KEPT
 from database.connection import Database
 from database.leaving_interfaces import LeavingRow
 from database.transaction import TenantTransaction
-from tenancy.errors import DatabaseRefused, IllegalMove, TenantUnknown
-from tenancy.leaving import KEPT
-from tenancy.leaving_errors import DestructionBegun, GraceNotOver
-from tenancy.lifecycle import Move, State
-from tenancy.locks import LockReason
 from tests.concurrency import at_once
 from tests.database.builders import (
     NOW,

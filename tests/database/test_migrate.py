@@ -5,8 +5,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from core.errors.platform import SchemaRefused
 from database.migrate import Migration, migrate, read_migrations
-from tenancy.errors import SchemaRefused
 from tests.concurrency import at_once
 from tests.database.fixtures import Field
 

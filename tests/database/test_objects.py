@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.names import l2_key
 from database.connection import Database
-from tenancy.errors import DatabaseRefused
-from tenancy.ids import l2_key
 from tests.database.builders import a_connected_service, a_new_version, an_object
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_tenants

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.tenants.lifecycle import Move, State
+from core.tenants.provisioning import Step, StepState
 from database.context import PLATFORM, sign
 from database.operations import Operations
 from database.questions import TenantFilter
 from database.rows import TenantRow
-from tenancy.lifecycle import Move, State
-from tenancy.provisioning import Step, StepState
 from tests.database.builders import a_provisioned_tenant, an_event
 from tests.database.fixtures import Field, Server, clone
 from tests.database.many import TENANTS, add_many_tenants

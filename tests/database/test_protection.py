@@ -5,14 +5,15 @@ from datetime import timedelta
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.errors.services import FieldNotProtected, ProtectionFull, ServiceUnknown
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.protected_fields import FIELDS
+from core.tenants.lifecycle import Move
 from database.connection import Database
 from database.protecting import protect, unprotect
 from database.protection_rows import ProtectionRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
-from tenancy.errors import DatabaseRefused, ServiceUnknown, TenantClosed, TenantUnknown
-from tenancy.lifecycle import Move
-from tenancy.protection import FIELDS
-from tenancy.protection_errors import FieldNotProtected, ProtectionFull
 from tests.database.builders import a_connected_service, a_protected_field, a_provisioned_tenant
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.keys.rotation import KeyState
+from core.tenants.lifecycle import Move
+from core.tenants.locks import LockReason
 from database.connection import Database
 from database.interfaces import mark, object_mark
 from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
-from tenancy.errors import DatabaseRefused
-from tenancy.lifecycle import Move
-from tenancy.locks import LockReason
-from tenancy.rotation import KeyState
 from tests.database.builders import a_connected_service, a_provisioned_tenant, a_route, a_service_key, an_object
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template

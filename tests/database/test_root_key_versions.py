@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 
+from core.errors.keys import RootKeyUnreachable
+from core.errors.platform import Overtaken
+from core.keys.root_keys import RootKeyMode
+from core.keys.rotation import Scope, Stage
+from core.tenants.lifecycle import Move
+from core.tenants.locks import LockReason
 from database.connection import Database
 from database.platform_queries import PlatformQueries
 from database.root_key_rows import NumberedKey, RootKeyVersionsRow
 from database.rotation_rows import RewrappedRow
 from keystores.probing import transit_version
-from tenancy.errors import Overtaken
-from tenancy.lifecycle import Move
-from tenancy.locks import LockReason
-from tenancy.root_key_errors import RootKeyUnreachable
-from tenancy.root_keys import RootKeyMode
-from tenancy.rotation import Scope, Stage
 from tests.database.builders import (
     a_root_key,
     a_service_key,

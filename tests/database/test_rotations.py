@@ -6,14 +6,14 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
+from core.errors.platform import DatabaseRefused, Overtaken
+from core.keys.root_keys import RootKeyMode
+from core.keys.rotation import KeyState, Scope, Stage
+from core.tenants.policy import TenantPolicy
 from database.connection import Database
 from database.root_key_rows import SealedRootKeyRow
 from database.rotation_rows import RewrappedRow, RotationRow
-from tenancy.errors import DatabaseRefused, Overtaken
-from tenancy.policy import TenantPolicy
-from tenancy.root_keys import RootKeyMode
-from tenancy.rotation import KeyState, Scope, Stage
-from tenancy.rotation_errors import KeyVersionInUse, KeyVersionUnknown
 from tests.concurrency import wait_until
 from tests.database.builders import (
     a_new_version,

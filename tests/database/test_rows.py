@@ -7,17 +7,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.errors.keys import RootKeyRequestUnknown
+from core.errors.platform import ConflictingResource, DatabaseRefused
+from core.errors.tenants import IllegalMove, TenantUnknown
+from core.keys.root_keys import PlatformPlace
+from core.names import l2_key
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import TRANSITIONS, Move, State
+from core.tenants.provisioning import EventKind, Step, StepState
 from database.connection import Database
 from database.context import pads, sign
 from database.root_key_rows import RootKeyRequestRow
 from database.rows import RouteRow
-from tenancy.errors import ConflictingResource, DatabaseRefused, IllegalMove, TenantUnknown
-from tenancy.events import AnnouncementKind, EventKind
-from tenancy.ids import l2_key
-from tenancy.lifecycle import TRANSITIONS, Move, State
-from tenancy.provisioning import Step, StepState
-from tenancy.root_key_errors import RootKeyRequestUnknown
-from tenancy.root_keys import PlatformPlace
 from tests.database.builders import (
     NOW,
     a_result,

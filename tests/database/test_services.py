@@ -4,14 +4,15 @@ from datetime import datetime, timedelta
 import psycopg
 import pytest
 
+from core.errors.keys import KeyVersionRetired
+from core.errors.platform import DatabaseRefused
+from core.errors.services import ServiceConflict, ServiceUnknown
+from core.keys.rotation import OPENING, KeyState
+from core.names import l2_key
+from core.services import ServiceState
+from core.tenants.lifecycle import Move, State
 from database.connection import Database
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import DatabaseRefused, ServiceConflict, ServiceUnknown
-from tenancy.ids import l2_key
-from tenancy.lifecycle import Move, State
-from tenancy.rotation import OPENING, KeyState
-from tenancy.rotation_errors import KeyVersionRetired
-from tenancy.services import ServiceState
 from tests.database.builders import (
     NOW,
     a_connected_service,

@@ -3,10 +3,10 @@ import secrets
 import psycopg
 import pytest
 
+from core.errors.platform import DatabaseUnavailable
 from database.connection import Database
 from database.migrate import read_migrations
 from database.setup import prepare_database
-from tenancy.errors import DatabaseUnavailable
 from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field, Server, prepare
 

@@ -4,12 +4,12 @@ from functools import partial
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.services import CryptoOperation
+from core.usage import Latency
 from database.connection import Database
 from database.migrate import read_migrations
 from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
-from tenancy.errors import DatabaseRefused
-from tenancy.latency import Latency
-from tenancy.services import CryptoOperation
 from tests.concurrency import at_once
 from tests.database.builders import NOW, some_uses, took
 from tests.database.fixtures import Field

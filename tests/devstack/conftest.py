@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from config.secrets import ensure_secrets
 from devstack.openbao import OpenBaoServer
 from devstack.postgres import PostgresServer
-from devstack.secrets import ensure_secrets
 from devstack.server import Server
 from devstack.temporal import TemporalServer
 from tests.ports import free_ports

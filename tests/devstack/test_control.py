@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from config.settings import load_settings
+from core.errors.platform import ComponentFailed
 from devstack import control, process
 from devstack.process import Identity
-from tenancy.errors import ComponentFailed
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.e2e

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from config.secrets import Role, read_secret, vault_secret
+from config.secrets import BOUNDARY_PUBLIC_KEY, Role, ensure_secrets, read_secret, vault_secret
 from config.settings import Settings
+from core.errors.platform import ComponentFailed, VaultUnavailable
 from devstack.components import components
 from devstack.doctor import Finding, _ask, _vault
 from devstack.openbao import OpenBaoServer
 from devstack.ports import free_port
-from devstack.secrets import BOUNDARY_PUBLIC_KEY, ensure_secrets
 from devstack.server import Server
-from tenancy.errors import ComponentFailed, VaultUnavailable
 from tests.devstack.conftest import NewServer, build, run
 from vault.session import VaultSession
 from vault.setup import SETUP

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from core.errors.platform import ComponentFailed
 from devstack import ports
 from devstack.ports import free_port, holder, is_free, require_free
-from tenancy.errors import ComponentFailed
 from tests.devstack.unprivileged import USER_ID, ordinary_user
 from tests.ports import free_port as reserved_port
 

@@ -15,12 +15,12 @@ from temporalio.client import Client, WorkflowExecutionStatus
 
 from config.secrets import Role, read_secret, vault_secret
 from config.settings import Settings
+from core.errors.platform import ComponentFailed
+from core.names import l2_key
 from devstack import ports, process
 from devstack.components import servers
 from devstack.postgres import PostgresServer
 from devstack.server import Server
-from tenancy.errors import ComponentFailed
-from tenancy.ids import l2_key
 from tests.devstack.conftest import NewServer, build, run
 from tests.stories.sockets import links
 from vault.session import VaultSession

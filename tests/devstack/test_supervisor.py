@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from core.errors.platform import ComponentFailed
 from devstack import process
 from devstack.components import Component, Task
 from devstack.process import Identity
 from devstack.reports import State
 from devstack.server import Server, http_status
 from devstack.supervisor import Supervisor
-from tenancy.errors import ComponentFailed
 from tests.concurrency import wait_until
 from tests.ports import free_ports
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from activities.front_attacks import FrontAttacks
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
+from core.tenants.lifecycle import State
 from crypto.interfaces import Caller
 from fronts.sides import Side
-from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
-from tenancy.lifecycle import State
 from tests.activities.conftest import unused_port
 from tests.crypto.core.world import REGION, Home, World
 from tests.database.fixtures import Server, clone

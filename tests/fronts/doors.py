@@ -16,6 +16,10 @@ from activities.services import ServiceActivities
 from config import secrets
 from config.secrets import Role, ensure_secret
 from config.settings import Settings
+from core.errors.platform import DatabaseUnavailable
+from core.isolation import CheckResult
+from core.messages.base import StepInput
+from core.messages.services import CertificateStep, EnrolStep, ServiceStep
 from crypto import serving, wiring
 from crypto.delivery import Delivery
 from crypto.journal import journal_folder
@@ -25,9 +29,6 @@ from fronts.attacks import FrontAttacker
 from fronts.interfaces import Identity
 from fronts.kept import KeptSides
 from fronts.sides import Address
-from tenancy.boundaries import CheckResult
-from tenancy.errors import DatabaseUnavailable
-from tenancy.messages import CertificateStep, EnrolStep, ServiceStep, StepInput
 from tests.contracts.authorities import p256, request
 from tests.crypto.core.world import Home, Shelf, World
 from tests.ports import free_port

@@ -20,6 +20,12 @@ from activities.examination import ExaminationActivities
 from activities.front_attacks import FrontAttacks
 from activities.probes import PROBE, Probes
 from activities.signing import RecordedSigner
+from core.errors.compliance import MirrorMissing
+from core.errors.platform import TemporalUnavailable, VaultUnavailable
+from core.isolation import CheckResult
+from core.messages.compliance import ExamineInput
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
+from core.tenants.lifecycle import Move, State
 from crypto.delivery import Delivery
 from crypto.operations import KeyedOperations
 from database.platform_queries import PlatformQueries
@@ -31,11 +37,6 @@ from fronts.judging import Trial
 from fronts.kmip import Operation
 from fronts.sides import Address, Side
 from openkcm.contract.names import service_spiffe, tenant_dns
-from tenancy.boundaries import CheckResult
-from tenancy.errors import MirrorMissing, TemporalUnavailable, VaultUnavailable
-from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
-from tenancy.lifecycle import Move, State
-from tenancy.messages import ExamineInput
 from tests.activities.counting import UNCOUNTED
 from tests.concurrency import wait_until
 from tests.crypto.core.world import Home, World

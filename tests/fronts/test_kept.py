@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 import fronts.kept
+from core.errors.platform import VaultUnavailable
 from fronts.interfaces import FrontsFailing
 from fronts.kept import KeptSides
 from fronts.sides import Side
-from tenancy.errors import VaultUnavailable
 from tests.crypto.core.world import Home
 from tests.fronts.doors import Doors, connected, hang_up
 

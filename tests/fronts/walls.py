@@ -12,6 +12,12 @@ import crypto.callers
 import crypto.https
 import crypto.kmip.operations.cipher
 import crypto.operations
+from core import names as ids
+from core.errors.keys import KeyNotUsable
+from core.errors.services import ObjectNotFound
+from core.keys.encryption_context import Purpose
+from core.services import CryptoOperation
+from core.tenants.lifecycle import State
 from crypto import ciphertext
 from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller
@@ -19,11 +25,6 @@ from crypto.journal import FileJournal
 from crypto.keyring import CachedKeyring
 from crypto.kmip.objects import ObjectStore
 from openkcm.errors import InvalidName
-from tenancy import ids
-from tenancy.binding import Purpose
-from tenancy.errors import KeyNotUsable, ObjectNotFound
-from tenancy.lifecycle import State
-from tenancy.services import CryptoOperation
 
 Break = Callable[[pytest.MonkeyPatch], None]
 ONE_KEY, SHARED = bytes(32), "shared-by-all"

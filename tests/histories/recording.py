@@ -16,23 +16,23 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, Work
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
-from tenancy import ids
-from tenancy.approvals import ApprovalState
-from tenancy.lifecycle import State
-from tenancy.messages import (
-    ExpiryResult,
-    LateService,
+from core import names as ids
+from core.keys.rotation import Scope
+from core.messages.keys import (
+    DueRotation,
+    DueTenants,
     PreflightResult,
-    ProvisionInput,
-    ServicesResult,
-    StandingMove,
-    StandingResult,
+    RotateRequest,
+    RotationPlan,
+    RotationProgress,
     WatchRootKeysInput,
 )
-from tenancy.policy import TenantPolicy
-from tenancy.provisioning import Step
-from tenancy.rotation import Scope
-from tenancy.rotation_messages import DueRotation, DueTenants, RotateRequest, RotationPlan, RotationProgress
+from core.messages.services import ExpiryResult, LateService, ServicesResult
+from core.messages.tenants import ProvisionInput, StandingMove, StandingResult
+from core.tenants.approvals import ApprovalState
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
+from core.tenants.provisioning import Step
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity
 from tests.workflows.scripted import Script

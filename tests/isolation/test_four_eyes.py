@@ -21,30 +21,29 @@ from activities.approvals import ApprovalActivities
 from activities.policies import PolicyActivities
 from activities.root_keys import RootKeyActivities
 from activities.standing import StandingActivities
+from core import names as ids
+from core.errors.compliance import BoundaryBreached
+from core.errors.tenants import ApprovalRequired, VoteNotCounted
+from core.keys.root_keys import PlatformPlace
+from core.messages.keys import ChangeRootKeyInput, RootKeyRequest
+from core.messages.tenants import (
+    ApprovalRequest,
+    PolicyRequest,
+    StandingMove,
+    StandingRequest,
+    TenantInput,
+    TenantMemory,
+)
+from core.tenants.approvals import Action, ApprovalState, Choice
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import PersonRole
 from dashboard import approval_actions, standing_actions
 from dashboard.seat import Seat
 from dashboard.temporal_bridge import TemporalBridge
 from database.root_key_rows import RootKeyRequestRow
 from devstack.temporal import TemporalServer
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.approval_errors import ApprovalRequired, VoteNotCounted
-from tenancy.approvals import Action, ApprovalState, Choice
-from tenancy.errors import BoundaryBreached
-from tenancy.lifecycle import State
-from tenancy.messages import (
-    ApprovalRequest,
-    ChangeRootKeyInput,
-    PolicyRequest,
-    RootKeyRequest,
-    StandingMove,
-    StandingRequest,
-    TenantInput,
-    TenantMemory,
-)
-from tenancy.people import PersonRole
-from tenancy.policy import TenantPolicy
-from tenancy.root_keys import PlatformPlace
 from tests.dashboard.scene import Scene
 from tests.database.fixtures import Field
 from worker.failures import FailureInterceptor

@@ -4,8 +4,8 @@ from contextlib import nullcontext
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
 from database.connection import Database
-from tenancy.errors import DatabaseRefused
 from tests.database.breaking import ATTACKER, VICTIM, breaches_of, denied_own_writes
 from tests.database.builders import a_leaving
 from tests.database.fixtures import Field

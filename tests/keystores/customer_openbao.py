@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from tenancy.root_keys import Credentials, OpenBaoPlace
+from core.keys.root_keys import Credentials, OpenBaoPlace
 from tests.keystores.undoing import undone
 from tests.vault.server import Server, start
 from vault.session import TokenSession

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from config import secrets
 from config.secrets import read_secret
+from core import names as ids
+from core.keys.encryption_context import Context, Purpose
+from core.keys.root_keys import RootKeyMode
 from database.connection import Database
 from database.rows import ServiceKeyRow
 from keystores.platform import PlatformRootKey
 from openkcm.contract.services import ServiceKind
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.root_keys import RootKeyMode
 from vault.tokens import TenantTokens
 from vault.transit import TransitTenantKeys
 from worker.wiring import Parts

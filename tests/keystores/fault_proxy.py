@@ -21,7 +21,7 @@ from typing import Any
 
 import urllib3
 
-from tenancy.root_key_errors import RootKeyFailing, RootKeySlow, RootKeyUnreachable
+from core.errors.keys import RootKeyFailing, RootKeySlow, RootKeyUnreachable
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
 _NOT_PASSED = {"connection", "transfer-encoding", "content-length", "keep-alive", "accept-encoding"}

@@ -23,7 +23,7 @@ import urllib3
 from botocore.config import Config
 from pydantic import SecretStr
 
-from tenancy.root_keys import AwsKmsPlace, Credentials
+from core.keys.root_keys import AwsKmsPlace, Credentials
 
 REGION = "eu-west-1"
 ROOT = "arn:aws:iam::000000000000:root"

@@ -14,6 +14,9 @@ from typing import Self, TypeVar
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from config.settings import Settings
+from core import names as ids
+from core.keys.rotation import KeyState
+from core.tenants.lifecycle import State
 from crypto import wiring
 from crypto.interfaces import Caller
 from crypto.keyring import CachedKeyring
@@ -21,9 +24,6 @@ from database.connection import Database
 from keystores.opened import OpenedRootKeys
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys
-from tenancy import ids
-from tenancy.lifecycle import State
-from tenancy.rotation import KeyState
 from vault.root_keys import TransitRootKeys
 from vault.session import VaultSession
 from vault.tokens import InlineTenants

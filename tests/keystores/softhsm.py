@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from tenancy.root_keys import Credentials, Pkcs11Place
+from core.keys.root_keys import Credentials, Pkcs11Place
 
 PIN = "1234-user"
 SO_PIN = "5678-officer"

@@ -15,14 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from keystores.aws_kms import encryption_context
-from keystores.interfaces import RootKey
-from keystores.providers import CustomerRootKeys
-from keystores.reach import Reach
-from openkcm.errors import OpenKcmError
-from tenancy.binding import Context, Purpose
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import (
+from core.errors.keys import (
     RootKeyClockSkew,
     RootKeyCredentialsRefused,
     RootKeyDenied,
@@ -35,8 +28,15 @@ from tenancy.root_key_errors import (
     RootKeyThrottled,
     RootKeyUnreachable,
     RootKeyUnsuitable,
+    WrongContext,
 )
-from tenancy.root_keys import AwsKmsPlace, Credentials, external_id
+from core.keys.encryption_context import Context, Purpose
+from core.keys.root_keys import AwsKmsPlace, Credentials, external_id
+from keystores.aws_kms import encryption_context
+from keystores.interfaces import RootKey
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
+from openkcm.errors import OpenKcmError
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.keystores.fault_proxy import COMMON, Fault, FaultProxy, answering
 from tests.keystores.ministack import ACTIONS, Key, MiniStack, User
@@ -334,7 +334,7 @@ import os, sys
 from pathlib import Path
 from pydantic import SecretStr
 from keystores.providers import CustomerRootKeys, Reach
-from tenancy.root_keys import AwsKmsPlace, Credentials, Pkcs11Place
+from core.keys.root_keys import AwsKmsPlace, Credentials, Pkcs11Place
 from tests.contracts.root_keys import CONTEXT, INNER
 module, endpoint, arn, key_id, secret = sys.argv[1:]
 root_keys = CustomerRootKeys(Reach(aws_endpoint=endpoint, pkcs11_module=Path(module)))

@@ -9,12 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 from pydantic import SecretStr
 
-from keystores.interfaces import RootKey
-from keystores.providers import CustomerRootKeys
-from keystores.reach import Reach
-from openkcm.errors import OpenKcmError
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import (
+from core.errors.keys import (
     RootKeyCredentialsRefused,
     RootKeyDenied,
     RootKeyDisabled,
@@ -23,8 +18,13 @@ from tenancy.root_key_errors import (
     RootKeySlow,
     RootKeyThrottled,
     RootKeyUnsuitable,
+    WrongContext,
 )
-from tenancy.root_keys import Credentials, OpenBaoPlace
+from core.keys.root_keys import Credentials, OpenBaoPlace
+from keystores.interfaces import RootKey
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
+from openkcm.errors import OpenKcmError
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.keystores.customer_openbao import ALL, KEY, LOOPBACK, CustomerOpenBao
 from tests.keystores.fault_proxy import COMMON, FaultProxy, answering

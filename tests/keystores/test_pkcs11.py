@@ -12,14 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from keystores.interfaces import RootKey
-from keystores.pkcs11_module import Module
-from keystores.pkcs11_thread import ModuleThread
-from keystores.providers import CustomerRootKeys
-from keystores.reach import Reach
-from openkcm.errors import OpenKcmError
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import (
+from core.errors.keys import (
     RootKeyCredentialsRefused,
     RootKeyDisabled,
     RootKeyMissing,
@@ -27,7 +20,14 @@ from tenancy.root_key_errors import (
     RootKeySlow,
     RootKeyUnreachable,
     RootKeyUnsuitable,
+    WrongContext,
 )
+from keystores.interfaces import RootKey
+from keystores.pkcs11_module import Module
+from keystores.pkcs11_thread import ModuleThread
+from keystores.providers import CustomerRootKeys
+from keystores.reach import Reach
+from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
 from tests.keystores.softhsm import PIN, SoftHsm
@@ -264,7 +264,7 @@ from pydantic import SecretStr
 from keystores.pkcs11_module import Module
 from keystores.pkcs11_thread import ModuleThread
 from keystores.providers import CustomerRootKeys, Reach
-from tenancy.root_keys import Credentials, Pkcs11Place
+from core.keys.root_keys import Credentials, Pkcs11Place
 place = Pkcs11Place(token=sys.argv[2], key="openkcm-root")
 root_keys = CustomerRootKeys(Reach(pkcs11_module=Path(sys.argv[1])))
 for problem in root_keys.open("acme-corp", place, Credentials(pin=SecretStr(sys.argv[3]))).validate():

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from core import names as ids
+from core.errors.keys import RootKeyDenied, RootKeyDisabled, WrongContext
 from keystores.platform import PlatformRootKey
-from tenancy import ids
-from tenancy.errors import WrongContext
-from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled
 from tests.contracts.root_keys import CONTEXT, INNER, RootKeyContract
 from tests.keystores.undoing import undone
 from tests.vault.server import Server, start

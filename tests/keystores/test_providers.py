@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from core.errors.keys import RootKeyRefused, RootKeySlow
+from core.keys.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, Place, PlatformPlace, RootKeyMode
 from keystores.providers import PROVIDERS, CustomerRootKeys
 from keystores.reach import Reach
 from keystores.sessions import Sessions
-from tenancy.root_key_errors import RootKeyRefused, RootKeySlow
-from tenancy.root_keys import (
-    AwsKmsPlace,
-    Credentials,
-    OpenBaoPlace,
-    Pkcs11Place,
-    Place,
-    PlatformPlace,
-    RootKeyMode,
-)
 
 KEYS = Credentials(access_key_id=SecretStr("AKIA0000000000000000"), secret_access_key=SecretStr("secret"))
 

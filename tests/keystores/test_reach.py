@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import SecretStr
 
+from core.errors.keys import RootKeyFailing, RootKeyRefused, RootKeyUnreachable
+from core.keys.root_keys import Credentials, OpenBaoPlace
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
-from tenancy.root_key_errors import RootKeyFailing, RootKeyRefused, RootKeyUnreachable
-from tenancy.root_keys import Credentials, OpenBaoPlace
 from tests.contracts.root_keys import CONTEXT, INNER, TENANT
 from tests.crypto.https import authority as certificates
 from tests.keystores.fault_proxy import FaultProxy, answering

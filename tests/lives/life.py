@@ -15,20 +15,20 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 
 from config import secrets
-from config.sealing import seal
+from config.credential_encryption import seal
 from config.secrets import Role, read_secret
+from core import names as ids
+from core.errors.compliance import CanaryMissing
+from core.keys.root_keys import Credentials, Place, RootKeyMode
+from core.keys.rotation import KeyState
+from core.messages.services import ExpiryResult
+from core.tenants.lifecycle import State
 from database.platform_queries import PlatformQueries
 from database.root_key_rows import RootKeyRequestRow
 from database.rows import LeafRow, ServiceRequestRow
 from openkcm.contract.audit_events import AuditName, head_message, verify_chain
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.public_keys import PublicKeys
-from tenancy import ids
-from tenancy.errors import CanaryMissing
-from tenancy.lifecycle import State
-from tenancy.messages import ExpiryResult
-from tenancy.root_keys import Credentials, Place, RootKeyMode
-from tenancy.rotation import KeyState
 from tests.activities.connecting import KEY, csr_of
 from tests.activities.provisioning import REGION, Provisioning
 from tests.database.builders import an_event

@@ -8,13 +8,13 @@ histories continue as new after a fortieth of the usual number of events.
 from collections import Counter
 from datetime import timedelta
 
+from core.keys.root_keys import PlatformPlace, RootKeyMode
+from core.keys.rotation import KeyState
+from core.messages.tenants import StandingMove
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
 from openkcm.contract.audit_events import AuditName
-from tenancy.events import AnnouncementKind
-from tenancy.lifecycle import State
-from tenancy.messages import StandingMove
-from tenancy.policy import TenantPolicy
-from tenancy.root_keys import PlatformPlace, RootKeyMode
-from tenancy.rotation import KeyState
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.opening import Opener
 from tests.lives.clocks import PlayedClock

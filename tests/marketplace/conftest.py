@@ -14,11 +14,12 @@ import structlog
 import uvicorn
 from standardwebhooks import Webhook
 
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import TenantUnknown
 from marketplace.app import Offer, create_app
 from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.issuers import Issuers
 from openkcm.contract.client_files import Offer as Addresses
-from tenancy.errors import TemporalUnavailable, TenantUnknown
 from tests.concurrency import wait_until_async
 from workflows.gateway import Gateway
 

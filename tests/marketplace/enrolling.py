@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives import serialization
 from joserfc import jwk, jws
 
 from config.settings import WorkloadIssuer
+from core.names import CANARY_TENANT_ID, ca_key
+from core.tenants.lifecycle import State
 from database.enrolment_rows import JoinTokenRow
 from marketplace.issuers import Issuers
 from openkcm.contract.csr import new_key, request_of
 from openkcm.contract.enrolment import JoinToken, join_token
 from openkcm.contract.services import ServiceKind
-from tenancy.ids import CANARY_TENANT_ID, ca_key
-from tenancy.lifecycle import State
 from tests.dashboard.scene import Scene
 from tests.database.builders import an_event
 from tests.marketplace.conftest import OFFER, Endpoint

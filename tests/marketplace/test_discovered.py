@@ -2,8 +2,8 @@
 
 import pytest
 
+from core.tenants.lifecycle import State
 from openkcm.contract.services import ServiceKind
-from tenancy.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.dashboard.scene import Scene
 from tests.marketplace.conftest import an_event, assert_refused

@@ -10,10 +10,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from core.errors.platform import DatabaseRefused
+from core.errors.tenants import TenantClosed
 from marketplace.enrolment_routes import AT_ONCE, MOST_BYTES
 from openkcm.contract.csr import new_key, request_of
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import DatabaseRefused, TenantClosed
 from tests.concurrency import wait_until_async
 from tests.dashboard.scene import Scene
 from tests.marketplace.conftest import assert_refused, running, streamed

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors.requests import MalformedEvent
+from core.tenants.provisioning import EventKind, MarketplaceEvent
 from marketplace.envelopes import read_event
 from openkcm.errors import CallerError
-from tenancy.errors import MalformedEvent
-from tenancy.events import EventKind, MarketplaceEvent
 from tests.marketplace.conftest import an_event
 
 REGIONS = ("eu-west-1",)

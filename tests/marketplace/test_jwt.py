@@ -11,8 +11,8 @@ import httpx2
 import pytest
 from joserfc import jwk
 
+from core.errors.requests import IssuerUnavailable
 from marketplace.issuers import MOST_BYTES, PAUSE_SECONDS, Issuers, parse_keys, read_keys
-from tenancy.enrolment_errors import IssuerUnavailable
 from tests.dashboard.scene import Scene
 from tests.marketplace.conftest import assert_refused, running, serving
 from tests.marketplace.enrolling import ACME, BETA, ISSUER, Issuer, Stand, a_csr, make_key, offer_of, sign

@@ -1,4 +1,4 @@
-from tenancy.provisioning import Step
+from core.tenants.provisioning import Step
 from tests.marketplace.conftest import TOKEN, an_event, assert_refused
 
 

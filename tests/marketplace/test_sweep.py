@@ -4,12 +4,12 @@ from contextlib import suppress
 
 import pytest
 
+from core.errors.platform import DatabaseUnavailable, TemporalUnavailable
 from database.platform_queries import PlatformQueries
 from marketplace.rounds import Rounds, Waiting
 from marketplace.sweep import Sweep
 from marketplace.transactions import Transactions
 from openkcm.errors import PlatformError
-from tenancy.errors import DatabaseUnavailable, TemporalUnavailable
 from tests.concurrency import wait_until_async
 from tests.marketplace.conftest import an_event, assert_refused, running
 

@@ -1,6 +1,6 @@
 """What must never be. Each has a name, by which the mutants say what they break."""
 
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from tests.model.people import ROOT_KEY, SWITCH
 from tests.model.service import NEWEST
 from tests.model.state import ACTIVE, DEACTIVATED, DESTROYED, OPENING, PREPARED, UP, D, T, Tenant, World, Wrap

@@ -4,9 +4,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from tenancy.errors import IllegalMove
-from tenancy.lifecycle import Move, State, advance
-from tenancy.locks import LockReason, Standing
+from core.errors.tenants import IllegalMove
+from core.tenants.lifecycle import Move, State, advance
+from core.tenants.locks import LockReason, Standing
 from tests.model import invariants as must
 from tests.model.state import Rules
 

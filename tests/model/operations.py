@@ -7,7 +7,7 @@ finished after its operation was given up: each step must be safe by what it che
 
 from collections.abc import Iterator
 
-from tenancy.lifecycle import DECRYPTS, State
+from core.tenants.lifecycle import DECRYPTS, State
 from tests.model.people import ROOT_KEY, living, moved
 from tests.model.state import (
     ACTIVE,

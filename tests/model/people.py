@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
-from tenancy.errors import IllegalMove
-from tenancy.lifecycle import DECRYPTS, Move, State, advance
-from tenancy.locks import HEALTHY, LockReason
-from tenancy.root_key_errors import RootKeyDisabled, RootKeyUnreachable
+from core.errors.keys import RootKeyDisabled, RootKeyUnreachable
+from core.errors.tenants import IllegalMove
+from core.tenants.lifecycle import DECRYPTS, Move, State, advance
+from core.tenants.locks import HEALTHY, LockReason
 from tests.model.state import AWAY, DEAF, DESTROYED, DOWN, GRACE, PLATFORM, UP, WELL, Life, Rules, Scope, Tenant, World
 
 SWITCH, ROOT_KEY = LockReason.SWITCH, LockReason.ROOT_KEY

@@ -12,6 +12,13 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from activities.wrapping import RootKeyInForce, refuse_overtaken_root_key, refuse_retired, root_key_in_force
+from core import names as ids
+from core.errors.keys import RootKeyDisabled
+from core.errors.platform import Overtaken
+from core.errors.tenants import DestructionBegun
+from core.keys.root_keys import OpenBaoPlace, PlatformPlace
+from core.keys.rotation import KeyState, Scope
+from core.tenants.lifecycle import Move
 from database.connection import Database
 from database.interfaces import mark
 from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow
@@ -19,13 +26,6 @@ from database.rotation_rows import RewrappedRow, WantedRotation
 from database.rows import RouteRow, ServiceKeyRow
 from database.transaction import TenantTransaction
 from openkcm.contract.services import ServiceKind
-from tenancy import ids
-from tenancy.errors import Overtaken
-from tenancy.leaving_errors import DestructionBegun
-from tenancy.lifecycle import Move
-from tenancy.root_key_errors import RootKeyDisabled
-from tenancy.root_keys import OpenBaoPlace, PlatformPlace
-from tenancy.rotation import KeyState, Scope
 from tests.database.builders import a_place, an_event, an_object
 from tests.model.people import CODES, ROOT_KEY, SWITCH
 from tests.model.state import DESTROYED, PLATFORM, Tenant, Work, Wrap

@@ -6,7 +6,7 @@ explored with the real code by tests/crypto/core/test_model.py.
 
 from collections.abc import Iterator
 
-from tenancy.lifecycle import DECRYPTS, ENCRYPTS, State
+from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, State
 from tests.model.people import told
 from tests.model.state import (
     ACTIVE,

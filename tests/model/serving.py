@@ -14,6 +14,14 @@ from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
+from core.certificates import AuthorityState
+from core.errors.keys import KeyUnavailable, KeyVersionRetired, RootKeyDisabled, RootKeyUnreachable, WrongContext
+from core.errors.platform import DatabaseUnavailable
+from core.errors.tenants import TenantClosed
+from core.keys.encryption_context import Context, Purpose
+from core.keys.rotation import KeyState
+from core.names import l2_key
+from core.services import ServiceState
 from crypto import ciphertext
 from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller, ServiceKey
@@ -22,14 +30,6 @@ from crypto.operations import KeyedOperations
 from database.interfaces import mark
 from database.rows import CallerRow, ServiceKeyRow
 from openkcm.errors import OpenKcmError
-from tenancy.authorities import AuthorityState
-from tenancy.binding import Context, Purpose
-from tenancy.errors import DatabaseUnavailable, KeyUnavailable, TenantClosed, WrongContext
-from tenancy.ids import l2_key
-from tenancy.root_key_errors import RootKeyDisabled, RootKeyUnreachable
-from tenancy.rotation import KeyState
-from tenancy.rotation_errors import KeyVersionRetired
-from tenancy.services import ServiceState
 from tests.crypto.core.stage import IDENTITIES, MINE
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal
 from tests.model.service import NEWEST

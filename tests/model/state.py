@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tenancy import locks
-from tenancy.lifecycle import State
-from tenancy.locks import LockReason, Standing
-from tenancy.rotation import OPENING as OPENING_STATES
-from tenancy.rotation import KeyState
+from core.keys.rotation import OPENING as OPENING_STATES
+from core.keys.rotation import KeyState
+from core.tenants import locks
+from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason, Standing
 
 T = 2
 """Ticks for which the crypto service believes what it remembers: `crypto_cache_seconds`."""

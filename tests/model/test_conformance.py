@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from structlog.testing import capture_logs
 
-from tenancy.lifecycle import TRANSITIONS, Move, State
+from core.tenants.lifecycle import TRANSITIONS, Move, State
 from tests.database.fixtures import Field
 from tests.model.explorer import Story, walks
 from tests.model.people import PEOPLE, moved

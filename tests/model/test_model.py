@@ -48,7 +48,7 @@ def test_every_guard_has_a_mutant() -> None:
     left_out = {
         name for rules, _, _ in MUTANTS.values() for name, value in vars(rules).items() if value != vars(Rules())[name]
     }
-    # These two decide what is wanted and not what is safe: tests/tenancy/test_locks.py.
+    # These two decide what is wanted and not what is safe: tests/core/tenants/test_locks.py.
     assert vars(Rules()).keys() - left_out == {"closes", "may_change_root_key"}
 
 

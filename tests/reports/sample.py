@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from core.isolation import CheckResult, tally
 from openkcm.contract.audit_events import GENESIS, AuditName, StoredRecord, link
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.counters import counted
@@ -12,8 +13,6 @@ from openkcm.verification.reports.model import CoveredService, InventoryKey, Lat
 from openkcm.verification.reports.signed_file import Form, report_message, report_text, stated_digest
 from openkcm.verification.reports.verify import binding
 from openkcm.verification.signed_document import SignedText, write_document
-from tenancy.boundaries import CheckResult
-from tenancy.boundary_tally import tally
 from tenancy.report_assembly import Request, assemble
 from tests.database.signing import SIGNER, Signer
 

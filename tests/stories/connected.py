@@ -11,9 +11,9 @@ from typing import Any
 
 from cryptography import x509
 
+from core.tenants.lifecycle import Move, State
 from openkcm.sdk.client import Options
 from openkcm.sdk.protocol import Retry
-from tenancy.lifecycle import Move, State
 from tests.stories.stack import Stack
 from tests.stories.wires import PATIENCE_SECONDS, dial
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenancy.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, Place
+from core.keys.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, Place
 from tests.keystores.customer_openbao import CustomerOpenBao
 from tests.keystores.fault_proxy import FaultProxy
 from tests.keystores.ministack import Key, MiniStack, User

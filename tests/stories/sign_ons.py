@@ -6,7 +6,7 @@ from typing import Any
 from playwright.sync_api import Page
 
 from config import secrets
-from tenancy.people import PersonRole
+from core.tenants.roles import PersonRole
 from tests.dashboard.people import cookie_of
 from tests.stories.browser import Visitor
 from tests.stories.dashboard_pages import ADA, KAI, UMA

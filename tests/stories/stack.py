@@ -22,11 +22,11 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
+from core import names as ids
+from core.tenants.provisioning import EventKind, MarketplaceEvent
 from database.connection import Database
 from devstack.postgres import PostgresServer
 from openkcm.contract.audit_events import StoredRecord
-from tenancy import ids
-from tenancy.events import EventKind, MarketplaceEvent
 from tests.concurrency import wait_until
 from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Error, expect
 
+from core.keys.rotation import MEANING, Stage
 from dashboard.pages.left import CERTIFICATE
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.erasure_certificate import read_certificate
-from tenancy.rotation import MEANING, Stage
 from tests.concurrency import wait_until
 from tests.stories.browser import Visitor, drawn, title
 from tests.stories.clients import OK, SERVICE, Program

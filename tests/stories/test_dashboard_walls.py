@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.sync_api import Page, expect
 
+from core.tenants.roles import OPERATORS
 from dashboard import cookies
 from dashboard.guard import NOBODY, STRANGER
 from openkcm.contract.audit_events import AuditName
-from tenancy.people import OPERATORS
 from tests.concurrency import wait_until
 from tests.stories.browser import SIGN_IN, title
 from tests.stories.dashboard_pages import ADA, OLGA

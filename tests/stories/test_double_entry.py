@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from config.secrets import BOUNDARY_IDENTITY, Role
-from tenancy import ids
+from core import names as ids
+from core.errors.platform import VaultRefused
 from tenancy.double_entry import SLACK
-from tenancy.errors import VaultRefused
 from tests.concurrency import wait_until
 from tests.stories.clients import Program, start_program
 from tests.stories.connected import connect

@@ -4,9 +4,9 @@ from collections import Counter
 
 from activities.front_attacks import CLAUSES
 from activities.probes import PROBE, REVOKED, SIBLING
-from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
-from tenancy.lifecycle import State
-from tenancy.services import ServiceState
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
+from core.services import ServiceState
+from core.tenants.lifecycle import State
 from tests.concurrency import wait_until
 from tests.fronts.doors import hang_up
 from tests.stories.connected import command_until_done

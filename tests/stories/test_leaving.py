@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from config.secrets import Role
+from core import names as ids
+from core.errors.keys import KeyUnavailable
 from openkcm.verification.erasure_certificate import shred_message
-from tenancy import ids
-from tenancy.errors import KeyUnavailable
 from tests.activities.test_destruction import verified
 from tests.concurrency import wait_until
 from tests.stories.clients import OK, SERVICE, Program, start_program

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from config.secrets import Role
+from core import names as ids
+from core.errors.keys import KeyUnavailable, WrongContext
+from core.errors.platform import VaultRefused
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantOffboarded, TenantUnknown
 from dashboard.claims import FRESH
-from tenancy import ids
-from tenancy.errors import CallerRefused, KeyUnavailable, TenantOffboarded, TenantUnknown, VaultRefused, WrongContext
 from tests.cli.offline import verdict
 from tests.concurrency import wait_until
 from tests.stories.busy import Busy

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from config.sealing import unseal
+from config.credential_encryption import unseal
 from config.secrets import INTAKE_KEY, Role
+from core import names as ids
+from core.errors.keys import RootKeyDisabled
+from core.keys.encryption_context import Context, Purpose
+from core.keys.root_keys import Credentials, credentials_context, parse_place
 from crypto.interfaces import ServiceKey
 from keystores.platform import PlatformRootKey
 from keystores.providers import CustomerRootKeys
 from keystores.reach import Reach
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.root_key_errors import RootKeyDisabled
-from tenancy.root_keys import Credentials, credentials_context, parse_place
 from tests.concurrency import wait_until
 from tests.keystores.fault_proxy import answering, hanging
 from tests.stories.clients import Program

@@ -13,16 +13,16 @@ from uuid import uuid4
 import pytest
 
 from config.secrets import Role
+from core import names as ids
+from core.errors.keys import KeyUnavailable, KeyVersionRetired
+from core.errors.platform import VaultRefused
+from core.keys.rotation import Scope
+from core.messages.keys import RotateRequest
 from crypto.kmip.enums import Operation, ResultReason
 from crypto.kmip.fields import text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from openkcm.sdk.errors import ClientError
-from tenancy import ids
-from tenancy.errors import KeyUnavailable, VaultRefused
-from tenancy.rotation import Scope
-from tenancy.rotation_errors import KeyVersionRetired
-from tenancy.rotation_messages import RotateRequest
 from tests.concurrency import wait_until
 from tests.crypto.kmip.messages import batch_item
 from tests.stories.busy import Busy, Text

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from config.secrets import MARKETPLACE_TOKEN
-from tenancy import ids
+from core import names as ids
 from tests.stories.stack import ACME, REGION, SEED_EVENT, Stack
 
 PROMISE_SECONDS = 180

@@ -12,11 +12,11 @@ import pytest
 from cryptography import x509
 
 from config.secrets import CODEC_TOKEN
+from core import names as ids
+from core.isolation import breaches
+from core.tenants.provisioning import TITLES, steps_of
 from database.rows import AuthorityRow
 from openkcm.contract.audit_events import verify_chain
-from tenancy import ids
-from tenancy.boundaries import breaches
-from tenancy.provisioning import TITLES, steps_of
 from tests.concurrency import wait_until
 from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant

@@ -10,8 +10,8 @@ from uuid import uuid4
 import httpx2
 import pytest
 
+from core import names as ids
 from devstack import process
-from tenancy import ids
 from tests.concurrency import wait_until
 from tests.stories.outages import all_listen, hanging
 from tests.stories.sockets import listening_addresses

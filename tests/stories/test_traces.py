@@ -15,8 +15,8 @@ from temporalio.api.common.v1 import Payload
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
-from tenancy import ids
-from tenancy.errors import KeyUnavailable
+from core import names as ids
+from core.errors.keys import KeyUnavailable
 from tests.concurrency import wait_until
 from tests.stories.connected import command_until_done, connect
 from tests.stories.holders import Holders

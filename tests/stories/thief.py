@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from config.secrets import BOUNDARY_IDENTITY, Role
-from tenancy import ids
-from tenancy.binding import Context, Purpose
+from core import names as ids
+from core.keys.encryption_context import Context, Purpose
 from tests.stories.stack import REGION, Stack
 from vault.root_keys import TransitRootKeys
 from vault.tokens import TenantTokens

@@ -18,18 +18,17 @@ from uuid import uuid4
 import httpx2
 
 from config.secrets import Role
+from core import names as ids
+from core.keys.rotation import Scope
+from core.messages.keys import RotateRequest
+from core.messages.tenants import LeaveRequest, StandingMove
+from core.tenants.policy import TenantPolicy
 from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
 from openkcm.errors import OpenKcmError
 from openkcm.sdk.errors import ClientError
-from tenancy import ids
-from tenancy.leaving_messages import LeaveRequest
-from tenancy.messages import StandingMove
-from tenancy.policy import TenantPolicy
-from tenancy.rotation import Scope
-from tenancy.rotation_messages import RotateRequest
 from tests.crypto.kmip.messages import batch_item
 from tests.crypto.kmip.scene import creation, gcm
 from tests.stories.busy import Busy

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.client.verification.reports.test_verify import a_page, a_print
+from tests.core.proving import KEYS, a_certificate, a_stream, an_export
 from tests.database.signing import Signer
-from tests.tenancy.proving import KEYS, a_certificate, a_stream, an_export
 
 pytestmark = pytest.mark.integration  # runs programs
 

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.services import CryptoOperation, ServiceState
+from core.tenants.lifecycle import State
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
 from openkcm.contract.services import OTHER_PLACES, ServiceKind
 from tenancy.coverage import (
@@ -27,9 +29,7 @@ from tenancy.coverage import (
     coverage,
     first_day,
 )
-from tenancy.lifecycle import State
-from tenancy.services import CryptoOperation, ServiceState
-from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
+from tests.core.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
 
 
 def judged(*services: ServiceFacts, state: State = State.ACTIVE) -> Coverage:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import names as ids
+from core.keys.encryption_context import Context, Purpose
 from openkcm.contract.audit_events import AuditName, StoredRecord
-from tenancy import ids
-from tenancy.binding import Context, Purpose
 from tenancy.books import Log, close
 from tenancy.double_entry import (
     CHECKING,

@@ -4,7 +4,7 @@ import json
 
 from openkcm.contract.audit_events import StoredRecord
 from tenancy.forwarding import Batch, Form, ForwardedState
-from tests.tenancy.proving import TENANT, a_stream
+from tests.core.proving import TENANT, a_stream
 
 STATE = ForwardedState(TENANT, "https://siem.example", Form.OCSF, 7, "ab" * 32)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenancy.report_errors import PeriodRefused
+from core.errors.compliance import PeriodRefused
 from tenancy.report_period import checked, days, last_month, named
 
 NOW = datetime(2026, 11, 26, 9, tzinfo=UTC)

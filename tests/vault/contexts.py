@@ -1,5 +1,5 @@
-from tenancy import ids
-from tenancy.binding import Context, Purpose
+from core import names as ids
+from core.keys.encryption_context import Context, Purpose
 
 
 def context_of(tenant_id: str) -> Context:

@@ -3,9 +3,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tenancy import ids
-from tenancy.boundaries import CheckResult, breaches
-from tenancy.errors import ConflictingResource, KeyUnavailable, VaultRefused
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import ConflictingResource, VaultRefused
+from core.isolation import CheckResult, breaches
 from tests.contracts.authorities import nothing_recorded
 from vault.attacks import VaultBoundaryProbe
 from vault.interfaces import Authority

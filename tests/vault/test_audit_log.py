@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from core import names as ids
+from core.errors.keys import WrongContext
+from core.errors.platform import VaultRefused
+from core.keys.encryption_context import Context, Purpose
 from openkcm.errors import FileRefused
-from tenancy import ids
-from tenancy.binding import Context, Purpose
 from tenancy.books import Log
 from tenancy.double_entry import Act, Answer, Kind, Layer, ServerEvent, Severity
-from tenancy.errors import VaultRefused, WrongContext
 from tests.vault.server import Server, start
 from vault.audit_log import files_of, read_log
 from vault.destroyer import TransitDestroyer

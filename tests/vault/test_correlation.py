@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import pytest
 
-from tenancy.binding import Context, Purpose
-from tenancy.correlation import correlation_id
-from tenancy.errors import VaultRefused
-from tenancy.ids import l2_key
+from core.correlation import correlation_id
+from core.errors.platform import VaultRefused
+from core.keys.encryption_context import Context, Purpose
+from core.names import l2_key
 from tests.vault.server import Server
 from vault.session import VaultSession
 from vault.tokens import InlineTenants

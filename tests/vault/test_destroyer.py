@@ -7,9 +7,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import KeyUnavailable, VaultRefused
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import VaultRefused
+from core.keys.encryption_context import Context, Purpose
 from tests.contracts.authorities import nothing_recorded
 from vault.destroyer import TransitDestroyer
 from vault.interfaces import Authority, TenantKeyKind

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tenancy import ids
-from tenancy.errors import KeyUnavailable
+from core import names as ids
+from core.errors.keys import KeyUnavailable
 from tests.vault.sharing import a_shared_key, an_imported_key
 from vault.fingerprints import FINGERPRINT_TEXT, TransitFingerprints
 from vault.session import TokenSession, VaultSession

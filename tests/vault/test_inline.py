@@ -8,8 +8,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tenancy.binding import Context
-from tenancy.errors import VaultRefused, WrongContext
+from core.errors.keys import WrongContext
+from core.errors.platform import VaultRefused
+from core.keys.encryption_context import Context
 from tests.vault.contexts import context_of
 from tests.vault.gateway import Gateway, gateway
 from tests.vault.server import Server

@@ -2,8 +2,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tenancy import ids
-from tenancy.errors import KeyUnavailable, VaultRefused, WrongContext
+from core import names as ids
+from core.errors.keys import KeyUnavailable, WrongContext
+from core.errors.platform import VaultRefused
 from vault.interfaces import TransitKey
 from vault.payload_keys import TransitPayloadKeys
 from vault.session import VaultSession

@@ -15,10 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import ConflictingResource
+from core.errors.services import AuthorityLapsed
 from openkcm.contract.names import service_spiffe, tenant_dns
 from openkcm.errors import CallerError, InvalidName
-from tenancy import ids
-from tenancy.errors import AuthorityLapsed, ConflictingResource, KeyUnavailable
 from tests.concurrency import at_once
 from tests.contracts.authorities import RequestKey, nothing_recorded, p256, request
 from vault.interfaces import Authority, Leaf, RevocationList

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tenancy import ids
-from tenancy.errors import VaultRefused
+from core import names as ids
+from core.errors.platform import VaultRefused
 from tests.contracts.authorities import nothing_recorded
 from tests.vault.server import Server
 from vault.fingerprints import FINGERPRINT_TEXT

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from core.errors.platform import SettingsInvalid
 from openkcm.contract.csr import CsrRefused
 from openkcm.errors import InvalidName
-from tenancy.errors import SettingsInvalid
 from tests.contracts.authorities import RequestKey, nothing_recorded, p256
 from vault.pki import PkiAuthorities
 from vault.server_certificates import PkiServerCertificates

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from tenancy.errors import VaultRefused, VaultUnavailable
+from core.errors.platform import VaultRefused, VaultUnavailable
 from tests.concurrency import at_once
 from tests.vault.server import Server
 from vault.session import TokenSession, VaultRejected, VaultSession

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from openkcm.verification.erasure_certificate import certificate_file, shred_message, statement_text, verify_certificate
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.results import SignatureState
-from tests.tenancy.proving import TENANT, a_statement, a_stream
+from tests.core.proving import TENANT, a_statement, a_stream
 from vault.session import VaultSession
 from vault.signer import TransitAuditSigner
 

@@ -4,8 +4,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from tenancy import ids
-from tenancy.errors import VaultRefused
+from core import names as ids
+from core.errors.platform import VaultRefused
 from tests.vault.server import Server
 from vault.session import TokenSession, VaultRejected, VaultSession
 from vault.tokens import TenantIdentity, TenantTokens

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from core import names as ids
+from core.errors.keys import KeyUnavailable, WrongContext
+from core.errors.platform import ConflictingResource
+from core.keys.encryption_context import Context, Purpose
 from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.binding import Context, Purpose
-from tenancy.errors import ConflictingResource, KeyUnavailable, WrongContext
 from tests.concurrency import at_once
 from tests.vault.contexts import context_of
 from tests.vault.server import Server

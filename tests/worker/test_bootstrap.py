@@ -15,11 +15,11 @@ from temporalio.client import (
     ScheduleState,
 )
 
+from core.errors.compliance import CanaryMissing, MirrorMissing
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, root_key, tenant_workflow
+from core.tenants.lifecycle import Move, State
+from core.tenants.provisioning import Step
 from database.platform_queries import PlatformQueries
-from tenancy.errors import CanaryMissing, MirrorMissing
-from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID, root_key, tenant_workflow
-from tenancy.lifecycle import Move, State
-from tenancy.provisioning import Step
 from worker import bootstrap
 from workflows import priorities, visibility
 from workflows.gateway import Gateway

@@ -6,8 +6,8 @@ import pytest
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import WorkflowSerializationContext
 
-from tenancy import ids
-from tenancy.errors import KeyUnavailable, WrongContext
+from core import names as ids
+from core.errors.keys import KeyUnavailable, WrongContext
 from vault.interfaces import TransitKey
 from worker.codec import TenantCodec, TenantConverter
 from worker.keyring import PLATFORM_KEY, Keyring

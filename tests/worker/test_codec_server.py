@@ -17,8 +17,8 @@ from temporalio.converter import WorkflowSerializationContext
 
 from config import secrets
 from config.secrets import Role, ensure_secret
+from core.errors.platform import VaultRefused
 from devstack.ports import free_port
-from tenancy.errors import VaultRefused
 from tests.stories.sockets import listening_addresses
 from vault.payload_keys import TransitPayloadKeys
 from worker.codec import ENCODING, TenantCodec

@@ -9,7 +9,7 @@ from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from activities.threads import Threads
-from tenancy.correlation import correlation_id
+from core.correlation import correlation_id
 from worker.correlating import CorrelationInterceptor
 
 

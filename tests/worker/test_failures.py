@@ -17,12 +17,13 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, UnsandboxedWorkflowRunner, Worker
 
+from core.errors.compliance import BoundaryBreached, CanaryMissing
+from core.errors.platform import ConflictingResource, VaultUnavailable
+from core.messages.base import StepInput
+from core.tenants.provisioning import Step
 from database.connection import Database
 from database.rows import StepRow
 from openkcm.errors import OpenKcmError
-from tenancy.errors import BoundaryBreached, CanaryMissing, ConflictingResource, VaultUnavailable
-from tenancy.messages import StepInput
-from tenancy.provisioning import Step
 from worker.failures import FailureInterceptor
 from workflows import timing
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tenancy.errors import KeyUnavailable, WrongContext
+from core.errors.keys import KeyUnavailable, WrongContext
 from vault.payload_keys import TransitPayloadKeys
 from worker.keyring import PLATFORM_KEY, Keyring
 

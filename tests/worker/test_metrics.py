@@ -4,9 +4,9 @@ import pytest
 
 from activities.metrics import COUNTERS, Metrics
 from config.settings import Settings
+from core.keys.rotation import Stuck
 from devstack.components import components
 from devstack.server import http_answer
-from tenancy.rotation import Stuck
 from tests.ports import free_port
 from tools.docs import exported_metrics
 from worker.metrics import metrics_runtime, report_ready

@@ -11,11 +11,12 @@ import pytest
 from temporalio.client import Client
 
 from config.settings import Settings
+from core.errors.compliance import CanaryMissing
+from core.errors.platform import TemporalUnavailable, VaultUnavailable
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step
 from database.connection import Database
-from tenancy.errors import CanaryMissing, TemporalUnavailable, VaultUnavailable
-from tenancy.ids import CANARY_TENANT_ID, MIRROR_TENANT_ID
-from tenancy.lifecycle import State
-from tenancy.provisioning import Step
 from tests.activities.conftest import NOWHERE
 from tests.activities.provisioning import Provisioning
 from tests.ports import free_port

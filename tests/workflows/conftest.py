@@ -7,8 +7,8 @@ import pytest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
+from core import names as ids
 from devstack.temporal import TemporalServer
-from tenancy import ids
 from tests.workflows.entities import Entity
 from tests.workflows.scripted import Script
 

@@ -9,12 +9,11 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.testing import TimeSkipper, TimeSkippingConfig
 
-from tenancy import ids
-from tenancy.leaving_messages import LeaveRequest
-from tenancy.lifecycle import State
-from tenancy.messages import MarketplaceSignal, StandingMove, TenantInput, TenantMemory
-from tenancy.rotation import Scope
-from tenancy.rotation_messages import RotateRequest
+from core import names as ids
+from core.keys.rotation import Scope
+from core.messages.keys import RotateRequest
+from core.messages.tenants import LeaveRequest, MarketplaceSignal, StandingMove, TenantInput, TenantMemory
+from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from workflows import visibility
 from workflows.gateway import Gateway, UpdateRefused

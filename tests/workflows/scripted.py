@@ -21,18 +21,25 @@ from temporalio.worker import Worker
 
 import activities
 from activities.closing import ClosingActivities
-from openkcm.errors import OpenKcmError
-from tenancy import ids
-from tenancy.approvals import Action, ApprovalState
-from tenancy.events import AnnouncementKind
-from tenancy.leaving_errors import DestructionBegun, LeavingOtherwise
-from tenancy.leaving_messages import BegunResult, LeaveInput, LeavingResult, Stock
-from tenancy.lifecycle import State
-from tenancy.messages import (
-    ActivateResult,
-    AnnounceInput,
-    ApprovalResult,
-    ApprovalStep,
+from core import names as ids
+from core.errors.tenants import DestructionBegun, LeavingOtherwise
+from core.keys.root_keys import RootKeyMode
+from core.messages.base import AnnounceInput, TenantsResult
+from core.messages.keys import (
+    DestroyResult,
+    DueRotation,
+    DueTenants,
+    PreflightResult,
+    RetireResult,
+    RetireVersionStep,
+    RotationEnded,
+    RotationPlan,
+    RotationProgress,
+    SwitchResult,
+    WatchResult,
+    WrapProgress,
+)
+from core.messages.services import (
     AuthorityFailureInput,
     AuthorityPlan,
     CertificatePlan,
@@ -40,30 +47,27 @@ from tenancy.messages import (
     CertificateStep,
     EnrolStep,
     ExpiryResult,
-    PendingApproval,
-    PreflightResult,
     RollAuthorityResult,
     ServicesResult,
+)
+from core.messages.tenants import (
+    ActivateResult,
+    ApprovalResult,
+    ApprovalStep,
+    BegunResult,
+    LeaveInput,
+    LeavingResult,
+    PendingApproval,
     StandingInput,
     StandingMove,
     StandingResult,
-    SwitchResult,
-    TenantsResult,
+    Stock,
     WaitingResult,
-    WatchResult,
-    WrapProgress,
 )
-from tenancy.root_keys import RootKeyMode
-from tenancy.rotation_messages import (
-    DestroyResult,
-    DueRotation,
-    DueTenants,
-    RetireResult,
-    RetireVersionStep,
-    RotationEnded,
-    RotationPlan,
-    RotationProgress,
-)
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import Action, ApprovalState
+from core.tenants.lifecycle import State
+from openkcm.errors import OpenKcmError
 
 RENEWED_AFTER = timedelta(hours=48)
 SWITCHED = SwitchResult(state=State.ACTIVE, switched=True, mode=RootKeyMode.OPENBAO)

@@ -5,12 +5,12 @@ from datetime import timedelta
 
 import pytest
 
-from tenancy import ids
-from tenancy.approval_errors import ApprovalNotNeeded, ApprovalRequired
-from tenancy.approvals import Action, ApprovalState
-from tenancy.lifecycle import State
-from tenancy.messages import PendingApproval, PolicyRequest
-from tenancy.policy import TenantPolicy
+from core import names as ids
+from core.errors.tenants import ApprovalNotNeeded, ApprovalRequired
+from core.messages.tenants import PendingApproval, PolicyRequest
+from core.tenants.approvals import Action, ApprovalState
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, refused
 from tests.workflows.scripted import Script

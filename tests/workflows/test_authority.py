@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
-from tenancy import ids
-from tenancy.messages import ExpiryResult, LateService, RollAuthorityResult, ServicesResult, StandingMove, TenantsResult
+from core import names as ids
+from core.messages.base import TenantsResult
+from core.messages.services import ExpiryResult, LateService, RollAuthorityResult, ServicesResult
+from core.messages.tenants import StandingMove
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import refused, run_platform
 from workflows.authority import RollAuthority

@@ -7,21 +7,12 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from tenancy import ids
-from tenancy.examination_errors import ExaminationFailed
-from tenancy.lifecycle import State
-from tenancy.messages import (
-    BoundariesInput,
-    DueExamination,
-    DueInput,
-    DueResult,
-    ExamineInput,
-    ExamineResult,
-    StandingInput,
-    StandingMove,
-    StandingResult,
-    StepInput,
-)
+from core import names as ids
+from core.errors.compliance import ExaminationFailed
+from core.messages.base import StepInput
+from core.messages.compliance import BoundariesInput, DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
+from core.messages.tenants import StandingInput, StandingMove, StandingResult
+from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import a_tenant_id, refused, run_platform
 from tests.workflows.scripted import Script

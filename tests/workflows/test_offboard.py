@@ -6,11 +6,11 @@ import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
-from tenancy import ids
-from tenancy.errors import TenantUnknown
-from tenancy.leaving_messages import LeaveReason
-from tenancy.lifecycle import State
-from tenancy.messages import ServiceInput, ServiceMemory, StandingMove
+from core import names as ids
+from core.errors.tenants import TenantUnknown
+from core.messages.services import ServiceInput, ServiceMemory
+from core.messages.tenants import LeaveReason, StandingMove
+from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries
 from workflows import visibility

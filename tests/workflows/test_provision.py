@@ -1,10 +1,10 @@
 """Provisioning: the promise raises an alarm and stops nothing, and what the canary and the history show."""
 
-from tenancy import ids
-from tenancy.ids import CANARY_TENANT_ID
-from tenancy.lifecycle import State
-from tenancy.messages import ActivateResult, ProvisionInput
-from tenancy.provisioning import Step
+from core import names as ids
+from core.messages.tenants import ActivateResult, ProvisionInput
+from core.names import CANARY_TENANT_ID
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step
 from tests.workflows.entities import a_tenant_id, summaries
 from workflows import visibility
 from workflows.provision import ProvisionTenant

@@ -5,9 +5,10 @@ import uuid
 
 import pytest
 
-from tenancy import ids
-from tenancy.lifecycle import State
-from tenancy.messages import PreflightResult, StandingMove, StandingResult, WatchRootKeysInput
+from core import names as ids
+from core.messages.keys import PreflightResult, WatchRootKeysInput
+from core.messages.tenants import StandingMove, StandingResult
+from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import refused
 from tests.workflows.scripted import SWITCHED

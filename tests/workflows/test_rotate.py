@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from tenancy import ids
-from tenancy.rotation import Scope
-from tenancy.rotation_messages import DueRotation, DueTenants, RotationPlan, RotationProgress
+from core import names as ids
+from core.keys.rotation import Scope
+from core.messages.keys import DueRotation, DueTenants, RotationPlan, RotationProgress
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import a_rotation, fast_forward, refused, run_platform
 from workflows import timing

@@ -9,10 +9,10 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.contrib.pydantic import pydantic_data_converter
 
+from core import names as ids
+from core.errors.tenants import TenantClosed
+from core.messages.services import EnrolInput, ServiceInput, ServiceMemory
 from devstack.temporal import TemporalServer
-from tenancy import ids
-from tenancy.errors import TenantClosed
-from tenancy.messages import EnrolInput, ServiceInput, ServiceMemory
 from tests.concurrency import wait_until_async
 from tests.ports import free_ports
 from tests.workflows.entities import a_tenant_id, fast_forward, refused, summaries

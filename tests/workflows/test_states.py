@@ -4,9 +4,9 @@ import uuid
 
 import pytest
 
-from tenancy.lifecycle import State
-from tenancy.messages import StandingMove
-from tenancy.policy import TenantPolicy
+from core.messages.tenants import StandingMove
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
 from tests.workflows.entities import Entity, refused
 from workflows.rotate import ROTATION_DUE
 from workflows.tenant import Tenant

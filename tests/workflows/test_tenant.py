@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 
-from tenancy import ids
-from tenancy.lifecycle import State
-from tenancy.messages import MarketplaceSignal
-from tenancy.provisioning import Step
+from core import names as ids
+from core.messages.tenants import MarketplaceSignal
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step
 from tests.workflows.entities import Entity, reaches
 from workflows import priorities
 from workflows.provision import ProvisionTenant

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from core.errors.keys import KeyNotUsable
+from core.errors.services import ObjectNotFound
 from crypto.kmip import attributes as named
 from crypto.kmip import states
 from crypto.kmip.batch import Batch, Payload
@@ -23,7 +25,6 @@ from crypto.kmip.objects import Edit
 from crypto.kmip.refusals import denied, invalid
 from crypto.kmip.tags import Tag
 from crypto.kmip.usable import require_here
-from tenancy.errors import KeyNotUsable, ObjectNotFound
 
 _LONGEST_MESSAGE = 1024
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from core.errors.services import CiphertextRefused
 from crypto import primitives
 from crypto.kmip import attributes as named
 from crypto.kmip import material
@@ -15,7 +16,6 @@ from crypto.kmip.operations.cipher import require_whole
 from crypto.kmip.refusals import invalid
 from crypto.kmip.tags import Tag
 from crypto.kmip.usable import require_usable
-from tenancy.errors import CiphertextRefused
 
 _HASHES: Mapping[int, primitives.Hash] = MappingProxyType(
     {

@@ -6,10 +6,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
+from core.tenants.lifecycle import State
 from openkcm.agent.errors import NotInOrder, ProofMissing
 from openkcm.contract.services import AgentProblem, ServiceKind
 from openkcm.sdk.client import Client
-from tenancy.lifecycle import State
 from tests.client.agent.conftest import Field, Told, assert_whole
 from tests.client.agent.control import SERVICE, TENANT, as_leaf, certify
 from tests.client.agent.full import no_room

@@ -15,7 +15,7 @@ from openkcm.contract.audit_events import (
     verify_chain,
 )
 from openkcm.errors import AuditBroken
-from tests.tenancy.proving import stream_of_subjects, with_flipped_bit
+from tests.core.proving import stream_of_subjects, with_flipped_bit
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 

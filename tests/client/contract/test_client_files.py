@@ -3,12 +3,13 @@ import tomllib
 
 import pytest
 
+from core.errors.services import ServiceConflict
+from core.errors.tenants import TenantClosed
+from core.services import refuse_unconnectable
+from core.tenants.lifecycle import State
 from openkcm.contract.client_files import Offer, certificates, configuration, parse_folder
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import InvalidName
-from tenancy.errors import ServiceConflict, TenantClosed
-from tenancy.lifecycle import State
-from tenancy.services import refuse_unconnectable
 
 OFFER = Offer("https://kcm.example:8443", "kcm.example:5696")
 PEM = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from core.tenants.lifecycle import State
 from database.protection_rows import ProtectionRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.field_encryption.protected_fields import ProtectionUnreadable, ServiceProtection
 from openkcm.field_encryption.service_client import CryptoService
-from tenancy.lifecycle import State
 from tests.concurrency import wait_until
 from tests.crypto.https.stage import SERVICE, TENANT, Stage
 

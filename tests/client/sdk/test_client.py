@@ -11,6 +11,15 @@ from typing import Any
 
 import pytest
 
+from core.errors import keys as root_key_errors
+from core.errors import keys as rotation_errors
+from core.errors import platform as errors
+from core.errors.keys import KeyNotUsable
+from core.errors.requests import TooManyRequests
+from core.errors.services import CallerRefused
+from core.errors.services import CiphertextRefused as ServerCiphertextRefused
+from core.errors.tenants import TenantClosed
+from core.tenants.lifecycle import State
 from openkcm.errors import OpenKcmError
 from openkcm.sdk import protocol as client_calls
 from openkcm.sdk.client import AsyncClient, Client, Options
@@ -27,8 +36,6 @@ from openkcm.sdk.errors import (
 )
 from openkcm.sdk.identity import Identity
 from openkcm.sdk.protocol import DataKey, Retry
-from tenancy import errors, root_key_errors, rotation_errors
-from tenancy.lifecycle import State
 from tests.crypto.https.authority import Leaf, service_leaf
 from tests.crypto.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
 
@@ -115,11 +122,11 @@ def test_an_item_that_is_refused_has_its_error_in_its_place(client: Client):
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
-        (errors.CiphertextRefused(), CiphertextRefused),
-        (errors.TenantClosed("locked"), AccessRefused),
-        (errors.CallerRefused(), AccessRefused),
+        (ServerCiphertextRefused(), CiphertextRefused),
+        (TenantClosed("locked"), AccessRefused),
+        (CallerRefused(), AccessRefused),
         (root_key_errors.RootKeyDisabled(), RootKeyFailed),
-        (errors.KeyNotUsable("destroyed"), RequestRefused),
+        (KeyNotUsable("destroyed"), RequestRefused),
         (rotation_errors.KeyVersionRetired(), KeyVersionRetired),
         (RuntimeError("hunter2"), ServiceFailed),
     ],
@@ -140,7 +147,7 @@ def test_a_failure_that_is_not_retryable_is_raised_at_once(
         assert raised.value.reference in str(raised.value)
 
 
-@pytest.mark.parametrize("failure", [errors.VaultUnavailable, errors.TooManyRequests, root_key_errors.RootKeyThrottled])
+@pytest.mark.parametrize("failure", [errors.VaultUnavailable, TooManyRequests, root_key_errors.RootKeyThrottled])
 def test_a_retryable_failure_is_retried_as_often_as_the_options_allow(
     client: Client, stage: Stage, failure: type[OpenKcmError]
 ):

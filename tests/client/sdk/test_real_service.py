@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from core.tenants.lifecycle import Move, State
 from openkcm.sdk.client import Client
 from openkcm.sdk.errors import AccessRefused
-from tenancy.lifecycle import Move, State
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import HOUR, Home, World
 from tests.crypto.running.process import Service

@@ -14,7 +14,7 @@ from openkcm.verification.audit_export import (
     read_export,
     record_line,
 )
-from tests.tenancy.proving import a_file, lines_of, stream_of_subjects
+from tests.core.proving import a_file, lines_of, stream_of_subjects
 
 HEADER = ExportHeader(
     tenant_id="acme",

@@ -21,9 +21,7 @@ from openkcm.verification.audit_export import (
 )
 from openkcm.verification.errors import VerificationIncomplete
 from openkcm.verification.results import Outcome, SignatureState, Verdict
-from tests.database.signing import Signer
-from tests.reports.sample import chained
-from tests.tenancy.proving import (
+from tests.core.proving import (
     FINGERPRINT,
     KEYS,
     TENANT,
@@ -36,6 +34,8 @@ from tests.tenancy.proving import (
     lines_of,
     with_flipped_bit,
 )
+from tests.database.signing import Signer
+from tests.reports.sample import chained
 
 
 def verify(file: bytes, *, compared: bool = False) -> Verdict:

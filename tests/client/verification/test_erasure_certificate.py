@@ -19,8 +19,8 @@ from openkcm.verification.erasure_certificate import (
     verify_certificate,
 )
 from openkcm.verification.results import Kind, SignatureState
+from tests.core.proving import FINGERPRINT, KEYS, TENANT, a_certificate, a_statement, a_stream, with_flipped_bit
 from tests.database.signing import SIGNER, Signer
-from tests.tenancy.proving import FINGERPRINT, KEYS, TENANT, a_certificate, a_statement, a_stream, with_flipped_bit
 
 PARTS = re.compile(r'"(statement|signature|key)":"')
 

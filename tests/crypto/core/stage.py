@@ -16,6 +16,12 @@ from typing import Any, TypeAlias, TypeVar
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from core.certificates import AuthorityState
+from core.errors.keys import RootKeyDisabled
+from core.keys.encryption_context import Context, Purpose
+from core.names import l2_key
+from core.services import ServiceState
+from core.tenants.lifecycle import State
 from crypto import primitives
 from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller, ServiceKey
@@ -24,12 +30,6 @@ from crypto.operations import KeyedOperations
 from database.interfaces import mark
 from database.rows import CallerRow, ServiceKeyRow
 from openkcm.errors import OpenKcmError
-from tenancy.authorities import AuthorityState
-from tenancy.binding import Context, Purpose
-from tenancy.ids import l2_key
-from tenancy.lifecycle import State
-from tenancy.root_key_errors import RootKeyDisabled
-from tenancy.services import ServiceState
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal, unheeded
 from tests.crypto.https import authority
 from vault.certificates import hex_serial

@@ -10,13 +10,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from core import names as ids
+from core.errors.compliance import AuditUnavailable
+from core.errors.platform import DatabaseUnavailable
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
+from core.tenants.lifecycle import Move, State
 from crypto.blocking import FairThreads
 from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller
 from database.interfaces import mark
-from tenancy import ids
-from tenancy.errors import AuditUnavailable, CallerRefused, DatabaseUnavailable, TenantClosed
-from tenancy.lifecycle import Move, State
 from tests.concurrency import wait_until_async
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Home, Journal, Looking, World, at_once, signed_by

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from core.errors.platform import DatabaseUnavailable
+from core.tenants.lifecycle import Move
 from crypto.changes import FeedChanges
 from database.feed import NotifyFeed
 from database.interfaces import mark
-from tenancy.errors import DatabaseUnavailable
-from tenancy.lifecycle import Move
 from tests.crypto.core.world import Looking, World, a_keyring, at_once
 
 pytestmark = pytest.mark.integration

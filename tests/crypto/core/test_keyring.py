@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
+from core.errors.keys import KeyUnavailable, RootKeyDisabled
+from core.errors.platform import DatabaseUnavailable
+from core.errors.requests import TooManyRequests
+from core.errors.services import ObjectNotFound
+from core.keys.encryption_context import Context, Purpose
+from core.keys.rotation import KeyState
+from core.names import l2_key
 from crypto.blocking import FairThreads
 from crypto.interfaces import ServiceKey
 from crypto.keyring import CachedKeyring
 from database.interfaces import mark
-from tenancy.binding import Context, Purpose
-from tenancy.errors import DatabaseUnavailable, KeyUnavailable, ObjectNotFound, TooManyRequests
-from tenancy.ids import l2_key
-from tenancy.root_key_errors import RootKeyDisabled
-from tenancy.rotation import KeyState
 from tests.concurrency import wait_until_async
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Looking, Shelf, World, a_keyring, at_once, unheeded
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from core.errors.keys import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
+from core.keys.encryption_context import Context
 from crypto.blocking import FairThreads
 from crypto.keyring import CachedKeyring
 from keystores.interfaces import RootKey
 from openkcm.errors import OpenKcmError
-from tenancy.binding import Context
-from tenancy.root_key_errors import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 from tests.concurrency import wait_until_async
 from tests.crypto.core.test_keyring import clock, home
 from tests.crypto.core.world import Changes, Clock, Home, Looking, Shelf, World, a_keyring, at_once

@@ -7,6 +7,11 @@ from typing import Any
 
 import pytest
 
+from core.correlation import correlation_id
+from core.errors.compliance import AuditUnavailable
+from core.errors.services import CallerRefused, CiphertextRefused, InvalidRequest
+from core.errors.tenants import TenantClosed
+from core.tenants.lifecycle import Move
 from crypto import ciphertext
 from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller
@@ -14,9 +19,6 @@ from crypto.keyring import CachedKeyring
 from crypto.operations import KeyedOperations
 from database.interfaces import mark
 from openkcm.errors import InvalidName, OpenKcmError
-from tenancy.correlation import correlation_id
-from tenancy.errors import AuditUnavailable, CallerRefused, CiphertextRefused, InvalidRequest, TenantClosed
-from tenancy.lifecycle import Move
 from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, World, a_keyring, at_once
 
 Call = Callable[[], Coroutine[Any, Any, object]]

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from cryptography import x509
 
+from core.certificates import AuthorityState
+from core.errors.services import CallerRefused
 from crypto.callers import CertificateCallers
 from database.interfaces import mark
 from database.rows import AuthorityRow, RouteRow
-from tenancy.authorities import AuthorityState
-from tenancy.errors import CallerRefused
 from tests.contracts.authorities import nothing_recorded
 from tests.crypto.core.test_callers import callers, clock, home, wall
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Home, Journal, World, signed_by

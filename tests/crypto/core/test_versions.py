@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from core.errors.compliance import AuditUnavailable
+from core.errors.keys import KeyUnavailable, KeyVersionRetired
+from core.errors.platform import DatabaseUnavailable
+from core.errors.services import CiphertextRefused
+from core.keys.encryption_context import Context, Purpose
 from crypto import ciphertext
 from crypto.blocking import FairThreads
 from crypto.interfaces import Caller
 from crypto.openings import Openings
 from database.interfaces import mark
 from keystores.interfaces import RootKey
-from tenancy.binding import Context, Purpose
-from tenancy.errors import AuditUnavailable, CiphertextRefused, DatabaseUnavailable, KeyUnavailable
-from tenancy.rotation_errors import KeyVersionRetired
 from tests.concurrency import wait_until_async
 from tests.crypto.core.test_keyring import clock, home
 from tests.crypto.core.test_operations import Desk, desk

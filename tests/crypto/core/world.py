@@ -14,6 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from core import names as ids
+from core.certificates import AuthorityState
+from core.errors.compliance import AuditUnavailable
+from core.keys.encryption_context import Context, Purpose
+from core.keys.rotation import KeyState
+from core.tenants.lifecycle import Move, State
 from crypto.drive import Finished, begin
 from crypto.interfaces import Caller, Entry
 from crypto.keyring import CachedKeyring
@@ -22,12 +28,6 @@ from database.rows import AuthorityRow, KeyVersionRow, LeafRow, RouteRow, Servic
 from keystores.interfaces import RootKey
 from keystores.platform import PlatformRootKey
 from openkcm.contract.services import ServiceKind
-from tenancy import ids
-from tenancy.authorities import AuthorityState
-from tenancy.binding import Context, Purpose
-from tenancy.errors import AuditUnavailable
-from tenancy.lifecycle import Move, State
-from tenancy.rotation import KeyState
 from tests.contracts.authorities import nothing_recorded, p256, request
 from tests.crypto.https.authority import key_pem, pem, service_names, signed, write_files
 from tests.database.builders import an_event

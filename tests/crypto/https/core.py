@@ -8,14 +8,15 @@ from typing import TypeVar
 
 from cryptography import x509
 
+from core import names as ids
+from core.correlation import correlation_id
+from core.errors.services import CallerRefused, ObjectNotFound
+from core.errors.tenants import TenantClosed
+from core.tenants.lifecycle import DECRYPTS, State
 from crypto.api import HeartbeatRequest
 from crypto.interfaces import Caller, Entry, ServiceKey
 from database.protection_rows import ProtectionRow
 from database.rows import AuthorityRow, LeafRow
-from tenancy import ids
-from tenancy.correlation import correlation_id
-from tenancy.errors import CallerRefused, ObjectNotFound, TenantClosed
-from tenancy.lifecycle import DECRYPTS, State
 from tests.crypto.https.authority import Leaf, root, tenant_authority
 
 Result = TypeVar("Result")

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from core.errors.services import ObjectNotFound
+from core.names import l2_key
+from core.tenants.lifecycle import State
 from crypto.blocking import FairThreads
 from crypto.certificates import CertificatesOnRecord
 from crypto.interfaces import Caller
 from crypto.protection import ProtectionsOnRecord
 from database.connection import Database
-from tenancy.errors import ObjectNotFound
-from tenancy.ids import l2_key
-from tenancy.lifecycle import State
 from tests.crypto.https.test_protection import PHONE, SSN
 from tests.database import builders
 from tests.database.fixtures import Field

@@ -1,11 +1,11 @@
 import json
 from typing import Any
 
+from core.tenants.lifecycle import State
 from crypto.discovery import describe, openapi
 from crypto.endpoints import ENDPOINTS, routes
 from crypto.interfaces import Caller
 from openkcm.contract.client_files import Offer
-from tenancy.lifecycle import State
 
 _CALLER = Caller("acme-corp-12345", "orders", "L2-acme-corp-12345-primary", "eu-west-1", "ab", State.ACTIVE)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tenancy import errors
-from tenancy.lifecycle import State
+from core.errors import platform as errors
+from core.tenants.lifecycle import State
 from tests.crypto.https.authority import root, tenant_authority
 from tests.crypto.https.stage import BODY_LIMIT, SERVICE, TENANT, Stage
 from tests.crypto.https.wire import CHUNKED, Reply, Wire, encrypt_body, get, post

@@ -2,11 +2,14 @@ import inspect
 
 import pytest
 
+from core.errors import keys as root_key_errors
+from core.errors import platform as errors
+from core.errors.keys import KeyNotUsable, WrongContext
+from core.errors.tenants import TenantClosed
 from crypto.kmip.enums import ResultReason
 from crypto.kmip.refusals import reason_and_message
 from crypto.problems import STATUS, from_error
 from openkcm.errors import InvalidName, OpenKcmError
-from tenancy import errors, root_key_errors
 
 FAILURES_OF_THE_ROOT_KEY = [
     kind
@@ -32,7 +35,7 @@ def test_a_failure_of_the_customers_key_is_424_or_to_be_retried_and_told_over_km
     assert reason_and_message(kind("what")) == (ResultReason.GENERAL_FAILURE, "what")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("hunter2"), errors.DatabaseRefused("hunter2"), errors.WrongContext()])
+@pytest.mark.parametrize("error", [RuntimeError("hunter2"), errors.DatabaseRefused("hunter2"), WrongContext()])
 def test_what_is_not_listed_becomes_a_reference(error: Exception):
     first, second = from_error(error), from_error(error)
     assert (first.status, first.code) == (500, "internal")
@@ -44,6 +47,6 @@ def test_what_is_not_listed_becomes_a_reference(error: Exception):
 def _made(kind: type[OpenKcmError]) -> OpenKcmError:
     if issubclass(kind, InvalidName):
         return kind("resource", "text")
-    if issubclass(kind, errors.TenantClosed | errors.KeyNotUsable):
+    if issubclass(kind, TenantClosed | KeyNotUsable):
         return kind("locked")
     return kind("what", "how")

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from core.tenants.lifecycle import State
 from database.protection_rows import ProtectionRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.sdk.client import AsyncClient, Client
 from openkcm.sdk.errors import ServiceFailed
 from openkcm.sdk.protocol import Answered, Retry, perform, protection
-from tenancy.lifecycle import State
 from tests.crypto.https.stage import OTHER_TENANT, SERVICE, TENANT, Stage
 from tests.crypto.https.wire import Wire, get
 

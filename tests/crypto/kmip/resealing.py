@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.tenants.lifecycle import State
 from crypto.blocking import FairThreads
 from crypto.interfaces import Caller
 from crypto.keyring import CachedKeyring
@@ -13,7 +14,6 @@ from crypto.resealing import Pace, Resealing
 from database.interfaces import mark
 from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
-from tenancy.lifecycle import State
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Journal, World, a_keyring
 from tests.crypto.kmip import scene
 from tests.crypto.kmip.scene import START, Callers, Client, a_name, cbc, custom

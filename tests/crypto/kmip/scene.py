@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from core.errors.platform import VaultUnavailable
+from core.names import l2_key
+from core.tenants.lifecycle import State
 from crypto.blocking import FairThreads
 from crypto.interfaces import Caller, Parts, ServiceKey
 from crypto.kmip import ttlv
@@ -21,9 +24,6 @@ from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
 from database.connection import Database
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import VaultUnavailable
-from tenancy.ids import l2_key
-from tenancy.lifecycle import State
 from tests.crypto.core.world import Changes, Clock, Journal
 from tests.crypto.kmip.messages import batch_item, message
 from tests.database.builders import a_provisioned_tenant, a_service_key

@@ -1,13 +1,13 @@
 import pytest
 
+from core.services import CryptoOperation
+from core.tenants.lifecycle import State
 from crypto.drive import Finished, begin
 from crypto.kmip.enums import BatchErrorContinuationOption, Operation, ResultReason
 from crypto.kmip.enums import State as KeyState
 from crypto.kmip.fields import choice, flag, number, octets, structure, text
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
-from tenancy.lifecycle import State
-from tenancy.services import CryptoOperation
 from tests.crypto.kmip.messages import batch_item, message, version
 from tests.crypto.kmip.scene import Answered, Scene, a_name, creation, custom
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from core.errors.platform import DatabaseRefused
+from core.keys.rotation import KeyState
+from core.tenants.lifecycle import Move, State
+from core.tenants.locks import LockReason
 from crypto.kmip.enums import Operation, ResultReason
 from database.interfaces import mark
 from database.platform_queries import PlatformQueries
 from database.rows import ObjectRow
-from tenancy.errors import DatabaseRefused
-from tenancy.lifecycle import Move, State
-from tenancy.locks import LockReason
-from tenancy.rotation import KeyState
 from tests.crypto.core.world import World
 from tests.crypto.kmip.resealing import FAST, Known, Process, Stand, some_objects
 from tests.crypto.kmip.scene import custom

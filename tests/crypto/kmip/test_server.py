@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from core.errors.platform import DatabaseUnavailable
+from core.errors.services import CallerRefused
+from core.errors.tenants import TenantClosed
 from crypto.interfaces import Caller
 from crypto.kmip import ttlv
 from crypto.kmip.enums import ResultReason, ResultStatus
@@ -15,7 +18,6 @@ from crypto.kmip.items import Item
 from crypto.kmip.server import KmipConnection
 from crypto.kmip.tags import Tag
 from crypto.registry import Bounds
-from tenancy.errors import CallerRefused, DatabaseUnavailable, TenantClosed
 from tests.concurrency import wait_until_async
 from tests.crypto.echo import ACME, BETA, Place, is_closed, on_uvloop, place
 from tests.crypto.kmip.messages import a_get, encoded, message, version

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from core.errors.platform import DatabaseUnavailable
+from core.services import CryptoOperation
 from crypto.delivery import Delivery
 from crypto.interfaces import Entry
 from crypto.journal import FileJournal
@@ -20,8 +22,6 @@ from crypto.journal_lines import encode
 from database.connection import Database
 from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import verify_chain
-from tenancy.errors import DatabaseUnavailable
-from tenancy.services import CryptoOperation
 from tests.database.fixtures import Field
 
 GET, ENCRYPT, CREATE = CryptoOperation.GET, CryptoOperation.ENCRYPT, CryptoOperation.CREATE

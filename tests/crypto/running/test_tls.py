@@ -14,9 +14,9 @@ from typing import Any, cast
 import pytest
 from cryptography import x509
 
+from core.errors.platform import VaultUnavailable
 from crypto import tls
 from crypto.tls import IdentityShelf, ServerIdentity, ServerTls, new_identity, server_context
-from tenancy.errors import VaultUnavailable
 from tests.concurrency import wait_until_async
 from tests.crypto.https import authority
 from tests.crypto.https.authority import server_identity

@@ -5,11 +5,11 @@ import json
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.tenants.roles import PersonRole
 from dashboard.seat import Seat
 from database.connection import Database
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
-from tenancy.people import PersonRole
 from tests.dashboard.scene import shown, text
 from tests.dashboard.seats import TENANT, a_seat
 from tests.database.builders import an_audit_event

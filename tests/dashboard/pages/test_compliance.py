@@ -3,16 +3,17 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.errors.compliance import ReportUnknown
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import AccessRefused
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
 from dashboard import report_actions
 from dashboard.seat import Seat
 from dashboard.views.compliance_reports import Choice
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.reports.signed_file import Form
-from tenancy.errors import AccessRefused, TemporalUnavailable
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
-from tenancy.report_errors import ReportUnknown
 from tenancy.report_period import named
 from tests.dashboard.scene import Scene, press, shown, text
 

@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
 from database.agent_rows import ContactRow, ProtectionUseRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
 from tests.dashboard.scene import ACME, Scene, shown, text
 
 BETA = "beta-corp-67890"

@@ -1,9 +1,9 @@
 """The page Keys on a real database."""
 
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
 from dashboard.views.key_actions import ACTIONS
 from openkcm.contract.services import ServiceKind
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
 from tests.dashboard.scene import ACME, Scene, shown, text
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.tenants.provisioning import Step
 from dashboard.market import Market
 from storefront.sender import Sender
-from tenancy.provisioning import Step
 from tests.cli.background import MarketplaceServer
 from tests.dashboard.scene import ACME, shown, text
 from tests.database.fixtures import Field

@@ -7,16 +7,17 @@ from datetime import UTC, datetime
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.errors.platform import TemporalUnavailable
+from core.errors.tenants import SessionEnded, TenantUnknown
+from core.names import CANARY_TENANT_ID
+from core.tenants.lifecycle import Move, State
+from core.tenants.provisioning import Step
+from core.tenants.roles import OPERATORS, Person, PersonRole
 from dashboard.retry import RetryNotAllowed, retry
 from dashboard.seat import Addresses, Seat
 from database.connection import Database
 from database.operations import Operations
 from openkcm.contract.audit_events import AuditName
-from tenancy.errors import SessionEnded, TemporalUnavailable, TenantUnknown
-from tenancy.ids import CANARY_TENANT_ID
-from tenancy.lifecycle import Move, State
-from tenancy.people import OPERATORS, Person, PersonRole
-from tenancy.provisioning import Step
 from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.scene import ACME, audit_records, press, shown, text
 from tests.database.builders import an_event

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tenancy.lifecycle import State
+from core.tenants.lifecycle import State
 from tests.dashboard.scene import ACME, Scene, shown, text
 from tests.database.builders import a_result
 

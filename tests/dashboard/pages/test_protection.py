@@ -3,11 +3,11 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
 from dashboard.protection_actions import protect
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
 from tests.dashboard.scene import ACME, Scene, press, shown, text
 
 BETA = "beta-corp-67890"

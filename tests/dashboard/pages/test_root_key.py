@@ -4,13 +4,13 @@ import json
 
 from streamlit.testing.v1 import AppTest
 
+from core.errors.platform import TemporalUnavailable
+from core.keys.root_keys import Problem, RootKeyMode
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
 from dashboard.views.root_key import NO_FALLBACK, PROBLEMS
 from dashboard.views.standing import sentence
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import TemporalUnavailable
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
-from tenancy.root_keys import Problem, RootKeyMode
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, press, shown, text
 
 SECRET = "hvs.very-secret-0123456789"

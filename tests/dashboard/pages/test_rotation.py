@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.errors.platform import TemporalUnavailable
+from core.keys.rotation import KeyState, Scope, Stage
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
 from database.rotation_rows import WantedRotation
 from openkcm.contract.services import ServiceKind
-from tenancy.approvals import Action
-from tenancy.errors import TemporalUnavailable
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
-from tenancy.rotation import KeyState, Scope, Stage
 from tests.dashboard.scene import ACME, Scene, press, shown, text
 from workflows.gateway import NotDoneInTime
 

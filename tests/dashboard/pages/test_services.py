@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from core.errors.platform import TemporalUnavailable
+from core.services import ServiceState
+from core.tenants.lifecycle import State
+from core.tenants.roles import PersonRole
 from database.agent_rows import ContactRow
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.contract.services import ServiceKind
-from tenancy.errors import TemporalUnavailable
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
-from tenancy.services import ServiceState
 from tests.dashboard.scene import ACME, Scene, a_request_pem, press, shown, text
 
 HERE = "Make the key here and download it once"

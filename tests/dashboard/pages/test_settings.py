@@ -3,11 +3,11 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.tenants.approvals import Action, ApprovalState, Choice
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import PersonRole
 from dashboard import standing_actions
-from tenancy.approvals import Action, ApprovalState, Choice
-from tenancy.lifecycle import State
-from tenancy.people import PersonRole
-from tenancy.policy import TenantPolicy
 from tests.dashboard.scene import ACME, Scene, press, shown, text
 
 KEYS = PersonRole.KEY_ADMINISTRATOR

@@ -4,15 +4,15 @@ from datetime import timedelta
 
 import pytest
 
+from core.errors.platform import TemporalUnavailable
+from core.keys.rotation import Scope, Stage
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
+from core.tenants.roles import PersonRole
 from dashboard import standing_actions
 from database.rotation_rows import WantedRotation
 from openkcm.contract.services import ServiceKind
-from tenancy.approvals import Action
-from tenancy.errors import TemporalUnavailable
-from tenancy.lifecycle import State
-from tenancy.locks import LockReason
-from tenancy.people import PersonRole
-from tenancy.rotation import Scope, Stage
 from tests.dashboard.scene import ACME, Scene, meaning, press, shown, text
 
 PAGES = ("overview", "keys", "services", "usage", "audit", "settings")

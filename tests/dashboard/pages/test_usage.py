@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.errors.tenants import AccessRefused
+from core.services import CryptoOperation
+from core.tenants.roles import PersonRole
 from dashboard.pages import usage as page
 from dashboard.seat import Seat
 from dashboard.views.usage_period import Period
-from tenancy.errors import AccessRefused
-from tenancy.people import PersonRole
-from tenancy.services import CryptoOperation
 from tests.dashboard.scene import audit_records, shown
 from tests.dashboard.seats import TENANT, a_seat
 from tests.database.builders import NOW, a_connected_service, a_provisioned_tenant, some_uses, took

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from core.keys.root_keys import RootKeyMode, RootKeyState, parse_place
+from core.services import CryptoOperation, ServiceState
+from core.tenants.lifecycle import State
 from database.root_key_rows import HeldKeyRow, RootKeyChangeRow
 from database.rows import KeyVersionRow, ServiceRow, TenantRow
 from database.usage_rows import UsageTotalRow
 from openkcm.contract.services import ServiceKind
-from tenancy.lifecycle import State
-from tenancy.root_keys import RootKeyMode, RootKeyState, parse_place
-from tenancy.services import CryptoOperation, ServiceState
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"

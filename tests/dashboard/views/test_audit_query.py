@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.audit import AuditFilter
+from core.errors.services import InvalidRequest
 from dashboard.views import audit_query
 from dashboard.views.audit import choices
-from tenancy.audit_search import AuditFilter
-from tenancy.errors import InvalidRequest
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 MOMENTS = st.none() | st.datetimes(timezones=st.just(UTC))

@@ -4,12 +4,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from core.errors.compliance import PeriodRefused
+from core.errors.services import InvalidRequest
 from dashboard.views import compliance_reports as reports
 from dashboard.views import report_query
 from database.report_rows import ReportRow
 from openkcm.verification.reports.signed_file import Form
-from tenancy.errors import InvalidRequest
-from tenancy.report_errors import PeriodRefused
 
 NOW = datetime(2026, 2, 14, 12, tzinfo=UTC)
 ID = "6f2c0c6d5f1e4a0d9f4be1a1f8f0a7c3"

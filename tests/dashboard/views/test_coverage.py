@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import pytest
 
+from core.services import CryptoOperation, ServiceState
+from core.tenants.lifecycle import State
 from dashboard.views import coverage as view
 from openkcm.contract.protected_fields import Backfill, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
 from tenancy.coverage import Asked, Coverage, Overhead, ServiceFacts, coverage
-from tenancy.lifecycle import State
-from tenancy.services import CryptoOperation, ServiceState
-from tests.tenancy.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
+from tests.core.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
 
 SENTENCE = "Encryption Status: All sensitive data protected"
 

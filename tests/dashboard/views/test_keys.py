@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from core.tenants.lifecycle import Move, State
+from core.tenants.locks import LockReason
+from core.tenants.policy import TenantPolicy
+from core.tenants.roles import Permission
 from dashboard.views import keys, root_choices
 from dashboard.views.key_actions import ACTIONS, WHERE, KeyAction, offers
 from database.rows import KeyVersionRow, ObjectCountRow
-from tenancy.lifecycle import Move, State
-from tenancy.locks import LockReason
-from tenancy.people import Permission
-from tenancy.policy import TenantPolicy
 from tests.dashboard.views.held import HOUR, KEY_ARN, NOW, TENANT, a_held_key, a_key, a_service, some_use
 
 ALL = frozenset(Permission)

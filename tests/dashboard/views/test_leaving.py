@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from core.certificates import AuthorityState
+from core.keys.rotation import KeyState
+from core.tenants.lifecycle import State
+from core.tenants.offboarding import KEPT
 from dashboard.views import authorities, leaving
 from dashboard.views.notices import notices
 from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
 from database.rows import AuthorityRow, KeyRow, KeyVersionRow
-from tenancy.authorities import AuthorityState
-from tenancy.leaving import KEPT
-from tenancy.lifecycle import State
-from tenancy.rotation import KeyState
 from tests.dashboard.views.held import DAY, NOW
 from tests.dashboard.views.held import TENANT as ENABLED
 

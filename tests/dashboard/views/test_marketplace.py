@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import NUMBERS, Step, StepState
 from dashboard.views import marketplace as view
 from dashboard.views.marketplace import Stage
 from database.rows import StepRow, TenantRow
 from marketplace.answers import status_answer
-from tenancy.lifecycle import State
-from tenancy.provisioning import NUMBERS, Step, StepState
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 PROMISE = 180.0

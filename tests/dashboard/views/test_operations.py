@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step, StepState
 from dashboard.views import operations as view
 from database.questions import ProvisioningTime, StuckTenant, TenantCount
 from database.rows import StepRow, TenantRow
-from tenancy.lifecycle import State
-from tenancy.provisioning import Step, StepState
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 PROMISE = 180.0

@@ -5,15 +5,15 @@ from datetime import timedelta
 
 import pytest
 
+from core.isolation import CheckResult
+from core.services import ServiceState
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import NUMBERS, Step, StepState
 from dashboard.views import chain, isolation, overview
 from dashboard.views.progress import progress, ready, stopped
 from dashboard.views.standing import UNDER_WAY, Tone, sentence, standing
 from database.boundary_interfaces import BoundaryRunRow
 from database.rows import KeyRow, RouteRow, StepRow
-from tenancy.boundaries import CheckResult
-from tenancy.lifecycle import State
-from tenancy.provisioning import NUMBERS, Step, StepState
-from tenancy.services import ServiceState
 from tests.dashboard.views.held import HOUR, NOW, a_key, a_service
 from tests.dashboard.views.held import TENANT as ENABLED
 from tests.database import builders

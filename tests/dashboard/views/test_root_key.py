@@ -5,14 +5,14 @@ from datetime import timedelta
 
 import pytest
 
+from core.errors.keys import CustomerKeyError
+from core.tenants.lifecycle import State
+from core.tenants.locks import OUT_OF_REACH, LockReason, closes
 from dashboard.views import overview, root_key
 from dashboard.views.notices import notices
 from dashboard.views.standing import Tone, sentence
 from database.root_key_rows import RootKeyVersionsRow
 from database.rows import TenantRow
-from tenancy.lifecycle import State
-from tenancy.locks import OUT_OF_REACH, LockReason, closes
-from tenancy.root_key_errors import CustomerKeyError
 from tests.dashboard.views.held import NOW, a_change, a_held_key
 from tests.dashboard.views.held import TENANT as PLATFORM
 

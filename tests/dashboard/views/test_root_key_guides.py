@@ -1,11 +1,11 @@
-"""What is asked of a customer for each provider is what `tenancy.root_keys` takes, and what is shown can be pasted."""
+"""What is asked of a customer for each provider is what `root_keys` takes, and what is shown can be pasted."""
 
 import json
 
 import pytest
 
+from core.keys.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, PlatformPlace, RootKeyMode
 from dashboard.views.root_key_guides import ENTRIES, NAMES, blocks, in_labels
-from tenancy.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, PlatformPlace, RootKeyMode
 
 PLACES = {
     RootKeyMode.PLATFORM: PlatformPlace,

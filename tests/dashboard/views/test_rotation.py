@@ -5,14 +5,14 @@ from datetime import timedelta
 
 import pytest
 
+from core.keys.rotation import MEANING, KeyState, Scope, Stage
+from core.services import ServiceState
+from core.tenants.lifecycle import State
+from core.tenants.policy import TenantPolicy
 from dashboard.views import rotation
 from dashboard.views.standing import Tone
 from database.rotation_rows import RotationRow, VersionUseRow, WantedRotation
 from database.rows import KeyRow, KeyVersionRow
-from tenancy.lifecycle import State
-from tenancy.policy import TenantPolicy
-from tenancy.rotation import MEANING, KeyState, Scope, Stage
-from tenancy.services import ServiceState
 from tests.dashboard.views.held import DAY, NOW, TENANT, a_service
 
 POLICY = TenantPolicy()

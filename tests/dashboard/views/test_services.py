@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import pytest
 
+from core.services import CryptoOperation, ServiceState
+from core.tenants.lifecycle import State
 from dashboard.views import guides
 from dashboard.views.services import Facts, groups, per_day, why_no_renewal, why_not
 from database.agent_rows import ContactRow
 from database.rows import ObjectCountRow, ServiceRow, TenantRow
 from openkcm.contract.services import AgentProblem, ServiceKind
-from tenancy.lifecycle import State
-from tenancy.services import CryptoOperation, ServiceState
 from tests.dashboard.views.held import HOUR, NOW, TENANT, a_service, some_use
 from tests.database.builders import a_protection_use
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from core.messages.tenants import StandingMove
+from core.services import ServiceState
+from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
 from dashboard.views import stopping
 from dashboard.views.standing import standing
 from database.rows import TenantRow
-from tenancy.lifecycle import State
-from tenancy.locks import LockReason
-from tenancy.messages import StandingMove
-from tenancy.services import ServiceState
 from tests.dashboard.views.held import HOUR, NOW, TENANT, a_service
 
 SUSPEND, RESUME, LOCK, UNLOCK, _ = StandingMove

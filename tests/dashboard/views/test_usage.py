@@ -2,12 +2,12 @@ from datetime import date, timedelta
 
 import pytest
 
+from core.errors import keys as root_key_errors
+from core.services import KEY_REQUESTS, CryptoOperation
 from dashboard.views import usage as view
 from dashboard.views.usage_period import Period
 from dashboard.views.usage_words import OPERATIONS, reason
 from database.usage_rows import DayCount, UsageSum
-from tenancy import root_key_errors
-from tenancy.services import KEY_REQUESTS, CryptoOperation
 from tests.database.builders import took
 
 ENCRYPT, GET, LOCATE, CONNECT = (

@@ -4,11 +4,11 @@ from datetime import date
 
 import pytest
 
+from core.services import CryptoOperation
+from core.usage import BUCKETS, Latency
 from dashboard.views.usage_file import HEADER, file_name, to_csv
 from dashboard.views.usage_period import Period
 from database.usage_rows import UsageDay, UsageSum
-from tenancy.latency import BUCKETS, Latency
-from tenancy.services import CryptoOperation
 
 TODAY = date(2026, 11, 25)
 

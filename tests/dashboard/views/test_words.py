@@ -2,9 +2,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from core.errors.requests import UnknownRegion
 from dashboard.views import refusals, words
 from openkcm.errors import OpenKcmError
-from tenancy.errors import UnknownRegion
 
 BERLIN = timezone(timedelta(hours=1))
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

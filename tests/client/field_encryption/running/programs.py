@@ -16,9 +16,9 @@ import psycopg
 
 from config import secrets
 from config.secrets import Role, ensure_secret
+from core.protected_fields import parse_field
 from database import protecting
 from openkcm.contract.protected_fields import Mode, Store
-from tenancy.protection import parse_field
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home
 from tests.crypto.running.process import Service

@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from core.tenants.lifecycle import Move, State
 from openkcm.contract.protected_fields import Backfill, Mode
-from tenancy.lifecycle import Move, State
 from tests.client.field_encryption.running.programs import OPENKCM, Program, client_folder
 from tests.concurrency import wait_until
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from core.tenants.lifecycle import Move, State
 from openkcm.cli.run import surroundings
-from tenancy.lifecycle import Move, State
 from tests.client.field_encryption.running.programs import Program, client_folder
 from tests.concurrency import wait_until
 

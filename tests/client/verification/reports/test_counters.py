@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.isolation import CheckResult, tally
 from openkcm.contract.audit_events import AuditName, StoredRecord
 from openkcm.verification.isolation_controls import tallied
 from openkcm.verification.reports.counters import DENIED, LISTED, counted
-from tenancy.boundaries import CheckResult
-from tenancy.boundary_tally import tally
 from tests.reports.sample import SINCE, UNTIL, a_busy_report
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)

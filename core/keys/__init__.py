@@ -1,0 +1,1 @@
+"""Rules of keys: encryption context, root keys, rotation."""

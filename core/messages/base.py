@@ -1,0 +1,41 @@
+"""Base classes of the messages between workflows and activities."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from core.names import TenantId
+from core.notifications import AnnouncementKind
+from openkcm.contract.names import parse_service_name
+
+ServiceName = Annotated[str, AfterValidator(parse_service_name)]
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class StepInput(Message):
+    """Input of a step that needs no more than to know for whom it works."""
+
+    tenant_id: TenantId
+    operation_id: str
+
+
+class AnnounceInput(StepInput):
+    kind: AnnouncementKind
+
+
+class FailureInput(StepInput):
+    code: str
+    reason: str = Field(description="the activity that failed")
+
+
+class Approved(Message):
+    """What may need a second person."""
+
+    approval_id: str | None = Field(None, description="of the request that somebody else approved, where there is one")
+
+
+class TenantsResult(Message):
+    tenants: tuple[TenantId, ...]

@@ -1,0 +1,1 @@
+"""Rules of tenants: lifecycle, locks, policy, approvals, provisioning, offboarding, roles."""

@@ -1,0 +1,84 @@
+"""What a tenant asks of its keys: how old they may become, and what needs two people.
+
+The bounds keep a key within the cryptoperiods of NIST SP 800-57 part 1 (5.3.6:
+about a year for a key that wraps others, at most two for one that encrypts) and a tenant from rotating without end.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from core.errors.tenants import PolicyRefused
+from core.tenants.approvals import Action, Argument
+
+TENANT_KEY_BOUNDS = (30, 730)
+SERVICE_KEY_BOUNDS = (7, 365)
+
+TenantKeyDays = Annotated[int, Field(ge=TENANT_KEY_BOUNDS[0], le=TENANT_KEY_BOUNDS[1])]
+ServiceKeyDays = Annotated[int, Field(ge=SERVICE_KEY_BOUNDS[0], le=SERVICE_KEY_BOUNDS[1])]
+
+
+class TenantPolicy(BaseModel):
+    """A tenant's own choice, or the defaults; days, and the actions that need a second person."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tenant_key_days: TenantKeyDays = 365
+    service_key_days: ServiceKeyDays = 90
+    four_eyes: frozenset[Action] = frozenset()
+
+    @property
+    def tenant_key_age(self) -> timedelta:
+        """How old a version of the tenant key (L2) becomes before it is rotated."""
+        return timedelta(days=self.tenant_key_days)
+
+    @property
+    def service_key_age(self) -> timedelta:
+        """How old a version of a service key (L3) becomes before it is rotated."""
+        return timedelta(days=self.service_key_days)
+
+    def wants_two_for(self, action: Action) -> bool:
+        """Return whether an action needs a second person.
+
+        Changing the policy does whenever anything does: else one person alone could take the wall down first.
+        """
+        return action in self.four_eyes or (action is Action.CHANGE_POLICY and bool(self.four_eyes))
+
+    def as_argument(self) -> Argument:
+        """Return it as what a second person approves, the same for the same policy."""
+        return {
+            "tenant_key_days": self.tenant_key_days,
+            "service_key_days": self.service_key_days,
+            "four_eyes": list[JsonValue](sorted(self.four_eyes)),
+        }
+
+    def in_words(self) -> str:
+        """Return it in one line, for the record."""
+        two = ", ".join(sorted(self.four_eyes)) or "nothing"
+        return f"tenant key {self.tenant_key_days} d, service keys {self.service_key_days} d, two people for {two}"
+
+
+_RULES = {
+    "tenant_key_days": "tenant key days: {} to {}".format(*TENANT_KEY_BOUNDS),
+    "service_key_days": "service key days: {} to {}".format(*SERVICE_KEY_BOUNDS),
+    "four_eyes": f"two people: any of {', '.join(Action)}",
+}
+
+
+def parse_policy(tenant_key_days: int, service_key_days: int, four_eyes: Iterable[str]) -> TenantPolicy:
+    """Return a policy; raises PolicyRefused with the bounds of what is outside of them."""
+    try:
+        return TenantPolicy.model_validate(
+            {
+                "tenant_key_days": tenant_key_days,
+                "service_key_days": service_key_days,
+                "four_eyes": frozenset(four_eyes),
+            }
+        )
+    except ValidationError as wrong:
+        fields = dict.fromkeys(str(error["loc"][0]) for error in wrong.errors(include_input=False))
+        raise PolicyRefused(
+            "this cannot be the policy", "; ".join(_RULES.get(field, field) for field in fields)
+        ) from None

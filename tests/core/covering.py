@@ -1,0 +1,40 @@
+"""What is known of services, for tests: whole ones, of which nothing is missing, and what their programs say."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+from core.services import ServiceState
+from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
+from tenancy.coverage import Backfilling, ServiceFacts, Use
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+TODAY = NOW.date()
+DIAGNOSIS = ProtectedField(Store.POSTGRESQL, "public.patients", "diagnosis", Mode.RANDOMISED)
+PHONE = ProtectedField(Store.MONGODB, "clinic.people", "contact.phone", Mode.DETERMINISTIC)
+PLACE = "postgresql:public.patients.diagnosis"
+
+
+def ago(days: int) -> date:
+    return TODAY - timedelta(days=days)
+
+
+def a_use(place: str = PLACE, days: int = 0, **changed: int) -> Use:
+    return replace(Use(ago(days), place, 10, 320, 70, 4, 2000), **changed)
+
+
+def a_backfill(state: Backfill, place: str = PLACE, days: int = 0) -> Backfilling:
+    return Backfilling(place, state, 40, 60, ago(days))
+
+
+def whole(name: str = "orders", *fields: ProtectedField) -> ServiceFacts:
+    """Return a service of which nothing is missing: its listed fields are in use, or one is that is on no list."""
+    uses = tuple(a_use(one.name) for one in fields) or (a_use(),)
+    return ServiceFacts(
+        name,
+        ServiceKind.POSTGRESQL,
+        ServiceState.CONNECTED,
+        certificate_ends=NOW + timedelta(hours=48),
+        fields=fields,
+        uses=uses,
+    )

@@ -1,0 +1,137 @@
+from typing import Any
+
+import pytest
+
+from core.errors.keys import RootKeyRefused
+from core.keys.root_keys import (
+    AwsKmsPlace,
+    Credentials,
+    OpenBaoPlace,
+    Pkcs11Place,
+    PlatformPlace,
+    credentials_context,
+    external_id,
+    key_policy_statements,
+    parse_place,
+    probe_context,
+    refuse_incomplete,
+    trust_statement,
+    version_context,
+)
+
+ARN = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+ROLE = "arn:aws:iam::123456789012:role/openkcm"
+PLACES = [
+    PlatformPlace(),
+    AwsKmsPlace(key_arn=ARN),
+    AwsKmsPlace(key_arn=ARN, role_arn=ROLE),
+    Pkcs11Place(token="acme", key="root"),
+    OpenBaoPlace(address="https://vault.example.com:8200/", key="root", role_id="openkcm"),
+]
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+def test_a_place_is_the_same_after_it_was_stored(place: Any) -> None:
+    assert parse_place(place.model_dump(mode="json")) == place
+
+
+def test_a_place_is_named_as_its_holder_knows_it() -> None:
+    assert [place.name for place in PLACES[1:]] == [
+        ARN,
+        ARN,
+        "acme/root",
+        "https://vault.example.com:8200/transit/root",
+    ]
+    assert AwsKmsPlace(key_arn=ARN).region == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"provider": "nobody"}, "provider"),
+        ({"provider": "aws-kms", "key_arn": "arn:aws:kms:eu-west-1:123456789012:alias/mine"}, "key_arn"),
+        ({"provider": "aws-kms", "key_arn": ARN, "role_arn": "openkcm"}, "role_arn"),
+        ({"provider": "aws-kms"}, "key_arn"),
+        ({"provider": "pkcs11", "token": "acme", "key": "a\nb"}, "key"),
+        ({"provider": "pkcs11", "token": "acme", "key": "root", "module": "/tmp/evil.so"}, "module"),
+        ({"provider": "openbao", "address": "ftp://x", "key": "root"}, "address"),
+        ({"provider": "openbao", "address": "https://user:hunter2@vault", "key": "root"}, "address"),
+        ({"provider": "openbao", "address": "https://vault/?x=hunter2", "key": "root"}, "address"),
+        ({"provider": "openbao", "address": "https://vault", "key": "../sys/seal"}, "key"),
+        ({"provider": "openbao", "address": "https://vault", "key": "root", "mount": "transit/../sys"}, "mount"),
+        ({"provider": "openbao", "address": "https://vault", "key": "root", "namespace": "a//b"}, "namespace"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named_and_its_value_is_not(fields: dict[str, str], field: str) -> None:
+    with pytest.raises(RootKeyRefused) as refused:
+        parse_place(fields)
+    assert refused.value.message.startswith(f"{field}: ")
+    assert SECRET not in f"{refused.value!r} {refused.value.message} {refused.value.hint}"
+
+
+def secret(**fields: str) -> Credentials:
+    return Credentials.model_validate(fields)
+
+
+KEYS = {"access_key_id": "AKIA", "secret_access_key": SECRET}
+COMPLETE = [
+    (PLACES[0], {}),
+    (PLACES[1], KEYS),
+    (PLACES[2], KEYS),
+    (PLACES[2], {}),
+    (PLACES[3], {"pin": SECRET}),
+    (PLACES[4], {"secret_id": SECRET}),
+    (OpenBaoPlace(address="https://vault", key="root"), {"token": SECRET}),
+]
+
+
+@pytest.mark.parametrize(("place", "fields"), COMPLETE)
+def test_each_place_takes_what_it_needs(place: Any, fields: dict[str, str]) -> None:
+    refuse_incomplete(place, secret(**fields))
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+@pytest.mark.parametrize(
+    "fields", [KEYS, {"pin": SECRET}, {"token": SECRET}, {"secret_id": SECRET}, {}, {"access_key_id": "AKIA"}], ids=str
+)
+def test_each_place_refuses_everything_else(place: Any, fields: dict[str, str]) -> None:
+    if (place, fields) in COMPLETE:
+        return
+    with pytest.raises(RootKeyRefused) as refused:
+        refuse_incomplete(place, secret(**fields))
+    assert SECRET not in str(refused.value)
+
+
+def test_credentials_have_no_text_form_but_their_dump() -> None:
+    credentials = secret(**KEYS)
+    assert SECRET not in f"{credentials!r} {credentials} {credentials.model_dump()} {credentials.model_dump_json()}"
+    assert Credentials.load(credentials.dump()) == credentials
+
+
+@pytest.mark.parametrize("dumped", [b"", b"[]", b'{"pin": 1}', b'{"other": "x"}'])
+def test_what_is_not_credentials_is_refused_without_being_shown(dumped: bytes) -> None:
+    with pytest.raises(RootKeyRefused) as refused:
+        Credentials.load(dumped)
+    assert refused.value.__cause__ is None
+
+
+def test_each_tenant_has_an_external_id_and_contexts_of_its_own() -> None:
+    assert external_id("acme") != external_id("beta")
+    contexts = {
+        make(tenant, key).encode()
+        for make in (credentials_context, probe_context)
+        for tenant in ("acme", "beta")
+        for key in ("a" * 32, "b" * 32)
+    }
+    assert len(contexts) == 8
+
+
+def test_the_context_of_a_version_is_separate_and_policies_name_the_tenant() -> None:
+    assert version_context("acme") != version_context("beta") != probe_context("acme", "a" * 32)
+    principal = "arn:aws:iam::123456789012:role/openkcm"
+    use, look = key_policy_statements("acme", principal)
+    assert use["Condition"] == {"StringEquals": {"kms:EncryptionContext:openkcm:tenant": "acme"}}
+    assert look["Action"] == "kms:DescribeKey"
+    trust = trust_statement("acme", principal)
+    assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": external_id("acme")}}

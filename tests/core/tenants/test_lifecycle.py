@@ -1,0 +1,59 @@
+from itertools import product
+
+import pytest
+
+from core.errors.tenants import IllegalMove
+from core.tenants.lifecycle import MEANING, TRANSITIONS, Move, State, advance, moves_from
+
+LISTED = [(origin, move, end) for (origin, move), ends in TRANSITIONS.items() for end in ends]
+
+
+def outcome(state: State, move: Move, back_to: State | None) -> State | IllegalMove:
+    try:
+        return advance(state, move, back_to)
+    except IllegalMove as refused:
+        return refused
+
+
+def test_each_move_from_each_state_follows_the_table():
+    for state, move, back_to in product(State, Move, [None, *State]):
+        ends = TRANSITIONS.get((state, move), ())
+        found, case = outcome(state, move, back_to), (state, move, back_to)
+        if back_to in ends:
+            assert found is back_to, case
+        elif back_to is None and len(ends) == 1:
+            assert found is ends[0], case
+        else:
+            assert isinstance(found, IllegalMove), case
+        if not ends:
+            assert found.message == f"a tenant that is {state} cannot {move}"
+            assert all(possible in found.hint for possible in moves_from(state)), case
+
+
+def test_the_table_cannot_be_changed():
+    with pytest.raises(TypeError):
+        TRANSITIONS[State.OFFBOARDED, Move.RESTORE] = (State.ACTIVE,)
+
+
+def reachable(steps: list[tuple[State, State]]) -> set[State]:
+    reached = {State.REQUESTED}
+    while more := {end for origin, end in steps if origin in reached} - reached:
+        reached |= more
+    return reached
+
+
+def test_every_state_can_be_reached_and_only_offboarded_is_final():
+    assert reachable([(origin, end) for origin, _, end in LISTED]) == set(State)
+    assert [state for state in State if not moves_from(state)] == [State.OFFBOARDED]
+
+
+def test_a_tenant_becomes_active_for_the_first_time_only_by_provisioning():
+    """From requested, active cannot be reached without passing the boundary checks of provisioning."""
+    reached = reachable([(origin, end) for origin, move, end in LISTED if move is not Move.ACTIVATE])
+    assert reached == {State.REQUESTED, State.PROVISIONING, State.FAILED}
+    assert {origin for origin, _, end in LISTED if end is State.ACTIVE} & reached == {State.PROVISIONING}
+
+
+def test_every_state_has_a_meaning():
+    assert set(MEANING) == set(State)
+    assert all(MEANING.values())
