@@ -7,8 +7,8 @@ from datetime import datetime
 from core import names as ids
 from core.messages.base import StepInput
 from core.notifications import Announcement, AnnouncementKind, Channel, announcement_text, dashboard_url, message_id
-from database.rows import TenantRow
-from database.transaction import TenantTransaction
+from database.connection.transaction import TenantTransaction
+from database.tenants import TenantRow
 
 
 @dataclass(frozen=True, slots=True)

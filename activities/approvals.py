@@ -15,8 +15,8 @@ from core.messages.base import StepInput
 from core.messages.tenants import ApprovalResult, ApprovalStep, CloseApprovalInput, PendingApproval, WaitingResult
 from core.notifications import AnnouncementKind
 from core.tenants.approvals import MOST_PENDING, Approval, ApprovalState, decide, is_over
-from database.connection import Database
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName, Outcome
 
 _NAMES: dict[ApprovalState, tuple[AuditName, Outcome]] = {

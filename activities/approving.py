@@ -7,7 +7,7 @@ workflow does not matter: a signal that was forged in Temporal is stopped here l
 from activities.journal import record
 from core.messages.base import StepInput
 from core.tenants.approvals import Action, Argument, refuse_unless_approved
-from database.transaction import TenantTransaction
+from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName
 
 

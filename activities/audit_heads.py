@@ -10,9 +10,9 @@ from temporalio import activity
 from activities.signing import RecordedSigner
 from core.messages.base import StepInput
 from core.messages.compliance import SignHeadsResult
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rows import SignedHead
+from database.audit import SignedHead
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import head_message
 
 _BATCH = 200

@@ -25,13 +25,13 @@ from core.messages.services import (
     ServicesResult,
 )
 from core.tenants.lifecycle import DECRYPTS, State
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rows import AuthorityRow
-from database.transaction import TenantTransaction
+from database.certificates import AuthorityRow
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
-from vault.interfaces import Authority
-from vault.pki import PkiAuthorities
+from vault.pki.authorities import PkiAuthorities
+from vault.pki.certificates import Authority
 
 _LIVE = DECRYPTS | {State.LOCKED}
 _DUE_AT_ONCE = 100

@@ -8,10 +8,10 @@ from core import names as ids
 from core.certificates import AuthorityState
 from core.messages.base import StepInput
 from core.tenants.provisioning import Step
-from database.connection import Database
-from database.platform_queries import PlatformQueries
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
-from vault.pki import PkiAuthorities
+from vault.pki.authorities import PkiAuthorities
 
 
 class CertificateActivities:

@@ -21,9 +21,9 @@ from core.messages.base import StepInput
 from core.messages.tenants import Stock
 from core.notifications import AnnouncementKind
 from core.tenants.offboarding import KEPT, remains
-from database.connection import Database
-from database.leaving_interfaces import DoomedRow, ShredRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.offboarding import DoomedRow, ShredRow
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.erasure_certificate import (
     Destroyed,
@@ -32,9 +32,8 @@ from openkcm.verification.erasure_certificate import (
     shred_message,
     statement_text,
 )
-from vault.destroyer import TransitDestroyer
-from vault.interfaces import TenantKeyKind
-from vault.signer import TransitAuditSigner
+from vault.transit.audit_signer import TransitAuditSigner
+from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
 
 _ROWS = 5000
 """Rows of a table that are erased in one transaction: well below a second's work."""

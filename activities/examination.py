@@ -18,9 +18,9 @@ from activities.signing import RecordedSigner
 from core.isolation import LATE, CheckResult, SignedClause, breaches, by_clause, clause_message, summed_up, tally
 from core.messages.compliance import DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
 from core.tenants.lifecycle import DECRYPTS, State
-from database.boundary_interfaces import ExaminationRow
-from database.connection import Database
-from database.platform_queries import PlatformQueries
+from database.connection.database import Database
+from database.isolation import ExaminationRow
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
 

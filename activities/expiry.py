@@ -14,12 +14,12 @@ from core.certificates import ALARMING, Ending, Stage, stage
 from core.messages.base import StepInput
 from core.messages.services import ExpiryResult, LateService
 from core.notifications import AnnouncementKind
-from database.certificate_rows import EndingRow
-from database.connection import Database
-from database.platform_queries import PlatformQueries
+from database.certificates import EndingRow
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
-from vault.pki import PkiAuthorities
+from vault.pki.authorities import PkiAuthorities
 
 _BATCH = 1000
 _NAMES = {Stage.LATE: AuditName.EXPIRY_LATE, Stage.LAPSED: AuditName.EXPIRY_LAPSED}

@@ -7,11 +7,11 @@ from activities.metrics import Metrics
 from core.errors.compliance import TenantKeyReplaced, TenantKeyShared
 from core.isolation import CheckResult
 from core.messages.base import StepInput
-from database.fingerprint_rows import Fingerprinted
-from database.transaction import TenantTransaction
+from database.connection.transaction import TenantTransaction
+from database.keys import Fingerprinted
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
-from vault.interfaces import TransitKey
+from vault.transit.keys import TransitKey
 
 _REFUSED = {Fingerprinted.TAKEN: TenantKeyShared, Fingerprinted.CHANGED: TenantKeyReplaced}
 

@@ -17,11 +17,11 @@ from core import names as ids
 from core.errors.keys import CustomerKeyError
 from core.keys.root_keys import version_context
 from core.messages.keys import DueTenants
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.root_key_rows import NumberedKey
-from keystores.interfaces import RootKey
-from keystores.opened import OpenedRootKeys
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from database.root_keys import NumberedKey
+from kms.interfaces import RootKey
+from kms.key_cache import OpenedRootKeys
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 

@@ -20,12 +20,13 @@ from activities.probes import PROBE, SIBLING, Probes, presenting
 from core.errors.compliance import CanaryMissing, MirrorMissing
 from core.isolation import CheckResult, breaches
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
-from database.connection import Database
+from database.connection.database import Database
 from fronts.attacks import FrontAttacker
 from fronts.interfaces import Door, FrontsAway, Identity, Pair, ProbeRefused, Strangers
 from openkcm.contract.audit_events import AuditName
 from vault.forging import TransitForger
-from vault.interfaces import Authority, ForgedLeaf
+from vault.pki.certificates import Authority
+from vault.transit.keys import ForgedLeaf
 
 PAIR_COUNTS = timedelta(minutes=5)
 """For how long a round between the platform's own tenants counts; a sweep of 1,000 tenants makes two or three."""

@@ -15,10 +15,10 @@ from core.messages.base import StepInput
 from core.names import CANARY_TENANT_ID
 from core.tenants.provisioning import Step
 from database.attacks import RowSecurityProbe as DatabaseProbe
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 from vault.attacks import VaultBoundaryProbe as VaultProbe
-from vault.interfaces import Authority
+from vault.pki.certificates import Authority
 
 _ATTACKERS = 16
 

@@ -7,7 +7,7 @@ from temporalio import activity
 
 from core.messages.base import StepInput
 from core.tenants.provisioning import Step
-from database.transaction import TenantTransaction
+from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 
 Clock = Callable[[], datetime]

@@ -19,18 +19,16 @@ from core.errors.tenants import TenantUnknown
 from core.isolation import CheckResult, unchecked
 from core.keys.rotation import OPENING
 from core.tenants.lifecycle import DECRYPTS
-from database.connection import Database
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
 from database.descent import RowDescentProbe
-from database.fingerprint_rows import Fingerprinted, KeyProbeRow
-from database.platform_queries import PlatformQueries
-from database.rows import KeyRow, ServiceKeyRow
-from database.transaction import TenantTransaction
-from keystores.opened import OpenedRootKeys
+from database.keys import Fingerprinted, KeyProbeRow, KeyRow, ServiceKeyRow
+from database.platform.scheduled import PlatformQueries
+from kms.key_cache import OpenedRootKeys
 from openkcm.contract.names import RESERVED_PREFIX
-from vault.fingerprints import TransitFingerprints
-from vault.interfaces import KeyFindings, KeyTarget, ciphertext_version
 from vault.key_attacks import VaultKeyProbe
-from vault.transit import TransitTenantKeys
+from vault.transit.keys import KeyFindings, KeyTarget, ciphertext_version
+from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
 _TRIED = 400
 """Other tenants whose probes a key is tried on in one examination: of 1,000 tenants all pairs in three."""

@@ -12,11 +12,10 @@ from core.errors.keys import KeyUnavailable
 from core.keys.encryption_context import Context, Purpose
 from core.messages.base import StepInput
 from core.tenants.provisioning import Step
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
-from vault.fingerprints import TransitFingerprints
-from vault.payload_keys import TransitPayloadKeys
-from vault.transit import TransitTenantKeys
+from vault.transit.payload_keys import TransitPayloadKeys
+from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
 _PROOF = b"openkcm tenant key round trip"
 

@@ -17,9 +17,9 @@ from core.messages.tenants import BegunResult, LeaveInput, LeaveReason, LeavingR
 from core.notifications import AnnouncementKind
 from core.tenants.approvals import Action, Argument
 from core.tenants.lifecycle import State
-from database.connection import Database
-from database.leaving_interfaces import LeavingRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.offboarding import LeavingRow
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import RESERVED_PREFIX
 from openkcm.errors import IllegalTenantId

@@ -10,8 +10,8 @@ from core.errors.platform import AnnouncementUndelivered
 from core.messages.base import AnnounceInput, StepInput
 from core.notifications import Announcement, AnnouncementKind, Channel
 from core.tenants.provisioning import Step
-from database.connection import Database
-from database.platform_queries import PlatformQueries
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
 
 _BATCH = 200

@@ -7,7 +7,7 @@ from activities.journal import record
 from core.messages.tenants import PolicyInput
 from core.tenants.approvals import Action
 from core.tenants.policy import parse_policy
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 
 

@@ -20,13 +20,13 @@ from activities.journal import Clock
 from core.errors.compliance import CanaryMissing, MirrorMissing
 from core.names import CANARY_TENANT_ID, PLATFORM_TENANTS
 from core.tenants.lifecycle import State
-from database.connection import Database
-from database.rows import ServiceRequestRow
+from database.connection.database import Database
+from database.services.repository import ServiceRequestRow
 from fronts.interfaces import Identity
 from openkcm.contract.client_files import certificates
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import PlatformError
-from vault.interfaces import Leaf
+from vault.pki.certificates import Leaf
 
 PROBE, SIBLING, REVOKED = "boundary-probe", "boundary-probe-2", "boundary-revoked"
 """The services: one of each of the platform's tenants, and two more of the canary, one to be revoked every time."""

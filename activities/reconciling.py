@@ -14,7 +14,7 @@ from temporalio import activity
 from activities.journal import Clock
 from activities.metrics import Metrics
 from core import names as ids
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from tenancy.books import Log, close
 from tenancy.double_entry import CHECKING, LATE, Difference, OurRecord, Severity

@@ -12,8 +12,8 @@ from core.messages.tenants import ActivateResult
 from core.notifications import AnnouncementKind
 from core.tenants.lifecycle import Move, State
 from core.tenants.provisioning import Step, steps_of
-from database.connection import Database
-from database.rows import RouteRow
+from database.connection.database import Database
+from database.provisioning import RouteRow
 from openkcm.contract.audit_events import AuditName
 
 

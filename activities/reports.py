@@ -11,9 +11,9 @@ from core.audit import AuditFilter
 from core.errors.compliance import ReportUnknown
 from core.errors.tenants import TenantUnknown
 from core.messages.compliance import ReportStep
-from database.connection import Database
-from database.report_rows import ReportRow, StatedRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.reports import ReportRow, StatedRow
 from openkcm.contract.audit_events import AuditName, StoredRecord
 from openkcm.verification.reports.counters import Counting
 from openkcm.verification.reports.model import Report, Stated

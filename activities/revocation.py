@@ -18,15 +18,14 @@ from core.certificates import BELIEVED, AuthorityState
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import Overtaken
 from core.messages.base import StepInput
-from database.certificate_rows import RevocationListRow
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rows import AuthorityRow
-from database.transaction import TenantTransaction
+from database.certificates import AuthorityRow, RevocationListRow
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
-from vault.interfaces import RevocationList
-from vault.pki import PkiAuthorities
+from vault.pki.authorities import PkiAuthorities
+from vault.pki.certificates import RevocationList
 
 VALID_FOR = timedelta(hours=24)
 REMADE_AFTER = timedelta(hours=12)

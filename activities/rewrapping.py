@@ -18,13 +18,13 @@ from core.errors.keys import RootKeyFailing, WrongContext
 from core.errors.tenants import TenantUnknown
 from core.keys.root_keys import credentials_context, probe_context
 from core.messages.keys import RotationProgress, RotationStep
-from database.connection import Database
-from database.rotation_rows import RewrappedRow
-from database.rows import ServiceKeyRow
-from keystores.interfaces import RootKey
-from keystores.opened import OpenedRootKeys
-from vault.interfaces import ciphertext_version
-from vault.transit import TransitTenantKeys
+from database.connection.database import Database
+from database.keys import ServiceKeyRow
+from database.rotation import RewrappedRow
+from kms.interfaces import RootKey
+from kms.key_cache import OpenedRootKeys
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitTenantKeys
 
 _BATCH = 10
 """Of service keys: what is done for it at once must be over soon, since whoever uses the servers meanwhile waits."""

@@ -33,16 +33,16 @@ from core.notifications import AnnouncementKind
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import DECRYPTS, State
 from core.tenants.locks import LockReason, may_change_root_key
-from database.connection import Database
-from database.root_key_rows import SealedRootKeyRow
-from database.rows import ServiceKeyRow, TenantRow
-from database.transaction import TenantTransaction
-from keystores.interfaces import RootKey
-from keystores.opened import OpenedRootKeys
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.keys import SealedRootKeyRow, ServiceKeyRow
+from database.tenants import TenantRow
+from kms.interfaces import RootKey
+from kms.key_cache import OpenedRootKeys
 from openkcm.contract.audit_events import AuditName
 from openkcm.errors import OpenKcmError
-from vault.interfaces import ciphertext_version
-from vault.transit import TransitTenantKeys
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitTenantKeys
 
 _PROBE_BYTES = 32
 _BATCH = 32

@@ -42,16 +42,15 @@ from core.messages.keys import (
 from core.notifications import AnnouncementKind
 from core.tenants.approvals import Action, Argument
 from core.tenants.lifecycle import DECRYPTS, State
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rotation_rows import RotationRow, WantedRotation
-from database.rows import TenantRow
-from database.transaction import TenantTransaction
-from keystores.opened import OpenedRootKeys
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.platform.scheduled import PlatformQueries
+from database.rotation import RotationRow, WantedRotation
+from database.tenants import TenantRow
+from kms.key_cache import OpenedRootKeys
 from openkcm.contract.audit_events import AuditName
-from vault.fingerprints import TransitFingerprints
-from vault.interfaces import ciphertext_version
-from vault.transit import TransitTenantKeys
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 
 _PROOF = b"openkcm tenant key round trip"
 _BATCH = 32

@@ -26,14 +26,14 @@ from core.messages.services import (
 )
 from core.services import RENEWED, ServiceState
 from core.tenants.lifecycle import ENCRYPTS, State
-from database.connection import Database
-from database.rows import LeafRow, ServiceRow
-from database.transaction import TenantTransaction
-from keystores.opened import OpenedRootKeys
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.services.repository import LeafRow, ServiceRow
+from kms.key_cache import OpenedRootKeys
 from openkcm.contract.audit_events import AuditName
-from vault.interfaces import ciphertext_version
-from vault.pki import PkiAuthorities
-from vault.transit import TransitTenantKeys
+from vault.pki.authorities import PkiAuthorities
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitTenantKeys
 
 _FIRST_VERSION = 1
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from database.platform_queries import PlatformQueries
-from vault.signer import TransitAuditSigner
+from database.platform.scheduled import PlatformQueries
+from vault.transit.audit_signer import TransitAuditSigner
 
 
 class RecordedSigner:
-    """Signs as `vault.interfaces.AuditSigner` does; the key server rotates the key without telling us."""
+    """Signs as `vault.transit.keys.AuditSigner` does; the key server rotates the key without telling us."""
 
     def __init__(self, platform: PlatformQueries, signer: TransitAuditSigner) -> None:
         self._platform = platform

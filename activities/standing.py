@@ -15,10 +15,10 @@ from core.notifications import AnnouncementKind
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import DECRYPTS, Move, State
 from core.tenants.locks import HEALTHY, LockReason, closes
-from database.connection import Database
-from database.root_key_rows import HeldKeyRow
-from database.rows import TenantRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.root_keys import HeldKeyRow
+from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
 
 _NAMES = {

@@ -11,9 +11,9 @@ from core import names as ids
 from core.keys.rotation import LONGEST
 from core.messages.base import StepInput
 from core.notifications import AnnouncementKind
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rotation_rows import StuckRotationRow
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from database.rotation import StuckRotationRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 

@@ -26,10 +26,11 @@ from core.errors.keys import CustomerKeyError, RootKeyRefused, RootKeySwapped, W
 from core.keys.root_keys import probe_context
 from core.messages.keys import WatchResult, WatchRootKeysInput
 from core.tenants.locks import HEALTHY, OUT_OF_REACH, closes
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.root_key_rows import SealedRootKeyRow, WatchedKey
-from keystores.opened import OpenedRootKeys
+from database.connection.database import Database
+from database.keys import SealedRootKeyRow
+from database.platform.scheduled import PlatformQueries
+from database.root_keys import WatchedKey
+from kms.key_cache import OpenedRootKeys
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.errors import OpenKcmError
 

@@ -17,11 +17,12 @@ from core.errors.keys import RootKeyDenied, WrongContext
 from core.errors.platform import Overtaken
 from core.keys.encryption_context import Context, Purpose
 from core.keys.root_keys import RootKeyMode
-from database.root_key_rows import HeldKeyRow, SealedRootKeyRow
-from database.rows import ServiceKeyRow, TenantRow
-from database.transaction import TenantTransaction
-from keystores.interfaces import BatchRootKey, RootKey
-from keystores.opened import OpenedRootKeys
+from database.connection.transaction import TenantTransaction
+from database.keys import SealedRootKeyRow, ServiceKeyRow
+from database.root_keys import HeldKeyRow
+from database.tenants import TenantRow
+from kms.interfaces import BatchRootKey, RootKey
+from kms.key_cache import OpenedRootKeys
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from benchmarks import report
 from benchmarks.report import Check, Result
 from benchmarks.stack import Stack
 from config.secrets import Role
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
 _TENANT = "much-audited-corp"

@@ -12,7 +12,7 @@ from benchmarks.report import Check, Result, spread
 from benchmarks.stack import Stack
 from config.secrets import Role
 from core.tenants.lifecycle import State
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 
 _LIMIT_SECONDS = 30.0
 _PATIENCE_SECONDS = 180

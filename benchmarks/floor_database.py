@@ -16,8 +16,7 @@ from benchmarks.stack import Stack
 from benchmarks.statement_log import Message
 from config.secrets import Role
 from core.names import CANARY_TENANT_ID
-from database.context import sign
-from database.roles import login
+from database.postgres.access import login, sign
 
 _BEGIN = re.compile(r"begin;.*set_config\('app\.tenant_id', '([^']*)'", re.DOTALL)
 _CONTEXT = re.compile(r"([a-z0-9-]+)\|(\d+)\|([0-9a-f]{64})")

@@ -1,7 +1,7 @@
 """OpenBao's part of the floor: the requests of one tenant on one keep-alive connection, nothing checked, nothing parsed
 that a later request does not need.
 
-The list was taken from vault/transit.py, pki.py, payload_keys.py and attacks.py; `counting` compares it with what the
+The list was taken from the modules of vault/; `counting` compares it with what the
 product really sends, path by path.
 """
 
@@ -24,7 +24,7 @@ from config.settings import Settings
 from core import names as ids
 from core.keys.encryption_context import Context, Purpose
 from openkcm.contract.names import tenant_dns
-from vault.setup import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
+from vault.auth.tenant_tokens import TENANT_ROLE, TOKEN_AUDIENCE, TOKEN_ISSUER
 
 _CANARY_SECONDS = 30
 _LEAF_BYTES = os.urandom(420)

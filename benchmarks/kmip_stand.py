@@ -27,7 +27,7 @@ from crypto.kmip.server import KmipConnection
 from crypto.kmip.tags import Tag
 from crypto.operations import KeyedOperations
 from crypto.registry import Connections
-from database.rows import ObjectRow
+from database.services.managed_objects import ObjectRow
 
 LIMIT = 1 << 20
 _TENANT, _SERVICE = "fuzz-corp", "orders"
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class MemoryObjects:
-    """`database.interfaces.ManagedObjects` in a dictionary, and the database around it."""
+    """`database.connection.transaction.ManagedObjects` in a dictionary, and the database around it."""
 
     def __init__(self) -> None:
         self.rows: dict[str, ObjectRow] = {}

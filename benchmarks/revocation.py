@@ -21,7 +21,7 @@ from benchmarks.steady import Answered, Front, Steady, ask_fast, asking
 from config.secrets import Role
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import State
-from database.connection import Database
+from database.connection.database import Database
 from tests.stories.holders import Holder, Holders
 
 PROVIDERS = ("aws-kms", "pkcs11", "openbao")

@@ -20,11 +20,11 @@ from config import secrets
 from config.credential_encryption import seal
 from config.secrets import Role, read_secret
 from core.keys.root_keys import PlatformPlace
-from database.connection import Database
-from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
-from tests.keystores.customer_openbao import CustomerOpenBao
-from tests.keystores.estate import assert_in_force, make_service_keys
-from tests.keystores.opening import Opener
+from database.connection.database import Database
+from database.root_keys import RootKeyChangeRow, RootKeyRequestRow
+from tests.kms.customer_openbao import CustomerOpenBao
+from tests.kms.estate import assert_in_force, make_service_keys
+from tests.kms.opening import Opener
 from worker import wiring
 from workflows.gateway import Gateway
 

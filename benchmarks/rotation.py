@@ -25,9 +25,9 @@ from config.secrets import Role
 from core.keys.rotation import Scope, Stage
 from core.messages.keys import RotateRequest
 from core.names import l2_key
-from database.rotation_rows import RotationRow
-from tests.keystores.estate import make_service_keys
-from tests.keystores.opening import Opener
+from database.rotation import RotationRow
+from tests.kms.estate import make_service_keys
+from tests.kms.opening import Opener
 from worker import wiring
 from workflows.connecting import connect_client
 from workflows.gateway import Gateway

@@ -13,7 +13,7 @@ from benchmarks.report import Check, Result, spread
 from benchmarks.stack import Stack
 from config.secrets import Role
 from core.tenants.lifecycle import State
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 
 _LIMIT_RATIO = 1.25
 _AT_ONCE = 8

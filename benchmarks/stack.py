@@ -16,7 +16,7 @@ from typing import Any, Self
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import CONFIG_VARIABLE, LOOPBACK, PREFIX, Settings, load_settings
-from database.connection import Database
+from database.connection.database import Database
 
 _UP_SECONDS = 120
 _PORTS = (

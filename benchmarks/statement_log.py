@@ -10,7 +10,7 @@ from psycopg import sql
 
 from benchmarks.stack import Stack
 from config.secrets import Role
-from database.roles import login
+from database.postgres.access import login
 from devstack.postgres import PostgresServer
 
 _ROLES = {login(role): role for role in (Role.WORKER, Role.MARKETPLACE)}

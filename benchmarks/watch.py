@@ -27,7 +27,7 @@ from benchmarks.stack import Stack
 from benchmarks.watch_rows import SERVICE, make_keys, write_rows
 from core.names import watch_workflow
 from devstack.postgres import PostgresServer
-from tests.keystores.customer_openbao import CustomerOpenBao
+from tests.kms.customer_openbao import CustomerOpenBao
 
 _LIMIT_SECONDS = 5.0
 _PATIENCE_SECONDS = 300.0

@@ -17,11 +17,11 @@ from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from core.keys.root_keys import OpenBaoPlace, credentials_context, probe_context
-from keystores.providers import CustomerRootKeys
-from keystores.reach import Reach
-from tests.keystores.customer_openbao import LOOPBACK, CustomerOpenBao
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
+from kms.egress_policy import Reach
+from kms.providers import CustomerRootKeys
+from tests.kms.customer_openbao import LOOPBACK, CustomerOpenBao
+from vault.auth.tenant_tokens import TenantTokens
+from vault.transit.tenant_keys import TransitTenantKeys
 from worker.identity import open_vault
 
 SERVICE = "orders"

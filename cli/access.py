@@ -11,7 +11,7 @@ from config.secrets import Role, context_key, database_password, read_secret
 from config.settings import Settings
 from core import names as ids
 from core.errors.platform import SettingsInvalid
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.names import parse_tenant_id
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from core.correlation import correlated, correlation_id
 from core.errors.tenants import TenantUnknown
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from openkcm.errors import CallerError, OpenKcmError
 

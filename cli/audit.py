@@ -21,7 +21,7 @@ from config.settings import load_settings
 from core.audit import AuditFilter
 from core.errors.compliance import CertificateMissing
 from database.audit_reading import begin_export
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from openkcm.cli import output
 from openkcm.cli.audit import verify
 from openkcm.cli.files import new_file

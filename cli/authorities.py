@@ -14,8 +14,7 @@ from config.settings import load_settings
 from core.certificates import AuthorityState
 from core.errors.tenants import TenantUnknown
 from core.names import PLATFORM_TENANTS
-from database.certificate_rows import RevocationListRow
-from database.rows import AuthorityRow
+from database.certificates import AuthorityRow, RevocationListRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id

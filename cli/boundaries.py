@@ -22,10 +22,10 @@ from core.errors.compliance import BoundaryBreached, ExaminationAltered, Examina
 from core.errors.tenants import TenantUnknown
 from core.isolation import flaw
 from core.tenants.lifecycle import DECRYPTS, State
-from database.boundary_interfaces import ExaminationRow
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rows import TenantRow
+from database.connection.database import Database
+from database.isolation import ExaminationRow
+from database.platform.scheduled import PlatformQueries
+from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import RESERVED_PREFIX, parse_tenant_id

@@ -20,7 +20,7 @@ from cli.acting import command_event
 from cli.forward_receivers import Receiver
 from cli.forward_state import StateFile
 from core.errors.tenants import TenantUnknown
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, verify_chain
 from openkcm.errors import AuditBroken, OpenKcmError
 from tenancy.forwarding import LARGEST, Batch, ForwardedState

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cli.access import Tenant, operator_database
 from config.settings import load_settings
-from database.join_tokens import make_join_token
+from database.commands import make_join_token
 from openkcm.cli import output
 from openkcm.cli.files import new_file
 from openkcm.contract.enrolment import agent_command, folder_of, parse_lifetime

@@ -24,9 +24,9 @@ from core.messages.tenants import LeaveRequest
 from core.names import offboard_workflow, tenant_workflow
 from core.tenants.lifecycle import Move, State, advance
 from core.tenants.offboarding import parse_grace
-from database.connection import Database
-from database.rows import TenantRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id

@@ -17,7 +17,7 @@ from config.settings import load_settings
 from core.errors.tenants import TenantUnknown
 from core.tenants.approvals import Action
 from core.tenants.policy import SERVICE_KEY_BOUNDS, TENANT_KEY_BOUNDS, TenantPolicy, parse_policy
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id

@@ -17,10 +17,10 @@ from config.settings import load_settings
 from core.errors.services import FieldInvalid, FieldNotProtected, ServiceUnknown
 from core.errors.tenants import TenantUnknown
 from core.protected_fields import consequences, parse_field, store_of
-from database import protecting
-from database.protecting import Change
-from database.protection_rows import ProtectedFieldRow
-from database.transaction import TenantTransaction
+from database import commands as protecting
+from database.commands import Change
+from database.connection.transaction import TenantTransaction
+from database.services.protected_fields import ProtectedFieldRow
 from openkcm.cli import output
 from openkcm.contract.names import parse_service_name, parse_tenant_id
 from openkcm.contract.protected_fields import OBEYED_SECONDS, Mode, ProtectedField, Store

@@ -16,7 +16,7 @@ from cli.tenant import every_tenant
 from config.settings import load_settings
 from core.errors.compliance import AuditDiffers, VaultLogUnknown
 from core.errors.tenants import TenantUnknown
-from database.connection import Database
+from database.connection.database import Database
 from database.reconciling import our_records
 from openkcm.cli import output
 from openkcm.contract.names import RESERVED_PREFIX

@@ -18,7 +18,7 @@ from cli.acting import command_event
 from config.settings import load_settings
 from core.errors.compliance import PeriodRefused, ReportTooLate, ReportUnknown
 from core.errors.tenants import TenantUnknown
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.cli import output
 from openkcm.cli.files import new_file
 from openkcm.contract.audit_events import AuditName

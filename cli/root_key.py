@@ -24,10 +24,10 @@ from core import names as ids
 from core.errors.keys import RootKeyRequestUnknown
 from core.errors.tenants import TenantUnknown
 from core.keys.root_keys import Place, PlatformPlace, Problem, external_id
-from database.connection import Database
-from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
-from database.rows import TenantRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.root_keys import RootKeyChangeRow, RootKeyRequestRow
+from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id

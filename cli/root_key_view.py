@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from database.root_key_rows import RootKeyChangeRow
+from database.root_keys import RootKeyChangeRow
 
 _UNWATCHED = "not watched: the platform's own"
 

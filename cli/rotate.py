@@ -25,10 +25,10 @@ from core.errors.services import ServiceUnknown
 from core.errors.tenants import TenantUnknown
 from core.keys.rotation import MEANING, KeyState, Scope
 from core.messages.keys import RotateRequest
-from database.connection import Database
-from database.rotation_rows import RotationRow
-from database.rows import KeyVersionRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.keys import KeyVersionRow
+from database.rotation import RotationRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_service_name, parse_tenant_id

@@ -25,9 +25,10 @@ from core.errors.platform import Overtaken
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import TenantUnknown
 from core.services import refuse_unconnectable
-from database.agent_rows import ContactRow
-from database.connection import Database
-from database.rows import LeafRow, ServiceRequestRow, TenantRow
+from database.connection.database import Database
+from database.services.agents import ContactRow
+from database.services.repository import LeafRow, ServiceRequestRow
+from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, Offer, certificates, configuration

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def database(*, as_json: output.AsJson = False) -> None:
     """Create roles, schema and walls in the PostgreSQL of database_url; the secret database-admin is user:password."""
-    from database.setup import administrator_of, prepare_database  # noqa: PLC0415 - the vault half does without
+    from database.schema.setup import administrator_of, prepare_database  # noqa: PLC0415 - the vault half does without
 
     settings = load_settings()
     if settings.database_url is None:
@@ -50,7 +50,7 @@ def database(*, as_json: output.AsJson = False) -> None:
 
 def vault(*, as_json: output.AsJson = False) -> None:
     """Mount, configure and write policies at vault_address; the secret vault-admin is an administrator's token."""
-    from vault.session import token_session  # noqa: PLC0415 - the database half does without
+    from vault.auth.client import token_session  # noqa: PLC0415 - the database half does without
     from vault.setup import Wanted, apply  # noqa: PLC0415 - likewise
 
     settings = load_settings()

@@ -21,9 +21,9 @@ from core.messages.tenants import StandingMove
 from core.services import ServiceState
 from core.tenants.lifecycle import MEANING, Move, State, advance
 from core.tenants.locks import LockReason
-from database.connection import Database
-from database.rows import TenantRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id

@@ -24,11 +24,12 @@ from core import names as ids
 from core.errors.tenants import TenantUnknown
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES
-from database.connection import Database
-from database.leaving_interfaces import LeavingRow
-from database.platform_queries import PlatformQueries
-from database.rows import ServiceRow, TenantRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.offboarding import LeavingRow
+from database.platform.scheduled import PlatformQueries
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
 from openkcm.cli import output
 from openkcm.contract.audit_events import AuditName
 

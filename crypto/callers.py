@@ -37,12 +37,12 @@ from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import DECRYPTS, State
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Caller, Changes, Entry, Journal
-from database.connection import Database
-from database.interfaces import mark
-from database.rows import CallerRow
+from database.connection.database import Database
+from database.postgres.notify import mark
+from database.services.repository import CallerRow
 from openkcm.contract.names import TENANT_DOMAIN, TENANT_ID_PATTERN
 from openkcm.errors import OpenKcmError
-from vault.certificates import hex_serial
+from vault.pki.certificates import hex_serial
 
 _MOST = 16_384
 """Certificates remembered; beyond it those that were not asked for the longest are forgotten."""

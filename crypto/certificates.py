@@ -3,8 +3,9 @@
 from core.certificates import AuthorityState
 from core.errors.services import ObjectNotFound
 from crypto.interfaces import Blocking, Caller
-from database.connection import Database
-from database.rows import AuthorityRow, LeafRow
+from database.certificates import AuthorityRow
+from database.connection.database import Database
+from database.services.repository import LeafRow
 
 _NOT_YET = "a tenant's first list is published within minutes of its beginning; ask again then"
 _NO_FORMER = "there is one only while certificates of a former authority last"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from database.feed import NotifyFeed
+from database.postgres.notify import NotifyFeed
 
 Forget = Callable[[str | None], None]
 

@@ -23,7 +23,7 @@ from crypto.journal import waiting_bytes
 from crypto.journal_lines import Line, decode
 from crypto.plans import Plan, Plans
 from crypto.records import Piece, TenantRecords, records
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 
 _TICK_SECONDS = 0.6

@@ -19,8 +19,8 @@ from core.errors.platform import DatabaseUnavailable
 from core.errors.requests import TooManyRequests
 from crypto.api import HeartbeatRequest, UseClaim
 from crypto.interfaces import Blocking, Caller
-from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
-from database.connection import Database
+from database.connection.database import Database
+from database.services.agents import BackfillRow, ContactRow, ProtectionUseRow
 from openkcm.contract.services import OTHER_PLACES
 from openkcm.errors import OpenKcmError
 

@@ -36,14 +36,13 @@ from core.keys.encryption_context import Context, Purpose
 from core.keys.rotation import KeyState
 from core.names import l2_key
 from crypto.interfaces import Blocking, Caller, Changes, ServiceKey
-from database.connection import Database
-from database.interfaces import mark
-from database.root_key_rows import SealedRootKeyRow
-from database.rows import ServiceKeyRow
-from keystores.interfaces import RootKey
-from keystores.opened import OpenedRootKeys
+from database.connection.database import Database
+from database.keys import SealedRootKeyRow, ServiceKeyRow
+from database.postgres.notify import mark
+from kms.interfaces import RootKey
+from kms.key_cache import OpenedRootKeys
 from openkcm.errors import OpenKcmError
-from vault.transit import TransitTenantKeys
+from vault.transit.tenant_keys import TransitTenantKeys
 
 MATERIAL = 32
 """Bytes of an L3."""

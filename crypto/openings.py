@@ -21,7 +21,7 @@ from core.correlation import correlation_id
 from core.services import CryptoOperation
 from crypto.correlation import new_correlation_id
 from crypto.interfaces import Blocking, Entry, Journal
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 
 _APART = 60.0

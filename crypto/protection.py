@@ -1,8 +1,8 @@
 """What the caller's programs are to keep encrypted, as administrators chose it for the calling service."""
 
 from crypto.interfaces import Blocking, Caller
-from database.connection import Database
-from database.protection_rows import ProtectionRow
+from database.connection.database import Database
+from database.services.protected_fields import ProtectionRow
 
 
 class ProtectionsOnRecord:

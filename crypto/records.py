@@ -14,7 +14,7 @@ from core.errors.requests import TooManyRequests
 from core.services import CHANGES, RELEASES, CryptoOperation
 from core.usage import BUCKETS, Latency, bucket
 from crypto.journal_lines import Line
-from database.usage_rows import UsesRow
+from database.usage import UsesRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
 _COUNTED_REFUSALS = frozenset({TooManyRequests.code})

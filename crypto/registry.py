@@ -12,7 +12,7 @@ import structlog
 from core.errors.services import CallerRefused
 from core.errors.tenants import TenantClosed
 from crypto.interfaces import Caller, Parts
-from database.interfaces import mark
+from database.postgres.notify import mark
 from openkcm.errors import OpenKcmError
 
 if TYPE_CHECKING:

@@ -29,11 +29,11 @@ from core.keys.encryption_context import Context, Purpose
 from core.tenants.lifecycle import DECRYPTS
 from crypto import ciphertext as form
 from crypto.interfaces import Blocking, Caller, Changes, Keyring, ServiceKey
-from database.connection import Database
-from database.interfaces import mark
-from database.platform_queries import PlatformQueries
-from database.rows import ObjectRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.platform.scheduled import PlatformQueries
+from database.postgres.notify import mark
+from database.services.managed_objects import ObjectRow
 from openkcm.errors import OpenKcmError
 
 _EVERYBODY = "*"

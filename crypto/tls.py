@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from openkcm.errors import OpenKcmError
-from vault.server_certificates import PkiServerCertificates
+from vault.pki.server_certificates import PkiServerCertificates
 
 LIFETIME = timedelta(hours=24)
 _RENEWED_AFTER = 2 / 3

@@ -23,19 +23,19 @@ from crypto.protection import ProtectionsOnRecord
 from crypto.registry import Connections
 from crypto.resealing import Resealing
 from crypto.tls import IdentityShelf, ServerTls
-from database.connection import Database
-from database.feed import NotifyFeed
-from database.platform_queries import PlatformQueries
-from keystores.opened import OpenedRootKeys
-from keystores.platform import PlatformRootKey
-from keystores.providers import CustomerRootKeys
-from keystores.reach import Reach
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from database.postgres.notify import NotifyFeed
+from kms.egress_policy import Reach
+from kms.key_cache import OpenedRootKeys
+from kms.platform import PlatformRootKey
+from kms.providers import CustomerRootKeys
 from openkcm.contract.client_files import Offer
-from vault.root_keys import TransitRootKeys
-from vault.server_certificates import PkiServerCertificates
-from vault.session import VaultSession
-from vault.tokens import InlineTenants
-from vault.transit import TransitTenantKeys
+from vault.auth.client import VaultSession
+from vault.auth.tenant_tokens import InlineTenants
+from vault.pki.server_certificates import PkiServerCertificates
+from vault.transit.root_keys import TransitRootKeys
+from vault.transit.tenant_keys import TransitTenantKeys
 
 _DATABASE_CONNECTIONS = 8
 _THREADS = 32

@@ -18,7 +18,7 @@ from core.tenants.lifecycle import State
 from core.tenants.roles import OPERATORS
 from dashboard.claims import FRESH, ClaimNames, SignOn, read
 from dashboard.places import Place, PlaceKind
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from openkcm.errors import OpenKcmError
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from core.tenants.roles import Permission
 from dashboard.acting import require
 from dashboard.seat import Seat
-from database.join_tokens import MadeToken, make_join_token
+from database.commands import MadeToken, make_join_token
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_service_name
 from openkcm.contract.services import ServiceKind

@@ -7,7 +7,7 @@ from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.rows import TenantRow
+from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
 
 

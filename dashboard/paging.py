@@ -10,8 +10,8 @@ from enum import StrEnum
 
 from core.audit import AuditFilter
 from dashboard.stream import WINDOW, look
-from database.audit_interfaces import FoundRecord
-from database.connection import Database
+from database.audit import FoundRecord
+from database.connection.database import Database
 
 
 @dataclass(frozen=True, slots=True)

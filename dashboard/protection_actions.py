@@ -3,8 +3,8 @@
 from core.tenants.roles import Permission
 from dashboard.acting import require
 from dashboard.seat import Seat
-from database import protecting
-from database.protecting import Change
+from database import commands as protecting
+from database.commands import Change
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.protected_fields import ProtectedField
 

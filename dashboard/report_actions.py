@@ -7,7 +7,7 @@ from core.errors.tenants import AccessRefused, TenantUnknown
 from core.tenants.roles import Permission
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.report_rows import ReportRow
+from database.reports import ReportRow
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.reports.signed_file import Form
 from tenancy.report_period import Period

@@ -20,8 +20,8 @@ from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.root_key_rows import RootKeyRequestRow
-from database.rows import TenantRow
+from database.root_keys import RootKeyRequestRow
+from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
 from workflows.gateway import NotDoneInTime
 

@@ -12,7 +12,7 @@ from core.tenants.roles import Permission
 from dashboard import approval_actions
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.rotation_rows import WantedRotation
+from database.rotation import WantedRotation
 from openkcm.contract.audit_events import AuditName
 
 

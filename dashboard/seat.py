@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from core.tenants.roles import Permission, Person
 from dashboard.temporal_bridge import TemporalBridge
-from database.connection import Database
-from database.operations import Operations
+from database.connection.database import Database
+from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 
 

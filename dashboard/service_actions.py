@@ -15,7 +15,8 @@ from core.services import refuse_unconnectable
 from core.tenants.roles import Permission
 from dashboard.acting import ask, require
 from dashboard.seat import Seat
-from database.rows import LeafRow, ServiceRequestRow, TenantRow
+from database.services.repository import LeafRow, ServiceRequestRow
+from database.tenants import TenantRow
 from openkcm.contract import csr as signing_requests
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.client_files import AUTHORITY, CERTIFICATE, KEY, Offer, certificates, configuration, parse_folder

@@ -12,12 +12,10 @@ import structlog
 from core.audit import AuditFilter
 from core.tenants.roles import Permission
 from dashboard.seat import Seat
-from database.audit_interfaces import FoundRecord, StreamEnds
-from database.audit_log import AuditStream
+from database.audit import AuditStream, FoundRecord, SignedHead, StreamEnds
 from database.audit_reading import PIECE, begin_export
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rows import SignedHead
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName, StoredRecord, head_message, verify_chain
 from openkcm.errors import AuditBroken
 from openkcm.verification.public_keys import PublicKeys

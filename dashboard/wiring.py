@@ -23,8 +23,8 @@ from dashboard.guard import Guard
 from dashboard.places import DEVELOPMENT_SIGN_ON
 from dashboard.seat import Addresses, Seat
 from dashboard.temporal_bridge import TemporalBridge
-from database.connection import Database
-from database.operations import Operations
+from database.connection.database import Database
+from database.platform.operators import Operations
 from workflows.gateway import Gateway
 
 _DATABASE_CONNECTIONS = 16

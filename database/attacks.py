@@ -22,7 +22,7 @@ from psycopg import ClientCursor
 from core.errors.compliance import CanaryMissing
 from core.isolation import CheckResult
 from core.names import l2_key
-from database.connection import Database
+from database.connection.database import Database
 
 _TABLES = (
     *("tenant", "marketplace_event", "operation_step", "key", "certificate_authority", "route", "boundary_result"),

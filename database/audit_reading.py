@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from core.audit import AuditFilter
-from database.audit_interfaces import StreamEnds
-from database.connection import Database
-from database.transaction import TenantTransaction
+from database.audit import StreamEnds
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import StoredRecord
 from openkcm.verification.audit_export import ExportHeader, SignedPlace, export_lines
 

@@ -1,8 +1,12 @@
 """The tenant's certificate authorities and their revocation lists.
 
 The first one recorded for a version of the tenant's key stays: a second signature must never replace it.
+
+Certificate authorities and all that ends: rows, and the part of `interfaces` about them. Imports no psycopg.
 """
 
+import hashlib
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,13 +15,46 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from core.certificates import AuthorityState
+from core.certificates import AuthorityState, Ending
 from core.errors.platform import DatabaseRefused
 from core.names import ca_key
-from database.certificate_rows import RevocationListRow, RevokedRow
-from database.rows import AuthorityRow
 
 _AUTHORITY = "select serial, certificate_pem, chain_pem, not_after, key_version, state from okcm.certificate_authority"
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedRow:
+    serial: str
+    revoked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationListRow:
+    """The newest revocation list of the authority with this serial, in DER."""
+
+    authority: str
+    number: int
+    der: bytes
+    this_update: datetime
+    next_update: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityRow:
+    """The tenant's certificate authority. `serial` is lower-case hex without separators; the PEMs are public."""
+
+    serial: str
+    certificate_pem: str
+    chain_pem: str
+    not_after: datetime
+    key_version: int = 1
+    """Of the tenant's Transit key, which alone signs for this authority."""
+    state: AuthorityState = AuthorityState.CURRENT
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the certificate, hex: by it a presented chain's issuer is recognised."""
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate_pem)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +187,17 @@ class Certificates:
 def _authority(row: tuple[Any, ...]) -> AuthorityRow:
     read = AuthorityRow(*row)
     return replace(read, state=AuthorityState(read.state))
+
+
+@dataclass(frozen=True, slots=True)
+class EndingRow:
+    """Something that was not renewed in time. `serial` tells it from what it replaced and from what replaces it."""
+
+    tenant_id: str
+    region: str
+    kind: Ending
+    name: str
+    serial: str
+    generation: int
+    begins: datetime
+    ends: datetime

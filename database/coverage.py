@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from core.errors.tenants import TenantUnknown
 from core.services import CryptoOperation
-from database.agent_rows import ContactRow
-from database.transaction import TenantTransaction
+from database.connection.transaction import TenantTransaction
+from database.services.agents import ContactRow
 from openkcm.contract.services import is_connected
 from tenancy.coverage import ENCRYPTING, Asked, Backfilling, Coverage, ServiceFacts, Use, coverage, first_day
 

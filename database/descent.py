@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 from core.errors.compliance import ControlFailed
 from core.isolation import CheckResult
 from core.names import l2_key
-from database.connection import Database
+from database.connection.database import Database
 
 _SERVICE = "boundary-descent"
 

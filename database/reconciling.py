@@ -5,7 +5,7 @@ from datetime import datetime
 
 from core.audit import AuditFilter
 from database.audit_reading import PIECE
-from database.connection import Database
+from database.connection.database import Database
 from tenancy.double_entry import LATE, OurRecord, our_record
 from tenancy.reconciliation import LONG_RUNNING, RELEVANT
 

@@ -10,10 +10,11 @@ from core.keys.rotation import KeyState
 from core.services import ServiceState
 from core.tenants.locks import HEALTHY
 from core.tenants.policy import TenantPolicy
-from database.boundary_interfaces import BoundaryRunRow
+from database.connection.transaction import TenantTransaction
 from database.coverage import read_coverage
-from database.rows import KeyRow, KeyVersionRow, TenantRow
-from database.transaction import TenantTransaction
+from database.isolation import BoundaryRunRow
+from database.keys import KeyRow, KeyVersionRow
+from database.tenants import TenantRow
 from openkcm.verification.reports.model import CoveredService, InventoryKey, LatestCheck, Stated
 from tenancy.coverage import Lacking, ServiceCoverage
 

@@ -1,4 +1,7 @@
-"""Compliance reports: requests, what was stated, and the signed files (migrations/0027_reports.sql)."""
+"""Compliance reports: requests, what was stated, and the signed files (migrations/0027_reports.sql).
+
+Compliance reports on record; part of `interfaces`, which hands it out. Imports no psycopg.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,13 +10,33 @@ from datetime import datetime
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from database.report_rows import ReportRow, StatedRow
 from openkcm.verification.reports.model import Stated
 from openkcm.verification.reports.signed_file import Form
 from openkcm.verification.signed_document import canonical_text
 
 _ROW = "select report_id, since, until, made_for, requested_at, made_at from okcm.report"
 _FILE = {form: f"select {form} from okcm.report where report_id = %s" for form in Form}  # noqa: S608 - constants
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """What was asked for; `made_at` is None until its files are there."""
+
+    report_id: str
+    since: datetime
+    until: datetime
+    made_for: str
+    requested_at: datetime
+    made_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatedRow:
+    """How things stood, when that was read, and the number of the audit record that has its digest."""
+
+    stated: Stated
+    at: datetime
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 A change keeps its new wraps beside those in force until all are there; one statement then switches all of them. Whoever
 reads before it finds a whole estate under the former key, whoever reads after it a whole one under the new key.
+
+What is on record of a customer's root key; part of `interfaces`, which hands it out. Imports no psycopg.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from psycopg import Connection
@@ -15,16 +18,9 @@ from psycopg.rows import TupleRow
 from core.errors.keys import RootKeyRequestUnknown
 from core.errors.platform import DatabaseRefused, Overtaken
 from core.errors.tenants import TenantUnknown
-from core.keys.root_keys import Problem, RootKeyMode, RootKeyState, parse_place
+from core.keys.root_keys import Place, Problem, RootKeyMode, RootKeyState, parse_place
 from core.names import root_key
-from database.root_key_rows import (
-    HeldKeyRow,
-    RootKeyChangeRow,
-    RootKeyRequestRow,
-    RootKeyVersionsRow,
-    SealedRootKeyRow,
-)
-from database.rows import ServiceKeyRow
+from database.keys import SealedRootKeyRow, ServiceKeyRow
 
 _HELD = "select root_key_id, mode, name, place, state, health, health_since, created_at from okcm.root_key"
 _CHANGE = (
@@ -33,6 +29,59 @@ _CHANGE = (
 )
 _SERVICE_KEY = "select service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"
 _UNSTAGED = "state <> 'destroyed' and staged_for is distinct from %(number)s"
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyRequestRow:
+    """What somebody outside asks for. `sealed` (config/credential_encryption.py) is None once it was taken."""
+
+    request_id: str
+    place: Place
+    sealed: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKeyRow:
+    """A root key of the customer's as anybody may see it. `health` is `ok` or the code of its last failure."""
+
+    root_key_id: str
+    mode: RootKeyMode
+    name: str
+    place: Place
+    state: RootKeyState
+    health: str
+    health_since: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyChangeRow:
+    """One change of the root key; `wrapped` of `total` service keys lie under the new one too."""
+
+    number: int
+    from_mode: RootKeyMode
+    from_name: str
+    to_mode: RootKeyMode
+    to_name: str
+    root_key_id: str | None
+    state: str
+    """`running`, `done` or `failed`."""
+    total: int
+    wrapped: int
+    problem: str | None
+    started_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RootKeyVersionsRow:
+    """Under which versions of the root key in force a tenant's wraps lie, the probe among them."""
+
+    newest: int
+    """The newest that is known of."""
+    older: int
+    """How many of them lie under an older one."""
+    wraps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,3 +390,28 @@ class RootKeys:
 def _change(row: tuple[Any, ...]) -> RootKeyChangeRow:
     number, from_mode, from_name, to_mode, *rest = row
     return RootKeyChangeRow(number, RootKeyMode(from_mode), from_name, RootKeyMode(to_mode), *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedKey:
+    """A root key that is to be tried. `held`: the tenant is locked because of it. `used`: lately, by a service."""
+
+    tenant_id: str
+    root_key_id: str
+    health: str
+    health_since: datetime
+    held: bool
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedKey:
+    """A root key whose holder numbers its versions; `root_key_id` None: the platform's of the region."""
+
+    tenant_id: str
+    region: str
+    root_key_id: str | None
+    oldest: int
+    """The version that the oldest wrap lies under."""
+    noticed: int | None
+    """The newest version on record, if it was ever newer than a wrap's."""

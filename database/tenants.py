@@ -1,16 +1,23 @@
-"""The tenant's own row and its life (core/tenants/lifecycle.py)."""
+"""The tenant's own row and its life (core/tenants/lifecycle.py).
+
+What a tenant asks of its keys (core/tenants/policy.py).
+
+Sign-ons to the dashboard, so that one of them can be ended everywhere at once.
+"""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from core.errors.tenants import TenantUnknown
+from core.tenants.approvals import Action
 from core.tenants.lifecycle import TRANSITIONS, Move, State, advance
 from core.tenants.locks import LockReason, Standing, hold, release
+from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import MarketplaceEvent
-from database.rows import TenantRow
 
 COLUMNS = (
     "tenant_id, organization, region, state, root_key_mode, requested_at, ready_at, promise_broken_at, locks,"
@@ -24,6 +31,20 @@ _CREATE = (
     "insert into okcm.tenant (tenant_id, organization, region) values (%s, %s, %s)"  # noqa: S608 - the same
     f" on conflict do nothing returning {COLUMNS}"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRow:
+    tenant_id: str
+    organization: str
+    region: str
+    state: State
+    root_key_mode: str
+    requested_at: datetime
+    ready_at: datetime | None
+    promise_broken_at: datetime | None
+    locks: tuple[LockReason, ...] = ()
+    unlocks_to: State | None = None
 
 
 def tenant_row(row: tuple[Any, ...]) -> TenantRow:
@@ -122,3 +143,84 @@ def _where_it_leads(move: Move, back_to: State | None) -> frozenset[State]:
     if back_to is not None:
         return frozenset({back_to} & {state for states in ends for state in states})
     return frozenset(states[0] for states in ends if len(states) == 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def get(self) -> TenantPolicy:
+        """Return what the tenant chose; the defaults where it chose nothing."""
+        row = self.connection.execute(
+            "select tenant_key_days, service_key_days, four_eyes from okcm.tenant_policy"
+        ).fetchone()
+        if row is None:
+            return TenantPolicy()
+        return TenantPolicy(
+            tenant_key_days=row[0], service_key_days=row[1], four_eyes=frozenset(Action(name) for name in row[2])
+        )
+
+    def set(self, policy: TenantPolicy) -> None:
+        self.connection.execute(
+            "insert into okcm.tenant_policy (tenant_id, tenant_key_days, service_key_days, four_eyes)"
+            " values (%s, %s, %s, %s)"
+            " on conflict (tenant_id) do update set tenant_key_days = excluded.tenant_key_days,"
+            " service_key_days = excluded.service_key_days, four_eyes = excluded.four_eyes,"
+            " changed_at = clock_timestamp()",
+            [self.tenant_id, policy.tenant_key_days, policy.service_key_days, sorted(policy.four_eyes)],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A sign-on to the dashboard. `subject` is the sign-on's own name for a person; `ended_at` once they signed out."""
+
+    session_id: str
+    subject: str
+    expires_at: datetime
+    last_seen_at: datetime
+    ended_at: datetime | None
+
+
+# A session is kept for a month after it expired, so that an old cookie is told from one that was never issued.
+_BEGIN = """
+with forgotten as (
+    delete from okcm.dashboard_session where expires_at < now() - interval '30 days'
+)
+insert into okcm.dashboard_session (tenant_id, session_id, subject, expires_at)
+values (%s, %s, %s, %s) on conflict do nothing
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def begin(self, session_id: str, subject: str, expires_at: datetime) -> bool:
+        """Record a sign-on; False when it is on record, which nothing changes. Forgets what ended a month ago."""
+        return self.connection.execute(_BEGIN, [self.tenant_id, session_id, subject, expires_at]).rowcount == 1
+
+    def get(self, session_id: str) -> SessionRow | None:
+        found = self.connection.execute(
+            "select session_id, subject, expires_at, last_seen_at, ended_at from okcm.dashboard_session"
+            " where session_id = %s",
+            [session_id],
+        ).fetchone()
+        return None if found is None else SessionRow(*found)
+
+    def seen(self, session_id: str, at: datetime) -> None:
+        """Move `last_seen_at` forward."""
+        self.connection.execute(
+            "update okcm.dashboard_session set last_seen_at = greatest(last_seen_at, %s) where session_id = %s",
+            [at, session_id],
+        )
+
+    def end(self, session_id: str) -> bool:
+        """End a session for good; False when there is none that has not ended."""
+        ended = self.connection.execute(
+            "update okcm.dashboard_session set ended_at = clock_timestamp() where session_id = %s and ended_at is null",
+            [session_id],
+        )
+        return ended.rowcount == 1

@@ -1,17 +1,20 @@
-"""Usage by the minute and by the day, counted once however often a batch is delivered."""
+"""Usage by the minute and by the day, counted once however often a batch is delivered.
+
+What is counted of the uses of keys; part of `interfaces`, which hands it out.
+
+The rows of usage counters; part of `rows`, and handed out by `interfaces` like those.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal
 
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from core.services import CryptoOperation
 from core.usage import BUCKETS, Latency
-from database.usage_interfaces import UsagePart
-from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow, UsesRow
 
 
 def _buckets(form: str) -> str:
@@ -70,6 +73,10 @@ select service, operation, refusal, sum(count)::bigint, sum(bytes)::bigint, 0, a
 from okcm.usage_day where day between %(first)s and %(last)s and refusal <> '' group by service, operation, refusal
 order by 1, 2, 3
 """  # noqa: S608 - constants
+
+UsagePart = Literal["service", "operation"]
+
+
 _BY_DAY: dict[UsagePart, str] = {
     part: (
         f"select day, {part}, sum(count)::bigint from okcm.usage_day"  # noqa: S608 - constants
@@ -77,6 +84,84 @@ _BY_DAY: dict[UsagePart, str] = {
     )
     for part in ("service", "operation")
 }
+
+
+@dataclass(frozen=True, slots=True)
+class UsesRow:
+    """Uses of one minute that ended alike: `refusal` is the code of the error, empty for what was answered.
+
+    `latency` tells of those that were timed, which can be fewer than `count`.
+    """
+
+    minute: datetime
+    service: str
+    operation: CryptoOperation
+    refusal: str
+    count: int
+    bytes: int
+    latency: Latency = field(default_factory=Latency)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What one service did in one minute; `refused` of `count` were refused."""
+
+    minute: datetime
+    service: str
+    operation: CryptoOperation
+    count: int
+    refused: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotalRow:
+    """What one service did in a time; `last_minute` is the newest minute of it that has something."""
+
+    service: str
+    operation: CryptoOperation
+    count: int
+    refused: int
+    last_minute: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """Uses of one service and operation that ended alike, over a day or several; see `UsesRow`."""
+
+    service: str
+    operation: CryptoOperation
+    refusal: str
+    count: int
+    bytes: int
+    latency: Latency = field(default_factory=Latency)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageDay:
+    """One UTC day's sum."""
+
+    day: date
+    used: UsageSum
+
+
+@dataclass(frozen=True, slots=True)
+class DayCount:
+    """How many uses of one `part` (a service or an operation) there were on one UTC day, refused ones included."""
+
+    day: date
+    part: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredDay:
+    """How many uses of one service and operation were answered on one UTC day."""
+
+    service: str
+    day: date
+    operation: CryptoOperation
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def addresses(settings: Settings) -> dict[str, str | None]:
 
 
 def _prepare_database(settings: Settings, postgres: PostgresServer) -> None:
-    from database.setup import prepare_database  # noqa: PLC0415 - it is needed while servers start, not before
+    from database.schema.setup import prepare_database  # noqa: PLC0415 - it is needed while servers start, not before
 
     passwords, keys = database_credentials(settings.secrets)
     prepare_database(postgres.admin_conninfo, passwords=passwords, context_keys=keys)

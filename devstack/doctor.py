@@ -17,8 +17,8 @@ from temporalio.service import RPCError
 from config.secrets import DATABASE_ROLES, ROLES, Role, context_key, database_password, read_secret, vault_secret
 from config.settings import Settings, config_file
 from core.errors.platform import VaultRefused
-from database import gate
-from database.roles import MIGRATOR, OWNER, login
+from database.postgres.access import MIGRATOR, OWNER, login
+from database.schema import lint as gate
 from devstack import control
 from devstack.components import port_conflicts, servers
 from devstack.control import Status
@@ -27,7 +27,7 @@ from devstack.reports import State
 from devstack.server import check_access, http_answer
 from devstack.temporal import SEARCH_ATTRIBUTES
 from openkcm.errors import OpenKcmError, os_reason
-from vault.session import ROLE_PREFIX, VaultSession
+from vault.auth.client import ROLE_PREFIX, VaultSession
 from workflows.connecting import client_runtime, connection
 
 _OLDEST_PYTHON = (3, 11)

@@ -102,7 +102,7 @@ class OpenBaoServer(Server):
         Raises:
             ComponentFailed: the server was first started by a version that made no role for this.
         """
-        from vault.session import VaultSession  # noqa: PLC0415 - see `configuration`
+        from vault.auth.client import VaultSession  # noqa: PLC0415 - see `configuration`
         from vault.setup import SETUP, apply, digest  # noqa: PLC0415 - the same
 
         wanted = self._wanted()
@@ -122,7 +122,7 @@ class OpenBaoServer(Server):
 
     def configuration(self) -> str:
         """Return the server's configuration with what it does on its first boot; it names secret files, holds none."""
-        from vault.self_init import self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` should not wait for
+        from vault.setup import self_init_stanzas  # noqa: PLC0415 - brings hvac, which `status` should not wait for
 
         stanzas = self_init_stanzas(self._wanted())
         return f"""

@@ -40,7 +40,7 @@ _SETTINGS = {
     "password_encryption": "scram-sha-256",
     "log_min_messages": "warning",
     "log_statement": "none",
-    # `%a` is the correlation id of what is being done (database/connection.py).
+    # `%a` is the correlation id of what is being done (database/connection/database.py).
     "log_line_prefix": "%m [%p] %q%u %a ",
 }
 

@@ -17,7 +17,7 @@ from config.secrets import (
 )
 from config.settings import Settings, load_settings
 from core.errors.platform import SettingsInvalid
-from database.connection import Database
+from database.connection.database import Database
 from marketplace.app import Offer, create_app
 from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.issuers import Issuers

@@ -7,9 +7,10 @@ from core.errors.services import ServiceConflict
 from core.errors.tenants import TenantConflict, TenantOffboarded, TenantUnknown
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, MarketplaceEvent
-from database.connection import Database
-from database.rows import StepRow, TenantRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.provisioning import StepRow
+from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
 _AUDIT_NAME = {

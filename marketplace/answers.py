@@ -7,7 +7,8 @@ from pydantic import BaseModel
 from core.notifications import AnnouncementKind, announcement_text, dashboard_url
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES, StepState
-from database.rows import StepRow, TenantRow
+from database.provisioning import StepRow
+from database.tenants import TenantRow
 
 
 class EventAnswer(BaseModel):

@@ -14,8 +14,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from core.correlation import correlation_id
 from core.errors.requests import Unauthorized
-from database.connection import Database
-from database.platform_queries import PlatformQueries
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from marketplace import openapi, page
 from marketplace.acceptance import accept, look_up
 from marketplace.answers import EventAnswer, StatusAnswer, status_answer

@@ -18,10 +18,10 @@ from core.errors.platform import Overtaken
 from core.errors.requests import TicketRefused
 from core.errors.services import ServiceUnknown
 from core.names import CANARY_TENANT_ID
-from database.connection import Database
-from database.enrolment_rows import EnrolmentRow
-from database.rows import ServiceRequestRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.services.enrolment import EnrolmentRow
+from database.services.repository import ServiceRequestRow
 from marketplace.proofs import Claim
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
 from openkcm.contract.client_files import certificates

@@ -21,7 +21,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from core.errors.requests import BodyTooLarge, MalformedEnrolment, MalformedEvent, TicketRefused, TooManyRequests
-from database.connection import Database
+from database.connection.database import Database
 from marketplace import enrolment, openapi
 from marketplace.answers import DiscoveryAnswer, EnrolmentAnswer, StandingAnswer
 from marketplace.bodies import read_body

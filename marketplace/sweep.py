@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from core.tenants.provisioning import EventKind
-from database.connection import Database
-from database.platform_queries import PlatformQueries
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from marketplace.acceptance import discovered, mark_started
 from marketplace.enrolment import settle
 from marketplace.rounds import Rounds, Waiting

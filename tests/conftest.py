@@ -15,7 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from database.connection import Database
+from database.connection.database import Database
 from devstack.postgres import PostgresServer
 from devstack.temporal import TemporalServer
 from tests import ports, tiers, timing

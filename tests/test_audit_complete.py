@@ -249,7 +249,7 @@ def test_every_name_is_written_by_something_and_told_in_ocsf() -> None:
 
 
 def test_what_a_trigger_writes_is_in_a_migration() -> None:
-    migrations = "".join(file.read_text() for file in (ROOT / "database/migrations").glob("*.sql"))
+    migrations = "".join(file.read_text() for file in (ROOT / "database/schema/migrations").glob("*.sql"))
     for name in audited.BY_DATABASE:
         assert name.value in migrations or name.value.partition(".")[2] in migrations
 

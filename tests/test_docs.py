@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.__main__ import main
-from database import gate
+from database.schema import lint as gate
 from devstack.doctor import CRYPTO_PROBLEMS, PINNED
 from devstack.temporal import SEARCH_ATTRIBUTES
 from tools.docs import architecture_page, error_classes, exported_metrics, generated, rows

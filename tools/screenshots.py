@@ -30,8 +30,8 @@ from crypto.kmip.enums import Operation
 from crypto.kmip.fields import text
 from crypto.kmip.tags import Tag
 from dashboard import navigation
-from database.agent_rows import ProtectionUseRow
-from database.usage_rows import UsesRow
+from database.services.agents import ProtectionUseRow
+from database.usage import UsesRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from tests.concurrency import wait_until
 from tests.crypto.kmip.messages import batch_item

@@ -62,7 +62,7 @@ have_softhsm() {
 }
 
 softhsm_module() {
-    # The places that tests/keystores/softhsm.py looks in.
+    # The places that tests/kms/softhsm.py looks in.
     ls "$venv/softhsm/usr/lib/softhsm/libsofthsm2.so" /usr/lib/softhsm/libsofthsm2.so \
         /usr/lib64/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so 2>/dev/null | head -1 || true
 }

@@ -10,8 +10,8 @@ from core.errors.platform import VaultRefused
 from core.isolation import CheckResult
 from core.keys.encryption_context import Context
 from openkcm.errors import OpenKcmError
-from vault.keys import decoded, encoded, key_error, key_errors
-from vault.session import VaultCalls, VaultRejected
+from vault.auth.client import VaultCalls, VaultRejected
+from vault.transit.keys import decoded, encoded, key_error, key_errors
 
 FORBIDDEN = "the key server's policy answers 403"
 UNAUTHENTIC = "authentication of the ciphertext fails"

@@ -29,11 +29,10 @@ from vault.attacking import (
     require_control,
     result,
 )
-from vault.certificates import Issuer, LeafNames, build_leaf, load_issuer, tenant_of_authority
-from vault.interfaces import Authority
-from vault.keys import encoded, key_errors
-from vault.session import TokenSession, VaultCalls
-from vault.tokens import TenantTokens
+from vault.auth.client import TokenSession, VaultCalls
+from vault.auth.tenant_tokens import TenantTokens
+from vault.pki.certificates import Authority, Issuer, LeafNames, build_leaf, load_issuer, tenant_of_authority
+from vault.transit.keys import encoded, key_errors
 
 _LEAF_LIFETIME = timedelta(minutes=1)
 _SERVICE = "boundary-probe"

@@ -20,9 +20,10 @@ from openkcm.contract.names import TENANT_DOMAIN
 from openkcm.errors import InvalidName
 from tenancy.double_entry import USES, Act, Answer, Layer, ServerEvent
 from tenancy.wrong_hands import FIRST_BOOT, NOBODY, OURS, ROOT, TENANT
-from vault.session import ROLE_PREFIX
-from vault.setup import AUDIT_KEY, FINGERPRINT_KEY, PLATFORM_PAYLOAD_KEY, SERVER_ROLE, TENANT_ROLE
-from vault.transport import CORRELATION_HEADER
+from vault.auth.client import ROLE_PREFIX
+from vault.auth.tenant_tokens import TENANT_ROLE
+from vault.auth.transport import CORRELATION_HEADER
+from vault.setup import AUDIT_KEY, FINGERPRINT_KEY, PLATFORM_PAYLOAD_KEY, SERVER_ROLE
 
 _MADE_WITHIN = timedelta(seconds=2)
 _READS = frozenset({"read", "list"})

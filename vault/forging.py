@@ -7,9 +7,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from openkcm.contract.names import service_spiffe, tenant_dns
-from vault.certificates import LeafNames, build_leaf, hex_serial, load_issuer
-from vault.interfaces import Authority, ForgedLeaf, Leaf
-from vault.session import VaultCalls
+from vault.auth.client import VaultCalls
+from vault.pki.certificates import Authority, Leaf, LeafNames, build_leaf, hex_serial, load_issuer
+from vault.transit.keys import ForgedLeaf
 
 _LIFETIME = timedelta(minutes=5)
 

@@ -32,10 +32,9 @@ from vault.attacking import (
     require_control,
     result,
 )
-from vault.interfaces import KeyFindings, KeyTarget
-from vault.keys import encoded, key_errors
-from vault.session import VaultCalls, VaultFailed, VaultRejected
-from vault.tokens import TenantTokens
+from vault.auth.client import VaultCalls, VaultFailed, VaultRejected
+from vault.auth.tenant_tokens import TenantTokens
+from vault.transit.keys import KeyFindings, KeyTarget, encoded, key_errors
 
 SHARED = Context("", "", "", Purpose.BOUNDARY, "")
 """The context of probes, the same for all: what keeps another tenant's key out is then that key's material alone."""

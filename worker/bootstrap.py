@@ -35,10 +35,10 @@ from core.messages.keys import WatchRootKeysInput
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, task_queue, watch_workflow
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, MarketplaceEvent
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from vault.root_keys import TransitRootKeys
-from vault.signer import TransitAuditSigner
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from vault.transit.audit_signer import TransitAuditSigner
+from vault.transit.root_keys import TransitRootKeys
 from workflows import visibility
 from workflows.boundaries import ExamineDueTenants
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities

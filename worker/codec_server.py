@@ -28,7 +28,7 @@ from config.secrets import Role, read_secret
 from config.settings import LOOPBACK, load_settings
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
-from vault.payload_keys import TransitPayloadKeys
+from vault.transit.payload_keys import TransitPayloadKeys
 from worker.codec import TenantCodec
 from worker.identity import open_vault
 from worker.keyring import Keyring

@@ -11,20 +11,19 @@ from activities.metrics import Metrics
 from activities.probes import Probes
 from activities.reconciling import ReconcileActivities
 from config.settings import Settings
-from database.connection import Database
+from database.connection.database import Database
 from database.descent import RowDescentProbe
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from database.reconciling import our_records
 from fronts.attacks import FrontAttacker
 from fronts.sides import Address
-from keystores.opened import OpenedRootKeys
+from kms.key_cache import OpenedRootKeys
 from vault.audit_log import files_of, read_log
-from vault.fingerprints import TransitFingerprints
+from vault.auth.client import VaultSession
+from vault.auth.tenant_tokens import TenantTokens
 from vault.forging import TransitForger
 from vault.key_attacks import VaultKeyProbe
-from vault.session import VaultSession
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
+from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 from worker.probing import GatewayConnections
 
 

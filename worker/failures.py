@@ -20,7 +20,7 @@ from temporalio.worker import (
 
 from core.messages.base import StepInput
 from core.tenants.provisioning import Step
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from workflows import timing
 

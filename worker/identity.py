@@ -3,7 +3,7 @@
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
-from vault.session import VaultSession
+from vault.auth.client import VaultSession
 
 
 def open_vault(settings: Settings, role: Role) -> VaultSession:

@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 
 from core import names as ids
-from vault.payload_keys import TransitPayloadKeys
+from vault.transit.payload_keys import TransitPayloadKeys
 
 PLATFORM_KEY = "payloads-platform"
 

@@ -49,25 +49,24 @@ from config.settings import Settings
 from core.names import task_queue
 from core.notifications import Channel
 from database.attacks import RowSecurityProbe
-from database.connection import Database
-from database.platform_queries import PlatformQueries
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from database.report_facts import read_stated
-from keystores.opened import OpenedRootKeys
-from keystores.platform import PlatformRootKey
-from keystores.providers import CustomerRootKeys
-from keystores.reach import Reach
+from kms.egress_policy import Reach
+from kms.key_cache import OpenedRootKeys
+from kms.platform import PlatformRootKey
+from kms.providers import CustomerRootKeys
 from openkcm.verification.reports.signed_file import Form
 from rendering import html, pdf
 from vault.attacks import VaultBoundaryProbe
-from vault.destroyer import TransitDestroyer
-from vault.fingerprints import TransitFingerprints
-from vault.payload_keys import TransitPayloadKeys
-from vault.pki import PkiAuthorities
-from vault.root_keys import TransitRootKeys
-from vault.session import VaultSession
-from vault.signer import TransitAuditSigner
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
+from vault.auth.client import VaultSession
+from vault.auth.tenant_tokens import TenantTokens
+from vault.pki.authorities import PkiAuthorities
+from vault.transit.audit_signer import TransitAuditSigner
+from vault.transit.key_destruction import TransitDestroyer
+from vault.transit.payload_keys import TransitPayloadKeys
+from vault.transit.root_keys import TransitRootKeys
+from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
 from worker.codec import TenantCodec, TenantConverter
 from worker.correlating import CorrelationInterceptor

@@ -2,7 +2,7 @@
 
 A `Place` is what everybody may read: it is shown on pages, written to the audit stream and stored in the clear. What
 opens the door there is `Credentials`, which are stored only encrypted under the tenant and have no text form.
-A provider is one class of each here, one file in `keystores/`, and its row in `keystores/providers.py`.
+A provider is one class of each here, one file in `kms/`, and its row in `kms/providers.py`.
 
 What a customer's AWS account has to allow, word for word: shown beforehand, and named where it is missing.
 """

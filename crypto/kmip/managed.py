@@ -10,7 +10,7 @@ from crypto.kmip.fields import choice, interval, moment, read_choice, read_long,
 from crypto.kmip.items import Item
 from crypto.kmip.refusals import denied, invalid
 from crypto.kmip.tags import Tag
-from database.rows import ObjectRow
+from database.services.managed_objects import ObjectRow
 
 LEASE_SECONDS = 3600
 _MOST_STORED = 60_000

@@ -24,10 +24,10 @@ from crypto.kmip.enums import ResultReason, State
 from crypto.kmip.items import Item
 from crypto.kmip.managed import Managed
 from crypto.kmip.refusals import KmipRefused
-from database.connection import Database
-from database.interfaces import mark, object_mark
-from database.rows import ObjectRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.postgres.notify import mark, object_mark
+from database.services.managed_objects import ObjectRow
 
 _ATTEMPTS = 20
 _KEPT_OF_TENANT = 4096

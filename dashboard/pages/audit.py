@@ -17,7 +17,7 @@ from dashboard.seat import Seat
 from dashboard.views import audit as view
 from dashboard.views import words
 from dashboard.views.standing import UNDER_WAY
-from database.audit_interfaces import StreamEnds
+from database.audit import StreamEnds
 from openkcm.errors import AuditBroken
 
 _PATIENCE = timedelta(milliseconds=250)

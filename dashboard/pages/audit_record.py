@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.seat import Seat
 from dashboard.views import audit as view
-from database.audit_interfaces import FoundRecord
+from database.audit import FoundRecord
 
 _TABLE = "audit-table"
 _HEIGHT = 460

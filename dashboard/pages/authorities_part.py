@@ -8,7 +8,7 @@ from dashboard.pages.notices import draw_refusal
 from dashboard.pages.parts import alone
 from dashboard.seat import Seat
 from dashboard.views import authorities
-from database.rows import TenantRow
+from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 _OPEN, _DONE = "authorities.open", "authorities.done"

@@ -16,7 +16,7 @@ from dashboard.seat import Seat
 from dashboard.views.discovered import Found
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import moment
-from database.join_tokens import MadeToken
+from database.commands import MadeToken
 from openkcm.contract.enrolment import agent_command, folder_of
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError

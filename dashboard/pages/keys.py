@@ -15,9 +15,12 @@ from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import key_actions, keys, root_choices, rotation
 from dashboard.views.keys import ServiceKey
-from database.rotation_rows import RotationRow, VersionUseRow
-from database.rows import KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow
-from database.usage_rows import UsageTotalRow
+from database.keys import KeyVersionRow, VersionUseRow
+from database.rotation import RotationRow
+from database.services.managed_objects import ObjectCountRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
+from database.usage import UsageTotalRow
 
 _DAY = timedelta(hours=24)
 

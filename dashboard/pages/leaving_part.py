@@ -13,8 +13,8 @@ from dashboard.seat import Seat
 from dashboard.views import approvals, leaving, stopping
 from dashboard.views.key_actions import KeyAction, action_of
 from dashboard.views.standing import standing
-from database.leaving_interfaces import LeavingRow
-from database.rows import TenantRow
+from database.offboarding import LeavingRow
+from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 _OPEN, _DONE = "leaving.open", "leaving.done"

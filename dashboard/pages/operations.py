@@ -16,9 +16,8 @@ from dashboard.retry import retry
 from dashboard.seat import Seat
 from dashboard.views import operations as view
 from dashboard.views.refusals import said
-from database.operations import Operations
-from database.questions import TenantFilter
-from database.rows import TenantRow
+from database.platform.operators import Operations, TenantFilter
+from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 _PAGE = 25

@@ -15,8 +15,10 @@ from dashboard.views.isolation import Check
 from dashboard.views.progress import Progress, progress, ready, stopped
 from dashboard.views.standing import UNDER_WAY, sentence, standing
 from dashboard.views.words import count, moment, span
-from database.root_key_rows import HeldKeyRow
-from database.rows import RouteRow, ServiceRow, StepRow, TenantRow
+from database.provisioning import RouteRow, StepRow
+from database.root_keys import HeldKeyRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
 
 _FOLLOW_SECONDS = 1.0
 

@@ -14,7 +14,7 @@ from dashboard.pages.parts import alone
 from dashboard.seat import Seat
 from dashboard.views import protection
 from dashboard.views.words import plain
-from database.protecting import Change
+from database.commands import Change
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError

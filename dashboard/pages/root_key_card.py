@@ -13,8 +13,9 @@ from dashboard.seat import Seat
 from dashboard.views import keys, root_key
 from dashboard.views.root_key import Health
 from dashboard.views.words import code
-from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
-from database.rows import KeyVersionRow, TenantRow
+from database.keys import KeyVersionRow
+from database.root_keys import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
+from database.tenants import TenantRow
 
 
 @dataclass(frozen=True, slots=True)

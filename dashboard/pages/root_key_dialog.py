@@ -21,7 +21,7 @@ from dashboard.views.key_actions import ACTIONS, KeyAction
 from dashboard.views.root_key_guides import ENTRIES, NAMES, Entry, blocks, in_labels
 from dashboard.views.standing import Tone, sentence
 from dashboard.views.words import code
-from database.rows import TenantRow
+from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 from workflows.gateway import NotDoneInTime, UpdateRefused
 

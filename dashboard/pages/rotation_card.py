@@ -8,8 +8,8 @@ from dashboard.pages.notices import draw_notices
 from dashboard.pages.parts import following
 from dashboard.seat import Seat
 from dashboard.views import rotation
-from database.rotation_rows import RotationRow
-from database.rows import TenantRow
+from database.rotation import RotationRow
+from database.tenants import TenantRow
 
 
 @following

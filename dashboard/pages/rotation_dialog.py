@@ -17,7 +17,7 @@ from dashboard.pages.parts import alone
 from dashboard.seat import Seat
 from dashboard.views import approvals, rotation
 from dashboard.views.key_actions import KeyAction, action_of
-from database.rotation_rows import WantedRotation
+from database.rotation import WantedRotation
 from openkcm.errors import OpenKcmError
 from workflows.gateway import NotDoneInTime
 

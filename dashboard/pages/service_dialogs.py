@@ -16,7 +16,7 @@ from dashboard.service_actions import Delivery, Wish
 from dashboard.views import guides
 from dashboard.views.services import KIND_NAMES, why_not
 from dashboard.views.words import moment
-from database.rows import TenantRow
+from database.tenants import TenantRow
 from openkcm.contract.client_files import CERTIFICATE, KEY
 from openkcm.contract.csr import LONGEST
 from openkcm.contract.services import ServiceKind

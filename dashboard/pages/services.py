@@ -12,7 +12,7 @@ from dashboard.seat import Seat
 from dashboard.views import guides, services
 from dashboard.views.discovered import found
 from dashboard.views.services import Card, Facts, Group
-from database.rows import TenantRow
+from database.tenants import TenantRow
 from openkcm.contract.services import ServiceKind
 
 _DAY = timedelta(hours=24)

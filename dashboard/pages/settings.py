@@ -15,7 +15,7 @@ from dashboard.pages.standing_notices import draw_standing
 from dashboard.seat import Seat
 from dashboard.views import approvals, settings
 from dashboard.views.standing import UNDER_WAY
-from database.rows import TenantRow
+from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 _SAID = "settings.said"

@@ -8,7 +8,7 @@ from dashboard.pages.parts import following
 from dashboard.seat import Seat
 from dashboard.views import approvals, rotation
 from dashboard.views.notices import notices
-from database.rows import TenantRow
+from database.tenants import TenantRow
 
 
 def draw_standing(seat: Seat, drawn: TenantRow) -> None:

@@ -18,7 +18,7 @@ from dashboard.seat import Seat
 from dashboard.views import approvals, root_key, stopping
 from dashboard.views.key_actions import ACTIONS
 from dashboard.views.standing import standing
-from database.rows import TenantRow
+from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 _OPEN, _DONE = "standing.open", "standing.done"

@@ -18,8 +18,7 @@ from dashboard.views.standing import UNDER_WAY
 from dashboard.views.usage_file import file_name, to_csv
 from dashboard.views.usage_period import Choice, Period
 from dashboard.views.usage_words import DEFINITION
-from database.usage_interfaces import UsagePart
-from database.usage_rows import DayCount, UsageSum
+from database.usage import DayCount, UsagePart, UsageSum
 from openkcm.contract.audit_events import AuditName
 
 _LATENCY = (

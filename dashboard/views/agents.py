@@ -5,7 +5,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from dashboard.views.words import code, count, listed, moment
-from database.agent_rows import ContactRow
+from database.services.agents import ContactRow
 from openkcm.contract.services import AgentProblem, is_connected
 
 _PROBLEMS: Mapping[str, str] = MappingProxyType(

@@ -7,8 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 
 from dashboard.views import words
-from database.audit_interfaces import FoundRecord, StreamEnds
-from database.rows import SignedHead
+from database.audit import FoundRecord, SignedHead, StreamEnds
 from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, fields_of, is_linked
 from openkcm.verification.event_labels import FAMILIES, family_of, what
 from openkcm.verification.results import CheckedSignature

@@ -6,7 +6,8 @@ from datetime import datetime
 from core.certificates import AuthorityState
 from core.tenants.lifecycle import DECRYPTS, State
 from dashboard.views.words import code, moment
-from database.rows import AuthorityRow, TenantRow
+from database.certificates import AuthorityRow
+from database.tenants import TenantRow
 
 HAPPENS = (
     "Your tenant gets another certificate authority, signed and tried before anything trusts it. From then on it "

@@ -6,7 +6,8 @@ from types import MappingProxyType
 
 from core.names import l2_key
 from dashboard.views.words import listed
-from database.rows import KeyRow, KeyVersionRow, TenantRow
+from database.keys import KeyRow, KeyVersionRow
+from database.tenants import TenantRow
 
 MODES: Mapping[str, str] = MappingProxyType(
     {

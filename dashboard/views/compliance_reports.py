@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 from dashboard.views.words import code, moment
-from database.report_rows import ReportRow
+from database.reports import ReportRow
 from tenancy import report_period
 from tenancy.report_period import Period
 

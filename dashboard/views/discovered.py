@@ -7,8 +7,8 @@ from datetime import datetime
 from core.services import ServiceState
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import moment
-from database.enrolment_rows import DiscoveryRow
-from database.rows import ServiceRow
+from database.services.enrolment import DiscoveryRow
+from database.services.repository import ServiceRow
 from openkcm.contract.services import ServiceKind
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from core.isolation import CheckResult, Outcome
-from database.boundary_interfaces import BoundaryRunRow
+from database.isolation import BoundaryRunRow
 from openkcm.verification.isolation_controls import CLAUSES
 
 

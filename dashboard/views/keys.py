@@ -12,10 +12,12 @@ from dashboard.views import rotation
 from dashboard.views.chain import mode
 from dashboard.views.standing import UNDER_WAY
 from dashboard.views.words import count, listed, moment
-from database.root_key_rows import HeldKeyRow
-from database.rotation_rows import VersionUseRow
-from database.rows import KeyVersionRow, ObjectCountRow, ServiceRow, TenantRow
-from database.usage_rows import UsageTotalRow
+from database.keys import KeyVersionRow, VersionUseRow
+from database.root_keys import HeldKeyRow
+from database.services.managed_objects import ObjectCountRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
+from database.usage import UsageTotalRow
 
 OBJECT_STATES: Mapping[int, str] = MappingProxyType(
     {

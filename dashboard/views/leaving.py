@@ -9,8 +9,9 @@ from core.tenants.lifecycle import Move, State, moves_from
 from core.tenants.offboarding import KEPT
 from dashboard.views.standing import Standing, sentence
 from dashboard.views.words import at, code, count, listed, moment, relative
-from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
-from database.rows import KeyRow, KeyVersionRow, TenantRow
+from database.keys import KeyRow, KeyVersionRow
+from database.offboarding import DoomedRow, LeavingRow, ShredRow
+from database.tenants import TenantRow
 
 _SHOWN = 20
 _KINDS = {"L2": "tenant key", "CA": "certificate authority's key", "payload": "key of workflow payloads"}

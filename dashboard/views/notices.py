@@ -7,9 +7,9 @@ from core.tenants.locks import LockReason
 from dashboard.views import leaving
 from dashboard.views.root_key import health
 from dashboard.views.standing import Standing, Tone, standing
-from database.leaving_interfaces import LeavingRow
-from database.root_key_rows import HeldKeyRow
-from database.rows import TenantRow
+from database.offboarding import LeavingRow
+from database.root_keys import HeldKeyRow
+from database.tenants import TenantRow
 
 
 def notices(

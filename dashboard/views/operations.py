@@ -11,9 +11,10 @@ from core import names as ids
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import TITLES, Step, StepState
 from dashboard.views import words
-from database.boundary_interfaces import TroubledExamination
-from database.questions import ProvisioningTime, StuckTenant, TenantCount
-from database.rows import StepRow, TenantRow
+from database.isolation import TroubledExamination
+from database.platform.operators import ProvisioningTime, StuckTenant, TenantCount
+from database.provisioning import StepRow
+from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 WAITING = frozenset({State.REQUESTED, State.PROVISIONING})

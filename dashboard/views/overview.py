@@ -11,7 +11,9 @@ from dashboard.views.isolation import Check
 from dashboard.views.root_key import Health
 from dashboard.views.standing import UNDER_WAY, Tone
 from dashboard.views.words import count, plain, relative
-from database.rows import RouteRow, ServiceRow, TenantRow
+from database.provisioning import RouteRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
 
 _RECENT = timedelta(hours=24)
 

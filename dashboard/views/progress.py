@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from core.tenants.provisioning import TITLES, Step, StepState, steps_of
 from dashboard.views.words import span
-from database.rows import StepRow, TenantRow
+from database.provisioning import StepRow
+from database.tenants import TenantRow
 
 _TOGETHER = frozenset({Step.CREATE_KEYS, Step.CREATE_AUTHORITY})
 """They do not need each other and run side by side."""

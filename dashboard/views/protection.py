@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 from core.protected_fields import consequences
 from dashboard.views.words import count, moment, plain
-from database.protecting import Change
-from database.protection_rows import ProtectedFieldRow
+from database.commands import Change
+from database.services.protected_fields import ProtectedFieldRow
 from openkcm.contract.protected_fields import OBEYED_SECONDS, Mode, Store
 
 STORE_NAMES: Mapping[Store, str] = MappingProxyType({Store.POSTGRESQL: "PostgreSQL", Store.MONGODB: "MongoDB"})

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from urllib.parse import parse_qs, urlencode
 
 from core.errors.services import InvalidRequest
-from database.report_rows import ReportRow
+from database.reports import ReportRow
 from openkcm.verification.reports.signed_file import Form
 
 DOWNLOAD = "compliance-report"

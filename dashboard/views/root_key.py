@@ -13,8 +13,8 @@ from dashboard.views.chain import mode
 from dashboard.views.refusals import family
 from dashboard.views.standing import Tone
 from dashboard.views.words import count, moment, span
-from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
-from database.rows import TenantRow
+from database.root_keys import HeldKeyRow, RootKeyChangeRow, RootKeyVersionsRow
+from database.tenants import TenantRow
 
 NO_FALLBACK = "There is no silent fallback: without this root key nothing opens, not even under a key of the platform."
 

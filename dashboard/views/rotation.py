@@ -14,8 +14,10 @@ from dashboard.views import refusals
 from dashboard.views.root_key import Progress
 from dashboard.views.standing import Standing, Tone, sentence
 from dashboard.views.words import code, count, moment
-from database.rotation_rows import RotationRow, VersionUseRow, WantedRotation
-from database.rows import KeyRow, KeyVersionRow, ServiceRow, TenantRow
+from database.keys import KeyRow, KeyVersionRow, VersionUseRow
+from database.rotation import RotationRow, WantedRotation
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
 
 _RUNNING = "running"

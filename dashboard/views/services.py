@@ -11,10 +11,12 @@ from core.services import RENEWED, CryptoOperation, ServiceState
 from core.tenants.lifecycle import ENCRYPTS
 from dashboard.views import agents
 from dashboard.views.words import count, listed, moment
-from database.agent_rows import ContactRow, ProtectionUseRow
-from database.enrolment_rows import DiscoveryRow
-from database.rows import ObjectCountRow, ServiceRow, TenantRow
-from database.usage_rows import UsageTotalRow
+from database.services.agents import ContactRow, ProtectionUseRow
+from database.services.enrolment import DiscoveryRow
+from database.services.managed_objects import ObjectCountRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
+from database.usage import UsageTotalRow
 from openkcm.contract.services import ServiceKind
 from tenancy.coverage import PLAIN
 

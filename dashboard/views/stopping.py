@@ -10,7 +10,8 @@ from core.tenants.lifecycle import DECRYPTS, Move, State, moves_from
 from core.tenants.locks import LockReason
 from dashboard.views.services import KIND_NAMES
 from dashboard.views.words import count, listed, moment
-from database.rows import ServiceRow, TenantRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
 
 _SHOWN = 20
 _SWITCH, _ROOT_KEY = frozenset({LockReason.SWITCH}), frozenset({LockReason.ROOT_KEY})

@@ -9,7 +9,7 @@ from core.services import KEY_REQUESTS, CryptoOperation
 from core.usage import BOUNDS, Latency, together
 from dashboard.views.usage_period import Period
 from dashboard.views.usage_words import NO_SERVICE, kind, operation, reason
-from database.usage_rows import DayCount, UsageSum
+from database.usage import DayCount, UsageSum
 
 _MOST_SERIES = 7
 """Colours and patterns that people tell apart; what is beyond is drawn together."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.usage import Latency
 from dashboard.views.usage_period import Period
-from database.usage_rows import UsageDay
+from database.usage import UsageDay
 
 HEADER = (
     "day_utc",

@@ -8,8 +8,8 @@ from config.secrets import BOUNDARY_IDENTITY, read_secret
 from config.settings import Settings
 from core import names as ids
 from core.isolation import CheckResult
-from vault.session import TokenSession
-from vault.tokens import TenantTokens
+from vault.auth.client import TokenSession
+from vault.auth.tenant_tokens import TenantTokens
 from worker import evidence_wiring, wiring
 
 Found = dict[str, CheckResult]

@@ -9,16 +9,17 @@ from core.keys.root_keys import Credentials, Place, PlatformPlace, RootKeyMode
 from core.messages.keys import AbandonInput, PreflightResult, RootKeyStep
 from core.messages.services import EnrolStep
 from core.tenants.locks import LockReason
-from database.connection import Database
-from database.root_key_rows import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow
-from database.rows import ServiceKeyRow, ServiceRequestRow
+from database.connection.database import Database
+from database.keys import ServiceKeyRow
+from database.root_keys import HeldKeyRow, RootKeyChangeRow, RootKeyRequestRow
+from database.services.repository import ServiceRequestRow
 from openkcm.contract.services import ServiceKind
 from tests.activities.connecting import KEY, Connection, csr_of
 from tests.activities.provisioning import REGION, Provisioning
 from tests.activities.recorded import Recorded
-from tests.keystores.estate import assert_in_force
-from tests.keystores.opening import Estate, Opener
-from vault.transit import TransitTenantKeys
+from tests.kms.estate import assert_in_force
+from tests.kms.opening import Estate, Opener
+from vault.transit.tenant_keys import TransitTenantKeys
 
 SERVICES = ("billing", "ledger", "orders")
 STEPS = ("admit-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key")

@@ -18,7 +18,7 @@ from config.secrets import Role, ensure_pair, ensure_secret
 from config.settings import Settings
 from core.names import CANARY_TENANT_ID
 from core.tenants.provisioning import Step
-from database.connection import Database
+from database.connection.database import Database
 from tests.activities.attacking import Attack, Found, Widen, attacks_of
 from tests.activities.changing import Change, connect_services
 from tests.activities.connecting import Connection
@@ -29,11 +29,11 @@ from tests.activities.rolling import Roll
 from tests.activities.rotating import Rotating
 from tests.database.builders import an_event
 from tests.database.fixtures import Field
-from tests.keystores.customer_openbao import CustomerOpenBao
-from tests.keystores.opening import Opener
+from tests.kms.customer_openbao import CustomerOpenBao
+from tests.kms.opening import Opener
 from tests.stories.receivers import CallbackReceiver
 from tests.vault import server as openbao
-from vault.session import TokenSession
+from vault.auth.client import TokenSession
 from worker import wiring
 from worker.bootstrap import ensure_root_keys
 

@@ -8,8 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.messages.services import CertificatePlan, CertificateStep, EnrolStep, ServiceStep
 from core.tenants.lifecycle import Move
-from database.connection import Database
-from database.rows import LeafRow, ServiceKeyRow, ServiceRequestRow, ServiceRow
+from database.connection.database import Database
+from database.keys import ServiceKeyRow
+from database.services.repository import LeafRow, ServiceRequestRow, ServiceRow
 from openkcm.contract.services import ServiceKind
 from tests.activities.provisioning import Provisioning
 from tests.activities.recorded import Recorded

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from keystores.transport import Transport
+from kms.network.http import Transport
 from tests.activities.provisioning import Provisioning
-from vault.session import VaultSession
+from vault.auth.client import VaultSession
 
 
 class Died(BaseException):

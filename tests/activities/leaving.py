@@ -15,13 +15,13 @@ from core.messages.tenants import (
     StandingResult,
     Stock,
 )
-from database.connection import Database
-from database.leaving_interfaces import LeavingRow
-from database.rows import ServiceKeyRow
+from database.connection.database import Database
+from database.keys import ServiceKeyRow
+from database.offboarding import LeavingRow
 from tests.activities.connecting import SERVICE, Connection
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.activities.recorded import Recorded
-from vault.session import TokenSession
+from vault.auth.client import TokenSession
 
 STEPS = (
     "begin-destruction",

@@ -12,8 +12,8 @@ from core import names as ids
 from core.messages.base import AnnounceInput, FailureInput, StepInput
 from core.tenants.provisioning import Step
 from tests.activities.recorded import Recorded
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
+from vault.auth.tenant_tokens import TenantTokens
+from vault.transit.tenant_keys import TransitTenantKeys
 from worker import wiring
 
 REGION = "eu-west-1"

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from database.connection import Database
-from database.rows import TenantRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.tenants import TenantRow
 
 Query = Callable[[TenantTransaction], Any]
 

@@ -7,8 +7,8 @@ from cryptography import x509
 
 from core.messages.base import StepInput
 from core.messages.services import AuthorityFailureInput, AuthorityPlan, AuthorityStep, RollAuthorityResult
-from database.certificate_rows import RevocationListRow
-from database.rows import AuthorityRow, RouteRow
+from database.certificates import AuthorityRow, RevocationListRow
+from database.provisioning import RouteRow
 from tests.activities.connecting import Connection
 from tests.activities.recorded import Recorded
 from tests.database.fixtures import Field

@@ -19,9 +19,9 @@ from core.messages.keys import (
     RotationPlan,
     RotationStep,
 )
-from database.rotation_rows import RotationRow
-from database.rows import KeyRow, ServiceKeyRow
-from keystores.platform import PlatformRootKey
+from database.keys import KeyRow, ServiceKeyRow
+from database.rotation import RotationRow
+from kms.platform import PlatformRootKey
 from tests.activities.changing import SERVICES, Change
 from tests.activities.provisioning import REGION
 

@@ -9,13 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.errors.platform import DatabaseRefused
 from core.tenants.provisioning import Step
-from database.platform_queries import PlatformQueries
-from database.rows import SignedHead
+from database.audit import SignedHead
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import head_message, verify_chain
 from openkcm.verification.public_keys import PublicKeys
 from tests.activities.provisioning import Provisioning
 from tests.database.signing import Signer
-from vault.signer import TransitAuditSigner
+from vault.transit.audit_signer import TransitAuditSigner
 
 
 def heads_of(tenant: Provisioning) -> list[SignedHead]:

@@ -16,7 +16,7 @@ from core.tenants.lifecycle import Move, State
 from tests.activities.connecting import SERVICE
 from tests.activities.dying import after_effect, every_effect, perform_with_death
 from tests.activities.rolling import STEPS, Roll
-from vault.pki import PkiAuthorities
+from vault.pki.authorities import PkiAuthorities
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 

@@ -9,12 +9,11 @@ from core import names as ids
 from core.errors.keys import KeyUnavailable
 from core.errors.platform import ConflictingResource
 from core.tenants.provisioning import Step
-from database.rows import AuthorityRow
+from database.certificates import AuthorityRow
 from tests.activities.connecting import KEY, csr_of
 from tests.activities.provisioning import Provisioning
-from vault.certificates import hex_serial
-from vault.interfaces import Authority
-from vault.pki import PkiAuthorities
+from vault.pki.authorities import PkiAuthorities
+from vault.pki.certificates import Authority, hex_serial
 
 
 def issue(tenant: Provisioning) -> str:

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 from activities.delivery import CallbackSender, EmailSender
 from core.errors.platform import AnnouncementUndelivered, SettingsInvalid
 from core.notifications import Announcement, AnnouncementKind, Channel, announcement_text
-from tests.keystores.fault_proxy import FaultProxy, answering
+from tests.kms.fault_proxy import FaultProxy, answering
 from tests.stories.receivers import CallbackReceiver
 
 pytestmark = pytest.mark.integration

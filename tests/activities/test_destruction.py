@@ -20,9 +20,9 @@ from openkcm.verification.erasure_certificate import ShredStatement, shred_messa
 from tests.activities.connecting import SERVICE
 from tests.activities.leaving import STEPS, connected
 from tests.activities.provisioning import REGION
-from vault.payload_keys import TransitPayloadKeys
-from vault.root_keys import TransitRootKeys
-from vault.signer import TransitAuditSigner
+from vault.transit.audit_signer import TransitAuditSigner
+from vault.transit.payload_keys import TransitPayloadKeys
+from vault.transit.root_keys import TransitRootKeys
 
 
 def opened(leaving, wrapped: bytes) -> bytes:

@@ -20,7 +20,7 @@ from core.messages.tenants import StandingInput, StandingMove
 from core.notifications import AnnouncementKind
 from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from openkcm.verification.isolation_controls import DETAIL, tallied
 from openkcm.verification.public_keys import PublicKeys
 from tests.activities.attacking import Widen

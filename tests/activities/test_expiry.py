@@ -11,12 +11,12 @@ from core.errors.platform import VaultUnavailable
 from core.messages.services import ExpiryResult
 from core.notifications import Channel
 from core.tenants.lifecycle import Move
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from tests.activities.connecting import SERVICE
 from tests.activities.counting import UNCOUNTED, counting
 from tests.activities.rolling import Roll
-from vault.interfaces import PkiRoot
-from vault.pki import PkiAuthorities
+from vault.pki.authorities import PkiAuthorities
+from vault.pki.certificates import PkiRoot
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 

@@ -17,15 +17,15 @@ from core.keys.rotation import KeyState, Scope
 from core.messages.keys import PlanRotationStep, RotationPlan, WatchRootKeysInput
 from core.tenants.lifecycle import Move
 from core.tenants.locks import HEALTHY, LockReason
-from database.root_key_rows import RootKeyVersionsRow
+from database.root_keys import RootKeyVersionsRow
 from tests.activities.changing import SERVICES
 from tests.activities.counting import run_until
 from tests.activities.dying import dies
 from tests.activities.provisioning import REGION
 from tests.activities.rotating import Rotating
-from tests.keystores.customer_openbao import CustomerOpenBao
+from tests.kms.customer_openbao import CustomerOpenBao
 from tests.vault.server import Server
-from vault.session import TokenSession
+from vault.auth.client import TokenSession
 
 _numbers = itertools.count(1)
 FOLLOWING = ("rewrap-keys", "finish-rotation")

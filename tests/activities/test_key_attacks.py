@@ -9,8 +9,8 @@ from core import names as ids
 from core.errors.keys import RootKeyUnreachable
 from core.errors.platform import Overtaken
 from core.tenants.locks import LockReason
-from database.platform_queries import PlatformQueries
-from keystores.platform import PlatformRootKey
+from database.platform.scheduled import PlatformQueries
+from kms.platform import PlatformRootKey
 from tests.activities.attacking import (
     attacks_of,
     breached,

@@ -7,7 +7,7 @@ import pytest
 from activities.wrapping import context_of
 from core import names as ids
 from core.errors.compliance import ControlFailed
-from keystores.platform import PlatformRootKey
+from kms.platform import PlatformRootKey
 from tests.activities.attacking import breached
 from tests.activities.changing import SERVICES
 from tests.activities.provisioning import REGION

@@ -10,7 +10,7 @@ from core.names import l2_key
 from core.notifications import Channel
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step, steps_of
-from database.rows import RouteRow
+from database.provisioning import RouteRow
 from tests.activities.provisioning import REGION, Provisioning
 
 

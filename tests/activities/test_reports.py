@@ -22,10 +22,10 @@ from core.messages.base import StepInput
 from core.messages.compliance import ReportStep
 from core.tenants.lifecycle import Move
 from database.audit_reading import begin_export
-from database.connection import Database
-from database.platform_queries import PlatformQueries
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.platform.scheduled import PlatformQueries
 from database.report_facts import read_stated
-from database.transaction import TenantTransaction
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import Form, read_report

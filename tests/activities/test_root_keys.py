@@ -13,7 +13,7 @@ from core.keys.root_keys import PlatformPlace, RootKeyMode, credentials_context
 from core.messages.keys import PreflightResult, SwitchResult
 from core.tenants.lifecycle import Move, State
 from core.tenants.locks import LockReason
-from database.root_key_rows import SealedRootKeyRow
+from database.keys import SealedRootKeyRow
 from tests.activities.changing import SERVICES, Change
 from tests.activities.connecting import Connection
 from tests.activities.dying import after_effect

@@ -27,8 +27,8 @@ from tests.activities.dying import after_effect, dies
 from tests.activities.rotating import Rotating
 from tests.database.builders import an_object
 from tests.database.fixtures import Field
-from vault.interfaces import ciphertext_version
-from vault.transit import TransitTenantKeys
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitTenantKeys
 
 
 def age(field: Field, what: str, days: int) -> None:

@@ -14,14 +14,14 @@ from core.keys.encryption_context import Context, Purpose
 from core.messages.services import CertificatePlan, ConnectFailureInput
 from core.services import ServiceState
 from core.tenants.lifecycle import Move
-from keystores.platform import PlatformRootKey
+from kms.platform import PlatformRootKey
 from openkcm.contract.names import service_spiffe
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import CallerError
 from tests.activities.connecting import CERTIFYING, KEY, SERVICE, Connection, csr_of
 from tests.activities.dying import after_effect
 from tests.activities.provisioning import REGION, Provisioning
-from vault.root_keys import TransitRootKeys
+from vault.transit.root_keys import TransitRootKeys
 
 
 def test_connect_makes_a_key_a_certificate_and_four_audit_records(connection) -> None:

@@ -17,8 +17,9 @@ from core.keys.encryption_context import Context
 from core.messages.keys import WatchRootKeysInput
 from core.tenants.lifecycle import Move
 from core.tenants.locks import HEALTHY, LockReason
-from database.platform_queries import PlatformQueries
-from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow, WatchedKey
+from database.keys import SealedRootKeyRow
+from database.platform.scheduled import PlatformQueries
+from database.root_keys import RootKeyRequestRow, WatchedKey
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import OpenKcmError
 from tests.activities.counting import run_until

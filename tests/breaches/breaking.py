@@ -17,7 +17,7 @@ from psycopg import sql
 
 from tests.concurrency import wait_until
 from tests.stories.stack import Stack
-from vault.session import VaultSession
+from vault.auth.client import VaultSession
 from vault.setup import SETUP
 
 STARTUP = Path(__file__).parent / "startup"

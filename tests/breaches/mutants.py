@@ -72,7 +72,7 @@ CRYPTO = (
     _breach(
         "objects are found without their service",
         "one service learns what another has, and changes it",
-        _crypto(("database.objects", 'where service = %s"', "where service || %s <> ''\"")),
+        _crypto(("database.services.managed_objects", 'where service = %s"', "where service || %s <> ''\"")),
         "kmip-locate-other-service",
     ),
     _breach(
@@ -333,7 +333,7 @@ DESCENT = (
         Source(
             "worker",
             {
-                "keystores.platform": [
+                "kms.platform": [
                     ("return self._keys.wrap(self._name, context.encode(), inner)", "return inner"),
                     ("return self._keys.unwrap(self._name, context.encode(), wrapped)", "return wrapped"),
                     (

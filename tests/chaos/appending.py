@@ -25,7 +25,7 @@ from core.services import CryptoOperation
 from crypto.delivery import Delivery
 from crypto.interfaces import Entry
 from crypto.journal import FileJournal
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName
 
 APPENDER, JOURNAL, DELIVERY = "appender", "journal", "delivery"

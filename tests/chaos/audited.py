@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName, StoredRecord, verify_chain
 
 

@@ -11,12 +11,12 @@ from config import secrets
 from config.credential_encryption import seal
 from config.secrets import Role, read_secret
 from core.keys.root_keys import Credentials, Place, PlatformPlace
-from database.root_key_rows import RootKeyChangeRow, RootKeyRequestRow
+from database.root_keys import RootKeyChangeRow, RootKeyRequestRow
 from tests.chaos.audited import whole_stream
 from tests.chaos.field import Field
-from tests.keystores.customer_openbao import CustomerOpenBao
-from tests.keystores.estate import assert_in_force
-from tests.keystores.ministack import Key, MiniStack, User
+from tests.kms.customer_openbao import CustomerOpenBao
+from tests.kms.estate import assert_in_force
+from tests.kms.ministack import Key, MiniStack, User
 
 
 @dataclass

@@ -23,10 +23,12 @@ from core.errors.platform import ComponentFailed, DatabaseUnavailable, TemporalU
 from core.notifications import AnnouncementKind
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import EventKind, MarketplaceEvent, StepState
-from database.connection import Database
-from database.rows import ServiceRequestRow, StepRow, TenantRow
-from database.setup import prepare_database
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.provisioning import StepRow
+from database.schema.setup import prepare_database
+from database.services.repository import ServiceRequestRow
+from database.tenants import TenantRow
 from devstack.openbao import OpenBaoServer
 from devstack.postgres import PostgresServer
 from devstack.server import Server
@@ -35,8 +37,8 @@ from openkcm.contract.audit_events import verify_chain
 from openkcm.contract.services import ServiceKind
 from tests.activities.connecting import csr_of
 from tests.stories.receivers import CallbackReceiver
-from vault.certificates import hex_serial
-from vault.session import VaultSession
+from vault.auth.client import VaultSession
+from vault.pki.certificates import hex_serial
 from workflows.gateway import Gateway, NotDoneInTime
 
 REGION = "eu-west-1"

@@ -24,7 +24,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 import worker.__main__ as worker_main
 from config.settings import LOOPBACK, load_settings
 from core.names import tenant_of_workflow
-from keystores.transport import Transport
+from kms.network.http import Transport
 from openkcm.logging import configure_logs
 from worker import wiring
 from worker.metrics import metrics_runtime

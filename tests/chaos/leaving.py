@@ -19,7 +19,7 @@ from core.errors.tenants import TenantUnknown
 from core.messages.tenants import LeaveRequest
 from core.tenants.lifecycle import State
 from core.tenants.offboarding import KEPT
-from database.leaving_interfaces import ShredRow
+from database.offboarding import ShredRow
 from devstack.postgres import PostgresServer
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
@@ -29,7 +29,7 @@ from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
 from tests.chaos.rotating import adapters
 from tests.stories.test_traces import payloads_of
-from vault.signer import TransitAuditSigner
+from vault.transit.audit_signer import TransitAuditSigner
 from worker.codec import ENCODING
 from workflows.connecting import connect_client
 from workflows.gateway import UpdateRefused

@@ -10,7 +10,7 @@ from core.errors.keys import RootKeyUnreachable
 from core.errors.platform import DatabaseUnavailable, VaultUnavailable
 from openkcm.errors import OpenKcmError
 from tests.chaos.field import REGION, Field
-from tests.keystores.opening import Estate, Opener, decrypt, encrypt
+from tests.kms.opening import Estate, Opener, decrypt, encrypt
 
 _PAUSE_SECONDS = 0.03
 """Between two rounds of the reader, so that those that are read about have a processor, too."""

@@ -16,12 +16,12 @@ from core.errors.keys import KeyUnavailable
 from core.keys.encryption_context import Context
 from core.keys.rotation import KeyState, Scope
 from core.messages.keys import RotateRequest
-from keystores.platform import PlatformRootKey
+from kms.platform import PlatformRootKey
 from openkcm.contract.audit_events import AuditName
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
+from vault.auth.tenant_tokens import TenantTokens
+from vault.transit.tenant_keys import TransitTenantKeys
 from worker import wiring
 
 Loot = list[tuple[Context, str]]

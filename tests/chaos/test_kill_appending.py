@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 from core.audit import AuditFilter
 from crypto.journal import journal_folder, waiting_bytes
 from database.audit_reading import begin_export
-from database.connection import Database
+from database.connection.database import Database
 from devstack.postgres import PostgresServer
 from openkcm.verification.audit_export import verify_export
 from openkcm.verification.public_keys import PublicKeys

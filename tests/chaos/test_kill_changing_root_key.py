@@ -17,8 +17,8 @@ from tests.chaos.field import REGION, Field
 from tests.chaos.marching import TARGETS, March, every, parametrize
 from tests.chaos.reading import Reader
 from tests.chaos.rotating import adapters
-from tests.keystores.estate import make_service_keys
-from tests.keystores.opening import Opener, decrypt, encrypt
+from tests.kms.estate import make_service_keys
+from tests.kms.opening import Opener, decrypt, encrypt
 from workflows.gateway import UpdateRefused
 
 TENANT = "changing-corp"

@@ -16,7 +16,7 @@ from tests.chaos.leaving import Leaving
 from tests.chaos.marching import March, every, last, parametrize
 from tests.chaos.reading import Reader
 from tests.chaos.rotating import assert_worthless, copy_wraps
-from tests.keystores.opening import Opener
+from tests.kms.opening import Opener
 
 # How many effects (answers from the key server, commits) each step has at least, so that every shot has a target.
 EFFECTS = {

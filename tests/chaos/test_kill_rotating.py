@@ -13,8 +13,8 @@ from tests.chaos.field import REGION, Field
 from tests.chaos.marching import March, every, last, parametrize
 from tests.chaos.reading import Reader
 from tests.chaos.rotating import Rotating, adapters, assert_worthless, copy_wraps
-from tests.keystores.estate import make_service_keys
-from tests.keystores.opening import Opener, decrypt, encrypt
+from tests.kms.estate import make_service_keys
+from tests.kms.opening import Opener, decrypt, encrypt
 
 TENANT = "rotating-corp"
 SERVICES = ("billing", "ledger", "orders")

@@ -15,7 +15,7 @@ from config.secrets import Role, ensure_pair, ensure_secret, ensure_secrets
 from config.settings import Settings
 from core.tenants.lifecycle import Move
 from core.tenants.provisioning import EventKind, MarketplaceEvent
-from database.connection import Database
+from database.connection.database import Database
 from tests.activities.provisioning import MADE, Provisioning, run_steps
 from tests.cli.root_key_stand import Desk
 from tests.cli.service_stand import Command, Running

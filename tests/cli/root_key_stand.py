@@ -25,7 +25,7 @@ import cli.tenant
 from cli.access import Question
 from config.settings import Settings
 from core.tenants.locks import LockReason
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from tests.dashboard.door import FakeGateway
 from tests.dashboard.scene import ACME, KEY_ARN, everything_stored

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import cli.service
 import cli.tenant
 from config.settings import Settings
-from database.connection import Database
+from database.connection.database import Database
 from tests.activities.provisioning import Provisioning
 from tests.cli.background import Background
 from tests.database.fixtures import Field

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
-from database.connection import Database
-from database.leaving_interfaces import ShredRow
+from database.connection.database import Database
+from database.offboarding import ShredRow
 from openkcm.verification.erasure_certificate import shred_message, statement_text
 from openkcm.verification.public_keys import PublicKeys
 from tests.cli import offline

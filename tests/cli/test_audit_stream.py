@@ -20,7 +20,7 @@ from cli.forward import Forwarding
 from cli.forward_receivers import open_receiver
 from cli.forward_state import StateFile
 from core.errors.compliance import DestinationRefused, ReceiverUnavailable
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.errors import CallerError, FileRefused
 from tenancy.forwarding import Batch, Form
 from tests.cli.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity

@@ -8,7 +8,7 @@ from config import secrets
 from config.secrets import Role
 from core.errors.platform import SettingsInvalid
 from core.errors.tenants import TenantUnknown
-from database.agent_rows import ProtectionUseRow
+from database.services.agents import ProtectionUseRow
 from tests.cli.root_key_stand import Desk
 from tests.dashboard.scene import ACME, audit_records
 

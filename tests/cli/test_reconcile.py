@@ -11,7 +11,7 @@ import pytest
 from cli.__main__ import main
 from core import names as ids
 from core.keys.encryption_context import Context, Purpose
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 from tests.core.proving import TENANT
 from tests.database.builders import an_audit_event

@@ -12,7 +12,7 @@ from cli.__main__ import main
 from core.errors.keys import RootKeyRefused, RootKeyUnreachable
 from core.errors.tenants import OperationRunning
 from core.keys.root_keys import PlatformPlace, Problem
-from database.root_key_rows import RootKeyRequestRow
+from database.root_keys import RootKeyRequestRow
 from openkcm.cli import output
 from tests.cli.root_key_stand import AWS, BAO, HSM, PLATFORM, hold_by_root_key, refused
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN

@@ -12,7 +12,7 @@ from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import OperationRunning
 from core.keys.rotation import Scope, Stage
-from database.rotation_rows import RotationRow, WantedRotation
+from database.rotation import RotationRow, WantedRotation
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_object

@@ -1,4 +1,4 @@
-"""What every implementation of `keystores.interfaces.RootKey` does, and how it fails.
+"""What every implementation of `kms.interfaces.RootKey` does, and how it fails.
 
 A subclass gives the fixture `holder`, whose server is this class's own: it is stopped and its permissions are taken.
 """
@@ -22,7 +22,7 @@ from core.errors.keys import (
     WrongContext,
 )
 from core.keys.encryption_context import Context, Purpose
-from keystores.interfaces import RootKey
+from kms.interfaces import RootKey
 from openkcm.errors import OpenKcmError
 
 TENANT = "acme-corp-12345"

@@ -12,7 +12,7 @@ from core.errors.platform import DatabaseUnavailable
 from core.errors.services import CallerRefused
 from core.errors.tenants import TenantClosed
 from crypto.registry import Bounds
-from database.interfaces import mark
+from database.postgres.notify import mark
 from tests.concurrency import wait_until_async
 from tests.crypto.echo import ACME, BETA, Echo, PoliteEcho, ask, client_context, is_closed, on_uvloop, place
 from tests.crypto.https import authority

@@ -16,7 +16,7 @@ from core.tenants.lifecycle import State
 from crypto.api import BackfillClaim, HeartbeatRequest, UseClaim, parse
 from crypto.heartbeats import GatheredHeartbeats
 from crypto.interfaces import Caller
-from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
+from database.services.agents import BackfillRow, ContactRow, ProtectionUseRow
 from openkcm.contract.protected_fields import Backfill
 from openkcm.contract.services import OTHER_PLACES
 from openkcm.errors import OpenKcmError

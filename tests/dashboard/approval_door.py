@@ -16,7 +16,7 @@ from core.errors.tenants import REFUSALS
 from core.messages.tenants import ApprovalStep, CloseApprovalInput, PolicyInput, StandingInput, StandingMove
 from core.tenants.approvals import Action, ApprovalState
 from core.tenants.policy import TenantPolicy
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.errors import OpenKcmError
 from workflows.gateway import NotDoneInTime, UpdateRefused
 

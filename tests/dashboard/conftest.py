@@ -1,6 +1,6 @@
 import pytest
 
-from database.connection import Database
+from database.connection.database import Database
 from tests.dashboard.people import Clock
 from tests.dashboard.scene import Scene
 from tests.database.fixtures import Field

@@ -15,9 +15,10 @@ from core.errors.tenants import IllegalMove, TenantClosed
 from core.isolation import CheckResult, run_of
 from core.services import ServiceState
 from core.tenants.lifecycle import DECRYPTS, ENCRYPTS, Move, State
-from database.connection import Database
-from database.report_rows import StatedRow
-from database.rows import AuthorityRow, LeafRow
+from database.certificates import AuthorityRow
+from database.connection.database import Database
+from database.reports import StatedRow
+from database.services.repository import LeafRow
 from openkcm.contract.names import service_spiffe
 from openkcm.verification.reports.signed_file import Form
 from tests.crypto.https.authority import Issuer, pem, root, signed

@@ -10,7 +10,7 @@ from streamlit.web.server.starlette.starlette_app_utils import create_signed_val
 from dashboard import cookies
 from dashboard.claims import ClaimNames
 from dashboard.guard import Guard
-from database.connection import Database
+from database.connection.database import Database
 
 NAMES = ClaimNames("openkcm_tenant", "openkcm_roles")
 SECRET = "a cookie secret of more than thirty-two letters"

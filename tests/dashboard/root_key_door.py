@@ -11,9 +11,8 @@ from core.errors.tenants import TenantClosed
 from core.keys.root_keys import Credentials, PlatformPlace, Problem, refuse_incomplete
 from core.names import root_key
 from core.tenants.locks import may_change_root_key
-from database.connection import Database
-from database.root_key_rows import SealedRootKeyRow
-from database.rows import ServiceKeyRow
+from database.connection.database import Database
+from database.keys import SealedRootKeyRow, ServiceKeyRow
 from tests.crypto.https.authority import key_pem
 from tests.dashboard.approval_door import request
 from workflows.gateway import NotDoneInTime, UpdateRefused

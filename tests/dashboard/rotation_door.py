@@ -11,9 +11,9 @@ from core.names import l2_key
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import DECRYPTS
 from core.tenants.policy import TenantPolicy
-from database.connection import Database
-from database.rotation_rows import RewrappedRow, WantedRotation
-from database.rows import ServiceKeyRow
+from database.connection.database import Database
+from database.keys import ServiceKeyRow
+from database.rotation import RewrappedRow, WantedRotation
 from tests.dashboard.approval_door import request
 from workflows.gateway import UpdateRefused
 

@@ -24,11 +24,11 @@ from core.tenants.roles import Person, PersonRole
 from dashboard.market import Market
 from dashboard.seat import Addresses, Seat
 from dashboard.views.standing import standing
-from database.connection import Database
-from database.leaving_interfaces import DoomedRow, ShredRow
-from database.root_key_rows import RootKeyRequestRow
-from database.rows import ServiceRequestRow
-from database.usage_rows import UsesRow
+from database.connection.database import Database
+from database.offboarding import DoomedRow, ShredRow
+from database.root_keys import RootKeyRequestRow
+from database.services.repository import ServiceRequestRow
+from database.usage import UsesRow
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.root_key_door import INTAKE_PUBLIC

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from core.tenants.roles import Person, PersonRole
 from dashboard.seat import Addresses, Seat
 from dashboard.temporal_bridge import TemporalBridge
-from database.connection import Database
+from database.connection.database import Database
 
 TENANT = "acme-corp-12345"
 ADDRESSES = Addresses("http://127.0.0.1:1", "http://127.0.0.1:2", "https://127.0.0.1:3", "127.0.0.1:4", None)

@@ -14,9 +14,9 @@ from config.settings import load_settings
 from dashboard import downloads
 from dashboard.edge import PLACE_HEADER, Edge
 from dashboard.wiring import Parts
-from database.connection import Database
-from database.leaving_interfaces import ShredRow
-from database.operations import Operations
+from database.connection.database import Database
+from database.offboarding import ShredRow
+from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditName, verify_chain
 from openkcm.verification.audit_export import read_export
 from openkcm.verification.erasure_certificate import certificate_file

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dashboard.edge import PLACE_HEADER, RETURN_COOKIE, SOURCE_HEADER, Edge
-from database.connection import Database
+from database.connection.database import Database
 from tests.dashboard.people import ACME, BETA, ORIGIN, SECRET, Clock, a_guard, claims_of, cookie_of
 from tests.database.builders import a_provisioned_tenant
 from tests.database.fixtures import Field, Server, clone

@@ -10,7 +10,7 @@ from core.tenants.lifecycle import Move
 from core.tenants.roles import OPERATORS
 from dashboard.guard import NOBODY, STRANGER, Guard
 from dashboard.places import MARKETPLACE, OPERATIONS, Place, of_tenant
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName, verify_chain
 from tests.dashboard.people import ACME, BETA, Clock, a_guard, claims_of
 from tests.database.builders import a_provisioned_tenant

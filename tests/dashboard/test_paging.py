@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.audit import AuditFilter
 from dashboard import paging
 from dashboard.paging import Pace, Page, Turn
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from tests.database.builders import an_audit_event
 from tests.database.fixtures import Field, Server, clone

@@ -12,7 +12,7 @@ from core.errors.tenants import TenantClosed
 from core.tenants.lifecycle import State
 from dashboard import root_key_actions
 from dashboard.root_key_actions import Wish
-from database.connection import Database
+from database.connection.database import Database
 from tests.dashboard.scene import ACME, KEY_ARN, ROLE_ARN, Scene, everything_stored
 from tests.dashboard.seats import a_seat
 from workflows.gateway import NotDoneInTime, UpdateRefused

@@ -9,7 +9,7 @@ from core.audit import AuditFilter
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.roles import PersonRole
 from dashboard import stream
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import verify_chain
 from openkcm.errors import AuditBroken
 from openkcm.verification.audit_export import read_export

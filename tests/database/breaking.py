@@ -12,8 +12,7 @@ from contextlib import ExitStack
 import psycopg
 from psycopg import errors
 
-from database.context import sign
-from database.roles import PROCESSES
+from database.postgres.access import PROCESSES, sign
 from tests.database.denied import FOREIGN_REFERENCES, NEVER, NEVER_ANY_PROCESS, PLATFORM_QUESTIONS
 from tests.database.fixtures import Field
 from tests.database.grants import GRANTS

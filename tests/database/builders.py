@@ -16,17 +16,19 @@ from core.tenants.policy import TenantPolicy
 from core.tenants.provisioning import EventKind, MarketplaceEvent, Step
 from core.tenants.roles import Person, PersonRole
 from core.usage import BUCKETS, Latency, bucket
-from database.agent_rows import BackfillRow, ContactRow, ProtectionUseRow
-from database.certificate_rows import RevocationListRow
-from database.connection import Database
-from database.enrolment_rows import EnrolmentRow, JoinTokenRow
-from database.fingerprint_rows import KeyProbeRow
-from database.leaving_interfaces import DoomedRow, ShredRow
-from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow
-from database.rotation_rows import WantedRotation
-from database.rows import AuthorityRow, LeafRow, ObjectRow, RouteRow, ServiceKeyRow, ServiceRequestRow
-from database.transaction import TenantTransaction
-from database.usage_rows import UsesRow
+from database.certificates import AuthorityRow, RevocationListRow
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.keys import KeyProbeRow, SealedRootKeyRow, ServiceKeyRow
+from database.offboarding import DoomedRow, ShredRow
+from database.provisioning import RouteRow
+from database.root_keys import RootKeyRequestRow
+from database.rotation import WantedRotation
+from database.services.agents import BackfillRow, ContactRow, ProtectionUseRow
+from database.services.enrolment import EnrolmentRow, JoinTokenRow
+from database.services.managed_objects import ObjectRow
+from database.services.repository import LeafRow, ServiceRequestRow
+from database.usage import UsesRow
 from openkcm.contract.audit_events import AuditEvent, AuditName
 from openkcm.contract.enrolment import Proof
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store

@@ -1,6 +1,6 @@
 import pytest
 
-from database.connection import Database
+from database.connection.database import Database
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from dataclasses import field as dataclass_field
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from database.connection import Database
-from database.roles import MIGRATOR, PROCESSES, login
-from database.setup import prepare_database
+from database.connection.database import Database
+from database.postgres.access import MIGRATOR, PROCESSES, login
+from database.schema.setup import prepare_database
 from devstack.postgres import PostgresServer
 
 

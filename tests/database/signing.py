@@ -1,4 +1,4 @@
-"""An audit signing key for tests that have no key server; it signs as `vault.signer` does and no differently."""
+"""An audit signing key for tests that have no key server; it signs as `audit_signer` does."""
 
 import base64
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from database.connection import Database
-from database.platform_queries import PlatformQueries
-from database.rows import SignedHead
+from database.audit import SignedHead
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import head_message
 
 
 class Signer:
-    """`vault.interfaces.AuditSigner` with a key of its own."""
+    """`vault.transit.keys.AuditSigner` with a key of its own."""
 
     def __init__(self, name: str = "audit:1") -> None:
         self.name, self._key = name, ec.generate_private_key(ec.SECP256R1())

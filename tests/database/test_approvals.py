@@ -8,7 +8,7 @@ from core.errors.platform import DatabaseRefused
 from core.tenants.approvals import Action, Approval, ApprovalState, Choice
 from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Person, PersonRole
-from database.connection import Database
+from database.connection.database import Database
 from tests.database.builders import a_person, a_provisioned_tenant
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template

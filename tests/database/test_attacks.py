@@ -4,7 +4,7 @@ from core.errors.compliance import CanaryMissing
 from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.isolation import breaches
 from database.attacks import RowSecurityProbe
-from database.connection import Database
+from database.connection.database import Database
 from tests.database.builders import a_leaving
 from tests.database.fixtures import Field
 from tests.database.templates import filled_template, two_tenants

@@ -8,8 +8,8 @@ import pytest
 
 from core.certificates import AuthorityState
 from core.errors.platform import DatabaseRefused
-from database.connection import Database
-from database.rows import AuthorityRow
+from database.certificates import AuthorityRow
+from database.connection.database import Database
 from tests.database.builders import (
     NOW,
     a_leaf,

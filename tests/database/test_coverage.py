@@ -7,7 +7,7 @@ import pytest
 
 from core.errors.tenants import TenantUnknown
 from core.services import CryptoOperation
-from database.connection import Database
+from database.connection.database import Database
 from database.coverage import read_coverage
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind

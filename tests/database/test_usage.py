@@ -7,9 +7,9 @@ import pytest
 from core.errors.platform import DatabaseRefused
 from core.services import CryptoOperation
 from core.usage import Latency
-from database.connection import Database
-from database.migrate import read_migrations
-from database.usage_rows import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
+from database.connection.database import Database
+from database.schema.migrate import read_migrations
+from database.usage import AnsweredDay, DayCount, UsageDay, UsageRow, UsageSum, UsageTotalRow
 from tests.concurrency import at_once
 from tests.database.builders import NOW, some_uses, took
 from tests.database.fixtures import Field

@@ -13,7 +13,7 @@ from devstack.openbao import OpenBaoServer
 from devstack.ports import free_port
 from devstack.server import Server
 from tests.devstack.conftest import NewServer, build, run
-from vault.session import VaultSession
+from vault.auth.client import VaultSession
 from vault.setup import SETUP
 
 pytestmark = pytest.mark.integration

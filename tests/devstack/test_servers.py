@@ -23,7 +23,7 @@ from devstack.postgres import PostgresServer
 from devstack.server import Server
 from tests.devstack.conftest import NewServer, build, run
 from tests.stories.sockets import links
-from vault.session import VaultSession
+from vault.auth.client import VaultSession
 
 _LOOPBACK = frozenset({"0100007F", "00000000000000000000000001000000"})
 """127.0.0.1 and ::1 as /proc/net writes them."""

@@ -24,7 +24,7 @@ from crypto import serving, wiring
 from crypto.delivery import Delivery
 from crypto.journal import journal_folder
 from crypto.tls import IdentityShelf
-from database.rows import LeafRow
+from database.services.repository import LeafRow
 from fronts.attacks import FrontAttacker
 from fronts.interfaces import Identity
 from fronts.kept import KeptSides

@@ -28,7 +28,7 @@ from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import Move, State
 from crypto.delivery import Delivery
 from crypto.operations import KeyedOperations
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from fronts.attacks import FrontAttacker
 from fronts.between import Owner
 from fronts.dialing import NotAdmitted
@@ -45,9 +45,8 @@ from tests.database.fixtures import Field
 from tests.fronts.doors import ACTIVITIES, Doors, StepByStep, attacks_on, broken, probes_of
 from tests.fronts.walls import WALLS
 from tests.vault.server import Server
-from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial
 from vault.forging import TransitForger
-from vault.interfaces import Leaf
+from vault.pki.certificates import Issuer, Leaf, LeafNames, build_leaf, hex_serial
 from worker.wiring import utc_now
 
 

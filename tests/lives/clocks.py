@@ -12,8 +12,8 @@ import psycopg
 from config import secrets
 from config.secrets import Role, read_secret
 from config.settings import Settings
-from vault.session import VaultCalls, VaultSession
-from vault.transport import Answer
+from vault.auth.client import VaultCalls, VaultSession
+from vault.auth.transport import Answer
 
 _ASKED = {"now": "stable", "statement_timestamp": "stable", "clock_timestamp": "volatile"}
 """What migrations and queries ask for the time, and how often PostgreSQL has to ask anew."""

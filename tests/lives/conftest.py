@@ -11,7 +11,7 @@ from config.settings import Settings
 from tests.activities.conftest import bao, settings
 from tests.activities.provisioning import REGION
 from tests.database.fixtures import Field
-from tests.keystores.opening import Opener
+from tests.kms.opening import Opener
 from tests.lives.clocks import DatedSession, PlayedClock
 from tests.lives.skipping import ImpatientTemporal
 from tests.ports import free_ports

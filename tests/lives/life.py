@@ -23,16 +23,16 @@ from core.keys.root_keys import Credentials, Place, RootKeyMode
 from core.keys.rotation import KeyState
 from core.messages.services import ExpiryResult
 from core.tenants.lifecycle import State
-from database.platform_queries import PlatformQueries
-from database.root_key_rows import RootKeyRequestRow
-from database.rows import LeafRow, ServiceRequestRow
+from database.platform.scheduled import PlatformQueries
+from database.root_keys import RootKeyRequestRow
+from database.services.repository import LeafRow, ServiceRequestRow
 from openkcm.contract.audit_events import AuditName, head_message, verify_chain
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.public_keys import PublicKeys
 from tests.activities.connecting import KEY, csr_of
 from tests.activities.provisioning import REGION, Provisioning
 from tests.database.builders import an_event
-from tests.keystores.opening import Estate, Opener, decrypt, encrypt
+from tests.kms.opening import Estate, Opener, decrypt, encrypt
 from tests.lives.clocks import PlayedClock
 from tests.lives.skipping import describe, skip_its_pauses, skip_to_its_timer
 from worker import wiring

@@ -15,8 +15,8 @@ from core.notifications import AnnouncementKind
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from openkcm.contract.audit_events import AuditName
-from tests.keystores.customer_openbao import CustomerOpenBao
-from tests.keystores.opening import Opener
+from tests.kms.customer_openbao import CustomerOpenBao
+from tests.kms.opening import Opener
 from tests.lives.clocks import PlayedClock
 from tests.lives.life import TENANT, Life
 from tests.lives.skipping import EVENTS, ImpatientTemporal, describe

@@ -14,7 +14,7 @@ from joserfc import jwk, jws
 from config.settings import WorkloadIssuer
 from core.names import CANARY_TENANT_ID, ca_key
 from core.tenants.lifecycle import State
-from database.enrolment_rows import JoinTokenRow
+from database.services.enrolment import JoinTokenRow
 from marketplace.issuers import Issuers
 from openkcm.contract.csr import new_key, request_of
 from openkcm.contract.enrolment import JoinToken, join_token

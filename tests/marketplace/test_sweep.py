@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 
 from core.errors.platform import DatabaseUnavailable, TemporalUnavailable
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from marketplace.rounds import Rounds, Waiting
 from marketplace.sweep import Sweep
 from marketplace.transactions import Transactions

@@ -19,12 +19,13 @@ from core.errors.tenants import DestructionBegun
 from core.keys.root_keys import OpenBaoPlace, PlatformPlace
 from core.keys.rotation import KeyState, Scope
 from core.tenants.lifecycle import Move
-from database.connection import Database
-from database.interfaces import mark
-from database.root_key_rows import RootKeyRequestRow, SealedRootKeyRow
-from database.rotation_rows import RewrappedRow, WantedRotation
-from database.rows import RouteRow, ServiceKeyRow
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.keys import SealedRootKeyRow, ServiceKeyRow
+from database.postgres.notify import mark
+from database.provisioning import RouteRow
+from database.root_keys import RootKeyRequestRow
+from database.rotation import RewrappedRow, WantedRotation
 from openkcm.contract.services import ServiceKind
 from tests.database.builders import a_place, an_event, an_object
 from tests.model.people import CODES, ROOT_KEY, SWITCH

@@ -27,8 +27,9 @@ from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller, ServiceKey
 from crypto.keyring import MATERIAL, CachedKeyring
 from crypto.operations import KeyedOperations
-from database.interfaces import mark
-from database.rows import CallerRow, ServiceKeyRow
+from database.keys import ServiceKeyRow
+from database.postgres.notify import mark
+from database.services.repository import CallerRow
 from openkcm.errors import OpenKcmError
 from tests.crypto.core.stage import IDENTITIES, MINE
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal

@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from crypto.kmip import ttlv
-from database.rows import LeafRow
+from database.services.repository import LeafRow
 from openkcm.contract.names import TENANT_DOMAIN, service_spiffe, tenant_dns
 from tests.stories.assault import same, unchanging
 from tests.stories.connected import Service
 from tests.stories.kmip_wire import receive
 from tests.stories.stack import Stack
 from tests.stories.wires import HttpsWire, dial
-from vault.certificates import Issuer, LeafNames, build_leaf, hex_serial, load_issuer
+from vault.pki.certificates import Issuer, LeafNames, build_leaf, hex_serial, load_issuer
 
 _HOUR = timedelta(hours=1)
 _BOTH = (True, False)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from core.keys.root_keys import AwsKmsPlace, Credentials, OpenBaoPlace, Pkcs11Place, Place
-from tests.keystores.customer_openbao import CustomerOpenBao
-from tests.keystores.fault_proxy import FaultProxy
-from tests.keystores.ministack import Key, MiniStack, User
-from tests.keystores.softhsm import SoftHsm
+from tests.kms.customer_openbao import CustomerOpenBao
+from tests.kms.fault_proxy import FaultProxy
+from tests.kms.ministack import Key, MiniStack, User
+from tests.kms.softhsm import SoftHsm
 
 Act = Callable[[], object]
 

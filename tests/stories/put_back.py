@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from psycopg import Connection, sql
 
-from database.interfaces import mark, object_mark
+from database.postgres.notify import mark, object_mark
 from tests.stories.stack import Stack
 
 TABLES = (

@@ -24,13 +24,13 @@ from config.secrets import Role, read_secret
 from config.settings import Settings
 from core import names as ids
 from core.tenants.provisioning import EventKind, MarketplaceEvent
-from database.connection import Database
+from database.connection.database import Database
 from devstack.postgres import PostgresServer
 from openkcm.contract.audit_events import StoredRecord
 from tests.concurrency import wait_until
 from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
-from vault.session import VaultSession
+from vault.auth.client import VaultSession
 from worker import wiring
 from worker.identity import open_vault
 from workflows.connecting import connect_client

@@ -6,14 +6,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import GENESIS, StoredRecord, link
 from openkcm.verification.audit_export import export_lines, read_export
 from tests.cli.offline import verdict, verify
 from tests.stories.dashboard_pages import UMA
 from tests.stories.sign_ons import cookie
 from tests.stories.stack import PATIENCE_SECONDS, Stack
-from vault.signer import TransitAuditSigner
+from vault.transit.audit_signer import TransitAuditSigner
 
 
 async def sign_to_the_end(stack: Stack, tenant_id: str) -> None:

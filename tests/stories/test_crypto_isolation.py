@@ -40,7 +40,7 @@ from tests.stories.kmip_wire import ask, value_of
 from tests.stories.neighbours import Neighbours, Refusals, settle_all
 from tests.stories.tenants import new_tenant
 from tests.stories.wires import HttpsWire, dial, post
-from vault.server_certificates import PkiServerCertificates
+from vault.pki.server_certificates import PkiServerCertificates
 
 SEED = "2026-11-25"
 Open = Callable[[], ssl.SSLSocket]

@@ -23,8 +23,8 @@ from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
 from tests.stories.thief import Thief
 from vault.audit_log import _UNDER_WAY
-from vault.session import VaultSession, token_session
-from vault.tokens import TenantTokens
+from vault.auth.client import VaultSession, token_session
+from vault.auth.tenant_tokens import TenantTokens
 
 NEIGHBOUR = "neighbour-corp-8"
 LEAVER = "shortstay-corp-8"

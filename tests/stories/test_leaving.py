@@ -18,7 +18,7 @@ from tests.stories.tenants import ORGANIZATION, new_tenant
 from tests.stories.test_story_1_enable import assert_refused
 from tests.stories.test_traces import found_in
 from tests.stories.thief import Thief
-from vault.signer import TransitAuditSigner
+from vault.transit.audit_signer import TransitAuditSigner
 
 LEAVER = "Leaver Holding"
 

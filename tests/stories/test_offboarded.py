@@ -31,9 +31,8 @@ from tests.stories.stack import Stack
 from tests.stories.test_audit_offline import sign_to_the_end
 from tests.stories.thief import Thief
 from tests.stories.tries import Kept, Kind
-from vault.destroyer import TransitDestroyer
-from vault.interfaces import TenantKeyKind
-from vault.session import VaultRejected
+from vault.auth.client import VaultRejected
+from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
 
 TENANT, BYSTANDER = "departed-corp-6", "bystander-corp-6"
 SERVICES = ("ledger", "billing", "archive")

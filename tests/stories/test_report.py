@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config.secrets import Role
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName, fields_of
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import Form, read_report

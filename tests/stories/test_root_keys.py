@@ -18,18 +18,18 @@ from core.errors.keys import RootKeyDisabled
 from core.keys.encryption_context import Context, Purpose
 from core.keys.root_keys import Credentials, credentials_context, parse_place
 from crypto.interfaces import ServiceKey
-from keystores.platform import PlatformRootKey
-from keystores.providers import CustomerRootKeys
-from keystores.reach import Reach
+from kms.egress_policy import Reach
+from kms.platform import PlatformRootKey
+from kms.providers import CustomerRootKeys
 from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until
-from tests.keystores.fault_proxy import answering, hanging
+from tests.kms.fault_proxy import answering, hanging
 from tests.stories.clients import Program
 from tests.stories.connected import refused
 from tests.stories.holders import Holder, Holders
 from tests.stories.stack import Stack
 from tests.stories.thief import Thief
-from vault.root_keys import TransitRootKeys
+from vault.transit.root_keys import TransitRootKeys
 
 PROVIDERS = ("aws-kms", "pkcs11", "openbao")
 REVOKED_WITHIN_SECONDS = 30.0

@@ -32,7 +32,7 @@ from tests.stories.put_back import copy_rows, rows_put_back
 from tests.stories.stack import Stack
 from tests.stories.thief import Thief
 from tests.stories.tries import code_of
-from vault.session import VaultRejected
+from vault.auth.client import VaultRejected
 from workflows.gateway import Gateway, NotDoneInTime
 
 TENANT, SERVICES = "rotating-corp-6", ("ledger", "billing")

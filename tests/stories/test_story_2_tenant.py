@@ -15,7 +15,7 @@ from config.secrets import CODEC_TOKEN
 from core import names as ids
 from core.isolation import breaches
 from core.tenants.provisioning import TITLES, steps_of
-from database.rows import AuthorityRow
+from database.certificates import AuthorityRow
 from openkcm.contract.audit_events import verify_chain
 from tests.concurrency import wait_until
 from tests.stories.stack import Stack

@@ -6,9 +6,9 @@ from config.secrets import BOUNDARY_IDENTITY, Role
 from core import names as ids
 from core.keys.encryption_context import Context, Purpose
 from tests.stories.stack import REGION, Stack
-from vault.root_keys import TransitRootKeys
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
+from vault.auth.tenant_tokens import TenantTokens
+from vault.transit.root_keys import TransitRootKeys
+from vault.transit.tenant_keys import TransitTenantKeys
 
 
 class Thief:

@@ -36,7 +36,7 @@ from tests.stories.clients import OK, Program, data_key
 from tests.stories.stack import REGION, Stack
 from tests.stories.thief import Thief
 from tests.stories.wires import post
-from vault.session import VaultCalls
+from vault.auth.client import VaultCalls
 from workflows.gateway import Gateway
 
 _THREADS = 6

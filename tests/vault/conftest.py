@@ -4,8 +4,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.vault.server import Server
-from vault.session import TokenSession, VaultSession
-from vault.tokens import TenantTokens
+from vault.auth.client import TokenSession, VaultSession
+from vault.auth.tenant_tokens import TenantTokens
 
 _numbers = itertools.count(1)
 

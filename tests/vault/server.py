@@ -14,9 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.ports import free_ports
-from vault.self_init import self_init_stanzas
-from vault.session import TokenSession, VaultSession, token_session
-from vault.setup import Wanted
+from vault.auth.client import TokenSession, VaultSession, token_session
+from vault.setup import Wanted, self_init_stanzas
 
 ROLES = ("worker", "codec", "crypto", "offboarding", "setup")
 _ADMIN_POLICY = 'path "*" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }'

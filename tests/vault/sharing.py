@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from vault.session import TokenSession
+from vault.auth.client import TokenSession
 
 _COPYABLE = ("exportable", "allow_plaintext_backup")
 _SOURCE = "made-to-be-copied"

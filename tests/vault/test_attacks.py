@@ -9,11 +9,11 @@ from core.errors.platform import ConflictingResource, VaultRefused
 from core.isolation import CheckResult, breaches
 from tests.contracts.authorities import nothing_recorded
 from vault.attacks import VaultBoundaryProbe
-from vault.interfaces import Authority
-from vault.pki import PkiAuthorities
-from vault.session import TokenSession, VaultSession
-from vault.tokens import TenantTokens
-from vault.transit import TransitTenantKeys
+from vault.auth.client import TokenSession, VaultSession
+from vault.auth.tenant_tokens import TenantTokens
+from vault.pki.authorities import PkiAuthorities
+from vault.pki.certificates import Authority
+from vault.transit.tenant_keys import TransitTenantKeys
 
 
 @dataclass

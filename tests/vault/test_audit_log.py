@@ -20,14 +20,13 @@ from tenancy.books import Log
 from tenancy.double_entry import Act, Answer, Kind, Layer, ServerEvent, Severity
 from tests.vault.server import Server, start
 from vault.audit_log import files_of, read_log
-from vault.destroyer import TransitDestroyer
-from vault.interfaces import TenantKeyKind
-from vault.payload_keys import TransitPayloadKeys
-from vault.pki import PkiAuthorities
-from vault.root_keys import TransitRootKeys
-from vault.session import VaultRejected
-from vault.tokens import InlineTenants, TenantTokens
-from vault.transit import TransitTenantKeys
+from vault.auth.client import VaultRejected
+from vault.auth.tenant_tokens import InlineTenants, TenantTokens
+from vault.pki.authorities import PkiAuthorities
+from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
+from vault.transit.payload_keys import TransitPayloadKeys
+from vault.transit.root_keys import TransitRootKeys
+from vault.transit.tenant_keys import TransitTenantKeys
 
 pytestmark = pytest.mark.integration  # an OpenBao of its own
 TENANT, OTHER = "acme-corp-12345", "beta-corp-67890"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.vault.server import ROLES, Server, start, wanted_in
-from vault.session import TokenSession, VaultRejected
+from vault.auth.client import TokenSession, VaultRejected
 from vault.setup import apply
 
 

@@ -19,7 +19,7 @@ from core.errors.compliance import CanaryMissing, MirrorMissing
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, root_key, tenant_workflow
 from core.tenants.lifecycle import Move, State
 from core.tenants.provisioning import Step
-from database.platform_queries import PlatformQueries
+from database.platform.scheduled import PlatformQueries
 from worker import bootstrap
 from workflows import priorities, visibility
 from workflows.gateway import Gateway

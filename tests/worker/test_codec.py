@@ -8,7 +8,7 @@ from temporalio.converter import WorkflowSerializationContext
 
 from core import names as ids
 from core.errors.keys import KeyUnavailable, WrongContext
-from vault.interfaces import TransitKey
+from vault.transit.keys import TransitKey
 from worker.codec import TenantCodec, TenantConverter
 from worker.keyring import PLATFORM_KEY, Keyring
 

@@ -20,7 +20,7 @@ from config.secrets import Role, ensure_secret
 from core.errors.platform import VaultRefused
 from devstack.ports import free_port
 from tests.stories.sockets import listening_addresses
-from vault.payload_keys import TransitPayloadKeys
+from vault.transit.payload_keys import TransitPayloadKeys
 from worker.codec import ENCODING, TenantCodec
 from worker.keyring import Keyring
 

@@ -21,8 +21,8 @@ from core.errors.compliance import BoundaryBreached, CanaryMissing
 from core.errors.platform import ConflictingResource, VaultUnavailable
 from core.messages.base import StepInput
 from core.tenants.provisioning import Step
-from database.connection import Database
-from database.rows import StepRow
+from database.connection.database import Database
+from database.provisioning import StepRow
 from openkcm.errors import OpenKcmError
 from worker.failures import FailureInterceptor
 from workflows import timing

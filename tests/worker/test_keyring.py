@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.errors.keys import KeyUnavailable, WrongContext
-from vault.payload_keys import TransitPayloadKeys
+from vault.transit.payload_keys import TransitPayloadKeys
 from worker.keyring import PLATFORM_KEY, Keyring
 
 

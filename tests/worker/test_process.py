@@ -16,7 +16,7 @@ from core.errors.platform import TemporalUnavailable, VaultUnavailable
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step
-from database.connection import Database
+from database.connection.database import Database
 from tests.activities.conftest import NOWHERE
 from tests.activities.provisioning import Provisioning
 from tests.ports import free_port

@@ -5,7 +5,7 @@ path "transit/decrypt/payload*" {
   capabilities = ["update"]
 }
 
-# Ask whether its own token still lives (vault/session.py).
+# Ask whether its own token still lives (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

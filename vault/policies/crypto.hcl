@@ -31,7 +31,7 @@ path "pki/sign/crypto-server" {
   }
 }
 
-# Ask whether its own token still lives (vault/session.py).
+# Ask whether its own token still lives (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

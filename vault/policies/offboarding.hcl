@@ -29,7 +29,7 @@ path "transit/keys/payload-*" {
   }
 }
 
-# Ask whether its own token still lives (vault/session.py).
+# Ask whether its own token still lives (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -57,7 +57,7 @@ path "auth/approle/role/openkcm-*" {
   capabilities = ["create", "update", "read"]
 }
 
-# Ask whether its own token still lives (vault/session.py).
+# Ask whether its own token still lives (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -140,7 +140,7 @@ path "pki/cert/+" {
   capabilities = ["read"]
 }
 
-# Ask whether its own token still lives (vault/session.py).
+# Ask whether its own token still lives (vault/auth/client.py).
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

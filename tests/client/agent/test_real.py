@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from database.agent_rows import ContactRow
+from database.services.agents import ContactRow
 from openkcm.agent.agent import Agent
 from openkcm.agent.attestation import GivenProof
 from openkcm.agent.config import Job

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.tenants.lifecycle import State
-from database.protection_rows import ProtectionRow
+from database.services.protected_fields import ProtectionRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.field_encryption.protected_fields import ProtectionUnreadable, ServiceProtection
 from openkcm.field_encryption.service_client import CryptoService

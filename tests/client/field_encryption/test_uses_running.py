@@ -4,7 +4,7 @@ import subprocess
 import time
 from datetime import UTC, datetime
 
-from database.agent_rows import ProtectionUseRow
+from database.services.agents import ProtectionUseRow
 from openkcm.contract.protected_fields import Mode
 from tests.client.field_encryption.running.programs import Program
 

@@ -12,14 +12,14 @@ import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from database.certificate_rows import RevocationListRow
+from database.certificates import RevocationListRow
 from openkcm.sdk.client import Client
 from openkcm.sdk.errors import ClientError
 from tests.client.sdk.test_real_service import home, key, refusal, serving
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import HOUR, Home, World
 from tests.crypto.running.process import Service
-from vault.interfaces import RevocationList
+from vault.pki.certificates import RevocationList
 
 __all__ = ["home", "key", "serving"]  # fixtures that pytest finds here by their names
 

@@ -27,12 +27,13 @@ from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller, ServiceKey
 from crypto.keyring import CachedKeyring
 from crypto.operations import KeyedOperations
-from database.interfaces import mark
-from database.rows import CallerRow, ServiceKeyRow
+from database.keys import ServiceKeyRow
+from database.postgres.notify import mark
+from database.services.repository import CallerRow
 from openkcm.errors import OpenKcmError
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Journal, unheeded
 from tests.crypto.https import authority
-from vault.certificates import hex_serial
+from vault.pki.certificates import hex_serial
 
 CACHE_SECONDS = 60.0
 MINE, THEIRS = "acme-corp", "beta-corp"

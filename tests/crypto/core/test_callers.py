@@ -19,12 +19,12 @@ from core.tenants.lifecycle import Move, State
 from crypto.blocking import FairThreads
 from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller
-from database.interfaces import mark
+from database.postgres.notify import mark
 from tests.concurrency import wait_until_async
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Clock, Home, Journal, Looking, World, at_once, signed_by
 from tests.crypto.https.authority import signed
-from vault.certificates import load_issuer
+from vault.pki.certificates import load_issuer
 
 pytestmark = pytest.mark.integration
 

@@ -10,8 +10,7 @@ import pytest
 from core.errors.platform import DatabaseUnavailable
 from core.tenants.lifecycle import Move
 from crypto.changes import FeedChanges
-from database.feed import NotifyFeed
-from database.interfaces import mark
+from database.postgres.notify import NotifyFeed, mark
 from tests.crypto.core.world import Looking, World, a_keyring, at_once
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ from core.names import l2_key
 from crypto.blocking import FairThreads
 from crypto.interfaces import ServiceKey
 from crypto.keyring import CachedKeyring
-from database.interfaces import mark
+from database.postgres.notify import mark
 from tests.concurrency import wait_until_async
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Looking, Shelf, World, a_keyring, at_once, unheeded
 

@@ -8,7 +8,7 @@ from core.errors.keys import RootKeyDenied, RootKeyDisabled, RootKeyUnreachable
 from core.keys.encryption_context import Context
 from crypto.blocking import FairThreads
 from crypto.keyring import CachedKeyring
-from keystores.interfaces import RootKey
+from kms.interfaces import RootKey
 from openkcm.errors import OpenKcmError
 from tests.concurrency import wait_until_async
 from tests.crypto.core.test_keyring import clock, home

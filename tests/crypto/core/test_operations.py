@@ -17,7 +17,7 @@ from crypto.callers import CertificateCallers
 from crypto.interfaces import Caller
 from crypto.keyring import CachedKeyring
 from crypto.operations import KeyedOperations
-from database.interfaces import mark
+from database.postgres.notify import mark
 from openkcm.errors import InvalidName, OpenKcmError
 from tests.crypto.core.world import ADDRESS, Changes, Home, Journal, Looking, World, a_keyring, at_once
 

@@ -8,12 +8,13 @@ from cryptography import x509
 from core.certificates import AuthorityState
 from core.errors.services import CallerRefused
 from crypto.callers import CertificateCallers
-from database.interfaces import mark
-from database.rows import AuthorityRow, RouteRow
+from database.certificates import AuthorityRow
+from database.postgres.notify import mark
+from database.provisioning import RouteRow
 from tests.contracts.authorities import nothing_recorded
 from tests.crypto.core.test_callers import callers, clock, home, wall
 from tests.crypto.core.world import ADDRESS, REGION, Changes, Home, Journal, World, signed_by
-from vault.certificates import load_issuer
+from vault.pki.certificates import load_issuer
 
 __all__ = ["callers", "clock", "home", "wall"]  # fixtures that pytest finds here by their names
 

@@ -15,13 +15,13 @@ from crypto import ciphertext
 from crypto.blocking import FairThreads
 from crypto.interfaces import Caller
 from crypto.openings import Openings
-from database.interfaces import mark
-from keystores.interfaces import RootKey
+from database.postgres.notify import mark
+from kms.interfaces import RootKey
 from tests.concurrency import wait_until_async
 from tests.crypto.core.test_keyring import clock, home
 from tests.crypto.core.test_operations import Desk, desk
 from tests.crypto.core.world import Changes, Clock, Home, Journal, Looking, World, a_keyring
-from vault.keys import encoded
+from vault.transit.keys import encoded
 
 __all__ = ["clock", "desk", "home"]  # fixtures that pytest finds here by their names
 

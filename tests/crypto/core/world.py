@@ -23,21 +23,24 @@ from core.tenants.lifecycle import Move, State
 from crypto.drive import Finished, begin
 from crypto.interfaces import Caller, Entry
 from crypto.keyring import CachedKeyring
-from database.connection import Database
-from database.rows import AuthorityRow, KeyVersionRow, LeafRow, RouteRow, ServiceKeyRow
-from keystores.interfaces import RootKey
-from keystores.platform import PlatformRootKey
+from database.certificates import AuthorityRow
+from database.connection.database import Database
+from database.keys import KeyVersionRow, ServiceKeyRow
+from database.provisioning import RouteRow
+from database.services.repository import LeafRow
+from kms.interfaces import RootKey
+from kms.platform import PlatformRootKey
 from openkcm.contract.services import ServiceKind
 from tests.contracts.authorities import nothing_recorded, p256, request
 from tests.crypto.https.authority import key_pem, pem, service_names, signed, write_files
 from tests.database.builders import an_event
 from tests.database.fixtures import Field
 from tests.vault.server import Server
-from vault.interfaces import Authority
-from vault.pki import PkiAuthorities
-from vault.root_keys import TransitRootKeys
-from vault.tokens import InlineTenants, TenantTokens
-from vault.transit import TransitTenantKeys
+from vault.auth.tenant_tokens import InlineTenants, TenantTokens
+from vault.pki.authorities import PkiAuthorities
+from vault.pki.certificates import Authority
+from vault.transit.root_keys import TransitRootKeys
+from vault.transit.tenant_keys import TransitTenantKeys
 
 REGION = "eu-west-1"
 ADDRESS = "192.0.2.7"

@@ -15,8 +15,9 @@ from core.errors.tenants import TenantClosed
 from core.tenants.lifecycle import DECRYPTS, State
 from crypto.api import HeartbeatRequest
 from crypto.interfaces import Caller, Entry, ServiceKey
-from database.protection_rows import ProtectionRow
-from database.rows import AuthorityRow, LeafRow
+from database.certificates import AuthorityRow
+from database.services.protected_fields import ProtectionRow
+from database.services.repository import LeafRow
 from tests.crypto.https.authority import Leaf, root, tenant_authority
 
 Result = TypeVar("Result")

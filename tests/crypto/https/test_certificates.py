@@ -11,7 +11,7 @@ from crypto.blocking import FairThreads
 from crypto.certificates import CertificatesOnRecord
 from crypto.interfaces import Caller
 from crypto.protection import ProtectionsOnRecord
-from database.connection import Database
+from database.connection.database import Database
 from tests.crypto.https.test_protection import PHONE, SSN
 from tests.database import builders
 from tests.database.fixtures import Field

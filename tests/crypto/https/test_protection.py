@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.tenants.lifecycle import State
-from database.protection_rows import ProtectionRow
+from database.services.protected_fields import ProtectionRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.sdk.client import AsyncClient, Client
 from openkcm.sdk.errors import ServiceFailed

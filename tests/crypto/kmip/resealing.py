@@ -11,9 +11,9 @@ from crypto.kmip.enums import Operation
 from crypto.kmip.fields import octets
 from crypto.kmip.tags import Tag
 from crypto.resealing import Pace, Resealing
-from database.interfaces import mark
-from database.platform_queries import PlatformQueries
-from database.rows import ObjectRow
+from database.platform.scheduled import PlatformQueries
+from database.postgres.notify import mark
+from database.services.managed_objects import ObjectRow
 from tests.crypto.core.world import REGION, Changes, Clock, Home, Journal, World, a_keyring
 from tests.crypto.kmip import scene
 from tests.crypto.kmip.scene import START, Callers, Client, a_name, cbc, custom

@@ -22,7 +22,7 @@ from crypto.kmip.objects import ObjectStore
 from crypto.kmip.tags import Tag
 from crypto.limits import TenantLimits
 from crypto.operations import KeyedOperations
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.services import ServiceKind
 from tests.crypto.core.world import Changes, Clock, Journal
 from tests.crypto.kmip.messages import batch_item, message

@@ -12,7 +12,7 @@ from crypto.kmip.enums import Operation, ResultReason, State
 from crypto.kmip.fields import octets
 from crypto.kmip.items import Item
 from crypto.kmip.tags import Tag
-from database.interfaces import mark
+from database.postgres.notify import mark
 from tests.crypto.kmip.scene import Answered, Base, Client, Scene, a_date, cbc
 
 

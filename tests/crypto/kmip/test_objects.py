@@ -8,7 +8,7 @@ from crypto.drive import Finished, begin
 from crypto.kmip.enums import Operation, ResultReason, State
 from crypto.kmip.fields import choice, long, octets, structure, text
 from crypto.kmip.tags import Tag
-from database.interfaces import mark
+from database.postgres.notify import mark
 from tests.crypto.kmip.scene import Scene, a_name, attribute, creation, custom
 
 

@@ -12,9 +12,9 @@ from core.keys.rotation import KeyState
 from core.tenants.lifecycle import Move, State
 from core.tenants.locks import LockReason
 from crypto.kmip.enums import Operation, ResultReason
-from database.interfaces import mark
-from database.platform_queries import PlatformQueries
-from database.rows import ObjectRow
+from database.platform.scheduled import PlatformQueries
+from database.postgres.notify import mark
+from database.services.managed_objects import ObjectRow
 from tests.crypto.core.world import World
 from tests.crypto.kmip.resealing import FAST, Known, Process, Stand, some_objects
 from tests.crypto.kmip.scene import custom

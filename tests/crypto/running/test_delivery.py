@@ -19,8 +19,8 @@ from crypto.delivery import Delivery
 from crypto.interfaces import Entry
 from crypto.journal import FileJournal
 from crypto.journal_lines import encode
-from database.connection import Database
-from database.transaction import TenantTransaction
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
 from openkcm.contract.audit_events import verify_chain
 from tests.database.fixtures import Field
 

@@ -21,7 +21,7 @@ from tests.concurrency import wait_until_async
 from tests.crypto.https import authority
 from tests.crypto.https.authority import server_identity
 from tests.vault.server import Server
-from vault.server_certificates import PkiServerCertificates
+from vault.pki.server_certificates import PkiServerCertificates
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.tenants.roles import PersonRole
 from dashboard.seat import Seat
-from database.connection import Database
+from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
 from tests.dashboard.scene import shown, text

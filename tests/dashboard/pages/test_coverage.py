@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
-from database.agent_rows import ContactRow, ProtectionUseRow
+from database.services.agents import ContactRow, ProtectionUseRow
 from openkcm.contract.protected_fields import Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, shown, text

@@ -15,8 +15,8 @@ from core.tenants.provisioning import Step
 from core.tenants.roles import OPERATORS, Person, PersonRole
 from dashboard.retry import RetryNotAllowed, retry
 from dashboard.seat import Addresses, Seat
-from database.connection import Database
-from database.operations import Operations
+from database.connection.database import Database
+from database.platform.operators import Operations
 from openkcm.contract.audit_events import AuditName
 from tests.dashboard.door import FakeAuthority, FakeGateway
 from tests.dashboard.scene import ACME, audit_records, press, shown, text

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.errors.platform import DatabaseUnavailable
 from dashboard.seat import Seat
-from database.connection import Database
+from database.connection.database import Database
 from tests.dashboard.scene import SECONDS
 from tests.dashboard.seats import a_seat
 

@@ -11,7 +11,7 @@ from core.keys.rotation import KeyState, Scope, Stage
 from core.tenants.approvals import Action
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
-from database.rotation_rows import WantedRotation
+from database.rotation import WantedRotation
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, press, shown, text
 from workflows.gateway import NotDoneInTime

@@ -9,7 +9,7 @@ from core.errors.platform import TemporalUnavailable
 from core.services import ServiceState
 from core.tenants.lifecycle import State
 from core.tenants.roles import PersonRole
-from database.agent_rows import ContactRow
+from database.services.agents import ContactRow
 from openkcm.contract.enrolment import parse_join_token
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, a_request_pem, press, shown, text

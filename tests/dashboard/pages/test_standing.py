@@ -11,7 +11,7 @@ from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason
 from core.tenants.roles import PersonRole
 from dashboard import standing_actions
-from database.rotation_rows import WantedRotation
+from database.rotation import WantedRotation
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, meaning, press, shown, text
 

@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from core.keys.root_keys import RootKeyMode, RootKeyState, parse_place
 from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
-from database.root_key_rows import HeldKeyRow, RootKeyChangeRow
-from database.rows import KeyVersionRow, ServiceRow, TenantRow
-from database.usage_rows import UsageTotalRow
+from database.keys import KeyVersionRow
+from database.root_keys import HeldKeyRow, RootKeyChangeRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
+from database.usage import UsageTotalRow
 from openkcm.contract.services import ServiceKind
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -5,8 +5,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from dashboard.views import audit as view
-from database.audit_interfaces import FoundRecord, StreamEnds
-from database.rows import SignedHead
+from database.audit import FoundRecord, SignedHead, StreamEnds
 from openkcm.contract.audit_events import GENESIS, AuditName, StoredRecord, link
 from openkcm.verification.results import CheckedSignature
 

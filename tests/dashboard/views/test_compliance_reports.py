@@ -8,7 +8,7 @@ from core.errors.compliance import PeriodRefused
 from core.errors.services import InvalidRequest
 from dashboard.views import compliance_reports as reports
 from dashboard.views import report_query
-from database.report_rows import ReportRow
+from database.reports import ReportRow
 from openkcm.verification.reports.signed_file import Form
 
 NOW = datetime(2026, 2, 14, 12, tzinfo=UTC)

@@ -10,7 +10,8 @@ from core.tenants.policy import TenantPolicy
 from core.tenants.roles import Permission
 from dashboard.views import keys, root_choices
 from dashboard.views.key_actions import ACTIONS, WHERE, KeyAction, offers
-from database.rows import KeyVersionRow, ObjectCountRow
+from database.keys import KeyVersionRow
+from database.services.managed_objects import ObjectCountRow
 from tests.dashboard.views.held import HOUR, KEY_ARN, NOW, TENANT, a_held_key, a_key, a_service, some_use
 
 ALL = frozenset(Permission)

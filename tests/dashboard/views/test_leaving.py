@@ -10,8 +10,9 @@ from core.tenants.lifecycle import State
 from core.tenants.offboarding import KEPT
 from dashboard.views import authorities, leaving
 from dashboard.views.notices import notices
-from database.leaving_interfaces import DoomedRow, LeavingRow, ShredRow
-from database.rows import AuthorityRow, KeyRow, KeyVersionRow
+from database.certificates import AuthorityRow
+from database.keys import KeyRow, KeyVersionRow
+from database.offboarding import DoomedRow, LeavingRow, ShredRow
 from tests.dashboard.views.held import DAY, NOW
 from tests.dashboard.views.held import TENANT as ENABLED
 

@@ -9,7 +9,8 @@ from core.tenants.lifecycle import State
 from core.tenants.provisioning import NUMBERS, Step, StepState
 from dashboard.views import marketplace as view
 from dashboard.views.marketplace import Stage
-from database.rows import StepRow, TenantRow
+from database.provisioning import StepRow
+from database.tenants import TenantRow
 from marketplace.answers import status_answer
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -8,8 +8,9 @@ import pytest
 from core.tenants.lifecycle import State
 from core.tenants.provisioning import Step, StepState
 from dashboard.views import operations as view
-from database.questions import ProvisioningTime, StuckTenant, TenantCount
-from database.rows import StepRow, TenantRow
+from database.platform.operators import ProvisioningTime, StuckTenant, TenantCount
+from database.provisioning import StepRow
+from database.tenants import TenantRow
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 PROMISE = 180.0

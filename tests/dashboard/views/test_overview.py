@@ -12,8 +12,9 @@ from core.tenants.provisioning import NUMBERS, Step, StepState
 from dashboard.views import chain, isolation, overview
 from dashboard.views.progress import progress, ready, stopped
 from dashboard.views.standing import UNDER_WAY, Tone, sentence, standing
-from database.boundary_interfaces import BoundaryRunRow
-from database.rows import KeyRow, RouteRow, StepRow
+from database.isolation import BoundaryRunRow
+from database.keys import KeyRow
+from database.provisioning import RouteRow, StepRow
 from tests.dashboard.views.held import HOUR, NOW, a_key, a_service
 from tests.dashboard.views.held import TENANT as ENABLED
 from tests.database import builders

@@ -11,8 +11,8 @@ from core.tenants.locks import OUT_OF_REACH, LockReason, closes
 from dashboard.views import overview, root_key
 from dashboard.views.notices import notices
 from dashboard.views.standing import Tone, sentence
-from database.root_key_rows import RootKeyVersionsRow
-from database.rows import TenantRow
+from database.root_keys import RootKeyVersionsRow
+from database.tenants import TenantRow
 from tests.dashboard.views.held import NOW, a_change, a_held_key
 from tests.dashboard.views.held import TENANT as PLATFORM
 

@@ -11,8 +11,8 @@ from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from dashboard.views import rotation
 from dashboard.views.standing import Tone
-from database.rotation_rows import RotationRow, VersionUseRow, WantedRotation
-from database.rows import KeyRow, KeyVersionRow
+from database.keys import KeyRow, KeyVersionRow, VersionUseRow
+from database.rotation import RotationRow, WantedRotation
 from tests.dashboard.views.held import DAY, NOW, TENANT, a_service
 
 POLICY = TenantPolicy()

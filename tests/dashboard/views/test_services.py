@@ -9,8 +9,10 @@ from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
 from dashboard.views import guides
 from dashboard.views.services import Facts, groups, per_day, why_no_renewal, why_not
-from database.agent_rows import ContactRow
-from database.rows import ObjectCountRow, ServiceRow, TenantRow
+from database.services.agents import ContactRow
+from database.services.managed_objects import ObjectCountRow
+from database.services.repository import ServiceRow
+from database.tenants import TenantRow
 from openkcm.contract.services import AgentProblem, ServiceKind
 from tests.dashboard.views.held import HOUR, NOW, TENANT, a_service, some_use
 from tests.database.builders import a_protection_use

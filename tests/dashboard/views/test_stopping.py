@@ -10,7 +10,7 @@ from core.tenants.lifecycle import State
 from core.tenants.locks import LockReason
 from dashboard.views import stopping
 from dashboard.views.standing import standing
-from database.rows import TenantRow
+from database.tenants import TenantRow
 from tests.dashboard.views.held import HOUR, NOW, TENANT, a_service
 
 SUSPEND, RESUME, LOCK, UNLOCK, _ = StandingMove

@@ -7,7 +7,7 @@ from core.services import KEY_REQUESTS, CryptoOperation
 from dashboard.views import usage as view
 from dashboard.views.usage_period import Period
 from dashboard.views.usage_words import OPERATIONS, reason
-from database.usage_rows import DayCount, UsageSum
+from database.usage import DayCount, UsageSum
 from tests.database.builders import took
 
 ENCRYPT, GET, LOCATE, CONNECT = (

@@ -8,7 +8,7 @@ from core.services import CryptoOperation
 from core.usage import BUCKETS, Latency
 from dashboard.views.usage_file import HEADER, file_name, to_csv
 from dashboard.views.usage_period import Period
-from database.usage_rows import UsageDay, UsageSum
+from database.usage import UsageDay, UsageSum
 
 TODAY = date(2026, 11, 25)
 

@@ -17,7 +17,7 @@ import psycopg
 from config import secrets
 from config.secrets import Role, ensure_secret
 from core.protected_fields import parse_field
-from database import protecting
+from database import commands as protecting
 from openkcm.contract.protected_fields import Mode, Store
 from tests.contracts.authorities import p256
 from tests.crypto.core.world import Home

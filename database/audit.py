@@ -1,0 +1,207 @@
+"""The tenant's audit stream. Order, time and chain are given by `okcm.audit_append_all` inside the stream's lock.
+
+Records are found by reading them: under row security no index over what is in a text can be used, because the operators
+that would read it are not leakproof, and columns made from it would cost every append (docs/decisions/0010).
+
+What one may do with a tenant's audit stream; part of `interfaces`, where everybody else finds it.
+"""
+
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import LiteralString
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from core import correlation
+from core.audit import AuditFilter
+from core.errors.platform import DatabaseRefused
+from database.postgres.access import LONGEST_NAME
+from openkcm.contract.audit_events import GENESIS, AuditEvent, StoredRecord, fields_of
+
+# LIKE over the text alone: cheap, and it cannot fail on a text that somebody tampered with, as a cast to jsonb would.
+# What it lets through is looked at in Python, which decides.
+_FOUND: LiteralString = """
+    select seq, record, chain_hash,
+        (select before.chain_hash from okcm.audit_event before where before.seq = audit_event.seq - 1)
+    from okcm.audit_event
+    where seq between %(first)s and %(last)s
+    and (cardinality(%(names)s::text[]) = 0 or record like any (%(names)s))
+    and (cardinality(%(outcomes)s::text[]) = 0 or record like any (%(outcomes)s))
+    and (cardinality(%(texts)s::text[]) = 0 or lower(record) like all (%(texts)s))
+"""
+_NEWEST: LiteralString = f"{_FOUND} order by seq desc limit %(limit)s"
+_OLDEST: LiteralString = f"{_FOUND} order by seq limit %(limit)s"
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
+_UNSTORABLE = re.compile("[\\0\\ud800-\\udfff]")
+"""What no text in PostgreSQL holds: a zero, or half of a surrogate pair."""
+
+_MANY = 1000
+"""How many are taken at once where the patterns are loose: they may let many through that are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecord:
+    """A record and the chain hash of the one before it: `GENESIS` before the first, None where it is missing."""
+
+    stored: StoredRecord
+    previous: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A signature over `audit_events.head_message`, by the Transit key named in `key` (`name:version`)."""
+
+    seq: int
+    chain_hash: bytes
+    signature: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnds:
+    """The last record; the newest signed head, when it was signed, and the record that now lies at its number."""
+
+    last: StoredRecord | None
+    signed: SignedHead | None
+    signed_at: datetime | None
+    at_signed: StoredRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditStream:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def append(self, event: AuditEvent) -> int:
+        """Append to the tenant's stream and return the sequence number; an event id seen before adds nothing."""
+        return self._append("okcm.audit_append", event)
+
+    def append_command(self, event: AuditEvent) -> int:
+        """Append what an operator's command did, as `append` does; the operator's role may append nothing else."""
+        return self._append("okcm.audit_append_command", event)
+
+    def _append(self, function: LiteralString, event: AuditEvent) -> int:
+        # Who learns what it does only by writing it down, as a page or a command does, is named from here on.
+        name = correlation.cleaned(event.correlation_id, LONGEST_NAME)
+        appended = self.connection.execute(
+            f"select {function}(%s::jsonb), set_config('application_name', %s, true)", [event.as_json(), name]
+        ).fetchone()
+        if appended is None:
+            raise DatabaseRefused
+        return int(appended[0])
+
+    def append_all(self, events: Sequence[AuditEvent]) -> None:
+        """Append each in order, as `append` does, in one round trip."""
+        if events:
+            array = f"[{', '.join(event.as_json() for event in events)}]"
+            self.connection.execute("select okcm.audit_append_all(%s::jsonb)", [array])
+
+    def records(self, after: int = 0, limit: int = 1000) -> Sequence[StoredRecord]:
+        rows = self.connection.execute(
+            "select seq, record, chain_hash from okcm.audit_event where seq > %s order by seq limit %s", [after, limit]
+        )
+        return [StoredRecord(*row) for row in rows]
+
+    def head(self) -> StoredRecord | None:
+        newest = self.connection.execute(
+            "select seq, record, chain_hash from okcm.audit_event order by seq desc limit 1"
+        ).fetchone()
+        return None if newest is None else StoredRecord(*newest)
+
+    def save_signed_head(self, head: SignedHead) -> None:
+        self.connection.execute(
+            "select okcm.audit_save_signed_head(%s, %s, %s, %s)", [head.seq, head.chain_hash, head.signature, head.key]
+        )
+
+    def signed_heads(self) -> Sequence[SignedHead]:
+        rows = self.connection.execute(
+            "select seq, chain_hash, signature, key from okcm.audit_signed_head order by seq"
+        )
+        return [SignedHead(*row) for row in rows]
+
+    def ends(self) -> StreamEnds:
+        newest = self.connection.execute(
+            "select seq, chain_hash, signature, key, signed_at from okcm.audit_signed_head order by seq desc limit 1"
+        ).fetchone()
+        if newest is None:
+            return StreamEnds(self.head(), None, None, None)
+        *head, signed_at = newest
+        signed = SignedHead(*head)
+        at_signed = next((one for one in self.records(signed.seq - 1, 1) if one.seq == signed.seq), None)
+        return StreamEnds(self.head(), signed, signed_at, at_signed)
+
+    def numbers(self, chosen: AuditFilter) -> range:
+        """Return the numbers of all records in the filter's time; times grow with numbers, so these are neighbours."""
+        head = self.head()
+        every = range(1, 1 if head is None else head.seq + 1)
+        first, last = (self._first_from(moment, every) for moment in (chosen.since, chosen.until))
+        return every[first:last]
+
+    def _first_from(self, moment: datetime | None, every: range) -> int | None:
+        if moment is None:
+            return None
+        # The form in which `okcm.audit_append_all` writes a time; such texts are in order as the times are.
+        text = f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        return bisect_left(every, text, key=self._time)
+
+    def _time(self, seq: int) -> str:
+        row = self.connection.execute("select record from okcm.audit_event where seq = %s", [seq]).fetchone()
+        return "" if row is None else str(fields_of(row[0]).get("time"))
+
+    def found(self, chosen: AuditFilter, among: range, limit: int, *, newest_first: bool) -> Sequence[FoundRecord]:
+        """Return the newest or the oldest records of `among` that the filter wants, its times aside, in that order.
+
+        No index knows what is in a record, so the time this takes grows with the length of `among`: the caller MUST
+        keep that short and ask again for what is beyond.
+        """
+        texts = [text for text in (chosen.text, chosen.actor, chosen.subject) if text]
+        if any(map(_UNSTORABLE.search, texts)):
+            return []
+        is_loose = bool(chosen.actor or chosen.subject) or not chosen.text.isascii()
+        most = max(limit, _MANY) if is_loose else limit
+        asked = {
+            "names": [_field("name", name) for name in chosen.names],
+            "outcomes": [_field("outcome", outcome) for outcome in chosen.outcomes],
+            "texts": [_anywhere(text) for text in texts],
+            "limit": most,
+        }
+        found: list[FoundRecord] = []
+        while among and len(found) < limit:
+            rows = self.connection.execute(
+                _NEWEST if newest_first else _OLDEST, asked | {"first": among[0], "last": among[-1]}
+            ).fetchall()
+            found += [_record(row) for row in rows if chosen.wants(row[1])]
+            if len(rows) < most:
+                break
+            among = range(among[0], rows[-1][0]) if newest_first else range(rows[-1][0] + 1, among[-1] + 1)
+        return found[:limit]
+
+
+def _record(row: TupleRow) -> FoundRecord:
+    seq, record, chain_hash, previous = row
+    return FoundRecord(StoredRecord(seq, record, chain_hash), GENESIS if seq == 1 else previous)
+
+
+def _field(name: str, value: str) -> str:
+    """Return the pattern of a field as the text has it; a name that ends in a point stands for all that begin so."""
+    return f'%"{name}": "{_literally(value)}' + ("%" if value.endswith(".") else '"%')
+
+
+def _anywhere(text: str) -> str:
+    """Return the pattern of a text anywhere; it is looked for as it stands in JSON.
+
+    PostgreSQL knows upper and lower case by the database's locale, which may be C and then knows it of ASCII only: any
+    other letter lets everything through here.
+    """
+    escaped = _literally(json.dumps(text, ensure_ascii=False)[1:-1])
+    return f"%{_BEYOND_ASCII.sub('%', escaped).lower()}%"
+
+
+def _literally(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")

@@ -1,0 +1,1 @@
+"""Connection pool and the transaction over the rows of one tenant."""

@@ -1,0 +1,60 @@
+"""What the rest of the controller may do with the database. Imports no psycopg.
+
+A `TenantTransaction` sees and writes the rows of one tenant only; row security with a signed context enforces that in
+PostgreSQL, not here. Everything done through one transaction is committed together or not at all: the row, its audit
+record, the step and the announcement that follow from it.
+
+What is done inside one transaction, put together from one module per table.
+"""
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from database.approvals import Approvals
+from database.audit import AuditStream
+from database.certificates import Certificates
+from database.isolation import Boundaries
+from database.keys import Fingerprints, Keys
+from database.notifications import Outbox
+from database.offboarding import Leaving
+from database.provisioning import Inbox, Routes, Steps
+from database.reports import Reports
+from database.root_keys import RootKeys
+from database.rotation import Rotations
+from database.services.agents import Agents
+from database.services.enrolment import Enrolments
+from database.services.managed_objects import ManagedObjects
+from database.services.protected_fields import Protection
+from database.services.repository import Services
+from database.tenants import Policies, Sessions, Tenants
+from database.usage import Usage
+
+
+class TenantTransaction:
+    """One transaction over one tenant's rows."""
+
+    def __init__(self, connection: Connection[TupleRow], tenant_id: str) -> None:
+        self.tenant_id = tenant_id
+        self.tenants: Tenants = Tenants(connection, tenant_id)
+        self.leaving: Leaving = Leaving(connection, tenant_id)
+        self.policy: Policies = Policies(connection, tenant_id)
+        self.approvals: Approvals = Approvals(connection, tenant_id)
+        self.audit: AuditStream = AuditStream(connection, tenant_id)
+        self.steps: Steps = Steps(connection, tenant_id)
+        self.keys: Keys = Keys(connection, tenant_id)
+        self.fingerprints: Fingerprints = Fingerprints(connection, tenant_id)
+        self.certificates: Certificates = Certificates(connection, tenant_id)
+        self.routes: Routes = Routes(connection, tenant_id)
+        self.root_keys: RootKeys = RootKeys(connection, tenant_id)
+        self.rotations: Rotations = Rotations(connection, tenant_id)
+        self.boundaries: Boundaries = Boundaries(connection, tenant_id)
+        self.inbox: Inbox = Inbox(connection, tenant_id)
+        self.outbox: Outbox = Outbox(connection, tenant_id)
+        self.services: Services = Services(connection, tenant_id)
+        self.enrolments: Enrolments = Enrolments(connection, tenant_id)
+        self.objects: ManagedObjects = ManagedObjects(connection, tenant_id)
+        self.usage: Usage = Usage(connection, tenant_id)
+        self.agents: Agents = Agents(connection, tenant_id)
+        self.protection: Protection = Protection(connection, tenant_id)
+        self.reports: Reports = Reports(connection, tenant_id)
+        self.sessions: Sessions = Sessions(connection, tenant_id)

@@ -1,0 +1,171 @@
+"""Evidence of boundary checks: what was attempted, and that it was refused.
+
+Evidence of boundary checks on record; part of `interfaces`, which hands it out. Imports no psycopg.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from core.isolation import CheckResult, SignedClause
+
+_RESULT = "clause, name, outcome, seconds, evidence"
+_LINE = "clause, held, breached, not_checked, digest, operation_id, examined_at, signature, key"
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryRunRow:
+    """One run of the boundary checks; a repeated gate is a run of its own."""
+
+    recorded_at: datetime
+    results: tuple[CheckResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminationRow:
+    """One full examination: its signed lines in the order of their clauses' ids."""
+
+    run: str
+    examined_at: datetime
+    lines: tuple[SignedClause, ...]
+
+    @property
+    def held(self) -> int:
+        return sum(line.held for line in self.lines)
+
+    @property
+    def breached(self) -> int:
+        return sum(line.breached for line in self.lines)
+
+    @property
+    def not_checked(self) -> int:
+        return sum(line.not_checked for line in self.lines)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there were attacks and none of them succeeded."""
+        return self.held > 0 and not self.breached
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def record(self, operation_id: str, results: Sequence[CheckResult]) -> None:
+        # Results recorded in one transaction are one run (`recorded_at` is its start), numbered on.
+        """Record a run of the gate, which is not signed."""
+        self.connection.execute(
+            f"insert into okcm.boundary_result (tenant_id, number, operation_id, {_RESULT})"  # noqa: S608 - a constant
+            " select %s, number + (select count(*) from okcm.boundary_result where recorded_at = now()), %s,"
+            f" {_RESULT} from unnest(%s::text[], %s::text[], %s::text[], %s::float8[], %s::text[])"
+            " with ordinality as checked (clause, name, outcome, seconds, evidence, number)",
+            [self.tenant_id, operation_id, *_columns(results)],
+        )
+
+    def record_examination(self, lines: Sequence[SignedClause], results: Sequence[CheckResult]) -> None:
+        """Record an examination whole; the same run again raises DatabaseRefused."""
+        first = lines[0]
+        self.connection.execute(
+            "insert into okcm.boundary_result"  # noqa: S608 - a constant
+            f" (tenant_id, recorded_at, operation_id, number, {_RESULT})"
+            f" select %s, %s, %s, number, {_RESULT}"
+            " from unnest(%s::text[], %s::text[], %s::text[], %s::float8[], %s::text[])"
+            " with ordinality as checked (clause, name, outcome, seconds, evidence, number)",
+            [self.tenant_id, first.examined_at, first.run, *_columns(results)],
+        )
+        self.connection.execute(
+            f"insert into okcm.boundary_clause (tenant_id, {_LINE})"  # noqa: S608 - a constant
+            " select %s, * from unnest(%s::text[], %s::int[], %s::int[], %s::int[], %s::bytea[], %s::text[],"
+            " %s::timestamptz[], %s::text[], %s::text[])",
+            [
+                self.tenant_id,
+                [line.clause for line in lines],
+                [line.held for line in lines],
+                [line.breached for line in lines],
+                [line.not_checked for line in lines],
+                [line.digest for line in lines],
+                [line.run for line in lines],
+                [line.examined_at for line in lines],
+                [line.signature for line in lines],
+                [line.key for line in lines],
+            ],
+        )
+
+    def trim(self) -> None:
+        """Take away what of older examinations is kept no longer."""
+        self.connection.execute("select okcm.trim_boundaries()")
+
+    def latest(self) -> Sequence[CheckResult]:
+        """Return the results of the newest run in the order they were recorded."""
+        run = self.latest_run()
+        return () if run is None else run.results
+
+    def latest_run(self) -> BoundaryRunRow | None:
+        """Return the newest run, of the gate or of an examination, with its time; None before the first."""
+        rows = self.connection.execute(
+            f"select {_RESULT}, recorded_at from okcm.boundary_result"  # noqa: S608 - a constant
+            " where recorded_at = (select max(recorded_at) from okcm.boundary_result) order by number"
+        ).fetchall()
+        return BoundaryRunRow(rows[0][-1], tuple(_result(row[:-1]) for row in rows)) if rows else None
+
+    def examination(self, run: str | None = None) -> ExaminationRow | None:
+        """Return the newest examination, or the one of that name; None where there is none."""
+        rows = self.connection.execute(
+            f"select {_LINE} from okcm.boundary_clause where examined_at ="  # noqa: S608 - a constant
+            " (select max(examined_at) from okcm.boundary_clause where %(run)s::text is null or operation_id = %(run)s)"
+            " order by clause",
+            {"run": run},
+        )
+        lines = [
+            SignedClause(
+                clause=clause,
+                held=held,
+                breached=breached,
+                not_checked=not_checked,
+                digest=bytes(digest),
+                run=of_run,
+                examined_at=examined_at,
+                signature=signature,
+                key=key,
+            )
+            for clause, held, breached, not_checked, digest, of_run, examined_at, signature, key in rows
+        ]
+        return ExaminationRow(lines[0].run, lines[0].examined_at, tuple(lines)) if lines else None
+
+    def results_of(self, run: str) -> Sequence[CheckResult]:
+        """Return the attacks of an examination in the order they were made; none once they are kept no longer."""
+        rows = self.connection.execute(
+            f"select {_RESULT} from okcm.boundary_result where operation_id = %s order by recorded_at, number",  # noqa: S608 - a constant
+            [run],
+        )
+        return [_result(row) for row in rows]
+
+
+def _columns(results: Sequence[CheckResult]) -> list[list[Any]]:
+    return [
+        [result.clause for result in results],
+        [result.name for result in results],
+        [result.outcome for result in results],
+        [result.seconds for result in results],
+        [result.evidence for result in results],
+    ]
+
+
+def _result(row: tuple[Any, ...]) -> CheckResult:
+    clause, name, outcome, seconds, evidence = row
+    return CheckResult(clause=clause, name=name, outcome=outcome, seconds=seconds, evidence=evidence)
+
+
+@dataclass(frozen=True, slots=True)
+class TroubledExamination:
+    """A tenant whose walls need somebody: `why` is `breached` (found at `since`) or `late` (due since then)."""
+
+    tenant_id: str
+    region: str
+    why: str
+    since: datetime

@@ -1,0 +1,1 @@
+"""Questions that span tenants: of scheduled workflows and of the operations page."""

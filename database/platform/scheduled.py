@@ -1,0 +1,156 @@
+"""Questions that span tenants: each one function of PostgreSQL, granted to the role of the process that asks it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from core.certificates import Ending
+from core.keys.rotation import Stuck
+from core.tenants.policy import TenantPolicy
+from database.certificates import EndingRow
+from database.connection.database import Database
+from database.isolation import TroubledExamination
+from database.postgres.access import PLATFORM
+from database.root_keys import NumberedKey, WatchedKey
+from database.rotation import StuckRotationRow
+from database.tenants import COLUMNS, TenantRow, tenant_row
+
+
+class PlatformQueries:
+    """Questions of one process; another role's are refused. All raise DatabaseUnavailable and DatabaseRefused."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def unstarted_events(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
+        """Return (tenant id, event id, region, kind) of events no workflow has yet, oldest first (marketplace)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select tenant_id, event_id, region, kind from okcm.unstarted_events(%s)", [limit]
+            )
+            return [(tenant_id, event_id, region, kind) for tenant_id, event_id, region, kind in rows]
+
+    def pending_enrolments(self, limit: int) -> Sequence[tuple[str, str, str, str]]:
+        """Return (tenant id, enrolment id, region, service) of those without an answer, oldest first (marketplace)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select tenant_id, enrolment_id, region, service from okcm.pending_enrolments(%s)", [limit]
+            )
+            return [(tenant_id, enrolment_id, region, service) for tenant_id, enrolment_id, region, service in rows]
+
+    def unknown_serials(self, serials: Sequence[str]) -> Sequence[str]:
+        """Return those serials that are on record for no tenant (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select okcm.unknown_serials(%s::text[])", [list(serials)])
+            return [serial for (serial,) in rows]
+
+    def moved_heads(self, limit: int) -> Sequence[str]:
+        """Return tenants whose audit stream grew since its head was last signed (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.moved_heads(%s)", [limit])]
+
+    def audit_keys(self) -> Mapping[str, str]:
+        """Return `key:version` → PEM of every public key on record (operator, dashboard, worker, crypto)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select key, public_key_pem from okcm.audit_keys()")
+            return {str(key): str(pem) for key, pem in rows}
+
+    def record_audit_keys(self, keys: Mapping[str, str]) -> None:
+        """Record public keys, each once and for good (worker); raises DatabaseRefused for another of a known name."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            for key, pem in keys.items():
+                connection.execute("select okcm.record_audit_key(%s, %s)", [key, pem])
+
+    def waiting_outboxes(self, limit: int) -> Sequence[str]:
+        """Return tenants with announcements that were stored over a minute ago and are still unsent (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.waiting_outboxes(%s)", [limit])]
+
+    def watched_root_keys(self, region: str, lately: timedelta) -> Sequence[WatchedKey]:
+        """Return the root keys in force that customers of a region hold; `used` within `lately` (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.watched_root_keys(%s, %s)", [region, lately])
+            return [WatchedKey(*row) for row in rows]
+
+    def numbered_root_keys(self) -> Sequence[NumberedKey]:
+        """Return the root keys in force of tenants in use that number their versions and are well (worker).
+
+        Tenants that were rotated longest ago come first.
+        """
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [NumberedKey(*row) for row in connection.execute("select * from okcm.numbered_root_keys()")]
+
+    def untaken_credentials(self, limit: int) -> Sequence[str]:
+        """Return tenants with sealed credentials that nobody came for in a quarter of an hour (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.untaken_credentials(%s)", [limit])]
+
+    def stale_services(self, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant id, service) where objects may have to be sealed anew, in order, behind `after` (crypto)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.stale_services(%s, %s, %s)", [*after, limit])
+            return [(tenant_id, service) for tenant_id, service in rows]
+
+    def due_rotations(self, limit: int) -> Sequence[str]:
+        """Return tenants with a key that is older than they want, or with a rotation to be finished (worker)."""
+        default = TenantPolicy()
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select okcm.due_rotations(%s, %s, %s)", [default.tenant_key_days, default.service_key_days, limit]
+            )
+            return [tenant for (tenant,) in rows]
+
+    def stuck_rotations(self, unfinished: timedelta, overdue: timedelta, limit: int) -> Sequence[StuckRotationRow]:
+        """Return rotations that failed, have run for longer, or are due for longer than these times (worker)."""
+        default = TenantPolicy()
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute(
+                "select * from okcm.stuck_rotations(%s, %s, %s, %s, %s)",
+                [default.tenant_key_days, default.service_key_days, unfinished, overdue, limit],
+            )
+            return [StuckRotationRow(tenant, Stuck(why), *rest) for tenant, why, *rest in rows]
+
+    def key_probes(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant id, ciphertext) of what tenants left for others, behind `after` and round to it (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select tenant_id, ciphertext from okcm.key_probes(%s, %s)", [after, limit])
+            return [(tenant_id, ciphertext) for tenant_id, ciphertext in rows]
+
+    def due_authorities(self, limit: int) -> Sequence[str]:
+        """Return tenants whose authority has a third of its life left and can be rolled (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.due_authorities(%s)", [limit])]
+
+    def outlived_authorities(self, limit: int) -> Sequence[str]:
+        """Return tenants whose former authority's certificates have all expired (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [tenant for (tenant,) in connection.execute("select okcm.outlived_authorities(%s)", [limit])]
+
+    def stale_revocation_lists(self, oldest: timedelta, limit: int) -> Sequence[str]:
+        """Return tenants with a revocation list that is missing, older than that, or lacks a revocation (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select okcm.stale_revocation_lists(%s, %s)", [oldest, limit])
+            return [tenant for (tenant,) in rows]
+
+    def expiring(self, limit: int) -> Sequence[EndingRow]:
+        """Return what is late or lapsed of tenants that were opened and have not left (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.expiring(%s)", [limit])
+            return [EndingRow(tenant, region, Ending(kind), *rest) for tenant, region, kind, *rest in rows]
+
+    def due_examinations(self, after: str, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant id, region) whose boundaries are to be examined, in order, behind `after` (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.due_examinations(%s, %s)", [after, limit])
+            return [(tenant_id, region) for tenant_id, region in rows]
+
+    def troubled_examinations(self, late: timedelta, limit: int) -> Sequence[TroubledExamination]:
+        """Return tenants with a breach, or whose examination is due for longer than `late` (worker)."""
+        with self._database.raw_tx(PLATFORM) as connection:
+            rows = connection.execute("select * from okcm.troubled_examinations(%s, %s)", [late, limit])
+            return [TroubledExamination(*row) for row in rows]
+
+    def list_tenants(self, after: str, limit: int) -> Sequence[TenantRow]:
+        """Return tenants in order of id, from the first one behind `after` (operator)."""
+        query = f"select {COLUMNS} from okcm.tenant where tenant_id > %s order by tenant_id limit %s"  # noqa: S608 - a constant
+        with self._database.raw_tx(PLATFORM) as connection:
+            return [tenant_row(row) for row in connection.execute(query, [after, limit])]

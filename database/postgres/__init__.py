@@ -1,0 +1,1 @@
+"""PostgreSQL itself: roles and signed context, errors, NOTIFY."""

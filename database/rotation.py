@@ -1,0 +1,416 @@
+"""Rotations of a tenant's keys (migrations/0011_rotation.sql).
+
+Whoever changes a key for a rotation locks the rotation's row first and finds it running, so that of a rotation that has
+ended nothing comes afterwards. A wrap is replaced only where it is still the one that was read.
+
+Rotations on record and what they do to keys; part of `interfaces`, which hands it out. Imports no psycopg.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from core.errors.keys import KeyVersionInUse, KeyVersionUnknown
+from core.errors.platform import DatabaseRefused, Overtaken
+from core.keys.root_keys import parse_place
+from core.keys.rotation import KeyState, Scope, Stage, Stuck
+from core.tenants.policy import TenantPolicy
+from database.keys import SealedRootKeyRow, ServiceKeyRow, VersionUseRow
+
+_ROTATION = (
+    "select number, tenant_key, services, service, compromised, scheduled, from_version, state, stage, total, done,"
+    " problem, started_at, finished_at, root_key_version from okcm.rotation"
+)
+_NEWEST = "(select version from okcm.key where kind = 'L2')"
+_OUTDATED = (
+    "okcm.service_key where state <> 'destroyed'"
+    f" and (l2_version < {_NEWEST} or root_key_version < %(root_key)s::integer)"
+)
+_OLD_CREDENTIALS = f"okcm.root_key where credentials is not null and l2_version < {_NEWEST}"
+# Of a service that is not connected any more nothing is encrypted, so that its key does not grow old.
+_DUE = (
+    "from okcm.service_key k join okcm.service s using (tenant_id, service) where k.state = 'active'"
+    " and s.state <> 'disconnected' and k.activated_at < clock_timestamp() - %(age)s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRotation:
+    """What is asked of a rotation. `service` is named for `Scope.ONE` alone."""
+
+    tenant_key: bool
+    services: Scope
+    service: str | None = None
+    compromised: bool = False
+    scheduled: bool = False
+    root_key_version: int | None = None
+    """The version of the root key that everything is to lie under, at the least; None: there is none to follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationRow:
+    """One rotation; `done` of `total` are through its stage."""
+
+    number: int
+    wanted: WantedRotation
+    from_version: int
+    """The newest version of the tenant key when it began."""
+    state: str
+    """`running`, `done` or `failed`."""
+    stage: Stage
+    total: int
+    done: int
+    problem: str | None
+    started_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DueRow:
+    """What the tenant's policy wants rotated now, and whether something is left of a rotation that failed."""
+
+    tenant_key: bool
+    services: bool
+    unfinished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RewrappedRow:
+    """A service key with its wrap under newer versions of tenant key or root key."""
+
+    read: ServiceKeyRow
+    wrapped: bytes
+    l2_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rotations:
+    """The tenant's rotations; the first two are for everybody who may look, the rest for the worker.
+
+    What changes a key for a rotation raises Overtaken once that rotation has ended: an attempt that was given up as
+    lost can still be at work.
+    """
+
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def get(self, number: int) -> RotationRow | None:
+        row = self.connection.execute(f"{_ROTATION} where number = %s", [number]).fetchone()
+        return None if row is None else _rotation(row)
+
+    def all(self, limit: int = 20) -> Sequence[RotationRow]:
+        """Return the rotations, newest first."""
+        return [
+            _rotation(row) for row in self.connection.execute(f"{_ROTATION} order by number desc limit %s", [limit])
+        ]
+
+    def due(self, policy: TenantPolicy) -> DueRow:
+        row = self.connection.execute(
+            "select coalesce((select rotated_at < clock_timestamp() - %(l2)s from okcm.key where kind = 'L2'), false),"  # noqa: S608 - constants
+            f" exists (select {_DUE}),"
+            " coalesce((select oldest < version from okcm.key where kind = 'L2'), false)"
+            " or exists (select from okcm.service_key where state = 'compromised'"
+            " and okcm.objects_sealed(service, version) = 0)",
+            {"l2": policy.tenant_key_age, "age": policy.service_key_age},
+        ).fetchone()
+        if row is None:
+            raise DatabaseRefused
+        return DueRow(*row)
+
+    def begin(self, number: int, wanted: WantedRotation, from_version: int) -> RotationRow:
+        # Of one whose workflow somebody terminated: nobody else would ever end it.
+        """Record a rotation and return the one on record; the same number again changes nothing.
+
+        A rotation before it that never ended is ended as failed.
+        """
+        left = self.connection.execute(
+            "select number from okcm.rotation where state = 'running' and number < %s", [number]
+        ).fetchall()
+        for (unfinished,) in left:
+            self.end(unfinished, Overtaken.code)
+        self.connection.execute(
+            "insert into okcm.rotation"
+            " (tenant_id, number, tenant_key, services, service, compromised, scheduled, from_version,"
+            " root_key_version)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                number,
+                wanted.tenant_key,
+                wanted.services,
+                wanted.service,
+                wanted.compromised,
+                wanted.scheduled,
+                from_version,
+                wanted.root_key_version,
+            ],
+        )
+        rotation = self._locked(number)
+        if rotation.state != "running":
+            raise DatabaseRefused("a rotation of this number has ended", "ask for another one")
+        return rotation
+
+    def enter(self, number: int, stage: Stage) -> RotationRow:
+        """Say in which stage a rotation is."""
+        if self._running(number).stage is not stage:
+            self.connection.execute(
+                "update okcm.rotation set stage = %s, done = 0, total = 0 where number = %s", [stage, number]
+            )
+        return self._known(number)
+
+    def rotated(self, number: int, version: int) -> None:
+        """Record the tenant key's newest version; what is made from now on lies under it."""
+        self._running(number)
+        self.connection.execute(
+            "update okcm.key set version = %(version)s, rotated_at = clock_timestamp()"
+            " where kind = 'L2' and version < %(version)s",
+            {"version": version},
+        )
+
+    def unprepared(self, number: int, policy: TenantPolicy) -> Sequence[tuple[str, int]]:
+        """Return the services whose next version is still to be prepared, each with that version's number."""
+        rotation = self._known(number)
+        wanted = {
+            Scope.NONE: "false",
+            Scope.DUE: "s.state <> 'disconnected' and k.activated_at < %(started)s::timestamptz - %(age)s",
+            Scope.ALL: "true",
+            Scope.ONE: "k.service = %(service)s",
+        }[rotation.wanted.services]
+        # What was activated after the rotation began was made by it, or by a service that was connected meanwhile.
+        rows = self.connection.execute(
+            "select k.service, (select max(v.version) + 1 from okcm.service_key v where v.service = k.service)"  # noqa: S608 - constants
+            " from okcm.service_key k join okcm.service s using (tenant_id, service)"
+            f" where k.state = 'active' and k.activated_at < %(started)s and {wanted}"
+            " and not exists (select from okcm.service_key p where p.service = k.service and p.state = 'prepared')"
+            " order by k.service",
+            {
+                "started": rotation.started_at,
+                "age": policy.service_key_age,
+                "service": rotation.wanted.service,
+            },
+        )
+        return [(service, version) for service, version in rows]
+
+    def prepare(self, number: int, key: ServiceKeyRow) -> RotationRow:
+        """Record a version that nobody uses yet; the first one of its number stays."""
+        self._running(number)
+        self.connection.execute(
+            "insert into okcm.service_key (tenant_id, service, version, l2_key, root_key_mode, root_key, wrapped,"
+            " root_key_id, l2_version, state, activated_at)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, 'prepared', null)"
+            " on conflict do nothing",
+            [
+                self.tenant_id,
+                key.service,
+                key.version,
+                key.l2_key,
+                key.root_key_mode,
+                key.root_key,
+                key.wrapped,
+                key.root_key_id,
+                key.l2_version,
+            ],
+        )
+        return self._known(number)
+
+    def came(self, number: int, keys: int, left: int) -> RotationRow:
+        """Record that so many more keys are through the stage and how many are left; return how far it is."""
+        self._running(number)
+        self.connection.execute(
+            "update okcm.rotation set done = done + %(keys)s, total = done + %(keys)s + %(left)s"
+            " where number = %(number)s",
+            {"keys": keys, "left": left, "number": number},
+        )
+        return self._known(number)
+
+    def activate(self, number: int) -> Sequence[tuple[str, int]]:
+        """Let every prepared version take over at once and return what encrypts from now on.
+
+        What was active decrypts only, or, where the rotation is for keys that are compromised, neither it nor any
+        version before it opens anything a caller brings.
+        """
+        rotation = self._running(number)
+        succeeded = "service in (select p.service from okcm.service_key p where p.state = 'prepared')"
+        former = KeyState.COMPROMISED if rotation.wanted.compromised else KeyState.DEACTIVATED
+        # Two statements, because the index that admits one active version looks at each row as it is written; who
+        # reads sees both or neither.
+        self.connection.execute(
+            "update okcm.service_key set state = %(former)s,"  # noqa: S608 - constants
+            " deactivated_at = coalesce(deactivated_at, clock_timestamp())"
+            f" where (state = 'active' or (state = 'deactivated' and %(compromised)s)) and {succeeded}",
+            {"former": former, "compromised": rotation.wanted.compromised},
+        )
+        rows = self.connection.execute(
+            "update okcm.service_key set state = 'active', activated_at = clock_timestamp() where state = 'prepared'"
+            " returning service, version"
+        )
+        return sorted((service, version) for service, version in rows)
+
+    def outdated(self, limit: int, root_key_version: int | None = None) -> Sequence[ServiceKeyRow]:
+        """Return service keys whose wrap lies under an older version of the tenant key than the newest on record.
+
+        Or under an older one of the root key than `root_key_version`.
+        """
+        rows = self.connection.execute(
+            "select service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id"  # noqa: S608 - constants
+            f" from {_OUTDATED} order by service, version limit %(limit)s",
+            {"limit": limit, "root_key": root_key_version},
+        )
+        return [ServiceKeyRow(*row) for row in rows]
+
+    def count_outdated(self, number: int) -> None:
+        """Say how many service keys a rotation has to wrap in all: those that it has, and those that are outdated."""
+        rotation = self._running(number)
+        self.connection.execute(
+            f"update okcm.rotation set total = done + (select count(*) from {_OUTDATED}) where number = %(number)s",  # noqa: S608 - a constant
+            {"number": number, "root_key": rotation.wanted.root_key_version},
+        )
+
+    def outdated_credentials(self) -> Sequence[SealedRootKeyRow]:
+        """Return root keys whose credentials do."""
+        rows = self.connection.execute(f"select root_key_id, place, credentials from {_OLD_CREDENTIALS}")  # noqa: S608 - a constant
+        return [SealedRootKeyRow(root_key_id, parse_place(place), sealed) for root_key_id, place, sealed in rows]
+
+    def rewrap(self, number: int, rows: Sequence[RewrappedRow]) -> RotationRow:
+        """Replace wraps that are still the ones that were read, and return how far the rotation is."""
+        rotation = self._running(number)
+        # A wrap that waits for a change of the root key was made from the one that is replaced, so it is made again.
+        done = self.connection.execute(
+            "update okcm.service_key k set wrapped = w.wrapped, l2_version = w.l2_version, staged_for = null,"
+            " staged_wrapped = null"
+            " from unnest(%(services)s::text[], %(versions)s::integer[], %(read)s::bytea[], %(wrapped)s::bytea[],"
+            " %(l2)s::integer[]) as w (service, version, read, wrapped, l2_version)"
+            " where k.service = w.service and k.version = w.version and k.wrapped = w.read",
+            {
+                "services": [row.read.service for row in rows],
+                "versions": [row.read.version for row in rows],
+                "read": [row.read.wrapped for row in rows],
+                "wrapped": [row.wrapped for row in rows],
+                "l2": [row.l2_version for row in rows],
+            },
+        ).rowcount
+        return self.came(number, done, max(0, rotation.total - rotation.done - done))
+
+    def rewrap_probe(self, number: int, root_key_id: str, read: bytes, probe: bytes) -> None:
+        """Replace the known value by which a root key is tried, where it is still the one that was read."""
+        self._running(number)
+        self.connection.execute(
+            "update okcm.root_key set probe = %s where root_key_id = %s and probe = %s", [probe, root_key_id, read]
+        )
+
+    def rewrap_credentials(self, number: int, read: SealedRootKeyRow, credentials: str, l2_version: int) -> None:
+        """Replace credentials that are still those that were read."""
+        self._running(number)
+        self.connection.execute(
+            "update okcm.root_key set credentials = %s, l2_version = %s where root_key_id = %s and credentials = %s",
+            [credentials, l2_version, read.root_key_id, read.credentials],
+        )
+
+    def retire_tenant_key(self, number: int) -> int | None:
+        """Make the newest version of the tenant key the oldest and return it; None while something lies under another.
+
+        The caller holds the tenant's row lock, which whoever stores something under L2 takes too.
+        """
+        self._running(number)
+        left = self.connection.execute(
+            f"select exists (select from {_OUTDATED}) or exists (select from {_OLD_CREDENTIALS}), {_NEWEST}",  # noqa: S608 - constants
+            {"root_key": None},
+        ).fetchone()
+        if left is None or left[0]:
+            return None
+        self.connection.execute("update okcm.key set oldest = version where kind = 'L2' and oldest < version")
+        return int(left[1])
+
+    def compromised(self) -> Sequence[VersionUseRow]:
+        rows = self.connection.execute(
+            "select service, version, okcm.objects_sealed(service, version) from okcm.service_key"
+            " where state = 'compromised' order by service, version"
+        )
+        return [VersionUseRow(*row) for row in rows]
+
+    def destroy(self, service: str, version: int) -> int:
+        # FOR UPDATE waits for whoever is sealing an object under this version, and makes those that come later wait
+        # (okcm.refuse_ended_version): what is counted then is all there will ever be.
+        """Forget the wrap of a version that is not the active one, unless objects are sealed under it.
+
+        Returns how many are. Nobody seals another one under it meanwhile or later.
+        """
+        found = self.connection.execute(
+            "select state from okcm.service_key where service = %s and version = %s for update", [service, version]
+        ).fetchone()
+        if found is None:
+            raise KeyVersionUnknown
+        if found[0] in {KeyState.ACTIVE, KeyState.PREPARED}:
+            raise KeyVersionInUse(service, version, f"it is {found[0]}")
+        [(objects,)] = self.connection.execute("select okcm.objects_sealed(%s, %s)", [service, version]).fetchall()
+        if not objects:
+            self._destroy("service = %s and version = %s and state <> 'destroyed'", [service, version])
+        return int(objects)
+
+    def end(self, number: int, problem: str | None = None) -> bool:
+        """End a rotation, as failed with a problem; False when it had ended. What it had only prepared is destroyed."""
+        if self._locked(number).state != "running":
+            return False
+        self._destroy("state = 'prepared'", [])
+        self.connection.execute(
+            "update okcm.rotation set state = %s, problem = %s, finished_at = clock_timestamp() where number = %s",
+            ["done" if problem is None else "failed", problem, number],
+        )
+        return True
+
+    def _destroy(self, which: str, values: list[Any]) -> None:
+        self.connection.execute(
+            "update okcm.service_key set state = 'destroyed', wrapped = null, staged_for = null, staged_wrapped = null,"  # noqa: S608 - constants
+            f" destroyed_at = clock_timestamp() where {which}",
+            values,
+        )
+
+    def _running(self, number: int) -> RotationRow:
+        rotation = self._locked(number)
+        if rotation.state != "running":
+            raise Overtaken
+        return rotation
+
+    def _locked(self, number: int) -> RotationRow:
+        """Return a rotation and keep it as it is until the transaction ends; taken before any key's row."""
+        self.connection.execute("select from okcm.rotation where number = %s for no key update", [number])
+        return self._known(number)
+
+    def _known(self, number: int) -> RotationRow:
+        rotation = self.get(number)
+        if rotation is None:
+            raise DatabaseRefused("there is no such rotation", "begin it first")
+        return rotation
+
+
+def _rotation(row: tuple[Any, ...]) -> RotationRow:
+    (
+        number,
+        tenant_key,
+        services,
+        service,
+        compromised,
+        scheduled,
+        from_version,
+        state,
+        stage,
+        *rest,
+        root_key_version,
+    ) = row
+    wanted = WantedRotation(tenant_key, Scope(services), service, compromised, scheduled, root_key_version)
+    return RotationRow(number, wanted, from_version, state, Stage(stage), *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class StuckRotationRow:
+    """A tenant whose keys are not rotated; `number` is its last rotation, `done` the last that came to its end."""
+
+    tenant_id: str
+    why: Stuck
+    number: int
+    problem: str
+    done: int

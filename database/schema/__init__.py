@@ -1,0 +1,1 @@
+"""Schema of the database: migrations, their runner and their lint."""

@@ -1,0 +1,107 @@
+"""Applies `migrations/NNNN_name.sql` in order, each in one transaction, forward only.
+
+A file that has been applied must never change, vanish or be overtaken: the recorded SHA-256 says so, and then nothing
+runs. After the files the gate looks at the whole schema (`gate.py`); a finding fails the run.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from core.errors.platform import SchemaRefused
+from database.postgres.access import OWNER
+from database.schema.lint import findings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_LOCK = 0x6F6B636D  # "okcm": one migrator at a time on a database
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    version: int
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """The checksum that the database keeps."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_migrations(folder: Path = MIGRATIONS) -> tuple[Migration, ...]:
+    """Return the files in order.
+
+    Raises:
+        SchemaRefused: a name that is not NNNN_name.sql, or numbers that are not 1, 2, 3, …
+    """
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        matched = _NAME.fullmatch(path.name)
+        if matched is None:
+            raise SchemaRefused(f"{path.name} is not named like a migration", "call it NNNN_name.sql")
+        found.append(Migration(int(matched[1]), path.name, path.read_text(encoding="utf-8")))
+    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
+        raise SchemaRefused("the migrations are not numbered without gaps", "number them 0001, 0002, 0003, …")
+    return tuple(found)
+
+
+def migrate(connection: psycopg.Connection, migrations: Sequence[Migration]) -> tuple[str, ...]:
+    """Apply what is missing as the owner and return its names; `connection` is the migrator's, in autocommit.
+
+    Raises:
+        SchemaRefused: an applied file was edited, is missing or was overtaken, or the gate found something.
+    """
+    connection.execute(sql.SQL("set role {}").format(sql.Identifier(OWNER)))
+    # A migration must not queue behind a long transaction, and everybody else behind the migration.
+    # Compiling the gate's one long question takes ten times as long as answering it.
+    connection.execute("set lock_timeout = '5s'; set jit = off")
+    connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+    try:
+        applied = _applied(connection)
+        pending = _pending(migrations, applied)
+        for migration in pending:
+            with connection.transaction():
+                connection.execute(migration.text.encode())
+                connection.execute(
+                    "insert into okcm.schema_migration (version, name, sha256) values (%s, %s, %s)",
+                    [migration.version, migration.name, migration.sha256],
+                )
+        found = findings(connection)
+        if found:
+            raise SchemaRefused(f"the schema breaks its rules: {'; '.join(map(str, found))}")
+    finally:
+        if not connection.broken:
+            connection.execute("select pg_advisory_unlock(%s)", [_LOCK])
+    return tuple(migration.name for migration in pending)
+
+
+def _applied(connection: psycopg.Connection) -> dict[int, tuple[str, str]]:
+    if connection.execute("select to_regclass('okcm.schema_migration')").fetchone() == (None,):
+        connection.execute(
+            "create table okcm.schema_migration (version integer primary key, name text not null,"
+            " sha256 text not null, applied_at timestamptz not null default now())"
+        )
+    rows = connection.execute("select version, name, sha256 from okcm.schema_migration").fetchall()
+    return {version: (name, sha256) for version, name, sha256 in rows}
+
+
+def _pending(migrations: Sequence[Migration], applied: dict[int, tuple[str, str]]) -> Sequence[Migration]:
+    known = {migration.version: migration for migration in migrations}
+    newest = max(applied, default=0)
+    for version, (name, sha256) in sorted(applied.items()):
+        migration = known.get(version)
+        if migration is None or migration.name != name:
+            raise SchemaRefused(f"migration {name} was applied and is missing here", "run the version that has it")
+        if migration.sha256 != sha256:
+            raise SchemaRefused(f"migration {name} was edited after it was applied", "write a new migration instead")
+    overtaken = [m.name for m in migrations if m.version < newest and m.version not in applied]
+    if overtaken:
+        raise SchemaRefused(f"migration {overtaken[0]} was overtaken by a later one", "give it the next number")
+    return [migration for migration in migrations if migration.version > newest]

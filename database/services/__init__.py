@@ -1,0 +1,1 @@
+"""Rows of services: state, managed objects, enrolment, agents, protected fields."""

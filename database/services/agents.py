@@ -1,0 +1,219 @@
+"""Agents and what services say of their own encryption.
+
+Agents and what services say of their own encryption: rows and contract; handed out by `interfaces`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from openkcm.contract.protected_fields import Backfill
+from openkcm.contract.services import OTHER_PLACES
+
+_INSTANCES = 50
+_PLACES = 1000
+"""Of one service: agents kept, and places counted by themselves on one day."""
+
+# In one order, so that two processes that were told of the same agents do not wait for each other.
+_NOTE = """
+insert into okcm.agent as kept (tenant_id, service, instance, agent_version, certificate_not_after, problem,
+                                first_contact_at, last_contact_at)
+select %(tenant)s, told.service, instance, agent_version, not_after, problem, at, at
+from unnest(%(services)s::text[], %(instances)s::text[], %(versions)s::text[], %(not_after)s::timestamptz[],
+            %(problems)s::text[], %(at)s::timestamptz[])
+    as told (service, instance, agent_version, not_after, problem, at)
+join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
+order by told.service, instance
+on conflict (tenant_id, service, instance) do update set agent_version = excluded.agent_version,
+    certificate_not_after = excluded.certificate_not_after, problem = excluded.problem,
+    last_contact_at = excluded.last_contact_at
+where kept.last_contact_at < excluded.last_contact_at
+"""
+_FORGET = f"""
+with ranked as (
+    select service, instance, last_contact_at,
+           row_number() over (partition by service order by last_contact_at desc, instance) as place
+    from okcm.agent where service = any(%(services)s::text[])
+)
+delete from okcm.agent a using ranked r where a.service = r.service and a.instance = r.instance
+    and (r.place > {_INSTANCES} or r.last_contact_at < now() - interval '30 days')
+"""  # noqa: S608 - a constant
+_LARGEST = "9000000000000000000"
+_SUMS = ("operations", "bytes", "microseconds", "requests", "request_microseconds")
+# Sums end below what the column holds: what a customer claims of itself must not be able to fail everybody's batch.
+_ADD = f"""
+with told as (
+    select told.* from unnest(%(days)s::date[], %(services)s::text[], %(places)s::text[], %(operations)s::bigint[],
+                %(bytes)s::bigint[], %(microseconds)s::bigint[], %(requests)s::bigint[],
+                %(request_microseconds)s::bigint[])
+        as told (day, service, place, {", ".join(_SUMS)})
+    join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
+), full_days as (
+    select day, service from okcm.protection_use
+    where day = any(%(days)s::date[]) and service = any(%(services)s::text[])
+    group by day, service having count(*) >= {_PLACES}
+), placed as (
+    select day, service, case when exists (select from full_days f where (f.day, f.service) = (told.day, told.service))
+            and not exists (select from okcm.protection_use k
+                            where (k.day, k.service, k.place) = (told.day, told.service, told.place))
+        then %(others)s else place end as place, {", ".join(_SUMS)}
+    from told
+)
+insert into okcm.protection_use as kept (tenant_id, day, service, place, {", ".join(_SUMS)})
+select %(tenant)s, day, service, place, {", ".join(f"least(sum({one}), {_LARGEST})::bigint" for one in _SUMS)}
+from placed group by day, service, place order by day, service, place
+on conflict (tenant_id, day, service, place) do update set
+    {", ".join(f"{one} = least(kept.{one}::numeric + excluded.{one}, {_LARGEST})::bigint" for one in _SUMS)}
+"""  # noqa: S608 - constants
+_TELL = """
+insert into okcm.backfill as kept (tenant_id, service, place, done, remaining, state, told_at)
+select %(tenant)s, told.service, place, done, remaining, told.state, at
+from unnest(%(services)s::text[], %(places)s::text[], %(done)s::bigint[], %(remaining)s::bigint[],
+            %(states)s::text[], %(at)s::timestamptz[]) as told (service, place, done, remaining, state, at)
+join okcm.service on service.tenant_id = %(tenant)s and service.service = told.service
+order by told.service, place
+on conflict (tenant_id, service, place) do update set done = excluded.done, remaining = excluded.remaining,
+    state = excluded.state, told_at = excluded.told_at
+where kept.told_at < excluded.told_at
+"""
+_FORGET_BACKFILLS = f"""
+with ranked as (
+    select service, place, row_number() over (partition by service order by told_at desc, place) as rank
+    from okcm.backfill where service = any(%(services)s::text[])
+)
+delete from okcm.backfill b using ranked r where b.service = r.service and b.place = r.place and r.rank > {_PLACES}
+"""  # noqa: S608 - a constant
+
+
+@dataclass(frozen=True, slots=True)
+class ContactRow:
+    """One agent as it was last heard of. `problem` is a code, None when it has none."""
+
+    service: str
+    instance: str
+    agent_version: str
+    certificate_not_after: datetime
+    problem: str | None
+    last_contact_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionUseRow:
+    """What a service's own programs did at one place on one UTC day, as they say."""
+
+    day: date
+    service: str
+    place: str
+    operations: int
+    bytes: int
+    microseconds: int
+    requests: int
+    request_microseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillRow:
+    """How far a service is with the rows from before at one place, as it says; in values, done in this round."""
+
+    service: str
+    place: str
+    done: int
+    remaining: int
+    state: Backfill
+    told_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Agents:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def note(self, contacts: Sequence[ContactRow], uses: Sequence[ProtectionUseRow]) -> None:
+        """Move agents' rows forward and add uses to their sums.
+
+        Both are bounded: of a service the agents heard of last are kept, and a place that is one too many on its day
+        is counted with the others. A service that is not on record has neither.
+        """
+        if contacts:
+            self.connection.execute(
+                _NOTE,
+                {
+                    "tenant": self.tenant_id,
+                    "services": [row.service for row in contacts],
+                    "instances": [row.instance for row in contacts],
+                    "versions": [row.agent_version for row in contacts],
+                    "not_after": [row.certificate_not_after for row in contacts],
+                    "problems": [row.problem for row in contacts],
+                    "at": [row.last_contact_at for row in contacts],
+                },
+            )
+            self.connection.execute(_FORGET.encode(), {"services": sorted({row.service for row in contacts})})
+        if uses:
+            self.connection.execute(
+                _ADD.encode(),
+                {
+                    "tenant": self.tenant_id,
+                    "others": OTHER_PLACES,
+                    "days": [row.day for row in uses],
+                    "services": [row.service for row in uses],
+                    "places": [row.place for row in uses],
+                    "operations": [row.operations for row in uses],
+                    "bytes": [row.bytes for row in uses],
+                    "microseconds": [row.microseconds for row in uses],
+                    "requests": [row.requests for row in uses],
+                    "request_microseconds": [row.request_microseconds for row in uses],
+                },
+            )
+
+    def all(self) -> Sequence[ContactRow]:
+        """Return the agents by service, those heard of last first."""
+        rows = self.connection.execute(
+            "select service, instance, agent_version, certificate_not_after, problem, last_contact_at"
+            " from okcm.agent order by service, last_contact_at desc, instance"
+        )
+        return [ContactRow(*row) for row in rows]
+
+    def uses(self, first: date, last: date) -> Sequence[ProtectionUseRow]:
+        """Return the sums of some days, both ends among them, by day, service and place."""
+        rows = self.connection.execute(
+            "select day, service, place, operations, bytes, microseconds, requests, request_microseconds"
+            " from okcm.protection_use where day between %s and %s order by day, service, place",
+            [first, last],
+        )
+        return [ProtectionUseRow(*row) for row in rows]
+
+    def note_backfills(self, backfills: Sequence[BackfillRow]) -> None:
+        """Move places' rows forward; of a service the 1000 told of last are kept, of a strange one none."""
+        self.connection.execute(
+            _TELL,
+            {
+                "tenant": self.tenant_id,
+                "services": [row.service for row in backfills],
+                "places": [row.place for row in backfills],
+                "done": [row.done for row in backfills],
+                "remaining": [row.remaining for row in backfills],
+                "states": [row.state.value for row in backfills],
+                "at": [row.told_at for row in backfills],
+            },
+        )
+        services = sorted({row.service for row in backfills})
+        self.connection.execute(_FORGET_BACKFILLS.encode(), {"services": services})
+
+    def backfills(self) -> Sequence[BackfillRow]:
+        """Return how far the backfills are, by service and place."""
+        rows = self.connection.execute(
+            "select service, place, done, remaining, state, told_at from okcm.backfill order by service, place"
+        )
+        return [BackfillRow(service, place, done, left, Backfill(s), at) for service, place, done, left, s, at in rows]
+
+    def newest(self, services: Sequence[str]) -> Mapping[str, str]:
+        """Return the serial of each service's newest certificate that is not revoked."""
+        rows = self.connection.execute(
+            "select distinct on (service) service, serial from okcm.service_certificate"
+            " where service = any(%s) and revoked_at is null order by service, generation desc",
+            [list(services)],
+        )
+        return {str(service): str(serial) for service, serial in rows}

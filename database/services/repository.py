@@ -1,0 +1,424 @@
+"""Connected services, their certificates and their keys.
+
+The rows of a tenant as the rest of the controller sees them; `interfaces` hands them out. Imports no psycopg.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from core.certificates import AuthorityState
+from core.errors.keys import KeyVersionRetired
+from core.errors.platform import DatabaseRefused, Overtaken
+from core.errors.services import ServiceConflict, ServiceUnknown
+from core.keys.root_keys import parse_place
+from core.keys.rotation import OPENING, KeyState
+from core.services import ServiceState
+from core.tenants.lifecycle import State
+from database.keys import KeyVersionRow, SealedRootKeyRow, ServiceKeyRow
+from openkcm.contract.services import ServiceKind
+
+_SERVICE = (
+    "select service, kind, state, connected_at, disconnected_at, last_seen_at, newest.not_after, newest.not_before"
+    " from okcm.service s left join lateral (select not_after, not_before from okcm.service_certificate c"
+    " where c.service = s.service and revoked_at is null order by generation desc limit 1) as newest on true"
+)
+_LEAF = (
+    "select serial, service, generation, request_id, certificate_pem, not_before, not_after, authority, revoked_at"
+    " from okcm.service_certificate where service = %s"
+)
+_KEY_COLUMNS = "service, version, l2_key, root_key_mode, root_key, wrapped, root_key_id, state, l2_version"
+_KEY = f"select {_KEY_COLUMNS} from okcm.service_key where service = %s"  # noqa: S608 - a constant
+
+# One query, because the root key may be changed between two: its former one, which is read then, is forgotten by now.
+_KEY_AND_ROOT = (
+    "select k.service, k.version, k.l2_key, k.root_key_mode, k.root_key, k.wrapped, k.root_key_id, k.state,"
+    " k.l2_version, r.place, r.credentials"
+    " from okcm.service_key k left join okcm.root_key r using (tenant_id, root_key_id) where k.service = %s"
+)
+# Under these objects may lie that new ones do not join. A process that was told too late of its end may still store one
+# for as long as it remembers the version, which is a minute at most.
+_UNEMPTIED = "service = %s and state in ('deactivated', 'compromised') and emptied_at is null"
+_SETTLED = "coalesce(deactivated_at, activated_at, created_at) < clock_timestamp() - interval '2 minutes'"
+
+# One query, because each handshake waits for it. Everything is joined by the tenant that row security admits, so a
+# serial of another tenant is not there.
+_CALLER = (
+    "select c.service, s.state, t.state, r.region, r.l2_key, r.issuer_fingerprint, r.former_issuer_fingerprint,"
+    " a.certificate_pem, a.state, c.not_after, c.revoked_at"
+    " from okcm.service_certificate c join okcm.service s using (tenant_id, service)"
+    " join okcm.tenant t using (tenant_id) join okcm.route r using (tenant_id)"
+    " join okcm.certificate_authority a on a.tenant_id = c.tenant_id and a.serial = c.authority"
+    " where c.tenant_id = %s and c.serial = %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow:
+    """A connected service. `certificate_not_after` is of its newest certificate that is not revoked."""
+
+    service: str
+    kind: ServiceKind
+    state: ServiceState
+    connected_at: datetime | None
+    disconnected_at: datetime | None
+    last_seen_at: datetime | None
+    certificate_not_after: datetime | None
+    certificate_not_before: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRequestRow:
+    """What somebody outside asked for; workflows are told its id alone and read the rest from here."""
+
+    request_id: str
+    service: str
+    kind: ServiceKind
+    csr_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeafRow:
+    """A service's certificate; only serials on record open anything. `generation` counts from 1 for each service."""
+
+    serial: str
+    service: str
+    generation: int
+    request_id: str
+    certificate_pem: str
+    not_before: datetime
+    not_after: datetime
+    authority: str
+    """The serial of the authority that signed it."""
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRow:
+    """Everything that decides what a client certificate may do, read in one query by its serial."""
+
+    service: str
+    service_state: ServiceState
+    tenant_state: State
+    region: str
+    l2_key: str
+    issuer_fingerprint: str
+    former_issuer_fingerprint: str | None
+    authority_pem: str
+    authority_state: AuthorityState
+    not_after: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    connection: Connection[TupleRow]
+    tenant_id: str
+
+    def request(self, request: ServiceRequestRow) -> None:
+        """Store what is asked for (operator); the same request id again changes nothing."""
+        self.connection.execute(
+            "insert into okcm.service_request (tenant_id, request_id, service, kind, csr_pem)"
+            " values (%s, %s, %s, %s, %s) on conflict do nothing",
+            [self.tenant_id, request.request_id, request.service, request.kind, request.csr_pem],
+        )
+
+    def requested(self, request_id: str) -> ServiceRequestRow:
+        """Return a stored request; raises ServiceUnknown."""
+        found = self.connection.execute(
+            "select request_id, service, kind, csr_pem from okcm.service_request where request_id = %s", [request_id]
+        ).fetchone()
+        if found is None:
+            raise ServiceUnknown
+        kept, service, kind, csr_pem = found
+        return ServiceRequestRow(kept, service, ServiceKind(kind), csr_pem)
+
+    def connect(self, service: str, kind: ServiceKind) -> ServiceRow:
+        """Create the service as connecting or bring a disconnected one back to it; a connected one stays connected.
+
+        Raises: ServiceConflict when it is of another kind.
+        """
+        self.connection.execute(
+            "insert into okcm.service (tenant_id, service, kind) values (%s, %s, %s) on conflict do nothing",
+            [self.tenant_id, service, kind],
+        )
+        if self._lock(service)[0] is not kind:
+            raise ServiceConflict
+        self.connection.execute(
+            "update okcm.service set state = 'connecting', disconnected_at = null"
+            " where service = %s and state = 'disconnected'",
+            [service],
+        )
+        return self._existing(service)
+
+    def connected(self, service: str) -> None:
+        """Note that a connecting service has key and certificate."""
+        if self._lock(service)[1] is ServiceState.CONNECTING:
+            self.connection.execute(
+                "update okcm.service set state = 'connected', connected_at = clock_timestamp() where service = %s",
+                [service],
+            )
+
+    def disconnect(self, service: str) -> bool:
+        """Revoke its certificates and mark it disconnected, at once and together; False when it already was."""
+        state = self._lock(service)[1]
+        # Said again for a service that is disconnected: an enrolment that was overtaken can have left a certificate.
+        self.connection.execute(
+            "update okcm.service_certificate set revoked_at = clock_timestamp()"
+            " where service = %s and revoked_at is null",
+            [service],
+        )
+        if state is ServiceState.DISCONNECTED:
+            return False
+        self.connection.execute(
+            "update okcm.service set state = 'disconnected', disconnected_at = clock_timestamp() where service = %s",
+            [service],
+        )
+        return True
+
+    def get(self, service: str) -> ServiceRow | None:
+        found = self.connection.execute(f"{_SERVICE} where service = %s", [service]).fetchone()
+        return None if found is None else _service(found)
+
+    def all(self) -> Sequence[ServiceRow]:
+        """Return the services by name."""
+        return [_service(row) for row in self.connection.execute(f"{_SERVICE} order by service")]
+
+    def record_leaf(self, leaf: LeafRow) -> LeafRow:
+        """Record a certificate and return the one on record for its service and generation, which is the first."""
+        self.connection.execute(
+            "insert into okcm.service_certificate"
+            " (tenant_id, serial, service, generation, request_id, certificate_pem, not_before, not_after, authority)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+            [
+                self.tenant_id,
+                leaf.serial,
+                leaf.service,
+                leaf.generation,
+                leaf.request_id,
+                leaf.certificate_pem,
+                leaf.not_before,
+                leaf.not_after,
+                leaf.authority,
+            ],
+        )
+        kept = self.connection.execute(f"{_LEAF} and generation = %s", [leaf.service, leaf.generation]).fetchone()
+        if kept is None:
+            raise DatabaseRefused
+        return LeafRow(*kept)
+
+    def leaf(self, service: str) -> LeafRow | None:
+        """Return the newest certificate of a service that is not revoked."""
+        found = self.connection.execute(
+            f"{_LEAF} and revoked_at is null order by generation desc limit 1", [service]
+        ).fetchone()
+        return None if found is None else LeafRow(*found)
+
+    def valid_leaves(self, at: datetime) -> Sequence[LeafRow]:
+        """Return every certificate that is neither revoked nor expired."""
+        rows = self.connection.execute(
+            "select serial, service, generation, request_id, certificate_pem, not_before, not_after, revoked_at"
+            " from okcm.service_certificate where revoked_at is null and not_after > %s order by service, generation",
+            [at],
+        )
+        return [LeafRow(*row) for row in rows]
+
+    def issued(self, service: str, request_id: str) -> tuple[LeafRow, str]:
+        """Return the certificate that was issued for a request, and the chain above it, which ends in the root.
+
+        Raises: ServiceUnknown when the service was disconnected meanwhile, Overtaken when another request got the
+        newest certificate.
+        """
+        leaf = self.leaf(service)
+        if leaf is None:
+            raise ServiceUnknown("the service was disconnected meanwhile", "connect it again")
+        if leaf.request_id != request_id:
+            raise Overtaken("another request for this service got its certificate after this one", "connect it again")
+        chain = self.connection.execute(
+            "select chain_pem from okcm.certificate_authority where serial = %s", [leaf.authority]
+        ).fetchone()
+        if chain is None:
+            raise DatabaseRefused
+        return leaf, str(chain[0])
+
+    def generation(self, service: str) -> int:
+        """Return the generation of a service's newest certificate, revoked ones included; 0 before the first."""
+        newest = self.connection.execute(
+            "select coalesce(max(generation), 0) from okcm.service_certificate where service = %s", [service]
+        ).fetchone()
+        return 0 if newest is None else int(newest[0])
+
+    def record_key(self, key: ServiceKeyRow) -> ServiceKeyRow:
+        """Record an L3 and return the one on record for its service and version, which is the first.
+
+        An active one encrypts from now on. Said to lie under an older version of the tenant key than it does, it is
+        merely wrapped anew once more.
+        """
+        self.connection.execute(
+            f"insert into okcm.service_key (tenant_id, {_KEY_COLUMNS}, activated_at)"  # noqa: S608 - a constant
+            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, case when %s then clock_timestamp() end)"
+            " on conflict do nothing",
+            [
+                self.tenant_id,
+                key.service,
+                key.version,
+                key.l2_key,
+                key.root_key_mode,
+                key.root_key,
+                key.wrapped,
+                key.root_key_id,
+                key.state,
+                key.l2_version,
+                key.state is not KeyState.PREPARED,
+            ],
+        )
+        kept = self.connection.execute(f"{_KEY} and version = %s", [key.service, key.version]).fetchone()
+        if kept is None:
+            raise DatabaseRefused
+        return _service_key(kept)
+
+    def key(self, service: str, version: int | None = None) -> ServiceKeyRow | None:
+        """Return the active L3 of a service, or a version that still opens something."""
+        found = self._one(_KEY, "", service, version)
+        key = None if found is None else _service_key(found)
+        return key if key is not None and key.state in OPENING else None
+
+    def key_and_root(
+        self, service: str, version: int | None = None
+    ) -> tuple[ServiceKeyRow, SealedRootKeyRow | None] | None:
+        """Return an L3 as `key` does and what it takes to use its root key, both as of one moment.
+
+        The second is None for the platform's root key, and for one whose credentials were forgotten.
+
+        Raises: KeyVersionRetired when the version was destroyed, which is more than that it is not there.
+        """
+        found = self._one(_KEY_AND_ROOT, "k.", service, version)
+        if found is None:
+            return None
+        key, (place, credentials) = _service_key(found[:-2]), found[-2:]
+        if key.state is KeyState.DESTROYED:
+            raise KeyVersionRetired
+        if key.state not in OPENING:
+            return None
+        if key.root_key_id is None or credentials is None:
+            return key, None
+        return key, SealedRootKeyRow(key.root_key_id, parse_place(place), credentials)
+
+    def keys(self) -> Sequence[KeyVersionRow]:
+        """Return every version of every L3 by service and version, without what is wrapped."""
+        rows = self.connection.execute(
+            "select service, version, l2_key, root_key_mode, root_key, created_at, state, l2_version, activated_at,"
+            " deactivated_at, destroyed_at, last_opened_at, emptied_at from okcm.service_key order by service, version"
+        )
+        return [_key_version(row) for row in rows]
+
+    def opened(self, service: str, version: int) -> None:
+        """Note that a version was opened; within a minute of the last note nothing is written."""
+        self.connection.execute(
+            "update okcm.service_key set last_opened_at = clock_timestamp() where service = %s and version = %s"
+            " and (last_opened_at is null or last_opened_at < clock_timestamp() - interval '1 minute')",
+            [service, version],
+        )
+
+    def unemptied(self, service: str) -> Sequence[int]:
+        """Return the versions under which objects may still be sealed and new ones are not, compromised ones first."""
+        rows = self.connection.execute(
+            f"select version from okcm.service_key where {_UNEMPTIED} order by state, version",  # noqa: S608 - a constant
+            [service],
+        )
+        return [version for (version,) in rows]
+
+    def note_emptied(self, service: str) -> Sequence[int]:
+        # Looked through first without a lock: after very many updates the first look takes seconds, the next one none.
+        """Note which of the `unemptied` nothing is sealed under, and return those; from now on nothing can be."""
+        empty = [version for version in self.unemptied(service) if not self._seals(service, version)]
+        # Then under one: whoever stores an object under a version holds a share of its row, and is seen afterwards.
+        locked = self.connection.execute(
+            f"select version from okcm.service_key where {_UNEMPTIED} and {_SETTLED} and version = any(%s)"  # noqa: S608 - constants
+            " order by version for no key update",
+            [service, empty],
+        ).fetchall()
+        emptied = [version for (version,) in locked if not self._seals(service, version)]
+        self.connection.execute(
+            "update okcm.service_key set emptied_at = clock_timestamp() where service = %s and version = any(%s)",
+            [service, emptied],
+        )
+        return emptied
+
+    def caller(self, serial: str) -> CallerRow | None:
+        """Return what a certificate on record may do; None when it is not on record or the tenant has no route."""
+        found = self.connection.execute(_CALLER, [self.tenant_id, serial]).fetchone()
+        if found is None:
+            return None
+        service, service_state, tenant_state, region, l2_key, issuer, former, authority_pem, state, *life = found
+        return CallerRow(
+            service,
+            ServiceState(service_state),
+            State(tenant_state),
+            region,
+            l2_key,
+            issuer,
+            former,
+            authority_pem,
+            AuthorityState(state),
+            *life,
+        )
+
+    def seen(self, services: Sequence[str], at: datetime) -> None:
+        # Locked in one order, so that two processes that saw the same services do not wait for each other.
+        """Move `last_seen_at` of services forward."""
+        self.connection.execute(
+            "update okcm.service s set last_seen_at = %(at)s from (select service from okcm.service"
+            "  where service = any(%(services)s) and (last_seen_at is null or last_seen_at < %(at)s)"
+            "  order by service for no key update) as older where s.service = older.service",
+            {"at": at, "services": list(services)},
+        )
+
+    def _seals(self, service: str, version: int) -> bool:
+        """Return whether an object is sealed under a version; ordered, so that it is looked for in the index alone."""
+        found = self.connection.execute(
+            "select from okcm.managed_object where service = %s and key_version = %s and material is not null"
+            " order by object_id limit 1",
+            [service, version],
+        )
+        return found.fetchone() is not None
+
+    def _one(self, query: str, table: str, service: str, version: int | None) -> tuple[Any, ...] | None:
+        """Return the row of a version, of the active one without `version`; `table` is its name in the query."""
+        if version is None:
+            return self.connection.execute(f"{query} and {table}state = 'active'", [service]).fetchone()
+        # bigint, because a text may name any version.
+        return self.connection.execute(f"{query} and {table}version = %s::bigint", [service, version]).fetchone()
+
+    def _lock(self, service: str) -> tuple[ServiceKind, ServiceState]:
+        found = self.connection.execute(
+            "select kind, state from okcm.service where service = %s for no key update", [service]
+        ).fetchone()
+        if found is None:
+            raise ServiceUnknown
+        return ServiceKind(found[0]), ServiceState(found[1])
+
+    def _existing(self, service: str) -> ServiceRow:
+        found = self.get(service)
+        if found is None:
+            raise ServiceUnknown
+        return found
+
+
+def _service_key(row: tuple[Any, ...]) -> ServiceKeyRow:
+    service, version, l2_key, mode, root_key, wrapped, root_key_id, state, l2_version = row
+    return ServiceKeyRow(service, version, l2_key, mode, root_key, wrapped, root_key_id, KeyState(state), l2_version)
+
+
+def _key_version(row: tuple[Any, ...]) -> KeyVersionRow:
+    service, version, l2_key, mode, root_key, created_at, state, *rest = row
+    return KeyVersionRow(service, version, l2_key, mode, root_key, created_at, KeyState(state), *rest)
+
+
+def _service(row: tuple[Any, ...]) -> ServiceRow:
+    service, kind, state, *rest = row
+    return ServiceRow(service, ServiceKind(kind), ServiceState(state), *rest)

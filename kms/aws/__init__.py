@@ -1,0 +1,1 @@
+"""AWS KMS root keys: signed requests, credentials, policies."""

@@ -1,0 +1,231 @@
+"""BYOK: a symmetric key in AWS KMS of the customer's own account.
+
+The customer's key policy allows kms:Encrypt, kms:Decrypt and kms:DescribeKey to a role, which the platform assumes with
+the tenant's external id, or to a user whose access keys it is given. The context goes as the encryption context, field
+by field, so that the customer's CloudTrail tells for which tenant and service each opening was.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.credentials import ReadOnlyCredentials
+
+from core.errors.keys import (
+    CustomerKeyError,
+    RootKeyCredentialsRefused,
+    RootKeyDenied,
+    RootKeyFailing,
+    RootKeyMissing,
+    RootKeyRefused,
+    RootKeyUnsuitable,
+    WrongContext,
+)
+from core.keys.encryption_context import Context
+from core.keys.root_keys import AwsKmsPlace, Credentials, external_id
+from kms.aws.client import AwsCalls, PlatformIdentity, Region
+from kms.aws.errors import key_policy_hint, lasting_arn, state_problem, trust_policy_hint
+from kms.egress_policy import Reach
+from kms.interfaces import RootKey
+from kms.network.http import Transport
+from kms.network.session_cache import Sessions
+from kms.self_test import round_trip_problems
+from openkcm.errors import OpenKcmError
+
+ACTIONS = ("kms:Encrypt", "kms:Decrypt", "kms:DescribeKey")
+_LARGEST_CIPHERTEXT = 6144
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    calls: AwsCalls
+    platform: PlatformIdentity
+    assumed: Sessions[ReadOnlyCredentials]
+
+
+class AwsKms:
+    """The provider: what the root keys of all customers share."""
+
+    def __init__(self, reach: Reach) -> None:
+        transport = Transport(reach.timeout_seconds, lambda _address, _encrypted: True, kept=64)
+        self._shared = _Shared(AwsCalls(transport, reach.aws_endpoint), PlatformIdentity(), Sessions())
+
+    def open(self, tenant_id: str, place: AwsKmsPlace, credentials: Credentials) -> RootKey:
+        """Return the root key; nothing is connected to. Raises RootKeyRefused for a region that is not public."""
+        region = Region(place.region, place.key_arn.split(":")[1])
+        if not region.is_known:
+            raise RootKeyRefused("key_arn: this partition of AWS is not supported", "use aws, aws-cn or aws-us-gov")
+        identity = AwsIdentity(tenant_id, place.role_arn, credentials, region, self._shared)
+        return AwsKmsRootKey(tenant_id, place, region, self._shared.calls, identity)
+
+
+class AwsIdentity:
+    """As whom one root key is used: a role, or the owner of access keys."""
+
+    def __init__(self, tenant_id: str, role: str | None, given: Credentials, region: Region, shared: _Shared) -> None:
+        self._tenant_id = tenant_id
+        self._external_id = external_id(tenant_id)
+        self._role = role
+        self._given = given
+        self._region = region
+        self._shared = shared
+        said = json.dumps([tenant_id, role, region.name, given.dump().decode()])
+        self._session = hashlib.sha256(said.encode()).digest()
+
+    def credentials(self) -> ReadOnlyCredentials:
+        """Return what to sign with; raises what the assuming of the role raises."""
+        if self._role is None:
+            return self._own()
+        return self._shared.assumed.current(self._session, self._assume)
+
+    def renewed(self) -> ReadOnlyCredentials:
+        """Return what to sign with, the role assumed anew: a trust that has ended shows itself."""
+        if self._role is not None:
+            self.forget(self.credentials())
+        return self.credentials()
+
+    def forget(self, refused: ReadOnlyCredentials) -> None:
+        """Drop a session that AWS does not take any more."""
+        if self._role is not None:
+            self._shared.assumed.forget(self._session, refused)
+
+    def principal(self) -> str | None:
+        """Return the ARN that a key policy should name, None where it cannot be found out."""
+        return self._role or self._caller()
+
+    def _assume(self) -> tuple[ReadOnlyCredentials, float]:
+        try:
+            return self._shared.calls.assume_role(self._region, self._role or "", self._external_id, self._own())
+        except RootKeyCredentialsRefused:
+            raise
+        except RootKeyDenied as denied:
+            hint = trust_policy_hint(self._tenant_id, self._caller())
+            raise RootKeyDenied(denied.message, hint) from None
+
+    def _own(self) -> ReadOnlyCredentials:
+        key_id, secret = self._given.access_key_id, self._given.secret_access_key
+        if key_id is None or secret is None:
+            return self._shared.platform.credentials()
+        return ReadOnlyCredentials(key_id.get_secret_value(), secret.get_secret_value(), None)
+
+    def _caller(self) -> str | None:
+        try:
+            return lasting_arn(self._shared.calls.caller(self._region, self._own()))
+        except CustomerKeyError:
+            return None
+
+
+class AwsKmsRootKey:
+    """`interfaces.RootKey` by one request each."""
+
+    def __init__(
+        self, tenant_id: str, place: AwsKmsPlace, region: Region, calls: AwsCalls, identity: AwsIdentity
+    ) -> None:
+        self._tenant_id = tenant_id
+        self._place = place
+        self._region = region
+        self._calls = calls
+        self._identity = identity
+
+    def wrap(self, context: Context, inner: bytes) -> bytes:
+        """Encrypt under the key's current material."""
+        answer = self._call("Encrypt", Plaintext=_text(inner), EncryptionContext=encryption_context(context))
+        return _bytes(answer, "CiphertextBlob")
+
+    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+        """Decrypt; the key is named, so that what another key of the account wrapped does not open."""
+        if not 1 <= len(wrapped) <= _LARGEST_CIPHERTEXT:
+            raise WrongContext
+        answer = self._call("Decrypt", CiphertextBlob=_text(wrapped), EncryptionContext=encryption_context(context))
+        return _bytes(answer, "Plaintext")
+
+    def version_of(self, wrapped: bytes) -> int | None:
+        """Return None: AWS KMS tells nobody which material of a key it used."""
+        del wrapped
+        return None
+
+    def validate(self) -> Sequence[OpenKcmError]:
+        """Assume the role anew, look at the key, try it; every action that is denied is named with its remedy."""
+        denied: list[str] = []
+        problems: list[OpenKcmError] = []
+        try:
+            self._identity.renewed()
+            problems += self._unsuitable(denied)
+            if not problems:
+                problems += self._untried(denied)
+        except CustomerKeyError as problem:
+            return (problem,)
+        if denied:
+            hint = key_policy_hint(self._tenant_id, self._identity.principal())
+            # Who may nothing else in the account is not told by AWS whether a key exists.
+            doubt = ", or the key is not there" if {"kms:Encrypt", "kms:DescribeKey"} <= set(denied) else ""
+            problems.insert(0, RootKeyDenied(f"{' and '.join(denied)} denied for the platform{doubt}", hint))
+        return problems
+
+    def _unsuitable(self, denied: list[str]) -> Iterator[OpenKcmError]:
+        try:
+            found = self._call("DescribeKey").get("KeyMetadata")
+        except RootKeyCredentialsRefused:
+            raise
+        except RootKeyDenied:
+            denied.append("kms:DescribeKey")
+            return
+        except RootKeyMissing as problem:
+            yield problem
+            return
+        key = found if isinstance(found, dict) else {}
+        if (spec := key.get("KeySpec")) != "SYMMETRIC_DEFAULT":
+            yield RootKeyUnsuitable(f"the key's spec is {str(spec)[:40]}", "use one of spec SYMMETRIC_DEFAULT")
+        if (usage := key.get("KeyUsage")) != "ENCRYPT_DECRYPT":
+            yield RootKeyUnsuitable(f"the key's usage is {str(usage)[:40]}", "use one of usage ENCRYPT_DECRYPT")
+        if (state := key.get("KeyState")) != "Enabled":
+            yield state_problem(str(state))
+
+    def _untried(self, denied: list[str]) -> Iterator[OpenKcmError]:
+        for problem in round_trip_problems(self, self._tenant_id):
+            if type(problem) is RootKeyDenied:
+                denied.append(problem.message.partition(" ")[0])
+                # Without a ciphertext there is nothing to try decrypting on.
+                if "kms:Encrypt" in denied:
+                    denied.append("perhaps kms:Decrypt")
+            else:
+                yield problem
+
+    def _call(self, action: str, **fields: Any) -> dict[str, Any]:
+        credentials = self._identity.credentials()
+        try:
+            return self._calls.kms(self._region, action, {"KeyId": self._place.key_arn, **fields}, credentials)
+        except RootKeyCredentialsRefused:
+            self._identity.forget(credentials)
+            raise
+
+
+def encryption_context(context: Context) -> dict[str, str]:
+    """Return the context as AWS takes it: an empty field is left out, since AWS takes no empty value.
+
+    Still injective: the names are fixed, and a field that is left out is empty and nothing else.
+    """
+    context.encode()
+    fields = {
+        "openkcm:tenant": context.tenant_id,
+        "openkcm:l2-key": context.l2_key,
+        "openkcm:service": context.service,
+        "openkcm:purpose": context.purpose.value,
+        "openkcm:object": context.object_id,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
+
+
+def _bytes(answer: dict[str, Any], name: str) -> bytes:
+    try:
+        return base64.b64decode(answer[name], validate=True)
+    except (KeyError, TypeError, binascii.Error):
+        raise RootKeyFailing from None

@@ -1,0 +1,1 @@
+"""Connections to key servers of customers: egress policy, TLS, HTTP."""

@@ -1,0 +1,1 @@
+"""Root keys in a customer's own OpenBao or Vault."""

@@ -1,0 +1,1 @@
+"""Root keys in PKCS#11 tokens."""

@@ -1,0 +1,216 @@
+"""HYOK: an AES key in a PKCS#11 token of the customer's, which encrypts and decrypts and never shows it.
+
+AES-GCM with the context as associated data. The 96-bit initialisation vector is random and made here: one key wraps
+service keys, thousands and not billions, so two of the same are out of the question (SP 800-38D allows 2^32). What is
+stored is a version byte, the vector, then the ciphertext with its 128-bit tag.
+
+Modules say little of why they fail, and differ in what they say. So what a failure means is found out by looking: is
+the token there, may the key do it, does it do it for other data.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeVar, cast
+
+import pkcs11
+from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, ObjectClass, exceptions
+
+from core.errors.keys import (
+    CustomerKeyError,
+    RootKeyDisabled,
+    RootKeyFailing,
+    RootKeyMissing,
+    RootKeyRefused,
+    RootKeyUnreachable,
+    RootKeyUnsuitable,
+    WrongContext,
+)
+from core.keys.encryption_context import Context
+from core.keys.root_keys import Credentials, Pkcs11Place
+from kms.egress_policy import Reach
+from kms.interfaces import RootKey
+from kms.pkcs11.module import Module
+from kms.pkcs11.worker_thread import ModuleThread
+from kms.self_test import round_trip_problems
+from openkcm.errors import OpenKcmError
+
+T = TypeVar("T")
+_VERSION = b"\x01"
+_IV_BYTES = 12
+_TAG_BYTES = 16
+_KEY_BYTES = 32
+_UNSUITABLE = (
+    exceptions.MechanismInvalid,
+    exceptions.MechanismParamInvalid,
+    exceptions.KeyTypeInconsistent,
+    exceptions.KeySizeRange,
+    exceptions.FunctionNotSupported,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Threaded:
+    module: Module
+    thread: ModuleThread
+
+
+class Pkcs11:
+    """The provider: one module, which the operator chooses, and the one thread that speaks to it."""
+
+    def __init__(self, reach: Reach) -> None:
+        self._module = None if reach.pkcs11_module is None else _module_at(reach.pkcs11_module)
+        self._timeout = reach.timeout_seconds
+
+    def open(self, tenant_id: str, place: Pkcs11Place, credentials: Credentials) -> RootKey:
+        """Return the root key; nothing is loaded. Raises RootKeyRefused where the operator has set no module."""
+        if self._module is None or credentials.pin is None:
+            raise RootKeyRefused("provider: there is no PKCS#11 module here", "ask the operator to set pkcs11_module")
+        return Pkcs11RootKey(tenant_id, place, credentials, self._module, self._timeout)
+
+
+@cache
+def _module_at(path: Path) -> _Threaded:
+    """Return the module with its thread: one for the whole process, as the module's own state is."""
+    return _Threaded(Module(path), ModuleThread())
+
+
+class Pkcs11RootKey:
+    """`interfaces.RootKey`; the key is looked up by its label each time, so whatever happens to it is noticed."""
+
+    def __init__(
+        self, tenant_id: str, place: Pkcs11Place, credentials: Credentials, threaded: _Threaded, timeout_seconds: float
+    ) -> None:
+        self._tenant_id = tenant_id
+        self._place = place
+        self._credentials = credentials
+        self._module = threaded.module
+        self._thread = threaded.thread
+        self._timeout = timeout_seconds
+
+    def wrap(self, context: Context, inner: bytes) -> bytes:
+        """Encrypt in the token."""
+        associated = context.encode()
+        return self._in_module(lambda: self._wrap(associated, inner))
+
+    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+        """Decrypt in the token."""
+        if wrapped[:1] != _VERSION or len(wrapped) <= 1 + _IV_BYTES + _TAG_BYTES:
+            raise WrongContext
+        associated = context.encode()
+        return self._in_module(lambda: self._unwrap(associated, wrapped))
+
+    def version_of(self, wrapped: bytes) -> int | None:
+        """Return None: a key in a token has one version."""
+        del wrapped
+        return None
+
+    def validate(self) -> Sequence[OpenKcmError]:
+        """Show the PIN again, look at token and key, then try the key."""
+        try:
+            problems = self._thread.run(lambda: list(self._unsuitable()), self._timeout)
+            if not any(isinstance(problem, RootKeyDisabled) for problem in problems):
+                problems += round_trip_problems(self, self._tenant_id)
+        except CustomerKeyError as problem:
+            return (problem,)
+        return problems
+
+    # What follows runs in the module's thread.
+
+    def _in_module(self, use: Callable[[], T]) -> T:
+        return self._thread.run(lambda: self._with_session(use), self._timeout)
+
+    def _with_session(self, use: Callable[[], T]) -> T:
+        """Use the token; a session that has ended is replaced once, since another tenant's login may have ended it."""
+        try:
+            return use()
+        except exceptions.PKCS11Error as failure:
+            self._module.forget(self._place.token)
+            if not self._module.is_lost(failure):
+                raise RootKeyFailing("the token fails", "look at the log of the token or its module") from None
+        try:
+            return use()
+        except exceptions.PKCS11Error:
+            self._module.forget(self._place.token)
+        raise RootKeyUnreachable(f"the token {self._place.token} does not answer", "check that it is connected")
+
+    def _wrap(self, associated: bytes, inner: bytes) -> bytes:
+        key = self._key()
+        try:
+            return _encrypt(key, associated, inner)
+        except _UNSUITABLE:
+            raise RootKeyUnsuitable("the key cannot encrypt by AES-GCM", "use an AES key in a token that can") from None
+
+    def _unwrap(self, associated: bytes, wrapped: bytes) -> bytes:
+        key = self._key()
+        try:
+            return _decrypt(key, associated, wrapped)
+        except _UNSUITABLE:
+            raise RootKeyUnsuitable("the key cannot decrypt by AES-GCM", "use an AES key in a token that can") from None
+        except exceptions.PKCS11Error:
+            # A key that opens what it has just made is well: then it is this ciphertext that does not belong to it.
+            if _decrypt(key, b"", _encrypt(key, b"", _VERSION)) != _VERSION:
+                raise
+        raise WrongContext
+
+    def _key(self, *, anew: bool = False) -> pkcs11.SecretKey:
+        place, pin = self._place, self._credentials.pin
+        session = self._module.session(place.token, pin.get_secret_value() if pin else "", anew=anew)
+        wanted = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.LABEL: place.key}
+        found = list(session.get_objects(wanted))
+        if len(found) == 1 and isinstance(found[0], pkcs11.SecretKey):
+            return found[0]
+        if len(found) > 1:
+            raise RootKeyUnsuitable(f"there are {len(found)} keys {place.key} in the token", "leave one of that label")
+        if not self._module.is_present(place.token):
+            self._module.forget(place.token)
+            raise RootKeyUnreachable(f"the token {place.token} is gone", "check that it is connected")
+        raise RootKeyMissing(f"there is no secret key {place.key} in the token", "check its label, or restore it")
+
+    def _unsuitable(self) -> Iterator[OpenKcmError]:
+        key = self._with_session(lambda: self._key(anew=True))
+        if Mechanism.AES_GCM not in key.session.token.slot.get_mechanisms():
+            yield RootKeyUnsuitable("the token lacks the mechanism CKM_AES_GCM", "use a token that has it")
+        if _attribute(key, Attribute.KEY_TYPE) is not KeyType.AES:
+            yield RootKeyUnsuitable("the key is not of type CKK_AES", "use an AES key")
+        elif _attribute(key, Attribute.VALUE_LEN) != _KEY_BYTES:
+            yield RootKeyUnsuitable("the key does not have 256 bits", "use an AES key of 256 bits")
+        off = [name for name, what in _USES.items() if _attribute(key, what) is False]
+        if off:
+            yield RootKeyDisabled(f"{' and '.join(off)} of the root key {'are' if len(off) > 1 else 'is'} off")
+        if _attribute(key, Attribute.SENSITIVE) is False:
+            yield RootKeyUnsuitable("the key is not sensitive: it can be read in the clear", "set CKA_SENSITIVE")
+        if _attribute(key, Attribute.EXTRACTABLE) is True:
+            yield RootKeyUnsuitable(
+                "the key is extractable: it can leave its token", "make one with CKA_EXTRACTABLE off"
+            )
+
+
+_USES = {"CKA_ENCRYPT": Attribute.ENCRYPT, "CKA_DECRYPT": Attribute.DECRYPT}
+
+
+def _encrypt(key: pkcs11.SecretKey, associated: bytes, inner: bytes) -> bytes:
+    if not isinstance(key, pkcs11.EncryptMixin):
+        raise RootKeyDisabled("CKA_ENCRYPT of the root key is off")
+    iv = os.urandom(_IV_BYTES)
+    sealed = key.encrypt(inner, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(iv, associated, 8 * _TAG_BYTES))
+    return _VERSION + iv + cast("bytes", sealed)
+
+
+def _decrypt(key: pkcs11.SecretKey, associated: bytes, wrapped: bytes) -> bytes:
+    if not isinstance(key, pkcs11.DecryptMixin):
+        raise RootKeyDisabled("CKA_DECRYPT of the root key is off")
+    iv, sealed = wrapped[1 : 1 + _IV_BYTES], wrapped[1 + _IV_BYTES :]
+    opened = key.decrypt(sealed, mechanism=Mechanism.AES_GCM, mechanism_param=GCMParams(iv, associated, 8 * _TAG_BYTES))
+    return cast("bytes", opened)
+
+
+def _attribute(key: pkcs11.SecretKey, name: Attribute) -> object:
+    """Return an attribute, None where the token does not tell it."""
+    try:
+        found: object = key[name]
+    except exceptions.PKCS11Error:
+        return None
+    return found

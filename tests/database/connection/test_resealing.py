@@ -1,0 +1,195 @@
+"""What the crypto service asks and stores to seal objects anew (migrations/0012_resealing.sql)."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from core.errors.platform import DatabaseRefused
+from core.keys.rotation import KeyState
+from core.tenants.lifecycle import Move
+from core.tenants.locks import LockReason
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from database.postgres.notify import mark, object_mark
+from database.services.managed_objects import ObjectRow
+from tests.database.builders import a_connected_service, a_provisioned_tenant, a_route, a_service_key, an_object
+from tests.database.fixtures import Field
+from tests.database.postgres.test_notify import LOST, Listener
+from tests.database.templates import filled_template
+
+
+def fill(field: Field) -> None:
+    """Tenants have a second, active version of the key of their service; acme's service users has one version."""
+    worker = field.open("worker")
+    for tenant in ("acme", "beta", "gamma"):
+        a_provisioned_tenant(worker, tenant)
+        a_connected_service(field, tenant)
+        with worker.tenant_tx(tenant) as tx:
+            tx.tenants.move(Move.ACTIVATE)
+        rotate(worker, tenant)
+    a_connected_service(field, "acme", "users", "3c4d")
+
+
+template = filled_template(fill)
+
+
+@pytest.fixture
+def crypto(field: Field) -> Database:
+    return field.open("crypto")
+
+
+def rotate(worker: Database, tenant: str, version: int = 2) -> None:
+    with worker.tenant_tx(tenant) as tx:
+        tx.services.record_key(replace(a_service_key(tenant, version=version), state=KeyState.PREPARED))
+    with worker.raw_tx(tenant) as connection:
+        connection.execute(
+            "update okcm.service_key set state = 'deactivated', deactivated_at = clock_timestamp()"
+            " where state = 'active' and service = 'orders'"
+        )
+        connection.execute(
+            "update okcm.service_key set state = 'active', activated_at = clock_timestamp() where version = %s",
+            [version],
+        )
+
+
+def resealed(row: ObjectRow, version: int = 2) -> ObjectRow:
+    return replace(row, key_version=version, material=b"sealed anew")
+
+
+def stored(crypto: Database, tenant: str = "acme", object_id: str = "object-orders") -> ObjectRow:
+    with crypto.tenant_tx(tenant) as tx:
+        row = tx.objects.get("orders", object_id)
+    assert row is not None
+    return row
+
+
+def test_services_with_a_former_version_that_is_not_emptied_are_found_page_by_page(crypto: Database) -> None:
+    everything = [("acme", "orders"), ("beta", "orders"), ("gamma", "orders")]
+    assert PlatformQueries(crypto).stale_services(("", ""), 10) == everything
+    pages = [PlatformQueries(crypto).stale_services(after, 1) for after in (("", ""), *everything)]
+    assert pages == [[one] for one in everything] + [[]]
+
+
+@pytest.mark.parametrize("state", ["prepared", "active", "destroyed"])
+def test_a_version_that_opens_nothing_or_encrypts_is_not_asked_for(crypto: Database, field: Field, state: str) -> None:
+    with field.administrator() as administrator:
+        administrator.execute("drop index okcm.service_key_active")
+        administrator.execute(
+            "update okcm.service_key set state = %s, wrapped = case when %s then null else wrapped end"
+            " where tenant_id = 'acme' and version = 1",
+            [state, state == "destroyed"],
+        )
+    assert PlatformQueries(crypto).stale_services(("", ""), 10) == [("beta", "orders"), ("gamma", "orders")]
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.services.unemptied("orders") == []
+
+
+def test_a_tenant_that_decrypts_nothing_is_not_asked_for(crypto: Database, worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.tenants.hold(LockReason.SWITCH)
+    with worker.tenant_tx("beta") as tx:
+        tx.tenants.move(Move.LEAVE)
+    with worker.tenant_tx("gamma") as tx:
+        tx.tenants.move(Move.SUSPEND)
+    assert PlatformQueries(crypto).stale_services(("", ""), 10) == [("gamma", "orders")]
+
+
+def test_compromised_versions_come_first(crypto: Database, worker: Database) -> None:
+    rotate(worker, "acme", 3)
+    with worker.raw_tx("acme") as connection:
+        connection.execute("update okcm.service_key set state = 'compromised' where service = 'orders' and version = 2")
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.services.unemptied("orders") == [2, 1]
+
+
+def test_a_new_seal_changes_nothing_else_and_needs_the_revision_that_was_seen(crypto: Database) -> None:
+    before = stored(crypto)
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.objects.reseal([replace(resealed(before), names=("x",), state=3, attributes=b"x")]) == 1
+        assert tx.objects.reseal([resealed(before)]) == 0
+        assert not tx.objects.change(replace(before, state=3))  # which would have put the former seal back
+    assert stored(crypto) == replace(resealed(before), revision=before.revision + 1)
+
+
+def test_what_was_destroyed_meanwhile_gets_no_seal(crypto: Database) -> None:
+    before = stored(crypto)
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.objects.change(replace(before, material=None, state=5))
+        assert tx.objects.reseal([replace(resealed(before), revision=before.revision + 1)]) == 0
+    assert stored(crypto).material is None
+
+
+def test_another_services_or_tenants_object_gets_no_seal(crypto: Database) -> None:
+    mine = stored(crypto)
+    with crypto.tenant_tx("beta") as tx:
+        assert tx.objects.reseal([resealed(mine)]) == 0
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.objects.reseal([replace(resealed(mine), service="users")]) == 0
+    assert stored(crypto) == mine
+
+
+def test_objects_under_a_version_are_walked_through_in_order(crypto: Database) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.objects.add([an_object("acme", object_id, names=()) for object_id in ("c", "a", "b")])
+        tx.objects.add([an_object("acme", "gone", names=(), material=None)])
+        tx.objects.add([an_object("acme", "newer", names=(), key_version=2)])
+        assert [row.object_id for row in tx.objects.sealed("orders", 1, "", 10)] == ["a", "b", "c", "object-orders"]
+        assert [row.object_id for row in tx.objects.sealed("orders", 1, "a", 2)] == ["b", "c"]
+        assert tx.objects.sealed("users", 1, "object-users", 10) == []
+
+
+def test_a_version_is_emptied_when_nothing_is_left_and_some_time_has_passed(crypto: Database, field: Field) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.objects.reseal([resealed(row) for row in tx.objects.sealed("orders", 1, "", 10)]) == 1
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.services.note_emptied("orders") == []  # a process that was told late may still store something
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.service_key set deactivated_at = now() - interval '121 seconds'")
+    for tenant, emptied in (("acme", [1]), ("beta", [])):
+        with crypto.tenant_tx(tenant) as tx:
+            assert tx.services.note_emptied("orders") == emptied
+    assert PlatformQueries(crypto).stale_services(("", ""), 10) == [("beta", "orders"), ("gamma", "orders")]
+    with pytest.raises(DatabaseRefused, match="23514"), crypto.tenant_tx("acme") as tx:
+        tx.objects.add([an_object("acme", "late", names=())])
+    with crypto.tenant_tx("beta") as tx:
+        tx.objects.add([an_object("beta", "late", names=())])
+
+
+@pytest.fixture
+def listener(crypto: Database, field: Field) -> Iterator[Listener]:  # noqa: ARG001 - after what it makes
+    running = Listener(field)
+    assert running.hears() == LOST
+    yield running
+    running.end()
+
+
+def test_a_new_seal_is_not_announced_and_every_other_change_of_an_object_is(
+    crypto: Database, worker: Database, listener: Listener
+) -> None:
+    before = stored(crypto)
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.objects.reseal([resealed(before)]) == 1
+    changes = [{"names": ("x",)}, {"state": 2}, {"attributes": b"x"}, {"material": b"x"}, {"material": None}]
+    for revision, changed in enumerate(changes, before.revision + 1):
+        row = replace(resealed(before), revision=revision, **changed)
+        with crypto.tenant_tx("acme") as tx:
+            assert tx.objects.change(row)
+        assert listener.hears() == object_mark("acme"), changed
+    with worker.tenant_tx("beta") as tx:
+        tx.routes.publish(replace(a_route("beta"), region="us-east-1"))
+    assert listener.hears() == mark("beta")
+
+
+def test_a_versions_state_is_announced_and_a_wrap_an_opening_or_its_end_for_objects_is_not(
+    crypto: Database, worker: Database, listener: Listener
+) -> None:
+    with worker.raw_tx("acme") as connection:
+        connection.execute("update okcm.service_key set wrapped = 'anew', l2_version = 2")
+    with crypto.tenant_tx("acme") as tx:
+        tx.services.opened("orders", 2)
+    with crypto.raw_tx("acme") as connection:
+        connection.execute("update okcm.service_key set emptied_at = now() where version = 1")
+    with worker.raw_tx("beta") as connection:
+        connection.execute("update okcm.service_key set state = 'compromised' where version = 1")
+    assert listener.hears() == mark("beta")

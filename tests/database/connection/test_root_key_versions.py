@@ -1,0 +1,189 @@
+"""Versions of root keys as rows: which one a wrap lies under, who is behind, what is left for a rotation to do."""
+
+from dataclasses import replace
+
+import pytest
+
+from core.errors.keys import RootKeyUnreachable
+from core.errors.platform import Overtaken
+from core.keys.root_keys import RootKeyMode
+from core.keys.rotation import Scope, Stage
+from core.tenants.lifecycle import Move
+from core.tenants.locks import LockReason
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from database.root_keys import NumberedKey, RootKeyVersionsRow
+from database.rotation import RewrappedRow
+from kms.self_test import transit_version
+from tests.database.builders import (
+    a_root_key,
+    a_service_key,
+    a_wanted_rotation,
+)
+from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_services
+
+WRAPS = {
+    b"vault:v1:abc": 1,
+    b"vault:v12:abc": 12,
+    b"vault:v999999999:abc": 999_999_999,
+    b"vault:v1000000000:abc": None,
+    b"vault:v:abc": None,
+    b"vault:vx:abc": None,
+    b"xvault:v1:abc": None,
+    b"vault:v1": None,
+    b"vault:v-1:abc": None,
+    b"vault:v1\\:": None,
+    b"\x01\x00\xffvault:v1:": None,
+    b"\x00": None,
+}
+
+template = filled_template(two_services)
+
+
+def wrap(worker: Database, service: str, wrapped: bytes, tenant: str = "acme") -> None:
+    with worker.raw_tx(tenant) as connection:
+        connection.execute("update okcm.service_key set wrapped = %s where service = %s", [wrapped, service])
+
+
+def versions(worker: Database, tenant: str = "acme") -> RootKeyVersionsRow | None:
+    with worker.tenant_tx(tenant) as tx:
+        return tx.root_keys.versions()
+
+
+def notice(worker: Database, newest: int, root_key_id: str | None = None, tenant: str = "acme") -> bool:
+    with worker.tenant_tx(tenant) as tx:
+        tx.tenants.lock()
+        return tx.root_keys.notice(root_key_id, newest)
+
+
+def test_the_recorded_version_is_the_one_that_the_wrap_itself_names(tenants: Database) -> None:
+    """Two readers of one form, this one and the key stores' own, must never part."""
+    for wrapped, version in WRAPS.items():
+        wrap(tenants, "orders", wrapped)
+        with tenants.raw_tx("acme") as connection:
+            [(found,)] = connection.execute("select root_key_version from okcm.service_key where service = 'orders'")
+        assert (wrapped, found) == (wrapped, transit_version(wrapped)) == (wrapped, version)
+
+
+@pytest.mark.usefixtures("tenants")
+def test_a_probe_names_its_version_too_and_other_holders_number_none(field: Field) -> None:
+    key = a_root_key(field, "acme")
+    with field.administrator() as administrator:
+        for mode, expected in (("openbao", 7), ("aws-kms", None), ("pkcs11", None)):
+            administrator.execute(
+                "update okcm.root_key set mode = %s, probe = 'vault:v7:probe' where root_key_id = %s", [mode, key]
+            )
+            administrator.execute(
+                "update okcm.service_key set root_key_mode = %s, wrapped = 'vault:v7:x' where root_key_id = %s",
+                [mode, key],
+            )
+            probes = administrator.execute("select probe_version from okcm.root_key").fetchall()
+            wraps = administrator.execute(
+                "select distinct root_key_version from okcm.service_key where tenant_id = 'acme'"
+            )
+            assert (probes, wraps.fetchall()) == ([(expected,)], [(expected,)])
+
+
+def test_everybody_who_may_look_sees_how_many_wraps_are_behind(tenants: Database, field: Field) -> None:
+    assert versions(tenants) is None
+    wrap(tenants, "orders", b"vault:v1:x")
+    wrap(tenants, "users", b"vault:v2:x")
+    for role in ("operator", "dashboard", "worker"):
+        assert versions(field.open(role)) == RootKeyVersionsRow(newest=2, older=1, wraps=2)
+    assert notice(tenants, 3)
+    assert not notice(tenants, 3)
+    assert versions(tenants) == RootKeyVersionsRow(newest=3, older=2, wraps=2)
+    assert versions(tenants, "beta") is None
+
+
+def test_what_is_noticed_of_a_key_is_forgotten_with_it_and_nothing_is_noticed_of_another(
+    tenants: Database, field: Field
+) -> None:
+    assert notice(tenants, 5)
+    key = a_root_key(field, "acme")
+    assert versions(tenants) is None
+    assert not notice(tenants, 5)
+    assert notice(tenants, 4, key)
+    with tenants.tenant_tx("acme") as tx:
+        tx.root_keys.begin(2, RootKeyMode.PLATFORM, "root-eu-west-1", None)
+        tx.root_keys.stage(2, [(row, b"vault:v1:anew") for row in tx.root_keys.unstaged(2, 10)])
+        assert tx.root_keys.switch(2)
+    assert versions(tenants) == RootKeyVersionsRow(newest=1, older=0, wraps=2)
+
+
+def test_the_look_finds_who_is_in_use_and_numbered(tenants: Database) -> None:
+    assert PlatformQueries(tenants).numbered_root_keys() == []
+    wrap(tenants, "orders", b"vault:v2:x")
+    wrap(tenants, "users", b"vault:v3:x")
+    of_acme = NumberedKey("acme", "eu-west-1", None, 2, None)
+    assert PlatformQueries(tenants).numbered_root_keys() == [of_acme]
+    assert notice(tenants, 3)
+    assert PlatformQueries(tenants).numbered_root_keys() == [replace(of_acme, noticed=3)]
+    for move, back, found in ((Move.SUSPEND, Move.RESUME, 1), (Move.LEAVE, None, 0)):
+        with tenants.tenant_tx("acme") as tx:
+            tx.tenants.move(move)
+        assert len(PlatformQueries(tenants).numbered_root_keys()) == found
+        if back is not None:
+            with tenants.tenant_tx("acme") as tx:
+                tx.tenants.move(back)
+
+
+def test_a_locked_tenants_and_a_sick_key_are_left_alone(tenants: Database, field: Field) -> None:
+    key = a_root_key(field, "acme")
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.root_key set probe = 'vault:v1:probe'")
+    assert PlatformQueries(tenants).numbered_root_keys() == [NumberedKey("acme", "eu-west-1", key, 1, None)]
+    with tenants.tenant_tx("acme") as tx:
+        tx.tenants.hold(LockReason.SWITCH)
+    assert PlatformQueries(tenants).numbered_root_keys() == []
+    with tenants.tenant_tx("acme") as tx:
+        tx.tenants.release(LockReason.SWITCH)
+        tx.root_keys.report(key, RootKeyUnreachable.code)
+    assert PlatformQueries(tenants).numbered_root_keys() == []
+
+
+def test_who_was_rotated_longest_ago_comes_first(tenants: Database) -> None:
+    for tenant in ("acme", "beta"):
+        wrap(tenants, "orders", b"vault:v1:x", tenant)
+    with tenants.tenant_tx("acme") as tx:
+        tx.rotations.begin(2, a_wanted_rotation(services=Scope.NONE), 1)
+    assert [key.tenant_id for key in PlatformQueries(tenants).numbered_root_keys()] == ["beta", "acme"]
+
+
+def test_a_rotation_is_left_what_lies_under_an_older_version_until_nothing_does(tenants: Database) -> None:
+    wrap(tenants, "orders", b"vault:v1:x")
+    wrap(tenants, "users", b"vault:v2:x")
+    with tenants.tenant_tx("acme") as tx:
+        wanted = a_wanted_rotation(services=Scope.NONE, root_key_version=2)
+        begun = tx.rotations.begin(2, wanted, 1)
+        assert begun.wanted == wanted
+        tx.rotations.enter(2, Stage.REWRAP)
+        assert tx.rotations.outdated(10) == []
+        [row] = tx.rotations.outdated(10, 2)
+        assert (row.service, row.wrapped) == ("orders", b"vault:v1:x")
+        # Another key is made meanwhile, by somebody who had read the older version.
+        tx.services.record_key(replace(a_service_key("acme", "orders", 2), wrapped=b"vault:v1:y", state="prepared"))
+        tx.rotations.count_outdated(2)
+        progress = tx.rotations.rewrap(2, [RewrappedRow(row, b"vault:v2:anew", 1)])
+        assert (progress.done, progress.total) == (1, 2)
+        progress = tx.rotations.rewrap(2, [RewrappedRow(row, b"vault:v3:late", 1)])
+        assert (progress.done, progress.total) == (1, 2)
+        [left] = tx.rotations.outdated(10, 2)
+        assert tx.rotations.rewrap(2, [RewrappedRow(left, b"vault:v2:anew", 1)]).done == 2
+        assert tx.rotations.outdated(10, 2) == []
+        # The tenant key's versions have nothing to do with it.
+        assert tx.rotations.retire_tenant_key(2) == 1
+
+
+def test_a_probe_is_replaced_where_it_is_still_the_one_that_was_read(tenants: Database, field: Field) -> None:
+    key = a_root_key(field, "acme")
+    with tenants.tenant_tx("acme") as tx:
+        tx.rotations.begin(2, a_wanted_rotation(services=Scope.NONE, root_key_version=2), 1)
+        tx.rotations.rewrap_probe(2, key, b"another", b"vault:v2:never")
+        assert tx.root_keys.probe(key) == (b"probe", bytes(32))
+        tx.rotations.rewrap_probe(2, key, b"probe", b"vault:v2:probe")
+        assert tx.root_keys.probe(key) == (b"vault:v2:probe", bytes(32))
+        tx.rotations.end(2)
+    with pytest.raises(Overtaken), tenants.tenant_tx("acme") as tx:
+        tx.rotations.rewrap_probe(2, key, b"vault:v2:probe", b"vault:v3:probe")

@@ -1,0 +1,41 @@
+"""Two tenants in one database, and everything we can think of to get from one to the other with SQL."""
+
+from contextlib import nullcontext
+
+import pytest
+
+from core.errors.platform import DatabaseRefused
+from database.connection.database import Database
+from tests.database.breaking import ATTACKER, VICTIM, breaches_of, denied_own_writes
+from tests.database.builders import a_leaving
+from tests.database.fixtures import Field
+from tests.database.templates import two_tenants
+
+
+@pytest.fixture
+def tenants(field: Field) -> Field:
+    two_tenants(root_keys=True)(field)
+    for tenant in (ATTACKER, VICTIM):
+        a_leaving(field, tenant)
+    return field
+
+
+def test_nothing_crosses_between_two_tenants(tenants: Field) -> None:
+    assert list(breaches_of(tenants)) == []
+    # All writes that are tried are possible in a role's own tenant, but for those that `breaking` names as forbidden.
+    assert denied_own_writes(tenants) == {
+        ("worker", "service_request"),
+        ("operator", "protected_field"),
+        ("dashboard", "protected_field"),
+    }
+
+
+def test_the_policy_alone_keeps_a_tenant_from_beginning_active(field: Field, worker: Database) -> None:
+    with field.administrator() as administrator:
+        administrator.execute("grant insert on okcm.tenant to okcm_worker")
+    for state, refused in (("requested", nullcontext()), ("active", pytest.raises(DatabaseRefused, match="42501"))):
+        with refused, worker.raw_tx(f"new-{state}") as connection:
+            connection.execute(
+                "insert into okcm.tenant (tenant_id, organization, region, state) values (%s, 'x', 'x', %s)",
+                [f"new-{state}", state],
+            )

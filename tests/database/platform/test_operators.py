@@ -1,0 +1,210 @@
+"""The operators' questions: right at 10,000 tenants, by one look at the table, for the dashboard's role alone."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.tenants.lifecycle import Move, State
+from core.tenants.provisioning import Step, StepState
+from database.platform.operators import Operations, TenantFilter
+from database.postgres.access import PLATFORM, sign
+from database.tenants import TenantRow
+from tests.database.builders import a_provisioned_tenant, an_event
+from tests.database.fixtures import Field, Server, clone
+from tests.database.many import TENANTS, add_many_tenants
+
+PROMISE = 180.0
+
+
+@pytest.fixture(scope="module")
+def many(server: Server, template: str) -> Iterator[Field]:
+    with clone(server, template) as field:
+        add_many_tenants(field)
+        yield field
+
+
+@pytest.fixture(scope="module")
+def operations(many: Field) -> Operations:
+    return Operations(many.open("dashboard", max_size=2), PROMISE)
+
+
+@pytest.fixture(scope="module")
+def rows(many: Field) -> list[TenantRow]:
+    with many.administrator() as administrator:
+        found = administrator.execute(
+            "select tenant_id, organization, region, state, root_key_mode, requested_at, ready_at, promise_broken_at"
+            " from okcm.tenant where tenant_id not like 'openkcm-%'"
+        ).fetchall()
+    return sorted((TenantRow(*row[:3], State(row[3]), *row[4:]) for row in found), key=lambda row: row.tenant_id)
+
+
+def is_overdue(row: TenantRow) -> bool:
+    waiting = row.state in {State.REQUESTED, State.PROVISIONING}
+    return waiting and row.requested_at < datetime.now(UTC) - timedelta(seconds=PROMISE)
+
+
+def is_late(row: TenantRow) -> bool:
+    return row.promise_broken_at is not None or row.state is State.FAILED or is_overdue(row)
+
+
+def every_page(operations: Operations, wanted: TenantFilter, size: int) -> list[TenantRow]:
+    found: list[TenantRow] = []
+    after = ""
+    while page := operations.page(wanted, after, size):
+        assert len(page) <= size
+        found += page
+        after = page[-1].tenant_id
+    return found
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        TenantFilter(),
+        TenantFilter(state=State.FAILED),
+        TenantFilter(region="us-east-1"),
+        TenantFilter(late=True),
+        TenantFilter(search="tenant-0"),
+        TenantFilter(search="SöHNE"),
+        TenantFilter(state=State.ACTIVE, region="eu-west-1", late=True, search="organization"),
+    ],
+    ids=str,
+)
+def test_the_pages_together_are_the_naive_list(
+    operations: Operations, rows: list[TenantRow], wanted: TenantFilter
+) -> None:
+    naive = [
+        row
+        for row in rows
+        if wanted.state in {None, row.state}
+        and wanted.region in {None, row.region}
+        and (not wanted.late or is_late(row))
+        and (
+            wanted.search is None
+            or row.tenant_id.startswith(wanted.search.lower())
+            or wanted.search.lower() in row.organization.lower()
+        )
+    ]
+    assert len(naive) > 5
+    assert every_page(operations, wanted, 997 if len(naive) > 1000 else 7) == naive
+
+
+@pytest.mark.parametrize("search", ["tenant-%", "_enant-0", "100%_", "'; drop table okcm.tenant; --", "\0", "\\"])
+def test_nothing_in_a_search_is_a_pattern_or_sql(operations: Operations, search: str) -> None:
+    assert operations.page(TenantFilter(search=search), "", 10) == []
+
+
+def test_a_percent_sign_finds_itself(operations: Operations) -> None:
+    assert len(every_page(operations, TenantFilter(search="100% s"), 50)) == TENANTS // 50
+
+
+def test_the_counts_are_of_all_customers_and_of_no_canary(operations: Operations, rows: list[TenantRow]) -> None:
+    counts = operations.counts()
+    assert sum(count.tenants for count in counts) == len(rows) == TENANTS
+    for count in counts:
+        there = [row for row in rows if (row.region, row.state) == (count.region, count.state)]
+        assert (count.tenants, count.late) == (len(there), sum(map(is_late, there)))
+
+
+def test_who_waits_longest_is_first_among_the_stuck(operations: Operations, rows: list[TenantRow]) -> None:
+    naive = sorted(
+        (row for row in rows if row.state is State.FAILED or is_overdue(row)),
+        key=lambda row: (row.requested_at, row.tenant_id),
+    )
+    stuck = operations.stuck(20)
+    assert [row.tenant_id for row in stuck] == [row.tenant_id for row in naive[:20]]
+    assert {(row.step, row.step_state) for row in stuck} == {(Step.CREATE_KEYS, StepState.PENDING)}
+
+
+def test_the_newest_times_are_of_the_newest_ready_tenants(operations: Operations, rows: list[TenantRow]) -> None:
+    ready = sorted((row.requested_at, row.ready_at) for row in rows if row.ready_at is not None)
+    times = operations.times(500)
+    assert [(time.requested_at, time.ready_at) for time in times] == ready[:-501:-1]
+    assert {time.seconds for time in times} <= set(map(float, range(1, 8)))
+
+
+def test_where_a_tenant_is_stuck_is_the_first_undone_step_of_its_newest_operation(field: Field) -> None:
+    worker = field.open("worker")
+    operations = Operations(field.open("dashboard"), PROMISE)
+    a_provisioned_tenant(worker, "acme")
+    with worker.tenant_tx("beta") as tx:
+        tx.tenants.request(an_event("beta"))
+    assert operations.stuck(10) == []
+    with worker.tenant_tx("acme") as tx:
+        tx.steps.fail("provision-1", Step.OPEN_RECORDS, "vault_refused")
+        tx.tenants.move(Move.FAIL)
+    with worker.tenant_tx("acme") as tx:
+        tx.steps.plan("provision-2", [*Step])
+        tx.steps.finish("provision-2", Step.OPEN_RECORDS, datetime.now(UTC))
+        tx.steps.retry("provision-2", Step.CREATE_KEYS, "vault_unavailable")
+        tx.steps.retry("provision-2", Step.CREATE_KEYS, "vault_unavailable")
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set requested_at = now() - interval '200 s' where tenant_id = 'beta'")
+    beta, acme = operations.stuck(10)
+    assert (acme.step, acme.step_state, acme.attempts, acme.problem) == (
+        Step.CREATE_KEYS,
+        StepState.RETRYING,
+        2,
+        "vault_unavailable",
+    )
+    assert (beta.tenant_id, beta.state, beta.step, beta.step_state, beta.attempts, beta.problem) == (
+        "beta",
+        State.REQUESTED,
+        None,
+        None,
+        0,
+        None,
+    )
+
+
+QUESTIONS = {
+    "counts": "select * from okcm.count_tenants('3 minutes')",
+    "page": "select * from okcm.page_of_tenants(null, null, false, null, '3 minutes', 'tenant-8', 25)",
+    "late page": "select * from okcm.page_of_tenants(null, null, true, null, '3 minutes', 'tenant-8', 25)",
+    "stuck": "select * from okcm.stuck_tenants('3 minutes', 20)",
+    "times": "select * from okcm.provisioning_times(500)",
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_signature_is_checked_once_and_no_table_is_read_twice(many: Field, question: str) -> None:
+    """The plan that really ran, as PostgreSQL notes it from inside the function."""
+    plans: list[dict] = []
+    with many.administrator() as connection:
+        connection.add_notice_handler(
+            lambda notice: plans.append(json.loads((notice.message_primary or "").partition("plan:\n")[2]))
+        )
+        connection.execute(
+            "load 'auto_explain'; set auto_explain.log_min_duration = 0; set auto_explain.log_analyze = on;"
+            "set auto_explain.log_nested_statements = on; set auto_explain.log_level = notice;"
+            "set auto_explain.log_format = json; set auto_explain.log_timing = off; set client_min_messages = notice;"
+            "set session authorization okcm_dashboard"
+        )
+        context = sign(many.key("dashboard"), PLATFORM, int(time.time()) + 60)
+        connection.execute(
+            "select set_config('app.tenant_id', '*', false), set_config('app.ctx', %s, false)", [context]
+        )
+        plans.clear()
+        connection.execute(QUESTIONS[question]).fetchall()
+    nodes = [node for plan in plans if "okcm.tenant t" in plan["Query Text"] for node in every_node(plan["Plan"])]
+    scans = [node for node in nodes if node.get("Relation Name") == "tenant"]
+    assert [node["Actual Loops"] for node in scans] == [1]
+    checks = [node for node in nodes if node.get("Parent Relationship") in {"InitPlan", "SubPlan"}]
+    assert checks
+    # Whether a context is signed is asked once for each table of the query; only the step of each stuck tenant is
+    # looked up one by one, and by its index.
+    repeated = [node for node in nodes if node["Actual Loops"] > 1]
+    assert {node.get("Index Name", "operation_step_newest") for node in repeated if "Scan" in node["Node Type"]} <= {
+        "operation_step_newest",
+        "operation_step_pkey",
+    }
+    assert all(node["Node Type"] != "Seq Scan" for node in repeated)
+
+
+def every_node(plan: dict) -> Iterator[dict]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from every_node(child)

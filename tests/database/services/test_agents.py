@@ -1,0 +1,118 @@
+"""What agents and services say of themselves is kept by service, in bounds, and goes with the tenant's rows."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from database.connection.database import Database
+from openkcm.contract.protected_fields import Backfill
+from openkcm.contract.services import OTHER_PLACES
+from tests.database.builders import (
+    NOW,
+    a_backfill,
+    a_connected_service,
+    a_contact,
+    a_leaf,
+    a_protection_use,
+    a_provisioned_tenant,
+)
+from tests.database.fixtures import Field
+from tests.database.templates import filled_template
+
+
+def fill(field: Field) -> None:
+    """The tenant acme has the service orders."""
+    a_provisioned_tenant(field.open("worker", max_size=1), "acme")
+    a_connected_service(field, "acme")
+    with field.administrator() as administrator:
+        administrator.execute("truncate okcm.agent, okcm.protection_use, okcm.backfill")
+
+
+template = filled_template(fill)
+
+
+@pytest.fixture
+def crypto(field: Field) -> Database:
+    return field.open("crypto", max_size=1)
+
+
+def test_an_agent_is_one_row_that_moves_forward_only(crypto: Database) -> None:
+    at = datetime.now(UTC)
+    first = a_contact(last_contact_at=at)
+    later = replace(first, problem="reload_failed", agent_version="0.2.0", last_contact_at=at + timedelta(seconds=30))
+    for row in (first, later, first):
+        with crypto.tenant_tx("acme") as tx:
+            tx.agents.note([row], [])
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.agents.all() == [later]
+
+
+def test_of_a_service_the_fifty_heard_of_last_are_kept_and_none_for_ever(crypto: Database) -> None:
+    at = datetime.now(UTC)
+    many = [a_contact(instance=f"host-{n}", last_contact_at=at - timedelta(minutes=n)) for n in range(60)]
+    forgotten = a_contact(instance="old", last_contact_at=at - timedelta(days=31))
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([forgotten], [])
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note(many, [])
+    with crypto.tenant_tx("acme") as tx:
+        assert list(tx.agents.all()) == many[:50]
+
+
+def test_a_service_that_is_not_on_record_has_neither(crypto: Database) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([a_contact("stranger")], [a_protection_use("stranger")])
+    with crypto.tenant_tx("acme") as tx:
+        assert (tx.agents.all(), tx.agents.uses(NOW.date(), NOW.date())) == ([], [])
+
+
+def test_uses_are_summed_by_day_and_place_and_end_below_what_a_column_holds(crypto: Database) -> None:
+    use = a_protection_use()
+    for _ in range(2):
+        with crypto.tenant_tx("acme") as tx:
+            tx.agents.note([], [use, use, a_protection_use(day=NOW.date() - timedelta(days=1))])
+    with crypto.tenant_tx("acme") as tx:
+        yesterday, today = tx.agents.uses(NOW.date() - timedelta(days=1), NOW.date())
+    assert (yesterday.operations, yesterday.day) == (20, NOW.date() - timedelta(days=1))
+    assert (today.operations, today.bytes, today.microseconds) == (40, 1280, 28)
+    assert (today.requests, today.request_microseconds) == (16, 3600)
+    for _ in range(3):
+        with crypto.tenant_tx("acme") as tx:
+            tx.agents.note([], [a_protection_use(bytes=2**62), a_protection_use(bytes=2**62)])
+    with crypto.tenant_tx("acme") as tx:
+        [today] = tx.agents.uses(NOW.date(), NOW.date())
+    assert today.bytes == 9 * 10**18
+
+
+def test_places_beyond_a_thousand_a_day_are_counted_together(crypto: Database) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([], [a_protection_use(place=f"t.{n}") for n in range(1000)])
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([], [a_protection_use(place=f"t.{n}") for n in range(995, 1010)])
+    with crypto.tenant_tx("acme") as tx:
+        rows = {row.place: row.operations for row in tx.agents.uses(NOW.date(), NOW.date())}
+    assert len(rows) == 1001
+    assert (rows["t.994"], rows["t.995"], rows[OTHER_PLACES]) == (10, 20, 100)
+
+
+def test_a_backfill_is_one_row_a_place_that_moves_forward_and_a_thousand_a_service(crypto: Database) -> None:
+    at = datetime.now(UTC)
+    first = a_backfill(told_at=at)
+    later = replace(first, done=100, remaining=0, state=Backfill.FINISHED, told_at=at + timedelta(seconds=1))
+    for row in (first, later, first, a_backfill("stranger")):
+        with crypto.tenant_tx("acme") as tx:
+            tx.agents.note_backfills([row])
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.agents.backfills() == [later]
+        tx.agents.note_backfills([a_backfill(place=f"t.{n}", told_at=at + timedelta(seconds=2)) for n in range(1000)])
+    with crypto.tenant_tx("acme") as tx:
+        places = [row.place for row in tx.agents.backfills()]
+    assert (len(places), first.place in places) == (1000, False)
+
+
+def test_the_newest_certificate_is_known_by_its_serial(field: Field, crypto: Database) -> None:
+    with field.open("worker", max_size=1).tenant_tx("acme") as tx:
+        tx.services.record_leaf(a_leaf("5e6f", generation=2))
+    with crypto.tenant_tx("acme") as tx:
+        assert tx.agents.newest(["orders", "billing"]) == {"orders": "5e6f"}

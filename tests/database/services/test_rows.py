@@ -1,0 +1,228 @@
+"""What each part of a transaction promises in `interfaces`."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.errors.keys import RootKeyRequestUnknown
+from core.errors.platform import ConflictingResource, DatabaseRefused
+from core.errors.tenants import IllegalMove, TenantUnknown
+from core.keys.root_keys import PlatformPlace
+from core.names import l2_key
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import TRANSITIONS, Move, State
+from core.tenants.provisioning import EventKind, Step, StepState
+from database.connection.database import Database
+from database.postgres.access import pads, sign
+from database.provisioning import RouteRow
+from database.root_keys import RootKeyRequestRow
+from tests.database.builders import (
+    NOW,
+    a_result,
+    an_announcement,
+    an_event,
+)
+from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_tenants
+
+template = filled_template(two_tenants(services=False))
+
+
+def test_a_tenant_is_requested_once_and_keeps_what_it_was_first_told(worker: Database) -> None:
+    with worker.tenant_tx("new") as tx:
+        first = tx.tenants.request(an_event("new"))
+        again = tx.tenants.request(an_event("new", "event-2", region="us-east-1"))
+    assert first == again
+    assert (first.state, first.region, first.root_key_mode) == (State.REQUESTED, "eu-west-1", "platform")
+
+
+def test_an_unknown_tenant_is_none_and_cannot_be_locked_or_moved(worker: Database) -> None:
+    with worker.tenant_tx("new") as tx:
+        assert tx.tenants.get() is None
+        for attempt in (tx.tenants.lock, lambda: tx.tenants.move(Move.PROVISION)):
+            with pytest.raises(TenantUnknown):
+                attempt()
+
+
+def test_activation_sets_the_time_of_being_ready_once(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        assert tx.tenants.move(Move.ACTIVATE) is State.ACTIVE
+        ready = tx.tenants.lock().ready_at
+        assert tx.tenants.move(Move.ACTIVATE) is State.ACTIVE
+        tx.tenants.move(Move.SUSPEND)
+        tx.tenants.move(Move.RESUME)
+        assert ready is not None
+        assert tx.tenants.lock().ready_at == ready
+
+
+def test_an_illegal_move_changes_nothing(worker: Database) -> None:
+    with worker.tenant_tx("new") as tx:
+        tx.tenants.request(an_event("new"))
+        with pytest.raises(IllegalMove):
+            tx.tenants.move(Move.ACTIVATE)
+        assert tx.tenants.lock().state is State.REQUESTED
+
+
+def test_a_way_back_must_be_named_and_leads_there(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.tenants.move(Move.ACTIVATE)
+        tx.tenants.move(Move.LOCK)
+        with pytest.raises(IllegalMove):
+            tx.tenants.move(Move.UNLOCK)
+        assert tx.tenants.move(Move.UNLOCK, State.SUSPENDED) is State.SUSPENDED
+        assert tx.tenants.move(Move.UNLOCK, State.SUSPENDED) is State.SUSPENDED
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(moves=st.lists(st.sampled_from(Move), max_size=8), back_to=st.sampled_from(State))
+def test_a_tenant_only_ever_walks_along_the_table(worker: Database, moves: list[Move], back_to: State) -> None:
+    with worker.tenant_tx("new") as tx:
+        state = tx.tenants.request(an_event("new")).state
+        for move in moves:
+            try:
+                after = tx.tenants.move(move, back_to if move in {Move.UNLOCK, Move.RESTORE} else None)
+            except IllegalMove:
+                after = state
+            assert after is state or after in TRANSITIONS[state, move]
+            assert tx.tenants.lock().state is after
+            state = after
+
+
+def test_a_promise_is_broken_once(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        assert tx.tenants.break_promise()
+        assert not tx.tenants.break_promise()
+
+
+def test_steps_of_an_operation(worker: Database) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    with worker.tenant_tx("acme") as tx:
+        tx.steps.plan("provision-2", [*Step])
+        tx.steps.retry("provision-2", Step.CREATE_KEYS, "vault_unavailable")
+        tx.steps.finish("provision-2", Step.CREATE_KEYS, began)
+        tx.steps.finish("provision-2", Step.CREATE_KEYS, began + timedelta(hours=1))
+        tx.steps.retry("provision-2", Step.CREATE_KEYS, "too late")
+        tx.steps.fail("provision-2", Step.CREATE_AUTHORITY, "vault_refused")
+        tx.steps.plan("provision-2", [*Step])
+        rows = tx.steps.latest()
+    assert [row.step for row in rows] == [*Step]
+    keys, authority, waiting = rows[1], rows[2], rows[3]
+    assert (keys.state, keys.attempts, keys.problem, keys.started_at) == (StepState.DONE, 1, None, began)
+    assert keys.finished_at is not None
+    assert (authority.state, authority.problem) == (StepState.FAILED, "vault_refused")
+    assert (waiting.state, waiting.started_at) == (StepState.PENDING, None)
+
+
+def test_a_step_that_was_not_planned_cannot_be_finished(worker: Database) -> None:
+    with pytest.raises(DatabaseRefused, match="not planned"), worker.tenant_tx("acme") as tx:
+        tx.steps.finish("nothing", Step.ACTIVATE, NOW)
+
+
+def test_a_key_is_recorded_once_and_never_as_another(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.keys.record(l2_key("acme"), "L2", 1)
+        with pytest.raises(ConflictingResource):
+            tx.keys.record(l2_key("acme"), "L2", 2)
+        assert [(key.name, key.kind, key.version) for key in tx.keys.all()] == [
+            (l2_key("acme"), "L2", 1),
+            ("ca-acme", "CA", 1),
+        ]
+
+
+def test_there_is_one_route_and_it_can_be_withdrawn(worker: Database) -> None:
+    moved = RouteRow(l2_key("acme"), "cd" * 32, "us-east-1")
+    with worker.tenant_tx("acme") as tx:
+        tx.routes.publish(moved)
+        assert tx.routes.get() == moved
+        assert tx.routes.withdraw()
+        assert not tx.routes.withdraw()
+        assert tx.routes.get() is None
+
+
+def test_the_newest_run_of_boundary_checks_is_kept_apart_from_older_ones(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.boundaries.record("gate", [a_result("there"), a_result("there", outcome="breached")])
+        tx.boundaries.record("gate", [a_result("back")])
+        assert [(found.name, found.outcome) for found in tx.boundaries.latest()] == [
+            ("there", "held"),
+            ("there", "breached"),
+            ("back", "held"),
+        ]
+    with worker.tenant_tx("acme") as tx:
+        run = tx.boundaries.latest_run()
+        assert list(run.results) == list(tx.boundaries.latest())
+        tx.boundaries.record("gate", [a_result("again")])
+    with worker.tenant_tx("acme") as tx:
+        later = tx.boundaries.latest_run()
+    assert later.recorded_at > run.recorded_at
+    assert [found.name for found in later.results] == ["again"]
+
+
+def test_a_tenant_that_was_never_checked_has_no_run(worker: Database) -> None:
+    with worker.tenant_tx("new") as tx:
+        assert tx.boundaries.latest_run() is None
+        assert list(tx.boundaries.latest()) == []
+
+
+def test_an_event_is_accepted_once(field: Field) -> None:
+    marketplace = field.open("marketplace")
+    with marketplace.tenant_tx("new") as tx:
+        assert tx.inbox.accept(an_event("new"))
+        assert not tx.inbox.accept(an_event("new", kind=EventKind.SERVICE_DISABLED))
+        assert tx.tenants.request(an_event("new")).state is State.REQUESTED
+
+
+def test_an_announcement_is_stored_and_sent_once(worker: Database) -> None:
+    with worker.tenant_tx("new") as tx:
+        tx.tenants.request(an_event("new"))
+        tx.outbox.add(an_announcement("new"))
+        tx.outbox.add(an_announcement("new", body="another"))
+        assert tx.outbox.unsent() == [an_announcement("new")]
+        tx.outbox.mark_sent("message-1")
+        [(_, sent)] = tx.outbox.all()
+        tx.outbox.mark_sent("message-1")
+        assert tx.outbox.unsent() == []
+        assert tx.outbox.all() == [(an_announcement("new"), sent)]
+    assert sent is not None
+
+
+def test_the_marketplace_sees_the_ready_text_and_no_other(field: Field, worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.outbox.add(an_announcement("acme", "message-2", kind=AnnouncementKind.FAILED))
+    with field.open("marketplace").tenant_tx("acme") as tx:
+        assert [message.kind for message, _ in tx.outbox.all()] == [AnnouncementKind.READY]
+
+
+@given(key=st.binary(min_size=32, max_size=64), tenant=st.text("abc-1", min_size=3, max_size=40), expiry=st.integers(0))
+def test_the_database_would_compute_the_same_mac(key: bytes, tenant: str, expiry: int) -> None:
+
+    inner, outer = pads(key)
+    claim, _, mac = sign(key, tenant, expiry).rpartition("|")
+    assert hashlib.sha256(outer + hashlib.sha256(inner + claim.encode()).digest()).hexdigest() == mac
+
+
+_JUNK = st.text("|0123456789abcdef*'\\-x \n", max_size=60)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tenant=_JUNK, context=_JUNK)
+def test_malformed_contexts_are_false_and_never_an_error(worker: Database, tenant: str, context: str) -> None:
+    with worker.raw_tx("acme") as connection:
+        connection.execute(
+            "select set_config('app.tenant_id', %s, true), set_config('app.ctx', %s, true)", [tenant, context]
+        )
+        assert connection.execute("select okcm.ctx_ok()").fetchone() == (False,)
+
+
+def test_a_root_key_request_is_unknown_to_another_tenant(worker: Database, field: Field) -> None:
+    request = RootKeyRequestRow("0" * 32, PlatformPlace(), "sealed")
+    with field.open("operator").tenant_tx("acme") as tx:
+        tx.root_keys.request(request)
+        assert tx.root_keys.problems(request.request_id) is None
+    with worker.tenant_tx("beta") as tx:
+        for read in (tx.root_keys.problems, tx.root_keys.requested):
+            with pytest.raises(RootKeyRequestUnknown):
+                read(request.request_id)

@@ -1,0 +1,172 @@
+import json
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.errors.platform import DatabaseRefused
+from database.audit import SignedHead
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from openkcm.contract.audit_events import StoredRecord, verify_chain
+from openkcm.errors import AuditBroken
+from tests.concurrency import at_once
+from tests.database.builders import an_audit_event
+from tests.database.fixtures import Field
+
+
+def records(database: Database, tenant_id: str) -> list[StoredRecord]:
+    with database.tenant_tx(tenant_id) as tx:
+        return list(tx.audit.records())
+
+
+def test_a_record_says_what_the_database_decided(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        assert tx.audit.append(an_audit_event("a")) == 1
+    [stored] = records(worker, "acme")
+    record = json.loads(stored.record)
+    assert (record["tenant_id"], record["seq"], record["event_id"]) == ("acme", 1, "a")
+    assert record["upstream_event_type"] == "keyCreate"
+    assert datetime.fromisoformat(record["time"]).utcoffset() is not None
+    assert record["time"].endswith("Z")
+
+
+def test_an_event_id_seen_before_adds_nothing_and_returns_its_old_number(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        assert [tx.audit.append(an_audit_event(name)) for name in "abab"] == [1, 2, 1, 2]
+    assert len(records(worker, "acme")) == 2
+
+
+def test_many_events_go_in_together_as_one_by_one(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append(an_audit_event("before"))
+        tx.audit.append_all([an_audit_event(name) for name in ("c", "a", "before", "b", "a")])
+        assert tx.audit.append(an_audit_event("b")) == 4
+        tx.audit.append_all([])
+        tx.audit.append_all([an_audit_event(name) for name in ("a", "c")])
+    stored = records(worker, "acme")
+    assert [json.loads(one.record)["event_id"] for one in stored] == ["before", "c", "a", "b"]
+    assert verify_chain(stored) == stored[-1]
+
+
+def test_of_many_events_with_one_that_is_none_nothing_is_stored(worker: Database) -> None:
+    for events in ("null", "{}", '[{"event_id": "x"}, {}]', '[{"event_id": "x"}, null]', '[{"event_id": "x"}, []]'):
+        with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:
+            connection.execute("select okcm.audit_append_all(%s)", [events])
+    assert records(worker, "acme") == []
+
+
+def test_many_events_move_the_head_only_when_one_is_new(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append_all([an_audit_event("a"), an_audit_event("b")])
+        head = tx.audit.head()
+        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
+        tx.audit.append_all([an_audit_event("b"), an_audit_event("a")])
+    assert PlatformQueries(worker).moved_heads(9) == []
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append_all([an_audit_event("b"), an_audit_event("c")])
+    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
+
+
+def test_eight_writers_leave_no_gap_and_one_chain(worker: Database) -> None:
+    def write(number: int) -> None:
+        for turn in range(6):
+            with suppress(ZeroDivisionError), worker.tenant_tx("acme") as tx:
+                tx.audit.append(an_audit_event(f"{number}-{turn}"))
+                assert 1 / (turn % 5)  # a rollback must leave no gap either
+            with worker.tenant_tx("acme") as tx:
+                tx.audit.append_all([an_audit_event(f"shared-{turn}"), an_audit_event(f"many-{turn}")])
+
+    at_once(*(partial(write, number) for number in range(8)))
+    last = verify_chain(records(worker, "acme"))
+    assert last.seq == 8 * 4 + 2 * 6
+
+
+def test_a_record_changed_behind_our_back_is_found_at_its_position(worker: Database, field: Field) -> None:
+    with worker.tenant_tx("acme") as tx:
+        for name in "abc":
+            tx.audit.append(an_audit_event(name))
+    with field.administrator() as administrator:
+        administrator.execute("alter table okcm.audit_event disable trigger append_only")
+        administrator.execute(
+            "update okcm.audit_event set record = replace(record, 'success', 'refused') where seq = 2"
+        )
+    with pytest.raises(AuditBroken, match="record 2"):
+        verify_chain(records(worker, "acme"))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(subject=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
+def test_the_stored_text_is_what_was_hashed_whatever_it_holds(worker: Database, subject: str) -> None:
+    with worker.tenant_tx("acme") as tx:
+        seq = tx.audit.append(an_audit_event(f"about {subject.encode().hex()}", subject=subject))
+        verify_chain(tx.audit.records())
+        [stored] = tx.audit.records(after=seq - 1, limit=1)
+    assert json.loads(stored.record)["subject"] == subject
+
+
+def test_fields_the_database_decides_cannot_be_given(worker: Database) -> None:
+    for call in ("audit_append('{}')", "audit_append_all('[{}]')"):
+        event = json.dumps({"event_id": call[:13], "tenant_id": "beta", "seq": 7, "time": "never"})
+        with worker.raw_tx("acme") as connection:
+            connection.execute(f"select okcm.{call.replace('{}', event)}")
+    assert records(worker, "beta") == []
+    assert [one.seq for one in records(worker, "acme")] == [1, 2]
+    for stored in records(worker, "acme"):
+        record = json.loads(stored.record)
+        assert (record["tenant_id"], record["seq"]) == ("acme", stored.seq)
+        assert record["time"] != "never"
+
+
+def test_a_text_that_is_no_event_is_rejected(worker: Database) -> None:
+    for event in ("null", "[]", "{}", '{"event_id": null}'):
+        with pytest.raises(DatabaseRefused), worker.raw_tx("acme") as connection:
+            connection.execute("select okcm.audit_append(%s)", [event])
+    assert records(worker, "acme") == []
+
+
+def test_a_stream_has_moved_until_its_head_is_signed(worker: Database) -> None:
+    for tenant in ("acme", "beta"):
+        with worker.tenant_tx(tenant) as tx:
+            tx.audit.append(an_audit_event())
+    assert PlatformQueries(worker).moved_heads(9) == ["acme", "beta"]
+    with worker.tenant_tx("acme") as tx:
+        head = tx.audit.head()
+        signed = SignedHead(head.seq, head.chain_hash, "signature", "audit:1")
+        tx.audit.save_signed_head(signed)
+        tx.audit.save_signed_head(signed)
+        assert tx.audit.signed_heads() == [signed]
+    assert PlatformQueries(worker).moved_heads(9) == ["beta"]
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append(an_audit_event("more"))
+    assert PlatformQueries(worker).moved_heads(9) == ["acme", "beta"]
+
+
+def test_a_signature_made_before_the_stream_grew_leaves_it_moved(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append(an_audit_event("a"))
+        head = tx.audit.head()
+        tx.audit.append(an_audit_event("b"))
+        tx.audit.save_signed_head(SignedHead(head.seq, head.chain_hash, "signature", "audit:1"))
+    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
+
+
+def test_a_signature_over_something_else_is_not_stored(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        tx.audit.append(an_audit_event())
+    with pytest.raises(DatabaseRefused), worker.tenant_tx("acme") as tx:
+        tx.audit.save_signed_head(SignedHead(1, bytes(32), "signature", "audit:1"))
+    assert PlatformQueries(worker).moved_heads(9) == ["acme"]
+
+
+def test_records_are_read_in_pages(worker: Database) -> None:
+    with worker.tenant_tx("acme") as tx:
+        for name in "abcde":
+            tx.audit.append(an_audit_event(name))
+        assert [record.seq for record in tx.audit.records(after=1, limit=2)] == [2, 3]
+        assert (tx.audit.head() or pytest.fail("no head")).seq == 5
+    with worker.tenant_tx("beta") as tx:
+        assert tx.audit.head() is None

@@ -1,0 +1,317 @@
+"""A tenant's leaving on record: who wins between restoring and destroying; what erasing takes, leaves and refuses."""
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from core.errors.platform import DatabaseRefused
+from core.errors.tenants import DestructionBegun, GraceNotOver, IllegalMove, TenantUnknown
+from core.tenants.lifecycle import Move, State
+from core.tenants.locks import LockReason
+from core.tenants.offboarding import KEPT
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.offboarding import LeavingRow
+from tests.concurrency import at_once
+from tests.database.builders import (
+    NOW,
+    a_doomed_key,
+    a_leaving,
+    a_provisioned_tenant,
+    some_uses,
+)
+from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_tenants
+
+ACME, BETA = "acme", "beta"
+GRACE = timedelta(days=30)
+ERASED = {
+    *("managed_object", "service_key", "service_certificate", "service_request", "service"),
+    *("root_key_change", "root_key_request", "root_key", "tenant_policy", "rotation"),
+    *("usage_minute", "usage_day", "usage_batch", "dashboard_session", "outbox", "operation_step", "route", "key"),
+    *("approval", "certificate_revocation_list", "agent", "protection_use", "backfill", "report"),
+    *("join_token", "enrolment", "discovery"),
+    *("protection", "protected_field", "key_probe"),
+}
+WITH_ANOTHER = {"approval_vote"}
+"""What goes with the row that it is about, and is not counted."""
+
+
+template = filled_template(two_tenants(active=True, root_keys=True))
+
+
+def leaving(tx: TenantTransaction) -> LeavingRow:
+    row = tx.leaving.get()
+    assert row is not None
+    return row
+
+
+def destroying(worker: Database, tenant: str = ACME) -> None:
+    """Bring a tenant behind the point of no return."""
+    with worker.tenant_tx(tenant) as tx:
+        tx.leaving.begin(timedelta())
+    with worker.tenant_tx(tenant) as tx:
+        assert tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
+
+
+def erase(worker: Database, at_most: int = 1000) -> int:
+    """Erase all and return in how many pieces."""
+    pieces = 1
+    while True:
+        with worker.tenant_tx(ACME) as tx:
+            if tx.leaving.erase(at_most):
+                return pieces
+        pieces += 1
+
+
+def counts(field: Field, tenant: str) -> dict[str, int]:
+    with field.administrator() as administrator:
+        tables = administrator.execute(
+            "select relname from pg_class c where relnamespace = 'okcm'::regnamespace and relkind in ('r', 'p')"
+            " and not relispartition and exists (select from pg_attribute where attrelid = c.oid"
+            " and attname = 'tenant_id')"
+        ).fetchall()
+        return {
+            table: administrator.execute(
+                f"select count(*) from okcm.{table} where tenant_id = %s", [tenant]
+            ).fetchone()[0]
+            for (table,) in tables
+        }
+
+
+@pytest.mark.parametrize("state", [State.ACTIVE, State.SUSPENDED, State.LOCKED])
+def test_a_tenant_comes_back_to_where_it_was_with_its_locks(worker: Database, state: State) -> None:
+    with worker.tenant_tx(ACME) as tx:
+        if state is not State.ACTIVE:
+            tx.tenants.move(Move.SUSPEND)
+        if state is State.LOCKED:
+            tx.tenants.hold(LockReason.SWITCH)
+            tx.tenants.hold(LockReason.ROOT_KEY)
+        before = tx.tenants.get()
+    with worker.tenant_tx(ACME) as tx:
+        row = tx.leaving.begin(GRACE)
+        assert (row.state, row.returns_to) == (State.LEAVING, state)
+        assert row.since is not None
+        assert row.until == row.since + GRACE
+    for _ in range(2):
+        with worker.tenant_tx(ACME) as tx:
+            assert tx.leaving.restore() is state
+            assert tx.tenants.get() == before
+            assert leaving(tx) == LeavingRow(state, None, None, None, None, None, {})
+
+
+def test_leaving_again_goes_on_as_it_was_begun(worker: Database) -> None:
+    with worker.tenant_tx(ACME) as tx:
+        first = tx.leaving.begin(GRACE)
+    with worker.tenant_tx(ACME) as tx:
+        assert tx.leaving.begin(timedelta()) == first
+
+
+def test_before_it_is_ready_nobody_leaves_and_who_is_not_there_does_not_either(field: Field) -> None:
+    worker = field.open("worker")
+    a_provisioned_tenant(worker, "gamma")
+    for act in (lambda tx: tx.leaving.begin(GRACE), lambda tx: tx.leaving.restore()):
+        with pytest.raises(IllegalMove), worker.tenant_tx("gamma") as tx:
+            act(tx)
+        with pytest.raises(TenantUnknown), worker.tenant_tx("nobody") as tx:
+            act(tx)
+
+
+def test_nothing_is_destroyed_before_the_grace_is_over_whoever_asks(worker: Database) -> None:
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.begin(GRACE)
+    with pytest.raises(GraceNotOver), worker.tenant_tx(ACME) as tx:
+        tx.leaving.begin_destruction(datetime.now(UTC) + GRACE - timedelta(minutes=1))
+    with worker.tenant_tx(ACME) as tx:
+        assert tx.leaving.begin_destruction(datetime.now(UTC) + GRACE + timedelta(minutes=1))
+
+
+def test_a_restored_tenant_is_not_destroyed_by_a_timer_that_is_left(worker: Database) -> None:
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.begin(timedelta())
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.restore()
+        assert not tx.leaving.begin_destruction(datetime.now(UTC) + GRACE)
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.begin(GRACE)
+    with pytest.raises(GraceNotOver), worker.tenant_tx(ACME) as tx:
+        tx.leaving.begin_destruction(datetime.now(UTC))
+
+
+def test_behind_the_point_of_no_return_nothing_is_restored(worker: Database) -> None:
+    destroying(worker)
+    with pytest.raises(DestructionBegun), worker.tenant_tx(ACME) as tx:
+        tx.leaving.restore()
+    with worker.tenant_tx(ACME) as tx:
+        assert tx.leaving.begin_destruction(datetime.now(UTC))
+
+
+def test_the_table_itself_keeps_a_tenant_that_is_being_destroyed(worker: Database) -> None:
+    destroying(worker)
+    for state in ("active", "suspended", "locked", "failed"):
+        with pytest.raises(DatabaseRefused, match="tenant_destroying_check"), worker.raw_tx(ACME) as connection:
+            connection.execute("update okcm.tenant set state = %s", [state])
+
+
+def test_of_restoring_and_destroying_at_once_one_wins_and_the_other_hears_of_it(worker: Database) -> None:
+    def restore() -> bool:
+        try:
+            with worker.tenant_tx(ACME) as tx:
+                tx.leaving.restore()
+        except DestructionBegun:
+            return False
+        return True
+
+    def destroy() -> bool:
+        with worker.tenant_tx(ACME) as tx:
+            return tx.leaving.begin_destruction(datetime.now(UTC) + timedelta(seconds=1))
+
+    for _ in range(10):
+        with worker.tenant_tx(ACME) as tx:
+            tx.leaving.begin(timedelta())
+        restored, destroyed = at_once(restore, destroy)
+        assert restored is not destroyed
+        if destroyed:
+            return
+
+
+# ── destroying ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_gathered_stays_as_it_was_first_seen(worker: Database) -> None:
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.gather([a_doomed_key(ACME)])
+        tx.leaving.gather([a_doomed_key(ACME, fingerprint="cd" * 32, versions="9")])
+        assert tx.leaving.doomed() == [a_doomed_key(ACME)]
+        tx.leaving.destroyed("L2 tenant key")
+        (first,) = tx.leaving.doomed()
+        assert first.destroyed_at is not None
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.destroyed("L2 tenant key")
+        assert tx.leaving.doomed() == [first]
+
+
+def test_destroyed_service_keys_have_no_wrap_and_nobody_elses_are_touched(worker: Database, field: Field) -> None:
+    with worker.tenant_tx(ACME) as tx:
+        (wrap,) = tx.leaving.unwrapped()
+        assert (wrap.kind, wrap.name, len(wrap.fingerprint)) == ("service key", "orders 1", 64)
+        assert tx.leaving.destroy_service_keys() == 1
+        assert tx.leaving.destroy_service_keys() == 0
+        assert tx.leaving.unwrapped() == []
+    with field.administrator() as administrator:
+        rows = administrator.execute(
+            "select tenant_id, state, wrapped is null and staged_wrapped is null from okcm.service_key order by 1"
+        ).fetchall()
+    assert rows == [(ACME, "destroyed", True), (BETA, "active", False)]
+
+
+def test_the_first_certificate_is_the_one_that_stays(worker: Database, field: Field) -> None:
+    a_leaving(field, ACME)
+    with worker.tenant_tx(ACME) as tx:
+        kept = tx.leaving.certificate()
+        assert kept is not None
+        assert tx.leaving.certify(type(kept)("another", "x", "audit:2", NOW)) == kept
+
+
+# ── erasing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_table_of_a_tenants_is_either_erased_or_kept_for_a_reason(worker: Database, field: Field) -> None:
+    """A new table fails here until somebody decides what becomes of it when a tenant leaves."""
+    del worker
+    assert set(counts(field, ACME)) == ERASED | WITH_ANOTHER | KEPT.keys()
+
+
+def test_erasing_leaves_what_is_kept_takes_the_name_and_touches_nobody_else(worker: Database, field: Field) -> None:
+    before, others = counts(field, ACME), counts(field, BETA)
+    destroying(worker)
+    assert erase(worker) == 1
+    after = counts(field, ACME)
+    assert {table: number for table, number in after.items() if table in ERASED | WITH_ANOTHER and number} == {}
+    assert {table: after[table] for table in KEPT} == {table: before[table] for table in KEPT}
+    assert counts(field, BETA) == others
+    with worker.tenant_tx(ACME) as tx:
+        assert leaving(tx).erased == {table: before[table] for table in ERASED}
+    with field.administrator() as administrator:
+        everything = "".join(
+            str(administrator.execute(f"select * from okcm.{table} where tenant_id = %s", [ACME]).fetchall())
+            for table in after
+        )
+        events = administrator.execute(
+            "select organization, started_at is not null from okcm.marketplace_event where tenant_id = %s", [ACME]
+        ).fetchall()
+    assert "acme Corporation" not in everything
+    assert events == [("(erased)", True)]
+
+
+def test_erasing_goes_on_piece_by_piece_and_counts_everything_once(worker: Database, field: Field) -> None:
+    with field.open("crypto", max_size=1).tenant_tx(ACME) as tx:
+        tx.usage.add([some_uses(minute=NOW + timedelta(minutes=minute)) for minute in range(60)], "minutes")
+    before = counts(field, ACME)
+    destroying(worker)
+    assert erase(worker, at_most=10) > 3
+    with worker.tenant_tx(ACME) as tx:
+        assert leaving(tx).erased == {table: before[table] for table in ERASED}
+        assert tx.leaving.erase(10)
+        assert leaving(tx).erased == {table: before[table] for table in ERASED}
+
+
+@pytest.mark.parametrize("state", ["active", "leaving", "restored", "offboarded"])
+def test_nothing_is_erased_of_a_tenant_that_is_not_being_destroyed(worker: Database, field: Field, state: str) -> None:
+    with worker.tenant_tx(ACME) as tx:
+        if state in {"leaving", "restored"}:
+            tx.leaving.begin(timedelta())
+        if state == "restored":
+            tx.leaving.restore()
+    if state == "offboarded":
+        destroying(worker)
+        with worker.tenant_tx(ACME) as tx:
+            tx.leaving.end()
+    before = counts(field, ACME)
+    with pytest.raises(DatabaseRefused), worker.tenant_tx(ACME) as tx:
+        tx.leaving.erase(1000)
+    assert counts(field, ACME) == before
+
+
+def test_nothing_is_erased_before_every_key_but_the_payloads_is_destroyed(worker: Database) -> None:
+    destroying(worker)
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.gather([a_doomed_key(ACME), a_doomed_key(ACME, kind="payload key", name="payload-acme")])
+    with pytest.raises(DatabaseRefused), worker.tenant_tx(ACME) as tx:
+        tx.leaving.erase(1000)
+    with worker.tenant_tx(ACME) as tx:
+        tx.leaving.destroyed("L2 tenant key")
+        assert tx.leaving.erase(1000)
+
+
+@pytest.fixture
+def doomed(worker: Database) -> Database:
+    destroying(worker)
+    return worker
+
+
+def test_while_one_is_erased_its_owner_still_reaches_no_row_of_another(doomed: Database, field: Field) -> None:
+    """The attack: a function of the owner's that does not ask whose rows it deletes, in the erased one's context."""
+    others = counts(field, BETA)
+    tables = sorted(ERASED - {"rotation", "tenant_policy"})
+    deletions = "".join(f"delete from okcm.{table} where tenant_id <> 'acme';" for table in tables)
+    with field.administrator() as administrator:
+        administrator.execute(
+            "create function okcm.careless() returns void language plpgsql security definer"
+            " set search_path = pg_catalog, pg_temp"
+            f" as $$ begin set constraints all deferred; {deletions} end $$;"
+            "alter function okcm.careless() owner to okcm_owner;"
+            "grant execute on function okcm.careless() to okcm_worker"
+        )
+    with doomed.raw_tx(ACME) as connection:
+        connection.execute("select okcm.careless()")
+    assert counts(field, BETA) == others
+
+
+def test_without_a_signed_context_nobody_erases(doomed: Database, field: Field) -> None:
+    del doomed
+    with field.session("worker") as session:
+        session.execute("select set_config('app.tenant_id', 'acme', true)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute("select okcm.erase_tenant(10)")

@@ -1,0 +1,103 @@
+"""Opens service keys as the crypto service does, with its own code, role and identity, and keeps none of them open.
+
+with Opener(settings) as opener:
+    before = opener.open_all(TENANT, REGION)       # (service, version) → L3
+    ciphertext = opener.encrypt(before["orders", 1])
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from config.settings import Settings
+from core import names as ids
+from core.keys.rotation import KeyState
+from core.tenants.lifecycle import State
+from crypto import wiring
+from crypto.interfaces import Caller
+from crypto.keyring import CachedKeyring
+from database.connection.database import Database
+from kms.key_cache import OpenedRootKeys
+from kms.platform import PlatformRootKey
+from kms.providers import CustomerRootKeys
+from vault.auth.client import VaultSession
+from vault.auth.tenant_tokens import InlineTenants
+from vault.transit.root_keys import TransitRootKeys
+from vault.transit.tenant_keys import TransitTenantKeys
+from worker.wiring import reach
+
+Result = TypeVar("Result")
+Estate = dict[tuple[str, int], bytes]
+"""Every version of a service key that opens what a caller brings, opened."""
+
+
+class _Here:
+    """`crypto.interfaces.Blocking` that lets its one caller wait, and `Changes` that tells of none."""
+
+    async def run(self, _tenant_id: str, work: Callable[[], Result]) -> Result:
+        return work()
+
+    def subscribe(self, forget: Callable[[str | None], None]) -> None:
+        """Keep nobody: nothing is kept open."""
+
+    async def opened(self, _tenant_id: str, _service: str, _version: int) -> None:
+        pass
+
+
+class Opener:
+    """Used from one thread."""
+
+    def __init__(self, settings: Settings, database: Database | None = None) -> None:
+        self._known = wiring.read_credentials(settings)
+        self._settings = settings
+        self.database = database or wiring.open_database(settings, self._known, 2)
+        self._keyring = self._new_keyring()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.database.close()
+
+    def open(self, tenant_id: str, region: str, service: str, version: int) -> bytes:
+        """Return an L3; raises what the crypto service's callers are told."""
+        caller = Caller(tenant_id, service, ids.l2_key(tenant_id), region, "", State.ACTIVE)
+        try:
+            return asyncio.run(self._keyring.key(caller, version)).material
+        except BaseException:
+            self._keyring = self._new_keyring()  # a failure is remembered for half a second; here the next call asks
+            raise
+
+    def open_all(self, tenant_id: str, region: str) -> Estate:
+        with self.database.tenant_tx(tenant_id) as tx:
+            keys = tx.services.keys()
+        return {
+            (key.service, key.version): self.open(tenant_id, region, key.service, key.version)
+            for key in keys
+            if key.state in {KeyState.ACTIVE, KeyState.DEACTIVATED}
+        }
+
+    def _new_keyring(self) -> CachedKeyring:
+        known, settings, here = self._known, self._settings, _Here()
+        vault = VaultSession(settings.vault_url, "crypto", known.vault_secret)
+        tenant_keys = TransitTenantKeys(vault, InlineTenants(vault, known.identity_pem, "crypto"))
+        root_keys = TransitRootKeys(vault)
+        shelf = OpenedRootKeys(
+            lambda region: PlatformRootKey(root_keys, region), CustomerRootKeys(reach(settings)), tenant_keys.decrypt
+        )
+        return CachedKeyring(self.database, tenant_keys, shelf, here, here, cache_seconds=0, opened=here.opened)
+
+
+def encrypt(key: bytes, plaintext: bytes) -> bytes:
+    nonce = os.urandom(12)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, None)
+
+
+def decrypt(key: bytes, ciphertext: bytes) -> bytes:
+    return AESGCM(key).decrypt(ciphertext[:12], ciphertext[12:], None)

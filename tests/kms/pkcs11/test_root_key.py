@@ -1,0 +1,301 @@
+"""A root key in a PKCS#11 token under the contract of all root keys, with SoftHSM changed by other processes."""
+
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from core.errors.keys import (
+    RootKeyCredentialsRefused,
+    RootKeyDisabled,
+    RootKeyMissing,
+    RootKeyRefused,
+    RootKeySlow,
+    RootKeyUnreachable,
+    RootKeyUnsuitable,
+    WrongContext,
+)
+from kms.egress_policy import Reach
+from kms.interfaces import RootKey
+from kms.pkcs11.module import Module
+from kms.pkcs11.worker_thread import ModuleThread
+from kms.providers import CustomerRootKeys
+from openkcm.errors import OpenKcmError
+from tests.concurrency import wait_until
+from tests.contracts.root_keys import CONTEXT, INNER, TENANT, RootKeyContract
+from tests.kms.softhsm import PIN, SoftHsm
+from tests.kms.undoing import undone
+
+TOKEN = "acme"
+
+pytestmark = [
+    pytest.mark.integration,
+    # python-pkcs11 ends a search when it is garbage, which may be after a reset of the library ended its session.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@dataclass
+class Pkcs11Holder:
+    root_keys: CustomerRootKeys
+    hsm: SoftHsm
+    root_key: RootKey
+    refusal = RootKeyCredentialsRefused
+
+    @property
+    def another(self) -> RootKey:
+        name = f"another-{uuid.uuid4().hex[:8]}"
+        self.hsm.make_key(TOKEN, name)
+        return self.root_keys.open(TENANT, self.hsm.place(TOKEN, name), self.hsm.pin())
+
+    @property
+    def missing(self) -> RootKey:
+        return self.root_keys.open(TENANT, self.hsm.place(TOKEN, "nothing"), self.hsm.pin())
+
+    def disabled(self) -> AbstractContextManager[None]:
+        return undone(lambda: self.hsm.switch(TOKEN, on=False), lambda: self.hsm.switch(TOKEN, on=True))
+
+    @contextmanager
+    def denied(self) -> Iterator[None]:
+        # A token knows no rights, only its PIN, and it is shown to the token whenever it is another.
+        right, self.root_key = self.root_key, self.root_keys.open(TENANT, self.hsm.place(TOKEN), self.hsm.pin("wrong"))
+        try:
+            yield
+        finally:
+            self.root_key = right
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        self.hsm.take_away(TOKEN)
+        try:
+            yield
+        finally:
+            self.hsm.bring_back(TOKEN)
+            until_reached(self.root_key)
+
+
+def until_reached(root_key: RootKey) -> None:
+    """The module is made to look for tokens anew once a second at most, because that ends everybody's login."""
+
+    def is_reached() -> bool:
+        try:
+            root_key.wrap(CONTEXT, INNER)
+        except RootKeyUnreachable:
+            return False
+        return True
+
+    wait_until(is_reached)
+
+
+@pytest.fixture(scope="module")
+def hsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
+    hsm = SoftHsm.create(tmp_path_factory.mktemp("softhsm"))
+    hsm.make_token(TOKEN)
+    hsm.make_key(TOKEN)
+    return hsm
+
+
+@pytest.fixture(scope="module")
+def root_keys(hsm: SoftHsm) -> CustomerRootKeys:
+    return CustomerRootKeys(Reach(pkcs11_module=hsm.module))
+
+
+@pytest.fixture
+def holder(hsm: SoftHsm, root_keys: CustomerRootKeys) -> Pkcs11Holder:
+    return Pkcs11Holder(root_keys, hsm, root_keys.open(TENANT, hsm.place(TOKEN), hsm.pin()))
+
+
+class TestPkcs11RootKey(RootKeyContract):
+    pass
+
+
+@pytest.fixture
+def key(hsm: SoftHsm) -> str:
+    """A key of the test's own."""
+    name = f"key-{uuid.uuid4().hex[:8]}"
+    hsm.make_key(TOKEN, name)
+    return name
+
+
+def new_token(hsm: SoftHsm) -> str:
+    """Return the label of a new token with a key."""
+    label = f"token-{uuid.uuid4().hex[:8]}"
+    hsm.make_token(label)
+    hsm.make_key(label)
+    return label
+
+
+def types(problems: Sequence[OpenKcmError]) -> list[type[OpenKcmError]]:
+    return [type(problem) for problem in problems]
+
+
+class TestWhatOtherProcessesDoIsNoticed:
+    @pytest.mark.parametrize("use", ["ENCRYPT", "DECRYPT"])
+    def test_a_use_that_is_switched_off_and_on(self, hsm, root_keys, key, use) -> None:
+        root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        hsm.switch(TOKEN, key, on=False, uses=(use,))
+        with pytest.raises(RootKeyDisabled, match=f"CKA_{use} of the root key is off"):
+            root_key.wrap(CONTEXT, INNER) if use == "ENCRYPT" else root_key.unwrap(CONTEXT, wrapped)
+        (problem,) = root_key.validate()
+        assert (type(problem), problem.message) == (RootKeyDisabled, f"CKA_{use} of the root key is off")
+        hsm.switch(TOKEN, key, on=True, uses=(use,))
+        assert root_key.unwrap(CONTEXT, wrapped) == INNER
+        assert root_key.validate() == []
+
+    def test_key_is_deleted_and_made_again_and_a_second_one_made_under_its_label(self, hsm, root_keys, key) -> None:
+        root_key = root_keys.open(TENANT, hsm.place(TOKEN, key), hsm.pin())
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        hsm.destroy_key(TOKEN, key)
+        for use in (lambda: root_key.wrap(CONTEXT, INNER), lambda: root_key.unwrap(CONTEXT, wrapped)):
+            with pytest.raises(RootKeyMissing):
+                use()
+        hsm.make_key(TOKEN, key)
+        with pytest.raises(WrongContext):
+            root_key.unwrap(CONTEXT, wrapped)
+        assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
+        hsm.make_key(TOKEN, key)
+        with pytest.raises(RootKeyUnsuitable, match="2 keys"):
+            root_key.wrap(CONTEXT, INNER)
+        assert types(root_key.validate()) == [RootKeyUnsuitable]
+
+    def test_a_token_that_is_made_while_the_process_runs(self, hsm, root_keys, holder) -> None:
+        holder.root_key.wrap(CONTEXT, INNER)
+        label = new_token(hsm)
+        root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
+        until_reached(root_key)
+        assert root_key.validate() == []
+        assert holder.root_key.validate() == [], "others have to log in again and do"
+
+    def test_a_token_that_is_made_anew_under_its_label(self, hsm: SoftHsm, root_keys: CustomerRootKeys) -> None:
+        label = new_token(hsm)
+        root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin())
+        until_reached(root_key)
+        wrapped = root_key.wrap(CONTEXT, INNER)
+        hsm.take_away(label)
+        hsm.make_token(label)
+        hsm.make_key(label)
+        with pytest.raises(RootKeyUnreachable):
+            root_key.unwrap(CONTEXT, wrapped)
+        until_reached(root_key)
+        with pytest.raises(WrongContext):
+            root_key.unwrap(CONTEXT, wrapped)
+
+
+class TestPins:
+    def test_nobody_is_let_in_by_anothers_login(self, hsm, root_keys, holder) -> None:
+        wrapped = holder.root_key.wrap(CONTEXT, INNER)
+        intruder = root_keys.open("other-corp", hsm.place(TOKEN), hsm.pin("guess"))
+        for use in (lambda: intruder.wrap(CONTEXT, INNER), lambda: intruder.unwrap(CONTEXT, wrapped)):
+            with pytest.raises(RootKeyCredentialsRefused) as failed:
+                use()
+            assert "guess" not in f"{failed.value} {failed.value.hint} {failed.value.__context__!r}"
+        assert holder.root_key.unwrap(CONTEXT, wrapped) == INNER
+
+    def test_a_refused_pin_is_shown_again_when_a_person_asks_and_not_before(self, hsm, root_keys) -> None:
+        label = new_token(hsm)
+        root_key = root_keys.open(TENANT, hsm.place(label), hsm.pin("4321-other"))
+        until_reached(root_keys.open(TENANT, hsm.place(label), hsm.pin()))
+        assert types(root_key.validate()) == [RootKeyCredentialsRefused]
+        hsm.change_pin(label, PIN, "4321-other")
+        with pytest.raises(RootKeyCredentialsRefused, match="not accepted"):
+            root_key.wrap(CONTEXT, INNER)
+        wait_until(lambda: root_key.validate() == [])
+        assert root_key.unwrap(CONTEXT, root_key.wrap(CONTEXT, INNER)) == INNER
+
+    def test_changed_pin_is_rejected_within_five_minutes(self, hsm: SoftHsm) -> None:
+        now = [1000.0]
+        module = Module(hsm.module, lambda: now[0])
+        with pytest.raises(RootKeyUnreachable):
+            module.session("not there", PIN)  # it loads the library, which does not see a token that is made later
+        label = new_token(hsm)
+        with pytest.raises(RootKeyUnreachable):
+            module.session(label, PIN)
+        now[0] += 2
+        module.session(label, PIN)
+        hsm.change_pin(label, PIN, "4321-other")
+        module.session(label, PIN)
+        now[0] += 301
+        with pytest.raises(RootKeyCredentialsRefused):
+            module.session(label, PIN)
+
+
+class TestPreflight:
+    @pytest.mark.parametrize(
+        ("made", "told"),
+        [
+            ({"SENSITIVE": False, "EXTRACTABLE": True}, ["not sensitive", "extractable"]),
+            ({"bits": 128}, ["256 bits"]),
+        ],
+        ids=str,
+    )
+    def test_it_tells_all_that_makes_a_key_unsuitable(self, hsm, root_keys, made, told) -> None:
+        name = f"key-{uuid.uuid4().hex[:8]}"
+        hsm.make_key(TOKEN, name, **made)
+        problems = root_keys.open(TENANT, hsm.place(TOKEN, name), hsm.pin()).validate()
+        assert set(types(problems)) == {RootKeyUnsuitable}
+        assert all(part in problem.message for part, problem in zip(told, problems, strict=True))
+
+    def test_it_names_the_mechanism_that_a_token_lacks(self, hsm: SoftHsm, tmp_path: Path) -> None:
+        configuration = tmp_path / "softhsm2.conf"
+        configuration.write_text(f"{hsm.configuration.read_text()}slots.mechanisms = CKM_AES_CBC\n")
+        asked = subprocess.run(
+            [sys.executable, "-c", _VALIDATE, str(hsm.module), TOKEN, PIN],
+            env={**os.environ, "SOFTHSM2_CONF": str(configuration)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert asked.stdout.splitlines()[0] == "root_key_unsuitable the token lacks the mechanism CKM_AES_GCM"
+
+
+_VALIDATE = """
+import sys
+from pathlib import Path
+from pydantic import SecretStr
+from kms.pkcs11.module import Module
+from kms.pkcs11.worker_thread import ModuleThread
+from kms.providers import CustomerRootKeys, Reach
+from core.keys.root_keys import Credentials, Pkcs11Place
+place = Pkcs11Place(token=sys.argv[2], key="openkcm-root")
+root_keys = CustomerRootKeys(Reach(pkcs11_module=Path(sys.argv[1])))
+for problem in root_keys.open("acme-corp", place, Credentials(pin=SecretStr(sys.argv[3]))).validate():
+    print(problem.code, problem.message)
+"""
+
+
+class TestTheModule:
+    def test_where_the_operator_set_none_nothing_is_opened(self, hsm: SoftHsm) -> None:
+        with pytest.raises(RootKeyRefused):
+            CustomerRootKeys(Reach()).open(TENANT, hsm.place(TOKEN), hsm.pin())
+
+    def test_one_that_cannot_be_loaded_says_nothing_of_the_customers_key(self, hsm: SoftHsm, tmp_path: Path) -> None:
+        (tmp_path / "text.so").write_text("not a library")
+        for path in (tmp_path / "nothing.so", tmp_path / "text.so"):
+            root_key = CustomerRootKeys(Reach(pkcs11_module=path)).open(TENANT, hsm.place(TOKEN), hsm.pin())
+            with pytest.raises(RootKeyUnreachable, match="cannot be loaded"):
+                root_key.wrap(CONTEXT, INNER)
+
+    def test_one_that_hangs_keeps_its_thread_and_no_caller(self) -> None:
+        thread, go_on = ModuleThread(), threading.Event()
+        done: list[str] = []
+        with pytest.raises(RootKeySlow):
+            thread.run(go_on.wait, 0.1)
+        with pytest.raises(RootKeySlow):
+            thread.run(lambda: done.append("its caller has given up"), 0.1)
+        go_on.set()
+        assert thread.run(lambda: "well", 60) == "well"
+        assert done == []
+
+    @pytest.mark.parametrize("wrapped", [b"\x02" + bytes(60), b"\x01" + bytes(28)], ids=["version", "short"])
+    def test_what_has_another_form_is_not_shown_to_the_token(self, holder: Pkcs11Holder, wrapped: bytes) -> None:
+        with pytest.raises(WrongContext):
+            holder.root_key.unwrap(CONTEXT, wrapped)

@@ -1,0 +1,1 @@
+"""Sessions at OpenBao or Vault: AppRole, tenant tokens, transport."""

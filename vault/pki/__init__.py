@@ -1,0 +1,1 @@
+"""Certificate authorities, server certificates and CRLs."""

@@ -1,0 +1,258 @@
+"""Tenant certificate authorities: a Transit key that never leaves, signed by the PKI root, constrained in name.
+
+An authority is one version of its tenant's key and the certificate for it; a roll makes the next version. Steps of
+`ensure`, and what is left behind when the process dies there:
+1. Look for the Transit key and the version: nothing yet.
+2. Make it: a version without a certificate, found again by key and number. Nothing signs with it unless asked to by
+   its number, so the authority before it goes on undisturbed.
+3. Let it make a request, let PKI sign that: a certificate in PKI's store that nobody recorded. It cannot be found by
+   name, only by looking through PKI's serials; so this is done whenever the key was there before step 2, and never
+   for a fresh tenant, whose certificate cannot exist.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from core import names as ids
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import ConflictingResource
+from core.errors.services import AuthorityLapsed
+from openkcm.contract.csr import new_key, request_of, requested_key
+from openkcm.contract.names import parse_service_name, service_spiffe, tenant_dns
+from openkcm.errors import InvalidName
+from vault.auth.client import VaultCalls
+from vault.pki.certificates import (
+    Authority,
+    Leaf,
+    LeafNames,
+    PkiRoot,
+    RevocationList,
+    build_leaf,
+    build_revocation_list,
+    hex_serial,
+    load_issuer,
+    tenant_of_authority,
+)
+from vault.transit.keys import disable_key, ensure_key, require_key
+
+LONGEST_LEAF = timedelta(hours=72)
+AUTHORITY_LIFETIME = "8760h"
+_SHORTEST_LEAF = timedelta(minutes=1)
+_PROOF = "proof"
+_PROOF_LIFETIME = timedelta(minutes=5)
+
+_EXPECTED_WARNINGS = ("Max path length of the signed certificate is zero", "This mount hasn't configured any authority")
+_SURELY_FRESH_SECONDS = 2.0
+"""A key that was missing and is there within this time was made by this call. If the time was longer, another attempt
+of the same step, taken for dead, may have made and signed it meanwhile; attempts lie further apart than this."""
+_LOCKS = 64
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class PkiAuthorities:
+    """`interfaces.CertificateAuthorities` over Transit and PKI."""
+
+    def __init__(self, session: VaultCalls, now: Callable[[], datetime] = _utc_now) -> None:
+        self._session = session
+        self._now = now
+        # Two threads with the same tenant take turns, so that the second finds what the first signed.
+        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
+
+    def ensure(
+        self, tenant_id: str, unknown_serials: Callable[[Sequence[str]], Sequence[str]], version: int = 1
+    ) -> Authority:
+        """Return the tenant's CA on a version of its key; see the module. Four calls for a fresh tenant.
+
+        The caller MUST have looked for a recorded authority first: what is on record is not looked for here.
+
+        Raises:
+            ConflictingResource: what is there is not what was asked for, or the version is not the next one.
+        """
+        with self._locks[hash(tenant_id) % _LOCKS]:
+            name, started = ids.ca_key(tenant_id), time.monotonic()
+            known = self._session.read(f"transit/keys/{name}")
+            was_there = known is not None and int(known["latest_version"]) >= version
+            key = self._version(name, ensure_key(self._session, name, "ecdsa-p256", derived=False), version)
+            if was_there or time.monotonic() - started > _SURELY_FRESH_SECONDS:
+                signed = self._signed_before(tenant_id, key, unknown_serials)
+                if signed is not None:
+                    return signed
+            return self._sign(tenant_id, name, key)
+
+    def issue(self, authority: Authority, tenant_id: str, service: str, csr_pem: str, lifetime: timedelta) -> Leaf:
+        """Issue a leaf for a CSR: only its public key is taken, the names come from the arguments. One call.
+
+        Raises:
+            CsrRefused: the request is not one, or its key is not taken.
+            InvalidName: the service's name or the lifetime (more than 72 h) is not allowed.
+            ConflictingResource: the authority is another tenant's.
+            AuthorityLapsed: it has expired, or is about to.
+            KeyUnavailable: the authority is disabled.
+        """
+        if not timedelta() < lifetime <= LONGEST_LEAF:
+            raise InvalidName("lifetime", "more than nothing and at most 72 hours")
+        names = LeafNames(parse_service_name(service), tenant_dns(tenant_id), service_spiffe(tenant_id, service))
+        issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
+        now = self._now()
+        if issuer.certificate.not_valid_after_utc <= now + _SHORTEST_LEAF:
+            raise AuthorityLapsed
+        leaf = build_leaf(issuer, requested_key(csr_pem), names, now, lifetime)
+        return Leaf(hex_serial(leaf), _pem(leaf), leaf.not_valid_after_utc)
+
+    def prove(self, authority: Authority, tenant_id: str, trusted: Authority) -> None:
+        """Issue a leaf for a key that is forgotten at once, and verify it as a TLS server would. One call.
+
+        Raises:
+            ConflictingResource: it does not verify, or the authority may not sign revocation lists.
+            KeyUnavailable: the authority is disabled.
+        """
+        issued = self.issue(authority, tenant_id, _PROOF, request_of(new_key()), _PROOF_LIFETIME)
+        leaf = x509.load_pem_x509_certificate(issued.certificate_pem.encode())
+        ca = x509.load_pem_x509_certificate(authority.certificate_pem.encode())
+        root = x509.load_pem_x509_certificates(trusted.chain_pem.encode())[-1]
+        try:
+            PolicyBuilder().store(Store([root])).time(self._now()).build_client_verifier().verify(leaf, [ca])
+        except VerificationError:
+            raise ConflictingResource("authority", authority.serial, "what it issues does not verify") from None
+        if not ca.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign:
+            raise ConflictingResource("authority", authority.serial, "it may not sign revocation lists")
+
+    def revoke(self, authority: Authority, tenant_id: str, wanted: RevocationList) -> bytes:
+        """Return the authority's revocation list in DER. One call.
+
+        Raises:
+            ConflictingResource: the authority is another tenant's.
+            KeyUnavailable: the authority is disabled.
+        """
+        issuer = load_issuer(self._session, tenant_id, authority.certificate_pem, authority.key_version)
+        return build_revocation_list(issuer, wanted)
+
+    def root(self) -> PkiRoot:
+        """Return the root that signs authorities today; raises KeyUnavailable when there is none. One call."""
+        root = x509.load_pem_x509_certificate(self._root_pem().encode())
+        return PkiRoot(hex_serial(root), root.not_valid_before_utc, root.not_valid_after_utc)
+
+    def disable(self, tenant_id: str) -> None:
+        """Stop the CA from signing, reversibly. One that does not exist is left so."""
+        disable_key(self._session, ids.ca_key(tenant_id))
+
+    def _version(self, name: str, record: dict[str, Any], version: int) -> "_KeyVersion":
+        """Return a version of the key, made when it is the next one.
+
+        Two attempts at once may make one more than was asked for. It stays unused until it is the next one's turn.
+        """
+        latest = int(record["latest_version"])
+        if latest + 1 == version:
+            record = self._session.write(f"transit/keys/{name}/rotate")
+            require_key(record, name, "ecdsa-p256", derived=False)
+        elif latest < version:
+            raise ConflictingResource("key", name, f"its newest version is {latest}, so {version} is not the next")
+        pem = record["keys"][str(version)]["public_key"]
+        return _KeyVersion(version, _raw_key(serialization.load_pem_public_key(pem.encode())))
+
+    def _sign(self, tenant_id: str, name: str, key: "_KeyVersion") -> Authority:
+        csr = self._session.write(f"transit/keys/{name}/csr", {"version": key.number})["csr"]
+        answer = self._session.request(
+            "POST",
+            "pki/root/sign-intermediate",
+            {
+                "csr": csr,
+                "common_name": _common_name(tenant_id, key.number),
+                "permitted_dns_domains": tenant_dns(tenant_id),
+                "max_path_length": "0",  # a string, as the policy compares it
+                "ttl": AUTHORITY_LIFETIME,
+            },
+        )
+        # PKI drops what it does not know and says so only in a warning; a constraint may be what it dropped.
+        for warning in answer.get("warnings") or ():
+            if not warning.startswith(_EXPECTED_WARNINGS):
+                raise ConflictingResource("authority", name, f"the key server warns: {warning}")
+        return _checked(tenant_id, key, answer["data"]["certificate"], answer["data"]["issuing_ca"])
+
+    def _signed_before(
+        self, tenant_id: str, key: "_KeyVersion", unknown_serials: Callable[[Sequence[str]], Sequence[str]]
+    ) -> Authority | None:
+        """Return the certificate of this key that was signed but never recorded; the oldest, should there be two."""
+        path_of = {
+            listed.replace(":", "").replace("-", "").lower(): listed for listed in self._session.list("pki/certs")
+        }
+        found = []
+        for serial in unknown_serials(list(path_of)):
+            entry = self._session.read(f"pki/cert/{path_of[serial]}")
+            if entry is None or entry.get("revocation_time"):
+                continue
+            certificate = x509.load_pem_x509_certificate(entry["certificate"].encode())
+            if _raw_key(certificate.public_key()) == key.public:
+                found.append(certificate)
+        if not found:
+            return None
+        oldest = min(found, key=lambda certificate: (certificate.not_valid_before_utc, certificate.serial_number))
+        return _checked(tenant_id, key, _pem(oldest), self._root_pem())
+
+    def _root_pem(self) -> str:
+        root = self._session.read("pki/cert/ca")
+        if root is None:
+            raise KeyUnavailable("the pki root is missing")
+        return str(root["certificate"])
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyVersion:
+    """A version of a tenant's key; `public` is its SubjectPublicKeyInfo."""
+
+    number: int
+    public: bytes
+
+
+def _checked(tenant_id: str, key: _KeyVersion, certificate_pem: str, root_pem: str) -> Authority:
+    """Return the authority when it is what was asked for, whoever made it.
+
+    Raises:
+        ConflictingResource: another key, another tenant, other constraints, or not signed by the root.
+    """
+    certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+    root = x509.load_pem_x509_certificate(root_pem.encode())
+    serial = hex_serial(certificate)
+    if _raw_key(certificate.public_key()) != key.public:
+        raise ConflictingResource("authority", serial, "it certifies another key")
+    if tenant_of_authority(certificate) != tenant_id:
+        raise ConflictingResource("authority", serial, "it is constrained to another tenant")
+    try:
+        certificate.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature):
+        raise ConflictingResource("authority", serial, "the root did not sign it") from None
+    pem = _pem(certificate)
+    return Authority(
+        serial=serial,
+        certificate_pem=pem,
+        chain_pem=pem + _pem(root),
+        not_after=certificate.not_valid_after_utc,
+        fingerprint=hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest(),
+        key_version=key.number,
+    )
+
+
+def _common_name(tenant_id: str, version: int) -> str:
+    """Return a name of its own for each authority, by which those who verify tell chains and revocation lists apart."""
+    return f"OpenKCM tenant {tenant_id}" + (f" ({version})" if version > 1 else "")
+
+
+def _raw_key(key: Any) -> bytes:
+    return bytes(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")

@@ -1,0 +1,97 @@
+"""Certificates for the crypto service's own listeners, signed by the PKI root through one narrow role.
+
+The role (`setup.SERVER_ROLE`) signs for TLS servers only, with the names it was set up with and nothing that could be
+taken for a tenant: a tenant's certificate comes from the tenant's own authority, and this role signs no authority.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from ipaddress import ip_address
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from core.errors.platform import ConflictingResource, SettingsInvalid
+from openkcm.contract.csr import CsrRefused
+from openkcm.errors import InvalidName
+from vault.auth.client import VaultCalls, VaultRejected
+from vault.setup import SERVER_ROLE, is_address
+
+LONGEST_SERVER_CERTIFICATE = timedelta(hours=72)
+
+
+class PkiServerCertificates:
+    """Certificates for our own TLS servers, from the PKI root by a role that signs server names only."""
+
+    def __init__(self, session: VaultCalls) -> None:
+        self._session = session
+
+    def sign(self, csr_pem: str, names: Sequence[str], lifetime: timedelta) -> tuple[str, str]:
+        """Return certificate and root as PEM for a request with an EC key, of which only that key is taken.
+
+        Args:
+            csr_pem: PKCS #10, self-signed, P-256 or larger; the names in it are ignored.
+            names: DNS names and IP addresses.
+            lifetime: at most 72 hours.
+
+        Raises:
+            CsrRefused: the request is not one, or has another kind of key.
+            SettingsInvalid: the role does not allow one of the names.
+            InvalidName: the lifetime is not allowed, or there is no name.
+            ConflictingResource: what came back is not what was asked for.
+        """
+        if not timedelta(seconds=1) <= lifetime <= LONGEST_SERVER_CERTIFICATE:
+            raise InvalidName("lifetime", "at least a second and at most 72 hours")
+        if not names:
+            raise InvalidName("names", "at least one")
+        addresses = [name for name in names if is_address(name)]
+        hosts = [name for name in names if not is_address(name)]
+        wanted = {
+            "csr": csr_pem,
+            "alt_names": ",".join(hosts),
+            "ip_sans": ",".join(addresses),
+            "ttl": f"{int(lifetime.total_seconds())}s",
+        }
+        if hosts:
+            # A subject, because without one alternative names must be critical (RFC 5280 4.2.1.6), which PKI forgets.
+            wanted["common_name"] = hosts[0]
+        try:
+            answer = self._session.write(f"pki/sign/{SERVER_ROLE}", wanted)
+        except VaultRejected as rejected:
+            raise _refusal(rejected, names) from rejected
+        certificate, root = str(answer["certificate"]), str(answer["issuing_ca"])
+        _check(certificate, root, csr_pem, names)
+        return f"{certificate}\n", f"{root}\n"
+
+
+def _refusal(rejected: VaultRejected, names: Sequence[str]) -> Exception:
+    if "not allowed" in rejected.reason or "subject alternate name" in rejected.reason:
+        return SettingsInvalid(
+            f"the key server signs no certificate for {', '.join(names)}",
+            "after a change of crypto_names: openkcm down and up, or openkcm setup vault for a key server of your own",
+        )
+    if "csr" in rejected.reason.lower() or "key" in rejected.reason.lower():
+        return CsrRefused("a self-signed request with an EC key is needed")
+    return rejected
+
+
+def _check(certificate_pem: str, root_pem: str, csr_pem: str, names: Sequence[str]) -> None:
+    """Raise ConflictingResource unless the root signed these names for the request's key; PKI drops what it will."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+    request = x509.load_pem_x509_csr(csr_pem.encode())
+    alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    signed = {str(name.value) for name in alternatives}
+    try:
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(root_pem.encode()))
+    except (ValueError, TypeError, InvalidSignature):
+        raise ConflictingResource("certificate", SERVER_ROLE, "the root did not sign it") from None
+    if signed != {str(ip_address(name)) if is_address(name) else name for name in names}:
+        raise ConflictingResource("certificate", SERVER_ROLE, "it has other names")
+    if _der(certificate.public_key()) != _der(request.public_key()):
+        raise ConflictingResource("certificate", SERVER_ROLE, "it certifies another key")
+
+
+def _der(key: CertificatePublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

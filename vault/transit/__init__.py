@@ -1,0 +1,1 @@
+"""Transit keys by purpose: tenant keys, root keys, payload keys, audit signatures."""

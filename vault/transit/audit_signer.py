@@ -1,0 +1,50 @@
+"""Signs the heads of audit streams with a Transit key; anyone can verify with the public keys and SHA-256 (ES256)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from core.errors.keys import KeyUnavailable
+from vault.auth.client import VaultCalls
+from vault.setup import AUDIT_KEY
+from vault.transit.keys import encoded, key_errors
+
+
+class TransitAuditSigner:
+    """`interfaces.AuditSigner` over Transit: ECDSA P-256 over SHA-256, signatures in base64 DER."""
+
+    def __init__(self, session: VaultCalls, key: str = AUDIT_KEY) -> None:
+        self._session = session
+        self._key = key
+
+    def sign(self, message: bytes) -> tuple[str, str]:
+        """Return the signature (base64 of the DER form) and `key:version` that made it; raises KeyUnavailable."""
+        with key_errors():
+            answer = self._session.write(
+                f"transit/sign/{self._key}/sha2-256", {"input": encoded(message), "marshaling_algorithm": "asn1"}
+            )
+        return self._signed(answer)
+
+    def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
+        """Return the same for each of several messages, made in one call; all of them or none."""
+        if not messages:
+            return []
+        with key_errors():
+            answer = self._session.write(
+                f"transit/sign/{self._key}/sha2-256",
+                {"batch_input": [{"input": encoded(message)} for message in messages], "marshaling_algorithm": "asn1"},
+            )
+        signed = [self._signed(one) for one in answer["batch_results"]]
+        if len(signed) != len(messages):
+            raise KeyUnavailable
+        return signed
+
+    def _signed(self, answer: Mapping[str, Any]) -> tuple[str, str]:
+        if "signature" not in answer:  # the server's word why not may hold anything
+            raise KeyUnavailable
+        _, version, signature = str(answer["signature"]).split(":")
+        return signature, f"{self._key}:{version.removeprefix('v')}"
+
+    def public_keys(self) -> dict[str, str]:
+        """Return `key:version` → PEM of every public key a head may be signed with."""
+        record = self._session.read(f"transit/keys/{self._key}") or {"keys": {}}
+        return {f"{self._key}:{version}": str(key["public_key"]) for version, key in record["keys"].items()}
