@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from activities.authorities import as_authority
 from activities.journal import Clock
 from activities.probes import PROBE, SIBLING, Probes, presenting
+from compliance.isolation.crypto_api.model import Door, FrontsAway, Identity, Pair, ProbeRefused, Strangers
+from compliance.isolation.crypto_api.suite import FrontAttacker
+from compliance.isolation.vault.forged_certificates import TransitForger
 from core.errors.compliance import CanaryMissing, MirrorMissing
 from core.isolation import CheckResult, breaches
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, PLATFORM_TENANTS
 from database.connection.database import Database
-from fronts.attacks import FrontAttacker
-from fronts.interfaces import Door, FrontsAway, Identity, Pair, ProbeRefused, Strangers
 from openkcm.contract.audit_events import AuditName
-from vault.forging import TransitForger
 from vault.pki.certificates import Authority
 from vault.transit.keys import ForgedLeaf
 

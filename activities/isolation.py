@@ -9,15 +9,15 @@ from activities.authorities import as_authority
 from activities.journal import Clock, finish, record
 from activities.metrics import Metrics
 from activities.threads import Threads
+from compliance.isolation.postgres.row_security import RowSecurityProbe as DatabaseProbe
+from compliance.isolation.vault.cross_tenant import VaultBoundaryProbe as VaultProbe
 from core.errors.compliance import BoundaryBreached, CanaryMissing
 from core.isolation import CheckResult, breaches, tally
 from core.messages.base import StepInput
 from core.names import CANARY_TENANT_ID
 from core.tenants.provisioning import Step
-from database.attacks import RowSecurityProbe as DatabaseProbe
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditName
-from vault.attacks import VaultBoundaryProbe as VaultProbe
 from vault.pki.certificates import Authority
 
 _ATTACKERS = 16

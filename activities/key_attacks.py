@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import structlog
 
 from activities.wrapping import RootKeyInForce, context_of, root_key_in_force
+from compliance.isolation.postgres.key_lineage import RowDescentProbe
+from compliance.isolation.vault.key_controls import VaultKeyProbe
 from core import names as ids
 from core.errors.keys import CustomerKeyError, KeyUnavailable, RootKeyDisabled, WrongContext
 from core.errors.platform import Overtaken
@@ -21,12 +23,10 @@ from core.keys.rotation import OPENING
 from core.tenants.lifecycle import DECRYPTS
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
-from database.descent import RowDescentProbe
 from database.keys import Fingerprinted, KeyProbeRow, KeyRow, ServiceKeyRow
 from database.platform.scheduled import PlatformQueries
 from kms.key_cache import OpenedRootKeys
 from openkcm.contract.names import RESERVED_PREFIX
-from vault.key_attacks import VaultKeyProbe
 from vault.transit.keys import KeyFindings, KeyTarget, ciphertext_version
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 

@@ -11,10 +11,10 @@ from typing import NamedTuple, get_args
 
 from temporalio.common import MetricMeter
 
+from compliance.reconciliation.model import Kind
 from core.certificates import ALARMING, Ending, Stage
 from core.isolation import CheckResult, Outcome
 from core.keys.rotation import Stuck
-from tenancy.double_entry import Kind
 
 READY_SECONDS = "openkcm_ready_seconds"
 READY_MEANING = "seconds from the accepted event to an active tenant"

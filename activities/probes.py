@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from activities.journal import Clock
+from compliance.isolation.crypto_api.model import Identity
 from core.errors.compliance import CanaryMissing, MirrorMissing
 from core.names import CANARY_TENANT_ID, PLATFORM_TENANTS
 from core.tenants.lifecycle import State
 from database.connection.database import Database
 from database.services.repository import ServiceRequestRow
-from fronts.interfaces import Identity
 from openkcm.contract.client_files import certificates
 from openkcm.contract.services import ServiceKind
 from openkcm.errors import PlatformError

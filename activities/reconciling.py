@@ -13,11 +13,11 @@ from temporalio import activity
 
 from activities.journal import Clock
 from activities.metrics import Metrics
+from compliance.reconciliation.ledger import Log, close
+from compliance.reconciliation.model import CHECKING, LATE, Difference, OurRecord, Severity
 from core import names as ids
 from database.connection.database import Database
 from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
-from tenancy.books import Log, close
-from tenancy.double_entry import CHECKING, LATE, Difference, OurRecord, Severity
 
 _LOOKED_BACK = timedelta(hours=25)
 """A day, and what the schedule may be late; what two looks have in common is on record once."""

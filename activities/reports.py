@@ -7,6 +7,7 @@ from temporalio import activity
 
 from activities.journal import Clock, record
 from activities.signing import RecordedSigner
+from compliance.reports.builder import Request, assemble
 from core.audit import AuditFilter
 from core.errors.compliance import ReportUnknown
 from core.errors.tenants import TenantUnknown
@@ -27,7 +28,6 @@ from openkcm.verification.reports.signed_file import (
 )
 from openkcm.verification.reports.verify import binding
 from openkcm.verification.signed_document import SignedText, write_document
-from tenancy.report_assembly import Request, assemble
 
 _PIECE = 5_000
 """Records read in one transaction; some megabytes."""

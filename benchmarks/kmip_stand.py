@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class MemoryObjects:
-    """`database.connection.transaction.ManagedObjects` in a dictionary, and the database around it."""
+    """`database.services.managed_objects.ManagedObjects` in a dictionary, and the database around it."""
 
     def __init__(self) -> None:
         self.rows: dict[str, ObjectRow] = {}

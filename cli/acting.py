@@ -4,35 +4,16 @@ The operator's role may append such records and no others (`okcm.audit_append_co
 the machine says; it is told, and nobody has proven it.
 """
 
-import getpass
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
-from core.correlation import correlated, correlation_id
+from compliance.audit.operator_events import command_event
+from core.correlation import correlated
 from core.errors.tenants import TenantUnknown
 from database.connection.database import Database
-from openkcm.contract.audit_events import AuditEvent, AuditName, Outcome
+from openkcm.contract.audit_events import AuditName, Outcome
 from openkcm.errors import CallerError, OpenKcmError
-
-ACTOR = "operator"
-_LONGEST = 100
-
-
-def command_event(name: AuditName, subject: str, outcome: Outcome, **details: str) -> AuditEvent:
-    """Return the record of what an operator does, by the correlation id of the command that does it."""
-    event_id = f"command/{uuid4().hex}"
-    return AuditEvent(
-        event_id=event_id,
-        name=name,
-        actor_kind="human",
-        actor=ACTOR,
-        subject=subject,
-        outcome=outcome,
-        correlation_id=correlation_id.get() or event_id,
-        details={"user": _user(), "machine": socket.gethostname()[:_LONGEST]} | details,
-    )
 
 
 @contextmanager
@@ -57,10 +38,3 @@ def on_record(database: Database, tenant_id: str, name: AuditName, subject: str 
             raise
         with database.tenant_tx(tenant_id) as tx:
             tx.audit.append_command(command_event(name, subject, "success", **details))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()[:_LONGEST]
-    except (KeyError, OSError):  # a user id without a name
-        return ""

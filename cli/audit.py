@@ -17,10 +17,11 @@ from cli.access import Tenant, named, operator_database
 from cli.acting import on_record
 from cli.audit_stream import stream
 from cli.reconcile import reconcile
+from compliance.audit.export import begin_export
+from compliance.audit.ocsf import NOT_VERIFIABLE, ocsf_line
 from config.settings import load_settings
 from core.audit import AuditFilter
 from core.errors.compliance import CertificateMissing
-from database.audit_reading import begin_export
 from database.platform.scheduled import PlatformQueries
 from openkcm.cli import output
 from openkcm.cli.audit import verify
@@ -29,7 +30,6 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.errors import PublicKeyRefused
 from openkcm.verification.erasure_certificate import certificate_file
 from openkcm.verification.public_keys import PublicKeys
-from tenancy.ocsf import NOT_VERIFIABLE, ocsf_line
 
 Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]
 KeysOut = Annotated[Path | None, typer.Option("--out", help="The file to make; default: print them.")]

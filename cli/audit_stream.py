@@ -15,14 +15,13 @@ import typer
 from rich.text import Text
 
 from cli.access import Tenant, named, operator_database
-from cli.forward import Forwarding, Progress
-from cli.forward_receivers import open_receiver
-from cli.forward_state import StateFile
+from compliance.audit.forwarding.batches import Form, StateFile
+from compliance.audit.forwarding.forwarder import Forwarding, Progress
+from compliance.audit.forwarding.sinks import open_receiver
 from config.settings import load_settings
 from core.correlation import correlated
 from openkcm.cli import output
 from openkcm.logging import configure_logs
-from tenancy.forwarding import Form
 
 _SHOWN_EVERY = 2.0
 

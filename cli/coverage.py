@@ -10,13 +10,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cli.access import Tenant, dashboard_database
-from cli.acting import command_event
-from config.settings import load_settings
-from database.coverage import read_coverage
-from openkcm.cli import output
-from openkcm.contract.audit_events import AuditName
-from openkcm.contract.names import parse_tenant_id
-from tenancy.coverage import (
+from compliance.audit.operator_events import command_event
+from compliance.coverage.assessment import (
     ALL_PROTECTED,
     LATELY_DAYS,
     LOOKED_BACK_DAYS,
@@ -30,6 +25,11 @@ from tenancy.coverage import (
     ServiceCoverage,
     Verdict,
 )
+from compliance.coverage.reader import read_coverage
+from config.settings import load_settings
+from openkcm.cli import output
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import parse_tenant_id
 
 
 def register(app: typer.Typer) -> None:

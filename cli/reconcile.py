@@ -13,17 +13,16 @@ from rich.text import Text
 
 from cli.access import named, operator_database
 from cli.tenant import every_tenant
+from compliance.reconciliation.ledger import Closed, Log, close, our_records
+from compliance.reconciliation.model import LATE, Difference, OurRecord, Severity
+from compliance.reconciliation.vault_log import files_of, read_log
 from config.settings import load_settings
 from core.errors.compliance import AuditDiffers, VaultLogUnknown
 from core.errors.tenants import TenantUnknown
 from database.connection.database import Database
-from database.reconciling import our_records
 from openkcm.cli import output
 from openkcm.contract.names import RESERVED_PREFIX
 from openkcm.errors import FileRefused
-from tenancy.books import Closed, Log, close
-from tenancy.double_entry import LATE, Difference, OurRecord, Severity
-from vault.audit_log import files_of, read_log
 
 _SETTLED = timedelta(seconds=10)
 """How old what is judged must be: by then the crypto service's records are in the streams."""

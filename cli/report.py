@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.access import Ask, Tenant, ask_gateway, dashboard_database
-from cli.acting import command_event
+from compliance.audit.operator_events import command_event
+from compliance.reports import periods as report_period
+from compliance.reports.periods import Period
 from config.settings import load_settings
 from core.errors.compliance import PeriodRefused, ReportTooLate, ReportUnknown
 from core.errors.tenants import TenantUnknown
@@ -24,8 +26,6 @@ from openkcm.cli.files import new_file
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.names import parse_tenant_id
 from openkcm.verification.reports.signed_file import Form
-from tenancy import report_period
-from tenancy.report_period import Period
 
 Out = Annotated[Path, typer.Option("--out", help="The file to make; one that is there is never written over.")]
 Format = Annotated[Form, typer.Option("--format", help="What to make; each has every figure in it.")]

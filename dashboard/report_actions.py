@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from compliance.reports.periods import Period
 from core.errors.compliance import ReportTooLate, ReportUnknown
 from core.errors.tenants import AccessRefused, TenantUnknown
 from core.tenants.roles import Permission
@@ -10,7 +11,6 @@ from dashboard.seat import Seat
 from database.reports import ReportRow
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.reports.signed_file import Form
-from tenancy.report_period import Period
 
 _LONGEST_NAME = 300
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from compliance.audit.export import PIECE, begin_export
 from core.audit import AuditFilter
 from core.tenants.roles import Permission
 from dashboard.seat import Seat
 from database.audit import AuditStream, FoundRecord, SignedHead, StreamEnds
-from database.audit_reading import PIECE, begin_export
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from openkcm.contract.audit_events import AuditName, StoredRecord, head_message, verify_chain

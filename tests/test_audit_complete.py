@@ -19,6 +19,7 @@ import typer
 import activities
 import dashboard
 from cli.__main__ import _app
+from compliance.audit.ocsf import OCSF
 from core.names import l2_key
 from core.services import CryptoOperation
 from core.tenants.lifecycle import State
@@ -34,7 +35,6 @@ from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.issuers import Issuers
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.client_files import Offer as Addresses
-from tenancy.ocsf import OCSF
 from tests.crypto.https.core import MemoryCore
 from tools import audited
 from tools.audited import Entry
@@ -255,7 +255,7 @@ def test_what_a_trigger_writes_is_in_a_migration() -> None:
 
 
 def test_every_name_is_seen_by_a_test_that_drives_it() -> None:
-    here = {ROOT / "tests/test_audit_complete.py", ROOT / "tests/tenancy/test_ocsf.py"}
+    here = {ROOT / "tests/test_audit_complete.py", ROOT / "tests/compliance/audit/test_ocsf.py"}
     texts = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py") if file not in here]
     assert {name for name in AuditName if not any(_sees(text, name) for text in texts)} == set()
 

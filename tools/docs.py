@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 import activities.metrics
 import crypto.metrics
+from compliance.audit.ocsf import ACTIVITIES, OCSF
 from config.settings import CONFIG_VARIABLE, PREFIX, Settings
 from core.errors.compliance import AuditDiffers, BreachNotCleared, ReceiverUnavailable, TenantKeyShared
 from core.errors.keys import CustomerKeyError, KeyVersionInUse
@@ -25,7 +26,6 @@ from openkcm.contract.audit_events import UPSTREAM_NAME, AuditName
 from openkcm.errors import AgentRunning, OpenKcmError, ProofRefused, ReportRefuted
 from openkcm.field_encryption.errors import StatementRefused
 from openkcm.verification.errors import VerificationIncomplete
-from tenancy.ocsf import ACTIVITIES, OCSF
 from tools import audited
 from worker.metrics import READY, READY_MEANING
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from rendering.pdf import pictures
-from tests.reports.sample import a_busy_report, a_document
+from compliance.reports.render.pdf import pictures
+from tests.compliance.reports.sample import a_busy_report, a_document
 
 FOLDER = Path(__file__).parents[1] / "docs"
 _NAMES = ("report-cover", "report-summary")

@@ -10,19 +10,19 @@ from activities.key_attacks import KeyAttacks
 from activities.metrics import Metrics
 from activities.probes import Probes
 from activities.reconciling import ReconcileActivities
+from compliance.isolation.crypto_api.session import Address
+from compliance.isolation.crypto_api.suite import FrontAttacker
+from compliance.isolation.postgres.key_lineage import RowDescentProbe
+from compliance.isolation.vault.forged_certificates import TransitForger
+from compliance.isolation.vault.key_controls import VaultKeyProbe
+from compliance.reconciliation.ledger import our_records
+from compliance.reconciliation.vault_log import files_of, read_log
 from config.settings import Settings
 from database.connection.database import Database
-from database.descent import RowDescentProbe
 from database.platform.scheduled import PlatformQueries
-from database.reconciling import our_records
-from fronts.attacks import FrontAttacker
-from fronts.sides import Address
 from kms.key_cache import OpenedRootKeys
-from vault.audit_log import files_of, read_log
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import TenantTokens
-from vault.forging import TransitForger
-from vault.key_attacks import VaultKeyProbe
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 from worker.probing import GatewayConnections
 

@@ -42,23 +42,23 @@ from activities.signing import RecordedSigner
 from activities.standing import StandingActivities
 from activities.stuck_rotations import StuckRotationActivities
 from activities.watching import Pace, WatchActivities
+from compliance.isolation.postgres.row_security import RowSecurityProbe
+from compliance.isolation.vault.cross_tenant import VaultBoundaryProbe
+from compliance.reports.render import pdf, render_html
+from compliance.reports.snapshot import read_stated
 from config import secrets
 from config.credential_encryption import unseal
 from config.secrets import Role, read_secret
 from config.settings import Settings
 from core.names import task_queue
 from core.notifications import Channel
-from database.attacks import RowSecurityProbe
 from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
-from database.report_facts import read_stated
 from kms.egress_policy import Reach
 from kms.key_cache import OpenedRootKeys
 from kms.platform import PlatformRootKey
 from kms.providers import CustomerRootKeys
 from openkcm.verification.reports.signed_file import Form
-from rendering import html, pdf
-from vault.attacks import VaultBoundaryProbe
 from vault.auth.client import VaultSession
 from vault.auth.tenant_tokens import TenantTokens
 from vault.pki.authorities import PkiAuthorities
@@ -104,7 +104,7 @@ PLATFORM_WORKFLOWS = (
     ExamineDueTenants,
 )
 
-_RENDERINGS: Mapping[Form, Rendering] = MappingProxyType({Form.HTML: html, Form.PDF: pdf})
+_RENDERINGS: Mapping[Form, Rendering] = MappingProxyType({Form.HTML: render_html, Form.PDF: pdf})
 
 _STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that last had it; a killed worker costs its tenants this much."""

@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import streamlit as st
 
+from compliance.reports.periods import Period
+from compliance.reports.snapshot import read_stated
 from core.errors.compliance import PeriodRefused
 from core.tenants.roles import Permission
 from dashboard import report_actions, stream
@@ -17,10 +19,8 @@ from dashboard.views import audit, compliance, report_query
 from dashboard.views import compliance_reports as reports
 from dashboard.views.compliance_reports import Choice, Row
 from dashboard.views.standing import UNDER_WAY
-from database.report_facts import read_stated
 from openkcm.errors import OpenKcmError
 from openkcm.verification.reports.signed_file import Form
-from tenancy.report_period import Period
 from workflows.gateway import NotDoneInTime
 
 _FIRST_DAY = date(2020, 1, 1)

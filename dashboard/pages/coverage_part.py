@@ -4,11 +4,11 @@ from datetime import UTC
 
 import streamlit as st
 
+from compliance.coverage.assessment import Coverage
+from compliance.coverage.reader import read_coverage
 from dashboard.seat import Seat
 from dashboard.views import coverage as view
 from dashboard.views.coverage import Days, Line
-from database.coverage import read_coverage
-from tenancy.coverage import Coverage
 
 
 def draw_part(seat: Seat) -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
+from compliance.reports import periods as report_period
+from compliance.reports.periods import Period
 from dashboard.views.words import code, moment
 from database.reports import ReportRow
-from tenancy import report_period
-from tenancy.report_period import Period
 
 _MOMENT = timedelta(microseconds=1)
 PATIENCE = timedelta(minutes=3)

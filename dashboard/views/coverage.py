@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from types import MappingProxyType
 
-from dashboard.views.services import KIND_NAMES
-from dashboard.views.words import code, count, listed
-from openkcm.contract.protected_fields import Mode, Store
-from tenancy.coverage import (
+from compliance.coverage.assessment import (
     ALL_PROTECTED,
     LATELY_DAYS,
     LOOKED_BACK_DAYS,
@@ -22,7 +19,10 @@ from tenancy.coverage import (
     Way,
     first_day,
 )
-from tenancy.coverage_gaps import Gap
+from compliance.coverage.gaps import Gap
+from dashboard.views.services import KIND_NAMES
+from dashboard.views.words import code, count, listed
+from openkcm.contract.protected_fields import Mode, Store
 
 RESTS_ON = (
     "This rests on your list of fields, on what the crypto service saw, and on what your own programs say of "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from types import MappingProxyType
 
+from compliance.coverage.assessment import PLAIN
 from core.certificates import Stage, stage
 from core.services import RENEWED, CryptoOperation, ServiceState
 from core.tenants.lifecycle import ENCRYPTS
@@ -18,7 +19,6 @@ from database.services.repository import ServiceRow
 from database.tenants import TenantRow
 from database.usage import UsageTotalRow
 from openkcm.contract.services import ServiceKind
-from tenancy.coverage import PLAIN
 
 TITLES: Mapping[ServiceKind, str] = MappingProxyType(
     {

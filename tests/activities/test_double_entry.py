@@ -11,18 +11,17 @@ from temporalio.testing import ActivityEnvironment
 from activities import destruction, keys, reconciling, rotation, services
 from activities.journal import record
 from activities.reconciling import ReconcileActivities
+from compliance.reconciliation.ledger import Log, close, our_records
+from compliance.reconciliation.model import CHECKING, Kind
+from compliance.reconciliation.vault_log import read_log
 from core import names as ids
 from core.keys.rotation import Scope
 from core.tenants.provisioning import Step
-from database.reconciling import our_records
 from openkcm.contract.audit_events import AuditName
-from tenancy.books import Log, close
-from tenancy.double_entry import CHECKING, Kind
 from tests.activities.counting import UNCOUNTED, Counted, counting
 from tests.activities.provisioning import Provisioning, run_steps
 from tests.activities.rotating import Rotating
 from tests.vault import server as openbao
-from vault.audit_log import read_log
 from worker.wiring import utc_now
 
 Differences = Callable[[Provisioning], list[tuple[Kind, str]]]

@@ -15,22 +15,22 @@ from temporalio.testing import ActivityEnvironment
 from activities.audit_heads import AuditHeadActivities
 from activities.reports import ReportActivities
 from activities.signing import RecordedSigner
+from compliance.audit.export import begin_export
+from compliance.reports.render import pdf, render_html
+from compliance.reports.snapshot import read_stated
 from core.audit import AuditFilter
 from core.errors.compliance import ReportUnknown
 from core.errors.platform import DatabaseRefused, DatabaseUnavailable
 from core.messages.base import StepInput
 from core.messages.compliance import ReportStep
 from core.tenants.lifecycle import Move
-from database.audit_reading import begin_export
 from database.connection.database import Database
 from database.connection.transaction import TenantTransaction
 from database.platform.scheduled import PlatformQueries
-from database.report_facts import read_stated
 from openkcm.contract.audit_events import AuditName
 from openkcm.verification.public_keys import PublicKeys
 from openkcm.verification.reports.signed_file import Form, read_report
 from openkcm.verification.reports.verify import verify_report
-from rendering import html, pdf
 from tests.activities.dying import Died
 from tests.activities.recorded import Recorded
 from tests.core.proving import lines_of
@@ -84,7 +84,7 @@ class Scene(Recorded):
         self.read(lambda tx: tx.tenants.move(Move.ACTIVATE))
         a_connected_service(field, TENANT)
         PlatformQueries(self.worker).record_audit_keys(SIGNER.public_keys())
-        self.renderings = {Form.HTML: html}
+        self.renderings = {Form.HTML: render_html}
         database: Any = self.mortal
         signer = RecordedSigner(PlatformQueries(database), self.mortal)
         heads = AuditHeadActivities(database, PlatformQueries(database), signer)

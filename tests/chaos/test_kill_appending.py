@@ -19,9 +19,9 @@ from random import Random
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from compliance.audit.export import begin_export
 from core.audit import AuditFilter
 from crypto.journal import journal_folder, waiting_bytes
-from database.audit_reading import begin_export
 from database.connection.database import Database
 from devstack.postgres import PostgresServer
 from openkcm.verification.audit_export import verify_export

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
-from cli.forward import Forwarding
-from cli.forward_receivers import open_receiver
-from cli.forward_state import StateFile
+from compliance.audit.forwarding.batches import Batch, Form, StateFile
+from compliance.audit.forwarding.forwarder import Forwarding
+from compliance.audit.forwarding.sinks import open_receiver
 from core.errors.compliance import DestinationRefused, ReceiverUnavailable
 from database.connection.database import Database
 from openkcm.errors import CallerError, FileRefused
-from tenancy.forwarding import Batch, Form
 from tests.cli.forward_stand import HttpsReceiver, Identity, SyslogReceiver, make_identity
 from tests.concurrency import wait_until
 from tests.core.proving import TENANT, a_stream

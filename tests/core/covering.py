@@ -3,10 +3,10 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
+from compliance.coverage.assessment import Backfilling, ServiceFacts, Use
 from core.services import ServiceState
 from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
-from tenancy.coverage import Backfilling, ServiceFacts, Use
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TODAY = NOW.date()

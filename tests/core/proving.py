@@ -16,8 +16,8 @@ from openkcm.verification.erasure_certificate import (
     statement_text,
 )
 from openkcm.verification.public_keys import PublicKeys
+from tests.compliance.reports.sample import chained
 from tests.database.signing import SIGNER, Signer
-from tests.reports.sample import chained
 
 TENANT = "acme-corp-12345"
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

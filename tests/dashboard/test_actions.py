@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from compliance.reports.periods import named
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import ActionRefused, SessionEnded, TenantUnknown
 from core.tenants.approvals import Action, ApprovalState, Choice
@@ -28,7 +29,6 @@ from dashboard.seat import Seat
 from dashboard.views import rotation
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
-from tenancy.report_period import named
 from tests.dashboard.scene import ACME, Scene
 from tests.database.builders import a_protected_field
 from workflows.gateway import UpdateRefused

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
+from compliance.reconciliation.model import SLACK
+from compliance.reconciliation.vault_log import _UNDER_WAY
 from config.secrets import BOUNDARY_IDENTITY, Role
 from core import names as ids
 from core.errors.platform import VaultRefused
-from tenancy.double_entry import SLACK
 from tests.concurrency import wait_until
 from tests.stories.clients import Program, start_program
 from tests.stories.connected import connect
 from tests.stories.holders import Holders
 from tests.stories.stack import ACME, Stack
 from tests.stories.thief import Thief
-from vault.audit_log import _UNDER_WAY
 from vault.auth.client import VaultSession, token_session
 from vault.auth.tenant_tokens import TenantTokens
 

@@ -7,8 +7,8 @@ from activities.probes import PROBE, REVOKED, SIBLING
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
 from core.services import ServiceState
 from core.tenants.lifecycle import State
+from tests.compliance.isolation.crypto_api.doors import hang_up
 from tests.concurrency import wait_until
-from tests.fronts.doors import hang_up
 from tests.stories.connected import command_until_done
 from worker import evidence_wiring, wiring
 

@@ -2,8 +2,8 @@
 
 import json
 
+from compliance.audit.forwarding.batches import Batch, Form, ForwardedState
 from openkcm.contract.audit_events import StoredRecord
-from tenancy.forwarding import Batch, Form, ForwardedState
 from tests.core.proving import TENANT, a_stream
 
 STATE = ForwardedState(TENANT, "https://siem.example", Form.OCSF, 7, "ab" * 32)

@@ -21,6 +21,7 @@ from openkcm.verification.audit_export import (
 )
 from openkcm.verification.errors import VerificationIncomplete
 from openkcm.verification.results import Outcome, SignatureState, Verdict
+from tests.compliance.reports.sample import chained
 from tests.core.proving import (
     FINGERPRINT,
     KEYS,
@@ -35,7 +36,6 @@ from tests.core.proving import (
     with_flipped_bit,
 )
 from tests.database.signing import Signer
-from tests.reports.sample import chained
 
 
 def verify(file: bytes, *, compared: bool = False) -> Verdict:

@@ -3,6 +3,7 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from compliance.reports.periods import named
 from core.errors.compliance import ReportUnknown
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import AccessRefused
@@ -14,7 +15,6 @@ from dashboard.views.compliance_reports import Choice
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.reports.signed_file import Form
-from tenancy.report_period import named
 from tests.dashboard.scene import Scene, press, shown, text
 
 ID = "6f2c0c6d5f1e4a0d9f4be1a1f8f0a7c3"

@@ -8,7 +8,7 @@ from dashboard.views import audit, compliance
 from dashboard.views.standing import Tone
 from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.reports.model import LatestCheck, Stated
-from tests.rendering.builders import a_key, a_service, a_standing
+from tests.compliance.reports.render.builders import a_key, a_service, a_standing
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SIGNED = audit.Status(audit.Chain.SIGNED, "9", "9", "ab", "Signed up to record 9.", alarming=False)

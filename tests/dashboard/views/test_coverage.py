@@ -5,12 +5,12 @@ from datetime import timedelta
 
 import pytest
 
+from compliance.coverage.assessment import Asked, Coverage, Overhead, ServiceFacts, coverage
 from core.services import CryptoOperation, ServiceState
 from core.tenants.lifecycle import State
 from dashboard.views import coverage as view
 from openkcm.contract.protected_fields import Backfill, ProtectedField, Store
 from openkcm.contract.services import ServiceKind
-from tenancy.coverage import Asked, Coverage, Overhead, ServiceFacts, coverage
 from tests.core.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
 
 SENTENCE = "Encryption Status: All sensitive data protected"

@@ -12,7 +12,7 @@ from core.isolation import CheckResult, tally
 from openkcm.contract.audit_events import AuditName, StoredRecord
 from openkcm.verification.isolation_controls import tallied
 from openkcm.verification.reports.counters import DENIED, LISTED, counted
-from tests.reports.sample import SINCE, UNTIL, a_busy_report
+from tests.compliance.reports.sample import SINCE, UNTIL, a_busy_report
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from openkcm.verification.reports.controls import CONTROLS, FRAMEWORKS
 from openkcm.verification.reports.counters import counted
 from openkcm.verification.reports.evaluation import evidence, findings, limits
 from openkcm.verification.reports.model import ClauseRuns, Counted, Counts
-from tests.reports.sample import MADE, SINCE, UNTIL, a_busy_report, a_standing
+from tests.compliance.reports.sample import MADE, SINCE, UNTIL, a_busy_report, a_standing
 
 BUSY, _ = a_busy_report()
 COUNTED = BUSY.counted

@@ -27,9 +27,7 @@ from openkcm.verification.reports.signed_file import (
 from openkcm.verification.reports.verify import ReportVerdict, verify_report
 from openkcm.verification.results import SignatureState
 from openkcm.verification.signed_document import DocumentBroken
-from tests.core.proving import KEYS, a_file, a_head, a_header, a_selection, lines_of, with_flipped_bit
-from tests.database.signing import SIGNER, Signer
-from tests.reports.sample import (
+from tests.compliance.reports.sample import (
     MADE,
     REPORT_ID,
     TENANT,
@@ -40,6 +38,8 @@ from tests.reports.sample import (
     chained,
     made_record,
 )
+from tests.core.proving import KEYS, a_file, a_head, a_header, a_selection, lines_of, with_flipped_bit
+from tests.database.signing import SIGNER, Signer
 
 STATED = a_standing()
 

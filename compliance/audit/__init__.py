@@ -1,0 +1,1 @@
+"""Audit streams on their way out: export, OCSF, forwarding."""

@@ -1,0 +1,145 @@
+"""Forwarding a tenant's audit stream: at least once, in order, from where the receiver acknowledged last.
+
+1. Read the next records, a short transaction; check that each follows from the one before, back to the last that was
+   acknowledged: what is not the stream any more is not forwarded as the stream.
+2. Deliver them as one batch; the receiver acknowledges all of it or nothing.
+3. Write down how far it is. Killed between 2 and 3, the batch is sent again, under the same key.
+
+A database or receiver that is down is waited for, longer each time.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from compliance.audit.forwarding.batches import LARGEST, Batch, ForwardedState, StateFile
+from compliance.audit.forwarding.sinks import Receiver
+from compliance.audit.operator_events import command_event
+from core.errors.tenants import TenantUnknown
+from database.connection.database import Database
+from openkcm.contract.audit_events import AuditName, Outcome, StoredRecord, verify_chain
+from openkcm.errors import AuditBroken, OpenKcmError
+
+_PAUSE = 1.0
+"""Seconds until a stream that has nothing new is looked at again."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+BEHIND_SECONDS = 60.0
+"""Without an acknowledgement for so long a stream counts as behind, which is put on record once."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a receiver is, and how many records it lacks."""
+
+    seq: int
+    behind: int
+
+
+@dataclass
+class Forwarding:
+    """`told` is what the records of it say besides: where to, in which form."""
+
+    database: Database
+    receiver: Receiver
+    file: StateFile
+    state: ForwardedState
+    host: str
+    stop: threading.Event
+    progressed: Callable[[Progress], None]
+    monotonic: Callable[[], float] = time.monotonic
+    behind_seconds: float = BEHIND_SECONDS
+    sent: int = 0
+    _wait: float = _FIRST_WAIT
+    _since: float = field(init=False, default=0.0)
+    _behind: bool = field(init=False, default=False)
+
+    def run(self, *, follow: bool) -> None:
+        """Forward until told to stop; without `follow` to where the stream ended when this began.
+
+        Raises:
+            ForwardingRefused, AuditBroken, TenantUnknown, FileRefused: trying again would not help.
+            ReceiverUnavailable, DatabaseUnavailable: without `follow`, after a minute without an acknowledgement.
+        """
+        self._since = self.monotonic()
+        self._record(AuditName.STREAM_BEGUN, "success")
+        outcome: Outcome = "failure"
+        try:
+            self._run(follow=follow)
+            outcome = "success"
+        finally:
+            self.receiver.close()
+            with suppress(OpenKcmError):
+                self._record(AuditName.STREAM_ENDED, outcome, records=str(self.sent))
+
+    def _run(self, *, follow: bool) -> None:
+        end: int | None = None
+        while not self.stop.is_set():
+            try:
+                records, last = self._next()
+                end = last if end is None else end
+                if records:
+                    self._deliver(records, last)
+                self._went_well()
+            except OpenKcmError as failed:
+                self._went_wrong(failed, follow=follow)
+                continue
+            if not follow and self.state.seq >= end:
+                return
+            if not records:
+                self.stop.wait(_PAUSE)
+
+    def _next(self) -> tuple[Sequence[StoredRecord], int]:
+        """Return what comes next, proven to follow what was acknowledged, and the number of the stream's last."""
+        with self.database.tenant_tx(self.state.tenant_id) as tx:
+            if tx.tenants.get() is None:
+                raise TenantUnknown
+            head = tx.audit.head()
+            records = tx.audit.records(self.state.seq, LARGEST)
+        last = 0 if head is None else head.seq
+        if last < self.state.seq:
+            raise AuditBroken(f"record {last + 1} is missing: the receiver has acknowledged {self.state.seq}")
+        before = None
+        if self.state.seq:
+            before = StoredRecord(self.state.seq, "", bytes.fromhex(self.state.chain_hash))
+        verify_chain(records, after=before)
+        return records, last
+
+    def _deliver(self, records: Sequence[StoredRecord], last: int) -> None:
+        self.receiver.deliver(Batch(self.state.tenant_id, self.state.form, records, self.host))
+        newest = records[-1]
+        self.state = replace(self.state, seq=newest.seq, chain_hash=newest.chain_hash.hex())
+        self.file.write(self.state)
+        self.sent += len(records)
+        self.progressed(Progress(newest.seq, max(0, last - newest.seq)))
+
+    def _went_well(self) -> None:
+        self._since, self._wait, self._behind = self.monotonic(), _FIRST_WAIT, False
+
+    def _went_wrong(self, failed: OpenKcmError, *, follow: bool) -> None:
+        """Wait before the next attempt, and raise when there is to be none."""
+        if not failed.retryable:
+            raise failed
+        late = self.monotonic() - self._since >= self.behind_seconds
+        if late and not follow:
+            raise failed
+        if late and not self._behind:
+            with suppress(OpenKcmError):  # the database may be what is down; the next attempt says it then
+                self._record(AuditName.STREAM_BEHIND, "failure", code=failed.code)
+                self._behind = True
+        log.warning("audit stream waits", code=failed.code, tenant_id=self.state.tenant_id, acknowledged=self.state.seq)
+        self.stop.wait(self._wait)
+        self._wait = min(self._wait * 2, _LONGEST_WAIT)
+
+    def _record(self, name: AuditName, outcome: Outcome, **details: str) -> None:
+        told = {"to": self.state.to, "format": self.state.form, "acknowledged": str(self.state.seq)}
+        event = command_event(name, "audit stream", outcome, **told, **details)
+        with self.database.tenant_tx(self.state.tenant_id) as tx:
+            if tx.tenants.get() is None:
+                raise TenantUnknown
+            tx.audit.append_command(event)

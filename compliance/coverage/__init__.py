@@ -1,0 +1,1 @@
+"""Coverage: which listed data services encrypt, and what is missing."""

@@ -1,0 +1,1 @@
+"""Attack suites on the isolation of tenants, each with its positive controls."""

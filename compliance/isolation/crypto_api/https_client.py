@@ -1,0 +1,122 @@
+"""The HTTPS door: requests written and answers read by hand, so that every byte can be compared."""
+
+import base64
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from compliance.isolation.crypto_api.model import FrontsFailing, Identity
+from compliance.isolation.crypto_api.tls_client import NotAdmitted, dial, trust
+
+_CHANGING = ("date", "x-request-id")
+_IN_TROUBLE = (424, 429, 500, 502, 503, 504)
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`status` 0: the connection was ended instead. Two answers are equal when not one byte tells them apart."""
+
+    status: int
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def worked(self) -> bool:
+        return self.status == _OK
+
+    @property
+    def code(self) -> str:
+        """Return the code of a refusal, empty where there is none."""
+        return str(self._document().get("code", "")) if self.status and not self.worked else ""
+
+    @property
+    def told(self) -> str:
+        """Return in a word how it ended."""
+        return (self.code or "ok") if self.status else "the connection was ended"
+
+    def text(self, name: str) -> str:
+        """Return a field of a success, empty where there is none."""
+        return str(self._document().get(name, "")) if self.worked else ""
+
+    def octets(self, name: str) -> bytes:
+        return base64.b64decode(self.text(name))
+
+    def _document(self) -> dict[str, Any]:
+        try:
+            document = json.loads(self.body)
+        except ValueError:
+            raise FrontsFailing("an answer is not JSON") from None
+        return document if isinstance(document, dict) else {}
+
+
+ENDED = Answer(0)
+
+
+class HttpsDoor:
+    """One connection of one identity. Each request has an id of its own, by which the audit stream knows it."""
+
+    def __init__(self, host: str, port: int, identity: Identity) -> None:
+        """Raises as `dialing.dial`."""
+        self._host = host
+        self._line = dial(host, port, trust(identity))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.close()
+
+    def is_open(self) -> bool:
+        return self._line.is_open()
+
+    def post(self, path: str, document: Mapping[str, Any], claims: Mapping[str, str] | None = None) -> Answer:
+        """Return the answer; `claims` are further headers, or others in the place of the usual ones.
+
+        Raises FrontsFailing when the service is in trouble.
+        """
+        body = json.dumps(document).encode()
+        headers = {"host": self._host, "x-request-id": uuid.uuid4().hex} | dict(claims or {})
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"POST {path} HTTP/1.1\r\n{lines}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        try:
+            self._line.send(head.encode() + body)
+            return self._read()
+        except NotAdmitted:
+            return ENDED
+
+    def encrypt(self, resource: str, plaintext: bytes, claims: Mapping[str, str] | None = None) -> Answer:
+        document = {"resource": resource, "plaintext": base64.b64encode(plaintext).decode()}
+        return self.post("/v1/encrypt", document, claims)
+
+    def decrypt(self, resource: str, ciphertext: str) -> Answer:
+        return self.post("/v1/decrypt", {"resource": resource, "ciphertext": ciphertext})
+
+    def rewrap(self, resource: str, ciphertext: str) -> Answer:
+        return self.post("/v1/rewrap", {"resource": resource, "ciphertext": ciphertext})
+
+    def new_data_key(self, resource: str) -> Answer:
+        return self.post("/v1/data-keys", {"resource": resource})
+
+    def open_data_key(self, resource: str, wrapped: str) -> Answer:
+        return self.post("/v1/data-keys/open", {"resource": resource, "wrapped": wrapped})
+
+    def _read(self) -> Answer:
+        first, *lines = self._line.take_until(b"\r\n\r\n").decode("latin-1").split("\r\n")[:-2]
+        version, _, rest = first.partition(" ")
+        if version != "HTTP/1.1" or not rest[:3].isdecimal():
+            raise FrontsFailing("an answer is not HTTP/1.1")
+        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        length = dict(headers).get("content-length", "")
+        if not length.isdecimal():
+            raise FrontsFailing("an answer does not say how long it is")
+        answer = Answer(
+            int(rest[:3]),
+            tuple(header for header in headers if header[0] not in _CHANGING),
+            self._line.take(int(length)),
+        )
+        if answer.status in _IN_TROUBLE:
+            raise FrontsFailing(f"the service is in trouble: {answer.status} {answer.code}")
+        return answer

@@ -1,0 +1,1 @@
+"""Attacks on row security and on the lineage of keys in PostgreSQL."""

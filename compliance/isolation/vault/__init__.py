@@ -1,0 +1,1 @@
+"""Attacks on keys, tokens and certificates of tenants in OpenBao or Vault."""

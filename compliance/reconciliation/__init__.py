@@ -1,0 +1,1 @@
+"""Reconciliation of the audit log of the key server with the audit streams."""

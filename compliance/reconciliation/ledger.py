@@ -1,0 +1,119 @@
+"""Both sides of double entry as they are read, and what comes of closing them: by tenant, and for the platform.
+
+What of a tenant's audit stream is held against the key server's log (docs/double-entry.md), read piece by piece.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from compliance.audit.export import PIECE
+from compliance.reconciliation.access_rules import about_the_platform
+from compliance.reconciliation.model import (
+    LATE,
+    SERVER,
+    SLACK,
+    Difference,
+    Kind,
+    OurRecord,
+    ServerEvent,
+    Severity,
+    Sides,
+    Window,
+    our_record,
+)
+from compliance.reconciliation.rules import LONG_RUNNING, RELEVANT, reconcile
+from core.audit import AuditFilter
+from database.connection.database import Database
+from openkcm.contract.audit_events import AuditName
+from openkcm.contract.names import RESERVED_PREFIX
+
+
+@dataclass(slots=True)
+class Log:
+    """What the key server's log says; `events` by tenant, those about none under the empty name."""
+
+    events: defaultdict[str, list[ServerEvent]] = field(default_factory=lambda: defaultdict(list))
+    faults: list[Difference] = field(default_factory=list)
+    begin: datetime | None = None
+    end: datetime | None = None
+    lines: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The differences: about the log itself and the platform, and of each tenant."""
+
+    platform: Sequence[Difference]
+    tenants: Mapping[str, Sequence[Difference]]
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is nothing but notices."""
+        every = [*self.platform, *(one for found in self.tenants.values() for one in found)]
+        return all(one.severity is Severity.NOTICE for one in every)
+
+
+def close(
+    log: Log, streams: Mapping[str, Sequence[OurRecord]], since: datetime | None, until: datetime, *, every: bool = True
+) -> Closed:
+    """Hold the log against the streams of these tenants, for what happened from `since` until `until`.
+
+    Without `since` the log has to reach back to the first record that is about the key server. The platform's own
+    tenants take part in every other's boundary checks, so theirs are judged with the streams of all only; `every` says
+    that these are all.
+    """
+    begin = max(moment for moment in (since, log.begin, datetime.min.replace(tzinfo=until.tzinfo)) if moment)
+    window = Window(begin, until)
+    checks = [
+        record.at for records in streams.values() for record in records if record.name is AuditName.BOUNDARY_CHECKED
+    ]
+    found = {}
+    for tenant_id, records in streams.items():
+        others = checks if tenant_id.startswith(RESERVED_PREFIX) else ()
+        differences = reconcile(Sides(tenant_id, log.events.get(tenant_id, ()), records, window, others))
+        found[tenant_id] = [*_begins_late(tenant_id, records, log.begin, since), *differences]
+    return Closed(
+        (*log.faults, *about_the_platform(log.events.get("", ()), window, sorted(checks) if every else None)), found
+    )
+
+
+def _begins_late(
+    tenant_id: str, records: Sequence[OurRecord], begin: datetime | None, since: datetime | None
+) -> Sequence[Difference]:
+    """Tell of records that the log does not reach back to: it was cut off, or taken away when it was rotated."""
+    missed = [
+        record for record in records
+        if (since is None or record.at >= since + SLACK) and (begin is None or record.at < begin - SLACK)
+    ]  # fmt: skip
+    if not missed:
+        return ()
+    what = (
+        f"the key server's log begins after record {missed[0].seq}, so {len(missed)} records are held against nothing"
+    )
+    return (
+        Difference(
+            Kind.BEGINS_LATE, Severity.DIFFERENCE, missed[0].at, what, tenant_id, SERVER, reference=str(missed[0].seq)
+        ),
+    )
+
+
+def our_records(database: Database, tenant_id: str, since: datetime | None) -> list[OurRecord]:
+    """Return the records from a while before `since`, and before them those of what may still be under way."""
+    if since is None:
+        return list(_found(database, tenant_id, AuditFilter(names=frozenset(RELEVANT))))
+    first = since - LATE
+    earlier = AuditFilter(names=frozenset(LONG_RUNNING), until=first)
+    recent = AuditFilter(names=frozenset(RELEVANT), since=first)
+    return [*_found(database, tenant_id, earlier), *_found(database, tenant_id, recent)]
+
+
+def _found(database: Database, tenant_id: str, chosen: AuditFilter) -> Iterator[OurRecord]:
+    with database.tenant_tx(tenant_id) as tx:
+        among = tx.audit.numbers(chosen)
+    while among:
+        piece, among = among[:PIECE], among[PIECE:]
+        with database.tenant_tx(tenant_id) as tx:
+            found = tx.audit.found(chosen, piece, PIECE, newest_first=False)
+        yield from filter(None, (our_record(one.stored) for one in found))

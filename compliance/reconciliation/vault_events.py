@@ -1,0 +1,255 @@
+"""What one response in the key server's audit log is about: which key of whose, what was done, by whom.
+
+The paths are in clear text, and so are numbers, times and, as our set-up has the server write them (`setup`), contexts
+and the serials and names of authorities; the rest is hidden by the server itself. A context says for which tenant,
+service and purpose a key was used. That is the only way to tell it of the platform's root key, which is for all.
+"""
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+from compliance.reconciliation.access_rules import FIRST_BOOT, NOBODY, OURS, ROOT, TENANT
+from compliance.reconciliation.model import USES, Act, Answer, Layer, ServerEvent
+from core import names as ids
+from core.keys.encryption_context import Context, decode
+from openkcm.contract.names import TENANT_DOMAIN
+from openkcm.errors import InvalidName
+from vault.auth.client import ROLE_PREFIX
+from vault.auth.tenant_tokens import TENANT_ROLE
+from vault.auth.transport import CORRELATION_HEADER
+from vault.setup import AUDIT_KEY, FINGERPRINT_KEY, PLATFORM_PAYLOAD_KEY, SERVER_ROLE
+
+_MADE_WITHIN = timedelta(seconds=2)
+_READS = frozenset({"read", "list"})
+_LOGINS = re.compile(r"auth/[^/]+/login|auth/token/(lookup|renew|revoke)-self|sys/(audit/test|health|seal-status)")
+_KEY = re.compile(r"transit/keys/([^/]+)(?:/([a-z-]+))?")
+_USE = re.compile(r"transit/(encrypt|decrypt|rewrap|datakey/wrapped|datakey/plaintext|sign|hmac)/([^/]+)(?:/sha2-256)?")
+_USES: Mapping[str, Act] = MappingProxyType(
+    {
+        "encrypt": Act.ENCRYPTED,
+        "decrypt": Act.DECRYPTED,
+        "rewrap": Act.REWRAPPED,
+        "datakey/wrapped": Act.WRAPPED,
+        "datakey/plaintext": Act.WRAPPED,
+        "sign": Act.SIGNED,
+        "hmac": Act.FINGERPRINTED,
+    }
+)
+_CHANGES: Mapping[str, Act] = MappingProxyType(
+    {
+        "rotate": Act.ROTATED,
+        "config": Act.CONFIGURED,
+        "trim": Act.TRIMMED,
+        "soft-delete": Act.DISABLED,
+        "soft-delete-restore": Act.ENABLED,
+        "csr": Act.READ,
+    }
+)
+"""Below a key. A request for a certificate shows the public key and proves that the private one is there."""
+_AROUND: Mapping[tuple[str, bool], Act] = MappingProxyType(
+    {
+        ("transit/keys/", True): Act.READ,
+        ("transit/config/keys", True): Act.READ,
+        ("transit/config/keys", False): Act.SET_UP,
+    }
+)
+"""Path, and whether it was only read."""
+_ROLES = f"{ROLE_PREFIX}(worker|codec|crypto|offboarding|setup)"
+_SET_UP = re.compile(
+    rf"sys/(mounts|auth)/(transit|pki|jwt|approle)(/tune)?|sys/policies/acl/({_ROLES}|{ROLE_PREFIX}{TENANT_ROLE})"
+    rf"|auth/jwt/(config|role/{TENANT_ROLE})|auth/approle/role/{_ROLES}(/custom-secret-id|/secret-id/lookup)?"
+    rf"|sys/config/auditing/request-headers/.+|pki/root/generate/internal|pki/roles/{SERVER_ROLE}"
+    r"|sys/rotate/recovery/init"
+)
+"""What our own set-up asks for (`setup`, `self_init`); whatever else is administered, it is not by us."""
+_RETIREMENT = frozenset({"min_decryption_version", "min_encryption_version"})
+
+
+def events_of(entry: Mapping[str, Any], at: datetime) -> Iterator[ServerEvent]:
+    """Yield what a response is about: nothing, one thing, or a thing for each context of a batch."""
+    request = entry["request"]
+    path, operation = str(request.get("path", "")), str(request.get("operation", ""))
+    if _LOGINS.fullmatch(path):
+        return
+    found = _found(path, operation, request.get("data") or {}, _answered(entry), at)
+    if found is None:
+        return
+    headers = {str(name).lower(): values for name, values in (request.get("headers") or {}).items()}
+    event = replace(
+        found,
+        request_id=str(request["id"]),
+        who=_who(entry),
+        answer=_answer(entry),
+        correlation_id=str(next(iter(headers.get(CORRELATION_HEADER.lower()) or ()), "")),
+        path=path,
+    )
+    if event.act in USES and event.layer in {Layer.TENANT_KEY, Layer.ROOT_KEY}:
+        yield from _by_context(event, request.get("data") or {}, _answered(entry))
+    else:
+        yield event
+
+
+def _found(
+    path: str, operation: str, data: Mapping[str, Any], answer: Mapping[str, Any], at: datetime
+) -> ServerEvent | None:
+    """Return what a path is about; None for what is of no interest: looking around, outside of keys."""
+    if path.startswith("transit/"):
+        return _transit(path, operation, data, answer, at)
+    if operation in _READS:
+        return None  # of certificates and lists, which anybody may see, and of the server's configuration
+    if path == "pki/root/sign-intermediate":
+        return _authority(data, answer, at)
+    if path == f"pki/sign/{SERVER_ROLE}":
+        return _event(at, Act.SERVER_CERTIFICATE, path)
+    if _SET_UP.fullmatch(path):
+        return _event(at, Act.SET_UP, path)
+    return _event(at, Act.OTHER if path.startswith("pki/") else Act.ADMINISTERED, path)
+
+
+def _transit(
+    path: str, operation: str, data: Mapping[str, Any], answer: Mapping[str, Any], at: datetime
+) -> ServerEvent:
+    used = _USE.fullmatch(path)
+    if used is not None and operation in {"update", "create"}:
+        how, name = used.groups()
+        event = _event(at, _USES[how], name)
+        wanted = {"datakey/plaintext": Layer.PAYLOAD_KEY, "hmac": Layer.TENANT_KEY}.get(how, event.layer)
+        known = event.layer is wanted or name == FINGERPRINT_KEY
+        return event if known else replace(event, act=Act.OTHER)
+    key = _KEY.fullmatch(path)
+    if key is not None:
+        name, below = key.groups()
+        event = _event(at, Act.OTHER, name)
+        return _of_key(event, operation, answer) if below is None else _below_key(event, below, data, answer)
+    act = _AROUND.get((path, operation in _READS), Act.OTHER)
+    return replace(_event(at, act, path), tenant_id=_named_in(path))
+
+
+def _below_key(event: ServerEvent, below: str, data: Mapping[str, Any], answer: Mapping[str, Any]) -> ServerEvent:
+    if below == "config" and data.get("deletion_allowed") is True:
+        return replace(event, act=Act.DOOMED)
+    if below == "config" and data and data.keys() <= _RETIREMENT:
+        return replace(event, act=Act.RETIRED, version=_number(data.get("min_decryption_version")))
+    act = _CHANGES.get(below, Act.OTHER)
+    if act is Act.TRIMMED:
+        return replace(event, act=act, version=_number(data.get("min_available_version")))
+    return replace(event, act=act, version=_number(answer.get("latest_version")) if act is Act.ROTATED else 0)
+
+
+def _named_in(path: str) -> str:
+    """Return the tenant whose key a path names that we do not know."""
+    return next((tenant_id for part in path.split("/") if (tenant_id := ids.tenant_of_key(part))), "")
+
+
+def _of_key(event: ServerEvent, operation: str, answer: Mapping[str, Any]) -> ServerEvent:
+    if operation in _READS:
+        return replace(event, act=Act.READ)
+    if operation == "delete":
+        return replace(event, act=Act.DELETED)
+    made = _made_at(answer)
+    fresh = made is not None and abs(event.at - made) <= _MADE_WITHIN
+    return replace(event, act=Act.MADE if fresh else Act.ENSURED)
+
+
+def _made_at(answer: Mapping[str, Any]) -> datetime | None:
+    """Return when a key was made that has its first version only; Transit answers with the key that is there."""
+    versions = answer.get("keys")
+    first = versions.get("1") if isinstance(versions, Mapping) and len(versions) == 1 else None
+    if isinstance(first, Mapping):
+        first = first.get("creation_time")
+    if isinstance(first, int):
+        return datetime.fromtimestamp(first, UTC)
+    try:
+        return datetime.fromisoformat(str(first)) if first else None
+    except ValueError:
+        return None
+
+
+def _authority(data: Mapping[str, Any], answer: Mapping[str, Any], at: datetime) -> ServerEvent:
+    tenant_id = str(data.get("permitted_dns_domains", "")).removesuffix(f".{TENANT_DOMAIN}")
+    serial = str(answer.get("serial_number", "")).replace(":", "").replace("-", "").lower()
+    event = _event(at, Act.AUTHORITY, ids.ca_key(tenant_id))
+    return replace(event, serial=serial) if event.tenant_id else _event(at, Act.AUTHORITY, "an authority")
+
+
+def _event(at: datetime, act: Act, key: str) -> ServerEvent:
+    tenant_id = ids.tenant_of_key(key) or ""
+    layer = Layer.PLATFORM
+    if key.startswith("root-"):
+        layer = Layer.ROOT_KEY
+    elif tenant_id or key == PLATFORM_PAYLOAD_KEY:
+        layer = next(layer for prefix, layer in _LAYERS.items() if key.startswith(prefix))
+    elif act in {*_USES.values(), *_CHANGES.values()} - {Act.READ} and key not in _PLATFORM_KEYS:
+        act = Act.OTHER  # a key that is none of ours, in the engine that is
+    return ServerEvent(at, "", act, key, tenant_id, "", layer=layer)
+
+
+_PLATFORM_KEYS = frozenset({AUDIT_KEY, FINGERPRINT_KEY})
+_LAYERS: Mapping[str, Layer] = MappingProxyType(
+    {"L2-": Layer.TENANT_KEY, "ca-": Layer.AUTHORITY, "payload": Layer.PAYLOAD_KEY}
+)
+
+
+def _by_context(event: ServerEvent, data: Mapping[str, Any], answer: Mapping[str, Any]) -> Iterator[ServerEvent]:
+    """Yield the event for each context that was used and how it ended there.
+
+    Where one of a batch failed the server may hide the whole answer; then all of it counts as done.
+    """
+    items: Sequence[Any] = data.get("batch_input") or [data]
+    results: Sequence[Any] = answer.get("batch_results") or []
+    counted: Counter[tuple[Context | None, Answer]] = Counter()
+    for number, item in enumerate(items):
+        failed = number < len(results) and bool(results[number].get("error"))
+        counted[_context(item), Answer.FAILED if failed and event.answer is Answer.DONE else event.answer] += 1
+    for (context, answered), times in counted.items():
+        tenant_id = event.tenant_id or ("" if context is None else context.tenant_id)
+        yield replace(event, context=context, answer=answered, count=times, tenant_id=tenant_id)
+
+
+def _context(item: Mapping[str, Any]) -> Context | None:
+    try:
+        return decode(base64.b64decode(str(item.get("context", "")), validate=True))
+    except (ValueError, InvalidName):
+        return None
+
+
+def _answered(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    response = entry.get("response") or {}
+    return response.get("data") or {}
+
+
+def _answer(entry: Mapping[str, Any]) -> Answer:
+    if (entry.get("auth") or {}).get("policy_results", {}).get("allowed") is False:
+        return Answer.REFUSED
+    return Answer.FAILED if entry.get("error") else Answer.DONE
+
+
+def _who(entry: Mapping[str, Any]) -> str:
+    """Return who showed a token: its policies decide, which nobody who has one can choose."""
+    auth = entry.get("auth") or {}
+    policies, metadata, shown = (
+        auth.get("policies") or [],
+        auth.get("metadata") or {},
+        str(auth.get("display_name", "")),
+    )
+    if ROOT in policies:
+        return FIRST_BOOT if str(entry["request"]["id"]).startswith("initialize[") else ROOT
+    if not policies:
+        return NOBODY
+    if policies == [f"{ROLE_PREFIX}{TENANT_ROLE}"] and metadata.get("role") == TENANT_ROLE and shown.startswith("jwt-"):
+        return TENANT + shown.removeprefix("jwt-")
+    role = str(metadata.get("role_name", ""))
+    process = role.removeprefix(ROLE_PREFIX)
+    if policies == [role] and role.startswith(ROLE_PREFIX) and shown == "approle" and process in OURS:
+        return process
+    return " ".join(filter(None, (shown, role))) or "somebody"
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,169 @@
+"""Reads the audit log of OpenBao or Vault, as its file device writes it: one JSON object a line, two lines a request.
+
+Streaming, so that size does not matter; rotated files one after the other, compressed ones too. Of each response only
+what double entry needs is kept (`model`): nothing that the log hides, and no token, key or ciphertext.
+What is wrong with the log itself is told as well: a request without its response or the other way round, a line that
+cannot be read or comes twice, and time that goes backwards. A request below transit/ or pki/ that OpenKCM never makes
+becomes an event like any other.
+"""
+
+import glob
+import gzip
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from compliance.reconciliation.ledger import Log
+from compliance.reconciliation.model import Difference, Kind, Severity
+from compliance.reconciliation.vault_events import events_of
+from openkcm.errors import FileRefused
+
+_DISORDER = timedelta(seconds=2)
+"""How far apart in time lines may stand in the wrong order: the server writes them from many threads."""
+_UNDER_WAY = timedelta(seconds=10)
+"""How long a request may take, at the end of a log that is still being written and at the beginning of one."""
+_TIME = b'{"time":"'
+_STARTED = "sys/audit/test"
+"""What a server writes when it starts, without a response."""
+_BY_ITSELF = "initialize["
+"""How the ids of requests begin that a server makes when it first builds itself; the last of them ends its token."""
+_REMEMBERED = 100_000
+"""Requests by which a line that comes twice is known."""
+_TOLD = 20
+"""Lines told of one kind of fault in a file; beyond it only their number."""
+
+
+def read_log(
+    files: Sequence[Path], since: datetime | None = None, progress: Callable[[int], None] = lambda _bytes: None
+) -> Log:
+    """Return what the files say, in this order; what is before `since` is passed over, but for when the log begins.
+
+    `progress` is told of bytes that were read. Raises: FileRefused, when a file cannot be read.
+    """
+    reader = _Reader("" if since is None else since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+    for number, path in enumerate(files):
+        try:
+            with _opened(path) as file:
+                reader.read(path, file, progress, is_last=number == len(files) - 1)
+        except (OSError, EOFError) as failed:
+            reason = getattr(failed, "strerror", None) or "it is not whole"
+            raise FileRefused(f"{path} cannot be read: {reason}", "name the key server's audit log") from None
+    return reader.finished()
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return a log with the rotated ones beside it, whose names begin like its own, the oldest first."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}*"), key=lambda file: (file.stat().st_mtime, file != path))
+
+
+def _opened(path: Path) -> AbstractContextManager[Iterable[bytes]]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+class _Reader:
+    def __init__(self, since: str) -> None:
+        """Take when to begin, as lines say it but for the part of the second."""
+        self._since = since.encode()
+        self._log = Log()
+        self._seen_from: datetime | None = None
+        self._asked: dict[str, tuple[datetime, str]] = {}
+        self._answered: OrderedDict[str, None] = OrderedDict()
+        self._told: defaultdict[Kind, int] = defaultdict(int)
+
+    def read(self, path: Path, file: Iterable[bytes], progress: Callable[[int], None], *, is_last: bool) -> None:
+        self._told.clear()
+        for number, line in enumerate(file, start=1):
+            progress(len(line))
+            if not line.endswith(b"\n") and is_last:
+                return  # still being written
+            if self._is_earlier(line):
+                continue
+            self._line(f"{path.name}:{number}", line)
+        for kind, times in self._told.items():
+            if times > _TOLD:
+                more = f"{path.name}: the same {times - _TOLD} times more"
+                self._log.faults.append(Difference(kind, Severity.DIFFERENCE, None, more))
+
+    def finished(self) -> Log:
+        end = self._log.end
+        for request_id, (at, path) in self._asked.items():
+            if end is not None and at < end - _UNDER_WAY:
+                self._unanswered(request_id, at, path)
+        return self._log
+
+    def _is_earlier(self, line: bytes) -> bool:
+        """Whether a line is before what is asked for, told by its first field; of those only when the log begins."""
+        if not line.startswith(_TIME) or line[len(_TIME) : len(_TIME) + len(self._since)] >= self._since:
+            return False
+        if self._log.begin is None:
+            with suppress(ValueError):
+                self._log.begin = datetime.fromisoformat(line[len(_TIME) :].partition(b'"')[0].decode())
+        return True
+
+    def _line(self, place: str, line: bytes) -> None:
+        self._log.lines += 1
+        try:
+            entry = orjson.loads(line)
+            at = datetime.fromisoformat(entry["time"])
+            kind, request = entry["type"], entry["request"]
+            request_id, path = str(request["id"]), str(request.get("path", ""))
+        except (ValueError, KeyError, TypeError):
+            self._fault(Kind.UNREADABLE, None, "a line that is no entry", place)
+            return
+        self._time(place, at)
+        if kind == "request":
+            self._request(place, at, request_id, path)
+        elif kind == "response":
+            self._response(place, at, request_id, entry)
+        else:
+            self._fault(Kind.UNREADABLE, at, "an entry that is neither request nor response", place)
+
+    def _time(self, place: str, at: datetime) -> None:
+        log = self._log
+        self._seen_from = self._seen_from or at
+        log.begin = at if log.begin is None else log.begin
+        if log.end is not None and at < log.end - _DISORDER:
+            self._fault(Kind.BACKWARDS, at, f"an entry {log.end - at} older than one before it", place)
+        log.end = at if log.end is None else max(log.end, at)
+
+    def _request(self, place: str, at: datetime, request_id: str, path: str) -> None:
+        if path == _STARTED:
+            # What the server before it was doing when it ended has no response and never will.
+            for cut, (when, what) in self._asked.items():
+                self._unanswered(cut, when, what, Severity.NOTICE)
+            self._asked.clear()
+        elif request_id in self._asked or request_id in self._answered:
+            self._fault(Kind.REPEATED, at, "a request that was there before", place, request_id)
+        elif not (request_id.startswith(_BY_ITSELF) and path == "auth/token/revoke-self"):
+            self._asked[request_id] = at, path
+
+    def _response(self, place: str, at: datetime, request_id: str, entry: dict[str, Any]) -> None:
+        if self._asked.pop(request_id, None) is None:
+            begin = self._seen_from
+            if request_id in self._answered:
+                self._fault(Kind.REPEATED, at, "a response that was there before", place, request_id)
+                return
+            if begin is not None and at > begin + _UNDER_WAY:
+                what = f"the response to {entry['request'].get('path', '')}, whose request is missing"
+                self._fault(Kind.UNASKED, at, what, place, request_id)
+        self._answered[request_id] = None
+        if len(self._answered) > _REMEMBERED:
+            self._answered.popitem(last=False)
+        for event in events_of(entry, at):
+            self._log.events[event.tenant_id].append(event)
+
+    def _unanswered(self, request_id: str, at: datetime, path: str, severity: Severity = Severity.DIFFERENCE) -> None:
+        what = f"the request for {path} has no response"
+        if severity is Severity.NOTICE:
+            what += ": the server ended meanwhile"
+        self._log.faults.append(Difference(Kind.UNANSWERED, severity, at, what, reference=request_id))
+
+    def _fault(self, kind: Kind, at: datetime | None, what: str, place: str, request_id: str = "") -> None:
+        self._told[kind] += 1
+        if self._told[kind] <= _TOLD:
+            self._log.faults.append(Difference(kind, Severity.DIFFERENCE, at, f"{place}: {what}", reference=request_id))

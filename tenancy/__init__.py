@@ -1,1 +1,0 @@
-"""Pure parts of compliance: reconciliation, coverage, forwarding and reports."""

@@ -1,0 +1,269 @@
+"""When everything is protected may be said, and that it never is while anything that can be known is missing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compliance.coverage.assessment import (
+    LATELY_DAYS,
+    LOOKED_BACK_DAYS,
+    Amount,
+    Asked,
+    Backfilling,
+    Coverage,
+    Lacking,
+    Overhead,
+    Protected,
+    ServiceFacts,
+    Use,
+    Way,
+    coverage,
+    first_day,
+)
+from core.services import CryptoOperation, ServiceState
+from core.tenants.lifecycle import State
+from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
+from openkcm.contract.services import OTHER_PLACES, ServiceKind
+from tests.core.covering import DIAGNOSIS, NOW, PHONE, PLACE, TODAY, a_backfill, a_use, ago, whole
+
+
+def judged(*services: ServiceFacts, state: State = State.ACTIVE) -> Coverage:
+    return coverage(state, services, NOW)
+
+
+def codes(*services: ServiceFacts, state: State = State.ACTIVE) -> list[str]:
+    match judged(*services, state=state).verdict:
+        case Protected():
+            return []
+        case Lacking(gaps):
+            return [gap.code for gap in gaps]
+
+
+Break = Callable[[ServiceFacts], ServiceFacts]
+BREAKS: Mapping[str, Break] = MappingProxyType(
+    {
+        "not_connected": lambda one: replace(one, state=None, discovered=True),
+        "being_connected": lambda one: replace(one, state=ServiceState.CONNECTING),
+        "disconnected": lambda one: replace(one, state=ServiceState.DISCONNECTED, discovered=True),
+        "certificate_lapsed": lambda one: replace(one, certificate_ends=NOW),
+        "nothing_encrypted": lambda one: replace(one, fields=(), uses=(), asked=(), fetched=None),
+        "field_unseen": lambda one: replace(one, fields=(*one.fields, PHONE)),
+        "plain_allowed": lambda one: replace(
+            one, fields=(*one.fields, replace(PHONE, plain_allowed=True)), uses=(*one.uses, a_use(PHONE.name))
+        ),
+        "plain_read": lambda one: replace(one, uses=(*one.uses, a_use(f"{PLACE}#plain"))),
+        "backfill_unfinished": lambda one: replace(one, backfills=(a_backfill(Backfill.STOPPED),)),
+        "places_untold": lambda one: replace(one, uses=(*one.uses, a_use(OTHER_PLACES))),
+    }
+)
+
+
+@given(st.lists(st.sampled_from([(), (DIAGNOSIS,), (DIAGNOSIS, PHONE)]), min_size=1, max_size=4))
+def test_where_nothing_is_missing_everything_is_protected(lists: list[tuple[ProtectedField, ...]]) -> None:
+    assert codes(*(whole(f"s-{n}", *fields) for n, fields in enumerate(lists))) == []
+
+
+@given(st.integers(0, 3), st.lists(st.sampled_from([(), (DIAGNOSIS,)]), max_size=3), st.sampled_from(sorted(BREAKS)))
+def test_one_thing_that_is_missing_at_any_service_is_said_of_it(at: int, others: list[tuple], broken: str) -> None:
+    services = [whole(f"s-{n}", *fields) for n, fields in enumerate(others)]
+    services.insert(at % (len(services) + 1), BREAKS[broken](whole("broken", DIAGNOSIS)))
+    verdict = judged(*services).verdict
+    assert isinstance(verdict, Lacking)
+    assert {gap.service for gap in verdict.gaps} == {"broken"}
+    assert broken in {gap.code for gap in verdict.gaps}
+    assert all(gap.missing and gap.next_step for gap in verdict.gaps)
+
+
+def facts() -> st.SearchStrategy[ServiceFacts]:
+    """Return services of any kind, most of them nonsense."""
+    fields = st.builds(
+        ProtectedField,
+        st.sampled_from(Store),
+        st.sampled_from(["public.patients", "clinic.people"]),
+        st.sampled_from(["diagnosis", "contact.phone", "a#plain"]),
+        st.sampled_from(Mode),
+        st.booleans(),
+    )
+    places = st.one_of(
+        fields.map(lambda one: one.name),
+        fields.map(lambda one: f"{one.name}#plain"),
+        st.sampled_from([OTHER_PLACES, "", "#plain", "ü"]),
+    )
+    days = st.integers(-2, LOOKED_BACK_DAYS + 2).map(ago)
+    counts = st.integers(0, 5)
+    backfills = st.builds(Backfilling, places, st.sampled_from(Backfill), counts, counts, days)
+    return st.builds(
+        ServiceFacts,
+        st.sampled_from("abc"),
+        st.sampled_from(ServiceKind),
+        st.sampled_from([None, *ServiceState, ServiceState.CONNECTED, ServiceState.CONNECTED]),
+        discovered=st.booleans(),
+        certificate_ends=st.one_of(st.none(), st.integers(-1, 50).map(lambda hours: NOW + timedelta(hours=hours))),
+        fields=st.lists(fields, max_size=2, unique_by=lambda one: one.name).map(tuple),
+        uses=st.lists(st.builds(Use, days, places, *[counts] * 5), max_size=6).map(tuple),
+        backfills=st.lists(backfills, max_size=2, unique_by=lambda one: one.place).map(tuple),
+        asked=st.lists(st.builds(Asked, days, st.sampled_from(CryptoOperation), counts), max_size=3).map(tuple),
+        fetched=st.one_of(st.none(), days),
+        keys_kept=counts,
+    )
+
+
+@given(st.sampled_from(State), st.lists(facts(), max_size=3, unique_by=lambda one: one.service))
+def test_whatever_is_told_nothing_is_protected_that_lacks_something(state: State, services: list) -> None:
+    found = coverage(state, services, NOW)
+    if isinstance(found.verdict, Lacking):
+        return
+    counting = {one.service for one in found.services}
+    assert counting
+    assert state is State.ACTIVE
+    for one in services:
+        if one.service not in counting:
+            assert (one.state, one.fields, one.discovered) == (ServiceState.DISCONNECTED, (), False)
+            continue
+        assert one.state is ServiceState.CONNECTED
+        assert one.certificate_ends is not None
+        assert one.certificate_ends > NOW
+        recent = [use for use in one.uses if first_day(TODAY) <= use.day <= TODAY and use.operations]
+        assert {field.name for field in one.fields} <= {use.place for use in recent}
+        assert not any(field.plain_allowed for field in one.fields)
+        finished = {told.place: told.day for told in one.backfills if told.state is Backfill.FINISHED}
+        plain = [use for use in recent if use.place.endswith("#plain")]
+        assert all(use.day < finished[use.place.removesuffix("#plain")] for use in plain)
+        assert {told.state for told in one.backfills} <= {Backfill.FINISHED, Backfill.UNDONE}
+        assert not {told.place for told in one.backfills if told.place not in finished} & {
+            field.name for field in one.fields
+        }
+        assert not [use for use in recent if use.place == OTHER_PLACES]
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE])
+def test_a_tenant_that_encrypts_nothing_new_is_not_protected(state: State) -> None:
+    assert codes(whole(), state=state) == ["tenant_closed"]
+
+
+def test_without_a_service_nothing_is_protected_and_what_was_put_away_does_not_count() -> None:
+    put_away = replace(whole("old"), state=ServiceState.DISCONNECTED)
+    assert codes() == codes(put_away) == ["no_service"]
+    found = judged(put_away, whole())
+    assert (found.verdict, found.retired) == (Protected(), ("old",))
+    assert codes(replace(put_away, fields=(DIAGNOSIS,)), whole()) == ["disconnected"]
+
+
+def test_a_field_that_was_used_long_ago_is_unseen_and_one_of_this_month_is_seen() -> None:
+    service = whole("orders", DIAGNOSIS)
+    asked = (Asked(TODAY, CryptoOperation.DATA_KEY, 1),)
+    for days, expected in ((LOOKED_BACK_DAYS - 1, []), (LOOKED_BACK_DAYS, ["field_unseen"])):
+        assert codes(replace(service, uses=(a_use(days=days),), asked=asked)) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "ways"),
+    [
+        ({"uses": (a_use(days=LATELY_DAYS - 1),)}, (Way.PROGRAMS,)),
+        ({"uses": (a_use(days=LATELY_DAYS),)}, ()),
+        ({"uses": (a_use(operations=0),)}, ()),
+        ({"asked": (Asked(TODAY, CryptoOperation.ENCRYPT, 1),)}, (Way.REQUESTS,)),
+        ({"asked": (Asked(ago(LATELY_DAYS), CryptoOperation.ENCRYPT, 1),)}, ()),
+        ({"asked": (Asked(TODAY, CryptoOperation.DATA_KEY, 1),)}, (Way.DATA_KEYS,)),
+        ({"asked": (Asked(TODAY, CryptoOperation.MAC, 1),)}, ()),
+        ({"asked": (Asked(TODAY, CryptoOperation.GET, 1),), "keys_kept": 1}, (Way.KMIP_KEYS,)),
+        # A database that fetched its key when it was started, a year ago.
+        ({"fetched": ago(365), "keys_kept": 1}, (Way.KMIP_KEYS,)),
+        ({"fetched": ago(365)}, ()),
+        ({"keys_kept": 1}, ()),
+    ],
+)
+def test_how_a_service_encrypts_and_whether_it_does(told: dict, ways: tuple[Way, ...]) -> None:
+    service = replace(whole(), uses=(), **told) if "uses" not in told else replace(whole(), **told)
+    [found] = judged(service).services
+    assert found.ways == ways
+    assert isinstance(found.verdict, Protected) is bool(ways)
+
+
+def test_sums_of_a_field_are_of_today_a_week_and_a_month() -> None:
+    told = (a_use(days=0), a_use(days=6), a_use(days=7), a_use(days=29), a_use(days=30), a_use(days=-1))
+    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
+    [field] = found.fields
+    assert (field.today, field.week, field.month) == (Amount(10, 320), Amount(20, 640), Amount(40, 1280))
+    assert (field.seen, field.plain_read) == (TODAY, None)
+    assert dict(found.days) == {ago(29): 10, ago(7): 10, ago(6): 10, TODAY: 10}
+
+
+def test_what_programs_speak_of_besides_the_list_is_shown_as_not_listed() -> None:
+    told = (a_use(), a_use(PHONE.name), a_use("postgresql:public.t.a#b"))
+    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
+    assert [(one.place, one.field) for one in found.fields] == [
+        (PLACE, DIAGNOSIS),
+        (PHONE.name, None),
+        ("postgresql:public.t.a#b", None),
+    ]
+
+
+def test_plain_values_that_were_read_are_counted_by_themselves() -> None:
+    told = (a_use(), a_use(f"{PLACE}#plain", operations=3), a_use(f"{PLACE}#plain", 2, operations=4))
+    [found] = judged(replace(whole("orders", DIAGNOSIS), uses=told)).services
+    assert (found.fields[0].plain_values, found.fields[0].plain_read) == (7, TODAY)
+    assert dict(found.days) == {TODAY: 10}
+
+
+@pytest.mark.parametrize("state", Backfill)
+def test_values_from_before_are_missing_until_all_were_encrypted(state: Backfill) -> None:
+    found = codes(replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(state),)))
+    assert found == ([] if state is Backfill.FINISHED else ["backfill_unfinished"])
+    # Decrypted to leave, and no longer on the list.
+    left = replace(whole("orders"), uses=(a_use("elsewhere"),), backfills=(a_backfill(state),))
+    assert codes(left) == ([] if state in {Backfill.FINISHED, Backfill.UNDONE} else ["backfill_unfinished"])
+
+
+@pytest.mark.parametrize(("read", "expected"), [(3, []), (2, ["plain_read"]), (0, ["plain_read"])])
+def test_plain_values_that_were_read_before_all_were_encrypted_count_no_more(read: int, expected: list[str]) -> None:
+    told = (a_use(), a_use(f"{PLACE}#plain", read))
+    service = replace(whole("orders", DIAGNOSIS), uses=told, backfills=(a_backfill(Backfill.FINISHED, days=2),))
+    assert codes(service) == expected
+
+
+def test_what_to_do_about_old_values_depends_on_how_far_they_are() -> None:
+    allowed = replace(whole("orders", replace(DIAGNOSIS, plain_allowed=True)), backfills=())
+    steps = [
+        [gap.next_step for gap in judged(replace(allowed, backfills=backfills)).verdict.gaps]
+        for backfills in ((), (a_backfill(Backfill.FINISHED),), (a_backfill(Backfill.STOPPED),))
+    ]
+    assert steps[0] == ["encrypt the old values with openkcm backfill, then forbid plain values on the list"]
+    assert steps[1] == ["forbid plain values on the list"]
+    service = replace(whole("people", PHONE), uses=(a_use(PHONE.name), a_use(f"{PHONE.name}#plain")))
+    [gap] = judged(service).verdict.gaps
+    assert gap.next_step.startswith("have a program under openkcm run write the old values again, and look for")
+    assert steps[2][1] == "start the encryption of the old values again: it goes on where it was"
+
+
+def test_overhead_that_nobody_measured_is_not_known_and_never_nothing() -> None:
+    assert judged(whole()).overhead == Overhead(70, 2000)
+    assert judged(whole(), whole("b")).overhead == Overhead(140, 4000)
+    assert Overhead(70, 2000).share == pytest.approx(0.035)
+    # What was spent counts though the request it was spent in is told of elsewhere.
+    apart = (a_use(request_microseconds=0), a_use(PHONE.name, microseconds=0))
+    assert judged(replace(whole(), uses=apart)).overhead == Overhead(70, 2000)
+    old = a_use(f"{PLACE}#backfilled", microseconds=10**9)
+    assert judged(replace(whole(), uses=(a_use(), old))).overhead == Overhead(70, 2000)
+    for silent in (a_use(requests=0, request_microseconds=0), a_use(request_microseconds=0), a_use(days=LATELY_DAYS)):
+        assert judged(replace(whole(), uses=(silent,))).overhead is None
+    assert judged().overhead is None
+
+
+def test_overhead_is_a_share_in_words() -> None:
+    words = [Overhead(spent, 100_000).words() for spent in (50, 3_510, 35_100)]
+    assert words == ["<0.1% overhead", "3.5% overhead", "35% overhead"]
+
+
+@pytest.mark.parametrize("state", [Backfill.UNDOING, Backfill.STOPPED, Backfill.RUNNING])
+def test_every_gap_has_a_next_step(state: Backfill) -> None:
+    service = replace(whole("orders", DIAGNOSIS), backfills=(a_backfill(state),))
+    found = judged(service, state=State.SUSPENDED)
+    assert found.services[0].service == "orders"
+    texts = [text for gap in found.verdict.gaps for text in (gap.missing, gap.next_step)]
+    assert len(set(texts)) == len(texts) >= 4

@@ -1,0 +1,132 @@
+"""Coverage is judged from one tenant's own rows, by the one role that may read what services do with their keys."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from compliance.coverage.assessment import Amount, Coverage, Lacking, Protected, Way
+from compliance.coverage.reader import read_coverage
+from core.errors.tenants import TenantUnknown
+from core.services import CryptoOperation
+from database.connection.database import Database
+from openkcm.contract.protected_fields import Backfill, Mode, ProtectedField, Store
+from openkcm.contract.services import ServiceKind
+from tests.database.builders import (
+    NOW,
+    a_backfill,
+    a_contact,
+    a_protection_use,
+    some_uses,
+)
+from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_tenants
+
+DAY = timedelta(days=1)
+SSN = ProtectedField(Store.POSTGRESQL, "public.customers", "ssn", Mode.RANDOMISED)
+PLACE = "postgresql:public.customers.ssn"
+
+
+def fill(field: Field) -> None:
+    """Two tenants have a service of the same name each, of which nothing is listed."""
+    two_tenants(active=True)(field)
+    with field.administrator() as administrator:
+        administrator.execute("truncate okcm.protected_field, okcm.protection_use, okcm.backfill, okcm.usage_day")
+
+
+template = filled_template(fill)
+
+
+@pytest.fixture
+def dashboard(field: Field) -> Database:
+    return field.open("dashboard", max_size=2)
+
+
+@pytest.fixture
+def crypto(field: Field) -> Database:
+    return field.open("crypto", max_size=1)
+
+
+def covered(dashboard: Database, tenant: str = "acme") -> Coverage:
+    with dashboard.tenant_tx(tenant) as tx:
+        return read_coverage(tx, NOW)
+
+
+def list_field(database: Database, changed: ProtectedField = SSN, tenant: str = "acme") -> None:
+    with database.tenant_tx(tenant) as tx:
+        tx.protection.protect("orders", changed, "ada")
+
+
+def codes(found: Coverage) -> list[str]:
+    return [gap.code for gap in found.verdict.gaps] if isinstance(found.verdict, Lacking) else []
+
+
+def test_a_field_that_is_listed_is_missing_until_a_program_says_that_it_encrypts_it(
+    dashboard: Database, crypto: Database
+) -> None:
+    list_field(dashboard)
+    assert codes(covered(dashboard)) == ["nothing_encrypted", "field_unseen"]
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([a_contact(last_contact_at=NOW)], [a_protection_use(place=PLACE), a_protection_use(place=PLACE)])
+    found = covered(dashboard)
+    assert found.verdict == Protected()
+    [service] = found.services
+    assert (service.ways, service.facts.agents_connected) == ((Way.PROGRAMS,), 1)
+    assert service.fields[0].today == Amount(20, 640)
+    assert found.overhead is not None
+    assert found.overhead.share == pytest.approx(14 / 1800)
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([], [a_protection_use(place=f"{PLACE}#plain", operations=3)])
+    assert codes(covered(dashboard)) == ["plain_read"]
+    list_field(dashboard, replace(SSN, plain_allowed=True))
+    assert codes(covered(dashboard)) == ["plain_allowed", "plain_read"]
+
+
+def test_old_values_are_missing_until_the_service_says_that_all_were_encrypted(
+    dashboard: Database, crypto: Database
+) -> None:
+    list_field(dashboard)
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note([], [a_protection_use(place=PLACE)])
+        tx.agents.note_backfills([a_backfill(told_at=NOW)])
+    assert codes(covered(dashboard)) == ["backfill_unfinished"]
+    with crypto.tenant_tx("acme") as tx:
+        tx.agents.note_backfills([a_backfill(state=Backfill.FINISHED, remaining=0, told_at=NOW + DAY)])
+    assert covered(dashboard).verdict == Protected()
+
+
+def test_use_of_keys_counts_for_a_week_and_a_key_that_is_kept_for_longer(dashboard: Database, crypto: Database) -> None:
+    encrypt, get = some_uses(minute=NOW - 8 * DAY), some_uses(operation=CryptoOperation.GET, minute=NOW - 200 * DAY)
+    refused = some_uses(refusal="tenant_closed")
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([encrypt, refused], "old")
+    assert codes(covered(dashboard)) == ["nothing_encrypted"]
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([get], "older")
+    assert covered(dashboard).services[0].ways == (Way.KMIP_KEYS,)
+    assert covered(dashboard).verdict == Protected()
+    with crypto.tenant_tx("acme") as tx:
+        [kept] = tx.objects.of_service("orders")
+        assert tx.objects.change(replace(kept, state=5))
+    assert codes(covered(dashboard)) == ["nothing_encrypted"]
+
+
+def test_what_was_discovered_and_not_connected_counts_against_the_tenant(
+    dashboard: Database, crypto: Database, field: Field
+) -> None:
+    with crypto.tenant_tx("acme") as tx:
+        tx.usage.add([some_uses()], "now")
+    assert covered(dashboard).verdict == Protected()
+    with field.open("marketplace", max_size=1).tenant_tx("acme") as tx:
+        tx.enrolments.discover("carts", ServiceKind.MONGODB)
+    assert codes(covered(dashboard)) == ["not_connected"]
+
+
+def test_the_worker_reads_the_same_for_reports(dashboard: Database, field: Field) -> None:
+    with field.open("worker", max_size=1).tenant_snapshot("acme") as tx:
+        assert read_coverage(tx, NOW) == covered(dashboard)
+
+
+def test_a_tenant_that_is_not_there_has_none(dashboard: Database) -> None:
+    with pytest.raises(TenantUnknown):
+        covered(dashboard, "nobody")

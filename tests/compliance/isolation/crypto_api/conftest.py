@@ -1,0 +1,53 @@
+"""One crypto service for all of these tests, with the canary, the mirror and a customer's tenant with two objects."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from activities.front_attacks import FrontAttacks
+from compliance.isolation.crypto_api.session import Side
+from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
+from core.tenants.lifecycle import State
+from crypto.interfaces import Caller
+from tests.activities.conftest import unused_port
+from tests.compliance.isolation.crypto_api.doors import Doors, attacks_on, connected, hang_up
+from tests.compliance.isolation.crypto_api.walls import CUSTOMERS
+from tests.crypto.core.world import REGION, Home, World
+from tests.database.fixtures import Server, clone
+from tests.vault.server import Server as Vault
+
+__all__ = ["unused_port"]  # a fixture that pytest finds here by its name
+
+
+@pytest.fixture(scope="module")
+def world(server: Server, template: str, vault: Vault) -> Iterator[World]:
+    with clone(server, template) as field:
+        world = World(field, vault)
+        for tenant_id in (CANARY_TENANT_ID, MIRROR_TENANT_ID):
+            world.tenant(tenant_id)
+        yield world
+
+
+@pytest.fixture(scope="module")
+def doors(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    running = Doors(world, tmp_path_factory.mktemp("doors"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def customer(world: World, doors: Doors) -> Home:
+    home = world.tenant()
+    with Side(doors.address, connected(home, "orders")) as side:
+        made = side.settle()
+    caller = Caller(home.tenant_id, "orders", home.l2_key, REGION, "0", State.ACTIVE)
+    CUSTOMERS.update(dict.fromkeys((made.key, made.spare), caller))
+    return home
+
+
+@pytest.fixture(scope="module")
+def attacks(world: World, doors: Doors, customer: Home) -> Iterator[FrontAttacks]:  # noqa: ARG001 - whoever is attacked
+    made = attacks_on(world, doors)
+    yield made
+    hang_up(made._fronts._sides)

@@ -1,0 +1,159 @@
+"""The crypto service with its two doors, in this process, so that a wall can be taken down while it runs."""
+
+import asyncio
+import socket
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from temporalio.testing import ActivityEnvironment
+
+from activities.front_attacks import FrontAttacks
+from activities.probes import Probes, presenting
+from activities.services import ServiceActivities
+from compliance.isolation.crypto_api.model import Identity
+from compliance.isolation.crypto_api.session import Address, KeptSides
+from compliance.isolation.crypto_api.suite import FrontAttacker
+from compliance.isolation.vault.forged_certificates import TransitForger
+from config import secrets
+from config.secrets import Role, ensure_secret
+from config.settings import Settings
+from core.errors.platform import DatabaseUnavailable
+from core.isolation import CheckResult
+from core.messages.base import StepInput
+from core.messages.services import CertificateStep, EnrolStep, ServiceStep
+from crypto import serving, wiring
+from crypto.delivery import Delivery
+from crypto.journal import journal_folder
+from crypto.tls import IdentityShelf
+from database.services.repository import LeafRow
+from tests.contracts.authorities import p256, request
+from tests.crypto.core.world import Home, Shelf, World
+from tests.ports import free_port
+from worker.wiring import utc_now
+
+ACTIVITIES = ActivityEnvironment()
+
+
+class Doors:
+    """`settings` are the service's; it serves from `start` on, in a thread with a loop of its own."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        secret, base = folder / "secrets", world.field.server
+        ensure_secret(secret, secrets.database_password(Role.CRYPTO), base.passwords["crypto"])
+        ensure_secret(secret, secrets.context_key(Role.CRYPTO), base.context_keys["crypto"].hex())
+        ensure_secret(secret, secrets.vault_secret(Role.CRYPTO), (world.vault.folder / "crypto.secret").read_text())
+        ensure_secret(secret, secrets.BOUNDARY_IDENTITY, world.vault.identity_pem)
+        self.settings = Settings(
+            state_dir=folder / "state",
+            secrets_dir=secret,
+            database_url=world.field.url,
+            vault_address=world.vault.url,
+            crypto_https_port=free_port(),
+            crypto_kmip_port=free_port(),
+            drain_seconds=0.5,
+        )
+        self.address = Address("localhost", self.settings.crypto_https_port, self.settings.crypto_kmip_port)
+        self._credentials = wiring.read_credentials(self.settings)
+        self._delivery = Delivery(
+            journal_folder(self.settings.state_dir), wiring.open_database(self.settings, self._credentials, 2)
+        )
+        self._loop = asyncio.new_event_loop()
+        self._serving: asyncio.Task[None] | None = None
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._serve, name="doors"),
+            threading.Thread(target=self._delivery.run, args=(self._stop,), name="delivery"),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._serving is not None:
+            self._loop.call_soon_threadsafe(self._serving.cancel)
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with reports, theirs, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._until_stopped(theirs))
+
+    async def _until_stopped(self, reports: socket.socket) -> None:
+        self.service = service = wiring.build(self.settings, self._credentials, IdentityShelf())
+        self._serving = asyncio.ensure_future(serving._run(self.settings, service, reports))
+        await asyncio.wait({self._serving})
+        service.connections.stop()
+        await service.changes.stop()
+        service.threads.close()
+        service.opening.close()
+        service.keyring.close()
+        service.journal.close()
+
+
+class StepByStep:
+    """Connects services by the steps of their workflow, the product's own, without the workflow."""
+
+    def __init__(self, world: World) -> None:
+        self._services = ServiceActivities(
+            world.worker, world.tenant_keys, Shelf(world.root), world.authorities, timedelta(hours=1), utc_now
+        )
+
+    def connect(self, tenant_id: str, _region: str, service: str, request_id: str) -> None:
+        who = {"tenant_id": tenant_id, "service": service}
+        plan = self._run("record_service", EnrolStep(**who, operation_id="service", request_id=request_id))
+        step = CertificateStep(**who, operation_id=f"service-{service}-{plan.generation}", **plan.model_dump())
+        for name in ("create_service_key", "issue_certificate", "mark_connected"):
+            self._run(name, step)
+
+    def disconnect(self, tenant_id: str, _region: str, service: str) -> None:
+        self._run(
+            "disconnect_service", ServiceStep(tenant_id=tenant_id, service=service, operation_id=f"off-{service}")
+        )
+
+    def _run(self, name: str, step: StepInput) -> Any:
+        while True:
+            try:
+                return ACTIVITIES.run(getattr(self._services, name), step)
+            except DatabaseUnavailable:  # a deadlock with the delivery of the audit, which Temporal tries again
+                continue
+
+
+def hang_up(kept: KeptSides) -> None:
+    """Close what is kept; the worker's ends with its process."""
+    while kept._idle:
+        kept._idle.pop().side.close()
+
+
+def attacks_on(world: World, doors: Doors) -> FrontAttacks:
+    """Return the attacks as the worker makes them."""
+    session = world.vault.session("worker")
+    attacker, forger = FrontAttacker(doors.address), TransitForger(session)
+    return FrontAttacks(world.worker, attacker, forger, probes_of(world), utc_now)
+
+
+def probes_of(world: World) -> Probes:
+    return Probes(world.worker, StepByStep(world), utc_now)
+
+
+def connected(home: Home, service: str) -> Identity:
+    """Connect a service of a customer's."""
+    key = p256()
+    home.connect(service)
+    leaf = home.world.authorities.issue(home.authority, home.tenant_id, service, request(key), timedelta(hours=1))
+    certificate = x509.load_pem_x509_certificate(leaf.certificate_pem.encode())
+    dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    with home.world.worker.tenant_tx(home.tenant_id) as tx:
+        tx.services.record_leaf(
+            LeafRow(leaf.serial, service, 2, "request-2", leaf.certificate_pem, *dates, home.authority.serial)
+        )
+    return presenting(home.tenant_id, service, leaf, home.authority.chain_pem, key)
+
+
+def broken(results: list[CheckResult]) -> set[str]:
+    return {result.name.removeprefix("fronts/") for result in results if result.outcome == "breached"}

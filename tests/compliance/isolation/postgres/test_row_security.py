@@ -1,0 +1,101 @@
+import pytest
+
+from compliance.isolation.postgres.row_security import RowSecurityProbe
+from core.errors.compliance import CanaryMissing
+from core.errors.platform import DatabaseRefused, DatabaseUnavailable
+from core.isolation import breaches
+from database.connection.database import Database
+from tests.database.builders import a_leaving
+from tests.database.fixtures import Field
+from tests.database.templates import filled_template, two_tenants
+
+
+def fill(field: Field) -> None:
+    two_tenants(root_keys=True)(field)
+    for tenant in ("acme", "beta"):
+        a_leaving(field, tenant)
+
+
+template = filled_template(fill)
+
+
+@pytest.fixture
+def probe(worker: Database) -> RowSecurityProbe:
+    return RowSecurityProbe(worker)
+
+
+def found(probe: RowSecurityProbe) -> set[str]:
+    there, back = probe.attack_each_other("acme", "beta")
+    return {*breaches(tuple(there)), *breaches(tuple(back))}
+
+
+def test_every_attack_is_refused_in_both_directions(probe: RowSecurityProbe) -> None:
+    there, back = probe.attack_each_other("acme", "beta")
+    assert breaches((*there, *back)) == ()
+    assert [result.name for result in there] == [result.name for result in back]
+    assert {result.clause for result in there} == {"M1", "M2"}
+    assert len({result.name for result in there}) == 11
+
+
+def test_attacks_leave_nothing_behind(probe: RowSecurityProbe, field: Field) -> None:
+    counts = "select (select count(*) from okcm.key), (select count(*) from okcm.audit_event), max(xmin::text),"
+    counts += " (select count(*) from okcm.service), (select count(*) from okcm.service_key)"
+    counts += " from okcm.tenant"
+    with field.administrator() as administrator:
+        before = administrator.execute(counts).fetchone()
+        probe.attack_each_other("acme", "beta")
+        assert administrator.execute(counts).fetchone() == before
+
+
+@pytest.mark.parametrize("pair", [("acme", "missing"), ("missing", "acme")], ids=["victim", "attacker"])
+def test_a_tenant_without_rows_proves_nothing(probe: RowSecurityProbe, pair: tuple[str, str]) -> None:
+    with pytest.raises(CanaryMissing):
+        probe.attack_each_other(*pair)
+
+
+@pytest.mark.parametrize(
+    ("weakness", "breached"),
+    [
+        ("drop policy signed on okcm.tenant; drop policy signed on okcm.key", "switched-setting-write"),
+        ("drop policy signed on okcm.audit_event", "swapped-context-read"),
+        ("alter table okcm.key disable row level security", "plain-write"),
+        ("alter table okcm.outbox disable row level security", "plain-read"),
+        ("create policy hole on okcm.route for select to okcm_worker using (true)", "plain-read"),
+        ("alter table okcm.route drop constraint route_tenant_id_l2_key_fkey", "refer-to-foreign-key"),
+        ("alter table okcm.service_key drop constraint service_key_tenant_id_l2_key_fkey", "refer-to-foreign-key"),
+        ("alter table okcm.service_key disable row level security", "plain-read"),
+        ("drop policy signed on okcm.managed_object", "swapped-context-read"),
+        ("create policy hole on okcm.usage_minute for select to okcm_worker using (true)", "plain-read"),
+    ],
+)
+def test_a_missing_wall_is_noticed(probe: RowSecurityProbe, field: Field, weakness: str, breached: str) -> None:
+    with field.administrator() as administrator:
+        administrator.execute(weakness)
+    assert f"row-security-{breached}" in found(probe)
+
+
+def test_an_expired_context_is_noticed_when_the_database_stops_looking_at_the_clock(
+    probe: RowSecurityProbe, field: Field
+) -> None:
+    with field.administrator() as administrator:
+        [body] = administrator.execute("select prosrc from pg_proc where proname = 'ctx_ok'").fetchone() or ("",)
+        late = body.replace("<= extract(epoch from statement_timestamp())", "<= 0")
+        assert late != body
+        administrator.execute(
+            "create or replace function okcm.ctx_ok() returns boolean language plpgsql stable parallel restricted"
+            f" security definer set search_path = pg_catalog, pg_temp as $$ {late} $$"
+        )
+    assert found(probe) == {"row-security-expired-context-read", "row-security-expired-context-write"}
+
+
+def test_an_error_that_is_no_refusal_is_raised_and_never_counts_as_held(probe: RowSecurityProbe, field: Field) -> None:
+    with field.administrator() as administrator:
+        administrator.execute("alter table okcm.outbox rename to somewhere_else")
+    with pytest.raises(DatabaseRefused, match="42P01"):
+        probe.attack_each_other("acme", "beta")
+
+
+def test_a_database_that_is_down_is_unavailable(field: Field, probe: RowSecurityProbe) -> None:
+    with field.server.offline(field.name), pytest.raises(DatabaseUnavailable):
+        probe.attack_each_other("acme", "beta")
+    assert found(probe) == set()

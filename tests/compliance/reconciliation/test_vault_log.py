@@ -1,0 +1,309 @@
+"""Reading the key server's own log: what a real server writes about what really happens, and logs that were touched."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compliance.reconciliation.ledger import Log
+from compliance.reconciliation.model import Act, Answer, Kind, Layer, ServerEvent, Severity
+from compliance.reconciliation.vault_log import files_of, read_log
+from core import names as ids
+from core.errors.keys import WrongContext
+from core.errors.platform import VaultRefused
+from core.keys.encryption_context import Context, Purpose
+from openkcm.errors import FileRefused
+from tests.vault.server import Server, start
+from vault.auth.client import VaultRejected
+from vault.auth.tenant_tokens import InlineTenants, TenantTokens
+from vault.pki.authorities import PkiAuthorities
+from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
+from vault.transit.payload_keys import TransitPayloadKeys
+from vault.transit.root_keys import TransitRootKeys
+from vault.transit.tenant_keys import TransitTenantKeys
+
+pytestmark = pytest.mark.integration  # an OpenBao of its own
+TENANT, OTHER = "acme-corp-12345", "beta-corp-67890"
+L2, CA = ids.l2_key(TENANT), ids.ca_key(TENANT)
+PLACE = Context(TENANT, L2, "orders", Purpose.SERVICE_KEY, "1")
+
+
+@dataclass
+class Scene:
+    """A server of its own; `new` returns what the log says of what was done since it was last asked."""
+
+    server: Server
+    known: int = 0
+
+    @property
+    def path(self) -> Path:
+        return self.server.folder / "logs" / "audit.log"
+
+    def new(self) -> list[ServerEvent]:
+        events = sorted(
+            (one for found in read_log([self.path]).events.values() for one in found), key=lambda one: one.at
+        )
+        fresh, self.known = events[self.known :], len(events)
+        return fresh
+
+
+@pytest.fixture(scope="module")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Log]]:
+    """A server and its log as it is before any test sends a request."""
+    server = start(tmp_path_factory.mktemp("logged"))
+    yield server, read_log([server.folder / "logs" / "audit.log"])
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def log_server(booted: tuple[Server, Log]) -> Server:
+    return booted[0]
+
+
+@pytest.fixture
+def scene(log_server: Server) -> Scene:
+    scene = Scene(log_server)
+    scene.new()
+    return scene
+
+
+@pytest.fixture
+def keys(log_server: Server) -> TransitTenantKeys:
+    worker = log_server.session("worker")
+    keys = TransitTenantKeys(worker, InlineTenants(worker, log_server.identity_pem, "worker"))
+    for tenant_id in (TENANT, OTHER):
+        keys.ensure(tenant_id)
+    keys.decrypt(PLACE, keys.encrypt(PLACE, b"the process logs in and finds out what the server can do"))
+    return keys
+
+
+def told(events: list[ServerEvent]) -> list[tuple[Act, str, str]]:
+    return [(one.act, one.key, one.who) for one in events]
+
+
+def test_the_first_boot_is_recorded_as_the_servers_own_set_up(booted: tuple[Server, Log]) -> None:
+    log = booted[1]
+    set_up = [one for one in log.events[""] if one.act is Act.SET_UP]
+    assert {one.who for one in set_up} == {"first boot"}
+    assert "sys/policies/acl/openkcm-tenant" in {one.path for one in set_up}
+    # Only a test gives itself an administrator.
+    others = {one.path for one in log.events[""] if one.act is Act.ADMINISTERED}
+    assert {path for path in others if "test-admin" not in path} == set()
+    assert log.faults == []
+
+
+def test_a_key_made_is_told_from_one_that_was_there_and_versions_are_told(
+    scene: Scene, keys: TransitTenantKeys
+) -> None:
+    fresh = "fresh-corp-1"
+    name = ids.l2_key(fresh)
+    scene.new()
+    keys.ensure(fresh)
+    keys.rotate(fresh, 1)
+    keys.retire(fresh, 2)
+    keys.trim(fresh, 2)
+    keys.disable(fresh)
+    keys.ensure(fresh)
+    changes = [one for one in scene.new() if one.act is not Act.READ]
+    assert [(one.act, one.version) for one in changes] == [
+        (Act.MADE, 0),
+        (Act.ROTATED, 2),
+        (Act.RETIRED, 2),
+        (Act.TRIMMED, 2),
+        (Act.DISABLED, 0),
+        (Act.ENSURED, 0),
+        (Act.ENABLED, 0),
+    ]
+    assert {(one.key, one.tenant_id, one.who, one.answer) for one in changes} == {(name, fresh, "worker", Answer.DONE)}
+
+
+def test_every_use_says_for_which_place_and_how_often(scene: Scene, keys: TransitTenantKeys) -> None:
+    root_keys = TransitRootKeys(scene.server.session("worker"))
+    root = root_keys.ensure("eu-west-1").name
+    scene.new()
+    inner = keys.new_wrapped_key(PLACE)
+    keys.rewrap([(PLACE, inner), (PLACE, inner)])
+    keys.decrypt(PLACE, inner)
+    with pytest.raises(WrongContext):
+        keys.decrypt(Context(TENANT, L2, "billing", Purpose.SERVICE_KEY, "1"), inner)
+    wraps = root_keys.wrap_all(root, [(PLACE.encode(), inner.encode())] * 3)
+    root_keys.unwrap(root, PLACE.encode(), wraps[0])
+    uses = scene.new()
+    assert [(one.act, one.layer, one.count, one.answer) for one in uses] == [
+        (Act.WRAPPED, Layer.TENANT_KEY, 1, Answer.DONE),
+        (Act.REWRAPPED, Layer.TENANT_KEY, 2, Answer.DONE),
+        (Act.REWRAPPED, Layer.TENANT_KEY, 2, Answer.DONE),
+        (Act.DECRYPTED, Layer.TENANT_KEY, 1, Answer.DONE),
+        (Act.DECRYPTED, Layer.TENANT_KEY, 1, Answer.FAILED),
+        (Act.ENCRYPTED, Layer.ROOT_KEY, 3, Answer.DONE),
+        (Act.DECRYPTED, Layer.ROOT_KEY, 1, Answer.DONE),
+    ]
+    assert {one.tenant_id for one in uses} == {TENANT}
+    assert {one.context for one in uses} == {PLACE, Context(TENANT, L2, "billing", Purpose.SERVICE_KEY, "1")}
+    assert [one.who for one in uses] == [f"tenant:{TENANT}"] * 5 + ["worker"] * 2
+
+
+def test_an_authority_is_told_with_its_serial_and_a_destruction_by_whom(scene: Scene, keys: TransitTenantKeys) -> None:
+    worker, offboarding = scene.server.session("worker"), scene.server.session("offboarding")
+    gone = "gone-corp-1"
+    keys.ensure(gone)
+    TransitPayloadKeys(worker).ensure(gone)
+    scene.new()
+    authority = PkiAuthorities(worker).ensure(gone, lambda _serials: ())
+    (signed,) = [one for one in scene.new() if one.act is Act.AUTHORITY]
+    assert (signed.serial, signed.tenant_id) == (authority.serial, gone)
+    destroyer = TransitDestroyer(offboarding, worker)
+    for kind in TenantKeyKind:
+        destroyer.destroy(kind, gone)
+    assert [(one.act, one.who) for one in scene.new() if one.act is not Act.READ] == [
+        (Act.DOOMED, "offboarding"),
+        (Act.DELETED, "offboarding"),
+    ] * 3
+
+
+def test_each_stranger_and_each_theft_is_told_by_name(scene: Scene, keys: TransitTenantKeys) -> None:
+    victim = "victim-corp-1"
+    stolen = keys.ensure(victim).name
+    admin = scene.server.admin()
+    scene.new()
+    admin.read(f"transit/keys/{stolen}")
+    admin.write(f"transit/keys/{stolen}/rotate")
+    admin.write(f"transit/keys/{stolen}/config", {"allow_plaintext_backup": True, "exportable": True})
+    admin.read(f"transit/backup/{stolen}")
+    admin.write("sys/policies/acl/openkcm-tenant-extra", {"policy": 'path "transit/*" { capabilities = ["read"] }'})
+    other = TenantTokens(scene.server.session("worker"), scene.server.identity_pem).session(OTHER)
+    with pytest.raises(VaultRefused):
+        other.write(f"transit/datakey/wrapped/{stolen}", {"context": "AAAA"})
+    stranger = "approle test-admin"
+    found = scene.new()
+    assert told(found) == [
+        (Act.READ, stolen, stranger),
+        (Act.ROTATED, stolen, stranger),
+        (Act.CONFIGURED, stolen, stranger),
+        (Act.OTHER, f"transit/backup/{stolen}", stranger),
+        (Act.ADMINISTERED, "sys/policies/acl/openkcm-tenant-extra", stranger),
+        (Act.WRAPPED, stolen, f"tenant:{OTHER}"),
+    ]
+    assert [one.answer for one in found] == [Answer.DONE] * 5 + [Answer.REFUSED]
+    assert [one.tenant_id for one in found] == [victim] * 4 + ["", victim]
+
+
+def test_a_path_below_transit_or_pki_that_nobody_knows_is_no_secret(scene: Scene) -> None:
+    admin = scene.server.admin()
+    scene.new()
+    for path in ("transit/random/32", "transit/hmac/some-key", "pki/issue/anything"):
+        with suppress(VaultRejected):
+            admin.write(path, {"input": "AAAA"})
+    assert [(one.act, one.path) for one in scene.new()] == [
+        (Act.OTHER, "transit/random/32"),
+        (Act.OTHER, "transit/hmac/some-key"),
+        (Act.OTHER, "pki/issue/anything"),
+    ]
+
+
+def test_nothing_secret_is_kept_of_a_log(scene: Scene, keys: TransitTenantKeys) -> None:
+    keys.encrypt(PLACE, b"a secret")
+    kept = repr(read_log([scene.path]).events)
+    assert "hmac-sha256" not in kept
+    assert "vault:v" not in kept
+
+
+# ── logs that were touched ───────────────────────────────────────────────────────────────────────────────────────────
+
+Lines = list[bytes]
+
+
+@pytest.fixture
+def lines(scene: Scene, keys: TransitTenantKeys) -> Lines:
+    """A log with something in it from each quarter of an hour, as the server wrote it but for the times."""
+    keys.encrypt(PLACE, b"x")
+    begun = datetime(2026, 3, 1, tzinfo=UTC)
+    entries = [json.loads(line) for line in scene.path.read_bytes().splitlines()[-40:]]
+    paired: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        paired.setdefault(entry["request"]["id"], []).append(entry)
+    found: Lines = []
+    for number, pair in enumerate(pair for pair in paired.values() if len(pair) == 2):
+        at = begun + number * timedelta(minutes=15)
+        time = f"{at:%Y-%m-%dT%H:%M:%S}.123456789Z"
+        found += [json.dumps(one | {"time": time}, separators=(",", ":")).encode() + b"\n" for one in pair]
+    return found
+
+
+def reading(folder: Path, *logs: Lines, since: datetime | None = None) -> Log:
+    files = []
+    for number, log in enumerate(logs):
+        files.append(folder / f"audit-{number}.log")
+        files[-1].write_bytes(b"".join(log))
+    return read_log(files, since)
+
+
+TOUCHED: dict[str, tuple[Callable[[Lines], Lines], Kind]] = {
+    "a response cut out": (lambda log: log[:5] + log[6:], Kind.UNANSWERED),
+    "a request cut out": (lambda log: log[:4] + log[5:], Kind.UNASKED),
+    "a line in two": (lambda log: [*log[:4], log[4][:80] + b"\n", log[4][80:], *log[5:]], Kind.UNREADABLE),
+    "a line of another form": (lambda log: [*log[:4], b'{"time": 7}\n', *log[4:]], Kind.UNREADABLE),
+    "a pair twice": (lambda log: [*log[:6], *log[4:6], *log[6:]], Kind.REPEATED),
+    "the second half first": (lambda log: log[len(log) // 4 * 2 :] + log[: len(log) // 4 * 2], Kind.BACKWARDS),
+}
+
+
+@pytest.mark.parametrize(("touch", "kind"), TOUCHED.values(), ids=list(TOUCHED))
+def test_a_log_that_was_touched_is_told(
+    tmp_path: Path, lines: Lines, touch: Callable[[Lines], Lines], kind: Kind
+) -> None:
+    assert reading(tmp_path, lines).faults == []
+    faults = reading(tmp_path, touch(lines)).faults
+    assert kind in {fault.kind for fault in faults}
+    assert {fault.severity for fault in faults} == {Severity.DIFFERENCE}
+
+
+def test_a_last_line_that_is_being_written_is_no_fault_but_in_a_file_that_ended_it_is(
+    tmp_path: Path, lines: Lines
+) -> None:
+    torn = [*lines[:-1], lines[-1][:100]]
+    assert reading(tmp_path, torn).faults == []
+    assert {fault.kind for fault in reading(tmp_path, torn, lines).faults} >= {Kind.UNREADABLE}
+
+
+def test_rotated_files_are_one_log_the_oldest_first_and_compressed_ones_too(tmp_path: Path, lines: Lines) -> None:
+    half = len(lines) // 4 * 2 + 1  # between a request and its response
+    current, before = tmp_path / "audit.log", tmp_path / "audit.log.1.gz"
+    before.write_bytes(gzip.compress(b"".join(lines[:half])))
+    current.write_bytes(b"".join(lines[half:]))
+    (tmp_path / "other.log").write_bytes(b"no log")
+    assert files_of(current) == [before, current]
+    whole, both = reading(tmp_path, lines), read_log([before, current])
+    assert (both.faults, both.lines, both.events) == ([], whole.lines, whole.events)
+    broken = tmp_path / "broken.gz"
+    broken.write_bytes(before.read_bytes()[:-20])
+    with pytest.raises(FileRefused, match="not whole"):
+        read_log([broken])
+    with pytest.raises(FileRefused, match="No such file"):
+        read_log([tmp_path / "missing.log"])
+
+
+def test_what_is_before_a_day_is_passed_over_but_for_when_the_log_begins(tmp_path: Path, lines: Lines) -> None:
+    since = datetime(2026, 3, 1, 1, tzinfo=UTC)
+    log, whole = reading(tmp_path, lines, since=since), reading(tmp_path, lines)
+    assert (log.begin, log.lines, log.faults) == (whole.begin, whole.lines - 8, [])
+    assert all(one.at >= since for found in log.events.values() for one in found)
+
+
+def test_requests_that_a_restart_cut_off_are_told_as_a_notice(tmp_path: Path, lines: Lines) -> None:
+    started = json.loads(lines[8]) | {"type": "request"}
+    started["request"] |= {"id": "start", "path": "sys/audit/test"}
+    faults = reading(tmp_path, [*lines[:5], json.dumps(started).encode() + b"\n", *lines[8:]]).faults
+    assert [(fault.kind, fault.severity) for fault in faults] == [(Kind.UNANSWERED, Severity.NOTICE)]
+
+
+def test_of_a_thousand_faults_twenty_are_told_and_the_rest_counted(tmp_path: Path, lines: Lines) -> None:
+    faults = reading(tmp_path, [*lines, *[b"rubbish\n"] * 1000]).faults
+    assert len(faults) == 21
+    assert "980 times more" in faults[-1].what
