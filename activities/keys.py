@@ -1,87 +1,166 @@
-"""Step 2: the tenant's own keys in Transit."""
+"""A service key under both its layers: made, wrapped by the root key in force, and admitted to the records.
 
-from typing import Protocol
+Making takes calls to two servers, in which the root key can be changed and the tenant key rotated. So what was made is
+admitted only under the tenant's row lock, which those take too, and only while it still lies under what is in force:
+whoever comes too late makes it again.
 
+A new version of a tenant key is admitted only with a fingerprint that no other key has (MTCI U2).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import structlog
 from temporalio import activity
 
-from activities.fingerprinting import alarm, refused_fingerprint
-from activities.journal import Clock, finish, is_recorded, record
+from activities.audit_trail import record
+from activities.concurrency import Threads
 from activities.metrics import Metrics
 from core import names as ids
-from core.errors.keys import KeyUnavailable
+from core.errors.compliance import TenantKeyReplaced, TenantKeyShared
+from core.errors.keys import RootKeyDenied, WrongContext
+from core.errors.platform import Overtaken
+from core.isolation import CheckResult
 from core.keys.encryption_context import Context, Purpose
+from core.keys.root_keys import RootKeyMode
 from core.messages.base import StepInput
-from core.tenants.provisioning import Step
-from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.keys import Fingerprinted, SealedRootKeyRow, ServiceKeyRow
+from database.root_keys import HeldKeyRow
+from database.tenants import TenantRow
+from kms.interfaces import BatchRootKey, RootKey
+from kms.key_cache import OpenedRootKeys
 from openkcm.contract.audit_events import AuditName
-from vault.transit.payload_keys import TransitPayloadKeys
-from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
-
-_PROOF = b"openkcm tenant key round trip"
+from openkcm.errors import OpenKcmError
+from vault.transit.keys import TransitKey
 
 
-class PayloadKeyring(Protocol):
-    """The codec's keyring: from `learn` on, this process encrypts the tenant's payloads under the tenant's own key."""
+@dataclass(frozen=True, slots=True)
+class RootKeyInForce:
+    """Under which root key a tenant's service keys lie, as it was read."""
 
-    def learn(self, tenant_id: str, data_key: bytes, wrapped: str) -> None: ...
+    tenant: TenantRow
+    held: HeldKeyRow | None
+    sealed: SealedRootKeyRow | None
+
+    @property
+    def root_key_id(self) -> str | None:
+        """Which of the customer's keys it is; None: the platform's."""
+        return None if self.held is None else self.held.root_key_id
+
+    @property
+    def name(self) -> str:
+        """How people know it."""
+        return ids.root_key(self.tenant.region) if self.held is None else self.held.name
+
+    def open(self, shelf: OpenedRootKeys) -> RootKey:
+        """Return it ready for use."""
+        if self.held is None:
+            return shelf.platform(self.tenant.region)
+        return opened(shelf, self.tenant.tenant_id, self.sealed)
+
+    def row(self, service: str, version: int, wrapped: bytes, l2_version: int) -> ServiceKeyRow:
+        """Return the record of a service key that it has wrapped."""
+        mode = RootKeyMode.PLATFORM if self.held is None else self.held.mode
+        l2_key = ids.l2_key(self.tenant.tenant_id)
+        return ServiceKeyRow(
+            service, version, l2_key, mode, self.name, wrapped, self.root_key_id, l2_version=l2_version
+        )
 
 
-class KeyActivities:
-    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is made
-        self,
-        database: Database,
-        tenant_keys: TransitTenantKeys,
-        fingerprints: TransitFingerprints,
-        payload_keys: TransitPayloadKeys,
-        keyring: PayloadKeyring,
-        clock: Clock,
-        metrics: Metrics,
-    ) -> None:
-        self._database = database
-        self._tenant_keys = tenant_keys
-        self._fingerprints = fingerprints
-        self._payload_keys = payload_keys
-        self._keyring = keyring
-        self._clock = clock
-        self._metrics = metrics
+def root_key_in_force(tx: TenantTransaction, tenant: TenantRow) -> RootKeyInForce:
+    """Read it; raises Overtaken when it is being replaced at this moment."""
+    held = tx.root_keys.current()
+    sealed = None if held is None else tx.root_keys.sealed(held.root_key_id)
+    if held is not None and sealed is None:
+        raise Overtaken("the root key was changed meanwhile", "the next attempt uses the new one")
+    return RootKeyInForce(tenant, held, sealed)
 
-    @activity.defn(name=Step.CREATE_KEYS)
-    def create_keys(self, step: StepInput) -> None:
-        """Make the tenant's keys and see them work: one that nobody has opened anything with is not yet a key.
 
-        The L2 is what the tenant's data hangs on (MTCI U1, C2); under the payload key its workflow payloads lie from
-        now on. A tenant key that somebody else has too is refused before it is on record as anybody's.
-        """
-        began = self._clock()
-        tenant_key = self._tenant_keys.ensure(step.tenant_id)
-        context = Context(step.tenant_id, tenant_key.name, "", Purpose.VERIFY, step.operation_id)
-        if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _PROOF)) != _PROOF:
-            raise KeyUnavailable
-        fingerprint = self._fingerprints.of(step.tenant_id, tenant_key.version)
-        payload_key = self._payload_keys.ensure(step.tenant_id)
-        data_key, wrapped = self._payload_keys.new_data_key(payload_key.name)
-        self._keyring.learn(step.tenant_id, data_key, wrapped)
-        with self._database.tenant_tx(step.tenant_id) as tx:
-            refusal = refused_fingerprint(tx, step, tenant_key, fingerprint)
-            if refusal is None:
-                tx.keys.record(tenant_key.name, "L2", tenant_key.version)
-                record(tx, step, AuditName.TENANT_KEY_CREATED, tenant_key.name, version=str(tenant_key.version))
-                tx.keys.record(payload_key.name, "payload", payload_key.version)
-                record(tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version))
-                finish(tx, step, Step.CREATE_KEYS, began)
-        if refusal is not None:
-            alarm(self._metrics, step.tenant_id, refusal)
-            raise refusal
+def refuse_overtaken_root_key(tx: TenantTransaction, read: RootKeyInForce) -> None:
+    """Raise Overtaken when the root key is no longer the one that was read; the caller holds the tenant's row lock."""
+    now = tx.root_keys.current()
+    if (None if now is None else now.root_key_id) != read.root_key_id:
+        raise Overtaken("the root key was changed meanwhile", "the next attempt uses the new one")
 
-    @activity.defn(name="disable-tenant-key")
-    def disable_tenant_key(self, step: StepInput) -> None:
-        """Roll back step 2 by disabling, never by destroying: the key may have wrapped something already.
 
-        One that was never recorded is left alone; it may be what somebody else made under that name.
-        """
-        with self._database.tenant_tx(step.tenant_id) as tx:
-            if not is_recorded(tx, ids.l2_key(step.tenant_id)):
-                return
-        self._tenant_keys.disable(step.tenant_id)
-        with self._database.tenant_tx(step.tenant_id) as tx:
-            record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.l2_key(step.tenant_id))
+def refuse_retired(tx: TenantTransaction, l2_version: int) -> None:
+    """Raise Overtaken when a version of the tenant key opens nothing any more; the caller holds the row lock."""
+    key = tx.keys.get(ids.l2_key(tx.tenant_id))
+    if key is not None and l2_version < key.oldest:
+        raise Overtaken("the tenant key was rotated meanwhile", "the next attempt uses the new version")
+
+
+def opened(shelf: OpenedRootKeys, tenant_id: str, row: SealedRootKeyRow | None) -> RootKey:
+    """Return a root key on record, ready for use; raises RootKeyDenied when its credentials were forgotten."""
+    if row is None:
+        raise RootKeyDenied("the root key's credentials were forgotten when it was retired")
+    return shelf.held(tenant_id, row.root_key_id, row.place, row.credentials)
+
+
+def proven(root_key: RootKey, context: Context, inner: bytes) -> bytes:
+    """Return `inner` wrapped, seen to open again."""
+    wrapped = root_key.wrap(context, inner)
+    if root_key.unwrap(context, wrapped) != inner:
+        raise WrongContext("the root key does not open what it has just wrapped")
+    return wrapped
+
+
+def all_unwrapped(
+    pool: Threads, root_key: RootKey, contexts: Sequence[Context], wraps: Sequence[bytes]
+) -> Sequence[bytes]:
+    """Return what lies under the root key, in one call where its server takes many; with a sign of life for each."""
+    if isinstance(root_key, BatchRootKey):
+        return root_key.unwrap_all(list(zip(contexts, wraps, strict=True)))
+    return list(_beating(pool.map(root_key.unwrap, contexts, wraps)))
+
+
+def all_proven(
+    pool: Threads, root_key: RootKey, contexts: Sequence[Context], inners: Sequence[bytes]
+) -> Sequence[bytes]:
+    """Return each of `inners` wrapped, seen to open again; as above."""
+    if isinstance(root_key, BatchRootKey):
+        wraps = root_key.wrap_all(list(zip(contexts, inners, strict=True)))
+        if list(root_key.unwrap_all(list(zip(contexts, wraps, strict=True)))) != list(inners):
+            raise WrongContext("the root key does not open what it has just wrapped")
+        return wraps
+    return list(_beating(pool.map(proven, repeat(root_key), contexts, inners)))
+
+
+def _beating(results: Iterable[bytes]) -> Iterator[bytes]:
+    for result in results:
+        activity.heartbeat()
+        yield result
+
+
+def context_of(tenant_id: str, service: str, version: int) -> Context:
+    """Return what binds both layers of a service key to its place."""
+    return Context(tenant_id, ids.l2_key(tenant_id), service, Purpose.SERVICE_KEY, str(version))
+
+
+_REFUSED = {Fingerprinted.TAKEN: TenantKeyShared, Fingerprinted.CHANGED: TenantKeyReplaced}
+
+log = structlog.get_logger()
+
+
+def refused_fingerprint(
+    tx: TenantTransaction, step: StepInput, key: TransitKey, fingerprint: str
+) -> OpenKcmError | None:
+    """Put the newest version's fingerprint on record; return why the key must not be used, None when it may.
+
+    The caller raises what is returned once the transaction is committed: by then it is in the audit stream.
+    """
+    refusal = _REFUSED.get(tx.fingerprints.record(key.name, key.version, fingerprint))
+    if refusal is None:
+        return None
+    record(tx, step, AuditName.TENANT_KEY_REFUSED, key.name, "failure", version=str(key.version), code=refusal.code)
+    return refusal()
+
+
+def alarm(metrics: Metrics, tenant_id: str, refusal: OpenKcmError) -> None:
+    """Say it where somebody is woken: as a boundary that was breached."""
+    log.error("tenant key refused", tenant_id=tenant_id, code=refusal.code)
+    metrics.count_boundary_checks(
+        [CheckResult(clause="U2", name="fingerprint", outcome="breached", seconds=0, evidence=refusal.message)]
+    )

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 from temporalio import activity
 
-from activities.journal import Clock, record
-from activities.signing import RecordedSigner
+from activities.audit import RecordedSigner
+from activities.audit_trail import Clock, record
 from compliance.reports.builder import Request, assemble
 from core.audit import AuditFilter
 from core.errors.compliance import ReportUnknown

@@ -10,9 +10,9 @@ from datetime import timedelta
 from cryptography import x509
 from temporalio import activity
 
-from activities.authorities import as_authority
-from activities.journal import Clock, record
-from activities.wrapping import context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
+from activities.audit_trail import Clock, record
+from activities.certificates.ca_rotation import as_authority
+from activities.keys import context_of, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from core.errors.platform import ConflictingResource, Overtaken
 from core.errors.services import ServiceUnknown
 from core.errors.tenants import TenantClosed, TenantUnknown

@@ -29,9 +29,9 @@ from core import names as ids
 from core.messages.base import AnnounceInput, StepInput
 from core.messages.tenants import ActivateResult
 from core.tenants.provisioning import Step
-from workflows.gateway import Gateway
-from workflows.provision import ProvisionTenant
-from workflows.tenant import Tenant
+from workflows.client.workflow_client import Gateway
+from workflows.provisioning import ProvisionTenant
+from workflows.tenants import Tenant
 
 REGION = "zz-floor-1"
 _CHILD_POLL_SECONDS = 0.02

@@ -26,7 +26,7 @@ from tests.kms.customer_openbao import CustomerOpenBao
 from tests.kms.estate import assert_in_force, make_service_keys
 from tests.kms.opening import Opener
 from worker import wiring
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 _TENANT = "many-services-corp"
 _REGION = "eu-west-1"

@@ -29,8 +29,8 @@ from database.rotation import RotationRow
 from tests.kms.estate import make_service_keys
 from tests.kms.opening import Opener
 from worker import wiring
-from workflows.connecting import connect_client
-from workflows.gateway import Gateway
+from workflows.client.connection import connect_client
+from workflows.client.workflow_client import Gateway
 
 _TENANT, _OTHER = "many-services-corp", "new-keys-corp"
 _REGION = "eu-west-1"

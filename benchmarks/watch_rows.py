@@ -22,7 +22,7 @@ from kms.providers import CustomerRootKeys
 from tests.kms.customer_openbao import LOOPBACK, CustomerOpenBao
 from vault.auth.tenant_tokens import TenantTokens
 from vault.transit.tenant_keys import TransitTenantKeys
-from worker.identity import open_vault
+from worker.vault_login import open_vault
 
 SERVICE = "orders"
 _THREADS = 8

@@ -34,7 +34,7 @@ from openkcm.verification.isolation_controls import CLAUSES
 from openkcm.verification.public_keys import PublicKeys
 
 if TYPE_CHECKING:
-    from workflows.gateway import Gateway
+    from workflows.client.workflow_client import Gateway
 
 _EXAMINED = DECRYPTS | {State.LOCKED}
 _EACH_SECONDS = 0.5

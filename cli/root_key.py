@@ -119,7 +119,7 @@ class RootKey:
         self, settings: Settings, database: Database, tenant_id: str, place: Place, request_id: str
     ) -> OpenKcmError | None:
         """Ask; return the refusal, or that it is not done yet, beside which there is more to tell."""
-        from workflows.gateway import NotDoneInTime  # noqa: PLC0415 - see cli.access
+        from workflows.client.workflow_client import NotDoneInTime  # noqa: PLC0415 - see cli.access
 
         told = _told(place, request_id)
         try:

@@ -104,7 +104,7 @@ class Rotate:
         self, settings: Settings, database: Database, tenant_id: str, request: RotateRequest
     ) -> OpenKcmError | None:
         """Ask; return the refusal, or that it is not done yet, beside which there is more to tell."""
-        from workflows.gateway import NotDoneInTime  # noqa: PLC0415 - see cli.access
+        from workflows.client.workflow_client import NotDoneInTime  # noqa: PLC0415 - see cli.access
 
         told = {"services": str(request.services), "compromised": str(request.compromised).lower()}
         try:

@@ -39,7 +39,7 @@ from openkcm.credentials.store import ServiceFolder
 from openkcm.errors import FolderRefused
 
 if TYPE_CHECKING:
-    from workflows.gateway import Gateway
+    from workflows.client.workflow_client import Gateway
 
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 

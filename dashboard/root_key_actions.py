@@ -23,7 +23,7 @@ from dashboard.seat import Seat
 from database.root_keys import RootKeyRequestRow
 from database.tenants import TenantRow
 from openkcm.contract.audit_events import AuditName
-from workflows.gateway import NotDoneInTime
+from workflows.client.workflow_client import NotDoneInTime
 
 _REQUESTS = 8
 

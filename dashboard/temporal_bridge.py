@@ -13,7 +13,7 @@ from core.errors.platform import TemporalUnavailable
 from core.messages.keys import RotateRequest
 from core.messages.tenants import LeaveRequest, StandingMove
 from core.tenants.policy import TenantPolicy
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 _PATIENCE_SECONDS = 90.0
 """More than the gateway itself waits for a service, so that its own answer comes first."""

@@ -25,7 +25,7 @@ from dashboard.seat import Addresses, Seat
 from dashboard.temporal_bridge import TemporalBridge
 from database.connection.database import Database
 from database.platform.operators import Operations
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 _DATABASE_CONNECTIONS = 16
 _LOOPBACK_NAMES = frozenset({LOOPBACK, "localhost", "::1"})

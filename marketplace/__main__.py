@@ -24,7 +24,7 @@ from marketplace.issuers import Issuers
 from marketplace.transactions import ENROLMENT_THREADS, THREADS
 from openkcm.contract.client_files import Offer as Addresses
 from openkcm.logging import configure_logs
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 _GRACE_SECONDS = 10
 

@@ -29,7 +29,7 @@ from marketplace.sweep import EnrolmentSweep, Sweep
 from marketplace.transactions import ENROLMENT_THREADS, Transactions
 from openkcm.contract.names import parse_tenant_id
 from openkcm.errors import OpenKcmError
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from marketplace.enrolment import settle
 from marketplace.rounds import Rounds, Waiting
 from marketplace.transactions import Transactions
 from openkcm.errors import CallerError
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 
 class Sweep(Rounds):

@@ -52,8 +52,8 @@ def names_of(entry: Entry) -> frozenset[str]:
 
 def activity_functions() -> Iterator[tuple[str, str, str]]:
     """Yield (activity, module, function) of everything in `activities` that is one."""
-    for found in pkgutil.iter_modules(activities.__path__):
-        module = importlib.import_module(f"activities.{found.name}")
+    for found in pkgutil.walk_packages(activities.__path__, "activities."):
+        module = importlib.import_module(found.name)
         for owner, kind in inspect.getmembers(module, inspect.isclass):
             for function, value in inspect.getmembers(kind, inspect.isfunction):
                 definition = getattr(value, "__temporal_activity_definition", None)
@@ -277,12 +277,14 @@ def test_a_reason_is_one() -> None:
 def test_the_reading_of_code_finds_a_forgotten_call(tmp_path: Path) -> None:
     """The check could have failed: without its call the same function comes to nothing."""
     (tmp_path / "activities").mkdir()
-    source = (ROOT / "activities/keys.py").read_text(encoding="utf-8")
-    (tmp_path / "activities/keys.py").write_text(re.sub(r".*record\(tx, step, AuditName\.PAYLOAD_KEY.*\n", "", source))
+    source = (ROOT / "activities/provisioning.py").read_text(encoding="utf-8")
+    (tmp_path / "activities/provisioning.py").write_text(
+        re.sub(r".*record\(tx, step, AuditName\.PAYLOAD_KEY.*\n", "", source)
+    )
     code = Code("AuditName", ("activities",), tmp_path)
-    assert code.reached("activities.keys", "KeyActivities.create_keys") == {"TENANT_KEY_CREATED"}
+    assert code.reached("activities.provisioning", "KeyActivities.create_keys") == {"TENANT_KEY_CREATED"}
     with pytest.raises(KeyError):
-        code.reached("activities.keys", "KeyActivities.gone")
+        code.reached("activities.provisioning", "KeyActivities.gone")
 
 
 def test_the_words_of_crypto_operations_have_names() -> None:

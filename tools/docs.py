@@ -27,7 +27,7 @@ from openkcm.errors import AgentRunning, OpenKcmError, ProofRefused, ReportRefut
 from openkcm.field_encryption.errors import StatementRefused
 from openkcm.verification.errors import VerificationIncomplete
 from tools import audited
-from worker.metrics import READY, READY_MEANING
+from worker.__main__ import READY, READY_MEANING
 
 ROOT = Path(__file__).parents[1]
 _VOCABULARY = {
@@ -155,7 +155,7 @@ def metrics_page() -> str:
     )
     return f"""# Metrics
 
-{_ORIGIN.format(origin="activities/metrics.py, worker/metrics.py and crypto/metrics.py")}
+{_ORIGIN.format(origin="activities/metrics.py, worker/__main__.py and crypto/metrics.py")}
 
 The worker exports its metrics at `127.0.0.1:worker_metrics_port`, with those of Temporal's SDK; the crypto service at
 `127.0.0.1:crypto_metrics_port`. Both use the path `/metrics`. No metric names a tenant.

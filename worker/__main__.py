@@ -1,24 +1,27 @@
-"""`python -m worker`: settings, wiring, run until told to stop, drain."""
+"""`python -m worker`: settings, wiring, run until told to stop, drain.
+
+Prometheus metrics of the worker: Temporal's own and, through the same endpoint, OpenKCM's.
+"""
 
 import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import TypeVar
 
 import structlog
 from temporalio.client import Client
-from temporalio.runtime import Runtime
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 from config.settings import LOOPBACK, Settings, load_settings
 from core.errors.platform import TemporalUnavailable
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 from worker import bootstrap, wiring
-from worker.metrics import metrics_runtime, report_ready
-from workflows.connecting import connection
-from workflows.gateway import Gateway
+from workflows.client.connection import LogForm, connection, core_logging
+from workflows.client.workflow_client import Gateway
 
 _RETRY_SECONDS = 0.5
 
@@ -104,6 +107,32 @@ def main() -> None:
         asyncio.run(run(settings, wiring.build(settings, meter=runtime.metric_meter), runtime))
     except OpenKcmError as refused:
         sys.exit(f"worker cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
+
+
+READY = "openkcm_worker_ready"
+READY_MEANING = "1 if this worker can provision tenants, else 0"
+
+
+def metrics_runtime(address: str, form: LogForm = "json") -> Runtime:
+    """Return this process's runtime, which serves metrics at `address` (`host:port`) and logs in `form`."""
+    runtime = Runtime(
+        telemetry=TelemetryConfig(
+            metrics=PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True),
+            logging=core_logging(form),
+        ),
+        worker_heartbeat_interval=timedelta(minutes=1),
+    )
+    _set_ready(runtime, 0)
+    return runtime
+
+
+def report_ready(runtime: Runtime) -> None:
+    """Export 1 instead of 0 for readiness: the worker polls and the canary is active, so a tenant can be made."""
+    _set_ready(runtime, 1)
+
+
+def _set_ready(runtime: Runtime, value: int) -> None:
+    runtime.metric_meter.create_gauge(READY, READY_MEANING).set(value)
 
 
 if __name__ == "__main__":

@@ -39,19 +39,14 @@ from database.connection.database import Database
 from database.platform.scheduled import PlatformQueries
 from vault.transit.audit_signer import TransitAuditSigner
 from vault.transit.root_keys import TransitRootKeys
-from workflows import visibility
-from workflows.boundaries import ExamineDueTenants
+from workflows.audit import ReconcileAudit, SignAuditHeads
 from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
-from workflows.gateway import Gateway
-from workflows.platform import (
-    ForgetUntakenCredentials,
-    NoticeRootKeyVersions,
-    ReconcileAudit,
-    RotateDueKeys,
-    SignAuditHeads,
-    SweepOutbox,
-)
-from workflows.root_keys import WatchRootKeys
+from workflows.client.workflow_client import Gateway
+from workflows.isolation import ExamineDueTenants
+from workflows.notifications import SweepOutbox
+from workflows.root_keys import ForgetUntakenCredentials, NoticeRootKeyVersions, WatchRootKeys
+from workflows.rotation import RotateDueKeys
+from workflows.runtime import options as visibility
 
 PLATFORM_QUEUE = "platform"
 _PLATFORM_WORKFLOWS = "platform/"

@@ -4,10 +4,14 @@ It is a decryption oracle, so it stands apart from the worker: its own process a
 payload keys, nothing else), loopback only, cross-origin answers to the Temporal UI alone, and no `/encode`. An
 operator signs in once with the codec token; the cookie that results is useless to other sites (SameSite) and to
 scripts (HttpOnly). Command lines send the token as a bearer token instead.
+
+Sessions of signed-in operators: random, kept in memory, gone after eight hours or a restart.
 """
 
 import hmac
+import secrets
 import sys
+import time
 from collections.abc import Sequence
 from html import escape
 from urllib.parse import parse_qs
@@ -23,16 +27,14 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from temporalio.api.common.v1 import Payloads
 
-from config import secrets
+from config import secrets as config_secrets
 from config.secrets import Role, read_secret
 from config.settings import LOOPBACK, load_settings
 from openkcm.errors import OpenKcmError
 from openkcm.logging import configure_logs
 from vault.transit.payload_keys import TransitPayloadKeys
-from worker.codec import TenantCodec
-from worker.identity import open_vault
-from worker.keyring import Keyring
-from worker.session_cookie import SessionCookies
+from worker.payload_codec import Keyring, TenantCodec
+from worker.vault_login import open_vault
 
 _COOKIE = "openkcm_codec"
 _LARGEST_BODY = 4 * 1024 * 1024
@@ -132,12 +134,32 @@ def main() -> None:
         settings = load_settings()
         configure_logs(settings.log_format, "codec")
         keyring = Keyring(TransitPayloadKeys(open_vault(settings, Role.CODEC)))
-        token = read_secret(settings.secrets, secrets.CODEC_TOKEN)
+        token = read_secret(settings.secrets, config_secrets.CODEC_TOKEN)
     except OpenKcmError as refused:
         sys.exit(f"codec server cannot start: {refused.code}: {refused.message}\nhint: {refused.hint}")
     origins = [f"http://{host}:{settings.temporal_ui_port}" for host in (LOOPBACK, "localhost")]
     app = CodecServer(TenantCodec(keyring), token).app(origins)
     uvicorn.run(app, host=LOOPBACK, port=settings.codec_port, log_config=None, access_log=False)
+
+
+_SECONDS = 8 * 3600
+
+
+class SessionCookies:
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def issue(self) -> str:
+        """Return the value of a new session's cookie."""
+        now = time.monotonic()
+        self._until = {value: until for value, until in self._until.items() if until > now}
+        value = secrets.token_urlsafe(32)
+        self._until[value] = now + _SECONDS
+        return value
+
+    def valid(self, value: str) -> bool:
+        """Return whether `value` is a running session's cookie."""
+        return self._until.get(value, 0.0) > time.monotonic()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""Builds every adapter and activity of the worker; the one place where implementations are chosen."""
+"""Builds every adapter and activity of the worker; the one place where implementations are chosen.
+
+The part of the wiring that is about evidence: what attacks a tenant, and what holds the books against each other.
+"""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
@@ -14,36 +18,39 @@ from temporalio.common import MetricMeter
 from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
-from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
-from activities.audit_heads import AuditHeadActivities
-from activities.authorities import AuthorityActivities
-from activities.certificates import CertificateActivities
-from activities.closing import ClosingActivities
-from activities.delivery import CallbackSender, EmailSender
-from activities.destruction import DestructionActivities
-from activities.examination import ExaminationActivities
-from activities.expiry import ExpiryActivities
-from activities.following import FollowActivities
-from activities.isolation import IsolationActivities
-from activities.journal import Clock
-from activities.keys import KeyActivities
-from activities.leaving import LeavingActivities
+from activities.audit import AuditHeadActivities, ReconcileActivities, RecordedSigner
+from activities.audit_trail import Clock
+from activities.certificates.ca_rotation import AuthorityActivities
+from activities.certificates.crl import RevocationActivities
+from activities.certificates.expiry import ExpiryActivities
+from activities.isolation.assessment import Attack, ExaminationActivities
+from activities.isolation.crypto_api_suite import FrontAttacks
+from activities.isolation.gate import IsolationActivities
+from activities.isolation.key_suite import KeyAttacks
+from activities.isolation.probe_services import Probes
 from activities.metrics import Metrics
-from activities.notifications import NotificationActivities, Sender
-from activities.policies import PolicyActivities
-from activities.records import RecordActivities
+from activities.notifications import Announcer, CallbackSender, EmailSender, NotificationActivities, Sender
+from activities.offboarding.destruction import ClosingActivities, DestructionActivities
+from activities.offboarding.grace_period import LeavingActivities
+from activities.provisioning import CertificateActivities, KeyActivities, RecordActivities
 from activities.reports import Rendering, ReportActivities
-from activities.revocation import RevocationActivities
-from activities.root_keys import RootKeyActivities
-from activities.rotation import RotationActivities
+from activities.root_keys.change import RootKeyActivities
+from activities.root_keys.health import Pace, WatchActivities
+from activities.root_keys.versions import FollowActivities
+from activities.rotation.stalled import StuckRotationActivities
+from activities.rotation.steps import RotationActivities
 from activities.services import ServiceActivities
-from activities.signing import RecordedSigner
-from activities.standing import StandingActivities
-from activities.stuck_rotations import StuckRotationActivities
-from activities.watching import Pace, WatchActivities
+from activities.tenants import PolicyActivities, StandingActivities
+from compliance.isolation.crypto_api.session import Address
+from compliance.isolation.crypto_api.suite import FrontAttacker
+from compliance.isolation.postgres.key_lineage import RowDescentProbe
 from compliance.isolation.postgres.row_security import RowSecurityProbe
 from compliance.isolation.vault.cross_tenant import VaultBoundaryProbe
+from compliance.isolation.vault.forged_certificates import TransitForger
+from compliance.isolation.vault.key_controls import VaultKeyProbe
+from compliance.reconciliation.ledger import our_records
+from compliance.reconciliation.vault_log import files_of, read_log
 from compliance.reports.render import pdf, render_html
 from compliance.reports.snapshot import read_stated
 from config import secrets
@@ -68,31 +75,21 @@ from vault.transit.payload_keys import TransitPayloadKeys
 from vault.transit.root_keys import TransitRootKeys
 from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
 from worker.bootstrap import PLATFORM_QUEUE
-from worker.codec import TenantCodec, TenantConverter
-from worker.correlating import CorrelationInterceptor
-from worker.evidence_wiring import attacks, front_attacks, key_attacks, reconciling
-from worker.failures import FailureInterceptor
-from worker.identity import open_vault
-from worker.keyring import Keyring
-from workflows.authority import RollAuthority
-from workflows.boundaries import CheckBoundaries, ExamineDueTenants
-from workflows.certificates import CheckExpiry, PublishRevocationLists, RollDueAuthorities
-from workflows.offboard import OffboardTenant
-from workflows.platform import (
-    ForgetUntakenCredentials,
-    NoticeRootKeyVersions,
-    ReconcileAudit,
-    RotateDueKeys,
-    SignAuditHeads,
-    SweepOutbox,
-)
-from workflows.provision import ProvisionTenant
-from workflows.report import MakeReport
-from workflows.root_key import ChangeRootKey
-from workflows.root_keys import WatchRootKeys
-from workflows.rotate import RotateKeys
-from workflows.service import ConnectService
-from workflows.tenant import Tenant
+from worker.interceptors import CorrelationInterceptor, FailureInterceptor
+from worker.payload_codec import Keyring, TenantCodec, TenantConverter
+from worker.probe_services import GatewayConnections
+from worker.vault_login import open_vault
+from workflows.audit import ReconcileAudit, SignAuditHeads
+from workflows.certificates import CheckExpiry, PublishRevocationLists, RollAuthority, RollDueAuthorities
+from workflows.isolation import CheckBoundaries, ExamineDueTenants
+from workflows.notifications import SweepOutbox
+from workflows.offboarding import OffboardTenant
+from workflows.provisioning import ProvisionTenant
+from workflows.reports import MakeReport
+from workflows.root_keys import ChangeRootKey, ForgetUntakenCredentials, NoticeRootKeyVersions, WatchRootKeys
+from workflows.rotation import RotateDueKeys, RotateKeys
+from workflows.services import ConnectService
+from workflows.tenants import Tenant
 
 LIFECYCLE_WORKFLOWS = (
     *(Tenant, ProvisionTenant, ConnectService, OffboardTenant),
@@ -389,3 +386,32 @@ def _senders(settings: Settings) -> Mapping[Channel, Sender]:
             to_template=settings.email_to,
         )
     return senders
+
+
+def attacks(isolation: IsolationActivities, keys: KeyAttacks, fronts: FrontAttacks) -> tuple[Attack, ...]:
+    """Return what the full examination of a tenant is made of, in its order; the quick ones first."""
+    return (isolation.attack, keys, fronts)
+
+
+def key_attacks(
+    database: Database, queries: PlatformQueries, vault: VaultSession, tokens: TenantTokens, shelf: OpenedRootKeys
+) -> KeyAttacks:
+    """Return the attacks on a tenant's keys and on what lies under them."""
+    tenant_keys, fingerprints = TransitTenantKeys(vault, tokens), TransitFingerprints(vault, tokens)
+    probes = VaultKeyProbe(vault, tokens), RowDescentProbe(database)
+    return KeyAttacks(database, queries, tenant_keys, fingerprints, shelf, *probes)
+
+
+def front_attacks(settings: Settings, database: Database, vault: VaultSession, clock: Clock) -> FrontAttacks:
+    """Return the attacks through the crypto service's doors, which are where customers are told that they are."""
+    doors = Address(settings.crypto_name, settings.crypto_https_port, settings.crypto_kmip_port)
+    connections = GatewayConnections(settings.temporal_address, settings.promise_seconds)
+    probes = Probes(database, connections, clock)
+    return FrontAttacks(database, FrontAttacker(doors), TransitForger(vault, clock), probes, clock)
+
+
+def reconciling(settings: Settings, database: Database, clock: Clock, metrics: Metrics) -> ReconcileActivities:
+    """Return what holds the key server's own log, where it can be read here, against the streams."""
+    path = settings.key_server_log
+    read = None if path is None else lambda since, progress: read_log(files_of(path), since, progress)
+    return ReconcileActivities(database, read, partial(our_records, database), clock, metrics)

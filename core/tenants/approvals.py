@@ -2,7 +2,7 @@
 
 An approval is for one action with one argument. It is opened by somebody else than whoever asked, in time, in a role
 that manages keys; names are for people to read and decide nothing. Everything here is asked again under the tenant's
-row lock by whoever does the action (activities/approving.py), so no other way to it is shorter.
+row lock by whoever does the action (activities/approvals.py), so no other way to it is shorter.
 """
 
 from collections.abc import Iterable, Mapping

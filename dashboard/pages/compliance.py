@@ -21,7 +21,7 @@ from dashboard.views.compliance_reports import Choice, Row
 from dashboard.views.standing import UNDER_WAY
 from openkcm.errors import OpenKcmError
 from openkcm.verification.reports.signed_file import Form
-from workflows.gateway import NotDoneInTime
+from workflows.client.workflow_client import NotDoneInTime
 
 _FIRST_DAY = date(2020, 1, 1)
 _ANSWER = "compliance-answer"

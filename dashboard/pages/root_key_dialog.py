@@ -23,7 +23,7 @@ from dashboard.views.standing import Tone, sentence
 from dashboard.views.words import code
 from database.tenants import TenantRow
 from openkcm.errors import OpenKcmError
-from workflows.gateway import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
 
 _OPEN, _ASKED, _SUPPLY, _RESULT = "root-key.open", "root-key.asked", "root-key.supply", "root-key.result"
 _PROVIDER = "root-key.provider"

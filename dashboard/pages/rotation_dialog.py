@@ -19,7 +19,7 @@ from dashboard.views import approvals, rotation
 from dashboard.views.key_actions import KeyAction, action_of
 from database.rotation import WantedRotation
 from openkcm.errors import OpenKcmError
-from workflows.gateway import NotDoneInTime
+from workflows.client.workflow_client import NotDoneInTime
 
 _OPEN, _DONE = "rotation.open", "rotation.done"
 _LOOK_SECONDS = 0.5

@@ -7,11 +7,10 @@ from typing import Any
 
 from temporalio.testing import ActivityEnvironment
 
-from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
-from activities.leaving import LeavingActivities
-from activities.policies import PolicyActivities
-from activities.standing import StandingActivities
+from activities.notifications import Announcer
+from activities.offboarding.grace_period import LeavingActivities
+from activities.tenants import PolicyActivities, StandingActivities
 from core.messages.base import StepInput
 from core.messages.tenants import (
     ApprovalResult,

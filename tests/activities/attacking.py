@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from activities.key_attacks import KeyAttacks
+from activities.isolation.key_suite import KeyAttacks
 from config.secrets import BOUNDARY_IDENTITY, read_secret
 from config.settings import Settings
 from core import names as ids
 from core.isolation import CheckResult
 from vault.auth.client import TokenSession
 from vault.auth.tenant_tokens import TenantTokens
-from worker import evidence_wiring, wiring
+from worker import wiring
+from worker import wiring as evidence_wiring
 
 Found = dict[str, CheckResult]
 Attack = Callable[[str], Found]

@@ -22,7 +22,7 @@ from database.connection.database import Database
 from tests.activities.attacking import Attack, Found, Widen, attacks_of
 from tests.activities.changing import Change, connect_services
 from tests.activities.connecting import Connection
-from tests.activities.leaving import Leaving, connected
+from tests.activities.offboarding.leaving import Leaving, connected
 from tests.activities.provisioning import MADE, REGION, Provisioning, run_steps
 from tests.activities.receiving import Mailbox
 from tests.activities.rolling import Roll

@@ -5,7 +5,7 @@ from typing import Any
 
 from temporalio.testing import ActivityEnvironment
 
-from activities.wrapping import context_of
+from activities.keys import context_of
 from core import names as ids
 from core.keys.rotation import KeyState, Scope
 from core.messages.base import StepInput

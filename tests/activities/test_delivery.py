@@ -8,7 +8,7 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from standardwebhooks import Webhook
 
-from activities.delivery import CallbackSender, EmailSender
+from activities.notifications import CallbackSender, EmailSender
 from core.errors.platform import AnnouncementUndelivered, SettingsInvalid
 from core.notifications import Announcement, AnnouncementKind, Channel, announcement_text
 from tests.kms.fault_proxy import FaultProxy, answering

@@ -6,7 +6,7 @@ import pytest
 
 from core.tenants.lifecycle import State
 from tests.activities.dying import dies, every_effect, perform_with_death
-from tests.activities.leaving import STEPS
+from tests.activities.offboarding.leaving import STEPS
 
 # How many effects (answers from Vault, commits) each step has, so that every death has its moment.
 EFFECTS = {

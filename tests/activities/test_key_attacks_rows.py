@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from activities.wrapping import context_of
+from activities.keys import context_of
 from core import names as ids
 from core.errors.compliance import ControlFailed
 from kms.platform import PlatformRootKey

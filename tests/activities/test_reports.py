@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.audit_heads import AuditHeadActivities
+from activities.audit import AuditHeadActivities, RecordedSigner
 from activities.reports import ReportActivities
-from activities.signing import RecordedSigner
 from compliance.audit.export import begin_export
 from compliance.reports.render import pdf, render_html
 from compliance.reports.snapshot import read_stated

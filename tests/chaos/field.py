@@ -39,7 +39,7 @@ from tests.activities.connecting import csr_of
 from tests.stories.receivers import CallbackReceiver
 from vault.auth.client import VaultSession
 from vault.pki.certificates import hex_serial
-from workflows.gateway import Gateway, NotDoneInTime
+from workflows.client.workflow_client import Gateway, NotDoneInTime
 
 REGION = "eu-west-1"
 _HERE = Path(__file__).parent

@@ -27,7 +27,7 @@ from core.names import tenant_of_workflow
 from kms.network.http import Transport
 from openkcm.logging import configure_logs
 from worker import wiring
-from worker.metrics import metrics_runtime
+from worker.__main__ import metrics_runtime
 
 _THREADS_OF_A_STEP = ("wrap", "prepare", "rewrap")
 """Begins the names of the threads that a step starts itself; they know nothing of the step."""

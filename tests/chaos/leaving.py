@@ -24,15 +24,15 @@ from devstack.postgres import PostgresServer
 from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from openkcm.verification.erasure_certificate import ShredStatement, shred_message, statement_text
-from tests.activities.test_destruction import verified
+from tests.activities.offboarding.test_destruction import verified
 from tests.chaos.audited import assert_recorded_once, whole_stream
 from tests.chaos.field import REGION, Field
 from tests.chaos.rotating import adapters
 from tests.stories.test_traces import payloads_of
 from vault.transit.audit_signer import TransitAuditSigner
-from worker.codec import ENCODING
-from workflows.connecting import connect_client
-from workflows.gateway import UpdateRefused
+from worker.payload_codec import ENCODING
+from workflows.client.connection import connect_client
+from workflows.client.workflow_client import UpdateRefused
 
 _PATIENCE_SECONDS = 600
 """A worker that is shot in every step is started a dozen times, each of which a busy machine may take a minute for."""

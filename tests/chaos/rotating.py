@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from activities.wrapping import context_of
+from activities.keys import context_of
 from config import secrets
 from config.secrets import read_secret
 from core import names as ids

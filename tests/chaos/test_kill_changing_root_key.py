@@ -19,7 +19,7 @@ from tests.chaos.reading import Reader
 from tests.chaos.rotating import adapters
 from tests.kms.estate import make_service_keys
 from tests.kms.opening import Opener, decrypt, encrypt
-from workflows.gateway import UpdateRefused
+from workflows.client.workflow_client import UpdateRefused
 
 TENANT = "changing-corp"
 MANY = "many-services-corp"

@@ -30,7 +30,7 @@ from openkcm.errors import OpenKcmError
 from tests.dashboard.door import FakeGateway
 from tests.dashboard.scene import ACME, KEY_ARN, everything_stored
 from tests.database.fixtures import Field
-from workflows.gateway import Gateway, UpdateRefused
+from workflows.client.workflow_client import Gateway, UpdateRefused
 
 AWS = ("--provider", "aws-kms", "--key-arn", KEY_ARN)
 HSM = ("--provider", "pkcs11", "--token", "acme", "--key", "root")

@@ -11,7 +11,7 @@ from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
 from tests.cli.root_key_stand import PLATFORM, at_a_terminal, refused
 from tests.dashboard.scene import ACME, audit_records
-from workflows.gateway import UpdateRefused
+from workflows.client.workflow_client import UpdateRefused
 
 
 def records(desk: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from core.errors.services import AuthorityOverlaps
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_authority_serial
-from workflows.gateway import UpdateRefused
+from workflows.client.workflow_client import UpdateRefused
 
 FIRST = an_authority_serial(ACME)
 

@@ -10,7 +10,7 @@ from core.tenants.locks import LockReason
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import a_provisioned_tenant, a_result, an_examination
-from workflows.gateway import UpdateRefused
+from workflows.client.workflow_client import UpdateRefused
 
 HELD = a_result("by-canary/read", evidence="0 rows")
 UNSEEN = a_result("fronts/decrypt", clause="A2", outcome="not-checked", evidence="the tenant is locked")

@@ -16,7 +16,7 @@ from database.rotation import RotationRow, WantedRotation
 from tests.cli.root_key_stand import refused
 from tests.dashboard.scene import ACME
 from tests.database.builders import an_object
-from workflows.gateway import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
 
 
 def versions(document) -> dict[tuple[str, int], str]:

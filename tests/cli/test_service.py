@@ -22,8 +22,8 @@ from openkcm.contract.enrolment import parse_join_token
 from openkcm.errors import FileRefused, FolderRefused, InvalidName
 from tests.cli.service_stand import a_request, application
 from tests.database.builders import a_contact
-from worker.codec import ENCODING
-from workflows.gateway import Gateway, UpdateRefused
+from worker.payload_codec import ENCODING
+from workflows.client.workflow_client import Gateway, UpdateRefused
 
 
 def test_connecting_answers_with_the_contracts_fields_and_a_folder_for_its_owner_alone(command) -> None:

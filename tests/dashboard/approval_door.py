@@ -7,10 +7,9 @@ from typing import Any
 
 from temporalio.testing import ActivityEnvironment
 
-from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
-from activities.policies import PolicyActivities
-from activities.standing import StandingActivities
+from activities.notifications import Announcer
+from activities.tenants import PolicyActivities, StandingActivities
 from core.errors.compliance import ExaminationFailed
 from core.errors.tenants import REFUSALS
 from core.messages.tenants import ApprovalStep, CloseApprovalInput, PolicyInput, StandingInput, StandingMove
@@ -18,7 +17,7 @@ from core.tenants.approvals import Action, ApprovalState
 from core.tenants.policy import TenantPolicy
 from database.connection.database import Database
 from openkcm.errors import OpenKcmError
-from workflows.gateway import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
 
 
 def request(words: Callable[..., str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -15,7 +15,7 @@ from database.connection.database import Database
 from database.keys import SealedRootKeyRow, ServiceKeyRow
 from tests.crypto.https.authority import key_pem
 from tests.dashboard.approval_door import request
-from workflows.gateway import NotDoneInTime, UpdateRefused
+from workflows.client.workflow_client import NotDoneInTime, UpdateRefused
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
 INTAKE_PRIVATE = key_pem(_KEY)

@@ -15,7 +15,7 @@ from database.connection.database import Database
 from database.keys import ServiceKeyRow
 from database.rotation import RewrappedRow, WantedRotation
 from tests.dashboard.approval_door import request
-from workflows.gateway import UpdateRefused
+from workflows.client.workflow_client import UpdateRefused
 
 GRACE = timedelta(days=30)
 

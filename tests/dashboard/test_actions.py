@@ -31,7 +31,7 @@ from openkcm.contract.audit_events import AuditName
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene
 from tests.database.builders import a_protected_field
-from workflows.gateway import UpdateRefused
+from workflows.client.workflow_client import UpdateRefused
 
 ADMINISTRATOR, KEYS, AUDITOR, OPERATOR = PersonRole
 MANAGE_KEYS, MANAGE_SERVICES, VIEW_AUDIT = {ADMINISTRATOR, KEYS}, {ADMINISTRATOR}, {ADMINISTRATOR, AUDITOR}

@@ -12,7 +12,7 @@ from core.tenants.roles import PersonRole
 from dashboard import standing_actions
 from dashboard.approval_actions import decide
 from tests.dashboard.scene import ACME, Scene
-from workflows.gateway import UpdateRefused
+from workflows.client.workflow_client import UpdateRefused
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from core.errors.platform import TemporalUnavailable
 from core.errors.tenants import TenantUnknown
 from dashboard.temporal_bridge import TemporalBridge
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 
 class Asked:

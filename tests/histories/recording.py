@@ -36,18 +36,16 @@ from core.tenants.provisioning import Step
 from tests.concurrency import wait_until_async
 from tests.workflows.entities import Entity
 from tests.workflows.scripted import Script
-from workflows import visibility
-from workflows.authority import RollAuthority
-from workflows.certificates import CheckExpiry
-from workflows.gateway import Gateway, UpdateRefused
-from workflows.offboard import OffboardTenant
-from workflows.platform import NoticeRootKeyVersions
-from workflows.provision import ProvisionTenant
-from workflows.root_key import ChangeRootKey
-from workflows.root_keys import ROOT_KEY_REPORTED, WatchRootKeys
-from workflows.rotate import ROTATION_DUE, RotateKeys
-from workflows.service import ConnectService
-from workflows.tenant import Tenant
+from workflows.certificates import CheckExpiry, RollAuthority
+from workflows.client.workflow_client import Gateway, UpdateRefused
+from workflows.offboarding import OffboardTenant
+from workflows.provisioning import ProvisionTenant
+from workflows.root_keys import ChangeRootKey, NoticeRootKeyVersions, WatchRootKeys
+from workflows.rotation import RotateKeys
+from workflows.runtime import options as visibility
+from workflows.runtime.signals import ROOT_KEY_REPORTED, ROTATION_DUE
+from workflows.services import ConnectService
+from workflows.tenants import Tenant
 
 Histories = dict[str, WorkflowHistory]
 Recorded = AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]

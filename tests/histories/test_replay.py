@@ -23,7 +23,7 @@ from temporalio.workflow import NondeterminismError
 from tests.histories.recording import WORKFLOWS, record_all
 
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "workflows" / "provision.py"
+SOURCE = HERE.parents[1] / "workflows" / "provisioning.py"
 RECORDED = sorted(path.stem for path in HERE.glob("*.json"))
 
 _KEYS = "            perform(KeyActivities.create_keys, step, TITLES[Step.CREATE_KEYS]),\n"
@@ -31,7 +31,7 @@ _AUTHORITY = "            perform(CertificateActivities.create_authority, step, 
 _ACTIVATE = "        return await note(RecordActivities.activate, step, TITLES[Step.ACTIVATE])\n"
 _PROMISE = '        await workflow.sleep(promised, summary="the promise of a ready tenant")\n'
 
-# What each edit makes of pieces of workflows/provision.py.
+# What each edit makes of pieces of workflows/provisioning.py.
 EDITS = {
     "two steps in another order": {_KEYS: _AUTHORITY, _AUTHORITY: _KEYS},
     "a step left out": {_ACTIVATE: "        return ActivateResult(messages=1)\n"},
@@ -49,9 +49,9 @@ def edited_workflow(folder: Path, edit: dict[str, str]) -> type:
     source = SOURCE.read_text(encoding="utf-8")
     pieces = re.split("(" + "|".join(map(re.escape, edit)) + ")", source)
     assert set(edit) <= set(pieces)
-    edited = folder / "edited_provision.py"
+    edited = folder / "edited_provisioning.py"
     edited.write_text("".join(edit.get(piece, piece) for piece in pieces), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("edited_provision", edited)
+    spec = importlib.util.spec_from_file_location("edited_provisioning", edited)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

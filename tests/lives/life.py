@@ -38,8 +38,8 @@ from tests.lives.skipping import describe, skip_its_pauses, skip_to_its_timer
 from worker import wiring
 from worker.bootstrap import PLATFORM_QUEUE, ensure_canary, record_audit_keys
 from workflows.certificates import RollDueAuthorities
-from workflows.gateway import Gateway
-from workflows.platform import RotateDueKeys
+from workflows.client.workflow_client import Gateway
+from workflows.rotation import RotateDueKeys
 
 DAY = timedelta(days=1)
 STEP = 2

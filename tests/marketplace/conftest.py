@@ -21,7 +21,7 @@ from marketplace.enrolment_routes import EnrolmentOffer
 from marketplace.issuers import Issuers
 from openkcm.contract.client_files import Offer as Addresses
 from tests.concurrency import wait_until_async
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 CURRENT = "whsec_" + "Q3VycmVudCBzZWNyZXQgb2YgdGhlIHRlc3Rz"
 PREVIOUS = "whsec_" + "UHJldmlvdXMgc2VjcmV0IG9mIHRoZSB0ZXN0"

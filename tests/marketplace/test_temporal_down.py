@@ -9,7 +9,7 @@ from devstack.temporal import TemporalServer
 from tests.concurrency import wait_until_async
 from tests.marketplace.conftest import an_event, running
 from tests.ports import free_port
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 
 async def test_an_event_accepted_while_temporal_is_down_starts_its_workflow_when_it_is_up(field, tmp_path: Path):

@@ -1,7 +1,7 @@
 """A story of the model, replayed by the real statements in PostgreSQL, whose state is compared after each step.
 
 A wrap is its place in the model, as bytes. Every decision is the product's: statements, locks, states, and what
-activities check before they commit (activities/wrapping.py).
+activities check before they commit (activities/keys.py).
 """
 
 import uuid
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from activities.wrapping import RootKeyInForce, refuse_overtaken_root_key, refuse_retired, root_key_in_force
+from activities.keys import RootKeyInForce, refuse_overtaken_root_key, refuse_retired, root_key_in_force
 from core import names as ids
 from core.errors.keys import RootKeyDisabled
 from core.errors.platform import Overtaken

@@ -32,9 +32,9 @@ from tests.ports import free_ports
 from tests.stories.receivers import CallbackReceiver, Mailbox
 from vault.auth.client import VaultSession
 from worker import wiring
-from worker.identity import open_vault
-from workflows.connecting import connect_client
-from workflows.gateway import Gateway
+from worker.vault_login import open_vault
+from workflows.client.connection import connect_client
+from workflows.client.workflow_client import Gateway
 
 ROOT = Path(__file__).parents[2]
 OPENKCM = str(Path(sys.executable).with_name("openkcm"))

@@ -2,15 +2,16 @@
 
 from collections import Counter
 
-from activities.front_attacks import CLAUSES
-from activities.probes import PROBE, REVOKED, SIBLING
+from activities.isolation.crypto_api_suite import CLAUSES
+from activities.isolation.probe_services import PROBE, REVOKED, SIBLING
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID, tenant_workflow
 from core.services import ServiceState
 from core.tenants.lifecycle import State
 from tests.compliance.isolation.crypto_api.doors import hang_up
 from tests.concurrency import wait_until
 from tests.stories.connected import command_until_done
-from worker import evidence_wiring, wiring
+from worker import wiring
+from worker import wiring as evidence_wiring
 
 
 def test_attacks_over_https_and_kmip_are_refused(stack, tenant):

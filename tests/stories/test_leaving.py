@@ -9,7 +9,7 @@ from config.secrets import Role
 from core import names as ids
 from core.errors.keys import KeyUnavailable
 from openkcm.verification.erasure_certificate import shred_message
-from tests.activities.test_destruction import verified
+from tests.activities.offboarding.test_destruction import verified
 from tests.concurrency import wait_until
 from tests.stories.clients import OK, SERVICE, Program, start_program
 from tests.stories.connected import refused

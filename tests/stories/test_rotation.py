@@ -33,7 +33,7 @@ from tests.stories.stack import Stack
 from tests.stories.thief import Thief
 from tests.stories.tries import code_of
 from vault.auth.client import VaultRejected
-from workflows.gateway import Gateway, NotDoneInTime
+from workflows.client.workflow_client import Gateway, NotDoneInTime
 
 TENANT, SERVICES = "rotating-corp-6", ("ledger", "billing")
 ROTATIONS = 5

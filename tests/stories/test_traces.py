@@ -23,7 +23,7 @@ from tests.stories.holders import Holders
 from tests.stories.stack import Stack
 from tests.stories.tenants import new_tenant
 from worker import wiring
-from worker.codec import ENCODING
+from worker.payload_codec import ENCODING
 
 SECRETIVE = "Secretive Holding"
 SECRET_MARKS = (

@@ -37,7 +37,7 @@ from tests.stories.stack import REGION, Stack
 from tests.stories.thief import Thief
 from tests.stories.wires import post
 from vault.auth.client import VaultCalls
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 _THREADS = 6
 NO_CONNECTION = "no connection"

@@ -21,8 +21,9 @@ from core.tenants.lifecycle import Move, State
 from core.tenants.provisioning import Step
 from database.platform.scheduled import PlatformQueries
 from worker import bootstrap
-from workflows import priorities, visibility
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
+from workflows.runtime import options as priorities
+from workflows.runtime import options as visibility
 
 
 async def declared(client: Client) -> dict[str, IndexedValueType.ValueType]:

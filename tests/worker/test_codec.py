@@ -9,8 +9,7 @@ from temporalio.converter import WorkflowSerializationContext
 from core import names as ids
 from core.errors.keys import KeyUnavailable, WrongContext
 from vault.transit.keys import TransitKey
-from worker.codec import TenantCodec, TenantConverter
-from worker.keyring import PLATFORM_KEY, Keyring
+from worker.payload_codec import PLATFORM_KEY, Keyring, TenantCodec, TenantConverter
 
 ACME, BETA = "acme-corp-12345", "beta-corp-67890"
 

@@ -21,8 +21,7 @@ from core.errors.platform import VaultRefused
 from devstack.ports import free_port
 from tests.stories.sockets import listening_addresses
 from vault.transit.payload_keys import TransitPayloadKeys
-from worker.codec import ENCODING, TenantCodec
-from worker.keyring import Keyring
+from worker.payload_codec import ENCODING, Keyring, TenantCodec
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "codec-token-of-this-test"

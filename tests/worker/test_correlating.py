@@ -8,9 +8,9 @@ from typing import Any
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
-from activities.threads import Threads
+from activities.concurrency import Threads
 from core.correlation import correlation_id
-from worker.correlating import CorrelationInterceptor
+from worker.interceptors import CorrelationInterceptor
 
 
 class Recording(ActivityInboundInterceptor):

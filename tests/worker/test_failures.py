@@ -24,8 +24,8 @@ from core.tenants.provisioning import Step
 from database.connection.database import Database
 from database.provisioning import StepRow
 from openkcm.errors import OpenKcmError
-from worker.failures import FailureInterceptor
-from workflows import timing
+from worker.interceptors import FailureInterceptor
+from workflows.runtime import timeouts as timing
 
 SECRET = "hvs.CAESIJlU9JMYEhOPYv4igdhm9PnZDrabYTobQ4Ymnlq1qY"
 
@@ -82,7 +82,7 @@ async def test_product_error_keeps_its_code_and_whether_it_is_retryable(parts, s
 
 async def test_foreign_error_shows_a_reference_and_none_of_its_text(parts, step, monkeypatch):
     # Another test may have configured logs in this process and bound the module's logger.
-    monkeypatch.setattr("worker.failures.log", structlog.get_logger())
+    monkeypatch.setattr("worker.interceptors.log", structlog.get_logger())
     with capture_logs() as logs:
         seen = await translated(parts.database, RuntimeError(f"token {SECRET}"), step)
     assert isinstance(seen, ApplicationError)

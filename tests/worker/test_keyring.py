@@ -7,7 +7,7 @@ import pytest
 
 from core.errors.keys import KeyUnavailable, WrongContext
 from vault.transit.payload_keys import TransitPayloadKeys
-from worker.keyring import PLATFORM_KEY, Keyring
+from worker.payload_codec import PLATFORM_KEY, Keyring
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from devstack.components import components
 from devstack.server import http_answer
 from tests.ports import free_port
 from tools.docs import exported_metrics
-from worker.metrics import metrics_runtime, report_ready
+from worker.__main__ import metrics_runtime, report_ready
 
 
 def own_samples(port: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from tests.activities.provisioning import Provisioning
 from tests.ports import free_port
 from tests.stories.receivers import CallbackReceiver
 from tests.worker.conftest import port_of, process_environment
-from workflows.gateway import Gateway
+from workflows.client.workflow_client import Gateway
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ from core.messages.keys import RotateRequest
 from core.messages.tenants import LeaveRequest, MarketplaceSignal, StandingMove, TenantInput, TenantMemory
 from core.tenants.lifecycle import State
 from tests.concurrency import wait_until_async
-from workflows import visibility
-from workflows.gateway import Gateway, UpdateRefused
-from workflows.tenant import Tenant
+from workflows.client.workflow_client import Gateway, UpdateRefused
+from workflows.runtime import options as visibility
+from workflows.tenants import Tenant
 
 
 def a_tenant_id() -> str:

@@ -20,7 +20,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 import activities
-from activities.closing import ClosingActivities
+from activities.offboarding.destruction import ClosingActivities
 from core import names as ids
 from core.errors.tenants import DestructionBegun, LeavingOtherwise
 from core.keys.root_keys import RootKeyMode
@@ -75,7 +75,7 @@ _STATES = {StandingMove.SUSPEND: State.SUSPENDED, StandingMove.LOCK: State.LOCKE
 
 
 def _definitions() -> list[activity._Definition]:
-    modules = [importlib.import_module(f"activities.{one.name}") for one in pkgutil.iter_modules(activities.__path__)]
+    modules = [importlib.import_module(one.name) for one in pkgutil.walk_packages(activities.__path__, "activities.")]
     classes = {kind for module in modules for kind in vars(module).values() if inspect.isclass(kind)}
     methods = [method for kind in classes for method in vars(kind).values()]
     return [found for method in methods if (found := activity._Definition.from_callable(method)) is not None]

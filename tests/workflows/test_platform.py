@@ -3,7 +3,9 @@
 import pytest
 
 from tests.workflows.entities import run_platform
-from workflows.platform import ForgetUntakenCredentials, ReconcileAudit, SignAuditHeads, SweepOutbox
+from workflows.audit import ReconcileAudit, SignAuditHeads
+from workflows.notifications import SweepOutbox
+from workflows.root_keys import ForgetUntakenCredentials
 
 WORKFLOWS = [SignAuditHeads, ReconcileAudit, SweepOutbox, ForgetUntakenCredentials]
 

@@ -8,8 +8,8 @@ from core.messages.tenants import StandingMove
 from core.tenants.lifecycle import State
 from core.tenants.policy import TenantPolicy
 from tests.workflows.entities import Entity, refused
-from workflows.rotate import ROTATION_DUE
-from workflows.tenant import Tenant
+from workflows.runtime.signals import ROTATION_DUE
+from workflows.tenants import Tenant
 
 WORKFLOWS = [Tenant]
 

@@ -14,7 +14,7 @@ from core.tenants.roles import PersonRole
 from database.rotation import WantedRotation
 from openkcm.contract.services import ServiceKind
 from tests.dashboard.scene import ACME, Scene, press, shown, text
-from workflows.gateway import NotDoneInTime
+from workflows.client.workflow_client import NotDoneInTime
 
 KEYS = PersonRole.KEY_ADMINISTRATOR
 

@@ -16,11 +16,10 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
-from activities.announcing import Announcer
 from activities.approvals import ApprovalActivities
-from activities.policies import PolicyActivities
-from activities.root_keys import RootKeyActivities
-from activities.standing import StandingActivities
+from activities.notifications import Announcer
+from activities.root_keys.change import RootKeyActivities
+from activities.tenants import PolicyActivities, StandingActivities
 from core import names as ids
 from core.errors.compliance import BoundaryBreached
 from core.errors.tenants import ApprovalRequired, VoteNotCounted
@@ -46,10 +45,10 @@ from devstack.temporal import TemporalServer
 from openkcm.errors import OpenKcmError
 from tests.dashboard.scene import Scene
 from tests.database.fixtures import Field
-from worker.failures import FailureInterceptor
-from workflows.gateway import Gateway
-from workflows.root_key import ChangeRootKey
-from workflows.tenant import Tenant
+from worker.interceptors import FailureInterceptor
+from workflows.client.workflow_client import Gateway
+from workflows.root_keys import ChangeRootKey
+from workflows.tenants import Tenant
 
 ACME = "acme-corp-12345"
 POLICY = TenantPolicy(four_eyes=frozenset({Action.LOCK, Action.ROOT_KEY_TO_PLATFORM}))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from activities.front_attacks import FrontAttacks
+from activities.isolation.crypto_api_suite import FrontAttacks
 from compliance.isolation.crypto_api.session import Side
 from core.names import CANARY_TENANT_ID, MIRROR_TENANT_ID
 from core.tenants.lifecycle import State

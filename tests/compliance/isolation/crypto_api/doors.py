@@ -10,8 +10,8 @@ from typing import Any
 from cryptography import x509
 from temporalio.testing import ActivityEnvironment
 
-from activities.front_attacks import FrontAttacks
-from activities.probes import Probes, presenting
+from activities.isolation.crypto_api_suite import FrontAttacks
+from activities.isolation.probe_services import Probes, presenting
 from activities.services import ServiceActivities
 from compliance.isolation.crypto_api.model import Identity
 from compliance.isolation.crypto_api.session import Address, KeptSides

@@ -15,11 +15,11 @@ import compliance.isolation.crypto_api.audit_check
 import compliance.isolation.crypto_api.session
 import compliance.isolation.crypto_api.suite
 import crypto.https
-from activities import front_attacks
-from activities.examination import ExaminationActivities
-from activities.front_attacks import FrontAttacks
-from activities.probes import PROBE, Probes
-from activities.signing import RecordedSigner
+from activities.audit import RecordedSigner
+from activities.isolation import crypto_api_suite as front_attacks
+from activities.isolation.assessment import ExaminationActivities
+from activities.isolation.crypto_api_suite import FrontAttacks
+from activities.isolation.probe_services import PROBE, Probes
 from compliance.isolation.crypto_api.cross_tenant import Owner
 from compliance.isolation.crypto_api.kmip_client import Operation
 from compliance.isolation.crypto_api.model import Door, FrontsAway, FrontsFailing, ProbeRefused, Strangers, Trial

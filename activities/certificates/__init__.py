@@ -1,0 +1,1 @@
+"""Activities of certificates: CA rotation, CRL, expiry."""

@@ -1,0 +1,137 @@
+"""Revocation lists, and the end of former authorities.
+
+A list says, to those who verify certificates elsewhere, what our own crypto service reads from the database at every
+connection. Which certificates are on it is read under the tenant's row lock, which every revocation takes too: what is
+revoked later is dated after the list and makes it stale. The number is given with it, so that of two attempts at once
+one finds its number taken and starts anew.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import structlog
+from temporalio import activity
+
+from activities.audit_trail import record
+from activities.certificates.ca_rotation import as_authority
+from core.certificates import BELIEVED, AuthorityState
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import Overtaken
+from core.messages.base import StepInput
+from database.certificates import AuthorityRow, RevocationListRow
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.platform.scheduled import PlatformQueries
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
+from vault.pki.authorities import PkiAuthorities
+from vault.pki.certificates import RevocationList
+
+VALID_FOR = timedelta(hours=24)
+REMADE_AFTER = timedelta(hours=12)
+_BATCH = 200
+
+log = structlog.get_logger()
+
+
+class RevocationActivities:
+    def __init__(self, database: Database, platform: PlatformQueries, authorities: PkiAuthorities) -> None:
+        self._database = database
+        self._platform = platform
+        self._authorities = authorities
+
+    @activity.defn(name="publish-revocation-list")
+    def publish_revocation_list(self, step: StepInput) -> None:
+        """Make the tenant's lists anew: of its current authority, and of a former one whose leaves last."""
+        self._publish(step.tenant_id)
+
+    @activity.defn(name="publish-revocation-lists")
+    def publish_revocation_lists(self) -> None:
+        """Make anew what lacks a revocation or is half over; one tenant's trouble stops no other."""
+        for tenant_id in self._platform.stale_revocation_lists(REMADE_AFTER, _BATCH):
+            try:
+                self._publish(tenant_id)
+            except OpenKcmError as failed:
+                log.warning("revocation list not published", tenant_id=tenant_id, code=failed.code)
+            activity.heartbeat(tenant_id)
+
+    @activity.defn(name="end-authorities")
+    def end_authorities(self) -> None:
+        """End the former authorities whose last leaf has expired, a batch of tenants."""
+        for tenant_id in self._platform.outlived_authorities(_BATCH):
+            try:
+                self._end(tenant_id)
+            except OpenKcmError as failed:
+                log.warning("former authority not ended", tenant_id=tenant_id, code=failed.code)
+            activity.heartbeat(tenant_id)
+
+    def _publish(self, tenant_id: str) -> None:
+        with self._database.tenant_tx(tenant_id) as tx:
+            tx.tenants.lock()
+            serials = [row.serial for row in tx.certificates.authorities() if row.state in BELIEVED]
+        for serial in serials:
+            with self._database.tenant_tx(tenant_id) as tx:
+                tx.tenants.lock()
+                issuer, draft = _draft(tx, serial)
+            listed = self._sign(tenant_id, issuer, draft)
+            with self._database.tenant_tx(tenant_id) as tx:
+                _store(tx, listed, draft)
+
+    def _end(self, tenant_id: str) -> None:
+        with self._database.tenant_tx(tenant_id) as tx:
+            tx.tenants.lock()
+            former = next((row for row in tx.certificates.authorities() if row.state is AuthorityState.FORMER), None)
+            if former is None:
+                return
+            _, draft = _draft(tx, former.serial)
+        # The last list lasts as long as its authority would have: there will be no other.
+        draft = replace(draft, next_update=max(draft.next_update, former.not_after))
+        try:
+            listed = self._sign(tenant_id, former, draft)
+        except KeyUnavailable:  # of a tenant that leaves; an authority that must not sign is to end all the more
+            listed = None
+        with self._database.tenant_tx(tenant_id) as tx:
+            tx.tenants.lock()
+            until = tx.certificates.issued_until(former.serial)
+            if (until is not None and until > draft.this_update) or not tx.certificates.end(former.serial):
+                return
+            route = tx.routes.get()
+            if route is not None:
+                tx.routes.publish(replace(route, former_issuer_fingerprint=None))
+            step = StepInput(tenant_id=tenant_id, operation_id=f"authority-{former.key_version}")
+            record(tx, step, AuditName.AUTHORITY_ENDED, former.serial)
+            if listed is not None:
+                _store(tx, listed, draft)
+
+    def _sign(self, tenant_id: str, issuer: AuthorityRow, draft: RevocationList) -> RevocationListRow:
+        der = self._authorities.revoke(as_authority(issuer), tenant_id, draft)
+        return RevocationListRow(issuer.serial, draft.number, der, draft.this_update, draft.next_update)
+
+
+def _draft(tx: TenantTransaction, serial: str) -> tuple[AuthorityRow, RevocationList]:
+    """Return an authority and what its next list says; the tenant's row MUST be locked."""
+    issuer = tx.certificates.issuer(serial)
+    if issuer is None or issuer.state not in BELIEVED:
+        raise Overtaken
+    revoked, now = tx.certificates.revoked(serial)
+    entries = tuple((row.serial, row.revoked_at) for row in revoked)
+    number = max((listed.number for listed in tx.certificates.revocation_lists()), default=0) + 1
+    return issuer, RevocationList(number, now, now + VALID_FOR, entries)
+
+
+def _store(tx: TenantTransaction, listed: RevocationListRow, draft: RevocationList) -> None:
+    """Publish it, and put it on record: also one that says the same as before is signed by the tenant's authority.
+
+    Whatever it signs has a record, so that a signature without one is somebody else's (docs/double-entry.md).
+    """
+    if not tx.certificates.publish(listed):
+        raise Overtaken
+    step = StepInput(tenant_id=tx.tenant_id, operation_id=f"revocation-list-{listed.number}")
+    record(
+        tx,
+        step,
+        AuditName.REVOCATION_LIST_PUBLISHED,
+        listed.authority,
+        number=str(listed.number),
+        revoked=str(len(draft.revoked)),
+    )

@@ -1,0 +1,113 @@
+"""The hourly look for what should have been renewed and was not: put on record, counted, told, and tried once more."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import groupby
+
+import structlog
+from temporalio import activity
+
+from activities.audit_trail import Clock
+from activities.metrics import Metrics
+from activities.notifications import Announcer
+from core.certificates import ALARMING, Ending, Stage, stage
+from core.messages.base import StepInput
+from core.messages.services import ExpiryResult, LateService
+from core.notifications import AnnouncementKind
+from database.certificates import EndingRow
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from openkcm.contract.audit_events import AuditEvent, AuditName
+from openkcm.errors import OpenKcmError
+from vault.pki.authorities import PkiAuthorities
+
+_BATCH = 1000
+_NAMES = {Stage.LATE: AuditName.EXPIRY_LATE, Stage.LAPSED: AuditName.EXPIRY_LAPSED}
+_KINDS = {Stage.LATE: AnnouncementKind.EXPIRY_LATE, Stage.LAPSED: AnnouncementKind.EXPIRY_LAPSED}
+_TOLD = frozenset({Ending.CERTIFICATE, Ending.AUTHORITY})
+"""What customers are written to about; a revocation list is for our operators to look after."""
+
+log = structlog.get_logger()
+
+
+class ExpiryActivities:
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is made of, by name
+        self,
+        database: Database,
+        platform: PlatformQueries,
+        authorities: PkiAuthorities,
+        announcer: Announcer,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._database = database
+        self._platform = platform
+        self._authorities = authorities
+        self._announcer = announcer
+        self._clock = clock
+        self._metrics = metrics
+
+    @activity.defn(name="check-expiry")
+    def check_expiry(self) -> ExpiryResult:
+        """Raise the alarm for what is late or lapsed, what can still be saved first; returns services to try again."""
+        now = self._clock()
+        found = [(row, stage(row.begins, row.ends, now)) for row in self._platform.expiring(_BATCH)]
+        alarming = [(row, at) for row, at in found if at in ALARMING]
+        self._metrics.count_not_renewed((row.kind, at) for row, at in alarming)
+        by_tenant = sorted(alarming, key=lambda one: one[0].tenant_id)
+        for tenant_id, of_tenant in groupby(by_tenant, key=lambda one: one[0].tenant_id):
+            try:
+                self._tell(tenant_id, list(of_tenant))
+            except OpenKcmError as failed:
+                log.warning("expiry not told", tenant_id=tenant_id, code=failed.code)
+            activity.heartbeat(tenant_id)
+        self._look_at_root(now)
+        services = [
+            LateService(tenant_id=row.tenant_id, region=row.region, service=row.name, generation=row.generation)
+            for row, _ in alarming
+            if row.kind is Ending.CERTIFICATE
+        ]
+        return ExpiryResult(services=tuple(services))
+
+    def _look_at_root(self, now: datetime) -> None:
+        """Raise the alarm for the PKI root, which nobody but an operator can renew; no tenant is told of it."""
+        try:
+            root = self._authorities.root()
+        except OpenKcmError as failed:
+            log.warning("pki root not looked at", code=failed.code)
+            return
+        at = stage(root.begins, root.ends, now)
+        if at in ALARMING:
+            self._metrics.count_not_renewed([(Ending.ROOT, at)])
+            log.warning("pki root not renewed", serial=root.serial, ends=root.ends.isoformat(), stage=at)
+
+    def _tell(self, tenant_id: str, found: Sequence[tuple[EndingRow, Stage]]) -> None:
+        """Put on record what is not, and write to the customer once about all that is new."""
+        with self._database.tenant_tx(tenant_id) as tx:
+            tenant, head = tx.tenants.lock(), tx.audit.head()
+            known = 0 if head is None else head.seq
+            new = [(row, at) for row, at in found if tx.audit.append(_event(row, at)) > known]
+            for row, at in new:
+                log.warning("not renewed", tenant_id=tenant_id, kind=row.kind, name=row.name, stage=at)
+            for at in ALARMING:
+                first = next((row for row, now_at in new if now_at is at and row.kind in _TOLD), None)
+                if first is not None:
+                    step = StepInput(tenant_id=tenant_id, operation_id=_operation(first, at))
+                    self._announcer.store(tx, step, tenant, _KINDS[at])
+
+
+def _operation(row: EndingRow, at: Stage) -> str:
+    return f"expiry-{row.kind}-{row.serial}-{at}"
+
+
+def _event(row: EndingRow, at: Stage) -> AuditEvent:
+    return AuditEvent(
+        event_id=_operation(row, at),
+        name=_NAMES[at],
+        actor_kind="system",
+        actor="worker",
+        subject=row.name,
+        outcome="failure",
+        correlation_id=activity.info().workflow_id or "",
+        details={"kind": row.kind, "serial": row.serial, "ends": row.ends.isoformat()},
+    )

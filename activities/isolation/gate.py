@@ -1,0 +1,98 @@
+"""Step 4: the gate. The new tenant and the canary attack each other for real; only refusals open the gate (REQ-012)."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from temporalio import activity
+
+from activities.audit_trail import Clock, finish, record
+from activities.certificates.ca_rotation import as_authority
+from activities.concurrency import Threads
+from activities.metrics import Metrics
+from compliance.isolation.postgres.row_security import RowSecurityProbe as DatabaseProbe
+from compliance.isolation.vault.cross_tenant import VaultBoundaryProbe as VaultProbe
+from core.errors.compliance import BoundaryBreached, CanaryMissing
+from core.isolation import CheckResult, breaches, tally
+from core.messages.base import StepInput
+from core.names import CANARY_TENANT_ID
+from core.tenants.provisioning import Step
+from database.connection.database import Database
+from openkcm.contract.audit_events import AuditName
+from vault.pki.certificates import Authority
+
+_ATTACKERS = 16
+
+
+class IsolationActivities:
+    def __init__(
+        self,
+        database: Database,
+        database_probe: DatabaseProbe,
+        vault_probe: VaultProbe,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._database = database
+        self._database_probe = database_probe
+        self._vault_probe = vault_probe
+        self._clock = clock
+        self._metrics = metrics
+        self._canary: Authority | None = None
+        self._pool = Threads(_ATTACKERS, thread_name_prefix="attack")
+
+    @activity.defn(name=Step.CHECK_BOUNDARIES)
+    def check_boundaries(self, step: StepInput) -> None:
+        """Attack in both directions; the results are evidence before they are a verdict.
+
+        Evidence and step are committed also when an attack succeeded, and only then is the breach raised: a crash in
+        between leaves the record of it, and the repeated step finds the breach again.
+        """
+        began = self._clock()
+        results = self.attack(step.tenant_id)
+        broken = breaches(results)
+        self._metrics.count_boundary_checks(results)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.boundaries.record(step.operation_id, results)
+            record(
+                tx,
+                step,
+                AuditName.BOUNDARY_CHECKED,
+                step.tenant_id,
+                "failure" if broken else "success",
+                held=str(len(results) - len(broken)),
+                breached=", ".join(broken),
+                clauses=tally(results),
+            )
+            if not broken:
+                finish(tx, step, Step.CHECK_BOUNDARIES, began)
+        if broken:
+            raise BoundaryBreached(broken)
+
+    def attack(self, tenant_id: str) -> tuple[CheckResult, ...]:
+        """Make the attacks side by side, they mostly wait for the two servers; each result says who attacked."""
+        own, canary = self._authority(tenant_id), self._canary_authority()
+        # With the activity's context, by which whatever happens there is known to belong to this step.
+        attack = partial(self._vault_probe.attack_each_other, tenant_id, CANARY_TENANT_ID, own, canary)
+        keys = self._pool.submit(attack)
+        rows_by_tenant, rows_by_canary = self._database_probe.attack_each_other(tenant_id, CANARY_TENANT_ID)
+        by_tenant, by_canary = keys.result()
+        return (
+            *_named("by-tenant", (*by_tenant, *rows_by_tenant)),
+            *_named("by-canary", (*by_canary, *rows_by_canary)),
+        )
+
+    def _canary_authority(self) -> Authority:
+        if self._canary is None:
+            self._canary = self._authority(CANARY_TENANT_ID)
+        return self._canary
+
+    def _authority(self, tenant_id: str) -> Authority:
+        with self._database.tenant_tx(tenant_id) as tx:
+            row = tx.certificates.authority()
+        if row is None:
+            raise CanaryMissing
+        return as_authority(row)
+
+
+def _named(attacker: str, results: Sequence[CheckResult]) -> Iterator[CheckResult]:
+    return (result.model_copy(update={"name": f"{attacker}/{result.name}"}) for result in results)

@@ -1,0 +1,1 @@
+"""Activities of offboarding: grace period, destruction."""

@@ -1,0 +1,292 @@
+"""The steps of OffboardTenant behind the point of no return (docs/offboarding.md).
+
+Each is safe to run twice: what is gone stays gone, and what was counted or fingerprinted is on record from before it
+went. Of every key the intention is on record first and its end afterwards.
+
+The end of a tenant's workflows, which must be over before the key of their payloads is destroyed.
+"""
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+import structlog
+from temporalio import activity
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.audit_trail import Clock, is_recorded, record
+from activities.notifications import Announcer
+from core import names as ids
+from core.errors.platform import DatabaseRefused
+from core.errors.tenants import TenantUnknown
+from core.messages.base import StepInput
+from core.messages.tenants import Stock
+from core.notifications import AnnouncementKind
+from core.tenants.offboarding import KEPT, remains
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.offboarding import DoomedRow, ShredRow
+from openkcm.contract.audit_events import AuditName
+from openkcm.verification.erasure_certificate import (
+    Destroyed,
+    DestroyedKind,
+    ShredStatement,
+    shred_message,
+    statement_text,
+)
+from vault.transit.audit_signer import TransitAuditSigner
+from vault.transit.key_destruction import TenantKeyKind, TransitDestroyer
+
+_ROWS = 5000
+"""Rows of a table that are erased in one transaction: well below a second's work."""
+
+_KINDS: Mapping[TenantKeyKind, DestroyedKind] = MappingProxyType(
+    {
+        TenantKeyKind.TENANT: "L2 tenant key",
+        TenantKeyKind.AUTHORITY: "certificate authority key",
+        TenantKeyKind.PAYLOAD: "payload key",
+    }
+)
+_NAMES = MappingProxyType(
+    {TenantKeyKind.TENANT: ids.l2_key, TenantKeyKind.AUTHORITY: ids.ca_key, TenantKeyKind.PAYLOAD: ids.payload_key}
+)
+
+
+class PayloadKeyring(Protocol):
+    """The codec's keyring: after `forget` this process opens no payload of the tenant any more."""
+
+    def forget(self, tenant_id: str) -> None: ...
+
+
+class DestructionActivities:
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is ended
+        self,
+        database: Database,
+        destroyer: TransitDestroyer,
+        keyring: PayloadKeyring,
+        signer: TransitAuditSigner,
+        announcer: Announcer,
+        backup_days: int | None,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._destroyer = destroyer
+        self._keyring = keyring
+        self._signer = signer
+        self._announcer = announcer
+        self._backup_days = backup_days
+        self._clock = clock
+
+    @activity.defn(name="take-stock")
+    def take_stock(self, step: StepInput) -> Stock:
+        """Step 4: write down what is to be destroyed, by fingerprints, while somebody can still tell.
+
+        Of keys at the key server only those that are on record as the tenant's: another under such a name may be
+        somebody else's.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            recorded = [kind for kind in TenantKeyKind if is_recorded(tx, _NAMES[kind](step.tenant_id))]
+        keys = [self._described(kind, step.tenant_id) for kind in recorded]
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            tx.leaving.gather([*keys, *tx.leaving.unwrapped(), *self._certificates(tx)])
+            return Stock(services=tuple(service.service for service in tx.services.all()))
+
+    @activity.defn(name="disconnect-services")
+    def disconnect_services(self, step: StepInput) -> None:
+        """Step 5: revoke every certificate of every service and withdraw the route, by which anything is found."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            for service in tx.services.all():
+                if tx.services.disconnect(service.service):
+                    record(tx, step, AuditName.SERVICE_DISCONNECTED, service.service)
+            tx.leaving.destroyed("service certificate")
+            if tx.routes.withdraw():
+                record(tx, step, AuditName.ROUTE_WITHDRAWN, ids.l2_key(step.tenant_id))
+
+    @activity.defn(name="destroy-service-keys")
+    def destroy_service_keys(self, step: StepInput) -> None:
+        """Step 6: overwrite the wrap of every service key: what was under L2 and root key is gone before they are."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            record(tx, step, AuditName.KEY_DESTROYED, "service keys", "intended")
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            number = tx.leaving.destroy_service_keys()
+            tx.leaving.destroyed("service key")
+            record(tx, step, AuditName.KEY_DESTROYED, "service keys", wraps=str(number))
+
+    @activity.defn(name="destroy-tenant-key")
+    def destroy_tenant_key(self, step: StepInput) -> None:
+        """Step 7: destroy the L2, without which nothing under it opens, whoever has a copy of it."""
+        self._destroy(step, TenantKeyKind.TENANT)
+
+    @activity.defn(name="destroy-authority-key")
+    def destroy_authority_key(self, step: StepInput) -> None:
+        """Step 8: destroy the key that signs certificates in the tenant's name."""
+        self._destroy(step, TenantKeyKind.AUTHORITY)
+
+    @activity.defn(name="erase-rows")
+    def erase_rows(self, step: StepInput) -> None:
+        """Step 9: erase what PostgreSQL has of the tenant, piece by piece, and what it is called."""
+        done = False
+        while not done:
+            activity.heartbeat()
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                done = tx.leaving.erase(_ROWS)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            leaving = tx.leaving.get()
+            counts = {} if leaving is None else leaving.erased
+            details = {name: str(number) for name, number in counts.items() if number}
+            record(tx, step, AuditName.ROWS_ERASED, step.tenant_id, "success", **details)
+
+    @activity.defn(name="destroy-payload-key")
+    def destroy_payload_key(self, step: StepInput) -> None:
+        """Step 11: destroy the key of the tenant's workflow payloads, when no workflow of it needs them any more."""
+        self._destroy(step, TenantKeyKind.PAYLOAD)
+        self._keyring.forget(step.tenant_id)
+
+    @activity.defn(name="certify-destruction")
+    def certify_destruction(self, step: StepInput) -> None:
+        """Step 12: sign what was destroyed; statement, last state and farewell are one transaction.
+
+        The statement names the end of the audit stream before it, so that the two prove each other.
+        """
+        certified = self._certified(step)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row = tx.tenants.lock()
+            kept = tx.leaving.certify(certified)
+            digest = hashlib.sha256(kept.statement.encode()).hexdigest()
+            record(tx, step, AuditName.SHRED_CERTIFIED, step.tenant_id, statement=digest, key=kept.key)
+            tx.leaving.end()
+            record(tx, step, AuditName.OFFBOARDED, step.tenant_id)
+            self._announcer.store(tx, step, row, AnnouncementKind.FAREWELL)
+
+    def _certified(self, step: StepInput) -> ShredRow:
+        """Return the signed statement, the one on record when an attempt before this one came so far."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            kept = tx.leaving.certificate()
+            if kept is not None:
+                return kept
+            statement = self._statement(tx, step.tenant_id)
+        text = statement_text(statement)
+        signature, key = self._signer.sign(shred_message(step.tenant_id, text))
+        return ShredRow(text, signature, key, statement.issued_at)
+
+    def _described(self, kind: TenantKeyKind, tenant_id: str) -> DoomedRow:
+        found, name = self._destroyer.describe(kind, tenant_id), _NAMES[kind](tenant_id)
+        if found is None:  # on record and not there: somebody else destroyed it, which is what is known of it
+            return DoomedRow(_KINDS[kind], name, "none found", hashlib.sha256(name.encode()).hexdigest())
+        return DoomedRow(_KINDS[kind], name, found.versions, found.fingerprint)
+
+    def _certificates(self, tx: TenantTransaction) -> Sequence[DoomedRow]:
+        """Return those that are valid still: one that has expired or was revoked before opens nothing anyway."""
+        return [
+            DoomedRow(
+                "service certificate",
+                leaf.serial,
+                f"{leaf.service} {leaf.generation}",
+                hashlib.sha256(ssl.PEM_cert_to_DER_cert(leaf.certificate_pem)).hexdigest(),
+            )
+            for leaf in tx.services.valid_leaves(self._clock())
+        ]
+
+    def _destroy(self, step: StepInput, kind: TenantKeyKind) -> None:
+        name = _NAMES[kind](step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            gone = next((row for row in tx.leaving.doomed() if row.kind == _KINDS[kind]), None)
+            if gone is None:
+                return
+            record(tx, step, AuditName.KEY_DESTROYED, name, "intended")
+        self._destroyer.destroy(kind, step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.leaving.destroyed(_KINDS[kind])
+            record(tx, step, AuditName.KEY_DESTROYED, name, versions=gone.versions, fingerprint=gone.fingerprint)
+
+    def _statement(self, tx: TenantTransaction, tenant_id: str) -> ShredStatement:
+        leaving, head = tx.leaving.get(), tx.audit.head()
+        if leaving is None or leaving.since is None or head is None:
+            raise TenantUnknown
+        return ShredStatement(
+            tenant_id=tenant_id,
+            issued_at=self._clock(),
+            grace_began_at=leaving.since,
+            destroyed=tuple(map(_gone, tx.leaving.doomed())),
+            erased=dict(leaving.erased),
+            kept=KEPT,
+            remains=remains(self._backup_days),
+            audit_seq=head.seq,
+            audit_hash=head.chain_hash.hex(),
+        )
+
+
+def _gone(row: DoomedRow) -> Destroyed:
+    """Return a row as the statement has it, which is about nothing that is not gone."""
+    if row.destroyed_at is None:
+        raise DatabaseRefused(
+            f"the {row.kind} {row.name} is not destroyed yet", "see docs/offboarding.md#when-it-stops"
+        )
+    return Destroyed(
+        kind=row.kind,
+        name=row.name,
+        versions=row.versions,
+        fingerprint=row.fingerprint,
+        destroyed_at=row.destroyed_at,
+    )
+
+
+_PAUSE_SECONDS = 0.25
+_PATIENCE_SECONDS = 30.0
+"""How long they are waited for. One that is still there then waits for something that is gone."""
+
+log = structlog.get_logger()
+
+
+class ClosingActivities:
+    @activity.defn(name="close-workflows")
+    async def close_workflows(self, step: StepInput) -> None:
+        """Step 10: wait until every workflow of the tenant but this one is over; stragglers are terminated.
+
+        Each was told before. The list of running workflows is a moment behind, so the entity, whose id is known, is
+        asked for itself; a straggler that is found in no list has nothing to do any more that could be done.
+        """
+        client, own, waited = activity.client(), activity.info().workflow_id, 0.0
+        while left := await _running(client, step.tenant_id, own):
+            activity.heartbeat(len(left))
+            if waited >= _PATIENCE_SECONDS:
+                for workflow_id in left:
+                    log.warning("workflow of a tenant that has left is terminated", workflow_id=workflow_id)
+                    await _terminate(client, workflow_id)
+            await asyncio.sleep(_PAUSE_SECONDS)
+            waited += _PAUSE_SECONDS
+
+
+async def _running(client: Client, tenant_id: str, own: str | None) -> list[str]:
+    # A tenant's id is a quoted word of letters, digits and hyphens (core/names.py): nothing in it ends the quotes.
+    query = f"TenantId = '{tenant_id}' and ExecutionStatus = 'Running'"
+    found = {run.id async for run in client.list_workflows(query)} - {own}
+    entity = ids.tenant_workflow(tenant_id)
+    if await _is_running(client, entity):
+        found.add(entity)
+    return sorted(found)
+
+
+async def _is_running(client: Client, workflow_id: str) -> bool:
+    try:
+        described = await client.get_workflow_handle(workflow_id).describe()
+    except RPCError as gone:
+        if gone.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return described.status is WorkflowExecutionStatus.RUNNING
+
+
+async def _terminate(client: Client, workflow_id: str) -> None:
+    try:
+        await client.get_workflow_handle(workflow_id).terminate(reason="the tenant has left")
+    except RPCError as gone:
+        if gone.status is not RPCStatusCode.NOT_FOUND:
+            raise

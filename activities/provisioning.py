@@ -1,0 +1,212 @@
+"""Steps 1 and 5 and the ways provisioning ends badly: rows of PostgreSQL only.
+
+Step 3: the tenant's certificate authority, which decides for whom a certificate speaks (MTCI A1).
+
+Step 2: the tenant's own keys in Transit.
+"""
+
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.audit_trail import Clock, finish, is_recorded, record
+from activities.certificates.ca_rotation import AuthorityMaker
+from activities.keys import alarm, refused_fingerprint
+from activities.metrics import Metrics
+from activities.notifications import Announcer
+from core import names as ids
+from core.certificates import AuthorityState
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import ConflictingResource
+from core.keys.encryption_context import Context, Purpose
+from core.messages.base import FailureInput, StepInput
+from core.messages.tenants import ActivateResult
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import Move, State
+from core.tenants.provisioning import Step, steps_of
+from database.connection.database import Database
+from database.platform.scheduled import PlatformQueries
+from database.provisioning import RouteRow
+from openkcm.contract.audit_events import AuditName
+from vault.pki.authorities import PkiAuthorities
+from vault.transit.payload_keys import TransitPayloadKeys
+from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
+
+
+class RecordActivities:
+    def __init__(self, database: Database, announcer: Announcer, clock: Clock, metrics: Metrics) -> None:
+        self._database = database
+        self._announcer = announcer
+        self._clock = clock
+        self._metrics = metrics
+
+    @activity.defn(name=Step.OPEN_RECORDS)
+    def open_records(self, step: StepInput) -> None:
+        """Open the tenant's records and write down what is about to be made, before anything is made.
+
+        Whoever finds a key or an authority of this tenant later finds here that it was intended.
+        """
+        began = self._clock()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row = tx.tenants.lock()
+            retried = row.state is State.FAILED
+            tx.tenants.move(Move.RETRY if retried else Move.PROVISION)
+            if retried:
+                record(tx, step, AuditName.PROVISION_RETRIED, step.tenant_id)
+            tx.steps.plan(step.operation_id, steps_of(step.tenant_id))
+            made = (ids.l2_key(step.tenant_id), ids.ca_key(step.tenant_id), ids.payload_key(step.tenant_id))
+            record(tx, step, AuditName.PROVISION_INTENDED, step.tenant_id, "intended", keys=", ".join(made))
+            finish(tx, step, Step.OPEN_RECORDS, began)
+
+    @activity.defn(name=Step.ACTIVATE)
+    def activate(self, step: StepInput) -> ActivateResult:
+        """Open the tenant: its route, its state and the message that tells of it, all or none.
+
+        Where no channel is set up there is nothing to send, and the step that would send it is done as well.
+        """
+        began = self._clock()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row, authority = tx.tenants.lock(), tx.certificates.authority()
+            if authority is None:
+                raise ConflictingResource("authority", step.tenant_id, "it is not on record although its step is done")
+            tx.routes.publish(RouteRow(ids.l2_key(step.tenant_id), authority.fingerprint, row.region))
+            record(tx, step, AuditName.ROUTE_PUBLISHED, ids.l2_key(step.tenant_id), issuer=authority.fingerprint)
+            tx.tenants.move(Move.ACTIVATE)
+            record(tx, step, AuditName.TENANT_ACTIVATED, step.tenant_id)
+            self._announcer.store(tx, step, row, AnnouncementKind.READY)
+            finish(tx, step, Step.ACTIVATE, began)
+            waiting = len(tx.outbox.unsent()) if self._announcer.channels else 0
+            if not waiting:
+                finish(tx, step, Step.ANNOUNCE, began)
+        self._metrics.record_ready((self._clock() - row.requested_at).total_seconds())
+        return ActivateResult(messages=waiting)
+
+    @activity.defn(name="record-failure")
+    def record_failure(self, failure: FailureInput) -> None:
+        """Close what was opened: no route, state failed, the reason on record, the customer told."""
+        with self._database.tenant_tx(failure.tenant_id) as tx:
+            row = tx.tenants.lock()
+            if tx.routes.withdraw():
+                record(tx, failure, AuditName.ROUTE_WITHDRAWN, ids.l2_key(failure.tenant_id))
+            tx.tenants.move(Move.FAIL)
+            record(
+                tx, failure, AuditName.TENANT_FAILED, failure.tenant_id, "failure", code=failure.code, at=failure.reason
+            )
+            self._announcer.store(tx, failure, row, AnnouncementKind.FAILED)
+
+    @activity.defn(name="break-promise")
+    def break_promise(self, step: StepInput) -> None:
+        """Put the broken promise on record and tell the customer, unless the tenant is ready or failed meanwhile."""
+        self._metrics.count_broken_promise()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            row = tx.tenants.lock()
+            if tx.tenants.break_promise():
+                record(tx, step, AuditName.PROMISE_BROKEN, step.tenant_id, "failure", state=row.state)
+            if row.state in {State.REQUESTED, State.PROVISIONING}:
+                self._announcer.store(tx, step, row, AnnouncementKind.LATE)
+
+
+class CertificateActivities:
+    def __init__(
+        self, database: Database, platform: PlatformQueries, authorities: PkiAuthorities, clock: Clock
+    ) -> None:
+        self._database = database
+        self._maker = AuthorityMaker(database, platform, authorities)
+        self._authorities = authorities
+        self._clock = clock
+
+    @activity.defn(name=Step.CREATE_AUTHORITY)
+    def create_authority(self, step: StepInput) -> None:
+        """Make the authority unless one is on record; a signed but unrecorded one is adopted, not signed again."""
+        began = self._clock()
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            recorded = tx.certificates.authority()
+        if recorded is None:
+            made = self._maker.make(step.tenant_id, 1, AuthorityState.CURRENT)
+        else:
+            made = self._maker.enable(step.tenant_id, recorded)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            recorded = tx.certificates.record_authority(made)
+            tx.keys.record(ids.ca_key(step.tenant_id), "CA", 1)
+            record(tx, step, AuditName.AUTHORITY_CREATED, recorded.serial, not_after=recorded.not_after.isoformat())
+            finish(tx, step, Step.CREATE_AUTHORITY, began)
+
+    @activity.defn(name="disable-authority")
+    def disable_authority(self, step: StepInput) -> None:
+        """Roll back step 3: the authority signs nothing until a retry enables it; an unrecorded one is left alone."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            if not is_recorded(tx, ids.ca_key(step.tenant_id)):
+                return
+        self._authorities.disable(step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.ca_key(step.tenant_id))
+
+
+_PROOF = b"openkcm tenant key round trip"
+
+
+class PayloadKeyring(Protocol):
+    """The codec's keyring: from `learn` on, this process encrypts the tenant's payloads under the tenant's own key."""
+
+    def learn(self, tenant_id: str, data_key: bytes, wrapped: str) -> None: ...
+
+
+class KeyActivities:
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that is made
+        self,
+        database: Database,
+        tenant_keys: TransitTenantKeys,
+        fingerprints: TransitFingerprints,
+        payload_keys: TransitPayloadKeys,
+        keyring: PayloadKeyring,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._database = database
+        self._tenant_keys = tenant_keys
+        self._fingerprints = fingerprints
+        self._payload_keys = payload_keys
+        self._keyring = keyring
+        self._clock = clock
+        self._metrics = metrics
+
+    @activity.defn(name=Step.CREATE_KEYS)
+    def create_keys(self, step: StepInput) -> None:
+        """Make the tenant's keys and see them work: one that nobody has opened anything with is not yet a key.
+
+        The L2 is what the tenant's data hangs on (MTCI U1, C2); under the payload key its workflow payloads lie from
+        now on. A tenant key that somebody else has too is refused before it is on record as anybody's.
+        """
+        began = self._clock()
+        tenant_key = self._tenant_keys.ensure(step.tenant_id)
+        context = Context(step.tenant_id, tenant_key.name, "", Purpose.VERIFY, step.operation_id)
+        if self._tenant_keys.decrypt(context, self._tenant_keys.encrypt(context, _PROOF)) != _PROOF:
+            raise KeyUnavailable
+        fingerprint = self._fingerprints.of(step.tenant_id, tenant_key.version)
+        payload_key = self._payload_keys.ensure(step.tenant_id)
+        data_key, wrapped = self._payload_keys.new_data_key(payload_key.name)
+        self._keyring.learn(step.tenant_id, data_key, wrapped)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            refusal = refused_fingerprint(tx, step, tenant_key, fingerprint)
+            if refusal is None:
+                tx.keys.record(tenant_key.name, "L2", tenant_key.version)
+                record(tx, step, AuditName.TENANT_KEY_CREATED, tenant_key.name, version=str(tenant_key.version))
+                tx.keys.record(payload_key.name, "payload", payload_key.version)
+                record(tx, step, AuditName.PAYLOAD_KEY_CREATED, payload_key.name, version=str(payload_key.version))
+                finish(tx, step, Step.CREATE_KEYS, began)
+        if refusal is not None:
+            alarm(self._metrics, step.tenant_id, refusal)
+            raise refusal
+
+    @activity.defn(name="disable-tenant-key")
+    def disable_tenant_key(self, step: StepInput) -> None:
+        """Roll back step 2 by disabling, never by destroying: the key may have wrapped something already.
+
+        One that was never recorded is left alone; it may be what somebody else made under that name.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            if not is_recorded(tx, ids.l2_key(step.tenant_id)):
+                return
+        self._tenant_keys.disable(step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            record(tx, step, AuditName.PROVISION_ROLLED_BACK, ids.l2_key(step.tenant_id))

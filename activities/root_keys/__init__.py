@@ -1,0 +1,1 @@
+"""Activities of root keys: change, health, versions."""

@@ -1,0 +1,288 @@
+"""The steps of a preflight and of ChangeRootKey (docs/root-keys.md).
+
+A change opens only the outer layer of a service key, from the former root key, and closes it again with the new one:
+what lies between is still encrypted under the tenant's L2, so no service key is ever in the worker's memory.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+
+from temporalio import activity
+
+from activities.approvals import require_approval
+from activities.audit_trail import record
+from activities.concurrency import Threads
+from activities.keys import context_of, opened, proven, refuse_retired
+from activities.notifications import Announcer
+from core import names as ids
+from core.errors.keys import RootKeyRefused
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.keys.root_keys import (
+    Credentials,
+    Place,
+    PlatformPlace,
+    Problem,
+    RootKeyMode,
+    credentials_context,
+    probe_context,
+    refuse_incomplete,
+)
+from core.messages.keys import AbandonInput, PreflightResult, RootKeyStep, SwitchResult, WrapProgress
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import DECRYPTS, State
+from core.tenants.locks import LockReason, may_change_root_key
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.keys import SealedRootKeyRow, ServiceKeyRow
+from database.tenants import TenantRow
+from kms.interfaces import RootKey
+from kms.key_cache import OpenedRootKeys
+from openkcm.contract.audit_events import AuditName
+from openkcm.errors import OpenKcmError
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitTenantKeys
+
+_PROBE_BYTES = 32
+_BATCH = 32
+"""Service keys that are wrapped between two commits: what a death costs at most."""
+_THREADS = 4
+
+Unseal = Callable[[str, str, str], Credentials]
+"""Returns what was sealed, for tenant, request and sealed text; raises RootKeyRefused."""
+
+
+class RootKeyActivities:
+    def __init__(
+        self,
+        database: Database,
+        tenant_keys: TransitTenantKeys,
+        shelf: OpenedRootKeys,
+        unseal: Unseal,
+        announcer: Announcer,
+    ) -> None:
+        self._database = database
+        self._tenant_keys = tenant_keys
+        self._shelf = shelf
+        self._unseal = unseal
+        self._announcer = announcer
+
+    @activity.defn(name="admit-root-key")
+    def admit_root_key(self, step: RootKeyStep) -> None:
+        """Step 1: put the intended change on record, and the credentials under the tenant's L2."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = _open(tx)
+            request, known = tx.root_keys.requested(step.request_id), tx.root_keys.held(step.request_id)
+        place = request.place
+        admitted: SealedRootKeyRow | None = None
+        if known is None and not isinstance(place, PlatformPlace):
+            credentials = self._credentials(step, place, request.sealed)
+            context = credentials_context(step.tenant_id, step.request_id)
+            stored = self._tenant_keys.encrypt(context, credentials.dump())
+            admitted = SealedRootKeyRow(step.request_id, place, stored)
+        name = ids.root_key(tenant.region) if isinstance(place, PlatformPlace) else place.name
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            if isinstance(place, PlatformPlace):
+                argument = {"request_id": step.request_id}
+                require_approval(tx, step, Action.ROOT_KEY_TO_PLATFORM, argument, step.approval_id)
+            if admitted is not None:
+                l2_version = ciphertext_version(admitted.credentials)
+                refuse_retired(tx, l2_version)
+                tx.root_keys.admit(admitted, l2_version)
+            root_key_id = None if isinstance(place, PlatformPlace) else step.request_id
+            change = tx.root_keys.begin(step.number, place.provider, name, root_key_id)
+            record(
+                tx,
+                step,
+                AuditName.ROOT_KEY_CHANGED,
+                name,
+                "intended",
+                before=f"{change.from_mode} {change.from_name}",
+                after=f"{change.to_mode} {change.to_name}",
+            )
+
+    @activity.defn(name="preflight-root-key")
+    def preflight_root_key(self, step: RootKeyStep) -> PreflightResult:
+        """Step 2: try everything that will be needed of the new root key and keep in words what is missing.
+
+        Of a candidate a known value is kept, wrapped: by it the key is tried from then on.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = _known(tx)
+            request, known = tx.root_keys.requested(step.request_id), tx.root_keys.sealed(step.request_id)
+            found = tx.root_keys.problems(step.request_id)
+        if not step.number and known is None and request.sealed is None and found is not None:
+            return _result(found)  # by an attempt before this one, which has no credentials any more
+        proof = b""
+        probe = os.urandom(_PROBE_BYTES)
+        try:
+            root_key = self._candidate(step, tenant, request.place, request.sealed, known)
+            wrong = root_key.validate()
+            if isinstance(request.place, PlatformPlace) and wrong and wrong[0].retryable:
+                raise wrong[0]  # our own server is down, which ends no change; a customer's may be the wrong address
+            problems = [_in_words(problem) for problem in wrong]
+            if not problems and known is not None:
+                proof = proven(root_key, probe_context(step.tenant_id, known.root_key_id), probe)
+        except OpenKcmError as problem:
+            if problem.retryable and step.number:
+                raise
+            problems = [_in_words(problem)]
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.root_keys.found(step.request_id, problems)
+            if proof:
+                tx.root_keys.prove(step.request_id, proof, hashlib.sha256(probe).digest())
+            record(
+                tx,
+                step,
+                AuditName.ROOT_KEY_CHECKED,
+                request.place.name,
+                "failure" if problems else "success",
+                provider=request.place.provider,
+                problems=", ".join(problem.code for problem in problems),
+            )
+        return _result(problems)
+
+    @activity.defn(name="wrap-service-keys")
+    def wrap_service_keys(self, step: RootKeyStep) -> WrapProgress:
+        """Step 3: keep beside each wrap one under the new root key that was seen to open; what has one is left."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant, progress = _known(tx), tx.root_keys.stage(step.number, ())
+        new = self._by_id(tenant, progress.root_key_id)
+        # The same key with other credentials opens its own wraps, also when the former credentials no longer do.
+        same = (progress.to_mode, progress.to_name) == (progress.from_mode, progress.from_name)
+        former: dict[str | None, RootKey] = {}
+
+        def wrapped(row: ServiceKeyRow) -> tuple[ServiceKeyRow, bytes]:
+            context = context_of(step.tenant_id, row.service, row.version)
+            return row, proven(new, context, former[row.root_key_id].unwrap(context, row.wrapped))
+
+        with Threads(_THREADS, thread_name_prefix="wrap") as pool:
+            while True:
+                activity.heartbeat(progress.wrapped)
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    rows = tx.root_keys.unstaged(step.number, _BATCH)
+                if not rows:
+                    return WrapProgress(total=progress.total, wrapped=progress.wrapped)
+                for root_key_id in {row.root_key_id for row in rows} - former.keys():
+                    former[root_key_id] = new if same else self._by_id(tenant, root_key_id)
+                wraps: list[tuple[ServiceKeyRow, bytes]] = []
+                for wrap in pool.map(wrapped, rows):
+                    activity.heartbeat(progress.wrapped + len(wraps))
+                    wraps.append(wrap)
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    progress = tx.root_keys.stage(step.number, wraps)
+
+    @activity.defn(name="switch-root-key")
+    def switch_root_key(self, step: RootKeyStep) -> SwitchResult:
+        """Step 4: one last look that the new root key opens, then every service key and the tenant at once.
+
+        Under the tenant's row lock, which whoever makes a service key takes too: none is left under the former key.
+        """
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant, change = _known(tx), tx.root_keys.change(step.number)
+            staged = tx.root_keys.staged(step.number)
+        if change is None:
+            raise RootKeyRefused("the change was never begun", "ask for it again")
+        if staged is not None:
+            row, wrap = staged
+            self._by_id(tenant, change.root_key_id).unwrap(context_of(step.tenant_id, row.service, row.version), wrap)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = tx.tenants.lock()
+            if tenant.state not in DECRYPTS | {State.LOCKED}:
+                raise TenantClosed(tenant.state)
+            before = tx.root_keys.change(step.number) or change
+            if not tx.root_keys.switch(step.number):
+                return SwitchResult(state=tenant.state, switched=False, mode=change.to_mode)
+            state = tenant.state
+            # By the former key, since the new one has just opened something; after the switch it is the new one's lock.
+            if LockReason.ROOT_KEY in tenant.locks and before.state != "done":
+                state = tx.tenants.release(LockReason.ROOT_KEY)
+            record(
+                tx,
+                step,
+                AuditName.ROOT_KEY_CHANGED,
+                change.to_name,
+                before=f"{change.from_mode} {change.from_name}",
+                after=f"{change.to_mode} {change.to_name}",
+                service_keys=str(change.total),
+            )
+            told = self._announcer.store(tx, step, tenant, AnnouncementKind.ROOT_KEY_CHANGED)
+        self._shelf.forget(step.tenant_id)
+        return SwitchResult(
+            state=state,
+            switched=True,
+            mode=change.to_mode,
+            told=AnnouncementKind.ROOT_KEY_CHANGED if told else None,
+        )
+
+    @activity.defn(name="abandon-root-key")
+    def abandon_root_key(self, failure: AbandonInput) -> SwitchResult:
+        """End a change without effect: the former root key is in force, and nothing is kept of the new one.
+
+        One that was switched stays switched, which its workflow may not have heard of.
+        """
+        with self._database.tenant_tx(failure.tenant_id) as tx:
+            tenant = tx.tenants.lock()
+            change = tx.root_keys.change(failure.number)
+            tx.root_keys.forget(failure.request_id)
+            if change is not None and change.state == "done":
+                return SwitchResult(state=tenant.state, switched=True, mode=change.to_mode)
+            tx.root_keys.abandon(failure.number, failure.code)
+            record(
+                tx,
+                failure,
+                AuditName.ROOT_KEY_CHANGED,
+                failure.request_id if change is None else change.to_name,
+                "failure",
+                code=failure.code,
+                at=failure.reason,
+            )
+        self._shelf.forget(failure.tenant_id)
+        return SwitchResult(state=tenant.state, switched=False, mode=RootKeyMode(tenant.root_key_mode))
+
+    def _credentials(self, step: RootKeyStep, place: Place, sealed: str | None) -> Credentials:
+        if sealed is None:
+            raise RootKeyRefused("the credentials of this request were used already", "give them again")
+        credentials = self._unseal(step.tenant_id, step.request_id, sealed)
+        refuse_incomplete(place, credentials)
+        return credentials
+
+    def _candidate(
+        self, step: RootKeyStep, tenant: TenantRow, place: Place, sealed: str | None, known: SealedRootKeyRow | None
+    ) -> RootKey:
+        if isinstance(place, PlatformPlace):
+            return self._shelf.platform(tenant.region)
+        if known is not None:
+            return self._shelf.held(step.tenant_id, known.root_key_id, known.place, known.credentials)
+        return self._shelf.candidate(step.tenant_id, place, self._credentials(step, place, sealed))
+
+    def _by_id(self, tenant: TenantRow, root_key_id: str | None) -> RootKey:
+        if root_key_id is None:
+            return self._shelf.platform(tenant.region)
+        with self._database.tenant_tx(tenant.tenant_id) as tx:
+            row = tx.root_keys.sealed(root_key_id)
+        return opened(self._shelf, tenant.tenant_id, row)
+
+
+def _open(tx: TenantTransaction) -> TenantRow:
+    tenant = tx.tenants.lock()
+    if not may_change_root_key(tenant.state, tenant.locks):
+        raise TenantClosed(tenant.state)
+    return tenant
+
+
+def _known(tx: TenantTransaction) -> TenantRow:
+    tenant = tx.tenants.get()
+    if tenant is None:
+        raise TenantUnknown
+    return tenant
+
+
+def _result(problems: Sequence[Problem]) -> PreflightResult:
+    return PreflightResult(problems=len(problems), code=problems[0].code if problems else "")
+
+
+def _in_words(problem: OpenKcmError) -> Problem:
+    return Problem(code=problem.code, message=problem.message, hint=problem.hint)

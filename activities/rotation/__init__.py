@@ -1,0 +1,1 @@
+"""Activities of rotation: its steps, re-wrapping, stalled rotations."""

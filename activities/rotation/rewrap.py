@@ -1,0 +1,140 @@
+"""Wrapping anew: service keys and the credentials of root keys, under the newest versions of tenant key and root key.
+
+Batch by batch, and no more of them in a second than is allowed: a tenant's thousands of keys must not take the key
+server, or a customer's, away from those who use them. Each new wrap is opened before it replaces the one that was read.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from temporalio import activity
+
+from activities.concurrency import Threads, rest
+from activities.keys import all_proven, all_unwrapped, context_of, opened, proven
+from core.errors.keys import RootKeyFailing, WrongContext
+from core.errors.tenants import TenantUnknown
+from core.keys.root_keys import credentials_context, probe_context
+from core.messages.keys import RotationProgress, RotationStep
+from database.connection.database import Database
+from database.keys import ServiceKeyRow
+from database.rotation import RewrappedRow
+from kms.interfaces import RootKey
+from kms.key_cache import OpenedRootKeys
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitTenantKeys
+
+_BATCH = 10
+"""Of service keys: what is done for it at once must be over soon, since whoever uses the servers meanwhile waits."""
+_READ = 50 * _BATCH
+"""Read at once: finding what is outdated takes PostgreSQL a look at every service key of the tenant."""
+_THREADS = 4
+
+
+class Rewrapping:
+    def __init__(
+        self, database: Database, tenant_keys: TransitTenantKeys, shelf: OpenedRootKeys, per_second: float
+    ) -> None:
+        self._database = database
+        self._tenant_keys = tenant_keys
+        self._shelf = shelf
+        self._per_second = per_second
+
+    def run(self, step: RotationStep, root_key_version: int | None = None) -> RotationProgress:
+        """Wrap anew until nothing is outdated; returns how far the rotation has come with this and earlier tries.
+
+        Outdated is also what lies under an older version of the root key than `root_key_version`.
+        """
+        self._rewrap_credentials(step)
+        if root_key_version is not None:
+            # Before the service keys: whoever sees none of them left may end the older versions.
+            self._rewrap_probe(step, root_key_version)
+        total = done = 0
+        with Threads(_THREADS, thread_name_prefix="rewrap") as pool:
+            while True:
+                activity.heartbeat(done)
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    tx.rotations.count_outdated(step.number)
+                    read = tx.rotations.outdated(_READ, root_key_version)
+                if not read:
+                    return RotationProgress(total=total, done=done)
+                for root_key, rows in self._batches(step, read):
+                    activity.heartbeat(done)
+                    began = time.monotonic()
+                    rewrapped = self._rewrapped(pool, step, root_key, rows)
+                    if root_key_version is not None:
+                        _refuse_older(root_key, [row.wrapped for row in rewrapped], root_key_version)
+                    with self._database.tenant_tx(step.tenant_id) as tx:
+                        progress = tx.rotations.rewrap(step.number, rewrapped)
+                    total, done = progress.total, progress.done
+                    rest(len(rows), time.monotonic() - began, self._per_second)
+
+    def _rewrap_credentials(self, step: RotationStep) -> None:
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            outdated = tx.rotations.outdated_credentials()
+        for read in outdated:
+            context = credentials_context(step.tenant_id, read.root_key_id)
+            [credentials] = self._tenant_keys.rewrap([(context, read.credentials)])
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                tx.rotations.rewrap_credentials(step.number, read, credentials, ciphertext_version(credentials))
+
+    def _rewrap_probe(self, step: RotationStep, version: int) -> None:
+        """Wrap anew the known value by which the watch tries a customer's root key: it opens by the newer version."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            held = tx.root_keys.current()
+            kept = None if held is None else tx.root_keys.probe(held.root_key_id)
+        if held is None or kept is None:
+            return
+        probe, digest = kept
+        root_key, context = self._by_id(step, held.root_key_id), probe_context(step.tenant_id, held.root_key_id)
+        if (root_key.version_of(probe) or version) >= version:
+            return
+        plain = root_key.unwrap(context, probe)
+        if hashlib.sha256(plain).digest() != digest:
+            raise WrongContext("the root key opens its probe to something else")
+        anew = proven(root_key, context, plain)
+        _refuse_older(root_key, [anew], version)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.rotations.rewrap_probe(step.number, held.root_key_id, probe, anew)
+
+    def _batches(
+        self, step: RotationStep, read: Sequence[ServiceKeyRow]
+    ) -> Iterator[tuple[RootKey, Sequence[ServiceKeyRow]]]:
+        for root_key_id, of_one in groupby(read, lambda row: row.root_key_id):
+            root_key, rows = self._by_id(step, root_key_id), list(of_one)
+            for begin in range(0, len(rows), _BATCH):
+                yield root_key, rows[begin : begin + _BATCH]
+
+    def _rewrapped(
+        self, pool: Threads, step: RotationStep, root_key: RootKey, rows: Sequence[ServiceKeyRow]
+    ) -> list[RewrappedRow]:
+        contexts = [context_of(step.tenant_id, row.service, row.version) for row in rows]
+        former = all_unwrapped(pool, root_key, contexts, [row.wrapped for row in rows])
+        inners = self._tenant_keys.rewrap(
+            [(context, inner.decode("ascii")) for context, inner in zip(contexts, former, strict=True)]
+        )
+        wraps = all_proven(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
+        return [
+            RewrappedRow(row, wrap, ciphertext_version(inner))
+            for row, wrap, inner in zip(rows, wraps, inners, strict=True)
+        ]
+
+    def _by_id(self, step: RotationStep, root_key_id: str | None) -> RootKey:
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = tx.tenants.get()
+            sealed = None if root_key_id is None else tx.root_keys.sealed(root_key_id)
+        if tenant is None:
+            raise TenantUnknown
+        if root_key_id is None:
+            return self._shelf.platform(tenant.region)
+        return opened(self._shelf, step.tenant_id, sealed)
+
+
+def _refuse_older(root_key: RootKey, wraps: Sequence[bytes], version: int) -> None:
+    """Raise RootKeyFailing for a new wrap under an older version: its server fell behind, and it would never end."""
+    if any((root_key.version_of(wrap) or version) < version for wrap in wraps):
+        raise RootKeyFailing(
+            f"the root key wraps under an older version than {version}, which it had",
+            "look whether each node of its server knows the newest version",
+        )

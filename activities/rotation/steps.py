@@ -1,0 +1,370 @@
+"""The steps of RotateKeys (docs/rotation.md): versions of tenant and service keys, and what lies under them.
+
+No key is ever in the worker's memory: a new service key is made in Vault and leaves it encrypted, and what lies under
+an older version of the tenant key is rewrapped there. Of a service key's two layers only the outer one is opened here.
+Whatever a step did before it died, the next try finds on record or at the key server and goes on from.
+"""
+
+import time
+
+from temporalio import activity
+
+from activities.approvals import require_approval
+from activities.audit_trail import record
+from activities.concurrency import Threads, rest
+from activities.keys import (
+    alarm,
+    all_proven,
+    context_of,
+    refuse_overtaken_root_key,
+    refuse_retired,
+    refused_fingerprint,
+    root_key_in_force,
+)
+from activities.metrics import Metrics
+from activities.notifications import Announcer
+from activities.rotation.rewrap import Rewrapping
+from core import names as ids
+from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import TenantClosed, TenantUnknown
+from core.keys.encryption_context import Context, Purpose
+from core.keys.rotation import KeyState, Scope, Stage
+from core.messages.base import StepInput
+from core.messages.keys import (
+    DestroyResult,
+    DueRotation,
+    DueTenants,
+    PlanRotationStep,
+    RetireResult,
+    RetireVersionStep,
+    RotateRequest,
+    RotationEnded,
+    RotationFailedStep,
+    RotationPlan,
+    RotationProgress,
+    RotationStep,
+)
+from core.notifications import AnnouncementKind
+from core.tenants.approvals import Action, Argument
+from core.tenants.lifecycle import DECRYPTS, State
+from database.connection.database import Database
+from database.connection.transaction import TenantTransaction
+from database.platform.scheduled import PlatformQueries
+from database.rotation import RotationRow, WantedRotation
+from database.tenants import TenantRow
+from kms.key_cache import OpenedRootKeys
+from openkcm.contract.audit_events import AuditName
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitFingerprints, TransitTenantKeys
+
+_PROOF = b"openkcm tenant key round trip"
+_BATCH = 32
+"""Service keys that are prepared between two commits: what a death costs at most."""
+_THREADS = 4
+_DUE_BATCH = 200
+"""Tenants told in one look: however many keys were made on the same day, an hour never rotates more tenants."""
+
+
+class RotationActivities:
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each thing that a rotation touches
+        self,
+        database: Database,
+        platform: PlatformQueries,
+        tenant_keys: TransitTenantKeys,
+        fingerprints: TransitFingerprints,
+        shelf: OpenedRootKeys,
+        announcer: Announcer,
+        rewrap_per_second: float,
+        metrics: Metrics,
+    ) -> None:
+        """Take how many service keys are made or wrapped anew in a second, 0 for as many as go."""
+        self._database = database
+        self._platform = platform
+        self._tenant_keys = tenant_keys
+        self._fingerprints = fingerprints
+        self._shelf = shelf
+        self._announcer = announcer
+        self._per_second = rewrap_per_second
+        self._metrics = metrics
+        self._rewrapping = Rewrapping(database, tenant_keys, shelf, rewrap_per_second)
+
+    @activity.defn(name="look-for-due-rotation")
+    def look_for_due_rotation(self, step: StepInput) -> DueRotation:
+        """Say what the policy wants rotated, a new version of the root key asks for, or a rotation left unfinished."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            due, followed = tx.rotations.due(tx.policy.get()), _followed(tx)
+        if not (due.tenant_key or due.services or due.unfinished or followed):
+            return DueRotation()
+        services = Scope.DUE if due.services else Scope.NONE
+        return DueRotation(
+            request=RotateRequest(request_id=step.operation_id, services=services, tenant_key=due.tenant_key)
+        )
+
+    @activity.defn(name="find-due-rotations")
+    def find_due_rotations(self) -> DueTenants:
+        """Return tenants with something to rotate or to finish, at most a batch of them; the next look finds the rest.
+
+        The platform's canary is among them: its keys grow old like any other's, and what a rotation breaks there
+        breaks nothing of a customer's.
+        """
+        return DueTenants(tenants=tuple(self._platform.due_rotations(_DUE_BATCH)))
+
+    @activity.defn(name="plan-rotation")
+    def plan_rotation(self, step: PlanRotationStep) -> RotationPlan:
+        """Step 1: put on record what is about to be rotated, before anything is made or taken back."""
+        key, request = self._tenant_keys.newest(step.tenant_id), step.request
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = tx.tenants.lock()
+            if tenant.state not in DECRYPTS:
+                raise TenantClosed(tenant.state)
+            if request.service is not None and tx.services.key(request.service) is None:
+                raise ServiceUnknown
+            if request.compromised:
+                # What is replaced opens nothing afterwards, so that two people may be wanted for it.
+                argument = request.model_dump(mode="json", include={"services", "service", "tenant_key"})
+                require_approval(tx, step, Action.COMPROMISE, argument, request.approval_id)
+            wanted = WantedRotation(
+                request.tenant_key,
+                request.services,
+                request.service,
+                request.compromised,
+                step.scheduled,
+                _followed(tx),
+            )
+            followed = tx.rotations.begin(step.number, wanted, key.version).wanted.root_key_version
+            services, on_record = tx.rotations.unprepared(step.number, tx.policy.get()), tx.keys.get(key.name)
+            if on_record is None:
+                raise KeyUnavailable
+            compromised = bool(tx.rotations.compromised())
+            record(
+                tx,
+                step,
+                AuditName.KEYS_ROTATED,
+                key.name,
+                "intended",
+                tenant_key="rotated" if request.tenant_key else "kept",
+                services=", ".join(service for service, _ in services),
+                root_key="kept" if followed is None else f"version {followed} is followed",
+                compromised=str(request.compromised).lower(),
+                request=request.request_id,
+                scheduled=str(step.scheduled).lower(),
+            )
+        return RotationPlan(
+            services=len(services),
+            # Also where an earlier rotation was not finished, or got as far as the records and not to the key server.
+            retires=request.tenant_key or on_record.oldest < on_record.version or key.oldest < on_record.oldest,
+            destroys=compromised or (request.compromised and bool(services)),
+            follows=followed is not None,
+        )
+
+    @activity.defn(name="rotate-tenant-key")
+    def rotate_tenant_key(self, step: RotationStep) -> None:
+        """Step 2: a new version of the tenant key, seen to encrypt and decrypt. Everything before it still opens."""
+        rotation = self._entered(step, Stage.TENANT_KEY)
+        key = self._tenant_keys.rotate(step.tenant_id, rotation.from_version)
+        context = Context(step.tenant_id, key.name, "", Purpose.VERIFY, step.operation_id)
+        ciphertext = self._tenant_keys.encrypt(context, _PROOF)
+        if ciphertext_version(ciphertext) < key.version or self._tenant_keys.decrypt(context, ciphertext) != _PROOF:
+            raise KeyUnavailable
+        fingerprint = self._fingerprints.of(step.tenant_id, key.version)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            refusal = refused_fingerprint(tx, step, key, fingerprint)
+            if refusal is None:
+                tx.rotations.rotated(step.number, key.version)
+                before, after = str(rotation.from_version), str(key.version)
+                record(tx, step, AuditName.TENANT_KEY_ROTATED, key.name, before=before, after=after)
+        if refusal is not None:
+            alarm(self._metrics, step.tenant_id, refusal)
+            raise refusal
+
+    @activity.defn(name="prepare-service-keys")
+    def prepare_service_keys(self, step: RotationStep) -> RotationProgress:
+        """Step 3: a new version of each service key that wants one: made in Vault, wrapped, and opened once.
+
+        Returns how far the rotation has come with this and earlier tries.
+        """
+        rotation = self._entered(step, Stage.PREPARE)
+        with Threads(_THREADS, thread_name_prefix="prepare") as pool:
+            while True:
+                activity.heartbeat(rotation.done)
+                began = time.monotonic()
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    unprepared = tx.rotations.unprepared(step.number, tx.policy.get())
+                    in_force = root_key_in_force(tx, _known(tx))
+                if not unprepared:
+                    return RotationProgress(total=rotation.total, done=rotation.done)
+                places = unprepared[:_BATCH]
+                root_key = in_force.open(self._shelf)
+                contexts = [context_of(step.tenant_id, service, version) for service, version in places]
+                made = list(pool.map(self._tenant_keys.new_wrapped_key, contexts))
+                # By being rewrapped each is seen to open; what comes of it is the same key.
+                inners = self._tenant_keys.rewrap(list(zip(contexts, made, strict=True)))
+                wraps = all_proven(pool, root_key, contexts, [inner.encode("ascii") for inner in inners])
+                with self._database.tenant_tx(step.tenant_id) as tx:
+                    tx.tenants.lock()
+                    refuse_overtaken_root_key(tx, in_force)
+                    for (service, version), inner, wrap in zip(places, inners, wraps, strict=True):
+                        refuse_retired(tx, ciphertext_version(inner))
+                        row = in_force.row(service, version, wrap, ciphertext_version(inner))
+                        tx.rotations.prepare(step.number, row)
+                        record(
+                            tx,
+                            step,
+                            AuditName.SERVICE_KEY_CREATED,
+                            service,
+                            version=str(version),
+                            l2_key=row.l2_key,
+                            root_key=row.root_key,
+                        )
+                    rotation = tx.rotations.came(step.number, len(places), len(unprepared) - len(places))
+                rest(len(places), time.monotonic() - began, self._per_second)
+
+    @activity.defn(name="activate-service-keys")
+    def activate_service_keys(self, step: RotationStep) -> None:
+        """Step 4: the new versions take over, all at once; the crypto service hears of it by the commit."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = tx.tenants.lock()
+            if tenant.state not in DECRYPTS | {State.LOCKED}:
+                raise TenantClosed(tenant.state)
+            rotation = tx.rotations.enter(step.number, Stage.ACTIVATE)
+            for service, version in tx.rotations.activate(step.number):
+                record(tx, step, AuditName.SERVICE_KEY_ROTATED, service, before=str(version - 1), after=str(version))
+                if rotation.wanted.compromised:
+                    record(tx, step, AuditName.SERVICE_KEY_COMPROMISED, service, versions=f"before {version}")
+                activity.heartbeat()
+
+    @activity.defn(name="rewrap-keys")
+    def rewrap_keys(self, step: RotationStep) -> RotationProgress:
+        """Step 5: what lies under an older version of tenant key or root key, under the newest; the rest stays."""
+        followed = self._entered(step, Stage.REWRAP).wanted.root_key_version
+        progress = self._rewrapping.run(step, followed)
+        if followed is not None:
+            with self._database.tenant_tx(step.tenant_id) as tx:
+                root_key = root_key_in_force(tx, _known(tx))
+                record(tx, step, AuditName.ROOT_KEY_VERSION_FOLLOWED, root_key.name, version=str(followed))
+        return progress
+
+    @activity.defn(name="retire-tenant-key")
+    def retire_tenant_key(self, step: RotationStep) -> RetireResult:
+        """Step 6: the versions before the newest open nothing any more, once nothing lies under them.
+
+        First on record, under the lock that whoever stores something under the tenant key takes too: so nothing is
+        stored afterwards that the key server would not open.
+        """
+        name = ids.l2_key(step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            tx.rotations.enter(step.number, Stage.RETIRE)
+            oldest = tx.rotations.retire_tenant_key(step.number)
+            if oldest is None:
+                return RetireResult(retired=False)
+            record(tx, step, AuditName.TENANT_KEY_RETIRED, name, "intended", oldest=str(oldest))
+        self._tenant_keys.retire(step.tenant_id, oldest)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            record(tx, step, AuditName.TENANT_KEY_RETIRED, name, oldest=str(oldest))
+        return RetireResult(retired=True)
+
+    @activity.defn(name="trim-tenant-key")
+    def trim_tenant_key(self, step: RotationStep) -> None:
+        """Step 7: the retired versions are deleted, so that nobody can bring them back. It cannot be undone."""
+        name = ids.l2_key(step.tenant_id)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.rotations.enter(step.number, Stage.TRIM)
+            key = tx.keys.get(name)
+            if key is None:
+                raise KeyUnavailable
+            record(tx, step, AuditName.TENANT_KEY_TRIMMED, name, "intended", oldest=str(key.oldest))
+        self._tenant_keys.trim(step.tenant_id, key.oldest)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            record(tx, step, AuditName.TENANT_KEY_TRIMMED, name, oldest=str(key.oldest))
+
+    @activity.defn(name="destroy-compromised-keys")
+    def destroy_compromised_keys(self, step: RotationStep) -> DestroyResult:
+        """Step 8: compromised versions under which nothing is sealed any more lose their wrap. It cannot be undone."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.rotations.enter(step.number, Stage.DESTROY)
+            uses = tx.rotations.compromised()
+            for use in uses:
+                if not use.objects:
+                    record(tx, step, AuditName.SERVICE_KEY_DESTROYED, _version(use.service, use.version), "intended")
+        objects = 0
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            for use in uses:
+                sealed = use.objects or tx.rotations.destroy(use.service, use.version)
+                objects += sealed
+                if not sealed:
+                    record(tx, step, AuditName.SERVICE_KEY_DESTROYED, _version(use.service, use.version))
+        return DestroyResult(objects=objects)
+
+    @activity.defn(name="finish-rotation")
+    def finish_rotation(self, step: RotationStep) -> RotationEnded:
+        """Step 9: the end on record, and the message that tells of it."""
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = tx.tenants.lock()
+            tx.rotations.end(step.number)
+            record(tx, step, AuditName.KEYS_ROTATED, ids.l2_key(step.tenant_id))
+            told = self._announcer.store(tx, step, tenant, AnnouncementKind.KEYS_ROTATED)
+        return RotationEnded(told=AnnouncementKind.KEYS_ROTATED if told else None)
+
+    @activity.defn(name="abandon-rotation")
+    def abandon_rotation(self, failure: RotationFailedStep) -> None:
+        """End a rotation that cannot go on: what took over stays, and what was only prepared is destroyed."""
+        with self._database.tenant_tx(failure.tenant_id) as tx:
+            tx.tenants.lock()
+            if tx.rotations.get(failure.number) is not None:
+                tx.rotations.end(failure.number, failure.code)
+            record(
+                tx,
+                failure,
+                AuditName.KEYS_ROTATED,
+                ids.l2_key(failure.tenant_id),
+                "failure",
+                code=failure.code,
+                at=failure.reason,
+            )
+
+    @activity.defn(name="retire-service-key")
+    def retire_service_key(self, step: RetireVersionStep) -> None:
+        """Destroy a version of a service key that encrypts nothing, at somebody's wish. It cannot be undone."""
+        subject = _version(step.service, step.version)
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tenant = tx.tenants.lock()
+            if tenant.state not in DECRYPTS:
+                raise TenantClosed(tenant.state)
+            versions = tx.services.keys()
+            state = {(key.service, key.version): key.state for key in versions}.get((step.service, step.version))
+            if state is None:
+                raise KeyVersionUnknown
+            if state in {KeyState.ACTIVE, KeyState.PREPARED}:
+                raise KeyVersionInUse(step.service, step.version, f"it is {state}")
+            argument: Argument = {"service": step.service, "version": step.version}
+            require_approval(tx, step, Action.RETIRE_KEY_VERSION, argument, step.approval_id)
+            record(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "intended")
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            tx.tenants.lock()
+            objects = tx.rotations.destroy(step.service, step.version)
+            record(tx, step, AuditName.SERVICE_KEY_DESTROYED, subject, "refused" if objects else "success")
+        if objects:
+            raise KeyVersionInUse(step.service, step.version, f"objects sealed under it: {objects}")
+
+    def _entered(self, step: RotationStep, stage: Stage) -> RotationRow:
+        with self._database.tenant_tx(step.tenant_id) as tx:
+            return tx.rotations.enter(step.number, stage)
+
+
+def _known(tx: TenantTransaction) -> TenantRow:
+    tenant = tx.tenants.get()
+    if tenant is None:
+        raise TenantUnknown
+    return tenant
+
+
+def _followed(tx: TenantTransaction) -> int | None:
+    """Return the newest version of the root key when something lies under an older one."""
+    versions = tx.root_keys.versions()
+    return versions.newest if versions is not None and versions.older else None
+
+
+def _version(service: str, version: int) -> str:
+    return f"{service} version {version}"

@@ -1,0 +1,280 @@
+"""The examination of a real tenant: recorded once and signed; a breach locks, and how the lock is cleared."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.audit import RecordedSigner
+from activities.audit_trail import Clock
+from activities.isolation.assessment import Attack, ExaminationActivities
+from core.errors.compliance import BreachNotCleared
+from core.errors.keys import KeyUnavailable
+from core.errors.platform import VaultUnavailable
+from core.isolation import CheckResult, flaw
+from core.messages.base import StepInput
+from core.messages.compliance import DueInput, ExamineInput, ExamineResult
+from core.messages.tenants import StandingInput, StandingMove
+from core.notifications import AnnouncementKind
+from core.tenants.lifecycle import State
+from core.tenants.locks import LockReason
+from database.platform.scheduled import PlatformQueries
+from openkcm.verification.isolation_controls import DETAIL, tallied
+from openkcm.verification.public_keys import PublicKeys
+from tests.activities.attacking import Widen
+from tests.activities.counting import UNCOUNTED
+from tests.activities.provisioning import Provisioning
+from tests.activities.recorded import Recorded
+from worker.wiring import utc_now
+
+BREACHED = [CheckResult(clause="U2", name="use", outcome="breached", seconds=0.1, evidence="it opened")]
+HELD = [CheckResult(clause="U2", name="use", outcome="held", seconds=0.1, evidence="403")]
+WIDE = 'path "transit/+/L2-*" { capabilities = ["update"] }'
+
+
+class Examined(Recorded):
+    """An active tenant and the steps that examine its boundaries."""
+
+    def __init__(self, tenant: Provisioning) -> None:
+        super().__init__(tenant.database, tenant.tenant_id)
+        self.tenant, self._number = tenant, 0
+
+    def examine(self, run: str = "examination-1") -> ExamineResult:
+        """Make the attacks of the gate, which need no more servers than these tests have."""
+        return examine(an_examination(self.tenant, gate_of(self.tenant)), self.input(run))
+
+    def input(self, run: str) -> ExamineInput:
+        return ExamineInput(tenant_id=self.tenant_id, operation_id=run)
+
+    def follow(self) -> Any:
+        return self.tenant.run_with("follow-boundaries", self._step())
+
+    def ask(self, move: StandingMove) -> Any:
+        return self.tenant.run_with("change-standing", StandingInput(**self._step().model_dump(), move=move))
+
+    def _step(self) -> StepInput:
+        self._number += 1
+        return StepInput(tenant_id=self.tenant.tenant_id, operation_id=f"boundaries-{self._number}")
+
+    @property
+    def standing(self) -> tuple[State, tuple[LockReason, ...]]:
+        return self.tenant_row.state, self.tenant_row.locks
+
+    def names(self) -> list[str]:
+        return [record["name"] for record in self.records()]
+
+    def flaw(self, run: str = "examination-1") -> str:
+        row, results = self.read(lambda tx: (tx.boundaries.examination(run), tx.boundaries.results_of(run)))
+        keys = PublicKeys.on_record(PlatformQueries(self.database).audit_keys())
+        return flaw(self.tenant_id, row.lines, keys.check, results)
+
+
+@pytest.fixture
+def examined(ready: Provisioning) -> Examined:
+    return Examined(ready)
+
+
+@pytest.fixture
+def scripted(active: Provisioning) -> Examined:
+    """An active tenant without a canary, for attacks whose results the test gives."""
+    return Examined(active)
+
+
+def gate_of(tenant: Provisioning) -> Attack:
+    [gate] = [one for one in tenant.parts.lifecycle if one.__name__ == "check_boundaries"]
+    return gate.__self__.attack  # type: ignore[attr-defined,no-any-return]  # a bound method, as all of them are
+
+
+def an_examination(tenant: Provisioning, *attacks: Attack, clock: Clock = utc_now) -> ExaminationActivities:
+    database = tenant.database
+    return ExaminationActivities(
+        database,
+        PlatformQueries(database),
+        attacks,
+        RecordedSigner(PlatformQueries(database), tenant.parts.signer),
+        clock,
+        UNCOUNTED,
+    )
+
+
+def test_an_examination_is_recorded_once_with_signatures_that_fit(examined: Examined) -> None:
+    first = examined.examine()
+    assert first.examined
+    assert first.held > 0
+    assert (first.breached, first.not_checked) == (0, 0)
+    assert examined.examine() == first
+    assert examined.names().count("boundary.checked") == 2  # the gate's, and this one
+    assert examined.flaw() == ""
+    details = examined.tenant.records()[-1]["details"]
+    assert sum(held for held, _, _ in tallied(details[DETAIL]).values()) == first.held
+    assert details["run"] == "examination-1"
+
+
+EDITS = [
+    "update okcm.boundary_result set outcome = 'breached' where number = 1 and",
+    "update okcm.boundary_result set evidence = 'nothing' where number = 2 and",
+    "delete from okcm.boundary_result where number = 3 and",
+    "update okcm.boundary_clause set breached = 0, held = held + 1 where clause = 'M2' and",
+    "update okcm.boundary_clause set examined_at = examined_at + interval '1 second' where clause = 'M2' and",
+    "update okcm.boundary_clause set signature = 'MEUCIQ==' where",
+    "delete from okcm.boundary_clause where clause = 'M2' and",
+    "update okcm.boundary_clause set operation_id = 'moved' where",
+]
+
+
+def test_evidence_that_was_altered_in_the_database_is_detected(examined: Examined, field) -> None:
+    for number, edit in enumerate(EDITS):
+        run = f"examination-{number}"
+        examined.examine(run)
+        assert examined.flaw(run) == ""
+        with field.administrator() as administrator:
+            administrator.execute(f"{edit} operation_id = %s", [run])
+        assert examined.flaw("moved" if "'moved'" in edit else run), edit
+
+
+def test_evidence_of_one_tenant_is_none_of_another(examined: Examined, field) -> None:
+    examined.examine()
+    with field.administrator() as administrator:
+        for table in ("boundary_result", "boundary_clause"):
+            columns = administrator.execute(
+                "select string_agg(column_name, ', ') from information_schema.columns where table_schema = 'okcm'"
+                " and table_name = %s and column_name <> 'tenant_id'",
+                [table],
+            ).fetchone()[0]
+            administrator.execute(
+                f"insert into okcm.{table} (tenant_id, {columns}) select 'openkcm-canary', {columns}"
+                f" from okcm.{table} where operation_id = 'examination-1'"
+            )
+    stolen = Examined(examined.tenant.__class__(examined.tenant.parts, "openkcm-canary"))
+    assert stolen.flaw("examination-1")
+
+
+def test_breach_locks_notifies_and_is_cleared_only_after_an_examination_without_one(examined, widen) -> None:
+    with widen("tenant", WIDE):
+        assert examined.examine().breached > 0
+    assert examined.names()[-2:] == ["boundary.checked", "boundary.breached"]
+    assert examined.flaw() == ""
+    for _ in range(2):
+        followed = examined.follow()
+        assert followed.state is State.LOCKED
+    assert examined.standing == (State.LOCKED, (LockReason.BREACH,))
+    assert examined.announced().count(AnnouncementKind.BREACHED) == 2  # once by each channel
+
+    # Neither the customer's own unlock releases it, nor an operator before an examination found no breach.
+    with pytest.raises(BreachNotCleared):
+        examined.ask(StandingMove.CLEAR_BREACH)
+    assert examined.ask(StandingMove.UNLOCK).state is State.LOCKED
+    assert examined.examine("examination-2").breached == 0
+    assert examined.follow().state is State.LOCKED
+    assert examined.ask(StandingMove.CLEAR_BREACH).told is AnnouncementKind.UNLOCKED
+    assert examined.standing == (State.ACTIVE, ())
+    assert examined.follow().state is State.ACTIVE
+    assert examined.names()[-1] == "tenant.breach_cleared"
+
+
+def test_kill_switch_and_breach_are_released_separately(examined: Examined, widen: Widen) -> None:
+    examined.ask(StandingMove.LOCK)
+    with widen("tenant", WIDE):
+        examined.examine()
+    assert examined.follow().told is AnnouncementKind.BREACHED
+    examined.examine("examination-2")
+    assert examined.ask(StandingMove.CLEAR_BREACH).state is State.LOCKED
+    assert examined.standing == (State.LOCKED, (LockReason.SWITCH,))
+    assert examined.ask(StandingMove.UNLOCK).state is State.ACTIVE
+
+
+def test_examination_that_dies_before_its_record_is_made_again(scripted: Examined) -> None:
+    tenant, made = scripted.tenant, []
+
+    def attack(_tenant_id: str) -> list[CheckResult]:
+        made.append(1)
+        if len(made) == 1:
+            raise VaultUnavailable
+        return HELD
+
+    step, activities = scripted.input("examination-9"), an_examination(tenant, attack)
+    with pytest.raises(VaultUnavailable):
+        examine(activities, step)
+    assert scripted.read(lambda tx: tx.boundaries.examination()) is None
+    assert examine(activities, step) == examine(activities, step)
+    assert len(made) == 2
+    tenant.assert_audited_once()
+
+
+def test_breach_is_recorded_also_when_another_attack_has_no_result(scripted: Examined) -> None:
+    tenant = scripted.tenant
+
+    def broken(_tenant_id: str) -> list[CheckResult]:
+        raise VaultUnavailable
+
+    for attacks in ([broken, lambda _: BREACHED], [lambda _: BREACHED, broken]):
+        step = scripted.input(f"examination-{len(scripted.names())}")
+        assert examine(an_examination(tenant, *attacks), step).breached == 1
+
+
+def test_two_attempts_that_end_side_by_side_record_one_examination(scripted: Examined) -> None:
+    tenant = scripted.tenant
+    step = scripted.input("examination-9")
+    ended: list[ExamineResult] = []
+
+    def attack(_tenant_id: str) -> list[CheckResult]:
+        if not ended:
+            ended.append(ExamineResult(examined=False))
+            ended.append(examine(activities, step))
+        return HELD
+
+    activities = an_examination(tenant, attack)
+    assert examine(activities, step).held == 1
+    tenant.assert_audited_once()
+    assert scripted.flaw("examination-9") == ""
+
+
+def test_without_its_signature_nothing_is_recorded(scripted: Examined) -> None:
+    tenant = scripted.tenant
+
+    class Unavailable:
+        def sign_all(self, messages: Sequence[bytes]) -> Sequence[tuple[str, str]]:
+            raise KeyUnavailable(f"{len(messages)} messages")
+
+        def sign(self, message: bytes) -> tuple[str, str]:
+            raise KeyUnavailable(message.decode())
+
+        def public_keys(self) -> dict[str, str]:
+            return {}
+
+    signer = RecordedSigner(tenant.parts.queries, Unavailable())
+    activities = ExaminationActivities(
+        tenant.database, tenant.parts.queries, [lambda _: HELD], signer, utc_now, UNCOUNTED
+    )
+    with pytest.raises(KeyUnavailable):
+        examine(activities, scripted.input("examination-9"))
+    assert scripted.read(lambda tx: tx.boundaries.examination()) is None
+    assert scripted.names().count("boundary.checked") == 0
+
+
+def test_tenant_is_due_until_examined_also_when_locked_and_not_examined_when_it_leaves(examined, field) -> None:
+    def due() -> list[str]:
+        found = examined.tenant.run_with("find-due-examinations", DueInput())
+        return [one.tenant_id for one in found.tenants]
+
+    assert due() == []
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set ready_at = now() - interval '25 hours'")
+        administrator.execute("update okcm.route set published_at = now() - interval '26 hours'")
+    assert due() == [examined.tenant_id]
+    examined.ask(StandingMove.LOCK)
+    assert examined.examine().examined
+    assert due() == []
+    with field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set state = 'leaving'")
+    assert not examined.examine("examination-2").examined
+
+
+def examine(activities: ExaminationActivities, step: ExamineInput) -> ExamineResult:
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(environment.info, workflow_id=f"tenant/{step.tenant_id}/boundaries")
+    found = environment.run(activities.examine_tenant, step)
+    assert isinstance(found, ExamineResult)
+    return found

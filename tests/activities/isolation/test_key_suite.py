@@ -1,0 +1,294 @@
+"""The attacks on a tenant's keys hold on the product, and each fails when its control is removed."""
+
+import os
+
+import pytest
+
+from activities.isolation import key_suite as key_attacks
+from core import names as ids
+from core.errors.keys import RootKeyUnreachable
+from core.errors.platform import Overtaken
+from core.tenants.locks import LockReason
+from database.platform.scheduled import PlatformQueries
+from kms.platform import PlatformRootKey
+from tests.activities.attacking import (
+    attacks_of,
+    breached,
+    forget_key,
+    not_checked,
+)
+from tests.activities.changing import SERVICES
+from tests.activities.provisioning import MADE, run_steps
+from tests.database.builders import an_object
+from tests.vault.sharing import a_shared_key, an_imported_key, an_old_version_again
+
+CLAUSES = {"U1", "U2", "U3", "U4", "U5", "E1", "E2", "A2", "M1"}
+WRAPS = {"open-without-root-key", "open-without-tenant-key", "open-wrap-as-another-tenant"}
+
+
+# ── the product ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_attacks_hold_in_every_clause_name_no_other_tenant_and_leave_nothing_behind(
+    attack, rotating, canary, vault_admin
+) -> None:
+    found = attack(rotating.tenant_id)
+    assert {result.outcome for result in found.values()} == {"held"}
+    assert {result.clause for result in found.values()} == CLAUSES
+    said = " ".join(result.evidence for result in found.values())
+    assert canary.tenant_id not in said
+    assert "vault:v" not in said
+    before = vault_admin.list("transit/keys"), rotating.states(), vault_admin.read(f"transit/keys/{rotating.l2.name}")
+    again = attack(rotating.tenant_id)
+    assert breached(again) == not_checked(again) == set()
+    after = vault_admin.list("transit/keys"), rotating.states(), vault_admin.read(f"transit/keys/{rotating.l2.name}")
+    assert after == before
+
+
+def test_without_a_service_a_fresh_wrap_is_attacked_as_a_service_keys_is_made(attack, active) -> None:
+    found = attack(active.tenant_id)
+    assert breached(found) == not_checked(found) == set()
+
+
+def test_after_a_rotation_and_with_objects_everything_still_holds(attack, rotating, field) -> None:
+    with field.open("crypto").tenant_tx(rotating.tenant_id) as tx:
+        tx.objects.add([an_object(rotating.tenant_id, service=SERVICES[0])])
+    rotating.rotate(rotating.wants())
+    found = attack(rotating.tenant_id)
+    assert breached(found) == not_checked(found) == set()
+    assert "(2 to 2)" in found["versions-on-record"].evidence
+
+
+def test_the_canary_is_attacked_by_the_mirror(attack, canary, request_tenant, vault_admin) -> None:
+    # The mirror's key may be there from another test of this process.
+    mirrors_key = f"transit/keys/{ids.l2_key(ids.MIRROR_TENANT_ID)}"
+    if vault_admin.read(mirrors_key) is not None:
+        vault_admin.write(f"{mirrors_key}/config", {"deletion_allowed": True})
+        vault_admin.delete(mirrors_key)
+    alone = attack(canary.tenant_id)
+    assert (breached(alone), not_checked(alone)) == (set(), {"open-wrap-as-another-tenant", "open-others-probes"})
+    run_steps(request_tenant(ids.MIRROR_TENANT_ID), MADE)
+    attack(ids.MIRROR_TENANT_ID)
+    found = attack(canary.tenant_id)
+    assert breached(found) == not_checked(found) == set()
+
+
+# ── where nothing can be a control ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_locked_tenant_is_attacked_a_disabled_key_not_checked_and_a_missing_one_a_breach(
+    attack, rotating, vault_admin
+) -> None:
+    rotating.hold(LockReason.SWITCH)
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), WRAPS)
+    rotating.tenant_keys.disable(rotating.tenant_id)
+    found = attack(rotating.tenant_id)
+    assert breached(found) == set()
+    assert not_checked(found) >= {"key-is-derived-and-stays-inside", "open-others-probes", "fingerprint-is-its-own"}
+    rotating.tenant_keys.ensure(rotating.tenant_id)
+    forget_key(vault_admin, rotating.tenant_id)
+    assert breached(attack(rotating.tenant_id)) == {"key-is-derived-and-stays-inside"}
+
+
+def test_a_customers_root_key_is_attacked_and_out_of_reach_it_is_not_checked(attack, rotating, bao) -> None:
+    rotating.to(bao.place(), bao.token())
+    found = attack(rotating.tenant_id)
+    assert breached(found) == not_checked(found) == set()
+    with bao.disabled():
+        found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), WRAPS)
+
+
+def test_unreachable_root_key_of_the_platform_is_no_result(attack, rotating, monkeypatch) -> None:
+    def away(*_: object) -> bytes:
+        raise RootKeyUnreachable
+
+    monkeypatch.setattr(PlatformRootKey, "unwrap", away)
+    with pytest.raises(RootKeyUnreachable):
+        attack(rotating.tenant_id)
+
+
+# ── too wide policies at the key server ───────────────────────────────────────────────────────────────────────────────
+
+
+FLAGS = ("exportable", "allow_plaintext_backup", "deletion_allowed")
+LOOSE = [
+    ("worker", "transit/backup/*", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/export/*", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/keys/+/import", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/keys/+/import_version", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/restore/*", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/wrapping_key", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/byok-export/*", "bring-in-or-take-out-as-worker"),
+    ("worker", "transit/rewrap/L2-*", "open-without-tenant-key"),
+    ("worker", "transit/decrypt/L2-*", "open-without-tenant-key"),
+    ("tenant", "transit/export/*", "bring-in-or-take-out-as-tenant"),
+    ("tenant", "transit/backup/*", "bring-in-or-take-out-as-tenant"),
+    ("tenant", "transit/datakey/plaintext/*", "bring-in-or-take-out-as-tenant"),
+    ("tenant", "transit/rewrap/L2-openkcm-canary-primary", ""),
+    ("tenant", "transit/rewrap/L2-*", "open-wrap-as-another-tenant"),
+]
+
+
+def test_too_wide_policy_is_a_breach(attack, rotating, widen) -> None:
+    for role, path, name in LOOSE:
+        with widen(role, f'path "{path}" {{ capabilities = ["create", "read", "update"] }}'):
+            assert breached(attack(rotating.tenant_id)) == ({name} if name else set()), (role, path)
+        assert breached(attack(rotating.tenant_id)) == set()
+    closed = '"min_encryption_version" = []'
+    for flag in FLAGS:
+        with widen("worker", swap=(closed, f'{closed}\n"{flag}" = []')):
+            assert breached(attack(rotating.tenant_id)) == {"let-the-key-be-exported-or-deleted"}, flag
+
+
+def test_key_that_is_made_by_using_it_is_a_breach(attack, rotating, widen, vault_admin) -> None:
+    with widen("tenant", swap=('"update"', '"create", "update"')):
+        assert breached(attack(rotating.tenant_id)) == {"encrypt-under-a-name-without-a-key"}
+    nobody = "transit/keys/L2-openkcm-nobody-primary"
+    vault_admin.write("transit/config/keys", {"disable_upsert": False})
+    try:
+        with widen("tenant", swap=('"update"', '"create", "update"')):
+            assert breached(attack(rotating.tenant_id)) == {"encrypt-under-a-name-without-a-key"}
+        assert vault_admin.read(nobody) is not None
+    finally:
+        vault_admin.write("transit/config/keys", {"disable_upsert": True})
+        vault_admin.write(f"{nobody}/config", {"deletion_allowed": True})
+        vault_admin.delete(nobody)
+
+
+@pytest.mark.parametrize("flag", FLAGS)  # the first two cannot be undone
+def test_key_that_may_be_exported_or_deleted_is_a_breach(attack, active, vault_admin, flag) -> None:
+    vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}/config", {flag: True})
+    assert "key-is-derived-and-stays-inside" in breached(attack(active.tenant_id))
+
+
+# ── one key for two ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_tenant_that_got_rid_of_its_fingerprint_to_share_its_key_is_found_twice(
+    attack, tenant, request_tenant, vault_admin, field
+) -> None:
+    other = request_tenant()
+    a_shared_key(vault_admin, ids.l2_key(tenant.tenant_id), ids.l2_key(other.tenant_id))
+    run_steps(tenant, MADE)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.key_fingerprint where tenant_id = %s", [tenant.tenant_id])
+    run_steps(other, MADE)
+    assert "open-others-probes" not in breached(attack(other.tenant_id))  # the first one has left no probe yet
+    assert breached(attack(tenant.tenant_id)) == {"fingerprint-is-its-own", "open-others-probes"}
+    assert breached(attack(other.tenant_id)) == {"open-others-probes"}
+
+
+def test_the_same_key_imported_for_two_is_opened_by_the_trial_whatever_its_fingerprints_say(
+    attack, tenant, request_tenant, vault_admin, field
+) -> None:
+    other, material = request_tenant(), os.urandom(32)
+    for one in (tenant, other):
+        run_steps(one, MADE)
+        forget_key(vault_admin, one.tenant_id)
+        an_imported_key(vault_admin, ids.l2_key(one.tenant_id), material)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.key_fingerprint")
+    attack(tenant.tenant_id)
+    found = attack(other.tenant_id)
+    assert breached(found) == {"open-others-probes", "key-was-made-inside"}
+    assert found["fingerprint-is-its-own"].outcome == "held"
+
+
+def test_a_key_replaced_under_its_name_is_a_breach(attack, active, vault_admin) -> None:
+    attack(active.tenant_id)
+    forget_key(vault_admin, active.tenant_id)
+    vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}", {"type": "aes256-gcm96", "derived": True})
+    assert breached(attack(active.tenant_id)) == {"fingerprint-is-its-own"}
+
+
+def test_an_installation_from_before_gets_its_fingerprints_from_the_examination(attack, active, field) -> None:
+    count = "select count(*) from okcm.key_fingerprint where tenant_id = %s"
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.key_fingerprint")
+        assert attack(active.tenant_id)["fingerprint-is-its-own"].outcome == "held"
+        assert administrator.execute(count, [active.tenant_id]).fetchone() == (1,)
+
+
+def test_in_the_end_a_key_is_tried_on_the_probes_of_all_others(attack, request_tenant, monkeypatch, parts) -> None:
+    monkeypatch.setattr(key_attacks, "_TRIED", 2)
+    tenants = [request_tenant() for _ in range(5)]
+    for tenant in tenants:
+        run_steps(tenant, MADE)
+        attack(tenant.tenant_id)
+    first, *others = (tenant.tenant_id for tenant in tenants)
+    tried = set()
+    for _ in range(3):
+        before = tenants[0].get(lambda tx: tx.fingerprints.probe()).tried
+        found = attack(first)
+        assert found["open-others-probes"].evidence.startswith("none of 2 ")
+        tried |= {
+            other
+            for other, _ in [p for p in PlatformQueries(parts.database).key_probes(before, 3) if p[0] != first][:2]
+        }
+    assert tried >= set(others)
+
+
+# ── versions and contexts ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_version_that_nobody_recorded_is_a_breach(attack, active, vault_admin) -> None:
+    vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}/rotate", {})
+    assert breached(attack(active.tenant_id)) == {"versions-on-record"}
+
+
+def test_rotation_that_stopped_half_way_is_not_checked(attack, rotating) -> None:
+    step = rotating.wants()
+    rotating.step_of("plan-rotation", step)
+    rotating.tenant_keys.rotate(rotating.tenant_id, 1)
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+    rotating.add_service("late")
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+    rotating.give_up(step, "key_unavailable", "rotate-tenant-key")
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+
+
+def test_a_rotation_that_begins_while_the_key_is_attacked_is_none(attack, rotating, monkeypatch) -> None:
+    step, probes = rotating.wants(), rotating.tenant.parts.queries.key_probes
+
+    def meanwhile(after: str, limit: int) -> object:
+        rotating.rotate(step)
+        return probes(after, limit)
+
+    monkeypatch.setattr(rotating.tenant.parts.queries, "key_probes", meanwhile)
+    with pytest.raises(Overtaken):  # the version that was read is retired by now: it is made again
+        attack(rotating.tenant_id)
+
+    def begun(after: str, limit: int) -> object:
+        rotating.step_of("plan-rotation", step)
+        rotating.tenant_keys.rotate(rotating.tenant_id, 2)
+        return probes(after, limit)
+
+    step = rotating.wants()
+    monkeypatch.setattr(rotating.tenant.parts.queries, "key_probes", begun)
+    found = attack(rotating.tenant_id)
+    assert (breached(found), not_checked(found)) == (set(), {"versions-on-record"})
+
+
+def test_a_new_version_that_is_an_old_one_again_is_a_breach(attack, active, vault_admin, field) -> None:
+    name = ids.l2_key(active.tenant_id)
+    forget_key(vault_admin, active.tenant_id)
+    an_old_version_again(vault_admin, name)
+    with field.administrator() as administrator:
+        administrator.execute("delete from okcm.key_fingerprint")
+        administrator.execute("update okcm.key set version = 2 where name = %s", [name])
+    assert breached(attack(active.tenant_id)) == {"open-as-another-version", "fingerprint-is-its-own"}
+
+
+def test_a_key_that_is_not_derived_opens_in_any_context_and_is_a_breach(attack, active, vault_admin) -> None:
+    forget_key(vault_admin, active.tenant_id)
+    vault_admin.write(f"transit/keys/{ids.l2_key(active.tenant_id)}", {"type": "aes256-gcm96"})
+    assert breached(attack(active.tenant_id)) >= {"open-as-another-service", "key-is-derived-and-stays-inside"}
+
+
+def test_a_tenant_without_a_key_has_nothing_to_attack(tenant, parts, settings) -> None:
+    assert attacks_of(parts, settings)(tenant.tenant_id) == ()

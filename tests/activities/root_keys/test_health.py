@@ -1,0 +1,278 @@
+"""The watch over root keys: real rows, root keys that can be disabled, and no workflow to be notified."""
+
+import dataclasses
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from activities.root_keys import health as watching
+from activities.root_keys.health import Pace, WatchActivities
+from core.errors.keys import RootKeyDenied, RootKeyDisabled, RootKeySwapped, RootKeyUnreachable, WrongContext
+from core.errors.platform import VaultUnavailable
+from core.keys.encryption_context import Context
+from core.messages.keys import WatchRootKeysInput
+from core.tenants.lifecycle import Move
+from core.tenants.locks import HEALTHY, LockReason
+from database.keys import SealedRootKeyRow
+from database.platform.scheduled import PlatformQueries
+from database.root_keys import RootKeyRequestRow, WatchedKey
+from openkcm.contract.services import ServiceKind
+from openkcm.errors import OpenKcmError
+from tests.activities.counting import run_until
+from tests.activities.recorded import Recorded
+from tests.database.builders import a_place, a_provisioned_tenant, a_root_key_id, an_event
+from tests.database.fixtures import Field
+
+REGION = "eu-west-1"
+PROBE, DIGEST = b"probe", hashlib.sha256(b"known").digest()
+FAST = Pace(used=0.05, idle=0.05, grace=60.0)
+
+
+class Holder:
+    """Every tenant's root key at once; `fails` has the errors by tenant."""
+
+    def __init__(self) -> None:
+        self.fails: dict[str, OpenKcmError | Exception] = {}
+        self.answer = b"known"
+        self.tries = Counter[str]()
+        self.slow = 0.0
+        self.takes = 0.0
+
+    def held(self, tenant_id: str, _root_key_id: str, _place: object, credentials: str) -> "OneKey":
+        assert credentials == "credentials"
+        return OneKey(self, tenant_id)
+
+    def forget(self, _tenant_id: str) -> None:
+        pass
+
+
+@dataclasses.dataclass
+class OneKey:
+    holder: Holder
+    tenant_id: str
+
+    def unwrap(self, context: Context, wrapped: bytes) -> bytes:
+        assert (context.tenant_id, wrapped) == (self.tenant_id, PROBE)
+        self.holder.tries[self.tenant_id] += 1
+        time.sleep(self.holder.takes)
+        failed = self.holder.fails.get(self.tenant_id)
+        if failed is not None:
+            time.sleep(self.holder.slow)
+            raise failed
+        return self.holder.answer
+
+
+class Scene:
+    def __init__(self, field: Field) -> None:
+        self.field, self.worker = field, field.open("worker")
+        self.holder = Holder()
+        self.later = timedelta()
+        self.watch = self.with_pace(FAST)
+
+    def with_pace(self, pace: Pace) -> WatchActivities:
+        return WatchActivities(
+            self.worker, PlatformQueries(self.worker), self.holder, pace, lambda: datetime.now(UTC) + self.later
+        )
+
+    def uses(self, tenant_id: str) -> None:
+        """Record the use of a tenant's service."""
+        with self.field.open("worker", max_size=1).tenant_tx(tenant_id) as tx:
+            tx.services.connect("orders", ServiceKind.MONGODB)
+        with self.field.open("crypto", max_size=1).tenant_tx(tenant_id) as tx:
+            tx.services.seen(["orders"], datetime.now(UTC))
+
+    def holds(self, tenant_id: str) -> None:
+        """Give a tenant a root key of its own."""
+        a_provisioned_tenant(self.worker, tenant_id)
+        key = a_root_key_id(tenant_id)
+        with self.field.open("operator", max_size=1).tenant_tx(tenant_id) as tx:
+            tx.root_keys.request(RootKeyRequestRow(key, a_place(), "sealed"))
+        with self.worker.tenant_tx(tenant_id) as tx:
+            tx.tenants.move(Move.ACTIVATE)
+            tx.root_keys.admit(SealedRootKeyRow(key, a_place(), "credentials"))
+            tx.root_keys.begin(1, a_place().provider, a_place().name, key)
+            tx.root_keys.prove(key, PROBE, DIGEST)
+            assert tx.root_keys.switch(1)
+
+    def health(self, tenant_id: str = "acme") -> str:
+        return Recorded(self.worker, tenant_id).get(lambda tx: tx.root_keys.current()).health
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> tuple[str, ...]:
+        """Watch until a tenant has to be notified, or until `until` holds; return the tenants."""
+        return tuple(run_until(until, self.watch.watch_root_keys, WatchRootKeysInput(region=REGION)).tenants)
+
+    def run_for_tries(self, number: int, tenant_id: str = "acme") -> tuple[str, ...]:
+        """Watch until a tenant's key was tried so many times more."""
+        tried = self.holder.tries[tenant_id]
+        return self.run(lambda: self.holder.tries[tenant_id] >= tried + number)
+
+
+@pytest.fixture
+def scene(field: Field) -> Scene:
+    scene = Scene(field)
+    scene.holds("acme")
+    return scene
+
+
+@pytest.mark.parametrize("failure", [RootKeyDisabled, RootKeyDenied])
+def test_disabled_key_is_recorded_and_its_tenant_returned(scene: Scene, failure: type[OpenKcmError]) -> None:
+    scene.holder.fails["acme"] = failure()
+    assert scene.run() == ("acme",)
+    assert scene.health() == failure.code
+
+
+@pytest.mark.parametrize("swapped", ["another answer", "another context"])
+def test_another_key_in_its_place_is_told_from_a_missing_one(scene: Scene, swapped: str) -> None:
+    if swapped == "another answer":
+        scene.holder.answer = b"something else"
+    else:
+        scene.holder.fails["acme"] = WrongContext()
+    assert scene.run() == ("acme",)
+    assert scene.health() == RootKeySwapped.code
+
+
+def test_a_key_that_is_back_names_its_tenant_again(scene: Scene) -> None:
+    scene.holder.fails["acme"] = RootKeyDisabled()
+    scene.run()
+    Recorded(scene.worker, "acme").read(lambda tx: tx.tenants.hold(LockReason.ROOT_KEY))
+    scene.holder.fails.clear()
+    assert scene.run() == ("acme",)
+    assert scene.health() == HEALTHY
+    names = [record["name"] for record in Recorded(scene.worker, "acme").records("root_key.")]
+    assert [name for name in names if name.endswith("available")] == ["root_key.unavailable", "root_key.available"]
+
+
+def test_unreachable_key_is_reported_once_and_again_after_the_grace_period(scene, monkeypatch) -> None:
+    scene.holder.fails["acme"] = RootKeyUnreachable()
+    assert scene.run() == ("acme",)
+    assert scene.run_for_tries(5) == ()
+    monkeypatch.setattr(watching, "_TELL_AGAIN_SECONDS", 0.1)
+    scene.later = timedelta(seconds=61)
+    assert scene.run() == ("acme",)
+
+
+def test_signal_that_was_lost_is_sent_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_TELL_AGAIN_SECONDS", 0.1)
+    scene.holder.fails["acme"] = RootKeyDisabled()
+    assert scene.run() == scene.run() == ("acme",)
+
+
+@pytest.mark.parametrize("failure", [VaultUnavailable(), ValueError("a library's own")], ids=["ours", "unforeseen"])
+def test_failure_of_the_platform_does_not_change_the_keys_health(scene: Scene, failure: Exception) -> None:
+    scene.holder.fails["acme"] = failure
+    assert scene.run_for_tries(4) == ()
+    assert scene.health() == HEALTHY
+
+
+def test_nothing_is_written_while_nothing_changes(scene: Scene) -> None:
+    def rows() -> list[object]:
+        """Return of each table how many rows there are and by which transaction the newest was written."""
+        with scene.field.administrator() as administrator:
+            tables = administrator.execute("select tablename from pg_tables where schemaname = 'okcm'").fetchall()
+            newest = "select '{0}', count(*), max(xmin::text::bigint) from okcm.{0}"
+            return [administrator.execute(newest.format(table)).fetchone() for (table,) in sorted(tables)]
+
+    before = rows()
+    assert scene.run_for_tries(6) == ()
+    assert rows() == before
+
+
+def test_unreachable_keys_do_not_delay_the_others(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_WAITING_THREADS", 2)
+    scene.watch = scene.with_pace(FAST)
+    slow = [f"slow-{number}" for number in range(12)]
+    for tenant in slow:
+        scene.holds(tenant)
+        scene.holder.fails[tenant] = RootKeyUnreachable()
+    told = set()
+    while told < set(slow):
+        told |= set(scene.run())
+    scene.holder.slow = 0.5
+    scene.holder.fails["acme"] = RootKeyDisabled()
+    scene.holder.tries.clear()
+    while scene.run() != ("acme",):
+        pass
+    assert sum(scene.holder.tries[tenant] for tenant in slow) < len(slow), "it did not wait for all of them"
+
+
+def test_idle_tenant_is_tried_rarely_and_at_once_when_used(scene: Scene) -> None:
+    scene.watch = scene.with_pace(Pace(used=0.05, idle=3600, grace=60))
+    scene.holds("busy")
+    scene.uses("busy")
+    scene.run(lambda: scene.holder.tries["acme"] > 0 and scene.holder.tries["busy"] > 20)
+    assert scene.holder.tries["acme"] == 1
+    scene.uses("acme")
+    scene.run_for_tries(5)
+    assert scene.holder.tries["acme"] > 5
+
+
+def test_used_tenant_does_not_wait_behind_idle_ones(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_THREADS", 2)
+    scene.watch = scene.with_pace(FAST)
+    for number in range(16):
+        scene.holds(f"idle-{number}")
+    scene.uses("acme")
+    scene.holder.takes = 0.05
+    assert scene.run(lambda: scene.holder.tries.total() >= 160) == ()
+    # In turn with the others it would be tried ten times.
+    assert scene.holder.tries["acme"] > 14
+    assert len(scene.holder.tries) > 10
+
+
+def test_those_tried_at_once_at_the_start_are_tried_apart_from_then_on(scene: Scene) -> None:
+    key = WatchedKey("acme", "80000000" + 24 * "0", HEALTHY, datetime.now(UTC), held=False, used=False)
+    turn = watching._Turn(key)
+    watch = scene.with_pace(Pace(used=1, idle=30, grace=60))
+    assert watch._pause(turn, HEALTHY) == 15
+    turn.tried = True
+    assert watch._pause(turn, HEALTHY) == 30
+    assert watch._pause(turn, RootKeyDisabled.code) == 1
+
+
+def test_when_many_fail_at_once_they_are_told_some_at_a_time_and_each_before_any_again(scene, monkeypatch) -> None:
+    monkeypatch.setattr(watching, "_TOLD_AT_ONCE", 4)
+    tenants = {"acme", *(f"many-{number}" for number in range(9))}
+    for tenant in tenants - {"acme"}:
+        scene.holds(tenant)
+    scene.holder.fails = {tenant: RootKeyDisabled() for tenant in tenants}
+    monkeypatch.setattr(watching, "_TELL_AGAIN_SECONDS", 0.0)
+    told: list[str] = []
+    while set(told) != tenants:
+        some = scene.run()
+        assert len(some) <= 4
+        told += some
+    assert len(told) < 2 * len(tenants) + 4
+
+
+def test_an_attempt_that_was_given_up_leaves_the_round_to_the_next(scene: Scene) -> None:
+    scene.run_for_tries(1)
+    with scene.watch._regions[REGION].round:
+        tried, over = scene.holder.tries["acme"], time.monotonic() + 0.5
+        assert scene.run(lambda: time.monotonic() > over) == ()
+        assert scene.holder.tries["acme"] == tried
+    scene.run_for_tries(1)
+    assert scene.holder.tries["acme"] > tried
+
+
+def test_tenants_of_other_regions_and_of_the_platforms_key_are_left_alone(scene: Scene) -> None:
+    with scene.worker.tenant_tx("plain") as tx:
+        tx.tenants.request(an_event("plain"))
+    scene.holds("far")
+    with scene.field.administrator() as administrator:
+        administrator.execute("update okcm.tenant set region = 'us-east-1' where tenant_id = 'far'")
+    scene.run_for_tries(5)
+    assert set(scene.holder.tries) == {"acme"}
+
+
+def test_a_database_that_is_down_stops_nobodys_key_from_being_tried(scene: Scene) -> None:
+    scene.run_for_tries(1)
+    tried = scene.holder.tries["acme"]
+    with scene.field.server.offline(scene.field.name):
+        assert scene.run_for_tries(5) == ()
+    assert scene.holder.tries["acme"] >= tried + 5
+    scene.holder.fails["acme"] = RootKeyDisabled()
+    assert scene.run() == ("acme",)

@@ -1,0 +1,303 @@
+"""The steps of RotateKeys against real servers: what can be decrypted before, during and after a rotation."""
+
+import time
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.notifications import Announcer
+from activities.rotation.rewrap import Rewrapping
+from activities.rotation.steps import RotationActivities
+from core.errors.compliance import TenantKeyShared
+from core.errors.keys import KeyUnavailable, KeyVersionInUse, KeyVersionUnknown, RootKeyDisabled
+from core.errors.platform import Overtaken
+from core.errors.services import ServiceUnknown
+from core.errors.tenants import ApprovalRequired, TenantClosed
+from core.keys.encryption_context import Context
+from core.keys.root_keys import Credentials, RootKeyMode, credentials_context
+from core.keys.rotation import KeyState, Scope, Stage
+from core.tenants.approvals import Action
+from core.tenants.lifecycle import Move
+from core.tenants.locks import LockReason
+from core.tenants.policy import TenantPolicy
+from tests.activities.changing import SERVICES
+from tests.activities.dying import after_effect, dies
+from tests.activities.rotating import Rotating
+from tests.database.builders import an_object
+from tests.database.fixtures import Field
+from vault.transit.keys import ciphertext_version
+from vault.transit.tenant_keys import TransitTenantKeys
+
+
+def age(field: Field, what: str, days: int) -> None:
+    with field.administrator() as administrator:
+        administrator.execute(f"update okcm.{what} = now() - make_interval(days => {days})")
+
+
+def test_worker_never_decrypts_a_service_key(rotating, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under L2 the worker decrypts its own proof and nothing else."""
+    opened: list[Context] = []
+    decrypt = type(rotating.tenant_keys).decrypt
+    monkeypatch.setattr(
+        type(rotating.tenant_keys), "decrypt", lambda self, c, text: (opened.append(c), decrypt(self, c, text))[1]
+    )
+    rotating.rotate(rotating.wants())
+    assert [context.purpose for context in opened] == ["verify"]
+
+
+def test_old_copies_of_the_database_cannot_be_decrypted_once_the_old_version_is_retired(rotating) -> None:
+    copies = rotating.copies()
+    step = rotating.wants(services=Scope.NONE)
+    rotating.rotate(step, until="rewrap-keys")
+    assert [len(rotating.open_copy(copy)) for copy in copies] == [32] * len(SERVICES)
+    rotating.step_of("retire-tenant-key", step)
+    for copy in copies:
+        with pytest.raises(KeyUnavailable):
+            rotating.open_copy(copy)
+    assert rotating.audited("key.tenant_key_versions_retired") == [("rotate-1", "intended"), ("rotate-1", "success")]
+    assert rotating.step_of("finish-rotation", step).told == "keys-rotated"
+    assert set(rotating.announced()) == {"ready", "keys-rotated"}
+
+
+def test_rotation_after_a_compromise_deletes_the_old_versions(rotating, vault_admin) -> None:
+    before = rotating.opened()
+    rotating.rotate(rotating.wants(compromised=True))
+    assert not before.keys() & rotating.opened().keys()
+    record = vault_admin.read(f"transit/keys/L2-{rotating.tenant_id}-primary")
+    assert (record["min_available_version"], record["min_decryption_version"]) == (2, 2)
+    assert rotating.rows("select 1 from okcm.service_key where version = 1 and wrapped is not null") == []
+    for name in ("key.tenant_key_versions_deleted", "key.service_key_destroyed"):
+        outcomes = [outcome for _, outcome in rotating.audited(name)]
+        assert outcomes[0] == "intended"
+        assert "success" in outcomes
+
+
+def test_compromised_key_is_kept_while_an_object_is_encrypted_under_it(rotating, field) -> None:
+    crypto = field.open("crypto")
+    sealed = an_object(rotating.tenant_id, service="orders")
+    with crypto.tenant_tx(rotating.tenant_id) as tx:
+        tx.objects.add([sealed])
+    step = rotating.wants(services=Scope.ONE, service="orders", tenant_key=False, compromised=True)
+    rotating.rotate(step, until="activate-service-keys")
+    last = rotating.following(step)
+    assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 1
+    assert rotating.states()["orders", 1] is KeyState.COMPROMISED
+    assert rotating.due() is None
+    with crypto.tenant_tx(rotating.tenant_id) as tx:
+        assert tx.objects.change(an_object(rotating.tenant_id, service="orders", key_version=2))
+    request = rotating.due()
+    assert request is not None
+    assert (request.services, request.tenant_key) == (Scope.NONE, False)
+    assert rotating.tenant.run_with("destroy-compromised-keys", last).objects == 0
+    assert rotating.states()["orders", 1] is KeyState.DESTROYED
+
+
+def test_rotation_of_one_service_leaves_the_others(rotating) -> None:
+    plan = rotating.rotate(rotating.wants(services=Scope.ONE, service="orders", tenant_key=False))
+    assert (plan.services, plan.retires, plan.destroys) == (1, False, False)
+    assert rotating.l2.version == 1
+    assert [place for place in rotating.states() if place[1] == 2] == [("orders", 2)]
+    with pytest.raises(ServiceUnknown):
+        rotating.rotate(rotating.wants(services=Scope.ONE, service="nobody", tenant_key=False))
+
+
+def test_suspended_tenant_rotates_and_a_locked_or_leaving_one_does_not(rotating) -> None:
+    rotating.connection.move(Move.SUSPEND)
+    rotating.rotate(rotating.wants())
+    rotating.assert_whole()
+    rotating.hold(LockReason.SWITCH)
+    with pytest.raises(TenantClosed):
+        rotating.rotate(rotating.wants())
+    rotating.release(LockReason.SWITCH)
+    rotating.connection.move(Move.LEAVE)
+    with pytest.raises(TenantClosed):
+        rotating.rotate(rotating.wants())
+    assert rotating.l2.version == 2
+
+
+def test_what_is_due_follows_the_tenants_policy(rotating, field) -> None:
+    assert rotating.due() is None
+    age(field, "service_key set activated_at", 91)
+    request = rotating.due()
+    assert request is not None
+    assert (request.services, request.tenant_key) == (Scope.DUE, False)
+    rotating.read(lambda tx: tx.policy.set(TenantPolicy(service_key_days=180, tenant_key_days=30)))
+    assert rotating.due() is None
+    age(field, "key set rotated_at", 31)
+    assert rotating.tenant.run_platform("find-due-rotations").tenants == (rotating.tenant_id,)
+    request = rotating.due()
+    assert request is not None
+    rotating.rotate(rotating.wants(services=request.services, tenant_key=request.tenant_key))
+    assert rotating.l2.version == 2
+    assert rotating.due() is None
+    assert rotating.tenant.run_platform("find-due-rotations").tenants == ()
+
+
+def test_rotation_whose_steps_run_twice_happens_once_under_a_customers_root_key_too(rotating, bao) -> None:
+    changed = rotating.to(bao.place(), bao.token())
+    before = rotating.opened()
+    old = rotating.get(lambda tx: tx.root_keys.sealed(changed.request_id))
+    rotating.rotate(rotating.wants(), again=True)
+    new = rotating.get(lambda tx: tx.root_keys.sealed(changed.request_id))
+    context = credentials_context(rotating.tenant_id, changed.request_id)
+    assert ciphertext_version(new.credentials) == 2
+    assert Credentials.load(rotating.tenant_keys.decrypt(context, new.credentials)).token is not None
+    with pytest.raises(KeyUnavailable):
+        rotating.tenant_keys.decrypt(context, old.credentials)
+    after = rotating.opened()
+    assert before.items() < after.items()
+    assert {version for _, version in after} == {1, 2}
+    assert (rotating.l2.version, len(rotating.states()), len(set(after.values()))) == (2, 6, 6)
+    rotating.assert_in_force(RootKeyMode.OPENBAO, changed.request_id)
+    rotating.to_platform()
+    assert rotating.opened() == after
+    rotating.assert_whole()
+    rotating.tenant.assert_audited_once()
+
+
+@pytest.mark.parametrize("moment", ["prepare-service-keys", "rewrap-keys"])
+def test_disabled_root_key_ends_the_rotation_and_the_next_one_completes_it(rotating, bao, moment) -> None:
+    rotating.to(bao.place(), bao.token())
+    before, step = rotating.opened(), rotating.wants()
+    order = ["rotate-tenant-key", "prepare-service-keys", "activate-service-keys", "rewrap-keys"]
+    rotating.step_of("plan-rotation", step)
+    for name in order[: order.index(moment)]:
+        rotating.step_of(name, step)
+    with bao.disabled(), pytest.raises(RootKeyDisabled):
+        rotating.step_of(moment, step)
+    rotating.give_up(step, RootKeyDisabled.code, moment)
+    assert before.items() <= rotating.opened().items()
+    assert rotating.l2.oldest == 1
+    rotating.assert_whole()
+    assert rotating.tenant.run_platform("find-due-rotations").tenants == (rotating.tenant_id,)
+    rotating.rotate(rotating.wants(services=Scope.NONE, tenant_key=False))
+    assert (rotating.l2.version, rotating.l2.oldest) == (2, 2)
+    assert before.items() <= rotating.opened().items()
+
+
+def test_a_service_key_that_was_made_under_a_version_that_is_retired_meanwhile_is_made_again(rotating) -> None:
+    step = rotating.enrol("payroll")
+
+    def rotate() -> None:
+        rotating.rotate(rotating.wants(services=Scope.NONE))
+
+    # Its first effect reads; its second has wrapped the key.
+    with after_effect(rotating.tenant, 2, rotate), pytest.raises(Overtaken):
+        rotating.tenant.run_with("create-service-key", step)
+    rotating.tenant.run_with("create-service-key", step)
+    assert ("payroll", 1) in rotating.opened()
+    assert rotating.rows("select l2_version from okcm.service_key where service = 'payroll'") == [(2,)]
+
+
+def test_credentials_that_were_encrypted_under_a_version_that_is_retired_meanwhile_are_encrypted_again(
+    rotating, bao
+) -> None:
+    step = rotating.ask(bao.place(), bao.token())
+
+    encrypt = type(rotating.tenant_keys).encrypt
+    meanwhile = iter([lambda: rotating.rotate(rotating.wants(services=Scope.NONE))])
+
+    def encrypted(keys: TransitTenantKeys, context: Context, plaintext: bytes) -> str:
+        ciphertext = encrypt(keys, context, plaintext)
+        next(meanwhile, lambda: None)()
+        return ciphertext
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(rotating.tenant_keys), "encrypt", encrypted)
+        with pytest.raises(Overtaken):
+            rotating.run("admit-root-key", step)
+    rotating.through(step)
+    assert rotating.rows("select l2_version from okcm.root_key") == [(2,)]
+    rotating.assert_whole()
+
+
+def test_a_service_that_is_connected_while_keys_are_rotated_keeps_its_new_key(rotating) -> None:
+    step = rotating.wants()
+    rotating.rotate(step, until="prepare-service-keys")
+    rotating.add_service("payroll")
+    for name in ("activate-service-keys", "rewrap-keys", "retire-tenant-key", "finish-rotation"):
+        rotating.step_of(name, step)
+    assert [version for service, version in rotating.states() if service == "payroll"] == [1]
+    assert ("payroll", 1) in rotating.opened()
+
+
+def test_rewrapping_takes_as_long_as_it_may(rotating) -> None:
+    parts = rotating.tenant.parts
+    step = rotating.wants(services=Scope.NONE)
+    rotating.rotate(step, until="rotate-tenant-key")
+    shelf = next(a.__self__._shelf for a in parts.lifecycle if a.__name__ == "rewrap_keys")
+    slow = Rewrapping(parts.database, rotating.tenant_keys, shelf, per_second=len(SERVICES) * 2)
+    began = time.monotonic()
+    rotating.in_activity(slow.run, rotating.following(step))
+    assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=0.5)
+
+
+def test_making_new_versions_takes_as_long_as_it_may_and_says_how_far_it_is(rotating) -> None:
+    parts, beats = rotating.tenant.parts, list[object]()
+    step = rotating.wants(tenant_key=False)
+    rotating.step_of("plan-rotation", step)
+    wired = next(a.__self__ for a in parts.lifecycle if a.__name__ == "rewrap_keys")
+    slow = RotationActivities(
+        *(parts.database, parts.database, rotating.tenant_keys, wired._fingerprints, wired._shelf),
+        *(Announcer((), ""), len(SERVICES) / 2, wired._metrics),
+    )
+    environment = ActivityEnvironment()
+    environment.on_heartbeat = lambda *details: beats.append(details)
+    last, began = rotating.following(step), time.monotonic()
+    for _ in range(2):  # the second finds nothing to do, and says how far it all is
+        progress = environment.run(slow.prepare_service_keys, last)
+        assert (progress.done, progress.total) == (len(SERVICES), len(SERVICES))
+    assert timedelta(seconds=time.monotonic() - began) >= timedelta(seconds=2)
+    assert beats[:2] == [(0,), ()]  # the second while it rests
+    shown = rotating.rotation(step.number)
+    assert (shown.stage, shown.done, shown.total) == (Stage.PREPARE, len(SERVICES), len(SERVICES))
+
+
+def test_version_is_retired_by_an_operator_when_it_neither_encrypts_nor_holds_an_object(rotating, field) -> None:
+    rotating.rotate(rotating.wants(tenant_key=False))
+    for version, error in ((2, KeyVersionInUse), (3, KeyVersionUnknown)):
+        with pytest.raises(error):
+            rotating.retire("orders", version)
+    with field.open("crypto").tenant_tx(rotating.tenant_id) as tx:
+        tx.objects.add([an_object(rotating.tenant_id, service="orders")])
+    with pytest.raises(KeyVersionInUse, match="objects sealed under it: 1"):
+        rotating.retire("orders", 1)
+    for effect in (1, 2):
+        assert dies(rotating.tenant, effect, partial(rotating.retire, "billing", 1, "retire-2"))
+    rotating.retire("billing", 1, "retire-2")
+    rotating.retire("billing", 1, "retire-3")
+    assert rotating.states()["billing", 1] is KeyState.DESTROYED
+    assert rotating.states()["orders", 1] is KeyState.DEACTIVATED
+    assert ("billing", 1) not in rotating.opened()
+    destroyed = rotating.audited("key.service_key_destroyed")
+    assert destroyed[:2] == [("retire-1", "intended"), ("retire-1", "refused")]
+    assert destroyed[2:4] == [("retire-2", "intended"), ("retire-2", "success")]
+
+
+def test_a_new_version_that_another_tenant_has_too_stops_the_rotation_before_anything_lies_under_it(
+    rotating, request_tenant
+) -> None:
+    other, step, parts = request_tenant(), rotating.wants(), rotating.tenant.parts
+    rotating.step_of("plan-rotation", step)
+    name = rotating.tenant_keys.rotate(rotating.tenant_id, 1).name
+    fingerprints = next(a.__self__._fingerprints for a in parts.lifecycle if a.__name__ == "rotate_tenant_key")
+    other.read(lambda tx: tx.fingerprints.record("its own", 1, fingerprints.of(rotating.tenant_id, 2)))
+    for _ in range(2):
+        with pytest.raises(TenantKeyShared):
+            rotating.step_of("rotate-tenant-key", step)
+    assert (rotating.l2.name, rotating.l2.version) == (name, 1)
+    [refused] = rotating.records("key.tenant_key_refused")
+    assert (refused["outcome"], refused["details"]["version"]) == ("failure", "2")
+
+
+def test_what_takes_a_version_away_takes_two_people_where_the_policy_says_so(rotating: Rotating) -> None:
+    guarded = frozenset({Action.COMPROMISE, Action.RETIRE_KEY_VERSION})
+    rotating.read(lambda tx: tx.policy.set(TenantPolicy(four_eyes=guarded)))
+    with pytest.raises(ApprovalRequired):
+        rotating.rotate(rotating.wants(compromised=True))
+    rotating.rotate(rotating.wants())
+    with pytest.raises(ApprovalRequired):
+        rotating.retire(SERVICES[0], 1)
+    assert rotating.states()[SERVICES[0], 1] is KeyState.DEACTIVATED

@@ -1,0 +1,29 @@
+"""A worker that is being stopped does not wait for what only a worker could do."""
+
+import asyncio
+import gc
+from functools import partial
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from tests.workflows.entities import a_tenant_id
+from worker.probe_services import GatewayConnections, WorkerStopping
+
+
+@pytest.mark.parametrize("what", ["connect", "disconnect"])
+async def test_wait_for_a_workflow_ends_when_the_worker_is_stopped(temporal, what, caplog):
+    environment, service = ActivityEnvironment(), (a_tenant_id(), "no-worker-1", "boundary-probe")
+    connections = GatewayConnections(temporal.address, 600.0)
+    ask = partial(connections.connect, *service, "request-1") if what == "connect" else None
+    ask = ask or partial(connections.disconnect, *service)
+    asking = asyncio.create_task(asyncio.to_thread(environment.run, ask))
+    await asyncio.sleep(0.5)
+    assert not asking.done()
+    environment.worker_shutdown()
+    with pytest.raises(WorkerStopping) as stopped:
+        await asyncio.wait_for(asking, 60)
+    assert stopped.value.retryable
+    del asking, stopped
+    gc.collect()
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []

@@ -1,0 +1,123 @@
+"""Rolling an authority: order, refusals, which services renew; and what the platform's hourly checks start."""
+
+import asyncio
+
+import pytest
+
+from core import names as ids
+from core.messages.base import TenantsResult
+from core.messages.services import ExpiryResult, LateService, RollAuthorityResult, ServicesResult
+from core.messages.tenants import StandingMove
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import refused, run_platform
+from workflows.certificates import CheckExpiry, RollAuthority, RollDueAuthorities
+from workflows.root_keys import ChangeRootKey
+from workflows.services import ConnectService
+from workflows.tenants import Tenant
+
+WORKFLOWS = [Tenant, RollAuthority, ChangeRootKey, ConnectService, CheckExpiry, RollDueAuthorities]
+ROLL = ["plan-authority", "prepare-authority", "verify-authority", "activate-authority"]
+AFTER = ["unrenewed-services", "publish-revocation-list"]
+
+
+@pytest.fixture
+async def connected(entity, script):
+    """The entity, with a service whose calls are forgotten."""
+    await entity.gateway.connect_service(entity.tenant_id, entity.region, "orders-db", "request-1")
+    script.calls.clear()
+    return entity
+
+
+async def test_roll_prepares_verifies_activates_and_publishes_in_this_order(entity, script):
+    await entity.roll_authority()
+    assert script.calls == [*ROLL, *AFTER]
+    await entity.roll_authority()
+    assert [step.operation_id for step in script.inputs["plan-authority"]] == ["authority-roll-1", "authority-roll-2"]
+
+
+async def test_services_renew_after_a_roll_and_one_without_a_workflow_blocks_nothing(connected, script):
+    script.answers["unrenewed-services"] = ServicesResult(services=("gone-db", "orders-db"))
+    await connected.roll_authority()
+    await wait_until_async(lambda: len(script.services.issued) == 2)
+    assert [call for call in script.calls if call in {"plan-renewal", "issue-certificate"}] == [
+        "plan-renewal",
+        "issue-certificate",
+    ]
+
+
+async def test_refused_step_ends_the_roll_without_effect_and_the_next_one_may_begin(entity, script):
+    for step in ROLL[1:]:
+        script.refused = {step: "conflicting_resource"}
+        await refused("conflicting_resource", entity.roll_authority())
+        assert script.calls[-1] == "abandon-authority"
+    script.refused.clear()
+    await entity.roll_authority()
+    assert script.calls[-len(ROLL + AFTER) :] == [*ROLL, *AFTER]
+
+
+async def test_roll_that_was_activated_after_all_is_no_failure(entity, script):
+    script.refused["activate-authority"] = "overtaken"
+    script.answers["abandon-authority"] = RollAuthorityResult(code="")
+    await entity.roll_authority()
+    assert script.calls[-2:] == AFTER
+
+
+async def test_overlap_refuses_the_next_roll_before_anything_is_made(entity, script):
+    script.refused["plan-authority"] = "authority_overlaps"
+    await refused("authority_overlaps", entity.roll_authority())
+    assert script.calls == []
+
+
+async def test_other_operations_are_refused_while_a_roll_runs_and_a_lock_is_not(entity, script):
+    script.down.add("prepare-authority")
+    running = asyncio.create_task(entity.roll_authority())
+    await wait_until_async(lambda: script.attempts["prepare-authority"])
+    for another in (entity.roll_authority(), entity.change_root_key()):
+        await refused("operation_running", another)
+    await entity.handle.signal("authority-due")
+    await entity.move(StandingMove.LOCK)
+    script.down.clear()
+    await running
+    assert script.calls.count("plan-authority") == 1
+
+
+async def test_list_that_cannot_be_published_now_is_left_to_the_schedule(entity, script):
+    script.refused["publish-revocation-list"] = "vault_refused"
+    await entity.roll_authority()
+    assert script.calls[: len(ROLL)] == ROLL
+    tried = script.attempts["publish-revocation-list"]
+    await entity.handle.signal("certificates-revoked")
+    await wait_until_async(lambda: script.attempts["publish-revocation-list"] > tried)
+    script.refused.clear()
+    await entity.handle.signal("certificates-revoked")
+    await wait_until_async(lambda: "publish-revocation-list" in script.calls)
+
+
+async def test_hourly_check_rolls_due_authorities_and_skips_missing_tenants(client, queue, entity, script):
+    script.answers["due-authorities"] = TenantsResult(tenants=("gone-corp", entity.tenant_id))
+    await run_platform(client, queue, RollDueAuthorities)
+    await wait_until_async(lambda: "publish-revocation-list" in script.calls)
+    assert script.calls == ["end-authorities", "due-authorities", *ROLL, *AFTER]
+
+
+async def test_disconnecting_publishes_a_revocation_list(connected, script):
+    await connected.gateway.disconnect_service(connected.tenant_id, connected.region, "orders-db")
+    await wait_until_async(lambda: "publish-revocation-list" in script.calls)
+
+
+async def test_many_disconnections_at_once_publish_few_lists(entity, script):
+    await asyncio.gather(*(entity.handle.signal("certificates-revoked") for _ in range(20)))
+    await wait_until_async(lambda: "publish-revocation-list" in script.calls)
+    await entity.move(StandingMove.SUSPEND)  # by now all signals were taken up
+    assert script.calls.count("publish-revocation-list") < 20
+
+
+async def test_late_service_is_renewed_by_its_workflow_or_by_a_new_one(client, queue, connected, script):
+    lost = LateService(tenant_id=connected.tenant_id, region=connected.region, service="users-db", generation=7)
+    late = (lost.model_copy(update={"service": "orders-db", "generation": 1}), lost)
+    script.answers["check-expiry"] = ExpiryResult(services=late)
+    await run_platform(client, queue, CheckExpiry)
+    await wait_until_async(lambda: len(script.services.issued) == 3)
+    assert {step.service for step in script.services.issued} == {"orders-db", "users-db"}
+    started = client.get_workflow_handle(ids.service_workflow(connected.tenant_id, "users-db"))
+    assert (await started.describe()).status.name == "RUNNING"

@@ -1,0 +1,196 @@
+"""CheckBoundaries and the check of who is due: order, one of a tenant at a time, and what a breach leads to."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+
+from core import names as ids
+from core.errors.compliance import ExaminationFailed
+from core.messages.base import StepInput
+from core.messages.compliance import BoundariesInput, DueExamination, DueInput, DueResult, ExamineInput, ExamineResult
+from core.messages.tenants import StandingInput, StandingMove, StandingResult
+from core.tenants.lifecycle import State
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import a_tenant_id, refused, run_platform
+from tests.workflows.scripted import Script
+from workflows.client.workflow_client import Gateway
+from workflows.isolation import CheckBoundaries, ExamineDueTenants
+from workflows.tenants import Tenant
+
+WORKFLOWS = [Tenant, CheckBoundaries, ExamineDueTenants]
+
+
+class Examinations:
+    """`breached` are tenants with a failed check, `broken` those that cannot be examined."""
+
+    def __init__(self, script: Script) -> None:
+        self.done: list[tuple[str, str]] = []
+        self.breached: set[str] = set()
+        self.broken: set[str] = set()
+        self.due: list[str] = []
+        self.region = ""
+        self.running = self.most = 0
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self._locked: set[str] = set()
+        script.answers |= {
+            "examine-tenant": self._examine,
+            "follow-boundaries": self._follow,
+            "change-standing": self._change,
+            "find-due-examinations": self._find,
+        }
+
+    async def _examine(self, step: ExamineInput) -> ExamineResult:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self.hold.wait()
+            await asyncio.sleep(0.01)
+        finally:
+            self.running -= 1
+        if step.tenant_id in self.broken:
+            raise ApplicationError("refused", type="conflicting_resource", non_retryable=True)
+        self.done.append((step.tenant_id, step.operation_id))
+        return ExamineResult(examined=True, held=3, breached=int(step.tenant_id in self.breached), not_checked=1)
+
+    def _follow(self, step: StepInput) -> StandingResult:
+        self._locked |= {step.tenant_id} & self.breached
+        return StandingResult(state=State.LOCKED if step.tenant_id in self._locked else State.ACTIVE)
+
+    def _change(self, step: StandingInput) -> StandingResult:
+        if step.move is not StandingMove.CLEAR_BREACH:
+            return StandingResult(state=State.LOCKED)
+        if step.tenant_id in self.breached:
+            raise ApplicationError("not yet", type="breach_not_cleared", non_retryable=True)
+        self._locked.discard(step.tenant_id)
+        return StandingResult(state=State.ACTIVE)
+
+    def _find(self, due: DueInput) -> DueResult:
+        page = sorted(one for one in self.due if one > due.after)[:3]
+        return DueResult(tenants=tuple(DueExamination(tenant_id=one, region=self.region) for one in page))
+
+
+@pytest.fixture
+def examinations(script):
+    return Examinations(script)
+
+
+class CountingClient:
+    """Counts what callers have asked, so that a test can wait for them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.started = self.found = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def start_workflow(self, *args: Any, **options: Any) -> Any:
+        handle = await self._client.start_workflow(*args, **options)
+        self.started += 1
+        return handle
+
+    def get_workflow_handle(self, *args: Any, **options: Any) -> Any:
+        self.found += 1
+        return self._client.get_workflow_handle(*args, **options)
+
+
+@pytest.fixture
+def counted(client):
+    return CountingClient(client)
+
+
+@pytest.fixture
+def check(counted, region, examinations):
+    """Return a function that has a tenant examined and returns the run."""
+    examinations.region = region
+
+    async def check(tenant_id: str, *, anew: bool = False) -> str:
+        return await Gateway(counted, 180).check_boundaries(tenant_id, region, anew=anew)
+
+    return check
+
+
+async def test_examination_is_made_once_for_all_callers_meanwhile(check, counted, examinations):
+    examinations.hold.clear()
+    tenant_id = a_tenant_id()
+    asked = [asyncio.create_task(check(tenant_id)) for _ in range(5)]
+    await wait_until_async(lambda: examinations.running and counted.started == len(asked))
+    examinations.hold.set()
+    runs = await asyncio.gather(*asked)
+    assert len(set(runs)) == 1
+    assert examinations.done == [(tenant_id, runs[0])]
+    again = await check(tenant_id)
+    assert again != runs[0]
+    assert examinations.done[-1] == (tenant_id, again)
+
+
+async def test_new_examination_is_none_that_began_before_it_was_asked_for(check, counted, examinations):
+    examinations.hold.clear()
+    tenant_id = a_tenant_id()
+    before = asyncio.create_task(check(tenant_id))
+    await wait_until_async(lambda: examinations.running)
+    now = asyncio.create_task(check(tenant_id, anew=True))
+    await wait_until_async(lambda: counted.found)
+    examinations.hold.set()
+    assert await before != await now
+    assert [run for _, run in examinations.done] == [await before, await now]
+
+
+async def test_breach_locks_the_tenant_until_it_is_cleared(check, entity, examinations):
+    await check(entity.tenant_id)
+    assert await entity.state() == (None, None)
+    examinations.breached.add(entity.tenant_id)
+    await check(entity.tenant_id)
+    await entity.reaches(State.LOCKED)
+    await refused("breach_not_cleared", entity.move(StandingMove.CLEAR_BREACH))
+    examinations.breached.clear()
+    await entity.move(StandingMove.CLEAR_BREACH)
+    await entity.reaches(State.ACTIVE)
+
+
+async def test_breach_of_a_tenant_without_an_entity_fails_nothing(check, examinations):
+    tenant_id = a_tenant_id()
+    examinations.breached.add(tenant_id)
+    await check(tenant_id)
+
+
+async def test_examination_without_a_result_fails(client, queue, check, examinations):
+    tenant_id = a_tenant_id()
+    examinations.broken.add(tenant_id)
+    with pytest.raises(ExaminationFailed):
+        await check(tenant_id)
+    with pytest.raises(WorkflowFailureError):
+        await client.execute_workflow(
+            CheckBoundaries.run,
+            BoundariesInput(tenant_id=tenant_id, region=examinations.region),
+            id=ids.boundaries_workflow(tenant_id),
+            task_queue=queue,
+        )
+
+
+@pytest.mark.usefixtures("check")
+async def test_due_tenants_are_examined_one_by_one_and_a_failure_stops_no_other(client, queue, script, examinations):
+    prefix = a_tenant_id()
+    due = examinations.due = [f"{prefix}-{number:02}" for number in range(8)]
+    examinations.broken = {due[0], due[4]}
+    await run_platform(client, queue, ExamineDueTenants)
+    assert {one for one, _ in examinations.done} == set(due) - examinations.broken
+    assert [asked.after for asked in script.inputs["find-due-examinations"]] == ["", due[2], due[5], due[7]]
+    assert examinations.most == 1
+
+
+async def test_tenant_that_is_being_examined_is_skipped(client, queue, check, examinations):
+    tenant_id = a_tenant_id()
+    examinations.due = [tenant_id]
+    examinations.hold.clear()
+    asked = asyncio.create_task(check(tenant_id))
+    await wait_until_async(lambda: examinations.running)
+    await run_platform(client, queue, ExamineDueTenants)
+    assert examinations.done == []
+    examinations.hold.set()
+    run = await asked
+    assert examinations.done == [(tenant_id, run)]

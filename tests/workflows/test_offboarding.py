@@ -1,0 +1,220 @@
+"""A tenant that leaves, through the gateway: the grace, the restore, the destruction."""
+
+from datetime import timedelta
+
+import pytest
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
+
+from core import names as ids
+from core.errors.tenants import TenantUnknown
+from core.messages.services import ServiceInput, ServiceMemory
+from core.messages.tenants import LeaveReason, StandingMove
+from core.tenants.lifecycle import State
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import Entity, ends, fast_forward, refused, summaries
+from workflows.offboarding import OffboardTenant
+from workflows.runtime import options as visibility
+from workflows.services import ConnectService
+from workflows.tenants import Tenant
+
+WORKFLOWS = [Tenant, OffboardTenant, ConnectService]
+HOUR = {"grace_seconds": 3600}
+DESTRUCTION = [
+    "begin-destruction",
+    "take-stock",
+    "disconnect-services",
+    "destroy-service-keys",
+    "destroy-tenant-key",
+    "destroy-authority-key",
+    "erase-rows",
+    "destroy-payload-key",
+    "certify-destruction",
+    "announce farewell",
+]
+
+
+def destroyed(script) -> list[str]:
+    return [call for call in script.calls if call in DESTRUCTION]
+
+
+async def forward(entity: Entity, time: timedelta) -> None:
+    await fast_forward(entity.client, entity.offboarding, time)
+
+
+async def a_service(entity: Entity, service: str, queue: str) -> WorkflowHandle:
+    memory = ServiceMemory(generation=1)
+    return await entity.client.start_workflow(
+        ConnectService.run,
+        ServiceInput(tenant_id=entity.tenant_id, region=entity.region, service=service, memory=memory),
+        id=ids.service_workflow(entity.tenant_id, service),
+        task_queue=queue,
+        search_attributes=TypedSearchAttributes([SearchAttributePair(visibility.TENANT_ID, entity.tenant_id)]),
+    )
+
+
+# ── the grace ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_leaving_begins_a_grace_that_is_shown_and_destroys_nothing(entity, script):
+    await entity.offboard()
+    await entity.reaches(State.LEAVING)
+    await wait_until_async(lambda: "announce leaving" in script.calls)
+    described = await entity.offboarding.describe()
+    assert described.status is WorkflowExecutionStatus.RUNNING
+    assert described.typed_search_attributes.get(visibility.TENANT_ID) == entity.tenant_id
+    assert set(script.calls) == {"begin-leaving", "announce leaving"}
+
+
+async def test_reminders_are_sent_a_week_and_a_day_before_the_end(entity, script):
+    await entity.offboard()
+    await forward(entity, timedelta(days=23, minutes=1))
+    await wait_until_async(lambda: "remind-of-leaving offboard-1-reminder-1" in script.calls)
+    assert "remind-of-leaving offboard-1-reminder-2" not in script.calls
+    await forward(entity, timedelta(days=6))
+    await wait_until_async(lambda: "remind-of-leaving offboard-1-reminder-2" in script.calls)
+    await wait_until_async(lambda: "announce leaving-reminder" in script.calls)
+    assert "begin-destruction" not in script.calls
+    end = f"2 · grace: until {script.leaving.leaving.until:%Y-%m-%d %H:%M} UTC"
+    shown = [text for text in await summaries(entity.offboarding) if text.startswith("2 · grace")]
+    assert shown == ["2 · grace: reminder 1", "2 · grace: reminder 2", end]
+
+
+async def test_restore_in_the_grace_ends_it_and_destroys_nothing(entity, script):
+    await entity.offboard()
+    await entity.restore()
+    await entity.reaches(State.ACTIVE)
+    await ends(entity.offboarding, WorkflowExecutionStatus.CANCELED)
+    await wait_until_async(lambda: "announce restored" in script.calls)
+    assert "begin-destruction" not in script.calls
+    assert "follow-root-key" in script.calls
+
+
+async def test_restored_tenant_can_leave_again_with_its_own_grace(entity, script):
+    for number in (1, 2, 3):
+        await entity.offboard(**HOUR)
+        await entity.reaches(State.LEAVING)
+        if number < 3:
+            await entity.restore()
+    await forward(entity, timedelta(minutes=61))
+    await wait_until_async(lambda: "announce farewell" in script.calls)
+    assert script.calls.count("begin-destruction") == 1
+
+
+async def test_repeated_request_joins_and_another_end_is_refused(entity):
+    await entity.offboard(**HOUR)
+    await entity.offboard(**HOUR)
+    await entity.offboard()
+    await refused("leaving_otherwise", entity.offboard(now=True))
+    events = (await entity.handle.fetch_history()).events
+    assert sum(e.HasField("child_workflow_execution_started_event_attributes") for e in events) == 1
+
+
+async def test_leaving_whose_workflow_was_terminated_is_resumed_by_asking_again(entity):
+    await entity.offboard(**HOUR)
+    await entity.offboarding.terminate()
+    await entity.offboard(**HOUR)
+    assert (await entity.offboarding.describe()).status is WorkflowExecutionStatus.RUNNING
+
+
+async def test_tenant_is_restored_when_the_workflow_of_its_grace_is_missing(client, region, script):
+    entity = await Entity.start(client, region, State.LEAVING)
+    await entity.restore()
+    await entity.reaches(State.ACTIVE)
+    assert {"restore-tenant", "follow-root-key"} <= set(script.calls)
+
+
+# ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_at_the_end_of_the_grace_everything_is_destroyed_in_order(entity, script):
+    await entity.offboard(**HOUR)
+    await forward(entity, timedelta(minutes=59))
+    assert "begin-destruction" not in script.calls
+    await forward(entity, timedelta(minutes=2))
+    await ends(entity.offboarding)
+    assert destroyed(script) == DESTRUCTION
+    await ends(entity.handle)
+    await entity.reaches(State.OFFBOARDED)
+
+
+async def test_restore_after_destruction_began_is_refused_and_a_cancel_is_too_late(entity, script):
+    script.down.add("destroy-tenant-key")
+    await entity.offboard(now=True)
+    await wait_until_async(lambda: "destroy-service-keys" in script.calls)
+    await refused("destruction_begun", entity.restore())
+    await entity.reaches(State.LEAVING)
+    await entity.offboard(now=True)
+    await refused("leaving_otherwise", entity.offboard(**HOUR))
+    await entity.offboarding.cancel()
+    tried = script.attempts["destroy-tenant-key"]
+    await wait_until_async(lambda: script.attempts["destroy-tenant-key"] > tried)  # the cancel has arrived by then
+    script.down.clear()
+    await ends(entity.offboarding)
+    assert destroyed(script) == DESTRUCTION
+
+
+async def test_tenant_that_was_restored_in_the_last_moment_keeps_everything(entity, script):
+    script.on("begin-destruction", lambda: setattr(script.leaving, "leaving", None))
+    await entity.offboard(now=True)
+    await ends(entity.offboarding)
+    assert "take-stock" not in script.calls
+
+
+async def test_services_workflows_end_by_a_signal_without_payload(entity, queue, script):
+    script.leaving.services = ("orders-db",)
+    service = await a_service(entity, "orders-db", queue)
+    await entity.offboard(now=True)
+    await ends(service)
+    await ends(entity.offboarding)
+    events = (await entity.offboarding.fetch_history()).events
+    signals = [e.signal_external_workflow_execution_initiated_event_attributes for e in events]
+    sent = [signal for signal in signals if signal.signal_name]
+    assert len(sent) == 2
+    # A payload would need the tenant's key, which is destroyed.
+    assert all(not signal.input.payloads for signal in sent)
+
+
+async def test_payload_key_is_not_destroyed_while_a_workflow_of_the_tenant_runs(entity, script):
+    straggler = await a_service(entity, "straggler", "no-worker-polls-here")
+    await entity.offboard(now=True)
+    await wait_until_async(lambda: "erase-rows" in script.calls)
+
+    async def waits() -> bool:
+        pending = (await entity.offboarding.describe()).raw_description.pending_activities
+        return any(one.activity_type.name == "close-workflows" for one in pending)
+
+    await wait_until_async(waits)
+    assert "destroy-payload-key" not in script.calls
+    await straggler.terminate()
+    await ends(entity.offboarding)
+    assert destroyed(script) == DESTRUCTION
+
+
+async def test_failed_step_is_retried_and_no_step_is_left_out_or_done_twice(entity, script):
+    script.fail_first(*DESTRUCTION[:-1])
+    await entity.offboard(now=True)
+    await ends(entity.offboarding)
+    assert [script.attempts[step] for step in DESTRUCTION[:-1]] == [2] * (len(DESTRUCTION) - 1)
+    assert destroyed(script) == DESTRUCTION
+
+
+# ── the marketplace ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_marketplace_event_disables_once_and_another_enables_again(entity, script):
+    await entity.gateway.disable(entity.tenant_id, "event-off")
+    await entity.reaches(State.LEAVING)
+    [asked] = script.inputs["begin-leaving"]
+    assert (asked.reason, asked.now) == (LeaveReason.MARKETPLACE, False)
+    await entity.gateway.enable(entity.tenant_id, entity.region, "event-on")
+    await entity.reaches(State.ACTIVE)
+    await ends(entity.offboarding, WorkflowExecutionStatus.CANCELED)
+    await entity.gateway.disable(entity.tenant_id, "event-off")
+    await entity.move(StandingMove.RESUME)
+    assert len(script.inputs["begin-leaving"]) == 1
+
+
+async def test_disabling_an_unknown_tenant_fails(entity):
+    with pytest.raises(TenantUnknown):
+        await entity.gateway.disable("no-such-tenant-1", "event-off")

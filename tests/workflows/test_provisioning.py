@@ -1,0 +1,53 @@
+"""Provisioning: the promise raises an alarm and stops nothing, and what the canary and the history show."""
+
+from core import names as ids
+from core.messages.tenants import ActivateResult, ProvisionInput
+from core.names import CANARY_TENANT_ID
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step
+from tests.workflows.entities import a_tenant_id, summaries
+from workflows.provisioning import ProvisionTenant
+from workflows.runtime import options as visibility
+
+WORKFLOWS = [ProvisionTenant]
+
+
+async def provision(client, queue, tenant_id=None, promise_seconds=60):
+    """Provision a tenant and return its workflow."""
+    tenant_id = tenant_id or a_tenant_id()
+    handle = await client.start_workflow(
+        ProvisionTenant.run,
+        ProvisionInput(tenant_id=tenant_id, region="eu-west-1", attempt=1, promise_seconds=promise_seconds),
+        id=f"{queue}/{ids.provision_workflow(tenant_id)}",
+        task_queue=queue,
+    )
+    assert (await handle.result()).state is State.ACTIVE
+    return handle
+
+
+async def test_step_that_fails_beyond_the_promise_raises_the_alarm_and_completes_later(client, queue, script):
+    script.down.add(Step.CREATE_KEYS)
+    script.on("break-promise", script.down.clear)
+    handle = await provision(client, queue, promise_seconds=0.5)
+    assert script.attempts[Step.CREATE_KEYS] > 1
+    assert script.calls.count("break-promise") == 1
+    assert script.calls.index("break-promise") < script.calls.index(Step.ACTIVATE)
+    assert (await handle.describe()).typed_search_attributes.get(visibility.PROMISE_BROKEN) is True
+
+
+async def test_kept_promise_raises_no_alarm_and_each_step_is_summarised(client, queue, script):
+    handle = await provision(client, queue)
+    assert "break-promise" not in script.calls
+    assert sum("attack the boundaries" in summary for summary in await summaries(handle)) == 1
+
+
+async def test_nothing_is_announced_without_a_recipient(client, queue, script):
+    script.answers["activate"] = ActivateResult(messages=0)
+    await provision(client, queue)
+    assert script.calls[-1] == Step.ACTIVATE
+
+
+async def test_canary_is_provisioned_without_attacking_itself(client, queue, script):
+    await provision(client, queue, CANARY_TENANT_ID)
+    assert Step.CHECK_BOUNDARIES not in script.calls
+    assert Step.ACTIVATE in script.calls

@@ -1,0 +1,43 @@
+"""MakeReport through the gateway: its order, one run for one id, and its refusal."""
+
+import uuid
+
+import pytest
+
+from tests.workflows.entities import a_tenant_id, refused
+from workflows.client.workflow_client import Gateway, NotDoneInTime
+from workflows.reports import MakeReport
+
+WORKFLOWS = [MakeReport]
+STEPS = ["state-report", "sign-audit-head", "make-report"]
+
+
+@pytest.fixture
+def make(client, region):
+    tenant_id, report_id = a_tenant_id(), uuid.uuid4().hex
+
+    async def make(patience_seconds: float = 60) -> None:
+        await Gateway(client, 60, patience_seconds).make_report(tenant_id, region, report_id)
+
+    return make
+
+
+async def test_statement_is_signed_before_the_report_is_made(make, script):
+    await make()
+    assert script.calls == STEPS
+    assert len({(step.tenant_id, step.report_id) for name in STEPS[::2] for step in script.inputs[name]}) == 1
+
+
+async def test_refused_report_returns_code_message_and_hint(make, script):
+    script.refused["make-report"] = "report_unknown"
+    error = await refused("report_unknown", make())
+    assert (error.message, error.hint) == ("refused", "ask")
+
+
+async def test_report_that_waits_for_a_server_is_found_again_by_its_id(make, script):
+    script.down.add("sign-audit-head")
+    with pytest.raises(NotDoneInTime):
+        await make(patience_seconds=1)
+    script.down.clear()
+    await make()
+    assert script.calls == STEPS

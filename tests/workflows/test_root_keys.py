@@ -1,0 +1,154 @@
+"""Changing the root key, moving the tenant's state and following the watch: order, refusals, and what waits."""
+
+import asyncio
+import uuid
+
+import pytest
+
+from core import names as ids
+from core.messages.keys import PreflightResult, WatchRootKeysInput
+from core.messages.tenants import StandingMove, StandingResult
+from core.tenants.lifecycle import State
+from tests.concurrency import wait_until_async
+from tests.workflows.entities import refused
+from tests.workflows.scripted import SWITCHED
+from workflows.client.workflow_client import Gateway, NotDoneInTime
+from workflows.root_keys import ChangeRootKey, WatchRootKeys
+from workflows.tenants import Tenant
+
+WORKFLOWS = [Tenant, ChangeRootKey, WatchRootKeys]
+CHANGE = ["admit-root-key", "preflight-root-key", "wrap-service-keys", "switch-root-key"]
+DENIED = PreflightResult(problems=2, code="root_key_denied")
+
+
+async def test_change_takes_every_step_and_shows_the_new_mode(entity, script):
+    await entity.change_root_key()
+    assert script.calls == [*CHANGE, "announce root-key-changed", "follow-root-key"]
+    await entity.reaches(State.ACTIVE)
+    assert (await entity.state())[1] == "openbao"
+
+
+async def test_service_that_is_connected_meanwhile_is_wrapped_in_another_round(entity, script):
+    script.rounds = 3
+    await entity.change_root_key()
+    assert script.calls[:-2] == [*CHANGE, *CHANGE[2:], *CHANGE[2:]]
+
+
+async def test_failed_preflight_ends_the_change_without_effect(entity, script):
+    script.answers["preflight-root-key"] = DENIED
+    await refused("root_key_denied", entity.change_root_key())
+    assert script.calls == [*CHANGE[:2], "abandon-root-key"]
+    assert (await entity.state())[1] is None
+
+
+async def test_refused_step_abandons_the_change_with_its_code_and_the_next_one_may_begin(entity, script):
+    for step in CHANGE:
+        script.refused = {step: "root_key_disabled"}
+        await refused("root_key_disabled", entity.change_root_key())
+        abandoned = script.inputs["abandon-root-key"][-1]
+        assert (abandoned.code, abandoned.reason) == ("root_key_disabled", step)
+    script.refused.clear()
+    await entity.change_root_key()
+    assert script.calls[-len(CHANGE) - 2 : -2] == CHANGE
+
+
+async def test_switch_that_was_given_up_too_soon_counts(entity, script):
+    script.refused["switch-root-key"] = "internal"
+    script.answers["abandon-root-key"] = SWITCHED
+    await entity.change_root_key()
+    await entity.reaches(State.ACTIVE)
+    assert (await entity.state())[1] == "openbao"
+
+
+async def test_failed_step_is_retried(entity, script):
+    script.fail_first(*CHANGE)
+    await entity.change_root_key()
+    assert [script.attempts[step] for step in CHANGE] == [2] * len(CHANGE)
+
+
+async def test_each_change_has_its_own_number_and_workflow(client, entity, script):
+    await entity.change_root_key()
+    await entity.change_root_key()
+    for number in (1, 2):
+        await client.get_workflow_handle(ids.root_key_workflow(entity.tenant_id, number)).result()
+    assert [step.operation_id for step in script.inputs["admit-root-key"]] == ["root-key-1", "root-key-2"]
+
+
+async def test_repeated_request_is_one_change(entity, script):
+    request = uuid.uuid4().hex
+    await asyncio.gather(*(entity.change_root_key(request) for _ in range(2)))
+    assert script.calls.count("switch-root-key") == 1
+
+
+async def test_second_change_is_refused_while_one_runs_and_a_lock_is_not(entity, script):
+    script.down.add("wrap-service-keys")
+    first = asyncio.create_task(entity.change_root_key())
+    await wait_until_async(lambda: script.attempts["wrap-service-keys"])
+    await refused("operation_running", entity.change_root_key())
+    await entity.move(StandingMove.LOCK)
+    assert script.calls[-1] in {"change-standing", "announce locked"}
+    script.down.clear()
+    await first
+
+
+async def test_lock_that_comes_while_the_change_ends_is_not_lost(entity, script):
+    locked = StandingResult(state=State.LOCKED)
+    script.on("announce root-key-changed", lambda: script.answers.update({"follow-root-key": locked}))
+    await entity.change_root_key()
+    await entity.reaches(State.LOCKED)
+
+
+async def test_change_that_takes_long_continues_after_the_caller_gave_up(client, entity, script):
+    entity.gateway = Gateway(client, 180, patience_seconds=0.5)
+    script.down.add("admit-root-key")
+    request = uuid.uuid4().hex
+    while not script.attempts["admit-root-key"]:
+        with pytest.raises(NotDoneInTime):
+            await entity.change_root_key(request)
+    script.down.clear()
+    await client.get_workflow_handle(ids.root_key_workflow(entity.tenant_id, 1)).result()
+    assert "switch-root-key" in script.calls
+
+
+async def test_state_moves_each_as_its_own_operation_and_a_lock_is_announced(entity, script):
+    for move, state in (
+        (StandingMove.SUSPEND, State.SUSPENDED),
+        (StandingMove.LOCK, State.LOCKED),
+        (StandingMove.UNLOCK, State.ACTIVE),
+        (StandingMove.RESUME, State.ACTIVE),
+    ):
+        await entity.move(move)
+        await entity.reaches(state)
+    assert script.calls.count("announce locked") == 1
+    assert len({step.operation_id for step in script.inputs["change-standing"]}) == 4
+
+
+async def test_refused_move_returns_code_and_hint(entity, script):
+    script.refused["change-standing"] = "illegal_move"
+    assert (await refused("illegal_move", entity.move(StandingMove.RESUME))).hint == "ask"
+
+
+async def test_preflight_changes_nothing(entity, script):
+    script.answers["preflight-root-key"] = DENIED
+    await entity.gateway.preflight_root_key(entity.tenant_id, uuid.uuid4().hex)
+    assert script.calls == ["preflight-root-key"]
+
+
+async def test_watch_notifies_each_tenant_and_waits_without_events_of_its_own(client, region, entity, script):
+    script.answers["follow-root-key"] = StandingResult(state=State.LOCKED)
+    script.reports = [(entity.tenant_id, "no-such-tenant"), ()]
+    watch = await client.start_workflow(
+        WatchRootKeys.run,
+        WatchRootKeysInput(region=region),
+        id=ids.watch_workflow(region),
+        task_queue=ids.task_queue(region),
+    )
+    await entity.reaches(State.LOCKED)
+    script.reports.append((entity.tenant_id,))
+    await wait_until_async(
+        lambda: script.attempts["watch-root-keys"] == 4 and script.calls.count("follow-root-key") == 2
+    )
+    events = (await watch.fetch_history()).events
+    assert sum(event.HasField("activity_task_scheduled_event_attributes") for event in events) == 4
+    assert not [event for event in events if event.HasField("timer_started_event_attributes")]
+    await watch.terminate()

@@ -1,0 +1,92 @@
+"""The entity: one operation at a time, each event once, illegal moves refused before they are history."""
+
+import asyncio
+
+import pytest
+from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
+
+from core import names as ids
+from core.messages.tenants import MarketplaceSignal
+from core.tenants.lifecycle import State
+from core.tenants.provisioning import Step
+from tests.workflows.entities import Entity, reaches
+from workflows.provisioning import ProvisionTenant
+from workflows.runtime import options as priorities
+from workflows.tenants import Tenant
+
+WORKFLOWS = [Tenant, ProvisionTenant]
+ROLL_BACK = ["disable-tenant-key", "disable-authority", "record-failure", "announce failed"]
+
+
+@pytest.fixture
+async def tenant(client, region, script):
+    """Return a function that enables a tenant and returns its workflow."""
+
+    async def enable(state: State, **refused: str) -> WorkflowHandle:
+        script.refused |= {step.replace("_", "-"): code for step, code in refused.items()}
+        entity = await Entity.enable(client, region)
+        await entity.reaches(state)
+        return entity.handle
+
+    return enable
+
+
+async def refused_retry(handle):
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await handle.execute_update(Tenant.retry)
+    return refused.value.cause.type
+
+
+async def test_event_takes_a_tenant_through_every_step_in_order(client, tenant, script):
+    handle = await tenant(State.ACTIVE)
+    assert script.calls[0] == Step.OPEN_RECORDS
+    assert set(script.calls[1:3]) == {Step.CREATE_KEYS, Step.CREATE_AUTHORITY}
+    assert script.calls[3:] == [Step.CHECK_BOUNDARIES, Step.ACTIVATE, "announce ready"]
+    tenant_id = handle.id.removeprefix("tenant/")
+    provision = await client.get_workflow_handle(ids.provision_workflow(tenant_id)).fetch_history()
+    begun = provision.events[0].workflow_execution_started_event_attributes.priority
+    # A tenant that is begun goes before one that is new.
+    assert 0 < begun.priority_key < priorities.enable(tenant_id).priority_key
+    assert begun.fairness_key == tenant_id
+
+
+async def test_repeated_events_do_nothing_twice(tenant, script):
+    script.down.add(Step.CREATE_KEYS)
+    handle = await tenant(State.PROVISIONING)
+    signals = [MarketplaceSignal(event_id=f"event-{n % 5}", kind="service_enabled") for n in range(50)]
+    await asyncio.gather(*(handle.signal(Tenant.marketplace_event, signal) for signal in signals))
+    script.down.clear()
+    await reaches(handle, State.ACTIVE)
+    await handle.signal(Tenant.marketplace_event, MarketplaceSignal(event_id="event-6", kind="service_enabled"))
+    assert await refused_retry(handle) == "illegal_move"  # the signal was handled before this update
+    assert len(script.calls) == len(set(script.calls)) == len(Step)
+
+
+async def test_retry_is_refused_while_provisioning_runs_and_once_it_is_ready(tenant, script):
+    script.down.add(Step.CHECK_BOUNDARIES)
+    handle = await tenant(State.PROVISIONING)
+    assert await refused_retry(handle) == "operation_running"
+    script.down.clear()
+    await reaches(handle, State.ACTIVE)
+    assert await refused_retry(handle) == "illegal_move"
+    events = (await handle.fetch_history()).events
+    assert not [e for e in events if e.HasField("workflow_execution_update_accepted_event_attributes")]
+
+
+# Two of these run inside the workflow task.
+@pytest.mark.parametrize("step", [Step.OPEN_RECORDS, Step.CREATE_AUTHORITY, Step.CHECK_BOUNDARIES, Step.ACTIVATE])
+async def test_refused_step_ends_in_failed_and_the_tenant_can_be_retried(tenant, script, step):
+    handle = await tenant(State.FAILED, **{step: "conflicting_resource"})
+    assert script.calls[-4:] == ROLL_BACK
+    assert not {step, Step.ACTIVATE} & set(script.calls)
+    script.refused.clear()
+    await handle.execute_update(Tenant.retry)
+    await reaches(handle, State.ACTIVE)
+
+
+async def test_enabling_a_failed_tenant_again_retries_it(tenant, script):
+    handle = await tenant(State.FAILED, create_keys="conflicting_resource")
+    assert Step.ACTIVATE not in script.calls
+    script.refused.clear()
+    await handle.signal(Tenant.marketplace_event, MarketplaceSignal(event_id="event-2", kind="service_enabled"))
+    await reaches(handle, State.ACTIVE)

@@ -1,0 +1,188 @@
+"""The part of a tenant's entity in which two people do something: one asks, another approves, and then it is done.
+
+What waits is remembered with its time and shown in the Temporal UI. What an approval opens is done by the same handlers
+as if it was asked for directly, and is judged where it is done (activities/approvals.py): an entity that forgot, was
+forged or was started anew opens nothing by that.
+
+The part of a tenant's entity that changes what the tenant asks of its keys.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.approvals import ApprovalActivities
+    from activities.tenants import PolicyActivities
+    from core.errors.tenants import REFUSALS, ApprovalUnknown, PolicyRefused
+    from core.messages.base import AnnounceInput, Approved
+    from core.messages.keys import RetireVersionRequest, RootKeyRequest, RotateRequest
+    from core.messages.tenants import (
+        ApprovalRequest,
+        ApprovalResult,
+        ApprovalStep,
+        CloseApprovalInput,
+        LeaveReason,
+        LeaveRequest,
+        PolicyInput,
+        PolicyRequest,
+        StandingMove,
+        StandingRequest,
+        TenantInput,
+        WaitingResult,
+    )
+    from core.tenants.approvals import Action, ApprovalState
+    from core.tenants.lifecycle import State
+    from core.tenants.policy import parse_policy
+    from workflows.offboarding import LEAVING, LeavingPart
+    from workflows.root_keys import ROOT_KEY_CHANGE, RootKeyPart
+    from workflows.rotation import RETIREMENT, ROTATION, RotationPart
+    from workflows.runtime.activity_calls import note
+    from workflows.runtime.failures import refusal, refusal_of
+    from workflows.runtime.tenant_base import LIVE
+
+
+Request = TypeVar("Request", bound=Approved)
+
+_SHORTEST = timedelta(seconds=1)
+"""The least time to the next look at what expires: PostgreSQL's clock decides, and may be a little behind."""
+
+
+class PolicyPart(RootKeyPart):
+    @workflow.update(name="change-policy", description="Change how old keys may become and what needs two people")
+    async def change_policy(self, request: PolicyRequest) -> None:
+        await self._set_policy(request)
+
+    @change_policy.validator
+    def _may_change_policy(self, request: PolicyRequest) -> None:
+        self._refuse_unless_in(LIVE)
+        try:
+            parse_policy(request.tenant_key_days, request.service_key_days, request.four_eyes)
+        except PolicyRefused as refused:
+            raise refusal(refused) from None
+
+    async def _set_policy(self, request: PolicyRequest) -> None:
+        step = PolicyInput(**self._step("policy").model_dump(), **request.model_dump())
+        try:
+            await note(PolicyActivities.change_policy, step, "change the policy")
+        except ActivityError as failed:
+            raise refusal_of(failed) from None
+
+
+class ApprovalPart(PolicyPart, RotationPart, LeavingPart):
+    def __init__(self, tenant: TenantInput) -> None:
+        super().__init__(tenant)
+        self._approving = asyncio.Lock()
+        self._carried_out: set[str] = set()
+
+    @workflow.update(name="propose", description="Let a stored request wait for a second person")
+    async def propose(self, request: ApprovalRequest) -> None:
+        async with self._approving:
+            step = self._approval_step(request.approval_id)
+            try:
+                result = await note(ApprovalActivities.admit_approval, step, "let a request wait for a second person")
+            except ActivityError as failed:
+                raise refusal_of(failed) from None
+            self._keep(result)
+        if result.told is not None:
+            self._to_tell.append(
+                AnnounceInput(tenant_id=step.tenant_id, operation_id=step.operation_id, kind=result.told)
+            )
+        if result.state is ApprovalState.REFUSED:
+            raise refusal(REFUSALS.get(result.code, ApprovalUnknown)())
+
+    @propose.validator
+    def _may_propose(self, request: ApprovalRequest) -> None:
+        del request
+        self._refuse_unless_in(LIVE | {State.LEAVING})
+
+    @workflow.update(name="decide", description="Do what the votes on a request say")
+    async def decide(self, request: ApprovalRequest) -> None:
+        async with self._approving:
+            step = self._approval_step(request.approval_id)
+            try:
+                result = await note(ApprovalActivities.decide_approval, step, "count the votes on a request")
+            except ActivityError as failed:
+                raise refusal_of(failed) from None
+            self._keep(result)
+        if result.state is ApprovalState.APPROVED and request.approval_id not in self._carried_out:
+            await self._carry_out(request.approval_id, result)
+
+    @decide.validator
+    def _may_decide(self, request: ApprovalRequest) -> None:
+        del request
+        self._refuse_unless_in(LIVE | {State.LEAVING})
+
+    async def _carry_out(self, approval_id: str, result: ApprovalResult) -> None:
+        self._carried_out.add(approval_id)
+        code, failed = "", None
+        try:
+            await self._approved(result, approval_id)
+        except ApplicationError as stopped:
+            code, failed = stopped.type or "internal", stopped
+        step = CloseApprovalInput(**self._approval_step(approval_id).model_dump(), code=code)
+        async with self._approving:
+            self._keep(await note(ApprovalActivities.close_approval, step, f"{result.action} · on record"))
+        if failed is not None:
+            raise failed
+
+    def _approved(self, result: ApprovalResult, approval_id: str) -> Awaitable[None]:
+        """Return the doing of what was approved: of each action one line, which gives it `approval_id` along."""
+        argument = result.argument | {"approval_id": approval_id}
+        match result.action:
+            case Action.LOCK:
+                return self._move(StandingRequest(move=StandingMove.LOCK, approval_id=approval_id))
+            case Action.CHANGE_POLICY:
+                return self._set_policy(PolicyRequest.model_validate(argument))
+            case Action.ROOT_KEY_TO_PLATFORM:
+                return self._when_free(ROOT_KEY_CHANGE, self._change, RootKeyRequest.model_validate(argument))
+            case Action.OFFBOARD:
+                leave = LeaveRequest.model_validate(argument | {"reason": LeaveReason.CUSTOMER})
+                return self._when_free(LEAVING, self._leave_on_demand, leave)
+            case Action.COMPROMISE:
+                rotate = RotateRequest.model_validate(argument | {"request_id": approval_id, "compromised": True})
+                return self._when_free(ROTATION, self._rotate_on_demand, rotate)
+            case Action.RETIRE_KEY_VERSION:
+                return self._when_free(RETIREMENT, self._retire, RetireVersionRequest.model_validate(argument))
+
+    async def _when_free(self, operation: str, do: Callable[[Request], Awaitable[None]], request: Request) -> None:
+        """Do it after what runs: two people have agreed, and would have to do so again."""
+        while self._operation is not None:
+            await workflow.wait_condition(lambda: self._operation is None)
+        with self._at_work(operation):
+            await do(request)
+
+    def _next_end(self) -> datetime | None:
+        """Return when the next request that waits is over; None while none waits."""
+        return min((one.expires_at for one in self._memory.waiting), default=None)
+
+    def _until(self, ends: datetime | None) -> timedelta | None:
+        return None if ends is None else max(ends - workflow.now(), _SHORTEST)
+
+    def _is_overdue(self) -> bool:
+        ends = self._next_end()
+        return ends is not None and workflow.now() >= ends
+
+    async def _expire(self) -> None:
+        async with self._approving:
+            self._keep(await note(ApprovalActivities.expire_approvals, self._step("expiry"), "end what is over"))
+        if self._is_overdue():
+            await workflow.sleep(_SHORTEST, summary="another look at what is over")
+
+    def _keep(self, result: WaitingResult) -> None:
+        self._remember(waiting=result.waiting)
+        self._show(self._memory.state)
+
+    def _approval_step(self, approval_id: str) -> ApprovalStep:
+        return ApprovalStep(**self._step("approval").model_dump(), approval_id=approval_id)
+
+    def _shown(self, state: State) -> str:
+        waiting = [
+            f"- `{one.action}` waits for a second person until {one.expires_at:%Y-%m-%d %H:%M} UTC"
+            for one in self._memory.waiting
+        ]
+        return "\n\n".join([super()._shown(state), *(["\n".join(waiting)] if waiting else [])])

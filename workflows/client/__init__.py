@@ -1,0 +1,1 @@
+"""The one way into Temporal for other processes."""

@@ -1,0 +1,66 @@
+"""How the workflow of a service is started, by whoever outside asks something of it first; part of `gateway`."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from temporalio.client import Client, WithStartWorkflowOperation
+from temporalio.common import Priority, TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+
+from core import names as ids
+from core.messages.services import EnrolInput, ServiceInput
+from workflows.runtime import options as priorities
+from workflows.runtime import options as visibility
+from workflows.services import ConnectService
+
+
+def service_start(tenant_id: str, region: str, service: str) -> WithStartWorkflowOperation[ConnectService, None]:
+    """Return what starts the workflow of a service where none runs, beside what it is asked."""
+    return WithStartWorkflowOperation(
+        ConnectService.run,
+        ServiceInput(tenant_id=tenant_id, region=region, service=service),
+        **service_options(tenant_id, region, service),
+    )
+
+
+async def update_with_start(
+    client: Client,
+    start: WithStartWorkflowOperation[Any, Any],
+    update: Any,
+    arguments: Sequence[EnrolInput],
+    update_id: str | None,
+) -> None:
+    """Update the workflow of a service, started first where none runs; raises what Temporal's client raises."""
+    try:
+        await client.execute_update_with_start_workflow(
+            update, args=arguments, id=update_id, start_workflow_operation=start
+        )
+    finally:
+        # Temporal's library stores a failure in the operation as well; unretrieved, asyncio logs it as lost.
+        handle = asyncio.ensure_future(start.workflow_handle())
+        await asyncio.wait({handle}, timeout=0)
+        if not handle.cancel() and not handle.cancelled():
+            handle.exception()
+
+
+class _ServiceOptions(TypedDict):
+    id: str
+    task_queue: str
+    id_conflict_policy: WorkflowIDConflictPolicy
+    id_reuse_policy: WorkflowIDReusePolicy
+    search_attributes: TypedSearchAttributes
+    static_summary: str
+    priority: Priority
+
+
+def service_options(tenant_id: str, region: str, service: str) -> _ServiceOptions:
+    """Return under what id, where and how the workflow of a service is started."""
+    return {
+        "id": ids.service_workflow(tenant_id, service),
+        "task_queue": ids.task_queue(region),
+        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
+        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        "search_attributes": visibility.of_tenant(tenant_id, region),
+        "static_summary": f"service {service} of {tenant_id}",
+        "priority": priorities.service(tenant_id),
+    }

@@ -1,0 +1,239 @@
+"""ConnectService: one service's connection, from its first certificate over the renewals to its end.
+
+The steps carry the numbers of docs/services.md, which argues their order. Requests are updates, because whoever asks
+deserves an answer. Those that make something take turns; disconnecting waits for nobody, and what it overtakes finds
+the service disconnected and stops. A run begins with its first request and ends when nothing is connected any more.
+"""
+
+import asyncio
+import re
+from datetime import datetime, timedelta
+from functools import partial
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.services import ServiceActivities, service_operation
+    from core import names as ids
+    from core.errors.services import ServiceUnknown
+    from core.errors.tenants import OperationRunning
+    from core.messages.services import (
+        CertificatePlan,
+        CertificateStep,
+        ConnectFailureInput,
+        EnrolInput,
+        EnrolStep,
+        ServiceInput,
+        ServiceMemory,
+        ServiceStep,
+    )
+    from openkcm.errors import InvalidName
+    from workflows.runtime import timeouts as timing
+    from workflows.runtime.activity_calls import note, perform
+    from workflows.runtime.failures import code_of, refusal, refusal_of
+
+TENANT_GONE = "tenant-gone"
+"""The signal by which the tenant's other workflows end when it has left. It carries nothing: there is no key for it."""
+
+RENEW_SOON = "renew-soon"
+"""The signal by which a service's certificate is renewed before its time."""
+DISCOVERED = "discovered"
+"""The signal that the platform found a service: its workflow waits for the service's agent. It carries nothing."""
+CERTIFICATES_REVOKED = "certificates-revoked"
+"""The signal by which a tenant's entity is told to publish its revocation list."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+
+@workflow.defn(name="ConnectService")
+class ConnectService:
+    @workflow.init
+    def __init__(self, service: ServiceInput) -> None:
+        self._service = service
+        self._memory = service.memory
+        self._turn = asyncio.Lock()
+        self._asked = False
+        self._disconnected = False
+        self._discovered = False
+
+    @workflow.run
+    async def run(self, service: ServiceInput) -> None:
+        self._show()
+        while not self._ended() and not workflow.info().is_continue_as_new_suggested():
+            due = self._memory.renew_at
+            try:
+                await workflow.wait_condition(
+                    partial(self._changed_since, due, self._discovered),
+                    timeout=self._patience(due),
+                    timeout_summary=f"renew certificate {self._memory.generation}" if due else "the first request",
+                )
+            except TimeoutError:
+                if due is None:
+                    break
+                await self._renew_in_time(due)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        if self._memory.generation and not self._disconnected:
+            workflow.continue_as_new(service.model_copy(update={"memory": self._memory}))
+
+    @workflow.update(name="enrol", description="Issue a certificate for a stored request, connecting the service first")
+    async def enrol(self, request: EnrolInput) -> None:
+        self._asked = True
+        async with self._turn:
+            self._refuse_when_over()
+            try:
+                await self._connect(request.request_id)
+            except ActivityError as failed:
+                raise refusal_of(failed) from None
+
+    @enrol.validator
+    def _may_enrol(self, request: EnrolInput) -> None:
+        if not _REQUEST_ID.fullmatch(request.request_id):
+            raise refusal(InvalidName("request id", "8 to 64 letters, digits, hyphens and underscores"))
+        self._refuse_when_over()
+
+    @workflow.update(name="renew", description="Issue the next certificate for the key of the newest one")
+    async def renew(self) -> None:
+        self._asked = True
+        async with self._turn:
+            self._refuse_when_over()
+            try:
+                await self._renew()
+            except ActivityError as failed:
+                raise refusal_of(failed) from None
+
+    @renew.validator
+    def _may_renew(self) -> None:
+        self._refuse_when_over()
+
+    @workflow.update(name="disconnect", description="Revoke all certificates of the service at once")
+    async def disconnect(self) -> None:
+        self._asked = True
+        try:
+            await note(
+                ServiceActivities.disconnect_service,
+                self._step(f"service-{self._service.service}-disconnect-{workflow.info().run_id}"),
+                "disconnect · revoke every certificate",
+            )
+        except ActivityError as failed:
+            raise refusal_of(failed) from None
+        self._disconnected = True
+        self._show()
+        await self._tell_of_revocation()
+
+    @workflow.signal(name=RENEW_SOON, description="The certificate is to be renewed before its time")
+    def renew_soon(self) -> None:
+        if self._memory.generation and not self._disconnected:
+            self._remember(self._memory.generation, workflow.now())
+
+    @workflow.signal(name=DISCOVERED, description="The platform found the service; its agent may enrol")
+    def discovered(self) -> None:
+        self._discovered = True
+        self._show()
+
+    async def _tell_of_revocation(self) -> None:
+        """Have the revocation list made anew; nobody waits for it, and the crypto service needs none."""
+        if not workflow.patched("revocation-list"):
+            return
+        try:
+            await workflow.get_external_workflow_handle(ids.tenant_workflow(self._service.tenant_id)).signal(
+                CERTIFICATES_REVOKED
+            )
+        except ApplicationError:
+            workflow.logger.warning("revocation list left to the schedule")
+
+    @workflow.signal(name=TENANT_GONE, description="The tenant has left: every certificate is revoked")
+    def tenant_gone(self) -> None:
+        self._disconnected = True
+
+    async def _connect(self, request_id: str) -> None:
+        plan = await note(
+            ServiceActivities.record_service,
+            EnrolStep(**self._step("service").model_dump(), request_id=request_id),
+            "1 · record the service",
+        )
+        step = self._certificate(plan)
+        try:
+            await perform(ServiceActivities.create_service_key, step, "2 · create the service key, wrapped twice")
+            issued = await perform(ServiceActivities.issue_certificate, step, "3 · issue the certificate")
+            await note(ServiceActivities.mark_connected, step, "4 · connected")
+        except ActivityError as failed:
+            await note(
+                ServiceActivities.record_connect_failure,
+                ConnectFailureInput(
+                    **self._step(step.operation_id).model_dump(),
+                    code=code_of(failed),
+                    reason=failed.activity_type,
+                ),
+                "failed · put it on record",
+            )
+            raise
+        self._remember(plan.generation, issued.renew_at)
+
+    async def _renew(self) -> None:
+        plan = await note(ServiceActivities.plan_renewal, self._step("service"), "renew · plan the next certificate")
+        issued = await perform(
+            ServiceActivities.issue_certificate, self._certificate(plan), f"renew · issue certificate {plan.generation}"
+        )
+        self._remember(plan.generation, issued.renew_at)
+
+    async def _renew_in_time(self, due: datetime) -> None:
+        """Renew when two thirds of a certificate's life are over; what forbids it now may be over in an hour."""
+        async with self._turn:
+            if self._disconnected or self._memory.renew_at != due:
+                return
+            try:
+                await self._renew()
+            except ActivityError as failed:
+                if code_of(failed) == ServiceUnknown.code:  # disconnected while no run of this workflow knew
+                    self._disconnected = True
+                    return
+                self._remember(self._memory.generation, workflow.now() + timing.RENEWAL_PAUSE)
+                workflow.set_current_details(
+                    f"**Not renewed:** `{code_of(failed)}`. Certificate {self._memory.generation} goes on until it "
+                    "expires; tried again within the hour."
+                )
+                workflow.logger.warning("certificate not renewed")
+
+    def _changed_since(self, due: datetime | None, discovered: bool) -> bool:  # noqa: FBT001 - what was known before
+        return self._ended() or self._memory.renew_at != due or self._discovered != discovered
+
+    def _ended(self) -> bool:
+        """Whether nothing is connected any more, or after all that was asked for still nothing is."""
+        gave_up = self._asked and not self._memory.generation and workflow.all_handlers_finished()
+        return self._disconnected or gave_up
+
+    def _patience(self, due: datetime | None) -> timedelta | None:
+        if due is None:
+            if self._asked:
+                return None
+            return timing.DISCOVERED if self._discovered else timing.FIRST_REQUEST
+        return max(due - workflow.now(), timing.SHORTEST_LIFE)
+
+    def _refuse_when_over(self) -> None:
+        if self._disconnected:
+            raise refusal(OperationRunning("disconnecting"))
+
+    def _step(self, operation_id: str) -> ServiceStep:
+        service = self._service
+        return ServiceStep(tenant_id=service.tenant_id, service=service.service, operation_id=operation_id)
+
+    def _certificate(self, plan: CertificatePlan) -> CertificateStep:
+        step = self._step(service_operation(self._service.service, plan.generation))
+        return CertificateStep(**step.model_dump(), **plan.model_dump())
+
+    def _remember(self, generation: int, renew_at: datetime) -> None:
+        self._memory = ServiceMemory(generation=generation, renew_at=renew_at)
+        self._show()
+
+    def _show(self) -> None:
+        due = self._memory.renew_at
+        if self._disconnected:
+            workflow.set_current_details("**disconnected**: every certificate is revoked")
+        elif due is not None:
+            workflow.set_current_details(
+                f"**connected**: certificate {self._memory.generation}, to be renewed {due:%Y-%m-%d %H:%M} UTC"
+            )
+        elif self._discovered and not self._asked:
+            workflow.set_current_details("**discovered**: waits for the service's agent, or for somebody to connect it")
+        else:
+            workflow.set_current_details("**connecting**: no certificate yet")

@@ -1,0 +1,124 @@
+"""Tenant: the long-lived entity that owns one tenant's state and runs one operation at a time.
+
+Events arrive as signals, requests that deserve an answer as updates whose validators refuse an illegal move before
+it enters the history. Each kind of operation is a part of its own (`tenant_*.py`, over `entity.py`); here they are one
+workflow, with the events, provisioning and the loop. The history is kept short by continuing as new with
+`TenantMemory`, which is all there is to remember.
+"""
+
+from contextlib import suppress
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from core import names as ids
+    from core.errors.tenants import OperationRunning
+    from core.messages.tenants import MarketplaceSignal, ProvisionInput, TenantInput
+    from core.tenants.lifecycle import Move, State, advance
+    from core.tenants.provisioning import EventKind
+    from openkcm.errors import OpenKcmError
+    from workflows.approvals import ApprovalPart
+    from workflows.certificates import AuthorityPart
+    from workflows.provisioning import ProvisionTenant
+    from workflows.runtime import options as priorities
+    from workflows.runtime.failures import refusal
+
+_REMEMBERED_EVENTS = 64
+"""PostgreSQL refuses repeated events for good; this many are remembered here for those that slip past a crash there."""
+
+
+@workflow.defn(name="Tenant")
+class Tenant(ApprovalPart, AuthorityPart):
+    @workflow.init
+    def __init__(self, tenant: TenantInput) -> None:
+        super().__init__(tenant)
+        self._asked: Move | None = None
+
+    @workflow.run
+    async def run(self, tenant: TenantInput) -> None:
+        self._show(self._memory.state)
+        while True:
+            ends = self._next_end()
+            with suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: (
+                        self._asked is not None
+                        or bool(self._to_tell)
+                        or self._may_follow_wish
+                        or self._gone
+                        or self._next_end() != ends  # noqa: B023 - asked before the loop goes on
+                        or workflow.info().is_continue_as_new_suggested()
+                    ),
+                    timeout=self._until(ends),
+                    timeout_summary="until what waits for a second person is over",
+                )
+            if self._gone:
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                return  # what is left to be told was erased
+            if self._asked is not None:
+                await self._provision(self._asked)
+                self._asked = None
+            elif self._may_follow_wish:
+                await self._follow_wish()
+            elif self._to_tell:
+                await self._tell(self._to_tell.pop(0))
+            elif self._is_overdue():
+                await self._expire()
+            elif workflow.info().is_continue_as_new_suggested():
+                break
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        while self._to_tell:
+            await self._tell(self._to_tell.pop(0))
+        workflow.continue_as_new(tenant.model_copy(update={"memory": self._memory}))
+
+    @workflow.signal(name="marketplace-event", description="An accepted marketplace event, by its id")
+    def marketplace_event(self, event: MarketplaceSignal) -> None:
+        if event.event_id in self._memory.seen_events:
+            return
+        seen = (*self._memory.seen_events, event.event_id)[-_REMEMBERED_EVENTS:]
+        self._remember(seen_events=seen)
+        if event.kind == EventKind.SERVICE_DISABLED:
+            self._wish_for(EventKind.SERVICE_DISABLED)
+            return
+        if self._memory.state is State.LEAVING or self._memory.wish is not None:
+            self._wish_for(EventKind.SERVICE_ENABLED)
+            return
+        if event.kind != EventKind.SERVICE_ENABLED or self._asked is not None:
+            return
+        if self._memory.state is State.REQUESTED:
+            self._asked = Move.PROVISION
+        elif self._memory.state is State.FAILED:
+            # A customer who enables again after a failure asks for exactly this.
+            self._asked = Move.RETRY
+
+    @workflow.update(name="retry", description="Provision a failed tenant again")
+    def retry(self) -> None:
+        self._asked = Move.RETRY
+
+    @retry.validator
+    def _may_retry(self) -> None:
+        if self._asked is not None:
+            raise refusal(OperationRunning("provisioning"))
+        try:
+            advance(self._memory.state, Move.RETRY)
+        except OpenKcmError as illegal:
+            raise refusal(illegal) from None
+
+    async def _provision(self, move: Move) -> None:
+        self._enter(advance(self._memory.state, move))
+        self._remember(provisions=self._memory.provisions + 1)
+        tenant = self._tenant
+        result = await workflow.execute_child_workflow(
+            ProvisionTenant.run,
+            ProvisionInput(
+                tenant_id=tenant.tenant_id,
+                region=tenant.region,
+                attempt=self._memory.provisions,
+                promise_seconds=tenant.promise_seconds,
+            ),
+            id=ids.provision_workflow(tenant.tenant_id),
+            priority=priorities.provision(tenant.tenant_id),
+            static_summary=f"provision {tenant.tenant_id}",
+            search_attributes=self._found_by(),
+        )
+        self._enter(advance(self._memory.state, Move.ACTIVATE if result.state is State.ACTIVE else Move.FAIL))
